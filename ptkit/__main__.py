@@ -1,0 +1,5 @@
+"""`python -m ptkit`."""
+
+from ptkit.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""The Typer app: one line per command, and the one place where an error becomes a line and an exit code."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ptkit import __version__
+from ptkit.commands.confmat import confmat
+from ptkit.commands.finetune import finetune
+from ptkit.commands.list import list_parts
+from ptkit.commands.normstats import normstats
+from ptkit.commands.output import printable
+from ptkit.commands.split import split
+from ptkit.commands.train import train
+from ptkit.commands.viz_featuremaps import viz_featuremaps
+from ptkit.commands.viz_weights import viz_weights
+from ptkit.core.errors import PtkitError
+from ptkit.core.machine import prepare_environment
+
+
+class Commands(TyperGroup):
+    """Tells what the user can mend in one line on standard error; our own bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PtkitError as error:
+            typer.echo(printable(f"ptkit: {error}"), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("ptkit: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("split")(split)
+app.command("normstats")(normstats)
+app.command("train")(train)
+app.command("finetune")(finetune)
+app.command("viz-weights")(viz_weights)
+app.command("viz-featuremaps")(viz_featuremaps)
+app.command("confmat")(confmat)
+app.command("list")(list_parts)
+
+
+@app.callback()
+def ptkit(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """From a folder of images to a trained classifier that you can look into: one command a step.
+
+    Start with: ptkit split data/ && ptkit normstats train.txt && ptkit train && ptkit viz-weights ckpt.pkl
+    """
+    if version:
+        typer.echo(f"ptkit {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    prepare_environment()
+    app()

@@ -1,0 +1,93 @@
+"""What training shows: a live line on a terminal, one plain line an epoch everywhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ptkit.commands.output import Printer, printable
+from ptkit.commands.progress import bar
+from ptkit.core.training.loop import EpochResult, Progress
+from ptkit.core.training.watching import Watcher
+
+# Reading the loss waits for the device, so the live line is drawn a few times a second only.
+_REFRESH_S = 0.25
+
+
+class TrainingScreen(Watcher):
+    """Prints lines on standard output; draws the live line on standard error where that is a terminal."""
+
+    def __init__(self, printer: Printer) -> None:
+        self.printer = printer
+        self._live: Any = None
+        self._task: Any = None
+        self._epochs = 0
+        self._epoch_began = self._last_drawn = 0.0
+
+    def say(self, text: str) -> None:
+        self.printer.say(text)
+
+    def warn(self, text: str) -> None:
+        typer.echo(printable(f"ptkit: warning: {text}"), err=True)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        with bar(what, total, quiet=self.printer.silent) as advance:
+            yield advance
+
+    def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
+        self.say(f"run: {run}, {epochs} epochs of {num_steps} steps")
+        self._epochs = epochs
+        self._epoch_began = time.perf_counter()
+        if self.printer.silent or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Live
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+        )
+        self._live = Live(*columns, console=Console(stderr=True), transient=True)
+        self._live.start()
+
+    def step(self, progress: Progress) -> None:
+        now = time.perf_counter()
+        is_last = progress.step == progress.num_steps
+        if self._live is None or (now - self._last_drawn < _REFRESH_S and not is_last):
+            return
+        self._last_drawn = now
+        if self._task is None:
+            self._task = self._live.add_task("", total=progress.num_steps, numbers="")
+        rate = progress.totals.num_images / (now - self._epoch_began)
+        left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
+        self._live.update(
+            self._task,
+            description=f"epoch {progress.epoch}/{self._epochs}",
+            completed=progress.step,
+            numbers=f"loss {progress.totals.mean_loss():.4f}  accuracy {progress.totals.accuracy():.2%}  "
+            f"{rate:,.0f} images/s  {left:.0f} s left",
+        )
+
+    def epoch(self, result: EpochResult, *, is_best: bool) -> None:
+        width = len(str(self._epochs))
+        mark = "  best" if is_best else ""
+        line = (
+            f"epoch {result.epoch:>{width}}/{self._epochs}  "
+            f"loss {result.train_loss:.4f}  accuracy {result.train_accuracy:7.2%}  "
+            f"valid loss {result.valid_loss:.4f}  accuracy {result.valid_accuracy:7.2%}  "
+            f"lr {result.lrs[0]:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
+        )
+        self.say(line)
+        self._epoch_began = time.perf_counter()
+
+    def end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = self._task = None

@@ -1,0 +1,90 @@
+"""`ptkit viz-featuremaps`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptkit.commands import options
+from ptkit.commands.output import Printer, check_device, table
+from ptkit.commands.pictures import add_events, say_files
+
+if TYPE_CHECKING:
+    from ptkit.core.analysis.activations import Layer
+
+COMMAND = "viz-featuremaps"
+
+
+def viz_featuremaps(
+    ckpt: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")],
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")] = None,
+    layers: options.Layers = None,
+    list_layers: Annotated[bool, typer.Option("--list", help="List the layers and their output shapes.")] = False,
+    num_images: options.NumImages = 8,
+    model: options.Model = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    size: options.Size = None,
+    classes: options.Classes = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw what layers give for some images, as PNG files and TensorBoard images.
+
+    By default the last layer of each resolution, at most six; --list shows all of them. A picture has a row per image:
+    the image as the network sees it, the mean magnitude, and the 16 channels with the largest maximum on one scale.
+    A layer that is called several times is shown as it was the last time. feature_maps.csv has every channel.
+
+    Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
+    """
+    from ptkit.core.analysis.activations import default_layers, match_layers, record_activations, trace_layers
+    from ptkit.core.analysis.subject import load_subject, output_folder
+    from ptkit.core.analysis.views import load_images
+    from ptkit.core.training.device import choose_device
+    from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+    from ptkit.plots.saving import PictureFolder, file_names
+
+    check_device(device)
+    printer = Printer(as_json=as_json, quiet=quiet)
+    subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    given = images or []
+    views = load_images(subject, given[:num_images], is_optional=list_layers)
+    place = choose_device(device)
+    network, tensors = subject.model.to(place), views.tensors.to(place)
+    traced = trace_layers(network, tensors)
+    defaults = default_layers(traced)
+    if list_layers:
+        _list_layers(printer, traced, defaults)
+        return
+    chosen = match_layers(traced, layers) if layers else defaults
+    if len(given) > num_images:
+        printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
+    folder = output_folder(subject.run, command=COMMAND, out=out)
+    found = record_activations(network, tensors, chosen)
+    rows, drawn = [], {"input": views.sheet}
+    with PictureFolder(folder, command=COMMAND) as pictures:
+        for file_name, layer in zip(file_names("features-", chosen), chosen, strict=True):
+            stats = map_stats(found[layer])
+            footer = f"n = {len(views.names)} · {subject.described}"
+            figure = feature_map_figure(found[layer], views.pixels, layer=layer, names=views.names, footer=footer)
+            drawn[f"feature maps/{layer}"] = pictures.add_figure(f"{file_name}.png", figure)
+            rows += map_rows(layer, stats)
+            shape = "×".join(map(str, found[layer].shape[1:]))
+            printer.say(f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead")
+        pictures.add_csv("feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows)
+        add_events(pictures, drawn)
+    say_files(printer, pictures)
+    printer.result({"files": list(map(str, pictures.files))})
+
+
+def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:
+    rows = [
+        (layer.name, layer.kind, "×".join(map(str, layer.shape)), str(layer.num_calls), "*" * (layer.name in defaults))
+        for layer in layers
+    ]
+    printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))
+    listed = [{"name": layer.name, "kind": layer.kind, "shape": list(layer.shape)} for layer in layers]
+    printer.result({"files": [], "layers": listed})

@@ -1,0 +1,134 @@
+"""How right a model is on a list of images, and where it is wrong."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ptkit.core.analysis.subject import Subject
+from ptkit.core.data.batches import Batches
+from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.errors import CheckpointError, DataError
+from ptkit.core.training.metrics import accuracy, confusion_matrix, per_class
+from ptkit.core.training.prediction import predict_list
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers for every image of a list, in the list's order.
+
+    labels: int64 (N,). probabilities: float32 (N, K).
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """The most probable class of each image, int64 (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """Counts, int64 (K, K): rows true, columns predicted."""
+        return confusion_matrix(self.labels, self.predictions, self.probabilities.shape[1])
+
+    @cached_property
+    def per_class(self) -> dict[str, np.ndarray]:
+        """precision, recall, f1 and support, each (K,); nan where there is nothing to divide by."""
+        return per_class(self.matrix)
+
+    @property
+    def accuracy(self) -> float:
+        return accuracy(self.matrix)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, as that of a share of N independent images."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """count images of class `true` were taken for class `predicted`; share: of all images of class `true`."""
+
+    true: int
+    predicted: int
+    count: int
+    share: float
+
+
+def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, activation: str) -> Evaluation:
+    """Run the model over all images and return its answers; the model is left in evaluation mode.
+
+    batches: in the list's order, not shuffled. activation: how outputs become probabilities (the checkpoint's
+    `task.activation`).
+
+    Raises:
+        CheckpointError: the model gives another number of scores than `num_classes`.
+        DataError: an image that cannot be read.
+    """
+    assert not batches.shuffle
+    probabilities = predict_list(model, batches, activation=activation)
+    if probabilities.shape[1:] != (num_classes,):
+        raise CheckpointError(f"the model gives {probabilities.shape[1:]} scores an image, expected {num_classes}")
+    return Evaluation(batches.images.labels, probabilities)
+
+
+def read_matching_list(
+    file: Path, subject: Subject, *, classes: Path | None = None
+) -> tuple[ImageList, tuple[str, ...]]:
+    """Read a list whose labels mean the subject's classes; return it and the class names.
+
+    Bare weights without names get those that stand beside the list.
+
+    Raises:
+        DataError: class names that differ, labels beyond the subject's classes, or an unreadable list.
+    """
+    images = read_list(file, classes=classes)
+    names, known = images.class_names, subject.class_names
+    beside = classes or file.parent / "classes.txt"
+    if not beside.is_file():
+        if len(names) > len(known):
+            raise DataError(
+                f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to {len(known) - 1}"
+            )
+        return images, known
+    if len(names) != len(known):
+        raise DataError(f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}")
+    if not subject.has_class_names:
+        return images, names
+    for index, (name, own) in enumerate(zip(names, known, strict=True)):
+        if name != own:
+            raise DataError(
+                f"class {index} is {name!r} in {beside} but {own!r} in {subject.path}: these are other classes"
+            )
+    return images, known
+
+
+def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
+    """Return the pairs of classes with the most mistakes; ties go to the larger share of the true class."""
+    mistakes = matrix - np.diag(np.diag(matrix))
+    shares = mistakes / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    true, predicted = np.nonzero(mistakes)
+    order = np.lexsort((predicted, true, -shares[true, predicted], -mistakes[true, predicted]))[:limit]
+    return [
+        ConfusedPair(int(t), int(p), int(mistakes[t, p]), float(shares[t, p]))
+        for t, p in zip(true[order], predicted[order], strict=True)
+    ]
+
+
+def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarray:
+    """Return the indices of wrong answers, those with the smallest probability of the true class first."""
+    wrong = np.flatnonzero(evaluation.predictions != evaluation.labels)
+    chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
+    return wrong[np.argsort(chances, kind="stable")][:limit]
+
+
+def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:
+    """Return the indices of the images behind one confused pair, the surest mistakes first."""
+    worst = worst_mistakes(evaluation)
+    is_pair = (evaluation.labels[worst] == pair.true) & (evaluation.predictions[worst] == pair.predicted)
+    return worst[is_pair][:limit]

@@ -1,0 +1,266 @@
+"""Every setting of a run: its default, meaning, unit and range. Free of torch.
+
+Settings come from layers, later ones winning: defaults, a recipe or TOML file, flags. A layer is a mapping
+{section: {key: value}}.
+"""
+
+import dataclasses
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.calls import nearest
+from ptkit.core.errors import UsageError
+
+Layer = Mapping[str, Mapping[str, Any]]
+
+
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    is_path: bool = False,
+) -> Any:
+    """Declare a setting; low and high are inclusive, above is exclusive."""
+    metadata = {"meaning": meaning, "choices": choices, "low": low, "high": high, "above": above, "is_path": is_path}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    train: str = _setting("train.txt", "list file of the training images", is_path=True)
+    valid: str = _setting("valid.txt", "list file of the validation images", is_path=True)
+    classes: str | None = _setting(None, "file with one class name a line; beside the training list", is_path=True)
+    size: int | None = _setting(None, "input size in pixels; chosen from the images", low=1)
+    augment: str = _setting("auto", "ready list of transforms", choices=("auto", "none", "safe", "natural"))
+    transforms: tuple[str, ...] = _setting((), "training transforms; replace the ready list")
+    eval_transforms: tuple[str, ...] = _setting((), "evaluation transforms; replace the resize")
+    mean: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list")
+    std: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list")
+    cache: str = _setting("auto", "keep decoded images in memory", choices=("auto", "ram", "off"))
+    on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
+    allow_leak: bool = _setting(False, "go on when a file stands in both lists")
+    workers: int = _setting(0, "decoding threads; 0 chooses", low=0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    call: str | None = _setting(None, "the model; chosen from the image size")
+    init: tuple[str, ...] = _setting((), "lines SELECTOR=method(...), or tutorial")
+    weights: str | None = _setting(None, "weights to start from: a file, a run, a torchvision model", is_path=True)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    call: str = _setting("CrossEntropyLoss(label_smoothing=0.1)", "the loss")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    call: str = _setting("SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "the optimizer")
+    lr: float | None = _setting(None, "learning rate; the optimizer's usual one for this batch size", above=0)
+    groups: tuple[str, ...] = _setting((), "lines SELECTOR: lr=10x, weight_decay=0|frozen|excluded")
+    decay_all: bool = _setting(False, "weight decay on norms and biases too")
+    head_lr: float = _setting(1.0, "rate of the head, as a multiple; finetune uses 10", above=0)
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    call: str = _setting("CosineAnnealingLR()", "the schedule, or none")
+    per: str = _setting("auto", "stepped per step or per epoch", choices=("auto", "step", "epoch"))
+    warmup: float = _setting(0.1, "share of the run over which the rate rises linearly", low=0, high=1)
+    metric: str = _setting("loss", "what ReduceLROnPlateau watches", choices=("loss", "accuracy"))
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    epochs: int = _setting(15, "passes over the training images", low=1)
+    batch_size: int = _setting(64, "images per step", low=1)
+    seed: int = _setting(0, "same seed, same result", low=0)
+    device: str = _setting("auto", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = _setting("auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
+    accumulate: int = _setting(1, "batches whose gradients are added before a step", low=1)
+    clip_grad: float | None = _setting(None, "largest total gradient norm", above=0)
+    patience: int | None = _setting(None, "stop after this many epochs without a better metric", low=1)
+    metric: str = _setting("accuracy", "what the best epoch is chosen by", choices=("accuracy", "loss"))
+    save_every: int = _setting(1, "epochs between two saved states to resume from", low=1)
+    channels_last: bool = _setting(True, "memory format of the model")
+    deterministic: bool = _setting(False, "deterministic kernels on CUDA; slower")
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    tensorboard: bool = _setting(True, "write TensorBoard events")
+    histograms: bool = _setting(True, "weights and gradients of every layer, once an epoch")
+    graph: bool = _setting(True, "the model's graph")
+    comment: str = _setting("", "appended to the folder name of the events")
+    filename_suffix: str = _setting("", "appended to the name of the event file")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One frozen record of everything that decides a run."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    train: TrainSettings = TrainSettings()
+    log: LogSettings = LogSettings()
+
+
+def resolve(*layers: Layer) -> Settings:
+    """Lay the layers over the defaults and check every value.
+
+    Raises:
+        UsageError: an unknown section or key, or a value of the wrong type or out of range.
+    """
+    sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Settings)}
+    for layer in layers:
+        for section, values in layer.items():
+            if section not in sections:
+                raise UsageError(f"no section [{section}]{nearest(section, sections)}; sections: {', '.join(sections)}")
+            if not isinstance(values, Mapping):
+                raise UsageError(f"{section} must be a section, as in [{section}], found {values!r}")
+            sections[section] = _replaced(section, sections[section], values)
+    return Settings(**sections)
+
+
+def read_toml(file: Path) -> Layer:
+    """Return the settings of a TOML file; paths in it are relative to its folder.
+
+    Raises:
+        UsageError: no such file, or not TOML.
+    """
+    try:
+        layer = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not TOML: {error}") from None
+    return _with_paths(layer, lambda path: os.path.normpath(os.path.join(file.parent, path)))
+
+
+def parse_assignment(text: str) -> Layer:
+    """Read `section.key=value`; the value is TOML, or plain text where it is not.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot:
+        raise UsageError(f"--set expects section.key=value, found {text!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {key: parsed}}
+
+
+def to_toml(settings: Settings, *, folder: Path) -> str:
+    """Return the settings as TOML; paths are written relative to `folder`, unset settings are left out."""
+    layer = {section: {k: v for k, v in dataclasses.asdict(getattr(settings, section)).items() if v is not None}
+             for section in (f.name for f in dataclasses.fields(Settings))}  # fmt: skip
+    layer = _with_paths(layer, lambda path: os.path.relpath(path, folder))
+    blocks = (
+        f"[{section}]\n" + "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
+        for section, values in layer.items()
+    )
+    return "\n".join(blocks)
+
+
+def to_layer(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the settings as plain containers."""
+    return dataclasses.asdict(settings)
+
+
+def _replaced(section: str, current: Any, values: Mapping[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(current)}
+    types_of = typing.get_type_hints(type(current))
+    checked = {}
+    for key, value in values.items():
+        if key not in fields:
+            hint = nearest(key, fields) or f"; it has: {', '.join(fields)}"
+            raise UsageError(f"[{section}] has no setting {key}{hint}")
+        checked[key] = _checked(f"{section}.{key}", value, types_of[key], fields[key].metadata)
+    return dataclasses.replace(current, **checked)
+
+
+def _checked(name: str, value: Any, wanted: Any, rules: Mapping[str, Any]) -> Any:
+    value = _converted(name, value, wanted)
+    if rules["choices"] and value not in rules["choices"]:
+        raise UsageError(
+            f"{name} must be one of {', '.join(rules['choices'])}, found {value!r}{nearest(str(value), rules['choices'])}"
+        )
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not value == value or value in (float("inf"), float("-inf")):
+            raise UsageError(f"{name} must be a finite number, found {value}")
+        low, high, above = rules["low"], rules["high"], rules["above"]
+        if above is not None and value <= above:
+            raise UsageError(f"{name} must be above {above:g}, found {value:g}")
+        if low is not None and value < low:
+            raise UsageError(f"{name} must be at least {low:g}, found {value:g}")
+        if high is not None and value > high:
+            raise UsageError(f"{name} must be at most {high:g}, found {value:g}")
+    return value
+
+
+def _converted(name: str, value: Any, wanted: Any) -> Any:
+    """Return the value as the type of its field, which is T, T | None or a tuple of T."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if value is None and type(None) in options:
+        return None
+    kind = options[0]
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_converted(name, item, typing.get_args(kind)[0]) for item in items)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise UsageError(f"{name} must be {words[kind]}, found {value!r}")
+    return value
+
+
+def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """Return the layer with every path that names a file changed."""
+    sections: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Settings)}
+    changed: dict[str, dict[str, Any]] = {}
+    for section, values in layer.items():
+        if section not in sections or not isinstance(values, Mapping):
+            changed[section] = values  # type: ignore[assignment]
+            continue
+        paths = {f.name for f in dataclasses.fields(sections[section]) if f.metadata["is_path"]}
+        changed[section] = {k: _moved(k, v, change) if k in paths else v for k, v in values.items()}
+    return changed
+
+
+def _moved(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    moved = change(value)
+    # Weights may be the name of a torchvision model instead of a file.
+    if key == "weights" and not os.path.exists(value) and not os.path.exists(moved):
+        return value
+    return moved
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    # A JSON string is a TOML basic string; floats print in a form that both read.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,46 @@
+"""A list file as a torch Dataset, for anyone's own DataLoader."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ptkit.core.data import images
+from ptkit.core.data.lists import read_list
+
+
+class ListDataset(Dataset[tuple[Any, Any]]):
+    """The images and labels of a list file; an image is decoded when it is asked for.
+
+    transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the class index.
+
+    Raises:
+        DataError: a bad list, or on access an image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        list_file: str | Path,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.images = read_list(Path(list_file))
+        self.transform, self.target_transform = transform, target_transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image: Any = torch.from_numpy(images.read(self.images.image_path(index))).permute(2, 0, 1)
+        label: Any = int(self.images.labels[index])
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            label = self.target_transform(label)
+        return image, label
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.images.class_names

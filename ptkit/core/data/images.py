@@ -1,0 +1,217 @@
+"""Bytes to pixels: the one place that decodes images, for training, statistics and prediction alike."""
+
+import errno
+import io
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.errors import DataError, StorageError
+
+DEFAULT_MAX_PIXELS = 89_000_000
+
+# OpenCV reads both when it is imported: no log lines on standard error, and its own limit a little above ours.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
+
+Pixels = npt.NDArray[np.uint8]
+
+# OpenCV's own threads would compete with ours; its resize and flip are small jobs here.
+cv2.setNumThreads(1)
+
+# First bytes of what is read, and of what is only named in the error.
+_ALLOWED = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "GIF": b"GIF8", "WebP": b"RIFF"}
+_REFUSED = {
+    "EPS": b"%!PS",
+    "PSD": b"8BPS",
+    "PDF": b"%PDF",
+    "TIFF": b"II*\x00",
+    "TIFF ": b"MM\x00*",
+    "JPEG 2000": b"\x00\x00\x00\x0cjP",
+    "a Git LFS pointer (run `git lfs pull`)": b"version https://git-lfs",
+    "a zip archive": b"PK\x03\x04",
+}
+_TRANSIENT = {errno.EIO, errno.ESTALE}
+
+
+def read(path: str | Path) -> Pixels:
+    """Return the image as uint8 RGB of shape (H, W, 3), turned upright where EXIF says so.
+
+    16-bit images are scaled to 8 bits, alpha is dropped, of an animation the first frame is taken.
+
+    Raises:
+        DataError: not a readable image; the message has path and reason.
+        StorageError: the disk failed three times.
+    """
+    return decode(read_bytes(path), path)
+
+
+def decode(data: bytes, path: str | Path = "image") -> Pixels:
+    """Return the pixels of an encoded image, see `read`; `path` is for messages."""
+    kind = sniff(data, path)
+    if _ends_well(kind, data):
+        pixels = _with_opencv(data)
+        if pixels is not None:
+            return pixels
+    return _with_pillow(data, path, kind)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the content of a regular file; never blocks on a FIFO or a device.
+
+    Raises:
+        DataError, StorageError: see `read`.
+    """
+    for _attempt in range(3):
+        try:
+            return _regular_bytes(path)
+        except OSError as error:
+            failure = error
+            if error.errno not in _TRANSIENT:
+                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    raise StorageError(f"cannot read {path} after three tries: {failure.strerror}") from failure
+
+
+def sniff(data: bytes, path: str | Path = "image") -> str:
+    """Return the format that the first bytes show: JPEG, PNG, BMP, GIF or WebP.
+
+    Raises:
+        DataError: empty, or another format; the message names it.
+    """
+    for kind, start in _ALLOWED.items():
+        if data.startswith(start) and (kind != "WebP" or data[8:12] == b"WEBP"):
+            return kind
+    raise DataError(f"cannot read {path}: {_what_else(data)}")
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) from the header, without decoding.
+
+    Raises:
+        DataError: see `read`.
+    """
+    data = read_bytes(path)
+    sniff(data, path)
+    image = _opened(data, path)
+    return image.height, image.width
+
+
+def _regular_bytes(path: str | Path) -> bytes:
+    descriptor = os.open(os.fsencode(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"cannot read {path}: not a regular file")
+        data = os.read(descriptor, status.st_size)
+        while len(data) < status.st_size:
+            more = os.read(descriptor, status.st_size - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _what_else(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    for kind, start in _REFUSED.items():
+        if data.startswith(start):
+            return f"it is {kind.strip()}; convert it to PNG or JPEG"
+    if data[4:8] == b"ftyp":
+        return "it is HEIC or AVIF; convert it to PNG or JPEG"
+    if not data.strip(b"\0"):
+        return "it holds only zero bytes"
+    if data.lstrip()[:1] == b"<":
+        return "it is HTML or XML, not an image"
+    return "it is not a JPEG, PNG, WebP, BMP or GIF image"
+
+
+def _ends_well(kind: str, data: bytes) -> bool:
+    """Say whether the end marker is there: OpenCV's libraries write to standard error otherwise."""
+    match kind:
+        case "JPEG":
+            return data.endswith(b"\xff\xd9")
+        case "PNG":
+            return _png_chunks_are_whole(data)
+        case "WebP":
+            return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+        case "BMP":
+            return int.from_bytes(data[2:6], "little") <= len(data)
+    return False  # GIF: Pillow gives the first frame of every kind
+
+
+def _png_chunks_are_whole(data: bytes) -> bool:
+    """Walk the chunks up to IEND and compare their CRCs."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end
+    return False
+
+
+def _with_opencv(data: bytes) -> Pixels | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
+    except cv2.error:  # more pixels than allowed: Pillow's header check tells how many
+        return None
+
+
+def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
+    """Decode what OpenCV refused, strictly: truncated data is an error."""
+    from PIL import ImageOps
+
+    image = _opened(data, path)
+    if min(image.size) < 1:
+        raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
+    upright = _pillow_call(lambda: ImageOps.exif_transpose(image) or image, path, kind)
+    pixels = _pillow_call(lambda: _to_rgb(upright), path, kind)
+    return np.ascontiguousarray(pixels)
+
+
+def _opened(data: bytes, path: str | Path) -> Any:
+    """Return the Pillow image, header read and size checked, pixels not yet decoded."""
+    from PIL import Image
+
+    kind = sniff(data, path)
+    image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=[kind, "MPO"]), path, kind)
+    pixels = image.width * image.height
+    if pixels > DEFAULT_MAX_PIXELS:
+        raise DataError(
+            f"cannot read {path}: its header claims {image.width}×{image.height} pixels, over {DEFAULT_MAX_PIXELS:,}"
+        )
+    return image
+
+
+def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return work()
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if "cannot identify" in reason:
+            reason = f"damaged {kind} header"
+        raise DataError(f"cannot read {path}: {reason}") from None
+
+
+def _to_rgb(image: Any) -> Pixels:
+    """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to white)."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        grey8 = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey8[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,237 @@
+"""Finding the images to split: below class folders, or in a list file."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ptkit.core.data.lists import read_list
+from ptkit.core.errors import DataError
+
+IMAGE_EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+)
+_PART_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Images in the order of class and path: names, paths, labels and sizes run in parallel.
+
+    source: the folder or list file.
+    names: paths relative to the folder, or as the list has them. paths: the same, to be opened from here.
+    labels: 0..len(class_names) - 1. sizes: in bytes.
+    ignored: how many files of each extension (or name) are no images.
+    """
+
+    source: Path
+    class_names: tuple[str, ...]
+    names: list[str] = field(repr=False)
+    paths: list[str] = field(repr=False)
+    labels: list[int] = field(repr=False)
+    sizes: list[int] = field(repr=False)
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_ignored(self) -> int:
+        return sum(self.ignored.values())
+
+
+def scan_class_folders(folder: Path) -> Scan:
+    """Find the images below `folder`/<class>/, nested ones too. Symlinks are followed, each folder once per class.
+
+    Hidden files, __MACOSX and files that are no images by extension are ignored and counted. Class folders are
+    sorted by plain code point, as torchvision's ImageFolder does.
+
+    Raises:
+        DataError: no such folder, no images, images outside class folders, an empty class folder, fewer than two
+            classes, a broken symlink, or a folder that is split already.
+    """
+    ignored: Counter[str] = Counter()
+    found = _scan_top(folder, ignored)
+    _check_found(folder, found, ignored)
+    prefix = os.path.join(folder, "")
+    scan = Scan(folder, tuple(found), [], [], [], [], dict(ignored))
+    for label, (class_name, images) in enumerate(found.items()):
+        names = [f"{class_name}/{name}" for name, _ in images]
+        scan.names.extend(names)
+        scan.paths.extend([prefix + name for name in names])
+        scan.labels.extend([label] * len(names))
+        scan.sizes.extend([size for _, size in images])
+    return scan
+
+
+def scan_list(file: Path) -> Scan:
+    """Find the images that a list file names.
+
+    Raises:
+        DataError: the list is wrong (see `read_list`), an image is missing or no file, or there is one class only.
+    """
+    images = read_list(file)
+    in_file = [(label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())]
+    labels, names, rows = zip(*sorted(in_file), strict=True)
+    if labels[0] == labels[-1]:
+        raise DataError(f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or more")
+    paths = [images.image_path(row) for row in rows]
+    return Scan(file, images.class_names, list(names), paths, list(labels), [_file_size(path) for path in paths])
+
+
+def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
+    """Return (path below the class folder, size) of the images of each class."""
+    folders, loose = [], []
+    for entry in _entries(str(folder)):
+        if _is_hidden(entry.name):
+            ignored[entry.name] += 1
+        elif _is_folder(entry):
+            folders.append(entry.name)
+        elif _is_image(entry.name):
+            loose.append(entry.name)
+        else:
+            ignored[_kind(entry.name)] += 1
+    if loose:
+        raise DataError(
+            f"{folder} holds {len(loose):,} images outside class folders, such as {min(loose)}; "
+            f"expected {folder}/<class>/{min(loose)}"
+        )
+    above = _identities_above(folder)
+    found = {}
+    for name in sorted(folders):
+        if _identity(os.path.join(folder, name)) in above:
+            ignored[name] += 1
+            continue
+        images, num_others = _scan_class(folder / name, seen=set(above), ignored=ignored)
+        if not images and not num_others:
+            raise DataError(f"the class folder {folder / name} is empty; put images into it or remove it")
+        if images:
+            found[name] = images
+    return found
+
+
+def _scan_class(
+    folder: Path, *, seen: set[tuple[int, int]], ignored: Counter[str]
+) -> tuple[list[tuple[str, int]], int]:
+    """Return the images of one class and the number of other files, hidden ones left out.
+
+    seen: the folders visited, changed in place; it starts with those above, where a symlink may lead back to.
+    """
+    images: list[tuple[str, int]] = []
+    num_others = 0
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        path = os.path.join(folder, below)
+        identity = _identity(path)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        folders = []
+        for entry in _entries(path):
+            name = entry.name
+            # The order of the questions matters: nearly all entries are plain images and answer the first.
+            if _is_image(name) and entry.is_file(follow_symlinks=False):
+                images.append((below + name, _entry_size(entry)))
+            elif _is_hidden(name):
+                ignored[name] += 1
+            elif _is_folder(entry):
+                folders.append(f"{below}{name}/")
+            elif _is_image(name):
+                images.append((below + name, _file_size(entry.path)))
+            else:
+                ignored[_kind(name)] += 1
+                num_others += 1
+        # Which of two ways to one folder comes first must not depend on the order in the file system.
+        waiting.extend(sorted(folders, reverse=True))
+    images.sort()
+    return images, num_others
+
+
+def _check_found(folder: Path, found: Mapping[str, list[tuple[str, int]]], ignored: Mapping[str, int]) -> None:
+    expected = f"expected {folder}/<class>/<image>.png"
+    if len(found) > 1 and all(name.lower() in _PART_NAMES for name in found):
+        train = next((name for name in found if name.lower().startswith("train")), next(iter(found)))
+        raise DataError(
+            f"{folder} looks split already ({', '.join(found)}); to split one part anew: `ptkit split {folder / train}`"
+        )
+    if not found:
+        others = f", only {describe_ignored(ignored)}" if ignored else ""
+        raise DataError(f"{folder} has no images{others}; {expected}")
+    if len(found) == 1:
+        [(only, images)] = found.items()
+        nested = all("/" in name for name, _ in images)
+        advice = f"did you mean `ptkit split {folder / only}`?" if nested else f"{expected} for two or more classes"
+        raise DataError(f"{folder} has images of one class only, {only}; {advice}")
+
+
+def describe_ignored(ignored: Mapping[str, int]) -> str:
+    """Return counts by kind, the most frequent first: "12 .txt, 1 README"."""
+    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{count:,} {kind}" for kind, count in ordered[:5]]
+    return ", ".join(kinds) + (", ..." if len(ordered) > 5 else "")
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        raise DataError(f"no folder {folder} here; expected one folder per class in it") from None
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    return found.st_dev, found.st_ino
+
+
+def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
+    real = Path(os.path.realpath(folder))
+    return frozenset(_identity(str(above)) for above in (real, *real.parents))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A symlink to itself: what reads it next says so.
+        return False
+
+
+def _entry_size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return _file_size(entry.path)
+
+
+def _file_size(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        broken = os.path.islink(path)
+        raise DataError(f"{path} is a broken symlink; mend or remove it" if broken else f"no image {path}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no regular file; expected an image")
+    return found.st_size
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name in ("Thumbs.db", "__MACOSX", "desktop.ini")
+
+
+def _is_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and name[0] != "."
+
+
+def _kind(name: str) -> str:
+    return os.path.splitext(name)[1] or name

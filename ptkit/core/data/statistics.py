@@ -1,0 +1,179 @@
+"""Mean and standard deviation per channel, exact, at the speed of the decoder."""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ptkit.core.data import images as decoder
+from ptkit.core.data.images import Pixels
+from ptkit.core.data.keyed import permutation
+from ptkit.core.data.lists import ImageList
+from ptkit.core.errors import DataError, StorageError
+from ptkit.core.files import write_atomically
+
+FILE_NAME = "normstats.json"
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """mean, std: RGB, of pixels in 0..1, over all pixels (population). size: None for the images' own sizes."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_images: int
+    size: int | None
+    list_sha256: str
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Exact integer sums per channel: number of pixels, of values, of squares (in 0..255)."""
+
+    count: int
+    total: tuple[int, ...]
+    squares: tuple[int, ...]
+
+
+def measure(
+    images: ImageList,
+    *,
+    num: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    on_images: Callable[[int], None] | None = None,
+) -> ChannelStatistics:
+    """Return the statistics of a list's images, or of a random sample of `num`.
+
+    size: images are first resized to size × size as training does; None takes the images' own sizes.
+    on_images: told how many more are done, for a progress bar.
+
+    Raises:
+        DataError: no images, or some cannot be read; the message names the first.
+    """
+    chosen = np.arange(len(images))
+    if num is not None and num < len(images):
+        chosen = np.sort(permutation(seed, "sample", epoch=0, length=len(images))[:num])
+    if not len(chosen):
+        raise DataError(f"{images.file} has no images")
+
+    def work(start: int) -> tuple[_Sums, list[str]]:
+        return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size)
+
+    sums, bad = [], []
+    with ThreadPoolExecutor(workers, "ptkit-decode") as pool:
+        for part, failed in pool.map(work, range(0, len(chosen), _CHUNK)):
+            sums.append(part)
+            bad += failed
+            if on_images is not None:
+                on_images(_CHUNK)
+    if bad:
+        raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
+    mean, std = _finish(sums)
+    return ChannelStatistics(mean, std, len(chosen), size, images.sha256)
+
+
+def of_pixels(pixels: Pixels, *, size: int | None, list_sha256: str) -> ChannelStatistics:
+    """Return the statistics of images that are in memory: uint8 (N, H, W, 3)."""
+    sums = [_stack_sums(pixels[start : start + _CHUNK]) for start in range(0, len(pixels), _CHUNK)]
+    mean, std = _finish(sums)
+    return ChannelStatistics(mean, std, len(pixels), size, list_sha256)
+
+
+def save(statistics: ChannelStatistics, list_file: Path) -> Path:
+    """Write normstats.json beside the list and return its path."""
+    file = list_file.parent / FILE_NAME
+    write_atomically(file, (json.dumps(asdict(statistics), indent=2) + "\n").encode())
+    return file
+
+
+def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics | None:
+    """Return the statistics beside a list if they belong to it: same hash, and measured at `size` or at native size.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    file = list_file.parent / FILE_NAME
+    try:
+        values = json.loads(file.read_text())
+        found = ChannelStatistics(
+            _three(values["mean"]), _three(values["std"]), values["num_images"], values["size"], values["list_sha256"]
+        )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        return None
+    fits = found.list_sha256 == list_sha256 and found.size in (None, size) and min(found.std) > 0
+    return found if fits else None
+
+
+def _chunk_sums(paths: Sequence[str], size: int | None) -> tuple[_Sums, list[str]]:
+    """Decode some images and sum them: equal sizes are stacked first, so that one call serves many."""
+    stacks: dict[tuple[int, ...], list[Pixels]] = {}
+    bad = []
+    for path in paths:
+        try:
+            pixels = decoder.read(path)
+        except DataError as error:
+            bad.append(str(error))
+            continue
+        if size is not None:
+            pixels = _resized(pixels, size)
+        stacks.setdefault(pixels.shape, []).append(pixels)
+    return _added([_stack_sums(np.stack(stack)) for stack in stacks.values()]), bad
+
+
+def _stack_sums(pixels: Pixels) -> _Sums:
+    """Return the exact sums of uint8 (n, H, W, 3).
+
+    cv2.meanStdDev works in float64; its results times the count are integers, so rounding makes them exact again as
+    long as the sum of squares stays far below 2^53 (it is below 2^43 for 64 megapixels).
+    """
+    import cv2
+
+    n, height, width, _ = pixels.shape
+    count = n * height * width
+    mean, std = cv2.meanStdDev(pixels.reshape(n * height, width, 3))
+    total = np.rint(mean[:, 0] * count)
+    squares = np.rint((std[:, 0] ** 2 + mean[:, 0] ** 2) * count)
+    return _Sums(count, tuple(int(v) for v in total), tuple(int(v) for v in squares))
+
+
+def _added(parts: Sequence[_Sums]) -> _Sums:
+    return _Sums(
+        sum(part.count for part in parts),
+        tuple(sum(part.total[c] for part in parts) for c in range(3)),
+        tuple(sum(part.squares[c] for part in parts) for c in range(3)),
+    )
+
+
+def _finish(parts: Sequence[_Sums]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    sums = _added(parts)
+    n = max(sums.count, 1)
+    # In Python's integers: E[x²] - E[x]² loses no digit.
+    variance = [n * sums.squares[c] - sums.total[c] ** 2 for c in range(3)]
+    mean = [sums.total[c] / n / 255 for c in range(3)]
+    std = [max(value, 0) ** 0.5 / n / 255 for value in variance]
+    return _three(mean), _three(std)
+
+
+def _three(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    """Resize the whole image to size × size; Pillow's antialiased bilinear is within one level of training's."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))

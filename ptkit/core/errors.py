@@ -1,0 +1,45 @@
+"""What can go wrong in a way the user can mend, and the exit code of each kind."""
+
+
+class PtkitError(Exception):
+    """Base of all errors that are told in one line: what was found, where, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(PtkitError):
+    """Wrong usage or settings."""
+
+    exit_code = 2
+
+
+class DataError(PtkitError):
+    """Bad data: an unreadable image, a wrong list line, an empty folder."""
+
+    exit_code = 3
+
+
+class CheckpointError(PtkitError):
+    """A checkpoint or weights file that is damaged, foreign or does not fit."""
+
+    exit_code = 4
+
+
+class DivergedError(PtkitError):
+    """Training diverged: the loss became NaN or infinite."""
+
+    exit_code = 5
+
+
+class StorageError(PtkitError):
+    """The disk or the network failed."""
+
+    exit_code = 74
+
+
+class InterruptedRunError(PtkitError):
+    """A signal ended the work; what had been saved is still there."""
+
+    def __init__(self, message: str, *, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,193 @@
+"""ptkit checkpoints: saving, reading with every key checked, and rebuilding the model inside."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ptkit import __version__
+from ptkit.core.calls import Call, parse
+from ptkit.core.catalogue import refuse_user_code
+from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.models.weight_files import plain, read_weight_file, write_weight_file
+from ptkit.core.models.weights import Weights, unwrap
+from ptkit.core.models.zoo import build_model
+
+FORMAT = "ptkit.checkpoint"
+FORMAT_VERSION = 1
+# Keys that every checkpoint has, those that may be absent, and the type of what each holds.
+_REQUIRED: dict[str, type] = {
+    "ptkit_version": str,
+    "kind": str,
+    "model": dict,
+    "classes": list,
+    "task": dict,
+    "pipeline": dict,
+    "state_dict": dict,
+}
+_OPTIONAL: dict[str, type] = {"metrics": dict, "train": dict, "data": dict, "env": dict, "config": dict}
+_INSIDE: tuple[tuple[str, str, type], ...] = (
+    ("model", "call", str),
+    ("model", "num_classes", int),
+    ("task", "activation", str),
+    ("pipeline", "calls", list),
+)
+
+
+def load(path: Path | str, *, model: str | None = None) -> nn.Module:
+    """Rebuild the model of a checkpoint or run folder, ready to predict.
+
+    The module is in evaluation mode on the CPU and has two attributes more: `class_names` (a tuple of str) and
+    `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`, `mean`, `std`).
+    model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
+
+    Raises:
+        CheckpointError: not a ptkit checkpoint, damaged, or it needs `model`.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    module = rebuild(checkpoint, model=model)
+    # setattr: nn.Module's annotations allow tensors and modules only.
+    setattr(module, "class_names", tuple(checkpoint["classes"]))  # noqa: B010
+    setattr(module, "pipeline", checkpoint["pipeline"])  # noqa: B010
+    return module
+
+
+def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
+    """Save a checkpoint so that `path` holds the old or the new one whole, and the new one was read back.
+
+    contents: the keys of a checkpoint; `format`, `format_version` and `ptkit_version` are added.
+
+    Raises:
+        StorageError: the disk refused.
+        TypeError: contents hold something else than plain containers, numbers and tensors.
+    """
+    stamped = plain({"format": FORMAT, "format_version": FORMAT_VERSION, "ptkit_version": __version__, **contents})
+    fault = _fault(stamped)
+    assert fault is None, f"not a checkpoint: {fault}"
+    write_weight_file(path, stamped)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a ptkit checkpoint, or the best one of a run folder.
+
+    Raises:
+        CheckpointError: no such file, damaged, written by a newer ptkit, or other weights than a checkpoint.
+    """
+    contents = read_weight_file(_in_run(path))
+    if not _is_ptkit(contents):
+        raise CheckpointError(f"{path} holds weights only, not a ptkit checkpoint, which is needed here")
+    return _validated(contents, path)
+
+
+def read_weights(path: Path) -> Weights:
+    """Return the weights of any file: a checkpoint or run folder, a state dict of any nesting, .safetensors.
+
+    Raises:
+        CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it was run.
+    """
+    file = _in_run(path)
+    contents = read_weight_file(file)
+    if _is_ptkit(contents):
+        checkpoint = _validated(contents, path)
+        return Weights(checkpoint["state_dict"], checkpoint, (), file)
+    state_dict, notes = unwrap(contents, path)
+    return Weights(state_dict, None, notes, file)
+
+
+def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Module:
+    """Build the model of a checkpoint with its weights, in evaluation mode.
+
+    model: the call to build instead of the checkpoint's own, which may name built-in models only.
+
+    Raises:
+        CheckpointError: the checkpoint's call is unknown or names user code, or the weights do not fit.
+        UsageError: `model` is not a model.
+    """
+    if model is None:
+        call, size = _own_call(checkpoint), None
+    else:
+        call, size = parse(model), checkpoint["pipeline"].get("size")
+    num_classes = checkpoint["model"]["num_classes"]
+    try:
+        module, text = build_model(call, num_classes=num_classes, size=size if isinstance(size, int) else None, seed=0)
+    except UsageError as error:
+        if model is not None:
+            raise
+        raise CheckpointError(f"this ptkit cannot build the checkpoint's model: {error}") from error
+    _load_exactly(module, checkpoint["state_dict"], text)
+    return module.eval()
+
+
+def _own_call(checkpoint: Mapping[str, Any]) -> Call:
+    text = checkpoint["model"]["call"]
+    try:
+        call = parse(text)
+    except UsageError as error:
+        raise CheckpointError(f"the checkpoint's model cannot be read: {error}") from error
+    refuse_user_code(call, where="the checkpoint's model")
+    return call
+
+
+def _load_exactly(module: nn.Module, state_dict: Mapping[str, Tensor], text: str) -> None:
+    own = module.state_dict()
+    faults = {
+        "missing": [key for key in own if key not in state_dict],
+        "not in the model": [key for key in state_dict if key not in own],
+        "of another shape": [
+            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state_dict and state_dict[key].shape != own[key].shape
+        ],
+    }
+    told = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
+    if told:
+        raise CheckpointError(f"the checkpoint's weights do not fit {text}: {'; '.join(told)}")
+    load_state_dict(module, state_dict)
+
+
+def _first(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _in_run(path: Path) -> Path:
+    """Return the best checkpoint of a run folder; another path as it is."""
+    return path / "ckpt.pkl" if os.path.isdir(path) else path
+
+
+def _is_ptkit(contents: Any) -> bool:
+    return isinstance(contents, dict) and contents.get("format") == FORMAT
+
+
+def _validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    version = contents.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        writer = contents.get("ptkit_version")
+        raise CheckpointError(
+            f"a newer ptkit ({writer}) wrote {path}, in format {version}: update this one ({__version__})"
+        )
+    fault = _fault(contents)
+    if fault is not None:
+        raise CheckpointError(f"{path} is a ptkit checkpoint, but not a whole one: {fault}")
+    return contents
+
+
+def _fault(contents: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the keys of a checkpoint, or None."""
+    if contents.get("format_version") != FORMAT_VERSION:
+        return f"format_version is {contents.get('format_version')!r}, expected {FORMAT_VERSION}"
+    for key, kind in (_REQUIRED | _OPTIONAL).items():
+        if key not in contents and key in _REQUIRED:
+            return f"it has no {key}"
+        if key in contents and not isinstance(contents[key], kind):
+            return f"{key} is a {type(contents[key]).__name__}, expected {kind.__name__}"
+    for outer, key, kind in _INSIDE:
+        if not isinstance(contents[outer].get(key), kind):
+            return f"{outer}.{key} is a {type(contents[outer].get(key)).__name__}, expected {kind.__name__}"
+    if not all(isinstance(name, str) for name in [*contents["classes"], *contents["pipeline"]["calls"]]):
+        return "classes and pipeline.calls must hold text"
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in contents["state_dict"].items()):
+        return "state_dict must hold tensors by name"
+    return None

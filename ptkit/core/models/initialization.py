@@ -1,0 +1,105 @@
+"""Weight initialisation by torch.nn.init's own names, chosen by layer class, module or parameter name."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ptkit.core.calls import Call, parse, split_selector
+from ptkit.core.catalogue import Catalogue, Part
+from ptkit.core.errors import UsageError
+from ptkit.core.models.selectors import matching_parameters, matching_weights
+
+_SUMMARIES = {
+    "xavier_uniform_": "uniform, variance kept forwards and backwards (Glorot and Bengio 2010)",
+    "xavier_normal_": "normal, variance kept forwards and backwards (Glorot and Bengio 2010)",
+    "kaiming_uniform_": "uniform, variance kept through rectifiers (He et al. 2015)",
+    "kaiming_normal_": "normal, variance kept through rectifiers (He et al. 2015)",
+    "uniform_": "uniform between a and b",
+    "normal_": "normal with mean and standard deviation",
+    "constant_": "one value everywhere",
+    "eye_": "the identity matrix; 2-D weights only",
+    "orthogonal_": "orthogonal rows or columns (Saxe et al. 2013)",
+    "sparse_": "normal with a fraction of zeros in each column; 2-D weights only (Martens 2010)",
+}
+_NOT_THE_USERS = frozenset({"tensor", "generator"})
+INITS = Catalogue(
+    "initialisation",
+    {name: Part(f"torch.nn.init:{name}", summary, _NOT_THE_USERS) for name, summary in _SUMMARIES.items()},
+    functions={"calculate_gain": "torch.nn.init:calculate_gain"},
+)
+# The recipe of the course's initialize_weights: layer class, parameter, call.
+TUTORIAL = (
+    ("Conv2d", "weight", "xavier_normal_()"),
+    ("Conv2d", "bias", "constant_(0)"),
+    ("BatchNorm2d", "weight", "constant_(1)"),
+    ("BatchNorm2d", "bias", "constant_(0)"),
+    ("Linear", "weight", "normal_(0, 0.01)"),
+    ("Linear", "bias", "constant_(0)"),
+)
+_MATRIX_ONLY = ("eye_", "sparse_")
+_ANY_SHAPE = ("uniform_", "normal_", "constant_")
+
+
+def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
+    """Draw the weights that `lines` name anew, in place; of two lines for one parameter the later counts.
+
+    lines: `SELECTOR=call`, such as `Conv2d=kaiming_normal_(mode='fan_out')`, or the word `tutorial`. On a module or a
+        class the call fills its `weight`.
+    seed: a parameter's values follow from it, the parameter's name and its call alone. No global random state changes.
+
+    Raises:
+        UsageError: a selector that matches nothing, a wrong call, or one that cannot fill a parameter of this shape.
+    """
+    calls = _plan(model, lines)
+    parameters = dict(model.named_parameters())
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for name, call in calls.items():
+            _check(call, name, parameters[name].shape)
+            # torch.nn.init.sparse_ ignores the generator it is given for its zeros, so the default one is seeded.
+            torch.default_generator.manual_seed(_seed_of(name, seed))
+            values = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
+            INITS.build(call, supplied={"tensor": values})
+            parameters[name].copy_(values)
+
+
+def _plan(model: nn.Module, lines: Sequence[str]) -> dict[str, Call]:
+    """Return the call that fills each named parameter."""
+    calls: dict[str, Call] = {}
+    for line in lines:
+        if line.strip() == "tutorial":
+            calls |= _tutorial(model)
+            continue
+        selector, text = split_selector(line, "=")
+        call = parse(text)
+        calls |= dict.fromkeys(matching_weights(model, selector), call)
+    return calls
+
+
+def _tutorial(model: nn.Module) -> dict[str, Call]:
+    classes = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
+    return {
+        name: parse(text)
+        for class_name, kind, text in TUTORIAL
+        if class_name in classes
+        for name in matching_parameters(model, class_name)
+        if name.rpartition(".")[2] == kind
+    }
+
+
+def _check(call: Call, name: str, shape: torch.Size) -> None:
+    """Refuse what torch.nn.init refuses without naming the parameter, or does not refuse."""
+    found = f"{name} is {len(shape)}-D {tuple(shape)}"
+    if call.name in _MATRIX_ONLY and len(shape) != 2:
+        raise UsageError(f"{call.name} fills matrices only, and {found}: choose another initialisation or parameter")
+    if call.name in INITS.parts and call.name not in _ANY_SHAPE and len(shape) < 2:
+        raise UsageError(f"{call.name} needs two dimensions or more, and {found}: name the weights it is meant for")
+    if call.name == "sparse_":
+        sparsity = INITS.bind(call, nn.init.sparse_, INITS.parts["sparse_"]).get("sparsity", 0)
+        if isinstance(sparsity, int | float) and not 0 <= sparsity < 1:
+            raise call.error(f"sparse_: sparsity is a fraction from 0 to below 1, found {sparsity}")
+
+
+def _seed_of(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")

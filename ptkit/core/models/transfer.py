@@ -1,0 +1,137 @@
+"""Old weights into a new model: take what fits, and say exactly what did not and why."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ptkit.core.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What became of every tensor, by its name after what `notes` say was done to the names.
+
+    missing: in the model, not in the weights: fresh.
+    unexpected: in the weights, not in the model.
+    mismatched: name, shape in the weights, shape in the model.
+    left_out: not taken because the caller said so (a head for other classes).
+    notes: what was done to the names, a sentence each.
+    """
+
+    taken: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Return the counts as one line."""
+        num_own = len(self.taken) + len(self.missing) + len(self.mismatched) + len(self.left_out)
+        counts = {
+            "are new": len(self.missing),
+            "have another shape": len(self.mismatched),
+            "were left out": len(self.left_out),
+            "in the weights have no place": len(self.unexpected),
+        }
+        told = [f"{count} {what}" for what, count in counts.items() if count]
+        return "; ".join([f"took {len(self.taken)} of the model's {num_own} tensors", *told])
+
+    def details(self) -> str:
+        """Return a line for each tensor, under what became of it."""
+        shapes = [f"{name}: {there} in the weights, {here} in the model" for name, there, here in self.mismatched]
+        sections = {
+            "taken": self.taken,
+            "not in the weights, so fresh": self.missing,
+            "of another shape, so fresh": shapes,
+            "left out, so fresh": self.left_out,
+            "not in the model": self.unexpected,
+            "names": self.notes,
+        }
+        return "\n".join(_listing(title, lines) for title, lines in sections.items() if lines)
+
+
+def transfer(model: nn.Module, state_dict: Mapping[str, Tensor], *, leave_out: str = "") -> TransferReport:
+    """Copy every tensor that has its name and shape in the model, in place.
+
+    If the names fit better without a prefix of theirs (`backbone.`) or with one of the model's, that is done first.
+    leave_out: a module whose tensors stay fresh although they would fit, such as a head for other classes.
+
+    Raises:
+        CheckpointError: no parameter fits.
+    """
+    own = model.state_dict()
+    renamed, notes = _renamed(own, state_dict)
+    is_left_out = {name: bool(leave_out) and f"{name}.".startswith(f"{leave_out}.") for name in own}
+    fits = {name: _fits(own, name, tensor) for name, tensor in renamed.items()}
+    taken = tuple(name for name in own if fits.get(name) and not is_left_out[name])
+    if not {name for name, _ in model.named_parameters()} & set(taken):
+        raise CheckpointError(_nothing_fits(model, own, renamed))
+    load_state_dict(model, {name: renamed[name] for name in taken}, strict=False)
+    return TransferReport(
+        taken=taken,
+        missing=tuple(name for name in own if name not in renamed and not is_left_out[name]),
+        unexpected=tuple(name for name in renamed if name not in own),
+        mismatched=tuple(
+            (name, tuple(renamed[name].shape), tuple(own[name].shape))
+            for name in own
+            if fits.get(name) is False and not is_left_out[name]
+        ),
+        left_out=tuple(name for name in own if is_left_out[name]),
+        notes=notes,
+    )
+
+
+def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load tensors that are known to fit, as of the model's own layer versions."""
+    versioned = OrderedDict(state_dict)
+    # torchvision's MNASNet refuses a state dict that does not carry the versions of its layers.
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict)
+
+
+def _fits(own: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    return name in own and own[name].shape == tensor.shape
+
+
+def _renamed(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return the weights under the names that fit the model best, and what was done to get them."""
+    best, note, num_best = given, "", _num_fitting(own, given)
+    for prefix in _prefixes(given):
+        shorter = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
+        if (num_fitting := _num_fitting(own, shorter)) > num_best:
+            best, note, num_best = shorter, f"removed the prefix {prefix} from the weights' names", num_fitting
+    for prefix in _prefixes(own):
+        longer = {prefix + name: tensor for name, tensor in given.items()}
+        if (num_fitting := _num_fitting(own, longer)) > num_best:
+            best, note, num_best = longer, f"added the prefix {prefix} to the weights' names", num_fitting
+    return best, (note,) if note else ()
+
+
+def _num_fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
+    return sum(_fits(own, name, tensor) for name, tensor in given.items())
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return the beginnings of one to three parts that names have: `a.`, `a.b.`, `a.b.c.`."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")[:-1]
+        found |= {".".join(parts[:depth]) + ".": None for depth in range(1, min(len(parts), 3) + 1)}
+    return list(found)
+
+
+def _nothing_fits(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    same_name = next((name for name in own if name in given), None)
+    if same_name is not None:
+        there, here = tuple(given[same_name].shape), tuple(own[same_name].shape)
+        reason = f"{same_name} is {there} in the weights, {here} in the model"
+    else:
+        reason = f"the weights have {', '.join(list(given)[:2])}; the model has {', '.join(list(own)[:2])}"
+    return f"no weights fit {type(model).__name__}: {reason}; choose the --model that they were made for"
+
+
+def _listing(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)])

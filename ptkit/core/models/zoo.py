@@ -1,0 +1,152 @@
+"""Models by name: ours, torchvision's, timm's where it is installed, and a user's own factory."""
+
+import functools
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.calls import Call, parse
+from ptkit.core.catalogue import Catalogue, Part, load_user_object
+from ptkit.core.errors import UsageError
+
+_RUN_GIVES = frozenset({"num_classes"})
+_OURS = Catalogue(
+    "model",
+    {
+        "lenet": Part("ptkit.core.models.lenet:lenet", "LeNet, 62,000 parameters at 32 pixels", _RUN_GIVES),
+        "resnet8": Part("ptkit.core.models.resnet:resnet8", "78,000 parameters, for small images", _RUN_GIVES),
+        "resnet20": Part("ptkit.core.models.resnet:resnet20", "0.27 million parameters, for small images", _RUN_GIVES),
+        "resnet56": Part("ptkit.core.models.resnet:resnet56", "0.86 million parameters, for small images", _RUN_GIVES),
+        "resnet34_tutorial": Part(
+            "ptkit.core.models.resnet:resnet34_tutorial", "the course's ResNet-34, 47 million parameters", _RUN_GIVES
+        ),
+    },
+)
+SMALL_IMAGE = 64
+
+
+@functools.cache
+def models() -> Catalogue:
+    """Return all models by name. A function, because the names of torchvision's cost its import, three seconds."""
+    from ptkit.core.models import torchvision_models
+
+    module = torchvision_models.__name__
+    parts = {n: Part(f"{module}:{n}", torchvision_models.summary(n), _RUN_GIVES) for n in torchvision_models.names()}
+    return Catalogue("model", {**_OURS.parts, **parts})
+
+
+def default_model(size: int) -> str:
+    """Return the call of the model that suits images of `size` pixels."""
+    return "resnet8()" if size <= SMALL_IMAGE else "resnet18()"
+
+
+def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: int) -> tuple[nn.Module, str]:
+    """Build a model with fresh weights; return it and the text of the call that would build the same one again.
+
+    size: pixels of a side, which settles what the call leaves open (the stem of a ResNet, a transformer's patches);
+        None leaves the model's own defaults. The text has what was settled, and no num_classes.
+    seed: of the weights. The global random state is left as it was.
+
+    Raises:
+        UsageError: unknown name or argument, or num_classes in the call that is not that of the data.
+    """
+    call = _without_num_classes(parse(call) if isinstance(call, str) else call, num_classes)
+    catalogue = _OURS if call.prefix or call.name in _OURS.parts else models()
+    if not call.prefix:
+        call = _settled(call, catalogue.find(call), size)
+    # Not torch.manual_seed: that would reseed the GPU's generator as well.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = _built(call, catalogue, num_classes)
+    if not isinstance(model, nn.Module):
+        raise call.error(f"{call.name} must return a torch.nn.Module, found {type(model).__name__}")
+    return model, str(call)
+
+
+def check_forward(model: nn.Module, size: int, *, num_classes: int | None = None) -> None:
+    """Run one black image of `size` × `size` pixels through the model, which stays as it was.
+
+    num_classes: the number of scores an image must give, if known.
+
+    Raises:
+        UsageError: the model does not take this size, or gives something else than (1, num_classes) scores.
+    """
+    modes = {module: module.training for module in model.modules()}
+    like = next(model.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            scores = model.eval()(torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(
+            f"{type(model).__name__} does not take {size}×{size} images ({reason}): change --size or --model"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not isinstance(scores, Tensor) or scores.shape != (1, num_classes or scores.shape[-1]):
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise UsageError(f"{type(model).__name__} must give (images, {num_classes or 'classes'}) scores, found {found}")
+
+
+def find_head(model: nn.Module, num_classes: int) -> str:
+    """Return the name of the layer that classifies: the last linear or convolution with `num_classes` outputs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    heads = [
+        name
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == num_classes)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == num_classes)
+    ]
+    if not heads:
+        raise UsageError(f"{type(model).__name__} has no linear layer or convolution with {num_classes} outputs")
+    return heads[-1]
+
+
+def _without_num_classes(call: Call, num_classes: int) -> Call:
+    """Return the call without what the run gives, having refused what contradicts it."""
+    found = call.kwargs.get("num_classes", num_classes)
+    if found != num_classes:
+        raise call.error(f"the data has {num_classes} classes; leave num_classes out", "num_classes")
+    for key in ("weights", "progress", "pretrained"):
+        if key in call.kwargs and not call.prefix and call.name not in _OURS.parts:
+            message = f"{key} is not part of a model: ptkit finetune {call.name} starts from pretrained weights"
+            raise call.error(message, key)
+    return _with(call, {key: value for key, value in call.kwargs.items() if key != "num_classes"})
+
+
+def _settled(call: Call, part: Part, size: int | None) -> Call:
+    """Return the call with the arguments that follow from the size of the images, where they are left out."""
+    by_size: dict[str, Any] = {"stem": "standard" if size is None or size >= SMALL_IMAGE else "small"}
+    if size is not None:
+        by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
+    takes = inspect.signature(pkgutil.resolve_name(part.target)).parameters
+    settled = {
+        key: value
+        for key, value in by_size.items()
+        if key in takes and call.kwargs.get(key) is None and value != takes[key].default
+    }
+    return _with(call, {**call.kwargs, **settled})
+
+
+def _with(call: Call, kwargs: Mapping[str, Any]) -> Call:
+    return Call(call.name, call.args, dict(kwargs), call.prefix, call.source, call.spots)
+
+
+def _built(call: Call, catalogue: Catalogue, num_classes: int) -> Any:
+    if call.prefix != "timm":
+        return catalogue.build(call, supplied={"num_classes": num_classes})
+    create = load_user_object(Call("create_model", prefix="timm", source=call.source))
+    if call.args:
+        raise call.error("timm's models take their arguments by name only", 0)
+    try:
+        return create(call.name, pretrained=False, num_classes=num_classes, **call.kwargs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise call.error(f"timm: {' '.join(str(error).split())}") from error

@@ -1,0 +1,40 @@
+"""Where and in which precision the model runs."""
+
+import torch
+
+from ptkit.core.errors import UsageError
+from ptkit.core.machine import keep_freed_memory, num_cores
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `mps` means here.
+
+    Raises:
+        UsageError: that device is not there.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is available here; use --device cpu or auto")
+    if name == "mps" and not has_mps:
+        raise UsageError("no MPS device is available here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of autocast, None for float32; `auto` is bf16 on CUDA devices that have it."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def prepare_device(device: torch.device, *, deterministic: bool) -> int:
+    """Set thread count and kernel choice for a run; return the number of torch's threads."""
+    keep_freed_memory()
+    torch.set_num_threads(num_cores())
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
+        torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    return torch.get_num_threads()

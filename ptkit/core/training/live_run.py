@@ -1,0 +1,31 @@
+"""A run while it lives."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ptkit.core.config import Settings
+from ptkit.core.training.data_setup import PreparedData
+from ptkit.core.training.loop import Training
+from ptkit.core.training.model_setup import PreparedModel
+from ptkit.core.training.optimizers import Prepared
+from ptkit.core.training.records import NoEvents
+
+
+@dataclass
+class Run:
+    """A run while it lives: its fixed parts, and what the epochs so far have led to."""
+
+    folder: Path
+    settings: Settings
+    data: PreparedData
+    model: PreparedModel
+    prepared: Prepared
+    training: Training
+    events: NoEvents
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None
+    epochs_without_better: int = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "ckpt.pkl"

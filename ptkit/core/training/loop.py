@@ -1,0 +1,240 @@
+"""The training loop: a generator that yields one result an epoch and knows nothing of files, screens or TensorBoard."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.data.batches import Batch, Batches
+from ptkit.core.data.keyed import stream_key
+from ptkit.core.errors import DivergedError
+from ptkit.core.training.losses import Loss, predictions
+from ptkit.core.training.metrics import Matrix, confusion_counts
+from ptkit.core.training.metrics import accuracy as accuracy_of
+from ptkit.core.training.optimizers import freeze_statistics
+from ptkit.core.training.schedules import Schedule
+
+# On a GPU reading a number waits for all work queued: a loss that became NaN is noticed within this many steps.
+_CHECK_EVERY_ON_GPU = 50
+_NEVER = 1 << 62
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """epochs: the last epoch. dtype: of autocast, or None. clip_grad: largest total norm, or None."""
+
+    epochs: int
+    seed: int = 0
+    accumulate: int = 1
+    clip_grad: float | None = None
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One row of the history. Accuracies and losses are means over images; rates are those of the last step."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    valid_loss: float
+    valid_accuracy: float
+    lrs: tuple[float, ...]
+    seconds: float
+    images_per_s: float
+    confusion: Matrix
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    loss: float
+    confusion: Matrix
+
+    @property
+    def accuracy(self) -> float:
+        return accuracy_of(self.confusion)
+
+
+class Totals:
+    """Sums of an epoch, kept on the device: reading one waits for the device."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+        self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
+        self.num_images = 0
+
+    def add(self, loss: Tensor, labels: Tensor, predicted: Tensor, *, step: int) -> None:
+        """Add one batch; loss is its mean."""
+        loss = loss.detach()
+        self.num_images += len(labels)
+        self.loss_sum += loss * len(labels)
+        self.confusion += confusion_counts(labels, predicted, num_classes=len(self.confusion))
+        self.first_bad.clamp_(max=torch.where(loss.isfinite(), _NEVER, step))
+
+    def mean_loss(self) -> float:
+        return self.loss_sum.item() / max(self.num_images, 1)
+
+    def accuracy(self) -> float:
+        return self.confusion.diagonal().sum().item() / max(self.num_images, 1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher of steps sees; `totals` may be read, at the price of waiting for the device."""
+
+    epoch: int
+    step: int
+    num_steps: int
+    totals: Totals
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a run steps.
+
+    frozen: names of parameters that do not train; normalisation layers made of them keep their statistics.
+    """
+
+    model: nn.Module
+    train: Batches
+    valid: Batches
+    loss: Loss
+    optimizer: Any
+    schedule: Schedule
+    settings: LoopSettings
+    frozen: Sequence[str] = ()
+
+
+def fit(
+    training: Training, *, start_epoch: int = 0, on_step: Callable[[Progress], None] | None = None
+) -> Iterator[EpochResult]:
+    """Train and yield after each epoch, when the model has been evaluated; it may be saved then.
+
+    start_epoch: epochs already done. on_step: called after each optimizer step; may raise to stop.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+    """
+    for epoch in range(start_epoch + 1, training.settings.epochs + 1):
+        begin = time.perf_counter()
+        totals = _train_epoch(training, epoch, on_step)
+        train_loss, train_accuracy = totals.mean_loss(), totals.accuracy()
+        seconds = time.perf_counter() - begin
+        lrs = tuple(float(group["lr"]) for group in training.optimizer.param_groups)
+        found = evaluate(training.model, training.valid, loss=training.loss, dtype=training.settings.dtype)
+        training.schedule.after_epoch(valid_loss=found.loss, valid_accuracy=found.accuracy)
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            valid_loss=found.loss,
+            valid_accuracy=found.accuracy,
+            lrs=lrs,
+            seconds=time.perf_counter() - begin,
+            images_per_s=totals.num_images / seconds,
+            confusion=found.confusion,
+        )
+
+
+def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
+    """Return mean loss and confusion counts over a list; every image counts once."""
+    model.eval()
+    totals = Totals(loss.num_classes, batches.device)
+    with torch.inference_mode():
+        for batch in batches.epoch():
+            with _autocast(batches.device, dtype):
+                outputs = model(batch.images)
+            predicted = predictions(outputs, loss.rule)
+            totals.add(loss(outputs, batch.labels), batch.labels, predicted, step=0)
+    return Evaluated(totals.mean_loss(), totals.confusion.cpu().numpy())
+
+
+def _train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None) -> Totals:
+    training.model.train()
+    freeze_statistics(training.model, training.frozen)
+    totals = Totals(training.loss.num_classes, training.train.device)
+    num_steps = -(-len(training.train) // training.settings.accumulate)
+    check_every = 1 if training.train.device.type == "cpu" else _CHECK_EVERY_ON_GPU
+    groups = _grouped(training.train.epoch(epoch), training.settings.accumulate)
+    for step, batches in enumerate(groups, start=1):
+        training.schedule.set_rates(training.optimizer)
+        _step(training, batches, totals)
+        training.schedule.after_step()
+        if step % check_every == 0 or step == num_steps:
+            _check_finite(totals, training.model, epoch)
+        if on_step is not None:
+            on_step(Progress(epoch, step, num_steps, totals))
+    return totals
+
+
+def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
+    """Make one optimizer step over some batches whose gradients are added."""
+    optimizer, settings, number = training.optimizer, training.settings, training.schedule.num_steps
+    device = batches[0].images.device
+    num_images = sum(len(batch.labels) for batch in batches)
+    counted = False
+
+    def closure() -> Tensor:
+        nonlocal counted
+        # Dropout depends on the step alone, so that a resumed run goes on as if never interrupted.
+        _seed_device(device, stream_key(settings.seed, "dropout", number))
+        optimizer.zero_grad(set_to_none=True)
+        whole = torch.zeros((), device=device)
+        for batch in batches:
+            with _autocast(device, settings.dtype):
+                outputs = training.model(batch.images)
+            value = training.loss(outputs, batch.labels)
+            share = value * (len(batch.labels) / num_images)
+            share.backward()
+            whole += share.detach()
+            if not counted:
+                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule), step=number + 1)
+        counted = True
+        if settings.clip_grad is not None:
+            nn.utils.clip_grad_norm_(training.model.parameters(), settings.clip_grad)
+        return whole
+
+    # LBFGS evaluates the closure several times a step; the others need the gradients once.
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step(closure)
+    else:
+        closure()
+        optimizer.step()
+
+
+def _check_finite(totals: Totals, model: nn.Module, epoch: int) -> None:
+    step = int(totals.first_bad.item())
+    if step == _NEVER:
+        return
+    values = ((name, p if p.grad is None else p.grad) for name, p in model.named_parameters())
+    where = next((f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), "")
+    raise DivergedError(
+        f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
+        "try a lower --lr or --set train.clip_grad=1; the last good checkpoint is kept"
+    )
+
+
+def _grouped(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
+    while group := tuple(itertools.islice(batches, count)):
+        yield group
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def _seed_device(device: torch.device, key: int) -> None:
+    """Seed the device's own generator: torch.manual_seed takes a hundred times longer."""
+    match device.type:
+        case "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(key)
+        case "mps":
+            torch.mps.manual_seed(key)
+        case _:
+            torch.default_generator.manual_seed(key)

@@ -1,0 +1,95 @@
+"""The model of a run, with fresh, initialised or transferred weights, and the groups of its parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ptkit.core.config import Settings
+from ptkit.core.errors import UsageError
+from ptkit.core.models.initialization import initialize
+from ptkit.core.models.transfer import TransferReport, transfer
+from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
+from ptkit.core.training.optimizers import Prepared, build_optimizer, usual_lr
+from ptkit.core.training.starting_weights import StartingWeights
+
+# Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
+_FINETUNE_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """module: on its device. call: the resolved call that builds it. report: what was taken from old weights."""
+
+    module: nn.Module
+    call: str
+    report: TransferReport | None
+    notes: tuple[str, ...]
+
+
+def prepare_model(
+    settings: Settings,
+    *,
+    class_names: Sequence[str],
+    size: int,
+    device: torch.device,
+    start: StartingWeights | None = None,
+) -> PreparedModel:
+    """Build the model, initialise it, take over old weights, and put it on the device.
+
+    Raises:
+        UsageError: unknown model or initialisation, or a size that the model does not take.
+        CheckpointError: none of the weights fit.
+    """
+    num_classes = len(class_names)
+    wanted = settings.model.call or (start.call if start else None) or default_model(size)
+    module, call = build_model(wanted, num_classes=num_classes, size=size, seed=settings.train.seed)
+    check_forward(module, size, num_classes=num_classes)
+    if settings.model.init:
+        initialize(module, settings.model.init, seed=settings.train.seed)
+    report = None
+    if start is not None:
+        is_same_task = start.class_names is None or start.class_names == tuple(class_names)
+        leave_out = "" if is_same_task else find_head(module, num_classes)
+        report = transfer(module, start.state_dict, leave_out=leave_out)
+    memory_format = torch.channels_last if settings.train.channels_last else torch.contiguous_format
+    module = module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    return PreparedModel(module, call, report, _notes(module, call, settings, report, start))
+
+
+def prepare_optimizer(settings: Settings, model: nn.Module, *, num_classes: int) -> Prepared:
+    """Return the optimizer with its groups; the head's rate comes before the user's own lines.
+
+    Raises:
+        UsageError: unknown names, selectors that match nothing, or options that do not fit.
+    """
+    optimizer = settings.optimizer
+    lr = optimizer.lr
+    if lr is None:
+        lr = usual_lr(optimizer.call, model, batch_size=settings.train.batch_size * settings.train.accumulate)
+        lr *= _FINETUNE_RATE if settings.model.weights else 1.0
+    lines = list(optimizer.groups)
+    if optimizer.head_lr != 1.0:
+        lines.insert(0, f"{_head(model, num_classes)}: lr={optimizer.head_lr:g}x")
+    return build_optimizer(optimizer.call, model, lr=lr, groups=lines, decay_all=optimizer.decay_all)
+
+
+def _head(model: nn.Module, num_classes: int) -> str:
+    name = find_head(model, num_classes)
+    if not name:
+        raise UsageError("the model is one layer: it has no head apart; use --set optimizer.head_lr=1")
+    return name
+
+
+def _notes(
+    module: nn.Module, call: str, settings: Settings, report: TransferReport | None, start: StartingWeights | None
+) -> tuple[str, ...]:
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    notes = [f"model: {call}, {num_parameters:,} parameters"]
+    if settings.model.init:
+        notes.append(f"init: {'; '.join(settings.model.init)}")
+    if start is not None and report is not None:
+        notes += [f"weights of {start.source}: {note}" for note in (*start.notes, *report.notes)]
+        notes.append(f"weights of {start.source}: {report.summary()}")
+    return tuple(notes)

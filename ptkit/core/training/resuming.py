@@ -1,0 +1,104 @@
+"""Going on with an interrupted run after its last saved epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.config import Settings, to_layer
+from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.training.live_run import Run
+from ptkit.core.training.snapshots import environment
+
+# What may differ from the run that is resumed; anything else would make it another run.
+_MAY_CHANGE = {"train.epochs", "train.device", "train.save_every", "train.patience", "data.workers", "data.cache",
+               "data.train", "data.valid", "data.classes"}  # fmt: skip
+_EXACT_KEYS = ("torch", "device", "processor", "threads", "memory_format")
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The last saved state of a run folder."""
+
+    folder: Path
+    checkpoint: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        return self.checkpoint["train"]["epoch"]
+
+    @property
+    def best(self) -> dict[str, float]:
+        return self.checkpoint["train"]["best"]
+
+
+def read_saved_state(folder: Path) -> SavedState:
+    """Return what last.pkl of a run folder holds.
+
+    Raises:
+        UsageError: not a run folder, or nothing was saved yet.
+        CheckpointError: last.pkl is damaged.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+    if not (folder / "last.pkl").is_file():
+        raise UsageError(f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl")
+    checkpoint = read_checkpoint(folder / "last.pkl")
+    if "train" not in checkpoint:
+        raise CheckpointError(f"{folder / 'last.pkl'} holds no training state")
+    return SavedState(folder, checkpoint)
+
+
+def check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) -> None:
+    """Refuse settings that would make another run of it.
+
+    Raises:
+        UsageError: they differ; the message has each difference.
+    """
+    differences = [
+        f"{section}.{key} is {_shown(value)}, was {_shown(saved.get(section, {}).get(key))}"
+        for section, values in to_layer(settings).items()
+        for key, value in values.items()
+        if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
+        if _shown(value) != _shown(saved.get(section, {}).get(key))
+    ]
+    if differences:
+        raise UsageError(f"--resume goes on with the same run, but {'; '.join(differences)}")
+
+
+def restore(saved: SavedState, run: Run) -> str:
+    """Put a saved state into a freshly prepared run, in place; return how exactly it goes on.
+
+    Raises:
+        DataError: the training list is another one.
+        UsageError: other settings, or no epoch left.
+        CheckpointError: the state does not fit the model.
+    """
+    checkpoint, training = saved.checkpoint, run.training
+    if checkpoint["data"]["list_sha256"] != training.train.images.sha256:
+        raise DataError(f"{training.train.images.file} is not the list that {saved.folder} was trained on")
+    check_same_run(checkpoint["config"], run.settings)
+    if saved.epoch >= training.settings.epochs:
+        raise UsageError(f"{saved.folder} is done ({saved.epoch} epochs): ask for more with --epochs")
+    is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
+    try:
+        load_state_dict(training.model, checkpoint["state_dict"])
+        training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
+        if is_longer:
+            training.schedule.go_on_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
+        else:
+            training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}") from error
+    here, there = environment(run), checkpoint.get("env", {})
+    changed = [key for key in _EXACT_KEYS if here[key] != there.get(key)]
+    if is_longer:
+        changed.append("epochs, and so the schedule")
+    return f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+
+
+def _shown(value: Any) -> Any:
+    """Return lists and tuples in one form: a checkpoint knows only lists."""
+    return list(value) if isinstance(value, tuple) else value

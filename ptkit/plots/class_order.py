@@ -1,0 +1,48 @@
+"""An order of many classes in which those that are confused stand side by side."""
+
+import math
+
+import numpy as np
+
+
+def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
+    """Group classes that are confused with each other into blocks of at most the square root of their number.
+
+    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes stand side by side, and
+    classes without any come last, in their own order. Pairs are joined from the most confused one down, as in
+    single-linkage clustering, which needs no K³ steps.
+    """
+    pairs = _pairs_by_confusion(matrix)
+    blocks = _joined([[k] for k in range(len(matrix))], pairs, limit=max(2, math.isqrt(len(matrix))))
+    where = {k: number for number, block in enumerate(blocks) for k in block}
+    between = [(where[a], where[b]) for a, b in pairs]
+    order = _joined([[k] for k in range(len(blocks))], between, limit=len(blocks))
+    order.sort(key=lambda group: (len(group) == 1 and len(blocks[group[0]]) == 1, -len(group)))
+    return [blocks[number] for group in order for number in group]
+
+
+def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs of classes with mistakes between them, by falling sum of both directions' shares of their rows."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    mutual = np.triu(shares + shares.T, k=1)
+    first, second = np.nonzero(mutual)
+    by_share = np.argsort(-mutual[first, second], kind="stable")
+    return list(zip(first[by_share].tolist(), second[by_share].tolist(), strict=True))
+
+
+def _joined(groups: list[list[int]], pairs: list[tuple[int, int]], *, limit: int) -> list[list[int]]:
+    """Join the groups of each pair in turn while the result has at most `limit` members."""
+    group_of = {member: group for group in groups for member in group}
+    for a, b in pairs:
+        first, second = group_of[a], group_of[b]
+        if first is second or len(first) + len(second) > limit:
+            continue
+        # The two members of the pair come to stand as near to each other as turning the groups round allows.
+        if first.index(a) < len(first) // 2:
+            first.reverse()
+        if second.index(b) > len(second) // 2:
+            second.reverse()
+        first.extend(second)
+        for member in second:
+            group_of[member] = first
+    return sorted({id(group): group for group in group_of.values()}.values(), key=min)

@@ -1,0 +1,272 @@
+"""The confusion matrix as a picture that can be read from two classes to thousands."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ptkit.plots.class_order import similar_blocks
+from ptkit.plots.fonts import class_labels, fitted, text_width
+from ptkit.plots.style import (
+    EMPTY,
+    INK,
+    MAGNITUDE,
+    MUTED,
+    RED,
+    Page,
+    contrasting,
+    counted,
+    house_style,
+    new_page,
+    percent,
+)
+
+# Up to how many classes cells hold their counts, and rows their class's name.
+MAX_ANNOTATED = 30
+MAX_NAMED = 100
+
+_MAX_SIDE = 1600
+_LABEL_WIDTH = 190
+
+
+@house_style()
+def confusion_figure(
+    matrix: np.ndarray, class_names: Sequence[str], *, title: str | None = None, footer: str = ""
+) -> Figure:
+    """Draw a confusion matrix: rows true, columns predicted, colour the share of the row.
+
+    matrix: counts (K, K). Rows without images are grey. Up to 30 classes the cells hold their counts; above 100 classes
+    stand in blocks of similar ones. title: instead of the question and its answer.
+    """
+    matrix = np.asarray(matrix)
+    labels = class_labels(class_names)
+    heading = title or _title(matrix, labels)
+    if len(matrix) <= MAX_ANNOTATED:
+        return _annotated(matrix, labels, heading, footer)
+    if len(matrix) <= MAX_NAMED:
+        return _named(matrix, labels, heading, footer)
+    return _in_blocks(matrix, labels, heading, footer)
+
+
+def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
+    """Draw cells with counts, recall and number of images at the right, precision below."""
+    cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
+    side, left, head = cell * len(matrix), _label_width(labels), _head(labels, cell)
+    foot = 52 if _is_turned(["99.9%"], cell, 8) else 34
+    page = new_page(
+        left + side + 140,
+        head + side + foot + 34,
+        title=title,
+        notes=[_accuracy_text(matrix), _reading_text(matrix)],
+        footer=footer,
+    )
+    colors = _share_colors(matrix, gamma=1.0)
+    page.image((colors * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1), left, head)
+    _draw_labels(page, labels, left=left, head=head, cell=cell)
+    size = min(9.0, 8 + cell / 64)
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        x, y = left + (column + 0.5) * cell, head + (row + 0.5) * cell
+        ink = contrasting(colors[row, column])
+        page.text(f"{matrix[row, column]:,}", x, y, ha="center", va="center", size=size, color=ink)
+    _draw_margins(page, matrix, left=left, head=head, cell=cell)
+    _draw_scale(page, left, head + side + foot, gamma=1.0)
+    return page.figure
+
+
+def _named(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
+    """Draw cells without counts but every class's name; recall and precision become strips of colour."""
+    cell = max(10, min(20, 900 // len(matrix)))
+    left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
+    page = _strip_page(
+        matrix, cell=cell, left=left, head=head, title=title, notes=[_reading_text(matrix)], footer=footer
+    )
+    _draw_labels(page, labels, left=left, head=head, cell=cell, size=6.5)
+    return page.figure
+
+
+def _in_blocks(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
+    """Draw all classes, ordered so that similar ones stand in blocks, which are framed and named."""
+    blocks = similar_blocks(matrix)
+    order = np.concatenate(blocks)
+    cell = max(1, 1000 // len(matrix))
+    pooled = -(-len(matrix) // _MAX_SIDE)
+    mistakes = matrix.sum() - np.trace(matrix)
+    inside = sum(matrix[np.ix_(block, block)].sum() - matrix[block, block].sum() for block in blocks)
+    notes = [
+        f"{len(blocks):,} blocks of classes confused with each other hold {percent(inside / max(mistakes, 1))} of the "
+        f"mistakes; a block is named after its first class.",
+        _reading_text(matrix) + (f" A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else ""),
+    ]
+    names = [f"{labels[block[0]]} +{len(block) - 1}" if len(block) > 1 else labels[block[0]] for block in blocks]
+    names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
+    left, head = _label_width(names, size=6.5), 24
+    page = _strip_page(
+        matrix[np.ix_(order, order)], cell=cell, left=left, head=head, title=title, notes=notes, footer=footer
+    )
+    _draw_blocks(page, blocks, names, left=left, head=head, scale=cell / pooled)
+    return page.figure
+
+
+def _draw_blocks(page: Page, blocks: list[list[int]], names: list[str], *, left: int, head: int, scale: float) -> None:
+    """Frame each block of two classes or more, and name those that have room for a line of text."""
+    start, free_from = float(head), 0.0
+    for block, name in zip(blocks, names, strict=True):
+        length = len(block) * scale
+        if len(block) > 1 and length >= 4:
+            _frame(page, left + start - head, start, length)
+        middle = start + length / 2
+        if middle - 5 >= free_from:
+            page.text(name, left - 6, middle, ha="right", va="center", size=6.5)
+            free_from = middle + 5
+        start += length
+
+
+def _strip_page(
+    matrix: np.ndarray, *, cell: int, left: int, head: int, title: str, notes: list[str], footer: str
+) -> Page:
+    """Make the page of a matrix without counts, with recall at the right and precision below as strips of colour."""
+    pooled = _largest(_share_colors(matrix, gamma=0.5), -(-len(matrix) // _MAX_SIDE), matrix)
+    picture = (pooled * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    side, width = len(picture), max(12, cell)
+    notes = [_accuracy_text(matrix), *notes]
+    page = new_page(left + side + width + 60, head + side + width + 60, title=title, notes=notes, footer=footer)
+    page.image(picture, left, head)
+    recall, precision = _rates(matrix)
+    step = -(-len(matrix) // _MAX_SIDE)
+    for values, vertical in ((recall, True), (precision, False)):
+        strip = (_rate_colors(values)[::step] * 255).round().astype(np.uint8).repeat(cell, axis=0)[:side]
+        band = strip[:, None].repeat(width, axis=1)
+        page.image(
+            band if vertical else band.transpose(1, 0, 2),
+            left + (side + 6) * vertical,
+            head + (side + 6) * (not vertical),
+        )
+    page.text("recall", left + side + width + 10, head, size=8, color=MUTED)
+    page.text("precision", left - 6, head + side + 6 + width / 2, ha="right", va="center", size=8, color=MUTED)
+    _draw_scale(page, left, head + side + width + 22, gamma=0.5)
+    return page
+
+
+def _draw_labels(page: Page, labels: list[str], *, left: int, head: int, cell: int, size: float = 9) -> None:
+    turned = _is_turned(labels, cell, size)
+    for k, label in enumerate(labels):
+        text = fitted(label, width=_LABEL_WIDTH - 12, size=size)
+        middle = (k + 0.5) * cell
+        page.text(text, left - 6, head + middle, ha="right", va="center", size=size)
+        how = {"ha": "center", "va": "bottom", "rotation": 90 if turned else 0, "size": size}
+        page.text(text, left + middle, head - 5, **how)
+
+
+def _draw_margins(page: Page, matrix: np.ndarray, *, left: int, head: int, cell: int) -> None:
+    """Write recall and number of images right of each row and precision below each column."""
+    side = cell * len(matrix)
+    recall, precision = _rates(matrix)
+    small = {"size": 8, "va": "center"}
+    turned = _is_turned(["99.9%"], cell, 8)
+    page.text("recall", left + side + 60, head - 5, ha="right", va="bottom", size=8, color=MUTED)
+    page.text("images", left + side + 112, head - 5, ha="right", va="bottom", size=8, color=MUTED)
+    page.text("precision", left - 6, head + side + (22 if turned else 14), ha="right", size=8, va="center", color=MUTED)
+    for k, (r, p) in enumerate(zip(recall, precision, strict=True)):
+        middle = (k + 0.5) * cell
+        page.text(_rate_text(r), left + side + 60, head + middle, ha="right", color=_rate_ink(r), **small)
+        page.text(f"{matrix[k].sum():,}", left + side + 112, head + middle, ha="right", color=MUTED, **small)
+        how = small | ({"rotation": 90, "va": "top"} if turned else {})
+        below = head + side + (6 if turned else 14)
+        page.text(_rate_text(p), left + middle, below, ha="center", color=_rate_ink(p), **how)
+
+
+def _draw_scale(page: Page, left: float, top: float, *, gamma: float) -> None:
+    labels = ["0", "25%", "50%", "75%", "100%"] if gamma == 1 else ["0", "6%", "25%", "56%", "100%"]
+    page.color_bar(left, top, colormap=MAGNITUDE, labels=labels, width=240)
+    page.text("share of the row", left + 254, top - 2, size=8, color=MUTED)
+
+
+def _frame(page: Page, left: float, top: float, length: float) -> None:
+    axes = page.axes(left, top, length, length)
+    axes.patch.set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="white", linewidth=0.6)
+
+
+def _share_colors(matrix: np.ndarray, *, gamma: float) -> np.ndarray:
+    """Return colours (K, K, 3), 0..1; gamma below 1 lifts small shares where no count can be read."""
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = matrix / np.maximum(totals, 1)
+    colors = matplotlib.colormaps[MAGNITUDE](shares**gamma)[..., :3]
+    colors[totals[:, 0] == 0] = to_rgb(EMPTY)
+    return colors
+
+
+def _rate_colors(rates: np.ndarray) -> np.ndarray:
+    colors = matplotlib.colormaps[MAGNITUDE](np.nan_to_num(rates))[..., :3]
+    colors[np.isnan(rates)] = to_rgb(EMPTY)
+    return colors
+
+
+def _largest(colors: np.ndarray, block: int, matrix: np.ndarray) -> np.ndarray:
+    """Keep of each block of cells the colour of its largest count, so that no class can vanish."""
+    if block == 1:
+        return colors
+    side = -(-len(matrix) // block)
+    counts = np.full((side * block, side * block), -1, matrix.dtype)
+    counts[: len(matrix), : len(matrix)] = matrix
+    by_block = counts.reshape(side, block, side, block).transpose(0, 2, 1, 3).reshape(side, side, block * block)
+    row, column = np.divmod(by_block.argmax(axis=2), block)
+    first = np.arange(side) * block
+    return colors[first[:, None] + row, first[None, :] + column]
+
+
+def _rates(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return recall and precision (K,); nan where there is nothing to divide by."""
+    hits, true, predicted = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
+    recall = np.divide(hits, true, out=np.full(len(matrix), np.nan), where=true > 0)
+    return recall, np.divide(hits, predicted, out=np.full(len(matrix), np.nan), where=predicted > 0)
+
+
+def _rate_text(rate: float) -> str:
+    return "–" if np.isnan(rate) else percent(rate)
+
+
+def _rate_ink(rate: float) -> str:
+    return RED if rate < 0.5 else INK
+
+
+def _title(matrix: np.ndarray, labels: list[str]) -> str:
+    total, wrong = int(matrix.sum()), int(matrix.sum() - np.trace(matrix))
+    if wrong == 0:
+        return f"Which classes are confused? none, all {total:,} images are right"
+    mistakes = matrix - np.diag(np.diag(matrix))
+    true, predicted = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    count = int(mistakes[true, predicted])
+    pair = f"“{labels[true]}” taken for “{labels[predicted]}” most"
+    return f"Which classes are confused? {pair}, {count:,} of {wrong:,} mistakes"
+
+
+def _reading_text(matrix: np.ndarray) -> str:
+    grey = "" if matrix.sum(axis=1).all() else " Grey: no images of the class."
+    return f"Rows: true class. Columns: predicted class. Colour: share of the row.{grey}"
+
+
+def _accuracy_text(matrix: np.ndarray) -> str:
+    total, right = int(matrix.sum()), int(np.trace(matrix))
+    share = right / max(total, 1)
+    error = (share * (1 - share) / max(total, 1)) ** 0.5
+    return f"Accuracy {percent(share)} ± {error:.1%} (standard error), {right:,} of {counted(total, 'image')}."
+
+
+def _label_width(labels: list[str], size: float = 9) -> int:
+    widest = max(text_width(label, size=size) for label in labels)
+    return int(max(min(widest, _LABEL_WIDTH - 12), text_width("precision", size=8))) + 12
+
+
+def _head(labels: list[str], cell: int, size: float = 9) -> int:
+    if not _is_turned(labels, cell, size):
+        return 24
+    return int(min(max(text_width(label, size=size) for label in labels), _LABEL_WIDTH - 12)) + 10
+
+
+def _is_turned(labels: list[str], cell: int, size: float) -> bool:
+    return max(text_width(label, size=size) for label in labels) > cell - 3

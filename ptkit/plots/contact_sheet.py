@@ -1,0 +1,80 @@
+"""Images side by side with words below them or beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ptkit.plots.fonts import drawable, fitted, text_width
+from ptkit.plots.style import INK, MUTED, RED, house_style, new_page
+from ptkit.plots.tiles import resized
+
+_CELL, _THUMBNAIL, _GAP, _LINE = 152, 140, 14, 14
+_STRIP_THUMBNAIL, _STRIP_TEXT = 72, 240
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of images with a heading and a line below the heading. images: uint8 (h, w, 3) each, of any sizes."""
+
+    heading: str
+    line: str
+    images: Sequence[np.ndarray]
+
+
+@house_style()
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    captions: Sequence[Sequence[str]],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    footer: str = "",
+    columns: int = 6,
+) -> Figure:
+    """Draw images in a grid with up to a few lines below each; the first line is muted, the last one red.
+
+    images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels. captions: lines per image.
+    """
+    columns = max(1, min(columns, len(images)))
+    tiles = [resized(image, _THUMBNAIL) for image in images]
+    num_lines = max((len(lines) for lines in captions), default=0)
+    rows = [range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)]
+    heights = [max(tiles[k].shape[0] for k in row) + 4 + _LINE * num_lines + _GAP for row in rows]
+    page = new_page(columns * (_CELL + _GAP) - _GAP, sum(heights), title=title, notes=notes, footer=footer)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        below = top + height - _GAP - _LINE * num_lines
+        for place, k in enumerate(row):
+            left = place * (_CELL + _GAP)
+            # Images of a row stand on one line, so that their captions do too.
+            page.image(tiles[k], left, below - 4 - tiles[k].shape[0])
+            for number, line in enumerate(captions[k]):
+                color = MUTED if number == 0 else RED if number == len(captions[k]) - 1 else INK
+                text = fitted(drawable(line), width=_CELL, size=8)
+                page.text(text, left, below + _LINE * number, size=8, color=color)
+        top += height
+    return page.figure
+
+
+@house_style()
+def strip_sheet(strips: Sequence[Strip], *, title: str, notes: Sequence[str] = (), footer: str = "") -> Figure:
+    """Draw rows of images, each with its heading and line at the left."""
+    most = max((len(strip.images) for strip in strips), default=0)
+    pitch = _STRIP_THUMBNAIL + 6
+    headings = [fitted(drawable(strip.heading), width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
+    left = max((text_width(heading, size=9, bold=True) for heading in headings), default=0)
+    left = round(max(left, *(text_width(strip.line, size=8) for strip in strips))) + 16
+    page = new_page(
+        left + most * pitch, len(strips) * (_STRIP_THUMBNAIL + _GAP), title=title, notes=notes, footer=footer
+    )
+    for row, (strip, heading) in enumerate(zip(strips, headings, strict=True)):
+        top = row * (_STRIP_THUMBNAIL + _GAP)
+        middle = top + _STRIP_THUMBNAIL / 2
+        page.text(heading, 0, middle - 2, va="bottom", weight="bold")
+        page.text(strip.line, 0, middle + 3, size=8, color=MUTED)
+        for place, image in enumerate(strip.images):
+            tile = resized(image, _STRIP_THUMBNAIL)
+            page.image(tile, left + place * pitch, top + (_STRIP_THUMBNAIL - tile.shape[0]) / 2)
+    return page.figure

@@ -1,0 +1,145 @@
+"""What one layer gives for some images: a row per image, its strongest channels side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ptkit.plots.fonts import drawable, fitted, text_width
+from ptkit.plots.style import MAGNITUDE, MUTED, SIGNED, counted, house_style, new_page, number
+from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
+
+MAX_CHANNELS = 16
+
+# Inputs need more air between rows than maps do between columns, or one image seems to go on in the next.
+_TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
+
+
+@dataclass(frozen=True)
+class MapStats:
+    """One value per channel over all images and positions, each array (C,); is_dead: bool.
+
+    A channel is dead if it has the same value everywhere: it says nothing about these images. Where there is only one
+    value to look at (one image, a vector), if that is 0.
+    """
+
+    minima: np.ndarray
+    maxima: np.ndarray
+    mean_magnitudes: np.ndarray
+    is_dead: np.ndarray
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute value of the layer, the end of its scale."""
+        return float(max(-self.minima.min(), self.maxima.max())) or 1.0
+
+    @property
+    def is_signed(self) -> bool:
+        return bool(self.minima.min() < 0)
+
+    @property
+    def strongest(self) -> np.ndarray:
+        """The channels with the largest maximum, at most 16 of them, the largest first."""
+        return np.argsort(-self.maxima, kind="stable")[:MAX_CHANNELS]
+
+
+def map_stats(maps: np.ndarray) -> MapStats:
+    """Measure the channels of one layer; maps: float (n, C, H, W). NaN and infinite values are left out."""
+    known = np.where(np.isfinite(maps), maps, 0.0)
+    minima, maxima = known.min(axis=(0, 2, 3)), known.max(axis=(0, 2, 3))
+    magnitudes = np.abs(known)
+    tiny = 1e-6 * magnitudes.max()
+    has_one_value = maps.shape[0] * maps.shape[2] * maps.shape[3] == 1
+    spread = np.maximum(maxima, -minima) if has_one_value else maxima - minima
+    return MapStats(minima, maxima, magnitudes.mean(axis=(0, 2, 3)), spread <= tiny)
+
+
+@house_style()
+def feature_map_figure(
+    maps: np.ndarray, images: np.ndarray, *, layer: str, names: Sequence[str], footer: str = ""
+) -> Figure:
+    """Draw each image, the layer's mean |activation| on it, and the channels with the largest maximum.
+
+    maps: float (n, C, H, W). images: uint8 (n, h, w, 3), what the network saw, de-normalised. names: of the images.
+    """
+    stats = map_stats(maps)
+    mean = np.abs(maps).mean(axis=1)
+    mean_limit = float(np.nan_to_num(mean, posinf=0).max()) or 1.0
+    groups = _tiles(maps, images, mean, stats, mean_limit)
+    widths = [max(tile.shape[1] for tile in tiles) for tiles in groups]
+    height = max(tile.shape[0] for tiles in groups for tile in tiles)
+    labels = [fitted(drawable(name), width=120, size=8) for name in names]
+    left = max(text_width(label, size=8) for label in labels) + 10
+    pictures = [_column_group(tiles, len(maps), height, width) for tiles, width in zip(groups, widths, strict=True)]
+    page = new_page(
+        left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN,
+        _HEAD + pictures[0].shape[0] + 44,
+        title=_title(layer, stats, len(maps)),
+        notes=[_shape_text(maps, stats)],
+        footer=footer,
+    )
+    for k, label in enumerate(labels):
+        middle = _HEAD + _GAP + k * (height + _BELOW + _GAP) + height / 2
+        page.text(label, left - 6, middle, ha="right", va="center", size=8)
+    headings = (["input"], ["mean |a|"], [str(channel) for channel in stats.strongest])
+    for picture, heads, width in zip(pictures, headings, widths, strict=True):
+        page.image(picture, left, _HEAD)
+        for k, head in enumerate(heads):
+            middle = left + _GAP + k * (width + _GAP) + width / 2
+            page.text(head, middle, _HEAD - 3, ha="center", va="bottom", size=8, color=MUTED)
+        left += picture.shape[1] + _BETWEEN
+    top = _HEAD + pictures[0].shape[0] + 12
+    low = f"−{number(stats.limit)}" if stats.is_signed else "0"
+    middle_labels = ["0"] if stats.is_signed else []
+    colormap = SIGNED if stats.is_signed else MAGNITUDE
+    page.color_bar(0, top, colormap=colormap, labels=[low, *middle_labels, number(stats.limit)])
+    page.text("channels", 158, top - 2, size=8, color=MUTED)
+    page.color_bar(230, top, colormap=MAGNITUDE, labels=["0", number(mean_limit)])
+    page.text("mean |a|", 388, top - 2, size=8, color=MUTED)
+    return page.figure
+
+
+def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, float, bool]]:
+    """Return the rows of the table beside the pictures: layer, channel, min, max, mean magnitude, is_dead."""
+    values = zip(stats.minima, stats.maxima, stats.mean_magnitudes, stats.is_dead, strict=True)
+    return [(layer, k, float(low), float(high), float(m), bool(dead)) for k, (low, high, m, dead) in enumerate(values)]
+
+
+def _tiles(
+    maps: np.ndarray, images: np.ndarray, mean: np.ndarray, stats: MapStats, mean_limit: float
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Return coloured tiles: the inputs, the mean magnitudes, and the channels image by image."""
+    size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
+    paint = signed_colors if stats.is_signed else magnitude_colors
+    means = [magnitude_colors(resized(one, size), mean_limit) for one in mean]
+    # An input much larger than the maps would pull the rows apart.
+    inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
+    channels = [paint(resized(one[channel], size), stats.limit) for one in maps for channel in stats.strongest]
+    return inputs, means, channels
+
+
+def _column_group(tiles: list[np.ndarray], rows: int, height: int, width: int) -> np.ndarray:
+    """Lay tiles out in `rows` rows of cells of the given size, each tile in the middle of its cell."""
+    cells = np.full((len(tiles), height + _BELOW, width, 3), 255, np.uint8)
+    for cell, tile in zip(cells, tiles, strict=True):
+        top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
+        cell[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return mosaic(cells, len(tiles) // rows, gap=_GAP)
+
+
+def _title(layer: str, stats: MapStats, num_images: int) -> str:
+    num_dead = int(stats.is_dead.sum())
+    where = "this image" if num_images == 1 else f"these {num_images:,} images"
+    answer = "none" if num_dead == 0 else f"{num_dead:,}"
+    return f"Which channels of {layer} are dead on {where}? {answer} of {len(stats.is_dead):,}"
+
+
+def _shape_text(maps: np.ndarray, stats: MapStats) -> str:
+    _, channels, height, width = maps.shape
+    shown = len(stats.strongest)
+    cap = f"the {shown} with the largest maximum shown" if shown < channels else "all shown, the largest maximum first"
+    low, high = number(stats.minima.min()), number(stats.maxima.max())
+    share = stats.is_dead.mean()
+    size = f"{height}×{width}" if (height, width) != (1, 1) else "one value each"
+    return f"{counted(channels, 'channel')}, {size}, {cap}. Values {low} to {high}. {share:.1%} dead."

@@ -1,0 +1,149 @@
+"""Layers with many inputs: a grid of kernels, a row per output channel and a column per input."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ptkit.plots.kernel_stats import (
+    KernelStats,
+    bars_text,
+    draw_legend,
+    kernel_colors,
+    shape_text,
+    title_text,
+)
+from ptkit.plots.style import BAR_RGB, BLUE, FAINT_RGB, FRAME_RGB, MUTED, RED, RED_RGB, Page, new_page, number
+from ptkit.plots.tiles import mosaic
+
+# The strongest panel shows at most this many outputs and inputs; the whole layer at most this many pixels a side.
+_STRONGEST = 16
+_MAX_SIDE = 1024
+
+_HEAD, _BARS, _BETWEEN, _LEGEND = 46, 52, 36, 40
+
+
+def grid_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str) -> Figure:
+    """Draw the strongest outputs by the strongest inputs large, the whole layer small; of a small layer only that."""
+    panels = _panels(weight, stats, scale)
+    tallest = max(panel.height for panel in panels)
+    page = new_page(
+        sum(panel.width for panel in panels) + _BETWEEN * (len(panels) - 1),
+        tallest + _LEGEND,
+        title=title_text(layer, stats),
+        notes=[f"{shape_text(weight, stats)} Signed.", bars_text("right of an output", stats)],
+        footer=footer,
+    )
+    left = 0
+    for panel in panels:
+        _draw_panel(page, panel, stats, left)
+        left += panel.width + _BETWEEN
+    space = tallest - panels[0].height
+    if space > 150:
+        _draw_norms(page, stats, panels[0], height=min(space, 420))
+    draw_legend(page, tallest + 8, stats, scale=scale, is_rgb=False)
+    return page.figure
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One grid. rows, columns: which outputs and inputs; pitch: height and width of a kernel and its gap in pixels."""
+
+    name: str
+    picture: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    pitch: tuple[int, int]
+
+    @property
+    def labels(self) -> int:
+        return 10 + 7 * len(str(self.rows.max()))
+
+    @property
+    def width(self) -> int:
+        return max(self.labels + self.picture.shape[1] + _BARS, 350)
+
+    @property
+    def height(self) -> int:
+        return _HEAD + self.picture.shape[0]
+
+
+def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
+    outputs, inputs, height, width = weight.shape
+    is_matrix = height * width == 1
+    known = np.nan_to_num(weight.astype(np.float64), nan=0, posinf=0, neginf=0)
+    outputs_by_norm = np.argsort(-stats.norms, kind="stable")
+    inputs_by_norm = np.argsort(-(known**2).sum(axis=(0, 2, 3)), kind="stable")
+    gap = 0 if is_matrix else 1
+    rows = np.sort(outputs_by_norm[: _MAX_SIDE // (height + gap)])
+    columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
+    total, shown, what = outputs * inputs, len(rows) * len(columns), "weights" if is_matrix else "kernels"
+    name = (
+        f"Whole layer: {total:,} {what}"
+        if shown == total
+        else f"In order: {shown:,} of {total:,} {what} shown, the strongest"
+    )
+    panels = [_panel(weight, stats, rows, columns, side=640, scale=scale, name=name)]
+    if not is_matrix and max(outputs, inputs) > _STRONGEST:
+        rows, columns = outputs_by_norm[:_STRONGEST], inputs_by_norm[:_STRONGEST]
+        side = 420 if panels[0].height < 800 else 640
+        name = f"Strongest outputs × inputs: {len(rows) * len(columns):,} of {total:,} shown"
+        panels.insert(0, _panel(weight, stats, rows, columns, side=side, scale=scale, name=name))
+    return panels
+
+
+def _panel(
+    weight: np.ndarray, stats: KernelStats, rows: np.ndarray, columns: np.ndarray, *, side: int, scale: str, name: str
+) -> _Panel:
+    kernels = weight[np.ix_(rows, columns)]
+    height, width = kernels.shape[2:]
+    zoom = min(side // (len(rows) * height), side // (len(columns) * width), max(36 // max(height, width), 1))
+    # Where a kernel is large its frame may be wide; where a weight is one pixel, frames would hide the weights.
+    gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
+    colors = kernel_colors(kernels.reshape(-1, 1, height, width), limit=stats.limit, scale=scale)
+    tiles = colors.repeat(max(zoom, 1), axis=1).repeat(max(zoom, 1), axis=2)
+    picture = mosaic(tiles, len(columns), gap=gap, fill=FRAME_RGB if zoom > 1 else FAINT_RGB)
+    return _Panel(name, picture, rows, columns, (tiles.shape[1] + gap, tiles.shape[2] + gap))
+
+
+def _draw_panel(page: Page, panel: _Panel, stats: KernelStats, left: int) -> None:
+    page.text(panel.name, left, 0, weight="bold")
+    start = left + panel.labels
+    page.image(panel.picture, start, _HEAD)
+    page.image(_bars(panel, stats), start + panel.picture.shape[1] + 6, _HEAD)
+    small = {"size": 7, "color": MUTED}
+    for k in range(0, len(panel.rows), math.ceil(14 / panel.pitch[0])):
+        how = small | ({"color": RED} if stats.is_dead[panel.rows[k]] else {})
+        page.text(str(panel.rows[k]), start - 5, _HEAD + (k + 0.5) * panel.pitch[0], ha="right", va="center", **how)
+    for k in range(0, len(panel.columns), math.ceil(14 / panel.pitch[1])):
+        how = small | {"ha": "center", "va": "bottom", "rotation": 90}
+        page.text(str(panel.columns[k]), start + (k + 0.5) * panel.pitch[1], _HEAD - 3, **how)
+
+
+def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:
+    """Return the norm of each row as a bar; a dead one gets a red stub, since its own bar would be too short to see."""
+    bars = np.full((panel.picture.shape[0], _BARS - 6, 3), 255, np.uint8)
+    thickness = max(1, min(panel.pitch[0] - 2, 12))
+    for k, row in enumerate(panel.rows):
+        top = k * panel.pitch[0] + (panel.pitch[0] - thickness + 1) // 2
+        bars[top : top + thickness, : round(bars.shape[1] * stats.norm_shares[row])] = BAR_RGB
+        if stats.is_dead[row]:
+            bars[top : top + thickness, :12] = RED_RGB
+    return bars
+
+
+def _draw_norms(page: Page, stats: KernelStats, panel: _Panel, *, height: int) -> None:
+    """Draw all norms in falling order below a panel, so that the space beside a tall one shows something."""
+    axes = page.axes(panel.labels + 12, panel.height + 34, panel.picture.shape[1] - 12, height - 74)
+    norms = np.sort(stats.norms)[::-1]
+    axes.fill_between(np.arange(1, len(norms) + 1), norms, step="mid", color=BLUE, alpha=0.25, linewidth=0)
+    axes.step(np.arange(1, len(norms) + 1), norms, where="mid", color=BLUE, linewidth=1.2)
+    axes.axhline(stats.median_norm, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.text(1, stats.median_norm, f"median {number(stats.median_norm)}", size=7, color=MUTED, va="bottom", ha="right",
+              transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.set(xlim=(0.5, len(norms) + 0.5), ylim=(0, None))
+    axes.set_xlabel("output channels by norm", size=8)
+    axes.tick_params(labelsize=7, length=3)
+    dead = f", {stats.num_dead:,} dead" if stats.num_dead else ""
+    page.text(f"Norm of every output channel{dead}", 0, panel.height + 12, weight="bold")

@@ -1,0 +1,118 @@
+"""What is measured on the kernels of one layer, and the colours and words that all their pictures share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptkit.plots.style import MUTED, SIGNED, Page, counted, number
+from ptkit.plots.tiles import signed_colors, stretched_colors
+
+# A kernel is dead when its norm is below this share of the layer's median norm: weight decay shrinks the kernels of
+# units that get no gradient by such factors and more, while the weakest kernels in use stay within a few hundredths.
+DEAD_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class KernelStats:
+    """One value per output channel, each array (outputs,); is_dead: bool.
+
+    limit: the layer's scale, the 99.5th percentile of |w|. num_not_finite: NaN and infinite weights, left out of all.
+    """
+
+    norms: np.ndarray
+    minima: np.ndarray
+    maxima: np.ndarray
+    is_dead: np.ndarray
+    median_norm: float
+    limit: float
+    num_not_finite: int
+
+    @property
+    def num_dead(self) -> int:
+        return int(self.is_dead.sum())
+
+    @property
+    def norm_shares(self) -> np.ndarray:
+        """The norms divided by the largest one."""
+        return self.norms / (self.norms.max() or 1.0)
+
+
+def kernel_stats(weight: np.ndarray) -> KernelStats:
+    """Measure the kernels of one layer; weight: (outputs, inputs, height, width)."""
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    is_finite = np.isfinite(flat)
+    known = np.where(is_finite, flat, 0.0)
+    norms = np.sqrt((known**2).sum(axis=1))
+    median = float(np.median(norms))
+    limit = float(np.percentile(np.abs(known), 99.5)) or float(np.abs(known).max()) or 1.0
+    return KernelStats(
+        norms=norms,
+        minima=known.min(axis=1),
+        maxima=known.max(axis=1),
+        is_dead=((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1),
+        median_norm=median,
+        limit=limit,
+        num_not_finite=int((~is_finite).sum()),
+    )
+
+
+def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
+    """Return the rows of the table beside the pictures: layer, output channel, norm, min, max, is_dead."""
+    values = zip(stats.norms, stats.minima, stats.maxima, stats.is_dead, strict=True)
+    return [(layer, k, float(n), float(low), float(high), bool(dead)) for k, (n, low, high, dead) in enumerate(values)]
+
+
+def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarray:
+    """Return uint8 colours (n, H, W, 3) of kernels (n, channels, H, W) with one channel or three.
+
+    scale: "layer" (mid-grey or white is zero, `limit` the end of the scale) or "kernel" (each from its min to its max).
+    """
+    if kernels.shape[1] == 3:
+        return _rgb(kernels, limit, scale)
+    maps = kernels[:, 0]
+    return signed_colors(maps, limit) if scale == "layer" else stretched_colors(maps, *_own_range(maps, (1, 2)))
+
+
+def title_text(layer: str, stats: KernelStats) -> str:
+    """Return the question that a layer's picture answers, with the answer."""
+    answer = "none" if stats.num_dead == 0 else f"{stats.num_dead:,}"
+    return f"Which kernels of {layer} are dead? {answer} of {len(stats.norms):,}"
+
+
+def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
+    """Return what is in the layer: `64 output channels × 3 inputs, kernels of 7×7`, and how many weights are broken."""
+    outputs, inputs, height, width = weight.shape
+    text = f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}, kernels of {height}×{width}."
+    return f"{text} {stats.num_not_finite:,} weights are not finite." if stats.num_not_finite else text
+
+
+def bars_text(where: str, stats: KernelStats) -> str:
+    """Return how to read the norm bars and the red marks."""
+    limit = number(DEAD_SHARE * stats.median_norm)
+    return f"Bar {where}: its norm, up to {number(stats.norms.max())}. Red: dead, norm below {limit} (median / 1000)."
+
+
+def draw_legend(page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool) -> None:
+    """Draw the colour scale at the left of a page; needs 30 pixels of height."""
+    if scale == "kernel":
+        page.color_bar(0, top, colormap="gray", labels=["its min", "its max"])
+        page.text("each kernel on a scale of its own", 162, top - 2, size=8, color=MUTED)
+        return
+    labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
+    page.color_bar(0, top, colormap="gray" if is_rgb else SIGNED, labels=labels)
+    which = "each colour; " if is_rgb else ""
+    page.text(f"{which}ends: 99.5th percentile of |w|", 162, top - 2, size=8, color=MUTED)
+
+
+def _rgb(kernels: np.ndarray, limit: float, scale: str) -> np.ndarray:
+    low, high = np.asarray(-limit), np.asarray(limit)
+    if scale == "kernel":
+        low, high = _own_range(kernels, (1, 2, 3))
+    known = np.nan_to_num(kernels.astype(np.float64), nan=0, posinf=0, neginf=0)
+    shares = np.where(high > low, (known - low) / np.where(high > low, high - low, 1), 0.5)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _own_range(values: np.ndarray, axis: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    known = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    return known.min(axis=axis, keepdims=True), known.max(axis=axis, keepdims=True)

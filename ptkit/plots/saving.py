@@ -1,0 +1,153 @@
+"""Figures and tables into files: one picture, or the folder of a command that replaces its own pictures only."""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ptkit.core.errors import StorageError, UsageError
+from ptkit.core.files import make_folder, write_atomically
+from ptkit.plots.style import house_style
+
+_LIST = ".ptkit-files.json"
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG and return its path.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    _save_pixels(pixels(figure), path)
+    return path
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as uint8 (H, W, 3)."""
+    with house_style():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def file_names(prefix: str, texts: Iterable[str]) -> list[str]:
+    """Return a file name, without ending, that any system accepts for each text, such as a layer's name; all differ."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for text in texts:
+        name = wanted = prefix + re.sub(r"[^\w.-]+", "_", text)[:120].rstrip(".")
+        # Some file systems do not tell upper from lower case.
+        for number in itertools.count(2):
+            if name.lower() not in taken:
+                break
+            name = f"{wanted}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+class PictureFolder:
+    """The folder of one command: what an earlier run of it left there is replaced, everything else stays as it is.
+
+    Used as `with`: at the end without an error, what was written earlier and not again is removed.
+    `.ptkit-files.json` in the folder lists what each command wrote.
+    """
+
+    def __init__(self, folder: Path, *, command: str) -> None:
+        self.folder, self.command = folder, command
+        self.files: list[Path] = []
+        self._lists = _read_lists(folder / _LIST)
+        self._owned = set(self._lists.get(command, []))
+
+    def __enter__(self) -> Self:
+        make_folder(self.folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        written = {path.name for path in self.files}
+        for name in self._owned - written:
+            _remove(self.folder / name)
+        self._owned = written
+        self._save_list()
+
+    def add_figure(self, name: str, figure: Figure) -> np.ndarray:
+        """Save a figure under `name` and return its pixels, uint8 (H, W, 3)."""
+        drawn = pixels(figure)
+        _save_pixels(drawn, self._claimed(name))
+        return drawn
+
+    def add_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Save a table; floats are written with nine significant digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(
+            [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row] for row in rows
+        )
+        # Paths may hold bytes that are not UTF-8; they are written back as they were.
+        write_atomically(self._claimed(name), text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def adopt(self, path: Path) -> None:
+        """Count a file in this folder that another part of this command wrote as its own."""
+        self._own(path.name)
+        self.files.append(path)
+
+    def _claimed(self, name: str) -> Path:
+        path = self.folder / name
+        if name not in self._owned and path.exists():
+            raise UsageError(
+                f"{path} exists and `ptkit {self.command}` did not write it: move it away or pass another --out"
+            )
+        self._own(name)
+        self.files.append(path)
+        return path
+
+    def _own(self, name: str) -> None:
+        # The list is on disk before the file is, so that a killed run leaves nothing that the next one would not know.
+        if name not in self._owned:
+            self._owned.add(name)
+            self._save_list()
+
+    def _save_list(self) -> None:
+        self._lists[self.command] = sorted(self._owned)
+        write_atomically(self.folder / _LIST, (json.dumps(self._lists, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def _save_pixels(drawn: np.ndarray, path: Path) -> None:
+    write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG"))
+
+
+def _read_lists(path: Path) -> dict[str, list[str]]:
+    """Return command -> file names; names that could lead out of the folder are left out."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        command: [name for name in names if isinstance(name, str) and name == Path(name).name]
+        for command, names in found.items()
+        if isinstance(names, list)
+    }
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot remove the old {path}: {error.strerror or error}") from error

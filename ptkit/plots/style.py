@@ -1,0 +1,143 @@
+"""The look that all figures share: fonts, colours, and a page laid out in pixels with a title and a footer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from ptkit.plots.fonts import DPI, drawable, font_families, wrapped
+
+INK, MUTED, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#e6e8eb"
+BLUE, ORANGE, RED = "#1f6fb4", "#d9660a", "#d1242f"
+MAGNITUDE, SIGNED = "viridis", "RdBu_r"
+NOT_FINITE = "#ff00ff"
+# The same as pixels.
+FRAME_RGB, FAINT_RGB = (176, 183, 191), (226, 229, 233)
+BAR_RGB, RED_RGB = (110, 118, 129), (209, 36, 47)
+
+_MARGIN = 18
+_TITLE, _NOTE, _FOOTER = 12.0, 9.0, 8.0
+_MIN_WIDTH = 440
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with our fonts and line widths; matplotlib's own settings are as before afterwards."""
+    with matplotlib.rc_context(
+        {
+            "font.family": font_families(),
+            "font.size": 9,
+            # Class names and paths may hold dollar signs, which would start a formula.
+            "text.parse_math": False,
+            "text.color": INK,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+        }
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Page:
+    """A figure whose content is placed in pixels from the content's left upper corner.
+
+    width, height: of the content; left, top: where it begins in the figure, in pixels.
+    """
+
+    figure: Figure
+    width: int
+    height: int
+    left: int
+    top: int
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Return axes that fill the given box."""
+        total_width, total_height = self.figure.get_size_inches() * DPI
+        x, y = self.left + left, total_height - self.top - top - height
+        return self.figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
+
+    def image(self, pixels: np.ndarray, left: float, top: float) -> None:
+        """Draw an image, one of its pixels to a pixel; pixels: uint8 (H, W, 3)."""
+        axes = self.axes(left, top, pixels.shape[1], pixels.shape[0])
+        axes.imshow(pixels, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+
+    def text(self, text: str, left: float, top: float, **how: Any) -> Text:
+        """Write a line whose anchor (its upper left corner unless `how` says otherwise) is at the given place."""
+        total_width, total_height = self.figure.get_size_inches() * DPI
+        x, y = (self.left + left) / total_width, 1 - (self.top + top) / total_height
+        placed: dict[str, Any] = {"ha": "left", "va": "top", "size": 9} | how
+        return self.figure.text(x, y, drawable(text), **placed)
+
+    def color_bar(self, left: float, top: float, *, colormap: str, labels: Sequence[str], width: int = 150) -> None:
+        """Draw a horizontal bar of a colormap with labels spread evenly below it; needs 30 pixels of height."""
+        bar = matplotlib.colormaps[colormap](np.linspace(0, 1, width))[None, :, :3]
+        self.image(np.repeat((bar * 255).astype(np.uint8), 10, axis=0), left, top)
+        for k, label in enumerate(labels):
+            share = k / max(len(labels) - 1, 1)
+            align = {0.0: "left", 1.0: "right"}.get(share, "center")
+            self.text(label, left + share * width, top + 13, ha=align, size=8, color=MUTED)
+
+
+def new_page(width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = "") -> Page:
+    """Make a figure with room for content of the given size, a title, lines of notes below it, and a footer.
+
+    Narrow content stands at the left of a page wide enough for the title to be read.
+    """
+    page_width = max(int(np.ceil(width)), _MIN_WIDTH)
+    titles = wrapped(title, width=page_width, size=_TITLE, bold=True)
+    lines = [line for note in notes for line in wrapped(note, width=page_width, size=_NOTE)]
+    footers = wrapped(footer, width=page_width, size=_FOOTER)
+    top = _MARGIN + 21 * len(titles) + 16 * len(lines) + (12 if titles or lines else 0)
+    total = top + int(np.ceil(height)) + (8 + 14 * len(footers) if footers else 0) + _MARGIN
+    figure = Figure(figsize=((page_width + 2 * _MARGIN) / DPI, total / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    frame = Page(figure, page_width, total, _MARGIN, 0)
+    for k, line in enumerate(titles):
+        frame.text(line, 0, _MARGIN + 21 * k, size=_TITLE, weight="bold")
+    for k, line in enumerate(lines):
+        frame.text(line, 0, _MARGIN + 21 * len(titles) + 3 + 16 * k, size=_NOTE, color=MUTED)
+    for k, line in enumerate(footers):
+        frame.text(line, 0, total - _MARGIN - 14 * (len(footers) - k), size=_FOOTER, color=MUTED)
+    return Page(figure, page_width, int(np.ceil(height)), _MARGIN, top)
+
+
+def contrasting(rgb: Sequence[float]) -> str:
+    """Return the text colour, white or near black, that reads better on a background; rgb: 0..1."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    # WCAG contrast against white and against INK are equal near this luminance.
+    return "white" if luminance < 0.2 else INK
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits and no needless zeros."""
+    text = f"{value:.3g}"
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Return a share of 0..1 as a percentage; only an exact 0 or 1 is shown without decimals."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    # Rounding must not turn a single mistake into 100 %.
+    return f"{min(max(share, 0.001), 0.999):.1%}"
+
+
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """Return `1 kernel`, `2,048 kernels`."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

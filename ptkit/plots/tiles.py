@@ -1,0 +1,70 @@
+"""Small arrays laid side by side as one image, pixel for pixel."""
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from ptkit.plots.style import MAGNITUDE, NOT_FINITE, SIGNED
+
+
+def resized(tile: np.ndarray, size: int) -> np.ndarray:
+    """Return a tile enlarged by a whole factor, or reduced by averaging blocks, so that its longer side is near `size`.
+
+    tile: (H, W) or (H, W, C). Enlarging repeats pixels, so that a small image shows its pixels; the longer side never
+    exceeds `size`.
+    """
+    longest = max(tile.shape[:2])
+    if longest <= size:
+        factor = size // longest
+        return tile.repeat(factor, axis=0).repeat(factor, axis=1)
+    return _block_means(tile, math.ceil(longest / size))
+
+
+def _block_means(tile: np.ndarray, block: int) -> np.ndarray:
+    height, width = tile.shape[:2]
+    rows, columns = np.arange(0, height, block), np.arange(0, width, block)
+    sums = np.add.reduceat(np.add.reduceat(tile.astype(np.float64), rows, axis=0), columns, axis=1)
+    counts = np.outer(np.diff(np.append(rows, height)), np.diff(np.append(columns, width)))
+    means = sums / counts.reshape(counts.shape + (1,) * (tile.ndim - 2))
+    return np.rint(means).astype(tile.dtype) if tile.dtype == np.uint8 else means.astype(tile.dtype)
+
+
+def mosaic(
+    tiles: np.ndarray, columns: int, *, gap: int = 1, fill: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
+    """Lay tiles out row by row; tiles: uint8 (n, H, W, 3). The gap is also the frame around them."""
+    number, height, width, _ = tiles.shape
+    rows = math.ceil(number / columns)
+    page = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
+    page[:] = fill
+    for k, tile in enumerate(tiles):
+        top, left = (k // columns) * (height + gap) + gap, (k % columns) * (width + gap) + gap
+        page[top : top + height, left : left + width] = tile
+    return page
+
+
+def signed_colors(values: np.ndarray, limit: float) -> np.ndarray:
+    """Return uint8 colours (..., 3) of the diverging map; `limit` in absolute value gets the end colours."""
+    return _colors(values, -limit, limit, SIGNED)
+
+
+def magnitude_colors(values: np.ndarray, limit: float) -> np.ndarray:
+    """Return uint8 colours (..., 3) of the sequential map from 0 to `limit`."""
+    return _colors(values, 0.0, limit, MAGNITUDE)
+
+
+def stretched_colors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return uint8 greys (..., 3), black at `low`, white at `high` (both broadcast), mid-grey where these are equal."""
+    span = high - low
+    shares = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
+    return _colors(shares, 0.0, 1.0, "gray")
+
+
+def _colors(values: np.ndarray, low: float, high: float, colormap: str) -> np.ndarray:
+    shares = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    colors = matplotlib.colormaps[colormap].with_extremes(bad=NOT_FINITE)(np.ma.masked_invalid(shares))[..., :3]
+    # An infinite value is no more drawable than a NaN.
+    colors[~np.isfinite(values)] = to_rgb(NOT_FINITE)
+    return np.rint(colors * 255).astype(np.uint8)

@@ -1,0 +1,167 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptkit.core.data.lists import classes_bytes, format_path, list_bytes, read_classes, read_list, write_list
+from ptkit.core.errors import DataError
+
+# What a file system can hold: any bytes but zero, as Python shows them.
+PATHS = st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw).map(os.fsdecode)
+STRANGE_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+ROWS = st.lists(
+    st.tuples(PATHS | STRANGE_TEXT, st.integers(0, 30)), min_size=1, max_size=8, unique_by=lambda row: row[0]
+)
+
+
+@pytest.fixture
+def list_file(tmp_path):
+    return tmp_path / "train.txt"
+
+
+def rows_of(images):
+    return [(images.listed_path(index), int(images.labels[index])) for index in range(len(images))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=ROWS)
+def test_every_path_comes_back_as_it_was_written(rows, tmp_path_factory):
+    file = tmp_path_factory.mktemp("list") / "train.txt"
+    write_list(file, rows)
+    assert rows_of(read_list(file)) == rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=st.lists(PATHS | STRANGE_TEXT, min_size=1, max_size=6, unique=True))
+def test_every_class_name_comes_back_as_it_was_written(names, tmp_path_factory):
+    file = tmp_path_factory.mktemp("classes") / "classes.txt"
+    file.write_bytes(classes_bytes(names))
+    assert read_classes(file) == tuple(names)
+
+
+def test_plain_paths_are_written_without_quotes():
+    rows = [("a b/c,d.png", 0), ("-x.png", 1), ("猫/ü '1'.png", 2), (" lead.png", 3), ("👨‍👩‍👧.png", 4)]
+    assert list_bytes(rows).decode() == "a b/c,d.png 0\n-x.png 1\n猫/ü '1'.png 2\n lead.png 3\n👨‍👩‍👧.png 4\n"
+
+
+@pytest.mark.parametrize(
+    "path", ['"q.png', "end ", "end\t", "two\nlines.png", "cr\r.png", "\udcff.png", "\ufeff.png", "\x1b[31m"]
+)
+def test_paths_that_would_not_come_back_are_written_as_json(path):
+    assert format_path(path).startswith('"')
+
+
+def test_crlf_bom_blank_lines_tabs_and_blanks_at_the_end_are_read(list_file):
+    list_file.write_bytes(b"\xef\xbb\xbfa b.png 0\r\n\r\n  \nc.png\t1  \nd.png   2")
+    assert rows_of(read_list(list_file)) == [("a b.png", 0), ("c.png", 1), ("d.png", 2)]
+
+
+def test_labels_are_int64_and_paths_are_two_arrays(list_file):
+    write_list(list_file, [("a.png", 0), ("bc.png", 1)])
+    images = read_list(list_file)
+    assert images.labels.dtype == np.int64
+    assert (bytes(images.path_bytes), images.path_ends.tolist()) == (b"a.pngbc.png", [5, 11])
+
+
+def test_class_names_come_from_classes_txt_beside_the_list(list_file):
+    write_list(list_file, [("a.png", 1)])
+    (list_file.parent / "classes.txt").write_text("cat\ndog\nowl\n")
+    assert read_list(list_file).class_names == ("cat", "dog", "owl")
+
+
+def test_class_names_are_numbers_without_classes_txt(list_file):
+    write_list(list_file, [("a.png", 2)])
+    assert read_list(list_file).class_names == ("0", "1", "2")
+
+
+def test_a_path_is_relative_to_the_lists_folder_and_then_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    for name in ("lists/beside.png", "here.png", "both.png", "lists/both.png"):
+        (tmp_path / name).touch()
+    write_list(
+        Path("lists/train.txt"), [("beside.png", 0), ("here.png", 0), ("both.png", 0), ("/abs.png", 0), ("no.png", 0)]
+    )
+    images = read_list(Path("lists/train.txt"))
+    found = [images.image_path(index) for index in range(5)]
+    assert found == ["lists/beside.png", "here.png", "lists/both.png", "/abs.png", "lists/no.png"]
+
+
+def test_a_subset_keeps_order_classes_and_hash(list_file):
+    write_list(list_file, [("a.png", 0), ("b.png", 1), ("c.png", 2)])
+    images = read_list(list_file)
+    subset = images.subset([2, 0])
+    assert rows_of(subset) == [("c.png", 2), ("a.png", 0)]
+    assert (subset.num_classes, subset.sha256) == (3, images.sha256)
+
+
+def test_lines_that_stand_twice_are_kept_and_counted(list_file):
+    list_file.write_text("a.png 0\nb.png 1\na.png 0\na.png 0\n")
+    images = read_list(list_file)
+    assert (len(images), images.num_repeated) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.png 0\nb.png\n", "line 2: no label"),
+        (b"a.png cat\n", "line 1: label 'cat' is not a number"),
+        (b"a.png -1\n", "line 1: label '-1' is negative"),
+        (
+            b"a.png 1,2\n",
+            "line 1: label '1,2': several labels or decimal numbers are not supported by this command yet",
+        ),
+        (b"a.png 0.5\n", "line 1: label '0.5': several labels or decimal numbers are not supported"),
+        (b"a.png 0\n\nb.png 99999999999999999999\n", "line 3: label 99999999999999999999 is beyond the last class"),
+        ("a.png 0\n".encode("utf-16"), "line 1: this is UTF-16"),
+        (b"a.png 0\n\x00\x01\x02 3\n", "line 2: a zero byte"),
+        (b"a.png 0\n\xff.png 0\n", "line 2: not UTF-8"),
+        (b'"a.png 0\n', "line 1: .* is no JSON string"),
+        (b'"a\\u0000.png" 0\n', "line 1: .* cannot be a path"),
+        (b'"\\ud800.png" 0\n', "line 1: .* is no JSON string"),
+        (b"a.png 0\na.png 1\n", "gives a.png two labels, 0 and 1"),
+        (b"\n\n", "names no images"),
+        (b"", "names no images"),
+    ],
+)
+def test_a_wrong_list_is_a_data_error_that_says_where(list_file, content, message):
+    list_file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_list(list_file)
+
+
+def test_a_label_beyond_classes_txt_is_a_data_error(list_file):
+    list_file.write_text("a.png 0\nb.png 2\n")
+    (list_file.parent / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=r"line 2: label 2 is beyond the last class, 1"):
+        read_list(list_file)
+
+
+def test_missing_images_are_told_if_asked(list_file):
+    write_list(list_file, [("a.png", 0), ("b.png", 1)])
+    (list_file.parent / "a.png").touch()
+    with pytest.raises(DataError, match=r"names 1 images that are not there, first b\.png"):
+        read_list(list_file, images_must_exist=True)
+
+
+def test_a_missing_list_a_folder_and_a_pipe_are_data_errors(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="ptkit split"):
+        read_list(tmp_path / "train.txt")
+    with pytest.raises(DataError, match="is a folder"):
+        read_list(tmp_path)
+    with pytest.raises(DataError, match="neither file nor folder"):
+        read_list(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a\n\nb\n", "line 2: empty"), ("a\nb\na\n", "line 3: 'a' stands already on line 1"), ("", "no classes")],
+)
+def test_wrong_class_names_are_a_data_error(tmp_path, content, message):
+    (tmp_path / "classes.txt").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_classes(tmp_path / "classes.txt")

@@ -1,0 +1,150 @@
+import os
+
+import pytest
+
+from ptkit.core.data.scanning import scan_class_folders, scan_list
+from ptkit.core.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of two images each; the scan does not decode, so text will do."""
+    root = tmp_path / "images"
+    for name in ("cat/1.png", "cat/2.JPG", "dog/1.png", "dog/2.jpeg"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return root
+
+
+def test_images_come_in_the_order_of_class_and_path(folder):
+    scan = scan_class_folders(folder)
+    assert scan.class_names == ("cat", "dog")
+    assert scan.names == ["cat/1.png", "cat/2.JPG", "dog/1.png", "dog/2.jpeg"]
+    assert scan.paths == [f"{folder}/{name}" for name in scan.names]
+    assert (scan.labels, scan.sizes) == ([0, 0, 1, 1], [9, 9, 9, 10])
+
+
+def test_classes_are_sorted_by_code_point(folder):
+    for name in ("10", "2", "Z", "ä"):
+        (folder / name).mkdir()
+        (folder / name / "1.png").touch()
+    assert scan_class_folders(folder).class_names == ("10", "2", "Z", "cat", "dog", "ä")
+
+
+def test_nested_folders_belong_to_the_class(folder):
+    (folder / "cat/indoor/deep").mkdir(parents=True)
+    (folder / "cat/indoor/deep/3.png").touch()
+    assert "cat/indoor/deep/3.png" in scan_class_folders(folder).names
+
+
+def test_files_that_are_no_images_are_ignored_and_counted(folder):
+    (folder / "README.md").touch()
+    (folder / ".git").mkdir()
+    (folder / "__MACOSX").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes/todo.txt").touch()
+    for name in (".DS_Store", "Thumbs.db", "._1.png", "LICENSE"):
+        (folder / "cat" / name).touch()
+    scan = scan_class_folders(folder)
+    assert len(scan) == 4
+    assert scan.ignored == {
+        ".md": 1, ".git": 1, "__MACOSX": 1, ".txt": 1, ".DS_Store": 1, "Thumbs.db": 1, "._1.png": 1, "LICENSE": 1
+    }  # fmt: skip
+    assert scan.num_ignored == 8
+
+
+def test_symlinks_are_followed_and_each_folder_is_visited_once(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "7.png").write_text("seven")
+    (folder / "cat/link.png").symlink_to(elsewhere / "7.png")
+    (folder / "cat/more").symlink_to(elsewhere)
+    (folder / "cat/loop").symlink_to(folder / "cat")
+    (folder / "cat/up").symlink_to(folder)
+    (folder / "cat/further-up").symlink_to(tmp_path)
+    (folder / "here").symlink_to(folder)
+    names = scan_class_folders(folder).names
+    assert [name for name in names if name.startswith("cat/")] == [
+        "cat/1.png", "cat/2.JPG", "cat/link.png", "cat/more/7.png"
+    ]  # fmt: skip
+    assert len(names) == 6
+
+
+def test_names_of_any_bytes_are_found(folder):
+    strange = [b"-x.png", b"a b.png", b"two\nlines.png", b'"q".png', b"\xff\xfe.png", "猫.png".encode()]
+    for name in strange:
+        open(os.path.join(os.fsencode(folder), b"cat", name), "wb").close()
+    names = {os.fsencode(name) for name in scan_class_folders(folder).names}
+    assert names >= {b"cat/" + name for name in strange}
+
+
+@pytest.mark.parametrize("target", ["missing.png", "broken.png"])
+def test_a_broken_symlink_is_a_data_error(folder, target):
+    (folder / "cat/broken.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"broken\.png"):
+        scan_class_folders(folder)
+
+
+def test_a_pipe_named_like_an_image_is_a_data_error(folder):
+    os.mkfifo(folder / "cat/pipe.png")
+    with pytest.raises(DataError, match="no regular file"):
+        scan_class_folders(folder)
+
+
+def test_a_missing_folder_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="no folder"):
+        scan_class_folders(tmp_path / "nothing")
+
+
+def test_an_empty_class_folder_is_a_data_error(folder):
+    (folder / "owl/nested").mkdir(parents=True)
+    (folder / "owl/.DS_Store").touch()
+    with pytest.raises(DataError, match=r"owl is empty"):
+        scan_class_folders(folder)
+
+
+def test_images_outside_class_folders_are_a_data_error(folder):
+    (folder / "loose.png").touch()
+    with pytest.raises(
+        DataError, match=r"1 images outside class folders, such as loose\.png; expected .*<class>/loose\.png"
+    ):
+        scan_class_folders(folder)
+
+
+def test_no_images_are_a_data_error_that_says_what_is_there(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.heic").touch()
+    with pytest.raises(DataError, match=r"has no images, only 1 \.heic; expected"):
+        scan_class_folders(tmp_path)
+
+
+def test_one_class_is_a_data_error_that_names_the_folder_meant(folder):
+    with pytest.raises(DataError, match=r"one class only, images; did you mean `ptkit split .*/images`"):
+        scan_class_folders(folder.parent)
+
+
+def test_a_folder_that_is_split_already_is_a_data_error_that_says_what_to_run(folder):
+    done = folder.parent / "done"
+    done.mkdir()
+    folder.rename(done / "train")
+    (done / "val").symlink_to(done / "train")
+    with pytest.raises(DataError, match=r"looks split already \(train, val\); .* `ptkit split .*/done/train`"):
+        scan_class_folders(done)
+
+
+def test_a_list_is_scanned_by_its_lines(folder, tmp_path):
+    (tmp_path / "all.txt").write_text("images/dog/1.png 1\nimages/cat/2.JPG 0\nimages/cat/1.png 0\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    scan = scan_list(tmp_path / "all.txt")
+    assert scan.names == ["images/cat/1.png", "images/cat/2.JPG", "images/dog/1.png"]
+    assert (scan.labels, scan.sizes, scan.class_names) == ([0, 0, 1], [9, 9, 9], ("cat", "dog"))
+
+
+def test_a_list_of_missing_images_or_of_one_class_is_a_data_error(folder, tmp_path):
+    (tmp_path / "missing.txt").write_text("images/cat/1.png 0\nimages/cat/9.png 1\n")
+    (tmp_path / "one.txt").write_text("images/cat/1.png 0\nimages/cat/2.JPG 0\n")
+    with pytest.raises(DataError, match=r"no image .*9\.png"):
+        scan_list(tmp_path / "missing.txt")
+    with pytest.raises(DataError, match="one class only"):
+        scan_list(tmp_path / "one.txt")

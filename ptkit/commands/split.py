@@ -72,6 +72,7 @@ def split(
             "num_duplicates": result.num_duplicates,
             "num_conflicts": len(result.conflicts),
             "num_ignored": scan.num_ignored,
+            "copies": None if written.copies is None else str(written.copies),
             "files": [str(path) for path in written.files],
         }
     )
@@ -113,7 +114,11 @@ def _notes(scan: "Scan", result: "Split") -> list[str]:
 
 def _places(written: "Written") -> list[str]:
     lines = [f"Removed {_one_line(str(path))}: an earlier split's, this one has two parts." for path in written.removed]
-    return [*lines, f"Wrote {', '.join(_one_line(str(path)) for path in written.files)}."]
+    if written.copies is not None:
+        lines.append(f"Copied the images to {_one_line(str(written.copies))}.")
+    *names, last = (path.name for path in written.files)
+    where = _one_line(str(written.files[0].parent))
+    return [*lines, f"Wrote {', '.join(names)} and {last} in {'this folder' if where == '.' else where}."]
 
 
 def _one_line(text: str) -> str:

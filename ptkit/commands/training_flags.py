@@ -60,7 +60,7 @@ def train_and_print(settings: config.Settings, flags: Mapping[str, Any]) -> None
     printer = Printer(as_json=flags["as_json"], quiet=flags["quiet"])
     result = session.run(
         settings,
-        watch=TrainingScreen(printer),
+        watch=TrainingScreen(printer, is_verbose=flags.get("verbose", False)),
         runs=flags["out"] or Path("runs"),
         name=flags["name"],
         resume=flags["resume"],

@@ -11,6 +11,7 @@ import typer
 
 from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar
+from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
 from ptkit.core.training.watching import Watcher
 
@@ -21,8 +22,8 @@ _REFRESH_S = 0.25
 class TrainingScreen(Watcher):
     """Prints lines on standard output; draws the live line on standard error where that is a terminal."""
 
-    def __init__(self, printer: Printer) -> None:
-        self.printer = printer
+    def __init__(self, printer: Printer, *, is_verbose: bool = False) -> None:
+        self.printer, self.is_verbose = printer, is_verbose
         self._live: Any = None
         self._task: Any = None
         self._epochs = 0
@@ -33,6 +34,10 @@ class TrainingScreen(Watcher):
 
     def warn(self, text: str) -> None:
         typer.echo(printable(f"ptkit: warning: {text}"), err=True)
+
+    def transferred(self, report: TransferReport) -> None:
+        if self.is_verbose:
+            self.say(report.details())
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -86,5 +86,6 @@ def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence
         for layer in layers
     ]
     printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))
-    listed = [{"name": layer.name, "kind": layer.kind, "shape": list(layer.shape)} for layer in layers]
+    keys = ("name", "kind", "shape", "num_calls")
+    listed = [{key: getattr(layer, key) for key in keys} for layer in layers]
     printer.result({"files": [], "layers": listed})

@@ -6,13 +6,18 @@ nested calls and `InterpolationMode.X` are read. A prefix names a user's own mod
 
 import ast
 import difflib
+import math
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptkit.core.errors import UsageError
 
+# What people used to other notations write for a value, and how it is written here.
+_OTHER_SPELLINGS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 _FORM = re.compile(r"\s*(?:(?P<prefix>[^\s()'\"=][^()'\"=]*?):)?(?P<call>[A-Za-z_]\w*\s*(?:\(.*\)?)?)\s*", re.DOTALL)
 
 
@@ -57,14 +62,19 @@ def parse(text: str) -> Call:
     Raises:
         UsageError: not of the form `[prefix:]name[(args)]`, or an argument that is not a literal.
     """
+    # Python ends lines at all three; places are counted with one.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = _FORM.fullmatch(text)
     if form is None:
         raise UsageError(f"expected a name or a call such as Name(key=1), found\n{_pointed(text, 0)}")
     offset = form.start("call")
     try:
-        tree = ast.parse(form["call"].rstrip(), mode="eval")
+        # A backslash that means nothing in a string is a warning to Python; here it is what the user wrote.
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(form["call"].rstrip(), mode="eval")
     except SyntaxError as error:
-        column = offset + max((error.offset or 1) - 1, 0)
+        lines = form["call"].split("\n")[: max((error.lineno or 1) - 1, 0)]
+        column = offset + sum(len(line) + 1 for line in lines) + max((error.offset or 1) - 1, 0)
         raise UsageError(f"{error.msg}\n{_pointed(text, min(column, len(text)))}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"cannot read this call: {error}\n{_pointed(text, 0)}") from None
@@ -119,6 +129,8 @@ class _Reader:
         match node:
             case ast.Constant(value=None | bool() | int() | float() | str() as constant):
                 return constant
+            case ast.UnaryOp(operand=ast.Constant(value=bool())):
+                raise self.error(node, "True and False have no sign")
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as number)):
                 return -number if isinstance(sign, ast.USub) else number
             case ast.List(elts=elements):
@@ -129,6 +141,8 @@ class _Reader:
                 return Symbol(owner, member)
             case ast.Call():
                 return self.call(node)
+            case ast.Name(id=name) if name in _OTHER_SPELLINGS:
+                raise self.error(node, f"{name} is written {_OTHER_SPELLINGS[name]} here")
             case ast.Name(id=name):
                 raise self.error(node, f'{name} is not a value; text needs quotes: "{name}"')
         raise self.error(node, "only numbers, strings, lists and nested calls can be arguments")
@@ -144,10 +158,18 @@ class _Reader:
 
 
 def _pointed(source: str, column: int) -> str:
-    """Return the source line that holds `column` with a caret below that column."""
+    """Return the source line that holds `column` with a caret below that column, as a terminal shows it."""
     start = source.rfind("\n", 0, column) + 1
-    line = source[start:].split("\n", 1)[0]
-    return f"    {line}\n    {' ' * (column - start)}^"
+    # Tabs and control characters would move the caret.
+    line = "".join(c if c.isprintable() else " " for c in source[start:].split("\n", 1)[0])
+    return f"    {line}\n    {' ' * sum(map(_width, line[: column - start]))}^"
+
+
+def _width(character: str) -> int:
+    """Return how many columns a terminal gives a character: two to Chinese ones, none to combining marks."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _text(value: Any) -> str:
@@ -156,4 +178,7 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         inner = ", ".join(map(_text, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, float) and math.isinf(value):
+        # repr says inf, which is a name.
+        return "1e999" if value > 0 else "-1e999"
     return str(value) if isinstance(value, Call | Symbol) else repr(value)

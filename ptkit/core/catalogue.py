@@ -1,9 +1,12 @@
 """Tables of parts: from the name a user writes to the object PyTorch builds, with every argument checked first."""
 
+import enum
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.calls import Call, Symbol, nearest
-from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.errors import CheckpointError
 
 # What an argument or a value was called in older PyTorch, and what it is called now.
 _OLD_ARGUMENTS = {
@@ -22,6 +25,7 @@ _OLD_ARGUMENTS = {
     "last_epoch": "--resume, which restores the schedule",
     "verbose": "nothing: the rate of every group is always recorded",
 }
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OLD_VALUES = {"elementwise_mean": "mean"}
 
 
@@ -81,7 +85,7 @@ class Catalogue:
             part = self.find(call)
             target = _imported(part.target)
         arguments = self.bind(call, target, part)
-        takes = inspect.signature(target).parameters
+        takes = _parameters(call, target)
         for key, value in (supplied or {}).items():
             if key in takes:
                 arguments.setdefault(key, value)
@@ -89,40 +93,45 @@ class Catalogue:
 
     def bind(self, call: Call, target: Callable[..., Any], part: Part) -> dict[str, Any]:
         """Return the call's arguments by name, checked against the signature of `target`, nested calls built."""
-        parameters = {
-            name: parameter
-            for name, parameter in inspect.signature(target).parameters.items()
-            if name not in part.supplied and name not in _OLD_ARGUMENTS
-        }
-        if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()) and call.args:
-            raise call.error(f"{call.name} takes its arguments by name only", 0)
+        takes = _parameters(call, target)
+        # A user's own function may have arguments of these names.
+        hidden = part.supplied if call.prefix else part.supplied | _OLD_ARGUMENTS.keys()
+        parameters = {k: p for k, p in takes.items() if k not in hidden and p.kind not in _VARIADIC}
         bound: dict[str, Any] = {}
-        names = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        names = _positions(takes, part)
         for position, value in enumerate(call.args):
+            if not names:
+                raise call.error(f"{call.name} takes its arguments by name only", position)
             if position >= len(names):
                 raise call.error(f"{call.name} takes at most {len(names)} arguments", position)
+            if names[position] in part.supplied:
+                message = f"{call.name}: {names[position]} comes from the run and not from the call; name the argument"
+                raise call.error(message, position)
             bound[names[position]] = self._checked(call, names[position], value, part, parameters, spot=position)
         for key, value in call.kwargs.items():
-            self._check_name(call, key, parameters, bound)
+            takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
+            self._check_name(call, key, parameters, bound, takes_any=takes_any)
             bound[key] = self._checked(call, key, value, part, parameters, spot=key)
         return bound
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return `name(arguments with defaults)` and the summary of one part."""
         part = self.parts[name]
-        hidden = part.supplied | set(_OLD_ARGUMENTS)
+        hidden = part.supplied | _OLD_ARGUMENTS.keys()
         shown = []
         for key, parameter in inspect.signature(_imported(part.target)).parameters.items():
-            if key in hidden or parameter.kind is parameter.VAR_KEYWORD:
+            if key in hidden or parameter.kind in _VARIADIC:
                 continue
             has_default = parameter.default is not parameter.empty
             shown.append(f"{key}={_default_text(parameter.default)}" if has_default else key)
         return f"{name}({', '.join(shown)})", part.summary
 
-    def _check_name(self, call: Call, key: str, parameters: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+    def _check_name(
+        self, call: Call, key: str, parameters: Mapping[str, Any], bound: Mapping[str, Any], *, takes_any: bool
+    ) -> None:
         if key in bound:
             raise call.error(f"{call.name} got {key} twice", key)
-        if key in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        if key in parameters or takes_any:
             return
         if key in _OLD_ARGUMENTS:
             raise call.error(f"{key} is called differently now: use {_OLD_ARGUMENTS[key]}", key)
@@ -133,10 +142,12 @@ class Catalogue:
     def _checked(
         self, call: Call, key: str, value: Any, part: Part, parameters: Mapping[str, Any], *, spot: str | int
     ) -> Any:
-        if isinstance(value, str) and value in _OLD_VALUES:
-            raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', spot)
-        if key not in part.mixed:
-            _check_type(call, key, value, parameters.get(key), spot=spot)
+        # Of a user's own function nothing is known but the names of its arguments.
+        if not call.prefix:
+            if isinstance(value, str) and value in _OLD_VALUES:
+                raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', spot)
+            if key not in part.mixed:
+                _check_type(call, key, value, parameters.get(key), spot=spot)
         value = self.resolve(call, value, spot=spot)
         if key in part.tensors and _is_numbers(value):
             import torch
@@ -196,10 +207,10 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
     shown = call or Call(name, prefix=prefix, source=text)
     if not prefix or not name.isidentifier():
         raise shown.error(f'expected "module:function" or "file.py:function", found "{text}"')
+    if prefix.endswith(".py") and not Path(prefix).is_file():
+        raise shown.error(f"no file {prefix}")
     try:
-        module = _file_module(prefix) if prefix.endswith(".py") else _named_module(prefix)
-    except FileNotFoundError:
-        raise shown.error(f"no file {prefix}") from None
+        module = _file_module(os.path.realpath(prefix)) if prefix.endswith(".py") else _named_module(prefix)
     except Exception as error:  # the user's module may raise anything
         raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
@@ -209,8 +220,9 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
 
 @cache
 def _file_module(path: str) -> Any:
-    full = Path(path).resolve(strict=True)
-    spec = importlib.util.spec_from_file_location(f"ptkit_user_{full.stem}", full)
+    # Two files in different folders may have one name.
+    name = f"ptkit_user_{Path(path).stem}_{zlib.crc32(os.fsencode(path)):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -226,6 +238,24 @@ def _named_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def _parameters(call: Call, target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        raise call.error(f"{call.name} is a {type(target).__name__}, not a function or class with arguments") from None
+
+
+def _positions(takes: Mapping[str, inspect.Parameter], part: Part) -> list[str]:
+    """Return the arguments that may go without a name, in PyTorch's order.
+
+    The first one is left out where the run supplies it: the tensor to fill, the optimizer to schedule.
+    """
+    names = [name for name, parameter in takes.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    if names and names[0] in part.supplied:
+        del names[0]
+    return [name for name in names if name not in _OLD_ARGUMENTS]
+
+
 def _imported(target: str) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -238,11 +268,12 @@ def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str,
         raise call.error(f"{call.name}: {error}") from None
     try:
         return target(**arguments)
-    except UsageError:
-        raise
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise call.error(f"{call.name}: {message}") from error
+    # PyTorch stumbles over some wrong arguments instead of checking them.
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        raise call.error(f"{call.name} cannot take these arguments ({type(error).__name__}: {error})") from error
 
 
 def _check_type(call: Call, key: str, value: Any, parameter: inspect.Parameter | None, *, spot: str | int) -> None:
@@ -253,6 +284,10 @@ def _check_type(call: Call, key: str, value: Any, parameter: inspect.Parameter |
     is_plain_number = isinstance(default, int | float) and not isinstance(default, bool)
     if is_plain_number and isinstance(value, str | bool | None):
         raise call.error(f"{call.name}: {key} must be a number, found {value!r}", spot)
+    if isinstance(default, str) and isinstance(value, bool | float | list | tuple | None):
+        raise call.error(f"{call.name}: {key} must be text such as {default!r}, found {value!r}", spot)
+    if isinstance(default, enum.Enum) and isinstance(value, str):
+        raise call.error(f"{call.name}: {key} is written without quotes, such as {_default_text(default)}", spot)
 
 
 def _is_numbers(value: Any) -> bool:
@@ -268,7 +303,7 @@ def _names_code(value: Any) -> bool:
 
 
 def _default_text(default: Any) -> str:
-    # InterpolationMode prints as <InterpolationMode.BILINEAR: 'bilinear'>.
-    if hasattr(default, "name") and hasattr(type(default), "__members__"):
+    # AutoAugmentPolicy prints as <AutoAugmentPolicy.IMAGENET: 'imagenet'>.
+    if isinstance(default, enum.Enum):
         return f"{type(default).__name__}.{default.name}"
     return repr(default)

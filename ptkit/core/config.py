@@ -6,7 +6,10 @@ Settings come from layers, later ones winning: defaults, a recipe or TOML file, 
 
 import dataclasses
 import json
+import math
 import os
+import re
+import sys
 import tomllib
 import types
 import typing
@@ -19,6 +22,8 @@ from ptkit.core.calls import nearest
 from ptkit.core.errors import UsageError
 
 Layer = Mapping[str, Mapping[str, Any]]
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def _setting(
@@ -45,8 +50,10 @@ class DataSettings:
     augment: str = _setting("auto", "ready list of transforms", choices=("auto", "none", "safe", "natural"))
     transforms: tuple[str, ...] = _setting((), "training transforms; replace the ready list")
     eval_transforms: tuple[str, ...] = _setting((), "evaluation transforms; replace the resize")
-    mean: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list")
-    std: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list")
+    mean: tuple[float, ...] = _setting(
+        (), "R,G,B in 0..1 for Normalize; measured from the training list", low=0, high=1
+    )
+    std: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list", above=0)
     cache: str = _setting("auto", "keep decoded images in memory", choices=("auto", "ram", "off"))
     on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
     allow_leak: bool = _setting(False, "go on when a file stands in both lists")
@@ -86,7 +93,7 @@ class SchedulerSettings:
 class TrainSettings:
     epochs: int = _setting(15, "passes over the training images", low=1)
     batch_size: int = _setting(64, "images per step", low=1)
-    seed: int = _setting(0, "same seed, same result", low=0)
+    seed: int = _setting(0, "same seed, same result", low=0, high=2**63 - 1)
     device: str = _setting("auto", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = _setting("auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
     accumulate: int = _setting(1, "batches whose gradients are added before a step", low=1)
@@ -144,7 +151,7 @@ def read_toml(file: Path) -> Layer:
         UsageError: no such file, or not TOML.
     """
     try:
-        layer = tomllib.loads(file.read_text(encoding="utf-8"))
+        layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -200,38 +207,59 @@ def _replaced(section: str, current: Any, values: Mapping[str, Any]) -> Any:
 
 def _checked(name: str, value: Any, wanted: Any, rules: Mapping[str, Any]) -> Any:
     value = _converted(name, value, wanted)
-    if rules["choices"] and value not in rules["choices"]:
-        raise UsageError(
-            f"{name} must be one of {', '.join(rules['choices'])}, found {value!r}{nearest(str(value), rules['choices'])}"
-        )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not value == value or value in (float("inf"), float("-inf")):
-            raise UsageError(f"{name} must be a finite number, found {value}")
-        low, high, above = rules["low"], rules["high"], rules["above"]
-        if above is not None and value <= above:
-            raise UsageError(f"{name} must be above {above:g}, found {value:g}")
-        if low is not None and value < low:
-            raise UsageError(f"{name} must be at least {low:g}, found {value:g}")
-        if high is not None and value > high:
-            raise UsageError(f"{name} must be at most {high:g}, found {value:g}")
+    choices = rules["choices"]
+    if choices and value not in choices:
+        hint = nearest(str(value), choices)
+        raise UsageError(f"{name} must be one of {', '.join(choices)}, found {value!r}{hint}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_range(name, number, rules)
     return value
+
+
+def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
+    low, high, above = rules["low"], rules["high"], rules["above"]
+    if isinstance(number, float) and not math.isfinite(number):
+        raise UsageError(f"{name} must be a finite number, found {number}")
+    if above is not None and number <= above:
+        raise UsageError(f"{name} must be above {above}, found {number}")
+    if low is not None and number < low:
+        raise UsageError(f"{name} must be at least {low}, found {number}")
+    if high is not None and number > high:
+        raise UsageError(f"{name} must be at most {high}, found {number}")
 
 
 def _converted(name: str, value: Any, wanted: Any) -> Any:
-    """Return the value as the type of its field, which is T, T | None or a tuple of T."""
+    """Return the value as the type of its field, which is T, T | None or a tuple of T; "none" stands for None."""
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if value is None and type(None) in options:
+    if type(None) in options and value in (None, "none"):
         return None
     kind = options[0]
     if typing.get_origin(kind) is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_converted(name, item, typing.get_args(kind)[0]) for item in items)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        item_kind = typing.get_args(kind)[0]
+        return tuple(_converted(name, item, item_kind) for item in _items(value, item_kind))
+    if kind is float and type(value) is int:
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise UsageError(f"{name} must be {words[kind]}, found {value!r}")
+    if isinstance(value, str):
+        _check_text(name, value)
     return value
+
+
+def _items(value: Any, kind: type) -> list[Any] | tuple[Any, ...]:
+    """Return what stands for a list: a list, or one value; `0.1,0.2,0.3` is a list of numbers."""
+    if isinstance(value, list | tuple):
+        return value
+    if kind is float and isinstance(value, str):
+        return [float(part) if _NUMBER.fullmatch(part.strip()) else part for part in value.split(",")]
+    return [value]
+
+
+def _check_text(name: str, value: str) -> None:
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{name} must be UTF-8 text, found {value!a}: config.toml cannot hold it; rename it")
 
 
 def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:
@@ -262,5 +290,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml_value, value))}]"
-    # A JSON string is a TOML basic string; floats print in a form that both read.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        _check_text("a path or text", value)
+        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

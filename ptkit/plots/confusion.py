@@ -56,7 +56,7 @@ def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
     side, left, head = cell * len(matrix), _label_width(labels), _head(labels, cell)
     foot = 52 if _is_turned(["99.9%"], cell, 8) else 34
     page = new_page(
-        left + side + 140,
+        left + max(side + 140, 350),
         head + side + foot + 34,
         title=title,
         notes=[_accuracy_text(matrix), _reading_text(matrix)],

@@ -1,5 +1,6 @@
 """Which characters can be drawn on this system, and how wide a text comes out."""
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -31,6 +32,9 @@ def cjk_font() -> str | None:
     # matplotlib keeps its list of fonts between runs and does not notice one that was installed since.
     if name is None and _add_new_fonts():
         name = _known_cjk_font()
+    if name is not None:
+        # Most of these fonts have no bold face, which matplotlib would log each time.
+        logging.getLogger("matplotlib.font_manager").addFilter(lambda record: "font weight" not in record.getMessage())
     return name
 
 

@@ -120,8 +120,8 @@ def contrasting(rgb: Sequence[float]) -> str:
     """Return the text colour, white or near black, that reads better on a background; rgb: 0..1."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    # WCAG contrast against white and against INK are equal near this luminance.
-    return "white" if luminance < 0.2 else INK
+    # WCAG contrast against white and against INK are equal at this luminance.
+    return "white" if luminance < 0.214 else INK
 
 
 def number(value: float) -> str:

@@ -79,7 +79,29 @@ def _targets(labels: Sequence[int], num_classes: int, *, ratio: Sequence[int]) -
         for part, (share, count) in enumerate(zip(ratio, counts, strict=True)):
             wanting[part] += sizes[label] * share - count * sum(ratio)
         targets.append(counts)
+    for part in range(len(ratio)):
+        if not any(counts[part] for counts in targets):
+            _give_one(targets, part, ratio=ratio, sizes=sizes)
     return targets
+
+
+def _give_one(targets: list[list[int]], part: int, *, ratio: Sequence[int], sizes: Counter[int]) -> None:
+    """Let a part that rounding left without any image have one, where another part had been rounded up.
+
+    So every class stays within one image of its share.
+    """
+    total = sum(ratio)
+    totals = [sum(column) for column in zip(*targets, strict=True)]
+    rounded_up = [
+        (totals[donor], sizes[label] * ratio[part] % total, -label, donor)
+        for label, counts in enumerate(targets)
+        for donor, count in enumerate(counts)
+        if count * total > sizes[label] * ratio[donor]
+    ]
+    if rounded_up:
+        _, _, label, donor = max(rounded_up)
+        targets[-label][donor] -= 1
+        targets[-label][part] += 1
 
 
 def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -> list[int]:

@@ -92,7 +92,7 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
         elif _is_image(entry.name):
             loose.append(entry.name)
         else:
-            ignored[_kind(entry.name)] += 1
+            _ignore(entry, ignored)
     if loose:
         raise DataError(
             f"{folder} holds {len(loose):,} images outside class folders, such as {min(loose)}; "
@@ -142,7 +142,7 @@ def _scan_class(
             elif _is_image(name):
                 images.append((below + name, _file_size(entry.path)))
             else:
-                ignored[_kind(name)] += 1
+                _ignore(entry, ignored)
                 num_others += 1
         # Which of two ways to one folder comes first must not depend on the order in the file system.
         waiting.extend(sorted(folders, reverse=True))
@@ -233,5 +233,8 @@ def _is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and name[0] != "."
 
 
-def _kind(name: str) -> str:
-    return os.path.splitext(name)[1] or name
+def _ignore(entry: os.DirEntry[str], ignored: Counter[str]) -> None:
+    if entry.is_symlink():
+        # A broken one may have been a folder of images.
+        _file_size(entry.path)
+    ignored[os.path.splitext(entry.name)[1] or entry.name] += 1

@@ -20,10 +20,11 @@ _CLASSES = "classes.txt"
 
 @dataclass(frozen=True)
 class Written:
-    """Files written (and the folder of copies), and older lists of ours that were removed."""
+    """Files written, older lists of ours that were removed, and the folder of copies."""
 
     files: tuple[Path, ...]
     removed: tuple[Path, ...]
+    copies: Path | None = None
 
 
 def check_targets(
@@ -81,8 +82,7 @@ def write_split(
     for path in removed:
         path.unlink(missing_ok=True)
     write_atomically(out / _RECORD, _record_bytes(scan, split, settings, contents))
-    folder = (copy,) if copy is not None else ()
-    return Written((*folder, *(out / name for name in contents), out / _RECORD), removed)
+    return Written((*(out / name for name in contents), out / _RECORD), removed, copy)
 
 
 def _list_names(part_names: Iterable[str]) -> list[str]:

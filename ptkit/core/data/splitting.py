@@ -65,7 +65,7 @@ def split_images(
     num_duplicates = sum(len(same) - 1 for same in duplicates)
     conflicts = _conflicts(scan, duplicates)
     split = Split(PART_NAMES[: len(ratio)], part_of, counts, num_duplicates, conflicts, len(groups), num_ungrouped)
-    _check_parts(split, units)
+    _check_parts(split)
     return split
 
 
@@ -94,19 +94,20 @@ def _check_sizes(scan: Scan, *, num_parts: int, allow_missing: bool) -> None:
     small = [name for label, name in enumerate(scan.class_names) if sizes[label] < num_parts]
     if not small or allow_missing:
         return
-    first = scan.class_names.index(small[0])
-    others = f" (and {len(small) - 1:,} more classes)" if len(small) > 1 else ""
+    first = sizes[scan.class_names.index(small[0])]
+    others = f" (so have {len(small) - 1:,} more classes)" if len(small) > 1 else ""
     raise DataError(
-        f"class {small[0]}{others} has {sizes[first]} images, fewer than the {num_parts} parts; "
+        f"class {small[0]} has fewer images, {first}, than the {num_parts} parts{others}; "
         "add images, or pass --allow-missing"
     )
 
 
-def _check_parts(split: Split, units: Sequence[Sequence[int]]) -> None:
+def _check_parts(split: Split) -> None:
     for name, total in zip(split.part_names, split.totals, strict=True):
         if total == 0:
-            why = "groups and duplicates are too large" if units else "every class is too small"
-            raise DataError(f"{name} would get no image: {why} for this ratio; give {name} a larger share")
+            raise DataError(
+                f"{name} would get no image: too few images, or too large groups and duplicates, for this ratio"
+            )
 
 
 def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:

@@ -11,7 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
-from ptkit.core.training.optimizers import Prepared, build_optimizer, usual_lr
+from ptkit.core.training.optimizers import Prepared, build_optimizer, split_rate, usual_lr
 from ptkit.core.training.starting_weights import StartingWeights
 
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
@@ -65,14 +65,14 @@ def prepare_optimizer(settings: Settings, model: nn.Module, *, num_classes: int)
         UsageError: unknown names, selectors that match nothing, or options that do not fit.
     """
     optimizer = settings.optimizer
-    lr = optimizer.lr
+    call, lr = split_rate(optimizer.call, lr=optimizer.lr)
     if lr is None:
-        lr = usual_lr(optimizer.call, model, batch_size=settings.train.batch_size * settings.train.accumulate)
+        lr = usual_lr(call, model, batch_size=settings.train.batch_size * settings.train.accumulate)
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(optimizer.groups)
     if optimizer.head_lr != 1.0:
         lines.insert(0, f"{_head(model, num_classes)}: lr={optimizer.head_lr:g}x")
-    return build_optimizer(optimizer.call, model, lr=lr, groups=lines, decay_all=optimizer.decay_all)
+    return build_optimizer(call, model, lr=lr, groups=lines, decay_all=optimizer.decay_all)
 
 
 def _head(model: nn.Module, num_classes: int) -> str:

@@ -81,13 +81,35 @@ class GroupLine:
 
 @dataclass
 class Prepared:
-    """What the loop steps: the optimizer, the base rate and a name for each of its groups."""
+    """What the loop steps: the optimizer, its call without a rate, the base rate and a name for each group."""
 
     optimizer: Any
+    call: str
     group_names: tuple[str, ...]
     lr: float
     frozen: tuple[str, ...]
     excluded: tuple[str, ...]
+
+
+def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
+    """Take the rate out of a call: return the call without it, and the rate from the call or from `lr`.
+
+    Raises:
+        UsageError: both give one, or the call's is not a positive number.
+    """
+    call = parse(text)
+    OPTIMIZERS.find(call)
+    if call.args:
+        raise call.error(f"{call.name} takes its arguments by name", 0)
+    if "lr" not in call.kwargs:
+        return str(call), lr
+    rate = call.kwargs["lr"]
+    if lr is not None:
+        raise call.error("the rate is given twice: here and by --lr (optimizer.lr)", "lr")
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
+        raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
+    rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
+    return str(Call(call.name, kwargs=rest)), float(rate)
 
 
 def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
@@ -112,8 +134,6 @@ def build_optimizer(
         UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the model.
     """
     call = parse(text)
-    if "lr" in call.kwargs:
-        raise call.error("the rate is given by --lr (optimizer.lr), not in the call", "lr")
     OPTIMIZERS.find(call)
     options, frozen, excluded = _options_by_parameter(model, [parse_group(line) for line in groups], lr)
     for name, parameter in model.named_parameters():
@@ -126,7 +146,8 @@ def build_optimizer(
     if call.name == "LBFGS" and any(options.values()):
         raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
     optimizer = _construct(call, _grouped(call, trained, options, decay_all=decay_all), lr)
-    return Prepared(optimizer, tuple(group["name"] for group in optimizer.param_groups), lr, frozen, excluded)
+    names = tuple(group["name"] for group in optimizer.param_groups)
+    return Prepared(optimizer, str(call), names, lr, frozen, excluded)
 
 
 def parse_group(line: str) -> GroupLine:

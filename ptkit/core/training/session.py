@@ -124,12 +124,26 @@ def _prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
     for note in (*data.notes, *model.notes):
         watch.say(note)
     watch.say(
-        f"optimizer: {settings.optimizer.call}, lr {prepared.lr:g}; schedule: {settings.scheduler.call}, "
+        f"optimizer: {prepared.call}, lr {prepared.lr:g}; schedule: {settings.scheduler.call}, "
         f"warm-up {settings.scheduler.warmup:g}; loss: {settings.loss.call}; {where}, {precision}"
     )
+    for note in _group_notes(prepared, settings):
+        watch.say(note)
+    if model.report is not None:
+        watch.transferred(model.report)
     for reason in data.skipped:
         watch.warn(f"left out: {reason}")
     return Run(Path(), resolved, data, model, prepared, training, records.NoEvents())
+
+
+def _group_notes(prepared: Prepared, settings: Settings) -> list[str]:
+    """Return what became of the parameter groups, where the user asked for any."""
+    if not settings.optimizer.groups and settings.optimizer.head_lr == 1.0:
+        return []
+    groups = prepared.optimizer.param_groups
+    notes = [f"group {group['name']}: {len(group['params'])} tensors, lr {group['lr']:g}" for group in groups]
+    left = {"frozen": prepared.frozen, "excluded": prepared.excluded}
+    return notes + [f"{what}: {len(names)} tensors, {names[0]} to {names[-1]}" for what, names in left.items() if names]
 
 
 def _other_side(data: PreparedData) -> int | None:
@@ -148,7 +162,7 @@ def _resolved(settings: Settings, data: PreparedData, model: PreparedModel, prep
         settings,
         data=data.settings,
         model=replace(settings.model, call=model.call, weights=weights),
-        optimizer=replace(settings.optimizer, lr=prepared.lr),
+        optimizer=replace(settings.optimizer, call=prepared.call, lr=prepared.lr),
     )
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ptkit.core.calls import parse
+from ptkit.core.calls import nearest, parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models import torchvision_models
 from ptkit.core.models.checkpoints import read_weights
 from ptkit.core.models.pretrained import is_torchvision_model, pretrained_weights
 
@@ -41,7 +42,8 @@ def find_weights(text: str, *, model: str | None) -> StartingWeights:
         return _from_file(Path(text), model)
     looks_like_path = os.sep in text or text.endswith((".pkl", ".pt", ".pth", ".safetensors"))
     if looks_like_path or not is_torchvision_model(text):
-        raise CheckpointError(f"no weights {text}: neither a file or run folder here nor a torchvision model")
+        hint = "" if looks_like_path else nearest(text, torchvision_models.names())
+        raise CheckpointError(f"no weights {text}: neither a file or run folder here nor a torchvision model{hint}")
     found = pretrained_weights(text)
     return StartingWeights(
         found.state_dict,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
 
 
@@ -15,6 +16,9 @@ class Watcher:
 
     def warn(self, text: str) -> None:
         """Hear one line on what may surprise."""
+
+    def transferred(self, report: TransferReport) -> None:
+        """Hear what was taken from old weights."""
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:

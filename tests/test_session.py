@@ -1,0 +1,308 @@
+"""One run, end to end, in Python: what it leaves behind, and that it goes on exactly after an interruption."""
+
+import csv
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_data import CLASS_NAMES, make_lists
+
+import ptkit
+from ptkit.core.config import read_toml, resolve
+from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
+from ptkit.core.training.loop import EpochResult, Progress
+from ptkit.core.training.session import RunResult, run
+from ptkit.core.training.watching import Watcher
+
+TINY = {
+    "data": {"train": "train.txt", "valid": "valid.txt"},
+    "train": {"epochs": 3, "batch_size": 16},
+    "log": {"tensorboard": False},
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(make_lists(tmp_path))
+    return tmp_path
+
+
+class Listener(Watcher):
+    """Remembers what it hears, and can end the run as a power cut would."""
+
+    def __init__(self, *, die_at: tuple[int, int] = (0, 0)) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.results: list[EpochResult] = []
+        self.die_at = die_at
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def step(self, progress: Progress) -> None:
+        if (progress.epoch, progress.step) == self.die_at:
+            raise PowerCutError
+
+    def epoch(self, result: EpochResult, *, is_best: bool) -> None:
+        self.results.append(result)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def start(
+    *layers: dict[str, Any], watch: Watcher | None = None, name: str | None = None, **arguments: Any
+) -> RunResult:
+    return run(resolve(TINY, *layers), watch=watch or Listener(), name=name, **arguments)
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# ------------------------------------------------------------------------------------------------ what a run leaves
+
+
+def test_a_run_learns_and_leaves_its_files(here: Path) -> None:
+    result = start({"train": {"epochs": 8}})
+    assert result.best["accuracy"] > 0.9
+    assert result.run == Path("runs/1")
+    names = {file.name for file in result.run.iterdir()}
+    assert names >= {"config.toml", "ckpt.pkl", "last.pkl", "metrics.csv", "valid_predictions.csv", "curves.png"}
+    assert "confusion.png" in names
+    assert os.readlink("ckpt.pkl") == "runs/1/ckpt.pkl"
+
+
+def test_the_metrics_are_those_of_the_predictions(here: Path) -> None:
+    result = start()
+    with (result.run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    with (result.run / "valid_predictions.csv").open() as file:
+        found = list(csv.DictReader(file))
+    right = sum(row["true"] == row["predicted"] for row in found)
+    assert len(found) == 21
+    assert right / 21 == pytest.approx(result.best["accuracy"])
+    best = rows[int(result.best["epoch"]) - 1]
+    assert float(best["valid_accuracy"]) == pytest.approx(result.best["accuracy"], abs=1e-5)
+
+
+def test_validation_counts_every_image_once(here: Path) -> None:
+    watch = Listener()
+    start({"train": {"batch_size": 4}}, watch=watch)
+    assert [result.confusion.sum() for result in watch.results] == [21, 21, 21]
+
+
+def test_the_checkpoint_is_plain_and_rebuilds_the_model(here: Path) -> None:
+    result = start()
+    contents = torch.load(result.checkpoint, weights_only=True)
+    assert contents["classes"] == list(CLASS_NAMES)
+    assert contents["pipeline"]["size"] == 16
+    assert contents["pipeline"]["calls"][0] == "Resize((16, 16))"
+    model = ptkit.load(result.checkpoint)
+    assert model.class_names == CLASS_NAMES
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+
+
+def test_same_seed_same_weights_and_another_seed_others(here: Path) -> None:
+    first, second = start(name="a"), start(name="b")
+    other = start({"train": {"seed": 1}}, name="c")
+    assert are_equal(weights(first.run / "last.pkl"), weights(second.run / "last.pkl"))
+    assert not are_equal(weights(first.run / "last.pkl"), weights(other.run / "last.pkl"))
+
+
+def test_cache_and_workers_do_not_change_the_weights(here: Path) -> None:
+    kept = start({"data": {"cache": "ram"}}, name="kept")
+    streamed = start({"data": {"cache": "off", "workers": 3}}, name="streamed")
+    assert are_equal(weights(kept.run / "last.pkl"), weights(streamed.run / "last.pkl"))
+
+
+def test_the_saved_config_repeats_the_run(here: Path) -> None:
+    first = start({"optimizer": {"call": "Adam(lr=0.003)"}}, name="first")
+    again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
+    assert are_equal(weights(first.run / "last.pkl"), weights(again.run / "last.pkl"))
+    assert (first.run / "config.toml").read_text() == (again.run / "config.toml").read_text()
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(here: Path) -> None:
+    watch = Listener()
+    result = start({"train": {"epochs": 60, "patience": 2}}, watch=watch)
+    scores = [(r.valid_accuracy, -r.valid_loss) for r in watch.results]
+    assert result.best["epoch"] == scores.index(max(scores)) + 1
+    assert len(watch.results) == result.best["epoch"] + 2
+
+
+def test_accumulated_batches_step_like_one_large_batch(here: Path) -> None:
+    # Without BatchNorm, whose statistics are those of the small batches.
+    plain = {"model": {"call": "lenet()"}, "data": {"augment": "none"}, "train": {"epochs": 1}}
+    whole = start(plain, {"train": {"batch_size": 16}}, name="whole")
+    parts = start(plain, {"train": {"batch_size": 8, "accumulate": 2}}, name="parts")
+    a, b = weights(whole.run / "last.pkl"), weights(parts.run / "last.pkl")
+    assert all(torch.allclose(a[key], b[key], atol=1e-5) for key in a)
+
+
+def test_clipping_limits_the_step(here: Path) -> None:
+    plain = {"optimizer": {"call": "SGD()", "lr": 1.0}, "scheduler": {"call": "none", "warmup": 0.0}}
+    one_step = {"train": {"epochs": 1, "batch_size": 48, "clip_grad": 1e-3}}
+    before = start(plain, one_step, {"optimizer": {"lr": 1e-9}}, name="before")
+    after = start(plain, one_step, name="after")
+    a, b = weights(before.run / "last.pkl"), weights(after.run / "last.pkl")
+    moved = sum(float(((a[k] - b[k]) ** 2).sum()) for k in a if "running" not in k and "num_batches" not in k)
+    assert math.sqrt(moved) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_tensorboard_events_hold_every_chart(here: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = start({"log": {"tensorboard": True}, "train": {"epochs": 2}})
+    events = EventAccumulator(str(result.run / "tensorboard"), size_guidance={"histograms": 0}).Reload()
+    tags = events.Tags()
+    assert {"learning_rate/0_all", "learning_rate/1_weight_decay_0", "images_per_s"} <= set(tags["scalars"])
+    assert {"weights/conv1.weight", "gradients/fc.bias"} <= set(tags["histograms"])
+    assert {"confusion", "curves"} <= set(tags["images"])
+    assert tags["graph"]
+    assert {"config/text_summary", "data/text_summary"} <= set(tags["tensors"])
+    train = EventAccumulator(str(result.run / "tensorboard" / "loss" / "train")).Reload()
+    assert [event.step for event in train.Scalars("loss")] == [1, 2]
+
+
+# --------------------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {},
+        {"optimizer": {"call": "AdamW()"}, "scheduler": {"call": "OneCycleLR()"}},
+        {"optimizer": {"call": "Muon()"}, "scheduler": {"call": "ReduceLROnPlateau(patience=0)"}},
+        {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
+        {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
+        {"data": {"transforms": ["RandomRotation(10)", "RandomCrop(16, padding=2)"]}, "train": {"accumulate": 2}},
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here: Path) -> None:
+    whole = start(layer, name="whole")
+    with pytest.raises(PowerCutError):
+        start(layer, name="cut", watch=Listener(die_at=(3, 1)))
+    watch = Listener()
+    resumed = run(resolve(read_toml(Path("runs/cut/config.toml"))), watch=watch, resume=Path("runs/cut"))
+    assert "going on with runs/cut after epoch 2: bit-exact" in watch.lines
+    assert are_equal(weights(whole.run / "last.pkl"), weights(resumed.run / "last.pkl"))
+    assert are_equal(weights(whole.checkpoint), weights(resumed.checkpoint))
+    assert whole.best == resumed.best
+
+
+def test_a_signal_ends_the_run_at_a_step_and_it_can_be_resumed(here: Path) -> None:
+    class Interrupter(Listener):
+        def step(self, progress: Progress) -> None:
+            if (progress.epoch, progress.step) == (2, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedRunError, match="--resume runs/1") as caught:
+        start(watch=Interrupter())
+    assert caught.value.exit_code == 143
+    result = run(resolve(read_toml(Path("runs/1/config.toml"))), watch=Listener(), resume=Path("runs/1"))
+    assert result.epochs == 3
+
+
+def test_resume_refuses_another_learning_rate_and_another_list(here: Path) -> None:
+    start({"train": {"epochs": 1}})
+    saved = read_toml(Path("runs/1/config.toml"))
+    more = {"train": {"epochs": 2}}
+    with pytest.raises(UsageError, match=r"optimizer.lr is 0.5, was"):
+        run(resolve(saved, more, {"optimizer": {"lr": 0.5}}), watch=Listener(), resume=Path("runs/1"))
+    with pytest.raises(UsageError, match="ask for more with --epochs"):
+        run(resolve(saved), watch=Listener(), resume=Path("runs/1"))
+    lines = (here / "train.txt").read_text().splitlines(keepends=True)
+    (here / "train.txt").write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match="is not the list that runs/1 was trained on"):
+        run(resolve(saved, more), watch=Listener(), resume=Path("runs/1"))
+
+
+# ------------------------------------------------------------------------------------------------------- what is wrong
+
+
+def test_a_run_never_writes_into_an_existing_folder(here: Path) -> None:
+    start(name="mine")
+    with pytest.raises(UsageError, match="runs/mine exists"):
+        start(name="mine")
+
+
+def test_a_file_called_ckpt_is_left_alone(here: Path) -> None:
+    (here / "ckpt.pkl").write_bytes(b"mine")
+    watch = Listener()
+    start({"train": {"epochs": 1}}, watch=watch)
+    assert (here / "ckpt.pkl").read_bytes() == b"mine"
+    assert "left alone" in watch.warnings[0]
+
+
+def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_good_checkpoint(here: Path) -> None:
+    with pytest.raises(DivergedError, match=r"at step \d+ \(epoch \d\); first in the gradient of conv1.weight"):
+        start({"optimizer": {"call": "SGD()", "lr": 1e30}, "scheduler": {"warmup": 0.0}})
+
+
+def test_an_unreadable_image_stops_or_is_left_out(here: Path) -> None:
+    bad = here / "images" / "bar" / "train0.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"train0\.png"):
+        start()
+    assert not Path("runs").exists()
+    watch = Listener()
+    result = start({"data": {"on_bad": "skip"}}, watch=watch)
+    assert "train0.png" in watch.warnings[0]
+    assert "train0.png" in (result.run / "skipped.txt").read_text()
+
+
+def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
+    line = (here / "train.txt").read_text().splitlines()[0]
+    with (here / "valid.txt").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(DataError, match="stands in both"):
+        start()
+    assert start({"data": {"allow_leak": True}, "train": {"epochs": 1}}).epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"train": {"batch_size": 49}}, "larger than the training list"),
+        ({"data": {"mean": [0.5, 0.5, 0.5]}}, "go together"),
+        ({"data": {"transforms": ["RandomCrop(40)"]}}, "RandomCrop of 40×40 from an image of 16×16"),
+        ({"data": {"transforms": ["RandomCrop(16)"], "augment": "safe"}}, "leave --augment out"),
+        ({"model": {"call": "lenet()"}, "data": {"size": 8}}, "16 pixels or larger"),
+        ({"data": {"cache": "ram", "transforms": ["RandomResizedCrop(16)"]}}, "needs a fixed size"),
+        ({"train": {"device": "cuda"}}, "no CUDA device"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_folder_is_made(
+    layer: dict[str, Any], message: str, here: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        start(layer)
+    assert not (here / "ckpt.pkl").exists()
+
+
+def test_statistics_beside_the_list_are_used(here: Path) -> None:
+    from ptkit.core.data import statistics
+    from ptkit.core.data.lists import read_list
+
+    found = statistics.measure(read_list(here / "train.txt"))
+    statistics.save(found, here / "train.txt")
+    values = json.loads((here / "normstats.json").read_text())
+    watch = Listener()
+    result = start({"train": {"epochs": 1}}, watch=watch)
+    assert "normalised with normstats.json" in watch.lines[1]
+    assert torch.load(result.checkpoint, weights_only=True)["pipeline"]["mean"] == values["mean"]

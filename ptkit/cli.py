@@ -50,17 +50,22 @@ app.command("confmat")(confmat)
 app.command("list")(list_parts)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"ptkit {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def ptkit(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """From a folder of images to a trained classifier that you can look into: one command a step.
 
     Start with: ptkit split data/ && ptkit normstats train.txt && ptkit train && ptkit viz-weights ckpt.pkl
     """
-    if version:
-        typer.echo(f"ptkit {__version__}")
-        raise typer.Exit
 
 
 def main() -> None:

@@ -79,10 +79,11 @@ def test_names_of_any_bytes_are_found(folder):
     assert names >= {b"cat/" + name for name in strange}
 
 
-@pytest.mark.parametrize("target", ["missing.png", "broken.png"])
-def test_a_broken_symlink_is_a_data_error(folder, target):
-    (folder / "cat/broken.png").symlink_to(target)
-    with pytest.raises(DataError, match=r"broken\.png"):
+@pytest.mark.parametrize("name", ["cat/broken.png", "cat/broken", "broken"])
+@pytest.mark.parametrize("target", ["missing", "broken", "broken.png"])
+def test_a_broken_symlink_is_a_data_error(folder, name, target):
+    (folder / name).symlink_to(target)
+    with pytest.raises(DataError, match="broken"):
         scan_class_folders(folder)
 
 

@@ -22,7 +22,7 @@ class Printer:
 
     def result(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         if self.as_json:
-            typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+            typer.echo(json.dumps(value))
 
 
 def printable(text: str) -> str:

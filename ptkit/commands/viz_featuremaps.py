@@ -1,6 +1,6 @@
 """`ptkit viz-featuremaps`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,11 @@ from ptkit.commands.output import Printer, check_device, table
 from ptkit.commands.pictures import add_events, say_files
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ptkit.core.analysis.activations import Layer
+    from ptkit.core.analysis.views import Views
+    from ptkit.plots.saving import PictureFolder
 
 COMMAND = "viz-featuremaps"
 
@@ -44,8 +48,7 @@ def viz_featuremaps(
     from ptkit.core.analysis.subject import load_subject, output_folder
     from ptkit.core.analysis.views import load_images
     from ptkit.core.training.device import choose_device
-    from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
-    from ptkit.plots.saving import PictureFolder, file_names
+    from ptkit.plots.saving import PictureFolder
 
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
@@ -62,22 +65,33 @@ def viz_featuremaps(
     chosen = match_layers(traced, layers) if layers else defaults
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
-    folder = output_folder(subject.run, command=COMMAND, out=out)
     found = record_activations(network, tensors, chosen)
-    rows, drawn = [], {"input": views.sheet}
+    folder = output_folder(subject.run, command=COMMAND, out=out)
     with PictureFolder(folder, command=COMMAND) as pictures:
-        for file_name, layer in zip(file_names("features-", chosen), chosen, strict=True):
-            stats = map_stats(found[layer])
-            footer = f"n = {len(views.names)} · {subject.described}"
-            figure = feature_map_figure(found[layer], views.pixels, layer=layer, names=views.names, footer=footer)
-            drawn[f"feature maps/{layer}"] = pictures.add_figure(f"{file_name}.png", figure)
-            rows += map_rows(layer, stats)
-            shape = "×".join(map(str, found[layer].shape[1:]))
-            printer.say(f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead")
-        pictures.add_csv("feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows)
+        drawn = _draw_layers(found, views, pictures=pictures, source=subject.described, printer=printer)
         add_events(pictures, drawn)
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files))})
+
+
+def _draw_layers(
+    found: "Mapping[str, np.ndarray]", views: "Views", *, pictures: "PictureFolder", source: str, printer: Printer
+) -> "dict[str, np.ndarray]":
+    """Write a picture per layer and the table of all channels; return the pictures, uint8 (H, W, 3), and the input."""
+    from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+    from ptkit.plots.saving import file_names
+
+    rows, drawn = [], {"input": views.sheet}
+    for file_name, (layer, maps) in zip(file_names("features-", found), found.items(), strict=True):
+        stats = map_stats(maps)
+        footer = f"n = {len(views.names)} · {source}"
+        figure = feature_map_figure(maps, views.pixels, layer=layer, names=views.names, footer=footer)
+        drawn[f"feature maps/{layer}"] = pictures.add_figure(f"{file_name}.png", figure)
+        rows += map_rows(layer, stats)
+        shape = "×".join(map(str, maps.shape[1:]))
+        printer.say(f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead")
+    pictures.add_csv("feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows)
+    return drawn
 
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ _OLD_ARGUMENTS = {
     "last_epoch": "--resume, which restores the schedule",
     "verbose": "nothing: the rate of every group is always recorded",
 }
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OLD_VALUES = {"elementwise_mean": "mean"}
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,21 @@ class Catalogue:
     def bind(self, call: Call, target: Callable[..., Any], part: Part) -> dict[str, Any]:
         """Return the call's arguments by name, checked against the signature of `target`, nested calls built."""
         takes = _parameters(call, target)
-        # A user's own function may have arguments of these names.
-        hidden = part.supplied if call.prefix else part.supplied | _OLD_ARGUMENTS.keys()
-        parameters = {k: p for k, p in takes.items() if k not in hidden and p.kind not in _VARIADIC}
+        # A user's own function may have arguments of old names, and may take any name.
+        old = () if call.prefix else _OLD_ARGUMENTS
+        takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        own = {k: p for k, p in takes.items() if k not in old and p.kind not in _VARIADIC}
+        parameters = {k: p for k, p in own.items() if k not in part.supplied}
         bound: dict[str, Any] = {}
-        names = _positions(takes, part)
+        names = _positions(own, part)
         for position, value in enumerate(call.args):
-            if not names:
-                raise call.error(f"{call.name} takes its arguments by name only", position)
             if position >= len(names):
-                raise call.error(f"{call.name} takes at most {len(names)} arguments", position)
+                raise call.error(f"{call.name} takes at most {len(names)} arguments without their names", position)
             if names[position] in part.supplied:
                 message = f"{call.name}: {names[position]} comes from the run and not from the call; name the argument"
                 raise call.error(message, position)
             bound[names[position]] = self._checked(call, names[position], value, part, parameters, spot=position)
         for key, value in call.kwargs.items():
-            takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
             self._check_name(call, key, parameters, bound, takes_any=takes_any)
             bound[key] = self._checked(call, key, value, part, parameters, spot=key)
         return bound
@@ -245,15 +244,13 @@ def _parameters(call: Call, target: Callable[..., Any]) -> Mapping[str, inspect.
         raise call.error(f"{call.name} is a {type(target).__name__}, not a function or class with arguments") from None
 
 
-def _positions(takes: Mapping[str, inspect.Parameter], part: Part) -> list[str]:
+def _positions(parameters: Mapping[str, inspect.Parameter], part: Part) -> list[str]:
     """Return the arguments that may go without a name, in PyTorch's order.
 
     The first one is left out where the run supplies it: the tensor to fill, the optimizer to schedule.
     """
-    names = [name for name, parameter in takes.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    if names and names[0] in part.supplied:
-        del names[0]
-    return [name for name in names if name not in _OLD_ARGUMENTS]
+    names = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return names[1:] if names and names[0] in part.supplied else names
 
 
 def _imported(target: str) -> Any:

@@ -211,6 +211,8 @@ def _checked(name: str, value: Any, wanted: Any, rules: Mapping[str, Any]) -> An
     if choices and value not in choices:
         hint = nearest(str(value), choices)
         raise UsageError(f"{name} must be one of {', '.join(choices)}, found {value!r}{hint}")
+    if rules["is_path"] and value is not None and (not value or "\0" in value):
+        raise UsageError(f"{name} must name a file, found {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
             _check_range(name, number, rules)

@@ -128,7 +128,7 @@ class PictureFolder:
 
 
 def _save_pixels(drawn: np.ndarray, path: Path) -> None:
-    write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG"))
+    write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4))
 
 
 def _read_lists(path: Path) -> dict[str, list[str]]:

@@ -45,7 +45,7 @@ def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
     found: dict[str, Layer] = {}
 
     def note(name: str, module: nn.Module, output: Tensor) -> None:
-        calls = found[name].num_calls if name in found else 0
+        calls = found.pop(name).num_calls if name in found else 0
         found[name] = Layer(name, type(module).__name__, tuple(as_maps(output).shape[1:]), calls + 1)
 
     names = [name for name, _ in model.named_modules() if name]

@@ -123,7 +123,7 @@ def fit(
     """
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
-        totals = _train_epoch(training, epoch, on_step)
+        totals = train_epoch(training, epoch, on_step)
         train_loss, train_accuracy = totals.mean_loss(), totals.accuracy()
         seconds = time.perf_counter() - begin
         lrs = tuple(float(group["lr"]) for group in training.optimizer.param_groups)
@@ -142,20 +142,12 @@ def fit(
         )
 
 
-def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
-    """Return mean loss and confusion counts over a list; every image counts once."""
-    model.eval()
-    totals = Totals(loss.num_classes, batches.device)
-    with torch.inference_mode():
-        for batch in batches.epoch():
-            with _autocast(batches.device, dtype):
-                outputs = model(batch.images)
-            predicted = predictions(outputs, loss.rule)
-            totals.add(loss(outputs, batch.labels), batch.labels, predicted, step=0)
-    return Evaluated(totals.mean_loss(), totals.confusion.cpu().numpy())
+def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None) -> Totals:
+    """Make one pass over the training images and return its sums; `epoch` counts from 1.
 
-
-def _train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None) -> Totals:
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+    """
     training.model.train()
     freeze_statistics(training.model, training.frozen)
     totals = Totals(training.loss.num_classes, training.train.device)
@@ -171,6 +163,19 @@ def _train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], N
         if on_step is not None:
             on_step(Progress(epoch, step, num_steps, totals))
     return totals
+
+
+def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
+    """Return mean loss and confusion counts over a list; every image counts once."""
+    model.eval()
+    totals = Totals(loss.num_classes, batches.device)
+    with torch.inference_mode():
+        for batch in batches.epoch():
+            with _autocast(batches.device, dtype):
+                outputs = model(batch.images)
+            predicted = predictions(outputs, loss.rule)
+            totals.add(loss(outputs, batch.labels), batch.labels, predicted, step=0)
+    return Evaluated(totals.mean_loss(), totals.confusion.cpu().numpy())
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:

@@ -59,7 +59,7 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
-    current = _prepare(settings, watch, is_resumed=saved is not None)
+    current = prepare(settings, watch, is_resumed=saved is not None)
     if saved is not None:
         _continue(current, saved, watch)
     else:
@@ -87,7 +87,7 @@ def run(
     )
 
 
-def _prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
+def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
     """Build everything that can be wrong before the first file is written."""
     if parse(settings.optimizer.call).name == "LBFGS":
         # LBFGS flattens gradients as views, which channels_last does not allow.

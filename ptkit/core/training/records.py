@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,10 @@ from torch import nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically
-from ptkit.core.training.loop import EpochResult
+
+if TYPE_CHECKING:
+    # viz-weights writes events too and must not wait for what the loop imports.
+    from ptkit.core.training.loop import EpochResult
 
 COLUMNS = (
     "epoch",
@@ -57,7 +60,7 @@ def new_run_folder(parent: Path, name: str | None) -> Path:
             return folder
 
 
-def row_of(result: EpochResult) -> dict[str, float]:
+def row_of(result: "EpochResult") -> dict[str, float]:
     """Return the row of metrics.csv for one epoch."""
     row = dataclasses.asdict(result) | {"lr": result.lrs[0]}
     return {column: row[column] for column in COLUMNS}
@@ -105,7 +108,7 @@ class NoEvents:
     """Stands where TensorBoard is switched off."""
 
     def start(self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str]) -> None: ...
-    def epoch(self, result: EpochResult, model: nn.Module, group_names: Sequence[str]) -> None: ...
+    def epoch(self, result: "EpochResult", model: nn.Module, group_names: Sequence[str]) -> None: ...
     def figure(self, tag: str, figure: Any, step: int) -> None: ...
     def close(self) -> None: ...
 
@@ -124,7 +127,7 @@ class Events(NoEvents):
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
-    def epoch(self, result: EpochResult, model: nn.Module, group_names: Sequence[str]) -> None:
+    def epoch(self, result: "EpochResult", model: nn.Module, group_names: Sequence[str]) -> None:
         """Write one epoch: common charts for training and validation, rates, histograms."""
         step = result.epoch
         self._writer.add_scalars("loss", {"train": result.train_loss, "valid": result.valid_loss}, step)

@@ -1,0 +1,38 @@
+"""Tiny images that several tests share."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything else imports cv2, which reads its settings when it is imported.
+from ptkit.core.data import images  # noqa: F401
+from ptkit.core.data.lists import read_list, write_list
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Three folders of four 8×8 PNGs: red, green and blue ones, a shade each."""
+    for channel, name in enumerate(("blue", "green", "red")):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for shade in range(4):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[:, :, 2 - channel] = 255 - 40 * shade
+            Image.fromarray(pixels).save(folder / f"{shade}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture(scope="session")
+def noise_list(tmp_path_factory):
+    """A list file of 23 PNGs of 8×8 random pixels in three classes; only to be read."""
+    folder = tmp_path_factory.mktemp("noise")
+    random = np.random.default_rng(0)
+    for index in range(23):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    write_list(folder / "list.txt", [(f"{index}.png", index % 3) for index in range(23)])
+    return folder / "list.txt"
+
+
+@pytest.fixture
+def noise_images(noise_list):
+    return read_list(noise_list)

@@ -1,0 +1,136 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+from ptkit.core.data.pipeline import Pipeline
+
+from example_run import CLASSES, write_images, write_run  # isort: skip
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    return write_images(tmp_path)
+
+
+@pytest.fixture
+def probabilities(paths):
+    model = ptkit.load("ckpt.pkl")
+    pipeline = Pipeline.parse(model.pipeline["calls"])
+    with torch.inference_mode():
+        return torch.stack([model(pipeline.image(path)[None])[0] for path in paths]).softmax(1).numpy()
+
+
+def confmat(*arguments):
+    return CliRunner().invoke(app, ["confmat", *map(str, arguments)])
+
+
+def table(name):
+    return list(csv.reader(Path("runs/1/confmat", name).read_text().splitlines()))
+
+
+def test_json_holds_the_matrix_of_the_models_own_answers(paths, probabilities):
+    labels, predictions = np.arange(3).repeat(4), probabilities.argmax(axis=1)
+    expected = np.zeros((3, 3), int)
+    np.add.at(expected, (labels, predictions), 1)
+    result = confmat("ckpt.pkl", "test.txt", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["matrix"] == expected.tolist()
+    assert found["accuracy"] == pytest.approx((labels == predictions).mean())
+    assert found["num_images"] == 12
+    assert found["classes"] == list(CLASSES)
+    assert found["recall"] == pytest.approx((np.diag(expected) / 4).tolist())
+    assert [value is None for value in found["precision"]] == (expected.sum(axis=0) == 0).tolist()
+    assert all(Path(file).is_file() for file in found["files"])
+
+
+def test_screen_shows_accuracy_classes_and_confused_pairs(paths):
+    result = confmat("ckpt.pkl", "test.txt")
+    assert "of 12 images)" in result.stdout
+    assert "class  precision  recall" in result.stdout
+    assert "most confused  taken for" in result.stdout
+    assert "3 pictures in runs/1/confmat" in result.stdout
+
+
+def test_pictures_stand_beside_their_data(paths):
+    confmat("ckpt.pkl", "test.txt")
+    found = sorted(path.name for path in Path("runs/1/confmat").iterdir() if path.suffix in (".png", ".csv"))
+    assert found == [
+        "classes.csv",
+        "confusion.csv",
+        "confusion.png",
+        "mistakes.csv",
+        "mistakes.png",
+        "pairs.csv",
+        "pairs.png",
+    ]
+    assert table("confusion.csv")[0] == ["true \\ predicted", *CLASSES]
+    assert [row[0] for row in table("classes.csv")[1:]] == list(CLASSES)
+
+
+def test_mistakes_are_listed_from_the_worst_with_both_probabilities(paths, probabilities):
+    confmat("ckpt.pkl", "test.txt")
+    rows = table("mistakes.csv")[1:]
+    labels, predictions = np.arange(3).repeat(4), probabilities.argmax(axis=1)
+    assert len(rows) == (labels != predictions).sum() > 0
+    chances = [float(row[3]) for row in rows]
+    assert chances == sorted(chances)
+    for path, true, predicted, of_true, of_predicted in rows:
+        index = paths.index(path)
+        assert (true, predicted) == (CLASSES[labels[index]], CLASSES[predictions[index]])
+        assert float(of_true) == pytest.approx(probabilities[index, labels[index]], abs=1e-5)
+        assert float(of_predicted) == pytest.approx(probabilities[index].max(), abs=1e-5)
+
+
+def test_a_list_without_mistakes_leaves_no_pictures_of_mistakes(paths, probabilities):
+    confmat("ckpt.pkl", "test.txt")
+    lines = [f"{path} {label}\n" for path, label in zip(paths, probabilities.argmax(axis=1), strict=True)]
+    Path("right.txt").write_text("".join(lines))
+    result = confmat("ckpt.pkl", "right.txt")
+    assert "accuracy 100.00%" in result.stdout
+    assert not Path("runs/1/confmat/mistakes.png").exists()
+    assert not Path("runs/1/confmat/pairs.png").exists()
+    assert table("mistakes.csv")[1:] == []
+
+
+def test_undrawable_class_names_are_told_once(paths):
+    weights = torch.load("ckpt.pkl", weights_only=True)["state_dict"]
+    torch.save(weights, "bare.pt")
+    Path("names.txt").write_text("\U0001f642\n\U0001f643\nred\n")
+    answers = ["--model", "resnet8", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "16"]
+    result = confmat("bare.pt", "test.txt", *answers, "--classes", "names.txt")
+    assert result.exit_code == 0
+    assert result.stdout.count("shown by their index") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ckpt.pkl", "nope.txt"], 3, "nope.txt"),
+        (["nope.pkl", "test.txt"], 4, "nope.pkl"),
+        (["ckpt.pkl", "other/test.txt"], 3, "class 0 is 'ant' in other/classes.txt but 'blue'"),
+        (["ckpt.pkl", "bare/test.txt"], 3, "has label 3, but ckpt.pkl knows the classes 0 to 2"),
+        (["ckpt.pkl", "gone.txt"], 3, "gone.png"),
+        (["ckpt.pkl", "test.txt", "--model", "lenet"], 4, "do not fit lenet"),
+        (["ckpt.pkl", "test.txt", "--mean", "0,0,0"], 2, "leave out --mean"),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_code(paths, arguments, code, message):
+    for folder, line in (("other", "x.png 0\n"), ("bare", "x.png 3\n")):
+        Path(folder).mkdir()
+        Path(folder, "test.txt").write_text(line)
+    Path("other/classes.txt").write_text("ant\nbee\nfly\n")
+    Path("gone.txt").write_text("gone.png 0\n")
+    result = confmat(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,96 @@
+import math
+
+import numpy as np
+import pytest
+
+from ptkit.plots.curves import learning_curves, smoothed
+from ptkit.plots.saving import pixels
+
+
+def rows_of(accuracies, **columns):
+    return [
+        {
+            "epoch": k + 1,
+            "train_loss": 2.0 / (k + 1),
+            "train_accuracy": accuracy,
+            "valid_loss": 2.2 / (k + 1),
+            "valid_accuracy": accuracy,
+            "lr": 0.1,
+            "seconds": 1.0,
+            "images_per_s": 100.0,
+        }
+        | {key: values[k] for key, values in columns.items()}
+        for k, accuracy in enumerate(accuracies)
+    ]
+
+
+def draw(rows, **options):
+    return learning_curves(rows, num_classes=10, majority_share=0.2, num_valid=100, footer="runs/1", **options)
+
+
+def texts(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def panel(figure, label):
+    return next(axes for axes in figure.axes if axes.get_ylabel() == label)
+
+
+def test_title_tells_the_best_epoch_with_its_standard_error():
+    assert "80.0% ± 4.0% at epoch 2 of 3" in texts(draw(rows_of([0.5, 0.8, 0.7])))
+
+
+def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_epoch():
+    assert "epoch 2 of 3" in texts(draw(rows_of([0.8, 0.8, 0.8], valid_loss=[0.5, 0.4, 0.4])))
+
+
+def test_baselines_stand_at_chance_and_at_the_majority_share():
+    figure = draw(rows_of([0.5, 0.8, 0.7]))
+    loss, accuracy = panel(figure, "loss"), panel(figure, "accuracy")
+    assert any(np.allclose(line.get_ydata(), math.log(10)) for line in loss.lines)
+    assert any(np.allclose(line.get_ydata(), 0.2) for line in accuracy.lines)
+    assert [text.get_text() for text in (*loss.texts, *accuracy.texts)] == [
+        "chance, ln K = 2.3",
+        "always the largest class, 20.0%",
+    ]
+
+
+def test_band_is_one_standard_error_wide_on_both_sides():
+    band = panel(draw(rows_of([0.5, 0.5, 0.5])), "accuracy").collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(0.45)
+    assert band[:, 1].max() == pytest.approx(0.55)
+
+
+def test_long_runs_have_a_thin_raw_and_a_thick_smoothed_line():
+    values = np.random.default_rng(0).random(40)
+    lines = panel(draw(rows_of(values)), "accuracy").lines
+    raw, smooth = [line for line in lines if len(line.get_xdata()) == 40][:2]
+    assert np.array_equal(raw.get_ydata(), values)
+    assert raw.get_linewidth() < smooth.get_linewidth()
+    assert np.ptp(smooth.get_ydata()) < np.ptp(values)
+
+
+def test_smoothing_keeps_straight_lines_and_gaps():
+    line = np.linspace(0, 1, 50)
+    assert np.allclose(smoothed(line), line)
+    line[10] = np.nan
+    assert np.flatnonzero(np.isnan(smoothed(line))).tolist() == [10]
+
+
+@pytest.mark.parametrize("blank", [None, math.nan])
+def test_blank_training_accuracy_leaves_only_the_validation_curve(blank):
+    figure = draw(rows_of([0.5, 0.8, 0.7], train_accuracy=[blank] * 3))
+    assert pixels(figure).std() > 0
+    curves = [line for line in panel(figure, "accuracy").lines if len(line.get_xdata()) == 3]
+    assert sum(np.isfinite(line.get_ydata()).any() for line in curves) == 1
+
+
+def test_one_epoch_is_a_picture():
+    figure = draw(rows_of([0.4]))
+    assert "40.0% ± 4.9% at epoch 1 of 1" in texts(figure)
+    assert pixels(figure).std() > 0
+
+
+def test_losses_far_above_chance_are_drawn_on_a_log_scale():
+    assert panel(draw(rows_of([0.4, 0.5], train_loss=[500.0, 1.0])), "loss").get_yscale() == "log"
+    assert panel(draw(rows_of([0.4, 0.5])), "loss").get_yscale() == "linear"

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ptkit.core.analysis.evaluation import (
+    ConfusedPair,
+    Evaluation,
+    evaluate,
+    mistakes_of,
+    most_confused,
+    read_matching_list,
+    worst_mistakes,
+)
+from ptkit.core.analysis.subject import load_subject
+from ptkit.core.data.batches import Batches
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.errors import CheckpointError, DataError
+
+from example_run import write_images, write_run  # isort: skip
+
+
+class Brightness(nn.Module):
+    """Scores for dark, middle and bright images."""
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        return -((mean[:, None] - torch.tensor([0.0, 0.5, 1.0])) ** 2) * 10
+
+
+@pytest.fixture
+def grey_batches(tmp_path):
+    def write(levels, labels):
+        lines = []
+        for k, (level, label) in enumerate(zip(levels, labels, strict=True)):
+            Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(tmp_path / f"{k}.png")
+            lines.append(f"{k}.png {label}\n")
+        (tmp_path / "list.txt").write_text("".join(lines))
+        images = read_list(tmp_path / "list.txt")
+        return Batches(images, Pipeline.parse(["Resize((4, 4))", "ToTensor()"]), batch_size=2)
+
+    return write
+
+
+@pytest.fixture
+def evaluation():
+    probabilities = np.array(
+        [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]], np.float32
+    )
+    return Evaluation(np.array([0, 1, 1, 2, 0]), probabilities)
+
+
+def test_answers_stand_in_the_lists_order(grey_batches):
+    found = evaluate(
+        Brightness(), grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]), num_classes=3, activation="softmax"
+    )
+    assert found.predictions.tolist() == [0, 2, 1, 0, 2]
+    assert found.labels.tolist() == [0, 2, 1, 1, 2]
+    assert found.matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 2]]
+    assert found.accuracy == 0.8
+    assert found.standard_error == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+
+
+def test_probabilities_are_float32_and_sum_to_one(grey_batches):
+    found = evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, activation="softmax")
+    assert found.probabilities.dtype == np.float32
+    assert found.probabilities.shape == (3, 3)
+    assert np.allclose(found.probabilities.sum(axis=1), 1)
+
+
+def test_a_model_with_another_number_of_scores_is_an_error(grey_batches):
+    with pytest.raises(CheckpointError, match="expected 5"):
+        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, activation="softmax")
+
+
+def test_most_confused_pairs_come_by_count_and_then_by_share():
+    matrix = np.array([[90, 5, 5], [5, 5, 0], [0, 7, 3]])
+    assert most_confused(matrix, 3) == [
+        ConfusedPair(2, 1, 7, 0.7),
+        ConfusedPair(1, 0, 5, 0.5),
+        ConfusedPair(0, 1, 5, 0.05),
+    ]
+    assert most_confused(np.diag([3, 4]), 3) == []
+
+
+def test_worst_mistakes_have_the_smallest_probability_of_the_true_class(evaluation):
+    assert worst_mistakes(evaluation).tolist() == [2, 3, 4, 1]
+    assert worst_mistakes(evaluation, 2).tolist() == [2, 3]
+
+
+def test_mistakes_of_a_pair_are_its_images_the_surest_first(evaluation):
+    pair = most_confused(evaluation.matrix, 1)[0]
+    assert (pair.true, pair.predicted, pair.count, pair.share) == (1, 0, 2, 1.0)
+    assert mistakes_of(evaluation, pair, 9).tolist() == [2, 1]
+
+
+def test_rates_of_a_class_without_images_are_nan(evaluation):
+    assert np.isnan(Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32)).per_class["recall"]).tolist() == [
+        False,
+        True,
+    ]
+
+
+@pytest.fixture
+def subject(tmp_path):
+    write_run(tmp_path)
+    write_images(tmp_path)
+    return load_subject(tmp_path / "ckpt.pkl")
+
+
+def test_a_list_of_the_same_classes_is_read(tmp_path, subject):
+    images, names = read_matching_list(tmp_path / "test.txt", subject)
+    assert len(images) == 12
+    assert names == ("blue", "green", "red")
+
+
+def test_a_list_without_names_takes_those_of_the_checkpoint(tmp_path, subject):
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "test.txt").write_text("images/blue/0.png 0\n")
+    assert read_matching_list(tmp_path / "test.txt", subject)[1] == ("blue", "green", "red")
+
+
+def test_other_class_names_beside_the_list_are_an_error(tmp_path, subject):
+    (tmp_path / "classes.txt").write_text("blue\nyellow\nred\n")
+    with pytest.raises(DataError, match=r"class 1 is 'yellow' in .*classes.txt but 'green' in .*ckpt.pkl"):
+        read_matching_list(tmp_path / "test.txt", subject)
+
+
+def test_another_number_of_classes_beside_the_list_is_an_error(tmp_path, subject):
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\nviolet\n")
+    with pytest.raises(DataError, match=r"classes.txt has 4 classes, but .*ckpt.pkl knows 3"):
+        read_matching_list(tmp_path / "test.txt", subject)
+
+
+def test_labels_beyond_the_checkpoints_classes_are_an_error(tmp_path, subject):
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "test.txt").write_text("images/blue/0.png 5\n")
+    with pytest.raises(DataError, match=r"has label 5, but .* knows the classes 0 to 2"):
+        read_matching_list(tmp_path / "test.txt", subject)

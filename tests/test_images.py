@@ -1,0 +1,458 @@
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ptkit.core.data import images
+from ptkit.core.data.images import cv2
+from ptkit.core.errors import DataError, StorageError
+
+ROWS, COLUMNS = np.mgrid[0:24, 0:20]
+PICTURE = np.stack([COLUMNS * 12, ROWS * 10, (ROWS + COLUMNS) * 5], axis=2).astype(np.uint8)
+OTHER_PICTURE = 255 - PICTURE
+
+KINDS = {
+    "JPEG": {},
+    "progressive JPEG": {"progressive": True},
+    "PNG": {},
+    "BMP": {},
+    "GIF": {},
+    "WebP": {},
+    "lossless WebP": {"lossless": True},
+}
+
+# What makes a stored image upright, by the EXIF orientation it carries.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+
+FOREIGN = {
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    "PSD": b"8BPS\0\1",
+    "PDF": b"%PDF-1.7\n",
+    "TIFF": b"II*\0\x08\0\0\0",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "HEIC or AVIF": b"\0\0\0\x18ftypheic\0\0\0\0",
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\n",
+    "zip archive": b"PK\x03\x04\x14\0",
+    "the file is empty": b"",
+    "only zero bytes": bytes(1000),
+    "HTML": b"\n<!DOCTYPE html><html>404</html>",
+    "not a JPEG, PNG, WebP, BMP or GIF": b"hello, I am text",
+    "not a JPEG": b"RIFF\x24\0\0\0WAVEfmt ",
+}
+
+
+def picture(mode="RGB"):
+    return Image.fromarray(PICTURE).convert(mode)
+
+
+def encoded(image, kind, **options):
+    """Return the bytes of a Pillow image or of pixels; `kind` may carry words before the format's name."""
+    file = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, kind.rpartition(" ")[2], **KINDS.get(kind, {}), **options)
+    return file.getvalue()
+
+
+def encoded_16_bit(pixels):
+    """Return PNG bytes of uint16 pixels (H, W) or, RGB, (H, W, 3)."""
+    channels_last_first = pixels if pixels.ndim == 2 else pixels[:, :, ::-1]
+    return cv2.imencode(".png", channels_last_first)[1].tobytes()
+
+
+def chunk(name, data):
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+
+def png_claiming(width, height):
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    pixels = zlib.compress(bytes(100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+def reason(data):
+    """Return why these bytes are refused."""
+    with pytest.raises(DataError) as caught:
+        images.decode(data, "photo.jpg")
+    assert str(caught.value).startswith("cannot read photo.jpg: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix("cannot read photo.jpg: ")
+
+
+def whole_or_refused(data, whole):
+    """Say whether these bytes give exactly the pixels `whole`, or a DataError."""
+    try:
+        return np.array_equal(images.decode(data), whole)
+    except DataError:
+        return True
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A function that writes bytes to a file and returns its path."""
+
+    def write(data, name="photo.jpg"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def alarm():
+    """End the test with an error if it blocks."""
+
+    def too_late(_number, _frame):
+        pytest.fail("still blocked after 5 seconds")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+# ------------------------------------------------------------------------------------------------------ good images
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), list(zip(KINDS, (18, 18, 0, 0, 18, 18, 0), strict=True)))
+def test_every_format_gives_rgb_pixels(saved, kind, tolerance):
+    pixels = images.read(saved(encoded(PICTURE, kind)))
+    assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((24, 20, 3), np.uint8, True)
+    assert np.abs(pixels.astype(int) - PICTURE).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_decoders_give_the_same_pixels(kind):
+    # Bytes after the end send a JPEG to the second decoder; for the others only the claim of a whole file counts.
+    data = encoded(PICTURE, kind)
+    assert np.array_equal(images.decode(data + b"junk"), images.decode(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+def test_every_mode_becomes_rgb_and_alpha_is_dropped(kind, mode):
+    image = picture(mode)
+    assert np.array_equal(images.decode(encoded(image, kind)), np.asarray(image.convert("RGB")))
+
+
+def test_transparent_pixels_keep_their_colour():
+    transparent = picture("RGBA")
+    transparent.putalpha(0)
+    for kind in ("PNG", "lossless WebP"):
+        assert np.array_equal(images.decode(encoded(transparent, kind, exact=True)), PICTURE)
+    grey = np.asarray(picture("L").convert("RGB"))
+    assert np.array_equal(images.decode(encoded(transparent.convert("LA"), "PNG")), grey)
+
+
+def test_palette_with_transparency_becomes_rgb():
+    image = picture("P")
+    assert np.array_equal(images.decode(encoded(image, "PNG", transparency=3)), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg_becomes_rgb():
+    pixels = images.decode(encoded(picture("CMYK"), "JPEG", quality=95))
+    assert np.abs(pixels.astype(int) - PICTURE).max() <= 9
+
+
+def test_grey_jpeg_becomes_rgb():
+    pixels = images.decode(encoded(picture("L"), "JPEG", quality=95))
+    assert np.abs(pixels.astype(int) - np.asarray(picture("L"))[:, :, None]).max() <= 9
+
+
+@pytest.mark.parametrize("num_cut", [0, 12], ids=["OpenCV", "Pillow"])
+def test_16_bit_grey_is_scaled_and_never_clipped(num_cut):
+    grey = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(24, 20)
+    data = encoded_16_bit(grey)
+    pixels = images.decode(data[: len(data) - num_cut])
+    assert np.array_equal(pixels, np.repeat((grey >> 8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("num_cut", [0, 12], ids=["OpenCV", "Pillow"])
+def test_16_bit_rgb_is_scaled_and_never_clipped(num_cut):
+    deep = PICTURE.astype(np.uint16) * 257
+    data = encoded_16_bit(deep)
+    assert np.array_equal(images.decode(data[: len(data) - num_cut]), PICTURE)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "lossless WebP"])
+@pytest.mark.parametrize("tail", [b"", b"junk"], ids=["whole", "bytes after the end"])
+def test_exif_orientation_is_applied(kind, orientation, tail):
+    stored = images.decode(encoded(PICTURE, kind))
+    pixels = images.decode(encoded(PICTURE, kind, exif=exif(orientation)) + tail)
+    assert np.array_equal(pixels, UPRIGHT[orientation](stored))
+    assert pixels.flags.c_contiguous
+
+
+def test_broken_exif_is_ignored():
+    plain = images.decode(encoded(PICTURE, "JPEG"))
+    for broken in (b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\xff\xff", exif(77)):
+        assert np.array_equal(images.decode(encoded(PICTURE, "JPEG", exif=broken)), plain)
+        assert np.array_equal(images.decode(encoded(PICTURE, "JPEG", exif=broken) + b"junk"), plain)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "lossless WebP", "MPO"])
+def test_first_frame_of_an_animation_is_taken(kind):
+    alone = images.decode(encoded(PICTURE, kind.replace("MPO", "JPEG")))
+    both = encoded(PICTURE, kind, save_all=True, append_images=[Image.fromarray(OTHER_PICTURE)])
+    assert np.array_equal(images.decode(both), alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 100), (100, 1)])
+def test_tiny_and_narrow_images_are_read(kind, shape):
+    grey = np.full((*shape, 3), 100, np.uint8)
+    pixels = images.decode(encoded(grey, kind))
+    assert pixels.shape == (*shape, 3)
+    assert np.abs(pixels.astype(int) - 100).max() <= 3
+
+
+def test_content_counts_and_not_the_name(saved):
+    assert np.array_equal(images.read(saved(encoded(PICTURE, "PNG"), "photo.jpg")), PICTURE)
+    assert np.array_equal(images.read(saved(encoded(PICTURE, "PNG"), "no_extension")), PICTURE)
+
+
+NAMES = ["two words.png", "tab\there.png", 'a,"b".png', "line\nbreak.png", "\x1b[31m.png", "-n.png", "=1.png", "猫🐈.png"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"\xff\xfe.png")])
+def test_any_file_name_opens(saved, name):
+    path = saved(encoded(PICTURE, "PNG"), name)
+    assert np.array_equal(images.read(str(path)), PICTURE)
+
+
+def test_symlink_is_followed(saved, tmp_path):
+    (tmp_path / "link.png").symlink_to(saved(encoded(PICTURE, "PNG")))
+    assert np.array_equal(images.read(tmp_path / "link.png"), PICTURE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_size_comes_from_the_header_without_decoding(saved, kind):
+    assert images.size_of(saved(encoded(PICTURE, kind))) == (24, 20)
+    assert images.size_of(saved(png_claiming(300, 200))) == (200, 300)
+
+
+# ------------------------------------------------------------------------------------------------------- bad images
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_cut_off_anywhere_is_refused_or_whole(kind):
+    # Where only check-sums and the end marker are gone every pixel is still there.
+    data = encoded(PICTURE, kind)
+    whole = images.decode(data)
+    assert all(whole_or_refused(data[:length], whole) for length in range(len(data)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_image_is_refused(kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(noise, kind)
+    assert reason(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(("words", "data"), FOREIGN.items())
+def test_what_is_no_image_is_named(words, data):
+    assert words in reason(data)
+
+
+def test_path_and_reason_stand_in_the_error(saved):
+    path = saved(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(DataError) as caught:
+        images.read(path)
+    assert str(caught.value) == f"cannot read {path}: it is EPS; convert it to PNG or JPEG"
+
+
+def test_png_with_a_corrupt_chunk_is_refused_in_silence(capfd):
+    data = bytearray(encoded(PICTURE, "PNG"))
+    data[data.index(b"IDAT") + 10] ^= 1
+    assert "broken data stream" in reason(bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_png_with_any_bit_flipped_is_refused_or_whole(capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    # Stored and not compressed: no code in it can break, so only the check-sums tell.
+    data = int.from_bytes(encoded(noise, "PNG", compress_level=0))
+    flipped = [(data ^ (1 << bit)).to_bytes(data.bit_length() + 7 >> 3) for bit in range(data.bit_length() - 8)]
+    assert all(whole_or_refused(damaged, noise) for damaged in flipped)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_image_is_refused_in_silence(kind, capfd):
+    data = encoded(PICTURE, kind)
+    reason(data[: len(data) // 2])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (0, 0)])
+def test_image_without_pixels_is_refused(width, height):
+    assert reason(png_claiming(width, height))
+    empty_gif = b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + b"\0\0\0;"
+    assert reason(empty_gif)
+
+
+def test_too_many_pixels_are_refused_from_the_header():
+    assert reason(png_claiming(9_000, 10_000)) == "its header claims 9000×10000 pixels, over 89,000,000"
+    gif = bytearray(encoded(PICTURE, "GIF"))
+    gif[6:10] = (10_000).to_bytes(2, "little") * 2
+    assert "100000000 pixels" in reason(bytes(gif)) or "10000×10000" in reason(bytes(gif))
+
+
+def test_claim_of_50000_by_50000_pixels_takes_less_than_100_megabytes(saved):
+    jpeg = bytearray(encoded(PICTURE, "JPEG"))
+    start_of_frame = jpeg.index(b"\xff\xc0") + 5
+    jpeg[start_of_frame : start_of_frame + 4] = (50_000).to_bytes(2, "big") * 2
+    bmp = bytearray(encoded(PICTURE, "BMP"))
+    bmp[18:26] = (50_000).to_bytes(4, "little") * 2
+    files = [saved(png_claiming(50_000, 50_000), "a.png"), saved(jpeg, "b.jpg"), saved(bmp, "c.bmp")]
+    program = (
+        "import resource, sys\n"
+        "from ptkit.core.data import images\n"
+        "from ptkit.core.errors import DataError\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = peak()\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: images.read(path)\n"
+        "    except DataError as error: print(error)\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    *errors, megabytes = done.stdout.splitlines()
+    assert [error.split(": ")[0] for error in errors] == [f"cannot read {path}" for path in files]
+    assert int(megabytes) < 100
+    assert done.stderr == ""
+
+
+# ------------------------------------------------------------------------------------------------------ bad files
+
+
+def test_fifo_is_refused_and_never_blocks(tmp_path, alarm):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: not a regular file"):
+        images.read(tmp_path / "pipe.png")
+
+
+def test_device_and_folder_are_refused(tmp_path):
+    for path in ("/dev/zero", tmp_path):
+        with pytest.raises(DataError, match="not a regular file"):
+            images.read(path)
+
+
+def test_missing_file_and_broken_links_are_refused(tmp_path):
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    for name, words in (("a.png", "No such file"), ("broken.png", "No such file"), ("circle.png", "symbolic link")):
+        with pytest.raises(DataError, match=f"{name}: .*{words}"):
+            images.read(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission_is_refused(saved):
+    path = saved(encoded(PICTURE, "PNG"))
+    path.chmod(0)
+    with pytest.raises(DataError, match="Permission denied"):
+        images.read(path)
+
+
+def test_disk_that_fails_three_times_is_a_storage_error(saved, monkeypatch):
+    path, tries = saved(encoded(PICTURE, "PNG")), []
+
+    def failing_open(*arguments):
+        tries.append(arguments)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", failing_open)
+    with pytest.raises(StorageError, match="after three tries: Input/output error"):
+        images.read(path)
+    assert len(tries) == 3
+
+
+def test_disk_that_fails_once_is_tried_again(saved, monkeypatch):
+    path, failures = saved(encoded(PICTURE, "PNG")), [OSError(errno.ESTALE, "Stale file handle")]
+    real_open = os.open
+
+    def open_at_last(*arguments):
+        for failure in failures[:1]:
+            failures.clear()
+            raise failure
+        return real_open(*arguments)
+
+    monkeypatch.setattr(os, "open", open_at_last)
+    assert np.array_equal(images.read(path), PICTURE)
+    assert failures == []
+
+
+def test_file_that_is_read_in_small_pieces_is_read_whole(saved, monkeypatch):
+    path, real_read = saved(encoded(PICTURE, "PNG")), os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, count: real_read(descriptor, min(count, 7)))
+    assert np.array_equal(images.read(path), PICTURE)
+
+
+def test_reading_leaves_no_file_open(saved):
+    path, bad = saved(encoded(PICTURE, "PNG"), "good.png"), saved(b"bad", "bad.png")
+    before = len(os.listdir("/proc/self/fd"))
+    images.read(path)
+    with pytest.raises(DataError):
+        images.read(bad)
+    with pytest.raises(DataError):
+        images.read(path.parent)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ------------------------------------------------------------------------------------------------------------ fuzz
+
+SMALL = PICTURE[:9, :7]
+SEEDS = [
+    *(encoded(SMALL, kind) for kind in KINDS),
+    encoded(SMALL, "JPEG", exif=exif(6)),
+    encoded(Image.fromarray(SMALL).convert("P"), "PNG", transparency=1),
+    encoded(SMALL, "GIF", save_all=True, append_images=[Image.fromarray(255 - SMALL)]),
+    encoded_16_bit(SMALL[:, :, 0].astype(np.uint16) * 257),
+]
+EDITS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 4), st.binary(max_size=4)), max_size=6)
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+@given(seed=st.sampled_from(SEEDS), edits=EDITS, length=st.none() | st.floats(0, 1))
+def test_damaged_bytes_give_an_image_or_a_data_error(seed, edits, length):
+    data = bytearray(seed)
+    for place, num_removed, inserted in edits:
+        start = int(place * len(data))
+        data[start : start + num_removed] = inserted
+    data = bytes(data[: int((1.0 if length is None else length) * len(data))])
+    try:
+        pixels = images.decode(data)
+    except DataError as error:
+        assert str(error).startswith("cannot read image: ")
+        assert "\n" not in str(error)
+    else:
+        assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
+        assert min(pixels.shape) > 0

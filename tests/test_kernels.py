@@ -1,0 +1,132 @@
+import matplotlib
+import numpy as np
+import pytest
+
+from ptkit.plots.kernel_stats import DEAD_SHARE, kernel_colors, kernel_rows, kernel_stats
+from ptkit.plots.kernels import kernel_figure, output_mosaics
+from ptkit.plots.saving import pixels
+
+
+@pytest.fixture
+def random_weight():
+    return lambda *shape: np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+
+
+def texts(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def largest_image(figure):
+    return max((axes.images[0].get_array() for axes in figure.axes if axes.images), key=lambda image: image.size)
+
+
+def test_zero_and_tiny_kernels_are_dead_and_weak_ones_are_not(random_weight):
+    weight = random_weight(9, 3, 3, 3)
+    weight[2] = 0
+    weight[5] *= 1e-4
+    weight[7] *= 0.02
+    assert np.flatnonzero(kernel_stats(weight).is_dead).tolist() == [2, 5]
+
+
+def test_dead_means_below_a_thousandth_of_the_median_norm():
+    weight = (
+        np.ones((5, 1, 1, 1)) * np.array([1, 2, 3, 2 * DEAD_SHARE * 0.999, 2 * DEAD_SHARE * 1.001])[:, None, None, None]
+    )
+    weight = np.concatenate([weight, np.full((2, 1, 1, 1), 2.0)])
+    assert kernel_stats(weight).median_norm == 2
+    assert np.flatnonzero(kernel_stats(weight).is_dead).tolist() == [3]
+
+
+def test_statistics_are_those_of_each_output_channel(random_weight):
+    weight = random_weight(4, 5, 3, 3)
+    stats = kernel_stats(weight)
+    flat = weight.reshape(4, -1).astype(np.float64)
+    assert np.allclose(stats.norms, np.linalg.norm(flat, axis=1))
+    assert np.array_equal(stats.minima, flat.min(axis=1))
+    assert np.array_equal(stats.maxima, flat.max(axis=1))
+    assert stats.limit == pytest.approx(np.percentile(np.abs(flat), 99.5))
+    assert kernel_rows("conv", stats)[1] == ("conv", 1, stats.norms[1], stats.minima[1], stats.maxima[1], False)
+
+
+def test_rgb_kernel_on_the_layers_scale_has_zero_at_mid_grey():
+    kernels = np.zeros((1, 3, 1, 3))
+    kernels[0, :, 0, 1], kernels[0, :, 0, 2] = 0.5, -0.5
+    colors = kernel_colors(kernels, limit=0.5, scale="layer")
+    assert colors[0, 0].tolist() == [[128] * 3, [255] * 3, [0] * 3]
+
+
+def test_per_kernel_scale_stretches_weak_kernels_to_full_contrast():
+    kernels = np.linspace(0, 1e-5, 12).reshape(1, 3, 2, 2)
+    assert np.ptp(kernel_colors(kernels, limit=1, scale="layer")) == 0
+    assert np.ptp(kernel_colors(kernels, limit=1, scale="kernel")) == 255
+    assert np.unique(kernel_colors(np.full((1, 3, 2, 2), 7.0), limit=1, scale="kernel")).tolist() == [128]
+
+
+def test_signed_kernels_use_a_diverging_map_centred_on_zero():
+    colors = kernel_colors(np.array([[[[-2.0, 0.0, 2.0]]]]), limit=2, scale="layer")[0, 0] / 255
+    expected = matplotlib.colormaps["RdBu_r"]([0.0, 0.5, 1.0])[:, :3]
+    assert np.abs(colors - expected).max() < 0.01
+
+
+def test_weights_that_are_not_finite_are_counted_and_marked(random_weight):
+    weight = random_weight(4, 2, 3, 3)
+    weight[0], weight[1, 0, 0, 0] = np.nan, np.inf
+    stats = kernel_stats(weight)
+    assert stats.num_not_finite == 19
+    assert not stats.is_dead.any()
+    assert np.isfinite(stats.limit)
+    figure = kernel_figure(weight, layer="conv")
+    assert "19 weights are not finite" in texts(figure)
+    assert (largest_image(figure) == (255, 0, 255)).all(axis=-1).any()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 3, 3, 3),
+        (6, 3, 5, 5),
+        (8, 1, 3, 3),
+        (4, 3, 1, 1),
+        (20, 33, 1, 1),
+        (3, 2, 1, 7),
+        (40, 20, 3, 3),
+        (5, 1, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("scale", ["layer", "kernel"])
+def test_every_shape_is_drawn_with_its_number_of_dead_kernels_in_the_title(random_weight, shape, scale):
+    figure = kernel_figure(random_weight(*shape), layer="body.conv", scale=scale, footer="n = 1 · x.pkl · epoch 3")
+    assert f"none of {shape[0]}" in texts(figure)
+    assert "epoch 3" in texts(figure)
+    assert pixels(figure).std() > 0
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3, 3), (3, 1, 3, 3), (3, 4, 3, 3), (3, 4, 1, 1)])
+def test_a_layer_of_zeros_is_drawn_as_dead(shape):
+    assert "3 of 3" in texts(kernel_figure(np.zeros(shape), layer="conv"))
+
+
+def test_large_layers_show_their_strongest_kernels_and_say_so(random_weight):
+    assert "256 of 32,768 shown" in texts(kernel_figure(random_weight(256, 128, 3, 3), layer="conv"))
+    assert "256 of 300 shown" in texts(kernel_figure(random_weight(300, 3, 3, 3), layer="conv"))
+    figure = kernel_figure(random_weight(600, 3, 1, 1).repeat(400, axis=1), layer="conv")
+    assert "614,400 of 720,000 weights shown" in texts(figure)
+
+
+def test_whole_layer_has_a_row_per_output_and_a_column_per_input():
+    weight = np.zeros((3, 2, 3, 3))
+    weight[1, 0] = 1.0
+    picture = largest_image(kernel_figure(weight, layer="conv")).astype(int)
+    is_red = (picture[..., 0] > picture[..., 2] + 40).nonzero()
+    rows, columns = picture.shape[0] / 3, picture.shape[1] / 2
+    assert rows * 1 <= is_red[0].min()
+    assert is_red[0].max() < rows * 2
+    assert is_red[1].max() < columns
+
+
+def test_kernels_of_one_output_stand_in_one_image_for_the_strongest_outputs(random_weight):
+    weight = random_weight(20, 5, 3, 3)
+    weight[::2] *= 3
+    found = dict(output_mosaics(weight, num_outputs=10))
+    assert list(found) == list(range(0, 20, 2))
+    assert {image.shape for image in found.values()} == {(26, 5 * 25 + 1, 3)}

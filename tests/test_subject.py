@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptkit.core.analysis.subject import describe, load_subject, output_folder, run_folder
+from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+
+from example_run import CLASSES, write_run  # isort: skip
+
+ANSWERS = {"mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25", "size": 16}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path)
+
+
+@pytest.fixture
+def bare(run):
+    path = Path("bare.pt")
+    torch.save(read_checkpoint(run)["state_dict"], path)
+    return path
+
+
+def scores(subject):
+    with torch.inference_mode():
+        return subject.model(torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["ckpt.pkl", "runs/1", "runs/1/ckpt.pkl"])
+def test_link_run_folder_and_file_mean_the_same_checkpoint(run, name):
+    subject = load_subject(Path(name))
+    assert subject.run == Path("runs/1")
+    assert subject.class_names == CLASSES
+    assert subject.epoch == 7
+    assert subject.described == "runs/1/ckpt.pkl · epoch 7"
+    assert subject.mean == (0.5, 0.5, 0.5)
+    assert not subject.model.training
+
+
+def test_bare_weights_with_the_answers_are_the_same_model(run, bare):
+    subject = load_subject(bare, model="resnet8", **ANSWERS)
+    original = load_subject(run)
+    assert torch.equal(scores(subject), scores(original))
+    assert subject.pipeline == original.pipeline
+    assert subject.class_names == ("0", "1", "2")
+    assert (subject.run, subject.epoch, subject.has_class_names) == (None, None, False)
+
+
+def test_class_names_of_bare_weights_come_from_a_file(bare):
+    Path("names.txt").write_text("a\nb\nc\n")
+    assert load_subject(bare, model="resnet8", classes=Path("names.txt"), **ANSWERS).class_names == ("a", "b", "c")
+
+
+def test_a_wrong_number_of_class_names_is_an_error(bare):
+    Path("names.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match="2 class names, but the weights have 3 outputs"):
+        load_subject(bare, model="resnet8", classes=Path("names.txt"), **ANSWERS)
+
+
+def test_everything_that_bare_weights_lack_is_asked_for_in_one_line(bare):
+    with pytest.raises(UsageError) as raised:
+        load_subject(bare, mean="0.5,0.5,0.5")
+    expected = "bare.pt holds bare weights: add --model NAME, --std R,G,B, --size PIXELS (and --classes FILE for names)"
+    assert str(raised.value) == expected
+
+
+def test_what_a_checkpoint_says_itself_cannot_be_said_again(run):
+    with pytest.raises(UsageError, match=r"says this itself: leave out --std, --size"):
+        load_subject(run, std="1,1,1", size=16)
+
+
+@pytest.mark.parametrize("mean", ["0.5", "a,b,c", "0.5,0.5,128", "0.5,0.5,0.5,0.5", ""])
+def test_a_mean_that_is_not_three_shares_is_an_error(bare, mean):
+    with pytest.raises(UsageError, match="--mean must be three numbers"):
+        load_subject(bare, model="resnet8", **ANSWERS | {"mean": mean})
+
+
+def test_a_standard_deviation_of_zero_is_an_error(bare):
+    with pytest.raises(UsageError, match="--std must be above 0"):
+        load_subject(bare, model="resnet8", **ANSWERS | {"std": "0,1,1"})
+
+
+def test_weights_of_another_model_are_an_error(bare):
+    with pytest.raises(CheckpointError, match="do not fit lenet"):
+        load_subject(bare, model="lenet(num_classes=3)", **ANSWERS)
+    with pytest.raises(CheckpointError, match=r"it has no fc3.weight"):
+        load_subject(bare, model="lenet", **ANSWERS | {"size": 32})
+
+
+def test_user_code_in_a_checkpoint_must_be_named_again(run):
+    contents = read_checkpoint(run)
+    contents["model"]["call"] = "mine.py:net()"
+    save_checkpoint(Path("theirs.pkl"), contents)
+    Path("mine.py").write_text("raise SystemExit('this file was run')")
+    with pytest.raises(CheckpointError, match="names user code"):
+        load_subject(Path("theirs.pkl"))
+    assert load_subject(Path("theirs.pkl"), model="resnet8").class_names == CLASSES
+
+
+def test_pictures_go_to_the_run_or_beside_or_where_out_says(run):
+    assert run_folder(Path("ckpt.pkl")) == Path("runs/1")
+    assert output_folder(Path("runs/1"), command="confmat", out=None) == Path("runs/1/confmat")
+    assert output_folder(None, command="confmat", out=None) == Path("ptkit-confmat")
+    assert output_folder(Path("runs/1"), command="confmat", out=Path("x")) == Path("x")
+
+
+def test_a_file_is_described_by_its_path_and_epoch_if_known():
+    assert describe(Path("a.pt"), None) == "a.pt"
+    assert describe(Path("a.pt"), 3) == "a.pt · epoch 3"

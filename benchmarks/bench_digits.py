@@ -1,6 +1,6 @@
 """`ptkit train` with no flags on data/: validation and test accuracy and seconds of whole processes, three seeds.
 
-    python benchmarks/bench_digits.py [--seeds 3]
+python benchmarks/bench_digits.py [--seeds 3]
 """
 
 import argparse
@@ -25,7 +25,9 @@ def main() -> None:
         folder = Path(name)
         ptkit(folder, "split", str(DIGITS))
         ptkit(folder, "normstats", "train.txt")
-        print(f"{machine()}\n\n| seed | valid accuracy | test accuracy | seconds, start-up included |\n|---|---|---|---|")
+        print(
+            f"{machine()}\n\n| seed | valid accuracy | test accuracy | seconds, start-up included |\n|---|---|---|---|"
+        )
         rows = [one_seed(folder, seed) for seed in range(options.seeds)]
     means = [statistics.mean(column) for column in zip(*rows, strict=True)]
     print(f"| mean | {means[0]:.2%} | {means[1]:.2%} | {means[2]:.1f} |")

@@ -7,6 +7,10 @@ from PIL import Image
 # Before anything else imports cv2, which reads its settings when it is imported.
 from ptkit.core.data import images  # noqa: F401
 from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.machine import prepare_environment
+
+# As the command does, before anything imports torch: threads that wait by spinning starve tests that run beside.
+prepare_environment()
 
 
 @pytest.fixture

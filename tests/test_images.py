@@ -84,7 +84,9 @@ def chunk(name, data):
 def png_claiming(width, height):
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     pixels = zlib.compress(bytes(100))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def exif(orientation):
@@ -237,7 +239,16 @@ def test_content_counts_and_not_the_name(saved):
     assert np.array_equal(images.read(saved(encoded(PICTURE, "PNG"), "no_extension")), PICTURE)
 
 
-NAMES = ["two words.png", "tab\there.png", 'a,"b".png', "line\nbreak.png", "\x1b[31m.png", "-n.png", "=1.png", "猫🐈.png"]
+NAMES = [
+    "two words.png",
+    "tab\there.png",
+    'a,"b".png',
+    "line\nbreak.png",
+    "\x1b[31m.png",
+    "-n.png",
+    "=1.png",
+    "猫🐈.png",
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"\xff\xfe.png")])

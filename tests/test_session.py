@@ -164,6 +164,12 @@ def test_clipping_limits_the_step(here: Path) -> None:
     assert math.sqrt(moved) == pytest.approx(1e-3, rel=0.01)
 
 
+def test_mixed_images_have_no_training_accuracy(here: Path) -> None:
+    result = start({"data": {"transforms": ["MixUp()"]}, "train": {"epochs": 1}})
+    with (result.run / "metrics.csv").open() as file:
+        assert [row["train_accuracy"] for row in csv.DictReader(file)] == [""]
+
+
 def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -191,6 +197,7 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
         {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
         {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
         {"data": {"transforms": ["RandomRotation(10)", "RandomCrop(16, padding=2)"]}, "train": {"accumulate": 2}},
+        {"data": {"transforms": ["RandomChoice([MixUp(), CutMix()])"]}},
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here: Path) -> None:
@@ -285,6 +292,7 @@ def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
         ({"model": {"call": "lenet()"}, "data": {"size": 8}}, "16 pixels or larger"),
         ({"data": {"cache": "ram", "transforms": ["RandomResizedCrop(16)"]}}, "needs a fixed size"),
         ({"train": {"device": "cuda"}}, "no CUDA device"),
+        ({"data": {"eval_transforms": ["RandomRotation(10)"]}}, "must not be random"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_a_folder_is_made(

@@ -74,7 +74,9 @@ def torchvision_crop(transform, image, draws):
     missing_w = max(wanted_w - image.shape[2] - left - right, 0) * transform.pad_if_needed
     sides = [left + missing_w, top + missing_h, right + missing_w, bottom + missing_h]
     padded = F.pad(image, sides, fill=transform.fill, padding_mode=transform.padding_mode)
-    corner = [math.floor(d * (have - want + 1)) for d, have, want in zip(draws, padded.shape[1:], transform.size, strict=True)]
+    corner = [
+        math.floor(d * (have - want + 1)) for d, have, want in zip(draws, padded.shape[1:], transform.size, strict=True)
+    ]
     return F.crop(padded, *corner, *transform.size)
 
 
@@ -133,7 +135,9 @@ def test_batch_form_equals_image_form_for_narrow_images(shape, call):
     assert np.array_equal(together(transform, batch, draws), each(transform, batch, draws))
 
 
-@pytest.mark.parametrize("call", ["RandomCrop(5, padding=1)", "RandomHorizontalFlip(p=0.6)", "RandomVerticalFlip(p=0.6)"])
+@pytest.mark.parametrize(
+    "call", ["RandomCrop(5, padding=1)", "RandomHorizontalFlip(p=0.6)", "RandomVerticalFlip(p=0.6)"]
+)
 def test_batch_form_leaves_its_input_alone_and_gives_whole_rows(call):
     transform, batch = build_transform(parse(call)), BATCH.copy()
     result = together(transform, batch, draws_for(transform))

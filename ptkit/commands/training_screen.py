@@ -82,10 +82,11 @@ class TrainingScreen(Watcher):
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         width = len(str(self._epochs))
+        learned = "      -" if result.train_accuracy is None else f"{result.train_accuracy:7.2%}"
         mark = "  best" if is_best else ""
         line = (
             f"epoch {result.epoch:>{width}}/{self._epochs}  "
-            f"loss {result.train_loss:.4f}  accuracy {result.train_accuracy:7.2%}  "
+            f"loss {result.train_loss:.4f}  accuracy {learned}  "
             f"valid loss {result.valid_loss:.4f}  accuracy {result.valid_accuracy:7.2%}  "
             f"lr {result.lrs[0]:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
         )

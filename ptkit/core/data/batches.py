@@ -21,22 +21,28 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.kernels import Draws, Pixels
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.mixing import Mixed, mix
 from ptkit.core.data.pipeline import Pipeline, same_size
-from ptkit.core.errors import DataError
+from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import free_bytes, num_cores
 
 Indices = npt.NDArray[np.int64]
 
 _FILL_CHUNK = 64
+_DRAWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 (n, 3, H, W), channels last; labels: int64 (n,); both on the device. indices: into the list."""
+    """images: float32 (n, 3, H, W), channels last; labels: int64 (n,); both on the device. indices: into the list.
+
+    mixed: what the images were mixed with, if the pipeline has MixUp or CutMix.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Indices
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,6 @@ class Batches:
         self.batch_size, self.device, self.seed = batch_size, torch.device(device), seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.workers = workers or num_cores()
-        self.labels = torch.from_numpy(np.ascontiguousarray(images.labels)).to(self.device)
         # On a CPU the model wants every core: preparing ahead would only take them away from it.
         self.ahead = 0 if self.device.type == "cpu" else 2
         self._pool: ThreadPoolExecutor | None = None
@@ -102,11 +107,16 @@ class Batches:
             prepared = (self._gathered(indices, draws) for indices, draws in plans)
         else:
             prepared = self._from_threads(plans)
-        for indices, images in prepared:
-            yield Batch(self._on_device(images), self._labels_of(indices), indices)
+        for number, (indices, prepared_images) in enumerate(prepared):
+            images, labels = self._on_device(prepared_images), self._labels_of(indices)
+            mixed = None
+            if self.pipeline.mix is not None:
+                images, mixed = mix(self.pipeline.mix, images, labels, seed=self.seed, epoch=epoch, batch=number)
+            yield Batch(images, labels, indices, mixed)
 
     def close(self) -> None:
-        """End the threads; the next epoch starts them anew."""
+        """End the threads and worker processes; the next epoch starts them anew."""
+        self._loader = None
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -117,12 +127,15 @@ class Batches:
         order = np.arange(count)
         if self.shuffle:
             order = keyed.permutation(self.seed, "order", epoch=epoch, length=count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            indices = order[start : start + self.batch_size]
-            yield (
-                indices,
-                keyed.uniforms(self.seed, "augment", epoch=epoch, indices=indices, columns=self.pipeline.num_draws),
-            )
+        # Several batches at once: the hash costs little an image, but a lot a call.
+        per_block = max(_DRAWS_AT_ONCE // self.batch_size, 1) * self.batch_size
+        columns, end = self.pipeline.num_draws, min(len(self) * self.batch_size, count)
+        for first in range(0, end, per_block):
+            block = order[first : min(first + per_block, end)]
+            draws = keyed.uniforms(self.seed, "augment", epoch=epoch, indices=block, columns=columns)
+            for start in range(0, len(block), self.batch_size):
+                here = slice(start, start + self.batch_size)
+                yield block[here], draws[here]
 
     def _gathered(self, indices: Indices, draws: Draws) -> tuple[Indices, Pixels | Tensor]:
         assert self.kept is not None
@@ -151,38 +164,49 @@ class Batches:
         return indices, _stacked(self.pipeline, tensors, draws)
 
     def _from_processes(self, epoch: int) -> Iterator[tuple[Indices, Pixels | Tensor]]:
-        if self._loader is None:
-            self._requests = _Requests(self)
-            with warnings.catch_warnings():
-                # More workers than cores are the user's choice.
-                warnings.simplefilter("ignore", UserWarning)
+        for prepared in self._requested(epoch):
+            if isinstance(prepared, PtkitError):
+                # Ends the processes with this error; if the garbage collector has to, it waits 5 seconds for each.
+                self._loader = None
+                raise prepared
+            yield prepared
+
+    def _requested(self, epoch: int) -> Iterator[Any]:
+        """Ask the worker processes for an epoch; they start with the first and stay."""
+        with warnings.catch_warnings():
+            # More workers than cores are the user's choice.
+            warnings.simplefilter("ignore", UserWarning)
+            if self._loader is None:
+                self._requests = _Requests(self)
                 self._loader = DataLoader(
                     _InWorkers(self.source),
                     batch_sampler=self._requests,  # type: ignore[arg-type]
                     num_workers=self.workers,
                     collate_fn=_as_it_is,
                     persistent_workers=True,
+                    # Else it takes a number from the global one.
+                    generator=torch.Generator(),
                 )
-        assert self._requests is not None
-        self._requests.epoch = epoch
-        yield from self._loader
+            assert self._requests is not None
+            self._requests.epoch = epoch
+            return iter(self._loader)
 
     def _on_device(self, images: Pixels | Tensor) -> Tensor:
         """Copy a prepared batch to the device and finish it there."""
         tensor = images if isinstance(images, Tensor) else torch.from_numpy(images)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        else:
-            tensor = tensor.to(self.device)
+        tensor = self._moved(tensor)
         if self.pipeline.scale is not None:
             return self.pipeline.normalise(tensor)
         return tensor.contiguous(memory_format=torch.channels_last)
 
-    def _labels_of(self, indices: Indices) -> Tensor:
-        chosen = torch.from_numpy(indices)
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """Copy to the device, from pinned memory and without waiting on CUDA."""
         if self.device.type == "cuda":
-            chosen = chosen.pin_memory().to(self.device, non_blocking=True)
-        return self.labels[chosen]
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _labels_of(self, indices: Indices) -> Tensor:
+        return self._moved(torch.from_numpy(self.images.labels[indices]))
 
 
 def decode_all(
@@ -205,11 +229,12 @@ def decode_all(
         return bad
 
     found: list[tuple[int, str]] = []
+    starts = range(0, len(images), _FILL_CHUNK)
     with thread_pool(workers or num_cores()) as pool:
-        for bad in pool.map(fill, range(0, len(images), _FILL_CHUNK)):
+        for start, bad in zip(starts, pool.map(fill, starts), strict=True):
             found += bad
             if on_images is not None:
-                on_images(_FILL_CHUNK)
+                on_images(min(_FILL_CHUNK, len(images) - start))
     return Kept(pixels, tuple(found))
 
 
@@ -293,6 +318,10 @@ class _InWorkers(Dataset[Any]):
 
     source: _Source
 
-    def __getitems__(self, request: tuple[Indices, Draws]) -> tuple[Indices, Pixels | Tensor]:
+    def __getitems__(self, request: tuple[Indices, Draws]) -> tuple[Indices, Pixels | Tensor] | PtkitError:
+        """Return the batch, or the error: DataLoader would put a traceback into the message of one that is raised."""
         indices, draws = request
-        return indices, _stacked(self.source.pipeline, self.source.tensors(indices, draws), draws)
+        try:
+            return indices, _stacked(self.source.pipeline, self.source.tensors(indices, draws), draws)
+        except PtkitError as error:
+            return error

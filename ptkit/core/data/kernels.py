@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+# Not `import cv2`: images.py sets what OpenCV reads when it is imported.
+from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms import ToTensor
 
 Draws = npt.NDArray[np.float64]
-Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
 _TRIES = 10  # torchvision's number of tries for a box that fits
@@ -292,7 +293,10 @@ def _foreign(transform: Any, image: Any, draws: Draws) -> Any:
     torch.default_generator.manual_seed(key)
     np.random.seed(key % (1 << 32))
     random.seed(key)
-    return transform(image)
+    result = transform(image)
+    if not isinstance(result, Tensor | Image):
+        raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
+    return result
 
 
 def _between(draw: float, low: float, high: float) -> float:

@@ -4,7 +4,9 @@ The plan changes speed, never meaning: every part draws from the same keyed numb
 """
 
 import functools
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images
 from ptkit.core.data.kernels import Draws, Pixels, Size, is_foreign, kernel_of
+from ptkit.core.data.mixing import is_mix
 from ptkit.core.data.transforms import ToTensor, build_transform
 from ptkit.core.errors import DataError, UsageError
 
@@ -43,6 +46,7 @@ class Pipeline:
     geometry: steps that run on whole uint8 batches.
     scale, shift: float(pixels) * scale + shift is ToTensor and Normalize in one, (3,) each; None where ToTensor
         stands in `middle`.
+    mix: MixUp, CutMix or a choice of them, which `batches` applies to what comes out; None without.
     prefix_size, size: (height, width) after the prefix and at the end; None where it depends on the image.
     """
 
@@ -55,6 +59,7 @@ class Pipeline:
     prefix_size: Size | None
     size: Size | None
     num_draws: int
+    mix: Any = None
 
     @staticmethod
     def parse(calls: Sequence[str], *, allow_user_code: bool = True) -> "Pipeline":
@@ -68,9 +73,11 @@ class Pipeline:
         for call in parsed:
             if not allow_user_code:
                 refuse_user_code(call, where="the saved pipeline")
-        steps = _with_columns([build_transform(call) for call in parsed])
-        _check_order(parsed, steps)
-        return _plan(tuple(str(call) for call in parsed), steps)
+        mix = build_transform(parsed[-1]) if parsed and is_mix(parsed[-1]) else None
+        of_images = parsed if mix is None else parsed[:-1]
+        steps = _with_columns([build_transform(call) for call in of_images])
+        _check_order(of_images, steps)
+        return _plan(tuple(str(call) for call in parsed), steps, mix)
 
     @property
     def is_foreign(self) -> bool:
@@ -83,40 +90,49 @@ class Pipeline:
 
     def before(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3)."""
-        if pixels.shape[:2] == self.prefix_size and _only_resizes(self.prefix):
+        if _has_size_already(self.prefix, pixels.shape[0], pixels.shape[1]):
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         for step in self.prefix:
-            image = step.transform(image)
+            image = _applied(step, image, np.empty(0))
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
     def each(self, pixels: Pixels, draws: Draws) -> Tensor:
-        """Apply the middle to one image (H, W, 3): (3, h, w), uint8, or float where ToTensor stands in it."""
+        """Apply the middle to one image (H, W, 3): (3, h, w), uint8, or float where ToTensor stands in it.
+
+        Raises:
+            UsageError: a transform that does not fit the image.
+        """
         image: Any = torch.from_numpy(pixels).permute(2, 0, 1)
         for step in self.middle:
-            try:
-                image = kernel_of(step.transform).apply(step.transform, image, draws[step.columns])
-            except (ValueError, TypeError, RuntimeError) as error:
-                name = type(step.transform).__name__
-                raise UsageError(f"{name} cannot be applied: {' '.join(str(error).split())}") from error
-        return image if isinstance(image, Tensor) else F.pil_to_tensor(image)
+            image = _applied(step, image, draws[step.columns])
+        tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
+        if self.scale is not None and tensor.dtype != torch.uint8:
+            found = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(f"found {found} before ToTensor: what stands there must keep uint8 pixels, 0..255")
+        return tensor
 
     def together(self, batch: Pixels, draws: Draws) -> Pixels:
-        """Apply the geometry to a uint8 batch (n, H, W, 3) with draws (n, num_draws)."""
+        """Apply the geometry to a uint8 batch (n, H, W, 3) with draws (n, num_draws).
+
+        Raises:
+            UsageError: a transform that does not fit the images.
+        """
         for step in self.geometry:
             kernel = kernel_of(step.transform)
             assert kernel.batch is not None
             try:
                 batch = kernel.batch(step.transform, batch, draws[:, step.columns])
-            except ValueError as error:
-                raise UsageError(f"{error}") from error
+            except (ValueError, RuntimeError) as error:
+                raise _refusal(step, error) from error
         return batch
 
     def normalise(self, batch: Tensor) -> Tensor:
         """Turn uint8 (n, H, W, 3) into float32 (n, 3, H, W), channels last, on the device where it lies."""
         n, height, width, _ = batch.shape
         scale, shift = self._rows(width, batch.device)
-        rows = torch.addcmul(shift, batch.view(n, height, width * 3).float(), scale)
+        rows = batch.view(n, height, width * 3).float()
+        torch.addcmul(shift, rows, scale, out=rows)
         return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  # a pipeline lives as long as its run
@@ -131,14 +147,20 @@ class Pipeline:
 
         Raises:
             DataError: not a readable image.
+            UsageError: a transform that does not fit the image.
         """
         pixels = self.before(images.read(path))
         draws = np.zeros(self.num_draws)
+        with _global_generators_kept() if self.is_foreign else nullcontext():
+            image = self.each(pixels, draws)
         if self.scale is None:
-            return self.each(pixels, draws)
-        image = self.each(pixels, draws).permute(1, 2, 0).contiguous()
-        batch = self.together(image.numpy()[None], draws[None])
+            return image
+        batch = self.together(image.permute(1, 2, 0).contiguous().numpy()[None], draws[None])
         return self.normalise(torch.from_numpy(batch))[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to worker processes as text: a user's file is not a module that could be imported there."""
+        return Pipeline.parse, (self.calls,)
 
 
 def denormalise(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
@@ -147,6 +169,33 @@ def denormalise(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
     pixels = (tensor.detach().cpu().float() * spread + centre).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+
+
+def _applied(step: Step, image: Any, draws: Draws) -> Any:
+    """Apply one step to one image."""
+    try:
+        return kernel_of(step.transform).apply(step.transform, image, draws)
+    except Exception as error:  # a user's own code may raise anything
+        raise _refusal(step, error) from error
+
+
+def _refusal(step: Step, error: Exception) -> UsageError:
+    reason = " ".join(str(error).split())
+    if not isinstance(error, ValueError | TypeError | RuntimeError):
+        reason = f"{type(error).__name__}: {reason}"
+    return UsageError(f"{type(step.transform).__name__} cannot be applied: {reason}")
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """Put the global generators back to where they were."""
+    before = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
 
 
 def _with_columns(transforms: Sequence[Any]) -> list[Step]:
@@ -162,6 +211,10 @@ def _check_order(calls: Sequence[Call], steps: Sequence[Step]) -> None:
     """Follow what the image is from step to step: uint8 tensor, PIL image, float tensor, normalised tensor."""
     state = "uint8"
     for call, step in zip(calls, steps, strict=True):
+        if is_mix(call):
+            raise call.error(
+                "what mixes whole batches stands once, at the end: RandomChoice([MixUp(), CutMix()]) takes turns"
+            )
         match step.transform:
             case ToTensor() if state in ("float", "normalised"):
                 raise call.error("ToTensor stands twice; the image is a float tensor already")
@@ -183,7 +236,7 @@ def _check_order(calls: Sequence[Call], steps: Sequence[Step]) -> None:
         raise UsageError("the transforms must end in a float tensor: add ToTensor()")
 
 
-def _plan(calls: tuple[str, ...], steps: list[Step]) -> Pipeline:
+def _plan(calls: tuple[str, ...], steps: list[Step], mix: Any) -> Pipeline:
     sizes = _sizes(steps)
     first = next((k for k, step in enumerate(steps) if not isinstance(step.transform, _PREFIX_TYPES)), len(steps))
     end, scale, shift = _ending(steps)
@@ -203,6 +256,7 @@ def _plan(calls: tuple[str, ...], steps: list[Step]) -> Pipeline:
         prefix_size=sizes[first],
         size=sizes[-1],
         num_draws=steps[-1].columns.stop if steps else 0,
+        mix=mix,
     )
 
 
@@ -227,8 +281,14 @@ def _ending(steps: Sequence[Step]) -> tuple[int, Tensor | None, Tensor | None]:
     return len(steps), None, None
 
 
-def _only_resizes(steps: Sequence[Step]) -> bool:
-    return all(isinstance(step.transform, v2.Resize | v2.CenterCrop) for step in steps)
+def _has_size_already(steps: Sequence[Step], height: int, width: int) -> bool:
+    """Say whether every step would leave an image of this size as it is."""
+    size = (height, width)
+    return all(
+        isinstance(step.transform, v2.Resize | v2.CenterCrop)
+        and kernel_of(step.transform).size(step.transform, size) == size
+        for step in steps
+    )
 
 
 def same_size(shapes: Sequence[tuple[int, ...]], calls: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import Catalogue, Part, load_function
+from ptkit.core.data.mixing import is_mix
 
 
 class ToTensor(nn.Module):
@@ -35,6 +36,9 @@ class Lambda(nn.Module):
 def _torchvision(name: str, summary: str) -> Part:
     return Part(f"torchvision.transforms.v2:{name}", summary, mixed=frozenset({"value", "fill"}))
 
+
+# The loop knows the labels and mixes losses, not targets.
+_MIX_GIVEN = frozenset({"num_classes", "labels_getter"})
 
 TRANSFORMS = Catalogue(
     "transform",
@@ -62,6 +66,16 @@ TRANSFORMS = Catalogue(
         "AutoAugment": _torchvision("AutoAugment", "learned policies (Cubuk et al. 2019)"),
         "RandAugment": _torchvision("RandAugment", "n random operations of one strength (Cubuk et al. 2020)"),
         "TrivialAugmentWide": _torchvision("TrivialAugmentWide", "one random operation (Müller and Hutter 2021)"),
+        "MixUp": Part(
+            "torchvision.transforms.v2:MixUp",
+            "blend each image with another of its batch (Zhang et al. 2018)",
+            _MIX_GIVEN,
+        ),
+        "CutMix": Part(
+            "torchvision.transforms.v2:CutMix",
+            "paste a box of another image of the batch (Yun et al. 2019)",
+            _MIX_GIVEN,
+        ),
         "AugMix": _torchvision("AugMix", "mixed chains of operations (Hendrycks et al. 2020)"),
     },
     symbols={
@@ -70,7 +84,6 @@ TRANSFORMS = Catalogue(
     },
 )
 
-# Old names of Normalize's arguments in the course's print-out.
 CROPS = ("RandomCrop", "CenterCrop")
 
 
@@ -78,10 +91,10 @@ def build_transform(call: Call) -> Any:
     """Return the transform that a call names.
 
     Raises:
-        UsageError: unknown name or argument; Grayscale with one channel.
+        UsageError: unknown name or argument, or numbers that would fail on the first image.
     """
     transform = TRANSFORMS.build(call)
-    _check_channels(call, transform)
+    _check_numbers(call, transform)
     return transform
 
 
@@ -114,24 +127,34 @@ def complete(calls: Sequence[str], *, size: int, mean: Sequence[float], std: Seq
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
     A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize; one that crops
-    gets the shorter side resized, with room for the crop above 64 pixels.
+    gets the shorter side resized, with room for the crop above 64 pixels. What mixes batches goes to the end.
     """
     names = [parse(call).name for call in calls]
     if "Normalize" in names:
         return tuple(calls)
+    mixes = tuple(call for call in calls if is_mix(parse(call)))
+    calls = tuple(call for call in calls if call not in mixes)
     before = evaluation_geometry(size)
     if "Resize" in names or "RandomResizedCrop" in names:
         before = ()
     elif any(crop in names for crop in CROPS):
         before = before[:1]
     after = () if "ToTensor" in names else ("ToTensor()",)
-    return (*before, *calls, *after, f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})")
+    return (*before, *calls, *after, f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})", *mixes)
 
 
 def _numbers(values: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:.6g}' for value in values)}]"
 
 
-def _check_channels(call: Call, transform: Any) -> None:
-    if isinstance(transform, v2.Grayscale) and transform.num_output_channels != 3:
-        raise call.error("models take three channels: use Grayscale(num_output_channels=3)")
+def _check_numbers(call: Call, transform: Any) -> None:
+    match transform:
+        case v2.Grayscale() if transform.num_output_channels != 3:
+            raise call.error("models take three channels: use Grayscale(num_output_channels=3)")
+        case v2.Normalize() if {len(transform.mean), len(transform.std)} - {1, 3}:
+            raise call.error("Normalize takes 1 or 3 numbers for mean and for std")
+        case v2.Normalize() if 0 in transform.std:
+            raise call.error("Normalize: std must not be 0")
+        case v2.RandomApply() | v2.RandomChoice() | v2.RandomOrder():
+            for inner in transform.transforms:
+                _check_numbers(call, inner)

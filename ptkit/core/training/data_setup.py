@@ -80,6 +80,8 @@ def prepare_data(
     mean, std, origin = _statistics(train, draft, start, counting, settings.train.seed)
     train_pipeline = Pipeline.parse(complete(train_calls, size=size, mean=mean, std=std))
     eval_pipeline = Pipeline.parse(complete(eval_calls, size=size, mean=mean, std=std))
+    if eval_pipeline.is_random or eval_pipeline.mix is not None:
+        raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
     train_batches = _batches(train, train_pipeline, settings, device, is_training=True)
     valid_batches = _batches(valid, eval_pipeline, settings, device, is_training=False)
     notes = (_data_note(train, valid, size), f"augment: {_list_note(train_calls)}; normalised with {origin}")

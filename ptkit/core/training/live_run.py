@@ -8,7 +8,7 @@ from ptkit.core.training.data_setup import PreparedData
 from ptkit.core.training.loop import Training
 from ptkit.core.training.model_setup import PreparedModel
 from ptkit.core.training.optimizers import Prepared
-from ptkit.core.training.records import NoEvents
+from ptkit.core.training.records import NoEvents, Row
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Run:
     prepared: Prepared
     training: Training
     events: NoEvents
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
     epochs_without_better: int = 0
 

@@ -21,7 +21,6 @@ from ptkit.core.training.schedules import Schedule
 
 # On a GPU reading a number waits for all work queued: a loss that became NaN is noticed within this many steps.
 _CHECK_EVERY_ON_GPU = 50
-_NEVER = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,14 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the history. Accuracies and losses are means over images; rates are those of the last step."""
+    """One row of the history. Accuracies and losses are means over images; rates are those of the last step.
+
+    train_accuracy: None where MixUp or CutMix leave no single right answer.
+    """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     valid_loss: float
     valid_accuracy: float
     lrs: tuple[float, ...]
@@ -61,27 +63,39 @@ class Evaluated:
 
 
 class Totals:
-    """Sums of an epoch, kept on the device: reading one waits for the device."""
+    """The losses and hits of an epoch, a number a batch, kept on the device: reading one waits for the device."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
-        self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
-        self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
-        self.num_images = 0
+    def __init__(self, num_batches: int, device: torch.device) -> None:
+        self.losses = torch.zeros(num_batches, device=device)
+        self.hits = torch.zeros(num_batches, dtype=torch.int64, device=device)
+        self.sizes: list[int] = []
+        self._num_checked = 0
 
-    def add(self, loss: Tensor, labels: Tensor, predicted: Tensor, *, step: int) -> None:
+    @property
+    def num_images(self) -> int:
+        return sum(self.sizes)
+
+    def add(self, loss: Tensor, labels: Tensor, predicted: Tensor) -> None:
         """Add one batch; loss is its mean."""
-        loss = loss.detach()
-        self.num_images += len(labels)
-        self.loss_sum += loss * len(labels)
-        self.confusion += confusion_counts(labels, predicted, num_classes=len(self.confusion))
-        self.first_bad.clamp_(max=torch.where(loss.isfinite(), _NEVER, step))
+        number = len(self.sizes)
+        self.losses[number] = loss.detach()
+        self.hits[number] = (predicted == labels).sum()
+        self.sizes.append(len(labels))
 
     def mean_loss(self) -> float:
-        return self.loss_sum.item() / max(self.num_images, 1)
+        losses = self.losses[: len(self.sizes)].cpu().double()
+        return float((losses * torch.tensor(self.sizes)).sum() / max(self.num_images, 1))
 
     def accuracy(self) -> float:
-        return self.confusion.diagonal().sum().item() / max(self.num_images, 1)
+        return self.hits.sum().item() / max(self.num_images, 1)
+
+    def first_bad(self) -> int | None:
+        """Return the number of the first batch since the last call whose loss is NaN or infinite."""
+        new = self.losses[self._num_checked : len(self.sizes)]
+        before, self._num_checked = self._num_checked, len(self.sizes)
+        if new.isfinite().all():
+            return None
+        return before + int((~new.isfinite()).nonzero()[0])
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ def fit(
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
         totals = train_epoch(training, epoch, on_step)
-        train_loss, train_accuracy = totals.mean_loss(), totals.accuracy()
+        train_loss = totals.mean_loss()
+        train_accuracy = totals.accuracy() if training.train.pipeline.mix is None else None
         seconds = time.perf_counter() - begin
         lrs = tuple(float(group["lr"]) for group in training.optimizer.param_groups)
         found = evaluate(training.model, training.valid, loss=training.loss, dtype=training.settings.dtype)
@@ -150,7 +165,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
     """
     training.model.train()
     freeze_statistics(training.model, training.frozen)
-    totals = Totals(training.loss.num_classes, training.train.device)
+    totals = Totals(len(training.train), training.train.device)
     num_steps = -(-len(training.train) // training.settings.accumulate)
     check_every = 1 if training.train.device.type == "cpu" else _CHECK_EVERY_ON_GPU
     groups = _grouped(training.train.epoch(epoch), training.settings.accumulate)
@@ -159,7 +174,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
         _step(training, batches, totals)
         training.schedule.after_step()
         if step % check_every == 0 or step == num_steps:
-            _check_finite(totals, training.model, epoch)
+            _check_finite(totals, training, epoch)
         if on_step is not None:
             on_step(Progress(epoch, step, num_steps, totals))
     return totals
@@ -168,14 +183,16 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
 def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
     """Return mean loss and confusion counts over a list; every image counts once."""
     model.eval()
-    totals = Totals(loss.num_classes, batches.device)
+    totals = Totals(len(batches), batches.device)
+    confusion = torch.zeros((loss.num_classes, loss.num_classes), dtype=torch.int64, device=batches.device)
     with torch.inference_mode():
         for batch in batches.epoch():
             with _autocast(batches.device, dtype):
                 outputs = model(batch.images)
             predicted = predictions(outputs, loss.rule)
-            totals.add(loss(outputs, batch.labels), batch.labels, predicted, step=0)
-    return Evaluated(totals.mean_loss(), totals.confusion.cpu().numpy())
+            totals.add(loss(outputs, batch.labels), batch.labels, predicted)
+            confusion += confusion_counts(batch.labels, predicted, num_classes=loss.num_classes)
+    return Evaluated(totals.mean_loss(), confusion.cpu().numpy())
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
@@ -190,20 +207,20 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         # Dropout depends on the step alone, so that a resumed run goes on as if never interrupted.
         _seed_device(device, stream_key(settings.seed, "dropout", number))
         optimizer.zero_grad(set_to_none=True)
-        whole = torch.zeros((), device=device)
+        parts = []
         for batch in batches:
             with _autocast(device, settings.dtype):
                 outputs = training.model(batch.images)
-            value = training.loss(outputs, batch.labels)
-            share = value * (len(batch.labels) / num_images)
-            share.backward()
-            whole += share.detach()
+            value = _loss_of(training.loss, outputs, batch)
+            part = value if len(batches) == 1 else value * (len(batch.labels) / num_images)
+            part.backward()
+            parts.append(part.detach())
             if not counted:
-                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule), step=number + 1)
+                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule))
         counted = True
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(training.model.parameters(), settings.clip_grad)
-        return whole
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     # LBFGS evaluates the closure several times a step; the others need the gradients once.
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -213,11 +230,21 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         optimizer.step()
 
 
-def _check_finite(totals: Totals, model: nn.Module, epoch: int) -> None:
-    step = int(totals.first_bad.item())
-    if step == _NEVER:
+def _loss_of(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
+    value = loss(outputs, batch.labels)
+    if batch.mixed is None:
+        return value
+    return value * batch.mixed.share + loss(outputs, batch.mixed.partner_labels) * (1 - batch.mixed.share)
+
+
+def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
+    bad = totals.first_bad()
+    if bad is None:
         return
-    values = ((name, p if p.grad is None else p.grad) for name, p in model.named_parameters())
+    step = (
+        (epoch - 1) * -(-len(training.train) // training.settings.accumulate) + bad // training.settings.accumulate + 1
+    )
+    values = ((name, p if p.grad is None else p.grad) for name, p in training.model.named_parameters())
     where = next((f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), "")
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     # viz-weights writes events too and must not wait for what the loop imports.
     from ptkit.core.training.loop import EpochResult
 
+# Column to value; train_accuracy is None where MixUp or CutMix leave no single right answer.
+Row = dict[str, Any]
+
 COLUMNS = (
     "epoch",
     "train_loss",
@@ -60,29 +63,30 @@ def new_run_folder(parent: Path, name: str | None) -> Path:
             return folder
 
 
-def row_of(result: "EpochResult") -> dict[str, float]:
+def row_of(result: "EpochResult") -> Row:
     """Return the row of metrics.csv for one epoch."""
     row = dataclasses.asdict(result) | {"lr": result.lrs[0]}
     return {column: row[column] for column in COLUMNS}
 
 
-def write_metrics(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def write_metrics(file: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv whole: a resumed run cuts it back to the epochs that it goes on from."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([row[c] if c == "epoch" else f"{row[c]:.6g}" for c in COLUMNS])
+        writer.writerow(["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in COLUMNS])
     write_atomically(file, text.getvalue().encode())
 
 
-def read_metrics(file: Path, *, up_to_epoch: int) -> list[dict[str, float]]:
+def read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
     """Return the rows of metrics.csv up to an epoch; none where there is no such file."""
     if not file.exists():
         return []
     with file.open(newline="") as lines:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows if row["epoch"] <= up_to_epoch]
+        rows = [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
+    done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    return [row for row in done if row["epoch"] <= up_to_epoch]
 
 
 def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
@@ -131,7 +135,8 @@ class Events(NoEvents):
         """Write one epoch: common charts for training and validation, rates, histograms."""
         step = result.epoch
         self._writer.add_scalars("loss", {"train": result.train_loss, "valid": result.valid_loss}, step)
-        self._writer.add_scalars("accuracy", {"train": result.train_accuracy, "valid": result.valid_accuracy}, step)
+        accuracies = {"train": result.train_accuracy, "valid": result.valid_accuracy}
+        self._writer.add_scalars("accuracy", {k: v for k, v in accuracies.items() if v is not None}, step)
         for number, (name, lr) in enumerate(zip(group_names, result.lrs, strict=True)):
             self._writer.add_scalar(f"learning_rate/{number} {name}", lr, step)
         self._writer.add_scalar("images_per_s", result.images_per_s, step)

@@ -104,13 +104,10 @@ class Schedule:
                 self._tick()
 
     def _tick(self) -> None:
-        with warnings.catch_warnings():
-            # The shadow optimizer never steps, which torch takes for a mistake.
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                self._scheduler.step()
-            except ValueError as error:
-                raise UsageError(f"the schedule ended before the run: {' '.join(str(error).split())}") from None
+        try:
+            self._scheduler.step()
+        except ValueError as error:
+            raise UsageError(f"the schedule ended before the run: {' '.join(str(error).split())}") from None
 
 
 def build_schedule(
@@ -140,6 +137,8 @@ def build_schedule(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         scheduler = SCHEDULERS.build(_with_function(call, supplied), supplied=supplied)
+    # The shadow never steps; without this mark torch takes that for a mistake and warns.
+    shadow._opt_called = True  # type: ignore[attr-defined]
     return Schedule(scheduler, shadow, per=per, metric=metric, warmup_steps=warmup_steps)
 
 

@@ -1,0 +1,228 @@
+"""The rules of the house, held against the source: who imports whom, how long things are, what every command has."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from ptkit.cli import app
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "ptkit").rglob("*.py"))
+COMMANDS = get_command(app).commands
+COMMAND_MODULES = {command.callback.__module__ for command in app.registered_commands}
+
+# A part of the house, and the parts that it may import beside itself. The longest prefix of a module's name decides.
+MAY_IMPORT = {
+    "ptkit": set(),
+    "ptkit.__main__": {"ptkit.cli"},
+    "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
+    "ptkit.commands": {"ptkit.core", "ptkit.core.data", "ptkit.core.models", "ptkit.core.training",
+                       "ptkit.core.analysis", "ptkit.plots"},
+    "ptkit.core": {"ptkit"},
+    "ptkit.core.data": {"ptkit", "ptkit.core"},
+    "ptkit.core.models": {"ptkit", "ptkit.core"},
+    "ptkit.core.training": {"ptkit", "ptkit.core", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit.core.analysis": {"ptkit", "ptkit.core", "ptkit.core.data", "ptkit.core.models", "ptkit.core.training"},
+    "ptkit.plots": {"ptkit", "ptkit.core"},
+}  # fmt: skip
+# The one part of training that draws: the pictures at the end of a run.
+DRAWS = {"ptkit.core.training.summaries": {"ptkit.plots"}}
+# What a command may import before it is called; all else would make `ptkit --help` slow.
+LIGHT = ("ptkit.commands", "ptkit.core.calls", "ptkit.core.config", "ptkit.core.errors", "ptkit.core.machine")
+HEAVY = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "rich", "tensorboardX", "timm", "sklearn"}
+WITHOUT_TORCH = ["core.calls", "core.catalogue", "core.config", "core.errors", "core.files", "core.data.lists",
+                 "core.data.scanning", "core.data.splitting", "core.data.split_files"]  # fmt: skip
+
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 330
+# Longer files, with the reason.
+LONG_FILES = {
+    "ptkit/core/data/kernels.py": 400,  # one table of transforms with its kernels, which share their helpers
+}
+
+# design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
+FLAGS = {
+    "every command": {"--help", "--json", "--quiet"},
+    "split": {"--ratio", "--copy", "--group-by", "--allow-missing", "--overwrite", "--seed", "--out"},
+    "normstats": {"--num", "--size", "--seed", "--workers", "--out"},
+    "train": {"--train", "--valid", "--config", "--set", "--model", "--size", "--epochs", "--batch-size", "--lr",
+              "--loss", "--optimizer", "--scheduler", "--augment", "--transform", "--init", "--group", "--precision",
+              "--name", "--resume", "--save-every", "--device", "--workers", "--seed", "--out"},
+    "finetune": {"--verbose"},
+    "viz-weights": {"--layers", "--scale", "--out"},
+    "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std", "--size", "--classes",
+                        "--device", "--out"},
+    "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--device", "--workers", "--out"},
+    "list": set(),
+}  # fmt: skip
+FLAGS["finetune"] |= FLAGS["train"]
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {module_name(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+
+
+def part_of(module: str) -> str:
+    return max((part for part in MAY_IMPORT if f"{module}.".startswith(f"{part}.")), key=len)
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Return the full names of the modules (and of the names taken from them) that import statements ask for."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports inside ptkit are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {as_module(name) for name in found}
+
+
+def as_module(name: str) -> str:
+    """Return the module of ptkit that a name comes from; of another library the name as it is."""
+    while name.startswith("ptkit.") and name not in TREES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes that run when the module is imported: not those in functions, nor under TYPE_CHECKING."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not is_typing and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            waiting += ast.iter_child_nodes(node)
+
+
+ALL_IMPORTS = {module: imported(ast.walk(tree)) for module, tree in TREES.items()}
+EARLY_IMPORTS = {module: imported(at_import(tree)) for module, tree in TREES.items()}
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {module for module in modules if module.partition(".")[0] == "ptkit"}
+
+
+def loaded_with(module: str) -> set[str]:
+    """Return all modules that importing one imports; those of other libraries by name only."""
+    seen: set[str] = set()
+    waiting = {module}
+    while waiting:
+        seen |= waiting
+        waiting = set().union(*(EARLY_IMPORTS.get(name, set()) for name in waiting)) - seen
+    return seen
+
+
+def libraries(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_parts_of_the_house_import_only_what_is_below_them(module):
+    allowed = MAY_IMPORT[part_of(module)] | {part_of(module)} | DRAWS.get(module, set())
+    assert {part_of(name) for name in ours(ALL_IMPORTS[module])} <= allowed
+
+
+@pytest.mark.parametrize("module", [module for module in TREES if module != "ptkit.cli"])
+def test_nobody_imports_a_command(module):
+    assert ALL_IMPORTS[module] & COMMAND_MODULES == set()
+
+
+def test_the_command_line_loads_only_commands_and_what_is_light():
+    loaded = loaded_with("ptkit.cli")
+    assert loaded >= COMMAND_MODULES
+    assert {m for m in ours(loaded) - {"ptkit", "ptkit.cli", "ptkit.core"} if not m.startswith(LIGHT)} == set()
+    assert libraries(loaded) & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_settings_notation_and_lists_load_neither_torch_nor_numpy(module):
+    assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
+
+
+def test_only_the_records_know_tensorboardx():
+    users = {module for module, names in ALL_IMPORTS.items() if any(n.startswith("tensorboardX") for n in names)}
+    assert users == {"ptkit.core.training.records"}
+
+
+def test_nothing_draws_with_pyplot():
+    users = {module for module, names in ALL_IMPORTS.items() if any("pyplot" in name for name in names)}
+    assert users == set()
+
+
+@pytest.mark.parametrize("module", [m for m in TREES if m.startswith(("ptkit.core", "ptkit.plots"))])
+def test_the_core_neither_prints_nor_exits(module):
+    called = {ast.unparse(node.func) for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)}
+    assert called & {"print", "exit", "sys.exit", "os._exit", "input"} == set()
+    assert libraries(ALL_IMPORTS[module]) & {"typer", "click", "rich"} == set()
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name == "__init__.py" and f.parent.name != "ptkit"], ids=str)
+def test_sub_packages_have_empty_init_files(file):
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_functions_stay_short(module):
+    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_stay_short(file):
+    limit = LONG_FILES.get(file.relative_to(ROOT).as_posix(), MAX_FILE_LINES)
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+def test_every_exception_from_the_file_length_is_needed():
+    lengths = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in LONG_FILES}
+    assert {name for name, lines in lengths.items() if lines <= MAX_FILE_LINES} == set()
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_modules_and_public_functions_say_what_they_are_for(module):
+    tree = TREES[module]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    assert {node.name for node in functions if ast.get_docstring(node) is None} == set()
+    assert ast.get_docstring(tree) or not tree.body
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_and_ends_with_an_example(name):
+    first, *_, last = COMMANDS[name].help.strip().split("\n")
+    assert first.endswith(".")
+    assert re.match(rf"Example: ptkit {name}( |$)", last)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_and_argument_of_a_command_has_its_help(name):
+    without = {p.name for p in COMMANDS[name].params if not getattr(p, "help", None)}
+    assert without == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_stands_in_the_readme_and_on_a_page_of_the_docs(name):
+    assert f"ptkit {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+    assert [page for page, text in pages.items() if re.search(rf"^#+ .*`ptkit {name}`", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_are_a_closed_table(name):
+    options = {flag for p in COMMANDS[name].params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
+    assert options | {"--help"} == FLAGS[name] | FLAGS["every command"]
+
+
+def test_make_bench_runs_every_benchmark():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    scripts = {file.name for file in (ROOT / "benchmarks").glob("bench_*.py")}
+    assert {name for name in scripts if f"benchmarks/{name}" not in makefile} == set()

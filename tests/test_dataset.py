@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from ptkit.core.data.dataset import ListDataset
+from ptkit.core.data.images import read
+from ptkit.core.errors import DataError
+
+
+def test_dataset_gives_the_pixels_and_labels_of_the_list(noise_list):
+    dataset = ListDataset(noise_list)
+    assert len(dataset) == 23
+    image, label = dataset[4]
+    assert (image.dtype, tuple(image.shape), label) == (torch.uint8, (3, 8, 8), 1)
+    assert np.array_equal(image.permute(1, 2, 0), read(noise_list.parent / "4.png"))
+
+
+def test_dataset_ends_where_the_list_ends(noise_list):
+    assert [label for _, label in ListDataset(str(noise_list))] == [index % 3 for index in range(23)]
+
+
+def test_transforms_are_applied_to_image_and_label(noise_list):
+    dataset = ListDataset(noise_list, transform=v2.Resize((4, 5)), target_transform=lambda label: label * 10)
+    image, label = dataset[2]
+    assert (tuple(image.shape), label) == ((3, 4, 5), 20)
+
+
+def test_any_data_loader_takes_it(noise_list):
+    images, labels = next(iter(DataLoader(ListDataset(noise_list), batch_size=23)))
+    assert tuple(images.shape) == (23, 3, 8, 8)
+    assert labels.tolist() == [index % 3 for index in range(23)]
+
+
+def test_class_names_come_from_beside_the_list(noise_list, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{noise_list.parent / '0.png'} 1\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert ListDataset(tmp_path / "list.txt").class_names == ("cat", "dog")
+    assert ListDataset(noise_list).class_names == ("0", "1", "2")
+
+
+def test_missing_list_and_broken_image_are_data_errors(tmp_path):
+    with pytest.raises(DataError, match=r"no .*list\.txt here"):
+        ListDataset(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("broken.png 0\n")
+    (tmp_path / "broken.png").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"broken\.png: it is HTML"):
+        ListDataset(tmp_path / "list.txt")[0]

@@ -1,0 +1,117 @@
+import errno
+import hashlib
+import os
+import stat
+
+import pytest
+
+from ptkit.core.errors import StorageError
+from ptkit.core.files import make_folder, sha256, write_atomically
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A file with old content."""
+    (tmp_path / "file.txt").write_bytes(b"old")
+    return tmp_path / "file.txt"
+
+
+def assert_untouched(file):
+    assert file.read_bytes() == b"old"
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_bytes_are_written_and_folders_made(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file.txt", b"new")
+    assert (tmp_path / "a" / "b" / "file.txt").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "a" / "b") == ["file.txt"]
+
+
+def test_function_writes_to_the_file(old):
+    write_atomically(old, lambda file: file.writelines([b"one", b"two"]))
+    assert old.read_bytes() == b"onetwo"
+
+
+def test_reader_that_has_the_old_file_open_keeps_it(old):
+    with old.open("rb") as reader:
+        write_atomically(old, b"new")
+        assert reader.read() == b"old"
+    assert old.read_bytes() == b"new"
+
+
+def test_link_is_replaced_and_nothing_written_through_it(old):
+    (old.parent / "link").symlink_to(old.name)
+    write_atomically(old.parent / "link", b"new")
+    assert old.read_bytes() == b"old"
+    assert (old.parent / "link").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_mode_follows_the_umask_and_leaves_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    write_atomically(tmp_path / "file.txt", b"new")
+    assert os.umask(before) == umask
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == mode
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(old):
+    def fill_the_disk(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"file\.txt: No space left on device; what was there before is untouched"):
+        write_atomically(old, fill_the_disk)
+    assert_untouched(old)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+def test_failed_system_call_leaves_the_old_file_and_no_other(old, monkeypatch, call):
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        write_atomically(old, b"new")
+    assert_untouched(old)
+
+
+def test_file_is_on_the_disk_before_it_is_renamed(old, monkeypatch):
+    steps = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (steps.append(name), real(*a)))
+    write_atomically(old, b"new")
+    assert steps == ["fsync", "replace", "fsync"]
+
+
+def test_failed_check_leaves_the_old_file(old):
+    def refuse(file):
+        assert file.read_bytes() == b"new"
+        raise OSError("the file that was written cannot be read back")
+
+    with pytest.raises(StorageError, match="cannot be read back"):
+        write_atomically(old, b"new", check=refuse)
+    assert_untouched(old)
+
+
+def test_error_of_the_writing_function_passes_and_leaves_the_old_file(old):
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(old, lambda _file: 1 / 0)
+    assert_untouched(old)
+
+
+def test_file_where_a_folder_is_wanted_is_a_storage_error(old):
+    with pytest.raises(StorageError, match=r"cannot write .*inner\.txt"):
+        write_atomically(old / "inner.txt", b"new")
+    with pytest.raises(StorageError, match=r"cannot make the folder .*inner"):
+        make_folder(old / "inner")
+    assert_untouched(old)
+
+
+def test_folder_is_made_with_its_parents_and_may_be_there(tmp_path):
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_sha256_is_hexadecimal():
+    assert sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,335 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ptkit.core.calls import parse
+from ptkit.core.data.kernels import kernel_of
+from ptkit.core.data.pipeline import Pipeline, denormalise
+from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_geometry
+from ptkit.core.errors import CheckpointError, DataError, UsageError
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
+NORMALIZE = f"Normalize(mean={MEAN}, std={STD})"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A function that saves a picture of random pixels, (height, width), and returns its path."""
+
+    def save(height, width):
+        pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{height}x{width}.png")
+        return tmp_path / f"{height}x{width}.png"
+
+    return save
+
+
+@pytest.fixture
+def own_code(tmp_path):
+    """A user's file of functions, to be named as `own_code:function`."""
+    file = tmp_path / "own_code.py"
+    file.write_text(
+        "import torch\n"
+        "def invert(image): return 255 - image\n"
+        "def to_float(image): return image.float() / 255\n"
+        "def to_numpy(image): return image.numpy()\n"
+        "def lookup(image): return {}['key']\n"
+        "def noise(image): return (image + torch.randint(0, 9, image.shape)).to(torch.uint8)\n"
+    )
+    return str(file)
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
+
+
+def tensor_of(path):
+    return torch.from_numpy(pixels_of(path).copy()).permute(2, 0, 1)
+
+
+def step_by_step(calls, image):
+    """Apply the calls one after the other, as torchvision's Compose does."""
+    for call in calls:
+        image = build_transform(parse(call))(image)
+    return image
+
+
+def error_of(calls):
+    with pytest.raises(UsageError) as caught:
+        Pipeline.parse(calls)
+    return str(caught.value)
+
+
+def names(steps):
+    return [type(step.transform).__name__ for step in steps]
+
+
+# ----------------------------------------------------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([], "must end in a float tensor: add ToTensor()"),
+        (["RandomHorizontalFlip()"], "must end in a float tensor: add ToTensor()"),
+        (["Resize(8)", "ToPILImage()"], "must end in a float tensor: add ToTensor()"),
+        (["ToTensor()", "ToTensor()"], "ToTensor stands twice"),
+        (["ToTensor()", NORMALIZE, "ToTensor()"], "ToTensor stands twice"),
+        ([NORMALIZE, "ToTensor()"], "put ToTensor() before it"),
+        (["ToPILImage()", NORMALIZE, "ToTensor()"], "put ToTensor() before it"),
+        (["ToTensor()", NORMALIZE, NORMALIZE], "Normalize stands twice"),
+        (["ToTensor()", "ToPILImage()"], "ToPILImage must stand before ToTensor"),
+        (["ToPILImage()", "RandomErasing()", "ToTensor()"], "RandomErasing needs a tensor"),
+        (["RandomCorp(8)", "ToTensor()"], "no transform is called RandomCorp; did you mean RandomCrop?"),
+        (["Resize(8, antialas=True)", "ToTensor()"], "Resize has no argument antialas; did you mean antialias?"),
+        (["Grayscale()", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
+        (["RandomApply([Grayscale()])", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
+        (["ToTensor()", "Normalize(mean=[0.5, 0.5], std=[1, 1])"], "Normalize takes 1 or 3 numbers"),
+        (["ToTensor()", "Normalize(mean=[0, 0, 0], std=[1, 0, 1])"], "std must not be 0"),
+    ],
+)
+def test_calls_that_cannot_work_are_refused_when_they_are_read(calls, message):
+    assert message in error_of(calls)
+
+
+def test_errors_point_at_the_call():
+    assert error_of(["ToTensor()", "ToTensor()"]).splitlines()[1:] == ["    ToTensor()", "    ^"]
+
+
+def test_user_code_out_of_a_checkpoint_is_refused_and_never_run(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\ndef same(x): return x\n")
+    for call in (f'Lambda("{file}:same")', f"{file}:same()", f'RandomApply([Lambda("{file}:same")])'):
+        with pytest.raises(CheckpointError, match="names user code"):
+            Pipeline.parse([call, "ToTensor()"], allow_user_code=False)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_calls_come_back_as_text_that_parses_to_the_same():
+    calls = ["RandomCrop( 8,padding = 2 )", "RandomApply([ColorJitter(.4)], p=0.5)", "ToTensor", NORMALIZE]
+    pipeline = Pipeline.parse(calls)
+    assert pipeline.calls == (
+        "RandomCrop(8, padding=2)",
+        "RandomApply([ColorJitter(0.4)], p=0.5)",
+        "ToTensor()",
+        NORMALIZE,
+    )
+    assert Pipeline.parse(pipeline.calls).calls == pipeline.calls
+
+
+# ------------------------------------------------------------------------------------------------------------ plan
+
+CROP, FLIP, JITTER = "RandomCrop(8, padding=1)", "RandomHorizontalFlip()", "ColorJitter(0.4)"
+
+
+@pytest.mark.parametrize(
+    ("calls", "prefix", "middle", "geometry"),
+    [
+        (["Resize((8, 8))", CROP, FLIP], ["Resize"], [], ["RandomCrop", "RandomHorizontalFlip"]),
+        (["Resize(9)", "CenterCrop(8)", FLIP], ["Resize", "CenterCrop"], [], ["RandomHorizontalFlip"]),
+        (["Resize((8, 8))", JITTER, FLIP], ["Resize"], ["ColorJitter"], ["RandomHorizontalFlip"]),
+        (["Resize((8, 8))", FLIP, JITTER], ["Resize"], ["RandomHorizontalFlip", "ColorJitter"], []),
+        (["RandomResizedCrop(8)", FLIP], [], ["RandomResizedCrop"], ["RandomHorizontalFlip"]),
+        ([CROP, "Resize((4, 4))"], [], ["RandomCrop", "Resize"], []),
+        # Where the size depends on the image nothing runs on batches.
+        (["Resize(8)", FLIP], ["Resize"], ["RandomHorizontalFlip"], []),
+        ([FLIP, CROP], [], ["RandomHorizontalFlip", "RandomCrop"], []),
+        (["Resize((8, 8))", "AutoAugment()", FLIP], ["Resize"], ["AutoAugment", "RandomHorizontalFlip"], []),
+        ([], [], [], []),
+    ],
+)
+def test_plan_keeps_the_start_and_batches_the_end(calls, prefix, middle, geometry):
+    pipeline = Pipeline.parse([*calls, "ToTensor()", NORMALIZE])
+    assert [names(steps) for steps in (pipeline.prefix, pipeline.middle, pipeline.geometry)] == [
+        prefix,
+        middle,
+        geometry,
+    ]
+
+
+def test_what_follows_the_tensor_runs_image_by_image():
+    pipeline = Pipeline.parse(["Resize((8, 8))", FLIP, "ToTensor()", NORMALIZE, "RandomErasing()"])
+    assert names(pipeline.middle) == ["RandomHorizontalFlip", "ToTensor", "Normalize", "RandomErasing"]
+    assert (pipeline.geometry, pipeline.scale) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("calls", "prefix_size", "size"),
+    [
+        (["Resize((8, 6))"], (8, 6), (8, 6)),
+        (["Resize(8)"], None, None),
+        (["Resize(8)", "CenterCrop(6)", "Pad([1, 2])"], (10, 8), (10, 8)),
+        (["RandomResizedCrop(8)"], None, (8, 8)),
+        (["Resize((8, 8))", "RandomCrop((4, 5))"], (8, 8), (4, 5)),
+        (["Resize((8, 8))", "RandomRotation(5, expand=True)"], (8, 8), None),
+    ],
+)
+def test_plan_knows_the_sizes_that_do_not_depend_on_the_image(calls, prefix_size, size):
+    pipeline = Pipeline.parse([*calls, "ToTensor()"])
+    assert (pipeline.prefix_size, pipeline.size) == (prefix_size, size)
+
+
+def test_plan_says_what_is_random_and_what_is_foreign(own_code):
+    assert not Pipeline.parse(["Resize(8)", "ToTensor()"]).is_random
+    assert Pipeline.parse([FLIP, "ToTensor()"]).is_random
+    assert not Pipeline.parse([FLIP, "ToTensor()"]).is_foreign
+    assert Pipeline.parse(["RandomApply([AutoAugment()])", "ToTensor()"]).is_foreign
+    assert Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()"]).is_foreign
+
+
+SURE = [
+    ["ToTensor()", NORMALIZE],
+    ["ToTensor()"],
+    ["Resize((8, 8))", "ToTensor()", NORMALIZE],
+    ["Resize(12)", "CenterCrop(8)", "ToTensor()", NORMALIZE],
+    ["CenterCrop(9)", "Resize((8, 8))", "ToTensor()", NORMALIZE],
+    ["Resize((8, 8))", "Pad(2, padding_mode='reflect')", "ToTensor()", NORMALIZE],
+    ["Grayscale(num_output_channels=3)", "Resize(8)", "ToTensor()", NORMALIZE],
+    ["Resize((8, 8), interpolation=InterpolationMode.NEAREST)", "ToTensor()", NORMALIZE],
+    ["Resize((8, 8))", "RandomHorizontalFlip(p=1.0)", "RandomCrop(8)", "ToTensor()", NORMALIZE],
+    ["RandomVerticalFlip(p=1.0)", "ToTensor()", NORMALIZE],
+    ["ToPILImage()", "Resize((8, 8))", "RandomHorizontalFlip(p=1.0)", "ToTensor()", NORMALIZE],
+    ["ToTensor()", "Resize((8, 8))", NORMALIZE],
+    ["ToTensor()", NORMALIZE, "CenterCrop(6)"],
+]
+
+
+@pytest.mark.parametrize("calls", SURE, ids=[" ".join(calls) for calls in SURE])
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (9, 13), (1, 8)])
+def test_planned_result_is_what_the_calls_give_one_after_the_other(calls, size, saved):
+    path = saved(*size)
+    expected = step_by_step(calls, tensor_of(path))
+    found = Pipeline.parse(calls).image(path)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_image_of_a_broken_file_is_a_data_error_with_its_path(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"broken\.png: the file is empty"):
+        Pipeline.parse(["ToTensor()"]).image(tmp_path / "broken.png")
+
+
+def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, own_code):
+    pipeline = Pipeline.parse([f'Lambda("{own_code}:invert")', f'Lambda("{own_code}:noise")', "ToTensor()"])
+    path = saved(8, 8)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    first, again = pipeline.image(path), pipeline.image(path)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(first, again)
+    inverted = Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()"]).image(path)
+    assert torch.equal(inverted, F.to_dtype(255 - tensor_of(path), torch.float32, scale=True))
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        (["RandomCrop(9)"], "RandomCrop of 9×9 from an image of 8×8"),
+        (["Resize((8, 8))", "RandomCrop(9)"], "RandomCrop of 9×9 from an image of 8×8"),
+        (["RandomCrop(8, padding=8, padding_mode='reflect')"], "RandomCrop cannot be applied: Argument"),
+        (
+            ["Resize((8, 8))", "RandomCrop(8, padding=8, padding_mode='reflect')"],
+            "RandomCrop cannot be applied: Argument",
+        ),
+        (["Pad(8, padding_mode='reflect')"], "Pad cannot be applied: Argument"),
+        (["Resize(0)"], "Resize cannot be applied: Input and output sizes should be greater than 0"),
+        (["RandomApply([ToPILImage()], p=1.0)", "RandomErasing(p=1.0)"], "RandomErasing cannot be applied"),
+        (['Lambda("{own_code}:lookup")'], "Lambda cannot be applied: KeyError: 'key'"),
+        (
+            ['Lambda("{own_code}:to_numpy")'],
+            "Lambda cannot be applied: it must return a tensor or a PIL image, found ndarray",
+        ),
+        (['Lambda("{own_code}:to_float")'], "found float32 before ToTensor"),
+    ],
+)
+def test_transform_that_does_not_fit_the_image_is_a_usage_error(calls, message, saved, own_code):
+    pipeline = Pipeline.parse([*(call.replace("{own_code}", own_code) for call in calls), "ToTensor()", NORMALIZE])
+    with pytest.raises(UsageError) as caught:
+        pipeline.image(saved(8, 8))
+    assert message in str(caught.value)
+
+
+def test_pipeline_travels_to_a_process_that_has_not_loaded_the_users_file(own_code, saved):
+    pipeline = Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()", NORMALIZE])
+    packed = pickle.dumps(pipeline)
+    assert b"ptkit_user" not in packed
+    assert torch.equal(pickle.loads(packed).image(saved(8, 8)), pipeline.image(saved(8, 8)))
+
+
+# ------------------------------------------------------------------------------------------------------- normalise
+
+EVERY_VALUE = np.arange(256, dtype=np.uint8)[:, None, None, None].repeat(5, axis=1).repeat(7, axis=2).repeat(3, axis=3)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ([0.0] * 3, [1.0] * 3), ([0.5], [0.25])])
+def test_normalise_is_torchvisions_within_a_millionth(mean, std):
+    pipeline = Pipeline.parse(["ToTensor()", f"Normalize(mean={mean}, std={std})"])
+    found = pipeline.normalise(torch.from_numpy(EVERY_VALUE))
+    scaled = torch.from_numpy(EVERY_VALUE).permute(0, 3, 1, 2).double() / 255
+    expected = v2.Normalize(mean, std)(scaled)
+    assert (found.double() - expected).abs().max() <= 1e-6
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_tensor_alone_divides_by_255():
+    found = Pipeline.parse(["ToTensor()"]).normalise(torch.from_numpy(EVERY_VALUE))
+    torch.testing.assert_close(found[:, 0, 0, 0], torch.arange(256) / 255, rtol=0, atol=1e-7)
+
+
+def test_denormalise_inverts_normalise_for_every_value():
+    pipeline = Pipeline.parse(["ToTensor()", NORMALIZE])
+    normalised = pipeline.normalise(torch.from_numpy(EVERY_VALUE))
+    assert np.array_equal(denormalise(normalised, MEAN, STD), EVERY_VALUE)
+    assert np.array_equal(denormalise(normalised[7], MEAN, STD), EVERY_VALUE[7])
+
+
+def test_denormalise_takes_any_leading_dimensions_and_clips():
+    wild = torch.tensor([-100.0, 0.0, 100.0])[:, None, None, None, None].expand(3, 2, 3, 4, 5).requires_grad_()
+    pixels = denormalise(wild, [0.2] * 3, [1.0] * 3)
+    assert (pixels.shape, pixels.dtype) == ((3, 2, 4, 5, 3), np.uint8)
+    assert [np.unique(part).tolist() for part in pixels] == [[0], [51], [255]]
+
+
+# ------------------------------------------------------------------------------------------------- completed lists
+
+AROUND = ("ToTensor()", "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])")
+
+
+@pytest.mark.parametrize(
+    ("calls", "size", "expected"),
+    [
+        ([], 32, ("Resize((32, 32))", *AROUND)),
+        ([FLIP], 224, ("Resize(256)", "CenterCrop(224)", FLIP, *AROUND)),
+        (["RandomCrop(32, padding=4)"], 32, ("Resize((32, 32))", "RandomCrop(32, padding=4)", *AROUND)),
+        (["RandomCrop(224)"], 224, ("Resize(256)", "RandomCrop(224)", *AROUND)),
+        (["RandomResizedCrop(224)"], 224, ("RandomResizedCrop(224)", *AROUND)),
+        (["Resize((9, 9))", FLIP], 32, ("Resize((9, 9))", FLIP, *AROUND)),
+        ([FLIP, "ToTensor()"], 32, ("Resize((32, 32))", FLIP, *AROUND)),
+        (["ToTensor()", "Normalize([0], [1])"], 32, ("ToTensor()", "Normalize([0], [1])")),
+    ],
+)
+def test_list_is_completed_with_what_it_does_not_name(calls, size, expected):
+    assert complete(calls, size=size, mean=MEAN, std=STD) == expected
+
+
+@pytest.mark.parametrize("size", [16, 64, 65, 224])
+@pytest.mark.parametrize("augment", ["auto", "none", "safe", "natural"])
+def test_ready_lists_give_images_of_the_wanted_size(augment, size):
+    training = complete(default_transforms(augment, size), size=size, mean=MEAN, std=STD)
+    evaluation = complete(evaluation_geometry(size), size=size, mean=MEAN, std=STD)
+    assert Pipeline.parse(training).size == (size, size)
+    assert Pipeline.parse(evaluation).size == (size, size)
+    assert not Pipeline.parse(evaluation).is_random
+
+
+def test_default_augmentation_shifts_small_images_and_never_flips_them():
+    assert default_transforms("auto", 64) == ("RandomCrop(64, padding=8)",)
+    assert "RandomHorizontalFlip()" in default_transforms("auto", 65)
+    assert kernel_of(build_transform(parse(default_transforms("safe", 4)[0]))).batch is not None

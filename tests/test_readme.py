@@ -1,0 +1,125 @@
+"""What the README shows is run; what the pages in docs/ show is understood; and where they point to exists.
+
+Convention: in a ```console block of README.md every line that starts with `$ ` is run by a shell, in order, in one
+folder that holds a copy of data/ (fewer images, to be quick). Output is shown in the ``` block that follows.
+The ```python block runs after them in the same folder.
+"""
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core import config
+from ptkit.core.calls import parse
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND_LINES = re.findall(r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M)
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+DOC_BLOCKS = [block for page in (ROOT / "docs").glob("*.md")
+              for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)]  # fmt: skip
+DOC_LINES = re.findall(r"^(?:\$ )?(ptkit .+)$", "\n".join(DOC_BLOCKS), re.M)
+FOUR_LINES = [
+    "ptkit split data/ --ratio 8:1:1",
+    "ptkit normstats train.txt",
+    "ptkit train",
+    "ptkit viz-weights ckpt.pkl",
+]
+# Enough for every class to have images in each part.
+IMAGES_PER_CLASS = 20
+
+
+def run(line, folder):
+    """Run a line of the README in a folder and return what it prints.
+
+    The shell only takes the line apart; the command runs in this process, which spares importing torch for each.
+    """
+    split = subprocess.run(f"printf '%s\\0' {line}", shell=True, cwd=folder, stdout=subprocess.PIPE, check=True)
+    program, *arguments = split.stdout.decode().split("\0")[:-1]
+    assert program == "ptkit"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+    return done.stdout
+
+
+def shown_after(line):
+    """Return the lines of output that README shows for a command, without `...`."""
+    block = re.search(rf"^\$ {re.escape(line)}\n```\n```\n(.*?)^```$", README, re.M | re.S)
+    assert block, f"README shows no output of {line}"
+    return [shown for shown in block[1].splitlines() if shown != "..."]
+
+
+@pytest.fixture(scope="module")
+def small_clone(tmp_path_factory):
+    """A folder with data/, of each class only some images."""
+    small = tmp_path_factory.mktemp("readme")
+    for images in sorted((ROOT / "data").glob("?")):
+        target = small / "data" / images.name
+        target.mkdir(parents=True)
+        for image in sorted(images.iterdir())[:IMAGES_PER_CLASS]:
+            shutil.copy(image, target)
+    return small
+
+
+def test_the_readme_shows_the_four_lines_first_and_in_order():
+    assert COMMAND_LINES[:4] == FOUR_LINES
+
+
+def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(small_clone, monkeypatch):
+    for line in COMMAND_LINES:
+        run(line, small_clone)
+    monkeypatch.chdir(small_clone)
+    for block in PYTHON_BLOCKS:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (small_clone / "ckpt.pkl").exists()
+
+
+def test_the_readme_shows_what_split_and_normstats_print(tmp_path):
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    for line in FOUR_LINES[:2]:
+        printed = run(line, tmp_path).splitlines()
+        assert [shown for shown in shown_after(line) if shown not in printed] == []
+
+
+def test_the_python_of_the_readme_is_five_lines():
+    assert [len([line for line in block.splitlines() if line]) for block in PYTHON_BLOCKS] == [4]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("line", DOC_LINES)
+def test_every_command_line_in_the_docs_has_flags_and_values_that_ptkit_takes(line):
+    program, name, *arguments = shlex.split(line)
+    assert program == "ptkit"
+    command = get_command(app).commands[name]
+    given = command.make_context(name, arguments).params
+    assert config.resolve(*[config.parse_assignment(text) for text in given.get("assignments") or ()])
+    for key in ("optimizer", "scheduler", "loss", "model"):
+        assert given.get(key) is None or parse(given[key])
+
+
+def test_the_settings_table_in_the_docs_is_that_of_the_code():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert page == runpy.run_path(str(ROOT / "scripts" / "make_settings_table.py"))["with_table"](page)
+
+
+def test_the_file_tree_of_the_readme_names_files_that_exist():
+    tree = README.partition("## Where things are")[2]
+    named = set(re.findall(r"\b\w+\.(?:py|md|sh)\b", tree.partition("\n## ")[0]))
+    existing = {file.name for folder in ("ptkit", "tests", "docs", "scripts") for file in (ROOT / folder).rglob("*")}
+    assert named - existing - {file.name for file in ROOT.iterdir()} == set()

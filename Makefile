@@ -11,23 +11,20 @@ PYTHON ?= python3
 PEER_PYTHON ?= $(VENV)/bin/python
 
 # Several clones may share an environment, into which only one of them is installed: this one's sources go first.
-export PYTHONPATH := $(CURDIR)
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
-
-RUN = "$(VENV)/bin/python"
+RUN = PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 HASH := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 STAMP = ptkit-installed-$(HASH)
 
 # $(call installed,STAMP,WHAT). The stamp comes last: what was interrupted is done again.
 define installed
 	@test -e "$(VENV)/$(1)" -o -e "$(VENV)/$(STAMP)-dev" || { set -ex; $(PYTHON) -m venv "$(VENV)"; \
-		$(RUN) -m pip install -e '$(2)'; touch "$(VENV)/$(1)"; }
+		"$(VENV)/bin/python" -m pip install -e '$(2)'; touch "$(VENV)/$(1)"; }
 endef
 
-.PHONY: demo test check bench install install-dev
+.PHONY: demo test check bench bench-images install install-dev
 
 demo: install
-	@PATH="$(abspath $(VENV))/bin:$$PATH" sh scripts/demo.sh demo
+	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" sh scripts/demo.sh demo
 
 test: install-dev
 	$(RUN) -m pytest $(ARGS)
@@ -38,8 +35,7 @@ check: install-dev
 	$(RUN) -m mypy
 	$(RUN) -m pytest $(ARGS)
 
-bench: install-dev
-	@test -d "$(IMAGES)" || { echo "make bench IMAGES=FOLDER: class folders of 32×32 JPEGs, such as CIFAR-10's"; exit 2; }
+bench: bench-images install-dev
 	$(RUN) benchmarks/bench_startup.py
 	$(RUN) benchmarks/bench_digits.py
 	$(RUN) benchmarks/bench_normstats.py "$(IMAGES)"
@@ -47,6 +43,9 @@ bench: install-dev
 	@"$(PEER_PYTHON)" -c "import splitfolders" || { echo "for bench_split.py name a Python with split-folders:" \
 		"PEER_PYTHON=..."; exit 2; }
 	$(RUN) benchmarks/bench_split.py "$(IMAGES)" --peer-python "$(PEER_PYTHON)"
+
+bench-images:
+	@test -d "$(IMAGES)" || { echo "make bench IMAGES=FOLDER: class folders of 32×32 JPEGs, such as CIFAR-10's"; exit 2; }
 
 install:
 	$(call installed,$(STAMP),.)

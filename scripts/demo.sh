@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "${1:-demo}/pictures"
 cd "${1:-demo}"
 data=../data
-[ -d "$data/3" ] || data=$root/data
+[ -d "$data/3" ] || data="'$root/data'"
 
 run() {
     printf '\n$ %s\n' "$1"
@@ -19,12 +19,12 @@ keep_curves() {
     cp "$(dirname "$(readlink ckpt.pkl || ls -td runs/*/ckpt.pkl | head -n 1)")/curves.png" "pictures/$1-curves.png"
 }
 
-run "ptkit split '$data/' --ratio 8:1:1"
+run "ptkit split $data/ --ratio 8:1:1"
 run "ptkit normstats train.txt"
 run "ptkit train"
 keep_curves train
 run "ptkit viz-weights ckpt.pkl --out pictures"
-run "ptkit viz-featuremaps ckpt.pkl '$data'/3/*.png --out pictures"
+run "ptkit viz-featuremaps ckpt.pkl $data/3/*.png --out pictures"
 run "ptkit confmat ckpt.pkl test.txt --out pictures"
 run "ptkit finetune ckpt.pkl"
 keep_curves finetune

@@ -1,4 +1,8 @@
-"""Tiny images that several tests share."""
+"""Tiny images, and a scale for memory, that several tests share."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,33 @@ from ptkit.core.machine import prepare_environment
 
 # As the command does, before anything imports torch: threads that wait by spinning starve tests that run beside.
 prepare_environment()
+
+# The process's own peak: `ru_maxrss` would count what the tests' process had before the program was started.
+_PEAK = """
+import sys
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+"""
+
+
+@pytest.fixture
+def megabytes():
+    """A function that runs lines of Python in a process of its own and returns how much its memory grew at most.
+
+    setup: lines that run before the measuring. The arguments are in `sys.argv`. Nothing may come on standard error.
+    """
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not tell a process's peak memory")
+
+    def measured(setup, work, *arguments):
+        program = f"{_PEAK}\n{setup}\nbefore = peak()\n{work}\nprint((peak() - before) // 1024)"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr == ""
+        return int(done.stdout)
+
+    return measured
 
 
 @pytest.fixture

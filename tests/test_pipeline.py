@@ -145,11 +145,9 @@ CROP, FLIP, JITTER = "RandomCrop(8, padding=1)", "RandomHorizontalFlip()", "Colo
 )
 def test_plan_keeps_the_start_and_batches_the_end(calls, prefix, middle, geometry):
     pipeline = Pipeline.parse([*calls, "ToTensor()", NORMALIZE])
-    assert [names(steps) for steps in (pipeline.prefix, pipeline.middle, pipeline.geometry)] == [
-        prefix,
-        middle,
-        geometry,
-    ]
+    assert names(pipeline.prefix) == prefix
+    assert names(pipeline.middle) == middle
+    assert names(pipeline.geometry) == geometry
 
 
 def test_what_follows_the_tensor_runs_image_by_image():
@@ -232,18 +230,18 @@ def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, o
     [
         (["RandomCrop(9)"], "RandomCrop of 9×9 from an image of 8×8"),
         (["Resize((8, 8))", "RandomCrop(9)"], "RandomCrop of 9×9 from an image of 8×8"),
-        (["RandomCrop(8, padding=8, padding_mode='reflect')"], "RandomCrop cannot be applied: Argument"),
+        (["RandomCrop(8, padding=8, padding_mode='reflect')"], "RandomCrop cannot be applied: "),
         (
             ["Resize((8, 8))", "RandomCrop(8, padding=8, padding_mode='reflect')"],
-            "RandomCrop cannot be applied: Argument",
+            "RandomCrop cannot be applied: ",
         ),
-        (["Pad(8, padding_mode='reflect')"], "Pad cannot be applied: Argument"),
+        (["Pad(8, padding_mode='reflect')"], "Pad cannot be applied: "),
         (["Resize(0)"], "Resize cannot be applied: Input and output sizes should be greater than 0"),
         (["RandomApply([ToPILImage()], p=1.0)", "RandomErasing(p=1.0)"], "RandomErasing cannot be applied"),
         (['Lambda("{own_code}:lookup")'], "Lambda cannot be applied: KeyError: 'key'"),
         (
             ['Lambda("{own_code}:to_numpy")'],
-            "Lambda cannot be applied: it must return a tensor or a PIL image, found ndarray",
+            "it must return a tensor or a PIL image, found ndarray",
         ),
         (['Lambda("{own_code}:to_float")'], "found float32 before ToTensor"),
     ],

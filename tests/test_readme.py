@@ -92,8 +92,9 @@ def test_the_readme_shows_what_split_and_normstats_print(tmp_path):
         assert [shown for shown in shown_after(line) if shown not in printed] == []
 
 
-def test_the_python_of_the_readme_is_five_lines():
-    assert [len([line for line in block.splitlines() if line]) for block in PYTHON_BLOCKS] == [4]
+def test_the_python_of_the_readme_fits_into_five_lines():
+    assert [block for block in PYTHON_BLOCKS if len([line for line in block.splitlines() if line]) > 5] == []
+    assert PYTHON_BLOCKS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,11 +1,13 @@
 """From the flags of train and finetune to settings, and from a run's result to what is printed."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.core import config
+from ptkit.core import config as settings_layers
 
 # Flag -> the setting that it is.
 _SETTINGS = {
@@ -31,7 +33,59 @@ _SETTINGS = {
 }
 
 
-def settings_of(flags: Mapping[str, Any], *, before: config.Layer | None = None) -> config.Settings:
+Command = Callable[..., None]
+
+
+def with_training_flags(command: Command) -> Command:
+    """Give a command the flags that train and finetune share; it gets their values as one mapping, `flags`."""
+    shared = inspect.signature(_shared_flags).parameters
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "flags"]
+
+    def with_flags(**values: Any) -> None:
+        flags = {name: values.pop(name) for name in shared}
+        command(**values, flags=flags)
+
+    # Typer reads the flags off the signature and the annotations, the help off the docstring.
+    parameters = [*own, *shared.values()]
+    for name in ("__name__", "__module__", "__doc__"):
+        setattr(with_flags, name, getattr(command, name))
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return with_flags
+
+
+def _shared_flags(
+    train_list: options.TrainList = None,
+    valid_list: options.ValidList = None,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    model: options.TrainModel = None,
+    size: options.InputSize = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.Rate = None,
+    loss: options.LossCall = None,
+    optimizer: options.OptimizerCall = None,
+    scheduler: options.SchedulerCall = None,
+    augment: options.Augment = None,
+    transform: options.Transforms = None,
+    init: options.Inits = None,
+    group: options.Groups = None,
+    precision: options.Precision = None,
+    name: options.RunName = None,
+    resume: options.Resume = None,
+    save_every: options.SaveEvery = None,
+    device: options.TrainDevice = None,
+    workers: options.TrainWorkers = None,
+    seed: options.TrainSeed = None,
+    out: options.Out = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Stand for the flags: nothing but the signature is used."""
+
+
+def settings_of(flags: Mapping[str, Any], *, before: settings_layers.Layer | None = None) -> settings_layers.Settings:
     """Return the settings that the flags mean: defaults < `before` < --config or the resumed run < --set < flags.
 
     Raises:
@@ -39,20 +93,20 @@ def settings_of(flags: Mapping[str, Any], *, before: config.Layer | None = None)
     """
     layers = [before or {}]
     if flags["resume"] is not None:
-        layers.append(config.read_toml(flags["resume"] / "config.toml"))
+        layers.append(settings_layers.read_toml(flags["resume"] / "config.toml"))
     if flags["config"] is not None:
-        layers.append(config.read_toml(flags["config"]))
-    layers += [config.parse_assignment(text) for text in flags["assignments"] or ()]
+        layers.append(settings_layers.read_toml(flags["config"]))
+    layers += [settings_layers.parse_assignment(text) for text in flags["assignments"] or ()]
     own: dict[str, dict[str, Any]] = {}
     for flag, (section, key) in _SETTINGS.items():
         value = flags[flag]
         if value is None or value == []:
             continue
         own.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
-    return config.resolve(*layers, own)
+    return settings_layers.resolve(*layers, own)
 
 
-def train_and_print(settings: config.Settings, flags: Mapping[str, Any]) -> None:
+def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False) -> None:
     """Run a session and print its result."""
     from ptkit.commands.training_screen import TrainingScreen
     from ptkit.core.training import session
@@ -60,7 +114,7 @@ def train_and_print(settings: config.Settings, flags: Mapping[str, Any]) -> None
     printer = Printer(as_json=flags["as_json"], quiet=flags["quiet"])
     result = session.run(
         settings,
-        watch=TrainingScreen(printer, is_verbose=flags.get("verbose", False)),
+        watch=TrainingScreen(printer, is_verbose=is_verbose),
         runs=flags["out"] or Path("runs"),
         name=flags["name"],
         resume=flags["resume"],

@@ -179,7 +179,8 @@ def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
     upright = _pillow_call(lambda: ImageOps.exif_transpose(image) or image, path, kind)
     pixels = _pillow_call(lambda: _to_rgb(upright), path, kind)
-    return np.ascontiguousarray(pixels)
+    # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
+    return np.array(pixels, order="C")
 
 
 def _opened(data: bytes, path: str | Path) -> Any:

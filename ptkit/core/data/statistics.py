@@ -18,6 +18,8 @@ from ptkit.core.files import write_atomically
 
 FILE_NAME = "normstats.json"
 _CHUNK = 64
+# Larger images are summed one by one: stacked, a chunk of photos would take gigabytes.
+_MAX_STACKED_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,13 @@ def measure(
         return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size)
 
     sums, bad = [], []
+    starts = range(0, len(chosen), _CHUNK)
     with ThreadPoolExecutor(workers, "ptkit-decode") as pool:
-        for part, failed in pool.map(work, range(0, len(chosen), _CHUNK)):
+        for start, (part, failed) in zip(starts, pool.map(work, starts), strict=True):
             sums.append(part)
             bad += failed
             if on_images is not None:
-                on_images(_CHUNK)
+                on_images(min(_CHUNK, len(chosen) - start))
     if bad:
         raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
     mean, std = _finish(sums)
@@ -116,7 +119,8 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
 
 
 def _chunk_sums(paths: Sequence[str], size: int | None) -> tuple[_Sums, list[str]]:
-    """Decode some images and sum them: equal sizes are stacked first, so that one call serves many."""
+    """Decode some images and sum them: small ones of equal size are stacked first, so that one call serves many."""
+    sums: list[_Sums] = []
     stacks: dict[tuple[int, ...], list[Pixels]] = {}
     bad = []
     for path in paths:
@@ -127,8 +131,11 @@ def _chunk_sums(paths: Sequence[str], size: int | None) -> tuple[_Sums, list[str
             continue
         if size is not None:
             pixels = _resized(pixels, size)
-        stacks.setdefault(pixels.shape, []).append(pixels)
-    return _added([_stack_sums(np.stack(stack)) for stack in stacks.values()]), bad
+        if pixels.nbytes > _MAX_STACKED_BYTES:
+            sums.append(_stack_sums(pixels[None]))
+        else:
+            stacks.setdefault(pixels.shape, []).append(pixels)
+    return _added([*sums, *(_stack_sums(np.stack(stack)) for stack in stacks.values())]), bad
 
 
 def _stack_sums(pixels: Pixels) -> _Sums:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,9 +158,3 @@ def probabilities(outputs: Tensor, activation: str) -> Tensor:
 def predictions(outputs: Tensor, rule: LossRule) -> Tensor:
     """Return the class of each row: the smallest where outputs are distances, else the largest."""
     return outputs.argmin(dim=1) if rule.reading == "negative" else outputs.argmax(dim=1)
-
-
-def describe_rule(name: str) -> dict[str, Any]:
-    """Return the table's row of one loss as plain values."""
-    rule = RULES[name]
-    return {"before": rule.before, "target": rule.target, "reading": rule.reading}

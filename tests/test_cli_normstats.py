@@ -1,0 +1,132 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with train.txt of one black 2×2 image and one white 4×3 image; the working directory."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "black.png")
+    Image.new("RGB", (3, 4), "white").save(tmp_path / "white.png")
+    (tmp_path / "train.txt").write_text("black.png 0\nwhite.png 1\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def normstats(here):
+    """A function that runs the command in that folder."""
+    return lambda *arguments: CliRunner().invoke(app, ["normstats", *arguments])
+
+
+def test_normstats_prints_what_a_script_needs_and_saves_it(normstats, here):
+    done = normstats("train.txt")
+    assert (done.exit_code, done.stderr) == (0, "")
+    # 12 of 16 pixels are white: mean 3/4, standard deviation the root of 3/16.
+    assert done.stdout == (
+        "normMean = [0.750000, 0.750000, 0.750000]\n"
+        "normStd  = [0.433013, 0.433013, 0.433013]\n"
+        "Normalize(mean=[0.750000, 0.750000, 0.750000], std=[0.433013, 0.433013, 0.433013])\n"
+        "2 images, own sizes; saved in normstats.json\n"
+    )
+    saved = json.loads((here / "normstats.json").read_text())
+    assert saved.keys() == {"mean", "std", "num_images", "size", "list_sha256"}
+    np.testing.assert_allclose(saved["std"], [np.sqrt(3) / 4] * 3, rtol=0, atol=1e-12)
+
+
+def test_normstats_at_a_size_gives_every_image_the_same_weight(normstats):
+    done = normstats("train.txt", "--size", "8")
+    assert done.stdout.splitlines()[0] == "normMean = [0.500000, 0.500000, 0.500000]"
+    assert "2 images, 8×8" in done.stdout
+
+
+def test_normstats_json_is_one_object_and_nothing_else(normstats):
+    done = normstats("train.txt", "--json")
+    values = json.loads(done.stdout)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert values == {
+        "mean": [0.75] * 3,
+        "std": pytest.approx([np.sqrt(3) / 4] * 3, abs=1e-12),
+        "num_images": 2,
+        "size": None,
+        "file": "normstats.json",
+    }
+
+
+def test_normstats_quiet_says_nothing(normstats, here):
+    assert normstats("train.txt", "--quiet").output == ""
+    assert (here / "normstats.json").exists()
+
+
+def test_normstats_of_a_sample_depends_on_the_seed_alone(normstats):
+    def samples():
+        seeds = [["--seed", str(seed)] for seed in range(9)]
+        return [json.loads(normstats("train.txt", "--json", "--num", "1", *seed).stdout) for seed in seeds]
+
+    first = samples()
+    assert first == samples()
+    assert {values["mean"][0] for values in first} == {0.0, 1.0}
+    assert {values["num_images"] for values in first} == {1}
+
+
+def test_normstats_run_twice_gives_the_same_file(normstats, here):
+    normstats("train.txt", "--workers", "1")
+    first = (here / "normstats.json").read_bytes()
+    normstats("train.txt", "--workers", "3")
+    assert (here / "normstats.json").read_bytes() == first
+
+
+def test_normstats_writes_beside_the_list_or_into_out(normstats, here, monkeypatch):
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert "saved in ../normstats.json" in normstats("../train.txt").stdout
+    assert normstats("../train.txt", "--out", "new/folder").exit_code == 0
+    assert Path("new/folder/normstats.json").read_bytes() == (here / "normstats.json").read_bytes()
+
+
+def test_normstats_of_a_missing_list_ends_with_3_and_one_line(normstats):
+    done = normstats("nothing.txt")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr == "ptkit: no nothing.txt here; `ptkit split FOLDER` writes lists\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--size", "8"], ["--json"], ["--quiet"]])
+def test_normstats_of_broken_images_ends_with_3_and_names_the_first(normstats, here, arguments):
+    (here / "white.png").write_bytes((here / "white.png").read_bytes()[:40])
+    done = normstats("train.txt", *arguments)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith("ptkit: cannot read white.png: ")
+    assert done.stderr.endswith("(1 of 2 images cannot be read)\n")
+    assert not (here / "normstats.json").exists()
+
+
+def test_normstats_of_a_missing_image_ends_with_3(normstats, here):
+    (here / "train.txt").write_text("lost.png 0\n")
+    done = normstats("train.txt")
+    assert done.exit_code == 3
+    assert done.stderr == "ptkit: cannot read lost.png: No such file or directory (1 of 1 images cannot be read)\n"
+
+
+def test_normstats_of_an_empty_list_ends_with_3(normstats, here):
+    (here / "train.txt").write_text("\n")
+    done = normstats("train.txt")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("ptkit: train.txt names no images")
+
+
+def test_normstats_that_cannot_write_ends_with_74(normstats, here):
+    (here / "file").write_text("")
+    done = normstats("train.txt", "--out", "file")
+    assert done.exit_code == 74
+    assert done.stderr.startswith("ptkit: cannot write file/normstats.json: ")
+
+
+@pytest.mark.parametrize("arguments", [["--num", "0"], ["--size", "0"], ["--workers", "-1"], ["--sise", "8"]])
+def test_normstats_with_wrong_settings_ends_with_2(normstats, arguments):
+    assert normstats("train.txt", *arguments).exit_code == 2

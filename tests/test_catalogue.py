@@ -221,12 +221,14 @@ def test_a_function_needs_a_module_and_a_name(user_file, text):
 def test_a_checkpoints_call_that_names_user_code_is_refused_and_nothing_is_run(user_file, text):
     user_file.write_text("open('ran', 'w')\n")
     with pytest.raises(CheckpointError, match=r"names user code .* nothing was run"):
-        refuse_user_code(parse(text), where="the checkpoint's model")
+        refuse_user_code(parse(text), where="the checkpoint's model", remedy="do something")
     assert not user_file.with_name("ran").exists()
 
 
 def test_a_checkpoints_call_of_built_in_parts_is_accepted():
-    refuse_user_code(parse("RandomApply([ColorJitter(0.4), Pad((1, 2))], p=0.5)"), where="the saved pipeline")
+    refuse_user_code(
+        parse("RandomApply([ColorJitter(0.4), Pad((1, 2))], p=0.5)"), where="the saved pipeline", remedy="do something"
+    )
 
 
 def test_an_unknown_symbol_is_refused_where_a_kind_has_none():

@@ -213,7 +213,7 @@ def test_bare_weights_are_not_a_checkpoint(tmp_path, contents):
         ("lenet()", r"missing \(conv1\.bias, .*not in the model \(.*of another shape \(conv1\.weight \(16, 3, 3, 3\)"),
         ("resnet99()", "this ptkit cannot build the checkpoint's model: no model is called resnet99"),
         ("resnet8(", "the checkpoint's model cannot be read"),
-        ("os:system", "names user code .*nothing was run: name it again on the command line"),
+        ("os:system", "names user code .*nothing was run: name it again with --model"),
     ],
 )
 def test_model_that_does_not_match_the_weights_is_a_checkpoint_error(contents, call, message):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -77,3 +79,19 @@ def test_a_list_of_class_weights_takes_effect() -> None:
 def test_a_loss_that_cannot_be_is_refused(call: str, message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         build_loss(call, num_classes=3)
+
+
+def test_an_own_loss_takes_scores_and_class_indices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from torch import nn\n"
+        "class Focal(nn.Module):\n"
+        "    def __init__(self, gamma=2.0):\n        super().__init__()\n        self.gamma = gamma\n"
+        "    def forward(self, outputs, labels):\n"
+        "        return self.gamma * nn.functional.cross_entropy(outputs, labels)\n"
+        "def plain(outputs=1):\n    return outputs\n"
+    )
+    loss = build_loss("mine.py:Focal(gamma=3.0)", num_classes=3)
+    assert torch.equal(loss(OUTPUTS, LABELS), 3 * nn.functional.cross_entropy(OUTPUTS, LABELS))
+    with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module"):
+        build_loss("mine.py:plain", num_classes=3)

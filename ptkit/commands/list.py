@@ -11,7 +11,7 @@ KINDS = ("transforms", "losses", "optimizers", "schedulers", "inits", "models")
 
 
 def list_parts(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -181,14 +181,14 @@ class Catalogue:
         return owner[symbol.member]
 
 
-def refuse_user_code(call: Call, *, where: str) -> None:
-    """Refuse a call out of a file that would import code.
+def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
+    """Refuse a call out of a file that would import code; `remedy` says what to do instead.
 
     Raises:
         CheckpointError: the call has a prefix, or names a function as `module:function` anywhere inside.
     """
     if call.prefix or any(_names_code(value) for value in (*call.args, *call.kwargs.values())):
-        raise CheckpointError(f"{where} names user code ({call}); nothing was run: name it again on the command line")
+        raise CheckpointError(f"{where} names user code ({call}); nothing was run: {remedy}")
 
 
 def load_user_object(call: Call) -> Any:

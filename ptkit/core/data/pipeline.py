@@ -72,7 +72,8 @@ class Pipeline:
         parsed = [parse(call) for call in calls]
         for call in parsed:
             if not allow_user_code:
-                refuse_user_code(call, where="the saved pipeline")
+                remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
+                refuse_user_code(call, where="the saved pipeline", remedy=remedy)
         mix = build_transform(parsed[-1]) if parsed and is_mix(parsed[-1]) else None
         of_images = parsed if mix is None else parsed[:-1]
         steps = _with_columns([build_transform(call) for call in of_images])

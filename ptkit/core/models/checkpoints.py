@@ -127,7 +127,7 @@ def _own_call(checkpoint: Mapping[str, Any]) -> Call:
         call = parse(text)
     except UsageError as error:
         raise CheckpointError(f"the checkpoint's model cannot be read: {error}") from error
-    refuse_user_code(call, where="the checkpoint's model")
+    refuse_user_code(call, where="the checkpoint's model", remedy="name it again with --model")
     return call
 
 

@@ -94,6 +94,9 @@ RULES: dict[str, LossRule] = {
     "PoissonNLLLoss": LossRule("none", "one-hot", "exp", "each class's one-hot as a count"),
 }
 
+# A user's own loss takes scores and class indices, as CrossEntropyLoss does.
+_OWN_CODE = RULES["CrossEntropyLoss"]
+
 _COMES_LATER = ("MarginRankingLoss", "CosineEmbeddingLoss", "TripletMarginLoss")
 
 LOSSES = Catalogue(
@@ -135,13 +138,15 @@ def build_loss(text: str, *, num_classes: int) -> Loss:
         raise call.error(f"{call.name} needs pairs or triplets; these labels are one class an image: use one of "
                          f"{', '.join(RULES)}")  # fmt: skip
     criterion = LOSSES.build(call, supplied={"reduction": "batchmean"} if call.name == "KLDivLoss" else None)
+    if not isinstance(criterion, nn.Module):
+        raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
     if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean"):
         raise call.error('reduction must be "mean": the loop steps on the mean of a batch', "reduction")
     for key in ("weight", "pos_weight"):
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != num_classes:
             raise call.error(f"{key} has {len(value)} values, the data {num_classes} classes", key)
-    return Loss(criterion, RULES[call.name], num_classes)
+    return Loss(criterion, _OWN_CODE if call.prefix else RULES[call.name], num_classes)
 
 
 def probabilities(outputs: Tensor, activation: str) -> Tensor:

@@ -64,7 +64,9 @@ def _from_file(path: Path, model: str | None) -> StartingWeights:
         return StartingWeights(weights.state_dict, str(path), notes=weights.notes)
     checkpoint = weights.checkpoint
     if model is None:
-        refuse_user_code(parse(checkpoint["model"]["call"]), where="the checkpoint's model")
+        refuse_user_code(
+            parse(checkpoint["model"]["call"]), where="the checkpoint's model", remedy="name it again with --model"
+        )
     pipeline = checkpoint["pipeline"]
     return StartingWeights(
         weights.state_dict,

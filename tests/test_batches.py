@@ -11,7 +11,7 @@ from PIL import Image
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
-from ptkit.core.data.batches import Batches, decode_all, fits_in_memory, unreadable
+from ptkit.core.data.batches import Batches, Kept, decode_all, fits_in_memory, unreadable
 from ptkit.core.data.kernels import kernel_of
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.pipeline import Pipeline
@@ -138,6 +138,18 @@ def test_image_does_not_depend_on_the_batch_it_falls_into(run, calls):
     expected = image_of_each(run(calls, batch_size=5))
     assert image_of_each(run(calls, batch_size=1)) == expected
     assert image_of_each(run(calls, batch_size=23, shuffle=False)) == expected
+
+
+def test_image_of_a_long_list_does_not_depend_on_the_batch_it_falls_into(noise_images, planned):
+    long_list = noise_images.subset(np.arange(10_000) % 23)
+    pixels = np.random.default_rng(0).integers(0, 256, (10_000, 3, 3, 3), dtype=np.uint8)
+    pipeline, kept = planned(["Resize((3, 3))", "RandomCrop(3, padding=1)", *END]), Kept(pixels, ())
+    whole, parts, small = (
+        image_of_each(Batches(long_list, pipeline, batch_size=size, shuffle=True, kept=kept))
+        for size in (10_000, 4097, 300)
+    )
+    assert len(whole) == 10_000
+    assert whole == parts == small
 
 
 @pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)

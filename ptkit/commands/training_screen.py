@@ -70,7 +70,7 @@ class TrainingScreen(Watcher):
         self._last_drawn = now
         if self._task is None:
             self._task = self._live.add_task("", total=progress.num_steps, numbers="")
-        rate = progress.totals.num_images / (now - self._epoch_began)
+        rate = progress.totals.read().num_images / (now - self._epoch_began)
         left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
         self._live.update(
             self._task,

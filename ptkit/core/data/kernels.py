@@ -35,7 +35,7 @@ class Kernel:
 
     draws: how many uniform numbers one image takes.
     apply: (transform, image (3, H, W), draws (k,)) -> image.
-    batch: the same on uint8 (n, H, W, 3) with draws (n, k), where there is such a form.
+    batch: the same on uint8 (n, H, W, 3) with draws (n, k), where there is such a form; it may change its input.
     size: (transform, (h, w) or None where unknown) -> the size afterwards.
     """
 
@@ -132,11 +132,9 @@ def _flip(axis: int) -> Kernel:
 
     def batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
         chosen = np.flatnonzero(draws[:, 0] < t.p)
-        if not len(chosen):
-            return images
-        out = images.copy()
-        out[chosen] = _flipped(images[chosen], axis)
-        return out
+        if len(chosen):
+            images[chosen] = _flipped(images[chosen], axis)
+        return images
 
     return Kernel(lambda _t: 1, apply, batch)
 

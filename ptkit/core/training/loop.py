@@ -1,6 +1,8 @@
 """The training loop: a generator that yields one result an epoch and knows nothing of files, screens or TensorBoard."""
 
+import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -63,39 +65,47 @@ class Evaluated:
 
 
 class Totals:
-    """The losses and hits of an epoch, a number a batch, kept on the device: reading one waits for the device."""
+    """Sums of an epoch. New batches wait on the device as they are; reading the sums waits for the device.
 
-    def __init__(self, num_batches: int, device: torch.device) -> None:
-        self.losses = torch.zeros(num_batches, device=device)
-        self.hits = torch.zeros(num_batches, dtype=torch.int64, device=device)
-        self.sizes: list[int] = []
-        self._num_checked = 0
+    num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first batch whose loss
+    was NaN or infinite.
+    """
 
-    @property
-    def num_images(self) -> int:
-        return sum(self.sizes)
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Tensor, int]] = []
+        self.num_batches = self.num_images = self.num_right = 0
+        self.loss_sum = 0.0
+        self.first_bad: int | None = None
 
     def add(self, loss: Tensor, labels: Tensor, predicted: Tensor) -> None:
         """Add one batch; loss is its mean."""
-        number = len(self.sizes)
-        self.losses[number] = loss.detach()
-        self.hits[number] = (predicted == labels).sum()
-        self.sizes.append(len(labels))
+        self._waiting.append((loss.detach(), (predicted == labels).sum(), len(labels)))
+
+    def read(self) -> "Totals":
+        """Bring the sums up to date and return self."""
+        if not self._waiting:
+            return self
+        losses, hits, sizes = zip(*self._waiting, strict=True)
+        self._waiting = []
+        for loss, right, size in zip(_numbers(losses), _numbers(hits), sizes, strict=True):
+            if self.first_bad is None and not math.isfinite(loss):
+                self.first_bad = self.num_batches
+            self.num_batches += 1
+            self.num_images += size
+            self.num_right += int(right)
+            self.loss_sum += loss * size
+        return self
 
     def mean_loss(self) -> float:
-        losses = self.losses[: len(self.sizes)].cpu().double()
-        return float((losses * torch.tensor(self.sizes)).sum() / max(self.num_images, 1))
+        return self.read().loss_sum / max(self.num_images, 1)
 
     def accuracy(self) -> float:
-        return self.hits.sum().item() / max(self.num_images, 1)
+        return self.read().num_right / max(self.num_images, 1)
 
-    def first_bad(self) -> int | None:
-        """Return the number of the first batch since the last call whose loss is NaN or infinite."""
-        new = self.losses[self._num_checked : len(self.sizes)]
-        before, self._num_checked = self._num_checked, len(self.sizes)
-        if new.isfinite().all():
-            return None
-        return before + int((~new.isfinite()).nonzero()[0])
+
+def _numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Return the values of some scalars in one transfer."""
+    return [scalars[0].item()] if len(scalars) == 1 else torch.stack(list(scalars)).tolist()
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,11 @@ class Training:
     schedule: Schedule
     settings: LoopSettings
     frozen: Sequence[str] = ()
+
+    @functools.cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the model: collecting them anew each step takes longer than clearing them."""
+        return list(self.model.parameters())
 
 
 def fit(
@@ -152,7 +167,7 @@ def fit(
             valid_accuracy=found.accuracy,
             lrs=lrs,
             seconds=time.perf_counter() - begin,
-            images_per_s=totals.num_images / seconds,
+            images_per_s=totals.read().num_images / seconds,
             confusion=found.confusion,
         )
 
@@ -165,7 +180,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
     """
     training.model.train()
     freeze_statistics(training.model, training.frozen)
-    totals = Totals(len(training.train), training.train.device)
+    totals = Totals()
     num_steps = -(-len(training.train) // training.settings.accumulate)
     check_every = 1 if training.train.device.type == "cpu" else _CHECK_EVERY_ON_GPU
     groups = _grouped(training.train.epoch(epoch), training.settings.accumulate)
@@ -183,7 +198,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
 def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
     """Return mean loss and confusion counts over a list; every image counts once."""
     model.eval()
-    totals = Totals(len(batches), batches.device)
+    totals = Totals()
     confusion = torch.zeros((loss.num_classes, loss.num_classes), dtype=torch.int64, device=batches.device)
     with torch.inference_mode():
         for batch in batches.epoch():
@@ -206,7 +221,9 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         nonlocal counted
         # Dropout depends on the step alone, so that a resumed run goes on as if never interrupted.
         _seed_device(device, stream_key(settings.seed, "dropout", number))
-        optimizer.zero_grad(set_to_none=True)
+        # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
+        for parameter in training.parameters:
+            parameter.grad = None
         parts = []
         for batch in batches:
             with _autocast(device, settings.dtype):
@@ -219,7 +236,7 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
                 totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule))
         counted = True
         if settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(training.model.parameters(), settings.clip_grad)
+            nn.utils.clip_grad_norm_(training.parameters, settings.clip_grad)
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     # LBFGS evaluates the closure several times a step; the others need the gradients once.
@@ -238,7 +255,7 @@ def _loss_of(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
-    bad = totals.first_bad()
+    bad = totals.read().first_bad
     if bad is None:
         return
     step = (

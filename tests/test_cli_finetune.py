@@ -78,6 +78,7 @@ def test_other_classes_get_a_new_head_even_where_the_old_one_would_fit(here: Pat
         (["foreign.pth", "--model", "lenet"], 4, "no weights fit LeNet"),
         (["foreign.pth", "--model", "resnet8", "--group", "fcc: frozen"], 2, "did you mean fc?"),
         (["damaged.pkl"], 4, "damaged.pkl"),
+        (["foreign.pth", "--resume", "runs/1"], 2, "ptkit train --resume runs/1"),
     ],
 )
 def test_a_mistake_gets_one_line_and_its_exit_code(

@@ -70,7 +70,7 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--valid", "nope.txt"], 3, "no nope.txt here: run `ptkit split FOLDER` first, or pass --valid"),
+        (["--valid", "nope.txt"], 3, "no list nope.txt: run `ptkit split FOLDER` first, or name another by --valid"),
         (["--model", "resnet88"], 2, "no model is called resnet88; did you mean resnet8?"),
         (["--lr", "0"], 2, "optimizer.lr must be above 0"),
         (["--epochs", "0"], 2, "train.epochs must be at least 1"),

@@ -49,7 +49,7 @@ def evaluation():
     probabilities = np.array(
         [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]], np.float32
     )
-    return Evaluation(np.array([0, 1, 1, 2, 0]), probabilities)
+    return Evaluation(np.array([0, 1, 1, 2, 0]), probabilities, probabilities.argmax(axis=1))
 
 
 def test_answers_stand_in_the_lists_order(grey_batches):
@@ -97,7 +97,9 @@ def test_mistakes_of_a_pair_are_its_images_the_surest_first(evaluation):
 
 
 def test_rates_of_a_class_without_images_are_nan(evaluation):
-    assert np.isnan(Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32)).per_class["recall"]).tolist() == [
+    assert np.isnan(
+        Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32), np.array([0])).per_class["recall"]
+    ).tolist() == [
         False,
         True,
     ]

@@ -54,8 +54,14 @@ def test_probabilities_sum_to_one(reading: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES.parts)
 def test_the_predicted_class_is_the_most_probable_one(name: str) -> None:
-    rule = RULES[name]
-    assert torch.equal(predictions(OUTPUTS, rule), probabilities(OUTPUTS, rule.reading).argmax(1))
+    reading = RULES[name].reading
+    assert torch.equal(predictions(OUTPUTS, reading), probabilities(OUTPUTS, reading).argmax(1))
+
+
+def test_the_prediction_is_right_where_probabilities_saturate() -> None:
+    saturated = torch.tensor([[18.0, 25.0, -1.0], [1.1, 1.3, 0.0], [-0.3, -0.1, -0.2]])
+    assert predictions(saturated, "sigmoid").tolist() == [1, 1, 1]
+    assert predictions(saturated, "clamp").tolist() == [1, 1, 1]
 
 
 def test_a_list_of_class_weights_takes_effect() -> None:

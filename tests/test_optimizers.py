@@ -26,7 +26,8 @@ def _step(model: nn.Module, optimizer: object) -> float:
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
 
     def closure() -> torch.Tensor:
-        optimizer.zero_grad()  # type: ignore[attr-defined]
+        for parameter in model.parameters():
+            parameter.grad = None
         loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         return loss
@@ -130,6 +131,8 @@ def test_a_rate_that_cannot_be_is_refused(text: str, lr: float | None, message: 
         ("SGD()", ["fc9: lr=10x"], "fc9"),
         ("SGD()", ["Linear: momentun=0.5"], "did you mean momentum"),
         ("SGD()", ["Linear: frozn"], "did you mean frozen"),
+        ("SGD()", ["Linear: lr=-1"], "at least 0"),
+        ("SGD()", ["Linear: 0.1, lr=2x"], "expected key=value"),
         ("SGD()", ["*: frozen"], "nothing is left to train"),
         ("SparseAdam()", [], "dense"),
         ("LBFGS()", ["Linear: lr=10x"], "no parameter groups"),
@@ -147,6 +150,19 @@ def test_sparse_adam_steps_an_embedding() -> None:
     model(torch.tensor([1])).sum().backward()
     prepared.optimizer.step()
     assert (model[0].weight != before).any(dim=1).tolist() == [False, True, False, False, False]
+
+
+def test_betas_of_a_group_take_effect(model: nn.Module) -> None:
+    prepared = build_optimizer("Adam()", model, lr=0.1, groups=["Linear: betas=(0.5, 0.6)"])
+    betas = {name: group["betas"] for group in prepared.optimizer.param_groups for name in group["param_names"]}
+    assert betas["4.weight"] == (0.5, 0.6)
+    assert betas["0.weight"] == (0.9, 0.999)
+
+
+def test_another_option_does_not_thaw_what_is_frozen(model: nn.Module) -> None:
+    groups = ["Linear: frozen", "*.bias: weight_decay=0"]
+    assert build_optimizer("SGD()", model, lr=0.1, groups=groups).frozen == ("4.weight", "4.bias")
+    assert build_optimizer("SGD()", model, lr=0.1, groups=[*groups, "4.bias: lr=1x"]).frozen == ("4.weight",)
 
 
 def test_a_group_line_may_hold_brackets() -> None:

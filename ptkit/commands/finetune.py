@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ptkit.commands.training_flags import settings_of, train_and_print, with_training_flags
-from ptkit.core.config import Layer
+from ptkit.core.errors import UsageError
 
 
 @with_training_flags
@@ -26,5 +26,7 @@ def finetune(
 
     Example: ptkit finetune resnet18 --group "layer1: frozen" --epochs 5
     """
-    before: Layer = {"model": {"weights": weights}, "optimizer": {"head_lr": 10.0}}
-    train_and_print(settings_of(flags, before=before), flags, is_verbose=verbose)
+    if flags["resume"] is not None:
+        raise UsageError(f"a finetuned run goes on by itself: ptkit train --resume {flags['resume']}")
+    settings = settings_of(flags, before={"optimizer": {"head_lr": 10.0}}, argument={"model": {"weights": weights}})
+    train_and_print(settings, flags, is_verbose=verbose)

@@ -24,7 +24,7 @@ def normstats(
     """Measure mean and standard deviation per channel, for Normalize.
 
     Exact over all pixels of all images unless --num asks for a sample. Values are in 0..1, RGB order. The numbers go
-    to normstats.json beside the list (or into --out), where `ptkit train` finds them.
+    to normstats.json beside the list, where `ptkit train` finds them (or into --out).
 
     Example: ptkit normstats train.txt --size 32
     """

@@ -8,6 +8,7 @@ from typing import Any
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core import config as settings_layers
+from ptkit.core.errors import UsageError
 
 # Flag -> the setting that it is.
 _SETTINGS = {
@@ -85,14 +86,22 @@ def _shared_flags(
     """Stand for the flags: nothing but the signature is used."""
 
 
-def settings_of(flags: Mapping[str, Any], *, before: settings_layers.Layer | None = None) -> settings_layers.Settings:
-    """Return the settings that the flags mean: defaults < `before` < --config or the resumed run < --set < flags.
+def settings_of(
+    flags: Mapping[str, Any],
+    *,
+    before: settings_layers.Layer | None = None,
+    argument: settings_layers.Layer | None = None,
+) -> settings_layers.Settings:
+    """Return what the flags mean: defaults < `before` < --config or the resumed run < --set < flags, `argument`.
 
     Raises:
         UsageError: a bad setting, or an unreadable TOML file.
     """
     layers = [before or {}]
     if flags["resume"] is not None:
+        given = [flag for flag in ("name", "out") if flags[flag] is not None]
+        if given:
+            raise UsageError(f"--resume goes on in the run's own folder: leave --{given[0]} out")
         layers.append(settings_layers.read_toml(flags["resume"] / "config.toml"))
     if flags["config"] is not None:
         layers.append(settings_layers.read_toml(flags["config"]))
@@ -103,7 +112,7 @@ def settings_of(flags: Mapping[str, Any], *, before: settings_layers.Layer | Non
         if value is None or value == []:
             continue
         own.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
-    return settings_layers.resolve(*layers, own)
+    return settings_layers.resolve(*layers, own, argument or {})
 
 
 def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False) -> None:

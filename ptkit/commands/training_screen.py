@@ -30,9 +30,11 @@ class TrainingScreen(Watcher):
         self._epoch_began = self._last_drawn = 0.0
 
     def say(self, text: str) -> None:
+        self._hide_live()
         self.printer.say(text)
 
     def warn(self, text: str) -> None:
+        self._hide_live()
         typer.echo(printable(f"ptkit: warning: {text}"), err=True)
 
     def transferred(self, report: TransferReport) -> None:
@@ -45,31 +47,18 @@ class TrainingScreen(Watcher):
             yield advance
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        self.say(f"run: {run}, {epochs} epochs of {num_steps} steps")
+        self.say(f"run: {run}, {epochs} epochs of {num_steps} batches")
         self._epochs = epochs
         self._epoch_began = time.perf_counter()
-        if self.printer.silent or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Live
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}", markup=False),
-        )
-        self._live = Live(*columns, console=Console(stderr=True), transient=True)
-        self._live.start()
 
     def step(self, progress: Progress) -> None:
         now = time.perf_counter()
         is_last = progress.step == progress.num_steps
-        if self._live is None or (now - self._last_drawn < _REFRESH_S and not is_last):
+        if self.printer.silent or not sys.stderr.isatty() or (now - self._last_drawn < _REFRESH_S and not is_last):
             return
         self._last_drawn = now
-        if self._task is None:
-            self._task = self._live.add_task("", total=progress.num_steps, numbers="")
+        if self._live is None:
+            self._show_live(progress.num_steps)
         rate = progress.totals.read().num_images / (now - self._epoch_began)
         left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
         self._live.update(
@@ -94,6 +83,21 @@ class TrainingScreen(Watcher):
         self._epoch_began = time.perf_counter()
 
     def end(self) -> None:
+        self._hide_live()
+
+    def _show_live(self, num_steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Live
+
+        numbers = TextColumn("{task.fields[numbers]}", markup=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), numbers)
+        self._live = Live(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._live.add_task("", total=num_steps, numbers="")
+        self._live.start()
+
+    def _hide_live(self) -> None:
+        """Take the live line away, so that a printed line stands alone; the next step draws it again."""
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None

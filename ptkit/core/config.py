@@ -98,7 +98,7 @@ class TrainSettings:
     precision: str = _setting("auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
     accumulate: int = _setting(1, "batches whose gradients are added before a step", low=1)
     clip_grad: float | None = _setting(None, "largest total gradient norm", above=0)
-    patience: int | None = _setting(None, "stop after this many epochs without a better metric", low=1)
+    patience: int | None = _setting(None, "stop after this many epochs without a better one", low=1)
     metric: str = _setting("accuracy", "what the best epoch is chosen by", choices=("accuracy", "loss"))
     save_every: int = _setting(1, "epochs between two saved states to resume from", low=1)
     channels_last: bool = _setting(True, "memory format of the model")
@@ -238,6 +238,8 @@ def _converted(name: str, value: Any, wanted: Any) -> Any:
         return None
     kind = options[0]
     if typing.get_origin(kind) is tuple:
+        if value == "none":
+            return ()
         item_kind = typing.get_args(kind)[0]
         return tuple(_converted(name, item, item_kind) for item in _items(value, item_kind))
     if kind is float and type(value) is int:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from pathlib import Path
 
 # Options of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -13,13 +14,22 @@ def num_cores() -> int:
 
 
 def free_bytes() -> int:
-    """Return how much memory could be taken without swapping, or 4 GiB where the system does not say."""
+    """Return how much memory could be taken without swapping, or 4 GiB where the system does not say.
+
+    A container's limit (cgroup v2) counts too.
+    """
     try:
         with open("/proc/meminfo") as file:
             available = next(line for line in file if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024
+        free = int(available.split()[1]) * 1024
     except (OSError, StopIteration):
-        return 4 << 30
+        free = 4 << 30
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
 
 
 def prepare_environment() -> None:

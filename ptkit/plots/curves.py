@@ -23,6 +23,7 @@ def learning_curves(
     num_classes: int,
     majority_share: float,
     num_valid: int,
+    best_epoch: int | None = None,
     title: str | None = None,
     footer: str = "",
 ) -> Figure:
@@ -30,9 +31,10 @@ def learning_curves(
 
     rows: one mapping an epoch with epoch, train_loss, train_accuracy, valid_loss, valid_accuracy, lr; None and nan
     leave a gap. majority_share: of the most frequent class in the validation set, whose size is `num_valid`.
+    best_epoch: the one that was kept; by default the one with the highest accuracy.
     """
     epochs = _column(rows, "epoch")
-    best = _best_row(rows)
+    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(rows)
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,

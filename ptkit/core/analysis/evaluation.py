@@ -19,16 +19,12 @@ from ptkit.core.training.prediction import predict_list
 class Evaluation:
     """A model's answers for every image of a list, in the list's order.
 
-    labels: int64 (N,). probabilities: float32 (N, K).
+    labels, predictions: int64 (N,). probabilities: float32 (N, K).
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
-
-    @cached_property
-    def predictions(self) -> np.ndarray:
-        """The most probable class of each image, int64 (N,)."""
-        return self.probabilities.argmax(axis=1)
+    predictions: np.ndarray
 
     @cached_property
     def matrix(self) -> np.ndarray:
@@ -71,10 +67,11 @@ def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, activation
         DataError: an image that cannot be read.
     """
     assert not batches.shuffle
-    probabilities = predict_list(model, batches, activation=activation)
-    if probabilities.shape[1:] != (num_classes,):
-        raise CheckpointError(f"the model gives {probabilities.shape[1:]} scores an image, expected {num_classes}")
-    return Evaluation(batches.images.labels, probabilities)
+    found = predict_list(model, batches, activation=activation)
+    if found.probabilities.shape[1:] != (num_classes,):
+        num_scores = found.probabilities.shape[1]
+        raise CheckpointError(f"the model gives {num_scores} scores an image, expected {num_classes}")
+    return Evaluation(batches.images.labels, found.probabilities, found.classes)
 
 
 def read_matching_list(

@@ -57,7 +57,7 @@ class Batches:
     """The batches of a list, epoch after epoch.
 
     The result depends on the list, the pipeline, the seed and the epoch alone: not on `workers`, not on whether the
-    images are kept (`kept`), not on the batch an image falls into.
+    images are kept (`kept`), and without MixUp and CutMix not on the batch an image falls into.
     """
 
     def __init__(

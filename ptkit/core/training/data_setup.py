@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ptkit.core.calls import parse
 from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.batches import Batches, Kept, decode_all, fits_in_memory, unreadable
-from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.lists import ImageList, read_classes, read_list
 from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import complete, default_transforms, evaluation_geometry
+from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_geometry
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.training.starting_weights import StartingWeights
@@ -74,17 +75,24 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     train_calls, eval_calls = _calls(data, size)
-    draft = replace(data, size=size, augment=_augment_name(data, size))
+    draft = replace(data, size=size)
     train = _load(train_list, _draft(train_calls, size), draft, counting)
     valid = _load(valid_list, _draft(eval_calls, size), draft, counting)
-    mean, std, origin = _statistics(train, draft, start, counting, settings.train.seed)
+    mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
+        train, draft, start, counting, settings.train.seed
+    )
     train_pipeline = Pipeline.parse(complete(train_calls, size=size, mean=mean, std=std))
     eval_pipeline = Pipeline.parse(complete(eval_calls, size=size, mean=mean, std=std))
     if eval_pipeline.is_random or eval_pipeline.mix is not None:
         raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
     train_batches = _batches(train, train_pipeline, settings, device, is_training=True)
     valid_batches = _batches(valid, eval_pipeline, settings, device, is_training=False)
-    notes = (_data_note(train, valid, size), f"augment: {_list_note(train_calls)}; normalised with {origin}")
+    differs = train_pipeline.size not in (None, (size, size))
+    sides = "×".join(map(str, train_pipeline.size or ()))
+    notes = (
+        _data_note(train, valid, size) + (f"; training images become {sides}" if differs else ""),
+        f"augment: {_list_note(train_calls)}; normalised with {origin}",
+    )
     return PreparedData(
         train_batches, valid_batches, replace(draft, mean=mean, std=std), train.skipped + valid.skipped, notes
     )
@@ -98,7 +106,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     """
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
-            raise DataError(f"no {file} here: run `ptkit split FOLDER` first, or pass {flag}")
+            raise DataError(f"no list {file}: run `ptkit split FOLDER` first, or name another by {flag}")
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
     beside = Path(data.train).parent / "classes.txt"
@@ -111,6 +119,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
         raise DataError(
             f"{valid.file} has labels up to {valid.num_classes - 1}, the training list {train.num_classes} classes"
         )
+    _check_names(train, data)
     _check_leak(train, valid, data)
     return train, replace(valid, class_names=train.class_names)
 
@@ -133,6 +142,13 @@ def choose_size(images: ImageList) -> int:
     return max(side, 16) if side <= 64 else 224
 
 
+def _check_names(train: ImageList, data: DataSettings) -> None:
+    """Refuse a validation list beside which other class names stand."""
+    beside = Path(data.valid).parent / "classes.txt"
+    if data.classes is None and beside.is_file() and (names := read_classes(beside)) != train.class_names:
+        raise DataError(f"{beside} names other classes ({', '.join(names[:3])}, ...) than the training list's")
+
+
 def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:
     if data.allow_leak:
         return
@@ -151,14 +167,6 @@ def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, .
         raise UsageError("--transform replaces the ready list: leave --augment out")
     train = data.transforms or default_transforms(data.augment, size)
     return train, data.eval_transforms or evaluation_geometry(size)
-
-
-def _augment_name(data: DataSettings, size: int) -> str:
-    if data.transforms:
-        return "none"
-    if data.augment == "auto":
-        return "safe" if size <= 64 else "natural"
-    return data.augment
 
 
 def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
@@ -192,6 +200,22 @@ def _without_bad(images: ImageList, kept: Kept | None, bad: tuple[tuple[int, str
         raise DataError(f"no image of {images.file} can be read; the first: {bad[0][1]}")
     left = Kept(kept.pixels[good], ()) if kept is not None else None
     return _Source(images.subset(good), left, tuple(reason for _, reason in bad))
+
+
+def _named_statistics(
+    calls: tuple[str, ...], data: DataSettings
+) -> tuple[tuple[float, ...], tuple[float, ...], str] | None:
+    """Return mean and std of the Normalize that the user's own list names: evaluation must see the same."""
+    named = [call for call in map(parse, calls) if call.name == "Normalize" and not call.prefix]
+    if not named:
+        return None
+    if data.mean or data.std:
+        raise named[0].error("the statistics are given twice: here and as data.mean, data.std")
+    normalize = build_transform(named[0])
+    mean, std = (
+        tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3)) for x in (normalize.mean, normalize.std)
+    )
+    return mean, std, "the transforms' own Normalize"
 
 
 def _statistics(

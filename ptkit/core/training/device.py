@@ -1,5 +1,7 @@
 """Where and in which precision the model runs."""
 
+import os
+
 import torch
 
 from ptkit.core.errors import UsageError
@@ -36,5 +38,9 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
+        if deterministic:
+            # cuBLAS reads it when it is first used; warn_only, because some kernels have no deterministic form.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
     return torch.get_num_threads()

@@ -25,6 +25,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
     epochs_without_better: int = 0
+    saved_epoch: int = 0
 
     @property
     def checkpoint(self) -> Path:

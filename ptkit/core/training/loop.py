@@ -123,6 +123,7 @@ class Training:
     """All that a run steps.
 
     frozen: names of parameters that do not train; normalisation layers made of them keep their statistics.
+    excluded: names of parameters that have gradients but that the optimizer does not know.
     """
 
     model: nn.Module
@@ -133,11 +134,18 @@ class Training:
     schedule: Schedule
     settings: LoopSettings
     frozen: Sequence[str] = ()
+    excluded: Sequence[str] = ()
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters of the model: collecting them anew each step takes longer than clearing them."""
         return list(self.model.parameters())
+
+    @functools.cached_property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves, whose gradients are clipped."""
+        left_out = {*self.frozen, *self.excluded}
+        return [parameter for name, parameter in self.model.named_parameters() if name not in left_out]
 
 
 def fit(
@@ -204,7 +212,7 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dty
         for batch in batches.epoch():
             with _autocast(batches.device, dtype):
                 outputs = model(batch.images)
-            predicted = predictions(outputs, loss.rule)
+            predicted = predictions(outputs, loss.rule.reading)
             totals.add(loss(outputs, batch.labels), batch.labels, predicted)
             confusion += confusion_counts(batch.labels, predicted, num_classes=loss.num_classes)
     return Evaluated(totals.mean_loss(), confusion.cpu().numpy())
@@ -233,10 +241,10 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
             part.backward()
             parts.append(part.detach())
             if not counted:
-                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule))
+                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule.reading))
         counted = True
         if settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(training.parameters, settings.clip_grad)
+            nn.utils.clip_grad_norm_(training.trained, settings.clip_grad)
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     # LBFGS evaluates the closure several times a step; the others need the gradients once.
@@ -265,7 +273,7 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     where = next((f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), "")
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
-        "try a lower --lr or --set train.clip_grad=1; the last good checkpoint is kept"
+        "try a lower --lr or --set train.clip_grad=1"
     )
 
 

@@ -160,6 +160,9 @@ def probabilities(outputs: Tensor, activation: str) -> Tensor:
     return READINGS[activation](outputs.float())
 
 
-def predictions(outputs: Tensor, rule: LossRule) -> Tensor:
-    """Return the class of each row: the smallest where outputs are distances, else the largest."""
-    return outputs.argmin(dim=1) if rule.reading == "negative" else outputs.argmax(dim=1)
+def predictions(outputs: Tensor, activation: str) -> Tensor:
+    """Return the class of each row of outputs (n, K): the smallest where they are distances, else the largest.
+
+    Of the outputs, not of the probabilities: those saturate, and two classes then look alike.
+    """
+    return outputs.argmin(dim=1) if activation == "negative" else outputs.argmax(dim=1)

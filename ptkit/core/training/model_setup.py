@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ptkit.core.calls import parse
 from ptkit.core.config import Settings
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
@@ -70,7 +71,8 @@ def prepare_optimizer(settings: Settings, model: nn.Module, *, num_classes: int)
         lr = usual_lr(call, model, batch_size=settings.train.batch_size * settings.train.accumulate)
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(optimizer.groups)
-    if optimizer.head_lr != 1.0:
+    # LBFGS takes no groups, so the head moves as the body does.
+    if optimizer.head_lr != 1.0 and parse(call).name != "LBFGS":
         lines.insert(0, f"{_head(model, num_classes)}: lr={optimizer.head_lr:g}x")
     return build_optimizer(call, model, lr=lr, groups=lines, decay_all=optimizer.decay_all)
 

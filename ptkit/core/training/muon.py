@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # AdamW's rate as a share of Muon's, as in the reference recipes (Jordan et al. 2024: 0.02 and 0.002).
 _COMPANION_RATE = 0.1
@@ -15,13 +15,18 @@ Group = dict[str, Any]
 class MuonWithAdamW:
     """torch.optim.Muon takes 2-D weights only: convolutions are flattened for it; the rest goes to AdamW.
 
-    groups: parameter groups whose "params" are (name, parameter) pairs. make_muon: from groups to torch.optim.Muon.
+    groups: parameter groups whose "params" are (name, parameter) pairs. head: a weight matrix that AdamW gets too.
+    make_muon: from groups to torch.optim.Muon.
     """
 
     def __init__(
-        self, groups: list[Group], *, lr: float, make_muon: Callable[[list[Group]], torch.optim.Optimizer]
+        self,
+        groups: list[Group],
+        *,
+        lr: float,
+        head: nn.Parameter | None,
+        make_muon: Callable[[list[Group]], torch.optim.Optimizer],
     ) -> None:
-        head = _head_weight(groups)
         self._flat: list[tuple[nn.Parameter, nn.Parameter]] = []
         matrices, others = [], []
         for group in groups:
@@ -53,12 +58,6 @@ class MuonWithAdamW:
             for parameter, flat in self._flat:
                 parameter.copy_(flat.view(parameter.shape))
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self._parts:
-            part.zero_grad(set_to_none)
-        for parameter, _ in self._flat:
-            parameter.grad = None
-
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self._parts]}
 
@@ -72,9 +71,3 @@ class MuonWithAdamW:
         flat = nn.Parameter(parameter.detach().flatten(1).clone())
         self._flat.append((parameter, flat))
         return flat
-
-
-def _head_weight(groups: list[Group]) -> Tensor | None:
-    """Return the last weight matrix of the model: its gradients are of another kind than hidden layers'."""
-    matrices = [p for group in groups for _, p in group["params"] if p.ndim == 2]
-    return matrices[-1] if matrices else None

@@ -145,7 +145,9 @@ def build_optimizer(
         _check_sparse(call, model, trained)
     if call.name == "LBFGS" and any(options.values()):
         raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
-    optimizer = _construct(call, _grouped(call, trained, options, decay_all=decay_all), lr)
+    # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it alone.
+    head = next((parameter for parameter in reversed(list(trained.values())) if parameter.ndim == 2), None)
+    optimizer = _construct(call, _grouped(call, trained, options, decay_all=decay_all), lr=lr, head=head)
     names = tuple(group["name"] for group in optimizer.param_groups)
     return Prepared(optimizer, str(call), names, lr, frozen, excluded)
 
@@ -171,7 +173,16 @@ def parse_group(line: str) -> GroupLine:
             factor = _factor(line, value.strip())
         else:
             plain.append(item)
-    return GroupLine(selector, dict(parse(f"group({', '.join(plain)})").kwargs), factor)
+    options = parse(f"group({', '.join(plain)})")
+    if options.args:
+        raise UsageError(f"--group {line!r}: expected key=value, found {options.args[0]}")
+    for key in ("lr", "weight_decay"):
+        value = options.kwargs.get(key, 1.0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise UsageError(f"--group {line!r}: {key} must be a number of at least 0, found {value!r}")
+    if factor is not None and factor < 0:
+        raise UsageError(f"--group {line!r}: lr must be at least 0, found {factor:g}x")
+    return GroupLine(selector, dict(options.kwargs), factor)
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
@@ -195,7 +206,9 @@ def _options_by_parameter(
             if line.is_frozen or line.is_excluded:
                 state[name] = "frozen" if line.is_frozen else "excluded"
                 continue
-            state.pop(name, None)
+            # Who gives a rate wants it trained; other options leave a frozen parameter frozen.
+            if line.lr_factor is not None or "lr" in line.options:
+                state.pop(name, None)
             options[name] |= line.options
             if line.lr_factor is not None:
                 options[name]["lr"] = lr * line.lr_factor
@@ -224,9 +237,13 @@ def _grouped(
         own = dict(options[name])
         if spares_1d and parameter.ndim <= 1:
             own.setdefault("weight_decay", 0.0)
-        group_name = ", ".join(f"{key}={value:g}" for key, value in sorted(own.items())) or "all"
+        group_name = ", ".join(f"{key}={_shown(value)}" for key, value in sorted(own.items())) or "all"
         groups.setdefault(group_name, {"params": [], "name": group_name, **own})["params"].append((name, parameter))
     return list(groups.values())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _weight_decay(call: Call) -> float:
@@ -237,14 +254,14 @@ def _weight_decay(call: Call) -> float:
     return call.kwargs.get("weight_decay", parameter.default)
 
 
-def _construct(call: Call, groups: list[dict[str, Any]], lr: float) -> Any:
+def _construct(call: Call, groups: list[dict[str, Any]], *, lr: float, head: nn.Parameter | None) -> Any:
     allowed = set(inspect.signature(getattr(torch.optim, call.name)).parameters) - _SUPPLIED | {"lr"}
     for group in groups:
         for key in group.keys() - {"params", "name"} - allowed:
             raise UsageError(f"{call.name} has no option {key} for a group{nearest(key, allowed)}")
     if call.name == "Muon":
         return MuonWithAdamW(
-            groups, lr=lr, make_muon=lambda some: OPTIMIZERS.build(call, supplied={"params": some, "lr": lr})
+            groups, head=head, lr=lr, make_muon=lambda some: OPTIMIZERS.build(call, supplied={"params": some, "lr": lr})
         )
     supplied: dict[str, Any] = {"params": groups, "lr": lr}
     # One kernel for all parameters instead of one a parameter, where torch has it.

@@ -1,5 +1,6 @@
 """What a run leaves behind: the run folder, metrics.csv, TensorBoard events. The one user of tensorboardX."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -92,8 +93,7 @@ def read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
 def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
     """Let `link` point at `checkpoint` by a relative symlink; return why not where a regular file has that name.
 
-    The new link is renamed over the old one, and nothing is ever written through it. Where links are impossible
-    the checkpoint is copied.
+    The new link is renamed over the old one, and nothing is ever written through it.
     """
     if link.exists() and not link.is_symlink():
         return f"{link} is a file of its own and was left alone; the checkpoint is {checkpoint}"
@@ -102,9 +102,9 @@ def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
     try:
         os.symlink(target, temporary)
         os.replace(temporary, link)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        write_atomically(link, checkpoint.read_bytes())
+        return f"{link} cannot be linked here ({error.strerror}); the checkpoint is {checkpoint}"
     return None
 
 
@@ -189,8 +189,8 @@ def _writer(folder: Path, **arguments: Any) -> Any:
 def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
     was_training = model.training
     model.eval()
-    with warnings.catch_warnings():
-        # The tracer warns about every shape that a model looks at.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # The tracer warns about every shape that a model looks at, and prints where it fails.
         warnings.simplefilter("ignore")
         try:
             writer.add_graph(model, example)

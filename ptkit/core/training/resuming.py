@@ -13,9 +13,10 @@ from ptkit.core.training.live_run import Run
 from ptkit.core.training.snapshots import environment
 
 # What may differ from the run that is resumed; anything else would make it another run.
+# Paths may, because what they name is compared by content; the weights that a run started from are not read again.
 _MAY_CHANGE = {"train.epochs", "train.device", "train.save_every", "train.patience", "data.workers", "data.cache",
-               "data.train", "data.valid", "data.classes"}  # fmt: skip
-_EXACT_KEYS = ("torch", "device", "processor", "threads", "memory_format")
+               "data.train", "data.valid", "data.classes", "model.weights"}  # fmt: skip
+_EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def restore(saved: SavedState, run: Run) -> str:
         CheckpointError: the state does not fit the model.
     """
     checkpoint, training = saved.checkpoint, run.training
-    if checkpoint["data"]["list_sha256"] != training.train.images.sha256:
-        raise DataError(f"{training.train.images.file} is not the list that {saved.folder} was trained on")
+    _check_same_data(saved, run)
     check_same_run(checkpoint["config"], run.settings)
     if saved.epoch >= training.settings.epochs:
         raise UsageError(f"{saved.folder} is done ({saved.epoch} epochs): ask for more with --epochs")
@@ -97,6 +97,15 @@ def restore(saved: SavedState, run: Run) -> str:
     if is_longer:
         changed.append("epochs, and so the schedule")
     return f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+
+
+def _check_same_data(saved: SavedState, run: Run) -> None:
+    data = saved.checkpoint["data"]
+    for images, key in ((run.training.train.images, "list_sha256"), (run.training.valid.images, "valid_sha256")):
+        if data[key] != images.sha256:
+            raise DataError(f"{images.file} is not the list that {saved.folder} was trained with")
+    if saved.checkpoint["classes"] != list(run.data.class_names):
+        raise DataError(f"the class names are not those that {saved.folder} was trained with")
 
 
 def _shown(value: Any) -> Any:

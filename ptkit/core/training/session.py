@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ptkit.core.calls import parse
 from ptkit.core.config import Settings, to_toml
-from ptkit.core.errors import DivergedError, InterruptedRunError
+from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.zoo import check_forward
@@ -65,7 +67,7 @@ def run(
     else:
         _start(current, runs, name)
     try:
-        _train(current, saved, watch, link)
+        _train_or_tell(current, saved, watch, link)
         # Here, because it brings matplotlib, which nothing before needs.
         from ptkit.core.training.summaries import write_summaries
 
@@ -99,8 +101,10 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         start = find_weights(settings.model.weights, model=settings.model.call)
     data = prepare_data(settings, device=device, counting=watch.counting, start=start)
     model = prepare_model(settings, class_names=data.class_names, size=data.size, device=device, start=start)
-    if (side := _other_side(data)) is not None:
-        check_forward(model.module, side, num_classes=len(data.class_names))
+    # One batch before anything is written: transforms that do not fit, and sizes that the model does not take.
+    _, _, height, width = next(data.train.epoch(0)).images.shape
+    if height == width != data.size:
+        check_forward(model.module, height, num_classes=len(data.class_names))
     loss = build_loss(settings.loss.call, num_classes=len(data.class_names)).to(device)
     prepared = prepare_optimizer(settings, model.module, num_classes=len(data.class_names))
     train = settings.train
@@ -116,7 +120,15 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
     dtype = choose_dtype(train.precision, device)
     loop = LoopSettings(train.epochs, train.seed, train.accumulate, train.clip_grad, dtype)
     training = Training(
-        model.module, data.train, data.valid, loss, prepared.optimizer, schedule, loop, frozen=prepared.frozen
+        model.module,
+        data.train,
+        data.valid,
+        loss,
+        prepared.optimizer,
+        schedule,
+        loop,
+        frozen=prepared.frozen,
+        excluded=prepared.excluded,
     )
     resolved = _resolved(settings, data, model, prepared)
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
@@ -125,7 +137,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         watch.say(note)
     watch.say(
         f"optimizer: {prepared.call}, lr {prepared.lr:g}; schedule: {settings.scheduler.call}, "
-        f"warm-up {settings.scheduler.warmup:g}; loss: {settings.loss.call}; {where}, {precision}"
+        f"warm-up {schedule.warmup_steps} steps; loss: {settings.loss.call}; {where}, {precision}"
     )
     for note in _group_notes(prepared, settings):
         watch.say(note)
@@ -144,12 +156,6 @@ def _group_notes(prepared: Prepared, settings: Settings) -> list[str]:
     notes = [f"group {group['name']}: {len(group['params'])} tensors, lr {group['lr']:g}" for group in groups]
     left = {"frozen": prepared.frozen, "excluded": prepared.excluded}
     return notes + [f"{what}: {len(names)} tensors, {names[0]} to {names[-1]}" for what, names in left.items() if names]
-
-
-def _other_side(data: PreparedData) -> int | None:
-    """Return the side of the training images where their transforms make it another than the evaluation's."""
-    size = data.train.pipeline.size
-    return size[0] if size is not None and size[0] == size[1] != data.size else None
 
 
 def _resolved(settings: Settings, data: PreparedData, model: PreparedModel, prepared: Prepared) -> Settings:
@@ -183,11 +189,24 @@ def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
     how_exact = restore(saved, current)
     current.folder = saved.folder
     current.rows = records.read_metrics(saved.folder / "metrics.csv", up_to_epoch=saved.epoch)
+    current.saved_epoch = saved.epoch
     current.best = dict(saved.best)
     current.epochs_without_better = saved.checkpoint["train"]["epochs_without_better"]
     write_atomically(saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode())
     current.events = records.open_events(saved.folder, current.settings.log)
     watch.say(f"going on with {saved.folder} after epoch {saved.epoch}: {how_exact}")
+
+
+def _train_or_tell(current: Run, saved: SavedState | None, watch: Watcher, link: Path | None) -> None:
+    """Train; say of a failure what is left of the run."""
+    try:
+        _train(current, saved, watch, link)
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {_what_is_left(current)}") from None
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"out of memory: lower --batch-size (and raise train.accumulate as much); {_what_is_left(current)}"
+        ) from error
 
 
 def _train(current: Run, saved: SavedState | None, watch: Watcher, link: Path | None) -> None:
@@ -218,8 +237,7 @@ def _record(current: Run, result: EpochResult) -> bool:
     """Write one epoch down: checkpoints first, then the logs; return whether it is the best so far."""
     if not (result.valid_loss == result.valid_loss and abs(result.valid_loss) != float("inf")):
         raise DivergedError(
-            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a lower --lr; "
-            "the last good checkpoint is kept"
+            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a lower --lr"
         )
     row = records.row_of(result)
     is_best = current.best is None or _score(row, current) > _score(_as_row(current.best), current)
@@ -228,12 +246,14 @@ def _record(current: Run, result: EpochResult) -> bool:
     current.epochs_without_better = 0 if is_best else current.epochs_without_better + 1
     current.rows.append(row)
     assert current.best is not None
+    # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
+    records.write_metrics(current.folder / "metrics.csv", current.rows)
     if is_best:
         save_checkpoint(current.checkpoint, best_checkpoint(current))
     train = current.settings.train
     if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
         save_checkpoint(current.folder / "last.pkl", last_checkpoint(current))
-    records.write_metrics(current.folder / "metrics.csv", current.rows)
+        current.saved_epoch = result.epoch
     current.events.epoch(result, current.training.model, current.prepared.group_names)
     return is_best
 
@@ -251,9 +271,15 @@ def _as_row(best: Mapping[str, float]) -> dict[str, float]:
 def _stop_if_asked(flag: StopFlag, current: Run) -> None:
     if flag.signal_number is None:
         return
-    done = int(current.rows[-1]["epoch"]) if current.rows else 0
-    if not (current.folder / "last.pkl").exists():
-        message = "interrupted before the first epoch was saved; nothing can be resumed"
+    if current.saved_epoch:
+        message = f"interrupted; {current.folder} is saved up to epoch {current.saved_epoch}; go on with: "
+        message += f"ptkit train --resume {current.folder}"
     else:
-        message = f"interrupted after epoch {done}; go on with: ptkit train --resume {current.folder}"
+        message = "interrupted before the first epoch was saved; nothing can be resumed"
     raise InterruptedRunError(message, signal_number=flag.signal_number)
+
+
+def _what_is_left(current: Run) -> str:
+    if current.best is None:
+        return "no epoch was good, so there is no checkpoint"
+    return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"

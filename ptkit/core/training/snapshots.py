@@ -37,6 +37,7 @@ def best_checkpoint(run: Run) -> dict[str, Any]:
         "data": {
             "seed": settings.train.seed,
             "list_sha256": training.train.images.sha256,
+            "valid_sha256": training.valid.images.sha256,
             "num_images": len(training.train.images),
         },
         "env": environment(run),

@@ -38,11 +38,9 @@ WITHOUT_TORCH = ["core.calls", "core.catalogue", "core.config", "core.errors", "
                  "core.data.scanning", "core.data.splitting", "core.data.split_files"]  # fmt: skip
 
 MAX_FUNCTION_LINES = 60
-MAX_FILE_LINES = 330
+MAX_FILE_LINES = 310
 # Longer files, with the reason.
-LONG_FILES = {
-    "ptkit/core/data/kernels.py": 400,  # one table of transforms with its kernels, which share their helpers
-}
+LONG_FILES: dict[str, int] = {}
 
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
-from ptkit.core.data.batches import Batches, Kept, decode_all, fits_in_memory, unreadable
+from ptkit.core.data.batches import Batches
+from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
 from ptkit.core.data.kernels import kernel_of
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.pipeline import Pipeline

@@ -21,7 +21,9 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images
-from ptkit.core.data.kernels import Draws, Pixels, Size, is_foreign, kernel_of
+from ptkit.core.data.geometry import Draws, Size
+from ptkit.core.data.images import Pixels
+from ptkit.core.data.kernels import is_foreign, kernel_of
 from ptkit.core.data.mixing import is_mix
 from ptkit.core.data.transforms import ToTensor, build_transform
 from ptkit.core.errors import DataError, UsageError

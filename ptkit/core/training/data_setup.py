@@ -13,7 +13,8 @@ from ptkit.core.calls import parse
 from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
-from ptkit.core.data.batches import Batches, Kept, decode_all, fits_in_memory, unreadable
+from ptkit.core.data.batches import Batches
+from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
 from ptkit.core.data.lists import ImageList, read_classes, read_list
 from ptkit.core.data.pipeline import Pipeline
 from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_geometry

@@ -38,7 +38,7 @@ WITHOUT_TORCH = ["core.calls", "core.catalogue", "core.config", "core.errors", "
                  "core.data.scanning", "core.data.splitting", "core.data.split_files"]  # fmt: skip
 
 MAX_FUNCTION_LINES = 60
-MAX_FILE_LINES = 310
+MAX_FILE_LINES = 330
 # Longer files, with the reason.
 LONG_FILES: dict[str, int] = {}
 

@@ -50,18 +50,19 @@ def split(
     from ptkit.core.data.scanning import scan_class_folders, scan_list
     from ptkit.core.data.split_files import check_targets, write_split
     from ptkit.core.data.splitting import PART_NAMES, parse_ratio, split_images
+    from ptkit.core.machine import without_garbage_collection
 
     shares, target = parse_ratio(ratio), out or Path()
-    scan = scan_list(folder) if folder.is_file() else scan_class_folders(folder)
-    check_targets(scan, PART_NAMES[: len(shares)], out=target, copy=copy, overwrite=overwrite)
-    result = split_images(scan, shares, seed=seed, group_by=group_by, allow_missing=allow_missing)
+    with without_garbage_collection():
+        scan = scan_list(folder) if folder.is_file() else scan_class_folders(folder)
+        check_targets(scan, PART_NAMES[: len(shares)], out=target, copy=copy, overwrite=overwrite)
+        result = split_images(scan, shares, seed=seed, group_by=group_by, allow_missing=allow_missing)
     flags = {"--ratio": ratio, "--seed": seed, "--copy": copy, "--group-by": group_by, "--out": out}
     command = ["ptkit", "split", str(folder)]
     command += [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
     command += ["--allow-missing"] * allow_missing
     settings = {"command": shlex.join(command), "seed": seed, "ratio": ratio, "group_by": group_by}
     written = write_split(scan, result, out=target, copy=copy, settings=settings)
-
     printer = Printer(as_json=as_json, quiet=quiet)
     printer.say("\n".join([*_table_lines(scan, result), "", *_notes(scan, result), *_places(written)]))
     printer.result(

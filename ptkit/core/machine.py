@@ -1,7 +1,10 @@
 """What this machine offers."""
 
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Options of mallopt, from malloc.h.
@@ -30,6 +33,18 @@ def free_bytes() -> int:
     except OSError:
         return free
     return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Stop the search for cyclic garbage while a block makes very many objects that all stay: a tenth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def prepare_environment() -> None:

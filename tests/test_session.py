@@ -341,3 +341,10 @@ def test_statistics_beside_the_list_are_used(here: Path) -> None:
     result = start({"train": {"epochs": 1}}, watch=watch)
     assert "normalised with normstats.json" in watch.lines[1]
     assert torch.load(result.checkpoint, weights_only=True)["pipeline"]["mean"] == values["mean"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
+def test_a_run_name_never_leads_out_of_the_runs_folder(name: str, here: Path) -> None:
+    with pytest.raises(UsageError, match="plain folder name"):
+        start(name=name)
+    assert not (here / "runs").exists()

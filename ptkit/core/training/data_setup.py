@@ -254,7 +254,7 @@ def _batches(
 ) -> Batches:
     train, count = settings.train, len(source.images)
     if is_training and train.batch_size > count:
-        raise UsageError(f"--batch-size {train.batch_size} is larger than the training list ({count} images)")
+        raise UsageError(f"--batch-size {train.batch_size} is larger than the training list ({count} images): lower it")
     return Batches(
         source.images,
         pipeline,

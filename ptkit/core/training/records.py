@@ -42,9 +42,11 @@ def new_run_folder(parent: Path, name: str | None) -> Path:
     """Make and return parent/name; without a name the next free number.
 
     Raises:
-        UsageError: the folder exists already.
+        UsageError: the folder exists already, or the name is a path.
         StorageError: the disk refused.
     """
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise UsageError(f"--name must be a plain folder name, found {name!r}; --out says where runs go")
     make_folder(parent)
     if name is not None:
         if (parent / name).exists():

@@ -51,7 +51,7 @@ def prepare_environment() -> None:
     """Set what torch reads when it is imported, unless the user set it.
 
     OpenMP's threads wait by spinning. For long, that starves the decoding threads and every other process of a
-    shared machine (a quarter of the speed beside one busy process); not at all, it costs small nets a sixth.
+    shared machine; not waiting at all costs small nets time when nothing else runs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -60,7 +60,7 @@ def prepare_environment() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep what tensors free, up to 1 GiB: else every step maps and clears the same pages anew.
 
-    Small nets gain a third of their speed by it; where the C library is another one nothing happens.
+    Small nets train faster by it (docs/speed.md); where the C library is another one nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -11,9 +11,12 @@ from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.output import printable
+from ptkit.commands.predict import predict
 from ptkit.commands.split import split
+from ptkit.commands.summary import summary
 from ptkit.commands.train import train
 from ptkit.commands.viz_featuremaps import viz_featuremaps
+from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import prepare_environment
@@ -46,7 +49,10 @@ app.command("train")(train)
 app.command("finetune")(finetune)
 app.command("viz-weights")(viz_weights)
 app.command("viz-featuremaps")(viz_featuremaps)
+app.command("viz-transforms")(viz_transforms)
 app.command("confmat")(confmat)
+app.command("summary")(summary)
+app.command("predict")(predict)
 app.command("list")(list_parts)
 
 

@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "ptkit.core.analysis": {"ptkit", "ptkit.core", "ptkit.core.data", "ptkit.core.models", "ptkit.core.training"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
 }  # fmt: skip
-# The one part of training that draws: the pictures at the end of a run.
-DRAWS = {"ptkit.core.training.summaries": {"ptkit.plots"}}
+# The parts of training that draw: the pictures at the end of a run.
+DRAWS = {"ptkit.core.training.summaries": {"ptkit.plots"}, "ptkit.core.training.showcase": {"ptkit.plots"}}
 # What a command may import before it is called; all else would make `ptkit --help` slow.
 LIGHT = ("ptkit.commands", "ptkit.core.calls", "ptkit.core.config", "ptkit.core.errors", "ptkit.core.machine")
 HEAVY = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "rich", "tensorboardX", "timm", "sklearn"}
@@ -45,17 +45,22 @@ LONG_FILES: dict[str, int] = {}
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--group-by", "--allow-missing", "--overwrite", "--seed", "--out"},
-    "normstats": {"--num", "--size", "--seed", "--workers", "--out"},
-    "train": {"--train", "--valid", "--config", "--set", "--model", "--size", "--epochs", "--batch-size", "--lr",
-              "--loss", "--optimizer", "--scheduler", "--augment", "--transform", "--init", "--group", "--precision",
-              "--name", "--resume", "--save-every", "--device", "--workers", "--seed", "--out"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing", "--overwrite",
+              "--seed", "--out"},
+    "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--out"},
+    "train": {"--train", "--valid", "--config", "--recipe", "--set", "--model", "--size", "--epochs", "--batch-size",
+              "--lr", "--loss", "--optimizer", "--scheduler", "--augment", "--transform", "--init", "--group",
+              "--precision", "--name", "--resume", "--save-every", "--device", "--workers", "--seed", "--out"},
     "finetune": {"--verbose"},
     "viz-weights": {"--layers", "--scale", "--out"},
     "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std", "--size", "--classes",
                         "--device", "--out"},
+    "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean", "--std", "--config",
+                       "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--device", "--workers", "--out"},
-    "list": set(),
+    "summary": {"--size", "--num-classes", "--model", "--depth"},
+    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--device", "--workers", "--out"},
+    "list": {"--plot", "--epochs", "--out"},
 }  # fmt: skip
 FLAGS["finetune"] |= FLAGS["train"]
 
@@ -146,9 +151,9 @@ def test_settings_notation_and_lists_load_neither_torch_nor_numpy(module):
     assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
 
 
-def test_only_the_records_know_tensorboardx():
+def test_only_the_events_know_tensorboardx():
     users = {module for module, names in ALL_IMPORTS.items() if any(n.startswith("tensorboardX") for n in names)}
-    assert users == {"ptkit.core.training.records"}
+    assert users == {"ptkit.core.training.events"}
 
 
 def test_nothing_draws_with_pyplot():

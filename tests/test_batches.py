@@ -29,6 +29,12 @@ PLANS = {
     "both": ["Resize((10, 9))", "ColorJitter(0.4)", "RandomCrop(8, padding=1)", "RandomHorizontalFlip()", *END],
     "nested": ["Resize((8, 8))", "RandomApply([RandomChoice([RandomAffine(20), RandomGrayscale()])])", *END],
     "after the tensor": ["Resize((8, 8))", "RandomHorizontalFlip()", *END, "RandomErasing(p=0.7, value='random')"],
+    "colour and turns": ["Resize((8, 8))", "ColorJitter(0.4, 0.4, 0.4, 0.1)", "RandomRotation(20)", *END],
+    "containers": ["Resize((8, 8))", "RandomOrder([ColorJitter(0.4), RandomApply([RandomRotation(9)])])", *END],
+    "single floats": ["Resize((8, 8))", "ToTensor()", "RandomRotation(20)", NORMALIZE, "RandomErasing(p=0.7)"],
+    "crops": ["Resize((8, 8))", "FiveCrop(6)", "ColorJitter(0.4)", "RandomHorizontalFlip()", *END, "RandomErasing()"],
+    "crops one by one": ["Resize(9)", "TenCrop(6)", "RandomRotation(20)", *END, "RandomVerticalFlip()"],
+    "crops of floats": ["Resize((8, 8))", "ToTensor()", "TenCrop(6, vertical_flip=True)", NORMALIZE, "RandomErasing()"],
 }
 FOREIGN_PLANS = {
     "policy": ["Resize((8, 8))", "AutoAugment()", "RandomHorizontalFlip()", *END],
@@ -102,13 +108,18 @@ def digest(batches, *epochs):
     return total.hexdigest()
 
 
+def images_by_index(batches, epoch=0):
+    """Return the crops of each image, (num_crops, 3, h, w), by its index."""
+    return {
+        int(index): crops
+        for batch in batches.epoch(epoch)
+        for index, crops in zip(batch.indices, batch.images.split(batch.num_crops), strict=True)
+    }
+
+
 def image_of_each(batches, epoch=0):
     """Return the bytes of each image by its index."""
-    return {
-        int(index): image.contiguous().numpy().tobytes()
-        for batch in batches.epoch(epoch)
-        for index, image in zip(batch.indices, batch.images, strict=True)
-    }
+    return {index: crops.contiguous().numpy().tobytes() for index, crops in images_by_index(batches, epoch).items()}
 
 
 def global_states():
@@ -128,7 +139,7 @@ def test_batches_do_not_depend_on_the_number_of_worker_processes(run, calls):
     assert len({digest(run(calls, workers=workers), 0, 1) for workers in (1, 2, 4)}) == 1
 
 
-@pytest.mark.parametrize("name", EVERY_PLAN.keys() - {"image by image"})
+@pytest.mark.parametrize("name", EVERY_PLAN.keys() - {"image by image", "crops one by one"})
 def test_batches_of_kept_images_are_those_of_images_read_anew(run, name):
     calls = EVERY_PLAN[name]
     assert digest(run(calls, keep=True, workers=1), 0, 1) == digest(run(calls), 0, 1)
@@ -201,7 +212,7 @@ def test_main_thread_keeps_its_number_of_torch_threads(run, calls):
 @pytest.mark.parametrize("calls", PLANS.values(), ids=PLANS)
 def test_planned_batches_hold_what_the_kernels_give_one_after_the_other(run, noise_images, calls):
     batches = run(calls)
-    found = {int(i): image for batch in batches.epoch(4) for i, image in zip(batch.indices, batch.images, strict=True)}
+    found = images_by_index(batches, 4)
     columns = batches.pipeline.num_draws
     draws = keyed.uniforms(3, "augment", epoch=4, indices=np.arange(23), columns=columns)
     for index, row in enumerate(draws):
@@ -210,7 +221,8 @@ def test_planned_batches_hold_what_the_kernels_give_one_after_the_other(run, noi
             transform = build_transform(parse(call))
             own, row = np.split(row, [kernel_of(transform).draws(transform)])
             image = kernel_of(transform).apply(transform, image, own)
-        torch.testing.assert_close(found[index], image, rtol=0, atol=1e-6)
+        expected = image.reshape(batches.pipeline.num_crops, *image.shape[-3:])
+        torch.testing.assert_close(found[index], expected, rtol=0, atol=2e-6)
 
 
 # ------------------------------------------------------------------------------------------------------ epochs
@@ -257,8 +269,36 @@ def test_last_batch_can_be_dropped(run):
 def test_batches_are_float_channels_last(run, calls, batch_size):
     batch = next(run(calls, batch_size=batch_size).epoch(0))
     assert (batch.images.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.float32, torch.int64, np.int64)
-    assert batch.images.shape[:2] == (batch_size, 3)
+    assert batch.images.shape[:2] == (batch_size * batch.num_crops, 3)
+    assert len(batch.labels) == len(batch.indices) == batch_size
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("name", "num_crops"), [("crops", 5), ("crops one by one", 10), ("both", 1)])
+def test_batches_and_their_pipeline_say_how_many_crops_an_image_has(run, name, num_crops):
+    batches = run(PLANS[name])
+    assert batches.pipeline.num_crops == next(batches.epoch(0)).num_crops == num_crops
+
+
+@pytest.mark.parametrize("name", ["crops", "crops one by one"])
+def test_image_of_a_file_has_its_crops_in_front(run, noise_images, name):
+    sure = [call for call in PLANS[name] if not call.startswith(("Random", "ColorJitter"))]
+    batches = run(sure, shuffle=False)
+    crops = batches.pipeline.image(noise_images.image_path(7))
+    assert crops.shape == (batches.pipeline.num_crops, 3, 6, 6)
+    assert torch.equal(crops, images_by_index(batches)[7])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.arange(69).reshape(23, 3) % 2 == 0, np.linspace(0, 1, 46, dtype=np.float32).reshape(23, 2)],
+    ids=["several labels", "numbers"],
+)
+def test_labels_of_every_kind_are_the_rows_of_the_list(run, noise_images, rows):
+    batches = run([*PLANS["both"], "MixUp()"], images=replace(noise_images, labels=rows))
+    for batch in batches.epoch(0):
+        assert torch.equal(batch.labels, torch.from_numpy(rows[batch.indices]))
+        assert torch.equal(batch.mixed.partner_labels, batch.labels.roll(1, 0))
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from torch import nn
 
 from ptkit.core import catalogue
 from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import Catalogue, Part, load_function, refuse_user_code
+from ptkit.core.catalogue import Argument, Catalogue, Part, load_function, refuse_user_code
 from ptkit.core.data.transforms import TRANSFORMS
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.initialization import INITS
@@ -95,29 +95,43 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         ("schedule", "StepLR(5, last_epoch=3)",
          "last_epoch is called differently now: use --resume, which restores the schedule", "last_epoch=3)"),
         ("loss", "L1Loss('elementwise_mean')", '"elementwise_mean" is called "mean" now', "'elementwise_mean')"),
+        ("optimizer", "SGD(lr=0.1)", "SGD has no argument lr here: it comes from the run", "lr=0.1)"),
         ("optimizer", "SGD(0.1)",
-         "SGD: lr comes from the run and not from the call; name the argument", "0.1)"),
-        ("schedule", "StepLR(5, 0.1, 2)", "StepLR takes at most 2 arguments without their names", "2)"),
+         "SGD has no argument lr here: it comes from the run", "0.1)"),
+        ("schedule", "StepLR(5, 0.1, 2)",
+         "StepLR takes at most 2 arguments without their names: step_size, gamma", "2)"),
         ("schedule", "StepLR(5, step_size=5)", "StepLR got step_size twice", "step_size=5)"),
-        ("model", "resnet18(True)", "resnet18 takes at most 0 arguments without their names", "True)"),
-        ("optimizer", 'SGD(momentum="0.9")', "SGD: momentum must be a number, found '0.9'", 'momentum="0.9")'),
+        ("model", "lenet(32)", "lenet takes at most 0 arguments without their names; with their names: size", "32)"),
+        ("optimizer", 'SGD(momentum="0.9")', "SGD: momentum must be a number of 0..1, found '0.9'", 'momentum="0.9")'),
         ("optimizer", "SGD(nesterov=1)", "SGD: nesterov must be True or False, found 1", "nesterov=1)"),
-        ("loss", "L1Loss(None)", "L1Loss: reduction must be text such as 'mean', found None", "None)"),
+        ("loss", "L1Loss(None)",
+         'L1Loss: reduction must be "mean", as the loop steps on the mean of a batch, found None', "None)"),
         ("transform", 'AutoAugment("cifar10")',
-         "AutoAugment: policy is written without quotes, such as AutoAugmentPolicy.IMAGENET", '"cifar10")'),
+         "AutoAugment: policy must be AutoAugmentPolicy.IMAGENET, CIFAR10 or SVHN, found 'cifar10'", '"cifar10")'),
         ("transform", "Resize(8, InterpolationMode.BILINAER)",
          "InterpolationMode has no BILINAER; did you mean BILINEAR?", "InterpolationMode.BILINAER)"),
         ("transform", "Resize(8, os.path)",
          "os.path is not known here; enumerations: InterpolationMode, AutoAugmentPolicy", "os.path)"),
-        ("schedule", "StepLR()", "StepLR: missing a required argument: 'step_size'", "StepLR()"),
+        ("schedule", "StepLR()",
+         "StepLR: missing a required argument: 'step_size'; it must be a whole number of at least 1", "StepLR()"),
         ("optimizer", "SGD(nesterov=True)",
          "SGD: Nesterov momentum requires a momentum and zero dampening", "SGD(nesterov=True)"),
-        ("optimizer", "Adam(betas=[0.9])", "Adam cannot take these arguments (IndexError: list index out of range)",
-         "Adam(betas=[0.9])"),
+        ("optimizer", "Adam(betas=[0.9])",
+         "Adam: betas must be a list of 2 numbers of at least 0 and below 1 with a decimal point, found [0.9]",
+         "betas=[0.9])"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_and_pointed_at(kind, text, told, at):
     assert marked(error_of(kind, text)) == (told, at)
+
+
+def test_the_arguments_of_a_part_are_those_that_the_user_may_give():
+    assert SCHEDULERS.arguments("StepLR") == [
+        Argument("step_size", default_text="", allowed_text="a whole number of at least 1"),
+        Argument("gamma", default_text="0.1", allowed_text="a number above 0"),
+    ]
+    assert [a.name for a in LOSSES.arguments("KLDivLoss")] == ["log_target"]
+    assert TRANSFORMS.arguments("AutoAugment")[0].default_text == "AutoAugmentPolicy.IMAGENET"
 
 
 def test_arguments_left_out_are_pytorchs_own():
@@ -131,6 +145,12 @@ def test_the_tensor_to_fill_is_not_counted_among_the_arguments():
     tensor = torch.zeros(3, 3)
     INITS.build(parse("constant_(0.5)"), supplied={"tensor": tensor})
     assert tensor.eq(0.5).all()
+
+
+def test_a_call_can_be_had_with_all_its_arguments_by_name():
+    call = LOSSES.named(parse("CrossEntropyLoss([1, 2], label_smoothing=0.1)"))
+    assert str(call) == "CrossEntropyLoss(weight=[1, 2], label_smoothing=0.1)"
+    assert marked(str(call.error("wrong", "weight"))) == ("wrong", "[1, 2], label_smoothing=0.1)")
 
 
 def test_what_the_call_says_wins_over_what_the_run_supplies():

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
@@ -134,3 +135,24 @@ def test_errors_are_one_line_with_their_exit_code(paths, arguments, code, messag
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_numbers_are_refused_with_the_command_that_shows_them(paths):
+    contents = read_checkpoint(Path("ckpt.pkl"))
+    save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"task": {"kind": "regression", "activation": "number"}})
+    result = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt"])
+    assert result.exit_code == 2
+    assert "`ptkit predict ckpt.pkl test.txt`" in result.stderr
+
+
+def test_several_labels_have_rates_for_each_class(paths):
+    contents = read_checkpoint(Path("ckpt.pkl"))
+    # Always present, never present, and by chance.
+    task = {"kind": "multi-label", "activation": "sigmoid", "thresholds": torch.tensor([0.0, 1.0, 0.5])}
+    save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"task": task})
+    result = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
+    found = json.loads(result.stdout)
+    assert (found["recall"][0], found["precision"][0]) == (1.0, pytest.approx(4 / 12))
+    assert (found["recall"][1], found["precision"][1]) == (0.0, None)
+    assert found["matrix"][0] == [[0, 8], [0, 4]]
+    assert {Path(file).name for file in found["files"]} >= {"labels.png", "classes.csv"}

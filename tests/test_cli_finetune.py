@@ -8,7 +8,8 @@ from typer.testing import CliRunner, Result
 from ptkit.cli import app
 from ptkit.core.models.zoo import build_model
 
-QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false"]
+QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
+         "--set", "log.pictures=false"]  # fmt: skip
 
 
 @pytest.fixture

@@ -130,3 +130,72 @@ def test_normstats_that_cannot_write_ends_with_74(normstats, here):
 @pytest.mark.parametrize("arguments", [["--num", "0"], ["--size", "0"], ["--workers", "-1"], ["--sise", "8"]])
 def test_normstats_with_wrong_settings_ends_with_2(normstats, arguments):
     assert normstats("train.txt", *arguments).exit_code == 2
+
+
+# ------------------------------------------------------------------------------------------------------- whitening
+
+
+def test_normstats_whiten_saves_the_matrix_and_prints_how_to_use_it(normstats, here):
+    done = normstats("train.txt", "--size", "2", "--whiten", "zca")
+    assert (done.exit_code, done.stderr) == (0, "")
+    # Two images differ in one direction: 12 values of half the range each, so the only eigenvalue is 12/4.
+    assert done.stdout.splitlines()[3:] == [
+        "2 images, 2×2; saved in normstats.json",
+        'LinearTransformation("whitening.npz")',
+        "zca of 12 values an image (2×2), 2 images, epsilon 3e-05 (1e-05 of the largest eigenvalue); "
+        "saved in whitening.npz",
+        "note: the covariance has not full rank (fewer images than values: 2; rank 1 of 12); "
+        "what these images never show is scaled by 1/sqrt(epsilon)",
+        "ptkit train --size 2 --transform 'LinearTransformation(\"whitening.npz\")'",
+    ]
+    with np.load(here / "whitening.npz") as saved:
+        np.testing.assert_allclose(saved["mean_vector"], [0.5] * 12, rtol=1e-6)
+        # Black and white become -1 and 1 along that direction: 1/sqrt(12) in each value.
+        np.testing.assert_allclose(np.full(12, 0.5) @ saved["transformation_matrix"], 12**-0.5, rtol=1e-4)
+
+
+def test_normstats_whiten_leaves_mean_and_deviation_as_they_are(normstats):
+    plain = json.loads(normstats("train.txt", "--size", "3", "--json").stdout)
+    whitened = json.loads(normstats("train.txt", "--size", "3", "--json", "--whiten", "pca").stdout)
+    assert whitened == plain | {"whitening": "whitening.npz", "kind": "pca", "num_dimensions": 27}
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2", "3"])
+def test_normstats_whiten_of_a_sample_takes_the_images_that_are_measured(normstats, here, seed):
+    measured = json.loads(normstats("train.txt", "--num", "1", "--seed", seed, "--json").stdout)
+    other = {0.0: "white", 1.0: "black"}[measured["mean"][0]]
+    (here / f"{other}.png").unlink()
+    done = normstats("train.txt", "--num", "1", "--seed", seed, "--whiten", "zca")
+    assert done.exit_code == 3
+    assert done.stderr == "ptkit: all images of train.txt are the same: there is nothing to whiten\n"
+
+
+def test_normstats_whiten_of_images_that_are_not_square_does_not_say_train(normstats, here):
+    Image.new("RGB", (3, 4), "red").save(here / "red.png")
+    (here / "train.txt").write_text("red.png 0\nwhite.png 1\n")
+    done = normstats("train.txt", "--whiten", "pca")
+    assert "pca of 36 values an image (4×3), 2 images, " in done.stdout
+    assert "ptkit train" not in done.stdout
+
+
+def test_normstats_whiten_writes_into_out_and_names_that_file(normstats, here):
+    done = normstats("train.txt", "--size", "2", "--whiten", "zca", "--out", "new folder")
+    assert "--transform 'LinearTransformation(\"new folder/whitening.npz\")'" in done.stdout
+    assert (here / "new folder" / "whitening.npz").is_file()
+    assert not (here / "whitening.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--whiten", "zcb"], "--whiten must be one of zca, pca, found 'zcb'; did you mean zca?"),
+        (["--whiten", "zca"], "the images of train.txt differ in size (2×2 and 4×3): pass --size, the one of training"),
+        (["--whiten", "zca", "--size", "224"], "whitening 224×224 images takes matrices of 150,528×150,528, "),
+    ],
+)
+def test_normstats_that_cannot_whiten_ends_with_2_and_writes_nothing(normstats, here, arguments, message):
+    done = normstats("train.txt", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ptkit: {message}")
+    assert done.stderr.count("\n") == 1
+    assert sorted(here.glob("*.npz")) + sorted(here.glob("*.json")) == []

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tiny_scans import listed, make_tree
 from typer.testing import CliRunner
 
 from ptkit.cli import app
@@ -23,21 +24,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_tree(folder, names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-
-
 def run(*args):
     return CliRunner().invoke(app, ["split", *map(str, args)])
-
-
-def listed(*files):
-    """Return where the images of list files really are."""
-    lists = [read_list(Path(file)) for file in files]
-    return [os.path.realpath(images.image_path(index)) for images in lists for index in range(len(images))]
 
 
 def all_bytes(folder):
@@ -106,11 +94,16 @@ def test_split_tells_its_result_as_json(here):
         "train": 17,
         "valid": 2,
         "test": 2,
+        "folds": None,
+        "num_new": 21,
+        "num_kept": 0,
+        "num_missing": 0,
         "num_classes": 2,
         "num_duplicates": 1,
         "num_conflicts": 1,
         "num_ignored": 1,
         "copies": None,
+        "links": None,
         "files": ["train.txt", "valid.txt", "test.txt", "classes.txt", "split.json"],
     }
 
@@ -164,7 +157,7 @@ def test_two_parts_remove_the_test_list_of_an_earlier_split(here):
     run("images")
     result = run("images", "--ratio", "8:2")
     assert not Path("test.txt").exists()
-    assert "Removed test.txt: an earlier split's, this one has two parts." in result.output
+    assert "Removed test.txt, written by an earlier split and not by this one." in result.output
 
 
 def test_two_parts_leave_a_test_list_of_the_users(here):

@@ -33,6 +33,22 @@ def test_any_data_loader_takes_it(noise_list):
     assert labels.tolist() == [index % 3 for index in range(23)]
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("0.png 0,2\n1.png 1\n2.png ,\n", torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)),
+        ("0.png 0.5,7\n1.png -1,2.25\n2.png 3,4.0\n", torch.tensor([[0.5, 7], [-1, 2.25], [3, 4]])),
+    ],
+    ids=["several labels", "numbers"],
+)
+def test_several_labels_and_numbers_come_as_tensors(noise_list, tmp_path, lines, expected):
+    (tmp_path / "list.txt").write_text(lines.replace("0.png", str(noise_list.parent / "0.png"), 1))
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes((noise_list.parent / name).read_bytes())
+    _, labels = next(iter(DataLoader(ListDataset(tmp_path / "list.txt"), batch_size=3)))
+    assert torch.equal(labels, expected)
+
+
 def test_class_names_come_from_beside_the_list(noise_list, tmp_path):
     (tmp_path / "list.txt").write_text(f"{noise_list.parent / '0.png'} 1\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

@@ -20,6 +20,9 @@ from ptkit.core.data.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, DataError
 
 from example_run import write_images, write_run  # isort: skip
+from ptkit.core.training.readings import SINGLE, Reading
+
+SOFTMAX = Reading(SINGLE, "softmax")
 
 
 class Brightness(nn.Module):
@@ -54,7 +57,7 @@ def evaluation():
 
 def test_answers_stand_in_the_lists_order(grey_batches):
     found = evaluate(
-        Brightness(), grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]), num_classes=3, activation="softmax"
+        Brightness(), grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]), num_classes=3, reading=SOFTMAX
     )
     assert found.predictions.tolist() == [0, 2, 1, 0, 2]
     assert found.labels.tolist() == [0, 2, 1, 1, 2]
@@ -64,7 +67,7 @@ def test_answers_stand_in_the_lists_order(grey_batches):
 
 
 def test_probabilities_are_float32_and_sum_to_one(grey_batches):
-    found = evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, activation="softmax")
+    found = evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, reading=SOFTMAX)
     assert found.probabilities.dtype == np.float32
     assert found.probabilities.shape == (3, 3)
     assert np.allclose(found.probabilities.sum(axis=1), 1)
@@ -72,7 +75,7 @@ def test_probabilities_are_float32_and_sum_to_one(grey_batches):
 
 def test_a_model_with_another_number_of_scores_is_an_error(grey_batches):
     with pytest.raises(CheckpointError, match="expected 5"):
-        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, activation="softmax")
+        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, reading=SOFTMAX)
 
 
 def test_most_confused_pairs_come_by_count_and_then_by_share():

@@ -110,11 +110,11 @@ def test_lines_that_stand_twice_are_kept_and_counted(list_file):
         (b"a.png 0\nb.png\n", "line 2: no label"),
         (b"a.png cat\n", "line 1: label 'cat' is not a number"),
         (b"a.png -1\n", "line 1: label '-1' is negative"),
-        (
-            b"a.png 1,2\n",
-            "line 1: label '1,2': several labels or decimal numbers are not supported by this command yet",
-        ),
-        (b"a.png 0.5\n", "line 1: label '0.5': several labels or decimal numbers are not supported"),
+        (b"a.png 1,2\nb.png 1;2\n", "line 2: label '1;2' is not a number"),
+        (b"a.png ,\n", "has no labels"),
+        (b"a.png 0.5\nb.png 0.5,1\n", "line 2: 2 numbers, but line 1 has 1"),
+        (b"a.png 0.5\nb.png 1e999\n", "line 2: label '1e999' is too large"),
+        (b"a.png 0.5,1\nb.png ,\n", "line 2: label ',' does not fit the other lines, which have numbers"),
         (b"a.png 0\n\nb.png 99999999999999999999\n", "line 3: label 99999999999999999999 is beyond the last class"),
         ("a.png 0\n".encode("utf-16"), "line 1: this is UTF-16"),
         (b"a.png 0\n\x00\x01\x02 3\n", "line 2: a zero byte"),
@@ -165,3 +165,41 @@ def test_wrong_class_names_are_a_data_error(tmp_path, content, message):
     (tmp_path / "classes.txt").write_text(content)
     with pytest.raises(DataError, match=message):
         read_classes(tmp_path / "classes.txt")
+
+
+def test_commas_make_lists_of_classes(list_file):
+    list_file.write_text("a.png 0,2\nb.png 1\nc.png ,\nd.png 2,\n")
+    images = read_list(list_file)
+    assert images.label_kind == "labels"
+    assert images.labels.tolist() == [[True, False, True], [False, True, False], [False] * 3, [False, False, True]]
+
+
+def test_a_decimal_point_makes_numbers(list_file):
+    list_file.write_text("a.png 3.25,-1\nb.png 1e-1,2\n")
+    images = read_list(list_file)
+    assert (images.label_kind, images.class_names) == ("numbers", ("value 0", "value 1"))
+    assert images.labels.tolist() == [[3.25, -1.0], [pytest.approx(0.1), 2.0]]
+
+
+def test_numbers_take_their_names_from_classes_txt(list_file):
+    list_file.write_text("a.png 3.25\n")
+    (list_file.parent / "classes.txt").write_text("age\n")
+    assert read_list(list_file).class_names == ("age",)
+
+
+def test_a_stray_decimal_among_classes_is_told_with_its_line(list_file):
+    list_file.write_text("a.png 0\nb.png 1.5\n")
+    (list_file.parent / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=r"line 2: 1 number, but classes\.txt names 2 classes"):
+        read_list(list_file)
+
+
+def test_a_list_of_single_classes_serves_as_one_of_several(list_file):
+    list_file.write_text("a.png 1\nb.png 0\n")
+    assert read_list(list_file, kind="labels").labels.tolist() == [[False, True], [True, False]]
+
+
+def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file):
+    list_file.write_text("a.png 1,0\n")
+    with pytest.raises(DataError, match="has several classes an image, expected numbers"):
+        read_list(list_file, kind="numbers")

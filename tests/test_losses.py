@@ -1,17 +1,35 @@
+"""Each loss on the labels it is for: PyTorch's own value, targets, readings, and errors."""
+
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.errors import UsageError
-from ptkit.core.training.losses import LOSSES, READINGS, RULES, build_loss, predictions, probabilities
+from ptkit.core.training.label_facts import LabelFacts
+from ptkit.core.training.losses import DEFAULTS, LOSSES, RULES, Loss, build_loss
+
+NONE = torch.empty(0)
+CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)
+MANY = LabelFacts(SEVERAL, 3, 10, torch.tensor([5.0, 2, 8]), NONE, NONE)
+DECIMALS = LabelFacts(NUMBERS, 2, 10, NONE, torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5]))
 
 OUTPUTS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3]])
 LABELS = torch.tensor([0, 2])
 ONE_HOT = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
+LISTS = torch.tensor([[True, False, True], [False, False, True]])
+MANY_HOT = LISTS.float()
+NUMBERS_SEEN = torch.tensor([[5.0, -1.0], [1.0, 0.0]])
+STANDARD = torch.tensor([[1.0, 0.0], [-1.0, 2.0]])
+PLACES = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.2]])
+PLACE_LABELS = torch.tensor([0, 0, 1, 1])
+UNIT = F.normalize(PLACES, dim=1)
+
 # What PyTorch gives for the same task, written out by hand.
-EXPECTED = {
+OF_ONE_CLASS = {
     "CrossEntropyLoss": nn.CrossEntropyLoss()(OUTPUTS, LABELS),
     "NLLLoss": nn.NLLLoss()(OUTPUTS.log_softmax(1), LABELS),
     "MultiMarginLoss": nn.MultiMarginLoss()(OUTPUTS, LABELS),
@@ -27,64 +45,186 @@ EXPECTED = {
     "SmoothL1Loss": nn.SmoothL1Loss()(OUTPUTS, ONE_HOT),
     "PoissonNLLLoss": nn.PoissonNLLLoss()(OUTPUTS, ONE_HOT),
 }
+OF_SEVERAL = {
+    "BCELoss": nn.BCELoss()(OUTPUTS.sigmoid(), MANY_HOT),
+    "BCEWithLogitsLoss": nn.BCEWithLogitsLoss()(OUTPUTS, MANY_HOT),
+    "SoftMarginLoss": nn.SoftMarginLoss()(OUTPUTS, MANY_HOT * 2 - 1),
+    "MultiLabelSoftMarginLoss": nn.MultiLabelSoftMarginLoss()(OUTPUTS, MANY_HOT),
+    "MultiLabelMarginLoss": nn.MultiLabelMarginLoss()(OUTPUTS, torch.tensor([[0, 2, -1], [2, -1, -1]])),
+}
+OF_NUMBERS = {
+    "L1Loss": nn.L1Loss()(OUTPUTS[:, :2], STANDARD),
+    "MSELoss": nn.MSELoss()(OUTPUTS[:, :2], STANDARD),
+    "SmoothL1Loss": nn.SmoothL1Loss()(OUTPUTS[:, :2], STANDARD),
+    "PoissonNLLLoss": nn.PoissonNLLLoss()(OUTPUTS[:, :2], NUMBERS_SEEN),
+}
+# Of four images 0, 0, 1, 1: the two pairs of one class, and of the four others in order of distance every second.
+_FIRST, _SECOND, _SIGNS = [0, 2, 1, 0], [1, 3, 2, 2], torch.tensor([1.0, 1, -1, -1])
+# Every pair of one class in both orders, each with its semi-hard negative.
+_ANCHORS, _POSITIVES, _NEGATIVES = [0, 1, 2, 3], [1, 0, 3, 2], [2, 2, 0, 1]
 
 
-@pytest.mark.parametrize("name", LOSSES.parts)
-def test_a_loss_has_pytorchs_own_value(name: str) -> None:
-    assert torch.equal(build_loss(f"{name}()", num_classes=3)(OUTPUTS, LABELS), EXPECTED[name])
+def distances(first: list[int], second: list[int]) -> torch.Tensor:
+    return (UNIT[first] - UNIT[second]).norm(dim=1)
 
 
-@pytest.mark.parametrize("name", LOSSES.parts)
+OF_PAIRS = {
+    "CosineEmbeddingLoss": nn.CosineEmbeddingLoss()(UNIT[_FIRST], UNIT[_SECOND], _SIGNS),
+    "HingeEmbeddingLoss": nn.HingeEmbeddingLoss()(distances(_FIRST, _SECOND), _SIGNS),
+    "MarginRankingLoss": nn.MarginRankingLoss()(
+        distances(_ANCHORS, _NEGATIVES), distances(_ANCHORS, _POSITIVES), torch.ones(4)
+    ),
+    "TripletMarginLoss": nn.TripletMarginLoss()(UNIT[_ANCHORS], UNIT[_POSITIVES], UNIT[_NEGATIVES]),
+}
+
+
+def test_every_loss_has_labels_that_it_is_for() -> None:
+    assert OF_ONE_CLASS.keys() | OF_SEVERAL.keys() | OF_NUMBERS.keys() | OF_PAIRS.keys() == LOSSES.parts.keys()
+    assert len(LOSSES.parts) == 17
+
+
+@pytest.mark.parametrize("name", OF_ONE_CLASS)
+def test_a_loss_of_one_class_has_pytorchs_own_value(name: str) -> None:
+    assert torch.equal(build_loss(f"{name}()", CLASSES)(OUTPUTS, LABELS), OF_ONE_CLASS[name])
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_a_loss_of_several_classes_has_pytorchs_own_value(name: str) -> None:
+    assert torch.equal(build_loss(f"{name}()", MANY)(OUTPUTS, LISTS), OF_SEVERAL[name])
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_a_loss_of_numbers_has_pytorchs_own_value_in_units_of_their_spread(name: str) -> None:
+    assert torch.equal(build_loss(f"{name}()", DECIMALS)(OUTPUTS[:, :2], NUMBERS_SEEN), OF_NUMBERS[name])
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_loss_of_pairs_has_pytorchs_own_value_on_what_is_formed(name: str) -> None:
+    loss = build_loss(f"{name}()", CLASSES, pairs=True)
+    assert torch.allclose(loss(PLACES, PLACE_LABELS), OF_PAIRS[name])
+    assert loss.reading.kind == "embedding"
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_batch_without_pairs_gives_no_loss_and_no_gradient(name: str) -> None:
+    places = PLACES[:2].clone().requires_grad_()
+    value = build_loss(f"{name}(margin=0.5)", CLASSES, pairs=True)(places, torch.tensor([0, 0]))
+    value.backward()
+    assert torch.isfinite(places.grad).all()
+
+
+def test_swap_takes_effect() -> None:
+    plain, swapped = (build_loss(f"TripletMarginLoss(swap={swap})", CLASSES) for swap in (False, True))
+    assert swapped(PLACES, PLACE_LABELS) > plain(PLACES, PLACE_LABELS)
+
+
+@pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_a_step_against_the_gradient_makes_the_true_class_more_probable(name: str) -> None:
-    loss = build_loss(f"{name}()", num_classes=3)
+    loss = build_loss(f"{name}()", CLASSES)
     # Near zero, as a fresh network's: far out a regression loss may pull a large right answer down.
     outputs = (OUTPUTS * 0.1).requires_grad_()
     loss(outputs, LABELS).backward()
-    before = probabilities(outputs.detach(), RULES[name].reading)[torch.arange(2), LABELS]
-    after = probabilities(outputs.detach() - 0.1 * outputs.grad, RULES[name].reading)[torch.arange(2), LABELS]
+    before = loss.reading.values(outputs.detach())[torch.arange(2), LABELS]
+    after = loss.reading.values(outputs.detach() - 0.1 * outputs.grad)[torch.arange(2), LABELS]
     assert after.sum() > before.sum()
 
 
-@pytest.mark.parametrize("reading", READINGS)
-def test_probabilities_sum_to_one(reading: str) -> None:
-    found = probabilities(OUTPUTS, reading)
-    assert found.min() >= 0
-    assert torch.allclose(found.sum(1), torch.ones(2))
-
-
-@pytest.mark.parametrize("name", LOSSES.parts)
+@pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_the_predicted_class_is_the_most_probable_one(name: str) -> None:
-    reading = RULES[name].reading
-    assert torch.equal(predictions(OUTPUTS, reading), probabilities(OUTPUTS, reading).argmax(1))
+    reading = build_loss(f"{name}()", CLASSES).reading
+    values = reading.values(OUTPUTS)
+    assert torch.equal(reading.answers(OUTPUTS), values.argmax(1))
+    assert torch.allclose(values.sum(1), torch.ones(2))
 
 
-def test_the_prediction_is_right_where_probabilities_saturate() -> None:
+@pytest.mark.parametrize("name", ["BCELoss", "L1Loss"])
+def test_the_prediction_is_right_where_probabilities_saturate(name: str) -> None:
     saturated = torch.tensor([[18.0, 25.0, -1.0], [1.1, 1.3, 0.0], [-0.3, -0.1, -0.2]])
-    assert predictions(saturated, "sigmoid").tolist() == [1, 1, 1]
-    assert predictions(saturated, "clamp").tolist() == [1, 1, 1]
+    assert build_loss(f"{name}()", CLASSES).reading.answers(saturated).tolist() == [1, 1, 1]
+
+
+def test_several_classes_are_read_one_by_one() -> None:
+    reading = build_loss(None, MANY).reading
+    assert reading.answers(torch.tensor([[2.0, -2.0, 0.1]])).tolist() == [[True, False, True]]
+
+
+def test_numbers_are_read_in_their_own_units() -> None:
+    reading = build_loss(None, DECIMALS).reading
+    assert reading.values(torch.tensor([[1.0, -2.0]])).tolist() == [[5.0, -2.0]]
+
+
+def test_counts_are_read_as_counts() -> None:
+    assert build_loss("PoissonNLLLoss()", DECIMALS).reading.values(torch.zeros(1, 2)).tolist() == [[1.0, 1.0]]
+    loss = build_loss("PoissonNLLLoss(log_input=False)", DECIMALS)
+    assert torch.equal(loss.reading.values(OUTPUTS), F.softplus(OUTPUTS))
+    expected = nn.PoissonNLLLoss(log_input=False)(F.softplus(OUTPUTS[:, :2]), NUMBERS_SEEN)
+    assert torch.equal(loss(OUTPUTS[:, :2], NUMBERS_SEEN), expected)
+
+
+def test_the_labels_choose_the_loss() -> None:
+    assert {facts.kind: type(build_loss(None, facts).criterion).__name__ for facts in (CLASSES, MANY, DECIMALS)} == {
+        CLASS: "CrossEntropyLoss", SEVERAL: "BCEWithLogitsLoss", NUMBERS: "SmoothL1Loss"}  # fmt: skip
+    assert DEFAULTS[CLASS] == "CrossEntropyLoss(label_smoothing=0.1)"
 
 
 def test_a_list_of_class_weights_takes_effect() -> None:
-    loss = build_loss("CrossEntropyLoss(weight=[1, 1, 5])", num_classes=3)
+    loss = build_loss("CrossEntropyLoss(weight=[1, 1, 5])", CLASSES)
     assert torch.equal(loss(OUTPUTS, LABELS), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 5]))(OUTPUTS, LABELS))
 
 
+def test_balanced_weights_come_from_the_list() -> None:
+    loss = build_loss('CrossEntropyLoss(weight="balanced")', CLASSES)
+    assert loss.criterion.weight.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+
+
+def test_balanced_pos_weights_are_absent_over_present() -> None:
+    loss = build_loss('BCEWithLogitsLoss(pos_weight="balanced")', MANY)
+    assert loss.criterion.pos_weight.tolist() == pytest.approx([1.0, 4.0, 0.25])
+
+
+def test_log_targets_give_the_same_divergence() -> None:
+    losses = [build_loss(f"KLDivLoss(log_target={flag})", CLASSES)(OUTPUTS, LABELS) for flag in (True, False)]
+    assert torch.allclose(*losses)
+
+
+@pytest.mark.parametrize("name", OF_ONE_CLASS)
+def test_an_unmixed_share_of_one_is_the_plain_loss(name: str) -> None:
+    loss = build_loss(f"{name}()", CLASSES)
+    mixed = loss.mixed(OUTPUTS, LABELS, LABELS.flip(0), torch.ones(2))
+    assert torch.allclose(mixed, loss(OUTPUTS, LABELS))
+
+
+def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
+    share = torch.tensor([0.3, 0.8])
+    loss = build_loss("CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 5])", CLASSES)
+    partner = LABELS.flip(0)
+    soft = F.one_hot(LABELS, 3) * share[:, None] + F.one_hot(partner, 3) * (1 - share[:, None])
+    assert torch.allclose(loss.mixed(OUTPUTS, LABELS, partner, share), loss.criterion(OUTPUTS, soft))
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "facts", "message"),
     [
-        ("CrossEntropyLos()", "did you mean CrossEntropyLoss?"),
-        ("CrossEntropyLoss(smoothing=0.1)", "did you mean label_smoothing?"),
-        ("CrossEntropyLoss(weight=[1, 2])", "weight has 2 values, the data 3 classes"),
-        ("CrossEntropyLoss(size_average=True)", "called differently now"),
-        ('MSELoss(reduction="elementwise_mean")', 'called "mean" now'),
-        ('MSELoss(reduction="none")', 'reduction must be "mean"'),
-        ("TripletMarginLoss()", "needs pairs or triplets"),
-        ('CrossEntropyLoss(label_smoothing="x")', "label_smoothing must be a number"),
+        ("CrossEntropyLos()", CLASSES, "did you mean CrossEntropyLoss?"),
+        ("CrossEntropyLoss(smoothing=0.1)", CLASSES, "did you mean label_smoothing?"),
+        ("CrossEntropyLoss(weight=[1, 2])", CLASSES, "weight has 2 values, the data 3 classes"),
+        ("CrossEntropyLoss(size_average=True)", CLASSES, "called differently now"),
+        ('MSELoss(reduction="elementwise_mean")', CLASSES, 'called "mean" now'),
+        ('MSELoss(reduction="sum")', CLASSES, 'reduction must be "mean"'),
+        ("CrossEntropyLoss()", MANY, "does not fit these labels (several classes an image); use one of BCELoss, BCEW"),
+        ("TripletMarginLoss()", DECIMALS, "does not fit these labels (numbers); use one of L1Loss, MSELoss, Smooth"),
+        ("L1Loss()", MANY, "does not fit these labels"),
     ],
 )
-def test_a_loss_that_cannot_be_is_refused(call: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
-        build_loss(call, num_classes=3)
+def test_a_loss_that_cannot_be_is_refused(call: str, facts: LabelFacts, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        build_loss(call, facts)
+    assert message in str(refused.value)
+
+
+def test_pairs_are_for_losses_that_compare() -> None:
+    with pytest.raises(UsageError, match=r"loss\.pairs is for losses that compare .*: HingeEmbeddingLoss, Cosine"):
+        build_loss("CrossEntropyLoss()", CLASSES, pairs=True)
 
 
 def test_an_own_loss_takes_scores_and_class_indices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +237,18 @@ def test_an_own_loss_takes_scores_and_class_indices(tmp_path: Path, monkeypatch:
         "        return self.gamma * nn.functional.cross_entropy(outputs, labels)\n"
         "def plain(outputs=1):\n    return outputs\n"
     )
-    loss = build_loss("mine.py:Focal(gamma=3.0)", num_classes=3)
+    loss = build_loss("mine.py:Focal(gamma=3.0)", CLASSES)
+    assert isinstance(loss, Loss)
     assert torch.equal(loss(OUTPUTS, LABELS), 3 * nn.functional.cross_entropy(OUTPUTS, LABELS))
     with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module"):
-        build_loss("mine.py:plain", num_classes=3)
+        build_loss("mine.py:plain", CLASSES)
+
+
+def test_every_row_of_the_table_has_a_use() -> None:
+    assert all(rule.one or rule.several or rule.numbers or rule.pairs for rule in RULES.values())
+
+
+@pytest.mark.parametrize("call", ["CrossEntropyLoss([1, 2])", "CrossEntropyLoss(weight=[1, 2, 3, 4])"])
+def test_weights_of_another_length_are_refused_however_they_are_written(call: str) -> None:
+    with pytest.raises(UsageError, match=r"weight has \d values, the data 3 classes"):
+        build_loss(call, CLASSES)

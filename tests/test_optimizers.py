@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -5,12 +8,16 @@ from torch import nn
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimizers import (
     OPTIMIZERS,
+    USUAL_RATES,
     build_optimizer,
     freeze_statistics,
-    parse_group,
+    notes_of,
     split_rate,
     usual_lr,
 )
+from ptkit.core.training.parameter_groups import parse_group
+
+DOCS = Path(__file__).parent.parent / "docs" / "optimizers.md"
 
 DENSE = [name for name in OPTIMIZERS.parts if name != "SparseAdam"]
 
@@ -104,6 +111,13 @@ def test_the_usual_rate_follows_the_batch_size_and_the_norm_layers(model: nn.Mod
     assert usual_lr("Adam()", model, batch_size=128) == usual_lr("Adam()", model, batch_size=64)
 
 
+def test_the_documented_rates_are_the_usual_ones() -> None:
+    rows = re.findall(r"^\| ([A-Z][\w, ]+) \| ([\d.]+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    found = {name: float(rate) for names, rate in rows for name in names.split(", ")}
+    assert found == {name: usual.lr for name, usual in USUAL_RATES.items()}
+    assert found.keys() == OPTIMIZERS.parts.keys()
+
+
 def test_a_rate_in_the_call_is_the_rate() -> None:
     assert split_rate("Adam(lr=0.3, amsgrad=True)", lr=None) == ("Adam(amsgrad=True)", 0.3)
     assert split_rate("Adam()", lr=0.2) == ("Adam()", 0.2)
@@ -134,13 +148,23 @@ def test_a_rate_that_cannot_be_is_refused(text: str, lr: float | None, message: 
         ("SGD()", ["Linear: lr=-1"], "at least 0"),
         ("SGD()", ["Linear: 0.1, lr=2x"], "expected key=value"),
         ("SGD()", ["*: frozen"], "nothing is left to train"),
-        ("SparseAdam()", [], "dense"),
+        ("SGD()", ["Linear: name='x'"], "no optimizer has an option name"),
+        ("SGD()", ["Linear: momentum=-1"], "momentum"),
+        ("Adam()", ["Linear: betas=0.5"], "betas"),
+        ("Muon()", ["*.bias: momentum=0.5"], "momentum has no effect on 0.bias"),
+        ("SparseAdam()", [], "only dense ones: use Adam"),
         ("LBFGS()", ["Linear: lr=10x"], "no parameter groups"),
+        ("LBFGS()", ["Linear: unfreeze=2"], "leave unfreeze out"),
+        ("SGD()", ["Linear: unfreeze=0"], "an epoch, counted from 1"),
+        ("SGD()", ["Linear: unfreeze=2.5"], "an epoch, counted from 1"),
+        ("SGD()", ["Linear: unfreez=2"], "did you mean"),
+        ("SGD()", ["*: unfreeze=2"], "nothing is left to train before epoch 2"),
+        ("SGD()", ["Linear: unfreeze=9"], "4.weight is unfrozen at epoch 9, but the run has 8 epochs"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: str, groups: list[str], message: str, model: nn.Module) -> None:
     with pytest.raises(UsageError, match=message):
-        build_optimizer(call, model, lr=0.1, groups=groups)
+        build_optimizer(call, model, lr=0.1, groups=groups, epochs=8)
 
 
 def test_sparse_adam_steps_an_embedding() -> None:
@@ -168,3 +192,108 @@ def test_another_option_does_not_thaw_what_is_frozen(model: nn.Module) -> None:
 def test_a_group_line_may_hold_brackets() -> None:
     assert parse_group("fc: betas=(0.8, 0.9), lr=2x").options == {"betas": (0.8, 0.9)}
     assert parse_group("fc: betas=(0.8, 0.9), lr=2x").lr_factor == 2
+
+
+def test_groups_with_different_values_never_share_a_name(model: nn.Module) -> None:
+    prepared = build_optimizer("SGD()", model, lr=0.1, groups=["0.*: lr=0.1000001", "1.*: lr=0.1000002"])
+    assert [(g["name"], g["lr"]) for g in prepared.optimizer.param_groups] == [
+        ("lr=0.1000001", 0.1000001),
+        ("lr=0.1000002", 0.1000002),
+        ("all", 0.1),
+    ]
+
+
+def test_what_is_split_off_for_weight_decay_is_of_the_same_family(model: nn.Module) -> None:
+    prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.1, groups=["Linear: lr=2x"])
+    assert [(g["name"], g["family"]) for g in prepared.optimizer.param_groups] == [
+        ("all", "all"),
+        ("weight_decay=0", "all"),
+        ("lr=0.2", "lr=0.2"),
+        ("lr=0.2, weight_decay=0", "lr=0.2"),
+    ]
+
+
+def test_rprop_and_lbfgs_are_said_to_be_for_full_batches() -> None:
+    assert {name for name in OPTIMIZERS.parts if any("full" in note for note in notes_of(f"{name}()"))} == {
+        "Rprop",
+        "LBFGS",
+    }
+
+
+def test_sparse_adam_leaves_dense_gradients_to_adam() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Linear(2, 1))
+    prepared = build_optimizer("SparseAdam(betas=(0.5, 0.6))", model, lr=0.1)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(torch.tensor([1])).sum().backward()
+    prepared.optimizer.step()
+    assert [(g["name"], g["param_names"], g["betas"]) for g in prepared.optimizer.param_groups] == [
+        ("all", ["0.weight"], (0.5, 0.6)),
+        ("Adam, all", ["1.weight", "1.bias"], (0.5, 0.6)),
+    ]
+    assert all((now != then).any() for now, then in zip(model.parameters(), before, strict=True))
+
+
+def test_muon_decays_the_head_as_it_decays_the_matrices(model: nn.Module) -> None:
+    prepared = build_optimizer("Muon(weight_decay=0.3)", model, lr=0.02)
+    decay = {name: g["weight_decay"] for g in prepared.optimizer.param_groups for name in g["param_names"]}
+    assert decay == {"0.weight": 0.3, "4.weight": 0.3, "0.bias": 0, "1.weight": 0, "1.bias": 0, "4.bias": 0}
+
+
+# ---------------------------------------------------------------------------------------------------- one's own
+
+
+@pytest.fixture
+def lion(tmp_path: Path) -> str:
+    file = tmp_path / "lion.py"
+    file.write_text(
+        "import torch\n"
+        "class Lion(torch.optim.Optimizer):\n"
+        "    def __init__(self, params, lr, beta=0.9):\n"
+        "        super().__init__(params, {'lr': lr, 'beta': beta})\n"
+        "    @torch.no_grad()\n"
+        "    def step(self, closure=None):\n"
+        "        for group in self.param_groups:\n"
+        "            for p in group['params']:\n"
+        "                m = self.state[p].setdefault('m', torch.zeros_like(p))\n"
+        "                m.lerp_(p.grad, 1 - group['beta'])\n"
+        "                p.sub_(m.sign(), alpha=group['lr'])\n"
+        "class NoRate:\n"
+        "    def __init__(self, params): pass\n"
+        "def make(params, lr): return 3\n"
+        "number = 3\n"
+    )
+    return str(file)
+
+
+def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(lion: str, model: nn.Module) -> None:
+    call, rate = split_rate(f"{lion}:Lion(beta=0.5, lr=0.25)", lr=None)
+    prepared = build_optimizer(call, model, lr=rate or 0, groups=["Linear: beta=0.1, lr=2x"])
+    before = model[4].bias.detach().clone()
+    _step(model, prepared.optimizer)
+    assert [(g["lr"], g["beta"]) for g in prepared.optimizer.param_groups] == [(0.25, 0.5), (0.5, 0.1)]
+    assert (model[4].bias.detach() - before).abs().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_an_optimizer_of_torch_that_is_not_listed_goes_by_its_module(model: nn.Module) -> None:
+    prepared = build_optimizer("torch.optim:Adafactor(d=2.0)", model, lr=0.01)
+    losses = [_step(model, prepared.optimizer) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "message"),
+    [
+        ("NoRate()", [], "must take params and lr, and has no lr"),
+        ("number()", [], "must take params and lr"),
+        ("make()", [], "it makes a int"),
+        ("Lion(gamma=1)", [], "no argument gamma"),
+        ("Lio()", [], "did you mean Lion"),
+        ("Lion()", ["Linear: momentum=0.5"], "no option momentum for a group"),
+    ],
+)
+def test_ones_own_that_is_no_optimizer_is_refused(
+    name: str, groups: list[str], message: str, lion: str, model: nn.Module
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_optimizer(f"{lion}:{name}", model, lr=0.1, groups=groups)

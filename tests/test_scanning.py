@@ -149,3 +149,27 @@ def test_a_list_of_missing_images_or_of_one_class_is_a_data_error(folder, tmp_pa
         scan_list(tmp_path / "missing.txt")
     with pytest.raises(DataError, match="one class only"):
         scan_list(tmp_path / "one.txt")
+
+
+def test_a_list_of_other_labels_than_classes_is_a_data_error(folder, tmp_path):
+    (tmp_path / "several.txt").write_text("images/cat/1.png 0,1\nimages/dog/1.png 1\n")
+    (tmp_path / "numbers.txt").write_text("images/cat/1.png 0.5\nimages/dog/1.png 1.5\n")
+    for name in ("several", "numbers"):
+        with pytest.raises(DataError, match=rf"{name}\.txt has .*, expected one class an image"):
+            scan_list(tmp_path / f"{name}.txt")
+
+
+def test_one_class_will_do_where_it_is_known(folder, tmp_path):
+    (tmp_path / "more/cat").mkdir(parents=True)
+    (tmp_path / "more/cat/1.png").touch()
+    assert scan_class_folders(tmp_path / "more", known_classes=("cat", "dog")).names == ["cat/1.png"]
+    with pytest.raises(DataError, match="one class only, cat"):
+        scan_class_folders(tmp_path / "more", known_classes=("dog",))
+
+
+def test_a_list_without_class_names_takes_the_known_ones(folder, tmp_path):
+    (tmp_path / "one.txt").write_text("images/dog/1.png 1\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/classes.txt").write_text("cat\ndog\n")
+    scan = scan_list(tmp_path / "one.txt", known_classes=tmp_path / "lists/classes.txt")
+    assert (scan.class_names, scan.labels) == (("cat", "dog"), [1])

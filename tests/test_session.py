@@ -22,7 +22,7 @@ from ptkit.core.training.watching import Watcher
 TINY = {
     "data": {"train": "train.txt", "valid": "valid.txt"},
     "train": {"epochs": 3, "batch_size": 16},
-    "log": {"tensorboard": False},
+    "log": {"tensorboard": False, "pictures": False},
 }
 
 
@@ -100,10 +100,13 @@ def test_the_metrics_are_those_of_the_predictions(here: Path) -> None:
     assert float(best["valid_accuracy"]) == pytest.approx(result.best["accuracy"], abs=1e-5)
 
 
-def test_validation_counts_every_image_once(here: Path) -> None:
+def test_validation_counts_every_image_once_whatever_the_batch(here: Path) -> None:
     watch = Listener()
-    start({"train": {"batch_size": 4}}, watch=watch)
-    assert [result.confusion.sum() for result in watch.results] == [21, 21, 21]
+    result = start({"train": {"batch_size": 4}}, watch=watch)
+    with (result.run / "valid_predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["true"] == row["predicted"] for row in rows)
+    assert (len(rows), right / 21) == (21, pytest.approx(result.best["accuracy"]))
 
 
 def test_the_checkpoint_is_plain_and_rebuilds_the_model(here: Path) -> None:
@@ -140,7 +143,7 @@ def test_the_saved_config_repeats_the_run(here: Path) -> None:
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(here: Path) -> None:
     watch = Listener()
     result = start({"train": {"epochs": 60, "patience": 2}}, watch=watch)
-    scores = [(r.valid_accuracy, -r.valid_loss) for r in watch.results]
+    scores = [(r.valid["accuracy"], -r.valid_loss) for r in watch.results]
     assert result.best["epoch"] == scores.index(max(scores)) + 1
     assert len(watch.results) == result.best["epoch"] + 2
 
@@ -176,7 +179,7 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     result = start({"log": {"tensorboard": True}, "train": {"epochs": 2}})
     events = EventAccumulator(str(result.run / "tensorboard"), size_guidance={"histograms": 0}).Reload()
     tags = events.Tags()
-    assert {"learning_rate/0_all", "learning_rate/1_weight_decay_0", "images_per_s"} <= set(tags["scalars"])
+    assert {"learning_rate/all", "learning_rate/weight_decay_0", "images_per_s"} <= set(tags["scalars"])
     assert {"weights/conv1.weight", "gradients/fc.bias"} <= set(tags["histograms"])
     assert {"confusion", "curves"} <= set(tags["images"])
     assert tags["graph"]
@@ -347,4 +350,107 @@ def test_statistics_beside_the_list_are_used(here: Path) -> None:
 def test_a_run_name_never_leads_out_of_the_runs_folder(name: str, here: Path) -> None:
     with pytest.raises(UsageError, match="plain folder name"):
         start(name=name)
+    assert not (here / "runs").exists()
+
+
+# ------------------------------------------------------------------------------------------------ labels of all kinds
+
+
+def write_labels(here: Path, label_of: dict[int, str]) -> None:
+    """Give the lists other labels, by class."""
+    for part in ("train", "valid", "test"):
+        lines = (here / f"{part}.txt").read_text().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines)
+        (here / f"{part}.txt").write_text("".join(f"{path} {label_of[int(label)]}\n" for path, label in pairs))
+
+
+def rows_of_metrics(result: RunResult) -> list[dict[str, str]]:
+    with (result.run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_several_labels_are_learned(here: Path) -> None:
+    # A cross is a bar and a beam.
+    write_labels(here, {0: "0,", 1: "0,1", 2: "2"})
+    result = start({"train": {"epochs": 10}})
+    assert result.best["map"] > 0.9
+    row = rows_of_metrics(result)[-1]
+    assert row["valid_accuracy"] == ""
+    assert list(row)[5:9] == ["valid_map", "valid_f1", "valid_precision", "valid_recall"]
+
+
+def test_numbers_are_learned_in_their_own_units(here: Path) -> None:
+    write_labels(here, {0: "-100.5", 1: "20.0", 2: "300.0"})
+    (here / "classes.txt").unlink()
+    result = start({"train": {"epochs": 10}})
+    assert result.best["r2"] > 0.8
+    assert 1 < result.best["mae"] < 100
+    contents = torch.load(result.checkpoint, weights_only=True)
+    assert (contents["task"]["kind"], contents["classes"]) == ("regression", ["value"])
+
+
+def test_an_embedding_is_learned_and_knows_the_place_of_each_class(here: Path) -> None:
+    result = start({"loss": {"call": "TripletMarginLoss()", "embedding": 8}, "train": {"epochs": 8}})
+    assert result.best["accuracy"] > 0.8
+    contents = torch.load(result.checkpoint, weights_only=True)
+    assert contents["task"]["class_means"].shape == (3, 8)
+    assert ptkit.load(result.checkpoint)(torch.zeros(1, 3, 16, 16)).shape == (1, 8)
+
+
+def test_lists_of_different_kinds_are_refused(here: Path) -> None:
+    lines = (here / "valid.txt").read_text().splitlines()
+    (here / "valid.txt").write_text("\n".join([lines[0] + ",2", *lines[1:]]))
+    with pytest.raises(DataError, match=r"valid\.txt has several classes an image, expected one class an image"):
+        start()
+
+
+# ---------------------------------------------------------------------------------------- averages and late beginners
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(here: Path) -> None:
+    plain, averaged = start(name="plain"), start({"train": {"ema": 0.9}}, name="averaged")
+    last = torch.load(averaged.run / "last.pkl", weights_only=True)
+    assert are_equal(last["train"]["raw_state_dict"], weights(plain.run / "last.pkl"))
+    assert not torch.equal(last["state_dict"]["fc.weight"], last["train"]["raw_state_dict"]["fc.weight"])
+
+
+def test_a_group_trains_from_its_epoch_on(here: Path) -> None:
+    result = start({"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}}, name="late")
+    frozen = start({"optimizer": {"groups": ["layer1: frozen"]}, "train": {"epochs": 3}}, name="frozen")
+    first, never = weights(result.run / "last.pkl"), weights(frozen.run / "last.pkl")
+    assert not any(torch.equal(first[key], never[key]) for key in first if key.endswith("weight"))
+    early = start({"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 4, "patience": None}}, name="e")
+    assert early.epochs == 4
+
+
+def test_layers_near_the_input_learn_at_lower_rates(here: Path) -> None:
+    watch = Listener()
+    start({"optimizer": {"layer_decay": 0.5}, "train": {"epochs": 1}}, watch=watch)
+    rates = list(watch.results[0].lrs.values())
+    assert rates[0] < rates[-1]
+
+
+def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> None:
+    layer = {"optimizer": {"groups": ["layer1: unfreeze=2"]}, "train": {"epochs": 4, "ema": 0.9}}
+    whole = start(layer, name="whole")
+    with pytest.raises(PowerCutError):
+        start(layer, watch=Listener(die_at=(3, 2)), name="cut")
+    resumed = start(layer, resume=Path("runs/cut"))
+    assert are_equal(weights(whole.run / "last.pkl"), weights(resumed.run / "last.pkl"))
+    assert are_equal(weights(whole.checkpoint), weights(resumed.checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"data": {"sampler": "balanced", "shuffle": False}}, "it needs data.shuffle=true"),
+        ({"loss": {"embedding": 8}}, "loss.embedding is for losses that compare images"),
+        ({"loss": {"call": "TripletMarginLoss()"}, "data": {"transforms": ["MixUp()"]}}, "MixUp and CutMix mix"),
+        ({"train": {"metric": "map"}}, "train.metric must be one of loss, accuracy for these labels, found 'map'"),
+        ({"optimizer": {"groups": ["layer1: unfreeze=9"]}}, "unfrozen at epoch 9, but the run has 3 epochs"),
+    ],
+)
+def test_settings_without_effect_are_refused(layer: dict[str, Any], message: str, here: Path) -> None:
+    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
+        start(layer)
     assert not (here / "runs").exists()

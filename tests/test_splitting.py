@@ -1,28 +1,19 @@
 import errno
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_scans import scan_of
 
 from ptkit.core.data.duplicates import _patiently, find_duplicates
 from ptkit.core.data.placement import largest_remainder
-from ptkit.core.data.scanning import Scan, scan_class_folders
+from ptkit.core.data.scanning import scan_class_folders
 from ptkit.core.data.splitting import parse_ratio, split_images
 from ptkit.core.errors import DataError, StorageError, UsageError
 
 RATIOS = st.sampled_from([(8, 1, 1), (7, 3), (2, 1, 1), (1, 1), (13, 5, 7)])
-
-
-def scan_of(images):
-    """Return a scan of (label, group) pairs whose files are empty, so nothing is read."""
-    images = sorted(images)
-    names = [f"{label}/g{group}-{index}.png" for index, (label, group) in enumerate(images)]
-    labels = [label for label, _ in images]
-    class_names = tuple(str(label) for label in range(max(labels) + 1))
-    return Scan(Path("images"), class_names, names, names, labels, [0] * len(names))
 
 
 @pytest.fixture
@@ -113,7 +104,7 @@ def test_groups_across_classes_stay_whole_and_classes_near_their_shares(draw):
     scan = scan_of(images)
     split = split_images(scan, (8, 1, 1), group_by=r"/g(\d+)-")
     patients = [name.partition("/")[2].partition("-")[0] for name in scan.names]
-    assert len(set(zip(patients, split.part_of, strict=True))) == split.num_groups == 20
+    assert len(set(zip(patients, split.part_of, strict=True))) == split.together.num_groups == 20
     sizes = Counter(images)
     assert_near_shares(split, (8, 1, 1), [max(sizes[label, patient] for patient in range(20)) for label in range(3)])
 
@@ -137,7 +128,7 @@ def test_parts_stay_the_same_from_version_to_version():
 def test_images_that_do_not_match_stand_alone():
     scan = scan_of([(0, 1), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5)])
     split = split_images(scan, (1, 1), group_by="g1-")
-    assert (split.num_groups, split.num_ungrouped) == (1, 4)
+    assert (split.together.num_groups, split.together.num_ungrouped) == (1, 4)
     assert split.part_of[0] == split.part_of[1]
 
 
@@ -184,8 +175,8 @@ def test_exact_duplicates_stay_on_one_side_also_across_classes_and_groups(make_t
         part = dict(zip(scan.names, split.part_of, strict=True))
         assert part["1/a.png"] == part["1/b.png"] == part["2/c.png"]
         assert part["1/s-d.png"] == part["2/s-e.png"] == part["2/f.png"]
-        assert split.num_duplicates == 3
-        assert split.conflicts == (("1/a.png", "2/c.png"),)
+        assert split.together.num_duplicates == 3
+        assert split.together.conflicts == (("1/a.png", "2/c.png"),)
 
 
 def test_duplicates_are_equal_in_all_bytes_and_not_empty(make_tree):

@@ -142,6 +142,12 @@ def test_sample_takes_each_image_at_most_once_and_evenly(listed):
     assert triples == {6 - left_out for left_out in range(4)}
 
 
+def test_sample_keeps_the_order_of_the_list(listed):
+    chosen = statistics.sample(listed([flat(1, 1, value) for value in range(50)]), num=20)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert len(chosen) == 20
+
+
 @pytest.mark.parametrize("num", [4, 5, 1000])
 def test_sample_of_all_images_is_exact(listed, num):
     images = listed([flat(1, 1, value) for value in (0, 10, 20, 255)])

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from ptkit.core.calls import parse
 from ptkit.core.errors import UsageError
 from ptkit.core.models import torchvision_models
-from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head, models
+from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head, models, origin, usual_size
 
 FAMILIES = {
     "alexnet": "classifier.6",
@@ -71,7 +72,31 @@ def test_catalogue_has_our_models_and_all_of_torchvisions():
 def test_catalogue_describes_a_torchvision_model_with_what_a_user_may_set():
     text, summary = models().describe("mobilenet_v3_small")
     assert text == "mobilenet_v3_small(width_mult=1.0, reduced_tail=False, dilated=False, dropout=0.2)"
-    assert summary == "torchvision; 2.5 million parameters, 67.7 % on ImageNet-1K"
+    assert summary == "2.5 million parameters, 67.7 % on ImageNet-1K"
+
+
+def test_every_model_of_the_catalogue_has_its_origin():
+    origins = {name: origin(name) for name in models().parts}
+    ours = {name for name, where in origins.items() if where == "ptkit"}
+    assert ours == {"lenet", "resnet8", "resnet20", "resnet56", "resnet34_tutorial"}
+    assert origins["resnet18"] == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [
+        ("lenet", 32),
+        ("lenet(size=28)", 28),
+        ("resnet8", 32),
+        ("resnet18", 224),
+        ("vit_b_16(image_size=64)", 64),
+        ("maxvit_t(input_size=(96, 96))", 96),
+        ("net.py:Net", 224),
+        ("net.py:lenet", 224),
+    ],
+)
+def test_usual_size_is_what_the_call_says_or_what_the_model_is_made_for(call, size):
+    assert usual_size(parse(call)) == size
 
 
 def test_arguments_of_a_call_take_effect():
@@ -89,7 +114,7 @@ def test_none_stands_for_torchvisions_own_value():
     ("call", "size", "text"),
     [
         ("resnet18", 32, "resnet18(stem='small')"),
-        ("resnet18()", 64, "resnet18(stem='standard')"),
+        ("resnet18()", 64, "resnet18(stem='small')"),
         ("resnet18(stem='standard')", 32, "resnet18(stem='standard')"),
         (
             "resnet18(num_classes=10, zero_init_residual=True)",
@@ -192,11 +217,11 @@ def test_users_factory_gets_the_number_of_classes_and_its_own_arguments(tmp_path
         ("resnet9", "no model is called resnet9; did you mean resnet8?"),
         ("mobilenet_v3_small(dropot=0.1)", "has no argument dropot; did you mean dropout?"),
         ("vgg11(stem='small')", "vgg11 has no argument stem"),
-        ("resnet18(stem='tiny')", "stem must be 'small' or 'standard', found 'tiny'"),
+        ("resnet18(stem='tiny')", "stem must be 'small', 'standard' or None, found 'tiny'"),
+        ("resnet18(pretrained=True)", "pretrained is not part of a model: ptkit finetune resnet18 starts from"),
         ("resnet18(weights='DEFAULT')", "ptkit finetune resnet18 starts from pretrained weights"),
         ("resnet8(num_classes=7)", "the data has 10 classes; leave num_classes out"),
         ("lenet(10)", "lenet takes at most 0 arguments"),
-        ("timm:no_such_model()", "timm"),
     ],
 )
 def test_wrong_call_is_a_usage_error(call, message):

@@ -3,16 +3,20 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, check_device, table
 from ptkit.commands.pictures import add_events, say_files, say_missing_font
+from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ptkit.core.analysis.evaluation import Evaluation
+    from ptkit.core.analysis.subject import Subject
+    from ptkit.core.data.batches import Batches
+    from ptkit.plots.saving import PictureFolder
 
 COMMAND = "confmat"
 # Of a table with more lines, the lowest ones are printed; the file has all of them.
@@ -37,47 +41,106 @@ def confmat(
     """Test a model on a list: accuracy, confusion matrix, precision and recall per class, worst mistakes.
 
     Written as PNG and CSV: the matrix, the classes, the most confused pairs with some of their images, and the
-    mistakes, of which the picture shows --num-images, those with the smallest probability of the true class.
+    mistakes, of which the picture shows --num-images, those with the smallest probability of the true class. Where
+    images have several labels: precision, recall, F1 and average precision of each class.
 
     Example: ptkit confmat ckpt.pkl test.txt
     """
-    from ptkit.commands.confusion_pictures import draw_evaluation
-    from ptkit.core.analysis.evaluation import evaluate, read_matching_list
+    from ptkit.core.analysis.evaluation import read_matching_list
     from ptkit.core.analysis.subject import load_subject, output_folder
     from ptkit.core.data.batches import Batches
-    from ptkit.core.data.pipeline import Pipeline
+    from ptkit.core.sizes import evaluation_batch_size
     from ptkit.core.training.device import choose_device
+    from ptkit.core.training.readings import MULTI, REGRESSION
     from ptkit.plots.saving import PictureFolder
 
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    if subject.reading.kind == REGRESSION:
+        raise UsageError(
+            f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict {ckpt} {list_file}` "
+            "shows them, metrics.csv of the run has their errors"
+        )
     images, names = read_matching_list(list_file, subject, classes=classes)
-    pipeline = Pipeline.parse(subject.pipeline, allow_user_code=False)
     place = choose_device(device)
-    batch_size = 256 if (subject.size or 224) <= 64 else 64
-    batches = Batches(images, pipeline, batch_size=batch_size, device=place, workers=workers)
-    network = subject.model.to(place)
-    found = evaluate(network, batches, num_classes=len(names), activation=subject.activation)
-    footer = f"{list_file}, n = {len(images):,} · {subject.described}"
-    with PictureFolder(output_folder(subject.run, command=COMMAND, out=out), command=COMMAND) as pictures:
-        drawn = draw_evaluation(found, images, names, pictures=pictures, num_images=num_images, footer=footer)
-        add_events(pictures, drawn)
-    say_missing_font(printer, names)
-    _print_tables(printer, found, names)
-    say_files(printer, pictures)
-    rates = found.per_class
-    printer.result(
-        {
-            "accuracy": found.accuracy,
-            "num_images": len(images),
-            "classes": names,
-            "matrix": found.matrix.tolist(),
-            "precision": _without_nan(rates["precision"]),
-            "recall": _without_nan(rates["recall"]),
-            "files": list(map(str, pictures.files)),
-        }
+    batches = Batches(
+        images, subject.parse_pipeline(), batch_size=evaluation_batch_size(subject.size), device=place, workers=workers
     )
+    subject.model.to(place)
+    report = _report_several if subject.reading.kind == MULTI else _report_one
+    with PictureFolder(output_folder(subject.run, command=COMMAND, out=out), command=COMMAND) as pictures:
+        result = report(subject, batches, names, printer=printer, pictures=pictures, num_images=num_images)
+    say_missing_font(printer, names)
+    say_files(printer, pictures)
+    printer.result({**result, "files": list(map(str, pictures.files))})
+
+
+def _report_one(
+    subject: "Subject",
+    batches: "Batches",
+    names: tuple[str, ...],
+    *,
+    printer: Printer,
+    pictures: "PictureFolder",
+    num_images: int,
+) -> dict[str, Any]:
+    """Evaluate, draw and print, where images have one class each; return the JSON result."""
+    from ptkit.commands.confusion_pictures import draw_evaluation
+    from ptkit.core.analysis.evaluation import evaluate
+
+    images = batches.images
+    found = evaluate(subject.model, batches, num_classes=len(names), reading=subject.reading)
+    footer = f"{images.file}, n = {len(images):,} · {subject.described}"
+    drawn = draw_evaluation(found, images, names, pictures=pictures, num_images=num_images, footer=footer)
+    add_events(pictures, drawn)
+    _print_tables(printer, found, names)
+    rates = found.per_class
+    return {
+        "accuracy": found.accuracy,
+        "num_images": len(images),
+        "classes": names,
+        "matrix": found.matrix.tolist(),
+        "precision": _without_nan(rates["precision"]),
+        "recall": _without_nan(rates["recall"]),
+    }
+
+
+def _report_several(
+    subject: "Subject",
+    batches: "Batches",
+    names: tuple[str, ...],
+    *,
+    printer: Printer,
+    pictures: "PictureFolder",
+    num_images: int,
+) -> dict[str, Any]:
+    """Evaluate, draw and print, where images have several classes each; return the JSON result."""
+    from ptkit.core.analysis.label_evaluation import evaluate_labels
+    from ptkit.plots.label_rates import label_rates
+
+    images = batches.images
+    found = evaluate_labels(subject.model, batches, reading=subject.reading)
+    rates, metrics = found.per_class, found.metrics
+    footer = f"{images.file}, n = {len(images):,} · {subject.described}"
+    figure = label_rates(rates, names, mean_average_precision=metrics["map"], footer=footer)
+    add_events(pictures, {"labels": pictures.add_figure("labels.png", figure)})
+    columns = ("precision", "recall", "f1", "average_precision")
+    cells = [["" if math.isnan(rates[c][k]) else float(rates[c][k]) for c in columns] for k in range(len(names))]
+    rows = [(name, *cells[k], int(rates["support"][k])) for k, name in enumerate(names)]
+    pictures.add_csv("classes.csv", ["class", *columns, "images"], rows)
+    shares = ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name != "accuracy")
+    printer.say(f"{shares}; every label right: {metrics['accuracy']:.2%} of {len(images):,} images\n")
+    lines = [(name, *(_percent(float(rates[c][k])) for c in columns), int(rates["support"][k]))
+             for k, name in enumerate(names)]  # fmt: skip
+    printer.say(table(["class", "precision", "recall", "f1", "average precision", "images"], lines) + "\n")
+    return {
+        **metrics,
+        "num_images": len(images),
+        "classes": names,
+        "matrix": found.matrices.tolist(),
+        **{column: _without_nan(rates[column]) for column in columns},
+    }
 
 
 def _print_tables(printer: Printer, found: "Evaluation", names: tuple[str, ...]) -> None:

@@ -1,17 +1,28 @@
 """`ptkit list`."""
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, check_choice
+from ptkit.core.errors import UsageError
 
-KINDS = ("transforms", "losses", "optimizers", "schedulers", "inits", "models")
+KINDS = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
 
 
 def list_parts(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="CALL", help="Of schedulers: draw the rates of this one, such as 'StepLR(30)'."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="With --plot: epochs of the run; 100.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list.")
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -20,14 +31,64 @@ def list_parts(
     Example: ptkit list optimizers
     """
     check_choice("KIND", kind, KINDS)
-    catalogue = _catalogue(kind)
     printer = Printer(as_json=as_json, quiet=quiet)
+    if plot is not None:
+        from ptkit.commands.schedule_picture import draw_schedule
+
+        if kind != "schedulers":
+            raise UsageError(f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}")
+        draw_schedule(plot, epochs=100 if epochs is None else epochs, out=out, printer=printer)
+        return
+    if epochs is not None or out is not None:
+        raise UsageError(
+            f"--{'out' if epochs is None else 'epochs'} is for --plot only: ptkit list schedulers --plot CALL"
+        )
+    if kind == "recipes":
+        _list_recipes(printer)
+        return
+    catalogue = _catalogue(kind)
     rows = []
     for name in catalogue.parts:
         call, summary = catalogue.describe(name)
-        rows.append({"name": name, "call": call, "summary": summary})
-        printer.say(f"{call}\n    {summary}")
-    printer.result(rows)
+        origin = _origin(kind, name)
+        arguments = [dataclasses.asdict(argument) for argument in catalogue.arguments(name)]
+        rows.append({"name": name, "call": call, "summary": summary, "arguments": arguments, **origin})
+        printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
+    printer.result(rows + _other_models(printer) if kind == "models" else rows)
+
+
+def _list_recipes(printer: Printer) -> None:
+    """Print every recipe as it stands in its file."""
+    from ptkit.core.recipes import recipe_names, recipe_text, summary
+
+    names = recipe_names()
+    for name in names:
+        indented = "".join(f"    {line}\n" if line else "\n" for line in recipe_text(name).splitlines())
+        printer.say(f"{name}\n{indented}")
+    printer.result([{"name": name, "summary": summary(name), "toml": recipe_text(name)} for name in names])
+
+
+def _origin(kind: str, name: str) -> dict[str, str]:
+    """Return whose a model is; other parts are PyTorch's."""
+    if kind != "models":
+        return {}
+    from ptkit.core.models.zoo import origin
+
+    return {"origin": origin(name)}
+
+
+def _other_models(printer: Printer) -> list[dict[str, str]]:
+    """Return a row for each of timm's models, for the JSON; to people tell their number."""
+    from ptkit.core.models import timm_models
+
+    names = timm_models.names() if timm_models.is_installed() else []
+    if names:
+        printer.say(f"timm:NAME\n    timm: {len(names):,} models; `ptkit list models --json` has their names")
+    else:
+        printer.say(f"timm:NAME\n    timm: not installed ({timm_models.INSTALL})")
+    return [
+        {"name": f"timm:{n}", "call": f"timm:{n}()", "summary": "timm's own arguments", "origin": "timm"} for n in names
+    ]
 
 
 def _catalogue(kind: str):  # type: ignore[no-untyped-def]  # naming the type would import the core's tables

@@ -28,6 +28,7 @@ Classes = Annotated[Path | None, typer.Option(help="File with one class name a l
 TrainList = Annotated[Path | None, typer.Option("--train", help="List of the training images.")]
 ValidList = Annotated[Path | None, typer.Option("--valid", help="List of the validation images.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings; flags win over it.")]
+Recipe = Annotated[str | None, typer.Option(help="Ready settings by name (`ptkit list recipes`), or a TOML file.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="A setting: section.key=value; may be repeated.")]
 TrainModel = Annotated[
     str | None, typer.Option("--model", help="Such as resnet8, 'resnet18(stem=\"small\")', net.py:Net.")
@@ -42,7 +43,8 @@ Augment = Annotated[str | None, typer.Option(help="Ready list of transforms: aut
 Transforms = Annotated[list[str] | None, typer.Option("--transform", help="A transform; repeat for a list.")]
 Inits = Annotated[list[str] | None, typer.Option("--init", help="SELECTOR=method(...), or tutorial; may be repeated.")]
 Groups = Annotated[
-    list[str] | None, typer.Option("--group", help="SELECTOR: lr=10x, weight_decay=0, or frozen, or excluded.")
+    list[str] | None,
+    typer.Option("--group", help="SELECTOR: lr=10x, weight_decay=0, unfreeze=5, or frozen, or excluded."),
 ]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run folder; by default the next number.")]

@@ -2,40 +2,58 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ptkit.commands.options import Json, Out, Quiet, Seed
-from ptkit.commands.output import Printer, printable, table
+from ptkit.commands.output import Printer
+from ptkit.commands.split_screen import split_lines, split_result
+from ptkit.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from ptkit.core.data.scanning import Scan
-    from ptkit.core.data.split_files import Written
-    from ptkit.core.data.splitting import Split
-
-_MAX_ROWS = 20
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with one folder of images per class, or a list.")]
+Ratio = Annotated[
+    str | None,
+    typer.Option(
+        help="train:valid or train:valid:test, any positive numbers; by default 8:1:1, with --extend as before."
+    ),
+]
+Copy = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Also copy the images to DIR/train/CLASS/... and list the copies."),
+]
+Link = Annotated[Path | None, typer.Option(metavar="DIR", help="The same with symbolic links, which take no space.")]
+Kfold = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Make folders fold1 to foldK for cross-validation: each image is in the validation list of one. "
+        "No test part, unless --ratio names one: the third of its shares is held out first, as test.txt.",
+    ),
+]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Add new images to the lists that are there; every line of them stays.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Keep images on one side whose paths have the same match (its first group)."),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Accept classes with fewer images than parts or folds.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that no earlier split wrote.")]
 
 
 def split(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with one folder of images per class, or a list.")
-    ],
-    ratio: Annotated[str, typer.Option(help="train:valid or train:valid:test, any positive numbers.")] = "8:1:1",
-    copy: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also copy the images to DIR/train/CLASS/... and list the copies."),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX", help="Keep images on one side whose paths have the same match (its first group)."
-        ),
-    ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Accept classes with fewer images than parts.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace lists that no earlier split wrote.")] = False,
+    folder: Folder,
+    ratio: Ratio = None,
+    copy: Copy = None,
+    link: Link = None,
+    kfold: Kfold = None,
+    extend: Extend = False,
+    group_by: GroupBy = None,
+    allow_missing: AllowMissing = False,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     out: Out = None,
     as_json: Json = False,
@@ -47,80 +65,30 @@ def split(
 
     Example: ptkit split data/ --ratio 8:1:1
     """
-    from ptkit.core.data.scanning import scan_class_folders, scan_list
-    from ptkit.core.data.split_files import check_targets, write_split
-    from ptkit.core.data.splitting import PART_NAMES, parse_ratio, split_images
+    from ptkit.core.data.split_jobs import DEFAULT_RATIO, SplitJob, run_split
+    from ptkit.core.data.trees import Tree
     from ptkit.core.machine import without_garbage_collection
 
-    shares, target = parse_ratio(ratio), out or Path()
+    if copy is not None and link is not None:
+        raise UsageError("--copy and --link exclude each other: the lists name either copies or links")
+    tree = Tree(copy, "copy") if copy is not None else Tree(link, "link") if link is not None else None
+    shown_ratio = ratio if extend or kfold is not None else ratio or DEFAULT_RATIO
+    flags = {"--ratio": shown_ratio, "--seed": seed, "--copy": copy, "--link": link, "--kfold": kfold}
+    flags |= {"--group-by": group_by, "--out": out}
+    command = _command(folder, flags, {"--extend": extend, "--allow-missing": allow_missing})
+    job = SplitJob(
+        folder, command, out=out or Path(), ratio=ratio, tree=tree, kfold=kfold, extend=extend, group_by=group_by,
+        allow_missing=allow_missing, overwrite=overwrite, seed=seed,
+    )  # fmt: skip
     with without_garbage_collection():
-        scan = scan_list(folder) if folder.is_file() else scan_class_folders(folder)
-        check_targets(scan, PART_NAMES[: len(shares)], out=target, copy=copy, overwrite=overwrite)
-        result = split_images(scan, shares, seed=seed, group_by=group_by, allow_missing=allow_missing)
-    flags = {"--ratio": ratio, "--seed": seed, "--copy": copy, "--group-by": group_by, "--out": out}
-    command = ["ptkit", "split", str(folder)]
-    command += [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
-    command += ["--allow-missing"] * allow_missing
-    settings = {"command": shlex.join(command), "seed": seed, "ratio": ratio, "group_by": group_by}
-    written = write_split(scan, result, out=target, copy=copy, settings=settings)
+        outcome = run_split(job)
     printer = Printer(as_json=as_json, quiet=quiet)
-    printer.say("\n".join([*_table_lines(scan, result), "", *_notes(scan, result), *_places(written)]))
-    printer.result(
-        {
-            **dict.fromkeys(PART_NAMES, 0),
-            **dict(zip(result.part_names, result.totals, strict=True)),
-            "num_classes": len(scan.class_names),
-            "num_duplicates": result.num_duplicates,
-            "num_conflicts": len(result.conflicts),
-            "num_ignored": scan.num_ignored,
-            "copies": None if written.copies is None else str(written.copies),
-            "files": [str(path) for path in written.files],
-        }
-    )
+    printer.say("\n".join(split_lines(outcome)))
+    printer.result(split_result(outcome))
 
 
-def _table_lines(scan: "Scan", result: "Split") -> list[str]:
-    """Return the counts per class and part; of many classes only the first."""
-    rows = [
-        [_one_line(name), *counts, sum(counts)] for name, counts in zip(scan.class_names, result.counts, strict=True)
-    ]
-    totals = ["total", *result.totals, len(scan)]
-    lines = table(["class", *result.part_names, "total"], [*rows[:_MAX_ROWS], totals]).split("\n")
-    if len(rows) > _MAX_ROWS:
-        lines.insert(-1, f"... {len(rows) - _MAX_ROWS:,} more classes")
-    return lines
-
-
-def _notes(scan: "Scan", result: "Split") -> list[str]:
-    from ptkit.core.data.scanning import describe_ignored
-
-    lines = []
-    if result.num_duplicates:
-        lines.append(f"Exact duplicates: {result.num_duplicates:,}; copies of one picture are on one side.")
-    if result.conflicts:
-        first, second = map(_one_line, result.conflicts[0])
-        count = f"{len(result.conflicts):,}"
-        lines.append(f"Same picture under several classes: {count}, such as {first} and {second}; check the labels.")
-    if result.num_groups:
-        lines.append(f"Groups kept whole: {result.num_groups:,}; images in no group: {result.num_ungrouped:,}.")
-    for part, name in enumerate(result.part_names):
-        without = [_one_line(scan.class_names[k]) for k, counts in enumerate(result.counts) if not counts[part]]
-        if without:
-            more = ", ..." if len(without) > 5 else ""
-            lines.append(f"Classes without an image in {name}: {len(without):,} ({', '.join(without[:5])}{more}).")
-    if scan.num_ignored:
-        lines.append(f"Other files, ignored: {scan.num_ignored:,} ({_one_line(describe_ignored(scan.ignored))}).")
-    return lines
-
-
-def _places(written: "Written") -> list[str]:
-    lines = [f"Removed {_one_line(str(path))}: an earlier split's, this one has two parts." for path in written.removed]
-    if written.copies is not None:
-        lines.append(f"Copied the images to {_one_line(str(written.copies))}.")
-    *names, last = (path.name for path in written.files)
-    where = _one_line(str(written.files[0].parent))
-    return [*lines, f"Wrote {', '.join(names)} and {last} in {'this folder' if where == '.' else where}."]
-
-
-def _one_line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")
+def _command(folder: Path, values: dict[str, Any], switches: dict[str, bool]) -> str:
+    """Return the command line that repeats this split."""
+    words = ["ptkit", "split", str(folder)]
+    words += [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
+    return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])

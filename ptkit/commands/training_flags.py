@@ -59,6 +59,7 @@ def _shared_flags(
     train_list: options.TrainList = None,
     valid_list: options.ValidList = None,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     assignments: options.Assignments = None,
     model: options.TrainModel = None,
     size: options.InputSize = None,
@@ -92,16 +93,22 @@ def settings_of(
     before: settings_layers.Layer | None = None,
     argument: settings_layers.Layer | None = None,
 ) -> settings_layers.Settings:
-    """Return what the flags mean: defaults < `before` < --config or the resumed run < --set < flags, `argument`.
+    """Return what the flags mean: defaults < `before` < --recipe or the resumed run < --config < --set < flags.
+
+    argument: settings that the command's own argument stands for; they win over all.
 
     Raises:
         UsageError: a bad setting, or an unreadable TOML file.
     """
     layers = [before or {}]
+    if flags["recipe"] is not None:
+        from ptkit.core.recipes import read_recipe
+
+        layers.append(read_recipe(flags["recipe"]))
     if flags["resume"] is not None:
-        given = [flag for flag in ("name", "out") if flags[flag] is not None]
+        given = [flag for flag in ("name", "out", "recipe") if flags[flag] is not None]
         if given:
-            raise UsageError(f"--resume goes on in the run's own folder: leave --{given[0]} out")
+            raise UsageError(f"--resume goes on with the run's own settings and folder: leave --{given[0]} out")
         layers.append(settings_layers.read_toml(flags["resume"] / "config.toml"))
     if flags["config"] is not None:
         layers.append(settings_layers.read_toml(flags["config"]))
@@ -117,7 +124,7 @@ def settings_of(
 
 def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False) -> None:
     """Run a session and print its result."""
-    from ptkit.commands.training_screen import TrainingScreen
+    from ptkit.commands.training_screen import TrainingScreen, metric_text
     from ptkit.core.training import session
 
     printer = Printer(as_json=flags["as_json"], quiet=flags["quiet"])
@@ -129,17 +136,20 @@ def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any]
         resume=flags["resume"],
     )
     best = result.best
+    metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss")}
+    found = ", ".join(f"{name} {metric_text(name, value).strip()}" for name, value in metrics.items())
     printer.say(
-        f"best: epoch {best['epoch']:.0f}, valid accuracy {best['accuracy']:.2%}, loss {best['loss']:.4f}; "
-        f"{result.seconds:.1f} s in all"
+        f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f}; {result.seconds:.1f} s in all"
     )
-    printer.say(f"checkpoint: {result.checkpoint}; pictures: {', '.join(file.name for file in result.files[:2])}")
+    printer.say(f"checkpoint: {result.checkpoint}")
+    pictures = [str(file.relative_to(result.run)) for file in result.files if file.suffix in (".png", ".gif")]
+    printer.say(f"{len(pictures)} pictures in {result.run}, such as {', '.join(pictures[:2])}")
     printer.result(
         {
             "run": str(result.run),
             "checkpoint": str(result.checkpoint),
             "epochs": result.epochs,
-            "best": {"epoch": int(best["epoch"]), "accuracy": best["accuracy"], "loss": best["loss"]},
+            "best": {"accuracy": None, **best, "epoch": int(best["epoch"])},
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
         }

@@ -65,19 +65,20 @@ class TrainingScreen(Watcher):
             self._task,
             description=f"epoch {progress.epoch}/{self._epochs}",
             completed=progress.step,
-            numbers=f"loss {progress.totals.mean_loss():.4f}  accuracy {progress.totals.accuracy():.2%}  "
-            f"{rate:,.0f} images/s  {left:.0f} s left",
+            numbers=f"loss {progress.totals.mean_loss():.4f}  {rate:,.0f} images/s  {left:.0f} s left",
         )
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         width = len(str(self._epochs))
-        learned = "      -" if result.train_accuracy is None else f"{result.train_accuracy:7.2%}"
-        mark = "  best" if is_best else ""
+        learned = "" if result.train_accuracy is None else f"  accuracy {result.train_accuracy:7.2%}"
+        found = "  ".join(f"{name} {metric_text(name, value)}" for name, value in result.valid.items())
+        rate, mark = next(iter(result.lrs.values())), "  best" if is_best else ""
+        for name in result.unfrozen:
+            self.say(f"epoch {result.epoch:>{width}}/{self._epochs}  unfrozen: {name}")
         line = (
-            f"epoch {result.epoch:>{width}}/{self._epochs}  "
-            f"loss {result.train_loss:.4f}  accuracy {learned}  "
-            f"valid loss {result.valid_loss:.4f}  accuracy {result.valid_accuracy:7.2%}  "
-            f"lr {result.lrs[0]:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
+            f"epoch {result.epoch:>{width}}/{self._epochs}  loss {result.train_loss:.4f}{learned}  "
+            f"valid loss {result.valid_loss:.4f}  {found}  "
+            f"lr {rate:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
         )
         self.say(line)
         self._epoch_began = time.perf_counter()
@@ -101,3 +102,8 @@ class TrainingScreen(Watcher):
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None
+
+
+def metric_text(name: str, value: float) -> str:
+    """Return a metric as it is shown: shares in percent, errors in the labels' units, loss and r2 as they are."""
+    return f"{value:.4g}" if name in ("mae", "rmse", "r2", "loss") else f"{value:7.2%}"

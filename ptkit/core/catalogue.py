@@ -8,25 +8,24 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.allowed_values import allowed_for
+from ptkit.core.call_checks import (
+    OLD_ARGUMENTS,
+    VARIADIC,
+    Parameters,
+    check_complete,
+    check_count,
+    check_name,
+    check_value,
+    name_hint,
+)
 from ptkit.core.calls import Call, Symbol, nearest
 from ptkit.core.errors import CheckpointError
-
-# What an argument or a value was called in older PyTorch, and what it is called now.
-_OLD_ARGUMENTS = {
-    "size_average": 'reduction="mean" or "sum"',
-    "reduce": 'reduction="mean" or "sum"',
-    "resample": "interpolation",
-    "fillcolor": "fill",
-    "last_epoch": "--resume, which restores the schedule",
-    "verbose": "nothing: the rate of every group is always recorded",
-}
-_OLD_VALUES = {"elementwise_mean": "mean"}
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,15 @@ class Part:
     supplied: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
     mixed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a part, for people: its default ("" if it must be given), and what it may be."""
+
+    name: str
+    default_text: str
+    allowed_text: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Catalogue:
         """
         part = self.parts.get(call.name)
         if part is None:
-            raise call.error(f"no {self.kind} is called {call.name}{nearest(call.name, self.parts)}")
+            raise call.error(f"no {self.kind} is called {call.name}{name_hint(call.name, self.parts)}")
         return part
 
     def build(self, call: Call, *, supplied: Mapping[str, Any] | None = None) -> Any:
@@ -95,64 +103,51 @@ class Catalogue:
         """Return the call's arguments by name, checked against the signature of `target`, nested calls built."""
         takes = _parameters(call, target)
         # A user's own function may have arguments of old names, and may take any name.
-        old = () if call.prefix else _OLD_ARGUMENTS
+        old = () if call.prefix else OLD_ARGUMENTS
         takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        own = {k: p for k, p in takes.items() if k not in old and p.kind not in _VARIADIC}
+        own = {k: p for k, p in takes.items() if k not in old and p.kind not in VARIADIC}
         parameters = {k: p for k, p in own.items() if k not in part.supplied}
+        call = _with_names(call, _positions(own, part), parameters)
         bound: dict[str, Any] = {}
-        names = _positions(own, part)
-        for position, value in enumerate(call.args):
-            if position >= len(names):
-                raise call.error(f"{call.name} takes at most {len(names)} arguments without their names", position)
-            if names[position] in part.supplied:
-                message = f"{call.name}: {names[position]} comes from the run and not from the call; name the argument"
-                raise call.error(message, position)
-            bound[names[position]] = self._checked(call, names[position], value, part, parameters, spot=position)
-        for key, value in call.kwargs.items():
-            self._check_name(call, key, parameters, bound, takes_any=takes_any)
-            bound[key] = self._checked(call, key, value, part, parameters, spot=key)
+        for key, given in call.kwargs.items():
+            if not takes_any:
+                check_name(call, key, parameters, of_the_run=own.keys() - parameters.keys())
+            bound[key] = self.resolve(call, given, spot=key)
+            # Of a user's own function nothing is known but the names of its arguments.
+            if not call.prefix:
+                check_value(call, parameters[key], bound[key], given=given)
+            if key in part.tensors and isinstance(bound[key], list | tuple):
+                import torch
+
+                bound[key] = torch.tensor(bound[key], dtype=torch.float32)
         return bound
+
+    def named(self, call: Call) -> Call:
+        """Return a call of the table with all its arguments by name; neither names nor values are checked.
+
+        Raises:
+            UsageError: no such part, or more arguments than it takes without their names.
+        """
+        part = self.find(call)
+        takes = _parameters(call, _imported(part.target))
+        return _with_names(call, _positions(takes, part), takes)
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return `name(arguments with defaults)` and the summary of one part."""
+        shown = [f"{a.name}={a.default_text}" if a.default_text else a.name for a in self.arguments(name)]
+        return f"{name}({', '.join(shown)})", self.parts[name].summary
+
+    def arguments(self, name: str) -> list[Argument]:
+        """Return the arguments of one part that a user may give."""
         part = self.parts[name]
-        hidden = part.supplied | _OLD_ARGUMENTS.keys()
-        shown = []
+        found = []
         for key, parameter in inspect.signature(_imported(part.target)).parameters.items():
-            if key in hidden or parameter.kind in _VARIADIC:
+            if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
                 continue
-            has_default = parameter.default is not parameter.empty
-            shown.append(f"{key}={_default_text(parameter.default)}" if has_default else key)
-        return f"{name}({', '.join(shown)})", part.summary
-
-    def _check_name(
-        self, call: Call, key: str, parameters: Mapping[str, Any], bound: Mapping[str, Any], *, takes_any: bool
-    ) -> None:
-        if key in bound:
-            raise call.error(f"{call.name} got {key} twice", key)
-        if key in parameters or takes_any:
-            return
-        if key in _OLD_ARGUMENTS:
-            raise call.error(f"{key} is called differently now: use {_OLD_ARGUMENTS[key]}", key)
-        allowed = ", ".join(parameters) or "none"
-        hint = nearest(key, parameters)
-        raise call.error(f"{call.name} has no argument {key}{hint or f'; it takes: {allowed}'}", key)
-
-    def _checked(
-        self, call: Call, key: str, value: Any, part: Part, parameters: Mapping[str, Any], *, spot: str | int
-    ) -> Any:
-        # Of a user's own function nothing is known but the names of its arguments.
-        if not call.prefix:
-            if isinstance(value, str) and value in _OLD_VALUES:
-                raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', spot)
-            if key not in part.mixed:
-                _check_type(call, key, value, parameters.get(key), spot=spot)
-        value = self.resolve(call, value, spot=spot)
-        if key in part.tensors and _is_numbers(value):
-            import torch
-
-            return torch.tensor(value, dtype=torch.float32)
-        return value
+            rule = allowed_for(name, parameter)
+            default = "" if parameter.default is parameter.empty else _default_text(parameter.default)
+            found.append(Argument(key, default, rule.text if rule else ""))
+        return found
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
         """Replace nested calls, symbols and lists of them by what they stand for."""
@@ -237,14 +232,14 @@ def _named_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _parameters(call: Call, target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(call: Call, target: Callable[..., Any]) -> Parameters:
     try:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
         raise call.error(f"{call.name} is a {type(target).__name__}, not a function or class with arguments") from None
 
 
-def _positions(parameters: Mapping[str, inspect.Parameter], part: Part) -> list[str]:
+def _positions(parameters: Parameters, part: Part) -> list[str]:
     """Return the arguments that may go without a name, in PyTorch's order.
 
     The first one is left out where the run supplies it: the tensor to fill, the optimizer to schedule.
@@ -253,16 +248,23 @@ def _positions(parameters: Mapping[str, inspect.Parameter], part: Part) -> list[
     return names[1:] if names and names[0] in part.supplied else names
 
 
+def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
+    check_count(call, names, parameters)
+    first = dict(zip(names, call.args, strict=False))
+    for key in first.keys() & call.kwargs.keys():
+        raise call.error(f"{call.name} got {key} twice", key)
+    places = enumerate(first)
+    spots = dict(call.spots) | {name: call.spots[place] for place, name in places if place in call.spots}
+    return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
+
+
 def _imported(target: str) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    try:
-        inspect.signature(target).bind(**arguments)
-    except TypeError as error:
-        raise call.error(f"{call.name}: {error}") from None
+    check_complete(call, _parameters(call, target), arguments)
     try:
         return target(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -271,24 +273,6 @@ def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str,
     # PyTorch stumbles over some wrong arguments instead of checking them.
     except (ArithmeticError, AttributeError, LookupError) as error:
         raise call.error(f"{call.name} cannot take these arguments ({type(error).__name__}: {error})") from error
-
-
-def _check_type(call: Call, key: str, value: Any, parameter: inspect.Parameter | None, *, spot: str | int) -> None:
-    """Refuse text or yes/no where the default is a number, and the like; PyTorch often notices only steps later."""
-    default = None if parameter is None else parameter.default
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise call.error(f"{call.name}: {key} must be True or False, found {value!r}", spot)
-    is_plain_number = isinstance(default, int | float) and not isinstance(default, bool)
-    if is_plain_number and isinstance(value, str | bool | None):
-        raise call.error(f"{call.name}: {key} must be a number, found {value!r}", spot)
-    if isinstance(default, str) and isinstance(value, bool | float | list | tuple | None):
-        raise call.error(f"{call.name}: {key} must be text such as {default!r}, found {value!r}", spot)
-    if isinstance(default, enum.Enum) and isinstance(value, str):
-        raise call.error(f"{call.name}: {key} is written without quotes, such as {_default_text(default)}", spot)
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
 
 
 def _names_code(value: Any) -> bool:

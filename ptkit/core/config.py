@@ -57,6 +57,9 @@ class DataSettings:
     cache: str = _setting("auto", "keep decoded images in memory", choices=("auto", "ram", "off"))
     on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
     allow_leak: bool = _setting(False, "go on when a file stands in both lists")
+    sampler: str = _setting("none", "balanced draws every class equally often", choices=("none", "balanced"))
+    shuffle: bool = _setting(True, "a new order of the training images every epoch")
+    drop_last: bool = _setting(False, "leave out a last batch that is not full; one of a single image always is")
     workers: int = _setting(0, "decoding threads; 0 chooses", low=0)
 
 
@@ -69,15 +72,18 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    call: str = _setting("CrossEntropyLoss(label_smoothing=0.1)", "the loss")
+    call: str | None = _setting(None, "the loss; chosen from the labels")
+    pairs: bool = _setting(False, "compare images with each other: for HingeEmbeddingLoss, which also does without")
+    embedding: int | None = _setting(None, "outputs of the model where images are compared; 64", low=2)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    call: str = _setting("SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "the optimizer")
+    call: str | None = _setting(None, "the optimizer; chosen to suit the loss")
     lr: float | None = _setting(None, "learning rate; the optimizer's usual one for this batch size", above=0)
-    groups: tuple[str, ...] = _setting((), "lines SELECTOR: lr=10x, weight_decay=0|frozen|excluded")
+    groups: tuple[str, ...] = _setting((), "lines SELECTOR: lr=10x, weight_decay=0|unfreeze=5|frozen|excluded")
     decay_all: bool = _setting(False, "weight decay on norms and biases too")
+    layer_decay: float | None = _setting(None, "rate of each layer, as a multiple of the next one's", above=0, high=1)
     head_lr: float = _setting(1.0, "rate of the head, as a multiple; finetune uses 10", above=0)
 
 
@@ -86,20 +92,21 @@ class SchedulerSettings:
     call: str = _setting("CosineAnnealingLR()", "the schedule, or none")
     per: str = _setting("auto", "stepped per step or per epoch", choices=("auto", "step", "epoch"))
     warmup: float = _setting(0.1, "share of the run over which the rate rises linearly", low=0, high=1)
-    metric: str = _setting("loss", "what ReduceLROnPlateau watches", choices=("loss", "accuracy"))
+    metric: str = _setting("loss", "what ReduceLROnPlateau watches: loss, or a metric of the labels")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     epochs: int = _setting(15, "passes over the training images", low=1)
-    batch_size: int = _setting(64, "images per step", low=1)
+    batch_size: int | None = _setting(None, "images per step; 64, or all where there are fewer", low=1)
     seed: int = _setting(0, "same seed, same result", low=0, high=2**63 - 1)
     device: str = _setting("auto", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = _setting("auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
     accumulate: int = _setting(1, "batches whose gradients are added before a step", low=1)
     clip_grad: float | None = _setting(None, "largest total gradient norm", above=0)
     patience: int | None = _setting(None, "stop after this many epochs without a better one", low=1)
-    metric: str = _setting("accuracy", "what the best epoch is chosen by", choices=("accuracy", "loss"))
+    metric: str = _setting("auto", "what the best epoch is chosen by: loss, or a metric of the labels")
+    ema: float | None = _setting(None, "decay of the average of the weights, which is then evaluated", above=0, high=1)
     save_every: int = _setting(1, "epochs between two saved states to resume from", low=1)
     channels_last: bool = _setting(True, "memory format of the model")
     deterministic: bool = _setting(False, "deterministic kernels on CUDA; slower")
@@ -110,8 +117,11 @@ class LogSettings:
     tensorboard: bool = _setting(True, "write TensorBoard events")
     histograms: bool = _setting(True, "weights and gradients of every layer, once an epoch")
     graph: bool = _setting(True, "the model's graph")
+    pictures: bool = _setting(True, "kernels over the epochs, embedding, PR curves and deciding regions")
+    folder: str | None = _setting(None, "parent folder of the events; the run folder", is_path=True)
     comment: str = _setting("", "appended to the folder name of the events")
     filename_suffix: str = _setting("", "appended to the name of the event file")
+    wandb: bool = _setting(False, "the same numbers and pictures to Weights & Biases; needs ptkit[wandb]")
 
 
 @dataclass(frozen=True)
@@ -168,12 +178,20 @@ def parse_assignment(text: str) -> Layer:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise UsageError(f"--set expects section.key=value, found {text!r}")
+        raise UsageError(f"--set expects section.key=value, found {text!r}{_full_name(name.strip())}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     return {section: {key: parsed}}
+
+
+def _full_name(key: str) -> str:
+    """Return `; did you mean train.epochs?` for a setting named without its section, or a section without a key."""
+    sections = dataclasses.fields(Settings)
+    known = [f"{section.name}.{f.name}" for section in sections for f in dataclasses.fields(section.default)]  # type: ignore[arg-type]
+    meant = [name for name in known if name.partition(".")[2] == key or name == f"{key}.call"]
+    return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, known)
 
 
 def to_toml(settings: Settings, *, folder: Path) -> str:

@@ -13,6 +13,8 @@ from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, house_style
 Row = Mapping[str, float | None]
 
 _WIDTH, _LEFT, _PANEL, _STRIP, _BETWEEN = 760, 56, 230, 72, 22
+# Metrics of which less is better.
+_ERRORS = ("mae", "rmse")
 _COLORS = {"train": BLUE, "valid": ORANGE}
 
 
@@ -20,38 +22,42 @@ _COLORS = {"train": BLUE, "valid": ORANGE}
 def learning_curves(
     rows: Sequence[Row],
     *,
-    num_classes: int,
-    majority_share: float,
     num_valid: int,
+    metric: str = "accuracy",
+    chance_loss: float | None = None,
+    majority_share: float | None = None,
     best_epoch: int | None = None,
     title: str | None = None,
     footer: str = "",
 ) -> Figure:
-    """Draw loss, accuracy and learning rate over the epochs.
+    """Draw loss, a metric and the learning rate over the epochs.
 
-    rows: one mapping an epoch with epoch, train_loss, train_accuracy, valid_loss, valid_accuracy, lr; None and nan
-    leave a gap. majority_share: of the most frequent class in the validation set, whose size is `num_valid`.
-    best_epoch: the one that was kept; by default the one with the highest accuracy.
+    rows: one mapping an epoch with epoch, train_loss, valid_loss, lr, and train_ and valid_ of the metric; what is
+    missing, None or nan leaves a gap. metric: a share of 0..1 such as accuracy or map, or an error, mae or rmse.
+    chance_loss: the loss of guessing, where it is known. majority_share: of the most frequent class in the validation
+    set, whose size is `num_valid`. best_epoch: the one that was kept; by default the one with the best metric.
     """
     epochs = _column(rows, "epoch")
-    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(rows)
+    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(rows, metric)
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
-        title=title or _title(rows, best, num_valid),
+        title=title or _title(rows, best, metric, num_valid),
         notes=[_note(epochs)],
         footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
     )
     tops = (18, 18 + _PANEL + _BETWEEN, 18 + 2 * (_PANEL + _BETWEEN))
     loss = page.axes(_LEFT, tops[0], _WIDTH - _LEFT, _PANEL)
-    accuracy = page.axes(_LEFT, tops[1], _WIDTH - _LEFT, _PANEL)
+    middle = page.axes(_LEFT, tops[1], _WIDTH - _LEFT, _PANEL)
     strip = page.axes(_LEFT, tops[2], _WIDTH - _LEFT, _STRIP)
-    _draw_losses(loss, rows, math.log(num_classes))
-    _draw_accuracies(accuracy, rows, majority_share, num_valid)
+    _draw_losses(loss, rows, chance_loss)
+    _draw_metric(middle, rows, metric, num_valid)
+    if majority_share is not None:
+        _baseline(middle, majority_share, f"always the largest class, {percent(majority_share)}")
     _draw_rate(strip, epochs, _column(rows, "lr"))
-    for axes in (loss, accuracy, strip):
+    for axes in (loss, middle, strip):
         _finish(axes, epochs, best, is_last=axes is strip)
-    _draw_legend(page)
+    _draw_legend(page, has_band=metric == "accuracy")
     return page.figure
 
 
@@ -68,33 +74,40 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float) -> None:
+def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
     epochs = _column(rows, "epoch")
     losses = {part: _column(rows, f"{part}_loss") for part in _COLORS}
     for part, values in losses.items():
         _draw_curve(axes, epochs, values, _COLORS[part])
     known = np.concatenate([values[np.isfinite(values)] for values in losses.values()])
-    _baseline(axes, chance, f"chance, ln K = {number(chance)}")
     axes.set_ylabel("loss")
-    highest = max(known.max(initial=0), chance)
-    if known.size and highest > 8 * chance and known.min() > 0:
+    if chance is not None:
+        _baseline(axes, chance, f"chance, ln K = {number(chance)}")
+    # Compared with chance, or with where it ended: one bad start must not flatten the rest.
+    scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
+    highest = max(known.max(initial=0), chance or 0)
+    if known.size and highest > 8 * scale and known.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_ylim(0, highest * 1.1)
+    elif known.min(initial=0) >= 0:
+        axes.set_ylim(0, highest * 1.1 or 1)
 
 
-def _draw_accuracies(axes: Axes, rows: Sequence[Row], majority_share: float, num_valid: int) -> None:
-    epochs = _column(rows, "epoch")
-    valid = _column(rows, "valid_accuracy")
-    error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
-    axes.fill_between(epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0)
+def _draw_metric(axes: Axes, rows: Sequence[Row], metric: str, num_valid: int) -> None:
+    epochs, valid = _column(rows, "epoch"), _column(rows, f"valid_{metric}")
+    if metric == "accuracy":
+        error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
+        axes.fill_between(epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0)
     for part, color in _COLORS.items():
-        _draw_curve(axes, epochs, _column(rows, f"{part}_accuracy"), color)
-    _baseline(axes, majority_share, f"always the largest class, {percent(majority_share)}")
-    axes.set(ylim=(0, 1.04), ylabel="accuracy")
+        _draw_curve(axes, epochs, _column(rows, f"{part}_{metric}"), color)
+    axes.set_ylabel(metric)
+    if metric in _ERRORS:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        return
+    axes.set_ylim(min(0, float(np.nanmin(valid, initial=0))), 1.04)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
 
 
@@ -144,38 +157,42 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
         return
     epoch = float(best["epoch"] or 0)
     axes.axvline(epoch, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
-    value = best.get({"loss": "valid_loss", "accuracy": "valid_accuracy"}.get(axes.get_ylabel(), ""))
+    value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
         axes.plot([epoch], [value], marker="o", markersize=7, color=ORANGE, markeredgecolor="white", zorder=5)
 
 
-def _draw_legend(page: Page) -> None:
+def _draw_legend(page: Page, *, has_band: bool) -> None:
     left = float(_LEFT)
     for text, color in (("train", BLUE), ("validation", ORANGE)):
         bar = np.full((3, 22, 3), [int(color[k : k + 2], 16) for k in (1, 3, 5)], np.uint8)
         page.image(bar, left, 5)
         page.text(text, left + 28, 7, va="center", size=9)
         left += 110
-    page.text("│ best epoch     band: ±1 standard error", left, 7, va="center", size=9, color=MUTED)
+    band = "     band: ±1 standard error" if has_band else ""
+    page.text(f"│ best epoch{band}", left, 7, va="center", size=9, color=MUTED)
 
 
-def _best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the highest validation accuracy; ties go to the lower loss, then to the earlier epoch."""
+def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
+    """Return the row with the best validation metric; ties go to the lower loss, then to the earlier epoch."""
+    sign, key = (-1 if metric in _ERRORS else 1), f"valid_{metric}"
 
     def score(row: Row) -> tuple[float, float]:
-        return _known(row.get("valid_accuracy"), -math.inf), -_known(row.get("valid_loss"), math.inf)
+        return sign * _known(row.get(key), 0), -_known(row.get("valid_loss"), math.inf)
 
-    scored = [row for row in rows if math.isfinite(_known(row.get("valid_accuracy"), math.nan))]
+    scored = [row for row in rows if math.isfinite(_known(row.get(key), math.nan))]
     return max(scored, key=score, default=None)
 
 
-def _title(rows: Sequence[Row], best: Row | None, num_valid: int) -> str:
+def _title(rows: Sequence[Row], best: Row | None, metric: str, num_valid: int) -> str:
     if best is None:
-        return f"How well does it learn? no validation accuracy in {len(rows):,} epochs"
-    share = _known(best["valid_accuracy"], 0)
-    error = math.sqrt(share * (1 - share) / num_valid)
-    epoch = int(_known(best["epoch"], 0))
-    return f"How well does it learn? {percent(share)} ± {error:.1%} at epoch {epoch} of {len(rows)}"
+        return f"How well does it learn? no validation {metric} in {len(rows):,} epochs"
+    value, epoch = _known(best.get(f"valid_{metric}"), 0), int(_known(best["epoch"], 0))
+    if metric == "accuracy":
+        found = f"{percent(value)} ± {math.sqrt(value * (1 - value) / num_valid):.1%}"
+    else:
+        found = f"{metric} {number(value) if metric in _ERRORS else percent(value)}"
+    return f"How well does it learn? {found} at epoch {epoch} of {len(rows)}"
 
 
 def _note(epochs: np.ndarray) -> str:

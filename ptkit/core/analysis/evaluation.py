@@ -9,10 +9,15 @@ from torch import nn
 
 from ptkit.core.analysis.subject import Subject
 from ptkit.core.data.batches import Batches
+from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.errors import CheckpointError, DataError
 from ptkit.core.training.metrics import accuracy, confusion_matrix, per_class
 from ptkit.core.training.prediction import predict_list
+from ptkit.core.training.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
+
+# What a list's labels must be for each kind of task.
+_LABEL_KINDS = {SINGLE: CLASS, EMBEDDING: CLASS, MULTI: SEVERAL, REGRESSION: NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,21 @@ class ConfusedPair:
     share: float
 
 
-def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, activation: str) -> Evaluation:
+def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, reading: Reading) -> Evaluation:
     """Run the model over all images and return its answers; the model is left in evaluation mode.
 
-    batches: in the list's order, not shuffled. activation: how outputs become probabilities (the checkpoint's
-    `task.activation`).
+    batches: in the list's order, not shuffled. reading: of one class an image (the checkpoint's `task`).
 
     Raises:
         CheckpointError: the model gives another number of scores than `num_classes`.
         DataError: an image that cannot be read.
     """
     assert not batches.shuffle
-    found = predict_list(model, batches, activation=activation)
-    if found.probabilities.shape[1:] != (num_classes,):
-        num_scores = found.probabilities.shape[1]
+    found = predict_list(model, batches, reading=reading)
+    if found.values.shape[1:] != (num_classes,):
+        num_scores = found.values.shape[1]
         raise CheckpointError(f"the model gives {num_scores} scores an image, expected {num_classes}")
-    return Evaluation(batches.images.labels, found.probabilities, found.classes)
+    return Evaluation(batches.images.labels, found.values, found.answers)
 
 
 def read_matching_list(
@@ -84,7 +88,7 @@ def read_matching_list(
     Raises:
         DataError: class names that differ, labels beyond the subject's classes, or an unreadable list.
     """
-    images = read_list(file, classes=classes)
+    images = read_list(file, classes=classes, kind=_LABEL_KINDS[subject.reading.kind])
     names, known = images.class_names, subject.class_names
     beside = classes or file.parent / "classes.txt"
     if not beside.is_file():
@@ -92,7 +96,7 @@ def read_matching_list(
             raise DataError(
                 f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to {len(known) - 1}"
             )
-        return images, known
+        return images.with_classes(known), known
     if len(names) != len(known):
         raise DataError(f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}")
     if not subject.has_class_names:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -12,6 +12,10 @@ from ptkit.core.calls import parse
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_weights, rebuild
 from ptkit.core.models.weights import Weights
+from ptkit.core.training.readings import SINGLE, Reading, read_task
+
+if TYPE_CHECKING:
+    from ptkit.core.data.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,9 @@ class Subject:
     """A model with all that is needed to use it.
 
     path: of the weights file. state_dict: as it stands in the file. pipeline: the calls that turn an image file into
-    what the model takes. size: pixels of a side, if known. mean, std: of that pipeline, 0..1. activation: how outputs
-    become probabilities. has_class_names: False where the names are mere indices because nobody said more. run: the
-    run folder that the file lies in, if any. epoch: of the weights, if known.
+    what the model takes, with its tensors. size: pixels of a side, if known. mean, std: of that pipeline, 0..1.
+    reading: how outputs are read. has_class_names: False where the names are mere indices because nobody said more.
+    run: the run folder that the file lies in, if any. epoch: of the weights, if known.
     """
 
     path: Path
@@ -29,13 +33,24 @@ class Subject:
     model: nn.Module
     class_names: tuple[str, ...]
     pipeline: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
     size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    activation: str
+    reading: Reading
     has_class_names: bool
     run: Path | None
     epoch: int | None
+
+    def parse_pipeline(self) -> "Pipeline":
+        """Return the pipeline, planned; it names built-in transforms only.
+
+        Raises:
+            CheckpointError: it names user code.
+        """
+        from ptkit.core.data.pipeline import Pipeline
+
+        return Pipeline.parse(self.pipeline, allow_user_code=False, tensors=self.tensors)
 
     @property
     def described(self) -> str:
@@ -105,15 +120,23 @@ def _from_checkpoint(weights: Weights, checkpoint: dict[str, Any], model: str | 
         model=rebuild(checkpoint, model=model),
         class_names=tuple(checkpoint["classes"]),
         pipeline=tuple(pipeline["calls"]),
+        tensors=pipeline.get("tensors") or {},
         size=size if isinstance(size, int) else None,
         # Without Normalize the pixels are what the model sees.
         mean=tuple(pipeline.get("mean") or (0.0, 0.0, 0.0)),
         std=tuple(pipeline.get("std") or (1.0, 1.0, 1.0)),
-        activation=checkpoint["task"]["activation"],
+        reading=_reading(checkpoint, weights.path),
         has_class_names=True,
         run=run_folder(weights.path),
         epoch=epoch_of(checkpoint),
     )
+
+
+def _reading(checkpoint: Mapping[str, Any], path: Path) -> Reading:
+    try:
+        return read_task(checkpoint["task"])
+    except UsageError as error:
+        raise CheckpointError(f"this ptkit cannot read the outputs of {path}: {error}") from error
 
 
 def _from_bare_weights(
@@ -155,10 +178,11 @@ def _from_bare_weights(
         model=rebuild(contents, model=model),
         class_names=names or tuple(map(str, range(num_classes))),
         pipeline=complete(evaluation_geometry(size), size=size, mean=means, std=stds),
+        tensors={},
         size=size,
         mean=means,
         std=stds,
-        activation="softmax",
+        reading=Reading(SINGLE, "softmax"),
         has_class_names=names is not None,
         run=run_folder(weights.path),
         epoch=None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptkit.core.analysis.subject import Subject
-from ptkit.core.data.pipeline import Pipeline, denormalise, same_size
+from ptkit.core.data.pipeline import denormalise, same_size
 from ptkit.core.errors import UsageError
 
 
@@ -40,9 +40,9 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
         UsageError: no paths.
         CheckpointError: the saved pipeline names user code.
     """
-    pipeline = Pipeline.parse(subject.pipeline, allow_user_code=False)
+    pipeline = subject.parse_pipeline()
     if paths:
-        tensors = [pipeline.image(path) for path in paths]
+        tensors = [_one_view(pipeline.image(path)) for path in paths]
     elif is_optional and (pipeline.size or subject.size):
         height, width = pipeline.size or (subject.size or 0, subject.size or 0)
         tensors = [torch.zeros(3, height, width)]
@@ -51,3 +51,8 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
     return Views(batch, denormalise(batch, subject.mean, subject.std), tuple(Path(path).name for path in paths))
+
+
+def _one_view(image: Tensor) -> Tensor:
+    """Return (3, H, W): of several crops the one from the centre, which is the fifth of FiveCrop and of TenCrop."""
+    return image if image.ndim == 3 else image[4]

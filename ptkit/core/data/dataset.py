@@ -14,7 +14,9 @@ from ptkit.core.data.lists import read_list
 class ListDataset(Dataset[tuple[Any, Any]]):
     """The images and labels of a list file; an image is decoded when it is asked for.
 
-    transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the class index.
+    A label is the class index, an int; where the list has several labels an image or numbers, bool (K,) or float (D,).
+
+    transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the label.
 
     Raises:
         DataError: a bad list, or on access an image that cannot be read.
@@ -24,7 +26,7 @@ class ListDataset(Dataset[tuple[Any, Any]]):
         self,
         list_file: str | Path,
         transform: Callable[[Any], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.images = read_list(Path(list_file))
         self.transform, self.target_transform = transform, target_transform
@@ -34,7 +36,8 @@ class ListDataset(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         image: Any = torch.from_numpy(images.read(self.images.image_path(index))).permute(2, 0, 1)
-        label: Any = int(self.images.labels[index])
+        row = self.images.labels[index]
+        label: Any = torch.from_numpy(row) if row.ndim else int(row)
         if self.transform is not None:
             image = self.transform(image)
         if self.target_transform is not None:

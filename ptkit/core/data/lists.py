@@ -4,24 +4,21 @@ import hashlib
 import json
 import os
 import re
-import stat
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL, label_table
+from ptkit.core.data.text_files import numbered_lines, open_text, unquoted
 from ptkit.core.errors import DataError
 from ptkit.core.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
 
-_BOM = b"\xef\xbb\xbf"
-# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for billions.
-_MAX_CLASSES = 1_000_000
 # What would not come back as it was: a quote or BOM in front, a blank at the end, control characters and line
 # separators (many programs break lines at all of them), bytes that are not UTF-8.
 _NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
@@ -33,7 +30,9 @@ class ImageList:
 
     file, folder: the list and the folder that its paths are relative to.
     sha256: of the file; a subset keeps its parent's.
-    labels: int64, (N,), each 0..num_classes - 1.
+    class_names: of the classes, or of the numbers.
+    labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several labels; float32
+        (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
     num_repeated: lines that stand in the file more than once, without the first of each.
     """
@@ -53,6 +52,13 @@ class ImageList:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def label_kind(self) -> str:
+        """The kind of the labels: "class", "labels" (several classes an image) or "numbers"."""
+        if self.labels.ndim == 1:
+            return CLASS
+        return SEVERAL if self.labels.dtype == bool else NUMBERS
 
     def listed_path(self, index: int) -> str:
         """Return the path as the list has it."""
@@ -80,6 +86,15 @@ class ImageList:
             self.file, self.folder, self.class_names, self.sha256, self.labels[rows], b"".join(paths), ends
         )
 
+    def with_classes(self, class_names: tuple[str, ...]) -> "ImageList":
+        """Return the list with other names, at least as many: its own largest label need not be the last class."""
+        import numpy as np
+
+        labels = self.labels
+        if self.label_kind == SEVERAL:
+            labels = np.pad(labels, ((0, 0), (0, len(class_names) - self.num_classes)))
+        return replace(self, class_names=class_names, labels=labels)
+
     @cached_property
     def _prefix(self) -> str:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
@@ -89,11 +104,14 @@ class ImageList:
         return self.path_bytes[start : self.path_ends[index]]
 
 
-def read_list(file: Path, *, classes: Path | None = None, images_must_exist: bool = False) -> ImageList:
+def read_list(
+    file: Path, *, classes: Path | None = None, images_must_exist: bool = False, kind: str | None = None
+) -> ImageList:
     """Read a list file. CRLF, a BOM, blank lines and quoted paths are accepted.
 
     classes: one class name a line; by default `classes.txt` beside the list, and if there is none the names are
     "0", "1", ... up to the largest label.
+    kind: of the labels, where it is known: a list of single classes then also serves as one of several, or of numbers.
 
     Raises:
         DataError: no such file, not UTF-8 text, a line without a label or with one that is no class index, one path
@@ -102,18 +120,25 @@ def read_list(file: Path, *, classes: Path | None = None, images_must_exist: boo
     import numpy as np
 
     class_names = _class_names(file, classes)
-    paths, ends, labels, hashes = _read_rows(file, len(class_names) if class_names is not None else _MAX_CLASSES)
-    if not labels:
+    rows = _read_rows(file)
+    if not rows.codes:
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
-    label_array = np.frombuffer(labels, dtype=np.int64)
-    end_array = np.frombuffer(ends, dtype=np.int64)
-    if class_names is None:
-        class_names = tuple(str(index) for index in range(int(label_array.max()) + 1))
-    found = ImageList(file, file.parent, class_names, _file_sha256(file), label_array, paths, end_array)
+    table, class_names = label_table(rows.texts, rows.lines, file=file, class_names=class_names, wanted=kind)
+    label_array = table[np.frombuffer(rows.codes, dtype=np.int64)]
+    end_array = np.frombuffer(rows.ends, dtype=np.int64)
+    found = ImageList(file, file.parent, class_names, _file_sha256(file), label_array, rows.paths, end_array)
     if images_must_exist:
         _check_images(found)
-    num_repeated = _count_repeated(found, np.frombuffer(hashes, dtype=np.int64))
-    return ImageList(file, file.parent, class_names, found.sha256, label_array, paths, end_array, num_repeated)
+    return replace(found, num_repeated=_count_repeated(found, np.frombuffer(rows.hashes, dtype=np.int64)))
+
+
+def list_of(paths: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
+    """Return images without a list file, relative to the working directory; their labels mean nothing."""
+    import numpy as np
+
+    raw = [path.encode("utf-8", "surrogateescape") for path in paths]
+    ends = np.cumsum([len(path) for path in raw], dtype=np.int64)
+    return ImageList(Path(), Path(), class_names, "", np.zeros(len(raw), np.int64), b"".join(raw), ends)
 
 
 def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
@@ -137,7 +162,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
         DataError: no such file, not UTF-8 text, an empty line between names, a name twice, no name at all.
     """
     names: dict[str, int] = {}
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         text = line.rstrip()
         if not text:
             continue
@@ -145,7 +170,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
             raise DataError(
                 f"{file}, line {len(names) + 1}: empty; expected a class name, as the line number is its index"
             )
-        name = _text(text, place=f"{file}, line {number}")
+        name = unquoted(text, place=f"{file}, line {number}")
         if name in names:
             raise DataError(f"{file}, line {number}: {name!r} stands already on line {names[name]}")
         names[name] = number
@@ -167,22 +192,6 @@ def format_path(path: str) -> str:
     return json.dumps(path) if _NEEDS_QUOTES.search(path) else path
 
 
-def parse_label(text: bytes) -> int:
-    """Return the class index that a label means. The one place that reads labels.
-
-    Raises:
-        DataError: not a class index; the message does not say where.
-    """
-    if text.isdigit():
-        return int(text)
-    shown = repr(text.decode("utf-8", "replace"))
-    if re.fullmatch(rb"-\d+", text):
-        raise DataError(f"label {shown} is negative; class indices start at 0")
-    if re.fullmatch(rb"[-+]?[\d.eE+-]*\d[\d.eE+-]*(,[-+\d.eE]+)*", text):
-        raise DataError(f"label {shown}: several labels or decimal numbers are not supported by this command yet")
-    raise DataError(f"label {shown} is not a number; expected PATH LABEL, the label being a class index")
-
-
 def _class_names(file: Path, classes: Path | None) -> tuple[str, ...] | None:
     if classes is not None:
         return read_classes(classes)
@@ -190,98 +199,50 @@ def _class_names(file: Path, classes: Path | None) -> tuple[str, ...] | None:
     return read_classes(beside) if beside.is_file() else None
 
 
-def _read_rows(file: Path, num_classes: int) -> tuple[bytearray, array, array, array]:
-    """Return all paths in one piece, where each ends, the labels, and a hash of each path."""
-    paths, ends, labels, hashes = bytearray(), array("q"), array("q"), array("q")
+@dataclass(frozen=True)
+class _Rows:
+    """The lines of a list: all paths in one piece, where each ends, a hash of each, and its label.
+
+    codes: of each line, the place of its label in `texts`. lines: the number of the first line of each text.
+    """
+
+    paths: bytearray
+    ends: array
+    hashes: array
+    codes: array
+    texts: list[bytes]
+    lines: list[int]
+
+
+def _read_rows(file: Path) -> _Rows:
+    paths, ends, hashes, codes = bytearray(), array("q"), array("q"), array("q")
+    texts: list[bytes] = []
+    lines: list[int] = []
     known: dict[bytes, int] = {}
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         # At white space, from the right, once: so blanks at the end of the line and before the label go as well.
         parts = line.rsplit(None, 1)
         if len(parts) != 2:
             if not parts:
                 continue
             raise DataError(f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0")
-        path, label_text = parts
-        label = known.get(label_text)
-        if label is None:
-            label = known[label_text] = _checked_label(label_text, num_classes, place=f"{file}, line {number}")
+        path, text = parts
+        code = known.get(text)
+        if code is None:
+            code = known[text] = len(known)
+            texts.append(text)
+            lines.append(number)
         if path[0] == 34:
-            path = _text(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
+            path = unquoted(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
         paths += path
         ends.append(len(paths))
-        labels.append(label)
+        codes.append(code)
         hashes.append(hash(path))
-    return paths, ends, labels, hashes
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield line numbers, from 1, and lines of UTF-8 text, without the BOM and with their ends.
-
-    Raises:
-        DataError: the file cannot be read or is not UTF-8 text.
-    """
-    with _open(file) as stream:
-        for number, line in enumerate(stream, 1):
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise DataError(f"{file}, line 1: this is UTF-16 text; save the file as UTF-8")
-                line = line.removeprefix(_BOM)
-            if b"\0" in line:
-                raise DataError(f"{file}, line {number}: a zero byte; this is not a text file")
-            if not line.isascii():
-                _check_utf8(line, place=f"{file}, line {number}")
-            yield number, line
-
-
-def _open(file: Path) -> BufferedReader:
-    try:
-        mode = file.stat().st_mode
-        if stat.S_ISREG(mode):
-            return file.open("rb")
-    except FileNotFoundError:
-        raise DataError(f"no {file} here; `ptkit split FOLDER` writes lists") from None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
-    raise DataError(f"{file} is {found}; expected a text file")
-
-
-def _check_utf8(line: bytes, *, place: str) -> None:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{place}: not UTF-8; save the file as UTF-8 (a path of other bytes goes in as a JSON string)"
-        ) from None
-
-
-def _text(raw: bytes, *, place: str) -> str:
-    """Return a path or name, taken out of its JSON quotes if it has them."""
-    text = raw.decode()
-    if not text.startswith('"'):
-        return text
-    try:
-        value = json.loads(text)
-        value.encode("utf-8", "surrogateescape")
-    except ValueError:
-        raise DataError(f"{place}: {text} starts with a quote but is no JSON string; quote it as JSON does") from None
-    if not value or "\0" in value:
-        raise DataError(f"{place}: {text} cannot be a path")
-    return value
-
-
-def _checked_label(text: bytes, num_classes: int, *, place: str) -> int:
-    try:
-        label = parse_label(text)
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from None
-    if label >= num_classes:
-        raise DataError(f"{place}: label {label} is beyond the last class, {num_classes - 1}; see classes.txt")
-    return label
+    return _Rows(paths, ends, hashes, codes, texts, lines)
 
 
 def _file_sha256(file: Path) -> str:
-    with _open(file) as stream:
+    with open_text(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -304,10 +265,10 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(twice):
         return 0
-    labels: dict[str, int] = {}
+    labels: dict[str, Any] = {}
     rows = np.flatnonzero(np.isin(hashes, twice))
     for row in rows.tolist():
-        path, label = images.listed_path(row), int(images.labels[row])
+        path, label = images.listed_path(row), images.labels[row].tolist()
         if labels.setdefault(path, label) != label:
             raise DataError(f"{images.file} gives {path} two labels, {labels[path]} and {label}; keep one of the lines")
     return len(rows) - len(labels)

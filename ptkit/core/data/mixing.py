@@ -1,7 +1,8 @@
 """MixUp and CutMix: a batch mixed with itself, on the device, with torchvision's pairing and distributions.
 
-Each image is paired with the one before it in the batch, and one share is drawn a batch, as torchvision's v2 does.
-A loss of mixed targets is the same mix of two losses, so every loss can be trained with them.
+Each image is paired with the one before it in the batch, as torchvision's v2 does; the share (and CutMix's box) is
+drawn for each image, where v2 draws one for all. A loss of mixed targets is the same mix of two losses, image by
+image, so every loss can be trained with them.
 """
 
 import math
@@ -9,51 +10,76 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from ptkit.core.calls import Call
 from ptkit.core.data.keyed import stream_key
 
-_MIXES = ("MixUp", "CutMix")
+MIXES = ("MixUp", "CutMix")
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """What the images of a batch were mixed with: labels of the partners, int64 (n,), and the own image's share."""
+    """What the images of a batch were mixed with.
+
+    partner_labels: labels of the partners, as the batch's own, (n, ...). share: each image's own share, float32 (n,).
+    """
 
     partner_labels: Tensor
-    share: float
+    share: Tensor
 
 
 def is_mix(call: Call) -> bool:
     """Say whether a call mixes whole batches: MixUp, CutMix, or RandomChoice of them."""
     if call.name != "RandomChoice":
-        return call.name in _MIXES
+        return call.name in MIXES
     given = call.args[0] if call.args else call.kwargs.get("transforms")
-    return bool(given) and isinstance(given, list) and all(isinstance(c, Call) and c.name in _MIXES for c in given)
+    return bool(given) and isinstance(given, list) and all(isinstance(c, Call) and c.name in MIXES for c in given)
 
 
 def mix(transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int, batch: int) -> tuple[Tensor, Mixed]:
-    """Mix float images (n, 3, H, W) with themselves; the draw is keyed by seed, epoch and the batch's number."""
+    """Mix float images (n, 3, H, W) with themselves; the draws are keyed by seed, epoch and the batch's number."""
     draws = np.random.Generator(np.random.Philox(key=stream_key(seed, f"mix {epoch}", batch)))
     if isinstance(transform, v2.RandomChoice):
         transform = transform.transforms[draws.choice(len(transform.transforms), p=transform.p)]
-    share = float(draws.beta(transform.alpha, transform.alpha))
+    # Rounded first: then share and 1 - share are what torchvision makes of this share.
+    shares = draws.beta(transform.alpha, transform.alpha, len(images)).astype(np.float32)
     if isinstance(transform, v2.CutMix):
-        mixed, share = _cut(images, share, draws)
+        mixed, shares = _cut(images, shares, draws)
     else:
-        mixed = images.roll(1, 0).mul_(1.0 - share).add_(images * share)
-    return mixed, Mixed(labels.roll(1, 0), share)
+        own, partner = _on(shares, images), _on((1.0 - shares.astype(np.float64)).astype(np.float32), images)
+        mixed = images.roll(1, 0).mul_(partner).add_(images * own)
+    share = torch.from_numpy(shares).to(images.device)
+    return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
 
 
-def _cut(images: Tensor, share: float, draws: np.random.Generator) -> tuple[Tensor, float]:
-    """Paste a box of the partner; the share becomes what the box, cut at the border, leaves (Yun et al. 2019, A.1)."""
-    height, width = images.shape[-2:]
-    x, y = int(draws.integers(width)), int(draws.integers(height))
-    half = 0.5 * math.sqrt(1.0 - share)
-    x1, x2 = max(x - int(half * width), 0), min(x + int(half * width), width)
-    y1, y2 = max(y - int(half * height), 0), min(y + int(half * height), height)
+def _on(values: npt.NDArray[Any], images: Tensor) -> Tensor:
+    """Return one value an image on its device, (n, 1, 1, 1)."""
+    return torch.from_numpy(values).to(images.device).view(-1, 1, 1, 1)
+
+
+def _cut(
+    images: Tensor, shares: npt.NDArray[np.float32], draws: np.random.Generator
+) -> tuple[Tensor, npt.NDArray[np.float32]]:
+    """Paste a box of each partner; a share becomes what its box, cut at the border, leaves (Yun et al. 2019, A.1)."""
+    n, _, height, width = images.shape
+    x, y = draws.integers(width, size=n), draws.integers(height, size=n)
+    half = [0.5 * math.sqrt(1.0 - share) for share in shares.tolist()]
+    half_w = np.array([int(r * width) for r in half])
+    half_h = np.array([int(r * height) for r in half])
+    x1, x2 = np.maximum(x - half_w, 0), np.minimum(x + half_w, width)
+    y1, y2 = np.maximum(y - half_h, 0), np.minimum(y + half_h, height)
     mixed = images.clone()
-    mixed[..., y1:y2, x1:x2] = images.roll(1, 0)[..., y1:y2, x1:x2]
-    return mixed, 1.0 - (x2 - x1) * (y2 - y1) / (width * height)
+    # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
+    if images.device.type == "cpu":
+        for k, (left, top, right, bottom) in enumerate(np.stack([x1, y1, x2, y2], axis=1).tolist()):
+            mixed[k, :, top:bottom, left:right] = images[k - 1, :, top:bottom, left:right]
+    else:
+        rows = (np.arange(height) >= y1[:, None]) & (np.arange(height) < y2[:, None])
+        columns = (np.arange(width) >= x1[:, None]) & (np.arange(width) < x2[:, None])
+        inside = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
+        mixed = torch.where(inside, images.roll(1, 0), images)
+    return mixed, (1.0 - (x2 - x1) * (y2 - y1) / (width * height)).astype(np.float32)

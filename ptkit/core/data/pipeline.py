@@ -5,9 +5,9 @@ The plan changes speed, never meaning: every part draws from the same keyed numb
 
 import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,20 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import Call, parse
+from ptkit.core.calls import parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images
+from ptkit.core.data.crops import SEVERAL_CROPS
 from ptkit.core.data.geometry import Draws, Size
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.kernels import is_foreign, kernel_of
 from ptkit.core.data.mixing import is_mix
-from ptkit.core.data.transforms import ToTensor, build_transform
+from ptkit.core.data.order import check_order, check_sizes, sizes_of
+from ptkit.core.data.planning import Step, divide, steps_of
+from ptkit.core.data.transforms import build_transform, resolved
 from ptkit.core.errors import DataError, UsageError
 
-_PREFIX_TYPES = (v2.Resize, v2.CenterCrop, v2.Pad, v2.Grayscale)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One transform and the columns of the draws that are its own."""
-
-    transform: Any
-    columns: slice
+_MOVING_TYPES = (v2.RandomCrop, v2.FiveCrop, v2.TenCrop, v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,42 +40,67 @@ class Pipeline:
 
     prefix: deterministic steps on uint8; their result can be kept.
     middle: steps that run image by image.
-    geometry: steps that run on whole uint8 batches.
-    scale, shift: float(pixels) * scale + shift is ToTensor and Normalize in one, (3,) each; None where ToTensor
-        stands in `middle`.
-    mix: MixUp, CutMix or a choice of them, which `batches` applies to what comes out; None without.
+    batched: steps that run on whole uint8 batches.
+    scale, shift: float(pixels) * scale + shift is ToTensor and a Normalize right after it in one, (3,) each; None
+        where ToTensor stands in `middle`.
+    tail: steps that run on whole float batches, on the device.
+    mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
     prefix_size, size: (height, width) after the prefix and at the end; None where it depends on the image.
+    num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop.
+    tensors: what must be saved beside `calls`: by the name of a file in them, what LinearTransformation read there.
     """
 
     calls: tuple[str, ...]
     prefix: tuple[Step, ...]
     middle: tuple[Step, ...]
-    geometry: tuple[Step, ...]
+    batched: tuple[Step, ...]
+    tail: tuple[Step, ...]
     scale: Tensor | None
     shift: Tensor | None
     prefix_size: Size | None
     size: Size | None
     num_draws: int
+    num_crops: int = 1
     mix: Any = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def parse(calls: Sequence[str], *, allow_user_code: bool = True) -> "Pipeline":
+    def parse(
+        calls: Sequence[str], *, allow_user_code: bool = True, tensors: Mapping[str, Tensor] | None = None
+    ) -> "Pipeline":
         """Plan a list of calls.
+
+        tensors: what another pipeline of these calls had; the files that they name are not read then, and without user
+        code never.
 
         Raises:
             UsageError: unknown names or arguments, or transforms in an order that cannot work.
-            CheckpointError: user code where it is not allowed.
+            DataError: a file that the calls name cannot be read.
+            CheckpointError: user code where it is not allowed, or tensors that are missing.
         """
-        parsed = [parse(call) for call in calls]
+        held = dict(tensors or {})
+        written = [parse(call) for call in calls]
+        may_read = allow_user_code and tensors is None
+        parsed = [resolved(call, tensors=held, may_read=may_read) for call in written]
         for call in parsed:
             if not allow_user_code:
                 remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
                 refuse_user_code(call, where="the saved pipeline", remedy=remedy)
-        mix = build_transform(parsed[-1]) if parsed and is_mix(parsed[-1]) else None
+        mix = parsed[-1] if parsed and is_mix(parsed[-1]) else None
         of_images = parsed if mix is None else parsed[:-1]
-        steps = _with_columns([build_transform(call) for call in of_images])
-        _check_order(of_images, steps)
-        return _plan(tuple(str(call) for call in parsed), steps, mix)
+        transforms = [build_transform(call) for call in of_images]
+        check_order(of_images, transforms, mix=mix)
+        sizes, steps = sizes_of(transforms), steps_of(transforms)
+        check_sizes(of_images, transforms, sizes)
+        return Pipeline(
+            calls=tuple(str(call) for call in written),
+            **vars(divide(steps, sizes)),
+            size=sizes[-1],
+            num_draws=steps[-1].columns.stop if steps else 0,
+            num_crops=next((SEVERAL_CROPS[type(t)] for t in transforms if type(t) in SEVERAL_CROPS), 1),
+            mix=build_transform(mix) if mix is not None else None,
+            tensors=held,
+        )
 
     @property
     def is_foreign(self) -> bool:
@@ -90,6 +110,11 @@ class Pipeline:
     @property
     def is_random(self) -> bool:
         return self.num_draws > 0
+
+    @property
+    def only_moves_pixels(self) -> bool:
+        """Whether the steps for whole batches copy pixels and compute none."""
+        return all(isinstance(step.transform, _MOVING_TYPES) for step in self.batched)
 
     def before(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3)."""
@@ -101,7 +126,9 @@ class Pipeline:
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
     def each(self, pixels: Pixels, draws: Draws) -> Tensor:
-        """Apply the middle to one image (H, W, 3): (3, h, w), uint8, or float where ToTensor stands in it.
+        """Apply the middle to one image (H, W, 3): (3, h, w), or (num_crops, 3, h, w) where it takes the crops.
+
+        The result is uint8, or float where ToTensor stands in the middle.
 
         Raises:
             UsageError: a transform that does not fit the image.
@@ -115,20 +142,45 @@ class Pipeline:
             raise UsageError(f"found {found} before ToTensor: what stands there must keep uint8 pixels, 0..255")
         return tensor
 
+    def stacked(self, tensors: Sequence[Tensor]) -> Pixels | Tensor:
+        """Make a batch of what `each` gave: uint8 (n, h, w, 3), or float (n, 3, h, w); crops image by image.
+
+        Raises:
+            DataError: images that differ in size.
+        """
+        same_size([tuple(tensor.shape[-2:]) for tensor in tensors], self.calls)
+        if self.scale is None:
+            return torch.stack(list(tensors)).flatten(0, -4)
+        # Not np.stack: it keeps the strides of its parts, and what follows wants whole rows.
+        first = tensors[0].movedim(-3, -1)
+        pixels = np.empty((len(tensors), *first.shape), np.uint8)
+        for place, tensor in zip(pixels, tensors, strict=True):
+            place[:] = tensor.movedim(-3, -1).numpy()
+        return pixels.reshape(-1, *first.shape[-3:])
+
     def together(self, batch: Pixels, draws: Draws) -> Pixels:
-        """Apply the geometry to a uint8 batch (n, H, W, 3) with draws (n, num_draws).
+        """Apply the steps for whole batches to uint8 (n, H, W, 3), with draws (n, num_draws); crops image by image.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        for step in self.geometry:
-            kernel = kernel_of(step.transform)
-            assert kernel.batch is not None
-            try:
-                batch = kernel.batch(step.transform, batch, draws[:, step.columns])
-            except (ValueError, RuntimeError) as error:
-                raise _refusal(step, error) from error
+        for step in self.batched:
+            batch = _applied_to_all(step, kernel_of(step.transform).batch, batch, draws)
         return batch
+
+    def finish(self, batch: Tensor, draws: Draws) -> Tensor:
+        """Turn what `together` or `stacked` gave into float32 (n, 3, H, W), channels last, on the device where it lies.
+
+        draws: (n, num_draws), n being the number of images and not of crops.
+
+        Raises:
+            UsageError: a transform that does not fit the images.
+        """
+        if self.scale is not None:
+            batch = self.normalise(batch)
+        for step in self.tail:
+            batch = _applied_to_all(step, kernel_of(step.transform).floats, batch, draws)
+        return batch.contiguous(memory_format=torch.channels_last)
 
     def normalise(self, batch: Tensor) -> Tensor:
         """Turn uint8 (n, H, W, 3) into float32 (n, 3, H, W), channels last, on the device where it lies."""
@@ -146,24 +198,28 @@ class Pipeline:
         return self.scale.repeat(width).to(device), self.shift.repeat(width).to(device)
 
     def image(self, path: str | Path) -> Tensor:
-        """Return the float (3, H, W) tensor of one file; for pipelines without randomness.
+        """Return the float (3, H, W) tensor of one file, or (num_crops, 3, H, W); for pipelines without randomness.
 
         Raises:
             DataError: not a readable image.
             UsageError: a transform that does not fit the image.
         """
         pixels = self.before(images.read(path))
-        draws = np.zeros(self.num_draws)
+        draws = np.zeros((1, self.num_draws))
         with _global_generators_kept() if self.is_foreign else nullcontext():
-            image = self.each(pixels, draws)
-        if self.scale is None:
-            return image
-        batch = self.together(image.permute(1, 2, 0).contiguous().numpy()[None], draws[None])
-        return self.normalise(torch.from_numpy(batch))[0]
+            batch = self.stacked([self.each(pixels, draws[0])])
+        if not isinstance(batch, Tensor):
+            batch = torch.from_numpy(self.together(batch, draws))
+        finished = self.finish(batch, draws)
+        return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to worker processes as text: a user's file is not a module that could be imported there."""
-        return Pipeline.parse, (self.calls,)
+        return _parsed_again, (self.calls, dict(self.tensors))
+
+
+def _parsed_again(calls: tuple[str, ...], tensors: dict[str, Tensor]) -> Pipeline:
+    return Pipeline.parse(calls, tensors=tensors)
 
 
 def denormalise(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
@@ -179,6 +235,16 @@ def _applied(step: Step, image: Any, draws: Draws) -> Any:
     try:
         return kernel_of(step.transform).apply(step.transform, image, draws)
     except Exception as error:  # a user's own code may raise anything
+        raise _refusal(step, error) from error
+
+
+def _applied_to_all(step: Step, form: Any, batch: Any, draws: Draws) -> Any:
+    """Apply one step to a batch; all crops of an image get its draws."""
+    if len(batch) != len(draws):
+        draws = draws.repeat(len(batch) // len(draws), axis=0)
+    try:
+        return form(step.transform, batch, draws[:, step.columns])
+    except (ValueError, RuntimeError, TypeError) as error:
         raise _refusal(step, error) from error
 
 
@@ -199,89 +265,6 @@ def _global_generators_kept() -> Iterator[None]:
     finally:
         np.random.set_state(before[0])
         random.setstate(before[1])
-
-
-def _with_columns(transforms: Sequence[Any]) -> list[Step]:
-    steps, start = [], 0
-    for transform in transforms:
-        end = start + kernel_of(transform).draws(transform)
-        steps.append(Step(transform, slice(start, end)))
-        start = end
-    return steps
-
-
-def _check_order(calls: Sequence[Call], steps: Sequence[Step]) -> None:
-    """Follow what the image is from step to step: uint8 tensor, PIL image, float tensor, normalised tensor."""
-    state = "uint8"
-    for call, step in zip(calls, steps, strict=True):
-        if is_mix(call):
-            raise call.error(
-                "what mixes whole batches stands once, at the end: RandomChoice([MixUp(), CutMix()]) takes turns"
-            )
-        match step.transform:
-            case ToTensor() if state in ("float", "normalised"):
-                raise call.error("ToTensor stands twice; the image is a float tensor already")
-            case ToTensor():
-                state = "float"
-            case v2.Normalize() if state == "normalised":
-                raise call.error("Normalize stands twice")
-            case v2.Normalize() if state != "float":
-                raise call.error("Normalize needs a float tensor: put ToTensor() before it")
-            case v2.Normalize():
-                state = "normalised"
-            case v2.ToPILImage() if state != "uint8":
-                raise call.error("ToPILImage must stand before ToTensor")
-            case v2.ToPILImage():
-                state = "pil"
-            case v2.RandomErasing() if state == "pil":
-                raise call.error("RandomErasing needs a tensor: put ToTensor() before it")
-    if state in ("uint8", "pil"):
-        raise UsageError("the transforms must end in a float tensor: add ToTensor()")
-
-
-def _plan(calls: tuple[str, ...], steps: list[Step], mix: Any) -> Pipeline:
-    sizes = _sizes(steps)
-    first = next((k for k, step in enumerate(steps) if not isinstance(step.transform, _PREFIX_TYPES)), len(steps))
-    end, scale, shift = _ending(steps)
-    last = end
-    while scale is not None and last > first and kernel_of(steps[last - 1].transform).batch is not None:
-        last -= 1
-    # A batch needs images of one size; where that is not known, geometry runs image by image too.
-    if sizes[last] is None:
-        last = end
-    return Pipeline(
-        calls=calls,
-        prefix=tuple(steps[:first]),
-        middle=tuple(steps[first:last]),
-        geometry=tuple(steps[last:end]),
-        scale=scale,
-        shift=shift,
-        prefix_size=sizes[first],
-        size=sizes[-1],
-        num_draws=steps[-1].columns.stop if steps else 0,
-        mix=mix,
-    )
-
-
-def _sizes(steps: Sequence[Step]) -> list[Size | None]:
-    """Return the size before each step, and at the end; None where it depends on the image."""
-    sizes: list[Size | None] = [None]
-    for step in steps:
-        sizes.append(kernel_of(step.transform).size(step.transform, sizes[-1]))
-    return sizes
-
-
-def _ending(steps: Sequence[Step]) -> tuple[int, Tensor | None, Tensor | None]:
-    """Return where ToTensor stands if only Normalize follows it, with both as one scale and shift."""
-    names = [type(step.transform) for step in steps[-2:]]
-    if names[-2:] == [ToTensor, v2.Normalize]:
-        normalize = steps[-1].transform
-        mean = torch.as_tensor(normalize.mean, dtype=torch.float64).reshape(-1).expand(3)
-        std = torch.as_tensor(normalize.std, dtype=torch.float64).reshape(-1).expand(3)
-        return len(steps) - 2, (1 / (255 * std)).float(), (-mean / std).float()
-    if names[-1:] == [ToTensor]:
-        return len(steps) - 1, torch.full((3,), 1 / 255), torch.zeros(3)
-    return len(steps), None, None
 
 
 def _has_size_already(steps: Sequence[Step], height: int, width: int) -> bool:

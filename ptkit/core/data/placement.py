@@ -25,12 +25,18 @@ def place_images(
     class_names: Sequence[str],
     ratio: Sequence[int],
     seed: int,
+    standing: Sequence[Sequence[int]] | None = None,
 ) -> bytearray:
     """Return the part of each image: units first, then single images to fill what each class still lacks.
 
     labels: class indices, ascending, (N,). units: disjoint sets of image indices that stay together.
+    standing: images that are in the parts already, standing[label][part]; the ratio is that of all together.
     """
-    missing = _targets(labels, len(class_names), ratio=ratio)
+    sizes = Counter(labels)
+    if standing is None:
+        missing = _targets(sizes, len(class_names), ratio=ratio)
+    else:
+        missing = _gaps(sizes, standing, ratio=ratio)
     order = _shuffled(labels, class_names, seed=seed)
     part_of = bytearray(len(labels))
     in_units: set[int] = set()
@@ -66,12 +72,11 @@ def largest_remainder(num_images: int, ratio: Sequence[int], *, wanting: Sequenc
     return counts
 
 
-def _targets(labels: Sequence[int], num_classes: int, *, ratio: Sequence[int]) -> list[list[int]]:
-    """Return how many images of each class each part should get.
+def _targets(sizes: Counter[int], num_classes: int, *, ratio: Sequence[int]) -> list[list[int]]:
+    """Return how many images of each class each part should have.
 
     Equal remainders go to the part that earlier classes gave too little, or many small classes would starve one part.
     """
-    sizes = Counter(labels)
     targets: list[list[int]] = []
     wanting = [0] * len(ratio)
     for label in range(num_classes):
@@ -104,6 +109,28 @@ def _give_one(targets: list[list[int]], part: int, *, ratio: Sequence[int], size
         targets[-label][part] += 1
 
 
+def _gaps(sizes: Counter[int], standing: Sequence[Sequence[int]], *, ratio: Sequence[int]) -> list[list[int]]:
+    """Return how many of its new images each class gives to each part, always to the one furthest below its share.
+
+    So every class is within one image of its share if it was so before. Equal needs go to the part that earlier
+    classes left wanting.
+    """
+    total = sum(ratio)
+    wanting = [0] * len(ratio)
+    result = []
+    for label, counts in enumerate(standing):
+        size = sizes[label] + sum(counts)
+        left = [size * share - count * total for share, count in zip(ratio, counts, strict=True)]
+        given = [0] * len(ratio)
+        for _ in range(sizes[label]):
+            _, _, part = max((left[part], wanting[part], -part) for part in range(len(ratio)))
+            left[-part] -= total
+            given[-part] += 1
+        wanting = [sum(pair) for pair in zip(wanting, left, strict=True)]
+        result.append(given)
+    return result
+
+
 def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -> list[int]:
     """Return all indices; the order within a class depends on seed, class name and class size alone."""
     draws: list[float] = []
@@ -128,16 +155,18 @@ def _placed_units(
     largest: Counter[int] = Counter()
     for unit in units:
         largest |= unit.classes
+    # Of parts that gain the same, the one that lacks most over all classes: else the first would get them all.
+    lacking = [sum(column) for column in zip(*missing, strict=True)]
     for unit in units:
-        unit.part = max(range(len(missing[0])), key=lambda part: _gain(unit, part, missing, largest))
-        _book(unit, missing, sign=-1)
+        unit.part = max(range(len(lacking)), key=lambda part: (_gain(unit, part, missing, largest), lacking[part]))
+        _book(unit, missing, lacking, sign=-1)
     for _ in range(_NUM_PASSES if units and len(units[0].classes) > 1 else 0):
         for unit in units:
-            _book(unit, missing, sign=1)
+            _book(unit, missing, lacking, sign=1)
             unit.part = max(
-                range(len(missing[0])), key=lambda part: (_gain(unit, part, missing, largest), part == unit.part)
+                range(len(lacking)), key=lambda part: (_gain(unit, part, missing, largest), part == unit.part)
             )
-            _book(unit, missing, sign=-1)
+            _book(unit, missing, lacking, sign=-1)
     return units
 
 
@@ -149,9 +178,10 @@ def _gain(unit: _Unit, part: int, missing: Sequence[Sequence[int]], largest: Cou
     return sum(count * missing[label][part] / largest[label] ** 2 for label, count in unit.classes.items())
 
 
-def _book(unit: _Unit, missing: list[list[int]], *, sign: int) -> None:
+def _book(unit: _Unit, missing: list[list[int]], lacking: list[int], *, sign: int) -> None:
     for label, count in unit.classes.items():
         missing[label][unit.part] += sign * count
+        lacking[unit.part] += sign * count
 
 
 def _filled(gaps: Sequence[int], num_images: int) -> list[int]:

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,11 +42,13 @@ class Scan:
         return sum(self.ignored.values())
 
 
-def scan_class_folders(folder: Path) -> Scan:
+def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> Scan:
     """Find the images below `folder`/<class>/, nested ones too. Symlinks are followed, each folder once per class.
 
     Hidden files, __MACOSX and files that are no images by extension are ignored and counted. Class folders are
     sorted by plain code point, as torchvision's ImageFolder does.
+
+    known_classes: a single class folder will do if it is one of these.
 
     Raises:
         DataError: no such folder, no images, images outside class folders, an empty class folder, fewer than two
@@ -54,7 +56,7 @@ def scan_class_folders(folder: Path) -> Scan:
     """
     ignored: Counter[str] = Counter()
     found = _scan_top(folder, ignored)
-    _check_found(folder, found, ignored)
+    _check_found(folder, found, ignored, known_classes=known_classes)
     prefix = os.path.join(folder, "")
     scan = Scan(folder, tuple(found), [], [], [], [], dict(ignored))
     for label, (class_name, images) in enumerate(found.items()):
@@ -66,16 +68,21 @@ def scan_class_folders(folder: Path) -> Scan:
     return scan
 
 
-def scan_list(file: Path) -> Scan:
+def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
     """Find the images that a list file names.
 
+    known_classes: a file of class names; a single class will do then, and where no classes.txt lies beside the list
+    its labels are lines of this file.
+
     Raises:
-        DataError: the list is wrong (see `read_list`), an image is missing or no file, or there is one class only.
+        DataError: the list is wrong (see `read_list`) or has other labels than classes, an image is missing or no
+            file, or there is one class only.
     """
-    images = read_list(file)
+    has_names = (file.parent / "classes.txt").is_file()
+    images = read_list(file, classes=None if has_names else known_classes, kind="class")
     in_file = [(label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())]
     labels, names, rows = zip(*sorted(in_file), strict=True)
-    if labels[0] == labels[-1]:
+    if labels[0] == labels[-1] and known_classes is None:
         raise DataError(f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or more")
     paths = [images.image_path(row) for row in rows]
     return Scan(file, images.class_names, list(names), paths, list(labels), [_file_size(path) for path in paths])
@@ -150,7 +157,13 @@ def _scan_class(
     return images, num_others
 
 
-def _check_found(folder: Path, found: Mapping[str, list[tuple[str, int]]], ignored: Mapping[str, int]) -> None:
+def _check_found(
+    folder: Path,
+    found: Mapping[str, list[tuple[str, int]]],
+    ignored: Mapping[str, int],
+    *,
+    known_classes: Collection[str],
+) -> None:
     expected = f"expected {folder}/<class>/<image>.png"
     if len(found) > 1 and all(name.lower() in _PART_NAMES for name in found):
         train = next((name for name in found if name.lower().startswith("train")), next(iter(found)))
@@ -160,7 +173,7 @@ def _check_found(folder: Path, found: Mapping[str, list[tuple[str, int]]], ignor
     if not found:
         others = f", only {describe_ignored(ignored)}" if ignored else ""
         raise DataError(f"{folder} has no images{others}; {expected}")
-    if len(found) == 1:
+    if len(found) == 1 and not found.keys() & set(known_classes):
         [(only, images)] = found.items()
         nested = all("/" in name for name, _ in images)
         advice = f"did you mean `ptkit split {folder / only}`?" if nested else f"{expected} for two or more classes"

@@ -1,16 +1,18 @@
-"""Dividing images into training, validation and test parts that share nothing."""
+"""Dividing images into parts that share nothing: training, validation and test, or folds."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ptkit.core.data.duplicates import find_duplicates
+from ptkit.core.data.grouping import Grouping, group_images
 from ptkit.core.data.placement import place_images
 from ptkit.core.data.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
 
 PART_NAMES = ("train", "valid", "test")
+# Far above what anyone trains; the part of an image is one byte.
+_MAX_FOLDS = 100
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,13 @@ class Split:
 
     part_of: per image of the scan, an index into part_names.
     counts: images per class and part, counts[label][part].
-    num_duplicates: images with the bytes of an earlier one.
-    conflicts: pairs of names with the same bytes in two classes, one pair a set of duplicates.
-    num_groups, num_ungrouped: groups that --group-by found, images that it did not match.
+    together: the duplicates and groups that were kept on one side.
     """
 
     part_names: tuple[str, ...]
     part_of: Sequence[int] = field(repr=False)
     counts: list[list[int]] = field(repr=False)
-    num_duplicates: int = 0
-    conflicts: tuple[tuple[str, str], ...] = ()
-    num_groups: int = 0
-    num_ungrouped: int = 0
+    together: Grouping = field(default_factory=Grouping)
 
     @property
     def totals(self) -> list[int]:
@@ -39,14 +36,20 @@ class Split:
 
 
 def split_images(
-    scan: Scan, ratio: Sequence[int], *, seed: int = 0, group_by: str | None = None, allow_missing: bool = False
+    scan: Scan,
+    ratio: Sequence[int],
+    *,
+    part_names: Sequence[str] = PART_NAMES,
+    seed: int = 0,
+    group_by: str | None = None,
+    allow_missing: bool = False,
 ) -> Split:
     """Divide the images by class in the given ratio; duplicates and groups stay on one side.
 
     Every class gets within one image, or within its largest group, of its share. The same scan and seed give the
     same parts.
 
-    ratio: two or three positive integers, see `parse_ratio`.
+    ratio: positive integers, see `parse_ratio` and `fold_parts`; part_names has the name of each, and may have more.
     group_by: a regular expression searched in each name; its first group, or else the whole match, is the key.
     allow_missing: whether a class may have fewer images than there are parts.
 
@@ -54,18 +57,16 @@ def split_images(
         UsageError: group_by is no regular expression or matches nothing.
         DataError: a class is too small, or a part would get no image.
     """
-    _check_sizes(scan, num_parts=len(ratio), allow_missing=allow_missing)
-    groups, num_ungrouped = _named_groups(scan.names, group_by) if group_by is not None else ([], 0)
-    duplicates = find_duplicates(scan.paths, scan.sizes)
-    units = _joined([*duplicates, *groups])
-    part_of = place_images(scan.labels, units, class_names=scan.class_names, ratio=ratio, seed=seed)
+    sizes = Counter(scan.labels)
+    sizes_by_name = {name: sizes[label] for label, name in enumerate(scan.class_names)}
+    check_sizes(sizes_by_name, num_parts=len(ratio), allow_missing=allow_missing)
+    together = group_images(scan.names, scan.paths, sizes=scan.sizes, labels=scan.labels, group_by=group_by)
+    part_of = place_images(scan.labels, together.units, class_names=scan.class_names, ratio=ratio, seed=seed)
     counts = [[0] * len(ratio) for _ in scan.class_names]
     for label, part in zip(scan.labels, part_of, strict=True):
         counts[label][part] += 1
-    num_duplicates = sum(len(same) - 1 for same in duplicates)
-    conflicts = _conflicts(scan, duplicates)
-    split = Split(PART_NAMES[: len(ratio)], part_of, counts, num_duplicates, conflicts, len(groups), num_ungrouped)
-    _check_parts(split)
+    split = Split(tuple(part_names[: len(ratio)]), part_of, counts, together)
+    check_parts(split)
     return split
 
 
@@ -89,71 +90,54 @@ def parse_ratio(text: str) -> tuple[int, ...]:
     return values
 
 
-def _check_sizes(scan: Scan, *, num_parts: int, allow_missing: bool) -> None:
-    sizes = Counter(scan.labels)
-    small = [name for label, name in enumerate(scan.class_names) if sizes[label] < num_parts]
+def fold_parts(num_folds: int, ratio: Sequence[int] | None = None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the names and the ratio of equal folds, and of the test part that is held out first if there is one.
+
+    ratio: train:valid:test, of which only the share of the last counts; None holds out nothing.
+
+    Raises:
+        UsageError: too few or too many folds, or a ratio without a third part.
+    """
+    if not 2 <= num_folds <= _MAX_FOLDS:
+        raise UsageError(f"--kfold must be 2 to {_MAX_FOLDS}, found {num_folds}")
+    names = tuple(f"fold{number}" for number in range(1, num_folds + 1))
+    if ratio is None:
+        return names, (1,) * num_folds
+    if len(ratio) != 3:
+        raise UsageError(
+            "--kfold divides train and valid by itself: leave --ratio out, or give it three parts, such as 8:1:1, "
+            "of which the third is held out as test.txt"
+        )
+    *rest, test = ratio
+    return (*names, "test"), (*[sum(rest)] * num_folds, test * num_folds)
+
+
+def check_sizes(sizes: Mapping[str, int], *, num_parts: int, allow_missing: bool = False) -> None:
+    """Refuse classes that have fewer images than there are parts.
+
+    sizes: images by class name.
+
+    Raises:
+        DataError: there is one, and allow_missing is not set.
+    """
+    small = [name for name, size in sizes.items() if size < num_parts]
     if not small or allow_missing:
         return
-    first = sizes[scan.class_names.index(small[0])]
     others = f" (so have {len(small) - 1:,} more classes)" if len(small) > 1 else ""
     raise DataError(
-        f"class {small[0]} has fewer images, {first}, than the {num_parts} parts{others}; "
+        f"class {small[0]} has fewer images, {sizes[small[0]]}, than the {num_parts} parts{others}; "
         "add images, or pass --allow-missing"
     )
 
 
-def _check_parts(split: Split) -> None:
+def check_parts(split: Split) -> None:
+    """Refuse a part without images.
+
+    Raises:
+        DataError: there is one.
+    """
     for name, total in zip(split.part_names, split.totals, strict=True):
         if total == 0:
             raise DataError(
                 f"{name} would get no image: too few images, or too large groups and duplicates, for this ratio"
             )
-
-
-def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:
-    """Return the indices of each group, and how many names do not match."""
-    try:
-        search = re.compile(pattern).search
-    except re.error as error:
-        raise UsageError(f"--group-by is no regular expression: {error}, found {pattern!r}") from None
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    num_ungrouped = 0
-    for index, name in enumerate(names):
-        match = search(name)
-        key = None if match is None else match[1] if match.re.groups else match[0]
-        if key is None:
-            num_ungrouped += 1
-        else:
-            groups[key].append(index)
-    if not groups:
-        raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
-    return list(groups.values()), num_ungrouped
-
-
-def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return the connected components of overlapping groups, each ascending; single images are left out."""
-    parent: dict[int, int] = {}
-
-    def root(index: int) -> int:
-        while (above := parent.setdefault(index, index)) != index:
-            parent[index] = parent[above]
-            index = above
-        return index
-
-    for first, *others in groups:
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parent[high] = low
-    units: defaultdict[int, list[int]] = defaultdict(list)
-    for index in sorted(parent):
-        units[root(index)].append(index)
-    return list(units.values())
-
-
-def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for first, *others in duplicates:
-        other = next((index for index in others if scan.labels[index] != scan.labels[first]), None)
-        if other is not None:
-            pairs.append((scan.names[first], scan.names[other]))
-    return tuple(pairs)

@@ -59,11 +59,7 @@ def measure(
     Raises:
         DataError: no images, or some cannot be read; the message names the first.
     """
-    chosen = np.arange(len(images))
-    if num is not None and num < len(images):
-        chosen = np.sort(permutation(seed, "sample", epoch=0, length=len(images))[:num])
-    if not len(chosen):
-        raise DataError(f"{images.file} has no images")
+    chosen = sample(images, num=num, seed=seed)
 
     def work(start: int) -> tuple[_Sums, list[str]]:
         return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size)
@@ -80,6 +76,19 @@ def measure(
         raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
     mean, std = _finish(sums)
     return ChannelStatistics(mean, std, len(chosen), size, images.sha256)
+
+
+def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the indices of all images of a list, or of `num` of them at random, in order.
+
+    Raises:
+        DataError: no images.
+    """
+    if not len(images):
+        raise DataError(f"{images.file} has no images")
+    if num is None or num >= len(images):
+        return np.arange(len(images))
+    return np.sort(permutation(seed, "sample", epoch=0, length=len(images))[:num])
 
 
 def of_pixels(pixels: Pixels, *, size: int | None, list_sha256: str) -> ChannelStatistics:

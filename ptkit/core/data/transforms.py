@@ -1,6 +1,7 @@
 """The transforms a user can name, and the few that are ours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import Catalogue, Part, load_function
 from ptkit.core.data.mixing import is_mix
+from ptkit.core.data.whitening import held_whitening, read_whitening
 
 
 class ToTensor(nn.Module):
@@ -44,6 +46,8 @@ TRANSFORMS = Catalogue(
     "transform",
     {
         "CenterCrop": _torchvision("CenterCrop", "cut the centre"),
+        "FiveCrop": _torchvision("FiveCrop", "the four corners and the centre: five images of each"),
+        "TenCrop": _torchvision("TenCrop", "the five crops and their mirror images: ten images of each"),
         "RandomCrop": _torchvision("RandomCrop", "cut at a random place, after padding"),
         "RandomResizedCrop": _torchvision("RandomResizedCrop", "cut a random area and aspect, resize it"),
         "RandomHorizontalFlip": _torchvision("RandomHorizontalFlip", "mirror left to right with probability p"),
@@ -52,6 +56,11 @@ TRANSFORMS = Catalogue(
         "Resize": _torchvision("Resize", "resize with antialiasing; one number is the shorter side"),
         "Normalize": _torchvision("Normalize", "subtract the mean, divide by the standard deviation, per channel"),
         "ToTensor": Part("ptkit.core.data.transforms:ToTensor", "to float, values 0..1"),
+        "LinearTransformation": Part(
+            "ptkit.core.data.whitening:LinearTransformation",
+            'whiten: LinearTransformation("whitening.npz"), from `ptkit normstats --whiten`',
+            mixed=frozenset({"transformation_matrix", "mean_vector"}),
+        ),
         "Pad": _torchvision("Pad", "add a border"),
         "ColorJitter": _torchvision("ColorJitter", "change brightness, contrast, saturation and hue at random"),
         "Grayscale": _torchvision("Grayscale", "to grey (use num_output_channels=3)"),
@@ -84,18 +93,61 @@ TRANSFORMS = Catalogue(
     },
 )
 
-CROPS = ("RandomCrop", "CenterCrop")
+SEVERAL_CROPS = ("FiveCrop", "TenCrop")
+_CROPS = ("RandomCrop", "CenterCrop", *SEVERAL_CROPS)
+_CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
+_FIXED_GEOMETRY = ("Resize", "CenterCrop", "Pad")
+# They take float tensors.
+_AFTER_TENSOR = {"RandomErasing", "LinearTransformation"}
 
 
 def build_transform(call: Call) -> Any:
-    """Return the transform that a call names.
+    """Return the transform that a call names; files that it names are read.
 
     Raises:
         UsageError: unknown name or argument, or numbers that would fail on the first image.
+        DataError: a file that cannot be read.
     """
+    call = resolved(call, tensors={}, may_read=True)
     transform = TRANSFORMS.build(call)
     _check_numbers(call, transform)
     return transform
+
+
+def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
+    """Return a call with the texts in it replaced by what they stand for; nothing is imported.
+
+    In the list of a container, text is a call: `RandomApply(["augment.py:Blur(3)"])`. In LinearTransformation it is the
+    name of a file, looked up in `tensors`; if it may be read it is, and put there.
+
+    Raises:
+        UsageError: text that is no call.
+        DataError: a file that cannot be read. CheckpointError: one that may not be read and is not in `tensors`.
+    """
+    if call.prefix:
+        return call
+
+    def value_of(key: str | int, value: Any) -> Any:
+        is_first = key in (0, "transforms", "transformation_matrix")
+        if is_first and call.name in _CONTAINERS and isinstance(value, list | tuple):
+            inner = [parse(item) if isinstance(item, str) else item for item in value]
+            calls = (resolved(c, tensors=tensors, may_read=may_read) if isinstance(c, Call) else c for c in inner)
+            return type(value)(calls)
+        if is_first and call.name == "LinearTransformation" and isinstance(value, str):
+            if may_read and value not in tensors:
+                tensors[value] = read_whitening(value)
+            return held_whitening(tensors, value)
+        return value
+
+    args = tuple(value_of(position, value) for position, value in enumerate(call.args))
+    return replace(call, args=args, kwargs={key: value_of(key, value) for key, value in call.kwargs.items()})
+
+
+def inner_calls(call: Call) -> Sequence[Any]:
+    """Return the calls in the list of a container; nothing for other calls."""
+    if call.prefix or call.name not in _CONTAINERS:
+        return ()
+    return call.args[0] if call.args else call.kwargs["transforms"]
 
 
 def default_transforms(augment: str, size: int) -> tuple[str, ...]:
@@ -127,20 +179,61 @@ def complete(calls: Sequence[str], *, size: int, mean: Sequence[float], std: Seq
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
     A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize; one that crops
-    gets the shorter side resized, with room for the crop above 64 pixels. What mixes batches goes to the end.
+    gets the shorter side resized, with room for the crop above 64 pixels. What takes float tensors gets ToTensor
+    before it, one that whitens no Normalize. What mixes batches goes to the end.
+
+    Raises:
+        UsageError: ToPILImage at the end.
     """
-    names = [parse(call).name for call in calls]
+    parsed = [parse(call) for call in calls]
+    names = [call.name for call in parsed if not call.prefix]
+    if parsed and parsed[-1].name == "ToPILImage":
+        raise parsed[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
     if "Normalize" in names:
         return tuple(calls)
-    mixes = tuple(call for call in calls if is_mix(parse(call)))
-    calls = tuple(call for call in calls if call not in mixes)
-    before = evaluation_geometry(size)
+    mixes = tuple(text for text, call in zip(calls, parsed, strict=True) if is_mix(call))
+    of_images = [(text, call) for text, call in zip(calls, parsed, strict=True) if text not in mixes]
+    start = next((k for k, (_, call) in enumerate(of_images) if _AFTER_TENSOR & set(_names(call))), len(of_images))
+    to_tensor = () if "ToTensor" in names else ("ToTensor()",)
+    listed = [text for text, _ in of_images]
+    normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
+    after = () if "LinearTransformation" in names else (normalize,)
+    return (*_automatic_geometry(names, size), *listed[:start], *to_tensor, *listed[start:], *after, *mixes)
+
+
+def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return the calls for evaluation that go with a training list.
+
+    They are those of `evaluation_geometry`; where training takes several crops of an image, the same crops after the
+    same fixed steps; where it whitens, LinearTransformation, and the Normalize that may follow it.
+    """
+    parsed = [(text, parse(text)) for text in train_calls]
+    named = [(text, call.name) for text, call in parsed if not call.prefix]
+    names = [name for _, name in named]
+    geometry = evaluation_geometry(size)
+    if any(name in SEVERAL_CROPS for name in names):
+        # A resized crop is random: evaluation resizes as it does without one.
+        before = _automatic_geometry([name for name in names if name != "RandomResizedCrop"], size)
+        geometry = (*before, *(text for text, name in named if name in (*_FIXED_GEOMETRY, *SEVERAL_CROPS)))
+    linear = tuple(text for text, name in named if name == "LinearTransformation")
+    normalize = tuple(text for text, name in named if name == "Normalize")
+    # A list that names Normalize is not completed.
+    return (*geometry, "ToTensor()", *linear, *normalize) if linear and normalize else (*geometry, *linear)
+
+
+def _automatic_geometry(names: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return what brings images to their size in front of a list of such names."""
     if "Resize" in names or "RandomResizedCrop" in names:
-        before = ()
-    elif any(crop in names for crop in CROPS):
-        before = before[:1]
-    after = () if "ToTensor" in names else ("ToTensor()",)
-    return (*before, *calls, *after, f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})", *mixes)
+        return ()
+    return evaluation_geometry(size)[: 1 if any(name in _CROPS for name in names) else None]
+
+
+def _names(call: Call) -> Iterator[str]:
+    """Yield the names of a call and of those inside it."""
+    if not call.prefix:
+        yield call.name
+    for inner in inner_calls(call):
+        yield from _names(parse(inner) if isinstance(inner, str) else inner)
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -151,10 +244,9 @@ def _check_numbers(call: Call, transform: Any) -> None:
     match transform:
         case v2.Grayscale() if transform.num_output_channels != 3:
             raise call.error("models take three channels: use Grayscale(num_output_channels=3)")
-        case v2.Normalize() if {len(transform.mean), len(transform.std)} - {1, 3}:
-            raise call.error("Normalize takes 1 or 3 numbers for mean and for std")
-        case v2.Normalize() if 0 in transform.std:
-            raise call.error("Normalize: std must not be 0")
+        case v2.AugMix():
+            # torch draws from a tensor of this number, and cannot for whole ones.
+            transform.alpha = float(transform.alpha)
         case v2.RandomApply() | v2.RandomChoice() | v2.RandomOrder():
             for inner in transform.transforms:
                 _check_numbers(call, inner)

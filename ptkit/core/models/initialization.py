@@ -79,26 +79,27 @@ def _plan(model: nn.Module, lines: Sequence[str]) -> dict[str, Call]:
 
 def _tutorial(model: nn.Module) -> dict[str, Call]:
     classes = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
-    return {
+    calls = {
         name: parse(text)
         for class_name, kind, text in TUTORIAL
         if class_name in classes
         for name in matching_parameters(model, class_name)
         if name.rpartition(".")[2] == kind
     }
+    if not calls:
+        raise UsageError(f"tutorial is for Conv2d, BatchNorm2d and Linear, and {type(model).__name__} has none of them")
+    return calls
 
 
 def _check(call: Call, name: str, shape: torch.Size) -> None:
-    """Refuse what torch.nn.init refuses without naming the parameter, or does not refuse."""
+    """Refuse a shape that torch.nn.init refuses without naming the parameter."""
+    if call.prefix:
+        return
     found = f"{name} is {len(shape)}-D {tuple(shape)}"
     if call.name in _MATRIX_ONLY and len(shape) != 2:
         raise UsageError(f"{call.name} fills matrices only, and {found}: choose another initialisation or parameter")
     if call.name in INITS.parts and call.name not in _ANY_SHAPE and len(shape) < 2:
         raise UsageError(f"{call.name} needs two dimensions or more, and {found}: name the weights it is meant for")
-    if call.name == "sparse_":
-        sparsity = INITS.bind(call, nn.init.sparse_, INITS.parts["sparse_"]).get("sparsity", 0)
-        if isinstance(sparsity, int | float) and not 0 <= sparsity < 1:
-            raise call.error(f"sparse_: sparsity is a fraction from 0 to below 1, found {sparsity}")
 
 
 def _seed_of(name: str, seed: int) -> int:

@@ -60,5 +60,15 @@ def _nothing(model: nn.Module, selector: str, names: list[str]) -> str:
     classes = {type(module).__name__ for module in model.modules()}
     if selector in modules | classes:
         return f"{selector} has no parameters in {type(model).__name__}"
-    hint = nearest(selector, [*sorted(modules | classes), *names])
+    hint = _class_hint(selector, classes) or nearest(selector, [*sorted(modules | classes), *names])
+    if _is_glob(selector) and names:
+        hint = f"; a glob is held against the names of parameters, such as {names[0]}"
     return f"{selector} is no layer class, module or parameter of {type(model).__name__}{hint}"
+
+
+def _class_hint(selector: str, classes: set[str]) -> str:
+    """Return the layer class that a selector begins or misspells: Conv2d for Conv, although conv1 is nearer."""
+    if not selector[:1].isupper():
+        return ""
+    longer = sorted(name for name in classes if name.lower().startswith(selector.lower()))
+    return f"; did you mean {longer[0]}?" if longer else nearest(selector, classes)

@@ -53,7 +53,7 @@ def summary(name: str) -> str:
     """Return size and accuracy of a model as torchvision publishes them."""
     meta = torchvision.models.get_model_weights(name).DEFAULT.meta
     accuracy = meta["_metrics"]["ImageNet-1K"]["acc@1"]
-    return f"torchvision; {meta['num_params'] / 1e6:.1f} million parameters, {accuracy:.1f} % on ImageNet-1K"
+    return f"{meta['num_params'] / 1e6:.1f} million parameters, {accuracy:.1f} % on ImageNet-1K"
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import Catalogue, Part, load_user_object
+from ptkit.core.catalogue import Catalogue, Part
 from ptkit.core.errors import UsageError
+from ptkit.core.models import timm_models
+from ptkit.core.sizes import is_small
 
 _RUN_GIVES = frozenset({"num_classes"})
 _OURS = Catalogue(
@@ -26,7 +28,10 @@ _OURS = Catalogue(
         ),
     },
 )
-SMALL_IMAGE = 64
+# What a model is looked at with where nobody says a size: ours are made for small images, torchvision's for ImageNet.
+_OUR_SIZE, _USUAL_SIZE = 32, 224
+# Arguments about weights; a model that is built here starts with fresh ones.
+_WEIGHT_ARGUMENTS = ("weights", "progress", "pretrained", *timm_models.WEIGHT_ARGUMENTS)
 
 
 @functools.cache
@@ -41,7 +46,29 @@ def models() -> Catalogue:
 
 def default_model(size: int) -> str:
     """Return the call of the model that suits images of `size` pixels."""
-    return "resnet8()" if size <= SMALL_IMAGE else "resnet18()"
+    return "resnet8()" if is_small(size) else "resnet18()"
+
+
+def origin(name: str) -> str:
+    """Return where a model of the catalogue comes from: `ptkit` or `torchvision`."""
+    return "ptkit" if name in _OURS.parts else "torchvision"
+
+
+def usual_size(call: Call) -> int:
+    """Return the pixels of a side that a model is made for: what its call says, or what its kind is used with.
+
+    Raises:
+        UsageError: a model of timm's that is not there.
+    """
+    for key in ("size", "image_size", "img_size", "input_size"):
+        value = call.kwargs.get(key)
+        side = value[0] if isinstance(value, list | tuple) and value else value
+        if isinstance(side, int):
+            return side
+    if call.prefix == "timm":
+        timm_models.check_name(call)
+        return timm_models.usual_size(call.name)
+    return _OUR_SIZE if call.name in _OURS.parts and not call.prefix else _USUAL_SIZE
 
 
 def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: int) -> tuple[nn.Module, str]:
@@ -58,6 +85,9 @@ def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: i
     catalogue = _OURS if call.prefix or call.name in _OURS.parts else models()
     if not call.prefix:
         call = _settled(call, catalogue.find(call), size)
+    elif call.prefix == "timm":
+        timm_models.check_name(call)
+        call = _with(call, {**call.kwargs, **timm_models.settled(call, size)})
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -115,16 +145,20 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
     found = call.kwargs.get("num_classes", num_classes)
     if found != num_classes:
         raise call.error(f"the data has {num_classes} classes; leave num_classes out", "num_classes")
-    for key in ("weights", "progress", "pretrained"):
-        if key in call.kwargs and not call.prefix and call.name not in _OURS.parts:
-            message = f"{key} is not part of a model: ptkit finetune {call.name} starts from pretrained weights"
-            raise call.error(message, key)
+    is_torchvisions = not call.prefix and call.name not in _OURS.parts
+    start = call.name if is_torchvisions else f"FILE --model {call.prefix}:{call.name}"
+    refused = _WEIGHT_ARGUMENTS if is_torchvisions or call.prefix == "timm" else ()
+    for key in refused:
+        if key in call.kwargs:
+            raise call.error(
+                f"{key} is not part of a model: ptkit finetune {start} starts from pretrained weights", key
+            )
     return _with(call, {key: value for key, value in call.kwargs.items() if key != "num_classes"})
 
 
 def _settled(call: Call, part: Part, size: int | None) -> Call:
     """Return the call with the arguments that follow from the size of the images, where they are left out."""
-    by_size: dict[str, Any] = {"stem": "standard" if size is None or size >= SMALL_IMAGE else "small"}
+    by_size: dict[str, Any] = {"stem": "small" if size is not None and is_small(size) else "standard"}
     if size is not None:
         by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
     takes = inspect.signature(pkgutil.resolve_name(part.target)).parameters
@@ -141,12 +175,6 @@ def _with(call: Call, kwargs: Mapping[str, Any]) -> Call:
 
 
 def _built(call: Call, catalogue: Catalogue, num_classes: int) -> Any:
-    if call.prefix != "timm":
-        return catalogue.build(call, supplied={"num_classes": num_classes})
-    create = load_user_object(Call("create_model", prefix="timm", source=call.source))
-    if call.args:
-        raise call.error("timm's models take their arguments by name only", 0)
-    try:
-        return create(call.name, pretrained=False, num_classes=num_classes, **call.kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise call.error(f"timm: {' '.join(str(error).split())}") from error
+    if call.prefix == "timm":
+        return timm_models.create(call, num_classes=num_classes)
+    return catalogue.build(call, supplied={"num_classes": num_classes})

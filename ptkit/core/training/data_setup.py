@@ -1,29 +1,28 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ptkit.core.calls import parse
 from ptkit.core.config import DataSettings, Settings
-from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
-from ptkit.core.data.lists import ImageList, read_classes, read_list
+from ptkit.core.data.labels import CLASS, NUMBERS
+from ptkit.core.data.lists import ImageList
 from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_geometry
+from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_of
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
+from ptkit.core.training.list_setup import choose_size, read_lists
 from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
-_NUM_HEADERS = 64
+_BATCH_SIZE = 64
 
 # Shows how far a pass over the images is: (what, total) -> a function told how many more are done.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -33,12 +32,14 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 class PreparedData:
     """What training takes from the data.
 
+    reference: the training images as evaluation sees them, in the list's order.
     settings: the data settings with everything resolved. skipped: reasons for images that were left out.
     notes: what was decided, a line each.
     """
 
     train: Batches
     valid: Batches
+    reference: Batches
     settings: DataSettings
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
@@ -86,8 +87,7 @@ def prepare_data(
     eval_pipeline = Pipeline.parse(complete(eval_calls, size=size, mean=mean, std=std))
     if eval_pipeline.is_random or eval_pipeline.mix is not None:
         raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
-    train_batches = _batches(train, train_pipeline, settings, device, is_training=True)
-    valid_batches = _batches(valid, eval_pipeline, settings, device, is_training=False)
+    kept = train.kept if _share_a_prefix(train_pipeline, eval_pipeline) else None
     differs = train_pipeline.size not in (None, (size, size))
     sides = "×".join(map(str, train_pipeline.size or ()))
     notes = (
@@ -95,79 +95,20 @@ def prepare_data(
         f"augment: {_list_note(train_calls)}; normalised with {origin}",
     )
     return PreparedData(
-        train_batches, valid_batches, replace(draft, mean=mean, std=std), train.skipped + valid.skipped, notes
+        train=_training_batches(train, train_pipeline, settings, device),
+        valid=_evaluation_batches(valid, eval_pipeline, settings, device),
+        reference=_evaluation_batches(replace(train, kept=kept), eval_pipeline, settings, device),
+        settings=replace(draft, mean=mean, std=std),
+        skipped=train.skipped + valid.skipped,
+        notes=notes,
     )
-
-
-def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
-    """Return the training and the validation list, checked against each other.
-
-    Raises:
-        DataError: missing or empty lists, one class only, or an image that stands in both.
-    """
-    for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
-        if not os.path.exists(file):
-            raise DataError(f"no list {file}: run `ptkit split FOLDER` first, or name another by {flag}")
-    classes = Path(data.classes) if data.classes else None
-    train = read_list(Path(data.train), classes=classes)
-    beside = Path(data.train).parent / "classes.txt"
-    valid = read_list(Path(data.valid), classes=classes or (beside if beside.exists() else None))
-    if not len(train) or not len(valid):
-        raise DataError(f"{(train if not len(train) else valid).file} has no images")
-    if len(np.unique(train.labels)) < 2:
-        raise DataError(f"{train.file} has images of one class only; a classifier needs two")
-    if valid.num_classes > train.num_classes:
-        raise DataError(
-            f"{valid.file} has labels up to {valid.num_classes - 1}, the training list {train.num_classes} classes"
-        )
-    _check_names(train, data)
-    _check_leak(train, valid, data)
-    return train, replace(valid, class_names=train.class_names)
-
-
-def choose_size(images: ImageList) -> int:
-    """Return the input size for a list: its images' own up to 64 pixels, at least 16; else 224.
-
-    The median shorter side of some images decides, read from their headers.
-    """
-    chosen = np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
-    sides = []
-    for index in np.unique(chosen):
-        try:
-            sides.append(min(decoder.size_of(images.image_path(int(index)))))
-        except DataError:
-            continue
-    if not sides:
-        raise DataError(f"none of the first images looked at in {images.file} can be read")
-    side = int(np.median(sides))
-    return max(side, 16) if side <= 64 else 224
-
-
-def _check_names(train: ImageList, data: DataSettings) -> None:
-    """Refuse a validation list beside which other class names stand."""
-    beside = Path(data.valid).parent / "classes.txt"
-    if data.classes is None and beside.is_file() and (names := read_classes(beside)) != train.class_names:
-        raise DataError(f"{beside} names other classes ({', '.join(names[:3])}, ...) than the training list's")
-
-
-def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:
-    if data.allow_leak:
-        return
-    seen = {os.path.abspath(train.image_path(i)) for i in range(len(train))}
-    for index in range(len(valid)):
-        path = valid.image_path(index)
-        if os.path.abspath(path) in seen:
-            raise DataError(
-                f"{path} stands in both {train.file} and {valid.file}: the accuracy would be too good; "
-                "split again, or pass --set data.allow_leak=true"
-            )
 
 
 def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if data.transforms and data.augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
     train = data.transforms or default_transforms(data.augment, size)
-    return train, data.eval_transforms or evaluation_geometry(size)
+    return train, data.eval_transforms or evaluation_of(train, size)
 
 
 def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
@@ -249,24 +190,40 @@ def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tup
     return found.mean, tuple(value if value > 1e-6 else 1.0 for value in found.std)
 
 
-def _batches(
-    source: _Source, pipeline: Pipeline, settings: Settings, device: torch.device, *, is_training: bool
-) -> Batches:
-    train, count = settings.train, len(source.images)
-    if is_training and train.batch_size > count:
-        raise UsageError(f"--batch-size {train.batch_size} is larger than the training list ({count} images): lower it")
+def _training_batches(source: _Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+    data, count = settings.data, len(source.images)
+    if data.sampler != "none" and not data.shuffle:
+        raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
+    if data.sampler == "balanced" and source.images.label_kind == NUMBERS:
+        raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
+    batch_size = settings.train.batch_size or min(_BATCH_SIZE, count)
+    if batch_size > count:
+        raise UsageError(f"--batch-size {batch_size} is larger than the training list ({count} images): lower it")
     return Batches(
         source.images,
         pipeline,
-        batch_size=train.batch_size if is_training else 2 * train.batch_size,
+        batch_size=batch_size,
         device=device,
-        workers=settings.data.workers,
-        seed=train.seed,
-        shuffle=is_training,
+        workers=data.workers,
+        seed=settings.train.seed,
+        shuffle=data.shuffle,
+        sampler=data.sampler,
         # BatchNorm needs two samples per step; a last batch of one would raise.
-        drop_last=is_training and count % train.batch_size == 1 and count > 1,
+        drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
         kept=source.kept,
     )
+
+
+def _evaluation_batches(source: _Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+    batch_size = 2 * (settings.train.batch_size or _BATCH_SIZE)
+    workers = settings.data.workers
+    return Batches(source.images, pipeline, batch_size=batch_size, device=device, workers=workers, kept=source.kept)
+
+
+def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
+    """Say whether images kept for one pipeline serve the other."""
+    length = len(one.prefix)
+    return length == len(other.prefix) and one.calls[:length] == other.calls[:length]
 
 
 def _data_note(train: _Source, valid: _Source, size: int) -> str:
@@ -274,8 +231,17 @@ def _data_note(train: _Source, valid: _Source, size: int) -> str:
     where = f"kept in memory ({kept / 1e6:,.1f} MB)" if train.kept is not None else "decoded as they are needed"
     return (
         f"data: {len(train.images):,} training and {len(valid.images):,} validation images, "
-        f"{train.images.num_classes} classes, {size}×{size}, {where}"
+        f"{_labels_note(train.images)}, {size}×{size}, {where}"
     )
+
+
+def _labels_note(images: ImageList) -> str:
+    count = images.num_classes
+    if images.label_kind == NUMBERS:
+        return "one number an image" if count == 1 else f"{count} numbers an image"
+    if images.label_kind == CLASS:
+        return f"{count} classes"
+    return f"{images.labels.sum(axis=1).mean():.1f} of {count} classes an image"
 
 
 def _list_note(calls: tuple[str, ...]) -> str:

@@ -5,15 +5,21 @@ from pathlib import Path
 
 from ptkit.core.config import Settings
 from ptkit.core.training.data_setup import PreparedData
+from ptkit.core.training.events import NoEvents
 from ptkit.core.training.loop import Training
 from ptkit.core.training.model_setup import PreparedModel
 from ptkit.core.training.optimizers import Prepared
-from ptkit.core.training.records import NoEvents, Row
+from ptkit.core.training.readings import Reading
+from ptkit.core.training.records import Row
 
 
 @dataclass
 class Run:
-    """A run while it lives: its fixed parts, and what the epochs so far have led to."""
+    """A run while it lives: its fixed parts, and what the epochs so far have led to.
+
+    reading: how the outputs of the best weights are read. metric: what the best epoch is chosen by, "loss" or a
+    metric of the task. best: epoch, loss and metrics of the best epoch.
+    """
 
     folder: Path
     settings: Settings
@@ -22,6 +28,8 @@ class Run:
     prepared: Prepared
     training: Training
     events: NoEvents
+    reading: Reading
+    metric: str
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
     epochs_without_better: int = 0

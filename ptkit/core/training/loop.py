@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ptkit.core.data.batches import Batch, Batches
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.errors import DivergedError
-from ptkit.core.training.losses import Loss, predictions
-from ptkit.core.training.metrics import Matrix, confusion_counts
-from ptkit.core.training.metrics import accuracy as accuracy_of
-from ptkit.core.training.optimizers import freeze_statistics
+from ptkit.core.training.averaging import WeightAverage
+from ptkit.core.training.forward import autocast, outputs_of
+from ptkit.core.training.losses import Loss
+from ptkit.core.training.optimizers import Prepared, freeze_statistics
+from ptkit.core.training.readings import SINGLE
 from ptkit.core.training.schedules import Schedule
+from ptkit.core.training.scoring import SCORES
 
 # On a GPU reading a number waits for all work queued: a loss that became NaN is noticed within this many steps.
 _CHECK_EVERY_ON_GPU = 50
@@ -38,30 +40,30 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the history. Accuracies and losses are means over images; rates are those of the last step.
+    """One row of the history. Losses are means over images; rates are those of the last step.
 
-    train_accuracy: None where MixUp or CutMix leave no single right answer.
+    train_accuracy: None where an image has no single right answer: MixUp and CutMix, other labels than one class.
+    valid: the metrics of the task (scoring.METRICS), the main one first. lrs: rate of each parameter group by name.
+    unfrozen: names of the groups that began to train in this epoch.
     """
 
     epoch: int
     train_loss: float
     train_accuracy: float | None
     valid_loss: float
-    valid_accuracy: float
-    lrs: tuple[float, ...]
+    valid: Mapping[str, float]
+    lrs: Mapping[str, float]
+    unfrozen: tuple[str, ...]
     seconds: float
     images_per_s: float
-    confusion: Matrix
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    loss: float
-    confusion: Matrix
+    """loss: mean over images. metrics: of the task, the main one first."""
 
-    @property
-    def accuracy(self) -> float:
-        return accuracy_of(self.confusion)
+    loss: float
+    metrics: Mapping[str, float]
 
 
 class Totals:
@@ -72,14 +74,14 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Tensor, Tensor, int]] = []
+        self._waiting: list[tuple[Tensor, Tensor | None, int]] = []
         self.num_batches = self.num_images = self.num_right = 0
         self.loss_sum = 0.0
         self.first_bad: int | None = None
 
-    def add(self, loss: Tensor, labels: Tensor, predicted: Tensor) -> None:
+    def add(self, loss: Tensor, num_images: int, num_right: Tensor | None = None) -> None:
         """Add one batch; loss is its mean."""
-        self._waiting.append((loss.detach(), (predicted == labels).sum(), len(labels)))
+        self._waiting.append((loss.detach(), num_right, num_images))
 
     def read(self) -> "Totals":
         """Bring the sums up to date and return self."""
@@ -87,7 +89,8 @@ class Totals:
             return self
         losses, hits, sizes = zip(*self._waiting, strict=True)
         self._waiting = []
-        for loss, right, size in zip(_numbers(losses), _numbers(hits), sizes, strict=True):
+        rights = _numbers([right for right in hits if right is not None]) or [0] * len(sizes)
+        for loss, right, size in zip(_numbers(losses), rights, sizes, strict=True):
             if self.first_bad is None and not math.isfinite(loss):
                 self.first_bad = self.num_batches
             self.num_batches += 1
@@ -100,12 +103,15 @@ class Totals:
         return self.read().loss_sum / max(self.num_images, 1)
 
     def accuracy(self) -> float:
+        """Return the share of right answers, where each image has one."""
         return self.read().num_right / max(self.num_images, 1)
 
 
 def _numbers(scalars: Sequence[Tensor]) -> list[float]:
     """Return the values of some scalars in one transfer."""
-    return [scalars[0].item()] if len(scalars) == 1 else torch.stack(list(scalars)).tolist()
+    if len(scalars) < 2:
+        return [scalar.item() for scalar in scalars]
+    return torch.stack(list(scalars)).tolist()
 
 
 @dataclass(frozen=True)
@@ -122,30 +128,36 @@ class Progress:
 class Training:
     """All that a run steps.
 
-    frozen: names of parameters that do not train; normalisation layers made of them keep their statistics.
-    excluded: names of parameters that have gradients but that the optimizer does not know.
+    prepared: the optimizer, what it does not train, and what is unfrozen later; normalisation layers made of frozen
+    parameters keep their statistics. average: of the weights, which is then evaluated instead of them.
     """
 
     model: nn.Module
     train: Batches
     valid: Batches
     loss: Loss
-    optimizer: Any
+    prepared: Prepared
     schedule: Schedule
     settings: LoopSettings
-    frozen: Sequence[str] = ()
-    excluded: Sequence[str] = ()
+    average: WeightAverage | None = None
+
+    @property
+    def optimizer(self) -> Any:
+        return self.prepared.optimizer
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters of the model: collecting them anew each step takes longer than clearing them."""
         return list(self.model.parameters())
 
-    @functools.cached_property
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that the optimizer moves, whose gradients are clipped."""
-        left_out = {*self.frozen, *self.excluded}
-        return [parameter for name, parameter in self.model.named_parameters() if name not in left_out]
+    @property
+    def counts_right_answers(self) -> bool:
+        """Whether each image has one right answer."""
+        return self.loss.reading.kind == SINGLE and self.train.pipeline.mix is None
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Return the context in which the model has the weights that are evaluated and saved."""
+        return nullcontext() if self.average is None else self.average.applied()
 
 
 def fit(
@@ -160,24 +172,24 @@ def fit(
     """
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
-        totals = train_epoch(training, epoch, on_step)
-        train_loss = totals.mean_loss()
-        train_accuracy = totals.accuracy() if training.train.pipeline.mix is None else None
+        unfrozen = training.prepared.unfreeze(epoch)
+        totals = train_epoch(training, epoch, on_step).read()
         seconds = time.perf_counter() - begin
-        lrs = tuple(float(group["lr"]) for group in training.optimizer.param_groups)
-        found = evaluate(training.model, training.valid, loss=training.loss, dtype=training.settings.dtype)
-        training.schedule.after_epoch(valid_loss=found.loss, valid_accuracy=found.accuracy)
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            valid_loss=found.loss,
-            valid_accuracy=found.accuracy,
-            lrs=lrs,
-            seconds=time.perf_counter() - begin,
-            images_per_s=totals.read().num_images / seconds,
-            confusion=found.confusion,
-        )
+        lrs = training.schedule.rates(training.optimizer)
+        with training.evaluated_weights():
+            found = evaluate(training.model, training.valid, loss=training.loss, dtype=training.settings.dtype)
+            training.schedule.after_epoch(valid_loss=found.loss, metrics=found.metrics)
+            yield EpochResult(
+                epoch=epoch,
+                train_loss=totals.mean_loss(),
+                train_accuracy=totals.accuracy() if training.counts_right_answers else None,
+                valid_loss=found.loss,
+                valid=found.metrics,
+                lrs=lrs,
+                unfrozen=unfrozen,
+                seconds=time.perf_counter() - begin,
+                images_per_s=totals.num_images / seconds,
+            )
 
 
 def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None) -> Totals:
@@ -187,7 +199,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
         DivergedError: the loss became NaN or infinite.
     """
     training.model.train()
-    freeze_statistics(training.model, training.frozen)
+    freeze_statistics(training.model, training.prepared.frozen)
     totals = Totals()
     num_steps = -(-len(training.train) // training.settings.accumulate)
     check_every = 1 if training.train.device.type == "cpu" else _CHECK_EVERY_ON_GPU
@@ -204,18 +216,15 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
 
 
 def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
-    """Return mean loss and confusion counts over a list; every image counts once."""
+    """Return mean loss and metrics over a list; every image counts once."""
     model.eval()
-    totals = Totals()
-    confusion = torch.zeros((loss.num_classes, loss.num_classes), dtype=torch.int64, device=batches.device)
+    totals, score = Totals(), SCORES[loss.reading.kind](loss.reading, loss.facts.num_classes)
     with torch.inference_mode():
         for batch in batches.epoch():
-            with _autocast(batches.device, dtype):
-                outputs = model(batch.images)
-            predicted = predictions(outputs, loss.rule.reading)
-            totals.add(loss(outputs, batch.labels), batch.labels, predicted)
-            confusion += confusion_counts(batch.labels, predicted, num_classes=loss.num_classes)
-    return Evaluated(totals.mean_loss(), confusion.cpu().numpy())
+            outputs = outputs_of(model, batch, dtype)
+            totals.add(loss(outputs, batch.labels), len(batch.labels))
+            score.add(outputs, batch.labels)
+    return Evaluated(totals.mean_loss(), score.metrics())
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
@@ -234,17 +243,17 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
             parameter.grad = None
         parts = []
         for batch in batches:
-            with _autocast(device, settings.dtype):
+            with autocast(device, settings.dtype):
                 outputs = training.model(batch.images)
-            value = _loss_of(training.loss, outputs, batch)
+            value, num_right = _loss_of(training, outputs, batch)
             part = value if len(batches) == 1 else value * (len(batch.labels) / num_images)
             part.backward()
             parts.append(part.detach())
             if not counted:
-                totals.add(value, batch.labels, predictions(outputs.detach(), training.loss.rule.reading))
+                totals.add(value, len(outputs), num_right)
         counted = True
         if settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(training.trained, settings.clip_grad)
+            nn.utils.clip_grad_norm_(training.prepared.trained, settings.clip_grad)
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     # LBFGS evaluates the closure several times a step; the others need the gradients once.
@@ -253,13 +262,21 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
     else:
         closure()
         optimizer.step()
+    if training.average is not None:
+        training.average.update()
 
 
-def _loss_of(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
-    value = loss(outputs, batch.labels)
-    if batch.mixed is None:
-        return value
-    return value * batch.mixed.share + loss(outputs, batch.mixed.partner_labels) * (1 - batch.mixed.share)
+def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return the loss of a batch, and how many answers are right where that can be said."""
+    loss, mixed = training.loss, batch.mixed
+    # Every crop of an image is an example with the image's label.
+    labels = batch.labels if batch.num_crops == 1 else batch.labels.repeat_interleave(batch.num_crops, dim=0)
+    if mixed is not None:
+        return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share), None
+    value = loss(outputs, labels)
+    if not training.counts_right_answers:
+        return value, None
+    return value, (loss.reading.answers(outputs.detach()) == labels).sum()
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
@@ -269,7 +286,7 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     step = (
         (epoch - 1) * -(-len(training.train) // training.settings.accumulate) + bad // training.settings.accumulate + 1
     )
-    values = ((name, p if p.grad is None else p.grad) for name, p in training.model.named_parameters())
+    values = ((name, p if p.grad is None else _dense(p.grad)) for name, p in training.model.named_parameters())
     where = next((f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), "")
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
@@ -277,13 +294,13 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     )
 
 
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
 def _grouped(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
     while group := tuple(itertools.islice(batches, count)):
         yield group
-
-
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _seed_device(device: torch.device, key: int) -> None:

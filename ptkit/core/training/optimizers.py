@@ -1,19 +1,19 @@
 """Optimizers and their parameter groups."""
 
 import inspect
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.calls import Call, nearest, parse, split_selector
-from ptkit.core.catalogue import Catalogue, Part
+from ptkit.core.calls import Call, nearest, parse
+from ptkit.core.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.errors import UsageError
-from ptkit.core.models.selectors import matching_parameters
-from ptkit.core.training.muon import MuonWithAdamW
+from ptkit.core.training.muon import muon_with_adamw, sparse_adam_with_adam
+from ptkit.core.training.paired import take_in
+from ptkit.core.training.parameter_groups import NOT_OPTIONS, Group, Plan, make_groups, plan_parameters
 
 _SUPPLIED = frozenset({"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"})
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
@@ -29,7 +29,7 @@ class UsualRate:
 
 USUAL_RATES = {
     "SGD": UsualRate(0.1, per_64=True),
-    "ASGD": UsualRate(0.05),
+    "ASGD": UsualRate(0.2),
     "Rprop": UsualRate(0.001),
     "Adagrad": UsualRate(0.01),
     "Adadelta": UsualRate(1.0),
@@ -40,7 +40,7 @@ USUAL_RATES = {
     "LBFGS": UsualRate(0.5),
     "AdamW": UsualRate(0.002),
     "NAdam": UsualRate(0.002),
-    "RAdam": UsualRate(0.002),
+    "RAdam": UsualRate(0.005),
     "Muon": UsualRate(0.02),
 }
 # Without normalisation layers SGD at the usual rate diverges: a tenth of it.
@@ -55,12 +55,21 @@ _SUMMARIES = {
     "RMSprop": "gradients over their running rms (Hinton 2012)",
     "Adam": "adaptive moments (Kingma and Ba 2015)",
     "Adamax": "Adam with the infinity norm",
-    "SparseAdam": "Adam for parameters with sparse gradients",
+    "SparseAdam": "Adam for parameters with sparse gradients, Adam itself for the others",
     "LBFGS": "quasi-Newton, through a closure; made for full or large batches",
     "AdamW": "Adam with decoupled weight decay (Loshchilov and Hutter 2019)",
     "NAdam": "Adam with Nesterov momentum (Dozat 2016)",
     "RAdam": "Adam with a rectified start (Liu et al. 2020)",
     "Muon": "orthogonalised momentum for weight matrices, AdamW for the rest (Jordan et al. 2024)",
+}
+
+_NOTES = {
+    "Rprop": (
+        "Rprop is made for full batches: on small ones gradients change their signs by chance; raise --batch-size",
+    ),
+    "LBFGS": (
+        "LBFGS is made for full or large batches: on small ones it takes chance for curvature; raise --batch-size",
+    ),
 }
 
 OPTIMIZERS = Catalogue(
@@ -69,26 +78,57 @@ OPTIMIZERS = Catalogue(
 
 
 @dataclass(frozen=True)
-class GroupLine:
-    """One `SELECTOR: ...` line: options for the parameters that match, or frozen, or excluded."""
+class Waiting:
+    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the run's then."""
 
-    selector: str
-    options: dict[str, Any] = field(default_factory=dict)
-    lr_factor: float | None = None
-    is_frozen: bool = False
-    is_excluded: bool = False
+    epoch: int
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+    optimizer: Any
 
 
 @dataclass
 class Prepared:
-    """What the loop steps: the optimizer, its call without a rate, the base rate and a name for each group."""
+    """What the loop steps: the optimizer, its call without a rate, and the base rate.
+
+    frozen: names of parameters without gradients, those that wait included. excluded: names of parameters that have
+    gradients but that the optimizer does not know. trained: the model's parameters that the optimizer moves now (its
+    own may be copies: Muon's are). waiting: what is unfrozen later, in order.
+    """
 
     optimizer: Any
     call: str
-    group_names: tuple[str, ...]
     lr: float
     frozen: tuple[str, ...]
     excluded: tuple[str, ...]
+    trained: list[nn.Parameter]
+    waiting: tuple[Waiting, ...] = ()
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """All groups of the run: those of the optimizer, then those that wait."""
+        return [group for some in (self.optimizer, *(w.optimizer for w in self.waiting)) for group in some.param_groups]
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        return tuple(group["name"] for group in self.param_groups)
+
+    def unfreeze(self, epoch: int) -> tuple[str, ...]:
+        """Give the optimizer all groups whose epoch has come, in place; return their names.
+
+        To be called before each epoch; when a run goes on, once with the last epoch done, before the optimizer's state
+        is loaded.
+        """
+        due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
+        added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)
+        for waiting in due:
+            for _, parameter in waiting.parameters:
+                parameter.requires_grad_(True)
+                self.trained.append(parameter)
+            take_in(self.optimizer, waiting.optimizer)
+        thawed = {name for waiting in due for name, _ in waiting.parameters}
+        self.frozen = tuple(name for name in self.frozen if name not in thawed)
+        self.waiting = self.waiting[len(due) :]
+        return added
 
 
 def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
@@ -98,7 +138,8 @@ def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
         UsageError: both give one, or the call's is not a positive number.
     """
     call = parse(text)
-    OPTIMIZERS.find(call)
+    if not call.prefix:
+        OPTIMIZERS.find(call)
     if call.args:
         raise call.error(f"{call.name} takes its arguments by name", 0)
     if "lr" not in call.kwargs:
@@ -109,80 +150,66 @@ def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
         raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
     rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
-    return str(Call(call.name, kwargs=rest)), float(rate)
+    return str(Call(call.name, kwargs=rest, prefix=call.prefix)), float(rate)
 
 
 def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
     """Return the rate an optimizer is usually run with on such a model and batch size."""
-    name = parse(text).name
-    usual = USUAL_RATES.get(name, UsualRate(0.001))
+    call = parse(text)
+    usual = UsualRate(0.001) if call.prefix else USUAL_RATES.get(call.name, UsualRate(0.001))
     lr = usual.lr * batch_size / 64 if usual.per_64 else usual.lr
     if usual.per_64 and not any("Norm" in type(module).__name__ for module in model.modules()):
         lr *= _WITHOUT_NORM
     return lr
 
 
+def notes_of(text: str) -> tuple[str, ...]:
+    """Return what a user of an optimizer should know before training with it."""
+    call = parse(text)
+    return () if call.prefix else _NOTES.get(call.name, ())
+
+
 def build_optimizer(
-    text: str, model: nn.Module, *, lr: float, groups: Sequence[str] = (), decay_all: bool = False
+    text: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    groups: Sequence[str] = (),
+    decay_all: bool = False,
+    layer_decay: float | None = None,
+    epochs: int | None = None,
 ) -> Prepared:
     """Freeze and group the model's parameters and return the optimizer over them.
 
     Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`. Changes
     `requires_grad` of frozen parameters in place.
 
+    layer_decay: rate of each layer as a multiple of the next one's; what `groups` say wins over it.
+    epochs: of the run; what would be unfrozen after it is an error.
+
     Raises:
         UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the model.
     """
     call = parse(text)
-    OPTIMIZERS.find(call)
-    options, frozen, excluded = _options_by_parameter(model, [parse_group(line) for line in groups], lr)
+    takes = _takes(call)
+    plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
+    if call.name == "LBFGS" and not call.prefix:
+        _check_one_group(call, plans.values())
+    by_epoch = make_groups(model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0)
+    _check_epochs(by_epoch, epochs)
+    for some in by_epoch.values():
+        _check_options(call, some, takes)
+    frozen = tuple(name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded)
+    excluded = tuple(name for name, plan in plans.items() if plan.is_excluded)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    trained = {n: p for n, p in model.named_parameters() if n not in frozen and n not in excluded}
-    if not trained:
-        raise UsageError("every parameter is frozen or excluded: nothing is left to train")
-    if call.name == "SparseAdam":
-        _check_sparse(call, model, trained)
-    if call.name == "LBFGS" and any(options.values()):
-        raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
-    # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it alone.
-    head = next((parameter for parameter in reversed(list(trained.values())) if parameter.ndim == 2), None)
-    optimizer = _construct(call, _grouped(call, trained, options, decay_all=decay_all), lr=lr, head=head)
-    names = tuple(group["name"] for group in optimizer.param_groups)
-    return Prepared(optimizer, str(call), names, lr, frozen, excluded)
-
-
-def parse_group(line: str) -> GroupLine:
-    """Read `SELECTOR: lr=10x, weight_decay=0` or `SELECTOR: frozen|excluded`.
-
-    Raises:
-        UsageError: not of that form.
-    """
-    selector, rest = split_selector(line, ":")
-    if rest in ("frozen", "excluded"):
-        return GroupLine(selector, is_frozen=rest == "frozen", is_excluded=rest == "excluded")
-    if "=" not in rest:
-        raise UsageError(
-            f"--group {line!r}: expected lr=..., weight_decay=..., frozen or excluded, found {rest!r}"
-            f"{nearest(rest, ['frozen', 'excluded'])}"
-        )
-    factor, plain = None, []
-    for item in _comma_parts(rest):
-        key, _, value = item.partition("=")
-        if key.strip() == "lr" and value.strip().endswith("x"):
-            factor = _factor(line, value.strip())
-        else:
-            plain.append(item)
-    options = parse(f"group({', '.join(plain)})")
-    if options.args:
-        raise UsageError(f"--group {line!r}: expected key=value, found {options.args[0]}")
-    for key in ("lr", "weight_decay"):
-        value = options.kwargs.get(key, 1.0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise UsageError(f"--group {line!r}: {key} must be a number of at least 0, found {value!r}")
-    if factor is not None and factor < 0:
-        raise UsageError(f"--group {line!r}: lr must be at least 0, found {factor:g}x")
-    return GroupLine(selector, dict(options.kwargs), factor)
+    first, *later = (
+        # An optimizer puts parameters in the place of the pairs in its groups, so these are read before it is built.
+        Waiting(epoch, tuple(p for group in some for p in group["params"]), _construct(call, some, model, lr=lr))
+        for epoch, some in by_epoch.items()
+    )
+    trained = [parameter for _, parameter in first.parameters]
+    return Prepared(first.optimizer, str(call), lr, frozen, excluded, trained, tuple(later))
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
@@ -195,87 +222,89 @@ def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
             module.eval()
 
 
-def _options_by_parameter(
-    model: nn.Module, lines: Sequence[GroupLine], lr: float
-) -> tuple[dict[str, dict[str, Any]], tuple[str, ...], tuple[str, ...]]:
-    """Merge all lines that match each parameter, later ones winning key by key."""
-    options: dict[str, dict[str, Any]] = {name: {} for name, _ in model.named_parameters()}
-    state: dict[str, str] = {}
-    for line in lines:
-        for name in matching_parameters(model, line.selector):
-            if line.is_frozen or line.is_excluded:
-                state[name] = "frozen" if line.is_frozen else "excluded"
-                continue
-            # Who gives a rate wants it trained; other options leave a frozen parameter frozen.
-            if line.lr_factor is not None or "lr" in line.options:
-                state.pop(name, None)
-            options[name] |= line.options
-            if line.lr_factor is not None:
-                options[name]["lr"] = lr * line.lr_factor
-    frozen = tuple(name for name in options if state.get(name) == "frozen")
-    excluded = tuple(name for name in options if state.get(name) == "excluded")
-    return options, frozen, excluded
+def _takes(call: Call) -> dict[str, inspect.Parameter]:
+    """Return the arguments of the optimizer that a call names."""
+    if not call.prefix:
+        OPTIMIZERS.find(call)
+        return dict(inspect.signature(getattr(torch.optim, call.name)).parameters)
+    target = load_user_object(call)
+    takes = dict(inspect.signature(target).parameters) if callable(target) else {}
+    missing = [name for name in ("params", "lr") if name not in takes]
+    if missing:
+        raise call.error(f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}")
+    return takes
 
 
-def _check_sparse(call: Call, model: nn.Module, trained: Iterable[str]) -> None:
-    sparse = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False)}
-    dense = [name for name in trained if name not in sparse]
-    if dense:
-        raise call.error(
-            f"SparseAdam takes parameters with sparse gradients only, as of Embedding(sparse=True); "
-            f"{dense[0]} has dense ones: use Adam"
-        )
+def _check_one_group(call: Call, plans: Iterable[Plan]) -> None:
+    for plan in plans:
+        if plan.first_epoch not in (1, None):
+            raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
+        if plan.layer:
+            raise call.error("LBFGS takes no parameter groups: leave optimizer.layer_decay out")
+        if plan.options:
+            raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
 
 
-def _grouped(
-    call: Call, trained: dict[str, nn.Parameter], options: dict[str, dict[str, Any]], *, decay_all: bool
-) -> list[dict[str, Any]]:
-    """Put parameters with the same options into one group, named after what is its own."""
-    spares_1d = not decay_all and _weight_decay(call) != 0
-    groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in trained.items():
-        own = dict(options[name])
-        if spares_1d and parameter.ndim <= 1:
-            own.setdefault("weight_decay", 0.0)
-        group_name = ", ".join(f"{key}={_shown(value)}" for key, value in sorted(own.items())) or "all"
-        groups.setdefault(group_name, {"params": [], "name": group_name, **own})["params"].append((name, parameter))
-    return list(groups.values())
+def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
+    if 1 not in by_epoch:
+        later = f" before epoch {min(by_epoch)}" if by_epoch else ""
+        raise UsageError(f"every parameter is frozen or excluded: nothing is left to train{later}")
+    last = max(by_epoch)
+    if epochs is not None and last > epochs:
+        name, _ = by_epoch[last][0]["params"][0]
+        raise UsageError(f"{name} is unfrozen at epoch {last}, but the run has {epochs} epochs")
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
-def _weight_decay(call: Call) -> float:
-    """Return the decay that the call means, given or by default; 0 for optimizers without one or without groups."""
-    parameter = inspect.signature(getattr(torch.optim, call.name)).parameters.get("weight_decay")
-    if parameter is None or call.name == "LBFGS":
-        return 0.0
-    return call.kwargs.get("weight_decay", parameter.default)
-
-
-def _construct(call: Call, groups: list[dict[str, Any]], *, lr: float, head: nn.Parameter | None) -> Any:
-    allowed = set(inspect.signature(getattr(torch.optim, call.name)).parameters) - _SUPPLIED | {"lr"}
+def _check_options(call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]) -> None:
+    """Refuse options of groups that the optimizer does not have, or whose values it would not take in its call."""
+    allowed = set(takes) - _SUPPLIED | {"lr"}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
-        for key in group.keys() - {"params", "name"} - allowed:
-            raise UsageError(f"{call.name} has no option {key} for a group{nearest(key, allowed)}")
+        own = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
+        for key in own.keys() - allowed:
+            if not takes_any:
+                raise UsageError(f"{call.name} has no option {key} for a group{nearest(key, allowed | {'unfreeze'})}")
+        if own.keys() - {"lr"} and not call.prefix:
+            # PyTorch checks what stands in the call only, so the group's options are put there for a moment.
+            options = {key: value for key, value in own.items() if key != "lr"}
+            matrix = nn.Parameter(torch.zeros(1, 1))
+            OPTIMIZERS.build(Call(call.name, kwargs={**call.kwargs, **options}), supplied={"params": [matrix], "lr": 1})
+
+
+def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
+    """Return the decay that the call means, given or by default; 0 for optimizers without one."""
+    if "weight_decay" not in takes:
+        return 0.0
+    default = takes["weight_decay"].default
+    return call.kwargs.get("weight_decay", 0.0 if default is inspect.Parameter.empty else default)
+
+
+def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
+    def build(some: list[Group], **how: Any) -> Any:
+        return OPTIMIZERS.build(call, supplied={"params": some, "lr": lr, **how})
+
+    if call.prefix:
+        optimizer = build(groups)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise call.error(f"{call.name} is no optimizer: it makes a {type(optimizer).__name__}")
+        return optimizer
     if call.name == "Muon":
-        return MuonWithAdamW(
-            groups, head=head, lr=lr, make_muon=lambda some: OPTIMIZERS.build(call, supplied={"params": some, "lr": lr})
-        )
-    supplied: dict[str, Any] = {"params": groups, "lr": lr}
+        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it alone.
+        head = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
+        return muon_with_adamw(groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build)
+    if call.name == "SparseAdam":
+        sparse = _sparse_parameters(call, model)
+        return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
-    supplied["fused" if call.name in _FUSED else "foreach"] = True
-    return OPTIMIZERS.build(call, supplied=supplied)
+    return build(groups, **{"fused" if call.name in _FUSED else "foreach": True})
 
 
-def _comma_parts(text: str) -> list[str]:
-    """Split at commas outside brackets, so that betas=(0.9, 0.99) stays whole."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
-
-
-def _factor(line: str, value: str) -> float:
-    try:
-        return float(value[:-1])
-    except ValueError:
-        raise UsageError(f"--group {line!r}: expected a rate such as lr=0.01 or lr=10x, found lr={value}") from None
+def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
+    """Return the names of the parameters whose gradients are sparse."""
+    found = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False) is True}
+    if not found:
+        raise call.error(
+            f"SparseAdam is for parameters with sparse gradients, as of Embedding(sparse=True); {type(model).__name__} "
+            "has only dense ones: use Adam"
+        )
+    return found

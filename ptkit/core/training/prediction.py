@@ -1,36 +1,60 @@
-"""A model's probabilities over a list, in order, without waiting for the device between batches."""
+"""A model's answers over a list, in order, without waiting for the device between batches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ptkit.core.data.batches import Batches
-from ptkit.core.training.losses import predictions, probabilities
+from ptkit.core.training.forward import outputs_of
+from ptkit.core.training.readings import Reading
+
+_FAR = 1e3
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """probabilities: float32 (N, K). classes: int64 (N,), the predicted ones. In the list's order."""
+    """What a model says about the images of a list, in the list's order.
 
-    probabilities: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int64]
+    values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
+    labels, or the same numbers.
+    """
+
+    values: npt.NDArray[np.float32]
+    answers: npt.NDArray[Any]
 
 
-def predict_list(model: nn.Module, batches: Batches, *, activation: str, dtype: torch.dtype | None = None) -> Predicted:
+def predict_list(
+    model: nn.Module, batches: Batches, *, reading: Reading, dtype: torch.dtype | None = None
+) -> Predicted:
     """Return what the model says about every image of a list; the model is left in evaluation mode.
 
     Raises:
         DataError: an image that cannot be read.
     """
+    outputs = _outputs(model, batches, dtype)
+    values, answers = reading.values(outputs), reading.answers(outputs)
+    return Predicted(values.cpu().numpy(), answers.cpu().numpy())
+
+
+def class_means(model: nn.Module, batches: Batches, *, num_classes: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the mean unit-length output of each class (num_classes, D), on the CPU.
+
+    A class without images stands far outside the unit sphere: nothing is nearest to it.
+    """
+    places = F.normalize(_outputs(model, batches, dtype), dim=1)
+    labels = torch.from_numpy(batches.images.labels).to(places.device)
+    sums = torch.zeros(num_classes, places.shape[1], device=places.device).index_add_(0, labels, places)
+    counts = torch.bincount(labels, minlength=num_classes)[:, None]
+    means = torch.where(counts > 0, sums / counts.clamp_min(1), _FAR)
+    return means.cpu()
+
+
+def _outputs(model: nn.Module, batches: Batches, dtype: torch.dtype | None) -> Tensor:
     model.eval()
-    chances, classes = [], []
     with torch.inference_mode():
-        for batch in batches.epoch():
-            with torch.autocast(batches.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                outputs = model(batch.images)
-            chances.append(probabilities(outputs, activation))
-            classes.append(predictions(outputs, activation))
-    return Predicted(torch.cat(chances).cpu().numpy(), torch.cat(classes).cpu().numpy())
+        return torch.cat([outputs_of(model, batch, dtype).float() for batch in batches.epoch()])

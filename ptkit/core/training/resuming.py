@@ -10,6 +10,7 @@ from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.live_run import Run
+from ptkit.core.training.loop import Training
 from ptkit.core.training.snapshots import environment
 
 # What may differ from the run that is resumed; anything else would make it another run.
@@ -84,7 +85,8 @@ def restore(saved: SavedState, run: Run) -> str:
         raise UsageError(f"{saved.folder} is done ({saved.epoch} epochs): ask for more with --epochs")
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
-        load_state_dict(training.model, checkpoint["state_dict"])
+        training.prepared.unfreeze(saved.epoch)
+        _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         if is_longer:
             training.schedule.go_on_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
@@ -97,6 +99,16 @@ def restore(saved: SavedState, run: Run) -> str:
     if is_longer:
         changed.append("epochs, and so the schedule")
     return f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+
+
+def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
+    """Give the model the weights that the optimizer steps, and the average those that were evaluated."""
+    evaluated, state = checkpoint["state_dict"], checkpoint["train"]
+    load_state_dict(training.model, state.get("raw_state_dict", evaluated))
+    if training.average is not None:
+        names = training.average.state_dict()["averages"]
+        averages = {name: evaluated[name] for name in names}
+        training.average.load_state_dict({"num_updates": state["num_averaged"], "averages": averages})
 
 
 def _check_same_data(saved: SavedState, run: Run) -> None:

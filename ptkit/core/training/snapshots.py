@@ -16,18 +16,12 @@ def best_checkpoint(run: Run) -> dict[str, Any]:
     pipeline = training.valid.pipeline
     return {
         "kind": "best",
-        "model": {"call": run.model.call, "num_classes": len(data.class_names)},
+        "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
         "classes": list(data.class_names),
-        "task": {
-            "kind": "single-label",
-            "activation": training.loss.rule.reading,
-            "thresholds": None,
-            "class_means": None,
-            "temperature": None,
-        },
+        "task": run.reading.as_task(),
         "pipeline": {
             "calls": list(pipeline.calls),
-            "tensors": {},
+            "tensors": pipeline.tensors,
             "size": data.size,
             "mean": list(data.settings.mean),
             "std": list(data.settings.std),
@@ -47,10 +41,19 @@ def best_checkpoint(run: Run) -> dict[str, Any]:
 
 def last_checkpoint(run: Run) -> dict[str, Any]:
     """Return the contents of last.pkl: the same after the last epoch, and what training needs to go on."""
-    training = run.training
-    return best_checkpoint(run) | {
+    training, contents = run.training, best_checkpoint(run)
+    raw: dict[str, Any] = {}
+    if training.average is not None:
+        # While the average stands in the model, the weights that the optimizer steps stand in its place.
+        state = training.average.state_dict()
+        raw = {
+            "raw_state_dict": contents["state_dict"] | state["averages"],
+            "num_averaged": state["num_updates"],
+        }
+    return contents | {
         "kind": "last",
         "train": {
+            **raw,
             "epoch": int(run.rows[-1]["epoch"]),
             "step": training.schedule.num_steps,
             "optimizer": training.optimizer.state_dict(),

@@ -1,0 +1,48 @@
+"""The picture of `ptkit list schedulers --plot`."""
+
+from pathlib import Path
+
+from ptkit.commands.output import Printer
+from ptkit.core.errors import UsageError
+from ptkit.core.training.schedule_preview import preview_schedule
+from ptkit.plots.saving import PictureFolder, save_figure
+from ptkit.plots.schedule import schedule_figure
+
+COMMAND = "list"
+
+
+def draw_schedule(call: str, *, epochs: int, out: Path | None, printer: Printer) -> None:
+    """Draw the rates that a schedule gives, without training.
+
+    Raises:
+        UsageError: not a schedule, or a file that is not to be replaced.
+    """
+    found = preview_schedule(call, epochs=epochs)
+    figure = schedule_figure(
+        found.call, found.epochs, found.rates, plain_rates=found.plain_rates, num_epochs=epochs, notes=found.notes
+    )
+    if out is not None and out.suffix.lower() == ".png":
+        _check_picture(out)
+        file = save_figure(figure, out)
+    else:
+        with PictureFolder(out or Path(f"ptkit-{COMMAND}"), command=COMMAND) as pictures:
+            pictures.add_figure("schedule.png", figure)
+        file = pictures.files[0]
+    for note in found.notes:
+        printer.say(note)
+    num_groups = found.rates.shape[1]
+    printer.say(f"{num_groups} parameter {'group' if num_groups == 1 else 'groups'}, {epochs:,} epochs: {file}")
+    rates = found.rates[:: len(found.rates) // epochs].tolist()
+    printer.result({"call": found.call, "per": found.per, "rates": rates, "files": [str(file)]})
+
+
+def _check_picture(file: Path) -> None:
+    """Refuse to replace a file that is no PNG."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder: name a .png file that is none")
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        is_png = opened.read(4) == b"\x89PNG"
+    if not is_png:
+        raise UsageError(f"{file} exists and is no PNG: move it away or pass another --out")

@@ -1,0 +1,165 @@
+"""What `ptkit split` tells: a table of counts, what is odd in a line each, and what was written."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptkit.commands.output import printable, table
+
+if TYPE_CHECKING:
+    from ptkit.core.data.extending import Extension
+    from ptkit.core.data.split_jobs import Outcome
+    from ptkit.core.data.splitting import Split
+
+_MAX_ROWS = 20
+_MAX_FOLD_COLUMNS = 10
+
+
+def split_lines(outcome: "Outcome") -> list[str]:
+    """Return all that is shown."""
+    lines = [*_table_lines(outcome), ""]
+    if outcome.extension is not None:
+        lines += _extension_notes(outcome, outcome.extension)
+    return [*lines, *_notes(outcome), *_places(outcome)]
+
+
+def split_result(outcome: "Outcome") -> dict[str, Any]:
+    """Return the object of --json."""
+    split, tree, extension = outcome.split, outcome.written.tree, outcome.extension
+    totals = dict(zip(split.part_names, split.totals, strict=True))
+    folds = _folds(split)
+    num_folded = sum(totals[name] for name in folds)
+    return {
+        "train": None if folds else totals["train"],
+        "valid": None if folds else totals["valid"],
+        "test": totals.get("test", 0),
+        "folds": [{"folder": name, "train": num_folded - totals[name], "valid": totals[name]} for name in folds]
+        or None,
+        "num_new": len(outcome.scan),
+        "num_kept": extension.num_kept if extension else 0,
+        "num_missing": extension.num_missing if extension else 0,
+        "num_classes": len(outcome.scan.class_names),
+        "num_duplicates": split.together.num_duplicates,
+        "num_conflicts": len(split.together.conflicts),
+        "num_ignored": outcome.scan.num_ignored,
+        "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
+        "links": str(tree.folder) if tree and tree.kind == "link" else None,
+        "files": [str(path) for path in outcome.written.files],
+    }
+
+
+def _folds(split: "Split") -> list[str]:
+    return [name for name in split.part_names if name.startswith("fold")]
+
+
+def _table_lines(outcome: "Outcome") -> list[str]:
+    """Return the counts per class and part; of many classes only the first, of many folds the least and the most."""
+    split = outcome.split
+    folds = _folds(split)
+    is_wide = len(folds) > _MAX_FOLD_COLUMNS
+    header = [f"fold1-{len(folds)}", *split.part_names[len(folds) :]] if is_wide else split.part_names
+    named = [*zip(map(_one_line, outcome.scan.class_names), split.counts, strict=True), ("total", split.totals)]
+    rows = [[name, *(_narrow(counts, len(folds)) if is_wide else counts), sum(counts)] for name, counts in named]
+    num_classes = len(rows) - 1
+    lines = table(["class", *header, "total"], [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
+    if num_classes > _MAX_ROWS:
+        lines.insert(-1, f"... {num_classes - _MAX_ROWS:,} more classes")
+    return lines
+
+
+def _narrow(counts: list[int], num_folds: int) -> list[Any]:
+    least, most = min(counts[:num_folds]), max(counts[:num_folds])
+    return [f"{least:,}" if least == most else f"{least:,}-{most:,}", *counts[num_folds:]]
+
+
+def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
+    counts = [list(outcome.split.part_of).count(part) for part in range(len(outcome.split.part_names))]
+    added = ", ".join(f"{name} {n:,}" for name, n in zip(outcome.split.part_names, counts, strict=True) if n)
+    lines = [f"New images: {len(extension.scan):,}{f' ({added})' if added else ''}; kept: {extension.num_kept:,}."]
+    if added:
+        group_by = "" if outcome.group_by is None else f", groups by {_one_line(outcome.group_by)}"
+        lines.append(f"Ratio {outcome.ratio} of old and new images together{group_by}.")
+    if extension.new_classes:
+        first = len(extension.scan.class_names) - len(extension.new_classes)
+        names = [f"{_one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
+        lines.append(f"New classes, with their indices: {_shortened(names)}.")
+    if extension.num_missing:
+        lines.append(f"Listed images that are no longer there: {extension.num_missing:,}; their lines are kept.")
+    if extension.num_elsewhere:
+        where = _one_line(str(extension.scan.source))
+        lines.append(f"Listed images that are not from {where}: {extension.num_elsewhere:,}; their lines are kept.")
+    if extension.edited:
+        lines.append(f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept.")
+    if extension.torn:
+        name, parts = extension.torn[0]
+        lines.append(
+            f"Images, duplicates or groups that stand in several parts already: {len(extension.torn):,}, such as that "
+            f"of {_one_line(name)} in {' and '.join(parts)}; new ones of theirs go to the first of these."
+        )
+    return lines
+
+
+def _notes(outcome: "Outcome") -> list[str]:
+    from ptkit.core.data.scanning import describe_ignored
+
+    scan, split, lines = outcome.scan, outcome.split, []
+    together = split.together
+    if together.num_duplicates:
+        lines.append(f"Exact duplicates: {together.num_duplicates:,}; copies of one picture are on one side.")
+    if together.conflicts:
+        first, second = map(_one_line, together.conflicts[0])
+        count = f"{len(together.conflicts):,}"
+        lines.append(f"Same picture under several classes: {count}, such as {first} and {second}; check the labels.")
+    if together.num_groups:
+        lines.append(f"Groups kept whole: {together.num_groups:,}; images in no group: {together.num_ungrouped:,}.")
+    for part, name in enumerate(split.part_names):
+        without = [_one_line(scan.class_names[k]) for k, counts in enumerate(split.counts) if not counts[part]]
+        if without:
+            lines.append(f"Classes without an image in {name}: {len(without):,} ({_shortened(without)}).")
+    if scan.num_ignored:
+        lines.append(f"Other files, ignored: {scan.num_ignored:,} ({_one_line(describe_ignored(scan.ignored))}).")
+    return lines
+
+
+def _places(outcome: "Outcome") -> list[str]:
+    written = outcome.written
+    lines = []
+    if written.removed:
+        lines.append(f"Removed {_shortened(_paths(written.removed))}, written by an earlier split and not by this one.")
+    if not written.files:
+        return [*lines, "Nothing to write."]
+    if written.tree is not None:
+        done = {"copy": "Copied", "link": "Linked"}[written.tree.kind]
+        lines.append(f"{done} the images to {_one_line(str(written.tree.folder))}.")
+    folds = _folds(outcome.split)
+    if not folds:
+        return [*lines, _place(written.files)]
+    in_folds = [path for path in written.files if path.parent.name in folds]
+    each = _enumerated([path.name for path in in_folds[:4]])
+    where = _where(in_folds[0].parent.parent)
+    lines.append(f"Wrote {folds[0]} {'and' if len(folds) == 2 else 'to'} {folds[-1]} in {where}, each with {each}.")
+    return lines + [_place(rest) for rest in [written.files[len(in_folds) :]] if rest]
+
+
+def _place(files: "tuple[Path, ...]") -> str:
+    return f"Wrote {_enumerated([path.name for path in files])} in {_where(files[0].parent)}."
+
+
+def _where(folder: Path) -> str:
+    return "this folder" if folder == Path() else _one_line(str(folder))
+
+
+def _enumerated(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _paths(paths: Iterable[Path]) -> list[str]:
+    return [_one_line(str(path)) for path in paths]
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")

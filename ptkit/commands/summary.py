@@ -1,0 +1,135 @@
+"""`ptkit summary`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptkit.commands import options
+from ptkit.commands.output import Printer, table
+
+if TYPE_CHECKING:
+    from ptkit.core.analysis.model_summary import ModelSummary, Row
+
+WIDTH = 100
+_MIN_NAME, _MAX_KIND = 24, 20
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def summary(
+    subject: Annotated[
+        str, typer.Argument(metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder.")
+    ],
+    size: options.Size = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes of a model; 10 if not given. A checkpoint knows its own.", min=1)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Your own model in a checkpoint, such as net.py:Net.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Levels of modules in the table; all layers if not given.", min=1)
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show a model layer by layer: output shape, parameters, multiply-adds, and the memory it takes.
+
+    One image runs through the model and torch's flop counter watches. Sizes are for one image, without the number of
+    images in front. --depth 1 sums over all that is inside the model's direct parts.
+
+    Example: ptkit summary resnet18 --size 224 --depth 2
+    """
+    from ptkit.core.analysis.summary_subject import summarize_subject
+
+    printer = Printer(as_json=as_json, quiet=quiet)
+    found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)
+    printer.say(f"{found.call}: {found.num_classes:,} classes, {found.size}×{found.size} pixels\n")
+    printer.say(_layer_table(found.summary))
+    printer.say("\n" + _totals(found.summary))
+    printer.result(
+        {
+            "model": found.call,
+            "num_classes": found.num_classes,
+            "size": found.size,
+            "layers": [_as_json(row, found.summary) for row in found.summary.rows],
+            "parameters": found.summary.parameters,
+            "trainable": found.summary.trainable,
+            "multiply_adds": found.summary.multiply_adds,
+            "flops": 2 * found.summary.multiply_adds,
+            "memory": {
+                "weights": found.summary.weight_bytes,
+                "activations": found.summary.activation_bytes,
+                "training": found.summary.training_bytes,
+            },
+        }
+    )
+
+
+def _layer_table(found: "ModelSummary") -> str:
+    """Return a line per row, at most WIDTH columns wide: long names lose their beginning."""
+    header = ["layer", "class", "output", "parameters", "trainable", "MACs", "share"]
+    cells = [_cells(row, found) for row in found.rows]
+    others = sum(max(len(line[k]) for line in (header, *cells)) + 2 for k in range(1, len(header)))
+    room = max(_MIN_NAME, WIDTH - others)
+    return table(header, [[_ending(line[0], room), *line[1:]] for line in cells])
+
+
+def _cells(row: "Row", found: "ModelSummary") -> list[str]:
+    kind = row.kind if len(row.kind) <= _MAX_KIND else f"{row.kind[: _MAX_KIND - 1]}…"
+    return [
+        row.name or "(model)",
+        kind,
+        "never runs" if row.num_calls == 0 and row.shape is None else _times(row.shape),
+        f"{row.parameters:,}" if row.parameters else "-",
+        _trainable(row),
+        _scaled(row.multiply_adds) if row.multiply_adds else "-",
+        f"{row.multiply_adds / found.multiply_adds:.1%}" if row.multiply_adds else "-",
+    ]
+
+
+def _trainable(row: "Row") -> str:
+    if not row.parameters:
+        return "-"
+    return {0: "no", row.parameters: "yes"}.get(row.trainable, f"{row.trainable:,}")
+
+
+def _totals(found: "ModelSummary") -> str:
+    trainable = "all" if found.trainable == found.parameters else f"{found.trainable:,}"
+    return (
+        f"parameters     {found.parameters:,} ({trainable} trainable)\n"
+        f"multiply-adds  {_scaled(found.multiply_adds)}MACs an image, {_scaled(2 * found.multiply_adds)}FLOPs\n"
+        f"weights        {_scaled(found.weight_bytes)}B\n"
+        f"activations    {_scaled(found.activation_bytes)}B an image, kept for the backward pass\n"
+        f"training       {_scaled(found.training_bytes)}B with Adam and one image: weights, gradients, two moments, "
+        "activations"
+    )
+
+
+def _as_json(row: "Row", found: "ModelSummary") -> dict[str, object]:
+    return {
+        "name": row.name,
+        "class": row.kind,
+        "shape": row.shape,
+        "num_calls": row.num_calls,
+        "parameters": row.parameters,
+        "trainable": row.trainable,
+        "multiply_adds": row.multiply_adds,
+        "share": row.multiply_adds / found.multiply_adds if found.multiply_adds else 0.0,
+    }
+
+
+def _ending(name: str, room: int) -> str:
+    """Return a name, or its end where there is no room for all of it: what tells layers apart stands there."""
+    return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
+
+
+def _times(shape: Sequence[int] | None) -> str:
+    return "-" if shape is None else "×".join(map(str, shape)) or "1"
+
+
+def _scaled(count: int) -> str:
+    """Return a count with three digits or more and its unit: `1.81 G`, `416 k`."""
+    for factor, unit in _UNITS:
+        if count >= factor:
+            number = count / factor
+            return f"{number:.{max(0, 2 - (number >= 10) - (number >= 100))}f} {unit}"
+    return f"{count} "

@@ -1,0 +1,125 @@
+"""What stands behind a path in a list: one class, several classes, or numbers."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptkit.core.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
+CLASS, SEVERAL, NUMBERS = "class", "labels", "numbers"
+DESCRIPTIONS = {CLASS: "one class an image", SEVERAL: "several classes an image", NUMBERS: "numbers"}
+
+# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for billions.
+_MAX_CLASSES = 1_000_000
+_WHOLE = re.compile(rb"\d+")
+_SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
+_NUMBER = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+_NUMBERS = re.compile(_NUMBER + rb"(," + _NUMBER + rb")*")
+
+
+def label_table(
+    texts: Sequence[bytes],
+    lines: Sequence[int],
+    *,
+    file: Path,
+    class_names: tuple[str, ...] | None,
+    wanted: str | None = None,
+) -> "tuple[np.ndarray, tuple[str, ...]]":
+    """Return a row for each distinct label text of a list, and the names of the classes or numbers.
+
+    lines: number of the first line of each text. class_names: None makes names up. wanted: the kind it must be; class
+    indices also serve as lists of one class, and as numbers.
+    The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
+
+    Raises:
+        DataError: a text that is no label, or one that does not fit the others or the names; with its line.
+    """
+    kind = _kind_of(texts)
+    values = []
+    for text, number in zip(texts, lines, strict=True):
+        try:
+            values.append(_parse_label(text, kind))
+        except DataError as error:
+            raise DataError(f"{file}, line {number}: {error}") from None
+    if NUMBERS in (kind, wanted):
+        class_names = _names_of_numbers(values, lines, file, class_names)
+    else:
+        class_names = _names_of_classes(values, lines, file, class_names)
+    if wanted is not None and kind not in (CLASS, wanted):
+        raise DataError(f"{file} has {DESCRIPTIONS[kind]}, expected {DESCRIPTIONS[wanted]}")
+    return _rows(values, wanted or kind, num_classes=len(class_names)), class_names
+
+
+def _kind_of(texts: Sequence[bytes]) -> str:
+    """One decimal point makes all of them numbers, else one comma makes all of them lists of classes."""
+    if any(not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text) for text in texts):
+        return NUMBERS
+    return SEVERAL if any(b"," in text for text in texts) else CLASS
+
+
+def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
+    """Return the class indices or numbers that a label means."""
+    if kind == NUMBERS and _NUMBERS.fullmatch(text):
+        numbers = tuple(float(part) for part in text.split(b","))
+        if not all(map(math.isfinite, numbers)):
+            raise DataError(f"label '{text.decode()}' is too large for a number")
+        return numbers
+    if _WHOLE.fullmatch(text) or (kind == SEVERAL and _SEVERAL.fullmatch(text)):
+        return tuple(int(part) for part in text.split(b",") if part)
+    shown = repr(text.decode("utf-8", "replace"))
+    if re.fullmatch(rb"-\d+", text):
+        raise DataError(f"label {shown} is negative; class indices start at 0")
+    if _NUMBERS.fullmatch(text) or _SEVERAL.fullmatch(text):
+        raise DataError(f"label {shown} does not fit the other lines, which have {DESCRIPTIONS[kind]}")
+    raise DataError(f"label {shown} is not a number; expected PATH LABEL, the label being a class index")
+
+
+def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> "np.ndarray":
+    import numpy as np
+
+    if kind == CLASS:
+        return np.array([value[0] for value in values], np.int64)
+    if kind == NUMBERS:
+        return np.array(values, np.float32)
+    rows = np.zeros((len(values), num_classes), bool)
+    for row, indices in zip(rows, values, strict=True):
+        row[[int(index) for index in indices]] = True
+    return rows
+
+
+def _names_of_classes(
+    values: Sequence[Sequence[float]], lines: Sequence[int], file: Path, class_names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    limit = _MAX_CLASSES if class_names is None else len(class_names)
+    for value, number in zip(values, lines, strict=True):
+        beyond = next((int(index) for index in value if index >= limit), None)
+        if beyond is not None:
+            message = f"label {beyond} is beyond the last class, {limit - 1}; see classes.txt"
+            raise DataError(f"{file}, line {number}: {message}")
+    largest = max((int(index) for value in values for index in value), default=-1)
+    if largest < 0:
+        raise DataError(f"{file} has no labels: every line has an empty list of classes")
+    return class_names or tuple(str(index) for index in range(largest + 1))
+
+
+def _names_of_numbers(
+    values: Sequence[Sequence[float]], lines: Sequence[int], file: Path, class_names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    count = len(values[0])
+    for value, number in zip(values, lines, strict=True):
+        if len(value) != count:
+            raise DataError(f"{file}, line {number}: {len(value)} numbers, but line {lines[0]} has {count}")
+    if class_names is not None and len(class_names) != count:
+        # A number that is not whole is what a list of classes has by mistake.
+        decimal = next((n for value, n in zip(values, lines, strict=True) if any(x != int(x) for x in value)), lines[0])
+        raise DataError(
+            f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names {len(class_names)} "
+            "classes; for numbers it names each number, or is not there"
+        )
+    return class_names or (("value",) if count == 1 else tuple(f"value {k}" for k in range(count)))

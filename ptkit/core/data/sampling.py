@@ -1,0 +1,66 @@
+"""Which images an epoch passes: all of them, or as many drawn so that every class comes equally often."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ptkit.core.data import keyed
+from ptkit.core.errors import UsageError
+
+SAMPLERS = ("none", "balanced")
+
+# An image's occurrences in an epoch get draws of their own: those of the index with this much added for each.
+_NEXT_OCCURRENCE = 1 << 40
+
+Indices = npt.NDArray[np.int64]
+
+
+def epoch_order(
+    count: int, weights: npt.NDArray[np.float64] | None, *, seed: int, epoch: int, shuffle: bool
+) -> Indices:
+    """Return the indices of the images that an epoch passes, in order, (count,).
+
+    weights: of images drawn with replacement, (count,), which come in random order; None: each image once.
+    """
+    if weights is not None:
+        ends = np.cumsum(weights)
+        numbers = np.arange(count, dtype=np.int64)
+        draws = keyed.uniforms(seed, "sample", epoch=epoch, indices=numbers, columns=1)[:, 0]
+        return np.minimum(np.searchsorted(ends, draws * ends[-1], side="right"), _last_weighted(weights))
+    return keyed.permutation(seed, "order", epoch=epoch, length=count) if shuffle else np.arange(count)
+
+
+def balanced_weights(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Return how often each image is to be drawn, (N,), so that every class comes equally often; the sum is 1.
+
+    labels: int64 (N,), or bool (N, K) where images have several: the weight of an image is the mean of 1 / count over
+    its labels, and images without any label count as one more class. Classes without images are left out.
+
+    Raises:
+        UsageError: the labels are numbers.
+    """
+    if labels.ndim == 1:
+        rarity = 1.0 / np.maximum(np.bincount(labels.astype(np.int64)), 1)
+        weights = rarity[labels.astype(np.int64)]
+    elif labels.dtype == np.bool_:
+        unlabelled = ~labels.any(axis=1, keepdims=True)
+        members = np.concatenate([labels, unlabelled], axis=1)
+        weights = members @ (1.0 / np.maximum(members.sum(axis=0), 1)) / members.sum(axis=1)
+    else:
+        raise UsageError("data.sampler=balanced needs classes, and the labels of this list are numbers")
+    return weights / weights.sum()
+
+
+def draw_keys(order: Indices) -> Indices:
+    """Return the indices under which the augmentation of each image is drawn: another for each time it comes."""
+    by_index = np.argsort(order, kind="stable")
+    ordered = order[by_index]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, np.int64)
+    lengths = np.diff(np.r_[starts, len(order)])
+    occurrence = np.empty(len(order), np.int64)
+    occurrence[by_index] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return order + occurrence * _NEXT_OCCURRENCE
+
+
+def _last_weighted(weights: npt.NDArray[np.float64]) -> int:
+    """Return the last image that can be drawn: the product of a draw and the sum may round up to the sum."""
+    return int(np.flatnonzero(weights)[-1])

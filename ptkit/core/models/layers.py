@@ -1,0 +1,67 @@
+"""A model's parameters in the order of its layers, from the input to the head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# A module with a larger share of all parameters is a wrapper, not a layer: the encoder of a transformer, a backbone.
+_WRAPPER = 0.5
+# One block of many may hold half of a small model; only a whole network has nearly everything.
+_WRAPPER_IN_CONTAINER = 0.9
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Parameters that stay together. is_loose: a norm or a token, which goes with its neighbour."""
+
+    names: list[str]
+    is_loose: bool
+
+
+def layer_names(model: nn.Module) -> list[list[str]]:
+    """Return the names of all parameters, layer by layer in the order in which the model lists them; each name once.
+
+    The model, Sequential, ModuleList and ModuleDict are taken apart, and so is a module with more than half of all
+    parameters. Every other module is one layer. What has parameters of at most one dimension only (a norm), and
+    parameters that stand directly in what is taken apart (a class token), go with the layer before them, or with the
+    first one.
+    """
+    own = dict.fromkeys(name for name, _ in model.named_parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    layers: list[list[str]] = []
+    waiting: list[str] = []
+    for piece in _pieces(model, "", total):
+        # A parameter that is shared stands where it is listed first.
+        names = [name for name in piece.names if own.pop(name, "") is None]
+        if not names:
+            continue
+        if not piece.is_loose:
+            layers.append([*waiting, *names])
+            waiting = []
+        elif layers:
+            layers[-1] += names
+        else:
+            waiting += names
+    return [*layers, waiting] if waiting else layers
+
+
+def _pieces(module: nn.Module, prefix: str, total: int) -> Iterator[_Piece]:
+    direct = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
+    children = list(module.named_children())
+    if direct:
+        is_leaf = not children
+        yield _Piece(direct, is_loose=not is_leaf or _is_flat(module))
+    limit = _WRAPPER_IN_CONTAINER if isinstance(module, _CONTAINERS) else _WRAPPER
+    for name, child in children:
+        is_wrapper = sum(parameter.numel() for parameter in child.parameters()) > limit * total
+        if isinstance(child, _CONTAINERS) or is_wrapper:
+            yield from _pieces(child, f"{prefix}{name}.", total)
+        else:
+            inside = [f"{prefix}{name}.{inner}" for inner, _ in child.named_parameters()]
+            yield _Piece(inside, is_loose=_is_flat(child))
+
+
+def _is_flat(module: nn.Module) -> bool:
+    return all(parameter.ndim <= 1 for parameter in module.parameters())

@@ -1,0 +1,101 @@
+"""timm's models, where timm is installed."""
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ptkit.core.calls import Call, nearest
+
+INSTALL = "pip install 'ptkit[timm]'"
+# Settings of where weights come from; a model here always starts fresh.
+WEIGHT_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def is_installed() -> bool:
+    """Tell whether timm is there, with all that it needs."""
+    try:
+        import timm  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def names() -> list[str]:
+    """Return the names of timm's models."""
+    import timm
+
+    return timm.list_models()
+
+
+def check_name(call: Call) -> None:
+    """Refuse a model that timm does not have.
+
+    Raises:
+        UsageError: timm is missing, or has no model of this name; the message has the nearest one.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise call.error(f"timm's models need timm ({error}): {INSTALL}") from error
+    if not timm.is_model(call.name):
+        raise call.error(f"timm has no model {call.name}{nearest(call.name, timm.list_models())}")
+
+
+def usual_size(name: str) -> int:
+    """Return the pixels of a side that timm describes a model with."""
+    return _config(name).input_size[-1]
+
+
+def settled(call: Call, size: int | None) -> Mapping[str, Any]:
+    """Return `img_size` for a model that is built for one size and would be built for another one."""
+    config = _config(call.name)
+    if size is not None and config.fixed_input_size and "img_size" not in call.kwargs and size != config.input_size[-1]:
+        return {"img_size": size}
+    return {}
+
+
+def create(call: Call, *, num_classes: int) -> Any:
+    """Build a model with fresh weights.
+
+    Raises:
+        UsageError: an argument that this model does not take, or a value that it refuses.
+    """
+    import timm
+
+    if call.args:
+        raise call.error("timm's models take their arguments by name only", 0)
+    parameters = _parameters(call.name)
+    _check_types(call, parameters)
+    try:
+        return timm.create_model(call.name, pretrained=False, num_classes=num_classes, **call.kwargs)
+    # timm hands arguments on without looking at them, so what a wrong one raises may be anything.
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, AttributeError, LookupError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        wrong = next((key for key in call.kwargs if f"'{key}'" in reason), "")
+        hint = nearest(wrong, parameters) if "unexpected keyword" in reason else ""
+        raise call.error(f"timm: {reason}{hint}", wrong) from error
+
+
+def _check_types(call: Call, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse text where a number stands by default, and a number where True or False does; timm notices neither."""
+    for key, value in call.kwargs.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(default, bool) and not isinstance(value, bool | None):
+            raise call.error(f"{call.name}: {key} must be True or False, found {value!r}", key)
+        if isinstance(default, int | float) and isinstance(value, str):
+            raise call.error(f"{call.name}: {key} must be a number, found {value!r}", key)
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a model's class, as far as timm says which class it is."""
+    from timm.models import model_entrypoint
+
+    model_class = typing.get_type_hints(model_entrypoint(name)).get("return")
+    return {} if model_class is None else inspect.signature(model_class).parameters
+
+
+def _config(name: str) -> Any:
+    import timm
+
+    return timm.get_pretrained_cfg(name)

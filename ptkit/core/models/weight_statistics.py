@@ -1,0 +1,62 @@
+"""How the weights of a model are spread, layer by layer, beside what their fan-in asks for."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_HEADER = ("parameter", "shape", "mean", "std", "min", "max", "std for ReLU")
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """One parameter. std: over all values, not over a sample. expected_std: None unless it is a layer's weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    min: float
+    max: float
+    expected_std: float | None
+
+
+@torch.no_grad()
+def weight_statistics(model: nn.Module) -> list[WeightStatistics]:
+    """Return a row for each parameter, in the model's order.
+
+    expected_std is sqrt(2 / fan_in), which keeps the variance through rectifiers (He et al. 2015, equation 10).
+    """
+    return [_row(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()]
+
+
+def as_text(rows: Sequence[WeightStatistics]) -> str:
+    """Return the rows as a Markdown table, which is what TensorBoard shows."""
+    cells = [
+        (
+            f"`{row.name}`",
+            "×".join(map(str, row.shape)) or "1",
+            *(f"{value:.4g}" for value in (row.mean, row.std, row.min, row.max)),
+            "" if row.expected_std is None else f"{row.expected_std:.4g}",
+        )
+        for row in rows
+    ]
+    rule = ["---", "---", *["---:"] * 5]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (_HEADER, rule, *cells))
+
+
+def _row(name: str, parameter: Tensor) -> WeightStatistics:
+    values = parameter.detach().float()
+    # One read from the device for all four.
+    mean, std, low, high = torch.stack([values.mean(), values.std(correction=0), values.min(), values.max()]).tolist()
+    return WeightStatistics(name, tuple(parameter.shape), mean, std, low, high, _expected_std(name, parameter))
+
+
+def _expected_std(name: str, parameter: Tensor) -> float | None:
+    """Return sqrt(2 / fan_in) of a layer's weight; tokens and tables of positions have no fan-in."""
+    if parameter.ndim < 2 or not name.rpartition(".")[2].endswith("weight"):
+        return None
+    fan_in, _ = nn.init._calculate_fan_in_and_fan_out(parameter)
+    return math.sqrt(2 / fan_in)

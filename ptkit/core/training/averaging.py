@@ -1,0 +1,63 @@
+"""An average of the weights over the steps, which is evaluated instead of the last ones."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """The exponential moving average of a model's parameters.
+
+    After update t, counted from 0, it is d·average + (1 - d)·parameter with d = min(decay, (1 + t) / (10 + t)), so that
+    the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage with num_updates). Buffers, such as
+    BatchNorm's statistics, are not averaged: they are averages already, and the model's own stand beside the averaged
+    parameters, whole numbers too.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay, self.num_updates = decay, 0
+        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    def update(self) -> None:
+        """Take in the parameters as they are now; to be called after each optimizer step."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        # Frozen parameters equal their average.
+        moving = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
+        averages = [self._averages[name] for name in moving]
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, [self._parameters[name] for name in moving], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the model for a while; the two exchange their memory, and nothing is copied."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain tensors and numbers; the tensors are the averages themselves and not copies."""
+        return {"num_updates": self.num_updates, "averages": dict(self._averages)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            KeyError, RuntimeError: it is of another model.
+        """
+        saved: dict[str, Tensor] = state["averages"]
+        if saved.keys() != self._averages.keys():
+            raise KeyError(f"the average is of other parameters: {min(saved.keys() ^ self._averages.keys())}")
+        self.num_updates = state["num_updates"]
+        for name, average in self._averages.items():
+            average.copy_(saved[name])
+
+    def _exchange(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.data, self._averages[name] = self._averages[name], parameter.data

@@ -1,0 +1,322 @@
+"""Where a run writes what can be looked at: TensorBoard's event files. The one user of tensorboardX.
+
+Recording only looks: it draws no random numbers, changes no weight and leaves no gradient behind.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ptkit.core.config import LogSettings
+from ptkit.core.errors import StorageError
+from ptkit.core.files import write_atomically
+
+if TYPE_CHECKING:
+    # viz-weights writes events too and must not wait for what the loop imports.
+    from ptkit.core.training.loop import EpochResult
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+# TensorBoard's viewer does not load a larger picture of all thumbnails.
+MAX_SPRITE = 8192
+# In an events folder outside of the run: the way from there to the run.
+_MARKER = "run.txt"
+
+
+class NoEvents:
+    """Takes all that can be recorded of a run and writes nothing; the others write what they are for.
+
+    Pictures are uint8 (H, W, 3); `step` is the epoch.
+    """
+
+    def start(
+        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+    ) -> None:
+        """Take the model, one example for its graph (1, 3, H, W), texts, and the de-normalised input."""
+
+    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+        """Take one epoch; the model still has the gradients of its last step."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Take a text, to be shown as it is."""
+
+    def figure(self, tag: str, figure: Any, step: int) -> None:
+        """Take a matplotlib figure."""
+
+    def image(self, tag: str, image: Pixels, step: int) -> None:
+        """Take a picture."""
+
+    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
+        """Take a picture with named boxes (x1, y1, x2, y2) on it."""
+
+    def film(self, tag: str, gif: Path, step: int) -> None:
+        """Take a film, an animated GIF."""
+
+    def embedding(
+        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+    ) -> None:
+        """Take features (n, D); rows: a heading, then a row of words an image; thumbnails: 0..1, (n, 3, side, side)."""
+
+    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
+        """Take what is true, bool (n,), and its probabilities (n,)."""
+
+    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
+        """Take counts (T,) at rising thresholds: tp, fp, tn, fn."""
+
+    def close(self) -> None:
+        """End the recording."""
+
+
+def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
+    """Return the charts in which training and validation stand together: chart -> line -> value."""
+    accuracies = {"train": result.train_accuracy, "valid": result.valid.get("accuracy")}
+    found = {
+        "loss": {"train": result.train_loss, "valid": result.valid_loss},
+        "accuracy": {line: value for line, value in accuracies.items() if value is not None},
+    }
+    return {chart: lines for chart, lines in found.items() if lines}
+
+
+def scalars(result: "EpochResult") -> dict[str, float]:
+    """Return the charts with one line: the rate of every group, throughput, the other metrics."""
+    rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
+    metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
+    return {**rates, "images_per_s": result.images_per_s, **metrics}
+
+
+def tensors_of(model: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the finite values of every weight and of every gradient: `weights/NAME`, `gradients/NAME`."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        found[f"weights/{name}"] = parameter.detach()
+        if parameter.grad is not None:
+            found[f"gradients/{name}"] = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+    values = {tag: tensor.float().cpu().numpy().ravel() for tag, tensor in found.items()}
+    finite = {tag: array[np.isfinite(array)] for tag, array in values.items()}
+    return {tag: array for tag, array in finite.items() if array.size}
+
+
+class Events(NoEvents):
+    """TensorBoard events of one run, and `scalars.json` in the run folder.
+
+    up_to_epoch: where a resumed run goes on; what was written of later epochs is hidden.
+    """
+
+    def __init__(self, run: Path, settings: LogSettings, *, up_to_epoch: int = 0) -> None:
+        self.settings = settings
+        self.folder = events_folder(run, settings, is_resumed=up_to_epoch > 0)
+        purge = up_to_epoch + 1 if up_to_epoch else None
+        self._writer = _writer(self.folder, filename_suffix=settings.filename_suffix, purge_step=purge)
+        self._json = run / "scalars.json"
+        self._scalars = _read_scalars(self._json, up_to_epoch=up_to_epoch)
+        if settings.folder is not None:
+            write_atomically(self.folder / _MARKER, _way(self.folder, run))
+        if up_to_epoch:
+            _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
+
+    def start(
+        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+    ) -> None:
+        """Write the texts, the picture of the input and the model's graph, traced on one example."""
+        for tag, text in texts.items():
+            self.text(tag, text, 0)
+        if input_image is not None and self.settings.pictures:
+            self.image("input", input_image, 0)
+        if self.settings.graph:
+            _add_graph(self._writer, model, example)
+
+    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+        """Write one epoch: charts and histograms; then scalars.json, whole, so that it survives an interruption."""
+        for chart, lines in charts(result).items():
+            self._writer.add_scalars(chart, lines, result.epoch)
+        for tag, value in scalars(result).items():
+            self._writer.add_scalar(tag, value, result.epoch)
+        if self.settings.histograms:
+            for tag, values in tensors_of(model).items():
+                self._writer.add_histogram(tag, values, result.epoch)
+        self._writer.flush()
+        self._remember(scalars(result), result.epoch)
+        self._export()
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Write a text; indented, it is not taken for Markdown."""
+        self._writer.add_text(tag, f"    {text.replace(chr(10), chr(10) + '    ')}", step)
+
+    def figure(self, tag: str, figure: Any, step: int) -> None:
+        """Write a figure; it stays open."""
+        self._writer.add_figure(tag, figure, step, close=False)
+
+    def image(self, tag: str, image: Pixels, step: int) -> None:
+        """Write a picture."""
+        self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
+        """Write a picture with its boxes drawn on it."""
+        # The writer's own font has few letters; a name that it lacks must not end the run.
+        names = [name.encode("ascii", "replace").decode() for name in boxes]
+        corners = np.array(list(boxes.values()), np.int64).reshape(-1, 4)
+        self._writer.add_image_with_boxes(tag, image, corners, step, dataformats="HWC", labels=names)
+
+    def film(self, tag: str, gif: Path, step: int) -> None:
+        """Write a film as what `add_video` makes of one, which needs moviepy to make it: an image that is a GIF."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(gif) as first:
+            width, height = first.size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes())
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def embedding(
+        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+    ) -> None:
+        """Write features for the projector, with their rows and a sprite of all thumbnails."""
+        side, columns = thumbnails.shape[-1], math.ceil(math.sqrt(len(thumbnails)))
+        assert columns * side <= MAX_SPRITE
+        heading, *cells = [[_one_line(cell) for cell in row] for row in rows]
+        # One embedding a run: a resumed run's replaces the earlier one.
+        (self.folder / "projector_config.pbtxt").unlink(missing_ok=True)
+        # It prints where the folder exists, and leaves the rest of the sprite as the memory happens to be.
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+            self._writer.add_embedding(features, cells, thumbnails, step, tag, metadata_header=heading)
+        _blank_rest(self.folder / f"{step:05d}" / tag / "sprite.png", side * -(-len(thumbnails) // columns))
+
+    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
+        """Write precision against recall at 127 thresholds."""
+        self._writer.add_pr_curve(tag, truth, scores.clip(0, 1), step)
+
+    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
+        """Write precision against recall from counts."""
+        tp, fp, tn, fn = (counts[key].astype(np.float64) for key in ("tp", "fp", "tn", "fn"))
+        precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
+        self._writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp))
+
+    def close(self) -> None:
+        """Write what is still waiting and end."""
+        self._writer.close()
+
+    def _remember(self, values: Mapping[str, float], step: int) -> None:
+        """Keep for scalars.json what add_scalar, unlike add_scalars, does not keep itself, under short names."""
+        written = {
+            Path(tag).relative_to(self.folder).as_posix(): points for tag, points in self._writer.scalar_dict.items()
+        }
+        time = next((points[-1][0] for points in written.values()), None)
+        for tag, points in [*written.items(), *((tag, [[time, step, value]]) for tag, value in values.items())]:
+            # JSON knows no NaN.
+            known = [[when, at, value if math.isfinite(value) else None] for when, at, value in points]
+            self._scalars.setdefault(tag, []).extend(known)
+
+    def _export(self) -> None:
+        temporary = self._json.with_name(f".{self._json.name}.{os.getpid()}")
+        self._writer.scalar_dict = self._scalars
+        try:
+            self._writer.export_scalars_to_json(str(temporary))
+            os.replace(temporary, self._json)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(f"cannot write {self._json}: {error.strerror or error}") from error
+
+
+def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False) -> Path:
+    """Return where a run's events go: into the run, or into a folder of its name where log.folder names the parent.
+
+    There another run of the same name may have been; a number is added then. A resumed run finds its own again.
+    """
+    if settings.folder is None:
+        return run / f"tensorboard{settings.comment}"
+    for number in itertools.count(1):
+        name = f"{run.name}{settings.comment}" + (f"-{number}" if number > 1 else "")
+        folder = Path(settings.folder) / name
+        own = folder / _MARKER
+        if not folder.exists() or (is_resumed and own.is_file() and own.read_bytes() == _way(folder, run)):
+            return folder
+    raise AssertionError
+
+
+def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> None:
+    """Write pictures, uint8 (H, W, 3), as TensorBoard images into an event file of `folder`.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    writer = _writer(folder)
+    for tag, image in images.items():
+        writer.add_image(tag, image, step, dataformats="HWC")
+    writer.close()
+
+
+def _way(folder: Path, run: Path) -> bytes:
+    return os.fsencode(f"{os.path.relpath(run, folder)}\n")
+
+
+def _writer(folder: Path, **arguments: Any) -> Any:
+    from tensorboardX import SummaryWriter
+
+    try:
+        return SummaryWriter(str(folder), **arguments)
+    except OSError as error:
+        raise StorageError(f"cannot write TensorBoard events into {folder}: {error.strerror}") from error
+
+
+def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
+    """Hide in the folders that add_scalars makes, which know nothing of purge_step, what is of `step` or later."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.writer import FileWriter
+
+    for line in sorted({file.parent for file in folder.glob("*/*/events.out.tfevents.*")}):
+        # add_scalars finds it under this name and goes on with it.
+        file = writer.all_writers[str(line)] = FileWriter(str(line), filename_suffix=suffix)
+        file.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+
+def _read_scalars(file: Path, *, up_to_epoch: int) -> dict[str, list[list[Any]]]:
+    """Return what a resumed run has already written to scalars.json; nothing where that is not readable."""
+    if not up_to_epoch:
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {tag: [point for point in points if point[1] <= up_to_epoch] for tag, points in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return {}
+
+
+def _one_line(text: str) -> str:
+    """Return a text that fits into a cell of a table whose cells end at tabs."""
+    return " ".join(text.encode("utf-8", "replace").decode().split()) or "-"
+
+
+def _blank_rest(sprite: Path, used: int) -> None:
+    from PIL import Image
+
+    with Image.open(sprite) as picture:
+        pixels = np.array(picture)
+    pixels[used:] = 255
+    Image.fromarray(pixels).save(sprite)
+
+
+def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
+    modes = {module: module.training for module in model.modules()}
+    devices = [example.device] if example.device.type == "cuda" else []
+    model.eval()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices):
+        # The tracer warns about every shape that a model looks at, and prints where it fails.
+        warnings.simplefilter("ignore")
+        try:
+            writer.add_graph(model, example)
+        except Exception:  # a model that cannot be traced still trains; its graph is left out
+            writer.add_text("graph", "this model cannot be traced, so there is no graph of it")
+    for module, mode in modes.items():
+        module.training = mode

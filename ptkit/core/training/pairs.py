@@ -1,0 +1,83 @@
+"""Pairs and triplets formed inside a batch from class labels, for the losses that compare images.
+
+Each function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices (n,), and returns the loss
+of what it forms. A batch without two images of one class, or of one class only, gives 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both ends (m,) of all pairs of one class and about as many of two classes, and their signs.
+
+    Of the pairs of two classes every k-th is taken, in order of distance: near ones only would pull everything into
+    one point.
+    """
+    first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
+    same = labels[first] == labels[second]
+    alike, unlike = same.nonzero()[:, 0], (~same).nonzero()[:, 0]
+    with torch.no_grad():
+        distances = (embeddings[first[unlike]] - embeddings[second[unlike]]).square().sum(1)
+    # All of them would outnumber the others by the number of classes.
+    kept = unlike[distances.argsort(stable=True)[:: max(len(unlike) // max(len(alike), 1), 1)]]
+    chosen = torch.cat([alike, kept])
+    return first[chosen], second[chosen], same[chosen].float() * 2 - 1
+
+
+def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return anchor, positive and semi-hard negative (m,) of every pair of one class.
+
+    The negative is the closest one that is farther than the positive; if there is none, the farthest of all
+    (Schroff et al., "FaceNet", 2015, section 3.2).
+    """
+    with torch.no_grad():
+        distances = torch.cdist(embeddings, embeddings)
+        same = labels[:, None] == labels[None, :]
+        anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero().T
+        to_negatives = distances[anchors].masked_fill(same[anchors], float("inf"))
+        is_farther = to_negatives > distances[anchors, positives][:, None]
+        closest = to_negatives.masked_fill(~is_farther, float("inf")).argmin(dim=1)
+        farthest = to_negatives.masked_fill(same[anchors], -1.0).argmax(dim=1)
+        has_farther = (is_farther & ~same[anchors]).any(dim=1)
+        negatives = torch.where(has_farther, closest, farthest)
+        usable = (~same[anchors]).any(dim=1)
+    return anchors[usable], positives[usable], negatives[usable]
+
+
+def _of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+    first, second, signs = _pairs(embeddings, labels)
+    return criterion(embeddings[first], embeddings[second], signs) if len(first) else embeddings.sum() * 0
+
+
+def _of_distances(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+    first, second, signs = _pairs(embeddings, labels)
+    return criterion(_distance(embeddings, first, second), signs) if len(first) else embeddings.sum() * 0
+
+
+def _of_ranks(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+    anchors, positives, negatives = _triplets(embeddings, labels)
+    if not len(anchors):
+        return embeddings.sum() * 0
+    farther, closer = _distance(embeddings, anchors, negatives), _distance(embeddings, anchors, positives)
+    return criterion(farther, closer, torch.ones_like(closer))
+
+
+def _of_triplets(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+    chosen = _triplets(embeddings, labels)
+    return criterion(*(embeddings[index] for index in chosen)) if len(chosen[0]) else embeddings.sum() * 0
+
+
+def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    # The root's slope at 0 is infinite.
+    return (embeddings[first] - embeddings[second]).square().sum(1).clamp_min(1e-12).sqrt()
+
+
+PAIRINGS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    "pairs": _of_pairs,
+    "distances of pairs": _of_distances,
+    "ranked distances": _of_ranks,
+    "semi-hard triplets": _of_triplets,
+}

@@ -1,0 +1,63 @@
+"""Precision, recall and average precision of each class, where images have several labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from ptkit.plots.fonts import class_labels
+from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, counted, house_style, new_page, percent
+
+_WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
+_MARKERS = {
+    "precision": (BLUE, "o", "precision: of those said to have it"),
+    "recall": (ORANGE, "o", "recall: of those that have it"),
+    "average_precision": (INK, "|", "average precision"),
+}
+
+
+@house_style()
+def label_rates(
+    rates: dict[str, np.ndarray], class_names: Sequence[str], *, mean_average_precision: float, footer: str = ""
+) -> Figure:
+    """Draw a row a class, the lowest average precision first; of many classes the lowest ones.
+
+    rates: precision, recall, average_precision and support, each (K,); nan is left out.
+    """
+    shown = np.argsort(rates["average_precision"], kind="stable")[:_MAX_ROWS]
+    worst, labels = int(shown[0]), class_labels(class_names)
+    page = new_page(
+        _WIDTH,
+        _ROW * len(shown) + 60,
+        title=f"Which classes are found? mAP {percent(mean_average_precision)}, lowest “{labels[worst]}” with "
+        f"{percent(float(np.nan_to_num(rates['average_precision'][worst])))}",
+        notes=[f"{len(shown)} of {counted(len(class_names), 'class', 'classes')}, the lowest average precision first."],
+        footer=footer,
+    )
+    axes = page.axes(_LEFT, 24, _WIDTH - _LEFT - _RIGHT, _ROW * len(shown))
+    rows = np.arange(len(shown))
+    low, high = (np.nan_to_num(how(rates["precision"][shown], rates["recall"][shown])) for how in (np.fmin, np.fmax))
+    axes.hlines(rows, low, high, color=FAINT, linewidth=3, zorder=1)
+    for key, (color, marker, _) in _MARKERS.items():
+        size = 150 if marker == "|" else 36
+        axes.scatter(rates[key][shown], rows, s=size, color=color, marker=marker, zorder=3, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
+    axes.set_yticks(rows, [labels[k] for k in shown])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.tick_params(labelsize=8, length=0)
+    for row, k in enumerate(shown):
+        page.text(
+            f"{int(rates['support'][k]):,} images", _WIDTH - _RIGHT + 12, 24 + _ROW * (row + 0.5), va="center", size=8
+        )
+    _draw_legend(page)
+    return page.figure
+
+
+def _draw_legend(page: Page) -> None:
+    left = 0.0
+    for color, marker, text in _MARKERS.values():
+        page.text("●" if marker == "o" else "│", left, 6, va="center", size=10, color=color)
+        page.text(text, left + 16, 6, va="center", size=8, color=MUTED)
+        left += 30 + 5.6 * len(text)

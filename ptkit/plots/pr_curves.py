@@ -1,0 +1,125 @@
+"""Precision against recall: what does it cost to find more of a class?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from ptkit.plots.fonts import class_labels, fitted, text_width
+from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, Page, house_style, new_page
+
+MAX_PANELS = 20
+
+_MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 34
+
+
+@dataclass(frozen=True)
+class Curve:
+    """recall rises, precision belongs to it, (T,) each. ap: average precision. prevalence: what chance gives."""
+
+    recall: np.ndarray
+    precision: np.ndarray
+    ap: float
+    prevalence: float
+
+
+def precision_recall(truth: np.ndarray, scores: np.ndarray) -> Curve:
+    """Return the exact curve of scores (n,) for what is true, bool (n,), of which at least one must be.
+
+    Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
+    scikit-learn's average_precision_score.
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits, ranked = truth[order].cumsum(), scores[order]
+    # Equal scores cannot be told apart by any threshold.
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    ap = float((precision * np.diff(recall, prepend=0)).sum())
+    return Curve(np.append(0, recall), np.append(precision[0], precision), ap, float(truth.mean()))
+
+
+def micro_counts(truth: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 127) -> dict[str, np.ndarray]:
+    """Return the counts tp, fp, tn, fn, (thresholds,) each, over all classes and images, at thresholds from 0 to 1.
+
+    truth: bool (n, K). scores: (n, K), 0..1; at least the threshold counts as found.
+    """
+    bins = np.floor(scores.clip(0, 1).ravel() * (num_thresholds - 1)).astype(np.int64)
+    tp, fp = (
+        np.bincount(bins[which], minlength=num_thresholds)[::-1].cumsum()[::-1]
+        for which in (truth.ravel(), ~truth.ravel())
+    )
+    return {"tp": tp, "fp": fp, "tn": fp[0] - fp, "fn": tp[0] - tp}
+
+
+@house_style()
+def pr_figure(truth: np.ndarray, scores: np.ndarray, *, class_names: Sequence[str], footer: str = "") -> Figure:
+    """Draw the micro average large, and beside it the classes with the lowest average precision, at most 20.
+
+    truth: bool (n, K), at least one true. scores: (n, K).
+    """
+    counts = truth.sum(axis=0)
+    curves = {k: precision_recall(truth[:, k], scores[:, k]) for k in np.flatnonzero(counts).tolist()}
+    by_ap = sorted(curves, key=lambda k: (curves[k].ap, k))
+    shown = sorted(by_ap[:MAX_PANELS])
+    columns = min(5, max(3, math.ceil(math.sqrt(len(shown)))), len(shown))
+    rows = math.ceil(len(shown) / columns)
+    height = max(_MAIN + _HEAD + 30, rows * (_PANEL + _HEAD) + 24)
+    labels = class_labels(class_names)
+    mean, worst = float(np.mean([curve.ap for curve in curves.values()])), by_ap[0]
+    page = new_page(
+        44 + _MAIN + 52 + columns * (_PANEL + _BETWEEN),
+        height,
+        title=f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest "
+        f"{curves[worst].ap:.3f} for “{labels[worst]}”",
+        notes=[_note(len(truth), len(shown), len(curves), truth.shape[1])],
+        footer=footer,
+    )
+    micro = precision_recall(truth.ravel(), scores.ravel())
+    axes = page.axes(44, _HEAD, _MAIN, _MAIN)
+    _draw(axes, micro, color=BLUE, width=2)
+    page.text(f"Micro average over all classes: AP {micro.ap:.3f}", 44, _HEAD - 18, weight="bold")
+    axes.set(xlabel="recall", ylabel="precision")
+    where: dict[str, Any] = {"textcoords": "offset points", "size": 8, "color": MUTED}
+    axes.annotate(f"chance, {micro.prevalence:.1%}", (0.02, micro.prevalence), (0, 3), **where)
+    for place, k in enumerate(shown):
+        left = 44 + _MAIN + 52 + place % columns * (_PANEL + _BETWEEN)
+        top = _HEAD + place // columns * (_PANEL + _HEAD)
+        _draw_class(page, left, top, curves[k], labels[k], int(counts[k]))
+    return page.figure
+
+
+def _draw_class(page: Page, left: float, top: float, curve: Curve, name: str, count: int) -> None:
+    axes = page.axes(left, top, _PANEL, _PANEL)
+    _draw(axes, curve, color=ORANGE, width=1.4)
+    axes.tick_params(labelbottom=False, labelleft=False, length=2)
+    ap = f"AP {curve.ap:.3f}"
+    room = _PANEL - text_width(ap, size=8) - 6
+    name = fitted(name, width=room, size=8)
+    page.text(name, left, top - 5, va="bottom", size=8)
+    if text_width(f"{name} {count:,}", size=8) < room:
+        page.text(f"{count:,}", left + text_width(f"{name} ", size=8), top - 5, va="bottom", size=8, color=MUTED)
+    page.text(ap, left + _PANEL, top - 5, va="bottom", ha="right", size=8)
+
+
+def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
+    axes.axhline(curve.prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (5, 4)))
+    axes.fill_between(curve.recall, curve.precision, step="pre", color=color, alpha=0.12, linewidth=0)
+    axes.step(curve.recall, curve.precision, where="pre", color=color, linewidth=width, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.tick_params(labelsize=8, length=3)
+    axes.set_axisbelow(True)
+
+
+def _note(num_images: int, num_shown: int, num_known: int, num_classes: int) -> str:
+    which = "all classes" if num_shown == num_known else f"the {num_shown} classes of {num_known:,} with the lowest AP"
+    missing = "" if num_known == num_classes else f"; {num_classes - num_known:,} without images left out"
+    return f"{num_images:,} images; small: {which}{missing}, with the number of images. Dashed: prevalence."

@@ -1,0 +1,127 @@
+"""The rate of every parameter group over the epochs of a run."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, RED, Page, counted, house_style, new_page, number
+
+_WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
+_COLORS = (BLUE, ORANGE, "#2d8a4e", RED, "#7a4fb0")
+# Below this share of the highest rate a logarithmic scale shows nothing that matters.
+_LOWEST = 1e-6
+
+
+@house_style()
+def schedule_figure(
+    call: str,
+    epochs: np.ndarray,
+    rates: np.ndarray,
+    *,
+    plain_rates: np.ndarray,
+    num_epochs: int,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Draw the rates of all groups, once on a linear and once on a logarithmic scale.
+
+    epochs: (N,), where in the run each step begins, from 0. rates, plain_rates: (N, groups), with and without the
+    warm-up in front of the schedule; where they differ the latter are dashed.
+    """
+    kinds = _alike(rates)
+    legend_height = 20 if len(kinds) > 1 else 4
+    page = new_page(
+        _WIDTH,
+        legend_height + _LINEAR + _LOG + _BETWEEN + 54,
+        title=_title(call, rates, num_epochs),
+        notes=notes,
+        footer=f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}",
+    )
+    linear = page.axes(_LEFT, legend_height + 10, _WIDTH - _LEFT, _LINEAR)
+    log = page.axes(_LEFT, legend_height + 10 + _LINEAR + _BETWEEN, _WIDTH - _LEFT, _LOG)
+    highest = max(float(rates.max()), float(plain_rates.max())) or 1.0
+    # On the logarithmic scale zero is far below its edge.
+    for axes, lowest in ((linear, 0.0), (log, highest * _LOWEST / 1000)):
+        for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
+            shown, plain = (np.maximum(values[:, columns[0]], lowest) for values in (rates, plain_rates))
+            _draw(axes, epochs, shown, plain, color, num_epochs)
+        _finish(axes, num_epochs, is_last=axes is log)
+    linear.set_ylim(0, highest * 1.08)
+    linear.set_ylabel("rate")
+    _make_logarithmic(log, rates, highest)
+    if len(kinds) > 1:
+        _draw_legend(page, kinds)
+    return page.figure
+
+
+def _draw(axes: Axes, epochs: np.ndarray, rates: np.ndarray, plain: np.ndarray, color: str, num_epochs: int) -> None:
+    # A rate holds until the next step begins; the last one to the end of the run.
+    times = np.append(epochs, num_epochs)
+    if not np.array_equal(rates, plain):
+        differs = np.flatnonzero(rates != plain)[-1] + 2
+        shown = slice(0, min(differs, len(plain)))
+        axes.step(epochs[shown], plain[shown], where="post", color=color, linewidth=1, linestyle=(0, (4, 3)), alpha=0.7)
+    axes.step(times, np.append(rates, rates[-1]), where="post", color=color, linewidth=2, solid_capstyle="butt")
+
+
+def _finish(axes: Axes, num_epochs: int, *, is_last: bool) -> None:
+    axes.set_xlim(0, num_epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
+    axes.tick_params(labelsize=8, length=3, labelbottom=is_last)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    if is_last:
+        axes.set_xlabel("epochs done")
+
+
+def _make_logarithmic(axes: Axes, rates: np.ndarray, highest: float) -> None:
+    seen = rates[rates > highest * _LOWEST]
+    lowest = float(seen.min()) if seen.size else highest / 10
+    axes.set_yscale("log")
+    axes.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("rate, logarithmic")
+
+
+def _alike(rates: np.ndarray) -> list[list[int]]:
+    """Return the columns in lists of equal ones."""
+    kinds: dict[bytes, list[int]] = {}
+    for column in range(rates.shape[1]):
+        kinds.setdefault(np.ascontiguousarray(rates[:, column]).tobytes(), []).append(column)
+    return list(kinds.values())
+
+
+def _colors(count: int) -> list[str]:
+    if count <= len(_COLORS):
+        return list(_COLORS[:count])
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+    return [matplotlib.colors.to_hex(shade) for shade in shades]
+
+
+def _draw_legend(page: Page, kinds: list[list[int]]) -> None:
+    left = float(_LEFT)
+    for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
+        text = f"group{'s' if len(columns) > 1 else ''} {', '.join(str(column + 1) for column in columns)}"
+        if left > _WIDTH - 90:
+            page.text("…", left, 7, va="center", size=9, color=MUTED)
+            return
+        bar = np.full((3, 22, 3), [int(color[k : k + 2], 16) for k in (1, 3, 5)], np.uint8)
+        page.image(bar, left, 5)
+        written = page.text(text, left + 28, 7, va="center", size=9)
+        left += 28 + len(written.get_text()) * 6 + 18
+
+
+def _title(call: str, rates: np.ndarray, num_epochs: int) -> str:
+    top = rates.max(axis=1)
+    peak = int(top.argmax())
+    end = f"{number(float(top[-1]))} at the end of {num_epochs:,}"
+    if peak == 0:
+        return f"{call}: rate {number(float(top[0]))} at first, {end} epochs"
+    when = round((peak + 1) / len(rates) * num_epochs, 1)
+    return f"{call}: rate {number(float(top[peak]))} at most, after {when:g} epochs, {end}"

@@ -1,0 +1,171 @@
+"""Write docs/catalogue.md: every part by name, with what it does, its arguments and the command that uses it.
+
+    python scripts/make_catalogue.py [FILE]
+
+The page comes from the tables in the code; a test keeps it true to them.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptkit.core.catalogue import Catalogue
+from ptkit.core.data.transforms import TRANSFORMS
+from ptkit.core.models.initialization import INITS
+from ptkit.core.models.zoo import models
+from ptkit.core.training.losses import LOSSES, RULES
+from ptkit.core.training.optimizers import OPTIMIZERS
+from ptkit.core.training.schedules import SCHEDULERS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
+INTRODUCTION = """\
+# The catalogue
+
+Every part that a command can name. This page is written by `scripts/make_catalogue.py` from the tables in the code, and
+`ptkit list KIND` prints the same. How calls are written: [notation.md](notation.md). What is left out has PyTorch's own
+default; what an argument may be stands behind it, and anything else is refused before training begins.
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One section: its catalogue, the command around a call, and calls for parts that need arguments."""
+
+    title: str
+    text: str
+    catalogue: Catalogue
+    command: str
+    examples: Mapping[str, str]
+
+
+KINDS = (
+    Kind(
+        "Transforms",
+        "They start from the decoded image. `ptkit viz-transforms` draws them; more in [transforms.md](transforms.md).",
+        TRANSFORMS,
+        "ptkit train --transform '{}'",
+        {
+            "CenterCrop": "CenterCrop(14)",
+            "RandomCrop": "RandomCrop(16, padding=2)",
+            "RandomResizedCrop": "RandomResizedCrop(16)",
+            "FiveCrop": "FiveCrop(12)",
+            "TenCrop": "TenCrop(12)",
+            "RandomRotation": "RandomRotation(10)",
+            "Resize": "Resize((16, 16))",
+            "Normalize": "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])",
+            "Pad": "Pad(2)",
+            "ColorJitter": "ColorJitter(0.4, 0.4)",
+            "Grayscale": "Grayscale(num_output_channels=3)",
+            "LinearTransformation": 'LinearTransformation("whitening.npz")',
+            "RandomAffine": "RandomAffine(10)",
+            "Lambda": 'Lambda("augment.py:invert")',
+            "RandomChoice": "RandomChoice([RandomRotation(10), ColorJitter(0.4)])",
+            "RandomApply": "RandomApply([ColorJitter(0.4)], p=0.3)",
+            "RandomOrder": "RandomOrder([RandomRotation(10), ColorJitter(0.4)])",
+        },
+    ),
+    Kind(
+        "Losses",
+        "The labels they are for stand in the table after this one.",
+        LOSSES,
+        "ptkit train --loss '{}'",
+        {},
+    ),
+    Kind(
+        "Optimizers",
+        "The rate is `--lr`, or `lr=` in the call; parameters come from the run; see [optimizers.md](optimizers.md).",
+        OPTIMIZERS,
+        "ptkit train --optimizer '{}'",
+        {},
+    ),
+    Kind(
+        "Schedules",
+        "See one with `ptkit list schedulers --plot CALL`; more in [optimizers.md](optimizers.md).",
+        SCHEDULERS,
+        "ptkit train --scheduler '{}'",
+        {
+            "StepLR": "StepLR(5)",
+            "MultiStepLR": "MultiStepLR([5, 10])",
+            "ExponentialLR": "ExponentialLR(0.9)",
+            "LambdaLR": 'LambdaLR("0.95 ** epoch")',
+            "CosineAnnealingWarmRestarts": "CosineAnnealingWarmRestarts(5)",
+        },
+    ),
+    Kind(
+        "Weight initialisations",
+        "On a layer class, a module, or a glob on parameter names; `--init tutorial` is a recipe of several. "
+        "`calculate_gain('relu')` may stand as an argument.",
+        INITS,
+        "ptkit train --init 'Conv2d={}'",
+        {"constant_": "constant_(0.1)", "sparse_": "sparse_(0.1)"},
+    ),
+    Kind(
+        "Models",
+        "Ours and torchvision's; `timm:NAME` and your own `net.py:Net` as well. More in [models.md](models.md).",
+        models(),
+        "ptkit train --model '{}'",
+        {},
+    ),
+)
+# These fill matrices, which no convolution has.
+_ON_MATRICES = ("eye_", "sparse_")
+
+
+def page() -> str:
+    """Return the text of the page."""
+    sections = [section(kind) for kind in KINDS]
+    sections.insert(2, losses_and_labels())
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def section(kind: Kind) -> str:
+    """Return one kind as a Markdown table."""
+    rows = [_row(kind, name) for name in kind.catalogue.parts]
+    head = "| name | what it does | arguments | command |\n|---|---|---|---|\n"
+    return f"## {kind.title}\n\n{kind.text}\n\n{head}{''.join(rows)}"
+
+
+def example(kind: Kind, name: str) -> str:
+    """Return a call of a part that works as it stands."""
+    return kind.examples.get(name, f"{name}()")
+
+
+def losses_and_labels() -> str:
+    """Return what stands before each loss, what its target is and how outputs are read, for each kind of labels."""
+    columns = {"one class": "one", "several classes": "several", "numbers": "numbers", "compared images": "pairs"}
+    rows = [
+        f"| `{name}` | " + " | ".join(_use(getattr(rule, field)) for field in columns.values()) + " |\n"
+        for name, rule in RULES.items()
+    ]
+    text = "Before the loss → its target → how outputs are read. Empty: the loss does not fit these labels."
+    head = f"| loss | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
+    return f"### Losses and labels\n\n{text}\n\n{head}{''.join(rows)}"
+
+
+def _use(use: object) -> str:
+    return "" if use is None else f"{use.before} → {use.target} → {use.reading}"  # type: ignore[attr-defined]
+
+
+def _row(kind: Kind, name: str) -> str:
+    arguments = [
+        f"`{a.name}{'=' + a.default_text if a.default_text else ''}`{': ' + a.allowed_text if a.allowed_text else ''}"
+        for a in kind.catalogue.arguments(name)
+    ]
+    command = kind.command.replace("Conv2d=", "fc=") if name in _ON_MATRICES else kind.command
+    cells = (
+        f"`{name}`",
+        kind.catalogue.parts[name].summary,
+        "; ".join(arguments) or "none",
+        f"`{command.format(example(kind, name))}`",
+    )
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
+
+
+def main() -> None:
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    file.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

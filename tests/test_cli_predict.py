@@ -1,0 +1,107 @@
+"""`ptkit predict`: what each kind of task answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from example_run import CLASSES, write_images, write_run
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    write_images(tmp_path)
+    return tmp_path
+
+
+def answers(*arguments):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", *arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def make_task(**task):
+    """Give the example's checkpoint another kind of task."""
+    contents = read_checkpoint(Path("ckpt.pkl"))
+    save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"task": task})
+
+
+def test_an_image_gets_its_class_with_its_probability(here):
+    (found,) = answers("images/red/0.png")
+    assert found.keys() == {"path", "class", "index", "probability"}
+    assert found["class"] == CLASSES[found["index"]]
+    assert 1 / 3 <= found["probability"] <= 1
+
+
+def test_files_folders_and_lists_are_answered_in_order(here):
+    found = answers("images/red/1.png", "images/blue", "test.txt")
+    assert [row["path"] for row in found[:5]] == ["images/red/1.png", *(f"images/blue/{k}.png" for k in range(4))]
+    assert len(found) == 1 + 4 + 12
+
+
+def test_the_answer_for_an_image_does_not_depend_on_its_company(here):
+    alone, among = answers("images/red/1.png")[0], answers("test.txt")
+    other = next(row for row in among if row["path"] == "images/red/1.png")
+    assert other["probability"] == pytest.approx(alone["probability"], abs=1e-6)
+
+
+def test_top_names_the_most_probable_classes_first(here):
+    (found,) = answers("images/red/0.png", "--top", "3")
+    assert found["top"][0]["class"] == found["class"]
+    assert sum(row["probability"] for row in found["top"]) == pytest.approx(1)
+
+
+def test_several_labels_are_named_with_all_probabilities(here):
+    make_task(kind="multi-label", activation="sigmoid", thresholds=torch.tensor([0.0, 0.0, 1.0]))
+    (found,) = answers("images/red/0.png")
+    assert (found["classes"], found["indices"]) == (["blue", "green"], [0, 1])
+    assert found["probabilities"].keys() == set(CLASSES)
+
+
+def test_numbers_are_given_in_their_own_units(here):
+    ones = torch.ones(3)
+    make_task(kind="regression", activation="number", scale=0 * ones, shift=7 * ones)
+    (found,) = answers("images/red/0.png")
+    assert found["numbers"] == dict.fromkeys(CLASSES, 7.0)
+
+
+def test_an_embedding_is_answered_with_the_nearest_class(here):
+    model_outputs = torch.eye(3)
+    make_task(kind="embedding", activation="nearest", class_means=model_outputs)
+    (found,) = answers("images/red/0.png")
+    assert found["class"] in CLASSES
+
+
+def test_the_table_goes_to_a_file_with_out(here):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images/blue", "--out", "found"])
+    assert result.exit_code == 0
+    lines = Path("found/predictions.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("path,class,probability", 5)
+
+
+@pytest.mark.parametrize(
+    ("sources", "exit_code", "message"),
+    [
+        (["missing.png"], 3, "missing.png"),
+        (["runs"], 3, "runs has no images"),
+        (["missing.txt"], 3, "no missing.txt here"),
+    ],
+)
+def test_what_is_not_there_is_told(here, sources, exit_code, message):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", *sources])
+    assert (result.exit_code, message in result.stderr) == (exit_code, True)
+
+
+def test_an_unknown_kind_of_task_is_a_checkpoint_error(here):
+    make_task(kind="segmentation", activation="softmax")
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images"])
+    assert result.exit_code == 4
+    assert "no kind of task is called segmentation" in result.stderr

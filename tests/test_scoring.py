@@ -1,0 +1,71 @@
+"""Metrics of each kind of task, against scikit-learn's or written out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, r2_score
+
+from ptkit.core.errors import UsageError
+from ptkit.core.training.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
+from ptkit.core.training.scoring import METRICS, SCORES, check_metric
+
+
+def metrics_of(reading: Reading, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+    score = SCORES[reading.kind](reading, num_classes)
+    for outputs, labels in batches:
+        score.add(outputs, labels)
+    return score.metrics()
+
+
+def test_accuracy_counts_every_image_once() -> None:
+    first = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    second = torch.tensor([[0.0, 3.0]]), torch.tensor([1])
+    assert metrics_of(Reading(SINGLE, "softmax"), 2, first, second) == {"accuracy": pytest.approx(2 / 3)}
+
+
+def test_several_labels_have_mean_average_precision_and_micro_averages() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((50, 4)) < 0.4
+    # Rounded, so that some images have the same probability.
+    outputs = np.round(rng.normal(size=(50, 4)) + truth, 1).astype(np.float32)
+    found = metrics_of(Reading(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth)))
+    assert found["map"] == pytest.approx(average_precision_score(truth, outputs, average="macro"))
+    assert found["f1"] == pytest.approx(f1_score(truth, outputs > 0, average="micro"))
+
+
+def test_a_class_without_images_does_not_count_in_the_mean() -> None:
+    truth = torch.tensor([[True, False], [False, False]])
+    found = metrics_of(Reading(MULTI, "sigmoid"), 2, (torch.tensor([[2.0, 1.0], [1.0, 1.0]]), truth))
+    assert found["map"] == 1.0
+
+
+def test_numbers_have_errors_in_their_own_units() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(30, 2)).astype(np.float32)
+    outputs = truth + rng.normal(size=(30, 2)).astype(np.float32) / 4
+    reading = Reading(REGRESSION, "number", scale=torch.tensor([10.0, 2.0]), shift=torch.tensor([50.0, 0.0]))
+    labels = truth * np.array([10, 2], np.float32) + np.array([50, 0], np.float32)
+    found = metrics_of(reading, 2, (torch.from_numpy(outputs), torch.from_numpy(labels)))
+    error = outputs * [10, 2] + [50, 0] - labels
+    assert found["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.square(error).mean()), rel=1e-5)
+    assert found["r2"] == pytest.approx(r2_score(labels, outputs * [10, 2] + [50, 0]), rel=1e-5)
+
+
+def test_an_embedding_is_classified_by_its_neighbours_without_itself() -> None:
+    # Seven at one place and two at another; one of the seven is of the second class.
+    places = torch.tensor([[1.0, 0.01 * k] for k in range(7)] + [[0.0, 1.0], [0.02, 1.0]])
+    labels = torch.tensor([0, 0, 0, 1, 0, 0, 0, 1, 1])
+    found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))
+    # The two that are alone are outvoted by the crowd, but nearest to each other; the odd one has neighbours of 0,
+    # and of those beside it one on each side may have it as the nearest.
+    assert found["accuracy"] == pytest.approx(6 / 9)
+    assert 6 / 9 <= found["recall_at_1"] <= 8 / 9
+
+
+def test_a_metric_of_other_labels_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"train\.metric must be one of loss, mae, rmse, r2 for these labels, found .accu"
+    ):
+        check_metric("accuracy", REGRESSION, setting="train.metric")
+    assert set(METRICS) == {SINGLE, MULTI, REGRESSION, EMBEDDING}

@@ -1,0 +1,164 @@
+import pytest
+
+from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.data.transforms import complete, evaluation_of
+from ptkit.core.errors import UsageError
+
+TENSOR, NORMALIZE, LINEAR = "ToTensor()", "Normalize([0.5], [0.2])", "LinearTransformation([[1, 0], [0, 1]], [0, 0])"
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "class Blur:\n"
+        "    def __init__(self, width=3): pass\n"
+        "    def __call__(self, image): return image\n"
+        "class Normalize(Blur): pass\n"
+    )
+    return f"{tmp_path / 'own.py'}:Blur(width=5)"
+
+
+@pytest.mark.parametrize(
+    ("calls", "message", "pointed_at"),
+    [
+        (["RandomErasing()", TENSOR], "RandomErasing needs a float tensor: put ToTensor() before it", "RandomErasing"),
+        ([NORMALIZE, TENSOR], "Normalize needs a float tensor: put ToTensor() before it", "Normalize"),
+        ([LINEAR, TENSOR], "LinearTransformation needs a float tensor: put ToTensor() before it", "LinearTrans"),
+        (["ToPILImage()", "RandomErasing()", TENSOR], "RandomErasing needs a float tensor", "RandomErasing"),
+        ([f"RandomApply([{NORMALIZE}])", TENSOR], "Normalize needs a float tensor", "Normalize"),
+        ([TENSOR, TENSOR], "ToTensor stands twice; the image is a float tensor already", "ToTensor"),
+        ([TENSOR, NORMALIZE, TENSOR], "ToTensor stands twice", "ToTensor"),
+        (["RandomApply([ToTensor()])", TENSOR], "ToTensor stands twice", "ToTensor"),
+        ([TENSOR, NORMALIZE, NORMALIZE], "Normalize stands twice", "Normalize"),
+        ([TENSOR, f"RandomChoice([RandomHorizontalFlip(), {NORMALIZE}])", NORMALIZE], "Normalize stands twice", "Norm"),
+        ([TENSOR, "ToPILImage()"], "ToPILImage must stand before ToTensor", "ToPILImage"),
+        (["ToPILImage()", "ToPILImage()", TENSOR], "ToPILImage stands twice", "ToPILImage"),
+        ([TENSOR, LINEAR, LINEAR], "LinearTransformation stands twice", "LinearTrans"),
+        ([TENSOR, NORMALIZE, LINEAR], "LinearTransformation takes values 0..1: put it before Normalize", "LinearTrans"),
+        ([TENSOR, NORMALIZE, "ColorJitter(0.4)"], "ColorJitter takes values 0..1: put it before Normalize", "Color"),
+        ([TENSOR, NORMALIZE, "AutoAugment()"], "AutoAugment takes values 0..1: put it before Normalize", "AutoAug"),
+        ([TENSOR, LINEAR, "RandAugment()"], "RandAugment takes values 0..1: put it before LinearTransf", "RandAug"),
+        (["RandomOrder([ToTensor(), ColorJitter()])"], "ToTensor changes what an image is", "ToTensor"),
+        (["FiveCrop(4)", "TenCrop(3)", TENSOR], "FiveCrop or TenCrop stands once", "TenCrop"),
+        (["FiveCrop(4)", "ToPILImage()", TENSOR], "ToPILImage takes one image, not the crops of one", "ToPILImage"),
+        (["TenCrop(4)", "AutoAugment()", TENSOR], "put it before TenCrop", "AutoAugment"),
+        (["TenCrop(4)", "RandomApply([AugMix()])", TENSOR], "RandomApply takes one image", "RandomApply"),
+        (["ToPILImage()", "FiveCrop(4)", TENSOR], "FiveCrop needs a tensor: put it before ToPILImage", "FiveCrop"),
+        (["RandomApply([FiveCrop(4)])", TENSOR], "FiveCrop makes several images of each: it cannot stand in", "Five"),
+        (["FiveCrop(4)", TENSOR, "MixUp()"], "MixUp mixes single images: it cannot go with FiveCrop", "MixUp"),
+        (["TenCrop(4)", TENSOR, "RandomChoice([MixUp(), CutMix()])"], "it cannot go with TenCrop", "RandomChoice"),
+        (["RandomApply([MixUp()])", TENSOR], "what mixes whole batches stands once, at the end", "MixUp"),
+        ([TENSOR, "CutMix()", "RandomErasing()"], "what mixes whole batches stands once, at the end", "CutMix"),
+    ],
+)
+def test_what_cannot_stand_where_it_stands_is_refused_and_pointed_at(calls, message, pointed_at):
+    with pytest.raises(UsageError) as caught:
+        Pipeline.parse(["Resize((8, 8))", *calls])
+    told, source, caret = str(caught.value).split("\n")
+    assert message in told
+    assert source[caret.index("^") :].startswith(pointed_at)
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([], "the transforms must end in a float tensor: add ToTensor()"),
+        (["ToPILImage()"], "the transforms must end in a float tensor: add ToTensor() after ToPILImage()"),
+        (["RandomApply([ToTensor()])"], "the transforms must end in a float tensor: add ToTensor()"),
+        (["Lambda('os:getcwd')", "FiveCrop(4)", "Lambda('os:getcwd')", TENSOR], "put it before FiveCrop"),
+    ],
+)
+def test_list_that_ends_in_something_else_is_refused(calls, message):
+    with pytest.raises(UsageError) as caught:
+        Pipeline.parse(calls)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ["ToPILImage()", "AutoAugment()", TENSOR],
+        ["RandomApply([ToPILImage(), ColorJitter(0.4)])", TENSOR, NORMALIZE],
+        [TENSOR, "ColorJitter(0.4)", "FiveCrop(4)", NORMALIZE, "RandomErasing()"],
+        ["FiveCrop(4)", "RandomHorizontalFlip()", TENSOR, NORMALIZE],
+        [TENSOR, LINEAR.replace("[[1, 0], [0, 1]], [0, 0]", "[[1]], [0]"), NORMALIZE],
+        ["RandomOrder([ColorJitter(0.4), RandomRotation(3)])", TENSOR, "MixUp()"],
+    ],
+)
+def test_orders_that_work_are_taken(calls):
+    assert Pipeline.parse(calls).calls == tuple(calls)
+
+
+def test_pil_image_at_the_end_of_an_automatic_list_is_refused():
+    with pytest.raises(UsageError, match="ToPILImage at the end: nothing that takes a PIL image follows it"):
+        complete(["RandomHorizontalFlip()", "ToPILImage()"], size=8, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def test_what_takes_float_tensors_gets_one_in_an_automatic_list():
+    around = {"size": 8, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    normalize = "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
+    erase = "RandomApply([RandomErasing(value='random')])"
+    assert complete(["RandomHorizontalFlip()", erase, "RandomVerticalFlip()"], **around) == (
+        "Resize((8, 8))",
+        "RandomHorizontalFlip()",
+        TENSOR,
+        erase,
+        "RandomVerticalFlip()",
+        normalize,
+    )
+    assert complete([TENSOR, erase], **around) == ("Resize((8, 8))", TENSOR, erase, normalize)
+
+
+def test_users_own_normalize_does_not_stop_the_automatic_one(own):
+    mine = own.replace("Blur(width=5)", "Normalize()")
+    assert complete([mine], size=8, mean=(0, 0, 0), std=(1, 1, 1))[-1] == "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
+
+
+# --------------------------------------------------------------------------------------------------- several crops
+
+
+@pytest.mark.parametrize(
+    ("training", "size", "expected"),
+    [
+        (["RandomCrop(32, padding=4)"], 32, ("Resize((32, 32))",)),
+        (["FiveCrop(28)", "RandomHorizontalFlip()"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
+        (["TenCrop(224, vertical_flip=True)"], 224, ("Resize(256)", "TenCrop(224, vertical_flip=True)")),
+        (["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"], 32, ("Resize(40)", "Pad(2)", "FiveCrop(32)")),
+        (["RandomResizedCrop(32)", "FiveCrop(28)"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
+        (["TenCrop(20)", "Resize((32, 32))"], 32, ("TenCrop(20)", "Resize((32, 32))")),
+        (["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"], 32, ("Resize((32, 32))", "CenterCrop(9)", "TenCrop(8)")),
+    ],
+)
+def test_evaluation_takes_the_crops_of_training(training, size, expected):
+    assert evaluation_of(training, size) == expected
+    complete_list = complete(expected, size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    assert complete_list[: len(expected)] == expected
+    assert not Pipeline.parse(complete_list).is_random
+
+
+# ------------------------------------------------------------------------------------------------- text as a call
+
+
+def test_own_class_stands_in_a_container_as_text(own):
+    pipeline = Pipeline.parse([f"RandomApply([RandomHorizontalFlip(), '{own}'], p=0.5)", TENSOR])
+    (apply,) = (step.transform for step in pipeline.middle)
+    assert [type(inner).__name__ for inner in apply.transforms] == ["RandomHorizontalFlip", "Blur"]
+    assert Pipeline.parse(pipeline.calls).is_foreign
+
+
+def test_own_class_stands_in_nested_containers_as_text(own):
+    pipeline = Pipeline.parse([f"RandomOrder(transforms=[RandomChoice(['{own}', 'RandomVerticalFlip()'])])", TENSOR])
+    (order,) = (step.transform for step in pipeline.middle)
+    (choice,) = order.transforms
+    assert [type(inner).__name__ for inner in choice.transforms] == ["Blur", "RandomVerticalFlip"]
+
+
+def test_mistakes_in_text_are_told_as_elsewhere(own):
+    for text, message in (
+        ("RandomVerticalFlop()", "no transform is called RandomVerticalFlop; did you mean RandomVerticalFlip?"),
+        (own.replace("Blur", "Blurr"), "did you mean Blur?"),
+        ("Blur(", "never closed"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            Pipeline.parse([f"RandomApply(['{text}'])", TENSOR])
+        assert message in str(caught.value)

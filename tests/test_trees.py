@@ -1,0 +1,40 @@
+import os
+from pathlib import Path
+
+import pytest
+from tiny_scans import make_tree
+
+from ptkit.core.data.scanning import Scan
+from ptkit.core.data.splitting import Split
+from ptkit.core.data.trees import Tree, check_tree
+from ptkit.core.data.trees import make_tree as fill_tree
+from ptkit.core.errors import DataError
+
+
+@pytest.fixture
+def listed_images(tmp_path, monkeypatch):
+    """A scan of a list whose images have the same names, and a split that has them all in the training part."""
+    names = ["a/2-x.png", "b/x.png", "c/x.png", "d/x.png"]
+    make_tree(tmp_path, names)
+    Path(tmp_path, "all.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    scan = Scan(Path("all.txt"), ("cat", "dog"), names, names, [0, 0, 0, 1], [1] * 4)
+    return scan, Split(("train", "valid"), bytes(4), [[3, 0], [1, 0]])
+
+
+@pytest.mark.parametrize("kind", ["copy", "link"])
+def test_images_of_the_same_name_get_names_of_their_own(listed_images, kind):
+    paths, names = fill_tree(*listed_images, Tree(Path("tree"), kind))
+    assert names == ["train/cat/2-x.png", "train/cat/x.png", "train/cat/2-2-x.png", "train/dog/x.png"]
+    assert [Path(path).read_text() for path in paths] == listed_images[0].names
+    assert paths == [f"{os.getcwd()}/tree/{name}" for name in names]
+
+
+@pytest.mark.parametrize("name", ["..", "a/b"])
+def test_a_class_name_that_is_no_folder_name_is_a_data_error(listed_images, name):
+    scan = listed_images[0]
+    with pytest.raises(DataError, match="--link cannot make a folder of the class name"):
+        check_tree(
+            Scan(scan.source, ("cat", name), scan.names, scan.paths, scan.labels, scan.sizes),
+            Tree(Path("tree"), "link"),
+        )

@@ -38,6 +38,7 @@ check: install-dev
 bench: bench-images install-dev
 	$(RUN) benchmarks/bench_startup.py
 	$(RUN) benchmarks/bench_digits.py
+	$(RUN) benchmarks/bench_transforms.py
 	$(RUN) benchmarks/bench_normstats.py "$(IMAGES)"
 	$(RUN) benchmarks/bench_train.py "$(IMAGES)"
 	@"$(PEER_PYTHON)" -c "import splitfolders" || { echo "for bench_split.py name a Python with split-folders:" \

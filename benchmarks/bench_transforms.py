@@ -23,7 +23,7 @@ from ptkit.core.calls import parse
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.keeping import Kept
-from ptkit.core.data.kernels import kernel_of
+from ptkit.core.data.kernels import has_form, kernel_of
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.mixing import mix
 from ptkit.core.data.pipeline import Pipeline
@@ -119,6 +119,8 @@ def one(call: str, pixels: Any, *, rounds: int, is_float: bool = False) -> None:
     images = as_floats(pixels) if is_float else torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     kernel = kernel_of(transform)
     form = kernel.floats if is_float else kernel.batch
+    if not has_form(transform, pixels.shape[1:3], of_floats=is_float):
+        form = None
     batch = images.contiguous(memory_format=torch.channels_last) if is_float else pixels
     indices = np.arange(len(pixels))
 
@@ -133,7 +135,7 @@ def one(call: str, pixels: Any, *, rounds: int, is_float: bool = False) -> None:
         results = (transform(image) for image in images)
         torch.stack([crop for result in results for crop in (result if isinstance(result, tuple) else (result,))])
 
-    row(call, ours, theirs, count=len(pixels), rounds=rounds, has_form=form is not None)
+    row(call, ours, theirs, count=len(pixels), rounds=rounds, is_batched=form is not None)
 
 
 def linear(pixels: Any, *, rounds: int) -> None:
@@ -188,7 +190,7 @@ def pipeline(name: str, calls: list[str], pixels: Any, *, rounds: int) -> None:
         lambda _: torch.stack([other(image) for image in images]),
         count=count,
         rounds=rounds,
-        has_form=not batches.pipeline.middle,
+        is_batched=not batches.pipeline.middle,
     )
     batches.close()
 
@@ -200,12 +202,12 @@ def row(
     *,
     count: int,
     rounds: int,
-    has_form: bool = True,
+    is_batched: bool = True,
 ) -> None:
     """Print both times for one image and their ratio."""
     seconds = in_turns({"ours": ours, "theirs": theirs}, rounds=rounds)
     mine, other = (statistics.median(seconds[who]) / count * 1e6 for who in ("ours", "theirs"))
-    mark = "yes" if has_form else "no"
+    mark = "yes" if is_batched else "no"
     print(f"| `{name}` | {mark} | {mine:,.1f} | {other:,.1f} | {other / mine:.1f} |", flush=True)
 
 

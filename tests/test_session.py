@@ -454,3 +454,10 @@ def test_settings_without_effect_are_refused(layer: dict[str, Any], message: str
     with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         start(layer)
     assert not (here / "runs").exists()
+
+
+def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
+    calls = ["RandomCrop(16, padding=2)", "ToTensor()", "Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])"]
+    first = start({"data": {"transforms": calls}, "train": {"epochs": 1}}, name="first")
+    again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
+    assert are_equal(weights(first.checkpoint), weights(again.checkpoint))

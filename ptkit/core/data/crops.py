@@ -15,7 +15,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.geometry import Draws, Size
-from ptkit.core.data.images import Pixels
+
+# Not `import cv2`: images.py sets what OpenCV reads when it is imported.
+from ptkit.core.data.images import Pixels, cv2
 
 SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10}
 
@@ -45,7 +47,12 @@ def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
-    views = _crops_of(t, torch.from_numpy(images).permute(0, 3, 1, 2))
+    wholes = [images]
+    if isinstance(t, v2.TenCrop):
+        # torch's flip would move byte by byte.
+        wholes.append(np.stack([cv2.flip(image, 0 if t.vertical_flip else 1) for image in images]))
+    tensors = (torch.from_numpy(whole).permute(0, 3, 1, 2) for whole in wholes)
+    views = [view for tensor in tensors for view in F.five_crop(tensor, t.size)]
     crops = np.empty((len(images), len(views), *t.size, 3), np.uint8)
     for number, view in enumerate(views):
         crops[:, number] = view.permute(0, 2, 3, 1).numpy()

@@ -29,10 +29,10 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
     if images.device.type != "cpu" and t.value is not None:
         return _erased_by_mask(t, images, boxes)
-    for image, box, row in zip(images, boxes, draws, strict=True):
+    for number, (box, row) in enumerate(zip(boxes, draws, strict=True)):
         if box is not None:
             top, left, h, w = box
-            image[:, top : top + h, left : left + w] = _value(t, box, row).to(images.device)
+            images[number, :, top : top + h, left : left + w] = _value(t, box, row).to(images.device)
     return images
 
 

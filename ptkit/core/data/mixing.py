@@ -75,8 +75,9 @@ def _cut(
     mixed = images.clone()
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
     if images.device.type == "cpu":
+        source, target = images.numpy(), mixed.numpy()
         for k, (left, top, right, bottom) in enumerate(np.stack([x1, y1, x2, y2], axis=1).tolist()):
-            mixed[k, :, top:bottom, left:right] = images[k - 1, :, top:bottom, left:right]
+            target[k, :, top:bottom, left:right] = source[k - 1, :, top:bottom, left:right]
     else:
         rows = (np.arange(height) >= y1[:, None]) & (np.arange(height) < y2[:, None])
         columns = (np.arange(width) >= x1[:, None]) & (np.arange(width) < x2[:, None])

@@ -28,6 +28,8 @@ _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
 _BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)
 # OpenCV's maps hold places as int16.
 _LARGEST_SIDE = (1 << 15) - 1
+# Above, sampling itself takes all the time.
+_LARGEST_BILINEAR = 96
 _NO_MAP = np.empty((0, 0), np.int16)
 
 
@@ -45,9 +47,11 @@ def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
 
 
 def can_rotate_batch(t: Any, size: Size | None) -> bool:
-    """Say whether there is a form for whole batches: not for other interpolations, and not where the size changes."""
-    is_small = size is not None and max(size) <= _LARGEST_SIDE
-    return is_small and t.interpolation in (*_NEAREST, *_BILINEAR) and not getattr(t, "expand", False)
+    """Say whether there is a form for whole batches that is faster: not where it changes the size of images."""
+    if size is None or getattr(t, "expand", False):
+        return False
+    largest = _LARGEST_SIDE if t.interpolation in _NEAREST else _LARGEST_BILINEAR
+    return t.interpolation in (*_NEAREST, *_BILINEAR) and max(size) <= largest
 
 
 def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) -> Pixels:

@@ -23,11 +23,11 @@ from ptkit.core.calls import parse
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.keeping import Kept
-from ptkit.core.data.kernels import has_form, kernel_of
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.mixing import mix
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import build_transform
+from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.kernels import has_form, kernel_of
+from ptkit.core.data.transforms.mixing import mix
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.machine import keep_freed_memory
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

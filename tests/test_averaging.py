@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core.training.averaging import WeightAverage
+from ptkit.core.training.optimization.averaging import WeightAverage
 
 
 @pytest.fixture

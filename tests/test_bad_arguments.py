@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from ptkit.cli import app
 from ptkit.core.allowed_values import ARGUMENTS, OF_ONE_PART, TOGETHER, allowed_for
 from ptkit.core.calls import Call, parse
-from ptkit.core.data.transforms import TRANSFORMS
+from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
-from ptkit.core.training.losses import LOSSES
-from ptkit.core.training.optimizers import OPTIMIZERS
-from ptkit.core.training.schedules import SCHEDULERS
+from ptkit.core.training.optimization.optimizers import OPTIMIZERS
+from ptkit.core.training.optimization.schedules import SCHEDULERS
+from ptkit.core.training.tasks.losses import LOSSES
 
 CATALOGUES = {c.kind: c for c in (TRANSFORMS, LOSSES, OPTIMIZERS, SCHEDULERS, INITS, models())}
 # Of torchvision's 80 models one for each signature: the rules know nothing else of them.

@@ -8,10 +8,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.calls import parse
-from ptkit.core.data.erasing import _erased_box, _erased_by_mask, random_erasing_floats
-from ptkit.core.data.kernels import kernel_of
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.transforms import build_transform
+from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.erasing import _erased_box, _erased_by_mask, random_erasing_floats
+from ptkit.core.data.transforms.kernels import kernel_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
-from ptkit.core.data.kernels import kernel_of
 from ptkit.core.data.lists import read_list, write_list
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import build_transform, parse
+from ptkit.core.data.transforms.catalogue import build_transform, parse
+from ptkit.core.data.transforms.kernels import kernel_of
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 
 NORMALIZE = "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])"

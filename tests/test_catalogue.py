@@ -8,13 +8,13 @@ from torch import nn
 from ptkit.core import catalogue
 from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import Argument, Catalogue, Part, load_function, refuse_user_code
-from ptkit.core.data.transforms import TRANSFORMS
+from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
-from ptkit.core.training.losses import LOSSES
-from ptkit.core.training.optimizers import OPTIMIZERS
-from ptkit.core.training.schedules import SCHEDULERS
+from ptkit.core.training.optimization.optimizers import OPTIMIZERS
+from ptkit.core.training.optimization.schedules import SCHEDULERS
+from ptkit.core.training.tasks.losses import LOSSES
 
 CATALOGUES = {c.kind: c for c in (TRANSFORMS, LOSSES, OPTIMIZERS, SCHEDULERS, INITS, models())}
 PARTS = [(kind, name) for kind, found in CATALOGUES.items() for name in found.parts]

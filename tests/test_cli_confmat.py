@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 from example_run import CLASSES, write_images, write_run  # isort: skip

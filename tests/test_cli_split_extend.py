@@ -265,7 +265,7 @@ def test_a_tree_that_cannot_grow_is_left_as_it_was(here, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device", target, None, link)
         answers.pop()(target, link)
 
-    monkeypatch.setattr("ptkit.core.data.trees.os.symlink", link_twice)
+    monkeypatch.setattr("ptkit.core.data.splits.trees.os.symlink", link_twice)
     result = run("images", "--extend", "--link", "tree", "--out", "lists")
     assert result.exit_code == 74
     assert "cannot make symbolic links in tree: No space left on device; no links are left behind" in result.output

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.data.transforms.pipeline import Pipeline
 
 from example_run import write_images, write_run  # isort: skip
 

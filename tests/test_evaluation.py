@@ -16,11 +16,11 @@ from ptkit.core.analysis.evaluation import (
 from ptkit.core.analysis.subject import load_subject
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list
-from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, DataError
 
 from example_run import write_images, write_run  # isort: skip
-from ptkit.core.training.readings import SINGLE, Reading
+from ptkit.core.training.tasks.readings import SINGLE, Reading
 
 SOFTMAX = Reading(SINGLE, "softmax")
 

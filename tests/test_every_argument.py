@@ -8,10 +8,10 @@ import torch
 from torchvision.transforms import v2
 
 from ptkit.core.calls import parse
-from ptkit.core.data.kernels import is_foreign, kernel_of
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.mixing import mix
-from ptkit.core.data.transforms import TRANSFORMS, build_transform
+from ptkit.core.data.transforms.catalogue import TRANSFORMS, build_transform
+from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
+from ptkit.core.data.transforms.mixing import mix
 
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 24, 32), dtype=np.uint8))
 

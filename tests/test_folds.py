@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
 
-from ptkit.core.data.splitting import fold_parts, split_images
+from ptkit.core.data.splits.splitting import fold_parts, split_images
 from ptkit.core.errors import DataError, UsageError
 
 RATIOS = st.sampled_from([None, (8, 1, 1), (2, 1, 1), (13, 5, 7)])

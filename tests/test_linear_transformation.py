@@ -7,9 +7,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from ptkit.core.calls import parse
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import build_transform, complete, evaluation_of
-from ptkit.core.data.whitening import LinearTransformation
+from ptkit.core.data.transforms.catalogue import build_transform, complete, evaluation_of
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 
 SIZE, COUNT = "Resize((4, 5))", 60

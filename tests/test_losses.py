@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.errors import UsageError
-from ptkit.core.training.label_facts import LabelFacts
-from ptkit.core.training.losses import DEFAULTS, LOSSES, RULES, Loss, build_loss
+from ptkit.core.training.tasks.label_facts import LabelFacts
+from ptkit.core.training.tasks.losses import DEFAULTS, LOSSES, RULES, Loss, build_loss
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from ptkit.core.training.metrics import accuracy, confusion_counts, confusion_matrix, per_class
+from ptkit.core.training.tasks.metrics import accuracy, confusion_counts, confusion_matrix, per_class
 
 LABELS, PREDICTED = [0, 0, 1, 1, 1, 3], [0, 1, 1, 1, 0, 3]
 MATRIX = [[1, 1, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]

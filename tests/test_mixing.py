@@ -3,9 +3,9 @@ import torch
 from torchvision.transforms import v2
 
 from ptkit.core.calls import parse
-from ptkit.core.data.mixing import is_mix, mix
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import complete
+from ptkit.core.data.transforms.catalogue import complete
+from ptkit.core.data.transforms.mixing import is_mix, mix
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
 IMAGES = torch.randn(6, 3, 8, 10, generator=torch.Generator().manual_seed(0))

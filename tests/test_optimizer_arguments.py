@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.training.optimizers import OPTIMIZERS, build_optimizer
+from ptkit.core.training.optimization.optimizers import OPTIMIZERS, build_optimizer
 
 # For each argument a call with it and one without it.
 CALLS = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.training.optimizers import OPTIMIZERS, Prepared, build_optimizer, freeze_statistics
-from ptkit.core.training.schedules import Schedule, build_schedule
+from ptkit.core.training.optimization.optimizers import OPTIMIZERS, Prepared, build_optimizer, freeze_statistics
+from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 
 EPOCHS, STEPS = 3, 2
 # The first layer trains from the beginning at half the rate, the next one from epoch 2.

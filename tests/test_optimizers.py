@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.training.optimizers import (
+from ptkit.core.training.optimization.optimizers import (
     OPTIMIZERS,
     USUAL_RATES,
     build_optimizer,
@@ -15,7 +15,7 @@ from ptkit.core.training.optimizers import (
     split_rate,
     usual_lr,
 )
-from ptkit.core.training.parameter_groups import parse_group
+from ptkit.core.training.optimization.parameter_groups import parse_group
 
 DOCS = Path(__file__).parent.parent / "docs" / "optimizers.md"
 

@@ -6,8 +6,8 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.layers import layer_names
 from ptkit.core.models.lenet import lenet
 from ptkit.core.models.resnet import resnet8
-from ptkit.core.training.optimizers import build_optimizer
-from ptkit.core.training.parameter_groups import GroupLine, parse_group
+from ptkit.core.training.optimization.optimizers import build_optimizer
+from ptkit.core.training.optimization.parameter_groups import GroupLine, parse_group
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.calls import parse
-from ptkit.core.data.kernels import kernel_of
-from ptkit.core.data.pipeline import Pipeline, denormalise
-from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_geometry
+from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_geometry
+from ptkit.core.data.transforms.kernels import kernel_of
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]

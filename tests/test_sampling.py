@@ -5,8 +5,8 @@ from PIL import Image
 
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list
-from ptkit.core.data.pipeline import Pipeline
 from ptkit.core.data.sampling import balanced_weights, draw_keys, epoch_order
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
 LABELS = np.array([0] * 80 + [3] * 15 + [1] * 5)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ptkit.core.data.scanning import scan_class_folders, scan_list
+from ptkit.core.data.splits.scanning import scan_class_folders, scan_list
 from ptkit.core.errors import DataError
 
 

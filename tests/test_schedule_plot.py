@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ptkit.core.training.schedule_preview import preview_schedule
+from ptkit.core.training.optimization.schedule_preview import preview_schedule
 from ptkit.plots.saving import pixels
 from ptkit.plots.schedule import schedule_figure
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ptkit.core.errors import UsageError
-from ptkit.core.training.optimizers import build_optimizer
-from ptkit.core.training.schedules import SCHEDULERS, Schedule, build_schedule
+from ptkit.core.training.optimization.optimizers import build_optimizer
+from ptkit.core.training.optimization.schedules import SCHEDULERS, Schedule, build_schedule
 
 EPOCHS, STEPS = 6, 5
 CALLS = [

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from ptkit.core.errors import UsageError
-from ptkit.core.training.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
-from ptkit.core.training.scoring import METRICS, SCORES, check_metric
+from ptkit.core.training.tasks.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
+from ptkit.core.training.tasks.scoring import METRICS, SCORES, check_metric
 
 
 def metrics_of(reading: Reading, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:

@@ -116,7 +116,7 @@ def test_size_that_the_images_have_changes_no_pixel(listed):
 
 
 def test_size_resizes_the_whole_image_as_training_does(listed):
-    from ptkit.core.data.pipeline import Pipeline
+    from ptkit.core.data.transforms.pipeline import Pipeline
 
     pictures = [np.random.default_rng(k).integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(5)]
     found = measure(listed(pictures), size=12)

@@ -1,7 +1,7 @@
 import pytest
 
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import complete, evaluation_of
+from ptkit.core.data.transforms.catalogue import complete, evaluation_of
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
 TENSOR, NORMALIZE, LINEAR = "ToTensor()", "Normalize([0.5], [0.2])", "LinearTransformation([[1, 0], [0, 1]], [0, 0])"

@@ -8,8 +8,8 @@ from ptkit.core.analysis.transform_sheet import training_calls, transform_sheets
 from ptkit.core.config import resolve
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list, write_list
-from ptkit.core.data.pipeline import Pipeline, denormalise
-from ptkit.core.data.transforms import complete, default_transforms
+from ptkit.core.data.transforms.catalogue import complete, default_transforms
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
 from ptkit.plots.transform_sheet import Step, transform_figure
 

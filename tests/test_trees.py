@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from tiny_scans import make_tree
 
-from ptkit.core.data.scanning import Scan
-from ptkit.core.data.splitting import Split
-from ptkit.core.data.trees import Tree, check_tree
-from ptkit.core.data.trees import make_tree as fill_tree
+from ptkit.core.data.splits.scanning import Scan
+from ptkit.core.data.splits.splitting import Split
+from ptkit.core.data.splits.trees import Tree, check_tree
+from ptkit.core.data.splits.trees import make_tree as fill_tree
 from ptkit.core.errors import DataError
 
 

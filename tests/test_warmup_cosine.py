@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from ptkit.core.training.warmup_cosine import WarmupCosineLR
+from ptkit.core.training.optimization.warmup_cosine import WarmupCosineLR
 
 
 def _rates(*, epochs: int, ticks_per_epoch: int = 1, groups: int = 1, **arguments: object) -> list[tuple[float, ...]]:

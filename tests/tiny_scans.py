@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ptkit.core.data.lists import read_list
-from ptkit.core.data.scanning import Scan
+from ptkit.core.data.splits.scanning import Scan
 
 
 def scan_of(images):

@@ -51,7 +51,7 @@ def confmat(
     from ptkit.core.data.batches import Batches
     from ptkit.core.sizes import evaluation_batch_size
     from ptkit.core.training.device import choose_device
-    from ptkit.core.training.readings import MULTI, REGRESSION
+    from ptkit.core.training.tasks.readings import MULTI, REGRESSION
     from ptkit.plots.saving import PictureFolder
 
     check_device(device)

@@ -94,19 +94,19 @@ def _other_models(printer: Printer) -> list[dict[str, str]]:
 def _catalogue(kind: str):  # type: ignore[no-untyped-def]  # naming the type would import the core's tables
     match kind:
         case "transforms":
-            from ptkit.core.data.transforms import TRANSFORMS
+            from ptkit.core.data.transforms.catalogue import TRANSFORMS
 
             return TRANSFORMS
         case "losses":
-            from ptkit.core.training.losses import LOSSES
+            from ptkit.core.training.tasks.losses import LOSSES
 
             return LOSSES
         case "optimizers":
-            from ptkit.core.training.optimizers import OPTIMIZERS
+            from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 
             return OPTIMIZERS
         case "schedulers":
-            from ptkit.core.training.schedules import SCHEDULERS
+            from ptkit.core.training.optimization.schedules import SCHEDULERS
 
             return SCHEDULERS
         case "inits":

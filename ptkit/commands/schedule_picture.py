@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
-from ptkit.core.training.schedule_preview import preview_schedule
+from ptkit.core.training.optimization.schedule_preview import preview_schedule
 from ptkit.plots.saving import PictureFolder, save_figure
 from ptkit.plots.schedule import schedule_figure
 

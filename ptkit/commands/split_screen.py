@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ptkit.commands.output import printable, table
 
 if TYPE_CHECKING:
-    from ptkit.core.data.extending import Extension
-    from ptkit.core.data.split_jobs import Outcome
-    from ptkit.core.data.splitting import Split
+    from ptkit.core.data.splits.extending import Extension
+    from ptkit.core.data.splits.split_jobs import Outcome
+    from ptkit.core.data.splits.splitting import Split
 
 _MAX_ROWS = 20
 _MAX_FOLD_COLUMNS = 10
@@ -100,7 +100,7 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
 
 
 def _notes(outcome: "Outcome") -> list[str]:
-    from ptkit.core.data.scanning import describe_ignored
+    from ptkit.core.data.splits.scanning import describe_ignored
 
     scan, split, lines = outcome.scan, outcome.split, []
     together = split.together

@@ -43,7 +43,7 @@ def viz_transforms(
     from ptkit.commands.transform_pictures import draw_sheets
     from ptkit.core.analysis.subject import output_folder
     from ptkit.core.analysis.transform_sheet import training_calls, transform_sheets
-    from ptkit.core.data.mixing import is_mix
+    from ptkit.core.data.transforms.mixing import is_mix
     from ptkit.plots.saving import PictureFolder
 
     if not images:

@@ -11,11 +11,11 @@ import numpy as np
 from ptkit.core.analysis.subject import Subject
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import ImageList, list_of, read_list
-from ptkit.core.data.scanning import IMAGE_EXTENSIONS
+from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import predict_list
-from ptkit.core.training.readings import MULTI, REGRESSION
+from ptkit.core.training.tasks.readings import MULTI, REGRESSION
 
 
 @dataclass(frozen=True)

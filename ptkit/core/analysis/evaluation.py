@@ -12,9 +12,9 @@ from ptkit.core.data.batches import Batches
 from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.errors import CheckpointError, DataError
-from ptkit.core.training.metrics import accuracy, confusion_matrix, per_class
 from ptkit.core.training.prediction import predict_list
-from ptkit.core.training.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
+from ptkit.core.training.tasks.metrics import accuracy, confusion_matrix, per_class
+from ptkit.core.training.tasks.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
 
 # What a list's labels must be for each kind of task.
 _LABEL_KINDS = {SINGLE: CLASS, EMBEDDING: CLASS, MULTI: SEVERAL, REGRESSION: NUMBERS}

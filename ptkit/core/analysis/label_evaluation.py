@@ -7,15 +7,15 @@ import numpy as np
 from torch import nn
 
 from ptkit.core.data.batches import Batches
-from ptkit.core.training.metrics import (
+from ptkit.core.training.prediction import predict_list
+from ptkit.core.training.tasks.metrics import (
     average_precisions,
     counts_of_labels,
     mean_of_known,
     micro_rates,
     rates_of_labels,
 )
-from ptkit.core.training.prediction import predict_list
-from ptkit.core.training.readings import Reading
+from ptkit.core.training.tasks.readings import Reading
 
 
 @dataclass(frozen=True)

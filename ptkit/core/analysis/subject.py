@@ -12,10 +12,10 @@ from ptkit.core.calls import parse
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_weights, rebuild
 from ptkit.core.models.weights import Weights
-from ptkit.core.training.readings import SINGLE, Reading, read_task
+from ptkit.core.training.tasks.readings import SINGLE, Reading, read_task
 
 if TYPE_CHECKING:
-    from ptkit.core.data.pipeline import Pipeline
+    from ptkit.core.data.transforms.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Subject:
         Raises:
             CheckpointError: it names user code.
         """
-        from ptkit.core.data.pipeline import Pipeline
+        from ptkit.core.data.transforms.pipeline import Pipeline
 
         return Pipeline.parse(self.pipeline, allow_user_code=False, tensors=self.tensors)
 
@@ -158,7 +158,7 @@ def _from_bare_weights(
     assert std is not None
     assert size is not None
     from ptkit.core.data.lists import read_classes
-    from ptkit.core.data.transforms import complete, evaluation_geometry
+    from ptkit.core.data.transforms.catalogue import complete, evaluation_geometry
 
     means, stds = _rgb("--mean", mean), _rgb("--std", std)
     if min(stds) <= 0:

@@ -13,7 +13,7 @@ from ptkit.core.calls import Call, parse
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_weights, rebuild
 from ptkit.core.models.zoo import build_model, usual_size
-from ptkit.core.training.parameter_groups import plan_parameters
+from ptkit.core.training.optimization.parameter_groups import plan_parameters
 
 _NUM_CLASSES = 10
 _WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")

@@ -14,12 +14,12 @@ from ptkit.core.calls import Call, parse
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
-from ptkit.core.data.geometry import Draws
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.mixing import is_mix, mix
-from ptkit.core.data.pipeline import Pipeline, denormalise, same_size
-from ptkit.core.data.transforms import build_transform, complete, default_transforms
+from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
+from ptkit.core.data.transforms.geometry import Draws
+from ptkit.core.data.transforms.mixing import is_mix, mix
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
 from ptkit.core.errors import UsageError
 from ptkit.core.training.list_setup import choose_size
 

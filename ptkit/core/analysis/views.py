@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptkit.core.analysis.subject import Subject
-from ptkit.core.data.pipeline import denormalise, same_size
+from ptkit.core.data.transforms.pipeline import denormalise, same_size
 from ptkit.core.errors import UsageError
 
 

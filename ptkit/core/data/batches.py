@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
-from ptkit.core.data.geometry import Draws
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keeping import Kept, thread_pool
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.mixing import Mixed, mix
-from ptkit.core.data.pipeline import Pipeline, same_size
 from ptkit.core.data.sampling import SAMPLERS, balanced_weights, draw_keys, epoch_order
+from ptkit.core.data.transforms.geometry import Draws
+from ptkit.core.data.transforms.mixing import Mixed, mix
+from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import num_cores
 

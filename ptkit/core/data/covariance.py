@@ -17,8 +17,8 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keeping import thread_pool
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import evaluation_geometry
+from ptkit.core.data.transforms.catalogue import evaluation_geometry
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.machine import free_bytes

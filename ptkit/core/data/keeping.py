@@ -10,7 +10,7 @@ import torch
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.pipeline import Pipeline
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 from ptkit.core.machine import free_bytes, num_cores
 

@@ -14,8 +14,8 @@ from ptkit.core.data.batches import Batches
 from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.pipeline import Pipeline
-from ptkit.core.data.transforms import build_transform, complete, default_transforms, evaluation_of
+from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_of
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.training.list_setup import choose_size, read_lists

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ptkit.core.config import Settings
 from ptkit.core.training.data_setup import PreparedData
-from ptkit.core.training.events import NoEvents
 from ptkit.core.training.loop import Training
 from ptkit.core.training.model_setup import PreparedModel
-from ptkit.core.training.optimizers import Prepared
-from ptkit.core.training.readings import Reading
-from ptkit.core.training.records import Row
+from ptkit.core.training.optimization.optimizers import Prepared
+from ptkit.core.training.recording.events import NoEvents
+from ptkit.core.training.recording.records import Row
+from ptkit.core.training.tasks.readings import Reading
 
 
 @dataclass

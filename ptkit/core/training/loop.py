@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ptkit.core.data.batches import Batch, Batches
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.errors import DivergedError
-from ptkit.core.training.averaging import WeightAverage
 from ptkit.core.training.forward import autocast, outputs_of
-from ptkit.core.training.losses import Loss
-from ptkit.core.training.optimizers import Prepared, freeze_statistics
-from ptkit.core.training.readings import SINGLE
-from ptkit.core.training.schedules import Schedule
-from ptkit.core.training.scoring import SCORES
+from ptkit.core.training.optimization.averaging import WeightAverage
+from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics
+from ptkit.core.training.optimization.schedules import Schedule
+from ptkit.core.training.tasks.losses import Loss
+from ptkit.core.training.tasks.readings import SINGLE
+from ptkit.core.training.tasks.scoring import SCORES
 
 # On a GPU reading a number waits for all work queued: a loss that became NaN is noticed within this many steps.
 _CHECK_EVERY_ON_GPU = 50

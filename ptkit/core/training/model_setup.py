@@ -12,7 +12,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
-from ptkit.core.training.optimizers import Prepared, build_optimizer, split_rate, usual_lr
+from ptkit.core.training.optimization.optimizers import Prepared, build_optimizer, split_rate, usual_lr
 from ptkit.core.training.starting_weights import StartingWeights
 
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.

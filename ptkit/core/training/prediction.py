@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptkit.core.data.batches import Batches
 from ptkit.core.training.forward import outputs_of
-from ptkit.core.training.readings import Reading
+from ptkit.core.training.tasks.readings import Reading
 
 _FAR = 1e3
 

@@ -11,20 +11,20 @@ from ptkit.core.calls import parse
 from ptkit.core.config import Settings
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import check_forward
-from ptkit.core.training.averaging import WeightAverage
 from ptkit.core.training.data_setup import PreparedData, prepare_data
 from ptkit.core.training.device import choose_device, choose_dtype, prepare_device
-from ptkit.core.training.events import NoEvents
-from ptkit.core.training.label_facts import facts_of
 from ptkit.core.training.live_run import Run
 from ptkit.core.training.loop import LoopSettings, Training
-from ptkit.core.training.losses import DEFAULTS, Loss, build_loss
 from ptkit.core.training.model_setup import PreparedModel, prepare_model, prepare_optimizer
-from ptkit.core.training.optimizers import Prepared, notes_of
-from ptkit.core.training.recording import check_log
-from ptkit.core.training.schedules import Schedule, build_schedule
-from ptkit.core.training.scoring import METRICS, check_metric
+from ptkit.core.training.optimization.averaging import WeightAverage
+from ptkit.core.training.optimization.optimizers import Prepared, notes_of
+from ptkit.core.training.optimization.schedules import Schedule, build_schedule
+from ptkit.core.training.recording.events import NoEvents
+from ptkit.core.training.recording.recorders import check_log
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
+from ptkit.core.training.tasks.label_facts import facts_of
+from ptkit.core.training.tasks.losses import DEFAULTS, Loss, build_loss
+from ptkit.core.training.tasks.scoring import METRICS, check_metric
 from ptkit.core.training.watching import Watcher
 
 # Outputs of a model whose images are compared with each other.

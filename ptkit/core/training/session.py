@@ -9,22 +9,22 @@ from pathlib import Path
 import torch
 
 from ptkit.core.config import Settings, to_toml
-from ptkit.core.data.pipeline import denormalise
+from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
-from ptkit.core.training import records
 from ptkit.core.training.interruption import StopFlag, stop_on_signals
 from ptkit.core.training.live_run import Run
 from ptkit.core.training.loop import EpochResult, Progress, fit
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.preparation import prepare
-from ptkit.core.training.readings import Reading
-from ptkit.core.training.recording import open_events
+from ptkit.core.training.recording import records
+from ptkit.core.training.recording.recorders import open_events
 from ptkit.core.training.resuming import SavedState, read_saved_state, restore
-from ptkit.core.training.scoring import METRICS
 from ptkit.core.training.snapshots import best_checkpoint, last_checkpoint
+from ptkit.core.training.tasks.readings import Reading
+from ptkit.core.training.tasks.scoring import METRICS
 from ptkit.core.training.watching import Watcher
 
 
@@ -67,7 +67,7 @@ def run(
     try:
         _train_or_tell(current, saved, watch, link)
         # Here, because it brings matplotlib, which nothing before needs.
-        from ptkit.core.training.summaries import write_summaries
+        from ptkit.core.training.recording.summaries import write_summaries
 
         files = write_summaries(current)
     finally:

@@ -1,0 +1,116 @@
+"""Windows cut out of images: at a random place, or five and ten at fixed ones.
+
+Parameters come from keyed draws, pixels are those of torchvision's functional kernels. Each function takes the
+torchvision transform (its arguments are used, not its random draws), one image (3, H, W) and the image's own draws;
+those called `..._batch` take uint8 (n, H, W, 3) and draws (n, k), `..._floats` float (n, 3, H, W), and give the same.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+# Not `import cv2`: images.py sets what OpenCV reads when it is imported.
+from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transforms.geometry import Draws, Size
+
+SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10}
+
+
+def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
+    """Pad, and cut a window at a random place."""
+    height, width = F.get_size(image)
+    padding = _crop_padding(t, height, width)
+    if any(padding):
+        image = F.pad(image, padding, fill=t.fill, padding_mode=t.padding_mode)
+    top, left = _crop_corners(t, tuple(F.get_size(image)), draws)
+    return F.crop(image, int(top), int(left), *t.size)
+
+
+def random_crop_batch(t: v2.RandomCrop, images: Pixels, draws: Draws) -> Pixels:
+    """Pad a batch, and cut a window of each image at a random place of its own."""
+    padding = _crop_padding(t, images.shape[1], images.shape[2])
+    padded = _pad_batch(t, images, padding) if any(padding) else images
+    top, left = _crop_corners(t, padded.shape[1:3], draws)
+    return _windows(padded, top, left, t.size)
+
+
+def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
+    """Return the crops of one image as (5 or 10, 3, h, w), in torchvision's order."""
+    return torch.stack(_crops_of(t, image))
+
+
+def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
+    """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
+    wholes = [images]
+    if isinstance(t, v2.TenCrop):
+        # torch's flip would move byte by byte.
+        wholes.append(np.stack([cv2.flip(image, 0 if t.vertical_flip else 1) for image in images]))
+    tensors = (torch.from_numpy(whole).permute(0, 3, 1, 2) for whole in wholes)
+    views = [view for tensor in tensors for view in F.five_crop(tensor, t.size)]
+    crops = np.empty((len(images), len(views), *t.size, 3), np.uint8)
+    for number, view in enumerate(views):
+        crops[:, number] = view.permute(0, 2, 3, 1).numpy()
+    return crops.reshape(-1, *t.size, 3)
+
+
+def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
+    """Return all crops, (n * 5 or 10, 3, h, w), image by image."""
+    return torch.stack(_crops_of(t, images), dim=1).flatten(0, 1)
+
+
+def _crops_of(t: Any, images: Tensor) -> tuple[Tensor, ...]:
+    if isinstance(t, v2.TenCrop):
+        return tuple(F.ten_crop(images, t.size, vertical_flip=t.vertical_flip))
+    return tuple(F.five_crop(images, t.size))
+
+
+def _crop_padding(t: v2.RandomCrop, height: int, width: int) -> list[int]:
+    """Return [left, top, right, bottom], with what `pad_if_needed` adds."""
+    left, right, top, bottom = t.padding or (0, 0, 0, 0)
+    if t.pad_if_needed:
+        more_h = max(t.size[0] - height - top - bottom, 0)
+        more_w = max(t.size[1] - width - left - right, 0)
+        left, right, top, bottom = left + more_w, right + more_w, top + more_h, bottom + more_h
+    return [left, top, right, bottom]
+
+
+def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws) -> tuple[Any, Any]:
+    """Return top and left of the window in the padded image, for draws (2,) or (n, 2)."""
+    height, width = size
+    if height < t.size[0] or width < t.size[1]:
+        raise ValueError(f"RandomCrop of {t.size[0]}×{t.size[1]} from an image of {height}×{width} (with padding)")
+    top = (draws[..., 0] * (height - t.size[0] + 1)).astype(np.int64)
+    left = (draws[..., 1] * (width - t.size[1] + 1)).astype(np.int64)
+    return top, left
+
+
+def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
+    left, top, right, bottom = padding
+    if t.padding_mode != "constant" or t.fill != 0:
+        tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+        padded = F.pad(tensor, padding, fill=t.fill, padding_mode=t.padding_mode)
+        return np.ascontiguousarray(padded.permute(0, 2, 3, 1).numpy())
+    n, height, width, channels = images.shape
+    padded = np.zeros((n, height + top + bottom, width + left + right, channels), np.uint8)
+    padded[:, top : top + height, left : left + width] = images
+    return padded
+
+
+def _windows(images: Pixels, top: npt.NDArray[np.int64], left: npt.NDArray[np.int64], size: Size) -> Pixels:
+    """Cut one window out of each image of a contiguous batch.
+
+    The rows of all windows are gathered by one numpy index over opaque elements of a row's length: 3 times faster
+    than torch's strided windows, which move every byte on its own.
+    """
+    n, height, width, channels = images.shape
+    row = np.dtype((np.void, size[1] * channels))
+    flat = np.ascontiguousarray(images).reshape(-1)
+    every_start = np.ndarray((flat.size - row.itemsize + 1,), row, flat, 0, (1,))
+    corner = (np.arange(n) * height + top) * (width * channels) + left * channels
+    starts = corner[:, None] + np.arange(size[0]) * (width * channels)
+    return every_start[starts.reshape(-1)].view(np.uint8).reshape(n, *size, channels)

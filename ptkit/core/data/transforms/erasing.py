@@ -1,0 +1,67 @@
+"""RandomErasing: boxes from keyed draws, for one float image and for whole float batches."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, Draws, between
+
+# Whether to erase, the seed of random values, and the box.
+ERASING_DRAWS = 2 + BOX_DRAWS
+
+Box = tuple[int, int, int, int]
+
+
+def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
+    """Blot out a random box with probability p."""
+    height, width = F.get_size(image)
+    box = _erased_box(height, width, t, draws)
+    return image if box is None else F.erase(image, *box, _value(t, box, draws))
+
+
+def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> Tensor:
+    """Blot out a random box of some images of a float batch (n, 3, H, W), in place."""
+    height, width = images.shape[-2:]
+    boxes = [_erased_box(height, width, t, row) for row in draws]
+    # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
+    if images.device.type != "cpu" and t.value is not None:
+        return _erased_by_mask(t, images, boxes)
+    for number, (box, row) in enumerate(zip(boxes, draws, strict=True)):
+        if box is not None:
+            top, left, h, w = box
+            images[number, :, top : top + h, left : left + w] = _value(t, box, row).to(images.device)
+    return images
+
+
+def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]) -> Tensor:
+    height, width = images.shape[-2:]
+    top, left, h, w = torch.tensor([box or (0, 0, 0, 0) for box in boxes]).to(images.device).T[:, :, None]
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
+    value = torch.tensor(t.value, device=images.device).view(1, -1, 1, 1)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], value, images)
+
+
+def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
+    """Return what fills a box: (1 or 3, 1, 1), or normal numbers (3, h, w) where the value is random."""
+    if t.value is not None:
+        return torch.tensor(t.value)[:, None, None]
+    generator = torch.Generator().manual_seed(int(draws[1] * (1 << 53)))
+    return torch.randn((3, box[2], box[3]), generator=generator)
+
+
+def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> Box | None:
+    """Return (top, left, height, width) of torchvision's random box; None: not drawn, or ten tries found none."""
+    if draws[0] >= t.p:
+        return None
+    low, high = math.log(t.ratio[0]), math.log(t.ratio[1])
+    for k in range(TRIES):
+        area = height * width * between(draws[2 + 2 * k], *t.scale)
+        aspect = math.exp(between(draws[3 + 2 * k], low, high))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+    return None

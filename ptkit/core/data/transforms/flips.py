@@ -1,0 +1,71 @@
+"""Mirrored images: one (3, H, W), whole uint8 batches (n, H, W, 3) and float batches (n, 3, H, W)."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+# Not `import cv2`: images.py sets what OpenCV reads when it is imported.
+from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transforms.geometry import Draws
+
+# Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in a core's cache.
+_LARGE = 1 << 14
+
+
+def horizontal_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
+    """Mirror left to right with probability p."""
+    return F.horizontal_flip(image) if draws[0] < t.p else image
+
+
+def vertical_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
+    """Mirror top to bottom with probability p."""
+    return F.vertical_flip(image) if draws[0] < t.p else image
+
+
+def horizontal_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
+    """Mirror some images of a batch, in place."""
+    chosen = np.flatnonzero(draws[:, 0] < t.p)
+    if images[0].nbytes > _LARGE:
+        for image in (images[number] for number in chosen.tolist()):
+            cv2.flip(image, 1, image)
+    elif len(chosen):
+        images[chosen] = _mirrored(images[chosen])
+    return images
+
+
+def vertical_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
+    """Turn some images of a batch upside down, in place."""
+    chosen = np.flatnonzero(draws[:, 0] < t.p)
+    images[chosen] = images[chosen, ::-1]
+    return images
+
+
+def horizontal_flip_floats(t: Any, images: Tensor, draws: Draws) -> Tensor:
+    """Mirror some images of a float batch, in place on a CPU."""
+    return _flipped(images, draws[:, 0] < t.p, dim=-1)
+
+
+def vertical_flip_floats(t: Any, images: Tensor, draws: Draws) -> Tensor:
+    """Turn some images of a float batch upside down, in place on a CPU."""
+    return _flipped(images, draws[:, 0] < t.p, dim=-2)
+
+
+def _flipped(images: Tensor, is_chosen: npt.NDArray[np.bool_], *, dim: int) -> Tensor:
+    if images.device.type != "cpu":
+        mask = torch.from_numpy(is_chosen).to(images.device).view(-1, 1, 1, 1)
+        return torch.where(mask, images.flip(dim), images)
+    # numpy gathers whole images; torch would look at every value on its own.
+    values, chosen = images.numpy(), np.flatnonzero(is_chosen)
+    values[chosen] = np.flip(values[chosen], dim)
+    return images
+
+
+def _mirrored(images: Pixels) -> Pixels:
+    n, height, width, channels = images.shape
+    # All rows as one tall image: one call instead of n.
+    flipped: Pixels = np.asarray(cv2.flip(images.reshape(n * height, width, channels), 1), np.uint8)
+    return flipped.reshape(images.shape)

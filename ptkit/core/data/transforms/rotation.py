@@ -1,0 +1,174 @@
+"""RandomRotation and RandomAffine: for one image by torchvision's kernels, for whole batches with the same pixels.
+
+A batch, uint8 (n, H, W, 3), gets a matrix for each image. Nearest-neighbour sampling asks torch's `grid_sample` only
+where each pixel comes from, and lets OpenCV move whole pixels.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+# Not `import cv2`: images.py sets what OpenCV reads when it is imported.
+from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transforms.geometry import Draws, Size, between, in_cache
+
+AFFINE_DRAWS = 6
+
+# Text and Pillow's numbers serve too.
+_NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
+_BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)
+# OpenCV's maps hold places as int16.
+_LARGEST_SIDE = (1 << 15) - 1
+# Above, sampling itself takes all the time.
+_LARGEST_BILINEAR = 96
+_NO_MAP = np.empty((0, 0), np.int16)
+
+
+def random_rotation(t: v2.RandomRotation, image: Tensor, draws: Draws) -> Tensor:
+    """Rotate by a random angle."""
+    angle = between(draws[0], *t.degrees)
+    return F.rotate(image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill)
+
+
+def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
+    """Rotate, shift, scale and shear at random."""
+    height, width = F.get_size(image)
+    parameters = _affine_parameters(t, height, width, draws)
+    return F.affine(image, **parameters, interpolation=t.interpolation, fill=t.fill, center=t.center)
+
+
+def can_rotate_batch(t: Any, size: Size | None) -> bool:
+    """Say whether there is a form for whole batches that is faster: not where it changes the size of images."""
+    if size is None or getattr(t, "expand", False):
+        return False
+    largest = _LARGEST_SIDE if t.interpolation in _NEAREST else _LARGEST_BILINEAR
+    return t.interpolation in (*_NEAREST, *_BILINEAR) and max(size) <= largest
+
+
+def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) -> Pixels:
+    """Rotate each image of a batch by an angle of its own."""
+    height, width = images.shape[1:3]
+    angles = np.array([between(row[0], *t.degrees) % 360 for row in draws])
+    # torchvision turns by right angles without sampling.
+    right = [] if t.center is not None else [0, 180, 90, 270] if height == width else [0, 180]
+    is_right = np.isin(angles, right)
+    rest = np.flatnonzero(~is_right)
+    warped = np.empty_like(images)
+    for number in np.flatnonzero(is_right).tolist():
+        image = torch.from_numpy(images[number]).permute(2, 0, 1)
+        warped[number] = random_rotation(t, image, draws[number]).permute(1, 2, 0).numpy()
+    if len(rest):
+        matrices = [_inverse_matrix(t, height, width, angle=-angle) for angle in angles[rest].tolist()]
+        warped[rest] = _warped(t, images[rest], matrices)
+    return warped
+
+
+def random_affine_batch(t: v2.RandomAffine, images: Pixels, draws: Draws) -> Pixels:
+    """Rotate, shift, scale and shear each image of a batch in its own way."""
+    height, width = images.shape[1:3]
+    parameters = (_affine_parameters(t, height, width, row) for row in draws)
+    return _warped(t, images, [_inverse_matrix(t, height, width, **some) for some in parameters])
+
+
+def _affine_parameters(t: v2.RandomAffine, height: int, width: int, draws: Draws) -> dict[str, Any]:
+    reach_x, reach_y = (t.translate[0] * width, t.translate[1] * height) if t.translate else (0.0, 0.0)
+    shear_x = between(draws[4], t.shear[0], t.shear[1]) if t.shear else 0.0
+    shear_y = between(draws[5], t.shear[2], t.shear[3]) if t.shear and len(t.shear) == 4 else 0.0
+    return {
+        "angle": between(draws[0], *t.degrees),
+        "translate": [round(between(draws[1], -reach_x, reach_x)), round(between(draws[2], -reach_y, reach_y))],
+        "scale": between(draws[3], *t.scale) if t.scale else 1.0,
+        "shear": [shear_x, shear_y],
+    }
+
+
+def _inverse_matrix(
+    t: Any,
+    height: int,
+    width: int,
+    *,
+    angle: float,
+    translate: Sequence[float] = (0.0, 0.0),
+    scale: float = 1.0,
+    shear: Sequence[float] = (0.0, 0.0),
+) -> list[float]:
+    """Return the 2×3 matrix from places in the result to places in the image, both from its centre, row by row.
+
+    The formulas are those of torchvision's `_get_inverse_affine_matrix`, term by term.
+    """
+    rotation, shear_x, shear_y = math.radians(angle), math.radians(shear[0]), math.radians(shear[1])
+    center_x, center_y = (t.center[0] - width * 0.5, t.center[1] - height * 0.5) if t.center else (0.0, 0.0)
+    moved_x, moved_y = center_x + float(translate[0]), center_y + float(translate[1])
+    a = math.cos(rotation - shear_y) / math.cos(shear_y)
+    b = -(a * math.tan(shear_x) + math.sin(rotation))
+    c = math.sin(rotation - shear_y) / math.cos(shear_y)
+    d = math.cos(rotation) - c * math.tan(shear_x)
+    first, second = (d / scale, -b / scale), (-c / scale, a / scale)
+    return [
+        *first,
+        center_x - first[0] * moved_x - first[1] * moved_y,
+        *second,
+        center_y - second[0] * moved_x - second[1] * moved_y,
+    ]
+
+
+def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixels:
+    """Sample each image through its own matrix."""
+    height, width = images.shape[1:3]
+    thetas = torch.tensor(matrices).view(-1, 2, 3).transpose(1, 2).div_(torch.tensor([0.5 * width, 0.5 * height]))
+    base, sample = _base_grid(height, width), _nearest if t.interpolation in _NEAREST else _bilinear
+    warped = np.empty_like(images)
+    for part in in_cache(images):
+        # One by one, as torchvision does: the product of a batch may round differently.
+        grid = torch.cat([base.bmm(theta[None]) for theta in thetas[part]])
+        warped[part] = sample(images[part], grid.view(-1, height, width, 2), t.fill)
+    return warped
+
+
+@functools.lru_cache(maxsize=8)
+def _base_grid(height: int, width: int) -> Tensor:
+    """Return (x, y, 1) of each pixel, from the centre, (1, H * W, 3)."""
+    x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, steps=width).expand(height, width)
+    y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, steps=height)[:, None].expand(height, width)
+    return torch.stack([x, y, torch.ones(height, width)], dim=-1).view(1, height * width, 3)
+
+
+def _nearest(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
+    n, height, width, _ = images.shape
+    # 0 is what grid_sample gives outside.
+    x, y = torch.arange(1.0, width + 1).expand(height, width), torch.arange(1.0, height + 1)[:, None]
+    places = torch.stack([x, y.expand(height, width)]).expand(n, 2, height, width)
+    sources = grid_sample(places, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    maps = sources.numpy().astype(np.int16) - np.int16(1)
+    border = [float(np.rint(value)) for value in _three(fill)]
+    warped = np.empty_like(images)
+    for number, image in enumerate(images):
+        where = cv2.merge(list(maps[number]))
+        warped[number] = cv2.remap(image, where, _NO_MAP, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, border)
+    return warped
+
+
+def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
+    """Sample as torchvision's `_apply_grid_transform`: a fourth channel says how much of a pixel lies inside."""
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    if fill is not None:
+        floats = torch.cat([floats, torch.ones_like(floats[:, :1])], dim=1)
+    sampled = grid_sample(floats, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if fill is not None:
+        values = torch.tensor(_three(fill)).view(1, 3, 1, 1)
+        sampled = sampled[:, :3].sub_(values).mul_(sampled[:, 3:]).add_(values)
+    return sampled.round_().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+
+
+def _three(fill: Any) -> list[float]:
+    """Return a fill value for each channel."""
+    values = [float(value) for value in fill] if isinstance(fill, list | tuple) else [float(fill or 0)]
+    return values * 3 if len(values) == 1 else values

@@ -1,0 +1,123 @@
+"""LinearTransformation: a whole image times a matrix, for whitening; the matrix comes from a file or a checkpoint."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.data.transforms.geometry import Draws, Size
+from ptkit.core.errors import CheckpointError, DataError
+
+_ARRAYS = ("transformation_matrix", "mean_vector")
+
+
+class LinearTransformation(nn.Module):
+    """Subtract a mean and multiply by a matrix, for images (..., 3, H, W) taken as vectors of D = 3 * H * W values.
+
+    transformation_matrix: (D, D), as a tensor or lists of numbers, with mean_vector (D,); or (D + 1, D) with the mean
+    as its last row. In a list of transforms it may also be the name of a file, as `ptkit normstats --whiten` writes it.
+
+    Raises:
+        TypeError, ValueError: not numbers of these shapes.
+    """
+
+    def __init__(self, transformation_matrix: Any, mean_vector: Any = None) -> None:
+        super().__init__()
+        if isinstance(transformation_matrix, str):
+            raise TypeError("a file's name stands alone, in a list of transforms")
+        matrix = torch.as_tensor(transformation_matrix, dtype=torch.float32)
+        if mean_vector is None and matrix.ndim == 2 and len(matrix) == matrix.shape[1] + 1:
+            matrix, mean_vector = matrix[:-1], matrix[-1]
+        if mean_vector is None:
+            raise ValueError("mean_vector is missing")
+        mean = torch.as_tensor(mean_vector, dtype=torch.float32)
+        if matrix.ndim != 2 or matrix.shape != (len(mean), len(mean)) or mean.ndim != 1:
+            found = f"{_shape_text(matrix.shape)} and {_shape_text(mean.shape)}"
+            raise ValueError(f"transformation_matrix must be D×D and mean_vector of length D, found {found}")
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {torch.device("cpu"): (matrix, mean)}
+
+    @property
+    def num_values(self) -> int:
+        """The number of values of an image, D."""
+        return len(self._on[torch.device("cpu")][1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if reason := misfit(self, (height, width)):
+            raise ValueError(reason)
+        matrix, mean = self._tensors(images.device)
+        flat = images.reshape(-1, self.num_values) - mean
+        return (flat @ matrix).reshape(images.shape)
+
+    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return matrix and mean on a device; they are copied there once."""
+        if device not in self._on:
+            matrix, mean = self._on[torch.device("cpu")]
+            self._on[device] = matrix.to(device), mean.to(device)
+        return self._on[device]
+
+
+def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
+    """Transform a float batch (n, 3, H, W) by one matrix product, where it lies; the last bits depend on n."""
+    return t(images)
+
+
+def misfit(t: LinearTransformation, size: Size) -> str:
+    """Return why images (height, width) do not fit the matrix; nothing if they do."""
+    height, width = size
+    if 3 * height * width == t.num_values:
+        return ""
+    side = round((t.num_values / 3) ** 0.5)
+    fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
+    return (
+        f"images of {height}×{width} have {3 * height * width} values, the matrix is {t.num_values}×{t.num_values}"
+        f"{fitting}: measure the whitening at the size of training"
+    )
+
+
+def read_whitening(file: str) -> Tensor:
+    """Read an .npz file with float arrays transformation_matrix (D, D) and mean_vector (D,).
+
+    Returns them as one float32 tensor (D + 1, D), the mean as the last row.
+
+    Raises:
+        DataError: no such file, or not one of this form.
+    """
+    if not Path(file).is_file():
+        raise DataError(f"no {file} here: `ptkit normstats train.txt --whiten zca` writes it")
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            matrix, mean = (arrays[name] for name in _ARRAYS)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} is not an .npz file with arrays {' and '.join(_ARRAYS)} ({error})") from error
+    if not _fit_together(matrix, mean):
+        found = f"{_shape_text(matrix.shape)} and {_shape_text(mean.shape)}"
+        raise DataError(f"{file}: expected a matrix D×D of floats and a mean of length D, found {found}")
+    return torch.from_numpy(np.concatenate([matrix, mean[None]]).astype(np.float32))
+
+
+def held_whitening(tensors: dict[str, Any], name: str) -> Tensor:
+    """Return what `read_whitening` gave when the tensors were saved.
+
+    Raises:
+        CheckpointError: it is not there, or of another form.
+    """
+    held = tensors.get(name)
+    if held is None:
+        raise CheckpointError(f"the saved pipeline names {name}, but does not hold its matrix")
+    if not isinstance(held, Tensor) or held.ndim != 2 or len(held) != held.shape[1] + 1:
+        raise CheckpointError(f"the saved pipeline holds something else than a matrix and a mean as {name}")
+    return held.float()
+
+
+def _fit_together(matrix: npt.NDArray[Any], mean: npt.NDArray[Any]) -> bool:
+    are_floats = matrix.dtype.kind == mean.dtype.kind == "f"
+    return are_floats and mean.ndim == 1 and matrix.shape == (len(mean), len(mean))
+
+
+def _shape_text(shape: Any) -> str:
+    return "×".join(map(str, shape)) or "a number"

@@ -1,0 +1,310 @@
+"""Optimizers and their parameter groups."""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.calls import Call, nearest, parse
+from ptkit.core.catalogue import Catalogue, Part, load_user_object
+from ptkit.core.errors import UsageError
+from ptkit.core.training.optimization.muon import muon_with_adamw, sparse_adam_with_adam
+from ptkit.core.training.optimization.paired import take_in
+from ptkit.core.training.optimization.parameter_groups import NOT_OPTIONS, Group, Plan, make_groups, plan_parameters
+
+_SUPPLIED = frozenset({"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"})
+_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+
+
+@dataclass(frozen=True)
+class UsualRate:
+    """The learning rate that an optimizer is usually run with; `per_64` means for 64 images a step, in proportion."""
+
+    lr: float
+    per_64: bool = False
+
+
+USUAL_RATES = {
+    "SGD": UsualRate(0.1, per_64=True),
+    "ASGD": UsualRate(0.2),
+    "Rprop": UsualRate(0.001),
+    "Adagrad": UsualRate(0.01),
+    "Adadelta": UsualRate(1.0),
+    "RMSprop": UsualRate(0.001),
+    "Adam": UsualRate(0.002),
+    "Adamax": UsualRate(0.004),
+    "SparseAdam": UsualRate(0.002),
+    "LBFGS": UsualRate(0.5),
+    "AdamW": UsualRate(0.002),
+    "NAdam": UsualRate(0.002),
+    "RAdam": UsualRate(0.005),
+    "Muon": UsualRate(0.02),
+}
+# Without normalisation layers SGD at the usual rate diverges: a tenth of it.
+_WITHOUT_NORM = 0.1
+
+_SUMMARIES = {
+    "SGD": "stochastic gradient descent with momentum",
+    "ASGD": "averaged SGD (Polyak and Juditsky 1992)",
+    "Rprop": "signs of gradients only; made for full batches (Riedmiller and Braun 1993)",
+    "Adagrad": "rates shrink with the gradients seen (Duchi et al. 2011)",
+    "Adadelta": "Adagrad with a window (Zeiler 2012)",
+    "RMSprop": "gradients over their running rms (Hinton 2012)",
+    "Adam": "adaptive moments (Kingma and Ba 2015)",
+    "Adamax": "Adam with the infinity norm",
+    "SparseAdam": "Adam for parameters with sparse gradients, Adam itself for the others",
+    "LBFGS": "quasi-Newton, through a closure; made for full or large batches",
+    "AdamW": "Adam with decoupled weight decay (Loshchilov and Hutter 2019)",
+    "NAdam": "Adam with Nesterov momentum (Dozat 2016)",
+    "RAdam": "Adam with a rectified start (Liu et al. 2020)",
+    "Muon": "orthogonalised momentum for weight matrices, AdamW for the rest (Jordan et al. 2024)",
+}
+
+_NOTES = {
+    "Rprop": (
+        "Rprop is made for full batches: on small ones gradients change their signs by chance; raise --batch-size",
+    ),
+    "LBFGS": (
+        "LBFGS is made for full or large batches: on small ones it takes chance for curvature; raise --batch-size",
+    ),
+}
+
+OPTIMIZERS = Catalogue(
+    "optimizer", {name: Part(f"torch.optim:{name}", text, supplied=_SUPPLIED) for name, text in _SUMMARIES.items()}
+)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the run's then."""
+
+    epoch: int
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+    optimizer: Any
+
+
+@dataclass
+class Prepared:
+    """What the loop steps: the optimizer, its call without a rate, and the base rate.
+
+    frozen: names of parameters without gradients, those that wait included. excluded: names of parameters that have
+    gradients but that the optimizer does not know. trained: the model's parameters that the optimizer moves now (its
+    own may be copies: Muon's are). waiting: what is unfrozen later, in order.
+    """
+
+    optimizer: Any
+    call: str
+    lr: float
+    frozen: tuple[str, ...]
+    excluded: tuple[str, ...]
+    trained: list[nn.Parameter]
+    waiting: tuple[Waiting, ...] = ()
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """All groups of the run: those of the optimizer, then those that wait."""
+        return [group for some in (self.optimizer, *(w.optimizer for w in self.waiting)) for group in some.param_groups]
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        return tuple(group["name"] for group in self.param_groups)
+
+    def unfreeze(self, epoch: int) -> tuple[str, ...]:
+        """Give the optimizer all groups whose epoch has come, in place; return their names.
+
+        To be called before each epoch; when a run goes on, once with the last epoch done, before the optimizer's state
+        is loaded.
+        """
+        due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
+        added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)
+        for waiting in due:
+            for _, parameter in waiting.parameters:
+                parameter.requires_grad_(True)
+                self.trained.append(parameter)
+            take_in(self.optimizer, waiting.optimizer)
+        thawed = {name for waiting in due for name, _ in waiting.parameters}
+        self.frozen = tuple(name for name in self.frozen if name not in thawed)
+        self.waiting = self.waiting[len(due) :]
+        return added
+
+
+def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
+    """Take the rate out of a call: return the call without it, and the rate from the call or from `lr`.
+
+    Raises:
+        UsageError: both give one, or the call's is not a positive number.
+    """
+    call = parse(text)
+    if not call.prefix:
+        OPTIMIZERS.find(call)
+    if call.args:
+        raise call.error(f"{call.name} takes its arguments by name", 0)
+    if "lr" not in call.kwargs:
+        return str(call), lr
+    rate = call.kwargs["lr"]
+    if lr is not None:
+        raise call.error("the rate is given twice: here and by --lr (optimizer.lr)", "lr")
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
+        raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
+    rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
+    return str(Call(call.name, kwargs=rest, prefix=call.prefix)), float(rate)
+
+
+def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
+    """Return the rate an optimizer is usually run with on such a model and batch size."""
+    call = parse(text)
+    usual = UsualRate(0.001) if call.prefix else USUAL_RATES.get(call.name, UsualRate(0.001))
+    lr = usual.lr * batch_size / 64 if usual.per_64 else usual.lr
+    if usual.per_64 and not any("Norm" in type(module).__name__ for module in model.modules()):
+        lr *= _WITHOUT_NORM
+    return lr
+
+
+def notes_of(text: str) -> tuple[str, ...]:
+    """Return what a user of an optimizer should know before training with it."""
+    call = parse(text)
+    return () if call.prefix else _NOTES.get(call.name, ())
+
+
+def build_optimizer(
+    text: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    groups: Sequence[str] = (),
+    decay_all: bool = False,
+    layer_decay: float | None = None,
+    epochs: int | None = None,
+) -> Prepared:
+    """Freeze and group the model's parameters and return the optimizer over them.
+
+    Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`. Changes
+    `requires_grad` of frozen parameters in place.
+
+    layer_decay: rate of each layer as a multiple of the next one's; what `groups` say wins over it.
+    epochs: of the run; what would be unfrozen after it is an error.
+
+    Raises:
+        UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the model.
+    """
+    call = parse(text)
+    takes = _takes(call)
+    plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
+    if call.name == "LBFGS" and not call.prefix:
+        _check_one_group(call, plans.values())
+    by_epoch = make_groups(model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0)
+    _check_epochs(by_epoch, epochs)
+    for some in by_epoch.values():
+        _check_options(call, some, takes)
+    frozen = tuple(name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded)
+    excluded = tuple(name for name, plan in plans.items() if plan.is_excluded)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    first, *later = (
+        # An optimizer puts parameters in the place of the pairs in its groups, so these are read before it is built.
+        Waiting(epoch, tuple(p for group in some for p in group["params"]), _construct(call, some, model, lr=lr))
+        for epoch, some in by_epoch.items()
+    )
+    trained = [parameter for _, parameter in first.parameters]
+    return Prepared(first.optimizer, str(call), lr, frozen, excluded, trained, tuple(later))
+
+
+def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
+    """Put normalisation layers whose parameters are all frozen into evaluation mode: their statistics stay."""
+    names = set(frozen)
+    for prefix, module in model.named_modules():
+        own = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)]
+        has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
+        if has_statistics and own and names.issuperset(own):
+            module.eval()
+
+
+def _takes(call: Call) -> dict[str, inspect.Parameter]:
+    """Return the arguments of the optimizer that a call names."""
+    if not call.prefix:
+        OPTIMIZERS.find(call)
+        return dict(inspect.signature(getattr(torch.optim, call.name)).parameters)
+    target = load_user_object(call)
+    takes = dict(inspect.signature(target).parameters) if callable(target) else {}
+    missing = [name for name in ("params", "lr") if name not in takes]
+    if missing:
+        raise call.error(f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}")
+    return takes
+
+
+def _check_one_group(call: Call, plans: Iterable[Plan]) -> None:
+    for plan in plans:
+        if plan.first_epoch not in (1, None):
+            raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
+        if plan.layer:
+            raise call.error("LBFGS takes no parameter groups: leave optimizer.layer_decay out")
+        if plan.options:
+            raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
+
+
+def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
+    if 1 not in by_epoch:
+        later = f" before epoch {min(by_epoch)}" if by_epoch else ""
+        raise UsageError(f"every parameter is frozen or excluded: nothing is left to train{later}")
+    last = max(by_epoch)
+    if epochs is not None and last > epochs:
+        name, _ = by_epoch[last][0]["params"][0]
+        raise UsageError(f"{name} is unfrozen at epoch {last}, but the run has {epochs} epochs")
+
+
+def _check_options(call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]) -> None:
+    """Refuse options of groups that the optimizer does not have, or whose values it would not take in its call."""
+    allowed = set(takes) - _SUPPLIED | {"lr"}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    for group in groups:
+        own = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
+        for key in own.keys() - allowed:
+            if not takes_any:
+                raise UsageError(f"{call.name} has no option {key} for a group{nearest(key, allowed | {'unfreeze'})}")
+        if own.keys() - {"lr"} and not call.prefix:
+            # PyTorch checks what stands in the call only, so the group's options are put there for a moment.
+            options = {key: value for key, value in own.items() if key != "lr"}
+            matrix = nn.Parameter(torch.zeros(1, 1))
+            OPTIMIZERS.build(Call(call.name, kwargs={**call.kwargs, **options}), supplied={"params": [matrix], "lr": 1})
+
+
+def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
+    """Return the decay that the call means, given or by default; 0 for optimizers without one."""
+    if "weight_decay" not in takes:
+        return 0.0
+    default = takes["weight_decay"].default
+    return call.kwargs.get("weight_decay", 0.0 if default is inspect.Parameter.empty else default)
+
+
+def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
+    def build(some: list[Group], **how: Any) -> Any:
+        return OPTIMIZERS.build(call, supplied={"params": some, "lr": lr, **how})
+
+    if call.prefix:
+        optimizer = build(groups)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise call.error(f"{call.name} is no optimizer: it makes a {type(optimizer).__name__}")
+        return optimizer
+    if call.name == "Muon":
+        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it alone.
+        head = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
+        return muon_with_adamw(groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build)
+    if call.name == "SparseAdam":
+        sparse = _sparse_parameters(call, model)
+        return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build)
+    # One kernel for all parameters instead of one a parameter, where torch has it.
+    return build(groups, **{"fused" if call.name in _FUSED else "foreach": True})
+
+
+def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
+    """Return the names of the parameters whose gradients are sparse."""
+    found = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False) is True}
+    if not found:
+        raise call.error(
+            f"SparseAdam is for parameters with sparse gradients, as of Embedding(sparse=True); {type(model).__name__} "
+            "has only dense ones: use Adam"
+        )
+    return found

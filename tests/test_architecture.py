@@ -150,9 +150,9 @@ def test_the_command_line_loads_only_commands_and_what_is_light():
     assert libraries(loaded) & HEAVY == set()
 
 
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_settings_notation_and_lists_load_neither_torch_nor_numpy(module):
     assert f"ptkit.{module}" in TREES
-    assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
     assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
 
 

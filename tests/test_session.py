@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_data import CLASS_NAMES, make_lists
+from typer.testing import CliRunner
 
 import ptkit
+from ptkit.cli import app
 from ptkit.core.config import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.loop import EpochResult, Progress
@@ -461,3 +463,26 @@ def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
     first = start({"data": {"transforms": calls}, "train": {"epochs": 1}}, name="first")
     again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
     assert are_equal(weights(first.checkpoint), weights(again.checkpoint))
+
+
+def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(here: Path) -> None:
+    from ptkit.core.analysis.subject import load_subject
+
+    found = CliRunner().invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"])
+    assert found.exit_code == 0, found.stderr
+    result = start({"data": {"transforms": ['LinearTransformation("whitening.npz")']}, "train": {"epochs": 1}})
+    image = "images/cross/train1.png"
+    before = load_subject(result.checkpoint).parse_pipeline().image(image)
+    Path("whitening.npz").unlink()
+    subject = load_subject(result.checkpoint)
+    assert torch.equal(subject.parse_pipeline().image(image), before)
+    assert (subject.mean, subject.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert abs(float(before.mean())) < 1
+
+
+def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) -> None:
+    result = start({"data": {"transforms": ["FiveCrop(12)"]}, "train": {"epochs": 2}})
+    contents = torch.load(result.checkpoint, weights_only=True)
+    assert contents["pipeline"]["calls"][:2] == ["Resize((16, 16))", "FiveCrop(12)"]
+    with (result.run / "valid_predictions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 21

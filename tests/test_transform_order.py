@@ -26,6 +26,12 @@ def own(tmp_path):
         ([LINEAR, TENSOR], "LinearTransformation needs a float tensor: put ToTensor() before it", "LinearTrans"),
         (["ToPILImage()", "RandomErasing()", TENSOR], "RandomErasing needs a float tensor", "RandomErasing"),
         ([f"RandomApply([{NORMALIZE}])", TENSOR], "Normalize needs a float tensor", "Normalize"),
+        (
+            ["RandomRotation(9, interpolation=InterpolationMode.BICUBIC)", TENSOR],
+            "of a tensor the interpolation is NEAREST, BILINEAR; others need ToPILImage() before it",
+            "RandomRot",
+        ),
+        (["Resize(9, interpolation=InterpolationMode.BOX)", TENSOR], "of a tensor the interpolation is", "Resize"),
         ([TENSOR, TENSOR], "ToTensor stands twice; the image is a float tensor already", "ToTensor"),
         ([TENSOR, NORMALIZE, TENSOR], "ToTensor stands twice", "ToTensor"),
         (["RandomApply([ToTensor()])", TENSOR], "ToTensor stands twice", "ToTensor"),

@@ -35,14 +35,12 @@ class Part:
     target: `module:attribute`, imported when the part is built.
     supplied: arguments that the run gives and the user may not.
     tensors: arguments for which lists of numbers become float tensors.
-    mixed: arguments that take other types than their default's.
     """
 
     target: str
     summary: str
     supplied: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
-    mixed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ptkit.core.calls import parse
+from ptkit.core.calls import Call, parse
 from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import statistics
 from ptkit.core.data.batches import Batches
@@ -23,6 +23,9 @@ from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
+
+# Mean, std, and where they come from.
+_Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 # Shows how far a pass over the images is: (what, total) -> a function told how many more are done.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -144,27 +147,33 @@ def _without_bad(images: ImageList, kept: Kept | None, bad: tuple[tuple[int, str
     return _Source(images.subset(good), left, tuple(reason for _, reason in bad))
 
 
-def _named_statistics(
-    calls: tuple[str, ...], data: DataSettings
-) -> tuple[tuple[float, ...], tuple[float, ...], str] | None:
-    """Return mean and std of the Normalize that the user's own list names: evaluation must see the same."""
-    named = [call for call in map(parse, calls) if call.name == "Normalize" and not call.prefix]
-    if not named:
+def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
+    """Return what the user's own list says: evaluation must see the same. None where it leaves it to the run."""
+    own = {call.name: call for call in map(parse, calls) if not call.prefix}
+    if "Normalize" in own:
+        return _of_normalize(own["Normalize"], data)
+    if "LinearTransformation" not in own:
         return None
-    normalize = build_transform(named[0])
+    # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
+    if any(data.mean):
+        raise own["LinearTransformation"].error("whitened images are not normalised: leave data.mean and data.std out")
+    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
+
+
+def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
+    normalize = build_transform(call)
     mean, std = (
         tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3)) for x in (normalize.mean, normalize.std)
     )
     # The config.toml of such a run has both.
     if (data.mean and not np.allclose(data.mean, mean)) or (data.std and not np.allclose(data.std, std)):
-        raise named[0].error("the statistics are given twice: here and as data.mean, data.std")
+        raise call.error("the statistics are given twice: here and as data.mean, data.std")
     return mean, std, "the transforms' own Normalize"
 
 
 def _statistics(
     train: _Source, data: DataSettings, start: StartingWeights | None, counting: Counting, seed: int
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Return mean, std and where they come from."""
+) -> _Statistics:
     if bool(data.mean) != bool(data.std) or len(data.mean) not in (0, 3) or len(data.std) not in (0, 3):
         raise UsageError("data.mean and data.std go together, three numbers each")
     if data.mean:

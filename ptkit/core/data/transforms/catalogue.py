@@ -36,7 +36,7 @@ class Lambda(nn.Module):
 
 
 def _torchvision(name: str, summary: str) -> Part:
-    return Part(f"torchvision.transforms.v2:{name}", summary, mixed=frozenset({"value", "fill"}))
+    return Part(f"torchvision.transforms.v2:{name}", summary)
 
 
 # The loop knows the labels and mixes losses, not targets.
@@ -59,7 +59,6 @@ TRANSFORMS = Catalogue(
         "LinearTransformation": Part(
             "ptkit.core.data.transforms.whitening:LinearTransformation",
             'whiten: LinearTransformation("whitening.npz"), from `ptkit normstats --whiten`',
-            mixed=frozenset({"transformation_matrix", "mean_vector"}),
         ),
         "Pad": _torchvision("Pad", "add a border"),
         "ColorJitter": _torchvision("ColorJitter", "change brightness, contrast, saturation and hue at random"),
@@ -149,7 +148,9 @@ def inner_calls(call: Call) -> Sequence[Any]:
     """Return the calls in the list of a container; nothing for other calls."""
     if call.prefix or call.name not in _CONTAINERS:
         return ()
-    return call.args[0] if call.args else call.kwargs["transforms"]
+    given = call.args[0] if call.args else call.kwargs.get("transforms")
+    listed = given if isinstance(given, list | tuple) else ()
+    return [inner for inner in listed if isinstance(inner, Call | str)]
 
 
 def default_transforms(augment: str, size: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from ptkit.core.calls import Call
 from ptkit.core.data.transforms.catalogue import ToTensor, inner_calls
@@ -63,6 +63,20 @@ _RULES: Mapping[type, _Rule] = {
 }
 
 
+# What torchvision's kernels for tensors cannot do, of the modes that Pillow can.
+_FEW_MODES = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)
+_PILLOW_ONLY = (InterpolationMode.BOX, InterpolationMode.HAMMING)
+_MODES_OF_TENSORS: Mapping[type, tuple[InterpolationMode, ...]] = {
+    **dict.fromkeys(
+        (v2.RandomRotation, v2.RandomAffine, v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix),
+        _FEW_MODES,
+    ),
+    **dict.fromkeys(
+        (v2.Resize, v2.RandomResizedCrop), tuple(mode for mode in InterpolationMode if mode not in _PILLOW_ONLY)
+    ),
+}
+
+
 def check_order(calls: Sequence[Call], transforms: Sequence[Any], *, mix: Call | None) -> None:
     """Refuse a list in which a transform cannot work where it stands.
 
@@ -105,6 +119,10 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     rule = _RULES.get(type(transform), _Rule())
     for kind in sorted(kinds & rule.refuses.keys()):
         raise call.error(rule.refuses[kind].format(call.name))
+    modes = _MODES_OF_TENSORS.get(type(transform))
+    if modes is not None and kinds - {_PIL} and InterpolationMode(transform.interpolation) not in modes:
+        names = ", ".join(mode.name for mode in modes)
+        raise call.error(f"{call.name}: of a tensor the interpolation is {names}; others need ToPILImage() before it")
     return frozenset({rule.gives}) if rule.gives else kinds
 
 

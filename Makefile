@@ -38,6 +38,7 @@ check: install-dev
 bench: bench-images install-dev
 	$(RUN) benchmarks/bench_startup.py
 	$(RUN) benchmarks/bench_digits.py
+	$(RUN) benchmarks/bench_catalogue.py
 	$(RUN) benchmarks/bench_transforms.py
 	$(RUN) benchmarks/bench_normstats.py "$(IMAGES)"
 	$(RUN) benchmarks/bench_train.py "$(IMAGES)"

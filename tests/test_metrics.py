@@ -1,7 +1,6 @@
 import numpy as np
-import torch
 
-from ptkit.core.training.tasks.metrics import accuracy, confusion_counts, confusion_matrix, per_class
+from ptkit.core.training.tasks.metrics import accuracy, confusion_matrix, per_class
 
 LABELS, PREDICTED = [0, 0, 1, 1, 1, 3], [0, 1, 1, 1, 0, 3]
 MATRIX = [[1, 1, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
@@ -9,7 +8,6 @@ MATRIX = [[1, 1, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 def test_rows_are_true_and_columns_predicted() -> None:
     assert confusion_matrix(LABELS, PREDICTED, 4).tolist() == MATRIX
-    assert confusion_counts(torch.tensor(LABELS), torch.tensor(PREDICTED), num_classes=4).tolist() == MATRIX
 
 
 def test_accuracy_is_the_share_on_the_diagonal() -> None:

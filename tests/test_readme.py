@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND_LINES = re.findall(r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M)
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+PYTHON_PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 DOC_BLOCKS = [block for page in (ROOT / "docs").glob("*.md")
               for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)]  # fmt: skip
 DOC_LINES = re.findall(r"^(?:\$ )?(ptkit .+)$", "\n".join(DOC_BLOCKS), re.M)
@@ -82,6 +83,8 @@ def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(small_clon
     monkeypatch.chdir(small_clone)
     for block in PYTHON_BLOCKS:
         exec(compile(block, "README.md", "exec"), {})
+    for block in re.findall(r"^```python\n(.*?)^```$", PYTHON_PAGE, re.M | re.S):
+        exec(compile(block, "docs/python.md", "exec"), {"__name__": "page"})
     assert (small_clone / "ckpt.pkl").exists()
 
 

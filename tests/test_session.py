@@ -486,3 +486,14 @@ def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) ->
     assert contents["pipeline"]["calls"][:2] == ["Resize((16, 16))", "FiveCrop(12)"]
     with (result.run / "valid_predictions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 21
+
+
+def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: Path) -> None:
+    layer = {"loss": {"call": "TripletMarginLoss()", "embedding": 4}, "train": {"epochs": 5}}
+    whole = start(layer, name="whole")
+    with pytest.raises(PowerCutError):
+        start(layer, watch=Listener(die_at=(5, 1)), name="cut")
+    resumed = start(layer, resume=Path("runs/cut"))
+    places = [torch.load(r.checkpoint, weights_only=True)["task"]["class_means"] for r in (whole, resumed)]
+    assert torch.equal(*places)
+    assert torch.load(resumed.run / "last.pkl", weights_only=True)["task"]["class_means"] is None

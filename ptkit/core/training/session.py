@@ -12,7 +12,7 @@ from ptkit.core.config import Settings, to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.checkpoints import save_checkpoint
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.interruption import StopFlag, stop_on_signals
 from ptkit.core.training.live_run import Run
@@ -22,8 +22,8 @@ from ptkit.core.training.preparation import prepare
 from ptkit.core.training.recording import records
 from ptkit.core.training.recording.recorders import open_events
 from ptkit.core.training.resuming import SavedState, read_saved_state, restore
-from ptkit.core.training.snapshots import best_checkpoint, last_checkpoint
-from ptkit.core.training.tasks.readings import Reading
+from ptkit.core.training.snapshots import checkpoint_of, last_checkpoint
+from ptkit.core.training.tasks.readings import Reading, read_task
 from ptkit.core.training.tasks.scoring import METRICS
 from ptkit.core.training.watching import Watcher
 
@@ -88,6 +88,7 @@ def run(
 
 
 def _start(current: Run, runs: Path, name: str | None) -> None:
+    example = next(iter(current.training.valid.epoch())).images[:1]
     current.folder = records.new_run_folder(runs, name)
     toml = to_toml(current.settings, folder=current.folder)
     write_atomically(current.folder / "config.toml", toml.encode())
@@ -95,7 +96,6 @@ def _start(current: Run, runs: Path, name: str | None) -> None:
         text = "".join(f"{reason}\n" for reason in current.data.skipped)
         write_atomically(current.folder / "skipped.txt", text.encode(errors="surrogateescape"))
     current.events = open_events(current.folder, current.settings.log)
-    example = next(iter(current.training.valid.epoch())).images[:1]
     seen = denormalise(example[0], current.data.settings.mean, current.data.settings.std)
     texts = {
         "config": toml,
@@ -111,6 +111,7 @@ def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
     current.rows = records.read_metrics(saved.folder / "metrics.csv", up_to_epoch=saved.epoch)
     current.saved_epoch = saved.epoch
     current.best = dict(saved.best)
+    current.reading = read_task(read_checkpoint(current.checkpoint)["task"])
     current.epochs_without_better = saved.checkpoint["train"]["epochs_without_better"]
     write_atomically(saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode())
     current.events = open_events(saved.folder, current.settings.log, up_to_epoch=saved.epoch)
@@ -169,7 +170,7 @@ def _record(current: Run, result: EpochResult) -> bool:
     records.write_metrics(current.folder / "metrics.csv", current.rows)
     if is_best:
         current.reading = _reading_now(current)
-        save_checkpoint(current.checkpoint, best_checkpoint(current))
+        save_checkpoint(current.checkpoint, checkpoint_of(current, current.reading, kind="best"))
     # Before the state to resume from, which cuts it back: after it, a kill in between would leave a gap.
     current.events.epoch(result, current.training.model)
     train = current.settings.train

@@ -8,17 +8,21 @@ import torch
 from ptkit import __version__
 from ptkit.core.config import to_layer
 from ptkit.core.training.live_run import Run
+from ptkit.core.training.tasks.readings import Reading
 
 
-def best_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the contents of ckpt.pkl: the evaluated weights and all that is needed to use them."""
+def checkpoint_of(run: Run, reading: Reading, *, kind: str) -> dict[str, Any]:
+    """Return the contents of ckpt.pkl: the weights that are evaluated now, and all that is needed to use them.
+
+    reading: of these weights. kind: "best" or "last".
+    """
     training, data, settings = run.training, run.data, run.settings
     pipeline = training.valid.pipeline
     return {
-        "kind": "best",
+        "kind": kind,
         "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
         "classes": list(data.class_names),
-        "task": run.reading.as_task(),
+        "task": reading.as_task(),
         "pipeline": {
             "calls": list(pipeline.calls),
             "tensors": pipeline.tensors,
@@ -41,7 +45,9 @@ def best_checkpoint(run: Run) -> dict[str, Any]:
 
 def last_checkpoint(run: Run) -> dict[str, Any]:
     """Return the contents of last.pkl: the same after the last epoch, and what training needs to go on."""
-    training, contents = run.training, best_checkpoint(run)
+    training = run.training
+    # An embedding's places of the classes belong to the best weights.
+    contents = checkpoint_of(run, training.loss.reading, kind="last")
     raw: dict[str, Any] = {}
     if training.average is not None:
         # While the average stands in the model, the weights that the optimizer steps stand in its place.
@@ -51,7 +57,6 @@ def last_checkpoint(run: Run) -> dict[str, Any]:
             "num_averaged": state["num_updates"],
         }
     return contents | {
-        "kind": "last",
         "train": {
             **raw,
             "epoch": int(run.rows[-1]["epoch"]),

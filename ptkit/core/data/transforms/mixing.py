@@ -34,6 +34,8 @@ class Mixed:
 
 def is_mix(call: Call) -> bool:
     """Say whether a call mixes whole batches: MixUp, CutMix, or RandomChoice of them."""
+    if call.prefix:
+        return False
     if call.name != "RandomChoice":
         return call.name in MIXES
     given = call.args[0] if call.args else call.kwargs.get("transforms")

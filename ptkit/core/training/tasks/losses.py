@@ -275,12 +275,6 @@ def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False) -> L
     return Loss(criterion, use, _reading(kind, use, facts), facts)
 
 
-def needs_pairs(text: str | None) -> bool:
-    """Say whether a call names a loss that can only compare images with each other."""
-    rule = RULES.get(parse(text).name) if text else None
-    return rule is not None and rule.one is None
-
-
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
     """Return how a loss is used with these labels, and the kind of task that makes."""
     rule = _OWN_CODE if call.prefix else RULES[call.name]

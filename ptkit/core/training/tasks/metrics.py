@@ -2,17 +2,9 @@
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 Matrix = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-
-
-def confusion_counts(labels: Tensor, predictions: Tensor, *, num_classes: int) -> Tensor:
-    """Return int64 (K, K) on the tensors' device: rows true, columns predicted; nothing waits for the device."""
-    cells = labels * num_classes + predictions
-    return torch.bincount(cells, minlength=num_classes * num_classes).view(num_classes, num_classes)
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: int) -> Matrix:

@@ -36,15 +36,14 @@ def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
     with torch.no_grad():
         distances = torch.cdist(embeddings, embeddings)
         same = labels[:, None] == labels[None, :]
-        anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero().T
-        to_negatives = distances[anchors].masked_fill(same[anchors], float("inf"))
-        is_farther = to_negatives > distances[anchors, positives][:, None]
-        closest = to_negatives.masked_fill(~is_farther, float("inf")).argmin(dim=1)
-        farthest = to_negatives.masked_fill(same[anchors], -1.0).argmax(dim=1)
-        has_farther = (is_farther & ~same[anchors]).any(dim=1)
-        negatives = torch.where(has_farther, closest, farthest)
-        usable = (~same[anchors]).any(dim=1)
-    return anchors[usable], positives[usable], negatives[usable]
+        to_negatives, order = distances.masked_fill(same, torch.inf).sort(dim=1, stable=True)
+        num_negatives = (~same).sum(dim=1, keepdim=True)
+        # Of every image and every other: how many negatives are not farther than it.
+        place = torch.searchsorted(to_negatives, distances, right=True)
+        negatives = order.gather(1, torch.minimum(place, num_negatives - 1).clamp_min(0))
+        is_pair = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & (num_negatives > 0)
+        anchors, positives = is_pair.nonzero().T
+    return anchors, positives, negatives[anchors, positives]
 
 
 def _of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare_environment()
     from ptkit.core.training.optimization.optimizers import OPTIMIZERS
-    from ptkit.core.training.tasks.losses import RULES
+    from ptkit.core.training.tasks.loss_rules import RULES
 
     # At its default margin of 0 every network that gives all images one place is right.
     losses = {name: {"call": f"{name}()"} for name in RULES} | {

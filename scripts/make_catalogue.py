@@ -16,7 +16,8 @@ from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
-from ptkit.core.training.tasks.losses import LOSSES, RULES
+from ptkit.core.training.tasks.loss_rules import RULES
+from ptkit.core.training.tasks.losses import LOSSES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.label_facts import LabelFacts
-from ptkit.core.training.tasks.losses import DEFAULTS, LOSSES, RULES, Loss, build_loss
+from ptkit.core.training.tasks.loss_rules import DEFAULTS, RULES
+from ptkit.core.training.tasks.losses import LOSSES, Loss, build_loss
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)

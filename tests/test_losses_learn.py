@@ -9,7 +9,7 @@ from ptkit.cli import app
 from ptkit.core.config import resolve
 from ptkit.core.training.loop import fit
 from ptkit.core.training.preparation import prepare
-from ptkit.core.training.tasks.losses import RULES
+from ptkit.core.training.tasks.loss_rules import RULES
 from ptkit.core.training.watching import Watcher
 
 DIGITS = Path(__file__).parent.parent / "data"

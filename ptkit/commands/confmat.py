@@ -100,7 +100,8 @@ def _report_one(
         "accuracy": found.accuracy,
         "num_images": len(images),
         "classes": names,
-        "matrix": found.matrix.tolist(),
+        # Of 10,000 classes a list of 100 million numbers, which only JSON wants.
+        "matrix": found.matrix.tolist() if printer.as_json else None,
         "precision": _without_nan(rates["precision"]),
         "recall": _without_nan(rates["recall"]),
     }
@@ -133,6 +134,10 @@ def _report_several(
     printer.say(f"{shares}; every label right: {metrics['accuracy']:.2%} of {len(images):,} images\n")
     lines = [(name, *(_percent(float(rates[c][k])) for c in columns), int(rates["support"][k]))
              for k, name in enumerate(names)]  # fmt: skip
+    if len(lines) > MAX_LINES:
+        order = sorted(range(len(names)), key=lambda k: (math.isnan(rates["recall"][k]), rates["recall"][k]))
+        lines = [lines[k] for k in order[:MAX_LINES]]
+        printer.say(f"the {MAX_LINES} of {len(names):,} classes with the lowest recall; classes.csv has all")
     printer.say(table(["class", "precision", "recall", "f1", "average precision", "images"], lines) + "\n")
     return {
         **metrics,

@@ -74,6 +74,9 @@ class ModelSettings:
 class LossSettings:
     call: str | None = _setting(None, "the loss; chosen from the labels")
     pairs: bool = _setting(False, "compare images with each other: for HingeEmbeddingLoss, which also does without")
+    threshold: float | None = _setting(
+        None, "of several labels, the probability above which one is there; 0.5", low=0, high=1
+    )
     embedding: int | None = _setting(None, "outputs of the model where images are compared; 64", low=2)
 
 

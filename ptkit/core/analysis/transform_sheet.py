@@ -1,8 +1,6 @@
 """What a list of transforms makes of some images: each step alone, and all of them as the model gets it."""
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
 from ptkit.core.data.transforms.geometry import Draws
 from ptkit.core.data.transforms.mixing import is_mix, mix
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, global_generators_kept, same_size
 from ptkit.core.errors import UsageError
 from ptkit.core.training.list_setup import choose_size
 
@@ -189,7 +187,7 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
     for epoch in range(1, num_epochs + 1):
         columns = offset + pipeline.num_draws
         draws = keyed.uniforms(source.seed, "augment", epoch=epoch, indices=indices, columns=columns)[:, offset:]
-        with _global_generators_kept():
+        with global_generators_kept():
             images = [_seen(pipeline, *pair) for pair in zip(source.pixels, draws, strict=True)]
         epochs.append(images if pipeline.mix is None else _mixed(pipeline, images, seed=source.seed, epoch=epoch))
     return epochs
@@ -209,18 +207,6 @@ def _seen(pipeline: Pipeline, pixels: Pixels, draws: Draws) -> Tensor:
     if not isinstance(batch, Tensor):
         batch = torch.from_numpy(pipeline.together(batch, draws[None]))
     return pipeline.finish(batch, draws[None])
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Put the generators that a user's transform may draw from back to where they were."""
-    before = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])
 
 
 def _rows(source: _Source, calls: Sequence[Call], *, call: str, before: Sequence[Pixels], drawn: Epochs) -> list[Row]:

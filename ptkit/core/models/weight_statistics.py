@@ -33,18 +33,26 @@ def weight_statistics(model: nn.Module) -> list[WeightStatistics]:
 
 
 def as_text(rows: Sequence[WeightStatistics]) -> str:
-    """Return the rows as a Markdown table, which is what TensorBoard shows."""
+    """Return the rows as a table in aligned columns."""
     cells = [
         (
-            f"`{row.name}`",
+            row.name,
             "×".join(map(str, row.shape)) or "1",
             *(f"{value:.4g}" for value in (row.mean, row.std, row.min, row.max)),
-            "" if row.expected_std is None else f"{row.expected_std:.4g}",
+            "-" if row.expected_std is None else f"{row.expected_std:.4g}",
         )
         for row in rows
     ]
-    rule = ["---", "---", *["---:"] * 5]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (_HEADER, rule, *cells))
+    lines = [_HEADER, *cells]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(_HEADER))]
+    return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    name, *values = (
+        cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+    )
+    return "  ".join([name, *values])
 
 
 def _row(name: str, parameter: Tensor) -> WeightStatistics:

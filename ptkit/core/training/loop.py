@@ -75,8 +75,8 @@ class Totals:
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Tensor, Tensor | None, int]] = []
-        self.num_batches = self.num_images = self.num_right = 0
-        self.loss_sum = 0.0
+        self.num_batches = self.num_images = 0
+        self.num_right = self.loss_sum = 0.0
         self.first_bad: int | None = None
 
     def add(self, loss: Tensor, num_images: int, num_right: Tensor | None = None) -> None:
@@ -95,7 +95,7 @@ class Totals:
                 self.first_bad = self.num_batches
             self.num_batches += 1
             self.num_images += size
-            self.num_right += int(right)
+            self.num_right += right
             self.loss_sum += loss * size
         return self
 
@@ -250,7 +250,7 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
             part.backward()
             parts.append(part.detach())
             if not counted:
-                totals.add(value, len(outputs), num_right)
+                totals.add(value, len(batch.labels), num_right)
         counted = True
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(training.prepared.trained, settings.clip_grad)
@@ -276,7 +276,7 @@ def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor,
     value = loss(outputs, labels)
     if not training.counts_right_answers:
         return value, None
-    return value, (loss.reading.answers(outputs.detach()) == labels).sum()
+    return value, (loss.reading.answers(outputs.detach()) == labels).sum() / batch.num_crops
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:

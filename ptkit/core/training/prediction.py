@@ -36,7 +36,7 @@ def predict_list(
     Raises:
         DataError: an image that cannot be read.
     """
-    outputs = _outputs(model, batches, dtype)
+    outputs, reading = _outputs(model, batches, dtype), reading.on(batches.device)
     values, answers = reading.values(outputs), reading.answers(outputs)
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 

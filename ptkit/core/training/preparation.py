@@ -23,7 +23,8 @@ from ptkit.core.training.recording.events import NoEvents
 from ptkit.core.training.recording.recorders import check_log
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
 from ptkit.core.training.tasks.label_facts import facts_of
-from ptkit.core.training.tasks.losses import DEFAULTS, Loss, build_loss
+from ptkit.core.training.tasks.loss_rules import DEFAULTS
+from ptkit.core.training.tasks.losses import Loss, build_loss
 from ptkit.core.training.tasks.scoring import METRICS, check_metric
 from ptkit.core.training.watching import Watcher
 
@@ -46,6 +47,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         start = find_weights(settings.model.weights, model=settings.model.call)
     data = prepare_data(settings, device=device, counting=watch.counting, start=start)
     loss = _prepare_loss(settings, data).to(device)
+    loss.reading = loss.reading.on(device)
     settings = replace(
         settings, optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer)
     )
@@ -80,7 +82,8 @@ def _without_channels_last(settings: Settings) -> Settings:
 
 
 def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
-    loss = build_loss(settings.loss.call, facts_of(data.train.images), pairs=settings.loss.pairs)
+    asked = settings.loss
+    loss = build_loss(asked.call, facts_of(data.train.images), pairs=asked.pairs, threshold=asked.threshold)
     if settings.loss.embedding is not None and not loss.compares:
         raise UsageError("loss.embedding is for losses that compare images with each other, as TripletMarginLoss does")
     if data.train.pipeline.mix is not None and (loss.compares or not hasattr(loss.criterion, "reduction")):

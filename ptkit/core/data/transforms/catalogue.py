@@ -13,6 +13,7 @@ from ptkit.core.calls import Call, parse
 from ptkit.core.catalogue import Catalogue, Part, load_function
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.whitening import held_whitening, read_whitening
+from ptkit.core.sizes import is_small
 
 
 class ToTensor(nn.Module):
@@ -158,7 +159,7 @@ def default_transforms(augment: str, size: int) -> tuple[str, ...]:
 
     `auto` is `safe` up to 64 pixels, `natural` above.
     """
-    name = ("safe" if size <= 64 else "natural") if augment == "auto" else augment
+    name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
     return {
         "none": (),
         # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
@@ -173,7 +174,7 @@ def default_transforms(augment: str, size: int) -> tuple[str, ...]:
 
 def evaluation_geometry(size: int) -> tuple[str, ...]:
     """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8 above."""
-    if size <= 64:
+    if is_small(size):
         return (f"Resize(({size}, {size}))",)
     return (f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})")
 
@@ -190,7 +191,7 @@ def complete(calls: Sequence[str], *, size: int, mean: Sequence[float], std: Seq
     """
     parsed = [parse(call) for call in calls]
     names = [call.name for call in parsed if not call.prefix]
-    if parsed and parsed[-1].name == "ToPILImage":
+    if names[-1:] == ["ToPILImage"] and not parsed[-1].prefix:
         raise parsed[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
     if "Normalize" in names:
         return tuple(calls)

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.calls import parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images
-from ptkit.core.data.images import Pixels
+from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, resolved
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
 from ptkit.core.data.transforms.geometry import Draws, Size
@@ -206,7 +206,7 @@ class Pipeline:
         """
         pixels = self.before(images.read(path))
         draws = np.zeros((1, self.num_draws))
-        with _global_generators_kept() if self.is_foreign else nullcontext():
+        with global_generators_kept() if self.is_foreign else nullcontext():
             batch = self.stacked([self.each(pixels, draws[0])])
         if not isinstance(batch, Tensor):
             batch = torch.from_numpy(self.together(batch, draws))
@@ -244,7 +244,9 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Draws) -> Any:
         draws = draws.repeat(len(batch) // len(draws), axis=0)
     try:
         return form(step.transform, batch, draws[:, step.columns])
-    except (ValueError, RuntimeError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, TypeError, cv2.error) as error:
         raise _refusal(step, error) from error
 
 
@@ -256,8 +258,8 @@ def _refusal(step: Step, error: Exception) -> UsageError:
 
 
 @contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Put the global generators back to where they were."""
+def global_generators_kept() -> Iterator[None]:
+    """Put the generators that a user's transform may draw from back to where they were."""
     before = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -192,6 +192,7 @@ def build_optimizer(
     """
     call = parse(text)
     takes = _takes(call)
+    _sparse_parameters(call, model)
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
     if call.name == "LBFGS" and not call.prefix:
         _check_one_group(call, plans.values())
@@ -300,9 +301,15 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
 
 
 def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
-    """Return the names of the parameters whose gradients are sparse."""
+    """Return the names of the parameters whose gradients are sparse; only SparseAdam has a step for them.
+
+    Raises:
+        UsageError: SparseAdam and there are none, or another optimizer of torch and there are some.
+    """
     found = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False) is True}
-    if not found:
+    if found and call.name != "SparseAdam" and not call.prefix:
+        raise call.error(f"{min(found)} has sparse gradients: use SparseAdam, which steps all others as Adam does")
+    if not found and call.name == "SparseAdam":
         raise call.error(
             f"SparseAdam is for parameters with sparse gradients, as of Embedding(sparse=True); {type(model).__name__} "
             "has only dense ones: use Adam"

@@ -196,13 +196,13 @@ class Events(NoEvents):
 
     def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
         """Write precision against recall at 127 thresholds."""
-        self._writer.add_pr_curve(tag, truth, scores.clip(0, 1), step)
+        self._writer.add_pr_curve(_one_line(tag), truth, scores.clip(0, 1), step)
 
     def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
         """Write precision against recall from counts."""
         tp, fp, tn, fn = (counts[key].astype(np.float64) for key in ("tp", "fp", "tn", "fn"))
         precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
-        self._writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp))
+        self._writer.add_pr_curve_raw(_one_line(tag), tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp))
 
     def close(self) -> None:
         """Write what is still waiting and end."""

@@ -1,8 +1,8 @@
-"""Losses: what stands before each, what its target is, and how the outputs are read, in one table."""
+"""Losses: from a call to what the loop steps on; which loss is for which labels stands in loss_rules.py."""
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,37 +14,9 @@ from ptkit.core.catalogue import Catalogue, Part
 from ptkit.core.data.labels import CLASS, DESCRIPTIONS, NUMBERS, SEVERAL
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.label_facts import LabelFacts
+from ptkit.core.training.tasks.loss_rules import DEFAULTS, OWN_CODE, POISSON_WITHOUT_LOG, RULES, Use
 from ptkit.core.training.tasks.pairs import PAIRINGS
 from ptkit.core.training.tasks.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
-
-
-@dataclass(frozen=True)
-class Use:
-    """How a loss is used with one kind of labels.
-
-    before: name in `ACTIVATIONS` of what the outputs pass before the loss.
-    target: name in `TARGETS` of what makes the loss's target of the labels, or in `PAIRINGS` of what is compared.
-    reading: name in `READINGS` of what turns the outputs into probabilities or numbers.
-    """
-
-    before: str
-    target: str
-    reading: str
-
-
-@dataclass(frozen=True)
-class LossRule:
-    """One row: a loss with its uses; None where it does not fit the labels.
-
-    one: one class an image. several: several classes. numbers: numbers. pairs: images compared by their classes.
-    """
-
-    summary: str
-    one: Use | None = None
-    several: Use | None = None
-    numbers: Use | None = None
-    pairs: Use | None = None
-
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda outputs: outputs,
@@ -85,104 +57,11 @@ TARGETS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "number": lambda labels, _num_classes: labels,
 }
 
-RULES: dict[str, LossRule] = {
-    "CrossEntropyLoss": LossRule(
-        "softmax and negative log-likelihood",
-        one=Use("none", "class index", "softmax"),
-    ),
-    "NLLLoss": LossRule(
-        "negative log-likelihood of log-softmax",
-        one=Use("log_softmax", "class index", "softmax"),
-    ),
-    "MultiMarginLoss": LossRule(
-        "hinge between the true class and each other",
-        one=Use("none", "class index", "softmax"),
-    ),
-    "KLDivLoss": LossRule(
-        "divergence from the smoothed one-hot",
-        one=Use("log_softmax", "smoothed one-hot", "softmax"),
-    ),
-    "BCELoss": LossRule(
-        "binary cross-entropy of each class",
-        one=Use("sigmoid", "one-hot", "sigmoid"),
-        several=Use("sigmoid", "many-hot", "sigmoid"),
-    ),
-    "BCEWithLogitsLoss": LossRule(
-        "binary cross-entropy of each class, sigmoid inside",
-        one=Use("none", "one-hot", "sigmoid"),
-        several=Use("none", "many-hot", "sigmoid"),
-    ),
-    "SoftMarginLoss": LossRule(
-        "logistic loss of each class",
-        one=Use("none", "±1", "sigmoid"),
-        several=Use("none", "±1", "sigmoid"),
-    ),
-    "MultiLabelSoftMarginLoss": LossRule(
-        "one against all, maximum entropy",
-        one=Use("none", "one-hot", "sigmoid"),
-        several=Use("none", "many-hot", "sigmoid"),
-    ),
-    "MultiLabelMarginLoss": LossRule(
-        "hinge between each class that is there and each that is not",
-        one=Use("none", "class indices", "softmax"),
-        several=Use("none", "class indices", "sigmoid"),
-    ),
-    "HingeEmbeddingLoss": LossRule(
-        "distances: small for the true class, or (loss.pairs) between images of one class",
-        one=Use("softplus", "±1", "negative"),
-        pairs=Use("unit length", "distances of pairs", "nearest"),
-    ),
-    "L1Loss": LossRule(
-        "absolute error",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
-    ),
-    "MSELoss": LossRule(
-        "squared error",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
-    ),
-    "SmoothL1Loss": LossRule(
-        "squared error near zero, absolute beyond beta",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
-    ),
-    "PoissonNLLLoss": LossRule(
-        "counts; of classes the one-hot",
-        one=Use("none", "one-hot", "exp"),
-        numbers=Use("none", "number", "exp"),
-    ),
-    "CosineEmbeddingLoss": LossRule(
-        "cosine of pairs: 1 for one class, below the margin for two",
-        pairs=Use("unit length", "pairs", "nearest"),
-    ),
-    "MarginRankingLoss": LossRule(
-        "of each triplet: the other class farther than the own, by the margin",
-        pairs=Use("unit length", "ranked distances", "nearest"),
-    ),
-    "TripletMarginLoss": LossRule(
-        "the same on anchor, positive and semi-hard negative",
-        pairs=Use("unit length", "semi-hard triplets", "nearest"),
-    ),
-}
-# With log_input=False the output itself is the expected count, which must be above zero.
-_POISSON_WITHOUT_LOG = LossRule(
-    "", one=Use("softplus", "one-hot", "softplus"), numbers=Use("softplus", "number", "softplus")
-)
-# A user's own loss takes scores and labels, as these do.
-_OWN_CODE = LossRule(
-    "",
-    one=Use("none", "class index", "softmax"),
-    several=Use("none", "many-hot", "sigmoid"),
-    numbers=Use("none", "number", "number"),
-)
-
 # Where the loss adds up over the classes of an image, SGD is best at its usual rate; where it is a mean over classes or
 # numbers, or a distance, gradients are smaller by any factor, which Adam does not feel.
 _SGD, _ADAM = "SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "AdamW(weight_decay=0.05)"
 _SUMS_OVER_CLASSES = ("class index", "smoothed one-hot")
 
-DEFAULTS = {CLASS: "CrossEntropyLoss(label_smoothing=0.1)", SEVERAL: "BCEWithLogitsLoss()", NUMBERS: "SmoothL1Loss()"}
 
 LOSSES = Catalogue(
     "loss",
@@ -235,7 +114,7 @@ class Loss(nn.Module):
     def _target_of(self, labels: Tensor) -> Tensor:
         target = TARGETS[self.use.target](labels, self.facts.num_classes)
         if self.reading.scale is not None and self.reading.shift is not None:
-            target = (target - self.reading.shift.to(target.device)) / self.reading.scale.to(target.device)
+            target = (target - self.reading.shift) / self.reading.scale
         # KLDivLoss(log_target=True) wants its probabilities as logarithms.
         return target.log() if getattr(self.criterion, "log_target", False) else target
 
@@ -250,10 +129,11 @@ class Loss(nn.Module):
         return self.use.target in PAIRINGS
 
 
-def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False) -> Loss:
+def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None) -> Loss:
     """Return the loss that a call names (None: the usual one), for labels such as `facts` describes.
 
-    pairs: compare images with each other where the loss can also do without.
+    pairs: compare images with each other where the loss can also do without. threshold: the probability above which
+    a class counts as present, for several labels; 0.5.
 
     Raises:
         UsageError: unknown, not for these labels, or arguments that do not fit them.
@@ -272,14 +152,16 @@ def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False) -> L
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != facts.num_classes:
             raise call.error(f"{key} has {len(value)} values, the data {facts.num_classes} classes", key)
-    return Loss(criterion, use, _reading(kind, use, facts), facts)
+    if threshold is not None and kind != MULTI:
+        raise UsageError(f"loss.threshold is for several classes an image; these labels are {DESCRIPTIONS[facts.kind]}")
+    return Loss(criterion, use, _reading(kind, use, facts, threshold), facts)
 
 
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
     """Return how a loss is used with these labels, and the kind of task that makes."""
-    rule = _OWN_CODE if call.prefix else RULES[call.name]
+    rule = OWN_CODE if call.prefix else RULES[call.name]
     if call.name == "PoissonNLLLoss" and not call.kwargs.get("log_input", True):
-        rule = _POISSON_WITHOUT_LOG
+        rule = POISSON_WITHOUT_LOG
     if facts.kind == CLASS and rule.pairs is not None and (pairs or rule.one is None):
         return rule.pairs, EMBEDDING
     if pairs:
@@ -315,9 +197,10 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
     return replace(call, kwargs=kwargs)
 
 
-def _reading(kind: str, use: Use, facts: LabelFacts) -> Reading:
+def _reading(kind: str, use: Use, facts: LabelFacts, threshold: float | None) -> Reading:
     if kind == MULTI:
-        return Reading(kind, use.reading, thresholds=torch.full((facts.num_classes,), 0.5))
+        limit = 0.5 if threshold is None else threshold
+        return Reading(kind, use.reading, thresholds=torch.full((facts.num_classes,), limit))
     # Numbers are learned in units of their spread, so that the rate does not depend on it; counts stay counts.
     if kind == REGRESSION and use.reading == "number":
         return Reading(kind, use.reading, scale=facts.std, shift=facts.mean)

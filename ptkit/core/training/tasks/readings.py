@@ -1,7 +1,7 @@
 """How a model's outputs are read: as probabilities, as numbers, or as a place among the classes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ptkit.core.errors import UsageError
 
 SINGLE, MULTI, REGRESSION, EMBEDDING = "single-label", "multi-label", "regression", "embedding"
 
+_TENSORS = ("thresholds", "scale", "shift", "class_means")
 # Distances on the unit sphere are at most 2: divided by this they make clear probabilities.
 _TEMPERATURE = 0.1
 
@@ -55,14 +56,19 @@ class Reading:
     shift: Tensor | None = None
     class_means: Tensor | None = None
 
+    def on(self, device: torch.device) -> "Reading":
+        """Return the reading with its tensors on a device, so that no batch waits for a copy."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
+
     def values(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n, outputs)."""
         found = READINGS[self.kind][self.activation](outputs.float())
         if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
-            return found * self.scale.to(found.device) + self.shift.to(found.device)
+            return found * self.scale + self.shift
         if self.kind == EMBEDDING:
             assert self.class_means is not None
-            return F.softmax(-torch.cdist(found, self.class_means.to(found.device)) / _TEMPERATURE, dim=1)
+            return F.softmax(-torch.cdist(found, self.class_means) / _TEMPERATURE, dim=1)
         return found
 
     def answers(self, outputs: Tensor) -> Tensor:
@@ -74,7 +80,7 @@ class Reading:
             return outputs.argmin(dim=1) if self.activation == "negative" else outputs.argmax(dim=1)
         values = self.values(outputs)
         if self.kind == MULTI:
-            return values > (0.5 if self.thresholds is None else self.thresholds.to(values.device))
+            return values > (0.5 if self.thresholds is None else self.thresholds)
         return values.argmax(dim=1) if self.kind == EMBEDDING else values
 
     def as_task(self) -> dict[str, Any]:
@@ -82,10 +88,7 @@ class Reading:
         return {
             "kind": self.kind,
             "activation": self.activation,
-            "thresholds": self.thresholds,
-            "scale": self.scale,
-            "shift": self.shift,
-            "class_means": self.class_means,
+            **{name: getattr(self, name) for name in _TENSORS},
             "temperature": None,
         }
 
@@ -101,5 +104,4 @@ def read_task(task: Mapping[str, Any]) -> Reading:
         raise UsageError(f"no kind of task is called {kind}{nearest(kind, READINGS)}")
     if activation not in READINGS[kind]:
         raise UsageError(f"no output reading is called {activation}{nearest(activation, READINGS[kind])}")
-    tensors = {key: task.get(key) for key in ("thresholds", "scale", "shift", "class_means")}
-    return Reading(kind, activation, **tensors)
+    return Reading(kind, activation, **{name: task.get(name) for name in _TENSORS})

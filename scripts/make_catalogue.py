@@ -109,6 +109,11 @@ KINDS = (
         {},
     ),
 )
+# What a list needs before or after a transform that cannot stand alone.
+_IN_COMPANY = {
+    "Normalize": "ptkit train --transform 'ToTensor()' --transform '{}'",
+    "ToPILImage": "ptkit train --transform '{}' --transform 'RandomRotation(10)'",
+}
 # These fill matrices, which no convolution has.
 _ON_MATRICES = ("eye_", "sparse_")
 
@@ -154,6 +159,7 @@ def _row(kind: Kind, name: str) -> str:
         for a in kind.catalogue.arguments(name)
     ]
     command = kind.command.replace("Conv2d=", "fc=") if name in _ON_MATRICES else kind.command
+    command = _IN_COMPANY.get(name, command)
     cells = (
         f"`{name}`",
         kind.catalogue.parts[name].summary,

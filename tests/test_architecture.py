@@ -35,7 +35,8 @@ DRAWS = {
     "ptkit.core.training.recording.showcase": {"ptkit.plots"},
 }
 # What a command may import before it is called; all else would make `ptkit --help` slow.
-LIGHT = ("ptkit.commands", "ptkit.core.calls", "ptkit.core.config", "ptkit.core.errors", "ptkit.core.machine")
+LIGHT = ("ptkit.commands", "ptkit.core.calls", "ptkit.core.config", "ptkit.core.errors", "ptkit.core.machine",
+         "ptkit.core.wording")  # fmt: skip
 HEAVY = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "rich", "tensorboardX", "timm", "sklearn"}
 WITHOUT_TORCH = ["core.calls", "core.catalogue", "core.config", "core.errors", "core.files", "core.data.lists",
                  "core.recipes", "core.data.splits.scanning", "core.data.splits.splitting",

@@ -88,7 +88,7 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         ("transform", "RandomApply([RandomCrop(32, pading=4)], p=0.5)",
          "RandomCrop has no argument pading; did you mean padding?", "pading=4)], p=0.5)"),
         ("loss", "L1Loss(size_average=True)",
-         'size_average is called differently now: use reduction="mean" or "sum"', "size_average=True)"),
+         'size_average is called differently now: use reduction="mean"', "size_average=True)"),
         ("transform", "RandomRotation(9, resample=2)",
          "resample is called differently now: use interpolation", "resample=2)"),
         ("transform", "RandomAffine(9, fillcolor=0)", "fillcolor is called differently now: use fill", "fillcolor=0)"),

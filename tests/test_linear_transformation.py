@@ -100,11 +100,11 @@ def test_something_else_in_a_checkpoint_is_a_checkpoint_error(held):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"transformation_matrix": MATRIX}, "is not an .npz file with arrays transformation_matrix and mean_vector"),
+        ({"transformation_matrix": MATRIX}, "writes, an .npz file with transformation_matrix and mean_vector"),
         ({"transformation_matrix": MATRIX, "mean_vector": MEAN[1:]}, "found 60×60 and 59"),
         ({"transformation_matrix": MATRIX[:9], "mean_vector": MEAN}, "found 9×60 and 60"),
         ({"transformation_matrix": MATRIX.astype(int), "mean_vector": MEAN}, "a matrix D×D of floats"),
-        ({"transformation_matrix": np.array([None]), "mean_vector": MEAN}, "is not an .npz file"),
+        ({"transformation_matrix": np.array([None]), "mean_vector": MEAN}, "writes, an .npz file with"),
     ],
 )
 def test_file_of_another_form_is_a_data_error(whitening, arrays, message):
@@ -116,7 +116,7 @@ def test_file_of_another_form_is_a_data_error(whitening, arrays, message):
 
 def test_missing_and_broken_files_are_data_errors(whitening):
     whitening.write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(DataError, match=r"whitening\.npz is not an \.npz file"):
+    with pytest.raises(DataError, match=r"whitening\.npz is not what `ptkit normstats --whiten` writes"):
         Pipeline.parse(CALLS)
     whitening.unlink()
     with pytest.raises(DataError, match=r"no whitening\.npz here: `ptkit normstats train\.txt --whiten zca` writes it"):

@@ -1,5 +1,6 @@
 """Each loss on the labels it is for: PyTorch's own value, targets, readings, and errors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,7 @@ def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
         ("CrossEntropyLoss()", MANY, "does not fit these labels (several classes an image); use one of BCELoss, BCEW"),
         ("TripletMarginLoss()", DECIMALS, "does not fit these labels (numbers); use one of L1Loss, MSELoss, Smooth"),
         ("L1Loss()", MANY, "does not fit these labels"),
+        ("PoissonNLLLoss()", replace(DECIMALS, lowest=-2.0), "is for counts, and the list has -2"),
     ],
 )
 def test_a_loss_that_cannot_be_is_refused(call: str, facts: LabelFacts, message: str) -> None:
@@ -253,3 +255,10 @@ def test_every_row_of_the_table_has_a_use() -> None:
 def test_weights_of_another_length_are_refused_however_they_are_written(call: str) -> None:
     with pytest.raises(UsageError, match=r"weight has \d values, the data 3 classes"):
         build_loss(call, CLASSES)
+
+
+def test_a_threshold_is_for_several_labels() -> None:
+    reading = build_loss(None, MANY, threshold=0.9).reading
+    assert reading.answers(torch.tensor([[2.0, 3.0, 0.0]])).tolist() == [[False, True, False]]
+    with pytest.raises(UsageError, match=r"loss\.threshold is for several classes"):
+        build_loss(None, CLASSES, threshold=0.9)

@@ -448,6 +448,7 @@ def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> No
         ({"data": {"sampler": "balanced", "shuffle": False}}, "it needs data.shuffle=true"),
         ({"loss": {"embedding": 8}}, "loss.embedding is for losses that compare images"),
         ({"loss": {"call": "TripletMarginLoss()"}, "data": {"transforms": ["MixUp()"]}}, "MixUp and CutMix mix"),
+        ({"loss": {"call": "TripletMarginLoss()"}, "train": {"batch_size": 2}}, "raise --batch-size"),
         ({"train": {"metric": "map"}}, "train.metric must be one of loss, accuracy for these labels, found 'map'"),
         ({"optimizer": {"groups": ["layer1: unfreeze=9"]}}, "unfrozen at epoch 9, but the run has 3 epochs"),
     ],
@@ -497,3 +498,13 @@ def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: 
     places = [torch.load(r.checkpoint, weights_only=True)["task"]["class_means"] for r in (whole, resumed)]
     assert torch.equal(*places)
     assert torch.load(resumed.run / "last.pkl", weights_only=True)["task"]["class_means"] is None
+
+
+def test_weights_of_whitened_images_want_whitened_images(here: Path) -> None:
+    assert CliRunner().invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"]).exit_code == 0
+    call = 'LinearTransformation("whitening.npz")'
+    first = start({"data": {"transforms": [call]}, "train": {"epochs": 1}}, name="first")
+    onward = {"model": {"weights": str(first.run)}, "train": {"epochs": 1}}
+    with pytest.raises(UsageError, match="trained on whitened images"):
+        start(onward, name="without")
+    assert start(onward, {"data": {"transforms": [call]}}, name="with").checkpoint.exists()

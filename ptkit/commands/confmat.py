@@ -60,7 +60,7 @@ def confmat(
     if subject.reading.kind == REGRESSION:
         raise UsageError(
             f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict {ckpt} {list_file}` "
-            "shows them, metrics.csv of the run has their errors"
+            "shows them, and a run's metrics.csv has their errors in validation"
         )
     images, names = read_matching_list(list_file, subject, classes=classes)
     place = choose_device(device)

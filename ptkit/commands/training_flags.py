@@ -9,6 +9,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core import config as settings_layers
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import counted
 
 # Flag -> the setting that it is.
 _SETTINGS = {
@@ -143,7 +144,7 @@ def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any]
     )
     printer.say(f"checkpoint: {result.checkpoint}")
     pictures = [str(file.relative_to(result.run)) for file in result.files if file.suffix in (".png", ".gif")]
-    printer.say(f"{len(pictures)} pictures in {result.run}, such as {', '.join(pictures[:2])}")
+    printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}")
     printer.result(
         {
             "run": str(result.run),

@@ -14,6 +14,7 @@ from ptkit.commands.progress import bar
 from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
 from ptkit.core.training.watching import Watcher
+from ptkit.core.wording import counted
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.
 _REFRESH_S = 0.25
@@ -47,7 +48,7 @@ class TrainingScreen(Watcher):
             yield advance
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        self.say(f"run: {run}, {epochs} epochs of {num_steps} batches")
+        self.say(f"run: {run}, {counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}")
         self._epochs = epochs
         self._epoch_began = time.perf_counter()
 

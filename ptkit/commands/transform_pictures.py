@@ -19,8 +19,8 @@ def draw_sheets(
     sheets: "Sequence[Sheet]", calls: Sequence[str], *, seed: int, notes: Sequence[str], pictures: "PictureFolder"
 ) -> "dict[str, np.ndarray]":
     """Write a picture per image and the table of all draws; return the pictures, uint8 (H, W, 3)."""
+    from ptkit.core.wording import counted
     from ptkit.plots.saving import file_names
-    from ptkit.plots.style import counted
     from ptkit.plots.transform_sheet import transform_figure
 
     drawn, rows = {}, []
@@ -87,7 +87,7 @@ def _line(row: "Row") -> str:
 
 
 def _title(sheet: "Sheet") -> str:
-    from ptkit.plots.style import counted
+    from ptkit.core.wording import counted
 
     row = sheet.whole
     crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""

@@ -10,8 +10,8 @@ from ptkit.core.calls import Call, nearest
 
 # What an argument, a value or a part was called in older PyTorch, and what it is called now.
 OLD_ARGUMENTS = {
-    "size_average": 'reduction="mean" or "sum"',
-    "reduce": 'reduction="mean" or "sum"',
+    "size_average": 'reduction="mean"',
+    "reduce": 'reduction="mean"',
     "resample": "interpolation",
     "fillcolor": "fill",
     "last_epoch": "--resume, which restores the schedule",

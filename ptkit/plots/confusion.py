@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from ptkit.core.wording import counted
 from ptkit.plots.class_order import similar_blocks
 from ptkit.plots.fonts import class_labels, fitted, text_width
 from ptkit.plots.style import (
@@ -17,7 +18,6 @@ from ptkit.plots.style import (
     RED,
     Page,
     contrasting,
-    counted,
     house_style,
     new_page,
     percent,

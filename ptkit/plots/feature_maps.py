@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from ptkit.core.wording import counted
 from ptkit.plots.fonts import drawable, fitted, text_width
-from ptkit.plots.style import MAGNITUDE, MUTED, SIGNED, counted, house_style, new_page, number
+from ptkit.plots.style import MAGNITUDE, MUTED, SIGNED, house_style, new_page, number
 from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
 
 MAX_CHANNELS = 16

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptkit.plots.style import MUTED, SIGNED, Page, counted, number
+from ptkit.core.wording import counted
+from ptkit.plots.style import MUTED, SIGNED, Page, number
 from ptkit.plots.tiles import signed_colors, stretched_colors
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay shrinks the kernels of

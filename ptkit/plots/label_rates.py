@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
-from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, counted, house_style, new_page, percent
+from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, house_style, new_page, percent
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
 _MARKERS = {

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, RED, Page, counted, house_style, new_page, number
+from ptkit.core.wording import counted
+from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, RED, Page, house_style, new_page, number
 
 _WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
 _COLORS = (BLUE, ORANGE, "#2d8a4e", RED, "#7a4fb0")

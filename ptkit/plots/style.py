@@ -136,8 +136,3 @@ def percent(share: float) -> str:
         return f"{share:.0%}"
     # Rounding must not turn a single mistake into 100 %.
     return f"{min(max(share, 0.001), 0.999):.1%}"
-
-
-def counted(count: int, singular: str, plural: str = "") -> str:
-    """Return `1 kernel`, `2,048 kernels`."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

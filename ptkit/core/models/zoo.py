@@ -97,23 +97,25 @@ def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: i
     return model, str(call)
 
 
-def check_forward(model: nn.Module, size: int, *, num_classes: int | None = None) -> None:
-    """Run one black image of `size` × `size` pixels through the model, which stays as it was.
+def check_forward(model: nn.Module, size: int | tuple[int, int], *, num_classes: int | None = None) -> None:
+    """Run one black image through the model, which stays as it was.
 
-    num_classes: the number of scores an image must give, if known.
+    size: pixels of a side, or height and width. num_classes: the number of scores an image must give, if known.
 
     Raises:
         UsageError: the model does not take this size, or gives something else than (1, num_classes) scores.
     """
     modes = {module: module.training for module in model.modules()}
     like = next(model.parameters(), torch.zeros(()))
+    height, width = (size, size) if isinstance(size, int) else size
     try:
         with torch.no_grad():
-            scores = model.eval()(torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device))
+            scores = model.eval()(torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device))
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
-            f"{type(model).__name__} does not take {size}×{size} images ({reason}): change --size or --model"
+            f"{type(model).__name__} does not take {height}×{width} images ({reason}): "
+            "change --size, --model or the transforms"
         ) from error
     finally:
         for module, training in modes.items():

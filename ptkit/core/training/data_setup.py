@@ -80,6 +80,10 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     train_calls, eval_calls = _calls(data, size)
+    if start is not None and start.is_whitened and not any("LinearTransformation" in text for text in train_calls):
+        raise UsageError(
+            "these weights were trained on whitened images: whiten with --transform 'LinearTransformation(\"FILE\")' too"
+        )
     draft = replace(data, size=size)
     train = _load(train_list, _draft(train_calls, size), draft, counting)
     valid = _load(valid_list, _draft(eval_calls, size), draft, counting)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ptkit.core.calls import parse
@@ -86,10 +87,24 @@ def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
     loss = build_loss(asked.call, facts_of(data.train.images), pairs=asked.pairs, threshold=asked.threshold)
     if settings.loss.embedding is not None and not loss.compares:
         raise UsageError("loss.embedding is for losses that compare images with each other, as TripletMarginLoss does")
+    if loss.compares:
+        _check_pairs(data)
     if data.train.pipeline.mix is not None and (loss.compares or not hasattr(loss.criterion, "reduction")):
         why = "compares images" if loss.compares else "has no `reduction`, which could give the loss of each image"
         raise UsageError(f"MixUp and CutMix mix the losses of single images, and this loss {why}: leave them out")
     return loss
+
+
+def _check_pairs(data: PreparedData) -> None:
+    """Refuse batches too small to hold two images of one class."""
+    labels, batch_size = data.train.images.labels, data.train.batch_size
+    shares = np.bincount(labels) / len(labels)
+    expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
+    if expected < 1:
+        raise UsageError(
+            f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class, which is what "
+            "the loss compares: raise --batch-size"
+        )
 
 
 def _prepare_fitting_model(
@@ -101,8 +116,8 @@ def _prepare_fitting_model(
         settings, class_names=data.class_names, num_outputs=num_outputs, size=data.size, device=device, start=start
     )
     _, _, height, width = next(data.train.epoch(0)).images.shape
-    if height == width != data.size:
-        check_forward(model.module, height, num_classes=num_outputs)
+    if (height, width) != (data.size, data.size):
+        check_forward(model.module, (height, width), num_classes=num_outputs)
     return model
 
 

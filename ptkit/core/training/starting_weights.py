@@ -16,7 +16,10 @@ from ptkit.core.models.pretrained import is_torchvision_model, pretrained_weight
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """Weights and what came with them; call, size, mean, std and class_names are None where nothing did."""
+    """Weights and what came with them; call, size, mean, std and class_names are None where nothing did.
+
+    is_whitened: whether they were trained on whitened images.
+    """
 
     state_dict: dict[str, Tensor]
     source: str
@@ -26,6 +29,7 @@ class StartingWeights:
     std: tuple[float, ...] | None = None
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    is_whitened: bool = False
 
 
 def find_weights(text: str, *, model: str | None) -> StartingWeights:
@@ -76,4 +80,5 @@ def _from_file(path: Path, model: str | None) -> StartingWeights:
         mean=tuple(pipeline["mean"]) if pipeline.get("mean") else None,
         std=tuple(pipeline["std"]) if pipeline.get("std") else None,
         class_names=tuple(checkpoint["classes"]),
+        is_whitened=any(parse(text).name == "LinearTransformation" for text in pipeline["calls"]),
     )

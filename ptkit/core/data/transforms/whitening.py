@@ -75,7 +75,7 @@ def misfit(t: LinearTransformation, size: Size) -> str:
     fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
     return (
         f"images of {height}×{width} have {3 * height * width} values, the matrix is {t.num_values}×{t.num_values}"
-        f"{fitting}: measure the whitening at the size of training"
+        f"{fitting}: `ptkit normstats LIST --whiten zca --size {height}` measures one that fits"
     )
 
 
@@ -93,7 +93,8 @@ def read_whitening(file: str) -> Tensor:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             matrix, mean = (arrays[name] for name in _ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} is not an .npz file with arrays {' and '.join(_ARRAYS)} ({error})") from error
+        wanted = "what `ptkit normstats --whiten` writes, an .npz file with"
+        raise DataError(f"{file} is not {wanted} {' and '.join(_ARRAYS)}") from error
     if not _fit_together(matrix, mean):
         found = f"{_shape_text(matrix.shape)} and {_shape_text(mean.shape)}"
         raise DataError(f"{file}: expected a matrix D×D of floats and a mean of length D, found {found}")

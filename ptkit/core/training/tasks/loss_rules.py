@@ -10,7 +10,7 @@ class Use:
     """How a loss is used with one kind of labels.
 
     before: name in losses.ACTIVATIONS of what the outputs pass before the loss.
-    target: name in losses.TARGETS of what makes the loss's target of the labels, or in pairs.PAIRINGS of what is compared.
+    target: name in losses.TARGETS of what makes the target of the labels, or in pairs.PAIRINGS of what is compared.
     reading: name in readings.READINGS of what turns the outputs into probabilities or numbers.
     """
 

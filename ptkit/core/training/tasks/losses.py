@@ -152,6 +152,8 @@ def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False, thre
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != facts.num_classes:
             raise call.error(f"{key} has {len(value)} values, the data {facts.num_classes} classes", key)
+    if call.name == "PoissonNLLLoss" and facts.lowest < 0:
+        raise call.error(f"PoissonNLLLoss is for counts, and the list has {facts.lowest:g}: use SmoothL1Loss")
     if threshold is not None and kind != MULTI:
         raise UsageError(f"loss.threshold is for several classes an image; these labels are {DESCRIPTIONS[facts.kind]}")
     return Loss(criterion, use, _reading(kind, use, facts, threshold), facts)

@@ -12,7 +12,7 @@ from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.label_facts import LabelFacts
 from ptkit.core.training.tasks.loss_rules import DEFAULTS, RULES
-from ptkit.core.training.tasks.losses import LOSSES, Loss, build_loss
+from ptkit.core.training.tasks.losses import LOSSES, Loss, build_loss, check_own_loss
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)
@@ -262,3 +262,22 @@ def test_a_threshold_is_for_several_labels() -> None:
     assert reading.answers(torch.tensor([[2.0, 3.0, 0.0]])).tolist() == [[False, True, False]]
     with pytest.raises(UsageError, match=r"loss\.threshold is for several classes"):
         build_loss(None, CLASSES, threshold=0.9)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("outputs.sum(1)", r"must give one number with a gradient, the mean of the batch; found shape \(2,\)"),
+        ("outputs.detach().sum()", "found no gradient"),
+        ("outputs[:, 99].sum()", r"Own fails on outputs \(2, 3\) and labels \(2,\): IndexError"),
+    ],
+)
+def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        f"from torch import nn\nclass Own(nn.Module):\n    def forward(self, outputs, labels):\n        return {body}\n"
+    )
+    with pytest.raises(UsageError, match=message):
+        check_own_loss(build_loss("own.py:Own", CLASSES), LABELS, num_outputs=3)

@@ -223,5 +223,7 @@ def test_parameters_made_without_weights_take_no_memory_and_others_do():
 
 
 def test_a_size_that_the_model_does_not_take_is_a_usage_error():
-    with pytest.raises(UsageError, match=r"SqueezeNet does not take 8×8 images .*: change --size, --model or the transforms"):
+    with pytest.raises(
+        UsageError, match=r"SqueezeNet does not take 8×8 images .*: change --size, --model or the transforms"
+    ):
         summarize(built("squeezenet1_1", 8), 8)

@@ -236,7 +236,9 @@ def test_lenet_refuses_images_that_leave_nothing_to_look_at():
 
 
 def test_size_too_small_for_the_model_is_a_usage_error():
-    with pytest.raises(UsageError, match=r"SqueezeNet does not take 8×8 images .*change --size, --model or the transforms") as caught:
+    with pytest.raises(
+        UsageError, match=r"SqueezeNet does not take 8×8 images .*change --size, --model or the transforms"
+    ) as caught:
         check_forward(built("squeezenet1_1"), 8)
     assert "\n" not in str(caught.value)
 

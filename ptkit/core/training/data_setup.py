@@ -82,7 +82,7 @@ def prepare_data(
     train_calls, eval_calls = _calls(data, size)
     if start is not None and start.is_whitened and not any("LinearTransformation" in text for text in train_calls):
         raise UsageError(
-            "these weights were trained on whitened images: whiten with --transform 'LinearTransformation(\"FILE\")' too"
+            "these weights were trained on whitened images: pass --transform 'LinearTransformation(\"FILE\")' too"
         )
     draft = replace(data, size=size)
     train = _load(train_list, _draft(train_calls, size), draft, counting)

@@ -25,7 +25,7 @@ from ptkit.core.training.recording.recorders import check_log
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
 from ptkit.core.training.tasks.label_facts import facts_of
 from ptkit.core.training.tasks.loss_rules import DEFAULTS
-from ptkit.core.training.tasks.losses import Loss, build_loss
+from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
 from ptkit.core.training.tasks.scoring import METRICS, check_metric
 from ptkit.core.training.watching import Watcher
 
@@ -115,7 +115,9 @@ def _prepare_fitting_model(
     model = prepare_model(
         settings, class_names=data.class_names, num_outputs=num_outputs, size=data.size, device=device, start=start
     )
-    _, _, height, width = next(data.train.epoch(0)).images.shape
+    batch = next(data.train.epoch(0))
+    check_own_loss(loss, batch.labels, num_outputs=num_outputs)
+    _, _, height, width = batch.images.shape
     if (height, width) != (data.size, data.size):
         check_forward(model.module, (height, width), num_classes=num_outputs)
     return model

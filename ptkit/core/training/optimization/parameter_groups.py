@@ -85,7 +85,13 @@ def parse_group(line: str) -> GroupLine:
             factor = _factor(line, value.strip())
         else:
             plain.append(item)
-    call = parse(f"group({', '.join(plain)})")
+    try:
+        call = parse(f"group({', '.join(plain)})")
+    except UsageError:
+        raise UsageError(
+            f"--group {line!r}: expected options such as lr=0.01, lr=10x, weight_decay=0, unfreeze=5, or frozen or "
+            f"excluded alone, found {rest!r}"
+        ) from None
     if call.args:
         raise UsageError(f"--group {line!r}: expected key=value, found {call.args[0]}")
     options = dict(call.kwargs)

@@ -159,6 +159,27 @@ def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False, thre
     return Loss(criterion, use, _reading(kind, use, facts, threshold), facts)
 
 
+def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
+    """Try a user's own loss on the labels of one batch.
+
+    Raises:
+        UsageError: it fails, or gives something else than one number that has a gradient.
+    """
+    name = type(loss.criterion).__name__
+    if name in RULES:
+        return
+    outputs = torch.zeros(len(labels), num_outputs, device=labels.device, requires_grad=True)
+    try:
+        value = loss(outputs, labels)
+    except Exception as error:  # the user's code may raise anything
+        shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
+        raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        why = "no gradient" if isinstance(value, Tensor) and not value.ndim else found
+        raise UsageError(f"{name} must give one number with a gradient, the mean of the batch; found {why}")
+
+
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
     """Return how a loss is used with these labels, and the kind of task that makes."""
     rule = OWN_CODE if call.prefix else RULES[call.name]

@@ -105,3 +105,9 @@ def test_an_unknown_kind_of_task_is_a_checkpoint_error(here):
     result = RUN.invoke(app, ["predict", "ckpt.pkl", "images"])
     assert result.exit_code == 4
     assert "no kind of task is called segmentation" in result.stderr
+
+
+def test_top_is_refused_where_classes_are_not_ranked(here):
+    make_task(kind="multi-label", activation="sigmoid", thresholds=torch.tensor([0.5] * 3))
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--top", "2"])
+    assert (result.exit_code, "--top ranks classes" in result.stderr) == (2, True)

@@ -8,6 +8,7 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, check_device, table
+from ptkit.core.errors import UsageError
 
 _FILE = "predictions.csv"
 
@@ -36,10 +37,13 @@ def predict(
     from ptkit.core.analysis.answers import answer, find_images
     from ptkit.core.analysis.subject import load_subject
     from ptkit.core.training.device import choose_device
+    from ptkit.core.training.tasks.readings import MULTI, REGRESSION
 
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    if top > 1 and subject.reading.kind in (MULTI, REGRESSION):
+        raise UsageError(f"--top ranks classes, of which an image has one; {ckpt} is a {subject.reading.kind} model")
     images = find_images(sources, subject.class_names)
     rows = answer(subject, images, device=choose_device(device), workers=workers).rows(top=top)
     header, *lines = _lines(rows, "{:.1%}")

@@ -111,11 +111,13 @@ SCORES: dict[str, type[Score]] = {SINGLE: Score, MULTI: LabelScore, REGRESSION: 
 def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return the class that most of the nearest others have, and the class of the nearest, int64 (n,) each.
 
-    Of two classes with as many votes the nearer one wins.
+    Of two classes with as many votes the nearer one wins. As many vote as the smallest class has others, at most
+    NUM_NEIGHBOURS: more would outvote it however well it lies together.
     """
-    num_neighbours = min(NUM_NEIGHBOURS, len(labels) - 1)
-    if num_neighbours < 1:
+    if len(labels) < 2:
         return labels, labels
+    counts = torch.bincount(labels)
+    num_neighbours = min(NUM_NEIGHBOURS, max(int(counts[counts > 0].min()) - 1, 1))
     by_vote, by_nearest = [], []
     # Closer neighbours weigh a little more: enough to settle a tie, too little to overrule a vote.
     weights = 1 + torch.linspace(0.1, 0, num_neighbours, device=labels.device) / NUM_NEIGHBOURS

@@ -181,7 +181,9 @@ def _show_regions(run: _Run) -> Iterator[Path]:
         said = run.class_names[classes[rank]]
         lines = [run.batches.images.listed_path(index), f"true: {run.names_of(index)}", f"explained: {said}"]
         if run.label_kind != NUMBERS:
-            lines[-1] = f"predicted: {said}, {run.probabilities[index].max():.1%}"
+            # Of several labels the explained one need not be above its threshold.
+            word = "predicted" if run.label_kind == CLASS else "most probable"
+            lines[-1] = f"{word}: {said}, {run.probabilities[index].max():.1%}"
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[index]))
         explained.append(one)
         zoom = max(1, _BOXED // max(image.shape[:2]))

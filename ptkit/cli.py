@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from ptkit import __version__
+from ptkit.commands.cache import cache
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
@@ -54,6 +55,7 @@ app.command("confmat")(confmat)
 app.command("summary")(summary)
 app.command("predict")(predict)
 app.command("list")(list_parts)
+app.command("cache")(cache)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -55,6 +55,8 @@ USUAL = {
     "TenCrop": "TenCrop(224, vertical_flip=True)",
     "RandomHorizontalFlip": "RandomHorizontalFlip(p=0.5)",
     "RandomVerticalFlip": "RandomVerticalFlip(1)",
+    "AlternatingFlip": "AlternatingFlip()",
+    "WithHorizontalFlip": "WithHorizontalFlip()",
     "RandomRotation": "RandomRotation(degrees=(0, 180), interpolation='bilinear', expand=True, center=[4, 4], fill=0)",
     "Resize": "Resize(size=256, interpolation=InterpolationMode.BILINEAR, max_size=512, antialias=None)",
     "Normalize": "Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], inplace=True)",
@@ -142,6 +144,7 @@ USUAL = {
 USUAL_MODELS = (
     "lenet(size=28)",
     "resnet8()",
+    "whitenet(widths=[32, 64], stride=2)",
     "alexnet(dropout=0)",
     "convnext_tiny(stochastic_depth_prob=0.1, layer_scale=1e-6)",
     "densenet121(bn_size=4, drop_rate=0.2, memory_efficient=True)",

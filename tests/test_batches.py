@@ -12,7 +12,7 @@ from PIL import Image
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
+from ptkit.core.data.cache import Kept, decode_all
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.transforms.catalogue import build_transform, parse
 from ptkit.core.data.transforms.kernels import kernel_of
@@ -139,7 +139,7 @@ def test_batches_do_not_depend_on_the_number_of_worker_processes(run, calls):
     assert len({digest(run(calls, workers=workers), 0, 1) for workers in (1, 2, 4)}) == 1
 
 
-@pytest.mark.parametrize("name", sorted(EVERY_PLAN.keys() - {"image by image", "crops one by one"}))
+@pytest.mark.parametrize("name", sorted(EVERY_PLAN))
 def test_batches_of_kept_images_are_those_of_images_read_anew(run, name):
     calls = EVERY_PLAN[name]
     assert digest(run(calls, keep=True, workers=1), 0, 1) == digest(run(calls), 0, 1)
@@ -309,7 +309,8 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(run, calls):
         assert there.images.device.type == there.labels.device.type == "cuda"
         assert np.array_equal(here.indices, there.indices)
         assert torch.equal(here.labels, there.labels.cpu())
-        torch.testing.assert_close(here.images, there.images.cpu(), rtol=0, atol=1e-6)
+        # A level of a colour, normalised.
+        torch.testing.assert_close(here.images, there.images.cpu(), rtol=0, atol=1.01 / 255 / 0.2)
 
 
 # ------------------------------------------------------------------------------------------------------ errors
@@ -362,44 +363,6 @@ def test_batches_go_on_after_an_error(run, with_bad_image):
         assert next(epoch).indices.tolist() == [0, 1]
         with pytest.raises(DataError):
             next(epoch)
-
-
-# ----------------------------------------------------------------------------------------------- kept in memory
-
-
-def test_kept_pixels_are_the_images_after_the_prefix(noise_images, planned):
-    pipeline = planned(["Resize((5, 6))", "RandomHorizontalFlip()", *END])
-    kept = decode_all(noise_images, pipeline, workers=3)
-    expected = [pipeline.before(decoder.read(noise_images.image_path(index))) for index in range(23)]
-    assert np.array_equal(kept.pixels, np.stack(expected))
-    assert kept.bad == ()
-
-
-def test_kept_images_name_what_cannot_be_read(with_bad_image, planned):
-    kept = decode_all(with_bad_image, planned(PLANS["batched"]))
-    assert kept.bad == ((2, f"cannot read {with_bad_image.image_path(2)}: the file is empty"),)
-    assert [int(kept.pixels[index].mean()) for index in (0, 1, 3)] == [0, 1, 3]
-    assert unreadable(with_bad_image, workers=2) == kept.bad
-
-
-def test_progress_counts_every_image_once(noise_list, planned, tmp_path):
-    rows = [(str(noise_list.parent / f"{index % 23}.png"), 0) for index in range(150)]
-    write_list(tmp_path / "long.txt", rows)
-    told = []
-    decode_all(read_list(tmp_path / "long.txt"), planned(PLANS["batched"]), on_images=told.append)
-    assert sum(told) == 150
-
-
-def test_transform_that_does_not_fit_is_a_usage_error_while_images_are_kept(noise_images, planned):
-    with pytest.raises(UsageError, match="Pad cannot be applied"):
-        decode_all(noise_images, planned(["Resize((8, 8))", "Pad(9, padding_mode='reflect')", *END]))
-
-
-def test_images_are_kept_where_they_have_one_size_and_fit_in_memory(noise_images, planned):
-    many = replace(noise_images, labels=np.broadcast_to(np.int64(0), 10**12))
-    assert fits_in_memory(noise_images, planned(PLANS["batched"]))
-    assert not fits_in_memory(many, planned(PLANS["batched"]))
-    assert not fits_in_memory(noise_images, planned(PLANS["image by image"]))
 
 
 def test_result_does_not_depend_on_the_working_directory(noise_list, planned, monkeypatch):

@@ -9,8 +9,12 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
+from ptkit.commands.confusion_pictures import draw_evaluation
+from ptkit.core.analysis.evaluation import Evaluation
+from ptkit.core.data.lists import list_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.plots.saving import PictureFolder
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
@@ -156,3 +160,18 @@ def test_several_labels_have_rates_for_each_class(paths):
     assert (found["recall"][1], found["precision"][1]) == (0.0, None)
     assert found["matrix"][0] == [[0, 8], [0, 4]]
     assert {Path(file).name for file in found["files"]} >= {"labels.png", "classes.csv"}
+
+
+def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tmp_path):
+    rows = np.eye(1001, dtype=np.float32)[[7, 7, 1000]]
+    found = Evaluation(np.array([7, 7, 7]), rows, rows.argmax(axis=1))
+    names = tuple(f"class{k}" for k in range(1001))
+    with PictureFolder(tmp_path / "out", command="confmat") as pictures:
+        draw_evaluation(
+            found, list_of(list(map(str, paths[:3])), names), names, pictures=pictures, num_images=1, footer=""
+        )
+    assert (tmp_path / "out" / "confusion.csv").read_text().splitlines() == [
+        "true,predicted,images",
+        "class7,class7,2",
+        "class7,class1000,1",
+    ]

@@ -37,7 +37,7 @@ def valid_settings(draw):
             "transforms": draw(st.lists(TEXT, max_size=3)),
             "mean": draw(st.lists(st.floats(0, 1), max_size=3)),
             "std": draw(st.lists(st.floats(0, exclude_min=True, allow_infinity=False), max_size=3)),
-            "cache": draw(st.sampled_from(["auto", "ram", "off"])),
+            "cache": draw(st.sampled_from(["auto", "ram", "disk", "off"])),
             "allow_leak": draw(st.booleans()),
             "size": draw(st.none() | st.integers(1, 2**40)),
         },

@@ -77,6 +77,15 @@ def test_mistakes_outside_the_blocks_stay_visible_among_thousands_of_classes():
     assert (picture != picture[0, -1]).any(axis=-1).sum() >= 850 + 30
 
 
+def test_a_pixel_of_several_classes_has_the_colour_of_the_largest_count_among_them():
+    matrix = np.eye(1700, dtype=np.int64) * 3
+    # Class 0 shares its pixel with class 1, which has images; class 10 with class 11, which has none either.
+    matrix[[0, 10, 11], [0, 10, 11]] = 0
+    picture = matrix_image(confusion_figure(matrix, [str(k) for k in range(1700)]))
+    assert picture[0, 0].tolist() == picture[20, 20].tolist()
+    assert (picture == EMPTY).all(axis=-1).all(axis=1).nonzero()[0].tolist() == [5]
+
+
 def test_blocks_hold_every_class_exactly_once():
     matrix = np.random.default_rng(0).integers(0, 2, (150, 150))
     blocks = similar_blocks(matrix)

@@ -41,6 +41,8 @@ ARGUMENTS = {
     },
     "RandomHorizontalFlip()": {"p": "RandomHorizontalFlip(p=0.9)"},
     "RandomVerticalFlip()": {"p": "RandomVerticalFlip(p=0.9)"},
+    "AlternatingFlip()": {},
+    "WithHorizontalFlip()": {},
     "RandomRotation(30)": {
         "degrees": "RandomRotation([30, 50])",
         "interpolation": f"RandomRotation(30, {BILINEAR})",

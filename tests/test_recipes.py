@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
@@ -38,6 +39,17 @@ def test_a_recipe_trains_and_a_flag_wins_over_it(tmp_path: Path, monkeypatch: py
     assert 'call = "lenet()"' in config
     assert "epochs = 1\n" in config
     assert "lr = 0.001" in config
+
+
+def test_the_speed_recipe_learns_in_one_epoch_and_answers_with_both_views(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_lists(tmp_path, train=240))
+    result = CliRunner().invoke(app, ["train", "--recipe", "speed", "--batch-size", "16", "--epochs", "1", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["best"]["accuracy"] > 0.9
+    pipeline = torch.load("ckpt.pkl", weights_only=True)["pipeline"]
+    assert "WithHorizontalFlip()" in pipeline["calls"]
 
 
 def test_a_recipe_of_ones_own_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

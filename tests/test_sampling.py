@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.sampling import balanced_weights, draw_keys, epoch_order
@@ -43,6 +44,13 @@ def test_an_epoch_draws_as_many_as_there_are_images_in_an_order_of_its_own():
     assert len(first) == 100
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_images_are_drawn_where_the_sums_of_the_weights_pass_the_draws():
+    weights = balanced_weights(LABELS)
+    draws = keyed.uniforms(3, "sample", epoch=2, indices=np.arange(100), columns=1)[:, 0]
+    found = epoch_order(100, weights, seed=3, epoch=2, shuffle=False)
+    assert found.tolist() == np.searchsorted(np.cumsum(weights), draws, side="right").tolist()
 
 
 def test_numbers_cannot_be_balanced():

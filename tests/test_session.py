@@ -299,7 +299,6 @@ def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
         ({"data": {"transforms": ["RandomCrop(40)"]}}, "RandomCrop of 40×40 from an image of 16×16"),
         ({"data": {"transforms": ["RandomCrop(16)"], "augment": "safe"}}, "leave --augment out"),
         ({"model": {"call": "lenet()"}, "data": {"size": 8}}, "16 pixels or larger"),
-        ({"data": {"cache": "ram", "transforms": ["RandomResizedCrop(16)"]}}, "needs a fixed size"),
         ({"data": {"eval_transforms": ["RandomRotation(10)"]}}, "must not be random"),
     ],
 )

@@ -5,7 +5,7 @@ from PIL import Image
 from ptkit.core.data import statistics
 from ptkit.core.data.images import read
 from ptkit.core.data.lists import read_list, write_list
-from ptkit.core.data.statistics import ChannelStatistics, find, measure, of_pixels, save
+from ptkit.core.data.statistics import ChannelStatistics, find, measure, of_stacks, save
 from ptkit.core.errors import DataError, StorageError
 
 
@@ -197,7 +197,7 @@ def test_photos_are_measured_in_little_memory(tmp_path, megabytes):
 def test_pixels_in_memory_give_the_same_statistics(listed):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 5, 4, 3), dtype=np.uint8)
     images = listed(list(pixels))
-    assert of_pixels(pixels, size=None, list_sha256=images.sha256) == measure(images)
+    assert of_stacks([pixels[:64], pixels[64:]], size=None, list_sha256=images.sha256) == measure(images)
 
 
 @pytest.fixture

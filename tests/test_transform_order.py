@@ -45,7 +45,7 @@ def own(tmp_path):
         ([TENSOR, NORMALIZE, "AutoAugment()"], "AutoAugment takes values 0..1: put it before Normalize", "AutoAug"),
         ([TENSOR, LINEAR, "RandAugment()"], "RandAugment takes values 0..1: put it before LinearTransf", "RandAug"),
         (["RandomOrder([ToTensor(), ColorJitter()])"], "ToTensor changes what an image is", "ToTensor"),
-        (["FiveCrop(4)", "TenCrop(3)", TENSOR], "FiveCrop or TenCrop stands once", "TenCrop"),
+        (["FiveCrop(4)", "TenCrop(3)", TENSOR], "TenCrop cannot follow FiveCrop", "TenCrop"),
         (["FiveCrop(4)", "ToPILImage()", TENSOR], "ToPILImage takes one image, not the crops of one", "ToPILImage"),
         (["TenCrop(4)", "AutoAugment()", TENSOR], "put it before TenCrop", "AutoAugment"),
         (["TenCrop(4)", "RandomApply([AugMix()])", TENSOR], "RandomApply takes one image", "RandomApply"),

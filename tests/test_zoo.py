@@ -65,7 +65,7 @@ def test_every_argument_that_is_listed_is_one_that_torchvision_takes(name):
 def test_catalogue_has_our_models_and_all_of_torchvisions():
     from torchvision import models as theirs
 
-    ours = {"lenet", "resnet8", "resnet20", "resnet56", "resnet34_tutorial"}
+    ours = {"lenet", "resnet8", "resnet20", "resnet56", "resnet34_tutorial", "whitenet"}
     assert set(models().parts) == ours | set(theirs.list_models(module=theirs))
 
 
@@ -78,7 +78,7 @@ def test_catalogue_describes_a_torchvision_model_with_what_a_user_may_set():
 def test_every_model_of_the_catalogue_has_its_origin():
     origins = {name: origin(name) for name in models().parts}
     ours = {name for name, where in origins.items() if where == "ptkit"}
-    assert ours == {"lenet", "resnet8", "resnet20", "resnet56", "resnet34_tutorial"}
+    assert ours == {"lenet", "resnet8", "resnet20", "resnet56", "resnet34_tutorial", "whitenet"}
     assert origins["resnet18"] == "torchvision"
 
 

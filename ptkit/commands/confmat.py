@@ -86,7 +86,7 @@ def _report_one(
     num_images: int,
 ) -> dict[str, Any]:
     """Evaluate, draw and print, where images have one class each; return the JSON result."""
-    from ptkit.commands.confusion_pictures import draw_evaluation
+    from ptkit.commands.confusion_pictures import MAX_MATRIX, draw_evaluation
     from ptkit.core.analysis.evaluation import evaluate
 
     images = batches.images
@@ -95,13 +95,15 @@ def _report_one(
     drawn = draw_evaluation(found, images, names, pictures=pictures, num_images=num_images, footer=footer)
     add_events(pictures, drawn)
     _print_tables(printer, found, names)
+    is_large = len(names) > MAX_MATRIX
+    if is_large:
+        printer.say(f"confusion.csv has the pairs of the {len(names):,} classes that occur, not the whole matrix\n")
     rates = found.per_class
     return {
         "accuracy": found.accuracy,
         "num_images": len(images),
         "classes": names,
-        # Of 10,000 classes a list of 100 million numbers, which only JSON wants.
-        "matrix": found.matrix.tolist() if printer.as_json else None,
+        "matrix": found.matrix.tolist() if printer.as_json and not is_large else None,
         "precision": _without_nan(rates["precision"]),
         "recall": _without_nan(rates["recall"]),
     }

@@ -12,6 +12,8 @@ from ptkit.plots.saving import PictureFolder
 from ptkit.plots.style import percent
 
 NUM_STRIPS, NUM_THUMBNAILS = 10, 8
+# Of more classes, confusion.csv and --json leave out the pairs that never occur: nearly all of a million and more.
+MAX_MATRIX = 1000
 
 
 def draw_evaluation(
@@ -40,6 +42,11 @@ def draw_evaluation(
 
 
 def _write_matrix(found: Evaluation, names: tuple[str, ...], pictures: PictureFolder) -> None:
+    if len(names) > MAX_MATRIX:
+        cells = zip(*np.nonzero(found.matrix), strict=True)
+        pairs = [(names[true], names[predicted], int(found.matrix[true, predicted])) for true, predicted in cells]
+        pictures.add_csv("confusion.csv", ["true", "predicted", "images"], pairs)
+        return
     rows = [(name, *counts) for name, counts in zip(names, found.matrix.tolist(), strict=True)]
     pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
 

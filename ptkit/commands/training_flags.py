@@ -125,7 +125,7 @@ def settings_of(
 
 def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False) -> None:
     """Run a session and print its result."""
-    from ptkit.commands.training_screen import TrainingScreen, metric_text
+    from ptkit.commands.training_screen import TrainingScreen, metric_text, profile_lines
     from ptkit.core.training import session
 
     printer = Printer(as_json=flags["as_json"], quiet=flags["quiet"])
@@ -143,6 +143,8 @@ def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any]
         f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f}; {result.seconds:.1f} s in all"
     )
     printer.say(f"checkpoint: {result.checkpoint}")
+    for line in profile_lines(result.profile) if result.profile is not None else ():
+        printer.say(line)
     pictures = [str(file.relative_to(result.run)) for file in result.files if file.suffix in (".png", ".gif")]
     printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}")
     printer.result(
@@ -153,5 +155,6 @@ def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any]
             "best": {"accuracy": None, **best, "epoch": int(best["epoch"])},
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
+            **({} if result.profile is None else {"profile": result.profile.as_dict()}),
         }
     )

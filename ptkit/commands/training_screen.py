@@ -13,6 +13,7 @@ from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar
 from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
+from ptkit.core.training.profiling import BETWEEN, STEP, Profile
 from ptkit.core.training.watching import Watcher
 from ptkit.core.wording import counted
 
@@ -103,6 +104,18 @@ class TrainingScreen(Watcher):
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None
+
+
+def profile_lines(profile: Profile) -> list[str]:
+    """Return where the time of the steps went, a line a part, and what limits."""
+    each = 1000 / max(profile.num_steps, 1)
+    lines = [f"a step takes {profile.of_steps * each:.3g} ms (mean of {counted(profile.num_steps, 'step')}), of that"]
+    lines += [
+        f"  {words:<18} {profile.share(part):6.1%}  {profile.seconds[part] * each:8.3g} ms"
+        for part, words in STEP.items()
+    ]
+    between = ", ".join(f"{words} {profile.seconds[part]:.1f} s" for part, words in BETWEEN.items())
+    return [*lines, f"steps {profile.of_steps:.1f} s, {between}", profile.verdict]
 
 
 def metric_text(name: str, value: float) -> str:

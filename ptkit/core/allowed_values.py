@@ -185,6 +185,8 @@ ARGUMENTS: Mapping[str, Allowed] = {
     "param": _ANY,
     # Models.
     "stem": one_of("small", "standard"),
+    "widths": list_of(_COUNT),
+    "stride": _COUNT,
     "dropout": _SHARE,
     "mlp_dropout": _SHARE,
     "attention_dropout": _SHARE,

@@ -54,7 +54,12 @@ class DataSettings:
         (), "R,G,B in 0..1 for Normalize; measured from the training list", low=0, high=1
     )
     std: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list", above=0)
-    cache: str = _setting("auto", "keep decoded images in memory", choices=("auto", "ram", "off"))
+    cache: str = _setting("auto", "keep decoded images in memory or on disk", choices=("auto", "ram", "disk", "off"))
+    reduced_decode: bool = _setting(
+        False,
+        "decode JPEGs at half, quarter or eighth size where the crop still is larger than what it is resized to; "
+        "faster, not quite the same pixels",
+    )
     on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
     allow_leak: bool = _setting(False, "go on when a file stands in both lists")
     sampler: str = _setting("none", "balanced draws every class equally often", choices=("none", "balanced"))
@@ -113,6 +118,8 @@ class TrainSettings:
     save_every: int = _setting(1, "epochs between two saved states to resume from", low=1)
     channels_last: bool = _setting(True, "memory format of the model")
     deterministic: bool = _setting(False, "deterministic kernels on CUDA; slower")
+    compile: bool = _setting(False, "train with the model compiled (torch.compile); pays on GPUs and in long runs")
+    profile: bool = _setting(False, "measure where the time of a step goes, and print it at the end")
 
 
 @dataclass(frozen=True)

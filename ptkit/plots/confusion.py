@@ -79,8 +79,9 @@ def _named(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Fi
     """Draw cells without counts but every class's name; recall and precision become strips of colour."""
     cell = max(10, min(20, 900 // len(matrix)))
     left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
+    order = np.arange(len(matrix))
     page = _strip_page(
-        matrix, cell=cell, left=left, head=head, title=title, notes=[_reading_text(matrix)], footer=footer
+        matrix, order, cell=cell, left=left, head=head, title=title, notes=[_reading_text(matrix)], footer=footer
     )
     _draw_labels(page, labels, left=left, head=head, cell=cell, size=6.5)
     return page.figure
@@ -93,7 +94,7 @@ def _in_blocks(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
     cell = max(1, 1000 // len(matrix))
     pooled = -(-len(matrix) // _MAX_SIDE)
     mistakes = matrix.sum() - np.trace(matrix)
-    inside = sum(matrix[np.ix_(block, block)].sum() - matrix[block, block].sum() for block in blocks)
+    inside = sum(matrix[np.ix_(block, block)].sum() - matrix[block, block].sum() for block in blocks if len(block) > 1)
     notes = [
         f"{len(blocks):,} blocks of classes confused with each other hold {percent(inside / max(mistakes, 1))} of the "
         f"mistakes; a block is named after its first class.",
@@ -102,9 +103,7 @@ def _in_blocks(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
     names = [f"{labels[block[0]]} +{len(block) - 1}" if len(block) > 1 else labels[block[0]] for block in blocks]
     names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
     left, head = _label_width(names, size=6.5), 24
-    page = _strip_page(
-        matrix[np.ix_(order, order)], cell=cell, left=left, head=head, title=title, notes=notes, footer=footer
-    )
+    page = _strip_page(matrix, order, cell=cell, left=left, head=head, title=title, notes=notes, footer=footer)
     _draw_blocks(page, blocks, names, left=left, head=head, scale=cell / pooled)
     return page.figure
 
@@ -124,17 +123,17 @@ def _draw_blocks(page: Page, blocks: list[list[int]], names: list[str], *, left:
 
 
 def _strip_page(
-    matrix: np.ndarray, *, cell: int, left: int, head: int, title: str, notes: list[str], footer: str
+    matrix: np.ndarray, order: np.ndarray, *, cell: int, left: int, head: int, title: str, notes: list[str], footer: str
 ) -> Page:
     """Make the page of a matrix without counts, with recall at the right and precision below as strips of colour."""
-    pooled = _largest(_share_colors(matrix, gamma=0.5), -(-len(matrix) // _MAX_SIDE), matrix)
+    step = -(-len(matrix) // _MAX_SIDE)
+    pooled = _pooled_colors(matrix, order, step, gamma=0.5)
     picture = (pooled * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
     side, width = len(picture), max(12, cell)
     notes = [_accuracy_text(matrix), *notes]
     page = new_page(left + side + width + 60, head + side + width + 60, title=title, notes=notes, footer=footer)
     page.image(picture, left, head)
-    recall, precision = _rates(matrix)
-    step = -(-len(matrix) // _MAX_SIDE)
+    recall, precision = (rates[order] for rates in _rates(matrix))
     for values, vertical in ((recall, True), (precision, False)):
         strip = (_rate_colors(values)[::step] * 255).round().astype(np.uint8).repeat(cell, axis=0)[:side]
         band = strip[:, None].repeat(width, axis=1)
@@ -206,17 +205,24 @@ def _rate_colors(rates: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _largest(colors: np.ndarray, block: int, matrix: np.ndarray) -> np.ndarray:
-    """Keep of each block of cells the colour of its largest count, so that no class can vanish."""
-    if block == 1:
-        return colors
-    side = -(-len(matrix) // block)
-    counts = np.full((side * block, side * block), -1, matrix.dtype)
-    counts[: len(matrix), : len(matrix)] = matrix
-    by_block = counts.reshape(side, block, side, block).transpose(0, 2, 1, 3).reshape(side, side, block * block)
-    row, column = np.divmod(by_block.argmax(axis=2), block)
-    first = np.arange(side) * block
-    return colors[first[:, None] + row, first[None, :] + column]
+def _pooled_colors(matrix: np.ndarray, order: np.ndarray, step: int, *, gamma: float) -> np.ndarray:
+    """Return colours of the cells in another order, of each step × step of them that of the largest count.
+
+    So no class can vanish. Row by row: the colours of 10,000 classes would take gigabytes.
+    """
+    side, totals = -(-len(matrix) // step), matrix.sum(axis=1)
+    colors = np.empty((side, side, 3))
+    for number in range(side):
+        rows = order[number * step : (number + 1) * step]
+        counts = np.full((len(rows), side * step), -1, matrix.dtype)
+        counts[:, : len(matrix)] = matrix[rows][:, order]
+        by_block = counts.reshape(len(rows), side, step).transpose(1, 0, 2).reshape(side, -1)
+        best = by_block.argmax(axis=1)
+        total = totals[rows[best // step]]
+        shares = by_block[np.arange(side), best] / np.maximum(total, 1)
+        colors[number] = matplotlib.colormaps[MAGNITUDE](shares**gamma)[..., :3]
+        colors[number, total == 0] = to_rgb(EMPTY)
+    return colors
 
 
 def _rates(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,9 +244,10 @@ def _title(matrix: np.ndarray, labels: list[str]) -> str:
     total, wrong = int(matrix.sum()), int(matrix.sum() - np.trace(matrix))
     if wrong == 0:
         return f"Which classes are confused? none, all {total:,} images are right"
-    mistakes = matrix - np.diag(np.diag(matrix))
-    true, predicted = np.unravel_index(mistakes.argmax(), mistakes.shape)
-    count = int(mistakes[true, predicted])
+    rows, columns = np.nonzero(matrix)
+    counts = np.where(rows == columns, 0, matrix[rows, columns])
+    most = counts.argmax()
+    true, predicted, count = rows[most], columns[most], int(counts[most])
     pair = f"“{labels[true]}” taken for “{labels[predicted]}” most"
     return f"Which classes are confused? {pair}, {count:,} of {wrong:,} mistakes"
 

@@ -15,6 +15,8 @@ from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, Page, house_style, new
 
 MAX_PANELS = 20
 
+# A line of more points is thinned, which no picture shows.
+_MAX_POINTS = 500_000
 _MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 34
 
 
@@ -107,9 +109,10 @@ def _draw_class(page: Page, left: float, top: float, curve: Curve, name: str, co
 
 
 def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
+    recall, precision = _drawable(curve)
     axes.axhline(curve.prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (5, 4)))
-    axes.fill_between(curve.recall, curve.precision, step="pre", color=color, alpha=0.12, linewidth=0)
-    axes.step(curve.recall, curve.precision, where="pre", color=color, linewidth=width, clip_on=False)
+    axes.fill_between(recall, precision, step="pre", color=color, alpha=0.12, linewidth=0)
+    axes.step(recall, precision, where="pre", color=color, linewidth=width, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
@@ -117,6 +120,17 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
     axes.grid(color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=8, length=3)
     axes.set_axisbelow(True)
+
+
+def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Return recall and precision; of millions of points those where recall rises, else matplotlib takes gigabytes."""
+    if len(curve.recall) <= _MAX_POINTS:
+        return curve.recall, curve.precision
+    rises = np.diff(curve.recall) > 0
+    # Between the first and the last point of one recall the line is vertical.
+    kept = np.flatnonzero(np.append(True, rises) | np.append(rises, True))
+    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_POINTS)).astype(int)]
+    return curve.recall[kept], curve.precision[kept]
 
 
 def _note(num_images: int, num_shown: int, num_known: int, num_classes: int) -> str:

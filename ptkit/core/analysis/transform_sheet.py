@@ -11,7 +11,6 @@ from torch import Tensor
 from ptkit.core.calls import Call, parse
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
-from ptkit.core.data import keyed
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
@@ -185,8 +184,7 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
     num_epochs = source.num_draws if pipeline.is_random or pipeline.mix is not None else 1
     epochs = []
     for epoch in range(1, num_epochs + 1):
-        columns = offset + pipeline.num_draws
-        draws = keyed.uniforms(source.seed, "augment", epoch=epoch, indices=indices, columns=columns)[:, offset:]
+        draws = pipeline.draws(source.seed, epoch=epoch, keys=indices, offset=offset)
         with global_generators_kept():
             images = [_seen(pipeline, *pair) for pair in zip(source.pixels, draws, strict=True)]
         epochs.append(images if pipeline.mix is None else _mixed(pipeline, images, seed=source.seed, epoch=epoch))

@@ -1,39 +1,34 @@
-"""Samples to batches on the device: decode once and keep, or decode as they are needed.
+"""The batches of a list on the device: which images each has, and the draws of each image, decide them.
 
-Threads feed the model, not processes: the decoder and torch's kernels release the interpreter lock. Only transforms
-that draw from global generators run in DataLoader's worker processes.
+Images kept in memory are cut into batches as they are asked for; others come from threads (streaming.py), or, where
+transforms draw from global generators, from worker processes (worker_processes.py).
 """
 
-import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import tee
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from ptkit.core.data import images as decoder
-from ptkit.core.data import keyed
-from ptkit.core.data.images import Pixels
-from ptkit.core.data.keeping import Kept, thread_pool
+from ptkit.core.data.cache import Kept
+from ptkit.core.data.copies import Values, copied
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.on_device import InMemory, OnDevice, can_move, free_bytes, move
 from ptkit.core.data.sampling import SAMPLERS, balanced_weights, draw_keys, epoch_order
-from ptkit.core.data.transforms.geometry import Draws
+from ptkit.core.data.streaming import Indices, Plan, Prepared, Source, in_threads
+from ptkit.core.data.threads import thread_pool
 from ptkit.core.data.transforms.mixing import Mixed, mix
-from ptkit.core.data.transforms.pipeline import Pipeline, same_size
-from ptkit.core.errors import PtkitError
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.worker_processes import WorkerProcesses
+from ptkit.core.errors import UsageError
 from ptkit.core.machine import num_cores
 
-Indices = npt.NDArray[np.int64]
-
 _DRAWS_AT_ONCE = 4096
-# A thread gets no less of a batch that is only to be augmented.
-_BYTES_A_PART = 1 << 19
+# A batch that is quicker made than handed to threads.
+_QUICK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,11 @@ class Batches:
 
     shuffle: in a random order. sampler: "balanced" draws as many images as the list has, with replacement and in
     random order, so that every class comes equally often; see `balanced_weights`. drop_last: without the last batch if
-    it is smaller.
+    it is smaller. reduced_decode: JPEGs come at a half, quarter or eighth of their size where the first transform
+    makes what it takes of them at least that much smaller; the pixels are not quite the same then.
 
     Raises:
-        UsageError: a balanced sampler for labels that are numbers.
+        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it cannot be.
     """
 
     def __init__(
@@ -79,19 +75,25 @@ class Batches:
         sampler: str = "none",
         drop_last: bool = False,
         kept: Kept | None = None,
+        reduced_decode: bool = False,
     ) -> None:
         assert sampler in SAMPLERS
-        self.images, self.pipeline, self.kept = images, pipeline, kept
-        self.source = _Source(images, pipeline, kept)
-        self.batch_size, self.device, self.seed = batch_size, torch.device(device), seed
+        if reduced_decode:
+            _check_reduced_decode(pipeline, kept)
+        self.device = torch.device(device)
+        self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
+        self.source = Source(images, self.pipeline, kept, reduced_decode)
+        self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.weights = balanced_weights(images.labels) if sampler == "balanced" else None
         self.workers = workers or num_cores()
-        # On a CPU the model wants every core: preparing ahead would only take them away from it.
+        # On a CPU, model and decoding take turns with every core. A core for each was a tenth quicker with one small
+        # net, but would halve the model's threads, also where decoding is little work, and change its last digits.
         self.ahead = 0 if self.device.type == "cpu" else 2
+        # Called whenever a batch is ready, or ready to be copied to the device.
+        self.when_prepared: Callable[[], None] = lambda: None
         self._pool: ThreadPoolExecutor | None = None
-        self._loader: DataLoader[Any] | None = None
-        self._requests: _Requests | None = None
+        self._processes = WorkerProcesses(self.source, self._plans, num_batches=len(self), workers=self.workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -110,15 +112,8 @@ class Batches:
             DataError: an image that cannot be read, or sizes that do not agree.
             UsageError: a transform that does not fit the images.
         """
-        plans = self._plans(epoch)
-        if self.pipeline.is_foreign:
-            prepared = self._from_processes(epoch)
-        elif self._is_quick:
-            prepared = ((plan, self.source.prepared(plan)) for plan in plans)
-        else:
-            prepared = self._from_threads(plans)
-        for number, (plan, pixels) in enumerate(prepared):
-            images, labels = self._on_device(pixels, plan), self._labels_of(plan.indices)
+        batches = self._cut(self._held, epoch) if self._held else self._on_device(self._prepared(epoch))
+        for number, (plan, images, labels) in enumerate(batches):
             mixed = None
             if self.pipeline.mix is not None:
                 images, mixed = mix(self.pipeline.mix, images, labels, seed=self.seed, epoch=epoch, batch=number)
@@ -126,169 +121,80 @@ class Batches:
 
     def close(self) -> None:
         """End the threads and worker processes; the next epoch starts them anew."""
-        self._loader = None
+        self._processes.close()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        self.__dict__.pop("_held", None)
 
-    @property
-    def _is_quick(self) -> bool:
-        """Whether a batch takes so little work that handing it to threads costs more."""
-        if self.kept is None or self.pipeline.middle:
-            return False
-        is_small = self.batch_size * self.kept.pixels[0].size <= 2 * _BYTES_A_PART
-        return self.pipeline.only_moves_pixels or (is_small and not self.ahead)
+    def _prepared(self, epoch: int) -> Iterator[Prepared]:
+        """Yield the batches of an epoch before they go to the device."""
+        if self.pipeline.is_foreign:
+            return self._processes.prepared(epoch)
+        if self._pool is None:
+            self._pool = thread_pool(self.workers)
+        return in_threads(
+            self.source,
+            self._plans(epoch),
+            pool=self._pool,
+            workers=self.workers,
+            ahead=self.ahead,
+            pinned=self.device.type == "cuda",
+        )
 
-    def _plans(self, epoch: int) -> Iterator["_Plan"]:
+    def _cut(self, held: InMemory | OnDevice, epoch: int) -> Iterator[tuple[Plan, Tensor, Tensor]]:
+        """Yield batches that need no preparation: of images that lie where they are wanted."""
+        plans, wanted = tee(self._plans(epoch))
+        for plan, (images, labels) in zip(plans, held.batches(wanted), strict=True):
+            self.when_prepared()
+            yield plan, images, labels
+
+    @cached_property
+    def _held(self) -> InMemory | OnDevice | None:
+        """The kept images, if batches are cut out of them so quickly that handing that to threads would cost more."""
+        if self.kept is None or not self.source.is_whole:
+            return None
+        pixels, labels = self.kept.pixels, self.images.labels
+        if self.device.type == "cuda":
+            fits = can_move(pixels, self.pipeline, free=free_bytes(self.device))
+            return move(pixels, labels, self.pipeline, device=self.device) if fits else None
+        is_small = self.batch_size * pixels[0].size <= _QUICK_BYTES
+        is_quick = self.device.type == "cpu" and (self.pipeline.only_moves_pixels or is_small)
+        return InMemory(pixels, labels, self.pipeline) if is_quick else None
+
+    def _plans(self, epoch: int) -> Iterator[Plan]:
         """Yield the indices of each batch with their draws."""
         count = len(self.images)
         order = epoch_order(count, self.weights, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
         keys = order if self.weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
         per_block = max(_DRAWS_AT_ONCE // self.batch_size, 1) * self.batch_size
-        columns, end = self.pipeline.num_draws, min(len(self) * self.batch_size, count)
+        end = min(len(self) * self.batch_size, count)
         for first in range(0, end, per_block):
             last = min(first + per_block, end)
-            draws = keyed.uniforms(self.seed, "augment", epoch=epoch, indices=keys[first:last], columns=columns)
+            draws = self.pipeline.draws(self.seed, epoch=epoch, keys=keys[first:last])
             for start in range(first, last, self.batch_size):
                 stop = min(start + self.batch_size, last)
-                yield _Plan(order[start:stop], draws[start - first : stop - first])
+                yield Plan(order[start:stop], draws[start - first : stop - first])
 
-    def _from_threads(self, plans: Iterator["_Plan"]) -> Iterator["_Prepared"]:
-        waiting: deque[tuple[_Plan, list[Future[Pixels | Tensor]]]] = deque()
-        for plan in plans:
-            waiting.append((plan, self._submitted(plan)))
-            if len(waiting) > self.ahead:
-                yield self._collected(*waiting.popleft())
-        while waiting:
-            yield self._collected(*waiting.popleft())
+    def _on_device(self, batches: Iterator[Prepared]) -> Iterator[tuple[Plan, Tensor, Tensor]]:
+        """Yield each batch with its images and labels on the device, finished there."""
+        for plan, (pixels, labels, *draws) in copied(map(self._to_copy, batches), self.device):
+            images = self.pipeline.finish(pixels, plan.draws, device_draws=draws[0] if draws else None)
+            yield plan, images, labels
 
-    def _submitted(self, plan: "_Plan") -> "list[Future[Pixels | Tensor]]":
-        """Give each thread a few images of the batch."""
-        if self._pool is None:
-            self._pool = thread_pool(self.workers)
-        num_parts = min(2 * self.workers, len(plan.indices))
-        if self.kept is not None and not self.pipeline.middle:
-            num_parts = min(num_parts, -(-len(plan.indices) * self.kept.pixels[0].size // _BYTES_A_PART))
-        places = np.array_split(np.arange(len(plan.indices)), num_parts)
-        parts = (_Plan(plan.indices[some], plan.draws[some]) for some in places)
-        return [self._pool.submit(self.source.prepared, part) for part in parts]
-
-    def _collected(self, plan: "_Plan", futures: "Sequence[Future[Pixels | Tensor]]") -> "_Prepared":
-        parts = [future.result() for future in futures]
-        same_size([_height_and_width(part) for part in parts], self.pipeline.calls)
-        if len(parts) == 1:
-            return plan, parts[0]
-        return plan, torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)  # type: ignore[arg-type]
-
-    def _from_processes(self, epoch: int) -> Iterator["_Prepared"]:
-        for prepared in self._requested(epoch):
-            if isinstance(prepared, PtkitError):
-                # Ends the processes with this error; if the garbage collector has to, it waits 5 seconds for each.
-                self._loader = None
-                raise prepared
-            yield prepared
-
-    def _requested(self, epoch: int) -> Iterator[Any]:
-        """Ask the worker processes for an epoch; they start with the first and stay."""
-        with warnings.catch_warnings():
-            # More workers than cores are the user's choice.
-            warnings.simplefilter("ignore", UserWarning)
-            if self._loader is None:
-                self._requests = _Requests(self)
-                self._loader = DataLoader(
-                    _InWorkers(self.source),
-                    batch_sampler=self._requests,  # type: ignore[arg-type]
-                    num_workers=self.workers,
-                    collate_fn=_as_it_is,
-                    persistent_workers=True,
-                    # Else it takes a number from the global one.
-                    generator=torch.Generator(),
-                )
-            assert self._requests is not None
-            self._requests.epoch = epoch
-            return iter(self._loader)
-
-    def _on_device(self, images: Pixels | Tensor, plan: "_Plan") -> Tensor:
-        """Copy a prepared batch to the device and finish it there."""
-        tensor = images if isinstance(images, Tensor) else torch.from_numpy(images)
-        return self.pipeline.finish(self._moved(tensor), plan.draws)
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """Copy to the device, from pinned memory and without waiting on CUDA."""
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
-
-    def _labels_of(self, indices: Indices) -> Tensor:
-        return self._moved(torch.from_numpy(self.images.labels[indices]))
+    def _to_copy(self, prepared: Prepared) -> tuple[Plan, Values]:
+        plan, pixels = prepared
+        self.when_prepared()
+        labels = self.images.labels[plan.indices]
+        return plan, (pixels, labels, plan.draws) if self.pipeline.on_device else (pixels, labels)
 
 
-class _Requests:
-    """What DataLoader takes as its batch sampler: whole batches with their draws, for the epoch set last."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.epoch = batches, 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> "Iterator[_Plan]":
-        return self.batches._plans(self.epoch)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Images of a batch, indices (n,) into the list, and their draws, (n, num_draws)."""
-
-    indices: Indices
-    draws: Draws
-
-
-# A batch before it goes to the device: uint8 (n, H, W, 3) or float (n, 3, H, W).
-_Prepared = tuple[_Plan, Pixels | Tensor]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where the images of a batch come from; a copy of it runs in each thread or worker process."""
-
-    images: ImageList
-    pipeline: Pipeline
-    kept: Kept | None
-
-    def prepared(self, plan: _Plan) -> Pixels | Tensor:
-        """Return some images as they go to the device."""
-        if self.kept is not None and not self.pipeline.middle:
-            return self.pipeline.together(self.kept.pixels[plan.indices], plan.draws)
-        pairs = zip(plan.indices.tolist(), plan.draws, strict=True)
-        batch = self.pipeline.stacked([self.pipeline.each(self._pixels(index), row) for index, row in pairs])
-        return batch if isinstance(batch, Tensor) else self.pipeline.together(batch, plan.draws)
-
-    def _pixels(self, index: int) -> Pixels:
-        if self.kept is not None:
-            return self.kept.pixels[index]
-        return self.pipeline.before(decoder.read(self.images.image_path(index)))
-
-
-@dataclass(frozen=True)
-class _InWorkers(Dataset[Any]):
-    """What DataLoader hands to its worker processes: one request is one batch."""
-
-    source: _Source
-
-    def __getitems__(self, plan: _Plan) -> _Prepared | PtkitError:
-        """Return the batch, or the error: DataLoader would put a traceback into the message of one that is raised."""
-        try:
-            return plan, self.source.prepared(plan)
-        except PtkitError as error:
-            return error
-
-
-def _height_and_width(batch: Pixels | Tensor) -> tuple[int, int]:
-    height, width = batch.shape[-2:] if isinstance(batch, Tensor) else batch.shape[1:3]
-    return height, width
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _check_reduced_decode(pipeline: Pipeline, kept: Kept | None) -> None:
+    if kept is not None:
+        raise UsageError("data.reduced_decode decodes each image anew for its crop: it needs data.cache=auto or off")
+    if not pipeline.can_reduce:
+        raise UsageError(
+            "data.reduced_decode needs a first transform that makes images smaller, Resize or RandomResizedCrop, found "
+            + (pipeline.calls[0] if pipeline.calls else "none")
+        )

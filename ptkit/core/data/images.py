@@ -39,6 +39,13 @@ _REFUSED = {
     "a Git LFS pointer (run `git lfs pull`)": b"version https://git-lfs",
     "a zip archive": b"PK\x03\x04",
 }
+# Not IMREAD_REDUCED_COLOR_2: its colours are in the other order.
+_REDUCED = {
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+}
+_HEADER_BYTES = 1 << 16
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 
 
@@ -64,15 +71,25 @@ def decode(data: bytes, path: str | Path = "image") -> Pixels:
     return _with_pillow(data, path, kind)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Return the content of a regular file; never blocks on a FIFO or a device.
+def decode_reduced(data: bytes, times: int) -> Pixels | None:
+    """Return the pixels of a JPEG `times` (2, 4 or 8) smaller, its sides rounded up; None where only `decode` can.
+
+    A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the file.
+    """
+    if not data.startswith(_ALLOWED["JPEG"]) or not _ends_well("JPEG", data):
+        return None
+    return _with_opencv(data, _REDUCED[times])
+
+
+def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
+    """Return the content of a regular file, or the beginning of it; never blocks on a FIFO or a device.
 
     Raises:
         DataError, StorageError: see `read`.
     """
     for _attempt in range(3):
         try:
-            return _regular_bytes(path)
+            return _regular_bytes(path, most)
         except OSError as error:
             failure = error
             if error.errno not in _TRANSIENT:
@@ -98,21 +115,24 @@ def size_of(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: see `read`.
     """
-    data = read_bytes(path)
-    sniff(data, path)
-    image = _opened(data, path)
+    try:
+        image = _opened(read_bytes(path, most=_HEADER_BYTES), path)
+    except DataError:
+        # A damaged header, or one after a long preview.
+        image = _opened(read_bytes(path), path)
     return image.height, image.width
 
 
-def _regular_bytes(path: str | Path) -> bytes:
+def _regular_bytes(path: str | Path, most: int | None) -> bytes:
     descriptor = os.open(os.fsencode(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"cannot read {path}: not a regular file")
-        data = os.read(descriptor, status.st_size)
-        while len(data) < status.st_size:
-            more = os.read(descriptor, status.st_size - len(data))
+        wanted = status.st_size if most is None else min(most, status.st_size)
+        data = os.read(descriptor, wanted)
+        while len(data) < wanted:
+            more = os.read(descriptor, wanted - len(data))
             if not more:
                 break
             data += more
@@ -163,9 +183,9 @@ def _png_chunks_are_whole(data: bytes) -> bool:
     return False
 
 
-def _with_opencv(data: bytes) -> Pixels | None:
+def _with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> Pixels | None:
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
     except cv2.error:  # more pixels than allowed: Pillow's header check tells how many
         return None
 

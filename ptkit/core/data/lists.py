@@ -5,7 +5,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # What would not come back as it was: a quote or BOM in front, a blank at the end, control characters and line
 # separators (many programs break lines at all of them), bytes that are not UTF-8.
 _NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,14 @@ class ImageList:
     @cached_property
     def _prefix(self) -> str:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
+
+    def raw_paths(self) -> Iterator[bytes | bytearray]:
+        """Yield all paths as the list has them, in bytes and some thousand at a time: no list of millions."""
+        start = 0
+        for block in range(0, len(self), _BLOCK):
+            for end in self.path_ends[block : block + _BLOCK].tolist():
+                yield self.path_bytes[start:end]
+                start = end
 
     def _raw_path(self, index: int) -> bytes | bytearray:
         start = self.path_ends[index - 1] if index else 0

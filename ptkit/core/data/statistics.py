@@ -1,7 +1,7 @@
 """Mean and standard deviation per channel, exact, at the speed of the decoder."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,11 +50,13 @@ def measure(
     seed: int = 0,
     workers: int = 2,
     on_images: Callable[[int], None] | None = None,
+    read: Callable[[str], Pixels] = decoder.read,
 ) -> ChannelStatistics:
     """Return the statistics of a list's images, or of a random sample of `num`.
 
     size: images are first resized to size × size as training does; None takes the images' own sizes.
     on_images: told how many more are done, for a progress bar.
+    read: gives the pixels (H, W, 3) of a path.
 
     Raises:
         DataError: no images, or some cannot be read; the message names the first.
@@ -62,7 +64,7 @@ def measure(
     chosen = sample(images, num=num, seed=seed)
 
     def work(start: int) -> tuple[_Sums, list[str]]:
-        return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size)
+        return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size, read)
 
     sums, bad = [], []
     starts = range(0, len(chosen), _CHUNK)
@@ -91,11 +93,14 @@ def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.N
     return np.sort(permutation(seed, "sample", epoch=0, length=len(images))[:num])
 
 
-def of_pixels(pixels: Pixels, *, size: int | None, list_sha256: str) -> ChannelStatistics:
-    """Return the statistics of images that are in memory: uint8 (N, H, W, 3)."""
-    sums = [_stack_sums(pixels[start : start + _CHUNK]) for start in range(0, len(pixels), _CHUNK)]
+def of_stacks(stacks: Iterable[Pixels], *, size: int | None, list_sha256: str) -> ChannelStatistics:
+    """Return the statistics of decoded images, which come as stacks (n, H, W, 3) of some that have one size."""
+    sums, count = [], 0
+    for stack in stacks:
+        sums.append(_stack_sums(stack))
+        count += len(stack)
     mean, std = _finish(sums)
-    return ChannelStatistics(mean, std, len(pixels), size, list_sha256)
+    return ChannelStatistics(mean, std, count, size, list_sha256)
 
 
 def save(statistics: ChannelStatistics, list_file: Path) -> Path:
@@ -127,14 +132,14 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
     return found if fits else None
 
 
-def _chunk_sums(paths: Sequence[str], size: int | None) -> tuple[_Sums, list[str]]:
+def _chunk_sums(paths: Sequence[str], size: int | None, read: Callable[[str], Pixels]) -> tuple[_Sums, list[str]]:
     """Decode some images and sum them: small ones of equal size are stacked first, so that one call serves many."""
     sums: list[_Sums] = []
     stacks: dict[tuple[int, ...], list[Pixels]] = {}
     bad = []
     for path in paths:
         try:
-            pixels = decoder.read(path)
+            pixels = read(path)
         except DataError as error:
             bad.append(str(error))
             continue

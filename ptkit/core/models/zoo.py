@@ -23,6 +23,9 @@ _OURS = Catalogue(
         "resnet8": Part("ptkit.core.models.resnet:resnet8", "78,000 parameters, for small images", _RUN_GIVES),
         "resnet20": Part("ptkit.core.models.resnet:resnet20", "0.27 million parameters, for small images", _RUN_GIVES),
         "resnet56": Part("ptkit.core.models.resnet:resnet56", "0.86 million parameters, for small images", _RUN_GIVES),
+        "whitenet": Part(
+            "ptkit.core.models.whitenet:whitenet", "quick to train, first layer whitens; for small images", _RUN_GIVES
+        ),
         "resnet34_tutorial": Part(
             "ptkit.core.models.resnet:resnet34_tutorial", "the course's ResNet-34, 47 million parameters", _RUN_GIVES
         ),

@@ -1,7 +1,5 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,16 +7,18 @@ import torch
 
 from ptkit.core.calls import Call, parse
 from ptkit.core.config import DataSettings, Settings
+from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.keeping import Kept, decode_all, fits_in_memory, unreadable
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.errors import UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.training.list_setup import choose_size, read_lists
+from ptkit.core.training.source_setup import Counting, Source, load_source, where_note
 from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
@@ -26,9 +26,6 @@ _BATCH_SIZE = 64
 
 # Mean, std, and where they come from.
 _Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
-
-# Shows how far a pass over the images is: (what, total) -> a function told how many more are done.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,6 @@ class PreparedData:
         return self.settings.size
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One list with its decoded images, if they are kept."""
-
-    images: ImageList
-    kept: Kept | None
-    skipped: tuple[str, ...]
-
-
 def prepare_data(
     settings: Settings, *, device: torch.device, counting: Counting, start: StartingWeights | None = None
 ) -> PreparedData:
@@ -85,10 +73,11 @@ def prepare_data(
             "these weights were trained on whitened images: pass --transform 'LinearTransformation(\"FILE\")' too"
         )
     draft = replace(data, size=size)
-    train = _load(train_list, _draft(train_calls, size), draft, counting)
-    valid = _load(valid_list, _draft(eval_calls, size), draft, counting)
+    train_draft, eval_draft = _draft(train_calls, size), _draft(eval_calls, size)
+    train = load_source(train_list, train_draft, _for_training(settings), counting)
+    valid = load_source(valid_list, eval_draft, settings, counting)
     mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
-        train, draft, start, counting, settings.train.seed
+        train, train_draft, draft, start, counting, settings.train.seed
     )
     train_pipeline = Pipeline.parse(complete(train_calls, size=size, mean=mean, std=std))
     eval_pipeline = Pipeline.parse(complete(eval_calls, size=size, mean=mean, std=std))
@@ -98,7 +87,9 @@ def prepare_data(
     differs = train_pipeline.size not in (None, (size, size))
     sides = "×".join(map(str, train_pipeline.size or ()))
     notes = (
-        _data_note(train, valid, size) + (f"; training images become {sides}" if differs else ""),
+        _data_note(train, valid, size)
+        + (f"; training images become {sides}" if differs else "")
+        + ("; training JPEGs are decoded smaller where the crop allows it" if data.reduced_decode else ""),
         f"augment: {_list_note(train_calls)}; normalised with {origin}",
     )
     return PreparedData(
@@ -123,32 +114,11 @@ def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
     return Pipeline.parse(complete(calls, size=size, mean=(0, 0, 0), std=(1, 1, 1)))
 
 
-def _load(images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting) -> _Source:
-    """Decode a list into memory where that is wanted and fits, and deal with images that cannot be read."""
-    can_keep = pipeline.prefix_size is not None
-    if data.cache == "ram" and not can_keep:
-        raise UsageError(
-            "data.cache=ram needs a fixed size before the random transforms: put Resize((height, width)) first"
-        )
-    if data.cache != "off" and can_keep and (data.cache == "ram" or fits_in_memory(images, pipeline)):
-        with counting(f"decoding {images.file.name}", len(images)) as on_images:
-            kept = decode_all(images, pipeline, workers=data.workers, on_images=on_images)
-        return _without_bad(images, kept, kept.bad, data)
-    bad = unreadable(images, workers=data.workers) if data.on_bad == "skip" else ()
-    return _without_bad(images, None, bad, data)
-
-
-def _without_bad(images: ImageList, kept: Kept | None, bad: tuple[tuple[int, str], ...], data: DataSettings) -> _Source:
-    if not bad:
-        return _Source(images, kept, ())
-    if data.on_bad == "stop":
-        more = f" ({len(bad)} images of {images.file} cannot be read)" if len(bad) > 1 else ""
-        raise DataError(f"{bad[0][1]}{more}; --set data.on_bad=skip leaves such images out")
-    good = np.setdiff1d(np.arange(len(images)), [index for index, _ in bad])
-    if not len(good):
-        raise DataError(f"no image of {images.file} can be read; the first: {bad[0][1]}")
-    left = Kept(kept.pixels[good], ()) if kept is not None else None
-    return _Source(images.subset(good), left, tuple(reason for _, reason in bad))
+def _for_training(settings: Settings) -> Settings:
+    """Return the settings by which training images are kept: not at all where each crop decodes them in its own way."""
+    if not settings.data.reduced_decode or settings.data.cache != "auto":
+        return settings
+    return replace(settings, data=replace(settings.data, cache="off"))
 
 
 def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
@@ -176,7 +146,7 @@ def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
 
 
 def _statistics(
-    train: _Source, data: DataSettings, start: StartingWeights | None, counting: Counting, seed: int
+    train: Source, pipeline: Pipeline, data: DataSettings, start: StartingWeights | None, counting: Counting, seed: int
 ) -> _Statistics:
     if bool(data.mean) != bool(data.std) or len(data.mean) not in (0, 3) or len(data.std) not in (0, 3):
         raise UsageError("data.mean and data.std go together, three numbers each")
@@ -190,13 +160,26 @@ def _statistics(
     found = statistics.find(images.file, list_sha256=images.sha256, size=size)
     if found is not None:
         return found.mean, found.std, str(images.file.parent / statistics.FILE_NAME)
-    if train.kept is not None:
-        found = statistics.of_pixels(train.kept.pixels, size=size, list_sha256=images.sha256)
-        return *_usable(found), f"statistics measured over {found.num_images:,} images"
-    num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
-    with counting("measuring", num or len(images)) as on_images:
-        found = statistics.measure(images, num=num, seed=seed, workers=data.workers or num_cores(), on_images=on_images)
+    found = _measured(train, pipeline, data, counting, seed)
     return *_usable(found), f"statistics measured over {found.num_images:,} images"
+
+
+def _measured(
+    train: Source, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
+) -> statistics.ChannelStatistics:
+    """Measure the images as they are after the pipeline's prefix: the same numbers whether they are kept or not."""
+    images = train.images
+    num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
+    if train.kept is not None:
+        stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
+        return statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
+
+    def read(path: str) -> Pixels:
+        return pipeline.before(decoder.read(path))
+
+    with counting("measuring", num or len(images)) as on_images:
+        workers = data.workers or num_cores()
+        return statistics.measure(images, num=num, seed=seed, workers=workers, on_images=on_images, read=read)
 
 
 def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -204,7 +187,7 @@ def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tup
     return found.mean, tuple(value if value > 1e-6 else 1.0 for value in found.std)
 
 
-def _training_batches(source: _Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+def _training_batches(source: Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
     data, count = settings.data, len(source.images)
     if data.sampler != "none" and not data.shuffle:
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
@@ -225,10 +208,11 @@ def _training_batches(source: _Source, pipeline: Pipeline, settings: Settings, d
         # BatchNorm needs two samples per step; a last batch of one would raise.
         drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
         kept=source.kept,
+        reduced_decode=data.reduced_decode,
     )
 
 
-def _evaluation_batches(source: _Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+def _evaluation_batches(source: Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
     batch_size = 2 * (settings.train.batch_size or _BATCH_SIZE)
     workers = settings.data.workers
     return Batches(source.images, pipeline, batch_size=batch_size, device=device, workers=workers, kept=source.kept)
@@ -240,12 +224,10 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     return length == len(other.prefix) and one.calls[:length] == other.calls[:length]
 
 
-def _data_note(train: _Source, valid: _Source, size: int) -> str:
-    kept = sum(source.kept.pixels.nbytes for source in (train, valid) if source.kept is not None)
-    where = f"kept in memory ({kept / 1e6:,.1f} MB)" if train.kept is not None else "decoded as they are needed"
+def _data_note(train: Source, valid: Source, size: int) -> str:
     return (
         f"data: {len(train.images):,} training and {len(valid.images):,} validation images, "
-        f"{_labels_note(train.images)}, {size}×{size}, {where}"
+        f"{_labels_note(train.images)}, {size}×{size}, {where_note(train, valid)}"
     )
 
 

@@ -1,12 +1,16 @@
 """The model on a batch."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptkit.core.data.batches import Batch
+
+# Images (n, 3, H, W) to outputs (n, num_outputs): a model, or its compiled form.
+Forward = Callable[[Tensor], Tensor]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -14,7 +18,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def outputs_of(model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
+def outputs_of(model: Forward, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
     """Return the outputs (n, num_outputs) of a batch's images, the mean over the crops of each."""
     with autocast(batch.images.device, dtype):
         outputs = model(batch.images)

@@ -9,6 +9,7 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList, read_classes, read_list
+from ptkit.core.data.shared_images import first_shared
 from ptkit.core.errors import DataError
 from ptkit.core.sizes import is_small
 
@@ -78,11 +79,9 @@ def _check_names(train: ImageList, data: DataSettings) -> None:
 def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:
     if data.allow_leak:
         return
-    seen = {os.path.abspath(train.image_path(i)) for i in range(len(train))}
-    for index in range(len(valid)):
-        path = valid.image_path(index)
-        if os.path.abspath(path) in seen:
-            raise DataError(
-                f"{path} stands in both {train.file} and {valid.file}: the accuracy would be too good; "
-                "split again, or pass --set data.allow_leak=true"
-            )
+    path = first_shared(train, valid)
+    if path is not None:
+        raise DataError(
+            f"{path} stands in both {train.file} and {valid.file}: the accuracy would be too good; "
+            "split again, or pass --set data.allow_leak=true"
+        )

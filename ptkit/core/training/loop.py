@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,16 +14,15 @@ from torch import Tensor, nn
 from ptkit.core.data.batches import Batch, Batches
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.errors import DivergedError
-from ptkit.core.training.forward import autocast, outputs_of
+from ptkit.core.training.forward import Forward, autocast, outputs_of
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
+from ptkit.core.training.profiling import NOT_LISTENING, Clock
 from ptkit.core.training.tasks.losses import Loss
 from ptkit.core.training.tasks.readings import SINGLE
 from ptkit.core.training.tasks.scoring import SCORES
-
-# On a GPU reading a number waits for all work queued: a loss that became NaN is noticed within this many steps.
-_CHECK_EVERY_ON_GPU = 50
+from ptkit.core.training.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -66,54 +64,6 @@ class Evaluated:
     metrics: Mapping[str, float]
 
 
-class Totals:
-    """Sums of an epoch. New batches wait on the device as they are; reading the sums waits for the device.
-
-    num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first batch whose loss
-    was NaN or infinite.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Tensor, Tensor | None, int]] = []
-        self.num_batches = self.num_images = 0
-        self.num_right = self.loss_sum = 0.0
-        self.first_bad: int | None = None
-
-    def add(self, loss: Tensor, num_images: int, num_right: Tensor | None = None) -> None:
-        """Add one batch; loss is its mean."""
-        self._waiting.append((loss.detach(), num_right, num_images))
-
-    def read(self) -> "Totals":
-        """Bring the sums up to date and return self."""
-        if not self._waiting:
-            return self
-        losses, hits, sizes = zip(*self._waiting, strict=True)
-        self._waiting = []
-        rights = _numbers([right for right in hits if right is not None]) or [0] * len(sizes)
-        for loss, right, size in zip(_numbers(losses), rights, sizes, strict=True):
-            if self.first_bad is None and not math.isfinite(loss):
-                self.first_bad = self.num_batches
-            self.num_batches += 1
-            self.num_images += size
-            self.num_right += right
-            self.loss_sum += loss * size
-        return self
-
-    def mean_loss(self) -> float:
-        return self.read().loss_sum / max(self.num_images, 1)
-
-    def accuracy(self) -> float:
-        """Return the share of right answers, where each image has one."""
-        return self.read().num_right / max(self.num_images, 1)
-
-
-def _numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """Return the values of some scalars in one transfer."""
-    if len(scalars) < 2:
-        return [scalar.item() for scalar in scalars]
-    return torch.stack(list(scalars)).tolist()
-
-
 @dataclass(frozen=True)
 class Progress:
     """What a watcher of steps sees; `totals` may be read, at the price of waiting for the device."""
@@ -130,6 +80,7 @@ class Training:
 
     prepared: the optimizer, what it does not train, and what is unfrozen later; normalisation layers made of frozen
     parameters keep their statistics. average: of the weights, which is then evaluated instead of them.
+    forward: from images to outputs, the model or its compiled form. clock: hears which part of a step ends when.
     """
 
     model: nn.Module
@@ -140,6 +91,12 @@ class Training:
     schedule: Schedule
     settings: LoopSettings
     average: WeightAverage | None = None
+    compiled: Forward | None = None
+    clock: Clock = NOT_LISTENING
+
+    @property
+    def forward(self) -> Forward:
+        return self.model if self.compiled is None else self.compiled
 
     @property
     def optimizer(self) -> Any:
@@ -150,7 +107,7 @@ class Training:
         """All parameters of the model: collecting them anew each step takes longer than clearing them."""
         return list(self.model.parameters())
 
-    @property
+    @functools.cached_property
     def counts_right_answers(self) -> bool:
         """Whether each image has one right answer."""
         return self.loss.reading.kind == SINGLE and self.train.pipeline.mix is None
@@ -170,14 +127,23 @@ def fit(
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
+    training.clock.start()
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
         unfrozen = training.prepared.unfreeze(epoch)
         totals = train_epoch(training, epoch, on_step).read()
+        training.clock.lap("rest")
         seconds = time.perf_counter() - begin
         lrs = training.schedule.rates(training.optimizer)
         with training.evaluated_weights():
-            found = evaluate(training.model, training.valid, loss=training.loss, dtype=training.settings.dtype)
+            found = evaluate(
+                training.model,
+                training.valid,
+                loss=training.loss,
+                dtype=training.settings.dtype,
+                forward=training.forward,
+            )
+            training.clock.lap("validation")
             training.schedule.after_epoch(valid_loss=found.loss, metrics=found.metrics)
             yield EpochResult(
                 epoch=epoch,
@@ -190,6 +156,7 @@ def fit(
                 seconds=time.perf_counter() - begin,
                 images_per_s=totals.num_images / seconds,
             )
+        training.clock.lap("records")
 
 
 def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None) -> Totals:
@@ -202,26 +169,33 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
     freeze_statistics(training.model, training.prepared.frozen)
     totals = Totals()
     num_steps = -(-len(training.train) // training.settings.accumulate)
-    check_every = 1 if training.train.device.type == "cpu" else _CHECK_EVERY_ON_GPU
-    groups = _grouped(training.train.epoch(epoch), training.settings.accumulate)
+    groups = _grouped(_heard(training.train.epoch(epoch), training.clock), training.settings.accumulate)
     for step, batches in enumerate(groups, start=1):
         training.schedule.set_rates(training.optimizer)
         _step(training, batches, totals)
         training.schedule.after_step()
-        if step % check_every == 0 or step == num_steps:
+        if totals.is_due() or step == num_steps:
             _check_finite(totals, training, epoch)
         if on_step is not None:
             on_step(Progress(epoch, step, num_steps, totals))
+        training.clock.lap("rest")
     return totals
 
 
-def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dtype | None = None) -> Evaluated:
-    """Return mean loss and metrics over a list; every image counts once."""
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss: Loss,
+    dtype: torch.dtype | None = None,
+    forward: Forward | None = None,
+) -> Evaluated:
+    """Return mean loss and metrics over a list; every image counts once. forward: what stands for the model's call."""
     model.eval()
     totals, score = Totals(), SCORES[loss.reading.kind](loss.reading, loss.facts.num_classes)
     with torch.inference_mode():
         for batch in batches.epoch():
-            outputs = outputs_of(model, batch, dtype)
+            outputs = outputs_of(forward or model, batch, dtype)
             totals.add(loss(outputs, batch.labels), len(batch.labels))
             score.add(outputs, batch.labels)
     return Evaluated(totals.mean_loss(), score.metrics())
@@ -230,7 +204,7 @@ def evaluate(model: nn.Module, batches: Batches, *, loss: Loss, dtype: torch.dty
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
     """Make one optimizer step over some batches whose gradients are added."""
     optimizer, settings, number = training.optimizer, training.settings, training.schedule.num_steps
-    device = batches[0].images.device
+    clock, device = training.clock, batches[0].images.device
     num_images = sum(len(batch.labels) for batch in batches)
     counted = False
 
@@ -242,15 +216,18 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         for parameter in training.parameters:
             parameter.grad = None
         parts = []
+        clock.lap("rest")
         for batch in batches:
             with autocast(device, settings.dtype):
-                outputs = training.model(batch.images)
-            value, num_right = _loss_of(training, outputs, batch)
+                outputs = training.forward(batch.images)
+            value, compared = _loss_of(training, outputs, batch)
             part = value if len(batches) == 1 else value * (len(batch.labels) / num_images)
+            clock.lap("forward")
             part.backward()
+            clock.lap("backward")
             parts.append(part.detach())
             if not counted:
-                totals.add(value, len(batch.labels), num_right)
+                totals.add(value, len(batch.labels), **compared)
         counted = True
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(training.prepared.trained, settings.clip_grad)
@@ -262,21 +239,22 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
     else:
         closure()
         optimizer.step()
+    clock.lap("optimizer")
     if training.average is not None:
         training.average.update()
 
 
-def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Return the loss of a batch, and how many answers are right where that can be said."""
+def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch, and `answers` with their `labels` where these can be compared."""
     loss, mixed = training.loss, batch.mixed
     # Every crop of an image is an example with the image's label.
     labels = batch.labels if batch.num_crops == 1 else batch.labels.repeat_interleave(batch.num_crops, dim=0)
     if mixed is not None:
-        return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share), None
+        return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share), {}
     value = loss(outputs, labels)
     if not training.counts_right_answers:
-        return value, None
-    return value, (loss.reading.answers(outputs.detach()) == labels).sum() / batch.num_crops
+        return value, {}
+    return value, {"answers": loss.reading.answers(outputs.detach()), "labels": labels}
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
@@ -296,6 +274,13 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
 
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _heard(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
+    """Tell the clock when a batch has come; `Batches.when_prepared` told it when there was nothing left to wait for."""
+    for batch in batches:
+        clock.lap("copy")
+        yield batch
 
 
 def _grouped(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptkit.core.data.batches import Batches
+from ptkit.core.machine import keep_freed_memory
 from ptkit.core.training.forward import outputs_of
 from ptkit.core.training.tasks.readings import Reading
 
@@ -55,6 +56,7 @@ def class_means(model: nn.Module, batches: Batches, *, num_classes: int, dtype: 
 
 
 def _outputs(model: nn.Module, batches: Batches, dtype: torch.dtype | None) -> Tensor:
+    keep_freed_memory()
     model.eval()
     with torch.inference_mode():
         return torch.cat([outputs_of(model, batch, dtype).float() for batch in batches.epoch()])

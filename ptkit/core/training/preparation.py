@@ -1,5 +1,6 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,18 +11,22 @@ import torch
 
 from ptkit.core.calls import parse
 from ptkit.core.config import Settings
+from ptkit.core.data.batches import Batches
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import check_forward
+from ptkit.core.training.compiling import compile_model
 from ptkit.core.training.data_setup import PreparedData, prepare_data
 from ptkit.core.training.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.training.live_run import Run
 from ptkit.core.training.loop import LoopSettings, Training
 from ptkit.core.training.model_setup import PreparedModel, prepare_model, prepare_optimizer
 from ptkit.core.training.optimization.averaging import WeightAverage
-from ptkit.core.training.optimization.optimizers import Prepared, notes_of
+from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics, notes_of
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
+from ptkit.core.training.profiling import NOT_LISTENING, Clock, stopwatch
 from ptkit.core.training.recording.events import NoEvents
 from ptkit.core.training.recording.recorders import check_log
+from ptkit.core.training.recording.some_images import batches_at, spread
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
 from ptkit.core.training.tasks.label_facts import facts_of
 from ptkit.core.training.tasks.loss_rules import DEFAULTS
@@ -29,6 +34,8 @@ from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
 from ptkit.core.training.tasks.scoring import METRICS, check_metric
 from ptkit.core.training.watching import Watcher
 
+# How many training images a model with `fit_inputs` gets.
+_FITTED_IMAGES = 2000
 # Outputs of a model whose images are compared with each other.
 _EMBEDDING = 64
 
@@ -67,11 +74,14 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         schedule,
         LoopSettings(train.epochs, train.seed, train.accumulate, train.clip_grad, dtype),
         average=WeightAverage(model.module, decay=train.ema) if train.ema is not None else None,
+        clock=_clock(data, device) if train.profile else NOT_LISTENING,
     )
     resolved = _resolved(settings, data, model, prepared)
     metric = next(iter(METRICS[loss.reading.kind])) if train.metric == "auto" else train.metric
     check_metric(metric, loss.reading.kind, setting="train.metric")
     _tell(watch, resolved, data, model, prepared, schedule, where=_where(device, threads, dtype))
+    if train.compile:
+        training = _compiled(training, watch)
     return Run(Path(), resolved, data, model, prepared, training, NoEvents(), loss.reading, metric)
 
 
@@ -80,6 +90,22 @@ def _without_channels_last(settings: Settings) -> Settings:
     if settings.optimizer.call is None or parse(settings.optimizer.call).name != "LBFGS":
         return settings
     return replace(settings, train=replace(settings.train, channels_last=False))
+
+
+def _clock(data: PreparedData, device: torch.device) -> Clock:
+    clock = stopwatch(device)
+    data.train.when_prepared = functools.partial(clock.lap, "data")
+    return clock
+
+
+def _compiled(training: Training, watch: Watcher) -> Training:
+    """Compile the model for the first batch of an epoch: a full one."""
+    training.model.train()
+    freeze_statistics(training.model, training.prepared.frozen)
+    images = next(training.train.epoch(0)).images
+    compiled, note = compile_model(training.model, images, dtype=training.settings.dtype)
+    watch.say(note)
+    return replace(training, compiled=compiled)
 
 
 def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
@@ -115,12 +141,20 @@ def _prepare_fitting_model(
     model = prepare_model(
         settings, class_names=data.class_names, num_outputs=num_outputs, size=data.size, device=device, start=start
     )
+    fit_inputs = getattr(model.module, "fit_inputs", None)
+    if start is None and callable(fit_inputs):
+        fit_inputs(torch.cat(list(batches_at(data.reference, _spread_indices(data.reference)))))
     batch = next(data.train.epoch(0))
     check_own_loss(loss, batch.labels, num_outputs=num_outputs)
     _, _, height, width = batch.images.shape
     if (height, width) != (data.size, data.size):
         check_forward(model.module, (height, width), num_classes=num_outputs)
     return model
+
+
+def _spread_indices(batches: Batches) -> list[int]:
+    """Return which images a model sees before training, evenly over the list."""
+    return spread(range(len(batches.images)), _FITTED_IMAGES)
 
 
 def _prepare_schedule(settings: Settings, prepared: Prepared, data: PreparedData, loss: Loss) -> Schedule:

@@ -16,7 +16,7 @@ from ptkit.core.training.snapshots import environment
 # What may differ from the run that is resumed; anything else would make it another run.
 # Paths may, because what they name is compared by content; the weights that a run started from are not read again.
 _MAY_CHANGE = {"train.epochs", "train.device", "train.save_every", "train.patience", "data.workers", "data.cache",
-               "data.train", "data.valid", "data.classes", "model.weights"}  # fmt: skip
+               "data.train", "data.valid", "data.classes", "model.weights", "train.profile"}  # fmt: skip
 _EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
 
 
@@ -59,12 +59,14 @@ def check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) -
     Raises:
         UsageError: they differ; the message has each difference.
     """
+    # A run of an earlier version lacks the settings that came later: it ran with their defaults.
+    before = {section: {**values, **saved.get(section, {})} for section, values in to_layer(Settings()).items()}
     differences = [
-        f"{section}.{key} is {_shown(value)}, was {_shown(saved.get(section, {}).get(key))}"
+        f"{section}.{key} is {_shown(value)}, was {_shown(before[section][key])}"
         for section, values in to_layer(settings).items()
         for key, value in values.items()
         if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
-        if _shown(value) != _shown(saved.get(section, {}).get(key))
+        if _shown(value) != _shown(before[section][key])
     ]
     if differences:
         raise UsageError(f"--resume goes on with the same run, but {'; '.join(differences)}")

@@ -1,5 +1,6 @@
 """One run, end to end: from settings to a run folder with checkpoints, logs and pictures."""
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from ptkit.core.training.live_run import Run
 from ptkit.core.training.loop import EpochResult, Progress, fit
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.preparation import prepare
+from ptkit.core.training.profiling import Profile
 from ptkit.core.training.recording import records
 from ptkit.core.training.recording.recorders import open_events
 from ptkit.core.training.resuming import SavedState, read_saved_state, restore
@@ -30,7 +32,10 @@ from ptkit.core.training.watching import Watcher
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and how well it did. best: epoch, loss and metrics of the best epoch, the main one first."""
+    """Where a run is and how well it did.
+
+    best: epoch, loss and metrics of the best epoch, the main one first. profile: with train.profile.
+    """
 
     run: Path
     checkpoint: Path
@@ -39,6 +44,7 @@ class RunResult:
     seconds: float
     images_per_s: float
     files: tuple[Path, ...]
+    profile: Profile | None = None
 
 
 def run(
@@ -66,6 +72,7 @@ def run(
         _start(current, runs, name)
     try:
         _train_or_tell(current, saved, watch, link)
+        profile = _written_profile(current)
         # Here, because it brings matplotlib, which nothing before needs.
         from ptkit.core.training.recording.summaries import write_summaries
 
@@ -84,6 +91,7 @@ def run(
         seconds=time.perf_counter() - begin,
         images_per_s=current.rows[-1]["images_per_s"],
         files=files,
+        profile=profile,
     )
 
 
@@ -178,6 +186,14 @@ def _record(current: Run, result: EpochResult) -> bool:
         save_checkpoint(current.folder / "last.pkl", last_checkpoint(current))
         current.saved_epoch = result.epoch
     return is_best
+
+
+def _written_profile(current: Run) -> Profile | None:
+    profile = current.training.clock.profile()
+    if profile is not None:
+        text = json.dumps(profile.as_dict(), indent=2) + "\n"
+        write_atomically(current.folder / "profile.json", text.encode())
+    return profile
 
 
 def _reading_now(current: Run) -> Reading:

@@ -53,6 +53,14 @@ TRANSFORMS = Catalogue(
         "RandomResizedCrop": _torchvision("RandomResizedCrop", "cut a random area and aspect, resize it"),
         "RandomHorizontalFlip": _torchvision("RandomHorizontalFlip", "mirror left to right with probability p"),
         "RandomVerticalFlip": _torchvision("RandomVerticalFlip", "mirror top to bottom with probability p"),
+        "AlternatingFlip": Part(
+            "ptkit.core.data.transforms.flips:AlternatingFlip",
+            "mirror a random half of the images in one epoch, the other half in the next",
+        ),
+        "WithHorizontalFlip": Part(
+            "ptkit.core.data.transforms.flips:WithHorizontalFlip",
+            "each image and its mirror image: the mean of both answers counts",
+        ),
         "RandomRotation": _torchvision("RandomRotation", "rotate by a random angle"),
         "Resize": _torchvision("Resize", "resize with antialiasing; one number is the shorter side"),
         "Normalize": _torchvision("Normalize", "subtract the mean, divide by the standard deviation, per channel"),

@@ -2,10 +2,11 @@
 
 Parameters come from keyed draws. One image, (3, H, W), goes through torchvision's functional kernels. Batches, uint8
 (n, H, W, 3), get the same pixels with a parameter for each image: the operations of those kernels in their order, on
-planes of one colour each, uint8 (3, n, P) for P pixels an image.
+planes of one colour each, uint8 (3, n, P) for P pixels an image. On the device, where starting an operation costs more
+than its work, all images of a batch take part in each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transfers import constant, sent
 from ptkit.core.data.transforms.geometry import Draws, between, in_cache
 
 # The order of the steps and its four parameters.
 JITTER_DRAWS = 8
+
+# The steps of ColorJitter, by their places in `_spans` and `_STEPS`.
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3
 
 _LEVELS = torch.arange(256, dtype=torch.uint8)
 
@@ -51,6 +56,43 @@ def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixel
     return images
 
 
+def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Tensor:
+    """Change the colours of a batch, each image in its own order.
+
+    Brightness, contrast and saturation are one operation, a blend with black, with the mean grey or with grey: so
+    each place of the order takes one blend for the whole batch, and one change of hue.
+    """
+    active = [k for k, span in enumerate(_spans(t)) if span is not None]
+    planes = _planes(images)
+    # Not `draws[:, active]`: an index made of numbers is a copy that waits.
+    order = torch.stack([draws[:, k] for k in active], dim=1).argsort(dim=1, stable=True) if active else draws
+    spans = {k: _spans(t)[k] for k in active}
+    factors = {k: low + draws[:, 4 + k, None] * (high - low) for k, (low, high) in spans.items()}
+    for place in range(len(active)):
+        is_at = {k: (order[:, place] == number)[:, None] for number, k in enumerate(active)}
+        if any(k != _HUE for k in active):
+            planes = _blended(planes, is_at, factors)
+        if _HUE in active:
+            shifted = _hue_shifted(planes / 255.0, factors[_HUE].float()).floor_()
+            planes = torch.where(is_at[_HUE], shifted, planes)
+    return _pixels(planes, images)
+
+
+def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Tensor:
+    """Blend each image with what its step at this place of the order blends with; the others stay."""
+    share = torch.ones_like(factors[next(iter(is_at))])
+    for k in is_at.keys() - {_HUE}:
+        share = torch.where(is_at[k], factors[k], share)
+    other = torch.zeros_like(planes[0])
+    if _CONTRAST in is_at or _SATURATION in is_at:
+        gray = _gray(planes).floor_()
+        if _CONTRAST in is_at:
+            other = torch.where(is_at[_CONTRAST], gray.mean(dim=1, keepdim=True), other)
+        if _SATURATION in is_at:
+            other = torch.where(is_at[_SATURATION], gray, other)
+    return planes.mul(share.float()).addcmul_(other, (1.0 - share).float()).clamp_(0, 255).floor_()
+
+
 def grayscale(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
     """Turn an image grey, with three channels."""
     return F.rgb_to_grayscale(image, num_output_channels=3)
@@ -62,6 +104,11 @@ def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
         gray = _bytes(_gray(_floats(_split(images[part]))))
         _merge((gray, gray, gray), images[part])
     return images
+
+
+def grayscale_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
+    """Turn a batch grey, with three channels."""
+    return _gray(images.movedim(-1, 0).float()).to(torch.uint8)[..., None].expand(images.shape).contiguous()
 
 
 def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
@@ -81,9 +128,14 @@ def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) 
     return images
 
 
+def random_grayscale_device(t: v2.RandomGrayscale, images: Tensor, draws: Tensor) -> Tensor:
+    """Turn some images of a batch grey."""
+    return torch.where((draws[:, 0] < t.p)[:, None, None, None], grayscale_device(t, images, draws), images)
+
+
 def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws) -> Tensor:
     """Turn some images of a float batch grey."""
-    mask = torch.from_numpy(draws[:, 0] < t.p).to(images.device).view(-1, 1, 1, 1)
+    mask = sent(draws[:, 0] < t.p, images.device).view(-1, 1, 1, 1)
     return torch.where(mask, grayscale_floats(t, images, draws), images)
 
 
@@ -93,7 +145,7 @@ def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:
     A broadcast over three channels takes ten times longer than one over a row.
     """
     n, _, height, width = images.shape
-    mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device).expand(3) for v in (t.mean, t.std))
+    mean, std = (constant(v, images.device, dtype=images.dtype).expand(3) for v in (t.mean, t.std))
     if not images.is_contiguous(memory_format=torch.channels_last):
         return images.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
     rows = images.permute(0, 2, 3, 1).view(n, height, width * 3)
@@ -103,6 +155,16 @@ def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:
 
 def _spans(t: v2.ColorJitter) -> tuple[Any, ...]:
     return t.brightness, t.contrast, t.saturation, t.hue
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Return the planes of images on the device, as floats (3, n, P)."""
+    return images.movedim(-1, 0).flatten(2).float()
+
+
+def _pixels(planes: Tensor, like: Tensor) -> Tensor:
+    """Return uint8 images (n, H, W, 3) for planes of whole numbers."""
+    return planes.to(torch.uint8).movedim(0, -1).reshape(like.shape)
 
 
 def _split(images: Pixels) -> Pixels:
@@ -158,10 +220,17 @@ def _saturation(planes: Pixels, factors: Floats) -> Pixels:
 
 
 def _hue(planes: Pixels, factors: Floats) -> Pixels:
-    """Shift the hue: to HSV and back as torchvision does, but with masks of 0.0 and 1.0: `where` is 40 times slower."""
     colors = F.to_dtype(torch.from_numpy(planes), torch.float32, scale=True)
+    return _bytes(_hue_shifted(colors, _column(factors)))
+
+
+def _hue_shifted(colors: Tensor, amounts: Tensor) -> Tensor:
+    """Shift the hue of planes 0..1 by `amounts` (n, 1), in place; the result is 0..256, to be cut to whole numbers.
+
+    To HSV and back as torchvision does, but with masks of 0.0 and 1.0: `where` is 40 times slower on a CPU.
+    """
     hue, saturation, value = _hsv(*colors)
-    hue.add_(_column(factors))
+    hue.add_(amounts)
     sixths = hue.sub_(hue.floor()).mul_(6)
     sector = sixths.floor()
     fraction = sixths.sub_(sector)
@@ -182,7 +251,7 @@ def _hue(planes: Pixels, factors: Floats) -> Pixels:
         torch.mul(value, is_value, out=color).addcmul_(falling, is_falling)
         color.addcmul_(rising, is_rising).addcmul_(lowest, is_lowest)
     # As `F.to_dtype` does.
-    return _bytes(colors.mul_(255 + 1.0 - 1e-3))
+    return colors.mul_(255 + 1.0 - 1e-3)
 
 
 def _hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:

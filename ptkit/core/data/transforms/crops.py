@@ -2,9 +2,11 @@
 
 Parameters come from keyed draws, pixels are those of torchvision's functional kernels. Each function takes the
 torchvision transform (its arguments are used, not its random draws), one image (3, H, W) and the image's own draws;
-those called `..._batch` take uint8 (n, H, W, 3) and draws (n, k), `..._floats` float (n, 3, H, W), and give the same.
+those called `..._batch` take uint8 (n, H, W, 3) and draws (n, k), `..._floats` float (n, 3, H, W), and give the same;
+`..._device` too, for uint8 and draws that are tensors on the training device.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transfers import constant
+from ptkit.core.data.transforms.flips import WithHorizontalFlip
 from ptkit.core.data.transforms.geometry import Draws, Size
 
-SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10}
+# Transforms that make several images of one; below, each of these images is called a crop.
+SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10, WithHorizontalFlip: 2}
 
 
 def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
@@ -39,6 +44,22 @@ def random_crop_batch(t: v2.RandomCrop, images: Pixels, draws: Draws) -> Pixels:
     return _windows(padded, top, left, t.size)
 
 
+def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tensor:
+    """Cut a window of each padded image, by its rows and columns: no padded copy is made."""
+    n, height, width, _ = images.shape
+    left, top, right, bottom = _crop_padding(t, height, width)
+    _check_padding(t, (height, width), (left, top, right, bottom))
+    tops, lefts = _crop_corners(t, (height + top + bottom, width + left + right), draws)
+    rows, is_row = _sources(tops - top, t.size[0], height, mode=t.padding_mode)
+    columns, is_column = _sources(lefts - left, t.size[1], width, mode=t.padding_mode)
+    number = torch.arange(n, device=images.device)
+    windows = images[number[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if t.padding_mode != "constant" or not any((left, top, right, bottom)):
+        return windows
+    fill = constant(t.fill or 0, images.device, dtype=torch.uint8)
+    return torch.where((is_row[:, :, None] & is_column[:, None, :])[..., None], windows, fill)
+
+
 def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
     """Return the crops of one image as (5 or 10, 3, h, w), in torchvision's order."""
     return torch.stack(_crops_of(t, image))
@@ -46,6 +67,8 @@ def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
+    if isinstance(t, WithHorizontalFlip):
+        return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
     wholes = [images]
     if isinstance(t, v2.TenCrop):
         # torch's flip would move byte by byte.
@@ -58,12 +81,20 @@ def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
     return crops.reshape(-1, *t.size, 3)
 
 
+def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:
+    """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
+    views = [view.permute(0, 2, 3, 1) for view in _crops_of(t, images.permute(0, 3, 1, 2))]
+    return torch.stack(views, dim=1).flatten(0, 1)
+
+
 def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
     """Return all crops, (n * 5 or 10, 3, h, w), image by image."""
     return torch.stack(_crops_of(t, images), dim=1).flatten(0, 1)
 
 
 def _crops_of(t: Any, images: Tensor) -> tuple[Tensor, ...]:
+    if isinstance(t, WithHorizontalFlip):
+        return images, F.horizontal_flip(images)
     if isinstance(t, v2.TenCrop):
         return tuple(F.ten_crop(images, t.size, vertical_flip=t.vertical_flip))
     return tuple(F.five_crop(images, t.size))
@@ -79,14 +110,38 @@ def _crop_padding(t: v2.RandomCrop, height: int, width: int) -> list[int]:
     return [left, top, right, bottom]
 
 
-def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws) -> tuple[Any, Any]:
+def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws | Tensor) -> tuple[Any, Any]:
     """Return top and left of the window in the padded image, for draws (2,) or (n, 2)."""
     height, width = size
     if height < t.size[0] or width < t.size[1]:
         raise ValueError(f"RandomCrop of {t.size[0]}×{t.size[1]} from an image of {height}×{width} (with padding)")
-    top = (draws[..., 0] * (height - t.size[0] + 1)).astype(np.int64)
-    left = (draws[..., 1] * (width - t.size[1] + 1)).astype(np.int64)
-    return top, left
+    top, left = draws[..., 0] * (height - t.size[0] + 1), draws[..., 1] * (width - t.size[1] + 1)
+    return (top.long(), left.long()) if isinstance(top, Tensor) else (top.astype(np.int64), left.astype(np.int64))
+
+
+def _check_padding(t: v2.RandomCrop, size: Size, padding: Sequence[int]) -> None:
+    """Refuse a border that mirrors more of the image than there is, as torch does."""
+    spare = {"reflect": 1, "symmetric": 0}.get(t.padding_mode)
+    left, top, right, bottom = padding
+    if spare is not None and (max(top, bottom) > size[0] - spare or max(left, right) > size[1] - spare):
+        raise ValueError(f"padding of {max(padding)} pixels, {t.padding_mode}, around an image of {size[0]}×{size[1]}")
+
+
+def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Tensor, Tensor]:
+    """Return which pixels of a side of `length` lie in windows of `count` that begin at `starts` (n,).
+
+    Both results are (n, count): places inside the image, and whether that pixel is the image's own.
+    """
+    places = starts[:, None] + torch.arange(count, device=starts.device)
+    is_own = (places >= 0) & (places < length)
+    if mode == "reflect":
+        period = max(2 * (length - 1), 1)
+        places = places.remainder(period)
+        places = torch.minimum(places, period - places)
+    elif mode == "symmetric":
+        places = places.remainder(2 * length)
+        places = torch.minimum(places, 2 * length - 1 - places)
+    return places.clamp(0, length - 1), is_own
 
 
 def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:

@@ -1,12 +1,14 @@
 """RandomErasing: boxes from keyed draws, for one float image and for whole float batches."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ptkit.core.data.transfers import constant, sent
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, Draws, between
 
 # Whether to erase, the seed of random values, and the box.
@@ -29,19 +31,28 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
     if images.device.type != "cpu" and t.value is not None:
         return _erased_by_mask(t, images, boxes)
-    for number, (box, row) in enumerate(zip(boxes, draws, strict=True)):
-        if box is not None:
-            top, left, h, w = box
-            images[number, :, top : top + h, left : left + w] = _value(t, box, row).to(images.device)
+    erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
+    values = [_value(t, box, draws[number]) for number, box in erased]
+    for (number, (top, left, h, w)), value in zip(erased, _sent_together(values, images.device), strict=True):
+        images[number, :, top : top + h, left : left + w] = value
     return images
+
+
+def _sent_together(values: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Return tensors on a device, all in one copy."""
+    if device.type == "cpu" or not values:
+        return values
+    flat = sent(torch.cat([value.flatten() for value in values]), device)
+    parts = flat.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]) -> Tensor:
     height, width = images.shape[-2:]
-    top, left, h, w = torch.tensor([box or (0, 0, 0, 0) for box in boxes]).to(images.device).T[:, :, None]
+    top, left, h, w = sent(torch.tensor([box or (0, 0, 0, 0) for box in boxes]), images.device).T[:, :, None]
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     rows, columns = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
-    value = torch.tensor(t.value, device=images.device).view(1, -1, 1, 1)
+    value = constant(t.value, images.device).view(1, -1, 1, 1)
     return torch.where(rows[:, None, :, None] & columns[:, None, None, :], value, images)
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from ptkit.core.calls import Call
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.data.transfers import sent
 
 MIXES = ("MixUp", "CutMix")
 
@@ -54,13 +55,13 @@ def mix(transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int
     else:
         own, partner = _on(shares, images), _on((1.0 - shares.astype(np.float64)).astype(np.float32), images)
         mixed = images.roll(1, 0).mul_(partner).add_(images * own)
-    share = torch.from_numpy(shares).to(images.device)
+    share = sent(shares, images.device)
     return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
 
 
 def _on(values: npt.NDArray[Any], images: Tensor) -> Tensor:
     """Return one value an image on its device, (n, 1, 1, 1)."""
-    return torch.from_numpy(values).to(images.device).view(-1, 1, 1, 1)
+    return sent(values, images.device).view(-1, 1, 1, 1)
 
 
 def _cut(
@@ -74,15 +75,25 @@ def _cut(
     half_h = np.array([int(r * height) for r in half])
     x1, x2 = np.maximum(x - half_w, 0), np.minimum(x + half_w, width)
     y1, y2 = np.maximum(y - half_h, 0), np.minimum(y + half_h, height)
-    mixed = images.clone()
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
-    if images.device.type == "cpu":
-        source, target = images.numpy(), mixed.numpy()
-        for k, (left, top, right, bottom) in enumerate(np.stack([x1, y1, x2, y2], axis=1).tolist()):
-            target[k, :, top:bottom, left:right] = source[k - 1, :, top:bottom, left:right]
-    else:
-        rows = (np.arange(height) >= y1[:, None]) & (np.arange(height) < y2[:, None])
-        columns = (np.arange(width) >= x1[:, None]) & (np.arange(width) < x2[:, None])
-        inside = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
-        mixed = torch.where(inside, images.roll(1, 0), images)
+    pasted = _pasted if images.device.type == "cpu" else _pasted_by_mask
+    mixed = pasted(images, np.stack([x1, y1, x2, y2], axis=1))
     return mixed, (1.0 - (x2 - x1) * (y2 - y1) / (width * height)).astype(np.float32)
+
+
+def _pasted(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
+    """Return images with a box of each one's partner, on a CPU; boxes: (n, 4), left, top, right, bottom."""
+    mixed = images.clone()
+    source, target = images.numpy(), mixed.numpy()
+    for k, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        target[k, :, top:bottom, left:right] = source[k - 1, :, top:bottom, left:right]
+    return mixed
+
+
+def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
+    """Do the same in a few operations on whole batches, on any device."""
+    height, width = images.shape[-2:]
+    left, top, right, bottom = sent(boxes, images.device).T[:, :, None]
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images.roll(1, 0), images)

@@ -131,6 +131,8 @@ def _after_container(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     for inner, inner_transform in zip(inner_calls(call), transform.transforms, strict=True):
         if type(inner_transform) in SEVERAL_CROPS:
             raise inner.error(f"{inner.name} makes several images of each: it cannot stand in {call.name}")
+        if kernel_of(inner_transform).alternates:
+            raise inner.error(f"{inner.name} takes turns from epoch to epoch: it cannot stand in {call.name}")
         here = _after(inner, inner_transform, here if isinstance(transform, v2.RandomApply) else kinds)
         if isinstance(transform, v2.RandomOrder) and here != kinds:
             raise inner.error(f"{inner.name} changes what an image is: in a RandomOrder the others could not follow it")
@@ -144,7 +146,8 @@ def _check_crops(calls: Sequence[Call], transforms: Sequence[Any], mix: Call | N
         return
     crop = calls[places[0]]
     if len(places) > 1:
-        raise calls[places[1]].error("FiveCrop or TenCrop stands once: the image is several crops already")
+        second = calls[places[1]]
+        raise second.error(f"{second.name} cannot follow {crop.name}: the image is several images already")
     if mix is not None:
         raise mix.error(f"{mix.name} mixes single images: it cannot go with {crop.name}")
     for call, transform in list(zip(calls, transforms, strict=True))[places[0] + 1 :]:

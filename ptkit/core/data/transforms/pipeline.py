@@ -20,44 +20,35 @@ from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.calls import parse
 from ptkit.core.catalogue import refuse_user_code
-from ptkit.core.data import images
+from ptkit.core.data import images, keyed
 from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transfers import sent
 from ptkit.core.data.transforms.catalogue import build_transform, resolved
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
-from ptkit.core.data.transforms.geometry import Draws, Size
+from ptkit.core.data.transforms.geometry import Draws, Reduction, Size, crop_of_reduced, times_smaller
 from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.order import check_order, check_sizes, sizes_of
-from ptkit.core.data.transforms.planning import Step, divide, steps_of
+from ptkit.core.data.transforms.planning import Division, Step, divide, for_gpu, steps_of
 from ptkit.core.errors import DataError, UsageError
 
 _MOVING_TYPES = (v2.RandomCrop, v2.FiveCrop, v2.TenCrop, v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
 
+_SHRINKING_TYPES = (v2.Resize, v2.RandomResizedCrop)
 
-@dataclass(frozen=True, eq=False)
-class Pipeline:
-    """A planned list of transforms.
 
-    prefix: deterministic steps on uint8; their result can be kept.
-    middle: steps that run image by image.
-    batched: steps that run on whole uint8 batches.
-    scale, shift: float(pixels) * scale + shift is ToTensor and a Normalize right after it in one, (3,) each; None
-        where ToTensor stands in `middle`.
-    tail: steps that run on whole float batches, on the device.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pipeline(Division):
+    """A planned list of transforms: its parts, as `Division` has them, and
+
+    calls: the list, as text.
     mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
-    prefix_size, size: (height, width) after the prefix and at the end; None where it depends on the image.
+    size: (height, width) at the end; None where it depends on the image.
     num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop.
     tensors: what must be saved beside `calls`: by the name of a file in them, what LinearTransformation read there.
     """
 
     calls: tuple[str, ...]
-    prefix: tuple[Step, ...]
-    middle: tuple[Step, ...]
-    batched: tuple[Step, ...]
-    tail: tuple[Step, ...]
-    scale: Tensor | None
-    shift: Tensor | None
-    prefix_size: Size | None
     size: Size | None
     num_draws: int
     num_crops: int = 1
@@ -102,6 +93,23 @@ class Pipeline:
             tensors=held,
         )
 
+    def for_device(self, device: torch.device) -> "Pipeline":
+        """Return the plan for a training device: `together` and `finish` share the steps for batches accordingly."""
+        return self if device.type == "cpu" else for_gpu(self)
+
+    def draws(self, seed: int, *, epoch: int, keys: npt.NDArray[np.int64], offset: int = 0) -> Draws:
+        """Return the draws of some images in an epoch, (len(keys), num_draws).
+
+        keys: a number of each image's own. offset: draws of a longer list that come before this one's.
+        """
+        draws = keyed.uniforms(seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws)[:, offset:]
+        for step in (*self.middle, *self.batched, *self.on_device, *self.tail):
+            if kernel_of(step.transform).alternates:
+                columns = step.columns.stop - step.columns.start
+                same = keyed.uniforms(seed, "alternate", epoch=0, indices=keys, columns=columns)
+                draws[:, step.columns] = (same + epoch % 2 / 2) % 1.0
+        return draws
+
     @property
     def is_foreign(self) -> bool:
         """Whether a step draws from global generators and so needs worker processes."""
@@ -125,16 +133,30 @@ class Pipeline:
             image = _applied(step, image, np.empty(0))
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
-    def each(self, pixels: Pixels, draws: Draws) -> Tensor:
+    @property
+    def can_reduce(self) -> bool:
+        """Whether the first step makes images smaller that may come smaller already."""
+        return isinstance(next((step.transform for step in self.prefix + self.middle), None), _SHRINKING_TYPES)
+
+    def reduction(self, size: Size, draws: Draws) -> Reduction:
+        """Return how much smaller an image of a size may come without a loss, where `can_reduce`."""
+        step = (self.prefix + self.middle)[0]
+        return Reduction(size, times_smaller(step.transform, size, draws[step.columns]))
+
+    def each(self, pixels: Pixels, draws: Draws, *, reduction: Reduction | None = None) -> Tensor:
         """Apply the middle to one image (H, W, 3): (3, h, w), or (num_crops, 3, h, w) where it takes the crops.
 
-        The result is uint8, or float where ToTensor stands in the middle.
+        The result is uint8, or float where ToTensor stands in the middle. reduction: what the image had before.
 
         Raises:
             UsageError: a transform that does not fit the image.
         """
         image: Any = torch.from_numpy(pixels).permute(2, 0, 1)
-        for step in self.middle:
+        steps = self.middle
+        if reduction is not None and not self.prefix:
+            image = crop_of_reduced(steps[0].transform, image, draws[steps[0].columns], reduction)
+            steps = steps[1:]
+        for step in steps:
             image = _applied(step, image, draws[step.columns])
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if self.scale is not None and tensor.dtype != torch.uint8:
@@ -168,14 +190,19 @@ class Pipeline:
             batch = _applied_to_all(step, kernel_of(step.transform).batch, batch, draws)
         return batch
 
-    def finish(self, batch: Tensor, draws: Draws) -> Tensor:
+    def finish(self, batch: Tensor, draws: Draws, *, device_draws: Tensor | None = None) -> Tensor:
         """Turn what `together` or `stacked` gave into float32 (n, 3, H, W), channels last, on the device where it lies.
 
-        draws: (n, num_draws), n being the number of images and not of crops.
+        draws: (n, num_draws), n being the number of images and not of crops. device_draws: the same on the device, if
+        they are there already.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
+        if self.on_device:
+            there = sent(draws, batch.device) if device_draws is None else device_draws
+            for step in self.on_device:
+                batch = _applied_to_all(step, kernel_of(step.transform).device, batch, there)
         if self.scale is not None:
             batch = self.normalise(batch)
         for step in self.tail:
@@ -215,11 +242,12 @@ class Pipeline:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to worker processes as text: a user's file is not a module that could be imported there."""
-        return _parsed_again, (self.calls, dict(self.tensors))
+        return _parsed_again, (self.calls, dict(self.tensors), len(self.batched))
 
 
-def _parsed_again(calls: tuple[str, ...], tensors: dict[str, Tensor]) -> Pipeline:
-    return Pipeline.parse(calls, tensors=tensors)
+def _parsed_again(calls: tuple[str, ...], tensors: dict[str, Tensor], num_batched: int) -> Pipeline:
+    pipeline = Pipeline.parse(calls, tensors=tensors)
+    return pipeline if len(pipeline.batched) == num_batched else for_gpu(pipeline)
 
 
 def denormalise(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
@@ -238,10 +266,11 @@ def _applied(step: Step, image: Any, draws: Draws) -> Any:
         raise _refusal(step, error) from error
 
 
-def _applied_to_all(step: Step, form: Any, batch: Any, draws: Draws) -> Any:
+def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
     """Apply one step to a batch; all crops of an image get its draws."""
     if len(batch) != len(draws):
-        draws = draws.repeat(len(batch) // len(draws), axis=0)
+        crops = len(batch) // len(draws)
+        draws = draws.repeat_interleave(crops, 0) if isinstance(draws, Tensor) else draws.repeat(crops, axis=0)
     try:
         return form(step.transform, batch, draws[:, step.columns])
     except torch.OutOfMemoryError:

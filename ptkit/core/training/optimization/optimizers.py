@@ -17,6 +17,8 @@ from ptkit.core.training.optimization.parameter_groups import NOT_OPTIONS, Group
 
 _SUPPLIED = frozenset({"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"})
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute them there.
+_CAPTURABLE = ("ASGD",)
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,10 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
         sparse = _sparse_parameters(call, model)
         return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
-    return build(groups, **{"fused" if call.name in _FUSED else "foreach": True})
+    how = {"fused" if call.name in _FUSED else "foreach": True}
+    if call.name in _CAPTURABLE and next(model.parameters()).is_cuda:
+        how["capturable"] = True
+    return build(groups, **how)
 
 
 def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:

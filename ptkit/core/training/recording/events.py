@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,16 +97,20 @@ def scalars(result: "EpochResult") -> dict[str, float]:
     return {**rates, "images_per_s": result.images_per_s, **metrics}
 
 
-def tensors_of(model: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the finite values of every weight and of every gradient: `weights/NAME`, `gradients/NAME`."""
-    found: dict[str, torch.Tensor] = {}
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Yield the finite values of every weight and of every gradient: `weights/NAME`, `gradients/NAME`.
+
+    One after the other: a copy of all of them would be as large as the model and its gradients.
+    """
     for name, parameter in model.named_parameters():
-        found[f"weights/{name}"] = parameter.detach()
-        if parameter.grad is not None:
-            found[f"gradients/{name}"] = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-    values = {tag: tensor.float().cpu().numpy().ravel() for tag, tensor in found.items()}
-    finite = {tag: array[np.isfinite(array)] for tag, array in values.items()}
-    return {tag: array for tag, array in finite.items() if array.size}
+        found = {"weights": parameter.detach(), "gradients": parameter.grad}
+        for kind, tensor in found.items():
+            if tensor is None:
+                continue
+            values = (tensor.to_dense() if tensor.is_sparse else tensor).float().cpu().numpy().ravel()
+            finite = values[np.isfinite(values)]
+            if finite.size:
+                yield f"{kind}/{name}", finite
 
 
 class Events(NoEvents):
@@ -145,7 +149,7 @@ class Events(NoEvents):
         for tag, value in scalars(result).items():
             self._writer.add_scalar(tag, value, result.epoch)
         if self.settings.histograms:
-            for tag, values in tensors_of(model).items():
+            for tag, values in tensors_of(model):
                 self._writer.add_histogram(tag, values, result.epoch)
         self._writer.flush()
         self._remember(scalars(result), result.epoch)

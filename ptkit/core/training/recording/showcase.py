@@ -152,15 +152,14 @@ def _show_feature_maps(run: _Run) -> Iterator[Path]:
     """The last layer of some resolutions, on a few images."""
     indices = spread(range(len(run.labels)), _NUM_INPUTS)
     images = _images(run, indices)
-    with torch.no_grad():
-        _, kept = run_layers(run.model, images, [name for name, _ in run.model.named_modules() if name])
-    maps = {name: as_maps(output) for name, output in kept.items()}
-    last = {
-        m.shape[2:]: name for name, m in maps.items() if m.ndim == 4 and len(m) == len(images) and m[0, 0].numel() > 1
-    }
+    # The layers are chosen on one image: of a large model the maps of all layers take gigabytes.
+    found = _maps(run.model, images[:1], [name for name, _ in run.model.named_modules() if name])
+    last = {m.shape[2:]: name for name, m in found.items() if m.ndim == 4 and len(m) == 1 and m[0, 0].numel() > 1}
     if not last:
         raise UsageError("feature maps: no layer of the model gives maps")
-    chosen = spread([name for name in maps if name in last.values()], _NUM_LAYERS)
+    chosen = spread([name for name in found if name in last.values()], _NUM_LAYERS)
+    del found
+    maps = _maps(run.model, images, chosen)
     inputs, names = denormalise(images, run.mean, run.std), [run.names_of(index) for index in indices]
     for name, file_name in zip(chosen, file_names("", chosen), strict=True):
         values = maps[name].float().cpu().numpy()
@@ -240,6 +239,12 @@ def _show_curves(run: _Run) -> Iterator[Path]:
     run.events.pr_curve_of_counts("pr_curve_micro_average", micro_counts(truth, scores), run.epoch)
     figure = pr_figure(truth, scores, class_names=run.class_names, footer=run.footer)
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
+
+
+@torch.no_grad()
+def _maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return what some layers give, as maps where it can be that, in the order in which they finish."""
+    return {name: as_maps(output) for name, output in run_layers(model, images, layers)[1].items()}
 
 
 def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.keeping import Kept
 from ptkit.core.data.labels import CLASS, NUMBERS
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
         batch_size=batches.batch_size,
         device=batches.device,
         workers=batches.workers,
-        kept=None if batches.kept is None else Kept(batches.kept.pixels[places], ()),
+        kept=None if batches.kept is None else batches.kept.subset(places),
     )
     try:
         for batch in chosen.epoch():

@@ -29,6 +29,8 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     Returns their paths. The model is left with its best weights.
     """
     training = run.training
+    # The gradients give their memory to the weights that are read.
+    training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
     found = predict_list(training.model, training.valid, reading=run.reading, dtype=training.settings.dtype)
     files = [_draw_curves(run)]

@@ -75,7 +75,7 @@ class WandbEvents(NoEvents):
         lines = {f"{chart}/{line}": value for chart, pair in charts(result).items() for line, value in pair.items()}
         found: dict[str, Any] = {**lines, **scalars(result)}
         if self.settings.histograms:
-            found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model).items()}
+            found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
         self._run.log(found, step=result.epoch)
 
     def text(self, tag: str, text: str, step: int) -> None:

@@ -1,0 +1,86 @@
+"""`ptkit cache`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptkit.commands import options
+from ptkit.commands.output import Printer, table
+from ptkit.core.calls import nearest
+from ptkit.core.errors import UsageError
+from ptkit.core.wording import amount, counted
+
+if TYPE_CHECKING:
+    from ptkit.core.data.cache_files import Entry
+
+EVERYTHING = "all"
+
+
+def cache(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Entries; all if none is named.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List the decoded images that training keeps on disk, or remove them.
+
+    They lie in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and its first
+    transforms. A changed image makes a new entry; the old one stays until it is removed. Entries that are left over
+    from a process that was killed are listed too; what a running process is making stays.
+
+    Example: ptkit cache --remove all
+    """
+    from ptkit.core.data.cache_files import BUILDING, cache_folder, list_entries, remove_entry, shown
+
+    printer = Printer(as_json=as_json, quiet=quiet)
+    if remove and not names:
+        raise UsageError("--remove wants the names of entries, or all: ptkit cache --remove all")
+    entries = _chosen(list_entries(), names or [EVERYTHING])
+    removed = [entry for entry in entries if remove and entry.state != BUILDING]
+    for entry in removed:
+        remove_entry(entry)
+    left = [entry for entry in entries if entry not in removed]
+    if left:
+        printer.say(_entry_table(left))
+    folder, total = shown(cache_folder()), amount(sum(entry.nbytes for entry in removed or left))
+    done = "removed from" if removed else "in"
+    printer.say(f"{counted(len(removed or left), 'entry', 'entries')}, {total}, {done} {folder}")
+    printer.result(
+        {
+            "folder": str(cache_folder()),
+            "entries": [_as_json(entry) for entry in left],
+            "removed": [entry.name for entry in removed],
+        }
+    )
+
+
+def _chosen(entries: "list[Entry]", names: list[str]) -> "list[Entry]":
+    if EVERYTHING in names:
+        return entries
+    known = {entry.name: entry for entry in entries}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no entry {name!r}{nearest(name, known)}; `ptkit cache` lists them")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _entry_table(entries: "list[Entry]") -> str:
+    header = ["entry", "images", "size", "bytes", "made", "state"]
+    lines = table(header, [_cells(entry) for entry in entries]).split("\n")
+    lists = ["list", *(entry.facts.get("list", "") for entry in entries)]
+    return "\n".join(f"{line}  {name}".rstrip() for line, name in zip(lines, lists, strict=True))
+
+
+def _cells(entry: "Entry") -> list[Any]:
+    size = entry.facts.get("size")
+    # The time without its zone.
+    made = entry.facts.get("made", "?").replace("T", " ")[:16]
+    sides = "×".join(map(str, size)) if size else "own"
+    return [entry.name, entry.facts.get("num_images", "?"), sides, amount(entry.nbytes), made, entry.state]
+
+
+def _as_json(entry: "Entry") -> dict[str, Any]:
+    facts = {key: entry.facts.get(key) for key in ("list", "num_images", "size", "calls", "made", "versions")}
+    return {"name": entry.name, "state": entry.state, "bytes": entry.nbytes, **facts}

@@ -1,0 +1,260 @@
+"""The decoded images on disk: where they are, which entries there are, how one is written and removed.
+
+An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size, `sizes.bin`. It is
+made under another name beside it and renamed when all of it is on the disk: what has its name is complete.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ptkit.core.errors import StorageError
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+except ImportError:  # Windows, where an open file cannot be removed either
+    flock = None  # type: ignore[assignment]
+
+FORMAT, FORMAT_VERSION = "ptkit.cache", 1
+PIXELS, SIZES, FACTS = "pixels.bin", "sizes.bin", "entry.json"
+COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}-[0-9a-f]{16}")
+_TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: its name, its folder, its state, the bytes it takes, and what entry.json says of it."""
+
+    name: str
+    folder: Path
+    state: str
+    nbytes: int
+    facts: Mapping[str, Any]
+
+
+def cache_folder() -> Path:
+    """Return the folder of all entries: $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit."""
+    if own := os.environ.get("PTKIT_CACHE"):
+        return Path(own).expanduser()
+    # A relative $XDG_CACHE_HOME does not count (XDG Base Directory Specification).
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "ptkit"
+
+
+def shown(folder: Path) -> str:
+    """Return a folder as people write it, `~` standing for their home."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+
+
+def free_disk_bytes() -> int:
+    """Return how much more fits on the disk that has the cache's folder; 0 where the system does not say."""
+    folder = cache_folder().absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def entry_name(list_file: Path, key: str) -> str:
+    """Return the name of the entry with a key (hexadecimal), which begins with the list's own."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", list_file.stem)[:32] or "list"
+    return f"{stem}-{key[:16]}"
+
+
+def list_entries() -> list[Entry]:
+    """Return all entries by name, complete or not.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    folder = cache_folder()
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot read the cache {folder}: {error.strerror}") from None
+    return [_entry(folder / name) for name in names if _is_ours(folder / name)]
+
+
+def find_entry(name: str, *, key: str) -> Entry | None:
+    """Return the entry of that name if it is complete and its full key is this one."""
+    folder = cache_folder() / name
+    if not _is_ours(folder):
+        return None
+    entry = _entry(folder)
+    return entry if entry.state == COMPLETE and entry.facts["key"] == key else None
+
+
+def remove_entry(entry: Entry) -> None:
+    """Remove the files of an entry, and its folder.
+
+    Raises:
+        StorageError: the disk refused, or something that is not ptkit's lies there.
+    """
+    try:
+        # First what makes it an entry: nobody may meet one without its pixels.
+        for name in (FACTS, SIZES, PIXELS):
+            (entry.folder / name).unlink(missing_ok=True)
+        entry.folder.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"cannot remove {entry.folder}: {error.strerror}") from None
+
+
+class EntryWriter:
+    """Makes an entry; as a context it removes what `finish` has not made complete.
+
+    facts: what is known of it from the start. Write the pixels to `pixels`, one image after the other.
+
+    Raises:
+        StorageError: the disk refused; the message has the folder and what to do.
+    """
+
+    def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
+        self.name = name
+        self.facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **facts}
+        self.folder = cache_folder() / f".{name}.{secrets.token_hex(4)}"
+        self.pixels: BinaryIO
+
+    def __enter__(self) -> "EntryWriter":
+        try:
+            self.folder.mkdir(parents=True)
+            self.pixels = open(self.folder / PIXELS, "wb")  # closed by __exit__
+            _lock(self.pixels)
+            _write(self.folder / FACTS, json.dumps(self.facts).encode())
+        except OSError as error:
+            self._drop()
+            raise refusal(error) from error
+        return self
+
+    def write(self, data: Any) -> None:
+        """Append the bytes of an array to the pixels."""
+        try:
+            self.pixels.write(data)
+        except OSError as error:
+            raise refusal(error) from error
+
+    def finish(self, facts: Mapping[str, Any], *, sizes: Any = None) -> None:
+        """Complete the entry with further facts, and the sizes of the images where they differ.
+
+        Where another process was faster its entry stays: both are equal.
+        """
+        try:
+            self.pixels.flush()
+            os.fsync(self.pixels.fileno())
+            if sizes is not None:
+                _write(self.folder / SIZES, sizes)
+            _write(self.folder / FACTS, json.dumps({**self.facts, **facts}).encode())
+            self._rename()
+        except OSError as error:
+            raise refusal(error) from error
+
+    def __exit__(self, *_error: object) -> None:
+        self._drop()
+
+    def _rename(self) -> None:
+        target = cache_folder() / self.name
+        try:
+            os.rename(self.folder, target)
+        except OSError:
+            if not _is_ours(target):
+                raise
+            there = _entry(target)
+            if there.state == COMPLETE:
+                return
+            # Damaged from outside.
+            remove_entry(there)
+            os.rename(self.folder, target)
+
+    def _drop(self) -> None:
+        if hasattr(self, "pixels"):
+            self.pixels.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def refusal(error: OSError) -> StorageError:
+    """Return what to say when the disk refuses the cache."""
+    return StorageError(
+        f"cannot keep decoded images in {cache_folder()}: {error.strerror or error}; make room (`ptkit cache` lists "
+        "what is there), name another folder by the environment variable PTKIT_CACHE, or pass --set data.cache=off"
+    )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Say whether this has the name and the form of an entry: a real folder with nothing else in it."""
+    if not (_NAME.fullmatch(folder.name) or _TEMPORARY.fullmatch(folder.name)):
+        return False
+    try:
+        return not folder.is_symlink() and set(os.listdir(folder)) <= {PIXELS, SIZES, FACTS}
+    except OSError:
+        return False
+
+
+def _entry(folder: Path) -> Entry:
+    facts = _facts(folder)
+    sizes = {name: _size_of(folder / name) for name in (PIXELS, SIZES, FACTS)}
+    if _NAME.fullmatch(folder.name):
+        is_whole = facts.get("nbytes") == sizes[PIXELS] and sizes[SIZES] == facts.get("sizes_nbytes")
+        state = COMPLETE if is_whole else LEFT_OVER
+    else:
+        state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER
+    return Entry(folder.name, folder, state, sum(sizes.values()), facts)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Return what entry.json says; nothing where it is missing, damaged, or of another format."""
+    try:
+        facts = json.loads((folder / FACTS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    is_known = isinstance(facts, dict) and facts.get("format") == FORMAT
+    return facts if is_known and facts.get("format_version") == FORMAT_VERSION else {}
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _write(file: Path, data: Any) -> None:
+    with open(file, "wb") as target:
+        target.write(data)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _lock(file: BinaryIO) -> None:
+    """Show that this process is alive, for as long as the file is open."""
+    if flock is not None:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except OSError:  # a file system without locks
+            return
+
+
+def _is_locked(file: Path) -> bool:
+    if flock is None:
+        return False
+    try:
+        with open(file, "rb") as opened:
+            flock(opened, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

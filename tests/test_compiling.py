@@ -1,0 +1,109 @@
+"""train.compile: the same run within rounding, resumed exactly, and checkpoints that know nothing of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_data import make_lists
+
+import ptkit
+from ptkit.core.config import resolve
+from ptkit.core.errors import UsageError
+from ptkit.core.training.compiling import CompiledForward, compile_model
+from ptkit.core.training.session import RunResult, run
+from ptkit.core.training.watching import Watcher
+
+# Two convolutions compile in a few seconds, once for training and once for validation.
+TINY = {
+    "model": {"call": "lenet()"},
+    "train": {"epochs": 2, "batch_size": 16, "compile": True},
+    "log": {"tensorboard": False, "pictures": False},
+}
+
+
+class PowerCutError(Exception):
+    pass
+
+
+class Listener(Watcher):
+    def __init__(self, *, dies_in: int = 0) -> None:
+        self.lines: list[str] = []
+        self.dies_in = dies_in
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, progress: Any) -> None:
+        if progress.epoch == self.dies_in:
+            raise PowerCutError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # 40 images: two full batches and one of eight.
+    monkeypatch.chdir(make_lists(tmp_path, train=40))
+    return tmp_path
+
+
+def start(*layers: dict[str, Any], watch: Watcher | None = None, **arguments: Any) -> RunResult:
+    return run(resolve(TINY, *layers), watch=watch or Listener(), **arguments)
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_within_rounding_and_goes_on_exactly(here: Path) -> None:
+    plain = start({"train": {"compile": False}}, name="plain")
+    watch = Listener()
+    compiled = start(watch=watch, name="compiled")
+    assert any(line.startswith("model compiled: the first step was done after") for line in watch.lines)
+    found, expected = weights(compiled.run / "last.pkl"), weights(plain.run / "last.pkl")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found["fc3.weight"], torch.zeros_like(found["fc3.weight"]))
+
+    with pytest.raises(PowerCutError):
+        start(watch=Listener(dies_in=2), name="cut")
+    start(resume=Path("runs/cut"))
+    assert all(torch.equal(found[name], value) for name, value in weights(Path("runs/cut/last.pkl")).items())
+
+    assert type(ptkit.load(compiled.checkpoint)).__name__ == "LeNet"
+
+
+@pytest.mark.slow
+def test_compiling_leaves_the_model_as_it_was() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.BatchNorm1d(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _, note = compile_model(model, torch.rand(8, 3, 2, 2), dtype=None)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert note.startswith("model compiled: ")
+
+
+def test_compiling_without_a_compiler_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(here / "no-compiler")))
+    # What was compiled before would be taken again.
+    torch.compiler.reset()
+    with torch._inductor.config.patch(fx_graph_cache=False), pytest.raises(UsageError) as error:
+        start()
+    assert "No working C++ compiler found" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (here / "runs").exists()
+
+
+def test_batches_of_another_shape_go_through_the_model_itself() -> None:
+    model = torch.nn.Linear(3, 2)
+    forward, seen = CompiledForward(model, torch.device("cpu")), []
+    forward._compiled = lambda images: seen.append(len(images)) or model(images)  # type: ignore[func-returns-value]
+    for count in (4, 4, 3, 4):
+        forward(torch.zeros(count, 3))
+    model.eval()
+    for count in (8, 4, 8):
+        forward(torch.zeros(count, 3))
+    assert seen == [4, 4, 4, 8, 8]

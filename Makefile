@@ -1,14 +1,18 @@
 # make demo    from an empty environment to a trained model and pictures of it, in demo/
 # make test    the tests; make test ARGS="-k split" some of them
 # make check   format, lint, types and tests
-# make bench   the benchmarks: make bench IMAGES=FOLDER
+# make bench   the benchmarks: make bench IMAGES=FOLDER TEST=FOLDER PHOTOS=FOLDER [DEVICE=cuda]; make bench-split one of
+#              them (targets below); make bench-docs puts the last results into docs/speed.md
 #
-# VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same.
+# VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same. BENCH_VENV is that of
+# the programs that ptkit is measured against.
 
 VENV ?= .venv
 PYTHON ?= python3
-# A Python that has split-folders, which `ptkit split` is compared with.
-PEER_PYTHON ?= $(VENV)/bin/python
+BENCH_VENV ?= .bench-venv
+# Where the results go: rows.jsonl, table.md, results.json.
+BENCH_FOLDER ?= bench-results
+DEVICE ?= cpu
 
 # Several clones may share an environment, into which only one of them is installed: this one's sources go first.
 RUN = PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
@@ -21,7 +25,8 @@ define installed
 		"$(VENV)/bin/python" -m pip install -e '$(2)'; touch "$(VENV)/$(1)"; }
 endef
 
-.PHONY: demo test check bench bench-images install install-dev
+.PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
+	$(BENCHMARKS:%=bench-%)
 
 demo: install
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" sh scripts/demo.sh demo
@@ -35,19 +40,89 @@ check: install-dev
 	$(RUN) -m mypy
 	$(RUN) -m pytest $(ARGS)
 
-bench: bench-images install-dev
-	$(RUN) benchmarks/bench_startup.py
-	$(RUN) benchmarks/bench_digits.py
-	$(RUN) benchmarks/bench_catalogue.py
-	$(RUN) benchmarks/bench_transforms.py
-	$(RUN) benchmarks/bench_normstats.py "$(IMAGES)"
-	$(RUN) benchmarks/bench_train.py "$(IMAGES)"
-	@"$(PEER_PYTHON)" -c "import splitfolders" || { echo "for bench_split.py name a Python with split-folders:" \
-		"PEER_PYTHON=..."; exit 2; }
-	$(RUN) benchmarks/bench_split.py "$(IMAGES)" --peer-python "$(PEER_PYTHON)"
+# The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
+BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy digits catalogue transforms
+BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
+# Measured one after the other, whatever -j says.
+.NOTPARALLEL:
 
+bench: bench-start $(BENCHMARKS:%=bench-%) bench-table
+
+bench-start: bench-ready
+	@rm -f "$(BENCH_FOLDER)/rows.jsonl"
+
+bench-startup: bench-ready
+	$(BENCH) benchmarks/bench_startup.py
+
+bench-split: bench-ready
+	$(BENCH) benchmarks/bench_split.py "$(IMAGES)" "$(TEST)"
+
+bench-normstats: bench-ready
+	$(BENCH) benchmarks/bench_normstats.py "$(IMAGES)" "$(PHOTOS)"
+
+bench-decode: bench-ready
+	$(BENCH) benchmarks/bench_decode.py "$(IMAGES)" "$(PHOTOS)"
+
+bench-batches: bench-ready
+	$(BENCH) benchmarks/bench_batches.py small "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_batches.py photos "$(PHOTOS)" --device $(DEVICE)
+
+bench-train: bench-ready
+	$(BENCH) benchmarks/bench_train.py lenet-16 "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py lenet-128 "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py lenet-128-epoch "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py resnet18-32 "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py resnet18-small-32 "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py yolo11n-cls-224 "$(PHOTOS)" --device $(DEVICE)
+
+bench-evaluate: bench-ready
+	$(BENCH) benchmarks/bench_evaluate.py "$(IMAGES)" "$(PHOTOS)" --device $(DEVICE)
+
+bench-memory: bench-ready
+	$(BENCH) benchmarks/bench_memory.py "$(IMAGES)"
+
+bench-scale: bench-ready
+	$(BENCH) benchmarks/bench_scale.py lists
+	$(BENCH) benchmarks/bench_scale.py images "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_scale.py classes --device $(DEVICE)
+	$(BENCH) benchmarks/bench_scale.py model --device $(DEVICE)
+
+bench-slow-disk: bench-ready
+	$(BENCH) benchmarks/bench_slow_disk.py "$(PHOTOS)"
+
+bench-accuracy: bench-ready
+	$(BENCH) benchmarks/bench_accuracy.py "$(IMAGES)" "$(TEST)" --device $(DEVICE)
+
+bench-digits: bench-ready
+	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)
+
+bench-catalogue: bench-ready
+	$(BENCH) benchmarks/bench_catalogue.py
+
+bench-transforms: bench-ready
+	$(BENCH) benchmarks/bench_transforms.py --device $(DEVICE)
+
+bench-table:
+	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"
+
+bench-docs:
+	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python" \
+		--docs docs/speed.md
+
+bench-ready: bench-images install-dev bench-peers
+	@mkdir -p "$(BENCH_FOLDER)"
+
+# First, before anything is installed.
 bench-images:
-	@test -d "$(IMAGES)" || { echo "make bench IMAGES=FOLDER: class folders of 32×32 JPEGs, such as CIFAR-10's"; exit 2; }
+	@test -d "$(IMAGES)" || { echo "IMAGES=FOLDER is missing: class folders of 32×32 JPEGs, such as CIFAR-10's"; exit 2; }
+	@test -d "$(TEST)" || { echo "TEST=FOLDER is missing: more of them, which no training sees"; exit 2; }
+	@test -d "$(PHOTOS)" || { echo "PHOTOS=FOLDER is missing: class folders of photographs, some hundred JPEGs"; exit 2; }
+
+PEERS_STAMP = $(BENCH_VENV)/installed-$(shell cksum < benchmarks/requirements.txt | cut -d ' ' -f 1)
+bench-peers:
+	@test -e "$(PEERS_STAMP)" || { set -ex; $(PYTHON) -m venv "$(BENCH_VENV)"; \
+		"$(BENCH_VENV)/bin/python" -m pip install -r benchmarks/requirements.txt; touch "$(PEERS_STAMP)"; }
 
 install:
 	$(call installed,$(STAMP),.)

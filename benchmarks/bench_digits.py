@@ -1,47 +1,41 @@
-"""`ptkit train` with no flags on data/: validation and test accuracy and seconds of whole processes, three seeds.
+"""`ptkit train` with no flags on data/: accuracies and seconds of whole processes over some seeds.
 
-python benchmarks/bench_digits.py [--seeds 3]
+python benchmarks/bench_digits.py [--rounds 3]
 """
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from common import machine
-
-DIGITS = Path(__file__).resolve().parent.parent / "data"
+from common import ROOT, arguments, at_least, at_most, begin, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=3).parse_args()
+    begin("digits", note=f"{options.rounds} seeds")
     with tempfile.TemporaryDirectory(prefix="bench-digits-") as name:
         folder = Path(name)
-        ptkit(folder, "split", str(DIGITS))
+        ptkit(folder, "split", str(ROOT / "data"))
         ptkit(folder, "normstats", "train.txt")
-        print(
-            f"{machine()}\n\n| seed | valid accuracy | test accuracy | seconds, start-up included |\n|---|---|---|---|"
-        )
-        rows = [one_seed(folder, seed) for seed in range(options.seeds)]
-    means = [statistics.mean(column) for column in zip(*rows, strict=True)]
-    print(f"| mean | {means[0]:.2%} | {means[1]:.2%} | {means[2]:.1f} |")
-    print(f"\ngoal: above 97 % within 45 s: {'yes' if means[0] > 0.97 and means[2] < 45 else 'NO'}")
+        rows = [one_seed(folder, seed, device=options.device) for seed in range(options.rounds)]
+    valid, test, seconds = map(list, zip(*rows, strict=True))
+    what = "`ptkit train` on the digits of data/"
+    report(f"{what}: valid accuracy", valid, [97.0] * len(valid), against="97 %", goal=at_least(1), unit="%")
+    report(f"{what}: test accuracy", test, [97.0] * len(test), against="97 %", unit="%")
+    against = "45 s"
+    report(f"{what}: start-up included", seconds, [45.0] * len(seconds), against=against, goal=at_most(1), unit="s")
 
 
-def one_seed(folder: Path, seed: int) -> tuple[float, float, float]:
+def one_seed(folder: Path, seed: int, *, device: str) -> tuple[float, float, float]:
+    """Return validation and test accuracy in percent, and the seconds of training."""
     start = time.perf_counter()
-    found = ptkit(folder, "train", "--seed", str(seed))
+    found = ptkit(folder, "train", "--seed", str(seed), "--device", device)
     seconds = time.perf_counter() - start
     test = ptkit(folder, "confmat", found["checkpoint"], "test.txt")
-    row = found["best"]["accuracy"], test["accuracy"], seconds
-    print(f"| {seed} | {row[0]:.2%} | {row[1]:.2%} | {row[2]:.1f} |", flush=True)
-    return row
+    return 100 * found["best"]["accuracy"], 100 * test["accuracy"], seconds
 
 
 def ptkit(folder: Path, *arguments: str) -> dict:

@@ -1,84 +1,67 @@
 """`ptkit split` with its duplicates check against split-folders, whole processes.
 
-    python benchmarks/bench_split.py CIFAR [--peer-python PYTHON]
+    python benchmarks/bench_split.py IMAGES [TEST] [--peers PYTHON]
 
-CIFAR holds class folders, or train/CLASS and test/CLASS, which are put together as one tree of hard links (60,000
-files for CIFAR-10). split-folders must be installed here or in the environment of --peer-python.
+IMAGES and TEST hold class folders, which are put together as one tree of hard links (60,000 files for CIFAR-10).
 Wait a minute before running it again: ext4 is slow after many deletions.
 """
 
-import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from common import HEADER, in_turns, machine, report, run_process
+from common import arguments, at_most, begin, in_turns, report, run_process
+from contest import Program
 
 SPLIT_FOLDERS = "from splitfolders.cli import run; run()"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument(
-        "--scratch", type=Path, help="where to work; by default beside FOLDER, so that links are possible"
-    )
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="IMAGES")
+    parser.add_argument("--scratch", type=Path, help="where to work; beside IMAGES, so that hard links are possible")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(
-        prefix="bench-split-", dir=options.scratch or options.folder.resolve().parent
-    ) as name:
+    beside = options.scratch or options.folders[0].resolve().parent
+    with tempfile.TemporaryDirectory(prefix="bench-split-", dir=beside) as name:
         scratch = Path(name)
-        num_files = make_tree(options.folder, scratch / "images")
-        print(f"{machine()}; {num_files:,} files, {options.rounds} rounds\n\n{HEADER}")
-        compare(scratch, peer_python=options.peer_python, rounds=options.rounds, num_files=num_files)
+        num_files = make_tree(options.folders, scratch / "images")
+        begin("split", note=f"{num_files:,} files, the check for duplicates included; whole processes")
+        compare(scratch, python=str(options.peers), rounds=options.rounds, num_files=num_files)
 
 
-def make_tree(folder: Path, tree: Path) -> int:
+def make_tree(folders: Sequence[Path], tree: Path) -> int:
     """Hard-link all images as tree/CLASS/*, return their number."""
     num_files = 0
-    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()] or [folder]
-    for part in parts:
-        for image in sorted(part.glob("*/*")):
-            target = tree / image.parent.name / f"{part.name}-{image.name}"
+    for folder in folders:
+        for image in sorted(folder.glob("*/*")):
+            target = tree / image.parent.name / f"{folder.name}-{image.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(image, target)
             num_files += 1
     return num_files
 
 
-def compare(scratch: Path, *, peer_python: str, rounds: int, num_files: int) -> None:
+def compare(scratch: Path, *, python: str, rounds: int, num_files: int) -> None:
     # Every run writes into a new folder, all removed at the end: ext4 creates files slowly (tenfold, measured) for
     # a minute after many were deleted, which would flatter us.
     def ptkit(number: int) -> None:
         run_process([sys.executable, "-m", "ptkit", "split", "images", "--out", f"lists{number}"], cwd=scratch)
 
     def split_folders(number: int, *flags: str) -> None:
-        output = f"tree{number}{''.join(flags)}"
-        command = [
-            peer_python,
-            "-c",
-            SPLIT_FOLDERS,
-            *flags,
-            "--output",
-            output,
-            "--ratio",
-            ".8",
-            ".1",
-            ".1",
-            "--",
-            "images",
-        ]
-        run_process(command, cwd=scratch)
+        words = [*flags, "--output", f"tree{number}{''.join(flags)}", "--ratio", ".8", ".1", ".1", "--", "images"]
+        run_process([python, "-c", SPLIT_FOLDERS, *words], cwd=scratch)
 
-    seconds = in_turns(
-        {"ptkit": ptkit, "copy": split_folders, "symlink": lambda number: split_folders(number, "--symlink")},
-        rounds=rounds,
-    )
-    report(f"split {num_files:,} files, split-folders copying", seconds["ptkit"], seconds["copy"], goal=0.2)
-    report(f"split {num_files:,} files, split-folders symlinking", seconds["ptkit"], seconds["symlink"], goal=0.33)
+    missing = Program("", (), python=python, module="splitfolders").what_is_missing()
+    runs = {"ptkit": ptkit}
+    if not missing:
+        runs |= {"copy": split_folders, "symlink": lambda number: split_folders(number, "--symlink")}
+    seconds = in_turns(runs, rounds=rounds)
+    what = f"split {num_files:,} files"
+    for name, against, limit in (("copy", "copying", 0.2), ("symlink", "symlinking", 0.33)):
+        other = missing or seconds[name]
+        report(what, seconds["ptkit"], other, against=f"split-folders, {against}", goal=at_most(limit))
 
 
 if __name__ == "__main__":

@@ -1,200 +1,124 @@
-"""Training on small images: the whole loop against the model alone, and against a plain loop as a beginner writes it.
+"""Training with everything on (logging, recording, progress) against the model alone and against other trainers.
 
-    python benchmarks/bench_train.py IMAGES [--model lenet] [--batch-size 128] [--limit 20000] [--device cpu]
+    python benchmarks/bench_train.py ROW IMAGES [--device cpu] [--peers PYTHON]
 
-IMAGES is ROOT/CLASS/*.jpg of 32×32. "Model alone" steps on batches that lie ready in memory, channels last, with
-the same loss and optimizer: in the loop's own process, and in a process of plain PyTorch, without the allocator and
-thread settings that ptkit makes. The plain loop opens files with Pillow, transforms image by image, and reads the
-loss after every step.
+ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it), resnet18-32 (torchvision's
+large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64), resnet18-224 (batch 16), or yolo11n-cls-224 (Ultralytics
+alone). IMAGES is ROOT/CLASS/*.jpg: 32×32, and photographs for the rows of 224. Every program is a process that stays;
+each round has one epoch of each, after a first one.
+
+"Model alone" makes as many steps in ptkit's own process, with its memory allocator and threads, on batches that lie
+ready: plain PyTorch, channels last, fused SGD, the same loss; with "plain PyTorch" in a process that lacks both. ptkit
+runs as `ptkit train` does, its standard error a terminal; its figure is images_per_s of metrics.csv, with which the
+clocks of the peers around an epoch are compared.
 """
 
-import argparse
-import random
-import subprocess
-import sys
+import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from common import HEADER, in_turns, machine, report
+from common import Goal, arguments, at_least, begin, image_paths, link_tree, report, write_lists
+from contest import Program, contest
 
-AUGMENT = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
-# Steps of a short epoch.
-SHORT = 30
-MODEL_ALONE = """
-import sys, time, torch
-from ptkit.core.models.zoo import build_model
+ALONE = at_least(0.97)
 
-call, batch_size, count, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-model, _ = build_model(call, num_classes=10, size=32, seed=0)
-model.to(device, memory_format=torch.channels_last)
-images = torch.randn(batch_size, 3, 32, 32).to(device, memory_format=torch.channels_last)
-labels = torch.randint(0, 10, (batch_size,)).to(device)
-optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
-for number in range(count // batch_size + 20):
-    if number == 20:
-        start = time.perf_counter()
-    optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
-    optimizer.step()
-if device == "cuda":
-    torch.cuda.synchronize()
-print(time.perf_counter() - start)
-"""
-OUR_LOOP = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[6])
-import argparse, time, bench_train
-from ptkit.core.machine import prepare_environment
 
-prepare_environment()
-options = argparse.Namespace(model=sys.argv[1], batch_size=int(sys.argv[2]), device=sys.argv[4])
-training = bench_train.prepared(Path(sys.argv[5]), options)
-from ptkit.core.training.loop import train_epoch
+@dataclass(frozen=True)
+class Row:
+    """steps: of an epoch. is_recorded: what is written after an epoch is part of ptkit's time.
 
-train_epoch(training, 1)
-start = time.perf_counter()
-train_epoch(training, 2)
-bench_train.wait(options.device)
-print(time.perf_counter() - start)
-"""
-PLAIN_LOOP = """
-import sys, time, torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms as T
-from ptkit.core.models.zoo import build_model
+    alone, plain, course, lightning, timm: goals; None where the other is not measured.
+    """
 
-class Files(Dataset):
-    def __init__(self, file, transform):
-        self.rows = [line.rsplit(" ", 1) for line in open(file)]
-        self.transform = transform
-    def __len__(self):
-        return len(self.rows)
-    def __getitem__(self, index):
-        path, label = self.rows[index]
-        return self.transform(Image.open(path).convert("RGB")), int(label)
+    network: str
+    size: int
+    batch_size: int
+    steps: int
+    rounds: int
+    alone: Goal | None = ALONE
+    plain: Goal | None = None
+    course: Goal | None = None
+    lightning: Goal | None = None
+    timm: Goal | None = None
+    is_recorded: bool = False
 
-call, batch_size, device, file = sys.argv[1], int(sys.argv[2]), sys.argv[4], sys.argv[5]
-transform = T.Compose([T.Resize(32), T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(),
-                       T.Normalize([0.49, 0.48, 0.45], [0.25, 0.24, 0.26])])
-model, _ = build_model(call, num_classes=10, size=32, seed=0)
-model.to(device)
-optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, dampening=0.1)
-start, right = time.perf_counter(), 0.0
-for images, labels in DataLoader(Files(file, transform), batch_size=batch_size, shuffle=True):
-    images, labels = images.to(device), labels.to(device)
-    optimizer.zero_grad()
-    outputs = model(images)
-    loss = torch.nn.functional.cross_entropy(outputs, labels)
-    loss.backward()
-    optimizer.step()
-    right += (outputs.argmax(1) == labels).sum().item()
-    loss.item()
-print(time.perf_counter() - start)
-"""
+
+ROWS = {
+    "lenet-16": Row("lenet", 32, 16, steps=300, rounds=25),
+    "lenet-128": Row("lenet", 32, 128, steps=60, rounds=8, plain=ALONE, course=at_least(5.5), lightning=at_least(5.5)),
+    "lenet-128-epoch": Row("lenet", 32, 128, steps=390, rounds=6, is_recorded=True),
+    "resnet18-32": Row("resnet18", 32, 128, steps=8, rounds=6, lightning=at_least(1.2), timm=at_least(1.4)),
+    "resnet18-small-32": Row("resnet18-small", 32, 64, steps=2, rounds=10),
+    "resnet18-224": Row("resnet18", 224, 16, steps=5, rounds=3, lightning=at_least(1.15), timm=at_least(1.15)),
+    # Longer epochs: its workers read up to eight batches ahead while they wait for their turn.
+    "yolo11n-cls-224": Row("yolo11n-cls", 224, 16, steps=12, rounds=4),
+}
+NUM_VALID = 32
+# So many times longer are the epochs there, if there are images enough.
+ON_A_GPU = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=0)
+    parser.add_argument("row", choices=ROWS)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--model", default="lenet")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--limit", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    row = ROWS[options.row]
+    steps = row.steps * (ON_A_GPU if options.device == "cuda" else 1)
+    paths = image_paths(options.images, limit=steps * row.batch_size + NUM_VALID)
+    begin("train", options.row, note=f"{row.network} at {row.size}, batch {row.batch_size}, {options.device}")
     with tempfile.TemporaryDirectory(prefix="bench-train-") as name:
-        file = write_lists(options.images.resolve(), Path(name), options.limit)
-        print(f"{machine()}; {options.model}, batch {options.batch_size}, {options.limit:,} images\n\n{HEADER}")
-        in_process(file, options)
-        whole_loops(file, options)
+        folder, rounds = Path(name), options.rounds or row.rounds
+        what = f"training `{row.network}` at {row.size}, batch {row.batch_size}"
+        if row.network == "yolo11n-cls":
+            ultralytics(paths, folder, row, rounds=rounds, device=options.device, python=options.peers)
+        else:
+            measure(what, paths, folder, row, rounds=rounds, device=options.device, python=options.peers)
 
 
-def write_lists(images: Path, folder: Path, limit: int) -> Path:
-    paths = sorted(images.glob("*/*.jpg"))
-    random.Random(0).shuffle(paths)
-    names = sorted({path.parent.name for path in paths})
-    lines = [f"{path} {names.index(path.parent.name)}\n" for path in paths[: limit + 1000]]
-    (folder / "train.txt").write_text("".join(lines[:limit]))
-    (folder / "valid.txt").write_text("".join(lines[limit:]))
-    (folder / "classes.txt").write_text("\n".join(names))
-    return folder / "train.txt"
+def measure(
+    what: str, paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path
+) -> None:
+    file = write_lists(paths, folder, num_valid=NUM_VALID)
+    tree = link_tree(paths[:-NUM_VALID], folder / "tree")
+    words = (row.network, str(row.batch_size), str(row.size), device)
+    steps = str((len(paths) - NUM_VALID) // row.batch_size)
+    ours = Program("ptkit_train.py", (str(file), *words), has_terminal=True)
+    others = {
+        "model alone": (row.alone, Program("ptkit_train.py", ours.arguments, word="alone", has_terminal=True)),
+        "model alone, plain PyTorch": (row.plain, Program("plain_model.py", (steps, *words))),
+        "a plain loop, as in the course": (row.course, Program("course_loop.py", (str(tree), *words))),
+        "Lightning, 2 workers": (row.lightning, _peer("lightning", python, tree, words)),
+        "timm, 2 workers": (row.timm, _peer("timm", python, tree, words)),
+    }
+    asked = {name: (goal, program) for name, (goal, program) in others.items() if goal}
+    programs = {"ptkit": ours} | {name: program for name, (_, program) in asked.items()}
+    mine = "ptkit"
+    if row.is_recorded:
+        mine, what = "recorded", f"{what}, {steps} steps an epoch, with what is written after it"
+        programs[mine] = Program("ptkit_train.py", ours.arguments, word="recorded", has_terminal=True)
+    figures = contest(programs, rounds=rounds)
+    for name, (goal, _) in asked.items():
+        report(what, figures[mine], figures[name], against=name, goal=goal, unit="images/s")
 
 
-def in_process(file: Path, options: argparse.Namespace) -> None:
-    """Time short epochs of our loop and as many steps of the model alone, in quick turns: a busy moment hits both."""
-    from ptkit.core.machine import prepare_environment
-
-    prepare_environment()
-
-    short = file.parent / "short"
-    short.mkdir()
-    for name, count in (("train.txt", SHORT * options.batch_size), ("valid.txt", 100), ("classes.txt", 1000)):
-        lines = (file.parent / name).read_text().splitlines(keepends=True)
-        (short / name).write_text("".join(lines[:count]))
-    training = prepared(short / "train.txt", options)
-    ready = list(training.train.epoch(0))
-
-    def model_alone(_number: int) -> None:
-        training.model.train()
-        for batch in ready:
-            training.optimizer.zero_grad(set_to_none=True)
-            training.loss(training.model(batch.images), batch.labels).backward()
-            training.optimizer.step()
-        wait(options.device)
-
-    def ours(number: int) -> None:
-        from ptkit.core.training.loop import train_epoch
-
-        train_epoch(training, number + 2)
-        wait(options.device)
-
-    seconds = in_turns({"ours": ours, "alone": model_alone}, rounds=12 * options.rounds)
-    what = f"training `{options.model}`, batch {options.batch_size}"
-    report(f"{what}; peer: model alone", seconds["ours"], seconds["alone"], goal=1 / 0.9)
+def ultralytics(paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path) -> None:
+    """Say how much of its own model's rate Ultralytics' trainer reaches: a figure to compare ptkit's shares with."""
+    tree = link_tree(paths[:-NUM_VALID], folder / "train").parent
+    link_tree(paths[-NUM_VALID:], folder / "val")
+    words = (str(tree), str(row.batch_size), str(row.size), device)
+    programs = {
+        word: Program("ultralytics_loop.py", words, str(python), word, module="ultralytics")
+        for word in ("round", "alone")
+    }
+    figures = contest(programs, rounds=rounds)
+    what = f"Ultralytics (not ptkit) training `yolo11n-cls` at {row.size}, batch {row.batch_size}"
+    report(what, figures["round"], figures["alone"], against="its model alone", unit="images/s")
 
 
-def prepared(file: Path, options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from ptkit.core.config import resolve
-    from ptkit.core.training.session import prepare
-    from ptkit.core.training.watching import Watcher
-
-    settings = resolve(
-        {
-            "data": {"train": str(file), "valid": str(file.parent / "valid.txt"), "transforms": AUGMENT},
-            "model": {"call": options.model},
-            "train": {"batch_size": options.batch_size, "device": options.device, "epochs": 100},
-        }
-    )
-    return prepare(settings, Watcher(), is_resumed=False).training
-
-
-def whole_loops(file: Path, options: argparse.Namespace) -> None:
-    """Time an epoch of our loop and of others in processes of their own, in turns."""
-
-    def seconds_of(program: str) -> float:
-        words = [options.model, str(options.batch_size), str(options.limit), options.device, str(file)]
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words, str(Path(__file__).parent)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return float(done.stdout.split()[-1])
-
-    rows = [[seconds_of(p) for p in (OUR_LOOP, MODEL_ALONE, PLAIN_LOOP)] for _ in range(options.rounds)]
-    mine, alone, plain = ([row[k] for row in rows] for k in range(3))
-    what = f"training `{options.model}`, batch {options.batch_size}, a process each"
-    report(f"{what}; peer: model alone, as plain PyTorch", mine, alone, goal=1 / 0.9)
-    report(f"{what}; peer: a plain loop, as in the course", mine, plain, goal=0.2)
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
+def _peer(name: str, python: str | Path, tree: Path, words: tuple[str, ...]) -> Program:
+    return Program(f"{name}_loop.py", (str(tree), *words), os.fspath(python), module=name)
 
 
 if __name__ == "__main__":

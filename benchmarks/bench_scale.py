@@ -1,0 +1,237 @@
+"""What grows with the data and the model: time and memory of long lists, many images, many classes, large models.
+
+    python benchmarks/bench_scale.py lists [--lines 10000000]
+    python benchmarks/bench_scale.py images IMAGES
+    python benchmarks/bench_scale.py classes
+    python benchmarks/bench_scale.py model
+
+IMAGES is ROOT/CLASS/*.jpg, such as the training part of CIFAR-10; it needs 40,000 of them. Memory is the peak of what
+is resident in a process of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import arguments, at_most, begin, image_paths, report, write_lists
+
+MIB = 1 << 20
+# Of lists, images and epochs: what each takes and how much memory the process has had when all is done.
+LISTS = """
+import json, time, numpy as np
+from ptkit.core.config import DataSettings
+from ptkit.core.data import sampling, statistics
+from ptkit.core.training.list_setup import read_lists
+
+seconds, start = {}, time.perf_counter()
+
+def lap(name):
+    global start
+    seconds[name], start = time.perf_counter() - start, time.perf_counter()
+
+train, valid = read_lists(DataSettings())
+lap("read")
+sampling.epoch_order(len(train), None, seed=0, epoch=1, shuffle=True)
+lap("order")
+weights = sampling.balanced_weights(train.labels)
+sampling.draw_keys(sampling.epoch_order(len(train), weights, seed=0, epoch=1, shuffle=True))
+lap("balanced")
+statistics.sample(train, num=10_000)
+lap("sample")
+print(json.dumps(seconds))
+"""
+EPOCHS = """
+import json, sys
+from ptkit.core.machine import prepare_environment
+
+prepare_environment()
+import time
+from pathlib import Path
+from ptkit.core.config import resolve
+from ptkit.core.data.lists import read_list
+from ptkit.core.training.loop import fit
+from ptkit.core.training.preparation import prepare
+from ptkit.core.training.watching import Watcher
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) * 1024
+
+def measured(folder):
+    start, before = time.perf_counter(), resident()
+    count = len(read_list(Path(folder, "train.txt")))
+    listed = time.perf_counter()
+    data = {"train": f"{folder}/train.txt", "valid": f"{folder}/valid.txt", "cache": "ram"}
+    settings = {"data": data, "train": {"batch_size": 128, "epochs": 2, "device": device}, "model": {"call": "lenet"}}
+    run = prepare(resolve(settings), Watcher(), is_resumed=False)
+    prepared = time.perf_counter()
+    seconds = [result.seconds for result in fit(run.training)]
+    grown = resident() - before
+    run.training.train.close()
+    return {"list": (listed - start) / count, "prepare": (prepared - listed) / count, "epoch": min(seconds) / count,
+            "bytes": grown / count}
+
+device, *folders = sys.argv[1:]
+measured(folders[0])
+print(json.dumps([measured(folder) for folder in folders]))
+"""
+PLAIN = """
+rows = []
+for name in ("train.txt", "valid.txt"):
+    with open(name) as file:
+        for line in file:
+            path, label = line.rsplit(None, 1)
+            hash(path), int(label)
+"""
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=1)
+    parser.add_argument("part", choices=("lists", "images", "classes", "model"))
+    parser.add_argument("images", type=Path, nargs="?")
+    parser.add_argument("--lines", type=int, default=10_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-scale-") as name:
+        folder = Path(name)
+        match options.part:
+            case "lists":
+                lists(folder, num_lines=options.lines)
+            case "images":
+                if options.images is None:
+                    parser.error("images needs a folder of them")
+                images(folder, options.images, options.device)
+            case "classes":
+                classes(folder, options.device)
+            case "model":
+                large_model(folder, options.device)
+
+
+def lists(folder: Path, *, num_lines: int) -> None:
+    begin("scale", "lists", note=f"{num_lines:,} lines for training, a tenth of them for validation")
+    tenth = folder / "tenth"
+    tenth.mkdir()
+    _write_lines(tenth, num_lines // 10)
+    _write_lines(folder, num_lines)
+    few, _, _ = _measured([sys.executable, "-c", LISTS], tenth)
+    found, _, peak = _measured([sys.executable, "-c", LISTS], folder)
+    _, plain, _ = _measured([sys.executable, "-c", PLAIN], folder)
+    seconds, less = json.loads(found), json.loads(few)
+    report("reading two lists, all checks", [seconds["read"]], [plain], against="splitting each line, in plain Python")
+    for key, what in {
+        "read": "reading two lists, all checks",
+        "order": "the order of an epoch",
+        "balanced": "the draws of a balanced epoch",
+        "sample": "choosing images for the statistics",
+    }.items():
+        # Ten times the lines: sorting takes a little more than ten times as long, memory beyond the cache as well.
+        report(what, [seconds[key]], [10 * less[key]], against="ten times that of a tenth", goal=at_most(1.5))
+    report("peak memory, all of it", [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB")
+
+
+def images(folder: Path, source: Path, device: str) -> None:
+    counts = (2_500, 10_000, 40_000)
+    begin("scale", "images", note="lenet at batch 128, images kept in memory; 1×, 4× and 16× 2,500 images")
+    paths, folders = image_paths(source), []
+    for count in counts:
+        folders.append(folder / str(count))
+        folders[-1].mkdir()
+        write_lists([*paths[:count], *paths[-100:]], folders[-1], num_valid=100)
+    found, _, _ = _measured([sys.executable, "-c", EPOCHS, device, *folders], folder)
+    one, *more = json.loads(found)
+    for times, values in zip((4, 16), more, strict=True):
+        for key, what in {"list": "reading the list", "prepare": "decoding, statistics", "epoch": "an epoch"}.items():
+            ours, other = [1e6 * values[key]], [1e6 * one[key]]
+            report(f"{what}, {times}×", ours, other, against="1×", goal=at_most(1.15), unit="µs an image")
+    report("memory, 16×", [more[1]["bytes"]], [32 * 32 * 3], against="decoded pixels", unit="bytes an image")
+
+
+def classes(folder: Path, device: str) -> None:
+    begin("scale", "classes", note="20,000 images of 8×8 for training, 2,000 for validation; resnet8, one epoch")
+    few, many = folder / "few", folder / "many"
+    _write_images(few, num_classes=10)
+    _write_images(many, num_classes=10_000)
+    train = ["train", "--epochs", "1", "--model", "resnet8", "--size", "16", "--quiet", "--device", device]
+    for what, command in {
+        "train, pictures and events": train,
+        "confmat": ["confmat", "ckpt.pkl", "valid.txt", "--device", device],
+    }.items():
+        _, less, low = _ptkit(command, few)
+        _, seconds, peak = _ptkit(command, many)
+        report(f"{what}, 10,000 classes", [seconds], [less], against="10 classes")
+        report(f"{what}, 10,000 classes, peak memory", [peak], [low], against="10 classes", unit="MiB")
+
+
+def large_model(folder: Path, device: str) -> None:
+    from ptkit.core.calls import parse
+    from ptkit.core.models.zoo import build_model
+
+    begin("scale", "model", note="two epochs of two steps with AdamW and an average of the weights, everything written")
+    _write_images(folder, num_classes=2, train=16, valid=4)
+    small = ["train", "--epochs", "2", "--batch-size", "8", "--size", "32", "--optimizer", "AdamW", "--quiet"]
+    small += ["--set", "train.ema=0.9", "--device", device, "--model"]
+    _, _, base = _ptkit([*small, "resnet8"], folder)
+    name = "convnext_base"
+    model, _ = build_model(parse(name), num_classes=2, size=32, seed=0)
+    weights = sum(p.numel() for p in model.parameters()) * 4 / MIB
+    _, _, peak = _ptkit([*small, name], folder)
+    # Weights, gradients, two states of AdamW, the average.
+    what = f"peak memory, {name}, {weights * MIB / 4e6:.0f} M parameters"
+    against = "resnet8 and 5 × the weights"
+    report(what, [peak], [base + 5 * weights], against=against, goal=at_most(1.2), unit="MiB")
+
+
+def _write_lines(folder: Path, count: int) -> None:
+    for part, number in (("train", count), ("valid", count // 10)):
+        with (folder / f"{part}.txt").open("w") as file:
+            file.writelines(f"images/{k % 1000:04d}/{part}{k:08d}.jpg {k % 1000}\n" for k in range(number))
+
+
+def _write_images(folder: Path, *, num_classes: int, train: int = 20_000, valid: int = 2_000) -> None:
+    """Write lists and few files: the same two hundred images under many names."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    for k in range(200):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{k}.png")
+    for part, count in (("train", train), ("valid", valid)):
+        (folder / part).mkdir()
+        for k in range(count):
+            os.link(folder / f"{k % 200}.png", folder / part / f"{k}.png")
+        lines = [f"{part}/{k}.png {k % num_classes}\n" for k in range(count)]
+        (folder / f"{part}.txt").write_text("".join(lines))
+    (folder / "classes.txt").write_text("".join(f"class {k}\n" for k in range(num_classes)))
+
+
+def _ptkit(command: Sequence[str], folder: Path) -> tuple[str, float, float]:
+    return _measured([sys.executable, "-m", "ptkit", *command], folder)
+
+
+def _measured(command: Sequence[str | Path], folder: Path) -> tuple[str, float, float]:
+    """Run a process in a folder; return its output, its seconds and the peak of its memory in MiB.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        # Popen would wait for it again.
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))[:200]} failed:\n{errors.read()}")
+        return output.read(), seconds, usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Programs in processes of their own that stay and are measured in turns, a round at a time.
+
+Each program is a script of sides/. It says READY, then waits for a word on its standard input, does one round of work
+and answers with `FIGURE number`, such as images per second; see sides/turns.py.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from common import figures_in_turns
+
+SIDES = Path(__file__).resolve().parent / "sides"
+# A program that takes longer for its start or a round is ended.
+PATIENCE_S = 180
+
+
+@dataclass(frozen=True)
+class Program:
+    """A script of sides/ with its arguments, and the word that asks for a round of it.
+
+    Programs with the same command share a process. module: what must be installed for it. has_terminal: standard
+    error is a terminal, so that what is drawn there costs what it costs.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    python: str = sys.executable
+    word: str = "round"
+    module: str | None = None
+    has_terminal: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python, str(SIDES / self.script), *self.arguments]
+
+    def what_is_missing(self) -> str | None:
+        """Return why the program cannot run here, or None."""
+        if not Path(self.python).exists():
+            return f"no {self.python}, which `make bench` makes"
+        probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({self.module!r}) is None)"
+        if self.module and subprocess.run([self.python, "-c", probe]).returncode:
+            return f"{self.module} is not installed for {self.python}"
+        return None
+
+
+class SideFailedError(Exception):
+    """A program ended early; the message is the last line it wrote."""
+
+
+def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[float] | str]:
+    """Start all programs, measure them in turns, and return the figures of each, or why there are none.
+
+    A first round of each does not count.
+    """
+    reasons: dict[str, str] = {}
+    with ExitStack() as stack:
+        sides: dict[tuple[str, ...], _Side] = {}
+        for name, program in programs.items():
+            missing, key = program.what_is_missing(), tuple(program.command)
+            if missing is not None:
+                reasons[name] = missing
+            elif key not in sides:
+                sides[key] = stack.enter_context(_Side(program))
+                # One after the other: while one loads, none is measured.
+                _tried(name, sides[key].wait_until_ready, reasons)
+
+        def figure(name: str, program: Program) -> float:
+            if name in reasons:
+                return 0.0
+            return _tried(name, lambda: sides[tuple(program.command)].round(program.word), reasons)
+
+        figures = figures_in_turns({n: lambda _, n=n, p=p: figure(n, p) for n, p in programs.items()}, rounds=rounds)
+    return {name: reasons.get(name) or figures[name] for name in programs}
+
+
+def _tried(name: str, act: Any, reasons: dict[str, str]) -> float:
+    try:
+        return act()
+    except SideFailedError as error:
+        reasons[name] = str(error)
+        return 0.0
+
+
+class _Side:
+    """A program while it runs."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        # Closed with the side.
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        stderr, self._terminal = self.errors.fileno(), None
+        if program.has_terminal:
+            self._terminal, stderr = os.openpty()
+        # Settings that ptkit makes for itself, and where it lies, are no business of the peers.
+        environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+        if program.python != sys.executable:
+            environment.pop("PYTHONPATH", None)
+        environment |= {"TERM": "xterm", "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            program.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        )
+        if self._terminal is not None:
+            os.close(stderr)
+            threading.Thread(target=self._drain, daemon=True).start()
+
+    def __enter__(self) -> "_Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the program: no more words is its sign to leave."""
+        self._stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._stdout.close()
+        self.errors.close()
+
+    @property
+    def _stdin(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def _stdout(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def wait_until_ready(self) -> float:
+        self._answer("READY")
+        return 0.0
+
+    def round(self, word: str) -> float:
+        """Ask for a round and return its figure."""
+        try:
+            self._stdin.write(f"{word}\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise SideFailedError(self._last_words()) from None
+        return float(self._answer("FIGURE"))
+
+    def _answer(self, key: str) -> str:
+        """Return what follows the key on the next line that begins with it."""
+        late = threading.Timer(PATIENCE_S, self.process.kill)
+        late.start()
+        try:
+            for line in self._stdout:
+                if line.startswith(key):
+                    return line.removeprefix(key).strip()
+        finally:
+            late.cancel()
+        raise SideFailedError(self._last_words())
+
+    def _last_words(self) -> str:
+        self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").replace("|", "/").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        why = said[-1][-200:] if said else f"exit status {self.process.returncode}"
+        return f"{Path(self.program.script).name} failed: {why}"
+
+    def _drain(self) -> None:
+        """Take what the program draws, as a terminal would, and keep it for the case that it fails."""
+        assert self._terminal is not None
+        while True:
+            try:
+                text = os.read(self._terminal, 65536)
+            except OSError:
+                return
+            if not text:
+                return
+            self.errors.write(text)

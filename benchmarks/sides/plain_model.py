@@ -1,0 +1,21 @@
+"""The model alone in a process of plain PyTorch, without the memory allocator and thread settings that ptkit makes.
+
+plain_model.py NUM_STEPS NETWORK BATCH_SIZE SIZE DEVICE
+"""
+
+import sys
+
+import torch
+from networks import make_alone
+from turns import serve
+
+
+def main() -> None:
+    num_steps, name, batch_size, size, device = sys.argv[1:6]
+    dtype = torch.bfloat16 if device == "cuda" else None
+    alone = make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
+    serve({"round": lambda: alone(int(num_steps))})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A whole run of ptkit with everything on: events, checkpoints, records, the live line; and its model alone.
+
+ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE
+
+Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches that lie ready in memory, with
+the network, memory format, precision, loss and kind of optimizer of the run, in its process. Figures: images per
+second of training. `recorded`: the figure of the last epoch with what was written after it.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ptkit.core.machine import prepare_environment
+
+prepare_environment()
+
+from networks import make_alone  # noqa: E402
+from turns import Turns  # noqa: E402
+
+from ptkit.commands.output import Printer  # noqa: E402
+from ptkit.commands.training_screen import TrainingScreen  # noqa: E402
+from ptkit.core.config import resolve  # noqa: E402
+from ptkit.core.training import session  # noqa: E402
+from ptkit.core.training.device import choose_device, choose_dtype  # noqa: E402
+
+CALLS = {"lenet": "lenet()", "resnet18": "resnet18(stem='standard')", "resnet18-small": "resnet18(stem='small')"}
+SMALL_IMAGES = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
+
+
+def main() -> None:
+    file, name, batch_size, size, device = sys.argv[1:6]
+    settings = resolve(
+        {
+            "data": {
+                "train": file,
+                "valid": str(Path(file).parent / "valid.txt"),
+                "size": int(size),
+                "transforms": SMALL_IMAGES if size == "32" else [],
+            },
+            "model": {"call": CALLS[name]},
+            # Of an unlimited run the first epochs are looked at: a rate that does not move them far.
+            "optimizer": {"call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)", "lr": 0.001},
+            "train": {"batch_size": int(batch_size), "device": device, "epochs": 10_000},
+        }
+    )
+    with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
+        dtype = choose_dtype("auto", choose_device(device))
+        watch = Screen(lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype))
+        session.run(settings, watch=watch, runs=Path(folder), link=None)
+
+
+class Screen(TrainingScreen):
+    """What `ptkit train` shows, stopping before each epoch until it is asked for."""
+
+    def __init__(self, make: Callable[[], Callable[[int], float]]) -> None:
+        super().__init__(Printer(as_json=False, quiet=False))
+        self.turns, self.make, self.alone = Turns(), make, None
+        self.num_steps, self.recorded, self.began = 0, 0.0, 0.0
+
+    def begin(self, run, *, epochs, num_steps):  # type: ignore[no-untyped-def]
+        super().begin(run, epochs=epochs, num_steps=num_steps)
+        self.num_steps = num_steps
+        self.wait()
+
+    def epoch(self, result, *, is_best):  # type: ignore[no-untyped-def]
+        # Of all the time since the turn began, only evaluation is left out.
+        train_s = self.num_images / result.images_per_s
+        self.recorded = self.num_images / (time.perf_counter() - self.began - result.seconds + train_s)
+        super().epoch(result, is_best=is_best)
+        self.turns.end(result.images_per_s)
+        self.wait()
+
+    def step(self, progress):  # type: ignore[no-untyped-def]
+        super().step(progress)
+        if progress.step == progress.num_steps:
+            self.num_images = progress.totals.read().num_images
+
+    def wait(self) -> None:
+        self.turns.begin(others={"alone": self.run_alone, "recorded": lambda: self.recorded})
+        self.began = self._epoch_began = time.perf_counter()
+
+    def run_alone(self) -> float:
+        self.alone = self.alone or self.make()
+        return self.alone(self.num_steps)
+
+
+if __name__ == "__main__":
+    main()

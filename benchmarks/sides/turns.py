@@ -1,0 +1,45 @@
+"""How a side of a contest takes its turns: words on standard input, figures on standard output."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+
+def words() -> Iterator[str]:
+    """Say READY and yield each word that asks for a round, until there are no more."""
+    print("\nREADY", flush=True)
+    for line in sys.stdin:
+        yield line.strip()
+
+
+def answer(figure: float) -> None:
+    """Give the figure of a round."""
+    print(f"\nFIGURE {figure}", flush=True)
+
+
+def serve(rounds: dict[str, Callable[[], float]]) -> None:
+    """Do the rounds that are asked for by name, until there are no more."""
+    for word in words():
+        answer(rounds[word]())
+
+
+class Turns:
+    """For a framework's own loop over epochs: `begin` waits for the turn, `end` gives its figure."""
+
+    def __init__(self) -> None:
+        self._words: Iterator[str] | None = None
+
+    def begin(self, *, others: dict[str, Callable[[], float]] | None = None) -> None:
+        """Wait for a word; rounds of `others` are done meanwhile, when their word comes.
+
+        Raises:
+            SystemExit: there are no more turns.
+        """
+        self._words = self._words or words()
+        for word in self._words:
+            if not others or word not in others:
+                return
+            answer(others[word]())
+        raise SystemExit(0)
+
+    def end(self, figure: float) -> None:
+        answer(figure)

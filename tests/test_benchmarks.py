@@ -1,0 +1,93 @@
+"""What the benchmarks say of their figures: goals, rows that could not be measured, the table, the page."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ANSWERS = "for _ in map(input, ['READY\\n'] + [f'FIGURE {k}\\n' for k in (1.0, 2.0, 3.0, 4.0)]): pass\n"
+
+
+@pytest.fixture
+def common(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("common")
+
+
+@pytest.fixture
+def contest(common: ModuleType) -> ModuleType:
+    return importlib.import_module("contest")
+
+
+@pytest.fixture
+def table(common: ModuleType) -> ModuleType:
+    return importlib.import_module("table")
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "rows.jsonl"))
+    return tmp_path / "rows.jsonl"
+
+
+def read(rows: Path) -> list[dict]:
+    return [json.loads(line) for line in rows.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("goal", "limit", "reached"),
+    [("at_least", 2.0, True), ("at_least", 2.1, False), ("at_most", 2.0, True), ("at_most", 1.9, False)],
+)
+def test_a_goal_is_reached_on_its_own_side_of_the_limit(common, rows, goal, limit, reached):
+    common.report("work", [2.0, 8.0, 30.0], [1.0, 10.0, 15.0], against="peer", goal=getattr(common, goal)(limit))
+    assert [(row["ratio"], row["reached"]) for row in read(rows)] == [(2.0, reached)]
+
+
+def test_what_could_not_be_measured_stands_in_the_table_with_its_reason(common, rows):
+    common.report("work", [2.0], "peer is not installed", against="peer", goal=common.at_most(1))
+    assert [common.as_markdown(row) for row in read(rows)] == [
+        "| work | peer | – | – | – | ≤ 1; not measured: peer is not installed |"
+    ]
+
+
+def test_a_part_measured_again_replaces_its_rows_and_no_others(common, table, rows):
+    for part, figure in (("small", 1.0), ("large", 2.0), ("small", 3.0)):
+        common.begin("batches", part)
+        common.report(part, [figure], [1.0], against="peer")
+    found = table.by_section(read(rows))
+    assert {name: [(row["part"], row["ratio"]) for row in some] for name, some in found.items()} == {
+        "batches": [("small", 3.0), ("large", 2.0)]
+    }
+
+
+def test_a_page_gets_the_rows_between_its_markers_and_keeps_the_rest(common, table, rows):
+    common.begin("split")
+    common.report("split", [1.0], [2.0], against="peer", goal=common.at_most(1))
+    page = "a\n<!-- bench split -->\nold\n<!-- end -->\nb\n<!-- bench train -->\nkept\n<!-- end -->\n"
+    filled = table.filled(page, table.by_section(read(rows)), {})
+    row = "| split | peer | 1 s | 2 s | 0.5 | ≤ 1: yes |"
+    assert filled == page.replace("old", f"{common.HEADER}\n{row}")
+
+
+def test_every_section_of_rows_has_its_place_on_the_page():
+    page = (BENCHMARKS.parent / "docs/speed.md").read_text(encoding="utf-8")
+    sources = [file.read_text(encoding="utf-8") for file in BENCHMARKS.glob("bench_*.py")]
+    sections = {name for text in sources for name in re.findall(r'begin\("([^"]+)"', text)}
+    assert sections == set(re.findall(r"<!-- bench (.+) -->\n", page))
+
+
+def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figures(contest, tmp_path):
+    (tmp_path / "good.py").write_text(ANSWERS)
+    (tmp_path / "bad.py").write_text("input('READY\\n')\nraise SystemExit('no such file')\n")
+    programs = {name: contest.Program(str(tmp_path / f"{name}.py"), ()) for name in ("good", "bad")}
+    assert contest.contest(programs, rounds=2) == {"good": [2.0, 3.0], "bad": "bad.py failed: no such file"}
+
+
+def test_a_program_whose_library_is_missing_is_not_started(contest, tmp_path):
+    program = contest.Program(str(tmp_path / "none.py"), (), module="no_such_library")
+    found = contest.contest({"peer": program}, rounds=1)
+    assert found == {"peer": f"no_such_library is not installed for {program.python}"}

@@ -20,7 +20,7 @@ from ptkit.commands.viz_featuremaps import viz_featuremaps
 from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
-from ptkit.core.machine import prepare_environment
+from ptkit.core.machine import leave_at_once, prepare_environment, search_garbage_rarely
 
 
 class Commands(TyperGroup):
@@ -78,5 +78,13 @@ def ptkit(
 
 def main() -> None:
     """Run the command line."""
+    # What an error of our own ends with.
+    status = [1]
+    leave_at_once(status)
+    search_garbage_rarely()
     prepare_environment()
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        status[0] = end.code if isinstance(end.code, int) else 0
+        raise

@@ -44,3 +44,30 @@ def test_importing_ptkit_loads_nothing_heavy(tmp_path):
     code = "import sys, ptkit; print(sorted({'torch', 'numpy', 'cv2', 'typer'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# As if the command had loaded torch, which is what the quick end is for.
+MAIN = """
+import atexit, sys
+sys.modules["torch"] = sys
+sys.argv = ["ptkit", *sys.argv[1:]]
+import ptkit.cli
+{change}
+ptkit.cli.prepare_environment = lambda: atexit.register(print, "cleaned up")
+ptkit.cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "status", "told"),
+    [
+        ("", ["--version"], 0, "ptkit 0"),
+        ("", ["split", "nowhere"], 3, "cleaned up"),
+        ("ptkit.cli.app = lambda: 1 / 0", [], 1, "cleaned up"),
+    ],
+)
+def test_the_quick_end_keeps_status_output_and_clean_up(change, args, status, told):
+    command = [sys.executable, "-c", MAIN.format(change=change), *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, told in done.stdout) == (status, True)
+    assert ("ZeroDivisionError" in done.stderr) == (status == 1)

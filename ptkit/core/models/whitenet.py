@@ -50,7 +50,8 @@ class WhiteNet(nn.Module):
         Its filters are the eigenvectors of the patches' second moments, each divided by the root of its eigenvalue,
         and their negatives (section 3.2).
         """
-        patches = F.unfold(images, self.whiten.kernel_size).transpose(1, 2).flatten(0, 1).double()
+        kernel_size, stride = self.whiten.kernel_size, self.whiten.stride
+        patches = F.unfold(images, kernel_size, stride=stride).transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (values + _VARIANCE_FLOOR).sqrt()).T.flip(0).view(-1, *self.whiten.weight.shape[1:])
         self.whiten.weight.copy_(torch.cat([filters, -filters]))

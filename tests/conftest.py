@@ -1,5 +1,7 @@
 """Tiny images, and a scale for memory, that several tests share."""
 
+import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from ptkit.core.data import images  # noqa: F401
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.machine import prepare_environment
 
+# Tiny networks: handing work to a second thread costs more than it saves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command does, before anything imports torch: threads that wait by spinning starve tests that run beside.
 prepare_environment()
 
@@ -23,6 +27,33 @@ def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 """
+
+
+def pytest_collection_finish():
+    """Leave what importing and collecting made out of every later search for cyclic garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    # What stays frozen at the end is taken for a leak by extension modules.
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk():
+    """Let files reach the disk when the system likes: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Leave every picture white, for tests that ask which files there are, not what is drawn in them."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
 
 
 @pytest.fixture

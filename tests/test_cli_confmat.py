@@ -19,6 +19,9 @@ from ptkit.plots.saving import PictureFolder
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,9 @@ QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false"
          "--set", "log.pictures=false"]  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(make_lists(tmp_path))

@@ -64,13 +64,24 @@ def test_several_labels_are_named_with_all_probabilities(here):
     (found,) = answers("images/red/0.png")
     assert (found["classes"], found["indices"]) == (["blue", "green"], [0, 1])
     assert found["probabilities"].keys() == set(CLASSES)
+    chances = found["probabilities"]
+    screen = RUN.invoke(app, ["predict", "ckpt.pkl", "images/red/0.png"]).stdout
+    assert f"blue {chances['blue']:.1%}, green {chances['green']:.1%}" in screen
+
+
+def test_an_image_of_no_class_is_told_so(here):
+    make_task(kind="multi-label", activation="sigmoid", thresholds=torch.ones(3))
+    screen = RUN.invoke(app, ["predict", "ckpt.pkl", "images/red/0.png"]).stdout
+    assert screen.splitlines()[1].split() == ["images/red/0.png", "none"]
 
 
 def test_numbers_are_given_in_their_own_units(here):
     ones = torch.ones(3)
-    make_task(kind="regression", activation="number", scale=0 * ones, shift=7 * ones)
+    make_task(kind="regression", activation="number", scale=0 * ones, shift=1234.5 * ones)
     (found,) = answers("images/red/0.png")
-    assert found["numbers"] == dict.fromkeys(CLASSES, 7.0)
+    assert found["numbers"] == dict.fromkeys(CLASSES, 1234.5)
+    screen = RUN.invoke(app, ["predict", "ckpt.pkl", "images/red/0.png"]).stdout.splitlines()
+    assert [line.split() for line in screen] == [["path", *CLASSES], ["images/red/0.png", *["1234.5"] * 3]]
 
 
 def test_an_embedding_is_answered_with_the_nearest_class(here):
@@ -85,6 +96,17 @@ def test_the_table_goes_to_a_file_with_out(here):
     assert result.exit_code == 0
     lines = Path("found/predictions.csv").read_text().splitlines()
     assert (lines[0], len(lines)) == ("path,class,probability", 5)
+    first = answers("images/blue")[0]
+    assert lines[1] == f"{first['path']},{first['class']},{first['probability']:.6g}"
+
+
+def test_the_screen_shows_a_line_for_each_image_and_a_column_for_each_rank(here):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images/blue", "--top", "2"])
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["path", "class", "probability", "class", "2", "probability", "2"]
+    best = answers("images/blue", "--top", "2")[0]["top"]
+    words = [text for row in best for text in (row["class"], f"{row['probability']:.1%}")]
+    assert (lines[0].split(), len(lines)) == (["images/blue/0.png", *words], 4)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from example_run import write_images, write_run  # isort: skip
 
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -27,6 +27,7 @@ def names(folder, pattern="*"):
     return sorted(path.name for path in Path(folder).glob(pattern) if not path.name.startswith("."))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_every_convolution_of_a_run_is_drawn_into_the_run_folder(run):
     result = viz_weights("ckpt.pkl")
     assert result.exit_code == 0
@@ -64,6 +65,7 @@ def test_bare_weights_of_an_unknown_model_are_drawn_beside(tmp_path, monkeypatch
     assert "a/b,1,0,0,0,True" in Path("ptkit-viz-weights/kernels.csv").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_globs_choose_layers_and_the_next_run_replaces_the_pictures(run):
     (run / "viz-weights").mkdir()
     (run / "viz-weights" / "mine.png").write_bytes(b"x")

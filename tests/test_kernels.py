@@ -81,19 +81,18 @@ def test_weights_that_are_not_finite_are_counted_and_marked(random_weight):
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "scale"),
     [
-        (1, 3, 3, 3),
-        (6, 3, 5, 5),
-        (8, 1, 3, 3),
-        (4, 3, 1, 1),
-        (20, 33, 1, 1),
-        (3, 2, 1, 7),
-        (40, 20, 3, 3),
-        (5, 1, 1, 1),
+        ((1, 3, 3, 3), "layer"),
+        ((6, 3, 5, 5), "kernel"),
+        ((8, 1, 3, 3), "layer"),
+        ((4, 3, 1, 1), "layer"),
+        ((20, 33, 1, 1), "layer"),
+        ((3, 2, 1, 7), "layer"),
+        ((40, 20, 3, 3), "kernel"),
+        ((5, 1, 1, 1), "kernel"),
     ],
 )
-@pytest.mark.parametrize("scale", ["layer", "kernel"])
 def test_every_shape_is_drawn_with_its_number_of_dead_kernels_in_the_title(random_weight, shape, scale):
     figure = kernel_figure(random_weight(*shape), layer="body.conv", scale=scale, footer="n = 1 · x.pkl · epoch 3")
     assert f"none of {shape[0]}" in texts(figure)

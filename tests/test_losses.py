@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
+from ptkit.core.data.lists import read_list
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.label_facts import LabelFacts
+from ptkit.core.training.tasks.label_facts import LabelFacts, facts_of
 from ptkit.core.training.tasks.loss_rules import DEFAULTS, RULES
 from ptkit.core.training.tasks.losses import LOSSES, Loss, build_loss, check_own_loss
+from ptkit.core.training.tasks.readings import READINGS, SINGLE, Reading
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)
@@ -281,3 +284,35 @@ def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
     )
     with pytest.raises(UsageError, match=message):
         check_own_loss(build_loss("own.py:Own", CLASSES), LABELS, num_outputs=3)
+
+
+@pytest.mark.parametrize("activation", READINGS[SINGLE])
+def test_the_probabilities_of_one_class_add_up_to_one(activation: str) -> None:
+    values = Reading(SINGLE, activation).values(OUTPUTS)
+    torch.testing.assert_close(values.sum(1), torch.ones(2))
+    assert (values >= 0).all()
+
+
+def test_a_loss_is_added_up_in_float32() -> None:
+    halves = OUTPUTS.bfloat16()
+    loss = build_loss("CrossEntropyLoss()", CLASSES)
+    assert torch.equal(loss(halves, LABELS), nn.CrossEntropyLoss()(halves.float(), LABELS))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("0", "2", "2"), (CLASS, 3, [1, 0, 2], [], [], 0)),
+        (("0,", "0,2", "2,"), (SEVERAL, 3, [2, 0, 2], [], [], 0)),
+        # The second number is always the same, which must not divide by zero.
+        (("1.0,4.5", "-3.0,4.5", "2.0,4.5"), (NUMBERS, 2, [], [0, 4.5], [(14 / 3) ** 0.5, 1], -3)),
+    ],
+    ids=[CLASS, SEVERAL, NUMBERS],
+)
+def test_what_a_loss_is_told_of_the_labels(labels: tuple[str, ...], expected: tuple[Any, ...], tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"{k}.png {label}\n" for k, label in enumerate(labels)))
+    found = facts_of(read_list(tmp_path / "train.txt"))
+    kind, num_classes, counts, mean, std, lowest = expected
+    assert (found.kind, found.num_classes, found.num_images, found.lowest) == (kind, num_classes, 3, lowest)
+    assert found.counts.tolist() == counts
+    assert (found.mean.tolist(), found.std.tolist()) == (pytest.approx(mean), pytest.approx(std))

@@ -28,6 +28,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
 def test_recipes_are_listed_as_they_stand() -> None:
     rows = json.loads(CliRunner().invoke(app, ["list", "recipes", "--json"]).stdout)
     assert {"course", "finetune"} <= {row["name"] for row in rows}
+    assert all(row["toml"].startswith(f"# {row['summary']}\n") for row in rows)
     assert "momentum=0.9, dampening=0.1" in CliRunner().invoke(app, ["list", "recipes"]).stdout
 
 

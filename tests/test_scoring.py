@@ -75,3 +75,43 @@ def test_a_class_of_three_that_lies_together_is_not_outvoted() -> None:
     places = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [0.0, 1.0], [0.01, 1.0], [0.02, 1.0]])
     found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 0, 1, 1, 1])))
     assert found == {"accuracy": 1.0, "recall_at_1": 1.0}
+
+
+def test_at_most_five_neighbours_vote() -> None:
+    # Class 0 lies in two heaps of six, class 1 in one of twelve: with more voters it would win everywhere.
+    places = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, -1.0]] * 6 + [[0.8, -0.8]] * 12)
+    labels = torch.tensor([0] * 12 + [1] * 12)
+    assert metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))["accuracy"] == 1.0
+
+
+def test_embeddings_are_compared_by_their_direction() -> None:
+    places = torch.tensor([[1.0, 0.0], [100.0, 0.0], [0.0, 1.0], [0.0, 100.0]])
+    found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 1, 1])))
+    assert found == {"accuracy": 1.0, "recall_at_1": 1.0}
+
+
+def test_no_image_is_its_own_neighbour_however_many_there_are() -> None:
+    # Couples of two classes round a circle: the nearest other image always is of the other class.
+    couples = torch.arange(550) * (2 * torch.pi / 550)
+    angles = torch.stack([couples, couples + 0.003], dim=1).flatten()
+    places, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.arange(1100) % 2
+    assert metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))["recall_at_1"] == 0.0
+
+
+def test_the_chances_of_an_embedding_fall_with_the_distance_on_the_sphere() -> None:
+    reading = Reading(EMBEDDING, "nearest", class_means=torch.tensor([[1.0, 0.0], [0.8, 0.6]]))
+    expected = torch.softmax(-torch.tensor([[0.0, 0.4**0.5]]) / 0.1, dim=1)
+    torch.testing.assert_close(reading.values(torch.tensor([[7.0, 0.0]])), expected)
+
+
+def test_numbers_that_are_all_the_same_have_no_r2() -> None:
+    truth = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+    found = metrics_of(Reading(REGRESSION, "number"), 2, (truth + torch.tensor([0.0, 1.0]), truth))
+    assert found == {"mae": 0.5, "rmse": pytest.approx(0.5**0.5), "r2": 0.5}
+
+
+def test_precision_and_recall_are_of_all_classes_together() -> None:
+    truth = torch.tensor([[True, True], [False, True], [False, True]])
+    outputs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+    found = metrics_of(Reading(MULTI, "sigmoid"), 2, (outputs, truth))
+    assert (found["precision"], found["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 4))

@@ -28,6 +28,9 @@ TINY = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(make_lists(tmp_path))
@@ -507,3 +510,50 @@ def test_weights_of_whitened_images_want_whitened_images(here: Path) -> None:
     with pytest.raises(UsageError, match="trained on whitened images"):
         start(onward, name="without")
     assert start(onward, {"data": {"transforms": [call]}}, name="with").checkpoint.exists()
+
+
+# --------------------------------------------------------------------------------- which epoch counts, and what is told
+
+
+def test_by_loss_the_epoch_of_the_lowest_loss_is_kept(here: Path) -> None:
+    watch = Listener()
+    result = start({"train": {"metric": "loss", "epochs": 4}}, watch=watch)
+    losses = [found.valid_loss for found in watch.results]
+    assert (result.best["epoch"], result.best["loss"]) == (losses.index(min(losses)) + 1, min(losses))
+
+
+def test_patience_counts_on_after_an_interruption(here: Path) -> None:
+    # Steps too small to change a weight: no epoch is better than the first.
+    layer = {"model": {"call": "lenet()"}, "optimizer": {"call": "SGD()", "lr": 1e-20}}
+    patient = {"train": {"epochs": 9, "patience": 3}}
+    with pytest.raises(PowerCutError):
+        start(layer, patient, name="cut", watch=Listener(die_at=(4, 1)))
+    resumed = start(layer, patient, resume=Path("runs/cut"))
+    assert (resumed.epochs, resumed.best["epoch"]) == (4, 1)
+
+
+def test_the_state_is_saved_every_so_many_epochs_and_after_the_last(here: Path) -> None:
+    layer = {"train": {"epochs": 3, "save_every": 2}}
+    with pytest.raises(PowerCutError):
+        start(layer, name="cut", watch=Listener(die_at=(2, 1)))
+    assert not Path("runs/cut/last.pkl").exists()
+    whole = start(layer, name="whole")
+    assert torch.load(whole.run / "last.pkl", weights_only=True)["metrics"]["epoch"] == 3
+
+
+def test_too_little_memory_is_told_with_what_is_left(here: Path) -> None:
+    class Full(Listener):
+        def epoch(self, result: EpochResult, *, is_best: bool) -> None:
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(UsageError, match=r"out of memory: lower --batch-size .* runs/1/ckpt\.pkl is kept, of epoch 1"):
+        start(watch=Full())
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(here: Path) -> None:
+    Path("own.py").write_text(
+        "from torch import nn\nclass Own(nn.CrossEntropyLoss):\n    def forward(self, outputs, labels):\n"
+        "        return super().forward(outputs, labels) * (1 if outputs.requires_grad else float('nan'))\n"
+    )
+    with pytest.raises(DivergedError, match=r"the validation loss became nan after epoch 1; .* no checkpoint"):
+        start({"loss": {"call": "own.py:Own"}})

@@ -279,8 +279,7 @@ def test_many_draws_wrap_and_crops_stay_on_one_line():
     assert height(step(num_draws=10, columns=10)) < height(step(num_draws=8)) + 0.01
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (700, 2), (600, 400)])
-@pytest.mark.parametrize("num_draws", [1, 20])
+@pytest.mark.parametrize(("size", "num_draws"), [((1, 1), 1), ((1, 500), 20), ((700, 2), 1), ((600, 400), 20)])
 def test_images_of_any_size_and_number_are_drawn(size, num_draws):
     heading = "RandomApply([" + "ColorJitter(brightness=0.123456), " * 9 + "])"
     figure = transform_figure([step(heading, num_draws=num_draws, size=size)], step(num_draws=num_draws), title="x")

@@ -32,9 +32,10 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def prepare_device(device: torch.device, *, deterministic: bool) -> int:
-    """Set thread count and kernel choice for a run; return the number of torch's threads."""
+    """Set thread count, unless the user did, and kernel choice for a run; return the number of torch's threads."""
     keep_freed_memory()
-    torch.set_num_threads(num_cores())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_cores())
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic

@@ -41,7 +41,7 @@ check: install-dev
 	$(RUN) -m pytest $(ARGS)
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy digits catalogue transforms
+BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes digits catalogue transforms
 BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
 # Measured one after the other, whatever -j says.
 .NOTPARALLEL:
@@ -93,6 +93,9 @@ bench-slow-disk: bench-ready
 
 bench-accuracy: bench-ready
 	$(BENCH) benchmarks/bench_accuracy.py "$(IMAGES)" "$(TEST)" --device $(DEVICE)
+
+bench-recipes: bench-ready
+	$(BENCH) benchmarks/bench_recipes.py "$(IMAGES)" "$(PHOTOS)" --device $(DEVICE)
 
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_recipes.py IMAGES PHOTOS [--only NAME]
 
-IMAGES: CIFAR-10 as class folders of JPEGs. PHOTOS: class folders of photographs. The long recipes are cut short, as each
+IMAGES: CIFAR-10 as class folders of JPEGs. PHOTOS: class folders of photographs. Long recipes are cut short, as each
 row says; whole they take that many times longer. `finetune` has no pretrained weights here: it goes from the checkpoint
 of the row before to the digits of data/.
 """

@@ -1,11 +1,9 @@
 """What this machine offers."""
 
-import atexit
 import ctypes
 import gc
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,25 +50,6 @@ def without_garbage_collection() -> Iterator[None]:
 def search_garbage_rarely() -> None:
     """Search for cyclic garbage every 100,000 new objects: every 700 costs a third of the time of importing torch."""
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
-
-
-def leave_at_once(status: Sequence[int]) -> None:
-    """End the process after all other clean-up without taking torch's modules apart, which takes a second.
-
-    status: its first item is the exit status by then. To be called before anything else registers with `atexit`.
-    """
-    atexit.register(_leave, status)
-
-
-def _leave(status: Sequence[int]) -> None:
-    if "torch" not in sys.modules:
-        return
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # whoever read it is gone
-        os._exit(status[0] or 120)
-    os._exit(status[0])
 
 
 def prepare_environment() -> None:

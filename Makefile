@@ -25,6 +25,9 @@ define installed
 		"$(VENV)/bin/python" -m pip install -e '$(2)'; touch "$(VENV)/$(1)"; }
 endef
 
+# The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
+BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes digits catalogue transforms
+
 .PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
 
@@ -40,8 +43,6 @@ check: install-dev
 	$(RUN) -m mypy
 	$(RUN) -m pytest $(ARGS)
 
-# The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes digits catalogue transforms
 BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
 # Measured one after the other, whatever -j says.
 .NOTPARALLEL:

@@ -2,8 +2,10 @@
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -88,11 +90,18 @@ def main() -> None:
     atexit.register(_leave_at_once, status)
     search_garbage_rarely()
     prepare_environment()
+    # As after Ctrl-C: what is half done is cleared away. Training has handlers of its own.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SystemExit as end:
-        status[0] = end.code if isinstance(end.code, int) else 0
+        status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    typer.echo("ptkit: terminated", err=True)
+    raise SystemExit(143)
 
 
 def _leave_at_once(status: Sequence[int]) -> None:

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from ptkit.core.config import resolve
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
+from ptkit.core.training.data_setup import prepare_data
+from ptkit.core.training.watching import Watcher
 from tests.tiny_data import make_lists
 
 
@@ -66,3 +69,16 @@ def test_each_image_is_followed_by_its_mirror_image(images, calls):
 def test_two_views_of_a_view_are_refused():
     with pytest.raises(UsageError, match="WithHorizontalFlip cannot follow FiveCrop"):
         Pipeline.parse(["FiveCrop(8)", "WithHorizontalFlip()", "ToTensor()"])
+
+
+def test_the_second_of_two_would_undo_the_first_and_is_refused():
+    with pytest.raises(UsageError, match="AlternatingFlip stands twice"):
+        Pipeline.parse(["AlternatingFlip()", "AlternatingFlip()", "ToTensor()"])
+
+
+def test_evaluation_on_mirror_images_that_training_never_shows_is_refused(tmp_path):
+    lists = make_lists(tmp_path)
+    data = {"train": str(lists / "train.txt"), "valid": str(lists / "valid.txt")}
+    settings = resolve({"data": data | {"augment": "none", "eval_transforms": ["WithHorizontalFlip()"]}})
+    with pytest.raises(UsageError, match=r"no training transform mirrors images.*data\.eval_transforms=none"):
+        prepare_data(settings, device=torch.device("cpu"), counting=Watcher().counting)

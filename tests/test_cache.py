@@ -69,7 +69,7 @@ def on_disk(images, pipeline, **options):
 
 
 def opened(images, pipeline):
-    return open_kept(images, pipeline, key=key_of(images, pipeline))
+    return open_kept(images, key=key_of(images, pipeline))
 
 
 def decoded(images, pipeline):
@@ -199,12 +199,11 @@ decode_all(images.subset([1, 2]), pipeline, workers=2)
 # ----------------------------------------------------------------------------------------------------- never stale
 
 
-def test_an_entry_is_opened_again_without_looking_into_the_files(listed, pipeline, folder):
+def test_an_entry_is_opened_again_without_looking_into_the_files(listed, pipeline, folder, monkeypatch):
     expected = decoded(listed, pipeline)
     on_disk(listed, pipeline)
-    status = os.stat(listed.image_path(0))
-    (listed.folder / "0.png").write_bytes(b"x" * status.st_size)
-    os.utime(listed.image_path(0), ns=(status.st_atime_ns, status.st_mtime_ns))
+    # What images are opened with.
+    monkeypatch.delattr(os, "open")
     assert are_equal(opened(listed, pipeline), expected)
 
 
@@ -213,8 +212,7 @@ def test_an_image_with_another_time_size_or_place_makes_another_entry(listed, pi
     status = os.stat(listed.image_path(3))
     os.utime(listed.image_path(3), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert opened(listed, pipeline) is None
-    os.utime(listed.image_path(3), ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert opened(listed, pipeline) is not None
+    on_disk(listed, pipeline)
     with open(listed.image_path(3), "ab") as file:
         file.write(b"more")
     os.utime(listed.image_path(3), ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -271,7 +269,7 @@ def test_an_entry_is_not_there_until_it_is_complete(listed, pipeline, folder):
     key, seen = key_of(listed, pipeline), []
 
     def look(_count):
-        seen.append((open_kept(listed, pipeline, key=key), [entry.state for entry in list_entries()]))
+        seen.append((open_kept(listed, key=key), [entry.state for entry in list_entries()]))
 
     on_disk(listed, pipeline, on_images=look)
     assert seen == [(None, [BUILDING])]
@@ -471,3 +469,37 @@ def _statistics(cache, first):
     settings = resolve({"data": {"cache": cache, "transforms": [first], "size": 12}})
     found = prepare_data(settings, device=torch.device("cpu"), counting=Quiet().counting).settings
     return found.mean, found.std
+
+
+# ----------------------------------------------------------------------------------------------------- never stale
+
+
+def test_images_that_can_be_read_again_make_an_entry_useless(listed, pipeline, folder):
+    good = (listed.folder / "4.png").read_bytes()
+    (listed.folder / "4.png").write_bytes(b"")
+    decode_to_disk(listed, pipeline, key="0" * 64)
+    assert open_kept(listed, key="0" * 64).bad[0][0] == 4
+    (listed.folder / "4.png").write_bytes(good)
+    assert open_kept(listed, key="0" * 64) is None
+    assert decode_to_disk(listed, pipeline, key="0" * 64).bad == ()
+
+
+def test_a_file_of_the_same_size_and_time_makes_another_key(listed, pipeline):
+    file = listed.folder / "4.png"
+    before, status = key_of(listed, pipeline), file.stat()
+    file.write_bytes(bytes(reversed(file.read_bytes())))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert key_of(listed, pipeline) != before
+
+
+def test_an_entry_without_its_pixels_is_none(listed, pipeline, folder):
+    on_disk(listed, pipeline)
+    (entry,) = list_entries()
+    (entry.folder / "pixels.bin").unlink()
+    assert opened(listed, pipeline) is None
+
+
+def test_a_transform_that_does_not_fit_is_told_before_anything_is_decoded(listed):
+    pipeline = Pipeline.parse(["Resize(4)", "Pad(40, padding_mode='reflect')", "RandomCrop(8)", "ToTensor()"])
+    with pytest.raises(UsageError, match="Pad cannot be applied"):
+        decoded_bytes(listed, pipeline)

@@ -76,6 +76,16 @@ def test_remove_all_leaves_what_is_not_the_caches_and_what_is_being_built(entrie
     assert [row["state"] for row in result["entries"]] == ["being built"]
 
 
+def test_an_entry_that_is_being_built_is_not_removed_by_name(entries, folder):
+    with EntryWriter(entries[0], {"list": "train.txt"}) as writer:
+        result = cache("--remove", writer.folder.name)
+        assert writer.folder.exists()
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"ptkit: {writer.folder.name} is being built by a running process: remove it when that has ended\n",
+    )
+
+
 def test_what_a_killed_process_left_is_listed_and_removed(entries, folder):
     left = f".{entries[0]}.0123abcd"
     (folder / entries[0]).rename(folder / left)

@@ -47,6 +47,16 @@ def test_table_has_every_channel_as_the_model_gives_it(paths):
     assert [float(row["max"]) for row in rows] == pytest.approx(scores.tolist(), rel=1e-4)
 
 
+def test_of_two_views_the_unmirrored_one_is_drawn(paths):
+    contents = torch.load("ckpt.pkl", weights_only=True)
+    contents["pipeline"]["calls"].insert(1, "WithHorizontalFlip()")
+    torch.save(contents, "views.pkl")
+    viz_featuremaps("ckpt.pkl", paths[0], "--out", "one")
+    result = viz_featuremaps("views.pkl", paths[0], "--out", "views")
+    assert result.exit_code == 0, result.stderr
+    assert Path("views/feature_maps.csv").read_text() == Path("one/feature_maps.csv").read_text()
+
+
 def test_more_images_are_more_rows_and_nothing_is_said_when_all_are_drawn(paths):
     few = viz_featuremaps("ckpt.pkl", *paths[:2], "--out", "few", "--layers", "layer1")
     many = viz_featuremaps("ckpt.pkl", *paths, "--out", "many", "--layers", "layer1", "--num-images", 12)

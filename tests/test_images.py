@@ -293,6 +293,11 @@ def test_truncated_image_is_refused(kind, share):
     assert reason(data[: int(share * len(data))])
 
 
+def test_a_png_that_ends_in_its_header_is_told_in_words():
+    data = encoded(np.zeros((4, 4, 3), np.uint8), "PNG")
+    assert {reason(data[:length]) for length in (24, 40)} == {"Truncated File Read", "damaged PNG header"}
+
+
 @pytest.mark.parametrize(("words", "data"), FOREIGN.items())
 def test_what_is_no_image_is_named(words, data):
     assert words in reason(data)

@@ -354,3 +354,18 @@ def test_default_augmentation_shifts_small_images_and_never_flips_them():
     assert default_transforms("auto", 64) == ("RandomCrop(64, padding=8)",)
     assert "RandomHorizontalFlip()" in default_transforms("auto", 65)
     assert kernel_of(build_transform(parse(default_transforms("safe", 4)[0]))).batch is not None
+
+
+def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torchvision.transforms import v2\nclass Jittered(v2.Resize):\n    def __init__(self):\n"
+        "        super().__init__((8, 8))\n"
+    )
+    pipeline = Pipeline.parse([f"{tmp_path / 'own.py'}:Jittered()", "ToTensor()"])
+    assert (pipeline.prefix, pipeline.is_foreign) == ((), True)
+
+
+@pytest.mark.parametrize(("device", "num_there"), [("cpu", 0), ("mps", 0), ("cuda", 2)])
+def test_only_cuda_takes_over_the_steps_for_batches(device, num_there):
+    pipeline = Pipeline.parse(["Resize((16, 16))", "RandomCrop(16, padding=2)", "RandomHorizontalFlip()", "ToTensor()"])
+    assert len(pipeline.for_device(torch.device(device)).on_device) == num_there

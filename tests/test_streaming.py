@@ -143,6 +143,18 @@ def test_no_more_is_read_ahead_than_there_is_room_for(streamed, many_photographs
     assert slow_disk.num_opened < 60_000 / size + 20
 
 
+def test_files_whose_size_is_not_known_yet_are_not_all_asked_for(many_photographs, slow_disk, tmp_path):
+    missing = many_photographs.subset(np.zeros(5000, int))
+    os.rename(missing.image_path(0), tmp_path / "aside")
+    groups = ((number, range(number * 8, number * 8 + 8)) for number in range(625))
+    reading_ahead = read_ahead(missing, groups)
+    next(reading_ahead)
+    taken = next(groups)[0]
+    reading_ahead.close()
+    os.rename(tmp_path / "aside", missing.image_path(0))
+    assert 1 < taken < 100
+
+
 def test_a_slow_disk_changes_no_pixel(streamed, photographs, slow_disk):
     found = pixels_of(streamed(photographs))
     slow_disk.wait_s = 0

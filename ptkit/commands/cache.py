@@ -38,6 +38,9 @@ def cache(
     if remove and not names:
         raise UsageError("--remove wants the names of entries, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])
+    built = [entry.name for entry in entries if remove and entry.state == BUILDING and entry.name in (names or ())]
+    if built:
+        raise UsageError(f"{built[0]} is being built by a running process: remove it when that has ended")
     removed = [entry for entry in entries if remove and entry.state != BUILDING]
     for entry in removed:
         remove_entry(entry)

@@ -58,7 +58,7 @@ class DataSettings:
     reduced_decode: bool = _setting(
         False,
         "decode JPEGs at half, quarter or eighth size where the crop still is larger than what it is resized to; "
-        "faster, not quite the same pixels",
+        "for large photographs; not quite the same pixels",
     )
     on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
     allow_leak: bool = _setting(False, "go on when a file stands in both lists")

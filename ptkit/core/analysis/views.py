@@ -54,5 +54,6 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
 
 
 def _one_view(image: Tensor) -> Tensor:
-    """Return (3, H, W): of several crops the one from the centre, which is the fifth of FiveCrop and of TenCrop."""
-    return image if image.ndim == 3 else image[4]
+    """Return (3, H, W): of several crops that of the centre, of two views the first."""
+    # The fifth of FiveCrop and TenCrop.
+    return image if image.ndim == 3 else image[4 if len(image) > 4 else 0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ptkit.core.data.cache import Kept
 from ptkit.core.data.copies import Values, copied
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.on_device import InMemory, OnDevice, can_move, free_bytes, move
+from ptkit.core.data.on_device import InMemory, OnDevice, can_move, free_gpu_bytes, move
 from ptkit.core.data.sampling import SAMPLERS, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.streaming import Indices, Plan, Prepared, Source, in_threads
 from ptkit.core.data.threads import thread_pool
@@ -24,7 +24,7 @@ from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.worker_processes import WorkerProcesses
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import num_cores
+from ptkit.core.machine import free_bytes, num_cores
 
 _DRAWS_AT_ONCE = 4096
 # A batch that is quicker made than handed to threads.
@@ -37,7 +37,7 @@ class Batch:
 
     images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: rows of the list's own, int64
     (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the images were mixed with, if the
-    pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop.
+    pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop, 2 with WithHorizontalFlip.
     """
 
     images: Tensor
@@ -79,7 +79,7 @@ class Batches:
     ) -> None:
         assert sampler in SAMPLERS
         if reduced_decode:
-            _check_reduced_decode(pipeline, kept)
+            check_reduced_decode(pipeline, is_kept=kept is not None)
         self.device = torch.device(device)
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
         self.source = Source(images, self.pipeline, kept, reduced_decode)
@@ -156,8 +156,11 @@ class Batches:
             return None
         pixels, labels = self.kept.pixels, self.images.labels
         if self.device.type == "cuda":
-            fits = can_move(pixels, self.pipeline, free=free_bytes(self.device))
+            fits = can_move(pixels, self.pipeline, free=free_gpu_bytes(self.device))
             return move(pixels, labels, self.pipeline, device=self.device) if fits else None
+        if self.kept.origin is not None and self.kept.nbytes > free_bytes():
+            # Each image waits for the disk: threads wait for several at once.
+            return None
         is_small = self.batch_size * pixels[0].size <= _QUICK_BYTES
         is_quick = self.device.type == "cpu" and (self.pipeline.only_moves_pixels or is_small)
         return InMemory(pixels, labels, self.pipeline) if is_quick else None
@@ -190,8 +193,13 @@ class Batches:
         return plan, (pixels, labels, plan.draws) if self.pipeline.on_device else (pixels, labels)
 
 
-def _check_reduced_decode(pipeline: Pipeline, kept: Kept | None) -> None:
-    if kept is not None:
+def check_reduced_decode(pipeline: Pipeline, *, is_kept: bool) -> None:
+    """Refuse to decode JPEGs smaller where that has no effect.
+
+    Raises:
+        UsageError: the images are kept decoded, or no transform makes them smaller.
+    """
+    if is_kept:
         raise UsageError("data.reduced_decode decodes each image anew for its crop: it needs data.cache=auto or off")
     if not pipeline.can_reduce:
         raise UsageError(

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
@@ -17,7 +16,6 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.data.reading import Reading, checked, read_ahead, sizes_of
 from ptkit.core.data.threads import thread_pool
 from ptkit.core.data.transforms.geometry import Size
-from ptkit.core.data.transforms.kernels import kernel_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 from ptkit.core.machine import num_cores
@@ -163,25 +161,17 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
         height, width = pipeline.prefix_size
         return len(images) * height * width * 3
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)).tolist()
-    found = [_size_after(pipeline, size) for size in sizes_of(images, chosen) if size is not None]
+    found = [pipeline.size_before(size) for size in sizes_of(images, chosen) if size is not None]
     return int(3 * np.prod(found, axis=1, dtype=np.int64).mean() * len(images)) if found else 0
 
 
-def _size_after(pipeline: Pipeline, size: Size) -> Size:
-    """Return what the prefix makes of an image of a size, without any pixels."""
-    image = torch.empty((3, *size), dtype=torch.uint8, device="meta")
-    for step in pipeline.prefix:
-        image = kernel_of(step.transform).apply(step.transform, image, np.empty(0))
-    return image.shape[1], image.shape[2]
-
-
-def unreadable(images: ImageList, *, workers: int = 0) -> Bad:
+def unreadable(images: ImageList, *, workers: int = 0, on_images: Callable[[int], None] | None = None) -> Bad:
     """Decode every image and keep none: return what cannot be read as (index, reason)."""
 
     def check(indices: range, reading: Reading) -> list[tuple[int, str]]:
         return _decoded(images, None, indices, reading, lambda _index, _image: None)
 
-    found = _in_threads(check, images, _CHUNK, workers=workers, on_images=None)
+    found = _in_threads(check, images, _CHUNK, workers=workers, on_images=on_images)
     return tuple(bad for some in found for bad in some)
 
 

@@ -4,6 +4,7 @@ An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the image
 made under another name beside it and renamed when all of it is on the disk: what has its name is complete.
 """
 
+import errno
 import json
 import os
 import re
@@ -158,14 +159,14 @@ class EntryWriter:
             if sizes is not None:
                 _write(self.folder / SIZES, sizes)
             _write(self.folder / FACTS, json.dumps({**self.facts, **facts}).encode())
-            self._rename()
+            self._rename(facts.get("bad"))
         except OSError as error:
             raise refusal(error) from error
 
     def __exit__(self, *_error: object) -> None:
         self._drop()
 
-    def _rename(self) -> None:
+    def _rename(self, bad: Any) -> None:
         target = cache_folder() / self.name
         try:
             os.rename(self.folder, target)
@@ -173,9 +174,9 @@ class EntryWriter:
             if not _is_ours(target):
                 raise
             there = _entry(target)
-            if there.state == COMPLETE:
+            if there.state == COMPLETE and there.facts.get("bad") == [list(pair) for pair in bad or ()]:
                 return
-            # Damaged from outside.
+            # Damaged from outside, or images that could not be read then.
             remove_entry(there)
             os.rename(self.folder, target)
 
@@ -187,9 +188,11 @@ class EntryWriter:
 
 def refusal(error: OSError) -> StorageError:
     """Return what to say when the disk refuses the cache."""
+    is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+    room = "make room (`ptkit cache` lists what is there), " if is_full else ""
     return StorageError(
-        f"cannot keep decoded images in {cache_folder()}: {error.strerror or error}; make room (`ptkit cache` lists "
-        "what is there), name another folder by the environment variable PTKIT_CACHE, or pass --set data.cache=off"
+        f"cannot keep decoded images in {cache_folder()}: {error.strerror or error}; {room}name another folder by the "
+        "environment variable PTKIT_CACHE, or pass --set data.cache=off"
     )
 
 

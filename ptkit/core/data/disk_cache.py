@@ -14,6 +14,7 @@ import torch
 import torchvision
 
 from ptkit import __version__
+from ptkit.core.data import images as decoder
 from ptkit.core.data.cache import Kept, Places, decoded_chunks, starts_of
 from ptkit.core.data.cache_files import (
     FORMAT_VERSION,
@@ -28,20 +29,26 @@ from ptkit.core.data.cache_files import (
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import PtkitError
 from ptkit.core.machine import num_cores
 
 _STATS_AT_ONCE = 1024
 # Reading a file takes the disk's time, not a core's: on a network more threads ask at once.
-_STAT_THREADS = 4
+_STAT_THREADS = 16
 
 
-def open_kept(images: ImageList, pipeline: Pipeline, *, key: str) -> Kept | None:
+def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. Nothing is decoded, and what is written to the pixels never reaches the disk.
+    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could not be read are
+    tried again: what failed may have been the disk, and then the entry is of no use.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
-    return None if entry is None else _mapped(entry)
+    try:
+        kept = None if entry is None else _mapped(entry)
+    except (OSError, ValueError, KeyError):  # removed or damaged since it was found
+        return None
+    return None if kept is None or any(_can_be_read(images, index) for index, _ in kept.bad) else kept
 
 
 def decode_to_disk(
@@ -69,7 +76,7 @@ def decode_to_disk(
         nbytes = writer.pixels.tell()
         found = {"num_images": len(images) - len(bad), "bad": bad, "nbytes": nbytes, "sizes_nbytes": len(table or b"")}
         writer.finish(found, sizes=table)
-    kept = open_kept(images, pipeline, key=key)
+    kept = open_kept(images, key=key)
     if kept is None:
         raise refusal(FileNotFoundError(2, "the images that were just written are gone"))
     return kept
@@ -93,13 +100,21 @@ def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
     return total.hexdigest()
 
 
+def _can_be_read(images: ImageList, index: int) -> bool:
+    try:
+        decoder.read(images.image_path(index))
+    except PtkitError:
+        return False
+    return True
+
+
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
     return pipeline.calls[: len(pipeline.prefix)]
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     """Return what decodes and, where there is a prefix, what computes it."""
-    versions = {"opencv": cv2.__version__, "pillow": PIL.__version__}
+    versions = {"ptkit": __version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
     if pipeline.prefix:
         versions |= {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
     return versions
@@ -109,7 +124,8 @@ def _file_facts(images: ImageList, index: int) -> bytes:
     path = os.path.abspath(images.image_path(index))
     try:
         status = os.stat(path)
-        facts = f"\0{status.st_size} {status.st_mtime_ns}\n"
+        # The time of change too: copying and unpacking may set the other back.
+        facts = f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
     except (OSError, ValueError):
         facts = "\0missing\n"
     return os.fsencode(path) + facts.encode()
@@ -123,7 +139,7 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
         "size": pipeline.prefix_size,
         "calls": _prefix_calls(pipeline),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"ptkit": __version__, **_versions(pipeline)},
+        "versions": _versions(pipeline),
     }
 
 

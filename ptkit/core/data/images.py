@@ -208,7 +208,8 @@ def _opened(data: bytes, path: str | Path) -> Any:
     from PIL import Image
 
     kind = sniff(data, path)
-    image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=[kind, "MPO"]), path, kind)
+    formats = [kind, "MPO"] if kind == "JPEG" else [kind]
+    image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
     pixels = image.width * image.height
     if pixels > DEFAULT_MAX_PIXELS:
         raise DataError(

@@ -104,7 +104,7 @@ class OnDevice:
                 yield images, self.labels[index]
 
 
-def free_bytes(device: torch.device) -> int:
+def free_gpu_bytes(device: torch.device) -> int:
     """Return the memory of a CUDA device that is free, for this process or for any."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused

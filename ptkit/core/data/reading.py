@@ -1,5 +1,6 @@
 """Reading files ahead of the threads that decode them, where the disk lets these wait."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -80,7 +81,7 @@ def read_ahead(images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]) -> 
     readers = ThreadPoolExecutor(NUM_READERS, "ptkit-read")
     try:
         while True:
-            while not waiting or (pace.is_slow and num_waiting * pace.bytes_per_file < _BYTES_AHEAD):
+            while not waiting or (pace.is_slow and pace.has_room(num_waiting)):
                 group = next(remaining, None)
                 if group is None:
                     break
@@ -112,12 +113,13 @@ class _Pace:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._num_files, self._num_bytes, self._waited_s = 0, 0, 0.0
+        self._num_files, self._num_read, self._num_bytes, self._waited_s = 0, 0, 0, 0.0
         self.is_slow = False
 
-    @property
-    def bytes_per_file(self) -> float:
-        return self._num_bytes / max(self._num_files, 1)
+    def has_room(self, num_waiting: int) -> bool:
+        """Say whether to ask for more files than these; a slow start, as the first say little of the others."""
+        by_bytes = _BYTES_AHEAD * self._num_read / self._num_bytes if self._num_bytes else math.inf
+        return num_waiting < min(by_bytes, NUM_READERS * _FILES_AT_ONCE + 2 * self._num_read)
 
     def probe(self, images: ImageList, indices: Sequence[int]) -> None:
         """Read one or two files, unless some have been read."""
@@ -131,7 +133,9 @@ class _Pace:
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
         with self._lock:
             self._num_files += len(contents)
-            self._num_bytes += sum(len(content) for content in contents if isinstance(content, bytes))
+            found = [len(content) for content in contents if isinstance(content, bytes)]
+            self._num_read += len(found)
+            self._num_bytes += sum(found)
             self._waited_s += waited
             self.is_slow = self.is_slow or self._waited_s > _SLOW * self._num_files
         return contents

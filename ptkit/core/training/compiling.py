@@ -58,6 +58,8 @@ def compile_model(model: nn.Module, images: Tensor, *, dtype: torch.dtype | None
         with autocast(images.device, dtype):
             outputs = forward(images)
         outputs.float().square().mean().backward()
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ImportError) as error:
         raise UsageError(f"train.compile: {_reason(error)}; leave it out, or mend that first") from error
     for name, buffer in model.named_buffers():

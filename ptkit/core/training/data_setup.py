@@ -9,15 +9,15 @@ from ptkit.core.calls import Call, parse
 from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
-from ptkit.core.data.batches import Batches
+from ptkit.core.data.batches import Batches, check_reduced_decode
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_of
+from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_of, mirrors
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import UsageError
+from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
-from ptkit.core.training.list_setup import choose_size, read_lists
+from ptkit.core.training.list_setup import choose_size, has_jpegs, read_lists
 from ptkit.core.training.source_setup import Counting, Source, load_source, where_note
 from ptkit.core.training.starting_weights import StartingWeights
 
@@ -74,7 +74,7 @@ def prepare_data(
         )
     draft = replace(data, size=size)
     train_draft, eval_draft = _draft(train_calls, size), _draft(eval_calls, size)
-    train = load_source(train_list, train_draft, _for_training(settings), counting)
+    train = load_source(train_list, train_draft, _for_training(settings, train_list, train_draft), counting)
     valid = load_source(valid_list, eval_draft, settings, counting)
     mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
         train, train_draft, draft, start, counting, settings.train.seed
@@ -106,6 +106,11 @@ def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, .
     if data.transforms and data.augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
     train = data.transforms or default_transforms(data.augment, size)
+    if any(parse(call).name == "WithHorizontalFlip" for call in data.eval_transforms) and not mirrors(train):
+        raise UsageError(
+            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images: add one, such as "
+            "AlternatingFlip(), or pass --set data.eval_transforms=none"
+        )
     return train, data.eval_transforms or evaluation_of(train, size)
 
 
@@ -114,10 +119,13 @@ def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
     return Pipeline.parse(complete(calls, size=size, mean=(0, 0, 0), std=(1, 1, 1)))
 
 
-def _for_training(settings: Settings) -> Settings:
+def _for_training(settings: Settings, images: ImageList, pipeline: Pipeline) -> Settings:
     """Return the settings by which training images are kept: not at all where each crop decodes them in its own way."""
-    if not settings.data.reduced_decode or settings.data.cache != "auto":
+    if not settings.data.reduced_decode:
         return settings
+    check_reduced_decode(pipeline, is_kept=settings.data.cache in ("ram", "disk"))
+    if not has_jpegs(images):
+        raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
     return replace(settings, data=replace(settings.data, cache="off"))
 
 
@@ -177,9 +185,12 @@ def _measured(
     def read(path: str) -> Pixels:
         return pipeline.before(decoder.read(path))
 
-    with counting("measuring", num or len(images)) as on_images:
-        workers = data.workers or num_cores()
-        return statistics.measure(images, num=num, seed=seed, workers=workers, on_images=on_images, read=read)
+    try:
+        with counting("measuring", num or len(images)) as on_images:
+            workers = data.workers or num_cores()
+            return statistics.measure(images, num=num, seed=seed, workers=workers, on_images=on_images, read=read)
+    except DataError as error:
+        raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
 
 
 def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tuple[float, ...]]:

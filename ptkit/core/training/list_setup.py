@@ -9,6 +9,7 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList, read_classes, read_list
+from ptkit.core.data.reading import sizes_of
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.errors import DataError
 from ptkit.core.sizes import is_small
@@ -42,22 +43,31 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     return train, valid.with_classes(train.class_names)
 
 
+def has_jpegs(images: ImageList) -> bool:
+    """Say whether there is a JPEG among some images of a list, by their first bytes."""
+    for index in _some_of(images):
+        try:
+            if decoder.sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
+                return True
+        except DataError:
+            continue
+    return False
+
+
 def choose_size(images: ImageList) -> int:
     """Return the input size for a list: its images' own up to 64 pixels, at least 16; else 224.
 
     The median shorter side of some images decides, read from their headers.
     """
-    chosen = np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
-    sides = []
-    for index in np.unique(chosen):
-        try:
-            sides.append(min(decoder.size_of(images.image_path(int(index)))))
-        except DataError:
-            continue
+    sides = [min(size) for size in sizes_of(images, _some_of(images)) if size is not None]
     if not sides:
-        raise DataError(f"none of the first images looked at in {images.file} can be read")
+        raise DataError(f"none of the images looked at in {images.file} can be read")
     side = int(np.median(sides))
     return max(side, 16) if is_small(side) else 224
+
+
+def _some_of(images: ImageList) -> list[int]:
+    return np.unique(np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)).tolist()
 
 
 def _check_variety(train: ImageList) -> None:

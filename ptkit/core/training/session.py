@@ -80,8 +80,8 @@ def run(
     finally:
         watch.end()
         current.events.close()
-        current.training.train.close()
-        current.training.valid.close()
+        for batches in (current.data.train, current.data.valid, current.data.reference):
+            batches.close()
     assert current.best is not None
     return RunResult(
         run=current.folder,

@@ -48,7 +48,10 @@ def load_source(images: ImageList, pipeline: Pipeline, settings: Settings, count
     source = choose(images, pipeline, settings, counting)
     if source.kept is not None:
         return _without_bad(source, source.kept.bad, data)
-    bad = unreadable(images, workers=data.workers) if data.on_bad == "skip" else ()
+    if data.on_bad != "skip":
+        return source
+    with counting(f"checking {images.file.name}", len(images)) as on_images:
+        bad = unreadable(images, workers=data.workers, on_images=on_images)
     return _without_bad(source, bad, data)
 
 
@@ -80,7 +83,7 @@ def _in_memory(images: ImageList, pipeline: Pipeline, settings: Settings, counti
 def _on_disk(images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting) -> Source:
     workers = settings.data.workers
     key = key_of(images, pipeline, workers=workers)
-    kept = open_kept(images, pipeline, key=key)
+    kept = open_kept(images, key=key)
     if kept is not None:
         return Source(images, kept, OPENED)
     needed, free = decoded_bytes(images, pipeline), free_disk_bytes()
@@ -100,7 +103,7 @@ def _wherever_it_fits(images: ImageList, pipeline: Pipeline, settings: Settings,
     needed = decoded_bytes(images, pipeline)
     if needed < free_bytes() // 2:
         return _in_memory(images, pipeline, settings, counting)
-    kept = open_kept(images, pipeline, key=key_of(images, pipeline, workers=settings.data.workers))
+    kept = open_kept(images, key=key_of(images, pipeline, workers=settings.data.workers))
     if kept is not None:
         return Source(images, kept, OPENED)
     if is_once or needed >= free_disk_bytes() // 2:
@@ -128,14 +131,13 @@ def _without_bad(source: Source, bad: Bad, data: DataSettings) -> Source:
 
 def _place_note(source: Source, nbytes: int) -> str:
     folder = shown(cache_folder())
-    match source.where:
-        case "memory":
-            return f"kept in memory ({amount(nbytes)})"
-        case "disk":
-            return f"kept on disk ({amount(nbytes)}, {folder}; `ptkit cache` removes it)"
-        case "opened":
-            return f"opened from {folder} ({amount(nbytes)})"
-    return "decoded as they are needed" + (f" ({source.reason})" if source.reason else "")
+    notes = {
+        MEMORY: f"kept in memory ({amount(nbytes)})",
+        DISK: f"kept on disk ({amount(nbytes)}, {folder}; `ptkit cache` removes it)",
+        OPENED: f"opened from {folder} ({amount(nbytes)})",
+        NOWHERE: "decoded as they are needed" + (f" ({source.reason})" if source.reason else ""),
+    }
+    return notes[source.where]
 
 
 def _nbytes(source: Source) -> int:

@@ -107,6 +107,7 @@ SEVERAL_CROPS = ("FiveCrop", "TenCrop")
 _CROPS = ("RandomCrop", "CenterCrop", *SEVERAL_CROPS)
 _CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 _FIXED_GEOMETRY = ("Resize", "CenterCrop", "Pad")
+_MIRRORING = {"RandomHorizontalFlip", "AlternatingFlip", "TenCrop", "WithHorizontalFlip"}
 # They take float tensors.
 _AFTER_TENSOR = {"RandomErasing", "LinearTransformation"}
 
@@ -231,6 +232,12 @@ def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
     normalize = tuple(text for text, name in named if name == "Normalize")
     # A list that names Normalize is not completed.
     return (*geometry, "ToTensor()", *linear, *normalize) if linear and normalize else (*geometry, *linear)
+
+
+def mirrors(calls: Sequence[str]) -> bool:
+    """Say whether a list may mirror images left to right; a user's own transforms may."""
+    parsed = [parse(call) for call in calls]
+    return any(call.prefix or _MIRRORING & set(_names(call)) for call in parsed)
 
 
 def _automatic_geometry(names: Sequence[str], size: int) -> tuple[str, ...]:

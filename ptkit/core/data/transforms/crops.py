@@ -61,12 +61,12 @@ def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tenso
 
 
 def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Return the crops of one image as (5 or 10, 3, h, w), in torchvision's order."""
+    """Return the crops of one image as (count, 3, h, w), in torchvision's order."""
     return torch.stack(_crops_of(t, image))
 
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
-    """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
+    """Return all crops, (n * count, h, w, 3), image by image."""
     if isinstance(t, WithHorizontalFlip):
         return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
     wholes = [images]
@@ -82,13 +82,13 @@ def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
 
 
 def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:
-    """Return all crops, (n * 5 or 10, h, w, 3), image by image."""
+    """Return all crops, (n * count, h, w, 3), image by image."""
     views = [view.permute(0, 2, 3, 1) for view in _crops_of(t, images.permute(0, 3, 1, 2))]
     return torch.stack(views, dim=1).flatten(0, 1)
 
 
 def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Return all crops, (n * 5 or 10, 3, h, w), image by image."""
+    """Return all crops, (n * count, 3, h, w), image by image."""
     return torch.stack(_crops_of(t, images), dim=1).flatten(0, 1)
 
 

@@ -93,6 +93,9 @@ def check_order(calls: Sequence[Call], transforms: Sequence[Any], *, mix: Call |
     if _UINT8 in kinds:
         raise UsageError("the transforms must end in a float tensor: add ToTensor()")
     _check_crops(calls, transforms, mix)
+    alternating = [call for call, transform in zip(calls, transforms, strict=True) if kernel_of(transform).alternates]
+    if len(alternating) > 1:
+        raise alternating[1].error(f"{alternating[1].name} stands twice: the second undoes the first")
 
 
 def check_sizes(calls: Sequence[Call], transforms: Sequence[Any], sizes: Sequence[Size | None]) -> None:

@@ -44,7 +44,7 @@ class Pipeline(Division):
     calls: the list, as text.
     mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
     size: (height, width) at the end; None where it depends on the image.
-    num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop.
+    num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop, 2 with WithHorizontalFlip.
     tensors: what must be saved beside `calls`: by the name of a file in them, what LinearTransformation read there.
     """
 
@@ -95,7 +95,7 @@ class Pipeline(Division):
 
     def for_device(self, device: torch.device) -> "Pipeline":
         """Return the plan for a training device: `together` and `finish` share the steps for batches accordingly."""
-        return self if device.type == "cpu" else for_gpu(self)
+        return for_gpu(self) if device.type == "cuda" else self
 
     def draws(self, seed: int, *, epoch: int, keys: npt.NDArray[np.int64], offset: int = 0) -> Draws:
         """Return the draws of some images in an epoch, (len(keys), num_draws).
@@ -122,7 +122,7 @@ class Pipeline(Division):
     @property
     def only_moves_pixels(self) -> bool:
         """Whether the steps for whole batches copy pixels and compute none."""
-        return all(isinstance(step.transform, _MOVING_TYPES) for step in self.batched)
+        return all(type(step.transform) in _MOVING_TYPES for step in self.batched)
 
     def before(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3)."""
@@ -136,12 +136,23 @@ class Pipeline(Division):
     @property
     def can_reduce(self) -> bool:
         """Whether the first step makes images smaller that may come smaller already."""
-        return isinstance(next((step.transform for step in self.prefix + self.middle), None), _SHRINKING_TYPES)
+        return type(next((step.transform for step in self.prefix + self.middle), None)) in _SHRINKING_TYPES
 
     def reduction(self, size: Size, draws: Draws) -> Reduction:
         """Return how much smaller an image of a size may come without a loss, where `can_reduce`."""
         step = (self.prefix + self.middle)[0]
         return Reduction(size, times_smaller(step.transform, size, draws[step.columns]))
+
+    def size_before(self, size: Size) -> Size:
+        """Return what the prefix makes of an image of a size (height, width), without any pixels.
+
+        Raises:
+            UsageError: a transform that does not fit such an image.
+        """
+        image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
+        for step in self.prefix:
+            image = _applied(step, image, np.empty(0))
+        return image.shape[1], image.shape[2]
 
     def each(self, pixels: Pixels, draws: Draws, *, reduction: Reduction | None = None) -> Tensor:
         """Apply the middle to one image (H, W, 3): (3, h, w), or (num_crops, 3, h, w) where it takes the crops.
@@ -302,7 +313,7 @@ def _has_size_already(steps: Sequence[Step], height: int, width: int) -> bool:
     """Say whether every step would leave an image of this size as it is."""
     size = (height, width)
     return all(
-        isinstance(step.transform, v2.Resize | v2.CenterCrop)
+        type(step.transform) in (v2.Resize, v2.CenterCrop)
         and kernel_of(step.transform).size(step.transform, size) == size
         for step in steps
     )

@@ -64,7 +64,7 @@ def steps_of(transforms: Sequence[Any]) -> tuple[Step, ...]:
 
 def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Division:
     """Divide a list whose order has been checked; sizes: before each step and at the end."""
-    first = next((k for k, step in enumerate(steps) if not isinstance(step.transform, _PREFIX_TYPES)), len(steps))
+    first = next((k for k, step in enumerate(steps) if type(step.transform) not in _PREFIX_TYPES), len(steps))
     to_tensor = next((k for k, step in enumerate(steps) if isinstance(step.transform, ToTensor)), len(steps))
     tail = _start_of_forms(steps, sizes, first=to_tensor + 1, end=len(steps), form="floats")
     if tail != to_tensor + 1:

@@ -26,9 +26,9 @@ from torchvision.transforms import v2
 from ptkit.core.calls import parse
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.cache import Kept
+from ptkit.core.data.feeding.transfers import sent
+from ptkit.core.data.kept.cache import Kept
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transfers import sent
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.kernels import has_form, kernel_of
 from ptkit.core.data.transforms.mixing import mix

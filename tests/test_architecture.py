@@ -39,7 +39,7 @@ LIGHT = ("ptkit.commands", "ptkit.core.calls", "ptkit.core.config", "ptkit.core.
          "ptkit.core.wording")  # fmt: skip
 HEAVY = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "rich", "tensorboardX", "timm", "sklearn"}
 WITHOUT_TORCH = ["core.calls", "core.catalogue", "core.config", "core.errors", "core.files", "core.data.lists",
-                 "core.recipes", "core.data.cache_files", "core.data.splits.scanning", "core.data.splits.splitting",
+                 "core.recipes", "core.data.kept.entries", "core.data.splits.scanning", "core.data.splits.splitting",
                  "core.data.splits.split_jobs"]  # fmt: skip
 
 MAX_FUNCTION_LINES = 60

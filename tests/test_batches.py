@@ -12,7 +12,7 @@ from PIL import Image
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.cache import Kept, decode_all
+from ptkit.core.data.kept.cache import Kept, decode_all
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.transforms.catalogue import build_transform, parse
 from ptkit.core.data.transforms.kernels import kernel_of

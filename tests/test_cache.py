@@ -14,9 +14,9 @@ from PIL import Image
 from ptkit.core.config import resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.cache import decode_all, decoded_bytes, unreadable
-from ptkit.core.data.cache_files import BUILDING, COMPLETE, LEFT_OVER, EntryWriter, list_entries, remove_entry
-from ptkit.core.data.disk_cache import decode_to_disk, key_of, open_kept
+from ptkit.core.data.kept.cache import decode_all, decoded_bytes, unreadable
+from ptkit.core.data.kept.disk import decode_to_disk, key_of, open_kept
+from ptkit.core.data.kept.entries import BUILDING, COMPLETE, LEFT_OVER, EntryWriter, list_entries, remove_entry
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
@@ -185,7 +185,7 @@ def test_filling_takes_no_more_memory_than_the_decoded_images_and_a_few_chunks(t
     setup = """
 import sys
 from pathlib import Path
-from ptkit.core.data.cache import decode_all
+from ptkit.core.data.kept.cache import decode_all
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 images = read_list(Path(sys.argv[1]))

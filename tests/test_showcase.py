@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from ptkit.core.config import LogSettings
 from ptkit.core.data.batches import Batches
-from ptkit.core.data.cache import decode_all
+from ptkit.core.data.kept.cache import decode_all
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError

@@ -11,7 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import amount, counted
 
 if TYPE_CHECKING:
-    from ptkit.core.data.cache_files import Entry
+    from ptkit.core.data.kept.entries import Entry
 
 EVERYTHING = "all"
 
@@ -32,7 +32,7 @@ def cache(
 
     Example: ptkit cache --remove all
     """
-    from ptkit.core.data.cache_files import BUILDING, cache_folder, list_entries, remove_entry, shown
+    from ptkit.core.data.kept.entries import BUILDING, cache_folder, list_entries, remove_entry, shown
 
     printer = Printer(as_json=as_json, quiet=quiet)
     if remove and not names:

@@ -14,9 +14,10 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
+from ptkit.core.data.transforms.generators import global_generators_kept
 from ptkit.core.data.transforms.geometry import Draws
 from ptkit.core.data.transforms.mixing import is_mix, mix
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, global_generators_kept, same_size
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
 from ptkit.core.errors import UsageError
 from ptkit.core.training.list_setup import choose_size
 

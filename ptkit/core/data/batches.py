@@ -13,16 +13,16 @@ from itertools import tee
 import torch
 from torch import Tensor
 
-from ptkit.core.data.cache import Kept
-from ptkit.core.data.copies import Values, copied
+from ptkit.core.data.feeding.copies import Values, copied
+from ptkit.core.data.feeding.on_device import InMemory, OnDevice, can_move, free_gpu_bytes, move
+from ptkit.core.data.feeding.streaming import Indices, Plan, Prepared, Source, in_threads
+from ptkit.core.data.feeding.threads import thread_pool
+from ptkit.core.data.feeding.worker_processes import WorkerProcesses
+from ptkit.core.data.kept.cache import Kept
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.on_device import InMemory, OnDevice, can_move, free_gpu_bytes, move
 from ptkit.core.data.sampling import SAMPLERS, balanced_weights, draw_keys, epoch_order
-from ptkit.core.data.streaming import Indices, Plan, Prepared, Source, in_threads
-from ptkit.core.data.threads import thread_pool
 from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.data.worker_processes import WorkerProcesses
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import free_bytes, num_cores
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.feeding.threads import thread_pool
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.threads import thread_pool
 from ptkit.core.data.transforms.catalogue import evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError

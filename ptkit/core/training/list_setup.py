@@ -7,9 +7,9 @@ import numpy as np
 
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
+from ptkit.core.data.feeding.reading import sizes_of
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList, read_classes, read_list
-from ptkit.core.data.reading import sizes_of
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.errors import DataError
 from ptkit.core.sizes import is_small

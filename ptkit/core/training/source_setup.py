@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ptkit.core.config import DataSettings, Settings
-from ptkit.core.data.cache import Bad, Kept, decode_all, decoded_bytes, unreadable
-from ptkit.core.data.cache_files import cache_folder, free_disk_bytes, refusal, shown
-from ptkit.core.data.disk_cache import decode_to_disk, key_of, open_kept
+from ptkit.core.data.kept.cache import Bad, Kept, decode_all, decoded_bytes, unreadable
+from ptkit.core.data.kept.disk import decode_to_disk, key_of, open_kept
+from ptkit.core.data.kept.entries import cache_folder, free_disk_bytes, refusal, shown
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError

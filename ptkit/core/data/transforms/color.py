@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ptkit.core.data.feeding.transfers import constant, sent
+
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transfers import constant, sent
 from ptkit.core.data.transforms.geometry import Draws, between, in_cache
 
 # The order of the steps and its four parameters.

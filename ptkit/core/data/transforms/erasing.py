@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transfers import constant, sent
+from ptkit.core.data.feeding.transfers import constant, sent
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, Draws, between
 
 # Whether to erase, the seed of random values, and the box.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ptkit.core.calls import Call
+from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.keyed import stream_key
-from ptkit.core.data.transfers import sent
 
 MIXES = ("MixUp", "CutMix")
 

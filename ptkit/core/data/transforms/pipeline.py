@@ -4,9 +4,8 @@ The plan changes speed, never meaning: every part draws from the same keyed numb
 """
 
 import functools
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.calls import parse
 from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images, keyed
+from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transfers import sent
 from ptkit.core.data.transforms.catalogue import build_transform, resolved
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
+from ptkit.core.data.transforms.generators import global_generators_kept
 from ptkit.core.data.transforms.geometry import Draws, Reduction, Size, crop_of_reduced, times_smaller
 from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import is_mix
@@ -295,18 +295,6 @@ def _refusal(step: Step, error: Exception) -> UsageError:
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"
     return UsageError(f"{type(step.transform).__name__} cannot be applied: {reason}")
-
-
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Put the generators that a user's transform may draw from back to where they were."""
-    before = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])
 
 
 def _has_size_already(steps: Sequence[Step], height: int, width: int) -> bool:

@@ -15,8 +15,9 @@ import torchvision
 
 from ptkit import __version__
 from ptkit.core.data import images as decoder
-from ptkit.core.data.cache import Kept, Places, decoded_chunks, starts_of
-from ptkit.core.data.cache_files import (
+from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.kept.cache import Kept, Places, decoded_chunks, starts_of
+from ptkit.core.data.kept.entries import (
     FORMAT_VERSION,
     PIXELS,
     SIZES,
@@ -26,7 +27,6 @@ from ptkit.core.data.cache_files import (
     find_entry,
     refusal,
 )
-from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import PtkitError

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.cache import Kept
+from ptkit.core.data.feeding.jpeg_headers import jpeg_size
+from ptkit.core.data.feeding.reading import Content, Reading, checked, read_ahead
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.jpeg_headers import jpeg_size
+from ptkit.core.data.kept.cache import Kept
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.reading import Content, Reading, checked, read_ahead
 from ptkit.core.data.transforms.geometry import Draws, Reduction, Size
 from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.feeding.reading import Reading, checked, read_ahead, sizes_of
+from ptkit.core.data.feeding.threads import thread_pool
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.reading import Reading, checked, read_ahead, sizes_of
-from ptkit.core.data.threads import thread_pool
 from ptkit.core.data.transforms.geometry import Size
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ptkit.core.data.streaming import Plan, Prepared, Source
+from ptkit.core.data.feeding.streaming import Plan, Prepared, Source
 from ptkit.core.errors import PtkitError
 
 

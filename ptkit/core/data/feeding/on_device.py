@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.transfers import sent
 from ptkit.core.data.transforms.geometry import Draws
 from ptkit.core.data.transforms.pipeline import Pipeline
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ptkit.core.data.transfers import sent
+from ptkit.core.data.feeding.transfers import sent
 
 T = TypeVar("T")
 Values = tuple[Tensor | npt.NDArray[Any], ...]

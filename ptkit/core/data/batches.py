@@ -82,7 +82,8 @@ class Batches:
             check_reduced_decode(pipeline, is_kept=kept is not None)
         self.device = torch.device(device)
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
-        self.source = Source(images, self.pipeline, kept, reduced_decode)
+        finishes = self.device.type == "cpu" and not self.pipeline.tail and not self.pipeline.is_foreign
+        self.source = Source(images, self.pipeline, kept, reduced_decode, finishes)
         self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.weights = balanced_weights(images.labels) if sampler == "balanced" else None
@@ -183,8 +184,9 @@ class Batches:
     def _on_device(self, batches: Iterator[Prepared]) -> Iterator[tuple[Plan, Tensor, Tensor]]:
         """Yield each batch with its images and labels on the device, finished there."""
         for plan, (pixels, labels, *draws) in copied(map(self._to_copy, batches), self.device):
-            images = self.pipeline.finish(pixels, plan.draws, device_draws=draws[0] if draws else None)
-            yield plan, images, labels
+            if not self.source.finishes:
+                pixels = self.pipeline.finish(pixels, plan.draws, device_draws=draws[0] if draws else None)
+            yield plan, pixels, labels
 
     def _to_copy(self, prepared: Prepared) -> tuple[Plan, Values]:
         plan, pixels = prepared

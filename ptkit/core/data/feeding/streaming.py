@@ -53,12 +53,15 @@ class Source:
     """Where the images of a batch come from; a copy of it runs in each worker process.
 
     reduced_decode: JPEGs are decoded smaller where what is cut out of them is made smaller anyway.
+    finishes: images come as the model takes them, normalised in the threads too: on a CPU, where nothing is left to do
+        for a batch as a whole.
     """
 
     images: ImageList
     pipeline: Pipeline
     kept: Kept | None
     reduced_decode: bool = False
+    finishes: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -70,6 +73,12 @@ class Source:
 
         contents: of their files, where they have been read.
         """
+        batch = self._unfinished(plan, contents)
+        if not self.finishes:
+            return batch
+        return self.pipeline.finish(batch if isinstance(batch, Tensor) else torch.from_numpy(batch), plan.draws)
+
+    def _unfinished(self, plan: Plan, contents: Sequence[Content] | None) -> Pixels | Tensor:
         if self.is_whole:
             assert self.kept is not None
             return self.pipeline.together(self.kept.gathered(plan.indices), plan.draws)
@@ -158,7 +167,8 @@ class _Batch:
             if self.memory is None:
                 shape = (len(self.plan.indices) * crops, *part.shape[1:])
                 # Of pinned memory torch keeps what was used, and gives it out again after the copies from it ended.
-                self.memory = torch.empty(shape, dtype=part.dtype, pin_memory=self.pinned)
+                form = torch.channels_last if part.is_floating_point() else torch.contiguous_format
+                self.memory = torch.empty(shape, dtype=part.dtype, pin_memory=self.pinned, memory_format=form)
         if self.memory.shape[1:] == part.shape[1:]:
             self.memory[start * crops : (start + count) * crops] = part
 

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from matplotlib import font_manager
@@ -64,6 +64,7 @@ def has_undrawable(texts: Iterable[str]) -> bool:
     return not all(map(is_drawable, texts))
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, *, size: float, bold: bool = False) -> float:
     """Return the width in pixels at `DPI` of one line of text; size: points."""
     font = FontProperties(family=font_families(), size=size, weight="bold" if bold else "normal")

@@ -14,15 +14,6 @@ from ptkit.core.data.transforms.erasing import _erased_box, _erased_by_mask, ran
 from ptkit.core.data.transforms.kernels import kernel_of
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Run torch on one core: sharing out such small images costs more than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def noise(n, height, width):
     """Return random pixels; the first images are grey, dark or of one colour, where hue and saturation are special."""
     random = np.random.default_rng(height)

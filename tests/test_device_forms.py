@@ -58,15 +58,6 @@ COLORS = [
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Run torch on one core: sharing out such small images costs more than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def draws_for(transform):
     columns = kernel_of(transform).draws(transform)
     return uniforms(0, "test", epoch=0, indices=np.arange(40), columns=columns)

@@ -14,15 +14,6 @@ from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 BATCH = np.random.default_rng(0).integers(0, 256, (40, 7, 9, 3), dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Run torch on one core: sharing out such small images costs more than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def draws_for(transform, num_images=40, *, seed=0):
     columns = kernel_of(transform).draws(transform)
     return uniforms(seed, "test", epoch=0, indices=np.arange(num_images), columns=columns)

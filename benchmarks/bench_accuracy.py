@@ -1,9 +1,10 @@
-"""Time to an accuracy: `ptkit train --recipe speed` on CIFAR-10 as JPEGs, whole processes, accuracy on the test part.
+"""Time to an accuracy: `ptkit train --recipe speed` on CIFAR-10 as JPEGs, whole processes, accuracy
+on the test part.
 
     python benchmarks/bench_accuracy.py IMAGES TEST [--rounds 1] [--epochs 1 2]
 
-IMAGES and TEST are FOLDER/CLASS/*.jpg. 2,000 of IMAGES are for validation; the test part is looked at once a run, after
-it. One seed a round: the goals are for the mean of five.
+IMAGES and TEST are FOLDER/CLASS/*.jpg. 2,000 of IMAGES are for validation; the test part is looked
+at once a run, after it. One seed a round: the goals are for the mean of five.
 """
 
 import json
@@ -16,7 +17,8 @@ from pathlib import Path
 from common import arguments, at_least, at_most, begin, image_paths, report, write_lists
 
 NUM_VALID = 2000
-# Accuracy in percent and seconds that a run of so many epochs is to reach, with start-up and loading.
+# Accuracy in percent and seconds that a run of so many epochs is to reach, with start-up and
+# loading.
 GOALS = {1: (72.0, 40.0), 2: (80.0, 70.0)}
 
 
@@ -36,7 +38,8 @@ def main() -> None:
         more = ["--device", options.device, *(["--model", options.model] if options.model else [])]
         for epochs in options.epochs:
             rows = [
-                one_seed(folder, "--epochs", str(epochs), "--seed", str(seed), *more) for seed in range(options.rounds)
+                one_seed(folder, "--epochs", str(epochs), "--seed", str(seed), *more)
+                for seed in range(options.rounds)
             ]
             show(epochs, rows)
 
@@ -46,7 +49,10 @@ def one_seed(folder: Path, *more: str) -> tuple[float, float]:
     start = time.perf_counter()
     found = ptkit(folder, "train", "--recipe", "speed", *more)
     seconds = time.perf_counter() - start
-    return 100 * ptkit(folder, "confmat", found["checkpoint"], "test/train.txt")["accuracy"], seconds
+    return (
+        100 * ptkit(folder, "confmat", found["checkpoint"], "test/train.txt")["accuracy"],
+        seconds,
+    )
 
 
 def show(epochs: int, rows: list[tuple[float, float]]) -> None:
@@ -58,13 +64,24 @@ def show(epochs: int, rows: list[tuple[float, float]]) -> None:
     if accuracy is None or limit is None:
         print(f"{what}: {mean:.2f} % after {mean_s:.1f} s")
         return
-    report(f"{what}: test accuracy", [mean], [accuracy], against=f"{accuracy:g} %", goal=at_least(1), unit="%")
+    report(
+        f"{what}: test accuracy",
+        [mean],
+        [accuracy],
+        against=f"{accuracy:g} %",
+        goal=at_least(1),
+        unit="%",
+    )
     report(f"{what}: start-up included", [mean_s], [limit], against=f"{limit:g} s", goal=at_most(1))
 
 
 def ptkit(folder: Path, *words: str) -> dict:
     done = subprocess.run(
-        [sys.executable, "-m", "ptkit", *words, "--json"], cwd=folder, check=True, capture_output=True, text=True
+        [sys.executable, "-m", "ptkit", *words, "--json"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return json.loads(done.stdout)
 

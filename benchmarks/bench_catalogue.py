@@ -1,4 +1,5 @@
-"""Every loss and every optimizer on the digits of data/: validation accuracy and seconds, else default settings.
+"""Every loss and every optimizer on the digits of data/: validation accuracy and seconds, else
+default settings.
 
 python benchmarks/bench_catalogue.py [--epochs 8] [--only AdamW Muon]
 """
@@ -21,7 +22,9 @@ DIGITS = Path(__file__).resolve().parent.parent / "data"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", nargs="*", default=[], help="names of losses and optimizers")
     options = parser.parse_args()
@@ -36,9 +39,13 @@ def main() -> None:
     }
     optimizers = {name: {"call": f"{name}()"} for name in OPTIMIZERS.parts if name != "LBFGS"}
     if options.only:
-        losses, optimizers = ({k: v for k, v in some.items() if k in options.only} for some in (losses, optimizers))
+        losses, optimizers = (
+            {k: v for k, v in some.items() if k in options.only} for some in (losses, optimizers)
+        )
     with tempfile.TemporaryDirectory(prefix="bench-catalogue-") as folder:
-        subprocess.run([sys.executable, "-m", "ptkit", "split", str(DIGITS), "--quiet"], cwd=folder, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "ptkit", "split", str(DIGITS), "--quiet"], cwd=folder, check=True
+        )
         os.chdir(folder)
         print(f"{machine()}; {options.epochs} epochs\n")
         show("loss", losses, options.epochs)
@@ -54,7 +61,9 @@ def show(section: str, rows: dict[str, dict], epochs: int, batch_size: int = 64)
     """Print a table of the accuracy of the last epoch and the best."""
     if not rows:
         return
-    print(f"| {section} | accuracy after the last epoch | best epoch | seconds |\n|---|---|---|---|")
+    print(
+        f"| {section} | accuracy after the last epoch | best epoch | seconds |\n|---|---|---|---|"
+    )
     for name, setting in rows.items():
         start = time.perf_counter()
         try:
@@ -62,7 +71,10 @@ def show(section: str, rows: dict[str, dict], epochs: int, batch_size: int = 64)
         except UsageError as error:
             print(f"| {name} | {str(error).splitlines()[0]} | | |", flush=True)
             continue
-        print(f"| {name} | {found[-1]:.2%} | {max(found):.2%} | {time.perf_counter() - start:.1f} |", flush=True)
+        print(
+            f"| {name} | {found[-1]:.2%} | {max(found):.2%} | {time.perf_counter() - start:.1f} |",
+            flush=True,
+        )
     print()
 
 

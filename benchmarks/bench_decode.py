@@ -1,4 +1,5 @@
-"""Files to pixels, one thread: ptkit's reading with its checks against the decoders there are. No goals.
+"""Files to pixels, one thread: ptkit's reading with its checks against the decoders there are. No
+goals.
 
 python benchmarks/bench_decode.py IMAGES [PHOTOS] [--peers PYTHON]
 """
@@ -24,17 +25,25 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     options = parser.parse_args()
     begin("decode", note="files in the page cache, one thread")
-    measure(options.images, "JPEGs of 32×32", count=5_000, rounds=options.rounds, peers=options.peers)
+    measure(
+        options.images, "JPEGs of 32×32", count=5_000, rounds=options.rounds, peers=options.peers
+    )
     if options.photos:
-        measure(options.photos, "photographs", count=244, rounds=options.rounds, peers=options.peers)
+        measure(
+            options.photos, "photographs", count=244, rounds=options.rounds, peers=options.peers
+        )
 
 
-def measure(images: Path, kind: str, *, count: int, rounds: int, peers: str | os.PathLike[str]) -> None:
+def measure(
+    images: Path, kind: str, *, count: int, rounds: int, peers: str | os.PathLike[str]
+) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-decode-") as name:
         paths = image_paths(images, limit=count)
         file = str(write_lists(paths, Path(name)))
         programs = {who: Program("decoder.py", (file, who)) for who in ("ptkit", *OTHERS)}
-        programs["simplejpeg"] = Program("decoder.py", (file, "simplejpeg"), os.fspath(peers), module="simplejpeg")
+        programs["simplejpeg"] = Program(
+            "decoder.py", (file, "simplejpeg"), os.fspath(peers), module="simplejpeg"
+        )
         figures = contest(programs, rounds=rounds)
         for who, against in OTHERS.items():
             what = f"decoding {len(paths):,} {kind}"

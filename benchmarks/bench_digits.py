@@ -23,10 +23,24 @@ def main() -> None:
         rows = [one_seed(folder, seed, device=options.device) for seed in range(options.rounds)]
     valid, test, seconds = map(list, zip(*rows, strict=True))
     what = "`ptkit train` on the digits of data/"
-    report(f"{what}: valid accuracy", valid, [97.0] * len(valid), against="97 %", goal=at_least(1), unit="%")
+    report(
+        f"{what}: valid accuracy",
+        valid,
+        [97.0] * len(valid),
+        against="97 %",
+        goal=at_least(1),
+        unit="%",
+    )
     report(f"{what}: test accuracy", test, [97.0] * len(test), against="97 %", unit="%")
     against = "45 s"
-    report(f"{what}: start-up included", seconds, [45.0] * len(seconds), against=against, goal=at_most(1), unit="s")
+    report(
+        f"{what}: start-up included",
+        seconds,
+        [45.0] * len(seconds),
+        against=against,
+        goal=at_most(1),
+        unit="s",
+    )
 
 
 def one_seed(folder: Path, seed: int, *, device: str) -> tuple[float, float, float]:

@@ -2,8 +2,9 @@
 
     python benchmarks/bench_evaluate.py IMAGES [PHOTOS] [--device cpu]
 
-Evaluation is what training does after an epoch, on images kept decoded; prediction what `ptkit predict` does, from the
-files. "Model alone": forward passes on batches that lie ready, of the same size, channels last, without gradients.
+Evaluation is what training does after an epoch, on images kept decoded; prediction what `ptkit
+predict` does, from the files. "Model alone": forward passes on batches that lie ready, of the same
+size, channels last, without gradients.
 """
 
 import tempfile
@@ -43,10 +44,22 @@ def measure(network: str, paths: Sequence[Path], *, size: int, rounds: int, devi
             "prediction": prediction(network, file, size=size, device=device),
         }
         for kind, (ours, alone) in runs.items():
-            seconds = in_turns({"ours": lambda _, run=ours: run(), "alone": lambda _, run=alone: run()}, rounds=rounds)
-            rates = {who: [len(paths) / value for value in values] for who, values in seconds.items()}
+            seconds = in_turns(
+                {"ours": lambda _, run=ours: run(), "alone": lambda _, run=alone: run()},
+                rounds=rounds,
+            )
+            rates = {
+                who: [len(paths) / value for value in values] for who, values in seconds.items()
+            }
             what = f"{kind}, `{network}` at {size}, {len(paths):,} images"
-            report(what, rates["ours"], rates["alone"], against="model alone", goal=at_least(0.9), unit="images/s")
+            report(
+                what,
+                rates["ours"],
+                rates["alone"],
+                against="model alone",
+                goal=at_least(0.9),
+                unit="images/s",
+            )
 
 
 Run = Callable[[], object]
@@ -89,10 +102,17 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
 
     classes, weights = file.parent / "classes.txt", file.parent / "weights.pt"
     num_classes = len(classes.read_text().split())
-    torch.save(build_model(call_of(network), num_classes=num_classes, size=size, seed=0)[0].state_dict(), weights)
-    subject = load_subject(weights, model=call_of(network), mean=MEAN, std=STD, size=size, classes=classes)
+    torch.save(
+        build_model(call_of(network), num_classes=num_classes, size=size, seed=0)[0].state_dict(),
+        weights,
+    )
+    subject = load_subject(
+        weights, model=call_of(network), mean=MEAN, std=STD, size=size, classes=classes
+    )
     images = find_images([str(file)], subject.class_names)
-    batches = Batches(images, subject.parse_pipeline(), batch_size=evaluation_batch_size(size), device=device)
+    batches = Batches(
+        images, subject.parse_pipeline(), batch_size=evaluation_batch_size(size), device=device
+    )
     return (
         lambda: answer(subject, images, device=torch.device(device)),
         alone(subject.model.to(device), batches, device=device, dtype=None),

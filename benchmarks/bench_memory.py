@@ -1,9 +1,11 @@
-"""Memory of batches from kept images: the growth of the process against the decoded images and two batches.
+"""Memory of batches from kept images: the growth of the process against the decoded images and two
+batches.
 
     python benchmarks/bench_memory.py IMAGES [--limit 50000]
 
-IMAGES is ROOT/CLASS/*.jpg of 32×32. Growth: the peak of resident memory while data are prepared and two epochs pass,
-less what was resident before; a process each round. In large batches every copy of one shows.
+IMAGES is ROOT/CLASS/*.jpg of 32×32. Growth: the peak of resident memory while data are prepared and
+two epochs pass, less what was resident before; a process each round. In large batches every copy of
+one shows.
 """
 
 import subprocess
@@ -58,7 +60,10 @@ def main() -> None:
         few, many = Path(name) / "few", Path(name) / "many"
         few.mkdir()
         many.mkdir()
-        files = [write_lists(paths[:200], few, num_valid=10), write_lists(paths, many, num_valid=10)]
+        files = [
+            write_lists(paths[:200], few, num_valid=10),
+            write_lists(paths, many, num_valid=10),
+        ]
         for batch_size in BATCH_SIZES:
             measure(*files, num_images=len(paths), batch_size=batch_size, rounds=options.rounds)
 
@@ -75,7 +80,12 @@ def measure(few: Path, many: Path, *, num_images: int, batch_size: int, rounds: 
     allowed = (pixels + many.stat().st_size + 2 * batch) / 2**20
     what = f"growth with {num_images:,} images kept, batches of {batch_size:,}"
     report(
-        what, growths, [allowed] * rounds, against="decoded images, list and two batches", goal=at_most(1), unit="MiB"
+        what,
+        growths,
+        [allowed] * rounds,
+        against="decoded images, list and two batches",
+        goal=at_most(1),
+        unit="MiB",
     )
 
 

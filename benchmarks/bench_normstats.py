@@ -1,9 +1,11 @@
-"""`ptkit normstats` against decoding alone (in one process), and against ImageFolder with DataLoader (whole processes).
+"""`ptkit normstats` against decoding alone (in one process), and against ImageFolder with
+DataLoader (whole processes).
 
     python benchmarks/bench_normstats.py IMAGES [PHOTOS] [--limit 50000]
 
-IMAGES is ROOT/CLASS/*.jpg of 32×32, such as the training part of CIFAR-10; PHOTOS the same of photographs, at their own
-sizes. Decoding alone: ptkit's own reading, with all its checks of a file, and nothing after it. OpenCV's bare
+IMAGES is ROOT/CLASS/*.jpg of 32×32, such as the training part of CIFAR-10; PHOTOS the same of
+photographs, at their own sizes. Decoding alone: ptkit's own reading, with all its checks of a file,
+and nothing after it. OpenCV's bare
 imread, which checks nothing, stands beside it.
 """
 
@@ -13,7 +15,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import arguments, at_most, begin, image_paths, in_turns, link_tree, report, run_process, write_lists
+from common import (
+    arguments,
+    at_most,
+    begin,
+    image_paths,
+    in_turns,
+    link_tree,
+    report,
+    run_process,
+    write_lists,
+)
 
 LOADER = """
 import sys, torch
@@ -39,10 +51,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=50_000)
     options = parser.parse_args()
     begin("normstats", note="files in the page cache")
-    measure(options.images, "images of 32×32", limit=options.limit, batch_size=256, rounds=options.rounds)
+    measure(
+        options.images,
+        "images of 32×32",
+        limit=options.limit,
+        batch_size=256,
+        rounds=options.rounds,
+    )
     if options.photos:
         # Photos of mixed sizes do not stack: a batch of the DataLoader is one.
-        measure(options.photos, "photographs", limit=options.limit, batch_size=1, rounds=options.rounds)
+        measure(
+            options.photos, "photographs", limit=options.limit, batch_size=1, rounds=options.rounds
+        )
 
 
 def measure(images: Path, kind: str, *, limit: int, batch_size: int, rounds: int) -> None:
@@ -74,11 +94,19 @@ def in_process(what: str, file: Path, *, rounds: int) -> None:
         runs = {
             "ours": lambda _, threads=threads: statistics.measure(listed, workers=threads),
             "reading": lambda _, threads=threads: decode(images.read, threads),
-            "imread": lambda _, threads=threads: decode(lambda p: cv2.imread(p, cv2.IMREAD_COLOR_RGB), threads),
+            "imread": lambda _, threads=threads: decode(
+                lambda p: cv2.imread(p, cv2.IMREAD_COLOR_RGB), threads
+            ),
         }
         seconds = in_turns(runs, rounds=rounds)
         name = f"{what}, {threads} thread{'s' * (threads > 1)}"
-        report(name, seconds["ours"], seconds["reading"], against="reading and decoding alone", goal=at_most(1.15))
+        report(
+            name,
+            seconds["ours"],
+            seconds["reading"],
+            against="reading and decoding alone",
+            goal=at_most(1.15),
+        )
         report(
             name,
             seconds["ours"],
@@ -96,7 +124,13 @@ def whole_processes(what: str, file: Path, tree: Path, *, batch_size: int, round
     }
     seconds = in_turns(runs, rounds=rounds)
     against = "ImageFolder + DataLoader, 2 workers"
-    report(f"{what}, whole process", seconds["ours"], seconds["loader"], against=against, goal=at_most(0.25))
+    report(
+        f"{what}, whole process",
+        seconds["ours"],
+        seconds["loader"],
+        against=against,
+        goal=at_most(0.25),
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What each recipe reaches and how long it takes: `ptkit train --recipe NAME`, whole processes, validation accuracy.
+"""What each recipe reaches and how long it takes: `ptkit train --recipe NAME`, whole processes,
+validation accuracy.
 
     python benchmarks/bench_recipes.py IMAGES PHOTOS [--only NAME]
 
-IMAGES: CIFAR-10 as class folders of JPEGs. PHOTOS: class folders of photographs. Long recipes are cut short, as each
-row says; whole they take that many times longer. `finetune` has no pretrained weights here: it goes from the checkpoint
-of the row before to the digits of data/.
+IMAGES: CIFAR-10 as class folders of JPEGs. PHOTOS: class folders of photographs. Long recipes are
+cut short, as each row says; whole they take that many times longer. `finetune` has no pretrained
+weights here: it goes from the checkpoint of the row before to the digits of data/.
 """
 
 import json
@@ -38,7 +39,12 @@ ROWS = (
     ),
     Row("photos-scratch", "photos", ("--epochs", "4"), "photographs of 2 classes, 4 of 100 epochs"),
     Row("speed", "cifar", (), "CIFAR-10, whole"),
-    Row("finetune", "digits", ("--transform", "RandomCrop(32, padding=2)"), "from the row before to the digits, whole"),
+    Row(
+        "finetune",
+        "digits",
+        ("--transform", "RandomCrop(32, padding=2)"),
+        "from the row before to the digits, whole",
+    ),
 )
 
 
@@ -66,12 +72,16 @@ def measure(row: Row, folder: Path, *, device: str) -> None:
     if row.recipe == "finetune":
         command = ["finetune", str(folder / "cifar" / "ckpt.pkl"), "--size", "32"]
     start = time.perf_counter()
-    found = ptkit(folder / row.lists, *command, "--recipe", row.recipe, "--device", device, *row.words)
+    found = ptkit(
+        folder / row.lists, *command, "--recipe", row.recipe, "--device", device, *row.words
+    )
     seconds = time.perf_counter() - start
     lines = (folder / row.lists / "classes.txt").read_text().splitlines()
     chance = 100 / len(lines)
     what = f"`{row.recipe}`: {row.about}"
-    report(f"{what}: accuracy", [100 * found["best"]["accuracy"]], [chance], against="chance", unit="%")
+    report(
+        f"{what}: accuracy", [100 * found["best"]["accuracy"]], [chance], against="chance", unit="%"
+    )
     report(f"{what}: start-up included", [seconds], [60.0], against="a minute")
 
 

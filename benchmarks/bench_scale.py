@@ -1,12 +1,13 @@
-"""What grows with the data and the model: time and memory of long lists, many images, many classes, large models.
+"""What grows with the data and the model: time and memory of long lists, many images, many classes,
+large models.
 
     python benchmarks/bench_scale.py lists [--lines 10000000]
     python benchmarks/bench_scale.py images IMAGES
     python benchmarks/bench_scale.py classes
     python benchmarks/bench_scale.py model
 
-IMAGES is ROOT/CLASS/*.jpg, such as the training part of CIFAR-10; it needs 40,000 of them. Memory is the peak of what
-is resident in a process of its own.
+IMAGES is ROOT/CLASS/*.jpg, such as the training part of CIFAR-10; it needs 40,000 of them. Memory
+is the peak of what is resident in a process of its own.
 """
 
 import json
@@ -21,7 +22,8 @@ from pathlib import Path
 from common import arguments, at_most, begin, image_paths, report, write_lists
 
 MIB = 1 << 20
-# Of lists, images and epochs: what each takes and how much memory the process has had when all is done.
+# Of lists, images and epochs: what each takes and how much memory the process has had when all is
+# done.
 LISTS = """
 import json, time, numpy as np
 from ptkit.core.config import DataSettings
@@ -112,7 +114,9 @@ def main() -> None:
 
 
 def lists(folder: Path, *, num_lines: int) -> None:
-    begin("scale", "lists", note=f"{num_lines:,} lines for training, a tenth of them for validation")
+    begin(
+        "scale", "lists", note=f"{num_lines:,} lines for training, a tenth of them for validation"
+    )
     tenth = folder / "tenth"
     tenth.mkdir()
     _write_lines(tenth, num_lines // 10)
@@ -121,21 +125,39 @@ def lists(folder: Path, *, num_lines: int) -> None:
     found, _, peak = _measured([sys.executable, "-c", LISTS], folder)
     _, plain, _ = _measured([sys.executable, "-c", PLAIN], folder)
     seconds, less = json.loads(found), json.loads(few)
-    report("reading two lists, all checks", [seconds["read"]], [plain], against="splitting each line, in plain Python")
+    report(
+        "reading two lists, all checks",
+        [seconds["read"]],
+        [plain],
+        against="splitting each line, in plain Python",
+    )
     for key, what in {
         "read": "reading two lists, all checks",
         "order": "the order of an epoch",
         "balanced": "the draws of a balanced epoch",
         "sample": "choosing images for the statistics",
     }.items():
-        # Ten times the lines: sorting takes a little more than ten times as long, memory beyond the cache as well.
-        report(what, [seconds[key]], [10 * less[key]], against="ten times that of a tenth", goal=at_most(1.5))
-    report("peak memory, all of it", [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB")
+        # Ten times the lines: sorting takes a little more than ten times as long, memory beyond the
+        # cache as well.
+        report(
+            what,
+            [seconds[key]],
+            [10 * less[key]],
+            against="ten times that of a tenth",
+            goal=at_most(1.5),
+        )
+    report(
+        "peak memory, all of it", [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB"
+    )
 
 
 def images(folder: Path, source: Path, device: str) -> None:
     counts = (2_500, 10_000, 40_000)
-    begin("scale", "images", note="lenet at batch 128, images kept in memory; 1×, 4× and 16× 2,500 images")
+    begin(
+        "scale",
+        "images",
+        note="lenet at batch 128, images kept in memory; 1×, 4× and 16× 2,500 images",
+    )
     paths, folders = image_paths(source), []
     for count in counts:
         folders.append(folder / str(count))
@@ -144,18 +166,50 @@ def images(folder: Path, source: Path, device: str) -> None:
     found, _, _ = _measured([sys.executable, "-c", EPOCHS, device, *folders], folder)
     one, *more = json.loads(found)
     for times, values in zip((4, 16), more, strict=True):
-        for key, what in {"list": "reading the list", "prepare": "decoding, statistics", "epoch": "an epoch"}.items():
+        for key, what in {
+            "list": "reading the list",
+            "prepare": "decoding, statistics",
+            "epoch": "an epoch",
+        }.items():
             ours, other = [1e6 * values[key]], [1e6 * one[key]]
-            report(f"{what}, {times}×", ours, other, against="1×", goal=at_most(1.15), unit="µs an image")
-    report("memory, 16×", [more[1]["bytes"]], [32 * 32 * 3], against="decoded pixels", unit="bytes an image")
+            report(
+                f"{what}, {times}×",
+                ours,
+                other,
+                against="1×",
+                goal=at_most(1.15),
+                unit="µs an image",
+            )
+    report(
+        "memory, 16×",
+        [more[1]["bytes"]],
+        [32 * 32 * 3],
+        against="decoded pixels",
+        unit="bytes an image",
+    )
 
 
 def classes(folder: Path, device: str) -> None:
-    begin("scale", "classes", note="20,000 images of 8×8 for training, 2,000 for validation; resnet8, one epoch")
+    begin(
+        "scale",
+        "classes",
+        note="20,000 images of 8×8 for training, 2,000 for validation; resnet8, one epoch",
+    )
     few, many = folder / "few", folder / "many"
     _write_images(few, num_classes=10)
     _write_images(many, num_classes=10_000)
-    train = ["train", "--epochs", "1", "--model", "resnet8", "--size", "16", "--quiet", "--device", device]
+    train = [
+        "train",
+        "--epochs",
+        "1",
+        "--model",
+        "resnet8",
+        "--size",
+        "16",
+        "--quiet",
+        "--device",
+        device,
+    ]
     for what, command in {
         "train, pictures and events": train,
         "confmat": ["confmat", "ckpt.pkl", "valid.txt", "--device", device],
@@ -163,16 +217,33 @@ def classes(folder: Path, device: str) -> None:
         _, less, low = _ptkit(command, few)
         _, seconds, peak = _ptkit(command, many)
         report(f"{what}, 10,000 classes", [seconds], [less], against="10 classes")
-        report(f"{what}, 10,000 classes, peak memory", [peak], [low], against="10 classes", unit="MiB")
+        report(
+            f"{what}, 10,000 classes, peak memory", [peak], [low], against="10 classes", unit="MiB"
+        )
 
 
 def large_model(folder: Path, device: str) -> None:
     from ptkit.core.calls import parse
     from ptkit.core.models.zoo import build_model
 
-    begin("scale", "model", note="two epochs of two steps with AdamW and an average of the weights, everything written")
+    begin(
+        "scale",
+        "model",
+        note="two epochs of two steps with AdamW and an average of the weights, everything written",
+    )
     _write_images(folder, num_classes=2, train=16, valid=4)
-    small = ["train", "--epochs", "2", "--batch-size", "8", "--size", "32", "--optimizer", "AdamW", "--quiet"]
+    small = [
+        "train",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--size",
+        "32",
+        "--optimizer",
+        "AdamW",
+        "--quiet",
+    ]
     small += ["--set", "train.ema=0.9", "--device", device, "--model"]
     _, _, base = _ptkit([*small, "resnet8"], folder)
     name = "convnext_base"
@@ -188,10 +259,14 @@ def large_model(folder: Path, device: str) -> None:
 def _write_lines(folder: Path, count: int) -> None:
     for part, number in (("train", count), ("valid", count // 10)):
         with (folder / f"{part}.txt").open("w") as file:
-            file.writelines(f"images/{k % 1000:04d}/{part}{k:08d}.jpg {k % 1000}\n" for k in range(number))
+            file.writelines(
+                f"images/{k % 1000:04d}/{part}{k:08d}.jpg {k % 1000}\n" for k in range(number)
+            )
 
 
-def _write_images(folder: Path, *, num_classes: int, train: int = 20_000, valid: int = 2_000) -> None:
+def _write_images(
+    folder: Path, *, num_classes: int, train: int = 20_000, valid: int = 2_000
+) -> None:
     """Write lists and few files: the same two hundred images under many names."""
     import numpy as np
     from PIL import Image
@@ -221,7 +296,9 @@ def _measured(command: Sequence[str | Path], folder: Path) -> tuple[str, float, 
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=output, stderr=errors)
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=folder, stdout=output, stderr=errors
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         # Popen would wait for it again.

@@ -1,10 +1,12 @@
-"""Batches from a disk that is slow to answer and has a narrow link, against what the link alone lets through.
+"""Batches from a disk that is slow to answer and has a narrow link, against what the link alone
+lets through.
 
     python benchmarks/bench_slow_disk.py IMAGES [--files 2000] [--rate 20] [--latency 20]
 
-IMAGES is ROOT/CLASS/*.jpg. Their first 200 stand in the list again and again, as often as 100 GB would: every reading
-waits `--latency` milliseconds, and all of them share a link of `--rate` MB/s. The disk is simulated where ptkit reads a
-file, so that reading, decoding and batching are ptkit's own.
+IMAGES is ROOT/CLASS/*.jpg. Their first 200 stand in the list again and again, as often as 100 GB
+would: every reading waits `--latency` milliseconds, and all of them share a link of `--rate` MB/s.
+The disk is simulated where ptkit reads a file, so that reading, decoding and batching are ptkit's
+own.
 """
 
 import threading
@@ -39,13 +41,18 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--files", type=int, default=2_000)
     parser.add_argument("--rate", type=float, default=20.0, help="MB/s of the link")
-    parser.add_argument("--latency", type=float, default=20.0, help="milliseconds until a file comes")
+    parser.add_argument(
+        "--latency", type=float, default=20.0, help="milliseconds until a file comes"
+    )
     options = parser.parse_args()
     paths = [str(path) for path in image_paths(options.images, limit=200)]
     size = sum(Path(path).stat().st_size for path in paths) / len(paths)
     # Small files are bound by the answers and not by the link: 32 readers get no more than this.
     rate = min(options.rate * MB, 32 * 1000 / options.latency * size)
-    note = f"{options.files:,} files of {size / 1000:.0f} kB a round, {options.latency:g} ms each, {rate / MB:.3g} MB/s"
+    note = (
+        f"{options.files:,} files of {size / 1000:.0f} kB a round, {options.latency:g} ms each,"
+        f" {rate / MB:.3g} MB/s"
+    )
     begin("slow disk", note=note)
     shares, growths = [], []
     for _ in range(options.rounds):
@@ -53,12 +60,21 @@ def main() -> None:
         shares.append(share * rate / MB)
         growths.append(growth)
     full = [rate / MB] * options.rounds
-    report("batches at 224 from a slow disk", shares, full, against="its link", goal=at_least(0.9), unit="MB/s")
+    report(
+        "batches at 224 from a slow disk",
+        shares,
+        full,
+        against="its link",
+        goal=at_least(0.9),
+        unit="MB/s",
+    )
     what = "memory, the rounds after the first"
     report(what, [max(growths[1:])], [128.0], against="128 MiB", goal=at_most(1), unit="MiB more")
 
 
-def measured(paths: list[str], num_files: int, *, rate: float, latency_s: float) -> tuple[float, float]:
+def measured(
+    paths: list[str], num_files: int, *, rate: float, latency_s: float
+) -> tuple[float, float]:
     """Return the share of the link that was used, and by how many MiB the process grew."""
     from ptkit.core.data import images as decoder
     from ptkit.core.data.batches import Batches
@@ -73,7 +89,12 @@ def measured(paths: list[str], num_files: int, *, rate: float, latency_s: float)
         link.pass_through(len(data))
         return data
 
-    calls = complete(("RandomResizedCrop(224)", "RandomHorizontalFlip()"), size=224, mean=(0.5,) * 3, std=(0.2,) * 3)
+    calls = complete(
+        ("RandomResizedCrop(224)", "RandomHorizontalFlip()"),
+        size=224,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+    )
     listed = list_of([paths[k % len(paths)] for k in range(num_files)], ("one",))
     batches = Batches(listed, Pipeline.parse(calls), batch_size=32, shuffle=True)
     decoder.read_bytes = slowly

@@ -1,4 +1,5 @@
-"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files against a bare Typer app's `--help`, whole processes.
+"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files against a bare Typer app's `--help`,
+whole processes.
 
 python benchmarks/bench_startup.py
 """
@@ -56,13 +57,21 @@ def compare(scratch: Path, *, rounds: int) -> None:
         {
             "bare": lambda _: run_process([python, "bare.py", "--help"], cwd=scratch),
             "help": lambda _: run_process([*ptkit, "--help"], cwd=scratch),
-            "split": lambda _: run_process([*ptkit, "split", "images", "--out", "lists"], cwd=scratch),
+            "split": lambda _: run_process(
+                [*ptkit, "split", "images", "--out", "lists"], cwd=scratch
+            ),
         },
         rounds=rounds,
     )
     against = "a bare Typer app's `--help`"
     report("`ptkit --help`", seconds["help"], seconds["bare"], against=against, goal=at_most(1.3))
-    report("`ptkit split` on 1,000 files", seconds["split"], seconds["bare"], against=against, goal=at_most(1.3))
+    report(
+        "`ptkit split` on 1,000 files",
+        seconds["split"],
+        seconds["bare"],
+        against=against,
+        goal=at_most(1.3),
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""Training with everything on (logging, recording, progress) against the model alone and against other trainers.
+"""Training with everything on (logging, recording, progress) against the model alone and against
+other trainers.
 
     python benchmarks/bench_train.py ROW IMAGES [--device cpu] [--peers PYTHON]
 
-ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it), resnet18-32 (torchvision's
-large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64), resnet18-224 (batch 16), or yolo11n-cls-224 (Ultralytics
-alone). IMAGES is ROOT/CLASS/*.jpg: 32×32, and photographs for the rows of 224. Every program is a process that stays;
-each round has one epoch of each, after a first one.
+ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it), resnet18-32
+(torchvision's large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64), resnet18-224 (batch
+16), or yolo11n-cls-224 (Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32, and photographs for
+the rows of 224. Every program is a process that stays; each round has one epoch of each, after a
+first one.
 
-"Model alone" makes as many steps in ptkit's own process, with its memory allocator and threads, on batches that lie
-ready: plain PyTorch, channels last, fused SGD, the same loss; with "plain PyTorch" in a process that lacks both. ptkit
-runs as `ptkit train` does, its standard error a terminal; its figure is images_per_s of metrics.csv, with which the
-clocks of the peers around an epoch are compared.
+"Model alone" makes as many steps in ptkit's own process, with its memory allocator and threads, on
+batches that lie
+ready: plain PyTorch, channels last, fused SGD, the same loss; with "plain PyTorch" in a process
+that lacks both. ptkit runs as `ptkit train` does, its standard error a terminal; its figure is
+images_per_s of metrics.csv, with which the clocks of the peers around an epoch are compared.
 """
 
 import os
@@ -46,11 +49,24 @@ class Row:
 
 ROWS = {
     "lenet-16": Row("lenet", 32, 16, steps=300, rounds=25),
-    "lenet-128": Row("lenet", 32, 128, steps=60, rounds=8, plain=ALONE, course=at_least(5.5), lightning=at_least(5.5)),
+    "lenet-128": Row(
+        "lenet",
+        32,
+        128,
+        steps=60,
+        rounds=8,
+        plain=ALONE,
+        course=at_least(5.5),
+        lightning=at_least(5.5),
+    ),
     "lenet-128-epoch": Row("lenet", 32, 128, steps=390, rounds=6, is_recorded=True),
-    "resnet18-32": Row("resnet18", 32, 128, steps=8, rounds=6, lightning=at_least(1.2), timm=at_least(1.4)),
+    "resnet18-32": Row(
+        "resnet18", 32, 128, steps=8, rounds=6, lightning=at_least(1.2), timm=at_least(1.4)
+    ),
     "resnet18-small-32": Row("resnet18-small", 32, 64, steps=2, rounds=10),
-    "resnet18-224": Row("resnet18", 224, 16, steps=5, rounds=3, lightning=at_least(1.15), timm=at_least(1.15)),
+    "resnet18-224": Row(
+        "resnet18", 224, 16, steps=5, rounds=3, lightning=at_least(1.15), timm=at_least(1.15)
+    ),
     # Longer epochs: its workers read up to eight batches ahead while they wait for their turn.
     "yolo11n-cls-224": Row("yolo11n-cls", 224, 16, steps=12, rounds=4),
 }
@@ -67,18 +83,33 @@ def main() -> None:
     row = ROWS[options.row]
     steps = row.steps * (ON_A_GPU if options.device == "cuda" else 1)
     paths = image_paths(options.images, limit=steps * row.batch_size + NUM_VALID)
-    begin("train", options.row, note=f"{row.network} at {row.size}, batch {row.batch_size}, {options.device}")
+    begin(
+        "train",
+        options.row,
+        note=f"{row.network} at {row.size}, batch {row.batch_size}, {options.device}",
+    )
     with tempfile.TemporaryDirectory(prefix="bench-train-") as name:
         folder, rounds = Path(name), options.rounds or row.rounds
         what = f"training `{row.network}` at {row.size}, batch {row.batch_size}"
         if row.network == "yolo11n-cls":
-            ultralytics(paths, folder, row, rounds=rounds, device=options.device, python=options.peers)
+            ultralytics(
+                paths, folder, row, rounds=rounds, device=options.device, python=options.peers
+            )
         else:
-            measure(what, paths, folder, row, rounds=rounds, device=options.device, python=options.peers)
+            measure(
+                what, paths, folder, row, rounds=rounds, device=options.device, python=options.peers
+            )
 
 
 def measure(
-    what: str, paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path
+    what: str,
+    paths: list[Path],
+    folder: Path,
+    row: Row,
+    *,
+    rounds: int,
+    device: str,
+    python: str | Path,
 ) -> None:
     file = write_lists(paths, folder, num_valid=NUM_VALID)
     tree = link_tree(paths[:-NUM_VALID], folder / "tree")
@@ -86,9 +117,15 @@ def measure(
     steps = str((len(paths) - NUM_VALID) // row.batch_size)
     ours = Program("ptkit_train.py", (str(file), *words), has_terminal=True)
     others = {
-        "model alone": (row.alone, Program("ptkit_train.py", ours.arguments, word="alone", has_terminal=True)),
+        "model alone": (
+            row.alone,
+            Program("ptkit_train.py", ours.arguments, word="alone", has_terminal=True),
+        ),
         "model alone, plain PyTorch": (row.plain, Program("plain_model.py", (steps, *words))),
-        "a plain loop, as in the course": (row.course, Program("course_loop.py", (str(tree), *words))),
+        "a plain loop, as in the course": (
+            row.course,
+            Program("course_loop.py", (str(tree), *words)),
+        ),
         "Lightning, 2 workers": (row.lightning, _peer("lightning", python, tree, words)),
         "timm, 2 workers": (row.timm, _peer("timm", python, tree, words)),
     }
@@ -97,14 +134,20 @@ def measure(
     mine = "ptkit"
     if row.is_recorded:
         mine, what = "recorded", f"{what}, {steps} steps an epoch, with what is written after it"
-        programs[mine] = Program("ptkit_train.py", ours.arguments, word="recorded", has_terminal=True)
+        programs[mine] = Program(
+            "ptkit_train.py", ours.arguments, word="recorded", has_terminal=True
+        )
     figures = contest(programs, rounds=rounds)
     for name, (goal, _) in asked.items():
         report(what, figures[mine], figures[name], against=name, goal=goal, unit="images/s")
 
 
-def ultralytics(paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path) -> None:
-    """Say how much of its own model's rate Ultralytics' trainer reaches: a figure to compare ptkit's shares with."""
+def ultralytics(
+    paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path
+) -> None:
+    """Say how much of its own model's rate Ultralytics' trainer reaches: a figure to compare
+    ptkit's shares with.
+    """
     tree = link_tree(paths[:-NUM_VALID], folder / "train").parent
     link_tree(paths[-NUM_VALID:], folder / "val")
     words = (str(tree), str(row.batch_size), str(row.size), device)

@@ -1,16 +1,18 @@
-"""Each transform, alone and in a typical list: ptkit's kernels against torchvision v2 image by image, one thread each.
+"""Each transform, alone and in a typical list: ptkit's kernels against torchvision v2 image by
+image, one thread each.
 
     python benchmarks/bench_transforms.py [--rounds 5] [--device cpu]
 
-Images are in memory, decoded: random pixels of 32×32 in batches of 128, and of 256×256, cut to 224, in batches of 16.
-Both end in a batch, and make the same pixels for the same draws (tests hold them against each other); drawing is part
-of the time. What has no form for whole batches runs image by image in ptkit too: Resize, CenterCrop and Pad once for a
-whole run, the others in threads, and torchvision's policies, seeded for each image, in worker processes. The last table
-is the path of small images from the cache to the model, against gathering their pixels alone (bench_batches.py has it
-against torchvision's loader).
+Images are in memory, decoded: random pixels of 32×32 in batches of 128, and of 256×256, cut to 224,
+in batches of 16. Both end in a batch, and make the same pixels for the same draws (tests hold them
+against each other); drawing is part of the time. What has no form for whole batches runs image by
+image in ptkit too: Resize, CenterCrop and Pad once for a whole run, the others in threads, and
+torchvision's policies, seeded for each image, in worker processes. The last table is the path of
+small images from the cache to the model, against gathering their pixels alone (bench_batches.py has
+it against torchvision's loader).
 
-With `--device cuda` the images lie there, and torchvision gets whole batches, with one draw for all: image by image it
-would only start kernels. What has no form for the device is left out.
+With `--device cuda` the images lie there, and torchvision gets whole batches, with one draw for
+all: image by image it would only start kernels. What has no form for the device is left out.
 """
 
 import statistics
@@ -104,11 +106,16 @@ def main() -> None:
     print(f"{machine()}; {options.rounds} rounds, medians, one thread, {device}")
     for size, (side, count) in SIZES.items():
         print(f"\n{side}×{side} pixels, batches of {count}\n")
-        print("| transform | whole batches | ptkit, µs an image | torchvision, µs an image | times faster |")
+        print(
+            "| transform | whole batches | ptkit, µs an image | torchvision, µs an image | times"
+            " faster |"
+        )
         print("|---|---|---|---|---|")
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         for call in ON_PIXELS:
-            one(call.format(size, side, size * 7 // 8), pixels, rounds=options.rounds, device=device)
+            one(
+                call.format(size, side, size * 7 // 8), pixels, rounds=options.rounds, device=device
+            )
         for call in ON_FLOATS:
             one(call, pixels, rounds=options.rounds, device=device, is_float=True)
         if size == 32:
@@ -125,7 +132,9 @@ def main() -> None:
         small(batch_size, rounds=options.rounds, device=device)
 
 
-def one(call: str, pixels: Any, *, rounds: int, device: torch.device, is_float: bool = False) -> None:
+def one(
+    call: str, pixels: Any, *, rounds: int, device: torch.device, is_float: bool = False
+) -> None:
     """Time one transform, ptkit's form against torchvision's class."""
     transform = build_transform(parse(call))
     is_on_gpu, kernel = device.type != "cpu", kernel_of(transform)
@@ -133,16 +142,25 @@ def one(call: str, pixels: Any, *, rounds: int, device: torch.device, is_float: 
     form = getattr(kernel, name) if has_form(transform, pixels.shape[1:3], name) else None
     if form is None and is_on_gpu:
         return
-    images = as_floats(pixels) if is_float else torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    images = (
+        as_floats(pixels) if is_float else torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    )
     images = images.to(device)
     there = torch.from_numpy(pixels).to(device) if is_on_gpu else pixels
     batch = images.contiguous(memory_format=torch.channels_last) if is_float else there
     indices = np.arange(len(pixels))
 
     def ours(number: int) -> None:
-        draws = keyed.uniforms(0, "bench", epoch=number + 1, indices=indices, columns=kernel.draws(transform))
+        draws = keyed.uniforms(
+            0, "bench", epoch=number + 1, indices=indices, columns=kernel.draws(transform)
+        )
         if form is None:
-            torch.stack([kernel.apply(transform, image, row) for image, row in zip(images, draws, strict=True)])
+            torch.stack(
+                [
+                    kernel.apply(transform, image, row)
+                    for image, row in zip(images, draws, strict=True)
+                ]
+            )
         elif name == "device":
             form(transform, batch, sent(draws, device))
         else:
@@ -150,7 +168,13 @@ def one(call: str, pixels: Any, *, rounds: int, device: torch.device, is_float: 
 
     def theirs(_: int) -> None:
         results = [transform(images)] if is_on_gpu else [transform(image) for image in images]
-        torch.stack([crop for result in results for crop in (result if isinstance(result, tuple) else (result,))])
+        torch.stack(
+            [
+                crop
+                for result in results
+                for crop in (result if isinstance(result, tuple) else (result,))
+            ]
+        )
 
     row(call, ours, theirs, count=len(pixels), rounds=rounds, is_batched=form is not None)
 
@@ -159,11 +183,18 @@ def linear(pixels: Any, *, rounds: int, device: torch.device) -> None:
     """Time LinearTransformation: one product for a batch against one an image."""
     images = as_floats(pixels).to(device)
     matrix, mean = torch.randn(images[0].numel(), images[0].numel()), torch.randn(images[0].numel())
-    mine, other = LinearTransformation(matrix, mean), v2.LinearTransformation(matrix.to(device), mean.to(device))
+    mine, other = (
+        LinearTransformation(matrix, mean),
+        v2.LinearTransformation(matrix.to(device), mean.to(device)),
+    )
     row(
         "LinearTransformation",
         lambda _: mine(images),
-        lambda _: other(images) if device.type != "cpu" else torch.stack([other(image) for image in images]),
+        lambda _: (
+            other(images)
+            if device.type != "cpu"
+            else torch.stack([other(image) for image in images])
+        ),
         count=len(images),
         rounds=rounds,
     )
@@ -184,18 +215,26 @@ def mixing(call: str, pixels: Any, *, rounds: int, device: torch.device) -> None
     )
 
 
-def pipeline(name: str, calls: list[str], pixels: Any, *, rounds: int, device: torch.device) -> None:
+def pipeline(
+    name: str, calls: list[str], pixels: Any, *, rounds: int, device: torch.device
+) -> None:
     """Time a whole list, from kept uint8 pixels to normalised float batches."""
     if "ToTensor()" not in calls:
         calls = [*calls, "ToTensor()", NORMALIZE]
     batches = batches_of(pixels, calls, batch_size=len(pixels), device=device)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
     scale = v2.ToDtype(torch.float32, scale=True)
-    other = v2.Compose([scale if call == "ToTensor()" else build_transform(parse(call)) for call in calls])
+    other = v2.Compose(
+        [scale if call == "ToTensor()" else build_transform(parse(call)) for call in calls]
+    )
     row(
         name,
         lambda number: list(batches.epoch(number + 1)),
-        lambda _: other(images) if device.type != "cpu" else torch.stack([other(image) for image in images]),
+        lambda _: (
+            other(images)
+            if device.type != "cpu"
+            else torch.stack([other(image) for image in images])
+        ),
         count=len(pixels),
         rounds=rounds,
         is_batched=not batches.pipeline.middle,
@@ -219,13 +258,19 @@ def small(batch_size: int, *, rounds: int, device: torch.device) -> None:
     batches.close()
 
 
-def batches_of(pixels: Any, calls: Sequence[str], *, batch_size: int, device: torch.device) -> Batches:
+def batches_of(
+    pixels: Any, calls: Sequence[str], *, batch_size: int, device: torch.device
+) -> Batches:
     """Return the batches of images that are kept already."""
     count, side = len(pixels), pixels.shape[1]
-    listed = ImageList(Path("bench"), Path(), ("a",), "", np.zeros(count, np.int64), b"", np.zeros(count, np.int64))
+    listed = ImageList(
+        Path("bench"), Path(), ("a",), "", np.zeros(count, np.int64), b"", np.zeros(count, np.int64)
+    )
     plan = Pipeline.parse([f"Resize(({side}, {side}))", *calls])
     kept = Kept(pixels, ())
-    return Batches(listed, plan, batch_size=batch_size, device=device, workers=1, shuffle=True, kept=kept)
+    return Batches(
+        listed, plan, batch_size=batch_size, device=device, workers=1, shuffle=True, kept=kept
+    )
 
 
 def waiting(run: Callable[[int], object]) -> Callable[[int], None]:

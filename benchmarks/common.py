@@ -1,4 +1,6 @@
-"""Measuring in turns, and one row per comparison: printed as Markdown, and written as a JSON line for table.py."""
+"""Measuring in turns, and one row per comparison: printed as Markdown, and written as a JSON line
+for table.py.
+"""
 
 import argparse
 import json
@@ -44,23 +46,35 @@ def at_least(limit: float) -> Goal:
     return Goal(limit, is_least=True)
 
 
-# ------------------------------------------------------------------------------------------------ a script's frame
+# --------------------------------------------------------------------------------- a script's frame
 
 
 def arguments(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """Return a parser with what every benchmark takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--peers", default=os.environ.get("BENCH_PEERS", ROOT / ".bench-venv/bin/python"), help="a Python that has them"
+        "--peers",
+        default=os.environ.get("BENCH_PEERS", ROOT / ".bench-venv/bin/python"),
+        help="a Python that has them",
     )
     return parser
 
 
 def begin(section: str, part: str = "", *, note: str = "") -> None:
-    """Print machine and header; a later run of the same section and part replaces the rows of this one."""
-    about = {"section": section, "part": part, "machine": machine(), "versions": versions(OUR_LIBRARIES), "note": note}
+    """Print machine and header; a later run of the same section and part replaces the rows of this
+    one.
+    """
+    about = {
+        "section": section,
+        "part": part,
+        "machine": machine(),
+        "versions": versions(OUR_LIBRARIES),
+        "note": note,
+    }
     _record({"kind": "begin", "date": datetime.now(UTC).isoformat(timespec="seconds"), **about})
     _place.update(section=section, part=part)
     print(f"{machine()}{'; ' if note else ''}{note}\n\n{HEADER}", flush=True)
@@ -70,7 +84,11 @@ def machine() -> str:
     """Return processor, cores, memory, GPU if any, and Python version in one line."""
     info, memory = _lines("/proc/cpuinfo"), _lines("/proc/meminfo")
     names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    sizes = [f", {int(line.split()[1]) / 2**20:.0f} GiB" for line in memory if line.startswith("MemTotal")]
+    sizes = [
+        f", {int(line.split()[1]) / 2**20:.0f} GiB"
+        for line in memory
+        if line.startswith("MemTotal")
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = names[0] if names else platform.processor()
     return f"{processor}, {cores} cores{''.join(sizes)}{_gpu()}, Python {platform.python_version()}"
@@ -101,7 +119,9 @@ def image_paths(folder: Path, *, limit: int | None = None) -> list[Path]:
 
 
 def write_lists(paths: Sequence[Path], folder: Path, *, num_valid: int = 0) -> Path:
-    """Write train.txt, valid.txt and classes.txt; the last `num_valid` images are for validation. Return train.txt."""
+    """Write train.txt, valid.txt and classes.txt; the last `num_valid` images are for validation.
+    Return train.txt.
+    """
     names = sorted({path.parent.name for path in paths})
     lines = [f"{path} {names.index(path.parent.name)}\n" for path in paths]
     cut = len(lines) - num_valid
@@ -120,7 +140,7 @@ def link_tree(paths: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def run_process(command: Sequence[str | Path], *, cwd: Path | None = None) -> None:
@@ -130,16 +150,24 @@ def run_process(command: Sequence[str | Path], *, cwd: Path | None = None) -> No
         SystemExit: it failed; its output is the message.
     """
     # Installed programs have their bytecode; the warm-up round writes ours.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        list(map(str, command)),
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")
 
 
 def in_turns(runs: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each run, all of them once a round, so that a slow moment of the machine hits all.
+    """Return the seconds of each run, all of them once a round, so that a slow moment of the
+    machine hits all.
 
     Each run gets the number of its round; -1 is a warm-up that does not count.
     """
@@ -149,10 +177,14 @@ def in_turns(runs: Mapping[str, Callable[[int], object]], *, rounds: int) -> dic
         run(number)
         return time.perf_counter() - start
 
-    return figures_in_turns({name: lambda n, run=run: timed(run, n) for name, run in runs.items()}, rounds=rounds)
+    return figures_in_turns(
+        {name: lambda n, run=run: timed(run, n) for name, run in runs.items()}, rounds=rounds
+    )
 
 
-def figures_in_turns(runs: Mapping[str, Callable[[int], float]], *, rounds: int) -> dict[str, list[float]]:
+def figures_in_turns(
+    runs: Mapping[str, Callable[[int], float]], *, rounds: int
+) -> dict[str, list[float]]:
     """Return what each run gives, all of them once a round, as `in_turns` does for seconds."""
     figures: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-1, rounds):
@@ -163,7 +195,7 @@ def figures_in_turns(runs: Mapping[str, Callable[[int], float]], *, rounds: int)
     return figures
 
 
-# ---------------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def report(
@@ -177,8 +209,10 @@ def report(
 ) -> None:
     """Print and record a row: medians with the smallest and largest, and the median ratio.
 
-    ours, other: the figures of each round, or why there are none. Where both have the same number of rounds, the
-    ratio is the median over the rounds, which drift of the machine does not touch; else that of the medians.
+    ours, other: the figures of each round, or why there are none. Where both have the same number
+    of rounds, the
+    ratio is the median over the rounds, which drift of the machine does not touch; else that of the
+    medians.
     """
     row = {"what": what, "against": against, "unit": unit, "goal": goal and str(goal)}
     reason = next((figures for figures in (ours, other) if isinstance(figures, str)), None)
@@ -199,14 +233,19 @@ def as_markdown(row: Mapping[str, object]) -> str:
     """Return a row of the table with HEADER."""
     goal = row["goal"] or "–"
     if "skipped" in row:
-        return f"| {row['what']} | {row['against']} | – | – | – | {goal}; not measured: {row['skipped']} |"
+        return (
+            f"| {row['what']} | {row['against']} | – | – | – | {goal}; not measured:"
+            f" {row['skipped']} |"
+        )
     mark = "" if row["reached"] is None else ": yes" if row["reached"] else ": **no**"
     figures = " | ".join(_shown(row[who], str(row["unit"])) for who in ("ours", "other"))  # type: ignore[arg-type]
     return f"| {row['what']} | {row['against']} | {figures} | {row['ratio']:.3g} | {goal}{mark} |"
 
 
 def _shown(figures: Sequence[float], unit: str) -> str:
-    middle, low, high = (_number(value) for value in (statistics.median(figures), min(figures), max(figures)))
+    middle, low, high = (
+        _number(value) for value in (statistics.median(figures), min(figures), max(figures))
+    )
     return f"{middle} {unit}" if len(figures) == 1 else f"{middle} {unit} ({low} to {high})"
 
 

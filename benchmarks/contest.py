@@ -1,7 +1,7 @@
 """Programs in processes of their own that stay and are measured in turns, a round at a time.
 
-Each program is a script of sides/. It says READY, then waits for a word on its standard input, does one round of work
-and answers with `FIGURE number`, such as images per second; see sides/turns.py.
+Each program is a script of sides/. It says READY, then waits for a word on its standard input, does
+one round of work and answers with `FIGURE number`, such as images per second; see sides/turns.py.
 """
 
 import os
@@ -26,7 +26,8 @@ PATIENCE_S = 180
 class Program:
     """A script of sides/ with its arguments, and the word that asks for a round of it.
 
-    Programs with the same command share a process. module: what must be installed for it. has_terminal: standard
+    Programs with the same command share a process. module: what must be installed for it.
+    has_terminal: standard
     error is a terminal, so that what is drawn there costs what it costs.
     """
 
@@ -45,7 +46,10 @@ class Program:
         """Return why the program cannot run here, or None."""
         if not Path(self.python).exists():
             return f"no {self.python}, which `make bench` makes"
-        probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({self.module!r}) is None)"
+        probe = (
+            f"import importlib.util, sys; sys.exit(importlib.util.find_spec({self.module!r}) is"
+            " None)"
+        )
         if self.module and subprocess.run([self.python, "-c", probe]).returncode:
             return f"{self.module} is not installed for {self.python}"
         return None
@@ -56,7 +60,8 @@ class SideFailedError(Exception):
 
 
 def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[float] | str]:
-    """Start all programs, measure them in turns, and return the figures of each, or why there are none.
+    """Start all programs, measure them in turns, and return the figures of each, or why there are
+    none.
 
     A first round of each does not count.
     """
@@ -77,7 +82,9 @@ def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[f
                 return 0.0
             return _tried(name, lambda: sides[tuple(program.command)].round(program.word), reasons)
 
-        figures = figures_in_turns({n: lambda _, n=n, p=p: figure(n, p) for n, p in programs.items()}, rounds=rounds)
+        figures = figures_in_turns(
+            {n: lambda _, n=n, p=p: figure(n, p) for n, p in programs.items()}, rounds=rounds
+        )
     return {name: reasons.get(name) or figures[name] for name in programs}
 
 
@@ -105,7 +112,12 @@ class _Side:
             environment.pop("PYTHONPATH", None)
         environment |= {"TERM": "xterm", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            program.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+            program.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
         )
         if self._terminal is not None:
             os.close(stderr)

@@ -1,10 +1,13 @@
-"""From the JSON lines of the benchmarks to one table: Markdown and JSON, and into pages with markers.
+"""From the JSON lines of the benchmarks to one table: Markdown and JSON, and into pages with
+markers.
 
     python benchmarks/table.py ROWS.jsonl FOLDER [--docs PAGE.md] [--peers PYTHON]
 
-Writes FOLDER/table.md and FOLDER/results.json: machine, date, versions of ptkit's libraries and of the peers, all rows.
-Of a section measured again the later rows count. In PAGE.md what stands between `<!-- bench SECTION -->` and
-`<!-- end -->` is replaced by the rows of the section, and of `<!-- bench -->` by machine, date and versions.
+Writes FOLDER/table.md and FOLDER/results.json: machine, date, versions of ptkit's libraries and of
+the peers, all rows. Of a section measured again the later rows count. In PAGE.md what stands
+between `<!-- bench SECTION -->` and
+`<!-- end -->` is replaced by the rows of the section, and of `<!-- bench -->` by machine, date and
+versions.
 """
 
 import argparse
@@ -33,7 +36,9 @@ print(json.dumps(found))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rows", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", type=Path)
@@ -44,9 +49,13 @@ def main() -> None:
     about = facts(lines, options.peers)
     options.folder.mkdir(parents=True, exist_ok=True)
     results = {**about, "rows": [row for rows in sections.values() for row in rows]}
-    (options.folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    (options.folder / "results.json").write_text(
+        json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    )
     rows = [as_markdown(row) for some in sections.values() for row in some]
-    text = "\n".join(["# Benchmarks", "", in_words(about), "", *counts(results["rows"]), "", HEADER, *rows, ""])
+    text = "\n".join(
+        ["# Benchmarks", "", in_words(about), "", *counts(results["rows"]), "", HEADER, *rows, ""]
+    )
     (options.folder / "table.md").write_text(text, encoding="utf-8")
     if options.docs:
         page = options.docs.read_text(encoding="utf-8")
@@ -75,7 +84,9 @@ def facts(lines: Sequence[Mapping[str, Any]], peers: str | Path) -> dict[str, An
     dates = sorted(line["date"][:10] for line in begun)
     found: dict[str, str] = {}
     if Path(peers).exists():
-        done = subprocess.run([peers, "-c", VERSIONS, *PEERS], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [peers, "-c", VERSIONS, *PEERS], capture_output=True, text=True, check=True
+        )
         found = json.loads(done.stdout)
     return {
         "machine": sorted({line["machine"] for line in begun}),
@@ -87,8 +98,14 @@ def facts(lines: Sequence[Mapping[str, Any]], peers: str | Path) -> dict[str, An
 
 def in_words(about: Mapping[str, Any]) -> str:
     """Return machine, date and versions in a sentence each."""
-    ours, peers = (", ".join(f"{name} {number}" for name, number in about[k].items()) for k in ("versions", "peers"))
-    return f"{'; '.join(about['machine'])}. {about['date']}. ptkit with {ours}. Peers: {peers or 'not installed'}."
+    ours, peers = (
+        ", ".join(f"{name} {number}" for name, number in about[k].items())
+        for k in ("versions", "peers")
+    )
+    return (
+        f"{'; '.join(about['machine'])}. {about['date']}. ptkit with {ours}. Peers:"
+        f" {peers or 'not installed'}."
+    )
 
 
 def counts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -99,7 +116,9 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{reached} of {len(asked)} goals reached, {skipped} not measured."]
 
 
-def filled(page: str, sections: Mapping[str, Sequence[Mapping[str, Any]]], about: Mapping[str, Any]) -> str:
+def filled(
+    page: str, sections: Mapping[str, Sequence[Mapping[str, Any]]], about: Mapping[str, Any]
+) -> str:
     """Return the page with new text between its markers; a section without rows stays as it is."""
 
     def replaced(match: re.Match[str]) -> str:
@@ -109,7 +128,12 @@ def filled(page: str, sections: Mapping[str, Sequence[Mapping[str, Any]]], about
         text = "\n".join([HEADER, *map(as_markdown, sections[name])]) if name else in_words(about)
         return f"{match['begin']}\n{text}\n<!-- end -->"
 
-    return re.sub(r"(?P<begin><!-- bench ?(?P<name>[\w ]*?) -->)\n.*?<!-- end -->", replaced, page, flags=re.DOTALL)
+    return re.sub(
+        r"(?P<begin><!-- bench ?(?P<name>[\w ]*?) -->)\n.*?<!-- end -->",
+        replaced,
+        page,
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":

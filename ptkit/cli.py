@@ -1,4 +1,6 @@
-"""The Typer app: one line per command, and the one place where an error becomes a line and an exit code."""
+"""The Typer app: one line per command, and the one place where an error becomes a line and an exit
+code.
+"""
 
 import atexit
 import os
@@ -30,7 +32,9 @@ from ptkit.core.machine import prepare_environment, search_garbage_rarely
 
 
 class Commands(TyperGroup):
-    """Tells what the user can mend in one line on standard error; our own bugs keep their traceback."""
+    """Tells what the user can mend in one line on standard error; our own bugs keep their
+    traceback.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -73,12 +77,16 @@ def _print_version(is_asked: bool) -> None:
 @app.callback()
 def ptkit(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """From a folder of images to a trained classifier that you can look into: one command a step.
 
-    Start with: ptkit split data/ && ptkit normstats train.txt && ptkit train && ptkit viz-weights ckpt.pkl
+    Start with: ptkit split data/ && ptkit normstats train.txt && ptkit train && ptkit viz-weights
+    ckpt.pkl
     """
 
 
@@ -105,7 +113,9 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _leave_at_once(status: Sequence[int]) -> None:
-    """End the process without taking torch's modules apart, which takes a second; status: the exit status first."""
+    """End the process without taking torch's modules apart, which takes a second; status: the exit
+    status first.
+    """
     if "torch" not in sys.modules:
         return
     try:

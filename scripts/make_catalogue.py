@@ -1,4 +1,5 @@
-"""Write docs/catalogue.md: every part by name, with what it does, its arguments and the command that uses it.
+"""Write docs/catalogue.md: every part by name, with what it does, its arguments and the command
+that uses it.
 
     python scripts/make_catalogue.py [FILE]
 
@@ -31,7 +32,9 @@ default; what an argument may be stands behind it, and anything else is refused 
 
 @dataclass(frozen=True)
 class Kind:
-    """One section: its catalogue, the command around a call, and calls for parts that need arguments."""
+    """One section: its catalogue, the command around a call, and calls for parts that need
+    arguments.
+    """
 
     title: str
     text: str
@@ -43,7 +46,8 @@ class Kind:
 KINDS = (
     Kind(
         "Transforms",
-        "They start from the decoded image. `ptkit viz-transforms` draws them; more in [transforms.md](transforms.md).",
+        "They start from the decoded image. `ptkit viz-transforms` draws them; more in"
+        " [transforms.md](transforms.md).",
         TRANSFORMS,
         "ptkit train --transform '{}'",
         {
@@ -75,7 +79,8 @@ KINDS = (
     ),
     Kind(
         "Optimizers",
-        "The rate is `--lr`, or `lr=` in the call; parameters come from the run; see [optimizers.md](optimizers.md).",
+        "The rate is `--lr`, or `lr=` in the call; parameters come from the run; see"
+        " [optimizers.md](optimizers.md).",
         OPTIMIZERS,
         "ptkit train --optimizer '{}'",
         {},
@@ -95,15 +100,16 @@ KINDS = (
     ),
     Kind(
         "Weight initialisations",
-        "On a layer class, a module, or a glob on parameter names; `--init tutorial` is a recipe of several. "
-        "`calculate_gain('relu')` may stand as an argument.",
+        "On a layer class, a module, or a glob on parameter names; `--init tutorial` is a recipe of"
+        " several. `calculate_gain('relu')` may stand as an argument.",
         INITS,
         "ptkit train --init 'Conv2d={}'",
         {"constant_": "constant_(0.1)", "sparse_": "sparse_(0.1)"},
     ),
     Kind(
         "Models",
-        "Ours and torchvision's; `timm:NAME` and your own `net.py:Net` as well. More in [models.md](models.md).",
+        "Ours and torchvision's; `timm:NAME` and your own `net.py:Net` as well. More in"
+        " [models.md](models.md).",
         models(),
         "ptkit train --model '{}'",
         {},
@@ -138,13 +144,25 @@ def example(kind: Kind, name: str) -> str:
 
 
 def losses_and_labels() -> str:
-    """Return what stands before each loss, what its target is and how outputs are read, for each kind of labels."""
-    columns = {"one class": "one", "several classes": "several", "numbers": "numbers", "compared images": "pairs"}
+    """Return what stands before each loss, what its target is and how outputs are read, for each
+    kind of labels.
+    """
+    columns = {
+        "one class": "one",
+        "several classes": "several",
+        "numbers": "numbers",
+        "compared images": "pairs",
+    }
     rows = [
-        f"| `{name}` | " + " | ".join(_use(getattr(rule, field)) for field in columns.values()) + " |\n"
+        f"| `{name}` | "
+        + " | ".join(_use(getattr(rule, field)) for field in columns.values())
+        + " |\n"
         for name, rule in RULES.items()
     ]
-    text = "Before the loss → its target → how outputs are read. Empty: the loss does not fit these labels."
+    text = (
+        "Before the loss → its target → how outputs are read. Empty: the loss does not fit these"
+        " labels."
+    )
     head = f"| loss | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
     return f"### Losses and labels\n\n{text}\n\n{head}{''.join(rows)}"
 

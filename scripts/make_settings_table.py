@@ -2,7 +2,8 @@
 
     python scripts/make_settings_table.py [FILE]
 
-The table comes from ptkit/core/config.py and from the flags of `ptkit train`; a test keeps the page true to them.
+The table comes from ptkit/core/config.py and from the flags of `ptkit train`; a test keeps the page
+true to them.
 """
 
 import dataclasses
@@ -36,8 +37,13 @@ def table() -> str:
     flags = _flags()
     blocks = []
     for section in dataclasses.fields(Settings):
-        rows = [_row(section.name, setting, flags) for setting in dataclasses.fields(section.default)]  # type: ignore[arg-type]
-        head = f"### `[{section.name}]`\n\n| setting | flag | default | values | meaning |\n|---|---|---|---|---|\n"
+        rows = [
+            _row(section.name, setting, flags) for setting in dataclasses.fields(section.default)
+        ]  # type: ignore[arg-type]
+        head = (
+            f"### `[{section.name}]`\n\n| setting | flag | default | values | meaning"
+            " |\n|---|---|---|---|---|\n"
+        )
         blocks.append(head + "".join(rows))
     return "\n".join(blocks)
 
@@ -62,7 +68,9 @@ def _flags() -> dict[tuple[str, str], str]:
 def _default(value: Any) -> str:
     if value in (None, ()):
         return ""
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else '`""`'
+    return (
+        f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else '`""`'
+    )
 
 
 def _values(setting: dataclasses.Field[Any]) -> Iterator[str]:

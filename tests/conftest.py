@@ -17,10 +17,12 @@ from ptkit.core.machine import prepare_environment
 
 # Tiny networks: handing work to a second thread costs more than it saves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# As the command does, before anything imports torch: threads that wait by spinning starve tests that run beside.
+# As the command does, before anything imports torch: threads that wait by spinning starve tests
+# that run beside.
 prepare_environment()
 
-# The process's own peak: `ru_maxrss` would count what the tests' process had before the program was started.
+# The process's own peak: `ru_maxrss` would count what the tests' process had before the program was
+# started.
 _PEAK = """
 import sys
 def peak():
@@ -50,7 +52,9 @@ def quick_disk():
 
 @pytest.fixture
 def blank_pictures(monkeypatch):
-    """Leave every picture white, for tests that ask which files there are, not what is drawn in them."""
+    """Leave every picture white, for tests that ask which files there are, not what is drawn in
+    them.
+    """
     from matplotlib.figure import Figure
 
     monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
@@ -58,9 +62,11 @@ def blank_pictures(monkeypatch):
 
 @pytest.fixture
 def megabytes():
-    """A function that runs lines of Python in a process of its own and returns how much its memory grew at most.
+    """A function that runs lines of Python in a process of its own and returns how much its memory
+    grew at most.
 
-    setup: lines that run before the measuring. The arguments are in `sys.argv`. Nothing may come on standard error.
+    setup: lines that run before the measuring. The arguments are in `sys.argv`. Nothing may come on
+    standard error.
     """
     if not Path("/proc/self/status").exists():
         pytest.skip("this system does not tell a process's peak memory")
@@ -94,7 +100,9 @@ def noise_list(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
     random = np.random.default_rng(0)
     for index in range(23):
-        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+            folder / f"{index}.png"
+        )
     write_list(folder / "list.txt", [(f"{index}.png", index % 3) for index in range(23)])
     return folder / "list.txt"
 

@@ -1,4 +1,6 @@
-"""A small run folder with a checkpoint, images and a list, for the tests of commands that look at it."""
+"""A small run folder with a checkpoint, images and a list, for the tests of commands that look at
+it.
+"""
 
 import os
 from pathlib import Path
@@ -13,7 +15,9 @@ CLASSES = ("blue", "green", "red")
 
 
 def write_run(folder: Path, call: str = "resnet8()") -> Path:
-    """Write runs/1/ with config.toml and a checkpoint of fresh weights, and ckpt.pkl, a link to it; return the run."""
+    """Write runs/1/ with config.toml and a checkpoint of fresh weights, and ckpt.pkl, a link to it;
+    return the run.
+    """
     model, text = build_model(call, num_classes=3, size=16, seed=1)
     run = folder / "runs" / "1"
     run.mkdir(parents=True)
@@ -24,7 +28,11 @@ def write_run(folder: Path, call: str = "resnet8()") -> Path:
         "classes": list(CLASSES),
         "task": {"kind": "single-label", "activation": "softmax"},
         "pipeline": {
-            "calls": ["Resize((16, 16))", "ToTensor()", "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])"],
+            "calls": [
+                "Resize((16, 16))",
+                "ToTensor()",
+                "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])",
+            ],
             "tensors": {},
             "size": 16,
             "mean": [0.5] * 3,
@@ -39,7 +47,9 @@ def write_run(folder: Path, call: str = "resnet8()") -> Path:
 
 
 def write_images(folder: Path, per_class: int = 4) -> list[str]:
-    """Write coloured noise as images/CLASS/k.png, test.txt and classes.txt; return the paths in the list's order."""
+    """Write coloured noise as images/CLASS/k.png, test.txt and classes.txt; return the paths in the
+    list's order.
+    """
     rng = np.random.default_rng(0)
     paths, lines = [], []
     for label, name in enumerate(CLASSES):

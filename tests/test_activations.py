@@ -3,7 +3,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ptkit.core.analysis.activations import as_maps, default_layers, match_layers, record_activations, trace_layers
+from ptkit.core.analysis.activations import (
+    as_maps,
+    default_layers,
+    match_layers,
+    record_activations,
+    trace_layers,
+)
 from ptkit.core.errors import UsageError
 
 

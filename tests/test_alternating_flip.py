@@ -1,4 +1,6 @@
-"""AlternatingFlip and WithHorizontalFlip: what they show of each image, epoch after epoch, and in evaluation."""
+"""AlternatingFlip and WithHorizontalFlip: what they show of each image, epoch after epoch, and in
+evaluation.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def seen(images, call, *, epoch, seed=0):
 def is_mirrored(images, *, epoch, seed=0):
     plain = seen(images, "RandomHorizontalFlip(p=0)", epoch=epoch)
     shown = seen(images, "AlternatingFlip()", epoch=epoch, seed=seed)
-    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(shown, plain, strict=True))
+    assert all(
+        torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(shown, plain, strict=True)
+    )
     return (shown != plain).flatten(1).any(dim=1)
 
 
@@ -46,10 +50,16 @@ def test_about_half_of_the_images_is_mirrored_and_the_seed_says_which(images):
 
 def test_other_draws_stay_what_they_are_beside_it(images):
     crop = "RandomCrop(16, padding=4)"
-    alone = Batches(images, Pipeline.parse([crop, "RandomHorizontalFlip(p=0)", "ToTensor()"]), batch_size=48)
-    beside = Batches(images, Pipeline.parse([crop, "AlternatingFlip()", "ToTensor()"]), batch_size=48)
+    alone = Batches(
+        images, Pipeline.parse([crop, "RandomHorizontalFlip(p=0)", "ToTensor()"]), batch_size=48
+    )
+    beside = Batches(
+        images, Pipeline.parse([crop, "AlternatingFlip()", "ToTensor()"]), batch_size=48
+    )
     one, other = (next(batches.epoch(1)).images for batches in (alone, beside))
-    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(one, other, strict=True))
+    assert all(
+        torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_in_a_container_it_is_refused():
@@ -57,7 +67,9 @@ def test_in_a_container_it_is_refused():
         Pipeline.parse(["RandomApply([AlternatingFlip()])", "ToTensor()"])
 
 
-@pytest.mark.parametrize("calls", [["WithHorizontalFlip()", "ToTensor()"], ["ToTensor()", "WithHorizontalFlip()"]])
+@pytest.mark.parametrize(
+    "calls", [["WithHorizontalFlip()", "ToTensor()"], ["ToTensor()", "WithHorizontalFlip()"]]
+)
 def test_each_image_is_followed_by_its_mirror_image(images, calls):
     batch = next(Batches(images, Pipeline.parse(calls), batch_size=5).epoch())
     plain = seen(images, "RandomHorizontalFlip(p=0)", epoch=0)[:5]
@@ -79,6 +91,10 @@ def test_the_second_of_two_would_undo_the_first_and_is_refused():
 def test_evaluation_on_mirror_images_that_training_never_shows_is_refused(tmp_path):
     lists = make_lists(tmp_path)
     data = {"train": str(lists / "train.txt"), "valid": str(lists / "valid.txt")}
-    settings = resolve({"data": data | {"augment": "none", "eval_transforms": ["WithHorizontalFlip()"]}})
-    with pytest.raises(UsageError, match=r"no training transform mirrors images.*data\.eval_transforms=none"):
+    settings = resolve(
+        {"data": data | {"augment": "none", "eval_transforms": ["WithHorizontalFlip()"]}}
+    )
+    with pytest.raises(
+        UsageError, match=r"no training transform mirrors images.*data\.eval_transforms=none"
+    ):
         prepare_data(settings, device=torch.device("cpu"), counting=Watcher().counting)

@@ -14,7 +14,9 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 4, 2))
 
 
-def _train(model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, *, steps: range) -> None:
+def _train(
+    model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, *, steps: range
+) -> None:
     for step in steps:
         images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -37,10 +39,14 @@ def test_the_average_is_the_closed_form() -> None:
     # Decays: 1/10, 2/11, and then 0.25, as 3/12 is no smaller.
     first = 0.9 * 1
     second = first * 2 / 11 + 2 * 9 / 11
-    assert average.state_dict()["averages"]["weight"].item() == pytest.approx(second * 0.25 + 3 * 0.75)
+    assert average.state_dict()["averages"]["weight"].item() == pytest.approx(
+        second * 0.25 + 3 * 0.75
+    )
 
 
-def test_the_averages_stand_in_the_model_for_a_while_and_every_byte_comes_back(model: nn.Module) -> None:
+def test_the_averages_stand_in_the_model_for_a_while_and_every_byte_comes_back(
+    model: nn.Module,
+) -> None:
     average = WeightAverage(model, decay=0.9)
     _train(model, average, torch.optim.SGD(model.parameters(), lr=0.1), steps=range(5))
     before, averages = _copy(model), average.state_dict()["averages"]

@@ -24,7 +24,9 @@ from ptkit.core.training.tasks.losses import LOSSES
 
 CATALOGUES = {c.kind: c for c in (TRANSFORMS, LOSSES, OPTIMIZERS, SCHEDULERS, INITS, models())}
 # Of torchvision's 80 models one for each signature: the rules know nothing else of them.
-MODELS = {tuple(a.name for a in models().arguments(name)): name for name in reversed(models().parts)}
+MODELS = {
+    tuple(a.name for a in models().arguments(name)): name for name in reversed(models().parts)
+}
 PARTS = [
     (kind, name)
     for kind, catalogue in CATALOGUES.items()
@@ -34,7 +36,9 @@ PARTS = [
 
 
 def parameter_of(kind, part, argument):
-    return inspect.signature(pkgutil.resolve_name(CATALOGUES[kind].parts[part].target)).parameters[argument]
+    return inspect.signature(pkgutil.resolve_name(CATALOGUES[kind].parts[part].target)).parameters[
+        argument
+    ]
 
 
 RULES = [
@@ -48,41 +52,62 @@ IDS = [f"{part}.{argument}" for _, part, argument, _ in RULES]
 # A call of every part with all its arguments, as PyTorch's documentation writes them.
 USUAL = {
     "CenterCrop": "CenterCrop(224)",
-    "RandomCrop": "RandomCrop(32, padding=4, pad_if_needed=True, fill=(124, 116, 104), padding_mode='constant')",
-    "RandomResizedCrop": "RandomResizedCrop(224, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), "
-    "interpolation=InterpolationMode.BICUBIC, antialias=True)",
+    "RandomCrop": (
+        "RandomCrop(32, padding=4, pad_if_needed=True, fill=(124, 116, 104),"
+        " padding_mode='constant')"
+    ),
+    "RandomResizedCrop": (
+        "RandomResizedCrop(224, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), "
+        "interpolation=InterpolationMode.BICUBIC, antialias=True)"
+    ),
     "FiveCrop": "FiveCrop((28, 28))",
     "TenCrop": "TenCrop(224, vertical_flip=True)",
     "RandomHorizontalFlip": "RandomHorizontalFlip(p=0.5)",
     "RandomVerticalFlip": "RandomVerticalFlip(1)",
     "AlternatingFlip": "AlternatingFlip()",
     "WithHorizontalFlip": "WithHorizontalFlip()",
-    "RandomRotation": "RandomRotation(degrees=(0, 180), interpolation='bilinear', expand=True, center=[4, 4], fill=0)",
-    "Resize": "Resize(size=256, interpolation=InterpolationMode.BILINEAR, max_size=512, antialias=None)",
+    "RandomRotation": (
+        "RandomRotation(degrees=(0, 180), interpolation='bilinear', expand=True, center=[4, 4],"
+        " fill=0)"
+    ),
+    "Resize": (
+        "Resize(size=256, interpolation=InterpolationMode.BILINEAR, max_size=512, antialias=None)"
+    ),
     "Normalize": "Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], inplace=True)",
     "ToTensor": "ToTensor()",
     "LinearTransformation": "LinearTransformation([[1, 0.5], [-1, 2]], mean_vector=[0.5, 0.1])",
     "Pad": "Pad(padding=(1, 2, 3, 4), fill=0, padding_mode='reflect')",
     "ColorJitter": "ColorJitter(brightness=0.5, contrast=(0.8, 1.2), saturation=0, hue=0.3)",
     "Grayscale": "Grayscale(num_output_channels=3)",
-    "RandomAffine": "RandomAffine(degrees=(30, 70), translate=(0.1, 0.3), scale=(0.5, 0.75), shear=(-5, 5, -5, 5), "
-    "interpolation=InterpolationMode.NEAREST, fill=[0], center=(0, 0))",
+    "RandomAffine": (
+        "RandomAffine(degrees=(30, 70), translate=(0.1, 0.3), scale=(0.5, 0.75), shear=(-5, 5, -5,"
+        " 5), interpolation=InterpolationMode.NEAREST, fill=[0], center=(0, 0))"
+    ),
     "RandomGrayscale": "RandomGrayscale(p=0.1)",
     "ToPILImage": "ToPILImage(mode='RGB')",
-    "RandomErasing": "RandomErasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value='random', inplace=False)",
+    "RandomErasing": (
+        "RandomErasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value='random', inplace=False)"
+    ),
     "Lambda": "Lambda('math:sqrt')",
     "RandomChoice": "RandomChoice([CenterCrop(8), ToTensor()], p=[2, 1])",
     "RandomApply": "RandomApply(transforms=[ColorJitter(), Pad(1)], p=0.3)",
     "RandomOrder": "RandomOrder([RandomHorizontalFlip()])",
     "AutoAugment": "AutoAugment(AutoAugmentPolicy.CIFAR10, interpolation=2, fill=None)",
-    "RandAugment": "RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31, interpolation=0, fill=[1, 2, 3])",
+    "RandAugment": (
+        "RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31, interpolation=0, fill=[1,"
+        " 2, 3])"
+    ),
     "TrivialAugmentWide": "TrivialAugmentWide(31, InterpolationMode.NEAREST, fill=127.5)",
-    "AugMix": "AugMix(severity=3, mixture_width=3, chain_depth=-1, alpha=1, all_ops=True, "
-    "interpolation=InterpolationMode.BILINEAR, fill=None)",
+    "AugMix": (
+        "AugMix(severity=3, mixture_width=3, chain_depth=-1, alpha=1, all_ops=True, "
+        "interpolation=InterpolationMode.BILINEAR, fill=None)"
+    ),
     "MixUp": "MixUp(alpha=0.2)",
     "CutMix": "CutMix(alpha=1)",
-    "CrossEntropyLoss": "CrossEntropyLoss(weight=[1, 0, 2.5], ignore_index=-100, reduction='mean', "
-    "label_smoothing=0.1)",
+    "CrossEntropyLoss": (
+        "CrossEntropyLoss(weight=[1, 0, 2.5], ignore_index=-100, reduction='mean', "
+        "label_smoothing=0.1)"
+    ),
     "NLLLoss": "NLLLoss(weight=[1, 2], ignore_index=0, reduction='mean')",
     "MultiMarginLoss": "MultiMarginLoss(p=2, margin=0.5, weight=[1, 2], reduction='mean')",
     "KLDivLoss": "KLDivLoss(log_target=True)",
@@ -98,37 +123,55 @@ USUAL = {
     "PoissonNLLLoss": "PoissonNLLLoss(log_input=False, full=True, eps=1e-08, reduction='mean')",
     "CosineEmbeddingLoss": "CosineEmbeddingLoss(margin=-0.5, reduction='mean')",
     "MarginRankingLoss": "MarginRankingLoss(margin=0, reduction='mean')",
-    "TripletMarginLoss": "TripletMarginLoss(margin=1.0, p=2, eps=1e-6, swap=True, reduction='mean')",
+    "TripletMarginLoss": (
+        "TripletMarginLoss(margin=1.0, p=2, eps=1e-6, swap=True, reduction='mean')"
+    ),
     "SGD": "SGD(momentum=0.9, dampening=0, weight_decay=5e-4, nesterov=True)",
     "ASGD": "ASGD(lambd=0.0001, alpha=0.75, t0=1000000.0, weight_decay=0)",
     "Rprop": "Rprop(etas=(0.5, 1.2), step_sizes=(1e-06, 50))",
     "Adagrad": "Adagrad(lr_decay=0.1, weight_decay=0, initial_accumulator_value=0.1, eps=1e-10)",
     "Adadelta": "Adadelta(rho=0.9, eps=1e-06, weight_decay=0)",
     "RMSprop": "RMSprop(alpha=0.99, eps=1e-08, weight_decay=0, momentum=0.9, centered=True)",
-    "Adam": "Adam(betas=(0.0, 0.99), eps=1e-08, weight_decay=1, amsgrad=True, decoupled_weight_decay=True)",
+    "Adam": (
+        "Adam(betas=(0.0, 0.99), eps=1e-08, weight_decay=1, amsgrad=True,"
+        " decoupled_weight_decay=True)"
+    ),
     "Adamax": "Adamax(betas=(0.9, 0.999), eps=1e-08, weight_decay=0)",
     "SparseAdam": "SparseAdam(betas=(0.9, 0.999), eps=1e-08)",
-    "LBFGS": "LBFGS(max_iter=20, max_eval=25, tolerance_grad=1e-07, tolerance_change=1e-09, history_size=100, "
-    "line_search_fn='strong_wolfe')",
+    "LBFGS": (
+        "LBFGS(max_iter=20, max_eval=25, tolerance_grad=1e-07, tolerance_change=1e-09,"
+        " history_size=100, line_search_fn='strong_wolfe')"
+    ),
     "AdamW": "AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
-    "NAdam": "NAdam(betas=[0.9, 0.999], eps=1e-08, weight_decay=0, momentum_decay=0.004, decoupled_weight_decay=True)",
+    "NAdam": (
+        "NAdam(betas=[0.9, 0.999], eps=1e-08, weight_decay=0, momentum_decay=0.004,"
+        " decoupled_weight_decay=True)"
+    ),
     "RAdam": "RAdam(betas=(0.9, 0.999), eps=1e-08, weight_decay=0, decoupled_weight_decay=True)",
-    "Muon": "Muon(weight_decay=0.1, momentum=0.95, nesterov=True, ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-07, "
-    "ns_steps=5, adjust_lr_fn='match_rms_adamw')",
+    "Muon": (
+        "Muon(weight_decay=0.1, momentum=0.95, nesterov=True, ns_coefficients=(3.4445, -4.775,"
+        " 2.0315), eps=1e-07, ns_steps=5, adjust_lr_fn='match_rms_adamw')"
+    ),
     "StepLR": "StepLR(step_size=30, gamma=0.1)",
     "MultiStepLR": "MultiStepLR(milestones=[30, 80], gamma=2)",
     "ExponentialLR": "ExponentialLR(gamma=0.95)",
     "CosineAnnealingLR": "CosineAnnealingLR(T_max=10, eta_min=0)",
-    "ReduceLROnPlateau": "ReduceLROnPlateau(mode='max', factor=0.5, patience=0, threshold=0, threshold_mode='abs', "
-    "cooldown=2, min_lr=[1e-6], eps=0)",
+    "ReduceLROnPlateau": (
+        "ReduceLROnPlateau(mode='max', factor=0.5, patience=0, threshold=0, threshold_mode='abs', "
+        "cooldown=2, min_lr=[1e-6], eps=0)"
+    ),
     "LambdaLR": "LambdaLR(lr_lambda=['0.95 ** epoch'])",
-    "OneCycleLR": "OneCycleLR(max_lr=0.01, total_steps=20, epochs=10, steps_per_epoch=2, pct_start=0.3, "
-    "anneal_strategy='linear', cycle_momentum=True, base_momentum=0.85, max_momentum=[0.95], div_factor=25, "
-    "final_div_factor=1e4, three_phase=True)",
+    "OneCycleLR": (
+        "OneCycleLR(max_lr=0.01, total_steps=20, epochs=10, steps_per_epoch=2, pct_start=0.3,"
+        " anneal_strategy='linear', cycle_momentum=True, base_momentum=0.85, max_momentum=[0.95],"
+        " div_factor=25, final_div_factor=1e4, three_phase=True)"
+    ),
     "CosineAnnealingWarmRestarts": "CosineAnnealingWarmRestarts(T_0=10, T_mult=2, eta_min=1e-6)",
     "LinearLR": "LinearLR(start_factor=0.5, end_factor=1, total_iters=4)",
     "PolynomialLR": "PolynomialLR(total_iters=4, power=1)",
-    "WarmupCosineLR": "WarmupCosineLR(warmup_epochs=2, delay_epochs=[0.5], cosine_epochs=5, min_factor=0)",
+    "WarmupCosineLR": (
+        "WarmupCosineLR(warmup_epochs=2, delay_epochs=[0.5], cosine_epochs=5, min_factor=0)"
+    ),
     "xavier_uniform_": "xavier_uniform_(gain=calculate_gain('relu'))",
     "xavier_normal_": "xavier_normal_(gain=calculate_gain('leaky_relu', param=0.2))",
     "kaiming_uniform_": "kaiming_uniform_(a=0, mode='fan_in', nonlinearity='relu')",
@@ -153,8 +196,10 @@ USUAL_MODELS = (
     "maxvit_t(input_size=(224, 224), mlp_dropout=0.0, attention_dropout=0.5)",
     "mobilenet_v2(width_mult=0.5, round_nearest=8, dropout=0.2)",
     "mobilenet_v3_small(width_mult=1, reduced_tail=True, dilated=True, dropout=0.2)",
-    "resnet50(stem='small', zero_init_residual=True, groups=32, width_per_group=4, "
-    "replace_stride_with_dilation=[False, True, True])",
+    (
+        "resnet50(stem='small', zero_init_residual=True, groups=32, width_per_group=4, "
+        "replace_stride_with_dilation=[False, True, True])"
+    ),
     "swin_t(mlp_ratio=4, dropout=0.1, attention_dropout=0.1)",
     "vit_b_16(image_size=384, dropout=0.1, attention_dropout=0.1, representation_size=256)",
 )
@@ -209,19 +254,28 @@ def test_every_argument_says_what_it_may_be(kind, name):
 
 
 @pytest.mark.parametrize(("kind", "part", "argument", "rule"), RULES, ids=IDS)
-def test_wrong_types_and_values_out_of_range_are_refused_with_what_is_allowed(kind, part, argument, rule):
+def test_wrong_types_and_values_out_of_range_are_refused_with_what_is_allowed(
+    kind, part, argument, rule
+):
     shown = [str(Call("", (bad,)))[1:-1] for bad in rule.bad_examples]
     found = [error_of(kind, parse(f"{part}({argument}={text})")) for text in shown]
-    assert found == [(f"{part}: {argument} must be {rule.text}, found {text}", f"{argument}={text})") for text in shown]
+    assert found == [
+        (f"{part}: {argument} must be {rule.text}, found {text}", f"{argument}={text})")
+        for text in shown
+    ]
 
 
 @pytest.mark.parametrize(("kind", "part", "argument", "rule"), RULES, ids=IDS)
 def test_what_no_argument_may_be_is_among_what_is_tried(kind, part, argument, rule):
     assert {int, list, str, type(None)} & {type(bad) for bad in rule.bad_examples}
-    assert not any(map(rule.check, (*rule.bad_examples, math.nan, math.inf, -math.inf, [math.nan] * 3)))
+    assert not any(
+        map(rule.check, (*rule.bad_examples, math.nan, math.inf, -math.inf, [math.nan] * 3))
+    )
 
 
-@pytest.mark.parametrize("rule", [rule for *_, rule in RULES if rule.example is not None], ids=lambda rule: rule.text)
+@pytest.mark.parametrize(
+    "rule", [rule for *_, rule in RULES if rule.example is not None], ids=lambda rule: rule.text
+)
 def test_the_example_of_a_rule_is_allowed(rule):
     assert rule.check(rule.example)
 
@@ -351,7 +405,9 @@ def test_the_tables_have_no_row_that_no_part_uses():
          "found 0"),
     ],
 )  # fmt: skip
-def test_train_stops_with_exit_code_2_before_it_makes_a_run(flag, call, told, tmp_path, monkeypatch):
+def test_train_stops_with_exit_code_2_before_it_makes_a_run(
+    flag, call, told, tmp_path, monkeypatch
+):
     monkeypatch.chdir(make_lists(tmp_path, train=6, valid=3, test=3))
     result = CliRunner().invoke(app, ["train", "--set", "log.tensorboard=false", flag, call])
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, told)

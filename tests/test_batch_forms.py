@@ -15,7 +15,9 @@ from ptkit.core.data.transforms.kernels import kernel_of
 
 
 def noise(n, height, width):
-    """Return random pixels; the first images are grey, dark or of one colour, where hue and saturation are special."""
+    """Return random pixels; the first images are grey, dark or of one colour, where hue and
+    saturation are special.
+    """
     random = np.random.default_rng(height)
     images = random.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
     images[0] = 128
@@ -25,7 +27,12 @@ def noise(n, height, width):
     return images
 
 
-BATCHES = {"small": noise(40, 7, 9), "square": noise(23, 8, 8), "one": noise(1, 5, 6), "large": noise(3, 260, 257)}
+BATCHES = {
+    "small": noise(40, 7, 9),
+    "square": noise(23, 8, 8),
+    "one": noise(1, 5, 6),
+    "large": noise(3, 260, 257),
+}
 
 PIXELS = [
     "ColorJitter(brightness=0.7)",
@@ -52,7 +59,10 @@ PIXELS = [
     "TenCrop((4, 5), vertical_flip=True)",
     "RandomApply([ColorJitter(0.4), RandomHorizontalFlip()], p=0.6)",
     "RandomApply([RandomVerticalFlip()], p=0.0)",
-    "RandomChoice([RandomRotation(90), RandomGrayscale(p=0.8), RandomApply([ColorJitter(0.9)])], p=[1, 0.5, 3])",
+    (
+        "RandomChoice([RandomRotation(90), RandomGrayscale(p=0.8),"
+        " RandomApply([ColorJitter(0.9)])], p=[1, 0.5, 3])"
+    ),
     "RandomOrder([ColorJitter(0.5), RandomHorizontalFlip(), RandomGrayscale(p=0.5)])",
 ]
 FLOATS = [
@@ -90,7 +100,11 @@ def each(transform, images, draws):
 def test_batch_of_pixels_equals_the_images_one_by_one(call, batch):
     transform = build_transform(parse(call))
     draws = draws_for(transform, len(batch))
-    expected = each(transform, torch.from_numpy(batch).permute(0, 3, 1, 2), draws).permute(0, 2, 3, 1).numpy()
+    expected = (
+        each(transform, torch.from_numpy(batch).permute(0, 3, 1, 2), draws)
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     found = kernel_of(transform).batch(transform, batch.copy(), draws)
     assert np.array_equal(found, expected)
     assert found.flags.c_contiguous
@@ -125,7 +139,7 @@ def test_erasing_by_a_mask_equals_erasing_box_by_box():
         assert not torch.equal(expected, images)
 
 
-# ------------------------------------------------------------------------------------------------------------ crops
+# -------------------------------------------------------------------------------------------- crops
 
 
 @pytest.mark.parametrize("size", [(7, 9), (7, 8), (8, 9), (3, 4)])
@@ -158,7 +172,9 @@ def test_steps_after_the_crops_draw_once_for_all_crops_of_an_image(call):
     apply = kernel_of(transform).apply
     for row in draws_for(transform, 8):
         one_by_one = [apply(transform, crop, row) for crop in crops]
-        torch.testing.assert_close(apply(transform, crops, row), torch.stack(one_by_one), rtol=0, atol=0)
+        torch.testing.assert_close(
+            apply(transform, crops, row), torch.stack(one_by_one), rtol=0, atol=0
+        )
 
 
 def test_crops_share_what_a_tuple_shares_in_torchvision():

@@ -24,30 +24,107 @@ END = ("ToTensor()", NORMALIZE)
 
 PLANS = {
     "nothing random": ["Resize((9, 11))", *END],
-    "batched": ["Resize((8, 8))", "RandomCrop(8, padding=2)", "RandomHorizontalFlip()", "RandomVerticalFlip()", *END],
-    "image by image": ["RandomResizedCrop(7)", "ColorJitter(0.4, 0.4, 0.4, 0.1)", "RandomRotation(20)", *END],
-    "both": ["Resize((10, 9))", "ColorJitter(0.4)", "RandomCrop(8, padding=1)", "RandomHorizontalFlip()", *END],
-    "nested": ["Resize((8, 8))", "RandomApply([RandomChoice([RandomAffine(20), RandomGrayscale()])])", *END],
-    "after the tensor": ["Resize((8, 8))", "RandomHorizontalFlip()", *END, "RandomErasing(p=0.7, value='random')"],
-    "colour and turns": ["Resize((8, 8))", "ColorJitter(0.4, 0.4, 0.4, 0.1)", "RandomRotation(20)", *END],
-    "containers": ["Resize((8, 8))", "RandomOrder([ColorJitter(0.4), RandomApply([RandomRotation(9)])])", *END],
-    "single floats": ["Resize((8, 8))", "ToTensor()", "RandomRotation(20)", NORMALIZE, "RandomErasing(p=0.7)"],
-    "crops": ["Resize((8, 8))", "FiveCrop(6)", "ColorJitter(0.4)", "RandomHorizontalFlip()", *END, "RandomErasing()"],
-    "crops one by one": ["Resize(9)", "TenCrop(6)", "RandomRotation(20)", *END, "RandomVerticalFlip()"],
-    "crops of floats": ["Resize((8, 8))", "ToTensor()", "TenCrop(6, vertical_flip=True)", NORMALIZE, "RandomErasing()"],
+    "batched": [
+        "Resize((8, 8))",
+        "RandomCrop(8, padding=2)",
+        "RandomHorizontalFlip()",
+        "RandomVerticalFlip()",
+        *END,
+    ],
+    "image by image": [
+        "RandomResizedCrop(7)",
+        "ColorJitter(0.4, 0.4, 0.4, 0.1)",
+        "RandomRotation(20)",
+        *END,
+    ],
+    "both": [
+        "Resize((10, 9))",
+        "ColorJitter(0.4)",
+        "RandomCrop(8, padding=1)",
+        "RandomHorizontalFlip()",
+        *END,
+    ],
+    "nested": [
+        "Resize((8, 8))",
+        "RandomApply([RandomChoice([RandomAffine(20), RandomGrayscale()])])",
+        *END,
+    ],
+    "after the tensor": [
+        "Resize((8, 8))",
+        "RandomHorizontalFlip()",
+        *END,
+        "RandomErasing(p=0.7, value='random')",
+    ],
+    "colour and turns": [
+        "Resize((8, 8))",
+        "ColorJitter(0.4, 0.4, 0.4, 0.1)",
+        "RandomRotation(20)",
+        *END,
+    ],
+    "containers": [
+        "Resize((8, 8))",
+        "RandomOrder([ColorJitter(0.4), RandomApply([RandomRotation(9)])])",
+        *END,
+    ],
+    "single floats": [
+        "Resize((8, 8))",
+        "ToTensor()",
+        "RandomRotation(20)",
+        NORMALIZE,
+        "RandomErasing(p=0.7)",
+    ],
+    "crops": [
+        "Resize((8, 8))",
+        "FiveCrop(6)",
+        "ColorJitter(0.4)",
+        "RandomHorizontalFlip()",
+        *END,
+        "RandomErasing()",
+    ],
+    "crops one by one": [
+        "Resize(9)",
+        "TenCrop(6)",
+        "RandomRotation(20)",
+        *END,
+        "RandomVerticalFlip()",
+    ],
+    "crops of floats": [
+        "Resize((8, 8))",
+        "ToTensor()",
+        "TenCrop(6, vertical_flip=True)",
+        NORMALIZE,
+        "RandomErasing()",
+    ],
 }
 FOREIGN_PLANS = {
     "policy": ["Resize((8, 8))", "AutoAugment()", "RandomHorizontalFlip()", *END],
-    "PIL image": ["Resize((8, 8))", "ToPILImage()", "RandAugment()", "RandomCrop(8, padding=1)", *END],
-    "a user's class": ["Resize((8, 8))", "{own_code}:Noise(strength=9)", "RandomHorizontalFlip()", *END],
-    "a user's function": ["Resize((8, 8))", *END, 'RandomApply([Lambda("{own_code}:shake")], p=0.7)'],
+    "PIL image": [
+        "Resize((8, 8))",
+        "ToPILImage()",
+        "RandAugment()",
+        "RandomCrop(8, padding=1)",
+        *END,
+    ],
+    "a user's class": [
+        "Resize((8, 8))",
+        "{own_code}:Noise(strength=9)",
+        "RandomHorizontalFlip()",
+        *END,
+    ],
+    "a user's function": [
+        "Resize((8, 8))",
+        *END,
+        'RandomApply([Lambda("{own_code}:shake")], p=0.7)',
+    ],
 }
 EVERY_PLAN = {**PLANS, **FOREIGN_PLANS}
 
 
 @pytest.fixture
 def planned(tmp_path):
-    """A function that plans one of the lists above; a user's own code draws from all three global generators."""
+    """A function that plans one of the lists above; a user's own code draws from all three global
+    generators.
+    """
     file = tmp_path / "own_code.py"
     file.write_text(
         "import random\n"
@@ -79,7 +156,9 @@ def run(noise_images, planned):
         pipeline = planned(calls)
         kept = decode_all(images, pipeline) if keep else None
         options = {"workers": 2, "seed": 3, **options}
-        batches = Batches(images, pipeline, batch_size=batch_size, shuffle=shuffle, kept=kept, **options)
+        batches = Batches(
+            images, pipeline, batch_size=batch_size, shuffle=shuffle, kept=kept, **options
+        )
         made.append(batches)
         return batches
 
@@ -104,7 +183,10 @@ def digest(batches, *epochs):
     for epoch in epochs:
         for batch in batches.epoch(epoch):
             total.update(batch.indices.tobytes() + batch.labels.numpy().tobytes())
-            total.update(str(tuple(batch.images.shape)).encode() + batch.images.contiguous().numpy().tobytes())
+            total.update(
+                str(tuple(batch.images.shape)).encode()
+                + batch.images.contiguous().numpy().tobytes()
+            )
     return total.hexdigest()
 
 
@@ -119,14 +201,17 @@ def images_by_index(batches, epoch=0):
 
 def image_of_each(batches, epoch=0):
     """Return the bytes of each image by its index."""
-    return {index: crops.contiguous().numpy().tobytes() for index, crops in images_by_index(batches, epoch).items()}
+    return {
+        index: crops.contiguous().numpy().tobytes()
+        for index, crops in images_by_index(batches, epoch).items()
+    }
 
 
 def global_states():
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
 
-# ----------------------------------------------------------------------------- one result, however it is come by
+# ---------------------------------------------------------------- one result, however it is come by
 
 
 @pytest.mark.parametrize("calls", PLANS.values(), ids=PLANS)
@@ -172,14 +257,18 @@ def test_image_does_not_depend_on_the_epochs_before(run, calls):
     assert digest(later, 2) == digest(run(calls), 2)
 
 
-@pytest.mark.parametrize("calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+)
 def test_epoch_that_was_left_early_changes_nothing(run, calls):
     batches = run(calls)
     next(batches.epoch(0))
     assert digest(batches, 1) == digest(run(calls), 1)
 
 
-@pytest.mark.parametrize("calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+)
 def test_closed_batches_can_be_used_again(run, calls):
     batches = run(calls)
     first = digest(batches, 0)
@@ -202,7 +291,9 @@ def test_global_seed_changes_nothing(run, calls):
         assert digest(run(calls), 0) == expected
 
 
-@pytest.mark.parametrize("calls", [PLANS["batched"], PLANS["both"]], ids=["whole batches", "threads"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["batched"], PLANS["both"]], ids=["whole batches", "threads"]
+)
 def test_main_thread_keeps_its_number_of_torch_threads(run, calls):
     before = torch.get_num_threads()
     digest(run(calls, keep=True), 0)
@@ -225,17 +316,22 @@ def test_planned_batches_hold_what_the_kernels_give_one_after_the_other(run, noi
         torch.testing.assert_close(found[index], expected, rtol=0, atol=2e-6)
 
 
-# ------------------------------------------------------------------------------------------------------ epochs
+# ------------------------------------------------------------------------------------------- epochs
 
 
-@pytest.mark.parametrize("calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+)
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
 def test_epoch_has_every_image_exactly_once_with_its_label(run, noise_images, calls, batch_size):
     batches = run(calls, batch_size=batch_size)
     done = list(batches.epoch(0))
     indices = np.concatenate([batch.indices for batch in done])
     assert np.array_equal(np.sort(indices), np.arange(23))
-    assert torch.cat([batch.labels for batch in done]).tolist() == noise_images.labels[indices].tolist()
+    assert (
+        torch.cat([batch.labels for batch in done]).tolist()
+        == noise_images.labels[indices].tolist()
+    )
     assert {len(batch.indices) for batch in done[:-1]} <= {batch_size}
     assert (len(batches), batches.num_images) == (len(done), 23)
 
@@ -248,7 +344,9 @@ def test_two_epochs_differ_in_order_and_in_augmentation(run):
     assert sum(first_images[index] != second_images[index] for index in range(23)) > 18
 
 
-@pytest.mark.parametrize("calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+)
 def test_another_seed_gives_other_batches(run, calls):
     assert digest(run(calls, seed=4), 0) != digest(run(calls, seed=3), 0)
 
@@ -268,13 +366,19 @@ def test_last_batch_can_be_dropped(run):
 @pytest.mark.parametrize("batch_size", [5, 23])
 def test_batches_are_float_channels_last(run, calls, batch_size):
     batch = next(run(calls, batch_size=batch_size).epoch(0))
-    assert (batch.images.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.float32, torch.int64, np.int64)
+    assert (batch.images.dtype, batch.labels.dtype, batch.indices.dtype) == (
+        torch.float32,
+        torch.int64,
+        np.int64,
+    )
     assert batch.images.shape[:2] == (batch_size * batch.num_crops, 3)
     assert len(batch.labels) == len(batch.indices) == batch_size
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("name", "num_crops"), [("crops", 5), ("crops one by one", 10), ("both", 1)])
+@pytest.mark.parametrize(
+    ("name", "num_crops"), [("crops", 5), ("crops one by one", 10), ("both", 1)]
+)
 def test_batches_and_their_pipeline_say_how_many_crops_an_image_has(run, name, num_crops):
     batches = run(PLANS[name])
     assert batches.pipeline.num_crops == next(batches.epoch(0)).num_crops == num_crops
@@ -313,10 +417,12 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(run, calls):
         torch.testing.assert_close(here.images, there.images.cpu(), rtol=0, atol=1.01 / 255 / 0.2)
 
 
-# ------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "calls", [PLANS["both"], FOREIGN_PLANS["policy"]], ids=["threads", "processes"]
+)
 def test_unreadable_image_is_a_data_error_of_one_line_with_its_path(run, with_bad_image, calls):
     path = with_bad_image.image_path(2)
     with pytest.raises(DataError) as caught:
@@ -324,22 +430,32 @@ def test_unreadable_image_is_a_data_error_of_one_line_with_its_path(run, with_ba
     assert str(caught.value) == f"cannot read {path}: the file is empty"
 
 
-@pytest.mark.parametrize("calls", [["RandomHorizontalFlip()"], ["AutoAugment()"]], ids=["threads", "processes"])
-@pytest.mark.parametrize("end", [("ToTensor()",), ("ToTensor()", "RandomErasing()")], ids=["pixels", "tensors"])
+@pytest.mark.parametrize(
+    "calls", [["RandomHorizontalFlip()"], ["AutoAugment()"]], ids=["threads", "processes"]
+)
+@pytest.mark.parametrize(
+    "end", [("ToTensor()",), ("ToTensor()", "RandomErasing()")], ids=["pixels", "tensors"]
+)
 def test_images_of_different_sizes_are_a_data_error(run, tmp_path, calls, end):
     for index, size in enumerate([(8, 8), (6, 9)]):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{index}.png")
     write_list(tmp_path / "list.txt", [("0.png", 0), ("1.png", 1)])
     batches = run([*calls, *end], images=read_list(tmp_path / "list.txt"))
-    with pytest.raises(DataError, match=r"different sizes \(6×9 and 8×8\): add Resize\(\(height, width\)\)"):
+    with pytest.raises(
+        DataError, match=r"different sizes \(6×9 and 8×8\): add Resize\(\(height, width\)\)"
+    ):
         list(batches.epoch(0))
 
 
-@pytest.mark.parametrize("calls", [["AutoAugment()"], ["ColorJitter(0.1)"]], ids=["processes", "threads"])
+@pytest.mark.parametrize(
+    "calls", [["AutoAugment()"], ["ColorJitter(0.1)"]], ids=["processes", "threads"]
+)
 @pytest.mark.parametrize("keep", [False, True], ids=["read", "kept"])
 def test_transform_that_does_not_fit_is_a_usage_error(run, calls, keep):
     batches = run(["Resize((8, 8))", *calls, "RandomCrop(9)", *END], keep=keep)
-    with pytest.raises(UsageError, match=r"^RandomCrop cannot be applied: RandomCrop of 9×9 from an image of 8×8"):
+    with pytest.raises(
+        UsageError, match=r"^RandomCrop cannot be applied: RandomCrop of 9×9 from an image of 8×8"
+    ):
         list(batches.epoch(0))
 
 

@@ -1,4 +1,6 @@
-"""What the benchmarks say of their figures: goals, rows that could not be measured, the table, the page."""
+"""What the benchmarks say of their figures: goals, rows that could not be measured, the table, the
+page.
+"""
 
 import importlib
 import json
@@ -9,7 +11,9 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-ANSWERS = "for _ in map(input, ['READY\\n'] + [f'FIGURE {k}\\n' for k in (1.0, 2.0, 3.0, 4.0)]): pass\n"
+ANSWERS = (
+    "for _ in map(input, ['READY\\n'] + [f'FIGURE {k}\\n' for k in (1.0, 2.0, 3.0, 4.0)]): pass\n"
+)
 
 
 @pytest.fixture
@@ -40,10 +44,21 @@ def read(rows: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("goal", "limit", "reached"),
-    [("at_least", 2.0, True), ("at_least", 2.1, False), ("at_most", 2.0, True), ("at_most", 1.9, False)],
+    [
+        ("at_least", 2.0, True),
+        ("at_least", 2.1, False),
+        ("at_most", 2.0, True),
+        ("at_most", 1.9, False),
+    ],
 )
 def test_a_goal_is_reached_on_its_own_side_of_the_limit(common, rows, goal, limit, reached):
-    common.report("work", [2.0, 8.0, 30.0], [1.0, 10.0, 15.0], against="peer", goal=getattr(common, goal)(limit))
+    common.report(
+        "work",
+        [2.0, 8.0, 30.0],
+        [1.0, 10.0, 15.0],
+        against="peer",
+        goal=getattr(common, goal)(limit),
+    )
     assert [(row["ratio"], row["reached"]) for row in read(rows)] == [(2.0, reached)]
 
 
@@ -59,15 +74,17 @@ def test_a_part_measured_again_replaces_its_rows_and_no_others(common, table, ro
         common.begin("batches", part)
         common.report(part, [figure], [1.0], against="peer")
     found = table.by_section(read(rows))
-    assert {name: [(row["part"], row["ratio"]) for row in some] for name, some in found.items()} == {
-        "batches": [("small", 3.0), ("large", 2.0)]
-    }
+    assert {
+        name: [(row["part"], row["ratio"]) for row in some] for name, some in found.items()
+    } == {"batches": [("small", 3.0), ("large", 2.0)]}
 
 
 def test_a_page_gets_the_rows_between_its_markers_and_keeps_the_rest(common, table, rows):
     common.begin("split")
     common.report("split", [1.0], [2.0], against="peer", goal=common.at_most(1))
-    page = "a\n<!-- bench split -->\nold\n<!-- end -->\nb\n<!-- bench train -->\nkept\n<!-- end -->\n"
+    page = (
+        "a\n<!-- bench split -->\nold\n<!-- end -->\nb\n<!-- bench train -->\nkept\n<!-- end -->\n"
+    )
     filled = table.filled(page, table.by_section(read(rows)), {})
     row = "| split | peer | 1 s | 2 s | 0.5 | ≤ 1: yes |"
     assert filled == page.replace("old", f"{common.HEADER}\n{row}")
@@ -80,11 +97,16 @@ def test_every_section_of_rows_has_its_place_on_the_page():
     assert sections == set(re.findall(r"<!-- bench (.+) -->\n", page))
 
 
-def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figures(contest, tmp_path):
+def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figures(
+    contest, tmp_path
+):
     (tmp_path / "good.py").write_text(ANSWERS)
     (tmp_path / "bad.py").write_text("input('READY\\n')\nraise SystemExit('no such file')\n")
     programs = {name: contest.Program(str(tmp_path / f"{name}.py"), ()) for name in ("good", "bad")}
-    assert contest.contest(programs, rounds=2) == {"good": [2.0, 3.0], "bad": "bad.py failed: no such file"}
+    assert contest.contest(programs, rounds=2) == {
+        "good": [2.0, 3.0],
+        "bad": "bad.py failed: no such file",
+    }
 
 
 def test_a_program_whose_library_is_missing_is_not_started(contest, tmp_path):

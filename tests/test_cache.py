@@ -1,4 +1,6 @@
-"""Decoded images in memory and on disk: the same pixels, never stale, never half an entry, never more than needed."""
+"""Decoded images in memory and on disk: the same pixels, never stale, never half an entry, never
+more than needed.
+"""
 
 import json
 import os
@@ -16,7 +18,14 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.batches import Batches
 from ptkit.core.data.kept.cache import decode_all, decoded_bytes, unreadable
 from ptkit.core.data.kept.disk import decode_to_disk, key_of, open_kept
-from ptkit.core.data.kept.entries import BUILDING, COMPLETE, LEFT_OVER, EntryWriter, list_entries, remove_entry
+from ptkit.core.data.kept.entries import (
+    BUILDING,
+    COMPLETE,
+    LEFT_OVER,
+    EntryWriter,
+    list_entries,
+    remove_entry,
+)
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
@@ -98,7 +107,7 @@ def all_bytes(images, pipeline, kept):
         batches.close()
 
 
-# ------------------------------------------------------------------------------------------------- the same pixels
+# ---------------------------------------------------------------------------------- the same pixels
 
 
 def test_kept_images_are_those_that_the_decoder_and_the_prefix_give(listed, pipeline, folder):
@@ -115,7 +124,10 @@ def test_batches_are_the_same_from_memory_from_disk_and_from_the_files(listed, p
 
 
 def test_unreadable_images_are_left_out_and_named(damaged, pipeline, folder):
-    reasons = tuple((index, f"cannot read {damaged.image_path(index)}: the file is empty") for index in (0, 4, 5))
+    reasons = tuple(
+        (index, f"cannot read {damaged.image_path(index)}: the file is empty")
+        for index in (0, 4, 5)
+    )
     expected = decoded(damaged, pipeline)
     on_disk(damaged, pipeline)
     for kept in (decode_all(damaged, pipeline), opened(damaged, pipeline)):
@@ -196,10 +208,12 @@ decode_all(images.subset([1, 2]), pipeline, workers=2)
     assert megabytes(setup, work, tmp_path / "list.txt", "RandomResizedCrop(32)") < 113 * 1.3
 
 
-# ----------------------------------------------------------------------------------------------------- never stale
+# -------------------------------------------------------------------------------------- never stale
 
 
-def test_an_entry_is_opened_again_without_looking_into_the_files(listed, pipeline, folder, monkeypatch):
+def test_an_entry_is_opened_again_without_looking_into_the_files(
+    listed, pipeline, folder, monkeypatch
+):
     expected = decoded(listed, pipeline)
     on_disk(listed, pipeline)
     # What images are opened with.
@@ -207,7 +221,9 @@ def test_an_entry_is_opened_again_without_looking_into_the_files(listed, pipelin
     assert are_equal(opened(listed, pipeline), expected)
 
 
-def test_an_image_with_another_time_size_or_place_makes_another_entry(listed, pipeline, folder, tmp_path):
+def test_an_image_with_another_time_size_or_place_makes_another_entry(
+    listed, pipeline, folder, tmp_path
+):
     on_disk(listed, pipeline)
     status = os.stat(listed.image_path(3))
     os.utime(listed.image_path(3), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -262,7 +278,7 @@ def test_nothing_that_is_written_to_kept_pixels_reaches_the_disk(listed, pipelin
     assert are_equal(opened(listed, pipeline), expected)
 
 
-# ------------------------------------------------------------------------------------ only complete entries are read
+# ------------------------------------------------------------------- only complete entries are read
 
 
 def test_an_entry_is_not_there_until_it_is_complete(listed, pipeline, folder):
@@ -302,7 +318,9 @@ def test_what_a_killed_run_left_is_listed_and_does_not_stop_the_next(listed, pip
     assert [entry.state for entry in list_entries()] == [LEFT_OVER, COMPLETE]
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error_that_says_what_to_do(listed, pipeline, folder):
+def test_a_folder_that_cannot_be_written_is_a_storage_error_that_says_what_to_do(
+    listed, pipeline, folder
+):
     folder.write_text("a file where the folder should be")
     with pytest.raises(StorageError) as caught:
         on_disk(listed, pipeline)
@@ -311,7 +329,9 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error_that_says_what_to_do
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="this system has no disk that is always full"
+)
 def test_a_full_disk_is_a_storage_error_and_leaves_nothing(folder):
     with EntryWriter("list-0123456789abcdef", {}) as writer, open("/dev/full", "wb", 0) as full:
         writer.pixels, first = full, writer.pixels
@@ -330,7 +350,11 @@ def test_only_what_has_the_name_and_form_of_an_entry_is_listed(listed, pipeline,
     (folder / "link-0123456789abcdef").symlink_to(entry.folder)
     assert list_entries() == [entry]
     remove_entry(entry)
-    assert sorted(os.listdir(folder)) == ["holiday", "link-0123456789abcdef", "mine-0123456789abcdef"]
+    assert sorted(os.listdir(folder)) == [
+        "holiday",
+        "link-0123456789abcdef",
+        "mine-0123456789abcdef",
+    ]
 
 
 def test_an_entry_says_what_it_is(damaged, folder):
@@ -343,7 +367,7 @@ def test_an_entry_says_what_it_is(damaged, folder):
     assert [index for index, _ in facts["bad"]] == [0, 4, 5]
 
 
-# --------------------------------------------------------------------------------------------- what the settings say
+# ---------------------------------------------------------------------------- what the settings say
 
 
 class Quiet(Watcher):
@@ -361,7 +385,9 @@ class Quiet(Watcher):
 
 def source(images, pipeline, **settings):
     epochs = settings.pop("epochs", 2)
-    return load_source(images, pipeline, resolve({"data": settings, "train": {"epochs": epochs}}), Quiet().counting)
+    return load_source(
+        images, pipeline, resolve({"data": settings, "train": {"epochs": epochs}}), Quiet().counting
+    )
 
 
 def room(monkeypatch, *, memory, disk):
@@ -395,7 +421,9 @@ def test_whole_photographs_are_not_kept_for_a_single_epoch(listed, folder):
     assert source(listed, pipeline, epochs=2).kept.size is None
 
 
-def test_an_entry_that_exists_is_opened_even_where_no_more_would_fit(listed, pipeline, folder, monkeypatch):
+def test_an_entry_that_exists_is_opened_even_where_no_more_would_fit(
+    listed, pipeline, folder, monkeypatch
+):
     made = source(listed, pipeline, cache="disk")
     room(monkeypatch, memory=0, disk=0)
     again = source(listed, pipeline)
@@ -404,9 +432,13 @@ def test_an_entry_that_exists_is_opened_even_where_no_more_would_fit(listed, pip
 
 
 def test_lists_that_are_kept_in_different_places_are_told_apart(listed, folder):
-    train, valid = source(listed, Pipeline.parse(OWN_SIZES), epochs=1), source(listed, Pipeline.parse(ONE_SIZE))
-    assert where_note(train, valid) == (
-        "training images decoded as they are needed (once only, in the one epoch), "
+    train, valid = (
+        source(listed, Pipeline.parse(OWN_SIZES), epochs=1),
+        source(listed, Pipeline.parse(ONE_SIZE)),
+    )
+    assert (
+        where_note(train, valid)
+        == "training images decoded as they are needed (once only, in the one epoch), "
         "validation images kept in memory (1.1 kB)"
     )
 
@@ -415,30 +447,40 @@ def test_without_a_disk_auto_goes_on_and_disk_does_not(listed, pipeline, folder,
     room(monkeypatch, memory=0, disk=10**12)
     folder.write_text("a file where the folder should be")
     found = source(listed, pipeline)
-    assert where_note(found, found).startswith(f"decoded as they are needed ({folder} cannot be written: ")
+    assert where_note(found, found).startswith(
+        f"decoded as they are needed ({folder} cannot be written: "
+    )
     with pytest.raises(StorageError):
         source(listed, pipeline, cache="disk")
 
 
 def test_more_than_there_is_room_for_is_refused(listed, pipeline, folder, monkeypatch):
     room(monkeypatch, memory=100, disk=100)
-    with pytest.raises(UsageError, match=r"data.cache=ram: the decoded images of .* take .\.. kB, and 100 bytes of"):
+    with pytest.raises(
+        UsageError, match=r"data.cache=ram: the decoded images of .* take .\.. kB, and 100 bytes of"
+    ):
         source(listed, pipeline, cache="ram")
     with pytest.raises(StorageError, match=r"mixed.txt needs .\.. kB, and 100 bytes are free"):
         source(listed, pipeline, cache="disk")
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "off"])
-def test_unreadable_images_stop_or_are_left_out_wherever_images_are_kept(damaged, pipeline, folder, cache):
+def test_unreadable_images_stop_or_are_left_out_wherever_images_are_kept(
+    damaged, pipeline, folder, cache
+):
     left = source(damaged, pipeline, cache=cache, on_bad="skip")
-    assert [left.images.listed_path(index) for index in range(6)] == [f"{k}.png" for k in (1, 2, 3, 6, 7, 8)]
+    assert [left.images.listed_path(index) for index in range(6)] == [
+        f"{k}.png" for k in (1, 2, 3, 6, 7, 8)
+    ]
     assert [reason.endswith("the file is empty") for reason in left.skipped] == [True] * 3
     assert all_bytes(left.images, pipeline, left.kept) == all_bytes(left.images, pipeline, None)
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_unreadable_images_are_found_by_the_pass_that_keeps_them(damaged, pipeline, folder, cache):
-    with pytest.raises(DataError, match=r"0.png: the file is empty \(3 images of .*mixed.txt cannot be read\)"):
+    with pytest.raises(
+        DataError, match=r"0.png: the file is empty \(3 images of .*mixed.txt cannot be read\)"
+    ):
         source(damaged, pipeline, cache=cache)
 
 
@@ -462,7 +504,9 @@ def _weights(cache):
 def test_statistics_are_the_same_whether_images_are_kept_or_not(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(make_lists(tmp_path, train=12, valid=6))
     assert _statistics("ram", "RandomCrop(12)") == _statistics("off", "RandomCrop(12)")
-    assert _statistics("ram", "RandomResizedCrop(12)") == _statistics("off", "RandomResizedCrop(12)")
+    assert _statistics("ram", "RandomResizedCrop(12)") == _statistics(
+        "off", "RandomResizedCrop(12)"
+    )
 
 
 def _statistics(cache, first):
@@ -471,7 +515,7 @@ def _statistics(cache, first):
     return found.mean, found.std
 
 
-# ----------------------------------------------------------------------------------------------------- never stale
+# -------------------------------------------------------------------------------------- never stale
 
 
 def test_images_that_can_be_read_again_make_an_entry_useless(listed, pipeline, folder):
@@ -500,6 +544,8 @@ def test_an_entry_without_its_pixels_is_none(listed, pipeline, folder):
 
 
 def test_a_transform_that_does_not_fit_is_told_before_anything_is_decoded(listed):
-    pipeline = Pipeline.parse(["Resize(4)", "Pad(40, padding_mode='reflect')", "RandomCrop(8)", "ToTensor()"])
+    pipeline = Pipeline.parse(
+        ["Resize(4)", "Pad(40, padding_mode='reflect')", "RandomCrop(8)", "ToTensor()"]
+    )
     with pytest.raises(UsageError, match="Pad cannot be applied"):
         decoded_bytes(listed, pipeline)

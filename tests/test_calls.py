@@ -8,11 +8,18 @@ from ptkit.core.errors import UsageError
 NAMES = st.sampled_from(["f", "RandomCrop", "kaiming_normal_", "p2", "_x"])
 NUMBERS = st.integers() | st.floats(allow_nan=False)
 SYMBOLS = st.builds(Symbol, NAMES, NAMES)
-PREFIXES = st.sampled_from(["", "timm", "package.module", "my nets/net.py", "../图像/net.py", "C:\\nets\\net.py"])
+PREFIXES = st.sampled_from(
+    ["", "timm", "package.module", "my nets/net.py", "../图像/net.py", "C:\\nets\\net.py"]
+)
 
 
 def calls_of(values):
-    return st.builds(Call, NAMES, st.lists(values, max_size=3).map(tuple), st.dictionaries(NAMES, values, max_size=3))
+    return st.builds(
+        Call,
+        NAMES,
+        st.lists(values, max_size=3).map(tuple),
+        st.dictionaries(NAMES, values, max_size=3),
+    )
 
 
 def containers_of(values):
@@ -22,7 +29,11 @@ def containers_of(values):
 
 # Surrogates cannot be typed; everything else can.
 VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text(st.characters(exclude_categories=["Cs"])) | SYMBOLS,
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | SYMBOLS,
     containers_of,
     max_leaves=8,
 )

@@ -163,12 +163,16 @@ def test_what_a_part_does_not_take_is_not_supplied_to_it():
 
 
 def test_lists_of_numbers_become_tensors_where_pytorch_wants_tensors():
-    assert build("loss", "CrossEntropyLoss(weight=[1, 2, 3])").weight.equal(torch.tensor([1.0, 2.0, 3.0]))
+    assert build("loss", "CrossEntropyLoss(weight=[1, 2, 3])").weight.equal(
+        torch.tensor([1.0, 2.0, 3.0])
+    )
 
 
 def test_nested_calls_are_built():
     choice = build(
-        "transform", "RandomChoice([RandomOrder([Grayscale(3)]), Pad((1, 2), padding_mode='edge')], p=[0.5, 0.5])"
+        "transform",
+        "RandomChoice([RandomOrder([Grayscale(3)]), Pad((1, 2), padding_mode='edge')], p=[0.5,"
+        " 0.5])",
     )
     assert choice.transforms[0].transforms[0].num_output_channels == 3
     assert choice.transforms[1].padding == [1, 2]
@@ -176,7 +180,9 @@ def test_nested_calls_are_built():
 
 def test_a_function_of_the_table_may_stand_as_an_argument():
     tensor = torch.zeros(100, 100)
-    INITS.build(parse("orthogonal_(gain=calculate_gain('leaky_relu', 0))"), supplied={"tensor": tensor})
+    INITS.build(
+        parse("orthogonal_(gain=calculate_gain('leaky_relu', 0))"), supplied={"tensor": tensor}
+    )
     assert torch.allclose(tensor @ tensor.T, 2 * torch.eye(100), atol=1e-4)
 
 
@@ -247,7 +253,9 @@ def test_a_checkpoints_call_that_names_user_code_is_refused_and_nothing_is_run(u
 
 def test_a_checkpoints_call_of_built_in_parts_is_accepted():
     refuse_user_code(
-        parse("RandomApply([ColorJitter(0.4), Pad((1, 2))], p=0.5)"), where="the saved pipeline", remedy="do something"
+        parse("RandomApply([ColorJitter(0.4), Pad((1, 2))], p=0.5)"),
+        where="the saved pipeline",
+        remedy="do something",
     )
 
 

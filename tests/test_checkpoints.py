@@ -11,7 +11,13 @@ import torch
 
 import ptkit
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
-from ptkit.core.models.checkpoints import load, read_checkpoint, read_weights, rebuild, save_checkpoint
+from ptkit.core.models.checkpoints import (
+    load,
+    read_checkpoint,
+    read_weights,
+    rebuild,
+    save_checkpoint,
+)
 from ptkit.core.models.zoo import build_model
 
 
@@ -22,7 +28,13 @@ def contents_of(call, *, size=16, num_classes=3):
         "model": {"call": text, "num_classes": num_classes},
         "classes": [f"class {index}" for index in range(num_classes)],
         "task": {"kind": "single_label", "activation": "softmax", "thresholds": None},
-        "pipeline": {"calls": ["ToTensor()"], "tensors": {}, "size": size, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "pipeline": {
+            "calls": ["ToTensor()"],
+            "tensors": {},
+            "size": size,
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+        },
         "state_dict": model.state_dict(),
         "metrics": {"best": {"accuracy": 0.5}},
     }
@@ -79,7 +91,9 @@ def test_state_dict_loads_strictly_into_the_plain_torchvision_model(tmp_path, na
 
     save_checkpoint(tmp_path / "ckpt.pkl", contents_of(name, size=32))
     theirs = get_model(name, weights=None, num_classes=3)
-    theirs.load_state_dict(torch.load(tmp_path / "ckpt.pkl", weights_only=True)["state_dict"], strict=True)
+    theirs.load_state_dict(
+        torch.load(tmp_path / "ckpt.pkl", weights_only=True)["state_dict"], strict=True
+    )
 
 
 def test_same_contents_give_the_same_bytes(tmp_path, file, contents):
@@ -90,18 +104,30 @@ def test_same_contents_give_the_same_bytes(tmp_path, file, contents):
 def test_saving_makes_plain_what_can_be_plain(tmp_path, contents):
     big = torch.zeros(100_000)
     odd = {
-        "config": {"pair": (1, 2), "version": torch.__version__, "rate": np.float64(0.5), "order": OrderedDict(a=1)},
+        "config": {
+            "pair": (1, 2),
+            "version": torch.__version__,
+            "rate": np.float64(0.5),
+            "order": OrderedDict(a=1),
+        },
         "train": {"view": big[:3], "weight": torch.nn.Parameter(torch.ones(2)), 7: None},
     }
     save_checkpoint(tmp_path / "ckpt.pkl", contents | odd)
     read = read_checkpoint(tmp_path / "ckpt.pkl")
-    assert read["config"] == {"pair": [1, 2], "version": str(torch.__version__), "rate": 0.5, "order": {"a": 1}}
+    assert read["config"] == {
+        "pair": [1, 2],
+        "version": str(torch.__version__),
+        "rate": 0.5,
+        "order": {"a": 1},
+    }
     assert [type(value) for value in read["config"].values()] == [list, str, float, dict]
     assert read["train"]["view"].untyped_storage().nbytes() == 12
     assert type(read["train"]["weight"]) is torch.Tensor
 
 
-@pytest.mark.parametrize(("value", "name"), [(Path("x"), "PosixPath"), (np.float32(1), "float32"), ({1}, "set")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(Path("x"), "PosixPath"), (np.float32(1), "float32"), ({1}, "set")]
+)
 def test_saving_refuses_what_weights_only_loading_would_refuse(tmp_path, contents, value, name):
     with pytest.raises(TypeError, match=rf"checkpoint\['env'\]\['odd'\]\[0\] is a {name}"):
         save_checkpoint(tmp_path / "ckpt.pkl", contents | {"env": {"odd": [value]}})
@@ -121,7 +147,9 @@ def test_full_disk_leaves_the_old_checkpoint_and_no_litter(file, contents, limit
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(StorageError, match=r"cannot write .*ckpt\.pkl: File too large; what was there before"):
+        with pytest.raises(
+            StorageError, match=r"cannot write .*ckpt\.pkl: File too large; what was there before"
+        ):
             save_checkpoint(file, contents)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -172,11 +200,16 @@ def test_every_flipped_bit_is_found(tmp_path, file):
 
 def test_every_truncation_and_zeroed_block_is_found(tmp_path, file):
     data, draw = file.read_bytes(), random.Random(1)
-    for length in [*range(len(data) - 30, len(data)), *(draw.randrange(len(data)) for _ in range(64))]:
+    for length in [
+        *range(len(data) - 30, len(data)),
+        *(draw.randrange(len(data)) for _ in range(64)),
+    ]:
         assert is_refused(tmp_path / "damaged.pkl", data[:length])
     for _ in range(64):
         start = draw.randrange(len(data) - 4096)
-        assert is_refused(tmp_path / "damaged.pkl", data[:start] + bytes(4096) + data[start + 4096 :])
+        assert is_refused(
+            tmp_path / "damaged.pkl", data[:start] + bytes(4096) + data[start + 4096 :]
+        )
 
 
 def raw(path, contents):
@@ -187,7 +220,10 @@ def raw(path, contents):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2, "ptkit_version": "9.1"}, r"a newer ptkit \(9.1\) wrote .*in format 2: update this one"),
+        (
+            {"format_version": 2, "ptkit_version": "9.1"},
+            r"a newer ptkit \(9.1\) wrote .*in format 2: update this one",
+        ),
         ({"format_version": "1"}, "format_version is '1', expected 1"),
         ({"classes": 3}, "classes is a int, expected list"),
         ({"classes": [1, 2, 3]}, "must hold text"),
@@ -196,7 +232,13 @@ def raw(path, contents):
     ],
 )
 def test_checkpoint_with_wrong_keys_is_refused(tmp_path, contents, change, message):
-    stamped = {"format": "ptkit.checkpoint", "format_version": 1, "ptkit_version": "0.1", **contents, **change}
+    stamped = {
+        "format": "ptkit.checkpoint",
+        "format_version": 1,
+        "ptkit_version": "0.1",
+        **contents,
+        **change,
+    }
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(raw(tmp_path / "ckpt.pkl", stamped))
 
@@ -209,9 +251,21 @@ def test_bare_weights_are_not_a_checkpoint(tmp_path, contents):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("resnet20()", r"do not fit resnet20\(\): \d+ missing \(layer1\.1\.conv1\.weight, .*, \.\.\.\)"),
-        ("lenet()", r"missing \(conv1\.bias, .*not in the model \(.*of another shape \(conv1\.weight \(16, 3, 3, 3\)"),
-        ("resnet99()", "this ptkit cannot build the checkpoint's model: no model is called resnet99"),
+        (
+            "resnet20()",
+            r"do not fit resnet20\(\): \d+ missing \(layer1\.1\.conv1\.weight, .*, \.\.\.\)",
+        ),
+        (
+            "lenet()",
+            (
+                r"missing \(conv1\.bias, .*not in the model \(.*of another shape \(conv1\.weight"
+                r" \(16, 3, 3, 3\)"
+            ),
+        ),
+        (
+            "resnet99()",
+            "this ptkit cannot build the checkpoint's model: no model is called resnet99",
+        ),
         ("resnet8(", "the checkpoint's model cannot be read"),
         ("os:system", "names user code .*nothing was run: name it again with --model"),
     ],

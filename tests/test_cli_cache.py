@@ -41,8 +41,26 @@ def test_every_entry_is_listed_with_what_it_holds(entries, folder, noise_list):
     one, own = entries
     assert [line.split() for line in result.output.splitlines()[:3]] == [
         ["entry", "images", "size", "bytes", "made", "state", "list"],
-        [one, "23", "4×6", *_amount(folder / one), "2026-01-02", "03:04", "complete", str(noise_list)],
-        [own, "23", "own", *_amount(folder / own), "2026-01-02", "03:04", "complete", str(noise_list)],
+        [
+            one,
+            "23",
+            "4×6",
+            *_amount(folder / one),
+            "2026-01-02",
+            "03:04",
+            "complete",
+            str(noise_list),
+        ],
+        [
+            own,
+            "23",
+            "own",
+            *_amount(folder / own),
+            "2026-01-02",
+            "03:04",
+            "complete",
+            str(noise_list),
+        ],
     ]
     assert result.output.splitlines()[3].startswith("2 entries, ")
     assert result.output.splitlines()[3].endswith(f"in {folder}")
@@ -54,7 +72,12 @@ def test_json_has_every_entry_and_what_was_removed(entries, folder, noise_list):
     assert (found["folder"], found["removed"]) == (str(folder), [])
     assert {row["name"] for row in found["entries"]} == set(entries)
     row = next(row for row in found["entries"] if row["name"] == one)
-    assert (row["list"], row["num_images"], row["size"], row["state"]) == (str(noise_list), 23, [4, 6], "complete")
+    assert (row["list"], row["num_images"], row["size"], row["state"]) == (
+        str(noise_list),
+        23,
+        [4, 6],
+        "complete",
+    )
     assert row["calls"] == ["Resize((4, 6))"]
     assert as_json("--remove", own) == {"folder": str(folder), "entries": [], "removed": [own]}
 
@@ -82,7 +105,10 @@ def test_an_entry_that_is_being_built_is_not_removed_by_name(entries, folder):
         assert writer.folder.exists()
     assert (result.exit_code, result.stderr) == (
         2,
-        f"ptkit: {writer.folder.name} is being built by a running process: remove it when that has ended\n",
+        (
+            f"ptkit: {writer.folder.name} is being built by a running process: remove it when that"
+            " has ended\n"
+        ),
     )
 
 
@@ -103,7 +129,10 @@ def test_an_empty_cache_has_no_entries(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--remove"], "ptkit: --remove wants the names of entries, or all: ptkit cache --remove all\n"),
+        (
+            ["--remove"],
+            "ptkit: --remove wants the names of entries, or all: ptkit cache --remove all\n",
+        ),
         (["--remove", "train-1"], "ptkit: no entry 'train-1'; `ptkit cache` lists them\n"),
         (["../photos"], "ptkit: no entry '../photos'; `ptkit cache` lists them\n"),
     ],

@@ -18,7 +18,6 @@ from ptkit.plots.saving import PictureFolder
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 
-
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
@@ -34,7 +33,9 @@ def probabilities(paths):
     model = ptkit.load("ckpt.pkl")
     pipeline = Pipeline.parse(model.pipeline["calls"])
     with torch.inference_mode():
-        return torch.stack([model(pipeline.image(path)[None])[0] for path in paths]).softmax(1).numpy()
+        return (
+            torch.stack([model(pipeline.image(path)[None])[0] for path in paths]).softmax(1).numpy()
+        )
 
 
 def confmat(*arguments):
@@ -71,7 +72,9 @@ def test_screen_shows_accuracy_classes_and_confused_pairs(paths):
 
 def test_pictures_stand_beside_their_data(paths):
     confmat("ckpt.pkl", "test.txt")
-    found = sorted(path.name for path in Path("runs/1/confmat").iterdir() if path.suffix in (".png", ".csv"))
+    found = sorted(
+        path.name for path in Path("runs/1/confmat").iterdir() if path.suffix in (".png", ".csv")
+    )
     assert found == [
         "classes.csv",
         "confusion.csv",
@@ -101,7 +104,9 @@ def test_mistakes_are_listed_from_the_worst_with_both_probabilities(paths, proba
 
 def test_a_list_without_mistakes_leaves_no_pictures_of_mistakes(paths, probabilities):
     confmat("ckpt.pkl", "test.txt")
-    lines = [f"{path} {label}\n" for path, label in zip(paths, probabilities.argmax(axis=1), strict=True)]
+    lines = [
+        f"{path} {label}\n" for path, label in zip(paths, probabilities.argmax(axis=1), strict=True)
+    ]
     Path("right.txt").write_text("".join(lines))
     result = confmat("ckpt.pkl", "right.txt")
     assert "accuracy 100.00%" in result.stdout
@@ -114,7 +119,16 @@ def test_undrawable_class_names_are_told_once(paths):
     weights = torch.load("ckpt.pkl", weights_only=True)["state_dict"]
     torch.save(weights, "bare.pt")
     Path("names.txt").write_text("\U0001f642\n\U0001f643\nred\n")
-    answers = ["--model", "resnet8", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "16"]
+    answers = [
+        "--model",
+        "resnet8",
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.25,0.25,0.25",
+        "--size",
+        "16",
+    ]
     result = confmat("bare.pt", "test.txt", *answers, "--classes", "names.txt")
     assert result.exit_code == 0
     assert result.stdout.count("shown by their index") == 1
@@ -146,7 +160,9 @@ def test_errors_are_one_line_with_their_exit_code(paths, arguments, code, messag
 
 def test_numbers_are_refused_with_the_command_that_shows_them(paths):
     contents = read_checkpoint(Path("ckpt.pkl"))
-    save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"task": {"kind": "regression", "activation": "number"}})
+    save_checkpoint(
+        Path("runs/1/ckpt.pkl"), contents | {"task": {"kind": "regression", "activation": "number"}}
+    )
     result = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt"])
     assert result.exit_code == 2
     assert "`ptkit predict ckpt.pkl test.txt`" in result.stderr
@@ -155,7 +171,11 @@ def test_numbers_are_refused_with_the_command_that_shows_them(paths):
 def test_several_labels_have_rates_for_each_class(paths):
     contents = read_checkpoint(Path("ckpt.pkl"))
     # Always present, never present, and by chance.
-    task = {"kind": "multi-label", "activation": "sigmoid", "thresholds": torch.tensor([0.0, 1.0, 0.5])}
+    task = {
+        "kind": "multi-label",
+        "activation": "sigmoid",
+        "thresholds": torch.tensor([0.0, 1.0, 0.5]),
+    }
     save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"task": task})
     result = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
     found = json.loads(result.stdout)
@@ -171,7 +191,12 @@ def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tm
     names = tuple(f"class{k}" for k in range(1001))
     with PictureFolder(tmp_path / "out", command="confmat") as pictures:
         draw_evaluation(
-            found, list_of(list(map(str, paths[:3])), names), names, pictures=pictures, num_images=1, footer=""
+            found,
+            list_of(list(map(str, paths[:3])), names),
+            names,
+            pictures=pictures,
+            num_images=1,
+            footer="",
         )
     assert (tmp_path / "out" / "confusion.csv").read_text().splitlines() == [
         "true,predicted,images",

@@ -27,7 +27,9 @@ def ptkit(*arguments: str) -> Result:
 
 @pytest.fixture
 def foreign(here: Path) -> Path:
-    """Bare weights of a resnet8 for five classes, nested and prefixed as DataParallel scripts leave them."""
+    """Bare weights of a resnet8 for five classes, nested and prefixed as DataParallel scripts leave
+    them.
+    """
     model, _ = build_model("resnet8()", num_classes=5, size=16, seed=3)
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 7}, "foreign.pth")

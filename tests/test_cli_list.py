@@ -43,10 +43,14 @@ def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
     assert "did you mean optimizers?" in result.stderr
 
 
-def test_plot_draws_the_rate_of_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_draws_the_rate_of_every_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     call = 'LambdaLR(["0.5 ** epoch", "1"])'
-    result = CliRunner().invoke(app, ["list", "schedulers", "--plot", call, "--epochs", "4", "--json"])
+    result = CliRunner().invoke(
+        app, ["list", "schedulers", "--plot", call, "--epochs", "4", "--json"]
+    )
     found = json.loads(result.stdout)
     assert (found["per"], found["files"]) == ("epoch", ["ptkit-list/schedule.png"])
     # The warm-up covers the first tenth of the four epochs.
@@ -58,7 +62,9 @@ def test_plot_draws_the_rate_of_every_group(tmp_path: Path, monkeypatch: pytest.
 def test_plot_says_what_it_shows_and_draws_into_the_file_that_is_named(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "rates.png"
     call = "ReduceLROnPlateau(patience=1)"
-    result = CliRunner().invoke(app, ["list", "schedulers", "--plot", call, "--epochs", "9", "--out", str(file)])
+    result = CliRunner().invoke(
+        app, ["list", "schedulers", "--plot", call, "--epochs", "9", "--out", str(file)]
+    )
     assert "for a validation loss that never gets better" in result.stdout
     with Image.open(file) as picture:
         assert picture.format == "PNG"
@@ -74,11 +80,16 @@ def test_plot_says_what_it_shows_and_draws_into_the_file_that_is_named(tmp_path:
         (["schedulers", "--plot", "SteppLR(3)"], "did you mean StepLR?"),
         (["schedulers", "--plot", "StepLR(3)", "--epochs", "0"], "0"),
         (["schedulers", "--plot", "WarmupCosineLR(delay_epochs=[])"], "cannot be empty"),
-        (["schedulers", "--plot", "OneCycleLR(max_lr=[1.0, 2.0], base_momentum=[0.8])"], "of one length"),
+        (
+            ["schedulers", "--plot", "OneCycleLR(max_lr=[1.0, 2.0], base_momentum=[0.8])"],
+            "of one length",
+        ),
         (["schedulers", "--plot", "OneCycleLR(total_steps=9000000)"], "too many to draw"),
     ],
 )
-def test_a_plot_that_cannot_be_drawn_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_drawn_is_refused(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(app, ["list", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
@@ -87,6 +98,8 @@ def test_a_plot_that_cannot_be_drawn_is_refused(arguments: list[str], message: s
 def test_plot_leaves_a_file_alone_that_is_no_picture(tmp_path: Path) -> None:
     file = tmp_path / "thesis.png"
     file.write_text("mine")
-    result = CliRunner().invoke(app, ["list", "schedulers", "--plot", "StepLR(3)", "--out", str(file)])
+    result = CliRunner().invoke(
+        app, ["list", "schedulers", "--plot", "StepLR(3)", "--out", str(file)]
+    )
     assert (result.exit_code, file.read_text()) == (2, "mine")
     assert "is no PNG" in result.stderr

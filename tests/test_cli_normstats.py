@@ -11,7 +11,9 @@ from ptkit.cli import app
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with train.txt of one black 2×2 image and one white 4×3 image; the working directory."""
+    """A folder with train.txt of one black 2×2 image and one white 4×3 image; the working
+    directory.
+    """
     Image.new("RGB", (2, 2)).save(tmp_path / "black.png")
     Image.new("RGB", (3, 4), "white").save(tmp_path / "white.png")
     (tmp_path / "train.txt").write_text("black.png 0\nwhite.png 1\n")
@@ -29,8 +31,8 @@ def test_normstats_prints_what_a_script_needs_and_saves_it(normstats, here):
     done = normstats("train.txt")
     assert (done.exit_code, done.stderr) == (0, "")
     # 12 of 16 pixels are white: mean 3/4, standard deviation the root of 3/16.
-    assert done.stdout == (
-        "normMean = [0.750000, 0.750000, 0.750000]\n"
+    assert (
+        done.stdout == "normMean = [0.750000, 0.750000, 0.750000]\n"
         "normStd  = [0.433013, 0.433013, 0.433013]\n"
         "Normalize(mean=[0.750000, 0.750000, 0.750000], std=[0.433013, 0.433013, 0.433013])\n"
         "2 images, own sizes; saved in normstats.json\n"
@@ -67,7 +69,10 @@ def test_normstats_quiet_says_nothing(normstats, here):
 def test_normstats_of_a_sample_depends_on_the_seed_alone(normstats):
     def samples():
         seeds = [["--seed", str(seed)] for seed in range(9)]
-        return [json.loads(normstats("train.txt", "--json", "--num", "1", *seed).stdout) for seed in seeds]
+        return [
+            json.loads(normstats("train.txt", "--json", "--num", "1", *seed).stdout)
+            for seed in seeds
+        ]
 
     first = samples()
     assert first == samples()
@@ -110,7 +115,10 @@ def test_normstats_of_a_missing_image_ends_with_3(normstats, here):
     (here / "train.txt").write_text("lost.png 0\n")
     done = normstats("train.txt")
     assert done.exit_code == 3
-    assert done.stderr == "ptkit: cannot read lost.png: No such file or directory (1 of 1 images cannot be read)\n"
+    assert (
+        done.stderr
+        == "ptkit: cannot read lost.png: No such file or directory (1 of 1 images cannot be read)\n"
+    )
 
 
 def test_normstats_of_an_empty_list_ends_with_3(normstats, here):
@@ -127,31 +135,40 @@ def test_normstats_that_cannot_write_ends_with_74(normstats, here):
     assert done.stderr.startswith("ptkit: cannot write file/normstats.json: ")
 
 
-@pytest.mark.parametrize("arguments", [["--num", "0"], ["--size", "0"], ["--workers", "-1"], ["--sise", "8"]])
+@pytest.mark.parametrize(
+    "arguments", [["--num", "0"], ["--size", "0"], ["--workers", "-1"], ["--sise", "8"]]
+)
 def test_normstats_with_wrong_settings_ends_with_2(normstats, arguments):
     assert normstats("train.txt", *arguments).exit_code == 2
 
 
-# ------------------------------------------------------------------------------------------------------- whitening
+# ---------------------------------------------------------------------------------------- whitening
 
 
 def test_normstats_whiten_saves_the_matrix_and_prints_how_to_use_it(normstats, here):
     done = normstats("train.txt", "--size", "2", "--whiten", "zca")
     assert (done.exit_code, done.stderr) == (0, "")
-    # Two images differ in one direction: 12 values of half the range each, so the only eigenvalue is 12/4.
+    # Two images differ in one direction: 12 values of half the range each, so the only eigenvalue
+    # is 12/4.
     assert done.stdout.splitlines()[3:] == [
         "2 images, 2×2; saved in normstats.json",
         'LinearTransformation("whitening.npz")',
-        "zca of 12 values an image (2×2), 2 images, epsilon 3e-05 (1e-05 of the largest eigenvalue); "
-        "saved in whitening.npz",
-        "note: the covariance has not full rank (fewer images than values: 2; rank 1 of 12); "
-        "what these images never show is scaled by 1/sqrt(epsilon)",
+        (
+            "zca of 12 values an image (2×2), 2 images, epsilon 3e-05 (1e-05 of the largest"
+            " eigenvalue); saved in whitening.npz"
+        ),
+        (
+            "note: the covariance has not full rank (fewer images than values: 2; rank 1 of 12); "
+            "what these images never show is scaled by 1/sqrt(epsilon)"
+        ),
         "ptkit train --size 2 --transform 'LinearTransformation(\"whitening.npz\")'",
     ]
     with np.load(here / "whitening.npz") as saved:
         np.testing.assert_allclose(saved["mean_vector"], [0.5] * 12, rtol=1e-6)
         # Black and white become -1 and 1 along that direction: 1/sqrt(12) in each value.
-        np.testing.assert_allclose(np.full(12, 0.5) @ saved["transformation_matrix"], 12**-0.5, rtol=1e-4)
+        np.testing.assert_allclose(
+            np.full(12, 0.5) @ saved["transformation_matrix"], 12**-0.5, rtol=1e-4
+        )
 
 
 def test_normstats_whiten_leaves_mean_and_deviation_as_they_are(normstats):
@@ -167,7 +184,9 @@ def test_normstats_whiten_of_a_sample_takes_the_images_that_are_measured(normsta
     (here / f"{other}.png").unlink()
     done = normstats("train.txt", "--num", "1", "--seed", seed, "--whiten", "zca")
     assert done.exit_code == 3
-    assert done.stderr == "ptkit: all images of train.txt are the same: there is nothing to whiten\n"
+    assert (
+        done.stderr == "ptkit: all images of train.txt are the same: there is nothing to whiten\n"
+    )
 
 
 def test_normstats_whiten_of_images_that_are_not_square_does_not_say_train(normstats, here):
@@ -189,11 +208,22 @@ def test_normstats_whiten_writes_into_out_and_names_that_file(normstats, here):
     ("arguments", "message"),
     [
         (["--whiten", "zcb"], "--whiten must be one of zca, pca, found 'zcb'; did you mean zca?"),
-        (["--whiten", "zca"], "the images of train.txt differ in size (2×2 and 4×3): pass --size, the one of training"),
-        (["--whiten", "zca", "--size", "224"], "whitening 224×224 images takes matrices of 150,528×150,528, "),
+        (
+            ["--whiten", "zca"],
+            (
+                "the images of train.txt differ in size (2×2 and 4×3): pass --size, the one of"
+                " training"
+            ),
+        ),
+        (
+            ["--whiten", "zca", "--size", "224"],
+            "whitening 224×224 images takes matrices of 150,528×150,528, ",
+        ),
     ],
 )
-def test_normstats_that_cannot_whiten_ends_with_2_and_writes_nothing(normstats, here, arguments, message):
+def test_normstats_that_cannot_whiten_ends_with_2_and_writes_nothing(
+    normstats, here, arguments, message
+):
     done = normstats("train.txt", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"ptkit: {message}")

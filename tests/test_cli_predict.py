@@ -43,7 +43,10 @@ def test_an_image_gets_its_class_with_its_probability(here):
 
 def test_files_folders_and_lists_are_answered_in_order(here):
     found = answers("images/red/1.png", "images/blue", "test.txt")
-    assert [row["path"] for row in found[:5]] == ["images/red/1.png", *(f"images/blue/{k}.png" for k in range(4))]
+    assert [row["path"] for row in found[:5]] == [
+        "images/red/1.png",
+        *(f"images/blue/{k}.png" for k in range(4)),
+    ]
     assert len(found) == 1 + 4 + 12
 
 
@@ -81,7 +84,10 @@ def test_numbers_are_given_in_their_own_units(here):
     (found,) = answers("images/red/0.png")
     assert found["numbers"] == dict.fromkeys(CLASSES, 1234.5)
     screen = RUN.invoke(app, ["predict", "ckpt.pkl", "images/red/0.png"]).stdout.splitlines()
-    assert [line.split() for line in screen] == [["path", *CLASSES], ["images/red/0.png", *["1234.5"] * 3]]
+    assert [line.split() for line in screen] == [
+        ["path", *CLASSES],
+        ["images/red/0.png", *["1234.5"] * 3],
+    ]
 
 
 def test_an_embedding_is_answered_with_the_nearest_class(here):

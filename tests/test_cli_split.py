@@ -39,8 +39,8 @@ def test_split_writes_lists_that_hold_every_image_once(here):
     assert [len(read_list(Path(name))) for name in LISTS] == [16, 2, 2]
     assert Path("train.txt").read_text().startswith("images/cat/0")
     assert Path("classes.txt").read_text() == "cat\ndog\n"
-    assert result.output == (
-        "class  train  valid  test  total\n"
+    assert (
+        result.output == "class  train  valid  test  total\n"
         "cat        8      1     1     10\n"
         "dog        8      1     1     10\n"
         "total     16      2     2     20\n"
@@ -118,14 +118,19 @@ def test_split_says_what_is_odd_in_a_line_each(here):
     make_tree(here / "images", ["owl/1.png"])
     lines = run("images", "--allow-missing", "--group-by", "cat/0[0-4]").output.splitlines()
     assert "Exact duplicates: 1; copies of one picture are on one side." in lines
-    assert "Same picture under several classes: 1, such as cat/00.png and dog/copy.png; check the labels." in lines
+    assert (
+        "Same picture under several classes: 1, such as cat/00.png and dog/copy.png; check the"
+        " labels." in lines
+    )
     assert "Groups kept whole: 5; images in no group: 17." in lines
     assert "Classes without an image in test: 1 (owl)." in lines
     assert "Other files, ignored: 1 (1 .txt)." in lines
 
 
 def test_a_long_table_is_cut(here):
-    make_tree(here / "many", [f"{label:03d}/{number}.png" for label in range(30) for number in range(2)])
+    make_tree(
+        here / "many", [f"{label:03d}/{number}.png" for label in range(30) for number in range(2)]
+    )
     lines = run("many", "--ratio", "1:1").output.splitlines()
     assert lines[20].split() == ["019", "1", "1", "2"]
     assert lines[21:23] == ["... 10 more classes", "total     30     30     60"]
@@ -147,7 +152,10 @@ def test_a_file_that_no_split_wrote_needs_overwrite_and_stops_all_writing(here, 
     before = all_bytes(".")
     result = run("images", "--seed", "1")
     assert result.exit_code == 2
-    assert f"{name if name != 'split.json' else 'train.txt'} exists and no earlier split wrote it" in result.output
+    assert (
+        f"{name if name != 'split.json' else 'train.txt'} exists and no earlier split wrote it"
+        in result.output
+    )
     assert all_bytes(".") == before
     assert run("images", "--seed", "1", "--overwrite").exit_code == 0
     assert Path(name).read_text() != "mine\n"
@@ -174,7 +182,9 @@ def test_lists_lead_to_the_images_from_wherever_they_lie(here, folder, out):
     (here / "deep/down/photos").symlink_to(here / "images")
     (here / "shortcut").symlink_to(here / "images")
     assert run(folder, "--out", out).exit_code == 0
-    assert sorted(listed(*(f"{out}/{name}" for name in LISTS))) == sorted(str(here / "images" / name) for name in NAMES)
+    assert sorted(listed(*(f"{out}/{name}" for name in LISTS))) == sorted(
+        str(here / "images" / name) for name in NAMES
+    )
 
 
 def test_lists_keep_the_name_of_a_symlinked_folder(here):
@@ -184,7 +194,15 @@ def test_lists_keep_the_name_of_a_symlinked_folder(here):
 
 
 def test_names_of_any_bytes_work_end_to_end(here):
-    strange = [b"-x.png", b"a b.png", b" lead.png", b"two\nlines.png", b'"q".png', b"\xff\xfe.png", b"\x1b[31m.png"]
+    strange = [
+        b"-x.png",
+        b"a b.png",
+        b" lead.png",
+        b"two\nlines.png",
+        b'"q".png',
+        b"\xff\xfe.png",
+        b"\x1b[31m.png",
+    ]
     folders = [b"-dash", b"new\nline", b"\xe9t\xe9", "猫".encode()]
     for folder in folders:
         os.makedirs(os.path.join(b"strange", folder))
@@ -195,7 +213,9 @@ def test_names_of_any_bytes_work_end_to_end(here):
     assert "\x1b" not in result.output
     images = [os.fsencode(path) for path in listed("train.txt", "valid.txt")]
     base = os.fsencode(here / "strange")
-    assert sorted(images) == sorted(os.path.join(base, folder, name) for folder in folders for name in strange)
+    assert sorted(images) == sorted(
+        os.path.join(base, folder, name) for folder in folders for name in strange
+    )
     assert sorted(map(os.fsencode, read_list(Path("train.txt")).class_names)) == sorted(folders)
 
 
@@ -204,7 +224,10 @@ def test_duplicates_stay_on_one_side(here):
         shutil.copy("images/cat/00.png", f"images/cat/copy{number}.png")
     run("images", "--ratio", "1:1")
     sides = {
-        name for name in ("train.txt", "valid.txt") for path in listed(name) if Path(path).read_text() == "cat/00.png"
+        name
+        for name in ("train.txt", "valid.txt")
+        for path in listed(name)
+        if Path(path).read_text() == "cat/00.png"
     }
     assert len(sides) == 1
 
@@ -212,7 +235,12 @@ def test_duplicates_stay_on_one_side(here):
 def test_groups_stay_on_one_side_also_across_classes(here):
     make_tree(
         here / "films",
-        [f"{label}/film{film}_{number}.png" for label in "ab" for film in range(8) for number in range(3)],
+        [
+            f"{label}/film{film}_{number}.png"
+            for label in "ab"
+            for film in range(8)
+            for number in range(3)
+        ],
     )
     run("films", "--ratio", "3:1", "--group-by", r"film\d+")
     films = [{Path(path).name[:5] for path in listed(name)} for name in ("train.txt", "valid.txt")]
@@ -224,12 +252,27 @@ def test_copies_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here):
     make_tree(here / "images", ["cat/nested/a.png"])
     result = run("images", "--copy", "tree", "--out", "tree")
     assert result.exit_code == 0
-    copied = [path for part in ("train", "valid", "test") for path in Path("tree", part).rglob("*.png")]
-    assert sorted("/".join(path.parts[2:]) for path in copied) == sorted([*NAMES, "cat/nested/a.png"])
+    copied = [
+        path for part in ("train", "valid", "test") for path in Path("tree", part).rglob("*.png")
+    ]
+    assert sorted("/".join(path.parts[2:]) for path in copied) == sorted(
+        [*NAMES, "cat/nested/a.png"]
+    )
     assert all(path.read_text() == "/".join(path.parts[2:]) for path in copied)
-    assert sorted(listed(*(f"tree/{name}" for name in LISTS))) == sorted(map(os.path.realpath, copied))
+    assert sorted(listed(*(f"tree/{name}" for name in LISTS))) == sorted(
+        map(os.path.realpath, copied)
+    )
     assert sorted(path.name for path in Path("tree").iterdir()) == sorted(
-        ["train", "valid", "test", "train.txt", "valid.txt", "test.txt", "classes.txt", "split.json"]
+        [
+            "train",
+            "valid",
+            "test",
+            "train.txt",
+            "valid.txt",
+            "test.txt",
+            "classes.txt",
+            "split.json",
+        ]
     )
 
 
@@ -248,14 +291,17 @@ def test_a_list_is_split_by_its_lines(here):
     result = run("first/train.txt", "--ratio", "3:2", "--out", "second")
     assert result.exit_code == 0
     assert [len(read_list(Path("second", name))) for name in ("train.txt", "valid.txt")] == [6, 4]
-    assert sorted(listed("second/train.txt", "second/valid.txt")) == sorted(listed("first/train.txt"))
+    assert sorted(listed("second/train.txt", "second/valid.txt")) == sorted(
+        listed("first/train.txt")
+    )
     assert Path("second/classes.txt").read_text() == "cat\ndog\n"
 
 
 def test_a_list_can_be_copied_although_file_names_repeat(here):
     make_tree(here / "other", ["1/00.png", "2/00.png"])
     Path("all.txt").write_text(
-        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES) + "other/1/00.png 0\n"
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES)
+        + "other/1/00.png 0\n"
     )
     assert run("all.txt", "--copy", "tree", "--out", "lists").exit_code == 0
     assert len(list(Path("tree").rglob("*.png"))) == 21
@@ -266,7 +312,10 @@ def test_a_list_is_never_overwritten_by_its_own_parts(here):
     before = all_bytes(".")
     result = run("train.txt", "--overwrite")
     assert result.exit_code == 2
-    assert "train.txt would be overwritten while it is being split; choose another folder with --out" in result.output
+    assert (
+        "train.txt would be overwritten while it is being split; choose another folder with --out"
+        in result.output
+    )
     assert all_bytes(".") == before
 
 

@@ -31,7 +31,11 @@ def run(*args):
 
 
 def all_bytes():
-    return {path.name: path.read_bytes() for path in Path().iterdir() if path.suffix in (".txt", ".json")}
+    return {
+        path.name: path.read_bytes()
+        for path in Path().iterdir()
+        if path.suffix in (".txt", ".json")
+    }
 
 
 def part_of(*names):
@@ -48,8 +52,8 @@ def test_new_images_are_appended_and_old_and_new_together_have_the_ratio_of_the_
     assert [after[name].startswith(before[name]) for name in LISTS] == [True] * 3
     assert sorted(listed(*LISTS)) == sorted(str(here / "images" / name) for name in (*NAMES, *NEW))
     assert after["classes.txt"] == before["classes.txt"]
-    assert result.output == (
-        "class  train  valid  test  total\n"
+    assert (
+        result.output == "class  train  valid  test  total\n"
         "cat       12      4     4     20\n"
         "dog       12      4     4     20\n"
         "total     24      8     8     40\n"
@@ -70,13 +74,17 @@ def test_without_new_images_no_byte_changes(here):
     assert {name: os.stat(name).st_mtime_ns for name in before} == times
 
 
-@pytest.mark.parametrize("folder", ["shortcut", "link/../images", "{here}/images", "here/images", "all.txt"])
+@pytest.mark.parametrize(
+    "folder", ["shortcut", "link/../images", "{here}/images", "here/images", "all.txt"]
+)
 def test_images_are_known_by_whatever_way_they_are_named(here, folder):
     (here / "shortcut").symlink_to("images")
     (here / "here").symlink_to(here)
     (here / "link").symlink_to(here / "images")
     (here / "images/images").symlink_to(here / "images")
-    Path("all.txt").write_text("".join(f"{here}/images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES))
+    Path("all.txt").write_text(
+        "".join(f"{here}/images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES)
+    )
     before = all_bytes()
     result = run(folder.format(here=here), "--extend", "--json")
     assert (result.exit_code, json.loads(result.output)["num_new"]) == (0, 0)
@@ -115,9 +123,17 @@ def test_extending_is_told_as_json_and_recorded_with_its_history(here):
     assert record["counts"] == {"train": 15, "valid": 5, "test": 5}
     assert record["class_counts"] == {"cat": [9, 3, 3], "dog": [6, 2, 2]}
     assert record["history"] == [
-        {"command": "ptkit split images --seed 3 --extend", "seed": 3, "ratio": "6:2:2", "group_by": None, "num_new": 5}
+        {
+            "command": "ptkit split images --seed 3 --extend",
+            "seed": 3,
+            "ratio": "6:2:2",
+            "group_by": None,
+            "num_new": 5,
+        }
     ]
-    assert record["sha256"] == {name: sha256(text) for name, text in all_bytes().items() if name != "split.json"}
+    assert record["sha256"] == {
+        name: sha256(text) for name, text in all_bytes().items() if name != "split.json"
+    }
 
 
 def test_a_split_takes_extended_lists_for_its_own(here):
@@ -132,18 +148,29 @@ def test_a_copy_of_an_old_image_goes_where_that_is_and_copies_of_a_new_one_stay_
     make_tree(here / "images", ["dog/new.png"])
     shutil.copy("images/dog/new.png", "images/cat/new-too.png")
     result = run("images", "--extend")
-    assert "Exact duplicates: 21; copies of one picture are on one side." in result.output.splitlines()
+    assert (
+        "Exact duplicates: 21; copies of one picture are on one side." in result.output.splitlines()
+    )
     for number, name in enumerate(NAMES):
-        of_class = {list_name for list_name in LISTS if str(here / "images" / name) in listed(list_name)}
+        of_class = {
+            list_name for list_name in LISTS if str(here / "images" / name) in listed(list_name)
+        }
         assert part_of(f"twin{number}.png") == of_class
     assert len(part_of("new.png", "new-too.png")) == 1
 
 
 def test_groups_of_the_earlier_split_go_on_to_stay_together(here):
-    films = [f"{label}/film{film}-{n}.png" for label in ("cat", "dog") for film in range(8) for n in range(2)]
+    films = [
+        f"{label}/film{film}-{n}.png"
+        for label in ("cat", "dog")
+        for film in range(8)
+        for n in range(2)
+    ]
     make_tree(here / "films", films)
     run("films", "--ratio", "1:1", "--group-by", r"film\d+", "--out", "lists")
-    make_tree(here / "films", [name.replace(".png", "-new.png") for name in films] + ["dog/film9.png"])
+    make_tree(
+        here / "films", [name.replace(".png", "-new.png") for name in films] + ["dog/film9.png"]
+    )
     result = run("films", "--extend", "--out", "lists")
     assert r"Ratio 1:1 of old and new images together, groups by film\d+." in result.output
     sides = [{Path(path).name[:5] for path in listed(f"lists/{name}")} for name in LISTS[:2]]
@@ -152,7 +179,9 @@ def test_groups_of_the_earlier_split_go_on_to_stay_together(here):
 
 
 def test_new_classes_get_indices_after_the_old_ones(here):
-    make_tree(here / "images", [f"{label}/{n}.png" for label in ("ant", "cow", "owl") for n in range(5)])
+    make_tree(
+        here / "images", [f"{label}/{n}.png" for label in ("ant", "cow", "owl") for n in range(5)]
+    )
     result = run("images", "--extend")
     assert "New classes, with their indices: ant (2), cow (3), owl (4)." in result.output
     assert Path("classes.txt").read_text() == "cat\ndog\nant\ncow\nowl\n"
@@ -172,7 +201,9 @@ def test_lines_whose_images_vanished_or_lie_elsewhere_are_kept_and_counted(here)
     lines = result.output.splitlines()
     assert "Listed images that are no longer there: 2; their lines are kept." in lines
     assert "Listed images that are not from more: 18; their lines are kept." in lines
-    assert all(text.startswith(before[name]) for name, text in all_bytes().items() if name != "split.json")
+    assert all(
+        text.startswith(before[name]) for name, text in all_bytes().items() if name != "split.json"
+    )
     assert len(part_of("new.png")) == 1
 
 
@@ -181,10 +212,17 @@ def test_lists_that_were_edited_are_kept_and_never_become_a_splits_own(here):
     edited = Path("valid.txt").read_bytes()
     make_tree(here / "images", NEW)
     result = run("images", "--extend")
-    assert "Not as a split wrote it: valid.txt; every line of it is kept." in result.output.splitlines()
+    assert (
+        "Not as a split wrote it: valid.txt; every line of it is kept."
+        in result.output.splitlines()
+    )
     assert Path("valid.txt").read_bytes().startswith(edited + b"\n")
     assert len(listed(*LISTS)) == len(set(listed(*LISTS))) == 40
-    assert set(json.loads(Path("split.json").read_text())["sha256"]) == {"train.txt", "test.txt", "classes.txt"}
+    assert set(json.loads(Path("split.json").read_text())["sha256"]) == {
+        "train.txt",
+        "test.txt",
+        "classes.txt",
+    }
     refused = run("images")
     assert refused.exit_code == 2
     assert "valid.txt exists and no earlier split wrote it" in refused.output
@@ -193,8 +231,12 @@ def test_lists_that_were_edited_are_kept_and_never_become_a_splits_own(here):
 def test_lists_of_the_users_own_can_be_extended_in_their_own_ratio(here):
     Path("split.json").unlink()
     Path("test.txt").unlink()
-    Path("train.txt").write_text("".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[::2]))
-    Path("valid.txt").write_text("".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[1::2]))
+    Path("train.txt").write_text(
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[::2])
+    )
+    Path("valid.txt").write_text(
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[1::2])
+    )
     make_tree(here / "images", NEW)
     result = run("images", "--extend")
     assert result.output.splitlines()[-4:-1] == [
@@ -211,9 +253,10 @@ def test_an_image_that_stands_in_several_lists_is_told(here):
     Path("train.txt").write_text(f"{Path('train.txt').read_text()}{first}\n")
     name = first.removeprefix("images/").partition(" ")[0]
     assert (
-        f"Images, duplicates or groups that stand in several parts already: 1, such as that of {name} in train and "
-        "valid; new ones of theirs go to the first of these."
-    ) in run("images", "--extend").output.splitlines()
+        "Images, duplicates or groups that stand in several parts already: 1, such as that of"
+        f" {name} in train and valid; new ones of theirs go to the first of these."
+        in run("images", "--extend").output.splitlines()
+    )
 
 
 @pytest.mark.parametrize("flag", ["--copy", "--link"])
@@ -228,25 +271,48 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
     result = run("images", "--extend", "--out", "lists", flag, "tree", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.output)
-    assert (told["num_new"], told["num_kept"], told["num_missing"], told["num_duplicates"]) == (20, 20, 0, 0)
+    assert (told["num_new"], told["num_kept"], told["num_missing"], told["num_duplicates"]) == (
+        20,
+        20,
+        0,
+        0,
+    )
     below = {str(path.relative_to("tree")) for path in Path("tree").rglob("*.png")}
     assert {name.partition("/")[2] for name in below} == {*NAMES, *NEW}
-    texts = [(part, Path("lists", f"{part}.txt").read_text().splitlines()) for part in ("train", "valid", "test")]
-    assert {line.split()[0] for _, lines in texts for line in lines} == {f"../tree/{name}" for name in below}
+    texts = [
+        (part, Path("lists", f"{part}.txt").read_text().splitlines())
+        for part in ("train", "valid", "test")
+    ]
+    assert {line.split()[0] for _, lines in texts for line in lines} == {
+        f"../tree/{name}" for name in below
+    }
     assert all(line.startswith(f"../tree/{part}/") for part, lines in texts for line in lines)
-    assert json.loads(run("images", "--extend", "--out", "lists", flag, "tree", "--json").output)["num_new"] == 0
+    assert (
+        json.loads(run("images", "--extend", "--out", "lists", flag, "tree", "--json").output)[
+            "num_new"
+        ]
+        == 0
+    )
 
 
 def test_links_that_lead_nowhere_count_as_missing(here):
     run("images", "--link", "tree", "--out", "lists")
     shutil.move("images", "photos")
-    told = json.loads(run("photos", "--extend", "--link", "tree", "--out", "lists", "--json").output)
+    told = json.loads(
+        run("photos", "--extend", "--link", "tree", "--out", "lists", "--json").output
+    )
     assert (told["num_new"], told["num_missing"]) == (0, 20)
 
 
 def test_a_growing_tree_never_overwrites_and_leaves_nothing_when_it_fails(here):
     run("images", "--link", "tree", "--out", "lists")
-    make_tree(here, ["images/cat/new.png", *(f"tree/{part}/cat/new.png" for part in ("train", "valid", "test"))])
+    make_tree(
+        here,
+        [
+            "images/cat/new.png",
+            *(f"tree/{part}/cat/new.png" for part in ("train", "valid", "test")),
+        ],
+    )
     before = sorted(here.rglob("*"))
     result = run("images", "--extend", "--link", "tree", "--out", "lists")
     assert result.exit_code == 2
@@ -268,7 +334,10 @@ def test_a_tree_that_cannot_grow_is_left_as_it_was(here, monkeypatch):
     monkeypatch.setattr("ptkit.core.data.splits.trees.os.symlink", link_twice)
     result = run("images", "--extend", "--link", "tree", "--out", "lists")
     assert result.exit_code == 74
-    assert "cannot make symbolic links in tree: No space left on device; no links are left behind" in result.output
+    assert (
+        "cannot make symbolic links in tree: No space left on device; no links are left behind"
+        in result.output
+    )
     assert sorted(here.rglob("*")) == before
 
 
@@ -287,21 +356,63 @@ def test_a_source_of_one_class_will_do_if_the_class_is_known(here):
 @pytest.mark.parametrize(
     ("prepare", "args", "code", "message"),
     [
-        ("true", ["images", "--out", "empty"], 3, "no train.txt, valid.txt or test.txt in empty to extend"),
-        ("rm classes.txt", ["images"], 3, "no classes.txt: --extend keeps the indices of the classes"),
-        ("echo {} > split.json", ["images"], 2, "split.json exists and no split wrote it; move it away"),
-        ("echo images/cat/00.png 1 > all.txt", ["all.txt"], 3, "gives images/cat/00.png the class cat, but all.txt"),
-        ("echo images/cat/00.png 7 > all.txt", ["all.txt"], 3, "label 7 is beyond the last class, 1"),
+        (
+            "true",
+            ["images", "--out", "empty"],
+            3,
+            "no train.txt, valid.txt or test.txt in empty to extend",
+        ),
+        (
+            "rm classes.txt",
+            ["images"],
+            3,
+            "no classes.txt: --extend keeps the indices of the classes",
+        ),
+        (
+            "echo {} > split.json",
+            ["images"],
+            2,
+            "split.json exists and no split wrote it; move it away",
+        ),
+        (
+            "echo images/cat/00.png 1 > all.txt",
+            ["all.txt"],
+            3,
+            "gives images/cat/00.png the class cat, but all.txt",
+        ),
+        (
+            "echo images/cat/00.png 7 > all.txt",
+            ["all.txt"],
+            3,
+            "label 7 is beyond the last class, 1",
+        ),
         ("true", ["train.txt"], 2, "train.txt would be overwritten while it is being split"),
         ("true", ["images", "--overwrite"], 2, "--overwrite has nothing to replace"),
-        ("true", ["images", "--link", "tree"], 2, "--link tree cannot be extended: the lists in . are of no --copy"),
+        (
+            "true",
+            ["images", "--link", "tree"],
+            2,
+            "--link tree cannot be extended: the lists in . are of no --copy",
+        ),
         ("true", ["images", "--ratio", "1"], 2, "--ratio must be two or three positive numbers"),
         ("rm split.json valid.txt", ["images"], 2, "only train, test stands in .; say --ratio"),
-        ("echo images/cat/00.png 0,1 >> train.txt", ["images"], 3, "train.txt has several classes an image"),
-        ("mkdir images/owl; echo 1 > images/owl/1.png", ["images"], 3, "class owl has fewer images, 1, than the 3"),
+        (
+            "echo images/cat/00.png 0,1 >> train.txt",
+            ["images"],
+            3,
+            "train.txt has several classes an image",
+        ),
+        (
+            "mkdir images/owl; echo 1 > images/owl/1.png",
+            ["images"],
+            3,
+            "class owl has fewer images, 1, than the 3",
+        ),
     ],
 )
-def test_what_cannot_be_extended_is_one_line_and_nothing_is_written(here, prepare, args, code, message):
+def test_what_cannot_be_extended_is_one_line_and_nothing_is_written(
+    here, prepare, args, code, message
+):
     os.system(prepare)
     before = all_bytes()
     result = run(*args, "--extend")
@@ -315,4 +426,7 @@ def test_one_fold_alone_is_not_extended(here):
     run("images", "--kfold", "2", "--out", "cv")
     result = run("images", "--extend", "--out", "cv/fold1")
     assert result.exit_code == 2
-    assert "the lists in cv/fold1 are of 2 folds, which must change together; run --kfold anew" in result.output
+    assert (
+        "the lists in cv/fold1 are of 2 folds, which must change together; run --kfold anew"
+        in result.output
+    )

@@ -27,7 +27,9 @@ def run(*args):
 
 
 def links_below(folder):
-    return [path for part in ("train", "valid", "test") for path in Path(folder, part).rglob("*.png")]
+    return [
+        path for part in ("train", "valid", "test") for path in Path(folder, part).rglob("*.png")
+    ]
 
 
 @pytest.mark.parametrize("tree", ["tree", "deep/down/tree"])
@@ -41,7 +43,9 @@ def test_links_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here, fol
     result = run(folder, "--link", tree, "--json")
     assert result.exit_code == 0, result.output
     links = links_below(tree)
-    assert sorted("/".join(link.relative_to(tree).parts[1:]) for link in links) == sorted([*NAMES, "cat/nested/a.png"])
+    assert sorted("/".join(link.relative_to(tree).parts[1:]) for link in links) == sorted(
+        [*NAMES, "cat/nested/a.png"]
+    )
     assert all(link.is_symlink() and not os.path.isabs(os.readlink(link)) for link in links)
     assert all(link.read_text() == "/".join(link.relative_to(tree).parts[1:]) for link in links)
     assert sorted(listed(*LISTS)) == sorted(map(os.path.realpath, links))
@@ -61,12 +65,16 @@ def test_links_go_on_to_lead_to_the_images_when_all_is_moved_together(here):
 def test_the_images_of_a_list_can_be_linked_although_file_names_repeat(here):
     make_tree(here / "other", ["1/00.png", "2/3-00.png", "3/00.png"])
     lines = [f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES]
-    Path("all.txt").write_text("".join([*lines, *(f"other/{name} 0\n" for name in ("1/00.png", "2/3-00.png"))]))
+    Path("all.txt").write_text(
+        "".join([*lines, *(f"other/{name} 0\n" for name in ("1/00.png", "2/3-00.png"))])
+    )
     assert run("all.txt", "--link", "tree", "--out", "lists").exit_code == 0
     assert len({os.path.realpath(link) for link in links_below("tree")}) == 22
 
 
-def test_links_that_the_file_system_does_not_know_are_a_storage_error_and_nothing_is_left(here, monkeypatch):
+def test_links_that_the_file_system_does_not_know_are_a_storage_error_and_nothing_is_left(
+    here, monkeypatch
+):
     def refuse(target, link):
         raise PermissionError(errno.EPERM, "Operation not permitted", target, None, link)
 
@@ -74,8 +82,8 @@ def test_links_that_the_file_system_does_not_know_are_a_storage_error_and_nothin
     before = sorted(here.rglob("*"))
     result = run("images", "--link", "tree")
     assert result.exit_code == 74
-    assert result.output == (
-        "ptkit: cannot make symbolic links in tree: Operation not permitted; "
+    assert (
+        result.output == "ptkit: cannot make symbolic links in tree: Operation not permitted; "
         "no links are left behind; --copy works without them\n"
     )
     assert sorted(here.rglob("*")) == before

@@ -37,7 +37,10 @@ def as_json(*arguments):
 def edited(path, **changes):
     """Write a checkpoint again with other contents."""
     contents = {**read_checkpoint(path), **changes}
-    save_checkpoint(path, {key: value for key, value in contents.items() if not key.startswith(("format", "ptkit"))})
+    save_checkpoint(
+        path,
+        {key: value for key, value in contents.items() if not key.startswith(("format", "ptkit"))},
+    )
 
 
 def test_a_model_is_shown_layer_by_layer_with_its_totals(here):
@@ -59,7 +62,10 @@ def test_a_model_is_shown_layer_by_layer_with_its_totals(here):
         "multiply-adds  652 kMACs an image, 1.30 MFLOPs",
         "weights        248 kB",
         "activations    57.2 kB an image, kept for the backward pass",
-        "training       1.05 MB with Adam and one image: weights, gradients, two moments, activations",
+        (
+            "training       1.05 MB with Adam and one image: weights, gradients, two moments,"
+            " activations"
+        ),
     ]
 
 
@@ -98,27 +104,47 @@ def test_the_size_settles_the_model_as_training_would(here):
 
 
 @pytest.mark.parametrize(
-    ("call", "size"), [("resnet8", 32), ("squeezenet1_1", 224), ("lenet(size=28)", 28), ("vit_b_32(image_size=64)", 64)]
+    ("call", "size"),
+    [
+        ("resnet8", 32),
+        ("squeezenet1_1", 224),
+        ("lenet(size=28)", 28),
+        ("vit_b_32(image_size=64)", 64),
+    ],
 )
 def test_without_a_size_it_is_the_one_that_the_model_is_made_for(here, call, size):
     assert as_json(call, "--depth", 1)["size"] == size
 
 
-@pytest.mark.parametrize("call", ["vit_b_16 --size 64", "swin_t --size 64", "regnet_y_400mf --size 32"])
+@pytest.mark.parametrize(
+    "call", ["vit_b_16 --size 64", "swin_t --size 64", "regnet_y_400mf --size 32"]
+)
 def test_no_line_of_the_table_is_wider_than_100_columns(here, call):
     lines = summary(*call.split()).stdout.splitlines()
     assert max(map(len, lines)) <= 100
 
 
 def test_long_names_keep_their_end_and_json_keeps_all_of_them(here):
-    assert "encoder_layer_11.self_attention  MultiheadAttention   17×768" in summary("vit_b_16", "--size", 64).stdout
+    assert (
+        "encoder_layer_11.self_attention  MultiheadAttention   17×768"
+        in summary("vit_b_16", "--size", 64).stdout
+    )
     names = [row["name"] for row in as_json("vit_b_16", "--size", 64)["layers"]]
     assert "encoder.layers.encoder_layer_11.self_attention" in names
 
 
 def test_depth_sums_over_what_is_inside(here):
     rows = as_json("resnet8", "--depth", 1)["layers"]
-    assert [row["name"] for row in rows] == ["conv1", "bn1", "relu", "layer1", "layer2", "layer3", "avgpool", "fc"]
+    assert [row["name"] for row in rows] == [
+        "conv1",
+        "bn1",
+        "relu",
+        "layer1",
+        "layer2",
+        "layer3",
+        "avgpool",
+        "fc",
+    ]
 
 
 def test_a_checkpoint_knows_its_model_classes_and_size(here):
@@ -127,12 +153,20 @@ def test_a_checkpoint_knows_its_model_classes_and_size(here):
     assert (found["model"], found["num_classes"], found["size"]) == ("resnet8()", 3, 16)
     assert found["layers"][-1]["shape"] == [3]
     assert found == as_json("runs/1")
-    assert as_json("ckpt.pkl", "--size", 32)["multiply_adds"] == pytest.approx(4 * found["multiply_adds"], rel=1e-3)
+    assert as_json("ckpt.pkl", "--size", 32)["multiply_adds"] == pytest.approx(
+        4 * found["multiply_adds"], rel=1e-3
+    )
 
 
 def test_what_a_run_froze_or_left_out_is_not_trainable(here):
     run = write_run(here)
-    groups = ["layer1: frozen", "layer2: frozen", "layer2: lr=0.1x", "bn1: excluded", "layer3: unfreeze=3"]
+    groups = [
+        "layer1: frozen",
+        "layer2: frozen",
+        "layer2: lr=0.1x",
+        "bn1: excluded",
+        "layer3: unfreeze=3",
+    ]
     edited(run / "ckpt.pkl", config={"optimizer": {"groups": groups}})
     found = as_json("ckpt.pkl", "--depth", 1)
     trainable = {row["name"] for row in found["layers"] if row["trainable"]}
@@ -144,7 +178,9 @@ def test_a_users_own_model_is_shown_by_its_file(here):
     Path("net.py").write_text(NET)
     found = as_json("net.py:Net(width=5)", "--size", 8, "--num-classes", 6)
     assert found["model"] == "net.py:Net(width=5)"
-    assert [(row["name"], row["multiply_adds"]) for row in found["layers"] if row["parameters"]] == [
+    assert [
+        (row["name"], row["multiply_adds"]) for row in found["layers"] if row["parameters"]
+    ] == [
         ("0", 5 * 3 * 9 * 36),
         ("3", 30),
     ]
@@ -154,7 +190,11 @@ def test_a_checkpoint_of_user_code_needs_the_model_named_again(here):
     Path("net.py").write_text(NET)
     model, _ = build_model("net.py:Net(width=5)", num_classes=3, size=16, seed=0)
     run = write_run(here)
-    edited(run / "ckpt.pkl", model={"call": "net.py:Net(width=5)", "num_classes": 3}, state_dict=model.state_dict())
+    edited(
+        run / "ckpt.pkl",
+        model={"call": "net.py:Net(width=5)", "num_classes": 3},
+        state_dict=model.state_dict(),
+    )
     refused = summary("ckpt.pkl")
     assert refused.exit_code == 4
     assert "name it again with --model" in refused.stderr
@@ -180,8 +220,16 @@ def test_quiet_prints_nothing(here):
         (["squeezenet1_1", "--size", 8], 2, "SqueezeNet does not take 8×8 images"),
         (["lenet", "--model", "resnet8"], 2, "--model is for a checkpoint of a model of your own"),
         (["lenet(num_classes=0)"], 2, "num_classes must be a whole number of at least 1, found 0"),
-        (["lenet(num_classes=4)", "--num-classes", 5], 2, "num_classes is given twice: here and by --num-classes"),
-        (["ckpt.pkl", "--num-classes", 3], 2, "ckpt.pkl is a checkpoint and says this itself: leave out --num-classes"),
+        (
+            ["lenet(num_classes=4)", "--num-classes", 5],
+            2,
+            "num_classes is given twice: here and by --num-classes",
+        ),
+        (
+            ["ckpt.pkl", "--num-classes", 3],
+            2,
+            "ckpt.pkl is a checkpoint and says this itself: leave out --num-classes",
+        ),
         (["net.py"], 2, "net.py is a Python file: name the model in it, net.py:NAME"),
         (["net.py:Nets"], 2, "net.py has no Nets; did you mean Net?"),
         (["bare.pt"], 4, "bare.pt holds bare weights: name their model instead"),

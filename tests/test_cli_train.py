@@ -44,7 +44,9 @@ def test_json_is_one_object_and_nothing_else(here: Path) -> None:
 
 
 def test_flags_win_over_set_over_toml(here: Path) -> None:
-    Path("mine.toml").write_text("[train]\nepochs = 1\nseed = 5\npatience = 3\n[log]\ntensorboard = false\n")
+    Path("mine.toml").write_text(
+        "[train]\nepochs = 1\nseed = 5\npatience = 3\n[log]\ntensorboard = false\n"
+    )
     result = ptkit("train", "--config", "mine.toml", "--set", "train.seed=6", "--batch-size", "24")
     assert result.exit_code == 0
     config = torch.load("runs/1/ckpt.pkl", weights_only=True)["config"]["train"]
@@ -60,8 +62,8 @@ def test_the_run_named_by_resume_goes_on(here: Path) -> None:
 
 def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> None:
     Path("net.py").write_text(
-        "import pathlib\nfrom torch import nn\npathlib.Path('imported').touch()\n"
-        "def Net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, num_classes))\n"
+        "import pathlib\nfrom torch import nn\npathlib.Path('imported').touch()\ndef"
+        " Net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, num_classes))\n"
     )
     assert ptkit("train", *QUICK, "--model", "net.py:Net").exit_code == 0
     os.remove("imported")
@@ -74,7 +76,11 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--valid", "nope.txt"], 3, "no list nope.txt: run `ptkit split FOLDER` first, or name another by --valid"),
+        (
+            ["--valid", "nope.txt"],
+            3,
+            "no list nope.txt: run `ptkit split FOLDER` first, or name another by --valid",
+        ),
         (["--model", "resnet88"], 2, "no model is called resnet88; did you mean resnet8?"),
         (["--lr", "0"], 2, "optimizer.lr must be above 0"),
         (["--epochs", "0"], 2, "train.epochs must be at least 1"),
@@ -85,7 +91,9 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
         (["--config", "nope.toml"], 2, "cannot read nope.toml"),
     ],
 )
-def test_a_mistake_gets_one_line_and_its_exit_code(arguments: list[str], code: int, message: str, here: Path) -> None:
+def test_a_mistake_gets_one_line_and_its_exit_code(
+    arguments: list[str], code: int, message: str, here: Path
+) -> None:
     result = ptkit("train", *QUICK, *arguments)
     assert result.exit_code == code
     assert message in result.stderr

@@ -14,7 +14,6 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 
 from example_run import write_images, write_run  # isort: skip
 
-
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
@@ -40,7 +39,9 @@ def test_last_layer_of_each_resolution_is_drawn_for_eight_images(paths):
 
 def test_table_has_every_channel_as_the_model_gives_it(paths):
     viz_featuremaps("ckpt.pkl", paths[0], "--layers", "fc")
-    rows = list(csv.DictReader(Path("runs/1/viz-featuremaps/feature_maps.csv").read_text().splitlines()))
+    rows = list(
+        csv.DictReader(Path("runs/1/viz-featuremaps/feature_maps.csv").read_text().splitlines())
+    )
     model = ptkit.load("ckpt.pkl")
     with torch.inference_mode():
         scores = model(Pipeline.parse(model.pipeline["calls"]).image(paths[0])[None])[0]
@@ -59,9 +60,13 @@ def test_of_two_views_the_unmirrored_one_is_drawn(paths):
 
 def test_more_images_are_more_rows_and_nothing_is_said_when_all_are_drawn(paths):
     few = viz_featuremaps("ckpt.pkl", *paths[:2], "--out", "few", "--layers", "layer1")
-    many = viz_featuremaps("ckpt.pkl", *paths, "--out", "many", "--layers", "layer1", "--num-images", 12)
+    many = viz_featuremaps(
+        "ckpt.pkl", *paths, "--out", "many", "--layers", "layer1", "--num-images", 12
+    )
     assert "--num-images" not in few.stdout + many.stdout
-    heights = [len(np.asarray(Image.open(f"{folder}/features-layer1.png"))) for folder in ("few", "many")]
+    heights = [
+        len(np.asarray(Image.open(f"{folder}/features-layer1.png"))) for folder in ("few", "many")
+    ]
     assert heights[1] - heights[0] > 10 * 60
 
 
@@ -80,11 +85,21 @@ def test_list_shows_layers_with_shapes_without_images(paths):
 
 def test_bare_weights_work_with_the_answers_of_a_checkpoint(paths):
     torch.save(torch.load("ckpt.pkl", weights_only=True)["state_dict"], "bare.pt")
-    answers = ["--model", "resnet8", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--size", "16"]
+    answers = [
+        "--model",
+        "resnet8",
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.25,0.25,0.25",
+        "--size",
+        "16",
+    ]
     assert viz_featuremaps("bare.pt", paths[0], *answers, "--layers", "layer3").exit_code == 0
     assert viz_featuremaps("ckpt.pkl", paths[0], "--layers", "layer3").exit_code == 0
     tables = [
-        Path(folder, "feature_maps.csv").read_text() for folder in ("ptkit-viz-featuremaps", "runs/1/viz-featuremaps")
+        Path(folder, "feature_maps.csv").read_text()
+        for folder in ("ptkit-viz-featuremaps", "runs/1/viz-featuremaps")
     ]
     assert tables[0] == tables[1]
 
@@ -104,7 +119,11 @@ def test_json_names_the_files(paths):
         (["ckpt.pkl", "images/blue/0.png", "--layers", "layer9"], 2, "did you mean layer"),
         (["ckpt.pkl", "images/blue/0.png", "--size", "32"], 2, "leave out --size"),
         (["ckpt.pkl", "images/blue/0.png", "--device", "gpu"], 2, "--device must be one of"),
-        (["bare.pt", "images/blue/0.png"], 2, "add --model NAME, --mean R,G,B, --std R,G,B, --size PIXELS"),
+        (
+            ["bare.pt", "images/blue/0.png"],
+            2,
+            "add --model NAME, --mean R,G,B, --std R,G,B, --size PIXELS",
+        ),
         (["nope.pkl", "images/blue/0.png"], 4, "nope.pkl"),
     ],
 )

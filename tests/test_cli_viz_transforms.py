@@ -44,10 +44,19 @@ def test_each_image_has_a_sheet_of_what_training_would_do(here):
 
 def test_table_has_a_line_for_every_draw():
     viz_transforms(
-        "one.png", "--transform", "RandomVerticalFlip(1.0)", "--transform", "FiveCrop(10)", "--num-images", 2
+        "one.png",
+        "--transform",
+        "RandomVerticalFlip(1.0)",
+        "--transform",
+        "FiveCrop(10)",
+        "--num-images",
+        2,
     )
     rows = table()
-    places = [(row["step"], row["call"], row["draw"], row["crop"], row["height"], row["is_changed"]) for row in rows]
+    places = [
+        (row["step"], row["call"], row["draw"], row["crop"], row["height"], row["is_changed"])
+        for row in rows
+    ]
     assert places[:4] == [
         ("1", "Resize((20, 20))", "1", "1", "20", "False"),
         ("2", "RandomVerticalFlip(1.0)", "1", "1", "20", "True"),
@@ -71,7 +80,9 @@ def test_pictures_of_files_with_one_name_stand_beside_each_other_in_tensorboard_
 def test_draws_that_are_all_the_same_are_drawn_once():
     sizes = []
     for num_draws in (2, 20):
-        viz_transforms("one.png", "--transform", "RandomVerticalFlip(1.0)", "--num-images", num_draws)
+        viz_transforms(
+            "one.png", "--transform", "RandomVerticalFlip(1.0)", "--num-images", num_draws
+        )
         sizes.append(np.asarray(Image.open("ptkit-viz-transforms/transforms-one.png")).shape)
     assert sizes[0] == sizes[1]
 
@@ -86,10 +97,17 @@ def test_same_seed_gives_the_same_picture_and_another_another():
 
 
 def test_settings_come_from_the_config_and_flags_win_over_it(here):
-    (here / "run.toml").write_text('[data]\nsize = 12\ntransforms = ["RandomErasing()"]\n[train]\nseed = 4\n')
-    found = json.loads(viz_transforms("one.png", "--config", "run.toml", "--json", "--num-images", 1).stdout)
+    (here / "run.toml").write_text(
+        '[data]\nsize = 12\ntransforms = ["RandomErasing()"]\n[train]\nseed = 4\n'
+    )
+    found = json.loads(
+        viz_transforms("one.png", "--config", "run.toml", "--json", "--num-images", 1).stdout
+    )
     assert found["transforms"] == ["Resize((12, 12))", "ToTensor()", "RandomErasing()"]
-    assert [Path(file).name for file in found["files"][:2]] == ["transforms-one.png", "transforms.csv"]
+    assert [Path(file).name for file in found["files"][:2]] == [
+        "transforms-one.png",
+        "transforms.csv",
+    ]
     flags = ["--size", 8, "--transform", "Pad(1)", "--mean", "0.5,0.5,0.5", "--std", "0.1,0.1,0.1"]
     changed = json.loads(viz_transforms("one.png", "--config", "run.toml", "--json", *flags).stdout)
     assert changed["transforms"] == [
@@ -103,9 +121,16 @@ def test_settings_come_from_the_config_and_flags_win_over_it(here):
 def test_mixing_needs_a_second_image():
     done = viz_transforms("one.png", "--transform", "MixUp()", "--num-images", 1)
     assert done.exit_code == 0
-    assert "MixUp() is left out: it mixes images with each other, name a second one\n" in done.stdout
+    assert (
+        "MixUp() is left out: it mixes images with each other, name a second one\n" in done.stdout
+    )
     assert {row["call"] for row in table()} == {"Resize((20, 20))", "all"}
-    assert "left out" not in viz_transforms("one.png", "two.png", "--transform", "MixUp()", "--num-images", 1).stdout
+    assert (
+        "left out"
+        not in viz_transforms(
+            "one.png", "two.png", "--transform", "MixUp()", "--num-images", 1
+        ).stdout
+    )
     assert {row["call"] for row in table()} == {"Resize((20, 20))", "MixUp()", "all"}
 
 
@@ -120,11 +145,23 @@ def test_quiet_says_nothing_and_out_chooses_the_folder(here):
     [
         ([], 2, "no images: name at least one image file"),
         (["three.png"], 3, "cannot read three.png"),
-        (["one.png", "--transform", "RandomCorp(8)"], 2, "no transform is called RandomCorp; did you mean RandomCrop?"),
+        (
+            ["one.png", "--transform", "RandomCorp(8)"],
+            2,
+            "no transform is called RandomCorp; did you mean RandomCrop?",
+        ),
         (["one.png", "--transform", "RandomCrop(50)"], 2, "RandomCrop"),
         (["one.png", "--transform", "Pad(1)", "--augment", "safe"], 2, "leave --augment out"),
-        (["one.png", "--augment", "all"], 2, "data.augment must be one of auto, none, safe, natural"),
-        (["one.png", "--mean", "0.5,0.5,0.5"], 2, "--mean and --std go together, three numbers each"),
+        (
+            ["one.png", "--augment", "all"],
+            2,
+            "data.augment must be one of auto, none, safe, natural",
+        ),
+        (
+            ["one.png", "--mean", "0.5,0.5,0.5"],
+            2,
+            "--mean and --std go together, three numbers each",
+        ),
         (["one.png", "--mean", "red", "--std", "1,1,1"], 2, "data.mean"),
         (["one.png", "--config", "no.toml"], 2, "cannot read no.toml"),
     ],

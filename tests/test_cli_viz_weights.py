@@ -43,8 +43,12 @@ def test_table_has_a_row_per_output_channel_with_its_norm(run):
     rows = list(csv.DictReader(Path("runs/1/viz-weights/kernels.csv").read_text().splitlines()))
     weight = torch.load("ckpt.pkl", weights_only=True)["state_dict"]["conv1.weight"]
     first = [row for row in rows if row["layer"] == "conv1"]
-    assert [float(row["norm"]) for row in first] == pytest.approx(weight.flatten(1).norm(dim=1).tolist(), rel=1e-5)
-    assert [float(row["max"]) for row in first] == pytest.approx(weight.flatten(1).amax(dim=1).tolist(), rel=1e-5)
+    assert [float(row["norm"]) for row in first] == pytest.approx(
+        weight.flatten(1).norm(dim=1).tolist(), rel=1e-5
+    )
+    assert [float(row["max"]) for row in first] == pytest.approx(
+        weight.flatten(1).amax(dim=1).tolist(), rel=1e-5
+    )
     assert {row["is_dead"] for row in rows} == {"False"}
 
 
@@ -60,7 +64,10 @@ def test_bare_weights_of_an_unknown_model_are_drawn_beside(tmp_path, monkeypatch
     result = viz_weights("bare.pt", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert found["files"][:2] == ["ptkit-viz-weights/kernels-a_b.png", "ptkit-viz-weights/kernels.csv"]
+    assert found["files"][:2] == [
+        "ptkit-viz-weights/kernels-a_b.png",
+        "ptkit-viz-weights/kernels.csv",
+    ]
     assert all(Path(file).is_file() for file in found["files"])
     assert "a/b,1,0,0,0,True" in Path("ptkit-viz-weights/kernels.csv").read_text()
 
@@ -72,15 +79,25 @@ def test_globs_choose_layers_and_the_next_run_replaces_the_pictures(run):
     viz_weights("ckpt.pkl", "--layers", "layer2.*")
     result = viz_weights("ckpt.pkl", "--layers", "layer1.*", "--layers", "conv1.weight")
     assert result.exit_code == 0
-    expected = ["kernels-conv1.png", "kernels-layer1.0.conv1.png", "kernels-layer1.0.conv2.png", "mine.png"]
+    expected = [
+        "kernels-conv1.png",
+        "kernels-layer1.0.conv1.png",
+        "kernels-layer1.0.conv2.png",
+        "mine.png",
+    ]
     assert names("runs/1/viz-weights", "*.png") == expected
     assert len(names("runs/1/viz-weights", "events.out.tfevents.*")) == 1
 
 
 def test_out_and_scale_choose_the_folder_and_the_look(run):
     for scale in ("layer", "kernel"):
-        assert viz_weights("ckpt.pkl", "--out", scale, "--scale", scale, "--layers", "conv1").exit_code == 0
-    layer, kernel = (np.asarray(Image.open(f"{scale}/kernels-conv1.png")) for scale in ("layer", "kernel"))
+        assert (
+            viz_weights("ckpt.pkl", "--out", scale, "--scale", scale, "--layers", "conv1").exit_code
+            == 0
+        )
+    layer, kernel = (
+        np.asarray(Image.open(f"{scale}/kernels-conv1.png")) for scale in ("layer", "kernel")
+    )
     assert layer[100:].std() < kernel[100:].std()
     assert not (run / "viz-weights").exists()
 

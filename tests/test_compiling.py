@@ -1,4 +1,6 @@
-"""train.compile: the same run within rounding, resumed exactly, and checkpoints that know nothing of it."""
+"""train.compile: the same run within rounding, resumed exactly, and checkpoints that know nothing
+of it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,9 @@ def test_a_compiled_run_is_the_same_within_rounding_and_goes_on_exactly(here: Pa
     plain = start({"train": {"compile": False}}, name="plain")
     watch = Listener()
     compiled = start(watch=watch, name="compiled")
-    assert any(line.startswith("model compiled: the first step was done after") for line in watch.lines)
+    assert any(
+        line.startswith("model compiled: the first step was done after") for line in watch.lines
+    )
     found, expected = weights(compiled.run / "last.pkl"), weights(plain.run / "last.pkl")
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -69,7 +73,10 @@ def test_a_compiled_run_is_the_same_within_rounding_and_goes_on_exactly(here: Pa
     with pytest.raises(PowerCutError):
         start(watch=Listener(dies_in=2), name="cut")
     start(resume=Path("runs/cut"))
-    assert all(torch.equal(found[name], value) for name, value in weights(Path("runs/cut/last.pkl")).items())
+    assert all(
+        torch.equal(found[name], value)
+        for name, value in weights(Path("runs/cut/last.pkl")).items()
+    )
 
     assert type(ptkit.load(compiled.checkpoint)).__name__ == "LeNet"
 
@@ -84,7 +91,9 @@ def test_compiling_leaves_the_model_as_it_was() -> None:
     assert note.startswith("model compiled: ")
 
 
-def test_compiling_without_a_compiler_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(here / "no-compiler")))

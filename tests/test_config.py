@@ -12,7 +12,9 @@ from ptkit.core.config import Settings, parse_assignment, read_toml, resolve, to
 from ptkit.core.errors import UsageError
 
 SECTIONS = {f.name: f.default for f in dataclasses.fields(Settings)}
-SETTINGS = [(section, field) for section, found in SECTIONS.items() for field in dataclasses.fields(found)]
+SETTINGS = [
+    (section, field) for section, found in SECTIONS.items() for field in dataclasses.fields(found)
+]
 PATHS = ("train", "valid", "classes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 FILE_NAMES = st.sampled_from(["a.txt", "../lists/b.txt", "sub/ü ö.txt", "图像.txt", 'quote".txt'])
@@ -50,7 +52,11 @@ def valid_settings(draw):
 
 def with_whole_paths(found):
     """Return the settings with the paths of files as seen from the root."""
-    paths = {key: os.path.abspath(value) for key, value in to_layer(found)["data"].items() if key in PATHS and value}
+    paths = {
+        key: os.path.abspath(value)
+        for key, value in to_layer(found)["data"].items()
+        if key in PATHS and value
+    }
     return resolve(to_layer(found), {"data": paths})
 
 
@@ -63,7 +69,9 @@ def resolved_or_none(layer):
 
 @given(valid_settings(), st.sampled_from(["runs/1", "../elsewhere/x", "."]))
 @settings(max_examples=200, deadline=None)
-def test_settings_written_as_toml_are_read_back_the_same_wherever_the_file_lies(tmp_path_factory, found, folder):
+def test_settings_written_as_toml_are_read_back_the_same_wherever_the_file_lies(
+    tmp_path_factory, found, folder
+):
     home = tmp_path_factory.mktemp("home")
     (home / folder).mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +82,10 @@ def test_settings_written_as_toml_are_read_back_the_same_wherever_the_file_lies(
         assert with_whole_paths(again) == with_whole_paths(found)
 
 
-@given(st.sampled_from(SETTINGS), PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(TEXT, PLAIN, max_size=2))
+@given(
+    st.sampled_from(SETTINGS),
+    PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(TEXT, PLAIN, max_size=2),
+)
 @settings(max_examples=500, deadline=None)
 def test_any_value_makes_settings_that_can_be_kept_or_a_usage_error(setting, value):
     section, field = setting
@@ -155,9 +166,19 @@ def test_no_schedule_is_called_none_and_stays_a_name():
         ("train.epochs=5", "train", "epochs", 5),
         (" optimizer.lr = 1e-3", "optimizer", "lr", 0.001),
         ("train.deterministic=true", "train", "deterministic", True),
-        ("loss.call=CrossEntropyLoss(label_smoothing=0.1)", "loss", "call", "CrossEntropyLoss(label_smoothing=0.1)"),
+        (
+            "loss.call=CrossEntropyLoss(label_smoothing=0.1)",
+            "loss",
+            "call",
+            "CrossEntropyLoss(label_smoothing=0.1)",
+        ),
         ('model.call=resnet18(stem="small")', "model", "call", 'resnet18(stem="small")'),
-        ('data.transforms=["Pad(1)", "RandomCrop(16)"]', "data", "transforms", ("Pad(1)", "RandomCrop(16)")),
+        (
+            'data.transforms=["Pad(1)", "RandomCrop(16)"]',
+            "data",
+            "transforms",
+            ("Pad(1)", "RandomCrop(16)"),
+        ),
         ("data.mean=0.1, .2,3e-1", "data", "mean", (0.1, 0.2, 0.3)),
         ("data.mean=[0.1, 0.2, 0.3]", "data", "mean", (0.1, 0.2, 0.3)),
         ("data.train=my lists/a=b.txt", "data", "train", "my lists/a=b.txt"),
@@ -180,7 +201,10 @@ def test_paths_in_a_toml_file_are_relative_to_it(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "old.pkl").touch()
     file = Path("configs/a.toml")
-    file.write_text('[data]\ntrain = "../lists/train.txt"\nvalid = "/abs/v.txt"\n[model]\nweights = "../old.pkl"\n')
+    file.write_text(
+        '[data]\ntrain = "../lists/train.txt"\nvalid = "/abs/v.txt"\n[model]\nweights ='
+        ' "../old.pkl"\n'
+    )
     found = resolve(read_toml(file))
     assert (found.data.train, found.data.valid) == ("lists/train.txt", "/abs/v.txt")
     assert found.model.weights == "old.pkl"
@@ -230,7 +254,11 @@ def test_the_configuration_needs_no_torch():
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("epochs=2", "did you mean train.epochs?"), ("optimizer=SGD()", "did you mean optimizer.call?"), ("x=1", "'x=1'")],
+    [
+        ("epochs=2", "did you mean train.epochs?"),
+        ("optimizer=SGD()", "did you mean optimizer.call?"),
+        ("x=1", "'x=1'"),
+    ],
 )
 def test_a_setting_without_its_section_is_named_in_full(text, hint):
     with pytest.raises(UsageError) as refused:

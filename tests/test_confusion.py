@@ -14,15 +14,22 @@ def texts(figure):
 
 
 def matrix_image(figure):
-    return max((axes.images[0].get_array() for axes in figure.axes if axes.images), key=lambda image: image.size)
+    return max(
+        (axes.images[0].get_array() for axes in figure.axes if axes.images),
+        key=lambda image: image.size,
+    )
 
 
 def mostly_right(num_classes, right=9):
-    return np.eye(num_classes, dtype=np.int64) * right + np.roll(np.eye(num_classes, dtype=np.int64), 1, axis=1)
+    return np.eye(num_classes, dtype=np.int64) * right + np.roll(
+        np.eye(num_classes, dtype=np.int64), 1, axis=1
+    )
 
 
 def test_cells_hold_counts_and_margins_hold_recall_and_precision():
-    found = texts(confusion_figure(np.array([[7, 3], [0, 1234]]), ["cat", "dog"], footer="test.txt · epoch 3"))
+    found = texts(
+        confusion_figure(np.array([[7, 3], [0, 1234]]), ["cat", "dog"], footer="test.txt · epoch 3")
+    )
     assert {"7", "3", "1,234", "70.0%", "100%", "99.8%", "10", "test.txt · epoch 3"} <= set(found)
     assert "0" not in found[: found.index("cat")]
 
@@ -34,7 +41,9 @@ def test_title_names_the_most_confused_pair_and_note_the_accuracy():
 
 
 def test_title_without_mistakes_says_so():
-    assert "none, all 5 images are right" in " ".join(texts(confusion_figure(np.diag([2, 3]), ["cat", "dog"])))
+    assert "none, all 5 images are right" in " ".join(
+        texts(confusion_figure(np.diag([2, 3]), ["cat", "dog"]))
+    )
 
 
 def test_class_without_images_is_grey_and_has_no_rate():
@@ -54,7 +63,9 @@ def test_no_images_at_all_is_still_a_picture():
 
 
 @pytest.mark.parametrize(("num_classes", "has_counts"), [(30, True), (31, False), (100, False)])
-def test_every_class_is_named_up_to_a_hundred_and_counts_stand_up_to_thirty(num_classes, has_counts):
+def test_every_class_is_named_up_to_a_hundred_and_counts_stand_up_to_thirty(
+    num_classes, has_counts
+):
     names = [f"class {k}" for k in range(num_classes)]
     found = texts(confusion_figure(mostly_right(num_classes), names))
     assert [found.count(name) for name in names] == [2] * num_classes
@@ -63,7 +74,9 @@ def test_every_class_is_named_up_to_a_hundred_and_counts_stand_up_to_thirty(num_
 
 @pytest.mark.parametrize("num_classes", [2, 30, 31, 101, 333])
 def test_every_class_has_its_row_and_column_of_pixels(num_classes):
-    picture = matrix_image(confusion_figure(mostly_right(num_classes), [f"c{k}" for k in range(num_classes)]))
+    picture = matrix_image(
+        confusion_figure(mostly_right(num_classes), [f"c{k}" for k in range(num_classes)])
+    )
     assert picture.shape[0] == picture.shape[1]
     assert picture.shape[0] % num_classes == 0
 
@@ -79,7 +92,8 @@ def test_mistakes_outside_the_blocks_stay_visible_among_thousands_of_classes():
 
 def test_a_pixel_of_several_classes_has_the_colour_of_the_largest_count_among_them():
     matrix = np.eye(1700, dtype=np.int64) * 3
-    # Class 0 shares its pixel with class 1, which has images; class 10 with class 11, which has none either.
+    # Class 0 shares its pixel with class 1, which has images; class 10 with class 11, which has
+    # none either.
     matrix[[0, 10, 11], [0, 10, 11]] = 0
     picture = matrix_image(confusion_figure(matrix, [str(k) for k in range(1700)]))
     assert picture[0, 0].tolist() == picture[20, 20].tolist()
@@ -119,7 +133,9 @@ def test_text_on_any_colour_is_readable():
 
 
 def test_names_with_dollars_newlines_and_missing_glyphs_are_drawn():
-    figure = confusion_figure(np.array([[5, 2, 1], [3, 4, 0], [0, 1, 9]]), ["$a$ and $", "two\nlines", "\U0001f642"])
+    figure = confusion_figure(
+        np.array([[5, 2, 1], [3, 4, 0], [0, 1, 9]]), ["$a$ and $", "two\nlines", "\U0001f642"]
+    )
     assert pixels(figure).std() > 0
     found = texts(figure)
     assert "$a$ and $" in found

@@ -4,7 +4,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ptkit.core.data.covariance import EPSILON, mean_and_covariance, measure_whitening, save, whitening_size
+from ptkit.core.data.covariance import (
+    EPSILON,
+    mean_and_covariance,
+    measure_whitening,
+    save,
+    whitening_size,
+)
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.statistics import sample
 from ptkit.core.data.transforms.catalogue import complete
@@ -29,7 +35,9 @@ def listed(tmp_path):
 
 @pytest.fixture(scope="module")
 def correlated():
-    """1,500 images of 4×4 whose 48 values depend on each other, each with noise of its own; uint8 (n, 4, 4, 3)."""
+    """1,500 images of 4×4 whose 48 values depend on each other, each with noise of its own; uint8
+    (n, 4, 4, 3).
+    """
     random = np.random.default_rng(0)
     shared = random.normal(size=(1500, 6)) @ random.normal(size=(6, 48))
     values = 120 + 15 * shared + 8 * random.normal(size=(1500, 48))
@@ -49,7 +57,9 @@ def flattened(pictures):
 
 def whitened(pictures, whitening):
     """Return images, float32 (n, D), as torchvision's LinearTransformation gives them."""
-    transform = v2.LinearTransformation(torch.from_numpy(whitening.matrix), torch.from_numpy(whitening.mean))
+    transform = v2.LinearTransformation(
+        torch.from_numpy(whitening.matrix), torch.from_numpy(whitening.mean)
+    )
     tensors = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return transform(tensors).flatten(1).numpy()
 
@@ -82,7 +92,11 @@ def test_zca_is_symmetric_and_leaves_every_image_looking_like_itself(stored, cor
     np.testing.assert_array_equal(found.matrix, found.matrix.T)
     before = flattened(correlated) - found.mean
     after = whitened(correlated, found)
-    correlations = (before * after).sum(axis=1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+    correlations = (
+        (before * after).sum(axis=1)
+        / np.linalg.norm(before, axis=1)
+        / np.linalg.norm(after, axis=1)
+    )
     assert correlations.min() > 0.2
 
 
@@ -118,13 +132,17 @@ def test_fewer_images_than_values_have_less_than_full_rank(stored, listed, corre
 def test_whitening_does_not_depend_on_the_number_of_threads(listed, correlated, workers):
     images, chosen = listed(correlated[:300])
     found = measure_whitening(images, chosen, kind="pca", workers=workers)
-    np.testing.assert_array_equal(found.matrix, measure_whitening(images, chosen, kind="pca", workers=2).matrix)
+    np.testing.assert_array_equal(
+        found.matrix, measure_whitening(images, chosen, kind="pca", workers=2).matrix
+    )
 
 
 @pytest.mark.parametrize("size", [5, 12])
 def test_images_are_resized_as_training_resizes_them(listed, size):
     random = np.random.default_rng(0)
-    images, chosen = listed([random.integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(4)])
+    images, chosen = listed(
+        [random.integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(4)]
+    )
     training = Pipeline.parse(complete((), size=size, mean=(0, 0, 0), std=(1, 1, 1)))
     seen = [training.image(images.image_path(index)).flatten().numpy() for index in range(4)]
     found = measure_whitening(images, chosen, kind="zca", size=size)
@@ -141,7 +159,9 @@ def test_images_of_one_size_keep_it_even_if_they_are_not_square(listed, correlat
 def test_only_the_chosen_images_count(listed, correlated):
     images, _ = listed(correlated[:60])
     mean, _ = mean_and_covariance(images, np.array([3, 50]), size=(4, 4))
-    np.testing.assert_allclose(mean, flattened(correlated[[3, 50]]).mean(axis=0), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        mean, flattened(correlated[[3, 50]]).mean(axis=0), rtol=0, atol=1e-14
+    )
 
 
 def test_progress_counts_every_image_once(listed, correlated):
@@ -166,16 +186,21 @@ def test_saved_whitening_is_plain_arrays_that_make_the_transform(listed, correla
 
 def test_whitening_the_same_list_twice_writes_the_same_file(listed, correlated):
     images, chosen = listed(correlated[:100])
-    written = [save(measure_whitening(images, chosen, kind="pca"), images.file).read_bytes() for _ in range(2)]
+    written = [
+        save(measure_whitening(images, chosen, kind="pca"), images.file).read_bytes()
+        for _ in range(2)
+    ]
     assert written[0] == written[1]
 
 
-# --------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_images_of_different_sizes_are_an_error_that_asks_for_a_size(listed, correlated):
     images, chosen = listed([correlated[0], correlated[1, :2]])
-    with pytest.raises(UsageError, match=r"differ in size \(4×4 and 2×4\): pass --size, the one of training"):
+    with pytest.raises(
+        UsageError, match=r"differ in size \(4×4 and 2×4\): pass --size, the one of training"
+    ):
         measure_whitening(images, chosen, kind="zca")
 
 
@@ -186,7 +211,10 @@ def test_images_that_are_too_large_are_refused_before_they_are_decoded(tmp_path)
     (tmp_path / "large.png").write_bytes(data[: len(data) // 2])
     write_list(tmp_path / "list.txt", [("large.png", 0)])
     images = read_list(tmp_path / "list.txt")
-    with pytest.raises(UsageError, match=r"300×400 images takes matrices of 360,000×360,000, .*: pass --size \d\d or"):
+    with pytest.raises(
+        UsageError,
+        match=r"300×400 images takes matrices of 360,000×360,000, .*: pass --size \d\d or",
+    ):
         measure_whitening(images, sample(images), kind="zca")
 
 
@@ -194,15 +222,18 @@ def test_more_memory_than_there_is_is_told_with_the_size_that_fits(listed, corre
     images, chosen = listed(correlated[:2])
     with pytest.raises(UsageError) as caught:
         whitening_size(images, chosen, size=60, memory=10**9)
-    assert str(caught.value) == (
-        "whitening 60×60 images takes matrices of 10,800×10,800, 4.7 GB in all, and 1.0 GB of memory are free: "
-        "pass --size 40 or less"
+    assert (
+        str(caught.value)
+        == "whitening 60×60 images takes matrices of 10,800×10,800, 4.7 GB in all, and 1.0 GB of"
+        " memory are free: pass --size 40 or less"
     )
     assert whitening_size(images, chosen, size=40, memory=10**9) == (40, 40)
 
 
 def test_images_that_are_all_the_same_are_an_error(listed, correlated):
-    with pytest.raises(DataError, match=r"all images of .*list\.txt are the same: there is nothing to whiten"):
+    with pytest.raises(
+        DataError, match=r"all images of .*list\.txt are the same: there is nothing to whiten"
+    ):
         measure_whitening(*listed([correlated[0]] * 3), kind="zca")
 
 
@@ -213,4 +244,7 @@ def test_unreadable_images_are_counted_and_the_first_is_named(listed, correlated
     with pytest.raises(DataError) as caught:
         measure_whitening(images, chosen, kind="zca")
     first = tmp_path / "3.bmp"
-    assert str(caught.value) == f"cannot read {first}: the file is empty (2 of 100 images cannot be read)"
+    assert (
+        str(caught.value)
+        == f"cannot read {first}: the file is empty (2 of 100 images cannot be read)"
+    )

@@ -26,7 +26,12 @@ def rows_of(accuracies, **columns):
 
 def draw(rows, **options):
     return learning_curves(
-        rows, chance_loss=math.log(10), majority_share=0.2, num_valid=100, footer="runs/1", **options
+        rows,
+        chance_loss=math.log(10),
+        majority_share=0.2,
+        num_valid=100,
+        footer="runs/1",
+        **options,
     )
 
 

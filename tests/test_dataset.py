@@ -18,11 +18,15 @@ def test_dataset_gives_the_pixels_and_labels_of_the_list(noise_list):
 
 
 def test_dataset_ends_where_the_list_ends(noise_list):
-    assert [label for _, label in ListDataset(str(noise_list))] == [index % 3 for index in range(23)]
+    assert [label for _, label in ListDataset(str(noise_list))] == [
+        index % 3 for index in range(23)
+    ]
 
 
 def test_transforms_are_applied_to_image_and_label(noise_list):
-    dataset = ListDataset(noise_list, transform=v2.Resize((4, 5)), target_transform=lambda label: label * 10)
+    dataset = ListDataset(
+        noise_list, transform=v2.Resize((4, 5)), target_transform=lambda label: label * 10
+    )
     image, label = dataset[2]
     assert (tuple(image.shape), label) == ((3, 4, 5), 20)
 
@@ -36,7 +40,10 @@ def test_any_data_loader_takes_it(noise_list):
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("0.png 0,2\n1.png 1\n2.png ,\n", torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)),
+        (
+            "0.png 0,2\n1.png 1\n2.png ,\n",
+            torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool),
+        ),
         ("0.png 0.5,7\n1.png -1,2.25\n2.png 3,4.0\n", torch.tensor([[0.5, 7], [-1, 2.25], [3, 4]])),
     ],
     ids=["several labels", "numbers"],

@@ -1,4 +1,6 @@
-"""What runs on the training device makes the batches that the CPU makes; here that device is the CPU, too."""
+"""What runs on the training device makes the batches that the CPU makes; here that device is the
+CPU, too.
+"""
 
 import pickle
 
@@ -55,7 +57,10 @@ COLORS = [
     "RandomChoice([RandomGrayscale(p=0.8), ColorJitter(0.9)])",
     "RandomOrder([ColorJitter(0.5), RandomHorizontalFlip(), RandomGrayscale(p=0.5)])",
 ]
-GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+GPU = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")],
+)
 
 
 def draws_for(transform):
@@ -67,7 +72,9 @@ def on_cpu_and_on(device, call):
     """Return the pixels of the numpy form and of the device form for the same draws."""
     transform = build_transform(parse(call))
     kernel, draws = kernel_of(transform), draws_for(transform)
-    there = kernel.device(transform, torch.from_numpy(PIXELS).to(device), torch.from_numpy(draws).to(device))
+    there = kernel.device(
+        transform, torch.from_numpy(PIXELS).to(device), torch.from_numpy(draws).to(device)
+    )
     return torch.from_numpy(kernel.batch(transform, PIXELS.copy(), draws)), there
 
 
@@ -79,7 +86,9 @@ def test_pixels_move_on_the_device_as_on_the_cpu(call, device):
     assert found.is_contiguous()
 
 
-@pytest.mark.parametrize(("device", "levels"), [("cpu", 0), pytest.param("cuda", 1, marks=GPU.marks)])
+@pytest.mark.parametrize(
+    ("device", "levels"), [("cpu", 0), pytest.param("cuda", 1, marks=GPU.marks)]
+)
 @pytest.mark.parametrize("call", COLORS)
 def test_colors_on_the_device_are_those_of_the_cpu(call, device, levels):
     expected, found = on_cpu_and_on(device, call)
@@ -98,8 +107,14 @@ def test_device_form_leaves_its_input_alone(call):
     ("call", "message"),
     [
         ("RandomCrop((8, 9))", "RandomCrop of 8×9 from an image of 7×9"),
-        ("RandomCrop(7, padding=7, padding_mode='reflect')", "padding of 7 pixels, reflect, around an image of 7×9"),
-        ("RandomCrop(7, padding=8, padding_mode='symmetric')", "padding of 8 pixels, symmetric, around an image"),
+        (
+            "RandomCrop(7, padding=7, padding_mode='reflect')",
+            "padding of 7 pixels, reflect, around an image of 7×9",
+        ),
+        (
+            "RandomCrop(7, padding=8, padding_mode='symmetric')",
+            "padding of 8 pixels, symmetric, around an image",
+        ),
     ],
 )
 def test_crop_that_does_not_fit_is_refused_on_the_device_too(call, message):
@@ -109,7 +124,9 @@ def test_crop_that_does_not_fit_is_refused_on_the_device_too(call, message):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_boxes_of_cutmix_are_pasted_by_a_mask_as_one_by_one(memory_format):
-    images = torch.rand(40, 3, 7, 9, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=memory_format)
+    images = torch.rand(40, 3, 7, 9, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=memory_format
+    )
     left, top = RANDOM.integers(0, 9, 40), RANDOM.integers(0, 7, 40)
     boxes = np.stack([left, top, np.minimum(left + 4, 9), np.minimum(top + 3, 7)], axis=1)
     expected = _pasted(images, boxes)
@@ -117,7 +134,7 @@ def test_boxes_of_cutmix_are_pasted_by_a_mask_as_one_by_one(memory_format):
     assert not torch.equal(expected, images)
 
 
-# ------------------------------------------------------------------------------------------------------------ plan
+# --------------------------------------------------------------------------------------------- plan
 
 CROP, FLIP, JITTER = "RandomCrop(8, padding=1)", "RandomHorizontalFlip()", "ColorJitter(0.4)"
 CUDA = torch.device("cuda")
@@ -132,8 +149,16 @@ def names(steps):
     [
         ([CROP, FLIP, JITTER], [], ["RandomCrop", "RandomHorizontalFlip", "ColorJitter"]),
         # A rotation has no form for the device, and what was there does not come back.
-        ([CROP, "RandomRotation(9)", FLIP], ["RandomCrop", "RandomRotation"], ["RandomHorizontalFlip"]),
-        ([FLIP, f"RandomApply([{FLIP}, RandomRotation(9)])"], ["RandomHorizontalFlip", "RandomApply"], []),
+        (
+            [CROP, "RandomRotation(9)", FLIP],
+            ["RandomCrop", "RandomRotation"],
+            ["RandomHorizontalFlip"],
+        ),
+        (
+            [FLIP, f"RandomApply([{FLIP}, RandomRotation(9)])"],
+            ["RandomHorizontalFlip", "RandomApply"],
+            [],
+        ),
         ([f"RandomApply([{FLIP}, {JITTER}])"], [], ["RandomApply"]),
         (["RandomResizedCrop(8)", FLIP], [], ["RandomHorizontalFlip"]),
         ([], [], []),
@@ -143,7 +168,11 @@ def test_plan_for_a_gpu_moves_the_last_steps_there(calls, batched, on_device):
     pipeline = Pipeline.parse(["Resize((8, 8))", *calls, "ToTensor()"])
     there = pipeline.for_device(CUDA)
     assert (names(there.batched), names(there.on_device)) == (batched, on_device)
-    assert (there.prefix, there.middle, there.tail) == (pipeline.prefix, pipeline.middle, pipeline.tail)
+    assert (there.prefix, there.middle, there.tail) == (
+        pipeline.prefix,
+        pipeline.middle,
+        pipeline.tail,
+    )
     assert pipeline.for_device(torch.device("cpu")) is pipeline
 
 
@@ -151,7 +180,9 @@ CALLS = [CROP, "RandomRotation(9)", "TenCrop(6)", FLIP, "ColorJitter(0.4, 0.4, 0
 
 
 def test_plan_for_a_gpu_gives_the_same_batches():
-    pipeline = Pipeline.parse(["Resize((8, 8))", *CALLS, "ToTensor()", "Normalize([0.5], [0.2])", "RandomErasing()"])
+    pipeline = Pipeline.parse(
+        ["Resize((8, 8))", *CALLS, "ToTensor()", "Normalize([0.5], [0.2])", "RandomErasing()"]
+    )
     there = pipeline.for_device(CUDA)
     pixels = RANDOM.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     draws = uniforms(0, "test", epoch=1, indices=np.arange(5), columns=pipeline.num_draws)
@@ -159,22 +190,33 @@ def test_plan_for_a_gpu_gives_the_same_batches():
     assert expected.shape == (50, 3, 6, 6)
     half_way = torch.from_numpy(there.together(pixels.copy(), draws))
     assert torch.equal(there.finish(half_way, draws), expected)
-    assert torch.equal(there.finish(half_way, draws, device_draws=torch.from_numpy(draws)), expected)
+    assert torch.equal(
+        there.finish(half_way, draws, device_draws=torch.from_numpy(draws)), expected
+    )
 
 
 def test_plan_for_a_gpu_goes_to_worker_processes_as_it_is():
-    pipeline = Pipeline.parse(["Resize((8, 8))", "AutoAugment()", *CALLS, "ToTensor()"]).for_device(CUDA)
+    pipeline = Pipeline.parse(["Resize((8, 8))", "AutoAugment()", *CALLS, "ToTensor()"]).for_device(
+        CUDA
+    )
     copy = pickle.loads(pickle.dumps(pipeline))
-    assert (names(copy.batched), names(copy.on_device)) == (names(pipeline.batched), names(pipeline.on_device))
+    assert (names(copy.batched), names(copy.on_device)) == (
+        names(pipeline.batched),
+        names(pipeline.on_device),
+    )
 
 
-@pytest.mark.parametrize("call", ["RandomErasing(p=0.7, value='random')", "RandomErasing(p=0.7, value=[1, 2, 3])"])
+@pytest.mark.parametrize(
+    "call", ["RandomErasing(p=0.7, value='random')", "RandomErasing(p=0.7, value=[1, 2, 3])"]
+)
 @pytest.mark.parametrize("device", [GPU])
 def test_erasing_on_a_gpu_is_that_of_the_cpu(call, device):
     transform = build_transform(parse(call))
     images, draws = torch.rand(40, 3, 7, 9), draws_for(transform)
     expected = kernel_of(transform).floats(transform, images.clone(), draws)
-    assert torch.equal(kernel_of(transform).floats(transform, images.to(device), draws).cpu(), expected)
+    assert torch.equal(
+        kernel_of(transform).floats(transform, images.to(device), draws).cpu(), expected
+    )
 
 
 @pytest.mark.parametrize("device", [GPU])
@@ -192,5 +234,9 @@ def test_device_forms_never_wait_for_the_gpu(call, device):
 
 
 def test_every_batch_form_for_pixels_but_rotations_has_a_device_form():
-    without = {kind for kind, kernel in KERNELS.items() if kernel.batch is not None and kernel.device is None}
+    without = {
+        kind
+        for kind, kernel in KERNELS.items()
+        if kernel.batch is not None and kernel.device is None
+    }
     assert without == {v2.RandomRotation, v2.RandomAffine}

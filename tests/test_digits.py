@@ -17,10 +17,15 @@ def made(tmp_path_factory):
 
 
 def test_the_digits_are_what_the_script_writes(made):
-    assert made == {path.relative_to(ROOT / "data"): path.read_bytes() for path in (ROOT / "data").rglob("*.png")}
+    assert made == {
+        path.relative_to(ROOT / "data"): path.read_bytes()
+        for path in (ROOT / "data").rglob("*.png")
+    }
 
 
 def test_there_are_1797_grey_digits_of_8_by_8():
-    images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (ROOT / "data").rglob("*.png")]
+    images = [
+        cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (ROOT / "data").rglob("*.png")
+    ]
     assert len(images) == 1797
     assert {(image.shape, image.dtype.name) for image in images} == {((8, 8), "uint8")}

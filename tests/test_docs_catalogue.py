@@ -14,7 +14,8 @@ EXAMPLES = [
     (kind.catalogue, SCRIPT["example"](kind, name))
     for kind in SCRIPT["KINDS"]
     for name in kind.catalogue.parts
-    # The others need a run's parameters; LinearTransformation a whole list (test_linear_transformation.py).
+    # The others need a run's parameters; LinearTransformation a whole list
+    # (test_linear_transformation.py).
     if kind.title in ("Transforms", "Losses") and name != "LinearTransformation"
 ]
 
@@ -34,4 +35,6 @@ def test_the_calls_of_the_page_can_be_built(
 
 def test_every_argument_says_what_it_may_be() -> None:
     catalogues = [kind.catalogue for kind in SCRIPT["KINDS"]]
-    assert [a for c in catalogues for name in c.parts for a in c.arguments(name) if not a.allowed_text] == []
+    assert [
+        a for c in catalogues for name in c.parts for a in c.arguments(name) if not a.allowed_text
+    ] == []

@@ -12,7 +12,9 @@ def features():
 
 def draw(features, labels, class_names):
     thumbnails = [np.full((8, 8, 3), k, np.uint8) for k in range(len(features))]
-    return embedding_figure(features, labels, thumbnails, class_names=class_names, layer="fc", footer="epoch 3")
+    return embedding_figure(
+        features, labels, thumbnails, class_names=class_names, layer="fc", footer="epoch 3"
+    )
 
 
 def texts(figure):

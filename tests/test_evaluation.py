@@ -50,14 +50,18 @@ def grey_batches(tmp_path):
 @pytest.fixture
 def evaluation():
     probabilities = np.array(
-        [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]], np.float32
+        [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]],
+        np.float32,
     )
     return Evaluation(np.array([0, 1, 1, 2, 0]), probabilities, probabilities.argmax(axis=1))
 
 
 def test_answers_stand_in_the_lists_order(grey_batches):
     found = evaluate(
-        Brightness(), grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]), num_classes=3, reading=SOFTMAX
+        Brightness(),
+        grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]),
+        num_classes=3,
+        reading=SOFTMAX,
     )
     assert found.predictions.tolist() == [0, 2, 1, 0, 2]
     assert found.labels.tolist() == [0, 2, 1, 1, 2]
@@ -67,7 +71,9 @@ def test_answers_stand_in_the_lists_order(grey_batches):
 
 
 def test_probabilities_are_float32_and_sum_to_one(grey_batches):
-    found = evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, reading=SOFTMAX)
+    found = evaluate(
+        Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, reading=SOFTMAX
+    )
     assert found.probabilities.dtype == np.float32
     assert found.probabilities.shape == (3, 3)
     assert np.allclose(found.probabilities.sum(axis=1), 1)
@@ -75,7 +81,9 @@ def test_probabilities_are_float32_and_sum_to_one(grey_batches):
 
 def test_a_model_with_another_number_of_scores_is_an_error(grey_batches):
     with pytest.raises(CheckpointError, match="expected 5"):
-        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, reading=SOFTMAX)
+        evaluate(
+            Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, reading=SOFTMAX
+        )
 
 
 def test_most_confused_pairs_come_by_count_and_then_by_share():
@@ -101,7 +109,9 @@ def test_mistakes_of_a_pair_are_its_images_the_surest_first(evaluation):
 
 def test_rates_of_a_class_without_images_are_nan(evaluation):
     assert np.isnan(
-        Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32), np.array([0])).per_class["recall"]
+        Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32), np.array([0])).per_class[
+            "recall"
+        ]
     ).tolist() == [
         False,
         True,
@@ -129,7 +139,9 @@ def test_a_list_without_names_takes_those_of_the_checkpoint(tmp_path, subject):
 
 def test_other_class_names_beside_the_list_are_an_error(tmp_path, subject):
     (tmp_path / "classes.txt").write_text("blue\nyellow\nred\n")
-    with pytest.raises(DataError, match=r"class 1 is 'yellow' in .*classes.txt but 'green' in .*ckpt.pkl"):
+    with pytest.raises(
+        DataError, match=r"class 1 is 'yellow' in .*classes.txt but 'green' in .*ckpt.pkl"
+    ):
         read_matching_list(tmp_path / "test.txt", subject)
 
 

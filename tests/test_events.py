@@ -26,7 +26,13 @@ from ptkit.plots.kernel_film import gif_bytes
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(144, 3),
+    )
 
 
 @pytest.fixture
@@ -69,7 +75,9 @@ def result(epoch, **changed):
 
 
 def read(folder):
-    return EventAccumulator(str(folder), size_guidance={"histograms": 0, "images": 0, "tensors": 0}).Reload()
+    return EventAccumulator(
+        str(folder), size_guidance={"histograms": 0, "images": 0, "tensors": 0}
+    ).Reload()
 
 
 def scalars_of(folder, tag):
@@ -81,7 +89,7 @@ def pixels_of(folder, tag):
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
 
 
-# ---------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def test_training_and_validation_stand_in_one_chart(run, model):
@@ -99,7 +107,9 @@ def test_training_and_validation_stand_in_one_chart(run, model):
     }
 
 
-def test_rates_of_every_group_throughput_and_other_metrics_have_charts_of_their_own(run, events, model):
+def test_rates_of_every_group_throughput_and_other_metrics_have_charts_of_their_own(
+    run, events, model
+):
     events.epoch(result(1), model)
     events.epoch(result(2, lrs={"all": 0.05, "weight_decay 0": 0.1, "late": 0.5}), model)
     events.close()
@@ -134,12 +144,18 @@ def test_histograms_hold_weights_and_gradients_of_every_layer(events, model, exa
     events.close()
     accumulated = read(events.folder)
     names = [name for name, _ in model.named_parameters()]
-    assert set(accumulated.Tags()["histograms"]) == {f"{kind}/{n}" for n in names for kind in ("weights", "gradients")}
+    assert set(accumulated.Tags()["histograms"]) == {
+        f"{kind}/{n}" for n in names for kind in ("weights", "gradients")
+    }
     for name, parameter in model.named_parameters():
         for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
             (event,) = accumulated.Histograms(f"{kind}/{name}")
             histogram, values = event.histogram_value, tensor.detach().double().numpy()
-            assert (event.step, histogram.num, sum(histogram.bucket)) == (1, values.size, values.size)
+            assert (event.step, histogram.num, sum(histogram.bucket)) == (
+                1,
+                values.size,
+                values.size,
+            )
             assert (histogram.min, histogram.max) == (values.min(), values.max())
             assert histogram.sum == pytest.approx(values.sum())
 
@@ -155,14 +171,17 @@ def test_histograms_leave_out_what_is_not_finite(events, model):
     assert "weights/1.bias" not in accumulated.Tags()["histograms"]
 
 
-# ------------------------------------------------------------------------------------------------- texts and pictures
+# ------------------------------------------------------------------------------- texts and pictures
 
 
 def test_a_run_starts_with_texts_graph_and_input(events, model, example, picture):
     events.start(model, example, {"config": "[train]\nepochs = 3", "data": "10 images"}, picture)
     events.close()
     accumulated = read(events.folder)
-    texts = {tag: accumulated.Tensors(tag)[0].tensor_proto.string_val[0] for tag in accumulated.Tags()["tensors"]}
+    texts = {
+        tag: accumulated.Tensors(tag)[0].tensor_proto.string_val[0]
+        for tag in accumulated.Tags()["tensors"]
+    }
     assert texts == {
         "config/text_summary": b"    [train]\n    epochs = 3",
         "data/text_summary": b"    10 images",
@@ -215,7 +234,7 @@ def test_commands_write_pictures_too(tmp_path, picture):
     np.testing.assert_array_equal(pixels_of(tmp_path, "conv1/kernels"), picture)
 
 
-# ---------------------------------------------------------------------------------------------- embedding, PR curves
+# ----------------------------------------------------------------------------- embedding, PR curves
 
 
 def test_an_embedding_has_its_rows_and_a_sprite_of_its_thumbnails(events, capsys):
@@ -255,14 +274,16 @@ def test_pr_curves_hold_counts_precision_and_recall(events):
 
 def test_raw_pr_curves_are_made_of_their_counts(events):
     counts = {"tp": [4, 3, 0], "fp": [6, 1, 0], "tn": [0, 5, 6], "fn": [0, 1, 4]}
-    events.pr_curve_of_counts("micro", {name: np.array(values) for name, values in counts.items()}, 3)
+    events.pr_curve_of_counts(
+        "micro", {name: np.array(values) for name, values in counts.items()}, 3
+    )
     events.close()
     (event,) = read(events.folder).Tensors("micro")
     expected = [*counts.values(), [0.4, 0.75, 0], [1, 0.75, 0]]
     np.testing.assert_allclose(make_ndarray(event.tensor_proto), expected)
 
 
-# --------------------------------------------------------------------------------------------- scalars.json, resuming
+# --------------------------------------------------------------------------- scalars.json, resuming
 
 
 def points(run):
@@ -312,14 +333,16 @@ def test_a_damaged_scalars_json_begins_anew(run, model, damage):
     assert points(run)["images_per_s"] == [(2, 1000.0)]
 
 
-# ----------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def test_recording_changes_neither_randomness_nor_the_model(run, model, example, picture):
     model.train()
     model[1].eval()
     model(example).sum().backward()
-    before = copy.deepcopy({"weights": model.state_dict(), "gradients": [p.grad for p in model.parameters()]})
+    before = copy.deepcopy(
+        {"weights": model.state_dict(), "gradients": [p.grad for p in model.parameters()]}
+    )
     torch_state, numpy_state = torch.default_generator.get_state(), np.random.get_state()[1].copy()
     events = open_events(run, LogSettings())
     events.start(model, example, {"config": ""}, picture)
@@ -328,8 +351,12 @@ def test_recording_changes_neither_randomness_nor_the_model(run, model, example,
     assert torch.equal(torch_state, torch.default_generator.get_state())
     assert (numpy_state == np.random.get_state()[1]).all()
     assert [module.training for module in model] == [True, False, True, True, True]
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before["weights"].items())
-    assert all(torch.equal(a, p.grad) for a, p in zip(before["gradients"], model.parameters(), strict=True))
+    assert all(
+        torch.equal(tensor, model.state_dict()[name]) for name, tensor in before["weights"].items()
+    )
+    assert all(
+        torch.equal(a, p.grad) for a, p in zip(before["gradients"], model.parameters(), strict=True)
+    )
 
 
 def test_a_model_that_cannot_be_traced_is_recorded_without_its_graph(events, example, capsys):
@@ -339,7 +366,10 @@ def test_a_model_that_cannot_be_traced_is_recorded_without_its_graph(events, exa
 
     events.start(Untraceable(), example, {})
     events.close()
-    assert b"cannot be traced" in read(events.folder).Tensors("graph/text_summary")[0].tensor_proto.string_val[0]
+    assert (
+        b"cannot be traced"
+        in read(events.folder).Tensors("graph/text_summary")[0].tensor_proto.string_val[0]
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -378,7 +408,9 @@ def test_everything_is_handed_to_every_recorder():
 
 
 def test_folder_comment_and_suffix_are_chosen(run, tmp_path, model):
-    settings = LogSettings(folder=str(tmp_path / "all"), comment="_lr0.1", filename_suffix=".first", histograms=False)
+    settings = LogSettings(
+        folder=str(tmp_path / "all"), comment="_lr0.1", filename_suffix=".first", histograms=False
+    )
     events = Events(run, settings)
     events.epoch(result(1), model)
     events.close()
@@ -394,7 +426,10 @@ def test_runs_of_one_name_stay_apart_and_a_resumed_one_finds_its_own(tmp_path, m
     for parent in ("a", "b"):
         (tmp_path / parent / "7").mkdir(parents=True)
         Events(tmp_path / parent / "7", settings).close()
-    folders = [events_folder(tmp_path / parent / "7", settings, is_resumed=True).name for parent in ("a", "b", "c")]
+    folders = [
+        events_folder(tmp_path / parent / "7", settings, is_resumed=True).name
+        for parent in ("a", "b", "c")
+    ]
     assert folders == ["7", "7-2", "7-3"]
 
 

@@ -84,7 +84,10 @@ ARGUMENTS = {
         "ratio": "RandomErasing(ratio=[3, 4])",
         "value": "RandomErasing(value='random')",
     },
-    f"RandomApply([{TURN}])": {"transforms": f"RandomApply([{TURN}, {FLIP}])", "p": f"RandomApply([{TURN}], p=0.9)"},
+    f"RandomApply([{TURN}])": {
+        "transforms": f"RandomApply([{TURN}, {FLIP}])",
+        "p": f"RandomApply([{TURN}], p=0.9)",
+    },
     f"RandomChoice([{TURN}, {FLIP}])": {
         "transforms": f"RandomChoice([{FLIP}, {TURN}])",
         "p": f"RandomChoice([{TURN}, {FLIP}], p=[1, 9])",
@@ -117,8 +120,17 @@ ARGUMENTS = {
         "fill": "AugMix(fill=99)",
     },
 }
-# What takes floats, PIL images, whole batches or names is tried below or elsewhere; `inplace` saves memory.
-ELSEWHERE = {"Normalize", "ToTensor", "ToPILImage", "Lambda", "LinearTransformation", "MixUp", "CutMix"}
+# What takes floats, PIL images, whole batches or names is tried below or elsewhere; `inplace` saves
+# memory.
+ELSEWHERE = {
+    "Normalize",
+    "ToTensor",
+    "ToPILImage",
+    "Lambda",
+    "LinearTransformation",
+    "MixUp",
+    "CutMix",
+}
 
 
 def arguments_of(name):
@@ -132,7 +144,9 @@ def arguments_of(name):
 def results(call):
     """Return what the call makes of the image with each of 40 rows of draws, as bytes."""
     # Not `build_transform`, which refuses one channel.
-    built = TRANSFORMS.build(parse(call)) if call == "Grayscale(1)" else build_transform(parse(call))
+    built = (
+        TRANSFORMS.build(parse(call)) if call == "Grayscale(1)" else build_transform(parse(call))
+    )
     kernel = kernel_of(built)
     draws = uniforms(0, "test", epoch=0, indices=np.arange(40), columns=kernel.draws(built))
     image = IMAGE.float() / 255 if isinstance(built, v2.RandomErasing) else IMAGE
@@ -146,13 +160,16 @@ def test_every_argument_of_every_transform_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("call", "changed"), [(call, changed) for call, changes in ARGUMENTS.items() for changed in changes.values()]
+    ("call", "changed"),
+    [(call, changed) for call, changes in ARGUMENTS.items() for changed in changes.values()],
 )
 def test_an_argument_changes_what_comes_out(call, changed):
     assert results(call) != results(changed)
 
 
-@pytest.mark.parametrize("call", [call for call in ARGUMENTS if is_foreign(TRANSFORMS.build(parse(call)))])
+@pytest.mark.parametrize(
+    "call", [call for call in ARGUMENTS if is_foreign(TRANSFORMS.build(parse(call)))]
+)
 def test_policies_are_torchvisions_own_for_the_seed_that_the_draw_means(call):
     built = build_transform(parse(call))
     with torch.random.fork_rng(devices=[]):
@@ -161,16 +178,26 @@ def test_policies_are_torchvisions_own_for_the_seed_that_the_draw_means(call):
         assert torch.equal(found, built(IMAGE))
 
 
-@pytest.mark.parametrize("call", ["Normalize([0.5], [0.1])", "Normalize([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])"])
+@pytest.mark.parametrize(
+    "call", ["Normalize([0.5], [0.1])", "Normalize([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])"]
+)
 def test_normalize_takes_one_number_or_one_for_each_channel(call):
-    image, mean, std = IMAGE.float() / 255, *(torch.tensor(values)[:, None, None] for values in parse(call).args)
+    image, mean, std = (
+        IMAGE.float() / 255,
+        *(torch.tensor(values)[:, None, None] for values in parse(call).args),
+    )
     built = build_transform(parse(call))
-    torch.testing.assert_close(kernel_of(built).apply(built, image, np.empty(0)), (image - mean) / std)
+    torch.testing.assert_close(
+        kernel_of(built).apply(built, image, np.empty(0)), (image - mean) / std
+    )
 
 
 def test_mode_of_a_pil_image_is_how_the_next_transform_reads_it():
     gray = build_transform(parse("Grayscale(num_output_channels=3)"))
-    as_mode = {mode: gray(build_transform(parse(f"ToPILImage({mode!r})"))(IMAGE)) for mode in ("RGB", "HSV")}
+    as_mode = {
+        mode: gray(build_transform(parse(f"ToPILImage({mode!r})"))(IMAGE))
+        for mode in ("RGB", "HSV")
+    }
     assert as_mode["RGB"].tobytes() != as_mode["HSV"].tobytes()
 
 
@@ -189,7 +216,14 @@ def test_alpha_of_a_mix_says_how_even_the_shares_are(name):
     images, labels = torch.rand(500, 3, 16, 16), torch.zeros(500, dtype=torch.int64)
 
     def spread(alpha):
-        mixed = mix(build_transform(parse(f"{name}(alpha={alpha})")), images, labels, seed=0, epoch=0, batch=0)[1]
+        mixed = mix(
+            build_transform(parse(f"{name}(alpha={alpha})")),
+            images,
+            labels,
+            seed=0,
+            epoch=0,
+            batch=0,
+        )[1]
         return mixed.share.std().item()
 
     assert spread(0.1) > 1.2 * spread(1.0) > 1.2 * 1.2 * spread(9.0)

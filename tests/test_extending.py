@@ -21,20 +21,38 @@ def standing_of(scan, parts, *, class_names=None):
     count = len(parts)
     names = tuple(PART_NAMES[part] for part in sorted(set(parts)))
     labels = list(scan.labels[:count])
-    return Standing(Path(), {}, class_names or scan.class_names, names, (), scan.paths[:count], labels, list(parts))
+    return Standing(
+        Path(),
+        {},
+        class_names or scan.class_names,
+        names,
+        (),
+        scan.paths[:count],
+        labels,
+        list(parts),
+    )
 
 
 def with_more(scan, labels):
     """Return a scan with more images, each the last of its class."""
-    rows = sorted([*zip(scan.labels, scan.names, strict=True), *((k, f"{k}/new{n}.png") for n, k in enumerate(labels))])
+    rows = sorted(
+        [
+            *zip(scan.labels, scan.names, strict=True),
+            *((k, f"{k}/new{n}.png") for n, k in enumerate(labels)),
+        ]
+    )
     names = [name for _, name in rows]
     class_names = tuple(str(label) for label in range(max(rows)[0] + 1))
-    return Scan(Path("images"), class_names, names, names, [label for label, _ in rows], [0] * len(rows))
+    return Scan(
+        Path("images"), class_names, names, names, [label for label, _ in rows], [0] * len(rows)
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, ratio=RATIOS, seed=st.integers(0, 9))
-def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares(sizes, ratio, seed):
+def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares(
+    sizes, ratio, seed
+):
     old = scan_of([(label, 0) for label, (size, _) in enumerate(sizes) for _ in range(size)])
     split = split_images(old, ratio, seed=seed)
     more = with_more(old, [label for label, (_, size) in enumerate(sizes) for _ in range(size)])
@@ -45,7 +63,10 @@ def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares
         added[label][part] += 1
     for before, new, after in zip(split.counts, added, extension.split.counts, strict=True):
         assert after == [a + b for a, b in zip(before, new, strict=True)]
-        assert all(abs(count - sum(after) * share / sum(ratio)) < 1 for count, share in zip(after, ratio, strict=True))
+        assert all(
+            abs(count - sum(after) * share / sum(ratio)) < 1
+            for count, share in zip(after, ratio, strict=True)
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,7 +76,9 @@ def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares
 )
 def test_lists_of_any_shares_are_brought_nearer_to_the_ratio(counts, num_new):
     old = scan_of([(label, 0) for label, row in enumerate(counts) for _ in range(sum(row))])
-    standing = standing_of(old, [part for row in counts for part, count in enumerate(row) for _ in range(count)])
+    standing = standing_of(
+        old, [part for row in counts for part, count in enumerate(row) for _ in range(count)]
+    )
     extension = extend_split(with_more(old, [0] * num_new), standing, (8, 1, 1))
     after = extension.split.counts
     assert after[1:] == counts[1:]
@@ -66,7 +89,8 @@ def test_lists_of_any_shares_are_brought_nearer_to_the_ratio(counts, num_new):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    groups=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40), seed=st.integers(0, 9)
+    groups=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40),
+    seed=st.integers(0, 9),
 )
 def test_new_members_of_a_group_go_where_the_group_is(groups, seed):
     old = scan_of([(label, group) for label in (0, 1) for group in range(6) for _ in range(3)])
@@ -74,7 +98,11 @@ def test_new_members_of_a_group_go_where_the_group_is(groups, seed):
     more = with_more(old, [])
     for number, (label, group) in enumerate(groups):
         row = sum(known <= label for known in more.labels)
-        for column, value in ((more.names, f"{label}/g{group}-new{number}.png"), (more.labels, label), (more.sizes, 0)):
+        for column, value in (
+            (more.names, f"{label}/g{group}-new{number}.png"),
+            (more.labels, label),
+            (more.sizes, 0),
+        ):
             column.insert(row, value)
     extension = extend_split(more, standing_of(old, split.part_of), (1, 1), group_by=r"g\d")
     parts = dict(zip([name[:4] for name in old.names], split.part_of, strict=True))
@@ -101,7 +129,15 @@ def test_new_images_of_a_group_that_stands_in_several_parts_go_to_the_first_and_
 def test_a_new_class_gets_the_next_index_wherever_its_name_sorts():
     old = scan_of([(1, 0)] * 10 + [(2, 0)] * 10)
     standing = standing_of(
-        Scan(old.source, ("1", "2"), old.names, old.paths, [label - 1 for label in old.labels], old.sizes), [0, 1] * 10
+        Scan(
+            old.source,
+            ("1", "2"),
+            old.names,
+            old.paths,
+            [label - 1 for label in old.labels],
+            old.sizes,
+        ),
+        [0, 1] * 10,
     )
     extension = extend_split(with_more(old, [0] * 4), standing, (1, 1))
     assert (extension.scan.class_names, extension.new_classes) == (("1", "2", "0"), ("0",))
@@ -110,9 +146,12 @@ def test_a_new_class_gets_the_next_index_wherever_its_name_sorts():
 
 
 def test_a_new_image_goes_to_the_part_that_is_furthest_below_its_share():
-    # Rounding the shares of all five, 2.6, 1.0 and 1.4, says that it is the training part that lacks one.
+    # Rounding the shares of all five, 2.6, 1.0 and 1.4, says that it is the training part that
+    # lacks one.
     old = scan_of([(label, 0) for label in (0, 1) for _ in range(4)])
-    extension = extend_split(with_more(old, [0]), standing_of(old, [0, 0, 2, 2, 0, 0, 1, 2]), (13, 5, 7))
+    extension = extend_split(
+        with_more(old, [0]), standing_of(old, [0, 0, 2, 2, 0, 0, 1, 2]), (13, 5, 7)
+    )
     assert extension.split.counts[0] == [2, 1, 2]
 
 
@@ -124,7 +163,9 @@ def test_a_list_of_a_part_that_the_ratio_does_not_have_is_left_as_it_is():
 
 def test_a_part_that_has_no_list_yet_gets_its_whole_share_of_the_new_images():
     old = scan_of([(label, 0) for label in (0, 1) for _ in range(8)])
-    extension = extend_split(with_more(old, [0, 0, 1, 1]), standing_of(old, [0, 0, 0, 0, 0, 0, 0, 1] * 2), (8, 1, 1))
+    extension = extend_split(
+        with_more(old, [0, 0, 1, 1]), standing_of(old, [0, 0, 0, 0, 0, 0, 0, 1] * 2), (8, 1, 1)
+    )
     assert extension.split.counts == [[8, 1, 1], [8, 1, 1]]
 
 

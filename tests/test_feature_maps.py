@@ -13,7 +13,9 @@ def images():
 
 
 def draw(maps, images, layer="conv"):
-    return feature_map_figure(maps, images, layer=layer, names=[f"{k}.png" for k in range(len(maps))], footer="epoch 3")
+    return feature_map_figure(
+        maps, images, layer=layer, names=[f"{k}.png" for k in range(len(maps))], footer="epoch 3"
+    )
 
 
 def texts(figure):
@@ -38,7 +40,11 @@ def test_a_channel_is_dead_if_it_is_constant_over_all_images_and_positions():
 
 
 def test_a_single_value_is_dead_only_if_it_is_zero():
-    assert map_stats(np.array([[[[2.0]], [[0.0]], [[-1.0]]]])).is_dead.tolist() == [False, True, False]
+    assert map_stats(np.array([[[[2.0]], [[0.0]], [[-1.0]]]])).is_dead.tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_title_and_note_state_dead_channels_share_and_range(images):
@@ -47,7 +53,10 @@ def test_title_and_note_state_dead_channels_share_and_range(images):
     maps[1, 9, 2, 2] = 4.5
     drawn = texts(draw(maps, images))
     assert "Which channels of conv are dead on these 2 images? 5 of 20" in drawn
-    assert "20 channels, 4×4, the 16 with the largest maximum shown. Values 0 to 4.5. 25.0% dead." in drawn
+    assert (
+        "20 channels, 4×4, the 16 with the largest maximum shown. Values 0 to 4.5. 25.0% dead."
+        in drawn
+    )
     assert "epoch 3" in drawn
 
 
@@ -79,7 +88,9 @@ def test_each_image_has_a_row_and_its_input_is_enlarged_without_smoothing(images
     assert "1.png" in texts(figure)
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 28, 28), (1, 40, 1, 1), (3, 2, 1, 50), (1, 1, 300, 200), (2, 17, 7, 5)])
+@pytest.mark.parametrize(
+    "shape", [(1, 6, 28, 28), (1, 40, 1, 1), (3, 2, 1, 50), (1, 1, 300, 200), (2, 17, 7, 5)]
+)
 def test_maps_of_any_size_are_drawn(shape):
     images = np.zeros((shape[0], 30, 20, 3), np.uint8)
     maps = np.random.default_rng(0).normal(size=shape)

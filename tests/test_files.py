@@ -59,7 +59,10 @@ def test_failed_write_leaves_the_old_file_and_no_other(old):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StorageError, match=r"file\.txt: No space left on device; what was there before is untouched"):
+    with pytest.raises(
+        StorageError,
+        match=r"file\.txt: No space left on device; what was there before is untouched",
+    ):
         write_atomically(old, fill_the_disk)
     assert_untouched(old)
 
@@ -79,7 +82,9 @@ def test_file_is_on_the_disk_before_it_is_renamed(old, monkeypatch):
     steps = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (steps.append(name), real(*a)))
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, real=real: (steps.append(name), real(*a))
+        )
     write_atomically(old, b"new")
     assert steps == ["fsync", "replace", "fsync"]
 

@@ -26,10 +26,19 @@ def split_folds(scan, num_folds, *, ratio=None, **settings):
 def test_every_image_is_in_one_fold_or_the_test_part_and_folds_differ_by_at_most_one_a_class(
     sizes, num_folds, ratio, seed
 ):
-    split = split_folds(scan_of([(k, 0) for k, size in enumerate(sizes) for _ in range(size)]), num_folds, ratio=ratio)
-    assert split.part_names == (*(f"fold{k + 1}" for k in range(num_folds)), *(["test"] if ratio else []))
+    split = split_folds(
+        scan_of([(k, 0) for k, size in enumerate(sizes) for _ in range(size)]),
+        num_folds,
+        ratio=ratio,
+    )
+    assert split.part_names == (
+        *(f"fold{k + 1}" for k in range(num_folds)),
+        *(["test"] if ratio else []),
+    )
     assert [sum(counts) for counts in split.counts] == sizes
-    assert split.totals == [list(split.part_of).count(part) for part in range(len(split.part_names))]
+    assert split.totals == [
+        list(split.part_of).count(part) for part in range(len(split.part_names))
+    ]
     for size, counts in zip(sizes, split.counts, strict=True):
         assert max(counts[:num_folds]) - min(counts[:num_folds]) <= 1
         test_share = ratio[2] / sum(ratio) if ratio else 0
@@ -45,13 +54,18 @@ def test_every_image_is_in_one_fold_or_the_test_part_and_folds_differ_by_at_most
 def test_groups_are_in_one_fold_also_across_classes(images, ratio, seed):
     scan = scan_of([*images, *((label, 10 + k) for label in range(3) for k in range(12))])
     split = split_folds(scan, 3, ratio=ratio, seed=seed, group_by=r"/g(\d)-")
-    found = {(name.partition("/")[2][:3], part) for name, part in zip(scan.names, split.part_of, strict=True)}
+    found = {
+        (name.partition("/")[2][:3], part)
+        for name, part in zip(scan.names, split.part_of, strict=True)
+    }
     grouped = [name for name, _ in found if name.endswith("-")]
     assert sorted(grouped) == sorted({f"g{group}-" for _, group in images})
 
 
 def test_groups_of_many_classes_fill_all_folds_to_within_a_group():
-    scan = scan_of([(label, f"{label}{group}") for label in range(10) for group in range(3) for _ in range(4)])
+    scan = scan_of(
+        [(label, f"{label}{group}") for label in range(10) for group in range(3) for _ in range(4)]
+    )
     assert sorted(split_folds(scan, 5, group_by=r"g\d+").totals) == [20, 24, 24, 24, 28]
 
 
@@ -73,7 +87,9 @@ def test_another_number_of_folds_is_a_usage_error(num_folds):
 
 
 def test_folds_take_no_ratio_of_two_parts():
-    with pytest.raises(UsageError, match="leave --ratio out, or give it three parts, such as 8:1:1"):
+    with pytest.raises(
+        UsageError, match="leave --ratio out, or give it three parts, such as 8:1:1"
+    ):
         fold_parts(5, (8, 2))
 
 

@@ -34,7 +34,9 @@ def network():
 @pytest.fixture
 def transformer():
     torch.manual_seed(0)
-    model = VisionTransformer(16, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
+    model = VisionTransformer(
+        16, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5
+    )
     nn.init.normal_(model.heads.head.weight)
     return model
 
@@ -110,7 +112,9 @@ def test_a_model_without_maps_is_refused(images):
         gradcam(model, images, [0, 1, 2])
 
 
-@pytest.mark.parametrize(("layer", "message"), [("layer9", "has no layer layer9"), ("fc", "fc gives no maps")])
+@pytest.mark.parametrize(
+    ("layer", "message"), [("layer9", "has no layer layer9"), ("fc", "fc gives no maps")]
+)
 def test_a_layer_without_maps_is_refused(network, images, layer, message):
     with pytest.raises(UsageError, match=message):
         gradcam(network, images, [0, 1, 2], layer)

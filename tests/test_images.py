@@ -62,7 +62,9 @@ def picture(mode="RGB"):
 
 
 def encoded(image, kind, **options):
-    """Return the bytes of a Pillow image or of pixels; `kind` may carry words before the format's name."""
+    """Return the bytes of a Pillow image or of pixels; `kind` may carry words before the format's
+    name.
+    """
     file = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     image.save(file, kind.rpartition(" ")[2], **KINDS.get(kind, {}), **options)
@@ -83,7 +85,10 @@ def png_claiming(width, height):
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     pixels = zlib.compress(bytes(100))
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\0\0\0") + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", size + b"\x08\x02\0\0\0")
+        + chunk(b"IDAT", pixels)
+        + chunk(b"IEND", b"")
     )
 
 
@@ -142,10 +147,12 @@ def alarm():
     signal.signal(signal.SIGALRM, before)
 
 
-# ------------------------------------------------------------------------------------------------------ good images
+# -------------------------------------------------------------------------------------- good images
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), list(zip(KINDS, (18, 18, 0, 0, 18, 18, 0), strict=True)))
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), list(zip(KINDS, (18, 18, 0, 0, 18, 18, 0), strict=True))
+)
 def test_every_format_gives_rgb_pixels(saved, kind, tolerance):
     pixels = images.read(saved(encoded(PICTURE, kind)))
     assert (pixels.shape, pixels.dtype) == ((24, 20, 3), np.uint8)
@@ -156,7 +163,8 @@ def test_every_format_gives_rgb_pixels(saved, kind, tolerance):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_decoders_give_the_same_pixels(kind):
-    # Bytes after the end send a JPEG to the second decoder; for the others only the claim of a whole file counts.
+    # Bytes after the end send a JPEG to the second decoder; for the others only the claim of a
+    # whole file counts.
     data = encoded(PICTURE, kind)
     assert np.array_equal(images.decode(data + b"junk"), images.decode(data))
 
@@ -179,7 +187,9 @@ def test_transparent_pixels_keep_their_colour():
 
 def test_palette_with_transparency_becomes_rgb():
     image = picture("P")
-    assert np.array_equal(images.decode(encoded(image, "PNG", transparency=3)), np.asarray(image.convert("RGB")))
+    assert np.array_equal(
+        images.decode(encoded(image, "PNG", transparency=3)), np.asarray(image.convert("RGB"))
+    )
 
 
 def test_cmyk_jpeg_becomes_rgb():
@@ -274,7 +284,7 @@ def test_size_comes_from_the_header_without_decoding(saved, kind):
     assert images.size_of(saved(png_claiming(300, 200))) == (200, 300)
 
 
-# ------------------------------------------------------------------------------------------------------- bad images
+# --------------------------------------------------------------------------------------- bad images
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,7 +305,10 @@ def test_truncated_image_is_refused(kind, share):
 
 def test_a_png_that_ends_in_its_header_is_told_in_words():
     data = encoded(np.zeros((4, 4, 3), np.uint8), "PNG")
-    assert {reason(data[:length]) for length in (24, 40)} == {"Truncated File Read", "damaged PNG header"}
+    assert {reason(data[:length]) for length in (24, 40)} == {
+        "Truncated File Read",
+        "damaged PNG header",
+    }
 
 
 @pytest.mark.parametrize(("words", "data"), FOREIGN.items())
@@ -321,7 +334,10 @@ def test_png_with_any_bit_flipped_is_refused_or_whole(capfd):
     noise = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     # Stored and not compressed: no code in it can break, so only the check-sums tell.
     data = int.from_bytes(encoded(noise, "PNG", compress_level=0))
-    flipped = [(data ^ (1 << bit)).to_bytes(data.bit_length() + 7 >> 3) for bit in range(data.bit_length() - 8)]
+    flipped = [
+        (data ^ (1 << bit)).to_bytes(data.bit_length() + 7 >> 3)
+        for bit in range(data.bit_length() - 8)
+    ]
     assert all(whole_or_refused(damaged, noise) for damaged in flipped)
     assert capfd.readouterr() == ("", "")
 
@@ -341,7 +357,10 @@ def test_image_without_pixels_is_refused(width, height):
 
 
 def test_too_many_pixels_are_refused_from_the_header():
-    assert reason(png_claiming(9_000, 10_000)) == "its header claims 9000×10000 pixels, over 89,000,000"
+    assert (
+        reason(png_claiming(9_000, 10_000))
+        == "its header claims 9000×10000 pixels, over 89,000,000"
+    )
     gif = bytearray(encoded(PICTURE, "GIF"))
     gif[6:10] = (10_000).to_bytes(2, "little") * 2
     assert "100000000 pixels" in reason(bytes(gif)) or "10000×10000" in reason(bytes(gif))
@@ -353,7 +372,11 @@ def test_claim_of_50000_by_50000_pixels_takes_less_than_100_megabytes(saved, meg
     jpeg[start_of_frame : start_of_frame + 4] = (50_000).to_bytes(2, "big") * 2
     bmp = bytearray(encoded(PICTURE, "BMP"))
     bmp[18:26] = (50_000).to_bytes(4, "little") * 2
-    files = [saved(png_claiming(50_000, 50_000), "a.png"), saved(jpeg, "b.jpg"), saved(bmp, "c.bmp")]
+    files = [
+        saved(png_claiming(50_000, 50_000), "a.png"),
+        saved(jpeg, "b.jpg"),
+        saved(bmp, "c.bmp"),
+    ]
     setup = "from ptkit.core.data import images\nfrom ptkit.core.errors import DataError"
     work = (
         "for path in sys.argv[1:]:\n"
@@ -364,7 +387,7 @@ def test_claim_of_50000_by_50000_pixels_takes_less_than_100_megabytes(saved, meg
     assert megabytes(setup, work, *files) < 100
 
 
-# ------------------------------------------------------------------------------------------------------ bad files
+# ---------------------------------------------------------------------------------------- bad files
 
 
 def test_fifo_is_refused_and_never_blocks(tmp_path, alarm):
@@ -382,7 +405,11 @@ def test_device_and_folder_are_refused(tmp_path):
 def test_missing_file_and_broken_links_are_refused(tmp_path):
     (tmp_path / "broken.png").symlink_to("nowhere")
     (tmp_path / "circle.png").symlink_to("circle.png")
-    for name, words in (("a.png", "No such file"), ("broken.png", "No such file"), ("circle.png", "symbolic link")):
+    for name, words in (
+        ("a.png", "No such file"),
+        ("broken.png", "No such file"),
+        ("circle.png", "symbolic link"),
+    ):
         with pytest.raises(DataError, match=f"{name}: .*{words}"):
             images.read(tmp_path / name)
 
@@ -440,7 +467,7 @@ def test_reading_leaves_no_file_open(saved):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# ------------------------------------------------------------------------------------------------------------ fuzz
+# --------------------------------------------------------------------------------------------- fuzz
 
 SMALL = PICTURE[:9, :7]
 SEEDS = [
@@ -450,7 +477,10 @@ SEEDS = [
     encoded(SMALL, "GIF", save_all=True, append_images=[Image.fromarray(255 - SMALL)]),
     encoded_16_bit(SMALL[:, :, 0].astype(np.uint16) * 257),
 ]
-EDITS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 4), st.binary(max_size=4)), max_size=6)
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 4), st.binary(max_size=4)),
+    max_size=6,
+)
 
 
 @settings(max_examples=1500, deadline=None, derandomize=True, database=None)

@@ -10,7 +10,9 @@ from ptkit.core.models.initialization import INITS, initialize
 
 @pytest.fixture
 def model():
-    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(64, 32))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(64, 32)
+    )
 
 
 def weights_after(model, *lines, seed=0):
@@ -49,14 +51,20 @@ def test_values_have_the_range_and_spread_of_the_method(model, call, low, high, 
     [
         ("xavier_uniform_(gain=3)", 0, 3 * math.sqrt(2 / (27 + 144))),
         ("xavier_normal_(gain=0.5)", 0, 0.5 * math.sqrt(2 / (27 + 144))),
-        ("kaiming_uniform_(a=2, mode='fan_out', nonlinearity='leaky_relu')", 0, math.sqrt(2 / 5 / 144)),
+        (
+            "kaiming_uniform_(a=2, mode='fan_out', nonlinearity='leaky_relu')",
+            0,
+            math.sqrt(2 / 5 / 144),
+        ),
         ("kaiming_normal_(mode='fan_in', nonlinearity='tanh')", 0, 5 / 3 / math.sqrt(27)),
         ("uniform_(a=1, b=3)", 2, 1 / math.sqrt(3)),
         ("normal_(mean=4, std=0.1)", 4, 0.1),
         ("constant_(val=2)", 2, 0),
     ],
 )
-def test_class_module_parameter_and_glob_reach_the_same_weight_with_every_argument(model, selector, call, mean, std):
+def test_class_module_parameter_and_glob_reach_the_same_weight_with_every_argument(
+    model, selector, call, mean, std
+):
     before = model[0].bias.detach().clone()
     after = weights_after(model, f"{selector}={call}")
     assert after["0.weight"].mean().item() == pytest.approx(mean, abs=4 * std / math.sqrt(432))
@@ -74,7 +82,10 @@ def test_class_module_parameter_and_glob_reach_the_same_weight_with_every_argume
     ],
 )
 def test_the_gain_is_pytorchs_own(model, text, gain):
-    drawn = [weights_after(model, f"4=xavier_normal_(gain={value})")["4.weight"] for value in (text, gain)]
+    drawn = [
+        weights_after(model, f"4=xavier_normal_(gain={value})")["4.weight"]
+        for value in (text, gain)
+    ]
     assert torch.allclose(*drawn)
 
 
@@ -91,7 +102,9 @@ def test_a_function_of_the_users_own_fills_any_shape(model, tmp_path):
 
 
 def test_constant_eye_orthogonal_and_sparse_fill_what_they_say(model):
-    assert weights_after(model, "4=constant_(0.3)")["4.weight"].unique().tolist() == [pytest.approx(0.3)]
+    assert weights_after(model, "4=constant_(0.3)")["4.weight"].unique().tolist() == [
+        pytest.approx(0.3)
+    ]
     assert torch.equal(weights_after(model, "Linear=eye_()")["4.weight"], torch.eye(32, 64))
     rows = weights_after(model, "4=orthogonal_(gain=3)")["4.weight"]
     assert torch.allclose(rows @ rows.T, 9 * torch.eye(32), atol=1e-4)
@@ -111,12 +124,17 @@ def test_tutorial_is_the_recipe_of_the_course(model):
 
 
 def test_tutorial_serves_a_model_without_batch_norm():
-    after = weights_after(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 2)), "tutorial")
+    after = weights_after(
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 2)), "tutorial"
+    )
     assert after["1.bias"].tolist() == [0, 0]
 
 
 def test_tutorial_refuses_a_model_that_it_says_nothing_about():
-    with pytest.raises(UsageError, match="tutorial is for Conv2d, BatchNorm2d and Linear, and PReLU has none of them"):
+    with pytest.raises(
+        UsageError,
+        match="tutorial is for Conv2d, BatchNorm2d and Linear, and PReLU has none of them",
+    ):
         initialize(nn.PReLU(), ["tutorial"], seed=0)
 
 
@@ -148,7 +166,10 @@ def test_values_follow_from_the_seed_and_not_from_the_global_generator(model, ca
     [
         ("0=eye_()", "eye_ fills matrices only, and 0.weight is 4-D (16, 3, 3, 3)"),
         ("0=sparse_(0.1)", "sparse_ fills matrices only, and 0.weight is 4-D"),
-        ("4.bias=xavier_normal_()", "xavier_normal_ needs two dimensions or more, and 4.bias is 1-D (32,)"),
+        (
+            "4.bias=xavier_normal_()",
+            "xavier_normal_ needs two dimensions or more, and 4.bias is 1-D (32,)",
+        ),
         ("BatchNorm2d=kaiming_uniform_()", "and 1.weight is 1-D (16,)"),
         ("*=orthogonal_()", "and 0.bias is 1-D (16,)"),
         ("4=sparse_(10)", "sparsity must be a number of at least 0 and below 1, found 10"),
@@ -159,7 +180,10 @@ def test_values_follow_from_the_seed_and_not_from_the_global_generator(model, ca
         ("4=constant_()", "missing a required argument: 'val'"),
         ("4=xavier_normal_(gain=calculate_gain('rely'))", "found 'rely'"),
         ("Conv3d=eye_()", "did you mean Conv2d?"),
-        ("Conv=eye_()", "Conv is no layer class, module or parameter of Sequential; did you mean Conv2d?"),
+        (
+            "Conv=eye_()",
+            "Conv is no layer class, module or parameter of Sequential; did you mean Conv2d?",
+        ),
         ("ReLU=normal_()", "ReLU has no parameters"),
         ("fc.*=normal_()", "a glob is held against the names of parameters, such as 0.weight"),
         ("tutorials", "expected SELECTOR=VALUE"),
@@ -172,7 +196,8 @@ def test_wrong_line_is_a_usage_error(model, line, message):
 
 
 @pytest.mark.parametrize(
-    ("selector", "nearest"), [("Conv", "Conv2d"), ("Lin", "Linear"), ("Convd", "Conv2d"), ("conv", "conv1")]
+    ("selector", "nearest"),
+    [("Conv", "Conv2d"), ("Lin", "Linear"), ("Convd", "Conv2d"), ("conv", "conv1")],
 )
 def test_a_selector_in_capitals_is_held_against_layer_classes_first(selector, nearest):
     model = nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 1), "lin": nn.Linear(4, 2)})
@@ -182,4 +207,7 @@ def test_a_selector_in_capitals_is_held_against_layer_classes_first(selector, ne
 
 def test_table_has_the_ten_methods_with_their_arguments():
     assert len(INITS.parts) == 10
-    assert INITS.describe("kaiming_normal_")[0] == "kaiming_normal_(a=0, mode='fan_in', nonlinearity='leaky_relu')"
+    assert (
+        INITS.describe("kaiming_normal_")[0]
+        == "kaiming_normal_(a=0, mode='fan_in', nonlinearity='leaky_relu')"
+    )

@@ -29,14 +29,20 @@ def film_of(run, model, epochs, *, up_to_epoch=0):
     film = KernelFilm(run, up_to_epoch=up_to_epoch)
     for epoch in epochs:
         set_weights(model, epoch)
-        film.epoch(SimpleNamespace(epoch=epoch), model) if epoch else film.start(model, torch.zeros(1), {})
+        (
+            film.epoch(SimpleNamespace(epoch=epoch), model)
+            if epoch
+            else film.start(model, torch.zeros(1), {})
+        )
     return read_film(run)
 
 
 def test_the_film_has_the_first_kernels_of_every_epoch(tmp_path, model):
     film = film_of(tmp_path, model, range(4))
     assert (film.layer, film.num_outputs, film.epochs) == ("0", 2, (0, 1, 2, 3))
-    expected = np.broadcast_to(np.arange(4, dtype=np.float32)[:, None, None, None, None], (4, 2, 3, 3, 3))
+    expected = np.broadcast_to(
+        np.arange(4, dtype=np.float32)[:, None, None, None, None], (4, 2, 3, 3, 3)
+    )
     np.testing.assert_array_equal(film.kernels, expected)
 
 
@@ -98,7 +104,11 @@ def test_the_gif_has_all_frames_a_white_page_and_rests_on_the_last():
     for number in range(gif.n_frames):
         gif.seek(number)
         durations.append(gif.info["duration"])
-    assert (gif.size, gif.info["loop"], durations) == (frames[0].shape[1::-1], 0, [500, 500, 500, 2000])
+    assert (gif.size, gif.info["loop"], durations) == (
+        frames[0].shape[1::-1],
+        0,
+        [500, 500, 500, 2000],
+    )
     shown = np.asarray(gif.convert("RGB")).astype(int)
     assert (shown[0, 0] == 255).all()
     assert np.abs(shown - frames[-1]).mean() < 3

@@ -17,7 +17,10 @@ def texts(figure):
 
 
 def largest_image(figure):
-    return max((axes.images[0].get_array() for axes in figure.axes if axes.images), key=lambda image: image.size)
+    return max(
+        (axes.images[0].get_array() for axes in figure.axes if axes.images),
+        key=lambda image: image.size,
+    )
 
 
 def test_zero_and_tiny_kernels_are_dead_and_weak_ones_are_not(random_weight):
@@ -30,7 +33,8 @@ def test_zero_and_tiny_kernels_are_dead_and_weak_ones_are_not(random_weight):
 
 def test_dead_means_below_a_thousandth_of_the_median_norm():
     weight = (
-        np.ones((5, 1, 1, 1)) * np.array([1, 2, 3, 2 * DEAD_SHARE * 0.999, 2 * DEAD_SHARE * 1.001])[:, None, None, None]
+        np.ones((5, 1, 1, 1))
+        * np.array([1, 2, 3, 2 * DEAD_SHARE * 0.999, 2 * DEAD_SHARE * 1.001])[:, None, None, None]
     )
     weight = np.concatenate([weight, np.full((2, 1, 1, 1), 2.0)])
     assert kernel_stats(weight).median_norm == 2
@@ -45,7 +49,14 @@ def test_statistics_are_those_of_each_output_channel(random_weight):
     assert np.array_equal(stats.minima, flat.min(axis=1))
     assert np.array_equal(stats.maxima, flat.max(axis=1))
     assert stats.limit == pytest.approx(np.percentile(np.abs(flat), 99.5))
-    assert kernel_rows("conv", stats)[1] == ("conv", 1, stats.norms[1], stats.minima[1], stats.maxima[1], False)
+    assert kernel_rows("conv", stats)[1] == (
+        "conv",
+        1,
+        stats.norms[1],
+        stats.minima[1],
+        stats.maxima[1],
+        False,
+    )
 
 
 def test_rgb_kernel_on_the_layers_scale_has_zero_at_mid_grey():
@@ -59,7 +70,9 @@ def test_per_kernel_scale_stretches_weak_kernels_to_full_contrast():
     kernels = np.linspace(0, 1e-5, 12).reshape(1, 3, 2, 2)
     assert np.ptp(kernel_colors(kernels, limit=1, scale="layer")) == 0
     assert np.ptp(kernel_colors(kernels, limit=1, scale="kernel")) == 255
-    assert np.unique(kernel_colors(np.full((1, 3, 2, 2), 7.0), limit=1, scale="kernel")).tolist() == [128]
+    assert np.unique(
+        kernel_colors(np.full((1, 3, 2, 2), 7.0), limit=1, scale="kernel")
+    ).tolist() == [128]
 
 
 def test_signed_kernels_use_a_diverging_map_centred_on_zero():
@@ -93,8 +106,12 @@ def test_weights_that_are_not_finite_are_counted_and_marked(random_weight):
         ((5, 1, 1, 1), "kernel"),
     ],
 )
-def test_every_shape_is_drawn_with_its_number_of_dead_kernels_in_the_title(random_weight, shape, scale):
-    figure = kernel_figure(random_weight(*shape), layer="body.conv", scale=scale, footer="n = 1 · x.pkl · epoch 3")
+def test_every_shape_is_drawn_with_its_number_of_dead_kernels_in_the_title(
+    random_weight, shape, scale
+):
+    figure = kernel_figure(
+        random_weight(*shape), layer="body.conv", scale=scale, footer="n = 1 · x.pkl · epoch 3"
+    )
     assert f"none of {shape[0]}" in texts(figure)
     assert "epoch 3" in texts(figure)
     assert pixels(figure).std() > 0
@@ -106,7 +123,9 @@ def test_a_layer_of_zeros_is_drawn_as_dead(shape):
 
 
 def test_large_layers_show_their_strongest_kernels_and_say_so(random_weight):
-    assert "256 of 32,768 shown" in texts(kernel_figure(random_weight(256, 128, 3, 3), layer="conv"))
+    assert "256 of 32,768 shown" in texts(
+        kernel_figure(random_weight(256, 128, 3, 3), layer="conv")
+    )
     assert "256 of 300 shown" in texts(kernel_figure(random_weight(300, 3, 3, 3), layer="conv"))
     figure = kernel_figure(random_weight(600, 3, 1, 1).repeat(400, axis=1), layer="conv")
     assert "614,400 of 720,000 weights shown" in texts(figure)

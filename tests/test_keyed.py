@@ -38,7 +38,9 @@ def test_draws_are_uniform_in_every_column():
 )
 def test_draws_for_different_things_are_uncorrelated(other):
     # 5 standard errors of a correlation over 20,000 pairs.
-    correlation = [np.corrcoef(ours, theirs)[0, 1] for ours, theirs in zip(draws().T, other.T, strict=True)]
+    correlation = [
+        np.corrcoef(ours, theirs)[0, 1] for ours, theirs in zip(draws().T, other.T, strict=True)
+    ]
     assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
 
 
@@ -68,7 +70,9 @@ def test_large_indices_epochs_and_seeds_draw_too():
 
 @pytest.mark.parametrize("length", [0, 1, 2, 1000])
 def test_permutation_has_every_number_once(length):
-    assert np.array_equal(np.sort(permutation(3, "order", epoch=2, length=length)), np.arange(length))
+    assert np.array_equal(
+        np.sort(permutation(3, "order", epoch=2, length=length)), np.arange(length)
+    )
 
 
 def test_permutation_is_the_same_for_the_same_key_and_another_for_another():
@@ -87,7 +91,12 @@ def test_permutation_puts_every_number_at_every_place():
 
 
 def test_stream_keys_are_64_bits_and_differ():
-    keys = {stream_key(seed, purpose, number) for seed in range(20) for purpose in ("a", "b") for number in range(20)}
+    keys = {
+        stream_key(seed, purpose, number)
+        for seed in range(20)
+        for purpose in ("a", "b")
+        for number in range(20)
+    }
     assert len(keys) == 800
     assert all(0 <= key < 1 << 64 for key in keys)
 

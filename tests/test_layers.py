@@ -22,7 +22,9 @@ def starts(model):
 
 
 def test_lenet_has_five_layers_of_a_weight_and_a_bias():
-    layers = [[f"{name}.weight", f"{name}.bias"] for name in ("conv1", "conv2", "fc1", "fc2", "fc3")]
+    layers = [
+        [f"{name}.weight", f"{name}.bias"] for name in ("conv1", "conv2", "fc1", "fc2", "fc3")
+    ]
     assert layer_names(built("lenet", 32)) == layers
 
 
@@ -37,7 +39,10 @@ def test_a_resnet_is_its_stem_its_blocks_and_its_head(call, blocks):
     model = built(call, 32)
     first, *middle, last = layer_names(model)
     assert first == ["conv1.weight", "bn1.weight", "bn1.bias"]
-    assert middle == [[f"{block}.{n}" for n, _ in model.get_submodule(block).named_parameters()] for block in blocks]
+    assert middle == [
+        [f"{block}.{n}" for n, _ in model.get_submodule(block).named_parameters()]
+        for block in blocks
+    ]
     assert last == ["fc.weight", "fc.bias"]
 
 
@@ -46,9 +51,9 @@ def test_a_transformer_is_its_patches_with_the_tokens_its_blocks_and_its_head():
     first, *blocks, head = layer_names(model)
     assert first == ["class_token", "conv_proj.weight", "conv_proj.bias", "encoder.pos_embedding"]
     prefix = "encoder.layers.encoder_layer_"
-    assert [{name.removeprefix(prefix).partition(".")[0] for name in block} for block in blocks[:-1]] == [
-        {str(k)} for k in range(11)
-    ]
+    assert [
+        {name.removeprefix(prefix).partition(".")[0] for name in block} for block in blocks[:-1]
+    ] == [{str(k)} for k in range(11)]
     assert blocks[-1][-2:] == ["encoder.ln.weight", "encoder.ln.bias"]
     assert head == ["heads.head.weight", "heads.head.bias"]
 
@@ -75,17 +80,24 @@ def test_other_families_come_apart_into_their_blocks(call, count, last_but_one, 
     assert found[-2:] == [last_but_one, last]
 
 
-@pytest.mark.parametrize("call", ["resnet20", "resnet34_tutorial", "googlenet", "maxvit_t", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "call", ["resnet20", "resnet34_tutorial", "googlenet", "maxvit_t", "shufflenet_v2_x0_5"]
+)
 def test_every_parameter_stands_in_exactly_one_layer(call):
     model = built(call)
     layers = layer_names(model)
-    assert sorted(name for names in layers for name in names) == sorted(name for name, _ in model.named_parameters())
+    assert sorted(name for names in layers for name in names) == sorted(
+        name for name, _ in model.named_parameters()
+    )
     assert all(layers)
 
 
 @pytest.mark.parametrize(
     "wrapped",
-    [lambda inner: nn.Sequential(nn.BatchNorm2d(3, affine=False), inner), lambda inner: nn.ModuleDict({"net": inner})],
+    [
+        lambda inner: nn.Sequential(nn.BatchNorm2d(3, affine=False), inner),
+        lambda inner: nn.ModuleDict({"net": inner}),
+    ],
 )
 def test_a_wrapper_around_a_model_is_taken_apart(wrapped):
     assert len(layer_names(wrapped(built("resnet18", 32)))) == 10
@@ -93,13 +105,18 @@ def test_a_wrapper_around_a_model_is_taken_apart(wrapped):
 
 
 def test_a_norm_goes_with_the_layer_before_it_and_a_first_one_with_the_next():
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 2))
+    model = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 2)
+    )
     assert [modules(names) for names in layer_names(model)] == [["0", "1", "2"], ["4"]]
 
 
 def test_a_shared_layer_stands_where_it_comes_first():
     shared = nn.Linear(4, 4, bias=False)
-    assert layer_names(nn.Sequential(shared, nn.Linear(4, 4, bias=False), shared)) == [["0.weight"], ["1.weight"]]
+    assert layer_names(nn.Sequential(shared, nn.Linear(4, 4, bias=False), shared)) == [
+        ["0.weight"],
+        ["1.weight"],
+    ]
 
 
 def test_a_weight_that_two_layers_share_belongs_to_the_first():

@@ -51,9 +51,15 @@ def test_whole_batch_is_what_torchvision_gives_image_by_image(whitening):
 
 def test_numbers_in_the_call_are_a_matrix_and_a_mean(picture):
     matrix = [[2, 0, 0], [0, 3, 0], [1, 0, 1]]
-    pipeline = Pipeline.parse(["CenterCrop(1)", "ToTensor()", f"LinearTransformation({matrix}, [0.5, 0.5, 0])"])
-    red, green, blue = Pipeline.parse(["CenterCrop(1)", "ToTensor()"]).image(picture).flatten().tolist()
-    close_to(pipeline.image(picture).flatten(), torch.tensor([2 * red - 1 + blue, 3 * green - 1.5, blue]))
+    pipeline = Pipeline.parse(
+        ["CenterCrop(1)", "ToTensor()", f"LinearTransformation({matrix}, [0.5, 0.5, 0])"]
+    )
+    red, green, blue = (
+        Pipeline.parse(["CenterCrop(1)", "ToTensor()"]).image(picture).flatten().tolist()
+    )
+    close_to(
+        pipeline.image(picture).flatten(), torch.tensor([2 * red - 1 + blue, 3 * green - 1.5, blue])
+    )
     assert pipeline.tensors == {}
 
 
@@ -82,29 +88,43 @@ def test_pipeline_travels_to_another_process_with_its_tensors(whitening, picture
     assert torch.equal(pickle.loads(packed).image(picture), pipeline.image(picture))
 
 
-@pytest.mark.parametrize("call", [CALLS[2], f"RandomApply([{CALLS[2]}])", 'LinearTransformation("C:/a/whitening.npz")'])
+@pytest.mark.parametrize(
+    "call", [CALLS[2], f"RandomApply([{CALLS[2]}])", 'LinearTransformation("C:/a/whitening.npz")']
+)
 @pytest.mark.parametrize("tensors", [None, {}])
 def test_saved_pipeline_never_reads_a_file_that_it_names(whitening, call, tensors):
     with pytest.raises(
-        CheckpointError, match=r"the saved pipeline names .*whitening\.npz, but does not hold its matrix"
+        CheckpointError,
+        match=r"the saved pipeline names .*whitening\.npz, but does not hold its matrix",
     ):
         Pipeline.parse([SIZE, "ToTensor()", call], tensors=tensors, allow_user_code=False)
 
 
 @pytest.mark.parametrize("held", [torch.zeros(3, 3), torch.zeros(4), "whitening.npz", [[1.0]]])
 def test_something_else_in_a_checkpoint_is_a_checkpoint_error(held):
-    with pytest.raises(CheckpointError, match=r"holds something else than a matrix and a mean as whitening\.npz"):
+    with pytest.raises(
+        CheckpointError, match=r"holds something else than a matrix and a mean as whitening\.npz"
+    ):
         Pipeline.parse(CALLS, tensors={"whitening.npz": held}, allow_user_code=False)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"transformation_matrix": MATRIX}, "writes, an .npz file with transformation_matrix and mean_vector"),
+        (
+            {"transformation_matrix": MATRIX},
+            "writes, an .npz file with transformation_matrix and mean_vector",
+        ),
         ({"transformation_matrix": MATRIX, "mean_vector": MEAN[1:]}, "found 60×60 and 59"),
         ({"transformation_matrix": MATRIX[:9], "mean_vector": MEAN}, "found 9×60 and 60"),
-        ({"transformation_matrix": MATRIX.astype(int), "mean_vector": MEAN}, "a matrix D×D of floats"),
-        ({"transformation_matrix": np.array([None]), "mean_vector": MEAN}, "writes, an .npz file with"),
+        (
+            {"transformation_matrix": MATRIX.astype(int), "mean_vector": MEAN},
+            "a matrix D×D of floats",
+        ),
+        (
+            {"transformation_matrix": np.array([None]), "mean_vector": MEAN},
+            "writes, an .npz file with",
+        ),
     ],
 )
 def test_file_of_another_form_is_a_data_error(whitening, arrays, message):
@@ -116,10 +136,15 @@ def test_file_of_another_form_is_a_data_error(whitening, arrays, message):
 
 def test_missing_and_broken_files_are_data_errors(whitening):
     whitening.write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(DataError, match=r"whitening\.npz is not what `ptkit normstats --whiten` writes"):
+    with pytest.raises(
+        DataError, match=r"whitening\.npz is not what `ptkit normstats --whiten` writes"
+    ):
         Pipeline.parse(CALLS)
     whitening.unlink()
-    with pytest.raises(DataError, match=r"no whitening\.npz here: `ptkit normstats train\.txt --whiten zca` writes it"):
+    with pytest.raises(
+        DataError,
+        match=r"no whitening\.npz here: `ptkit normstats train\.txt --whiten zca` writes it",
+    ):
         Pipeline.parse(CALLS)
 
 
@@ -149,7 +174,9 @@ def test_size_that_does_not_fit_the_matrix_is_an_error_with_both_sizes(whitening
 
 def test_size_of_a_square_matrix_is_named():
     linear = LinearTransformation(torch.eye(48), torch.zeros(48))
-    with pytest.raises(ValueError, match="images of 3×3 have 27 values, the matrix is 48×48, for 4×4 pixels"):
+    with pytest.raises(
+        ValueError, match="images of 3×3 have 27 values, the matrix is 48×48, for 4×4 pixels"
+    ):
         linear(torch.zeros(1, 3, 3, 3))
 
 
@@ -173,4 +200,9 @@ def test_evaluation_whitens_as_training_does():
     linear = CALLS[2]
     assert evaluation_of(["RandomCrop(8, padding=1)", linear], 8) == ("Resize((8, 8))", linear)
     named = ["Resize((8, 8))", "RandomVerticalFlip()", "ToTensor()", linear, "Normalize([0], [2])"]
-    assert evaluation_of(named, 8) == ("Resize((8, 8))", "ToTensor()", linear, "Normalize([0], [2])")
+    assert evaluation_of(named, 8) == (
+        "Resize((8, 8))",
+        "ToTensor()",
+        linear,
+        "Normalize([0], [2])",
+    )

@@ -6,14 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.data.lists import classes_bytes, format_path, list_bytes, read_classes, read_list, write_list
+from ptkit.core.data.lists import (
+    classes_bytes,
+    format_path,
+    list_bytes,
+    read_classes,
+    read_list,
+    write_list,
+)
 from ptkit.core.errors import DataError
 
 # What a file system can hold: any bytes but zero, as Python shows them.
 PATHS = st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw).map(os.fsdecode)
-STRANGE_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+STRANGE_TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8
+)
 ROWS = st.lists(
-    st.tuples(PATHS | STRANGE_TEXT, st.integers(0, 30)), min_size=1, max_size=8, unique_by=lambda row: row[0]
+    st.tuples(PATHS | STRANGE_TEXT, st.integers(0, 30)),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: row[0],
 )
 
 
@@ -43,12 +55,31 @@ def test_every_class_name_comes_back_as_it_was_written(names, tmp_path_factory):
 
 
 def test_plain_paths_are_written_without_quotes():
-    rows = [("a b/c,d.png", 0), ("-x.png", 1), ("猫/ü '1'.png", 2), (" lead.png", 3), ("👨‍👩‍👧.png", 4)]
-    assert list_bytes(rows).decode() == "a b/c,d.png 0\n-x.png 1\n猫/ü '1'.png 2\n lead.png 3\n👨‍👩‍👧.png 4\n"
+    rows = [
+        ("a b/c,d.png", 0),
+        ("-x.png", 1),
+        ("猫/ü '1'.png", 2),
+        (" lead.png", 3),
+        ("👨‍👩‍👧.png", 4),
+    ]
+    assert (
+        list_bytes(rows).decode()
+        == "a b/c,d.png 0\n-x.png 1\n猫/ü '1'.png 2\n lead.png 3\n👨‍👩‍👧.png 4\n"
+    )
 
 
 @pytest.mark.parametrize(
-    "path", ['"q.png', "end ", "end\t", "two\nlines.png", "cr\r.png", "\udcff.png", "\ufeff.png", "\x1b[31m"]
+    "path",
+    [
+        '"q.png',
+        "end ",
+        "end\t",
+        "two\nlines.png",
+        "cr\r.png",
+        "\udcff.png",
+        "\ufeff.png",
+        "\x1b[31m",
+    ],
 )
 def test_paths_that_would_not_come_back_are_written_as_json(path):
     assert format_path(path).startswith('"')
@@ -77,13 +108,16 @@ def test_class_names_are_numbers_without_classes_txt(list_file):
     assert read_list(list_file).class_names == ("0", "1", "2")
 
 
-def test_a_path_is_relative_to_the_lists_folder_and_then_to_the_working_directory(tmp_path, monkeypatch):
+def test_a_path_is_relative_to_the_lists_folder_and_then_to_the_working_directory(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lists").mkdir()
     for name in ("lists/beside.png", "here.png", "both.png", "lists/both.png"):
         (tmp_path / name).touch()
     write_list(
-        Path("lists/train.txt"), [("beside.png", 0), ("here.png", 0), ("both.png", 0), ("/abs.png", 0), ("no.png", 0)]
+        Path("lists/train.txt"),
+        [("beside.png", 0), ("here.png", 0), ("both.png", 0), ("/abs.png", 0), ("no.png", 0)],
     )
     images = read_list(Path("lists/train.txt"))
     found = [images.image_path(index) for index in range(5)]
@@ -114,8 +148,14 @@ def test_lines_that_stand_twice_are_kept_and_counted(list_file):
         (b"a.png ,\n", "has no labels"),
         (b"a.png 0.5\nb.png 0.5,1\n", "line 2: 2 numbers, but line 1 has 1"),
         (b"a.png 0.5\nb.png 1e999\n", "line 2: label '1e999' is too large"),
-        (b"a.png 0.5,1\nb.png ,\n", "line 2: label ',' does not fit the other lines, which have numbers"),
-        (b"a.png 0\n\nb.png 99999999999999999999\n", "line 3: label 99999999999999999999 is beyond the last class"),
+        (
+            b"a.png 0.5,1\nb.png ,\n",
+            "line 2: label ',' does not fit the other lines, which have numbers",
+        ),
+        (
+            b"a.png 0\n\nb.png 99999999999999999999\n",
+            "line 3: label 99999999999999999999 is beyond the last class",
+        ),
         ("a.png 0\n".encode("utf-16"), "line 1: this is UTF-16"),
         (b"a.png 0\n\x00\x01\x02 3\n", "line 2: a zero byte"),
         (b"a.png 0\n\xff.png 0\n", "line 2: not UTF-8"),
@@ -159,7 +199,11 @@ def test_a_missing_list_a_folder_and_a_pipe_are_data_errors(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a\n\nb\n", "line 2: empty"), ("a\nb\na\n", "line 3: 'a' stands already on line 1"), ("", "no classes")],
+    [
+        ("a\n\nb\n", "line 2: empty"),
+        ("a\nb\na\n", "line 3: 'a' stands already on line 1"),
+        ("", "no classes"),
+    ],
 )
 def test_wrong_class_names_are_a_data_error(tmp_path, content, message):
     (tmp_path / "classes.txt").write_text(content)
@@ -171,7 +215,12 @@ def test_commas_make_lists_of_classes(list_file):
     list_file.write_text("a.png 0,2\nb.png 1\nc.png ,\nd.png 2,\n")
     images = read_list(list_file)
     assert images.label_kind == "labels"
-    assert images.labels.tolist() == [[True, False, True], [False, True, False], [False] * 3, [False, False, True]]
+    assert images.labels.tolist() == [
+        [True, False, True],
+        [False, True, False],
+        [False] * 3,
+        [False, False, True],
+    ]
 
 
 def test_a_decimal_point_makes_numbers(list_file):

@@ -38,12 +38,16 @@ OF_ONE_CLASS = {
     "CrossEntropyLoss": nn.CrossEntropyLoss()(OUTPUTS, LABELS),
     "NLLLoss": nn.NLLLoss()(OUTPUTS.log_softmax(1), LABELS),
     "MultiMarginLoss": nn.MultiMarginLoss()(OUTPUTS, LABELS),
-    "KLDivLoss": nn.KLDivLoss(reduction="batchmean")(OUTPUTS.log_softmax(1), ONE_HOT * 0.9 + 0.1 / 3),
+    "KLDivLoss": nn.KLDivLoss(reduction="batchmean")(
+        OUTPUTS.log_softmax(1), ONE_HOT * 0.9 + 0.1 / 3
+    ),
     "BCELoss": nn.BCELoss()(OUTPUTS.sigmoid(), ONE_HOT),
     "BCEWithLogitsLoss": nn.BCEWithLogitsLoss()(OUTPUTS, ONE_HOT),
     "SoftMarginLoss": nn.SoftMarginLoss()(OUTPUTS, ONE_HOT * 2 - 1),
     "MultiLabelSoftMarginLoss": nn.MultiLabelSoftMarginLoss()(OUTPUTS, ONE_HOT),
-    "MultiLabelMarginLoss": nn.MultiLabelMarginLoss()(OUTPUTS, torch.tensor([[0, -1, -1], [2, -1, -1]])),
+    "MultiLabelMarginLoss": nn.MultiLabelMarginLoss()(
+        OUTPUTS, torch.tensor([[0, -1, -1], [2, -1, -1]])
+    ),
     "HingeEmbeddingLoss": nn.HingeEmbeddingLoss()(nn.functional.softplus(OUTPUTS), ONE_HOT * 2 - 1),
     "L1Loss": nn.L1Loss()(OUTPUTS, ONE_HOT),
     "MSELoss": nn.MSELoss()(OUTPUTS, ONE_HOT),
@@ -55,7 +59,9 @@ OF_SEVERAL = {
     "BCEWithLogitsLoss": nn.BCEWithLogitsLoss()(OUTPUTS, MANY_HOT),
     "SoftMarginLoss": nn.SoftMarginLoss()(OUTPUTS, MANY_HOT * 2 - 1),
     "MultiLabelSoftMarginLoss": nn.MultiLabelSoftMarginLoss()(OUTPUTS, MANY_HOT),
-    "MultiLabelMarginLoss": nn.MultiLabelMarginLoss()(OUTPUTS, torch.tensor([[0, 2, -1], [2, -1, -1]])),
+    "MultiLabelMarginLoss": nn.MultiLabelMarginLoss()(
+        OUTPUTS, torch.tensor([[0, 2, -1], [2, -1, -1]])
+    ),
 }
 OF_NUMBERS = {
     "L1Loss": nn.L1Loss()(OUTPUTS[:, :2], STANDARD),
@@ -63,7 +69,8 @@ OF_NUMBERS = {
     "SmoothL1Loss": nn.SmoothL1Loss()(OUTPUTS[:, :2], STANDARD),
     "PoissonNLLLoss": nn.PoissonNLLLoss()(OUTPUTS[:, :2], NUMBERS_SEEN),
 }
-# Of four images 0, 0, 1, 1: the two pairs of one class, and of the four others in order of distance every second.
+# Of four images 0, 0, 1, 1: the two pairs of one class, and of the four others in order of distance
+# every second.
 _FIRST, _SECOND, _SIGNS = [0, 2, 1, 0], [1, 3, 2, 2], torch.tensor([1.0, 1, -1, -1])
 # Every pair of one class in both orders, each with its semi-hard negative.
 _ANCHORS, _POSITIVES, _NEGATIVES = [0, 1, 2, 3], [1, 0, 3, 2], [2, 2, 0, 1]
@@ -84,7 +91,10 @@ OF_PAIRS = {
 
 
 def test_every_loss_has_labels_that_it_is_for() -> None:
-    assert OF_ONE_CLASS.keys() | OF_SEVERAL.keys() | OF_NUMBERS.keys() | OF_PAIRS.keys() == LOSSES.parts.keys()
+    assert (
+        OF_ONE_CLASS.keys() | OF_SEVERAL.keys() | OF_NUMBERS.keys() | OF_PAIRS.keys()
+        == LOSSES.parts.keys()
+    )
     assert len(LOSSES.parts) == 17
 
 
@@ -100,7 +110,9 @@ def test_a_loss_of_several_classes_has_pytorchs_own_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_NUMBERS)
 def test_a_loss_of_numbers_has_pytorchs_own_value_in_units_of_their_spread(name: str) -> None:
-    assert torch.equal(build_loss(f"{name}()", DECIMALS)(OUTPUTS[:, :2], NUMBERS_SEEN), OF_NUMBERS[name])
+    assert torch.equal(
+        build_loss(f"{name}()", DECIMALS)(OUTPUTS[:, :2], NUMBERS_SEEN), OF_NUMBERS[name]
+    )
 
 
 @pytest.mark.parametrize("name", OF_PAIRS)
@@ -119,7 +131,9 @@ def test_a_batch_without_pairs_gives_no_loss_and_no_gradient(name: str) -> None:
 
 
 def test_swap_takes_effect() -> None:
-    plain, swapped = (build_loss(f"TripletMarginLoss(swap={swap})", CLASSES) for swap in (False, True))
+    plain, swapped = (
+        build_loss(f"TripletMarginLoss(swap={swap})", CLASSES) for swap in (False, True)
+    )
     assert swapped(PLACES, PLACE_LABELS) > plain(PLACES, PLACE_LABELS)
 
 
@@ -159,7 +173,9 @@ def test_numbers_are_read_in_their_own_units() -> None:
 
 
 def test_counts_are_read_as_counts() -> None:
-    assert build_loss("PoissonNLLLoss()", DECIMALS).reading.values(torch.zeros(1, 2)).tolist() == [[1.0, 1.0]]
+    assert build_loss("PoissonNLLLoss()", DECIMALS).reading.values(torch.zeros(1, 2)).tolist() == [
+        [1.0, 1.0]
+    ]
     loss = build_loss("PoissonNLLLoss(log_input=False)", DECIMALS)
     assert torch.equal(loss.reading.values(OUTPUTS), F.softplus(OUTPUTS))
     expected = nn.PoissonNLLLoss(log_input=False)(F.softplus(OUTPUTS[:, :2]), NUMBERS_SEEN)
@@ -174,7 +190,10 @@ def test_the_labels_choose_the_loss() -> None:
 
 def test_a_list_of_class_weights_takes_effect() -> None:
     loss = build_loss("CrossEntropyLoss(weight=[1, 1, 5])", CLASSES)
-    assert torch.equal(loss(OUTPUTS, LABELS), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 5]))(OUTPUTS, LABELS))
+    assert torch.equal(
+        loss(OUTPUTS, LABELS),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 5]))(OUTPUTS, LABELS),
+    )
 
 
 def test_balanced_weights_come_from_the_list() -> None:
@@ -188,7 +207,10 @@ def test_balanced_pos_weights_are_absent_over_present() -> None:
 
 
 def test_log_targets_give_the_same_divergence() -> None:
-    losses = [build_loss(f"KLDivLoss(log_target={flag})", CLASSES)(OUTPUTS, LABELS) for flag in (True, False)]
+    losses = [
+        build_loss(f"KLDivLoss(log_target={flag})", CLASSES)(OUTPUTS, LABELS)
+        for flag in (True, False)
+    ]
     assert torch.allclose(*losses)
 
 
@@ -204,7 +226,9 @@ def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
     loss = build_loss("CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 5])", CLASSES)
     partner = LABELS.flip(0)
     soft = F.one_hot(LABELS, 3) * share[:, None] + F.one_hot(partner, 3) * (1 - share[:, None])
-    assert torch.allclose(loss.mixed(OUTPUTS, LABELS, partner, share), loss.criterion(OUTPUTS, soft))
+    assert torch.allclose(
+        loss.mixed(OUTPUTS, LABELS, partner, share), loss.criterion(OUTPUTS, soft)
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,8 +240,16 @@ def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
         ("CrossEntropyLoss(size_average=True)", CLASSES, "called differently now"),
         ('MSELoss(reduction="elementwise_mean")', CLASSES, 'called "mean" now'),
         ('MSELoss(reduction="sum")', CLASSES, 'reduction must be "mean"'),
-        ("CrossEntropyLoss()", MANY, "does not fit these labels (several classes an image); use one of BCELoss, BCEW"),
-        ("TripletMarginLoss()", DECIMALS, "does not fit these labels (numbers); use one of L1Loss, MSELoss, Smooth"),
+        (
+            "CrossEntropyLoss()",
+            MANY,
+            "does not fit these labels (several classes an image); use one of BCELoss, BCEW",
+        ),
+        (
+            "TripletMarginLoss()",
+            DECIMALS,
+            "does not fit these labels (numbers); use one of L1Loss, MSELoss, Smooth",
+        ),
         ("L1Loss()", MANY, "does not fit these labels"),
         ("PoissonNLLLoss()", replace(DECIMALS, lowest=-2.0), "is for counts, and the list has -2"),
     ],
@@ -229,19 +261,21 @@ def test_a_loss_that_cannot_be_is_refused(call: str, facts: LabelFacts, message:
 
 
 def test_pairs_are_for_losses_that_compare() -> None:
-    with pytest.raises(UsageError, match=r"loss\.pairs is for losses that compare .*: HingeEmbeddingLoss, Cosine"):
+    with pytest.raises(
+        UsageError, match=r"loss\.pairs is for losses that compare .*: HingeEmbeddingLoss, Cosine"
+    ):
         build_loss("CrossEntropyLoss()", CLASSES, pairs=True)
 
 
-def test_an_own_loss_takes_scores_and_class_indices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_loss_takes_scores_and_class_indices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(
-        "from torch import nn\n"
-        "class Focal(nn.Module):\n"
-        "    def __init__(self, gamma=2.0):\n        super().__init__()\n        self.gamma = gamma\n"
-        "    def forward(self, outputs, labels):\n"
-        "        return self.gamma * nn.functional.cross_entropy(outputs, labels)\n"
-        "def plain(outputs=1):\n    return outputs\n"
+        "from torch import nn\nclass Focal(nn.Module):\n    def __init__(self, gamma=2.0):\n       "
+        " super().__init__()\n        self.gamma = gamma\n    def forward(self, outputs, labels):\n"
+        "        return self.gamma * nn.functional.cross_entropy(outputs, labels)\ndef"
+        " plain(outputs=1):\n    return outputs\n"
     )
     loss = build_loss("mine.py:Focal(gamma=3.0)", CLASSES)
     assert isinstance(loss, Loss)
@@ -254,7 +288,9 @@ def test_every_row_of_the_table_has_a_use() -> None:
     assert all(rule.one or rule.several or rule.numbers or rule.pairs for rule in RULES.values())
 
 
-@pytest.mark.parametrize("call", ["CrossEntropyLoss([1, 2])", "CrossEntropyLoss(weight=[1, 2, 3, 4])"])
+@pytest.mark.parametrize(
+    "call", ["CrossEntropyLoss([1, 2])", "CrossEntropyLoss(weight=[1, 2, 3, 4])"]
+)
 def test_weights_of_another_length_are_refused_however_they_are_written(call: str) -> None:
     with pytest.raises(UsageError, match=r"weight has \d values, the data 3 classes"):
         build_loss(call, CLASSES)
@@ -270,7 +306,10 @@ def test_a_threshold_is_for_several_labels() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("outputs.sum(1)", r"must give one number with a gradient, the mean of the batch; found shape \(2,\)"),
+        (
+            "outputs.sum(1)",
+            r"must give one number with a gradient, the mean of the batch; found shape \(2,\)",
+        ),
         ("outputs.detach().sum()", "found no gradient"),
         ("outputs[:, 99].sum()", r"Own fails on outputs \(2, 3\) and labels \(2,\): IndexError"),
     ],
@@ -280,7 +319,8 @@ def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(
-        f"from torch import nn\nclass Own(nn.Module):\n    def forward(self, outputs, labels):\n        return {body}\n"
+        "from torch import nn\nclass Own(nn.Module):\n    def forward(self, outputs, labels):\n   "
+        f"     return {body}\n"
     )
     with pytest.raises(UsageError, match=message):
         check_own_loss(build_loss("own.py:Own", CLASSES), LABELS, num_outputs=3)
@@ -309,10 +349,19 @@ def test_a_loss_is_added_up_in_float32() -> None:
     ],
     ids=[CLASS, SEVERAL, NUMBERS],
 )
-def test_what_a_loss_is_told_of_the_labels(labels: tuple[str, ...], expected: tuple[Any, ...], tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("".join(f"{k}.png {label}\n" for k, label in enumerate(labels)))
+def test_what_a_loss_is_told_of_the_labels(
+    labels: tuple[str, ...], expected: tuple[Any, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "train.txt").write_text(
+        "".join(f"{k}.png {label}\n" for k, label in enumerate(labels))
+    )
     found = facts_of(read_list(tmp_path / "train.txt"))
     kind, num_classes, counts, mean, std, lowest = expected
-    assert (found.kind, found.num_classes, found.num_images, found.lowest) == (kind, num_classes, 3, lowest)
+    assert (found.kind, found.num_classes, found.num_images, found.lowest) == (
+        kind,
+        num_classes,
+        3,
+        lowest,
+    )
     assert found.counts.tolist() == counts
     assert (found.mean.tolist(), found.std.tolist()) == (pytest.approx(mean), pytest.approx(std))

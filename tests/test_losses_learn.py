@@ -1,4 +1,6 @@
-"""Every loss trains a real network on real images: some of five digits, a tiny ResNet, one recipe for all."""
+"""Every loss trains a real network on real images: some of five digits, a tiny ResNet, one recipe
+for all.
+"""
 
 import shutil
 from pathlib import Path
@@ -22,7 +24,8 @@ RECIPE = {
 CALLS = {name: f"{name}()" for name in RULES} | {
     # At its default margin of 0 every network that gives all images one place is right.
     "MarginRankingLoss": "MarginRankingLoss(margin=0.5)",
-    # At its default margin of 0 two classes must stand at right angles at least, which takes longer.
+    # At its default margin of 0 two classes must stand at right angles at least, which takes
+    # longer.
     "CosineEmbeddingLoss": "CosineEmbeddingLoss(margin=0.2)",
 }
 
@@ -32,7 +35,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     for digit in "01234":
         shutil.copytree(DIGITS / digit, folder / "data" / digit)
-    found = CliRunner().invoke(app, ["split", str(folder / "data"), "--ratio", "5:1:4", "--out", str(folder)])
+    found = CliRunner().invoke(
+        app, ["split", str(folder / "data"), "--ratio", "5:1:4", "--out", str(folder)]
+    )
     assert found.exit_code == 0
     return folder
 

@@ -39,12 +39,18 @@ def test_cutmix_gives_torchvisions_pixels_for_the_box_of_each_image() -> None:
 
 
 def test_cutmix_boxes_are_distributed_as_torchvisions() -> None:
-    ours = torch.cat([mix(v2.CutMix(), IMAGES, LABELS, seed=0, epoch=1, batch=b)[1].share for b in range(300)])
+    ours = torch.cat(
+        [mix(v2.CutMix(), IMAGES, LABELS, seed=0, epoch=1, batch=b)[1].share for b in range(300)]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        theirs = torch.tensor([v2.CutMix(num_classes=3).make_params([IMAGES])["lam_adjusted"] for _ in range(1800)])
+        theirs = torch.tensor(
+            [v2.CutMix(num_classes=3).make_params([IMAGES])["lam_adjusted"] for _ in range(1800)]
+        )
     levels = torch.linspace(0, 1, 41)
-    gaps = [abs((ours <= level).float().mean() - (theirs <= level).float().mean()) for level in levels]
+    gaps = [
+        abs((ours <= level).float().mean() - (theirs <= level).float().mean()) for level in levels
+    ]
     # The 0.1 % point of Kolmogorov and Smirnov's statistic for two samples of 1,800.
     assert max(gaps) < 0.065
 
@@ -65,7 +71,9 @@ def test_labels_of_every_kind_are_those_of_the_partner(labels: torch.Tensor) -> 
 def test_the_shares_follow_seed_epoch_and_batch_and_nothing_else() -> None:
     def shares(seed: int, epoch: int, batch: int) -> tuple[float, ...]:
         torch.rand(1)
-        return tuple(mix(v2.MixUp(), IMAGES, LABELS, seed=seed, epoch=epoch, batch=batch)[1].share.tolist())
+        return tuple(
+            mix(v2.MixUp(), IMAGES, LABELS, seed=seed, epoch=epoch, batch=batch)[1].share.tolist()
+        )
 
     assert shares(0, 1, 2) == shares(0, 1, 2)
     assert len({shares(0, 1, 2), shares(1, 1, 2), shares(0, 2, 2), shares(0, 1, 3)}) == 4
@@ -73,7 +81,10 @@ def test_the_shares_follow_seed_epoch_and_batch_and_nothing_else() -> None:
 
 def test_shares_are_beta_distributed() -> None:
     shares = torch.cat(
-        [mix(v2.MixUp(alpha=0.2), IMAGES, LABELS, seed=0, epoch=1, batch=b)[1].share for b in range(300)]
+        [
+            mix(v2.MixUp(alpha=0.2), IMAGES, LABELS, seed=0, epoch=1, batch=b)[1].share
+            for b in range(300)
+        ]
     )
     # Beta(0.2, 0.2): mean 1/2, variance 1 / (4 * (2 * 0.2 + 1)).
     assert shares.mean().item() == pytest.approx(0.5, abs=0.05)

@@ -40,7 +40,10 @@ def counted(model, size, device="cpu"):
 
 
 def summed(rows):
-    return tuple(sum(getattr(row, key) for row in rows) for key in ("parameters", "trainable", "multiply_adds"))
+    return tuple(
+        sum(getattr(row, key) for row in rows)
+        for key in ("parameters", "trainable", "multiply_adds")
+    )
 
 
 def row(name, kind, shape, parameters, multiply_adds):
@@ -80,7 +83,8 @@ def test_lenet_is_what_one_counts_by_hand():
 
 def test_memory_of_lenet_is_what_autograd_needs():
     found = summarize(built("lenet", 32), 32)
-    # Inputs of convolutions and linear layers, of the rectifiers their output; of pooling an index of 8 bytes a value.
+    # Inputs of convolutions and linear layers, of the rectifiers their output; of pooling an index
+    # of 8 bytes a value.
     floats = 3 * 32 * 32 + 6 * 28 * 28 + 6 * 14 * 14 + 16 * 10 * 10 + 400 + 120 + 84
     indices = 6 * 14 * 14 + 16 * 5 * 5
     assert found.weight_bytes == 4 * 62_006
@@ -94,11 +98,17 @@ def test_multiply_adds_are_those_of_torchs_own_counter(call, size):
     assert 2 * summarize(model, size).multiply_adds == counted(model, size, "meta")["Global"]
 
 
-@pytest.mark.parametrize(("call", "size"), [("resnet18", 32), ("vit_b_16", 32), ("mobilenet_v3_small", 32)])
+@pytest.mark.parametrize(
+    ("call", "size"), [("resnet18", 32), ("vit_b_16", 32), ("mobilenet_v3_small", 32)]
+)
 def test_rows_have_the_multiply_adds_that_torchs_counter_gives_to_their_modules(call, size):
     model = built(call, size)
     theirs, kind = counted(model, size, "meta"), type(model).__name__
-    found = {f"{kind}.{row.name}": 2 * row.multiply_adds for row in summarize(model, size).rows if row.multiply_adds}
+    found = {
+        f"{kind}.{row.name}": 2 * row.multiply_adds
+        for row in summarize(model, size).rows
+        if row.multiply_adds
+    }
     assert found == {name: theirs[name] for name in found}
     assert sum(found.values()) == theirs["Global"]
 
@@ -119,7 +129,8 @@ def test_real_weights_give_the_same_as_shapes_alone_and_as_torchs_counter(make, 
 def test_attention_is_counted_though_its_layers_are_never_called():
     rows = {row.name: row for row in summarize(encoder(), 4).rows}
     attention = rows["1.layers.1.self_attn"]
-    # Three tokens (the channels) of 16 values: the projections in and out, scores, and weighted values.
+    # Three tokens (the channels) of 16 values: the projections in and out, scores, and weighted
+    # values.
     assert attention.multiply_adds == 3 * 16 * 48 + 3 * 16 * 16 + 2 * 3 * 3 * 16
     assert attention.parameters == 16 * 48 + 48 + 16 * 16 + 16
 
@@ -172,7 +183,10 @@ def test_frozen_parameters_are_not_trainable_and_need_neither_gradient_nor_activ
 
 def test_attention_is_counted_in_a_model_that_nothing_trains():
     # Where no gradient is needed torch would take its fused path, which hides what it computes.
-    assert summarize(encoder().requires_grad_(False), 4).multiply_adds == summarize(encoder(), 4).multiply_adds
+    assert (
+        summarize(encoder().requires_grad_(False), 4).multiply_adds
+        == summarize(encoder(), 4).multiply_adds
+    )
 
 
 def test_buffers_take_memory_beside_the_parameters():
@@ -224,6 +238,7 @@ def test_parameters_made_without_weights_take_no_memory_and_others_do():
 
 def test_a_size_that_the_model_does_not_take_is_a_usage_error():
     with pytest.raises(
-        UsageError, match=r"SqueezeNet does not take 8×8 images .*: change --size, --model or the transforms"
+        UsageError,
+        match=r"SqueezeNet does not take 8×8 images .*: change --size, --model or the transforms",
     ):
         summarize(built("squeezenet1_1", 8), 8)

@@ -34,7 +34,14 @@ def test_a_step_does_not_wait_for_the_gpu(here: Path, optimizer: str) -> None:
     settings = {
         "data": {"transforms": ["RandomCrop(16, padding=2)", "ColorJitter(0.2)", "MixUp()"]},
         "optimizer": {"call": f"{optimizer}()", "groups": ["conv1: frozen"]},
-        "train": {"epochs": 2, "batch_size": 4, "device": "cuda", "ema": 0.9, "clip_grad": 1.0, "profile": True},
+        "train": {
+            "epochs": 2,
+            "batch_size": 4,
+            "device": "cuda",
+            "ema": 0.9,
+            "clip_grad": 1.0,
+            "profile": True,
+        },
     }
     training = prepare(resolve(settings), Watcher(), is_resumed=False).training
 

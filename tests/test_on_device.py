@@ -1,4 +1,6 @@
-"""Batches out of images that are kept where they are wanted equal those made one by one; the device here is the CPU."""
+"""Batches out of images that are kept where they are wanted equal those made one by one; the device
+here is the CPU.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(30) % 4
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-CROP, FLIP, JITTER = "RandomCrop(8, padding=2)", "RandomHorizontalFlip()", "ColorJitter(0.4, 0.4, 0.4)"
+CROP, FLIP, JITTER = (
+    "RandomCrop(8, padding=2)",
+    "RandomHorizontalFlip()",
+    "ColorJitter(0.4, 0.4, 0.4)",
+)
 NORMALIZE = "Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.25])"
 PLANS = {
     "nothing random": ["ToTensor()", NORMALIZE],

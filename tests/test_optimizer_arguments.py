@@ -48,7 +48,10 @@ CALLS = {
         "eps": ("Adam()", "Adam(eps=0.5)"),
         "weight_decay": ("Adam()", "Adam(weight_decay=0.1)"),
         "amsgrad": ("Adam(betas=(0.9, 0.1))", "Adam(betas=(0.9, 0.1), amsgrad=True)"),
-        "decoupled_weight_decay": ("Adam(weight_decay=0.1)", "Adam(weight_decay=0.1, decoupled_weight_decay=True)"),
+        "decoupled_weight_decay": (
+            "Adam(weight_decay=0.1)",
+            "Adam(weight_decay=0.1, decoupled_weight_decay=True)",
+        ),
     },
     "Adamax": {
         "betas": ("Adamax()", "Adamax(betas=(0.5, 0.9))"),
@@ -78,14 +81,20 @@ CALLS = {
         "eps": ("NAdam()", "NAdam(eps=0.5)"),
         "weight_decay": ("NAdam()", "NAdam(weight_decay=0.1)"),
         "momentum_decay": ("NAdam()", "NAdam(momentum_decay=0.5)"),
-        "decoupled_weight_decay": ("NAdam(weight_decay=0.1)", "NAdam(weight_decay=0.1, decoupled_weight_decay=True)"),
+        "decoupled_weight_decay": (
+            "NAdam(weight_decay=0.1)",
+            "NAdam(weight_decay=0.1, decoupled_weight_decay=True)",
+        ),
     },
     "RAdam": {
         "betas": ("RAdam()", "RAdam(betas=(0.5, 0.9))"),
         # Its first five steps are not divided by the root of the second moment.
         "eps": ("RAdam(betas=(0.9, 0.9999))", "RAdam(betas=(0.9, 0.9999), eps=0.5)"),
         "weight_decay": ("RAdam()", "RAdam(weight_decay=0.1)"),
-        "decoupled_weight_decay": ("RAdam(weight_decay=0.1)", "RAdam(weight_decay=0.1, decoupled_weight_decay=True)"),
+        "decoupled_weight_decay": (
+            "RAdam(weight_decay=0.1)",
+            "RAdam(weight_decay=0.1, decoupled_weight_decay=True)",
+        ),
     },
     "Muon": {
         "weight_decay": ("Muon()", "Muon(weight_decay=0.5)"),
@@ -110,7 +119,11 @@ def _trained(model: nn.Module, optimizer: object, *, steps: int = 8) -> list[Ten
     """Return the weights after some steps on a fixed regression."""
     generator = torch.Generator().manual_seed(1)
     is_embedding = isinstance(model[0], nn.EmbeddingBag)
-    inputs = torch.randint(8, (5, 3), generator=generator) if is_embedding else torch.randn(5, 8, generator=generator)
+    inputs = (
+        torch.randint(8, (5, 3), generator=generator)
+        if is_embedding
+        else torch.randn(5, 8, generator=generator)
+    )
     targets = torch.randn(5, 4, generator=generator)
 
     def closure() -> Tensor:
@@ -132,17 +145,29 @@ def _weights_after(call: str) -> list[Tensor]:
 
 def test_every_argument_that_a_user_can_give_is_tried() -> None:
     # ASGD's t0 is when its average begins, which PyTorch leaves in the optimizer's state.
-    offered = {name: {argument.name for argument in OPTIMIZERS.arguments(name)} for name in OPTIMIZERS.parts}
-    assert {name: {*of_one} for name, of_one in CALLS.items()} == offered | {"ASGD": offered["ASGD"] - {"t0"}}
+    offered = {
+        name: {argument.name for argument in OPTIMIZERS.arguments(name)}
+        for name in OPTIMIZERS.parts
+    }
+    assert {name: {*of_one} for name, of_one in CALLS.items()} == offered | {
+        "ASGD": offered["ASGD"] - {"t0"}
+    }
 
 
-@pytest.mark.parametrize(("argument", "plain", "changed"), CASES, ids=[changed for _, _, changed in CASES])
+@pytest.mark.parametrize(
+    ("argument", "plain", "changed"), CASES, ids=[changed for _, _, changed in CASES]
+)
 def test_every_argument_takes_effect(argument: str, plain: str, changed: str) -> None:
     assert argument in changed
-    assert not all(torch.equal(a, b) for a, b in zip(_weights_after(plain), _weights_after(changed), strict=True))
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(_weights_after(plain), _weights_after(changed), strict=True)
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS.parts if name not in ("Muon", "SparseAdam")])
+@pytest.mark.parametrize(
+    "name", [name for name in OPTIMIZERS.parts if name not in ("Muon", "SparseAdam")]
+)
 def test_the_weights_are_those_of_pytorchs_own(name: str) -> None:
     model = _model(name)
     takes = inspect.signature(getattr(torch.optim, name)).parameters

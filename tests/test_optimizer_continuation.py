@@ -1,4 +1,6 @@
-"""Training goes on exactly after an interruption, with every optimizer, also where parts are unfrozen midway."""
+"""Training goes on exactly after an interruption, with every optimizer, also where parts are
+unfrozen midway.
+"""
 
 import inspect
 import io
@@ -8,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.training.optimization.optimizers import OPTIMIZERS, Prepared, build_optimizer, freeze_statistics
+from ptkit.core.training.optimization.optimizers import (
+    OPTIMIZERS,
+    Prepared,
+    build_optimizer,
+    freeze_statistics,
+)
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 
 EPOCHS, STEPS = 3, 2
@@ -33,11 +40,19 @@ def _call(name: str) -> str:
 class Session:
     """What a run keeps while it lives, and how it begins, stops and goes on."""
 
-    def __init__(self, name: str, *, groups: Sequence[str], scheduler: str = "CosineAnnealingLR()") -> None:
+    def __init__(
+        self, name: str, *, groups: Sequence[str], scheduler: str = "CosineAnnealingLR()"
+    ) -> None:
         self.model = _model(name)
         self.prepared: Prepared = build_optimizer(_call(name), self.model, lr=0.05, groups=groups)
         self.schedule: Schedule = build_schedule(
-            scheduler, self.prepared, per="auto", warmup=0.3, metric="loss", epochs=EPOCHS, steps_per_epoch=STEPS
+            scheduler,
+            self.prepared,
+            per="auto",
+            warmup=0.3,
+            metric="loss",
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS,
         )
 
     def train(self, epochs: range) -> None:
@@ -69,7 +84,10 @@ class Session:
 
     def saved(self) -> io.BytesIO:
         file = io.BytesIO()
-        state = {"model": self.model.state_dict(), "optimizer": self.prepared.optimizer.state_dict()}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.prepared.optimizer.state_dict(),
+        }
         torch.save(state | {"schedule": self.schedule.state_dict()}, file)
         file.seek(0)
         return file
@@ -101,13 +119,20 @@ def _interrupted(name: str, *, after: int, **how: object) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", OPTIMIZERS.parts)
 def test_every_optimizer_goes_on_byte_for_byte(name: str, after: int) -> None:
     groups: list[str] = [] if name == "LBFGS" else GROUPS
-    whole, parted = _uninterrupted(name, groups=groups), _interrupted(name, groups=groups, after=after)
+    whole, parted = (
+        _uninterrupted(name, groups=groups),
+        _interrupted(name, groups=groups, after=after),
+    )
     assert [key for key in whole if not torch.equal(whole[key], parted[key])] == []
 
 
-@pytest.mark.parametrize("scheduler", ["OneCycleLR()", "ReduceLROnPlateau(patience=0)", "WarmupCosineLR(1)"])
+@pytest.mark.parametrize(
+    "scheduler", ["OneCycleLR()", "ReduceLROnPlateau(patience=0)", "WarmupCosineLR(1)"]
+)
 @pytest.mark.parametrize("name", ["SGD", "Muon", "RMSprop"])
-def test_every_kind_of_schedule_goes_on_with_groups_that_come_later(name: str, scheduler: str) -> None:
+def test_every_kind_of_schedule_goes_on_with_groups_that_come_later(
+    name: str, scheduler: str
+) -> None:
     how = {"groups": GROUPS, "scheduler": scheduler}
     whole, parted = _uninterrupted(name, **how), _interrupted(name, after=1, **how)
     assert [key for key in whole if not torch.equal(whole[key], parted[key])] == []
@@ -144,7 +169,10 @@ def test_unfreezing_names_what_it_added_and_what_is_still_frozen() -> None:
     assert prepared.frozen == ("0.weight", "0.bias", "1.weight", "1.bias")
     assert prepared.unfreeze(1) == ()
     assert prepared.unfreeze(2) == ("from epoch 2",)
-    assert (prepared.frozen, model[1].weight.requires_grad) == (("0.weight", "0.bias", "1.bias"), True)
+    assert (prepared.frozen, model[1].weight.requires_grad) == (
+        ("0.weight", "0.bias", "1.bias"),
+        True,
+    )
     assert prepared.unfreeze(3) == ("from epoch 3, lr=0.05",)
     assert (prepared.frozen, prepared.waiting) == (("1.bias",), ())
 
@@ -192,4 +220,7 @@ def test_the_trained_parameters_are_the_models_own(name: str) -> None:
     first = {id(parameter) for parameter in prepared.trained}
     prepared.unfreeze(2)
     assert first == {id(model[3].weight), id(model[3].bias)}
-    assert {id(parameter) for parameter in prepared.trained} - first == {id(model[0].weight), id(model[0].bias)}
+    assert {id(parameter) for parameter in prepared.trained} - first == {
+        id(model[0].weight),
+        id(model[0].bias),
+    }

@@ -25,7 +25,9 @@ DENSE = [name for name in OPTIMIZERS.parts if name != "SparseAdam"]
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    )
 
 
 def _step(model: nn.Module, optimizer: object) -> float:
@@ -53,8 +55,19 @@ def test_every_optimizer_lowers_the_loss_at_its_usual_rate(name: str, model: nn.
 
 def test_norms_and_biases_get_no_weight_decay(model: nn.Module) -> None:
     prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.1)
-    decay = {name: group["weight_decay"] for group in prepared.optimizer.param_groups for name in group["param_names"]}
-    assert decay == {"0.weight": 0.1, "0.bias": 0, "1.weight": 0, "1.bias": 0, "4.weight": 0.1, "4.bias": 0}
+    decay = {
+        name: group["weight_decay"]
+        for group in prepared.optimizer.param_groups
+        for name in group["param_names"]
+    }
+    assert decay == {
+        "0.weight": 0.1,
+        "0.bias": 0,
+        "1.weight": 0,
+        "1.bias": 0,
+        "4.weight": 0.1,
+        "4.bias": 0,
+    }
 
 
 def test_decay_all_means_all(model: nn.Module) -> None:
@@ -64,21 +77,32 @@ def test_decay_all_means_all(model: nn.Module) -> None:
 
 def test_later_lines_win_key_by_key(model: nn.Module) -> None:
     prepared = build_optimizer(
-        "SGD(momentum=0.9)", model, lr=0.1, groups=["Linear: lr=10x, momentum=0.5", "4.bias: lr=0.3"]
+        "SGD(momentum=0.9)",
+        model,
+        lr=0.1,
+        groups=["Linear: lr=10x, momentum=0.5", "4.bias: lr=0.3"],
     )
-    found = {n: (g["lr"], g["momentum"]) for g in prepared.optimizer.param_groups for n in g["param_names"]}
+    found = {
+        n: (g["lr"], g["momentum"])
+        for g in prepared.optimizer.param_groups
+        for n in g["param_names"]
+    }
     assert found["4.weight"] == (1.0, 0.5)
     assert found["4.bias"] == (0.3, 0.5)
     assert found["0.weight"] == (0.1, 0.9)
 
 
 def test_frozen_parameters_have_no_gradient_and_keep_batchnorm_statistics(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD()", model, lr=0.1, groups=["Conv2d: frozen", "BatchNorm2d: frozen"])
+    prepared = build_optimizer(
+        "SGD()", model, lr=0.1, groups=["Conv2d: frozen", "BatchNorm2d: frozen"]
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     freeze_statistics(model, prepared.frozen)
     _step(model, prepared.optimizer)
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    moved = [
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    ]
     assert moved == ["4.weight", "4.bias"]
     assert model[0].weight.grad is None
 
@@ -112,7 +136,9 @@ def test_the_usual_rate_follows_the_batch_size_and_the_norm_layers(model: nn.Mod
 
 
 def test_the_documented_rates_are_the_usual_ones() -> None:
-    rows = re.findall(r"^\| ([A-Z][\w, ]+) \| ([\d.]+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([A-Z][\w, ]+) \| ([\d.]+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+    )
     found = {name: float(rate) for names, rate in rows for name in names.split(", ")}
     assert found == {name: usual.lr for name, usual in USUAL_RATES.items()}
     assert found.keys() == OPTIMIZERS.parts.keys()
@@ -159,10 +185,16 @@ def test_a_rate_that_cannot_be_is_refused(text: str, lr: float | None, message: 
         ("SGD()", ["Linear: unfreeze=2.5"], "an epoch, counted from 1"),
         ("SGD()", ["Linear: unfreez=2"], "did you mean"),
         ("SGD()", ["*: unfreeze=2"], "nothing is left to train before epoch 2"),
-        ("SGD()", ["Linear: unfreeze=9"], "4.weight is unfrozen at epoch 9, but the run has 8 epochs"),
+        (
+            "SGD()",
+            ["Linear: unfreeze=9"],
+            "4.weight is unfrozen at epoch 9, but the run has 8 epochs",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused(call: str, groups: list[str], message: str, model: nn.Module) -> None:
+def test_what_does_not_fit_is_refused(
+    call: str, groups: list[str], message: str, model: nn.Module
+) -> None:
     with pytest.raises(UsageError, match=message):
         build_optimizer(call, model, lr=0.1, groups=groups, epochs=8)
 
@@ -178,7 +210,11 @@ def test_sparse_adam_steps_an_embedding() -> None:
 
 def test_betas_of_a_group_take_effect(model: nn.Module) -> None:
     prepared = build_optimizer("Adam()", model, lr=0.1, groups=["Linear: betas=(0.5, 0.6)"])
-    betas = {name: group["betas"] for group in prepared.optimizer.param_groups for name in group["param_names"]}
+    betas = {
+        name: group["betas"]
+        for group in prepared.optimizer.param_groups
+        for name in group["param_names"]
+    }
     assert betas["4.weight"] == (0.5, 0.6)
     assert betas["0.weight"] == (0.9, 0.999)
 
@@ -186,7 +222,9 @@ def test_betas_of_a_group_take_effect(model: nn.Module) -> None:
 def test_another_option_does_not_thaw_what_is_frozen(model: nn.Module) -> None:
     groups = ["Linear: frozen", "*.bias: weight_decay=0"]
     assert build_optimizer("SGD()", model, lr=0.1, groups=groups).frozen == ("4.weight", "4.bias")
-    assert build_optimizer("SGD()", model, lr=0.1, groups=[*groups, "4.bias: lr=1x"]).frozen == ("4.weight",)
+    assert build_optimizer("SGD()", model, lr=0.1, groups=[*groups, "4.bias: lr=1x"]).frozen == (
+        "4.weight",
+    )
 
 
 def test_a_group_line_may_hold_brackets() -> None:
@@ -195,7 +233,9 @@ def test_a_group_line_may_hold_brackets() -> None:
 
 
 def test_groups_with_different_values_never_share_a_name(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD()", model, lr=0.1, groups=["0.*: lr=0.1000001", "1.*: lr=0.1000002"])
+    prepared = build_optimizer(
+        "SGD()", model, lr=0.1, groups=["0.*: lr=0.1000001", "1.*: lr=0.1000002"]
+    )
     assert [(g["name"], g["lr"]) for g in prepared.optimizer.param_groups] == [
         ("lr=0.1000001", 0.1000001),
         ("lr=0.1000002", 0.1000002),
@@ -214,7 +254,9 @@ def test_what_is_split_off_for_weight_decay_is_of_the_same_family(model: nn.Modu
 
 
 def test_rprop_and_lbfgs_are_said_to_be_for_full_batches() -> None:
-    assert {name for name in OPTIMIZERS.parts if any("full" in note for note in notes_of(f"{name}()"))} == {
+    assert {
+        name for name in OPTIMIZERS.parts if any("full" in note for note in notes_of(f"{name}()"))
+    } == {
         "Rprop",
         "LBFGS",
     }
@@ -236,11 +278,22 @@ def test_sparse_adam_leaves_dense_gradients_to_adam() -> None:
 
 def test_muon_decays_the_head_as_it_decays_the_matrices(model: nn.Module) -> None:
     prepared = build_optimizer("Muon(weight_decay=0.3)", model, lr=0.02)
-    decay = {name: g["weight_decay"] for g in prepared.optimizer.param_groups for name in g["param_names"]}
-    assert decay == {"0.weight": 0.3, "4.weight": 0.3, "0.bias": 0, "1.weight": 0, "1.bias": 0, "4.bias": 0}
+    decay = {
+        name: g["weight_decay"]
+        for g in prepared.optimizer.param_groups
+        for name in g["param_names"]
+    }
+    assert decay == {
+        "0.weight": 0.3,
+        "4.weight": 0.3,
+        "0.bias": 0,
+        "1.weight": 0,
+        "1.bias": 0,
+        "4.bias": 0,
+    }
 
 
-# ---------------------------------------------------------------------------------------------------- one's own
+# ---------------------------------------------------------------------------------------- one's own
 
 
 @pytest.fixture
@@ -266,12 +319,17 @@ def lion(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(lion: str, model: nn.Module) -> None:
+def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(
+    lion: str, model: nn.Module
+) -> None:
     call, rate = split_rate(f"{lion}:Lion(beta=0.5, lr=0.25)", lr=None)
     prepared = build_optimizer(call, model, lr=rate or 0, groups=["Linear: beta=0.1, lr=2x"])
     before = model[4].bias.detach().clone()
     _step(model, prepared.optimizer)
-    assert [(g["lr"], g["beta"]) for g in prepared.optimizer.param_groups] == [(0.25, 0.5), (0.5, 0.1)]
+    assert [(g["lr"], g["beta"]) for g in prepared.optimizer.param_groups] == [
+        (0.25, 0.5),
+        (0.5, 0.1),
+    ]
     assert (model[4].bias.detach() - before).abs().tolist() == [0.5, 0.5, 0.5]
 
 

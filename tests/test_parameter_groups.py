@@ -15,7 +15,9 @@ def model() -> nn.Module:
     return lenet(num_classes=3, size=16)
 
 
-def _rates(model: nn.Module, *groups: str, decay: float = 0.5, call: str = "SGD()") -> dict[str, float]:
+def _rates(
+    model: nn.Module, *groups: str, decay: float = 0.5, call: str = "SGD()"
+) -> dict[str, float]:
     prepared = build_optimizer(call, model, lr=1.0, groups=groups, layer_decay=decay)
     return {name: g["lr"] for g in prepared.optimizer.param_groups for name in g["param_names"]}
 
@@ -24,14 +26,19 @@ def test_each_layer_has_a_share_of_the_next_ones_rate(model: nn.Module) -> None:
     rates = _rates(model)
     by_layer = [rates[f"{layer}.weight"] for layer in ("conv1", "conv2", "fc1", "fc2", "fc3")]
     assert by_layer == [0.0625, 0.125, 0.25, 0.5, 1.0]
-    assert all(rates[f"{layer}.bias"] == rates[f"{layer}.weight"] for layer in ("conv1", "conv2", "fc1", "fc2", "fc3"))
+    assert all(
+        rates[f"{layer}.bias"] == rates[f"{layer}.weight"]
+        for layer in ("conv1", "conv2", "fc1", "fc2", "fc3")
+    )
 
 
 @pytest.mark.parametrize("build", [lenet, resnet8])
 def test_every_parameter_has_the_rate_of_its_layer(build) -> None:  # type: ignore[no-untyped-def]
     model = build(num_classes=3)
     layers = layer_names(model)
-    wanted = {name: 0.5 ** (len(layers) - k) for k, names in enumerate(layers, start=1) for name in names}
+    wanted = {
+        name: 0.5 ** (len(layers) - k) for k, names in enumerate(layers, start=1) for name in names
+    }
     assert _rates(model) == wanted
 
 
@@ -76,9 +83,13 @@ def test_layers_far_from_the_head_move_less(model: nn.Module) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model(torch.ones(2, 3, 16, 16)).square().sum().backward()
     optimizer.step()
-    moved = {name: (p.detach() - before[name]).abs().max().item() for name, p in model.named_parameters()}
+    moved = {
+        name: (p.detach() - before[name]).abs().max().item() for name, p in model.named_parameters()
+    }
     # The first step of Rprop is the rate itself.
-    assert [moved[f"{layer}.bias"] for layer in ("fc1", "fc2", "fc3")] == pytest.approx([0.0025, 0.005, 0.01], rel=1e-3)
+    assert [moved[f"{layer}.bias"] for layer in ("fc1", "fc2", "fc3")] == pytest.approx(
+        [0.0025, 0.005, 0.01], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.calls import parse
-from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_geometry
+from ptkit.core.data.transforms.catalogue import (
+    build_transform,
+    complete,
+    default_transforms,
+    evaluation_geometry,
+)
 from ptkit.core.data.transforms.kernels import kernel_of
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -69,7 +74,7 @@ def names(steps):
     return [type(step.transform).__name__ for step in steps]
 
 
-# ----------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 @pytest.mark.parametrize(
@@ -85,11 +90,20 @@ def names(steps):
         (["ToTensor()", NORMALIZE, NORMALIZE], "Normalize stands twice"),
         (["ToTensor()", "ToPILImage()"], "ToPILImage must stand before ToTensor"),
         (["ToPILImage()", "RandomErasing()", "ToTensor()"], "RandomErasing needs a float tensor"),
-        (["RandomCorp(8)", "ToTensor()"], "no transform is called RandomCorp; did you mean RandomCrop?"),
-        (["Resize(8, antialas=True)", "ToTensor()"], "Resize has no argument antialas; did you mean antialias?"),
+        (
+            ["RandomCorp(8)", "ToTensor()"],
+            "no transform is called RandomCorp; did you mean RandomCrop?",
+        ),
+        (
+            ["Resize(8, antialas=True)", "ToTensor()"],
+            "Resize has no argument antialas; did you mean antialias?",
+        ),
         (["Grayscale()", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
         (["RandomApply([Grayscale()])", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
-        (["ToTensor()", "Normalize(mean=[0.5, 0.5], std=[1, 1])"], "Normalize: mean must be a list of 1 or 3"),
+        (
+            ["ToTensor()", "Normalize(mean=[0.5, 0.5], std=[1, 1])"],
+            "Normalize: mean must be a list of 1 or 3",
+        ),
         (
             ["ToTensor()", "Normalize(mean=[0, 0, 0], std=[1, 0, 1])"],
             "Normalize: std must be a list of 1 or 3",
@@ -107,14 +121,23 @@ def test_errors_point_at_the_call():
 def test_user_code_out_of_a_checkpoint_is_refused_and_never_run(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\ndef same(x): return x\n")
-    for call in (f'Lambda("{file}:same")', f"{file}:same()", f'RandomApply([Lambda("{file}:same")])'):
+    for call in (
+        f'Lambda("{file}:same")',
+        f"{file}:same()",
+        f'RandomApply([Lambda("{file}:same")])',
+    ):
         with pytest.raises(CheckpointError, match="names user code"):
             Pipeline.parse([call, "ToTensor()"], allow_user_code=False)
     assert not (tmp_path / "was_run").exists()
 
 
 def test_calls_come_back_as_text_that_parses_to_the_same():
-    calls = ["RandomCrop( 8,padding = 2 )", "RandomApply([ColorJitter(.4)], p=0.5)", "ToTensor", NORMALIZE]
+    calls = [
+        "RandomCrop( 8,padding = 2 )",
+        "RandomApply([ColorJitter(.4)], p=0.5)",
+        "ToTensor",
+        NORMALIZE,
+    ]
     pipeline = Pipeline.parse(calls)
     assert pipeline.calls == (
         "RandomCrop(8, padding=2)",
@@ -125,7 +148,7 @@ def test_calls_come_back_as_text_that_parses_to_the_same():
     assert Pipeline.parse(pipeline.calls).calls == pipeline.calls
 
 
-# ------------------------------------------------------------------------------------------------------------ plan
+# --------------------------------------------------------------------------------------------- plan
 
 CROP, FLIP = "RandomCrop(8, padding=1)", "RandomHorizontalFlip()"
 TENSOR, ERASE = "ToTensor()", "RandomErasing()"
@@ -136,16 +159,37 @@ JITTER, ZOOM = "ColorJitter(0.4)", "RandomResizedCrop(8)"
     ("calls", "prefix", "middle", "batched"),
     [
         (["Resize((8, 8))", CROP, FLIP], ["Resize"], [], ["RandomCrop", "RandomHorizontalFlip"]),
-        (["Resize(9)", "CenterCrop(8)", FLIP], ["Resize", "CenterCrop"], [], ["RandomHorizontalFlip"]),
+        (
+            ["Resize(9)", "CenterCrop(8)", FLIP],
+            ["Resize", "CenterCrop"],
+            [],
+            ["RandomHorizontalFlip"],
+        ),
         (["Resize((8, 8))", JITTER, FLIP], ["Resize"], [], ["ColorJitter", "RandomHorizontalFlip"]),
-        (["Resize((8, 8))", ZOOM, FLIP], ["Resize"], ["RandomResizedCrop"], ["RandomHorizontalFlip"]),
-        (["Resize((8, 8))", FLIP, ZOOM], ["Resize"], ["RandomHorizontalFlip", "RandomResizedCrop"], []),
+        (
+            ["Resize((8, 8))", ZOOM, FLIP],
+            ["Resize"],
+            ["RandomResizedCrop"],
+            ["RandomHorizontalFlip"],
+        ),
+        (
+            ["Resize((8, 8))", FLIP, ZOOM],
+            ["Resize"],
+            ["RandomHorizontalFlip", "RandomResizedCrop"],
+            [],
+        ),
         (["Resize((8, 8))", "FiveCrop(6)", JITTER], ["Resize"], [], ["FiveCrop", "ColorJitter"]),
         (["Resize(8)", "FiveCrop(6)", JITTER], ["Resize"], ["FiveCrop"], ["ColorJitter"]),
         (["Resize((8, 8))", f"RandomApply([{JITTER}, {FLIP}])"], ["Resize"], [], ["RandomApply"]),
-        # An inner crop would give some images of the batch another size, and a resized crop runs image by image.
+        # An inner crop would give some images of the batch another size, and a resized crop runs
+        # image by image.
         (["Resize((9, 9))", f"RandomApply([{CROP}])"], ["Resize"], ["RandomApply"], []),
-        (["Resize((9, 9))", f"RandomApply([{CROP}])", CROP], ["Resize"], ["RandomApply", "RandomCrop"], []),
+        (
+            ["Resize((9, 9))", f"RandomApply([{CROP}])", CROP],
+            ["Resize"],
+            ["RandomApply", "RandomCrop"],
+            [],
+        ),
         (["Resize((8, 8))", f"RandomOrder([{FLIP}, {ZOOM}])"], ["Resize"], ["RandomOrder"], []),
         (["RandomResizedCrop(8)", FLIP], [], ["RandomResizedCrop"], ["RandomHorizontalFlip"]),
         ([CROP, "Resize((4, 4))"], [], ["RandomCrop", "Resize"], []),
@@ -153,7 +197,12 @@ JITTER, ZOOM = "ColorJitter(0.4)", "RandomResizedCrop(8)"
         (["Resize(8)", FLIP], ["Resize"], ["RandomHorizontalFlip"], []),
         ([FLIP, CROP], [], ["RandomHorizontalFlip", "RandomCrop"], []),
         ([FLIP, CROP, FLIP], [], ["RandomHorizontalFlip", "RandomCrop"], ["RandomHorizontalFlip"]),
-        (["Resize((8, 8))", "AutoAugment()", FLIP], ["Resize"], ["AutoAugment", "RandomHorizontalFlip"], []),
+        (
+            ["Resize((8, 8))", "AutoAugment()", FLIP],
+            ["Resize"],
+            ["AutoAugment", "RandomHorizontalFlip"],
+            [],
+        ),
         ([], [], [], []),
     ],
 )
@@ -168,13 +217,25 @@ def test_plan_keeps_the_start_and_batches_the_end(calls, prefix, middle, batched
     ("calls", "middle", "batched", "tail"),
     [
         ([FLIP, TENSOR, NORMALIZE, ERASE], [], ["RandomHorizontalFlip"], ["RandomErasing"]),
-        ([TENSOR, ERASE, FLIP, NORMALIZE], [], [], ["RandomErasing", "RandomHorizontalFlip", "Normalize"]),
+        (
+            [TENSOR, ERASE, FLIP, NORMALIZE],
+            [],
+            [],
+            ["RandomErasing", "RandomHorizontalFlip", "Normalize"],
+        ),
         ([TENSOR, f"RandomApply([{ERASE}])"], [], [], ["RandomApply"]),
-        ([FLIP, TENSOR, ZOOM, NORMALIZE, ERASE], [FLIP, TENSOR, ZOOM], [], ["Normalize", "RandomErasing"]),
+        (
+            [FLIP, TENSOR, ZOOM, NORMALIZE, ERASE],
+            [FLIP, TENSOR, ZOOM],
+            [],
+            ["Normalize", "RandomErasing"],
+        ),
         ([TENSOR, NORMALIZE, "CenterCrop(6)"], [TENSOR, NORMALIZE, "CenterCrop(6)"], [], []),
     ],
 )
-def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(calls, middle, batched, tail):
+def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(
+    calls, middle, batched, tail
+):
     pipeline = Pipeline.parse(["Resize((8, 8))", *calls])
     assert names(pipeline.middle) == [parse(call).name for call in middle]
     assert (names(pipeline.batched), names(pipeline.tail)) == (batched, tail)
@@ -239,7 +300,9 @@ def test_image_of_a_broken_file_is_a_data_error_with_its_path(tmp_path):
 
 
 def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, own_code):
-    pipeline = Pipeline.parse([f'Lambda("{own_code}:invert")', f'Lambda("{own_code}:noise")', "ToTensor()"])
+    pipeline = Pipeline.parse(
+        [f'Lambda("{own_code}:invert")', f'Lambda("{own_code}:noise")', "ToTensor()"]
+    )
     path = saved(8, 8)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     first, again = pipeline.image(path), pipeline.image(path)
@@ -270,7 +333,9 @@ def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, o
     ],
 )
 def test_transform_that_does_not_fit_the_image_is_a_usage_error(calls, message, saved, own_code):
-    pipeline = Pipeline.parse([*(call.replace("{own_code}", own_code) for call in calls), "ToTensor()", NORMALIZE])
+    pipeline = Pipeline.parse(
+        [*(call.replace("{own_code}", own_code) for call in calls), "ToTensor()", NORMALIZE]
+    )
     with pytest.raises(UsageError) as caught:
         pipeline.image(saved(8, 8))
     assert message in str(caught.value)
@@ -283,9 +348,14 @@ def test_pipeline_travels_to_a_process_that_has_not_loaded_the_users_file(own_co
     assert torch.equal(pickle.loads(packed).image(saved(8, 8)), pipeline.image(saved(8, 8)))
 
 
-# ------------------------------------------------------------------------------------------------------- normalise
+# ---------------------------------------------------------------------------------------- normalise
 
-EVERY_VALUE = np.arange(256, dtype=np.uint8)[:, None, None, None].repeat(5, axis=1).repeat(7, axis=2).repeat(3, axis=3)
+EVERY_VALUE = (
+    np.arange(256, dtype=np.uint8)[:, None, None, None]
+    .repeat(5, axis=1)
+    .repeat(7, axis=2)
+    .repeat(3, axis=3)
+)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ([0.0] * 3, [1.0] * 3), ([0.5], [0.25])])
@@ -312,13 +382,17 @@ def test_denormalise_inverts_normalise_for_every_value():
 
 
 def test_denormalise_takes_any_leading_dimensions_and_clips():
-    wild = torch.tensor([-100.0, 0.0, 100.0])[:, None, None, None, None].expand(3, 2, 3, 4, 5).requires_grad_()
+    wild = (
+        torch.tensor([-100.0, 0.0, 100.0])[:, None, None, None, None]
+        .expand(3, 2, 3, 4, 5)
+        .requires_grad_()
+    )
     pixels = denormalise(wild, [0.2] * 3, [1.0] * 3)
     assert (pixels.shape, pixels.dtype) == ((3, 2, 4, 5, 3), np.uint8)
     assert [np.unique(part).tolist() for part in pixels] == [[0], [51], [255]]
 
 
-# ------------------------------------------------------------------------------------------------- completed lists
+# ---------------------------------------------------------------------------------- completed lists
 
 AROUND = ("ToTensor()", "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])")
 
@@ -328,7 +402,11 @@ AROUND = ("ToTensor()", "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])")
     [
         ([], 32, ("Resize((32, 32))", *AROUND)),
         ([FLIP], 224, ("Resize(256)", "CenterCrop(224)", FLIP, *AROUND)),
-        (["RandomCrop(32, padding=4)"], 32, ("Resize((32, 32))", "RandomCrop(32, padding=4)", *AROUND)),
+        (
+            ["RandomCrop(32, padding=4)"],
+            32,
+            ("Resize((32, 32))", "RandomCrop(32, padding=4)", *AROUND),
+        ),
         (["RandomCrop(224)"], 224, ("Resize(256)", "RandomCrop(224)", *AROUND)),
         (["RandomResizedCrop(224)"], 224, ("RandomResizedCrop(224)", *AROUND)),
         (["Resize((9, 9))", FLIP], 32, ("Resize((9, 9))", FLIP, *AROUND)),
@@ -358,8 +436,8 @@ def test_default_augmentation_shifts_small_images_and_never_flips_them():
 
 def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
     (tmp_path / "own.py").write_text(
-        "from torchvision.transforms import v2\nclass Jittered(v2.Resize):\n    def __init__(self):\n"
-        "        super().__init__((8, 8))\n"
+        "from torchvision.transforms import v2\nclass Jittered(v2.Resize):\n    def"
+        " __init__(self):\n        super().__init__((8, 8))\n"
     )
     pipeline = Pipeline.parse([f"{tmp_path / 'own.py'}:Jittered()", "ToTensor()"])
     assert (pipeline.prefix, pipeline.is_foreign) == ((), True)
@@ -367,5 +445,7 @@ def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
 
 @pytest.mark.parametrize(("device", "num_there"), [("cpu", 0), ("mps", 0), ("cuda", 2)])
 def test_only_cuda_takes_over_the_steps_for_batches(device, num_there):
-    pipeline = Pipeline.parse(["Resize((16, 16))", "RandomCrop(16, padding=2)", "RandomHorizontalFlip()", "ToTensor()"])
+    pipeline = Pipeline.parse(
+        ["Resize((16, 16))", "RandomCrop(16, padding=2)", "RandomHorizontalFlip()", "ToTensor()"]
+    )
     assert len(pipeline.for_device(torch.device(device)).on_device) == num_there

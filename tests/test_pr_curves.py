@@ -69,7 +69,9 @@ def test_of_many_classes_the_worst_are_drawn_and_it_is_said(random):
 def test_a_curve_of_very_many_points_is_drawn_with_those_where_recall_rises():
     scores = np.linspace(1, 0, 510_000)[:, None]
     truth = np.arange(510_000)[:, None] % 1000 == 0
-    drawn = [line for axes in pr_figure(truth, scores, class_names=["cat"]).axes for line in axes.lines]
+    drawn = [
+        line for axes in pr_figure(truth, scores, class_names=["cat"]).axes for line in axes.lines
+    ]
     recall = max((line.get_xdata() for line in drawn), key=len)
     assert np.unique(recall) == pytest.approx(np.linspace(0, 1, 511))
     assert len(recall) < 1100

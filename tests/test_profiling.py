@@ -78,7 +78,10 @@ def test_a_device_is_not_waited_for_before_the_end() -> None:
     ("seconds", "words"),
     [
         ({"forward": 40, "backward": 54, "data": 6}, "the model takes 94% of a step"),
-        ({"forward": 59, "data": 35, "copy": 6}, "waiting for data takes 41% of a step: more --workers"),
+        (
+            {"forward": 59, "data": 35, "copy": 6},
+            "waiting for data takes 41% of a step: more --workers",
+        ),
         ({"forward": 70, "copy": 30}, "copying and normalising takes 30%"),
         ({"forward": 70, "optimizer": 30}, "the optimizer takes 30%"),
         ({"forward": 70, "rest": 30}, "what surrounds them takes 30%"),

@@ -1,7 +1,9 @@
-"""What the README shows is run; what the pages in docs/ show is understood; and where they point to exists.
+"""What the README shows is run; what the pages in docs/ show is understood; and where they point to
+exists.
 
-Convention: in a ```console block of README.md every line that starts with `$ ` is run by a shell, in order, in one
-folder that holds a copy of data/ (fewer images, to be quick). Output is shown in the ``` block that follows.
+Convention: in a ```console block of README.md every line that starts with `$ ` is run by a shell,
+in order, in one folder that holds a copy of data/ (fewer images, to be quick). Output is shown in
+the ``` block that follows.
 The ```python block runs after them in the same folder.
 """
 
@@ -22,8 +24,15 @@ from ptkit.core.calls import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND_LINES = re.findall(r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+COMMAND_LINES = re.findall(
+    r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M
+)
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 PYTHON_PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 DOC_BLOCKS = [block for page in (ROOT / "docs").glob("*.md")
@@ -42,9 +51,12 @@ IMAGES_PER_CLASS = 10
 def run(line, folder):
     """Run a line of the README in a folder and return what it prints.
 
-    The shell only takes the line apart; the command runs in this process, which spares importing torch for each.
+    The shell only takes the line apart; the command runs in this process, which spares importing
+    torch for each.
     """
-    split = subprocess.run(f"printf '%s\\0' {line}", shell=True, cwd=folder, stdout=subprocess.PIPE, check=True)
+    split = subprocess.run(
+        f"printf '%s\\0' {line}", shell=True, cwd=folder, stdout=subprocess.PIPE, check=True
+    )
     program, *arguments = split.stdout.decode().split("\0")[:-1]
     assert program == "ptkit"
     with pytest.MonkeyPatch.context() as patch:
@@ -77,7 +89,9 @@ def test_the_readme_shows_the_four_lines_first_and_in_order():
     assert COMMAND_LINES[:4] == FOUR_LINES
 
 
-def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(small_clone, monkeypatch, request):
+def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(
+    small_clone, monkeypatch, request
+):
     for line in COMMAND_LINES[:4]:
         run(line, small_clone)
     # The first four draw; what the others draw is tested elsewhere.
@@ -100,7 +114,9 @@ def test_the_readme_shows_what_split_and_normstats_print(tmp_path):
 
 
 def test_the_python_of_the_readme_fits_into_five_lines():
-    assert [block for block in PYTHON_BLOCKS if len([line for line in block.splitlines() if line]) > 5] == []
+    assert [
+        block for block in PYTHON_BLOCKS if len([line for line in block.splitlines() if line]) > 5
+    ] == []
     assert PYTHON_BLOCKS
 
 
@@ -116,18 +132,26 @@ def test_every_command_line_in_the_docs_has_flags_and_values_that_ptkit_takes(li
     assert program == "ptkit"
     command = get_command(app).commands[name]
     given = command.make_context(name, arguments).params
-    assert config.resolve(*[config.parse_assignment(text) for text in given.get("assignments") or ()])
+    assert config.resolve(
+        *[config.parse_assignment(text) for text in given.get("assignments") or ()]
+    )
     for key in ("optimizer", "scheduler", "loss", "model"):
         assert given.get(key) is None or parse(given[key])
 
 
 def test_the_settings_table_in_the_docs_is_that_of_the_code():
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert page == runpy.run_path(str(ROOT / "scripts" / "make_settings_table.py"))["with_table"](page)
+    assert page == runpy.run_path(str(ROOT / "scripts" / "make_settings_table.py"))["with_table"](
+        page
+    )
 
 
 def test_the_file_tree_of_the_readme_names_files_that_exist():
     tree = README.partition("## Where things are")[2]
     named = set(re.findall(r"\b\w+\.(?:py|md|sh)\b", tree.partition("\n## ")[0]))
-    existing = {file.name for folder in ("ptkit", "tests", "docs", "scripts") for file in (ROOT / folder).rglob("*")}
+    existing = {
+        file.name
+        for folder in ("ptkit", "tests", "docs", "scripts")
+        for file in (ROOT / folder).rglob("*")
+    }
     assert named - existing - {file.name for file in ROOT.iterdir()} == set()

@@ -32,9 +32,13 @@ def test_recipes_are_listed_as_they_stand() -> None:
     assert "momentum=0.9, dampening=0.1" in CliRunner().invoke(app, ["list", "recipes"]).stdout
 
 
-def test_a_recipe_trains_and_a_flag_wins_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_trains_and_a_flag_wins_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(make_lists(tmp_path))
-    result = CliRunner().invoke(app, ["train", "--recipe", "course", "--epochs", "1", "--set", "log.pictures=false"])
+    result = CliRunner().invoke(
+        app, ["train", "--recipe", "course", "--epochs", "1", "--set", "log.pictures=false"]
+    )
     assert result.exit_code == 0, result.stderr
     config = Path("runs/1/config.toml").read_text()
     assert 'call = "lenet()"' in config
@@ -46,14 +50,18 @@ def test_the_speed_recipe_learns_in_one_epoch_and_answers_with_both_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(make_lists(tmp_path, train=240))
-    result = CliRunner().invoke(app, ["train", "--recipe", "speed", "--batch-size", "16", "--epochs", "1", "--json"])
+    result = CliRunner().invoke(
+        app, ["train", "--recipe", "speed", "--batch-size", "16", "--epochs", "1", "--json"]
+    )
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["best"]["accuracy"] > 0.9
     pipeline = torch.load("ckpt.pkl", weights_only=True)["pipeline"]
     assert "WithHorizontalFlip()" in pipeline["calls"]
 
 
-def test_a_recipe_of_ones_own_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_of_ones_own_is_a_toml_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text("[train]\nepochs = 7\n")
     assert resolve(read_recipe("mine.toml")).train.epochs == 7

@@ -15,7 +15,9 @@ LABELS = np.array([0] * 80 + [3] * 15 + [1] * 5)
 
 def drawn(labels, *, epochs=60, seed=0):
     weights = balanced_weights(labels)
-    orders = [epoch_order(len(labels), weights, seed=seed, epoch=e, shuffle=False) for e in range(epochs)]
+    orders = [
+        epoch_order(len(labels), weights, seed=seed, epoch=e, shuffle=False) for e in range(epochs)
+    ]
     return np.concatenate(orders)
 
 
@@ -40,7 +42,9 @@ def test_weight_of_several_labels_is_the_mean_over_them():
 
 def test_an_epoch_draws_as_many_as_there_are_images_in_an_order_of_its_own():
     weights = balanced_weights(LABELS)
-    first, again, other = (epoch_order(100, weights, seed=0, epoch=e, shuffle=False) for e in (1, 1, 2))
+    first, again, other = (
+        epoch_order(100, weights, seed=0, epoch=e, shuffle=False) for e in (1, 1, 2)
+    )
     assert len(first) == 100
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -66,7 +70,7 @@ def test_draws_of_an_image_have_another_key_each_time_it_comes():
     assert len(draw_keys(np.zeros(0, np.int64))) == 0
 
 
-# ---------------------------------------------------------------------------------------------------- in batches
+# --------------------------------------------------------------------------------------- in batches
 
 
 @pytest.fixture
@@ -74,8 +78,12 @@ def images(tmp_path):
     """Twelve images of random pixels; two of class 1, the others of class 0."""
     random = np.random.default_rng(0)
     for index in range(12):
-        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
-    (tmp_path / "list.txt").write_text("".join(f"{index}.png {int(index < 2)}\n" for index in range(12)))
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+            tmp_path / f"{index}.png"
+        )
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{index}.png {int(index < 2)}\n" for index in range(12))
+    )
     return read_list(tmp_path / "list.txt")
 
 
@@ -84,7 +92,13 @@ CALLS = ["Resize((8, 8))", "RandomCrop(8, padding=3)", "ColorJitter(0.4, 0.4)", 
 
 def epoch_of(images, *, workers=1, **options):
     batches = Batches(
-        images, Pipeline.parse(CALLS), batch_size=5, workers=workers, sampler="balanced", seed=1, **options
+        images,
+        Pipeline.parse(CALLS),
+        batch_size=5,
+        workers=workers,
+        sampler="balanced",
+        seed=1,
+        **options,
     )
     done = list(batches.epoch(3))
     batches.close()
@@ -101,7 +115,10 @@ def test_balanced_epoch_has_labels_and_images_that_belong_together(images):
 
 def test_image_drawn_twice_is_augmented_differently(images):
     done = epoch_of(images)
-    indices, pictures = np.concatenate([batch.indices for batch in done]), torch.cat([batch.images for batch in done])
+    indices, pictures = (
+        np.concatenate([batch.indices for batch in done]),
+        torch.cat([batch.images for batch in done]),
+    )
     twice = np.flatnonzero(indices == np.bincount(indices).argmax())
     assert len({pictures[int(place)].numpy().tobytes() for place in twice}) == len(twice) > 2
 

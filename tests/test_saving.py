@@ -92,11 +92,18 @@ def test_a_damaged_list_of_files_counts_as_none(tmp_path, content):
 
 
 def test_csv_cells_come_back_as_they_were(tmp_path):
-    rows = [["a,b", 'say "x"', "two\nlines", "猫", "bad\udcff"], ["", "=1", 0.1234567891234, 3, True]]
+    rows = [
+        ["a,b", 'say "x"', "two\nlines", "猫", "bad\udcff"],
+        ["", "=1", 0.1234567891234, 3, True],
+    ]
     with PictureFolder(tmp_path, command="confmat") as pictures:
         pictures.add_csv("a.csv", list("vwxyz"), rows)
     with (tmp_path / "a.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        assert list(csv.reader(file)) == [list("vwxyz"), rows[0], ["", "=1", "0.123456789", "3", "True"]]
+        assert list(csv.reader(file)) == [
+            list("vwxyz"),
+            rows[0],
+            ["", "=1", "0.123456789", "3", "True"],
+        ]
 
 
 def test_file_names_are_plain_short_and_different():

@@ -72,7 +72,14 @@ def test_symlinks_are_followed_and_each_folder_is_visited_once(folder, tmp_path)
 
 
 def test_names_of_any_bytes_are_found(folder):
-    strange = [b"-x.png", b"a b.png", b"two\nlines.png", b'"q".png', b"\xff\xfe.png", "猫.png".encode()]
+    strange = [
+        b"-x.png",
+        b"a b.png",
+        b"two\nlines.png",
+        b'"q".png',
+        b"\xff\xfe.png",
+        "猫.png".encode(),
+    ]
     for name in strange:
         open(os.path.join(os.fsencode(folder), b"cat", name), "wb").close()
     names = {os.fsencode(name) for name in scan_class_folders(folder).names}
@@ -108,7 +115,8 @@ def test_an_empty_class_folder_is_a_data_error(folder):
 def test_images_outside_class_folders_are_a_data_error(folder):
     (folder / "loose.png").touch()
     with pytest.raises(
-        DataError, match=r"1 images outside class folders, such as loose\.png; expected .*<class>/loose\.png"
+        DataError,
+        match=r"1 images outside class folders, such as loose\.png; expected .*<class>/loose\.png",
     ):
         scan_class_folders(folder)
 
@@ -121,7 +129,9 @@ def test_no_images_are_a_data_error_that_says_what_is_there(tmp_path):
 
 
 def test_one_class_is_a_data_error_that_names_the_folder_meant(folder):
-    with pytest.raises(DataError, match=r"one class only, images; did you mean `ptkit split .*/images`"):
+    with pytest.raises(
+        DataError, match=r"one class only, images; did you mean `ptkit split .*/images`"
+    ):
         scan_class_folders(folder.parent)
 
 
@@ -130,12 +140,16 @@ def test_a_folder_that_is_split_already_is_a_data_error_that_says_what_to_run(fo
     done.mkdir()
     folder.rename(done / "train")
     (done / "val").symlink_to(done / "train")
-    with pytest.raises(DataError, match=r"looks split already \(train, val\); .* `ptkit split .*/done/train`"):
+    with pytest.raises(
+        DataError, match=r"looks split already \(train, val\); .* `ptkit split .*/done/train`"
+    ):
         scan_class_folders(done)
 
 
 def test_a_list_is_scanned_by_its_lines(folder, tmp_path):
-    (tmp_path / "all.txt").write_text("images/dog/1.png 1\nimages/cat/2.JPG 0\nimages/cat/1.png 0\n")
+    (tmp_path / "all.txt").write_text(
+        "images/dog/1.png 1\nimages/cat/2.JPG 0\nimages/cat/1.png 0\n"
+    )
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     scan = scan_list(tmp_path / "all.txt")
     assert scan.names == ["images/cat/1.png", "images/cat/2.JPG", "images/dog/1.png"]
@@ -162,7 +176,9 @@ def test_a_list_of_other_labels_than_classes_is_a_data_error(folder, tmp_path):
 def test_one_class_will_do_where_it_is_known(folder, tmp_path):
     (tmp_path / "more/cat").mkdir(parents=True)
     (tmp_path / "more/cat/1.png").touch()
-    assert scan_class_folders(tmp_path / "more", known_classes=("cat", "dog")).names == ["cat/1.png"]
+    assert scan_class_folders(tmp_path / "more", known_classes=("cat", "dog")).names == [
+        "cat/1.png"
+    ]
     with pytest.raises(DataError, match="one class only, cat"):
         scan_class_folders(tmp_path / "more", known_classes=("dog",))
 

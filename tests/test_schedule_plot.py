@@ -9,7 +9,12 @@ from ptkit.plots.schedule import schedule_figure
 def _figure(call: str, *, epochs: int = 10):  # type: ignore[no-untyped-def]
     found = preview_schedule(call, epochs=epochs)
     return schedule_figure(
-        found.call, found.epochs, found.rates, plain_rates=found.plain_rates, num_epochs=epochs, notes=found.notes
+        found.call,
+        found.epochs,
+        found.rates,
+        plain_rates=found.plain_rates,
+        num_epochs=epochs,
+        notes=found.notes,
     )
 
 
@@ -47,7 +52,9 @@ def test_a_length_in_steps_is_drawn_with_that_many_steps() -> None:
 
 
 def test_the_title_has_the_numbers() -> None:
-    title = "WarmupCosineLR(2, min_factor=0.1): rate 1 at most, after 2 epochs, 0.1 at the end of 10"
+    title = (
+        "WarmupCosineLR(2, min_factor=0.1): rate 1 at most, after 2 epochs, 0.1 at the end of 10"
+    )
     assert " ".join(_texts("WarmupCosineLR(2, min_factor=0.1)")).startswith(title)
     title = "OneCycleLR(0.5, pct_start=0.0): rate 0.5 at first, 2e−6 at the end of 10 epochs"
     assert " ".join(_texts("OneCycleLR(0.5, pct_start=0.0)")).startswith(title)
@@ -63,7 +70,9 @@ def test_groups_with_the_same_rates_share_a_line() -> None:
     assert {"groups 1, 3", "group 2"} <= {*_texts('LambdaLR(["1", "0.5 ** epoch", "1"])')}
 
 
-@pytest.mark.parametrize("call", ["none", "StepLR(1)", "WarmupCosineLR(0, [0, 1, 2, 3, 4, 5, 6])", 'LambdaLR("0")'])
+@pytest.mark.parametrize(
+    "call", ["none", "StepLR(1)", "WarmupCosineLR(0, [0, 1, 2, 3, 4, 5, 6])", 'LambdaLR("0")']
+)
 def test_any_schedule_can_be_drawn(call: str) -> None:
     assert pixels(_figure(call)).std() > 0
 

@@ -32,12 +32,20 @@ def _optimizer() -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
-def _schedule(call: str, optimizer: torch.optim.Optimizer, *, warmup: float = 0.0, per: str = "auto") -> Schedule:
-    return build_schedule(call, optimizer, per=per, warmup=warmup, metric="loss", epochs=EPOCHS, steps_per_epoch=STEPS)
+def _schedule(
+    call: str, optimizer: torch.optim.Optimizer, *, warmup: float = 0.0, per: str = "auto"
+) -> Schedule:
+    return build_schedule(
+        call, optimizer, per=per, warmup=warmup, metric="loss", epochs=EPOCHS, steps_per_epoch=STEPS
+    )
 
 
-def _rates(schedule: Schedule, optimizer: torch.optim.Optimizer, *, epochs: range = range(EPOCHS)) -> list[list[float]]:
-    """Return the rates of both groups, step by step; the validation loss falls in the first two epochs only."""
+def _rates(
+    schedule: Schedule, optimizer: torch.optim.Optimizer, *, epochs: range = range(EPOCHS)
+) -> list[list[float]]:
+    """Return the rates of both groups, step by step; the validation loss falls in the first two
+    epochs only.
+    """
     rates = []
     for epoch in epochs:
         for _ in range(STEPS):
@@ -78,17 +86,23 @@ def test_a_saved_schedule_goes_on_exactly(call: str, per: str) -> None:
 
 def test_step_epoch_and_cosine_rates_are_the_textbooks() -> None:
     optimizer = _optimizer()
-    by_epoch = [rate for rate, _ in _rates(_schedule("StepLR(2, gamma=0.5)", optimizer), optimizer)][::STEPS]
+    by_epoch = [
+        rate for rate, _ in _rates(_schedule("StepLR(2, gamma=0.5)", optimizer), optimizer)
+    ][::STEPS]
     assert by_epoch == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
     optimizer = _optimizer()
     cosine = [rate for rate, _ in _rates(_schedule("CosineAnnealingLR()", optimizer), optimizer)]
     total = EPOCHS * STEPS
-    assert cosine == pytest.approx([0.05 * (1 + math.cos(math.pi * t / total)) for t in range(total)])
+    assert cosine == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * t / total)) for t in range(total)]
+    )
 
 
 def test_plateau_waits_for_the_loss_to_stop_falling() -> None:
     optimizer = _optimizer()
-    rates = [rate for rate, _ in _rates(_schedule("ReduceLROnPlateau(patience=0)", optimizer), optimizer)][::STEPS]
+    rates = [
+        rate for rate, _ in _rates(_schedule("ReduceLROnPlateau(patience=0)", optimizer), optimizer)
+    ][::STEPS]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.001, 0.0001])
 
 
@@ -102,13 +116,19 @@ def test_one_cycle_moves_the_momentum_too() -> None:
 @pytest.mark.parametrize("call", ["StepLR(2)", "ReduceLROnPlateau()", "none"])
 def test_warm_up_rises_linearly_in_front_of_any_schedule(call: str) -> None:
     optimizer = _optimizer()
-    rates = [rate for rate, _ in _rates(_schedule(call, optimizer, warmup=1 / 3), optimizer, epochs=range(2))]
+    rates = [
+        rate
+        for rate, _ in _rates(_schedule(call, optimizer, warmup=1 / 3), optimizer, epochs=range(2))
+    ]
     assert rates == pytest.approx([0.1 * (step + 1) / 10 for step in range(10)])
 
 
 def test_a_schedule_can_be_stepped_per_step() -> None:
     optimizer = _optimizer()
-    rates = [rate for rate, _ in _rates(_schedule("ExponentialLR(0.5)", optimizer, per="step"), optimizer)]
+    rates = [
+        rate
+        for rate, _ in _rates(_schedule("ExponentialLR(0.5)", optimizer, per="step"), optimizer)
+    ]
     assert rates[:3] == pytest.approx([0.1, 0.05, 0.025])
 
 
@@ -117,7 +137,13 @@ def test_a_longer_run_goes_on_where_the_longer_schedule_would_be() -> None:
     first = _schedule("CosineAnnealingLR()", optimizer)
     _rates(first, optimizer, epochs=range(3))
     long = build_schedule(
-        "CosineAnnealingLR()", longer, per="auto", warmup=0, metric="loss", epochs=12, steps_per_epoch=5
+        "CosineAnnealingLR()",
+        longer,
+        per="auto",
+        warmup=0,
+        metric="loss",
+        epochs=12,
+        steps_per_epoch=5,
     )
     long.go_on_from(first.state_dict(), epochs_done=3)
     long.set_rates(longer)
@@ -144,11 +170,19 @@ def test_a_longer_run_goes_on_where_the_longer_schedule_would_be() -> None:
         ("OneCycleLR(max_lr=0.5)", "auto", "though they have different ones"),
         ("OneCycleLR(total_steps=7)", "auto", "7 steps long, but the run has 30"),
         ("WarmupCosineLR(6)", "auto", "leave nothing for the cosine in a run of 6 epochs"),
-        ("WarmupCosineLR(1, delay_epochs=[0, 5])", "auto", "a delay of 5 and a warm-up of 1 epochs leave nothing"),
+        (
+            "WarmupCosineLR(1, delay_epochs=[0, 5])",
+            "auto",
+            "a delay of 5 and a warm-up of 1 epochs leave nothing",
+        ),
         ("WarmupCosineLR(1, [0, 1, 2])", "auto", "3 values for 2 parameter groups"),
         ("ReduceLROnPlateau(mode='max')", "auto", "the best loss is the minimum"),
         ("ReduceLROnPlateau(min_lr=[0.1])", "auto", "1 values for 2 parameter groups"),
-        ('LambdaLR(["epoch", "epoch", "epoch"])', "auto", "3 values for 2 parameter groups: group 0; group 1"),
+        (
+            'LambdaLR(["epoch", "epoch", "epoch"])',
+            "auto",
+            "3 values for 2 parameter groups: group 0; group 1",
+        ),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(call: str, per: str, message: str) -> None:
@@ -156,7 +190,7 @@ def test_a_schedule_that_cannot_be_is_refused(call: str, per: str, message: str)
         _schedule(call, _optimizer(), per=per)
 
 
-# ------------------------------------------------------------------------------------------- PyTorch's own, in epochs
+# ------------------------------------------------------------------------- PyTorch's own, in epochs
 
 
 @pytest.mark.parametrize(
@@ -174,7 +208,9 @@ def test_a_schedule_that_cannot_be_is_refused(call: str, per: str, message: str)
 def test_a_length_in_a_call_is_in_epochs_as_in_pytorchs_examples(call: str) -> None:
     optimizer, theirs = _optimizer(), _optimizer()
     ours = [rate for rate, _ in _rates(_schedule(call, optimizer), optimizer)]
-    scheduler = eval(call.replace("(", "(theirs, ", 1), {"theirs": theirs} | vars(torch.optim.lr_scheduler))
+    scheduler = eval(
+        call.replace("(", "(theirs, ", 1), {"theirs": theirs} | vars(torch.optim.lr_scheduler)
+    )
     wanted = []
     for _ in range(EPOCHS):
         wanted += [theirs.param_groups[0]["lr"]] * STEPS
@@ -194,11 +230,20 @@ CHANGED = [
     ("CosineAnnealingLR()", "CosineAnnealingLR(eta_min=0.05)"),
     ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=1)"),
     ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=0, factor=0.5)"),
-    ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=0, threshold=1.5, threshold_mode='abs')"),
-    ("ReduceLROnPlateau(patience=0, threshold=0.5)", "ReduceLROnPlateau(patience=0, threshold=2.0)"),
+    (
+        "ReduceLROnPlateau(patience=0)",
+        "ReduceLROnPlateau(patience=0, threshold=1.5, threshold_mode='abs')",
+    ),
+    (
+        "ReduceLROnPlateau(patience=0, threshold=0.5)",
+        "ReduceLROnPlateau(patience=0, threshold=2.0)",
+    ),
     ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=0, cooldown=1)"),
     ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=0, min_lr=0.05)"),
-    ("ReduceLROnPlateau(patience=0, min_lr=0.05)", "ReduceLROnPlateau(patience=0, min_lr=[0.05, 0.5])"),
+    (
+        "ReduceLROnPlateau(patience=0, min_lr=0.05)",
+        "ReduceLROnPlateau(patience=0, min_lr=[0.05, 0.5])",
+    ),
     ("ReduceLROnPlateau(patience=0)", "ReduceLROnPlateau(patience=0, eps=0.5)"),
     ("LambdaLR('0.5 ** epoch')", "LambdaLR('0.4 ** epoch')"),
     ("LambdaLR('0.5 ** epoch')", "LambdaLR(['0.5 ** epoch', '1'])"),
@@ -245,12 +290,29 @@ def _steps(call: str) -> list[tuple[float, float, float]]:
 
 
 def test_every_argument_that_a_user_can_give_is_tried() -> None:
-    offered = {(name, argument.name) for name in SCHEDULERS.parts for argument in SCHEDULERS.arguments(name)}
+    offered = {
+        (name, argument.name)
+        for name in SCHEDULERS.parts
+        for argument in SCHEDULERS.arguments(name)
+    }
     text = " ".join(call for _, call in CHANGED)
-    named = {(call.partition("(")[0], name) for _, call in CHANGED for name in re.findall(r"(\w+)=", call)}
-    first = {"StepLR": "step_size", "MultiStepLR": "milestones", "ExponentialLR": "gamma", "LambdaLR": "lr_lambda"}
+    named = {
+        (call.partition("(")[0], name)
+        for _, call in CHANGED
+        for name in re.findall(r"(\w+)=", call)
+    }
+    first = {
+        "StepLR": "step_size",
+        "MultiStepLR": "milestones",
+        "ExponentialLR": "gamma",
+        "LambdaLR": "lr_lambda",
+    }
     # Given by its place; or tested below, as it must fit what is watched.
-    elsewhere = {*first.items(), ("CosineAnnealingWarmRestarts", "T_0"), ("ReduceLROnPlateau", "mode")}
+    elsewhere = {
+        *first.items(),
+        ("CosineAnnealingWarmRestarts", "T_0"),
+        ("ReduceLROnPlateau", "mode"),
+    }
     assert all(f"{name}(" in text for name, _ in offered)
     assert offered == named | elsewhere
 
@@ -260,13 +322,25 @@ def test_every_argument_takes_effect(plain: str, changed: str) -> None:
     assert _steps(plain) != _steps(changed)
 
 
-# ------------------------------------------------------------------------------------------------ metrics and groups
+# ------------------------------------------------------------------------------- metrics and groups
 
 
-def _plateau(metric: str, values: list[float], modes: dict[str, str], call: str = "ReduceLROnPlateau(patience=0)"):
+def _plateau(
+    metric: str,
+    values: list[float],
+    modes: dict[str, str],
+    call: str = "ReduceLROnPlateau(patience=0)",
+):
     optimizer = _optimizer()
     schedule = build_schedule(
-        call, optimizer, per="auto", warmup=0, metric=metric, epochs=9, steps_per_epoch=1, metric_modes=modes
+        call,
+        optimizer,
+        per="auto",
+        warmup=0,
+        metric=metric,
+        epochs=9,
+        steps_per_epoch=1,
+        metric_modes=modes,
     )
     rates = []
     for value in values:
@@ -278,17 +352,23 @@ def _plateau(metric: str, values: list[float], modes: dict[str, str], call: str 
 
 def test_plateau_watches_any_metric_in_its_own_direction() -> None:
     values = [0.5, 0.4, 0.6, 0.7]
-    assert _plateau("f1", values, {"accuracy": "max", "f1": "max"}) == pytest.approx([0.1, 0.1, 0.01, 0.01])
-    assert _plateau("mae", values, {"mae": "min"}) == pytest.approx([0.1, 0.1, 0.1, 0.01])
-    assert _plateau("mae", values, {"mae": "min"}, "ReduceLROnPlateau('min', patience=0)") == pytest.approx(
-        [0.1, 0.1, 0.1, 0.01]
+    assert _plateau("f1", values, {"accuracy": "max", "f1": "max"}) == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01]
     )
+    assert _plateau("mae", values, {"mae": "min"}) == pytest.approx([0.1, 0.1, 0.1, 0.01])
+    assert _plateau(
+        "mae", values, {"mae": "min"}, "ReduceLROnPlateau('min', patience=0)"
+    ) == pytest.approx([0.1, 0.1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize(
     ("call", "metric", "message"),
     [
-        ("ReduceLROnPlateau()", "acuracy", "one of loss, accuracy, found 'acuracy'; did you mean accuracy"),
+        (
+            "ReduceLROnPlateau()",
+            "acuracy",
+            "one of loss, accuracy, found 'acuracy'; did you mean accuracy",
+        ),
         ("StepLR(2)", "accuracy", "only ReduceLROnPlateau watches a metric, not StepLR"),
         ("none", "accuracy", "only ReduceLROnPlateau watches a metric, not none"),
         ("ReduceLROnPlateau('min')", "accuracy", "the best accuracy is the maximum"),
@@ -296,11 +376,15 @@ def test_plateau_watches_any_metric_in_its_own_direction() -> None:
 )
 def test_a_metric_that_cannot_be_watched_is_refused(call: str, metric: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build_schedule(call, _optimizer(), per="auto", warmup=0, metric=metric, epochs=2, steps_per_epoch=2)
+        build_schedule(
+            call, _optimizer(), per="auto", warmup=0, metric=metric, epochs=2, steps_per_epoch=2
+        )
 
 
 def _named(*groups: dict[str, object]) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], **group} for group in groups], lr=1.0)
+    return torch.optim.SGD(
+        [{"params": [torch.nn.Parameter(torch.zeros(1))], **group} for group in groups], lr=1.0
+    )
 
 
 def test_groups_are_paired_by_their_names() -> None:
@@ -340,7 +424,7 @@ def test_one_cycle_leaves_optimizers_without_momentum_alone() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.04)
 
 
-# ------------------------------------------------------------------------------------------------------- functions
+# ---------------------------------------------------------------------------------------- functions
 
 
 @pytest.fixture
@@ -372,7 +456,9 @@ def _by_epoch(call: str, **how: str) -> list[float]:
 
 
 def test_lambda_takes_a_function_of_a_file(rates_file: str) -> None:
-    assert _by_epoch(f'LambdaLR("{rates_file}:half")') == pytest.approx([0.1 * 0.5**k for k in range(EPOCHS)])
+    assert _by_epoch(f'LambdaLR("{rates_file}:half")') == pytest.approx(
+        [0.1 * 0.5**k for k in range(EPOCHS)]
+    )
 
 
 def test_lambda_takes_conditions() -> None:
@@ -382,14 +468,22 @@ def test_lambda_takes_conditions() -> None:
 
 def test_an_expression_means_the_same_per_step_but_smoothly() -> None:
     optimizer = _optimizer()
-    rates = [rate for rate, _ in _rates(_schedule('LambdaLR("0.5 ** epoch")', optimizer, per="step"), optimizer)]
+    rates = [
+        rate
+        for rate, _ in _rates(
+            _schedule('LambdaLR("0.5 ** epoch")', optimizer, per="step"), optimizer
+        )
+    ]
     assert rates == pytest.approx([0.1 * 0.5 ** (step / STEPS) for step in range(EPOCHS * STEPS)])
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("sinks", "the rate -0.1"), ("breaks", "the function failed at 0: IndexError")]
+    ("name", "message"),
+    [("sinks", "the rate -0.1"), ("breaks", "the function failed at 0: IndexError")],
 )
-def test_a_function_that_gives_no_rate_is_an_error(name: str, message: str, rates_file: str) -> None:
+def test_a_function_that_gives_no_rate_is_an_error(
+    name: str, message: str, rates_file: str
+) -> None:
     optimizer = _optimizer()
     with pytest.raises(UsageError, match=message):
         _rates(_schedule(f'LambdaLR("{rates_file}:{name}")', optimizer), optimizer)

@@ -10,7 +10,9 @@ from ptkit.core.training.tasks.readings import EMBEDDING, MULTI, REGRESSION, SIN
 from ptkit.core.training.tasks.scoring import METRICS, SCORES, check_metric
 
 
-def metrics_of(reading: Reading, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+def metrics_of(
+    reading: Reading, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]
+) -> dict[str, float]:
     score = SCORES[reading.kind](reading, num_classes)
     for outputs, labels in batches:
         score.add(outputs, labels)
@@ -20,7 +22,9 @@ def metrics_of(reading: Reading, num_classes: int, *batches: tuple[torch.Tensor,
 def test_accuracy_counts_every_image_once() -> None:
     first = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0])
     second = torch.tensor([[0.0, 3.0]]), torch.tensor([1])
-    assert metrics_of(Reading(SINGLE, "softmax"), 2, first, second) == {"accuracy": pytest.approx(2 / 3)}
+    assert metrics_of(Reading(SINGLE, "softmax"), 2, first, second) == {
+        "accuracy": pytest.approx(2 / 3)
+    }
 
 
 def test_several_labels_have_mean_average_precision_and_micro_averages() -> None:
@@ -28,14 +32,18 @@ def test_several_labels_have_mean_average_precision_and_micro_averages() -> None
     truth = rng.random((50, 4)) < 0.4
     # Rounded, so that some images have the same probability.
     outputs = np.round(rng.normal(size=(50, 4)) + truth, 1).astype(np.float32)
-    found = metrics_of(Reading(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth)))
+    found = metrics_of(
+        Reading(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth))
+    )
     assert found["map"] == pytest.approx(average_precision_score(truth, outputs, average="macro"))
     assert found["f1"] == pytest.approx(f1_score(truth, outputs > 0, average="micro"))
 
 
 def test_a_class_without_images_does_not_count_in_the_mean() -> None:
     truth = torch.tensor([[True, False], [False, False]])
-    found = metrics_of(Reading(MULTI, "sigmoid"), 2, (torch.tensor([[2.0, 1.0], [1.0, 1.0]]), truth))
+    found = metrics_of(
+        Reading(MULTI, "sigmoid"), 2, (torch.tensor([[2.0, 1.0], [1.0, 1.0]]), truth)
+    )
     assert found["map"] == 1.0
 
 
@@ -43,7 +51,9 @@ def test_numbers_have_errors_in_their_own_units() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(30, 2)).astype(np.float32)
     outputs = truth + rng.normal(size=(30, 2)).astype(np.float32) / 4
-    reading = Reading(REGRESSION, "number", scale=torch.tensor([10.0, 2.0]), shift=torch.tensor([50.0, 0.0]))
+    reading = Reading(
+        REGRESSION, "number", scale=torch.tensor([10.0, 2.0]), shift=torch.tensor([50.0, 0.0])
+    )
     labels = truth * np.array([10, 2], np.float32) + np.array([50, 0], np.float32)
     found = metrics_of(reading, 2, (torch.from_numpy(outputs), torch.from_numpy(labels)))
     error = outputs * [10, 2] + [50, 0] - labels
@@ -57,28 +67,32 @@ def test_an_embedding_is_classified_by_its_neighbours_without_itself() -> None:
     places = torch.tensor([[1.0, 0.01 * k] for k in range(7)] + [[0.0, 1.0], [0.02, 1.0]])
     labels = torch.tensor([0, 0, 0, 1, 0, 0, 0, 1, 1])
     found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))
-    # Class 1 has three images, so two neighbours vote. The two that lie together are right, of the seven all but the
-    # odd one; of those beside it one on each side may have it as the nearest.
+    # Class 1 has three images, so two neighbours vote. The two that lie together are right, of the
+    # seven all but the odd one; of those beside it one on each side may have it as the nearest.
     assert found["accuracy"] >= 6 / 9
     assert 6 / 9 <= found["recall_at_1"] <= 8 / 9
 
 
 def test_a_metric_of_other_labels_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"train\.metric must be one of loss, mae, rmse, r2 for these labels, found .accu"
+        UsageError,
+        match=r"train\.metric must be one of loss, mae, rmse, r2 for these labels, found .accu",
     ):
         check_metric("accuracy", REGRESSION, setting="train.metric")
     assert set(METRICS) == {SINGLE, MULTI, REGRESSION, EMBEDDING}
 
 
 def test_a_class_of_three_that_lies_together_is_not_outvoted() -> None:
-    places = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [0.0, 1.0], [0.01, 1.0], [0.02, 1.0]])
+    places = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [0.0, 1.0], [0.01, 1.0], [0.02, 1.0]]
+    )
     found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 0, 1, 1, 1])))
     assert found == {"accuracy": 1.0, "recall_at_1": 1.0}
 
 
 def test_at_most_five_neighbours_vote() -> None:
-    # Class 0 lies in two heaps of six, class 1 in one of twelve: with more voters it would win everywhere.
+    # Class 0 lies in two heaps of six, class 1 in one of twelve: with more voters it would win
+    # everywhere.
     places = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, -1.0]] * 6 + [[0.8, -0.8]] * 12)
     labels = torch.tensor([0] * 12 + [1] * 12)
     assert metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))["accuracy"] == 1.0

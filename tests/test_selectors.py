@@ -12,7 +12,9 @@ class OwnConv(nn.Conv2d):
 @pytest.fixture
 def model():
     body = nn.Sequential(OwnConv(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    return nn.ModuleDict({"body": body, "extra": nn.Conv2d(4, 4, 1, bias=False), "fc": nn.Linear(4, 2)})
+    return nn.ModuleDict(
+        {"body": body, "extra": nn.Conv2d(4, 4, 1, bias=False), "fc": nn.Linear(4, 2)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""One run, end to end, in Python: what it leaves behind, and that it goes on exactly after an interruption."""
+"""One run, end to end, in Python: what it leaves behind, and that it goes on exactly after an
+interruption.
+"""
 
 import csv
 import json
@@ -78,7 +80,7 @@ def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-# ------------------------------------------------------------------------------------------------ what a run leaves
+# -------------------------------------------------------------------------------- what a run leaves
 
 
 def test_a_run_learns_and_leaves_its_files(here: Path) -> None:
@@ -86,7 +88,14 @@ def test_a_run_learns_and_leaves_its_files(here: Path) -> None:
     assert result.best["accuracy"] > 0.9
     assert result.run == Path("runs/1")
     names = {file.name for file in result.run.iterdir()}
-    assert names >= {"config.toml", "ckpt.pkl", "last.pkl", "metrics.csv", "valid_predictions.csv", "curves.png"}
+    assert names >= {
+        "config.toml",
+        "ckpt.pkl",
+        "last.pkl",
+        "metrics.csv",
+        "valid_predictions.csv",
+        "curves.png",
+    }
     assert "confusion.png" in names
     assert os.readlink("ckpt.pkl") == "runs/1/ckpt.pkl"
 
@@ -163,12 +172,19 @@ def test_accumulated_batches_step_like_one_large_batch(here: Path) -> None:
 
 
 def test_clipping_limits_the_step(here: Path) -> None:
-    plain = {"optimizer": {"call": "SGD()", "lr": 1.0}, "scheduler": {"call": "none", "warmup": 0.0}}
+    plain = {
+        "optimizer": {"call": "SGD()", "lr": 1.0},
+        "scheduler": {"call": "none", "warmup": 0.0},
+    }
     one_step = {"train": {"epochs": 1, "batch_size": 48, "clip_grad": 1e-3}}
     before = start(plain, one_step, {"optimizer": {"lr": 1e-9}}, name="before")
     after = start(plain, one_step, name="after")
     a, b = weights(before.run / "last.pkl"), weights(after.run / "last.pkl")
-    moved = sum(float(((a[k] - b[k]) ** 2).sum()) for k in a if "running" not in k and "num_batches" not in k)
+    moved = sum(
+        float(((a[k] - b[k]) ** 2).sum())
+        for k in a
+        if "running" not in k and "num_batches" not in k
+    )
     assert math.sqrt(moved) == pytest.approx(1e-3, rel=0.01)
 
 
@@ -182,9 +198,13 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     result = start({"log": {"tensorboard": True}, "train": {"epochs": 2}})
-    events = EventAccumulator(str(result.run / "tensorboard"), size_guidance={"histograms": 0}).Reload()
+    events = EventAccumulator(
+        str(result.run / "tensorboard"), size_guidance={"histograms": 0}
+    ).Reload()
     tags = events.Tags()
-    assert {"learning_rate/all", "learning_rate/weight_decay_0", "images_per_s"} <= set(tags["scalars"])
+    assert {"learning_rate/all", "learning_rate/weight_decay_0", "images_per_s"} <= set(
+        tags["scalars"]
+    )
     assert {"weights/conv1.weight", "gradients/fc.bias"} <= set(tags["histograms"])
     assert {"confusion", "curves"} <= set(tags["images"])
     assert tags["graph"]
@@ -193,7 +213,7 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     assert [event.step for event in train.Scalars("loss")] == [1, 2]
 
 
-# --------------------------------------------------------------------------------------------------------- resuming
+# ----------------------------------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize(
@@ -204,7 +224,10 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
         {"optimizer": {"call": "Muon()"}, "scheduler": {"call": "ReduceLROnPlateau(patience=0)"}},
         {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
         {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
-        {"data": {"transforms": ["RandomRotation(10)", "RandomCrop(16, padding=2)"]}, "train": {"accumulate": 2}},
+        {
+            "data": {"transforms": ["RandomRotation(10)", "RandomCrop(16, padding=2)"]},
+            "train": {"accumulate": 2},
+        },
         {"data": {"transforms": ["RandomChoice([MixUp(), CutMix()])"]}},
     ],
 )
@@ -213,7 +236,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here
     with pytest.raises(PowerCutError):
         start(layer, name="cut", watch=Listener(die_at=(3, 1)))
     watch = Listener()
-    resumed = run(resolve(read_toml(Path("runs/cut/config.toml"))), watch=watch, resume=Path("runs/cut"))
+    resumed = run(
+        resolve(read_toml(Path("runs/cut/config.toml"))), watch=watch, resume=Path("runs/cut")
+    )
     assert "going on with runs/cut after epoch 2: bit-exact" in watch.lines
     assert are_equal(weights(whole.run / "last.pkl"), weights(resumed.run / "last.pkl"))
     assert are_equal(weights(whole.checkpoint), weights(resumed.checkpoint))
@@ -229,7 +254,9 @@ def test_a_signal_ends_the_run_at_a_step_and_it_can_be_resumed(here: Path) -> No
     with pytest.raises(InterruptedRunError, match="--resume runs/1") as caught:
         start(watch=Interrupter())
     assert caught.value.exit_code == 143
-    result = run(resolve(read_toml(Path("runs/1/config.toml"))), watch=Listener(), resume=Path("runs/1"))
+    result = run(
+        resolve(read_toml(Path("runs/1/config.toml"))), watch=Listener(), resume=Path("runs/1")
+    )
     assert result.epochs == 3
 
 
@@ -238,7 +265,11 @@ def test_resume_refuses_another_learning_rate_and_another_list(here: Path) -> No
     saved = read_toml(Path("runs/1/config.toml"))
     more = {"train": {"epochs": 2}}
     with pytest.raises(UsageError, match=r"optimizer.lr is 0.5, was"):
-        run(resolve(saved, more, {"optimizer": {"lr": 0.5}}), watch=Listener(), resume=Path("runs/1"))
+        run(
+            resolve(saved, more, {"optimizer": {"lr": 0.5}}),
+            watch=Listener(),
+            resume=Path("runs/1"),
+        )
     with pytest.raises(UsageError, match="ask for more with --epochs"):
         run(resolve(saved), watch=Listener(), resume=Path("runs/1"))
     lines = (here / "train.txt").read_text().splitlines(keepends=True)
@@ -247,7 +278,7 @@ def test_resume_refuses_another_learning_rate_and_another_list(here: Path) -> No
         run(resolve(saved, more), watch=Listener(), resume=Path("runs/1"))
 
 
-# ------------------------------------------------------------------------------------------------------- what is wrong
+# ------------------------------------------------------------------------------------ what is wrong
 
 
 def test_a_run_never_writes_into_an_existing_folder(here: Path) -> None:
@@ -265,9 +296,15 @@ def test_a_file_called_ckpt_is_left_alone(here: Path) -> None:
 
 
 def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_good_checkpoint(here: Path) -> None:
-    with pytest.raises(DivergedError, match=r"at step \d \(epoch 1\); first in the gradient.* there is no checkpoint"):
+    with pytest.raises(
+        DivergedError,
+        match=r"at step \d \(epoch 1\); first in the gradient.* there is no checkpoint",
+    ):
         start({"optimizer": {"call": "SGD()", "lr": 1e30}, "scheduler": {"warmup": 0.0}})
-    late = {"optimizer": {"call": "SGD()", "lr": 0.01}, "scheduler": {"call": 'LambdaLR("1e32 ** (epoch // 2)")'}}
+    late = {
+        "optimizer": {"call": "SGD()", "lr": 0.01},
+        "scheduler": {"call": 'LambdaLR("1e32 ** (epoch // 2)")'},
+    }
     with pytest.raises(DivergedError, match=r"\(epoch 3\).*runs/late/ckpt.pkl is kept, of epoch"):
         start(late, {"scheduler": {"warmup": 0.0}}, name="late")
     assert ptkit.load("runs/late").class_names == CLASS_NAMES
@@ -299,7 +336,10 @@ def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
     [
         ({"train": {"batch_size": 49}}, "larger than the training list"),
         ({"data": {"mean": [0.5, 0.5, 0.5]}}, "go together"),
-        ({"data": {"transforms": ["RandomCrop(40)"]}}, "RandomCrop of 40×40 from an image of 16×16"),
+        (
+            {"data": {"transforms": ["RandomCrop(40)"]}},
+            "RandomCrop of 40×40 from an image of 16×16",
+        ),
         ({"data": {"transforms": ["RandomCrop(16)"], "augment": "safe"}}, "leave --augment out"),
         ({"model": {"call": "lenet()"}, "data": {"size": 8}}, "16 pixels or larger"),
         ({"data": {"eval_transforms": ["RandomRotation(10)"]}}, "must not be random"),
@@ -319,7 +359,9 @@ def test_a_finetuned_run_is_resumed_wherever_its_weights_lie(here: Path) -> None
     with pytest.raises(PowerCutError):
         start({"model": {"weights": weights_file}}, name="cut", watch=Listener(die_at=(3, 1)))
     os.remove(weights_file)
-    resumed = run(resolve(read_toml(Path("runs/cut/config.toml"))), watch=Listener(), resume=Path("runs/cut"))
+    resumed = run(
+        resolve(read_toml(Path("runs/cut/config.toml"))), watch=Listener(), resume=Path("runs/cut")
+    )
     assert resumed.epochs == 3
 
 
@@ -357,7 +399,7 @@ def test_a_run_name_never_leads_out_of_the_runs_folder(name: str, here: Path) ->
     assert not (here / "runs").exists()
 
 
-# ------------------------------------------------------------------------------------------------ labels of all kinds
+# ------------------------------------------------------------------------------ labels of all kinds
 
 
 def write_labels(here: Path, label_of: dict[int, str]) -> None:
@@ -365,7 +407,9 @@ def write_labels(here: Path, label_of: dict[int, str]) -> None:
     for part in ("train", "valid", "test"):
         lines = (here / f"{part}.txt").read_text().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines)
-        (here / f"{part}.txt").write_text("".join(f"{path} {label_of[int(label)]}\n" for path, label in pairs))
+        (here / f"{part}.txt").write_text(
+            "".join(f"{path} {label_of[int(label)]}\n" for path, label in pairs)
+        )
 
 
 def rows_of_metrics(result: RunResult) -> list[dict[str, str]]:
@@ -394,7 +438,9 @@ def test_numbers_are_learned_in_their_own_units(here: Path) -> None:
 
 
 def test_an_embedding_is_learned_and_knows_the_place_of_each_class(here: Path) -> None:
-    result = start({"loss": {"call": "TripletMarginLoss()", "embedding": 8}, "train": {"epochs": 8}})
+    result = start(
+        {"loss": {"call": "TripletMarginLoss()", "embedding": 8}, "train": {"epochs": 8}}
+    )
     assert result.best["accuracy"] > 0.8
     contents = torch.load(result.checkpoint, weights_only=True)
     assert contents["task"]["class_means"].shape == (3, 8)
@@ -404,26 +450,37 @@ def test_an_embedding_is_learned_and_knows_the_place_of_each_class(here: Path) -
 def test_lists_of_different_kinds_are_refused(here: Path) -> None:
     lines = (here / "valid.txt").read_text().splitlines()
     (here / "valid.txt").write_text("\n".join([lines[0] + ",2", *lines[1:]]))
-    with pytest.raises(DataError, match=r"valid\.txt has several classes an image, expected one class an image"):
+    with pytest.raises(
+        DataError, match=r"valid\.txt has several classes an image, expected one class an image"
+    ):
         start()
 
 
-# ---------------------------------------------------------------------------------------- averages and late beginners
+# ---------------------------------------------------------------------- averages and late beginners
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(here: Path) -> None:
     plain, averaged = start(name="plain"), start({"train": {"ema": 0.9}}, name="averaged")
     last = torch.load(averaged.run / "last.pkl", weights_only=True)
     assert are_equal(last["train"]["raw_state_dict"], weights(plain.run / "last.pkl"))
-    assert not torch.equal(last["state_dict"]["fc.weight"], last["train"]["raw_state_dict"]["fc.weight"])
+    assert not torch.equal(
+        last["state_dict"]["fc.weight"], last["train"]["raw_state_dict"]["fc.weight"]
+    )
 
 
 def test_a_group_trains_from_its_epoch_on(here: Path) -> None:
-    result = start({"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}}, name="late")
-    frozen = start({"optimizer": {"groups": ["layer1: frozen"]}, "train": {"epochs": 3}}, name="frozen")
+    result = start(
+        {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}}, name="late"
+    )
+    frozen = start(
+        {"optimizer": {"groups": ["layer1: frozen"]}, "train": {"epochs": 3}}, name="frozen"
+    )
     first, never = weights(result.run / "last.pkl"), weights(frozen.run / "last.pkl")
     assert not any(torch.equal(first[key], never[key]) for key in first if key.endswith("weight"))
-    early = start({"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 4, "patience": None}}, name="e")
+    early = start(
+        {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 4, "patience": None}},
+        name="e",
+    )
     assert early.epochs == 4
 
 
@@ -449,20 +506,38 @@ def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> No
     [
         ({"data": {"sampler": "balanced", "shuffle": False}}, "it needs data.shuffle=true"),
         ({"loss": {"embedding": 8}}, "loss.embedding is for losses that compare images"),
-        ({"loss": {"call": "TripletMarginLoss()"}, "data": {"transforms": ["MixUp()"]}}, "MixUp and CutMix mix"),
-        ({"loss": {"call": "TripletMarginLoss()"}, "train": {"batch_size": 2}}, "raise --batch-size"),
-        ({"train": {"metric": "map"}}, "train.metric must be one of loss, accuracy for these labels, found 'map'"),
-        ({"optimizer": {"groups": ["layer1: unfreeze=9"]}}, "unfrozen at epoch 9, but the run has 3 epochs"),
+        (
+            {"loss": {"call": "TripletMarginLoss()"}, "data": {"transforms": ["MixUp()"]}},
+            "MixUp and CutMix mix",
+        ),
+        (
+            {"loss": {"call": "TripletMarginLoss()"}, "train": {"batch_size": 2}},
+            "raise --batch-size",
+        ),
+        (
+            {"train": {"metric": "map"}},
+            "train.metric must be one of loss, accuracy for these labels, found 'map'",
+        ),
+        (
+            {"optimizer": {"groups": ["layer1: unfreeze=9"]}},
+            "unfrozen at epoch 9, but the run has 3 epochs",
+        ),
     ],
 )
-def test_settings_without_effect_are_refused(layer: dict[str, Any], message: str, here: Path) -> None:
+def test_settings_without_effect_are_refused(
+    layer: dict[str, Any], message: str, here: Path
+) -> None:
     with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         start(layer)
     assert not (here / "runs").exists()
 
 
 def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
-    calls = ["RandomCrop(16, padding=2)", "ToTensor()", "Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])"]
+    calls = [
+        "RandomCrop(16, padding=2)",
+        "ToTensor()",
+        "Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])",
+    ]
     first = start({"data": {"transforms": calls}, "train": {"epochs": 1}}, name="first")
     again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
     assert are_equal(weights(first.checkpoint), weights(again.checkpoint))
@@ -473,7 +548,9 @@ def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(her
 
     found = CliRunner().invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"])
     assert found.exit_code == 0, found.stderr
-    result = start({"data": {"transforms": ['LinearTransformation("whitening.npz")']}, "train": {"epochs": 1}})
+    result = start(
+        {"data": {"transforms": ['LinearTransformation("whitening.npz")']}, "train": {"epochs": 1}}
+    )
     image = "images/cross/train1.png"
     before = load_subject(result.checkpoint).parse_pipeline().image(image)
     Path("whitening.npz").unlink()
@@ -497,13 +574,20 @@ def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: 
     with pytest.raises(PowerCutError):
         start(layer, watch=Listener(die_at=(5, 1)), name="cut")
     resumed = start(layer, resume=Path("runs/cut"))
-    places = [torch.load(r.checkpoint, weights_only=True)["task"]["class_means"] for r in (whole, resumed)]
+    places = [
+        torch.load(r.checkpoint, weights_only=True)["task"]["class_means"] for r in (whole, resumed)
+    ]
     assert torch.equal(*places)
     assert torch.load(resumed.run / "last.pkl", weights_only=True)["task"]["class_means"] is None
 
 
 def test_weights_of_whitened_images_want_whitened_images(here: Path) -> None:
-    assert CliRunner().invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"])
+        .exit_code
+        == 0
+    )
     call = 'LinearTransformation("whitening.npz")'
     first = start({"data": {"transforms": [call]}, "train": {"epochs": 1}}, name="first")
     onward = {"model": {"weights": str(first.run)}, "train": {"epochs": 1}}
@@ -512,14 +596,17 @@ def test_weights_of_whitened_images_want_whitened_images(here: Path) -> None:
     assert start(onward, {"data": {"transforms": [call]}}, name="with").checkpoint.exists()
 
 
-# --------------------------------------------------------------------------------- which epoch counts, and what is told
+# ------------------------------------------------------------- which epoch counts, and what is told
 
 
 def test_by_loss_the_epoch_of_the_lowest_loss_is_kept(here: Path) -> None:
     watch = Listener()
     result = start({"train": {"metric": "loss", "epochs": 4}}, watch=watch)
     losses = [found.valid_loss for found in watch.results]
-    assert (result.best["epoch"], result.best["loss"]) == (losses.index(min(losses)) + 1, min(losses))
+    assert (result.best["epoch"], result.best["loss"]) == (
+        losses.index(min(losses)) + 1,
+        min(losses),
+    )
 
 
 def test_patience_counts_on_after_an_interruption(here: Path) -> None:
@@ -546,14 +633,20 @@ def test_too_little_memory_is_told_with_what_is_left(here: Path) -> None:
         def epoch(self, result: EpochResult, *, is_best: bool) -> None:
             raise torch.OutOfMemoryError
 
-    with pytest.raises(UsageError, match=r"out of memory: lower --batch-size .* runs/1/ckpt\.pkl is kept, of epoch 1"):
+    with pytest.raises(
+        UsageError,
+        match=r"out of memory: lower --batch-size .* runs/1/ckpt\.pkl is kept, of epoch 1",
+    ):
         start(watch=Full())
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run(here: Path) -> None:
     Path("own.py").write_text(
-        "from torch import nn\nclass Own(nn.CrossEntropyLoss):\n    def forward(self, outputs, labels):\n"
-        "        return super().forward(outputs, labels) * (1 if outputs.requires_grad else float('nan'))\n"
+        "from torch import nn\nclass Own(nn.CrossEntropyLoss):\n    def forward(self, outputs,"
+        " labels):\n        return super().forward(outputs, labels) * (1 if outputs.requires_grad"
+        " else float('nan'))\n"
     )
-    with pytest.raises(DivergedError, match=r"the validation loss became nan after epoch 1; .* no checkpoint"):
+    with pytest.raises(
+        DivergedError, match=r"the validation loss became nan after epoch 1; .* no checkpoint"
+    ):
         start({"loss": {"call": "own.py:Own"}})

@@ -72,7 +72,16 @@ def outputs_of(model, batches):
         return torch.cat([model(batch.images[:: batch.num_crops]) for batch in batches.epoch()])
 
 
-def show_run(run, model, batches, *, probabilities=None, labels=None, label_kind="class", class_names=CLASS_NAMES):
+def show_run(
+    run,
+    model,
+    batches,
+    *,
+    probabilities=None,
+    labels=None,
+    label_kind="class",
+    class_names=CLASS_NAMES,
+):
     """Show epoch 3 of a run and return the files' names and what its TensorBoard holds."""
     if probabilities is None:
         probabilities = outputs_of(model, batches).softmax(dim=1).numpy()
@@ -92,7 +101,9 @@ def show_run(run, model, batches, *, probabilities=None, labels=None, label_kind
     )
     events.close()
     assert all(file.stat().st_size for file in files)
-    recorded = EventAccumulator(str(events.folder), size_guidance={"images": 0, "tensors": 0}).Reload()
+    recorded = EventAccumulator(
+        str(events.folder), size_guidance={"images": 0, "tensors": 0}
+    ).Reload()
     return {file.relative_to(run).as_posix() for file in files}, recorded
 
 
@@ -108,7 +119,7 @@ def image_of(recorded, tag):
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
 
 
-# ------------------------------------------------------------------------------------------------- a model with it all
+# ------------------------------------------------------------------------------ a model with it all
 
 
 def test_everything_is_drawn_and_recorded(run, network, batches):
@@ -125,7 +136,11 @@ def test_everything_is_drawn_and_recorded(run, network, batches):
     }  # fmt: skip
     curves = {f"pr_curve/{name}" for name in CLASS_NAMES}
     assert set(recorded.Tags()["tensors"]) == {*curves, "pr_curve_micro_average"}
-    for tag, file in [("kernels/3", "kernels/3.png"), ("gradcam", "gradcam.png"), ("embedding", "embedding.png")]:
+    for tag, file in [
+        ("kernels/3", "kernels/3.png"),
+        ("gradcam", "gradcam.png"),
+        ("embedding", "embedding.png"),
+    ]:
         np.testing.assert_array_equal(image_of(recorded, tag), np.asarray(Image.open(run / file)))
 
 
@@ -150,7 +165,10 @@ def test_the_embedding_is_what_goes_into_the_head(run, network, batches, only):
     np.testing.assert_allclose(features, outputs_of(network[:7], batches).numpy(), atol=1e-5)
     rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
     images = batches.images
-    assert rows == [["true", "image"], *([CLASS_NAMES[k % 3], images.listed_path(k)] for k in range(21))]
+    assert rows == [
+        ["true", "image"],
+        *([CLASS_NAMES[k % 3], images.listed_path(k)] for k in range(21)),
+    ]
     # Five thumbnails a side, each pixel of an image four by four; the first is the first image.
     sprite = np.asarray(Image.open(folder / "sprite.png"))
     assert sprite.shape == (320, 320, 3)
@@ -164,7 +182,8 @@ def test_pr_curves_count_every_class_and_all_together(run, network, batches, onl
     probabilities[:3] = (0.0, 0.0, 0.9)
     _, recorded = show_run(run, network, batches, probabilities=probabilities)
     at_half = {
-        tag: make_ndarray(recorded.Tensors(tag)[0].tensor_proto)[:4, 63].tolist() for tag in recorded.Tags()["tensors"]
+        tag: make_ndarray(recorded.Tensors(tag)[0].tensor_proto)[:4, 63].tolist()
+        for tag in recorded.Tags()["tensors"]
     }
     assert at_half == {
         "pr_curve/bar": [6, 0, 14, 1],
@@ -183,7 +202,7 @@ def test_boxes_lie_on_enlarged_images(run, network, batches, only):
     assert any(is_red)
 
 
-# ---------------------------------------------------------------------------------------------------- other models
+# ------------------------------------------------------------------------------------- other models
 
 
 def test_of_a_model_without_convolutions_the_rest_is_shown(run, batches):
@@ -200,7 +219,9 @@ def test_of_a_model_without_convolutions_the_rest_is_shown(run, batches):
 def test_a_transformer_is_shown_whole(run, batches, only):
     only("kernels", "feature maps", "Grad-CAM")
     torch.manual_seed(0)
-    model = VisionTransformer(16, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    model = VisionTransformer(
+        16, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
+    )
     nn.init.normal_(model.heads.head.weight)
     files, recorded = show_run(run, model, batches)
     assert files == {"kernels/conv_proj.png", "feature_maps/encoder.png", "gradcam.png"}
@@ -224,7 +245,9 @@ def test_a_model_that_raises_costs_no_run(run, network, batches, only):
 def test_a_network_whose_lowest_output_wins_is_explained_by_it(run, network, batches, only):
     only("Grad-CAM")
     network[7].weight.data *= 20
-    files, _ = show_run(run, network, batches, probabilities=(-outputs_of(network, batches)).softmax(dim=1).numpy())
+    files, _ = show_run(
+        run, network, batches, probabilities=(-outputs_of(network, batches)).softmax(dim=1).numpy()
+    )
     assert "gradcam.png" in files
 
 
@@ -235,7 +258,9 @@ def test_outputs_that_are_no_scores_of_classes_have_no_regions(run, network, bat
     files, recorded = show_run(run, network, batches, probabilities=probabilities)
     assert "embedding.png" in files
     assert "Grad-CAM: the outputs are not one score a class" in notes_of(recorded)
-    features = np.loadtxt(run / "tensorboard" / "00003" / "features" / "tensors.tsv", delimiter="\t")
+    features = np.loadtxt(
+        run / "tensorboard" / "00003" / "features" / "tensors.tsv", delimiter="\t"
+    )
     np.testing.assert_allclose(features, outputs_of(network, batches).numpy(), atol=1e-5)
 
 
@@ -249,7 +274,7 @@ def test_an_image_that_vanished_ends_it_with_its_path(run, network, batches, lis
         show_run(run, network, missing, probabilities=np.full((1, 3), 1 / 3, np.float32))
 
 
-# ------------------------------------------------------------------------------------------- labels, crops, selection
+# ------------------------------------------------------------------------- labels, crops, selection
 
 
 def test_several_labels_have_curves_and_words(run, network, batches, only):
@@ -257,10 +282,16 @@ def test_several_labels_have_curves_and_words(run, network, batches, only):
     labels = np.zeros((21, 3), bool)
     labels[::2, 0] = labels[1::4, 1] = labels[2::4, 1] = True
     probabilities = outputs_of(network, batches).sigmoid().numpy()
-    files, recorded = show_run(run, network, batches, probabilities=probabilities, labels=labels, label_kind="labels")
+    files, recorded = show_run(
+        run, network, batches, probabilities=probabilities, labels=labels, label_kind="labels"
+    )
     assert {"embedding.png", "pr_curves.png", "gradcam.png"} <= files
     # The third class has no images, so it has no curve.
-    assert set(recorded.Tags()["tensors"]) == {"pr_curve/bar", "pr_curve/cross", "pr_curve_micro_average"}
+    assert set(recorded.Tags()["tensors"]) == {
+        "pr_curve/bar",
+        "pr_curve/cross",
+        "pr_curve_micro_average",
+    }
     rows = (run / "tensorboard" / "00003" / "features" / "metadata.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in rows[1:5]] == ["bar", "cross", "bar + cross", "no class"]
 
@@ -269,9 +300,21 @@ def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, networ
     network[7] = nn.Linear(6, 2)
     numbers = np.linspace(0, 1, 42, dtype=np.float32).reshape(21, 2)
     files, recorded = show_run(
-        run, network, batches, probabilities=numbers, labels=numbers, label_kind="numbers", class_names=("x", "y")
+        run,
+        network,
+        batches,
+        probabilities=numbers,
+        labels=numbers,
+        label_kind="numbers",
+        class_names=("x", "y"),
     )
-    assert files == {"kernels/0.png", "kernels/3.png", "feature_maps/2.png", "feature_maps/4.png", "gradcam.png"}
+    assert files == {
+        "kernels/0.png",
+        "kernels/3.png",
+        "feature_maps/2.png",
+        "feature_maps/4.png",
+        "gradcam.png",
+    }
     assert notes_of(recorded) == ""
 
 
@@ -290,7 +333,9 @@ def test_of_several_crops_the_first_is_shown(run, network, lists, only):
 def test_images_are_found_by_their_place_whether_kept_or_not(batches, lists):
     chosen = [20, 3, 3, 11]
     kept = torch.cat(list(batches_at(batches, chosen)))
-    decoded = torch.cat(list(batches_at(Batches(batches.images, batches.pipeline, batch_size=3), chosen)))
+    decoded = torch.cat(
+        list(batches_at(Batches(batches.images, batches.pipeline, batch_size=3), chosen))
+    )
     everything = torch.cat([batch.images for batch in batches.epoch()])
     assert torch.equal(kept, everything[chosen])
     assert torch.equal(decoded, everything[chosen])

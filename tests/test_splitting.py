@@ -50,7 +50,9 @@ def test_a_ratio_becomes_integers(text, ratio):
     assert parse_ratio(text) == ratio
 
 
-@pytest.mark.parametrize("text", ["", "8", "8:0:2", "8:-1", "8:1:1:1", "a:b", "8,1,1", "1e1:1", "8::1", ".:1", "nan:1"])
+@pytest.mark.parametrize(
+    "text", ["", "8", "8:0:2", "8:-1", "8:1:1:1", "a:b", "8,1,1", "1e1:1", "8::1", ".:1", "nan:1"]
+)
 def test_another_ratio_is_a_usage_error(text):
     with pytest.raises(UsageError, match="two or three positive numbers such as 8:1:1"):
         parse_ratio(text)
@@ -71,8 +73,14 @@ def test_shares_are_rounded_by_largest_remainder(num_images, ratio, counts):
 
 
 @settings(max_examples=100, deadline=None)
-@given(sizes=st.lists(st.integers(10, 60), min_size=2, max_size=5), ratio=RATIOS, seed=st.integers(0, 99))
-def test_split_keeps_every_image_exactly_once_and_every_class_within_one_of_its_share(sizes, ratio, seed):
+@given(
+    sizes=st.lists(st.integers(10, 60), min_size=2, max_size=5),
+    ratio=RATIOS,
+    seed=st.integers(0, 99),
+)
+def test_split_keeps_every_image_exactly_once_and_every_class_within_one_of_its_share(
+    sizes, ratio, seed
+):
     scan = scan_of([(label, 0) for label, size in enumerate(sizes) for _ in range(size)])
     split = split_images(scan, ratio, seed=seed)
     assert [sum(counts) for counts in split.counts] == sizes
@@ -86,27 +94,39 @@ def test_split_keeps_every_image_exactly_once_and_every_class_within_one_of_its_
     ratio=RATIOS,
     seed=st.integers(0, 9),
 )
-def test_groups_within_a_class_stay_whole_and_within_the_largest_group_of_the_share(images, ratio, seed):
+def test_groups_within_a_class_stay_whole_and_within_the_largest_group_of_the_share(
+    images, ratio, seed
+):
     scan = scan_of([*images, *((label, 10 + k) for label in range(3) for k in range(12))])
     split = split_images(scan, ratio, seed=seed, group_by=r"^\d/g\d+")
     parts = {}
     for name, part in zip(scan.names, split.part_of, strict=True):
         assert parts.setdefault(name.partition("-")[0], part) == part
     sizes = Counter(images)
-    assert_near_shares(split, ratio, [max(sizes[label, group] for group in range(10)) for label in range(3)])
+    assert_near_shares(
+        split, ratio, [max(sizes[label, group] for group in range(10)) for label in range(3)]
+    )
 
 
 # In draw 53, placing each patient once and never moving it again is not near enough.
 @pytest.mark.parametrize("draw", [0, 1, 53])
 def test_groups_across_classes_stay_whole_and_classes_near_their_shares(draw):
     choose = random.Random(draw)
-    images = [(choose.choice([0, 0, 0, 1, 2]), patient) for patient in range(20) for _ in range(choose.randint(1, 9))]
+    images = [
+        (choose.choice([0, 0, 0, 1, 2]), patient)
+        for patient in range(20)
+        for _ in range(choose.randint(1, 9))
+    ]
     scan = scan_of(images)
     split = split_images(scan, (8, 1, 1), group_by=r"/g(\d+)-")
     patients = [name.partition("/")[2].partition("-")[0] for name in scan.names]
     assert len(set(zip(patients, split.part_of, strict=True))) == split.together.num_groups == 20
     sizes = Counter(images)
-    assert_near_shares(split, (8, 1, 1), [max(sizes[label, patient] for patient in range(20)) for label in range(3)])
+    assert_near_shares(
+        split,
+        (8, 1, 1),
+        [max(sizes[label, patient] for patient in range(20)) for label in range(3)],
+    )
 
 
 def test_many_small_classes_share_what_rounding_leaves():
@@ -116,13 +136,32 @@ def test_many_small_classes_share_what_rounding_leaves():
 
 def test_the_seed_decides_and_the_same_seed_gives_the_same_parts():
     scan = scan_of([(label, 0) for label in range(2) for _ in range(50)])
-    first, again, other = (bytes(split_images(scan, (1, 1), seed=seed).part_of) for seed in (0, 0, 1))
+    first, again, other = (
+        bytes(split_images(scan, (1, 1), seed=seed).part_of) for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
 def test_parts_stay_the_same_from_version_to_version():
     scan = scan_of([(label, 0) for label in range(2) for _ in range(8)])
-    assert list(split_images(scan, (2, 1, 1), seed=3).part_of) == [0, 0, 2, 0, 1, 0, 2, 1, 0, 0, 1, 2, 0, 0, 1, 2]
+    assert list(split_images(scan, (2, 1, 1), seed=3).part_of) == [
+        0,
+        0,
+        2,
+        0,
+        1,
+        0,
+        2,
+        1,
+        0,
+        0,
+        1,
+        2,
+        0,
+        0,
+        1,
+        2,
+    ]
 
 
 def test_images_that_do_not_match_stand_alone():
@@ -156,11 +195,17 @@ def test_no_part_is_left_empty_by_rounding(ratio):
 
 def test_groups_that_leave_a_part_empty_are_a_data_error():
     with pytest.raises(DataError, match="valid would get no image"):
-        split_images(scan_of([(label, 0) for label in range(2) for _ in range(3)]), (1, 1), group_by="g0")
+        split_images(
+            scan_of([(label, 0) for label in range(2) for _ in range(3)]), (1, 1), group_by="g0"
+        )
 
 
 def test_exact_duplicates_stay_on_one_side_also_across_classes_and_groups(make_tree):
-    unique = {f"{label}/{number}.png": b"%d-%d" % (label, number) for label in (1, 2) for number in range(10, 40)}
+    unique = {
+        f"{label}/{number}.png": b"%d-%d" % (label, number)
+        for label in (1, 2)
+        for number in range(10, 40)
+    }
     copies = {
         "1/a.png": b"same",
         "1/b.png": b"same",

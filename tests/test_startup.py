@@ -5,7 +5,17 @@ import sys
 import pytest
 
 # What takes long to import. Neither help nor split needs any of it.
-HEAVY = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "rich", "PIL", "tensorboardX", "pydantic"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "cv2",
+    "matplotlib",
+    "rich",
+    "PIL",
+    "tensorboardX",
+    "pydantic",
+}
 RUN_AND_TELL = """
 import json, sys
 from ptkit.cli import app
@@ -28,7 +38,11 @@ def images(tmp_path):
 
 def modules_after(*args, cwd):
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_TELL, json.dumps(args)], cwd=cwd, capture_output=True, text=True, check=True
+        [sys.executable, "-c", RUN_AND_TELL, json.dumps(args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -42,7 +56,9 @@ def test_help_and_split_load_nothing_heavy(images, args):
 
 def test_importing_ptkit_loads_nothing_heavy(tmp_path):
     code = "import sys, ptkit; print(sorted({'torch', 'numpy', 'cv2', 'typer'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 

@@ -27,7 +27,9 @@ def tiny():
     """150 images of 2×3 to 5×6 random pixels, in several brightnesses: more than two chunks."""
     random = np.random.default_rng(0)
     sizes = random.integers(2, 6, 150)
-    return [random.integers(0, random.integers(2, 256), (k, k + 1, 3), dtype=np.uint8) for k in sizes]
+    return [
+        random.integers(0, random.integers(2, 256), (k, k + 1, 3), dtype=np.uint8) for k in sizes
+    ]
 
 
 def flat(height, width, value):
@@ -36,7 +38,9 @@ def flat(height, width, value):
 
 def with_numpy(pictures):
     """Return mean and std per channel over all pixels, in float64."""
-    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures]).astype(np.float64) / 255
+    pixels = (
+        np.concatenate([picture.reshape(-1, 3) for picture in pictures]).astype(np.float64) / 255
+    )
     return pixels.mean(axis=0), pixels.std(axis=0)
 
 
@@ -57,7 +61,8 @@ def test_chunk_boundaries_lose_no_image(listed, tiny, count):
 def test_large_and_small_images_count_by_their_pixels(listed):
     random = np.random.default_rng(0)
     pictures = [
-        random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((300, 200), (3, 4), (200, 300), (3, 4))
+        random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        for shape in ((300, 200), (3, 4), (200, 300), (3, 4))
     ]
     found = measure(listed(pictures))
     mean, std = with_numpy(pictures)
@@ -99,7 +104,7 @@ def test_channels_keep_their_order(listed):
     assert measure(listed([picture])).mean == (1.0, 0.2, 0.0)
 
 
-# --------------------------------------------------------------------------------------------------- size, sample
+# ------------------------------------------------------------------------------------- size, sample
 
 
 def test_at_a_size_every_image_weighs_the_same(listed):
@@ -118,9 +123,13 @@ def test_size_that_the_images_have_changes_no_pixel(listed):
 def test_size_resizes_the_whole_image_as_training_does(listed):
     from ptkit.core.data.transforms.pipeline import Pipeline
 
-    pictures = [np.random.default_rng(k).integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(5)]
+    pictures = [
+        np.random.default_rng(k).integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(5)
+    ]
     found = measure(listed(pictures), size=12)
-    resized = [Pipeline.parse(["Resize((12, 12))", "ToTensor()"]).before(picture) for picture in pictures]
+    resized = [
+        Pipeline.parse(["Resize((12, 12))", "ToTensor()"]).before(picture) for picture in pictures
+    ]
     # Pillow and torch may round a pixel differently, by one level.
     np.testing.assert_allclose([found.mean, found.std], with_numpy(resized), rtol=0, atol=1 / 255)
 
@@ -160,7 +169,7 @@ def test_progress_counts_every_image_once(listed, tiny):
     assert sum(told) == 150
 
 
-# --------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_unreadable_images_are_counted_and_the_first_is_named(listed, tiny, tmp_path):
@@ -170,7 +179,10 @@ def test_unreadable_images_are_counted_and_the_first_is_named(listed, tiny, tmp_
     with pytest.raises(DataError) as caught:
         measure(images, workers=3)
     first = tmp_path / "3.bmp"
-    assert str(caught.value) == f"cannot read {first}: the file is empty (3 of 150 images cannot be read)"
+    assert (
+        str(caught.value)
+        == f"cannot read {first}: the file is empty (3 of 150 images cannot be read)"
+    )
 
 
 def test_no_images_are_an_error(listed):
@@ -191,13 +203,15 @@ def test_photos_are_measured_in_little_memory(tmp_path, megabytes):
     assert megabytes(setup, "measure(images, workers=2)", tmp_path / "list.txt") < 40
 
 
-# ------------------------------------------------------------------------------------------------ in memory, saved
+# --------------------------------------------------------------------------------- in memory, saved
 
 
 def test_pixels_in_memory_give_the_same_statistics(listed):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 5, 4, 3), dtype=np.uint8)
     images = listed(list(pixels))
-    assert of_stacks([pixels[:64], pixels[64:]], size=None, list_sha256=images.sha256) == measure(images)
+    assert of_stacks([pixels[:64], pixels[64:]], size=None, list_sha256=images.sha256) == measure(
+        images
+    )
 
 
 @pytest.fixture
@@ -226,13 +240,24 @@ def test_statistics_at_native_size_serve_every_size(tmp_path):
 
 
 def test_statistics_without_spread_are_not_used(tmp_path):
-    save(ChannelStatistics((0.1, 0.2, 0.3), (0.4, 0.0, 0.6), 7, None, "the hash"), tmp_path / "train.txt")
+    save(
+        ChannelStatistics((0.1, 0.2, 0.3), (0.4, 0.0, 0.6), 7, None, "the hash"),
+        tmp_path / "train.txt",
+    )
     assert find(tmp_path / "train.txt", list_sha256="the hash", size=9) is None
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b"null", b"{}", b"\xff\xfe", b'{"mean": 3}', b'{"mean": [1, 2], "std": [1, 1, 1]}'],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b'{"mean": 3}',
+        b'{"mean": [1, 2], "std": [1, 1, 1]}',
+    ],
 )
 def test_damaged_statistics_are_not_used(tmp_path, text):
     (tmp_path / "normstats.json").write_bytes(text)

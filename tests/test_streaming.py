@@ -1,4 +1,6 @@
-"""Images that are decoded as they are needed: how their files are read, and JPEGs that come smaller than they are."""
+"""Images that are decoded as they are needed: how their files are read, and JPEGs that come smaller
+than they are.
+"""
 
 import io
 import os
@@ -27,9 +29,11 @@ EVERY_ORIENTATION = range(1, 9)
 def smooth(height, width, seed):
     """Return an image that looks the same at half its size, (height, width, 3)."""
     y, x = np.mgrid[:height, :width] / 25 + seed
-    return (127 + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], 2) + 50 * np.cos(y / 3)[..., None]).astype(
-        np.uint8
-    )
+    return (
+        127
+        + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], 2)
+        + 50 * np.cos(y / 3)[..., None]
+    ).astype(np.uint8)
 
 
 def jpeg(pixels, *, orientation=1, mode="RGB", **options):
@@ -42,7 +46,9 @@ def jpeg(pixels, *, orientation=1, mode="RGB", **options):
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
-    """A list of 20 JPEGs of different odd sizes, some turned by EXIF, some progressive or grey, and a PNG."""
+    """A list of 20 JPEGs of different odd sizes, some turned by EXIF, some progressive or grey, and
+    a PNG.
+    """
     folder = tmp_path_factory.mktemp("photographs")
     for index in range(20):
         pixels = smooth(101 + 9 * index, 171 - 4 * index, index)
@@ -60,7 +66,13 @@ def streamed():
     made = []
 
     def make(images, calls=CROPS, **options):
-        made.append(Batches(images, Pipeline.parse(calls), **{"batch_size": 4, "shuffle": True, "seed": 1, **options}))
+        made.append(
+            Batches(
+                images,
+                Pipeline.parse(calls),
+                **{"batch_size": 4, "shuffle": True, "seed": 1, **options},
+            )
+        )
         return made[-1]
 
     yield make
@@ -119,10 +131,12 @@ def readers():
     return [thread for thread in threading.enumerate() if thread.name.startswith("ptkit-read")]
 
 
-# ------------------------------------------------------------------------------------------------- a slow disk
+# -------------------------------------------------------------------------------------- a slow disk
 
 
-def test_a_slow_disk_reads_more_files_at_once_than_there_are_decoding_threads(streamed, many_photographs, slow_disk):
+def test_a_slow_disk_reads_more_files_at_once_than_there_are_decoding_threads(
+    streamed, many_photographs, slow_disk
+):
     pixels_of(streamed(many_photographs, workers=1))
     assert slow_disk.most_waiting > 8
 
@@ -133,7 +147,9 @@ def test_files_are_read_while_a_batch_is_in_use(streamed, many_photographs, slow
     assert eventually(lambda: slow_disk.num_opened >= 160)
 
 
-def test_no_more_is_read_ahead_than_there_is_room_for(streamed, many_photographs, slow_disk, monkeypatch):
+def test_no_more_is_read_ahead_than_there_is_room_for(
+    streamed, many_photographs, slow_disk, monkeypatch
+):
     monkeypatch.setattr(reading, "_BYTES_AHEAD", 60_000)
     size = np.mean([os.path.getsize(many_photographs.image_path(index)) for index in range(21)])
     epoch = streamed(many_photographs, workers=1).epoch()
@@ -143,7 +159,9 @@ def test_no_more_is_read_ahead_than_there_is_room_for(streamed, many_photographs
     assert slow_disk.num_opened < 60_000 / size + 20
 
 
-def test_files_whose_size_is_not_known_yet_are_not_all_asked_for(many_photographs, slow_disk, tmp_path):
+def test_files_whose_size_is_not_known_yet_are_not_all_asked_for(
+    many_photographs, slow_disk, tmp_path
+):
     missing = many_photographs.subset(np.zeros(5000, int))
     os.rename(missing.image_path(0), tmp_path / "aside")
     groups = ((number, range(number * 8, number * 8 + 8)) for number in range(625))
@@ -188,37 +206,46 @@ def test_readers_end_with_the_epoch_however_it_ends(streamed, many_photographs, 
 def test_quick_files_are_read_by_those_who_want_them(photographs):
     groups = [("some", [3, 1]), ("others", [2])]
     found = {name: some.contents() for name, some in read_ahead(photographs, groups)}
-    expected = {name: [decoder.read_bytes(photographs.image_path(k)) for k in indices] for name, indices in groups}
+    expected = {
+        name: [decoder.read_bytes(photographs.image_path(k)) for k in indices]
+        for name, indices in groups
+    }
     assert found == expected
 
 
 def test_sizes_of_images_are_those_of_their_headers(photographs, tmp_path):
     write_list(
-        tmp_path / "list.txt", [(photographs.image_path(0), 0), ("gone.png", 0), (photographs.image_path(20), 0)]
+        tmp_path / "list.txt",
+        [(photographs.image_path(0), 0), ("gone.png", 0), (photographs.image_path(20), 0)],
     )
     assert sizes_of(read_list(tmp_path / "list.txt"), [2, 1, 0]) == [(120, 90), None, (101, 171)]
 
 
-# ------------------------------------------------------------------------------------------- a batch's memory
+# --------------------------------------------------------------------------------- a batch's memory
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["read", "kept"])
 def test_a_batch_in_use_is_never_written_again(streamed, photographs, keep):
     kept = decode_all(photographs, Pipeline.parse(CROPS)) if keep else None
     batches = streamed(photographs, kept=kept)
-    pairs = [(batch.images, batch.images.clone()) for epoch in (0, 1) for batch in batches.epoch(epoch)]
+    pairs = [
+        (batch.images, batch.images.clone()) for epoch in (0, 1) for batch in batches.epoch(epoch)
+    ]
     assert all(torch.equal(now, then) for now, then in pairs)
 
 
 @pytest.mark.parametrize("size", [16, 224], ids=["small", "large"])
 def test_batches_do_not_depend_on_how_they_are_divided_among_threads(streamed, photographs, size):
     calls = [f"RandomResizedCrop({size})", "RandomVerticalFlip()", "RandomCrop(12)", "ToTensor()"]
-    found = [pixels_of(streamed(photographs, calls, workers=workers, batch_size=13)) for workers in (1, 3, 8)]
+    found = [
+        pixels_of(streamed(photographs, calls, workers=workers, batch_size=13))
+        for workers in (1, 3, 8)
+    ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
 
-# ---------------------------------------------------------------------------------------- JPEGs decoded smaller
+# ---------------------------------------------------------------------------- JPEGs decoded smaller
 
 
 def num_decoded_bytes(monkeypatch):
@@ -234,7 +261,9 @@ def num_decoded_bytes(monkeypatch):
     return counts
 
 
-def test_reduced_decoding_makes_less_of_the_files_and_nearly_the_same_crops(streamed, photographs, monkeypatch):
+def test_reduced_decoding_makes_less_of_the_files_and_nearly_the_same_crops(
+    streamed, photographs, monkeypatch
+):
     counts = num_decoded_bytes(monkeypatch)
     whole = pixels_of(streamed(photographs))
     num_whole = sum(counts)
@@ -244,8 +273,12 @@ def test_reduced_decoding_makes_less_of_the_files_and_nearly_the_same_crops(stre
     assert not torch.equal(reduced, whole)
 
 
-@pytest.mark.parametrize("calls", [["Resize((31, 40))"], ["Resize(31)", "CenterCrop(31)"]], ids=["both", "shorter"])
-def test_reduced_decoding_before_a_resize_makes_nearly_the_same_pixels(streamed, photographs, calls):
+@pytest.mark.parametrize(
+    "calls", [["Resize((31, 40))"], ["Resize(31)", "CenterCrop(31)"]], ids=["both", "shorter"]
+)
+def test_reduced_decoding_before_a_resize_makes_nearly_the_same_pixels(
+    streamed, photographs, calls
+):
     calls = [*calls, "ToTensor()"]
     reduced, whole = (
         pixels_of(streamed(photographs, calls, reduced_decode=True)),
@@ -267,7 +300,9 @@ def test_images_that_are_not_made_half_as_large_are_decoded_whole(streamed, phot
 
 def test_reduced_decoding_does_not_depend_on_threads_or_batches(streamed, photographs):
     options = ({"workers": 1}, {"workers": 4}, {"batch_size": 21, "shuffle": False})
-    first, *others = (pixels_of(streamed(photographs, reduced_decode=True, **some)) for some in options)
+    first, *others = (
+        pixels_of(streamed(photographs, reduced_decode=True, **some)) for some in options
+    )
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -275,12 +310,16 @@ def test_reduced_decoding_in_worker_processes_is_that_in_threads(streamed, photo
     (tmp_path / "own.py").write_text("def same(image):\n    return image\n")
     foreign = [CROPS[0], f'Lambda("{tmp_path / "own.py"}:same")', "ToTensor()"]
     found = pixels_of(streamed(photographs, foreign, reduced_decode=True, workers=1))
-    assert torch.equal(found, pixels_of(streamed(photographs, [CROPS[0], "ToTensor()"], reduced_decode=True)))
+    assert torch.equal(
+        found, pixels_of(streamed(photographs, [CROPS[0], "ToTensor()"], reduced_decode=True))
+    )
 
 
 def test_reduced_decoding_that_cannot_be_is_a_usage_error(streamed, photographs):
     kept = decode_all(photographs, Pipeline.parse(CROPS))
-    with pytest.raises(UsageError, match=r"^data\.reduced_decode .* needs data\.cache=auto or off$"):
+    with pytest.raises(
+        UsageError, match=r"^data\.reduced_decode .* needs data\.cache=auto or off$"
+    ):
         streamed(photographs, kept=kept, reduced_decode=True)
     with pytest.raises(UsageError, match=r"Resize or RandomResizedCrop, found RandomCrop\(8\)$"):
         streamed(photographs, ["RandomCrop(8)", "ToTensor()"], reduced_decode=True)
@@ -304,7 +343,7 @@ def test_only_whole_jpegs_are_decoded_smaller(photographs):
     assert decoder.decode_reduced(decoder.read_bytes(photographs.image_path(20)), 2) is None
 
 
-# --------------------------------------------------------------------------------------------------- JPEG headers
+# ------------------------------------------------------------------------------------- JPEG headers
 
 
 @pytest.mark.parametrize("orientation", EVERY_ORIENTATION)
@@ -325,7 +364,9 @@ def test_size_of_a_jpeg_is_that_of_its_pixels(orientation, options):
     assert jpeg_size(data) == decoder.decode(data).shape[:2]
 
 
-@pytest.mark.parametrize("more", [b"\xff\xff\xff", b"\xff\xc4\0\x08\0\1\1\1\1\1"], ids=["fill bytes", "Huffman table"])
+@pytest.mark.parametrize(
+    "more", [b"\xff\xff\xff", b"\xff\xc4\0\x08\0\1\1\1\1\1"], ids=["fill bytes", "Huffman table"]
+)
 def test_what_stands_before_the_frame_is_skipped(more):
     data = jpeg(smooth(37, 53, 1))
     assert jpeg_size(data[:2] + more + data[2:]) == (37, 53)

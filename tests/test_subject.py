@@ -52,7 +52,9 @@ def test_bare_weights_with_the_answers_are_the_same_model(run, bare):
 
 def test_class_names_of_bare_weights_come_from_a_file(bare):
     Path("names.txt").write_text("a\nb\nc\n")
-    assert load_subject(bare, model="resnet8", classes=Path("names.txt"), **ANSWERS).class_names == ("a", "b", "c")
+    assert load_subject(
+        bare, model="resnet8", classes=Path("names.txt"), **ANSWERS
+    ).class_names == ("a", "b", "c")
 
 
 def test_a_wrong_number_of_class_names_is_an_error(bare):
@@ -64,7 +66,10 @@ def test_a_wrong_number_of_class_names_is_an_error(bare):
 def test_everything_that_bare_weights_lack_is_asked_for_in_one_line(bare):
     with pytest.raises(UsageError) as raised:
         load_subject(bare, mean="0.5,0.5,0.5")
-    expected = "bare.pt holds bare weights: add --model NAME, --std R,G,B, --size PIXELS (and --classes FILE for names)"
+    expected = (
+        "bare.pt holds bare weights: add --model NAME, --std R,G,B, --size PIXELS (and --classes"
+        " FILE for names)"
+    )
     assert str(raised.value) == expected
 
 

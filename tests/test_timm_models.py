@@ -12,7 +12,9 @@ from ptkit.core.calls import parse
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import build_model, check_forward, find_head, usual_size
 
-needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="timm is not installed"
+)
 
 
 def built(call, size=32):
@@ -50,10 +52,18 @@ def test_with_timm_the_list_has_its_models_for_programs_and_their_number_for_peo
     ("call", "text", "head"),
     [
         ("timm:resnet18", "timm:resnet18()", "fc"),
-        ("timm:mobilenetv3_small_050(drop_rate=0.3)", "timm:mobilenetv3_small_050(drop_rate=0.3)", "classifier"),
+        (
+            "timm:mobilenetv3_small_050(drop_rate=0.3)",
+            "timm:mobilenetv3_small_050(drop_rate=0.3)",
+            "classifier",
+        ),
         # A transformer is built for one size: that of the images.
         ("timm:vit_tiny_patch16_224", "timm:vit_tiny_patch16_224(img_size=32)", "head"),
-        ("timm:vit_tiny_patch16_224(img_size=(32, 32))", "timm:vit_tiny_patch16_224(img_size=(32, 32))", "head"),
+        (
+            "timm:vit_tiny_patch16_224(img_size=(32, 32))",
+            "timm:vit_tiny_patch16_224(img_size=(32, 32))",
+            "head",
+        ),
         ("timm:convnext_atto", "timm:convnext_atto()", "head.fc"),
     ],
 )
@@ -74,20 +84,28 @@ def test_arguments_take_effect():
 def test_seed_decides_the_weights():
     first, same = (built("timm:resnet18(num_classes=7)")[0].fc.weight for _ in range(2))
     assert torch.equal(first, same)
-    assert not torch.equal(first, build_model("timm:resnet18", num_classes=7, size=32, seed=1)[0].fc.weight)
+    assert not torch.equal(
+        first, build_model("timm:resnet18", num_classes=7, size=32, seed=1)[0].fc.weight
+    )
 
 
 @needs_timm
 def test_the_call_alone_builds_the_same_model_again():
     model, text = built("timm:vit_tiny_patch16_224")
     again, _ = build_model(text, num_classes=7, size=None, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 @needs_timm
 @pytest.mark.parametrize(
     ("call", "size"),
-    [("timm:resnet18", 224), ("timm:vit_base_patch16_384", 384), ("timm:vit_base_patch16_384(img_size=64)", 64)],
+    [
+        ("timm:resnet18", 224),
+        ("timm:vit_base_patch16_384", 384),
+        ("timm:vit_base_patch16_384(img_size=64)", 64),
+    ],
 )
 def test_usual_size_is_the_one_that_timm_describes(call, size):
     assert usual_size(parse(call)) == size
@@ -98,14 +116,20 @@ def test_usual_size_is_the_one_that_timm_describes(call, size):
     ("call", "message"),
     [
         ("timm:resnet19()", "timm has no model resnet19; did you mean resnet18?"),
-        ("timm:resnet18(drop_rat=0.1)", "unexpected keyword argument 'drop_rat'; did you mean drop_rate?"),
+        (
+            "timm:resnet18(drop_rat=0.1)",
+            "unexpected keyword argument 'drop_rat'; did you mean drop_rate?",
+        ),
         ("timm:resnet18(drop_rate='x')", "drop_rate must be a number, found 'x'"),
         ("timm:resnet18(zero_init_last=1)", "zero_init_last must be True or False, found 1"),
         ("timm:resnet18(0.1)", "timm's models take their arguments by name only"),
         ("timm:resnet18(num_classes=3)", "the data has 7 classes; leave num_classes out"),
         (
             "timm:resnet18(pretrained=True)",
-            "pretrained is not part of a model: ptkit finetune FILE --model timm:resnet18 starts from pretrained",
+            (
+                "pretrained is not part of a model: ptkit finetune FILE --model timm:resnet18"
+                " starts from pretrained"
+            ),
         ),
         ("timm:resnet18(checkpoint_path='x.pth')", "checkpoint_path is not part of a model"),
         ("timm:vit_tiny_patch16_224(global_pool='most')", "timm: Only avg,"),

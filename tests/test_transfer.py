@@ -21,7 +21,9 @@ def test_all_that_fits_is_taken():
     report = transfer(new, old.state_dict())
     assert report.taken == tuple(old.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
-    assert report.summary() == f"took {len(report.taken)} of the model's {len(report.taken)} tensors"
+    assert (
+        report.summary() == f"took {len(report.taken)} of the model's {len(report.taken)} tensors"
+    )
 
 
 def test_head_for_other_classes_is_mismatched_and_stays_fresh():
@@ -39,10 +41,16 @@ def test_missing_and_unexpected_are_told_by_name():
     del old["conv1.weight"]
     old["teacher.weight"] = torch.zeros(1)
     report = transfer(new, old)
-    assert (report.missing, report.unexpected, report.mismatched) == (("conv1.weight",), ("teacher.weight",), ())
+    assert (report.missing, report.unexpected, report.mismatched) == (
+        ("conv1.weight",),
+        ("teacher.weight",),
+        (),
+    )
     num_own = len(new.state_dict())
-    assert report.summary() == (
-        f"took {num_own - 1} of the model's {num_own} tensors; 1 are new; 1 in the weights have no place"
+    assert (
+        report.summary()
+        == f"took {num_own - 1} of the model's {num_own} tensors; 1 are new; 1 in the weights have"
+        " no place"
     )
     assert "not in the weights, so fresh (1):\n  conv1.weight" in report.details()
     assert "not in the model (1):\n  teacher.weight" in report.details()
@@ -60,7 +68,9 @@ def test_head_that_would_fit_is_left_out_on_request():
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder.", "model.student."])
 def test_prefix_of_the_body_alone_is_removed(prefix):
     old = small(3).state_dict()
-    renamed = {name if name.startswith("fc") else prefix + name: tensor for name, tensor in old.items()}
+    renamed = {
+        name if name.startswith("fc") else prefix + name: tensor for name, tensor in old.items()
+    }
     report = transfer(small(3, seed=1), renamed)
     assert report.taken == tuple(old)
     assert report.notes == (f"removed the prefix {prefix} from the weights' names",)
@@ -76,8 +86,14 @@ def test_prefix_of_the_model_is_added():
 @pytest.mark.parametrize(
     ("state_dict", "reason"),
     [
-        ({"features.0.weight": torch.zeros(3)}, "the weights have features.0.weight; the model has conv1.weight"),
-        ({"conv1.weight": torch.zeros(3)}, r"conv1.weight is \(3,\) in the weights, \(16, 3, 3, 3\) in the model"),
+        (
+            {"features.0.weight": torch.zeros(3)},
+            "the weights have features.0.weight; the model has conv1.weight",
+        ),
+        (
+            {"conv1.weight": torch.zeros(3)},
+            r"conv1.weight is \(3,\) in the weights, \(16, 3, 3, 3\) in the model",
+        ),
         ({"bn1.num_batches_tracked": torch.tensor(1)}, "no weights fit SmallResNet"),
     ],
 )
@@ -101,9 +117,17 @@ def cache(tmp_path, monkeypatch):
 
 def test_pretrained_weights_come_with_their_normalisation(cache):
     model, _ = build_model("squeezenet1_1", num_classes=1000, size=224, seed=0)
-    torch.save(model.state_dict(), cache / "squeezenet1_1-b8a52dc0.pth", _use_new_zipfile_serialization=False)
+    torch.save(
+        model.state_dict(),
+        cache / "squeezenet1_1-b8a52dc0.pth",
+        _use_new_zipfile_serialization=False,
+    )
     found = pretrained_weights("squeezenet1_1")
-    assert (found.mean, found.std, found.size) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
+    assert (found.mean, found.std, found.size) == (
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        224,
+    )
     assert found.class_names[:2] == ("tench", "goldfish")
     assert found.call == "squeezenet1_1()"
     new, _ = build_model(found.call, num_classes=4, size=224, seed=1)
@@ -114,7 +138,10 @@ def test_pretrained_weights_come_with_their_normalisation(cache):
 
 
 def test_pretrained_densenet_gets_the_layer_names_of_today(cache):
-    old = {"features.denseblock1.denselayer1.norm.1.weight": torch.ones(64), "classifier.bias": torch.zeros(1000)}
+    old = {
+        "features.denseblock1.denselayer1.norm.1.weight": torch.ones(64),
+        "classifier.bias": torch.zeros(1000),
+    }
     torch.save(old, cache / "densenet121-a639ec97.pth")
     assert list(pretrained_weights("densenet121").state_dict) == [
         "features.denseblock1.denselayer1.norm1.weight",

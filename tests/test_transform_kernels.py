@@ -27,7 +27,10 @@ def tensors(batch):
 def each(transform, batch, draws):
     """Apply the image form to every image; uint8 (n, h, w, 3)."""
     kernel = kernel_of(transform)
-    done = [kernel.apply(transform, image, row) for image, row in zip(tensors(batch), draws, strict=True)]
+    done = [
+        kernel.apply(transform, image, row)
+        for image, row in zip(tensors(batch), draws, strict=True)
+    ]
     return torch.stack(done).permute(0, 2, 3, 1).numpy()
 
 
@@ -39,7 +42,7 @@ def between(draw, low, high):
     return low + (high - low) * draw
 
 
-# ------------------------------------------------------------------------------------------- crop and flips, exactly
+# -------------------------------------------------------------------------- crop and flips, exactly
 
 CROPS = {
     "inside": v2.RandomCrop((4, 6)),
@@ -72,7 +75,9 @@ def torchvision_crop(transform, image, draws):
 @pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS)
 def test_crop_gives_torchvisions_pixels_image_by_image_and_in_batches(crop):
     draws = draws_for(crop)
-    expected = [torchvision_crop(crop, image, row) for image, row in zip(tensors(BATCH), draws, strict=True)]
+    expected = [
+        torchvision_crop(crop, image, row) for image, row in zip(tensors(BATCH), draws, strict=True)
+    ]
     expected = torch.stack(expected).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(each(crop, BATCH, draws), expected)
     assert np.array_equal(together(crop, BATCH, draws), expected)
@@ -81,7 +86,9 @@ def test_crop_gives_torchvisions_pixels_image_by_image_and_in_batches(crop):
 def test_crop_finds_every_window_equally_often():
     where = np.arange(42, dtype=np.uint8).reshape(1, 6, 7, 1).repeat(3, axis=3).repeat(3600, axis=0)
     crop = v2.RandomCrop((4, 5))
-    corners, counts = np.unique(together(crop, where, draws_for(crop, 3600))[:, 0, 0, 0], return_counts=True)
+    corners, counts = np.unique(
+        together(crop, where, draws_for(crop, 3600))[:, 0, 0, 0], return_counts=True
+    )
     assert corners.tolist() == [0, 1, 2, 7, 8, 9, 14, 15, 16]
     # 400 expected; 5 standard deviations of a binomial count.
     assert np.abs(counts - 400).max() < 5 * np.sqrt(3600 * (1 / 9) * (8 / 9))
@@ -110,16 +117,24 @@ FLIPS = {v2.RandomHorizontalFlip: F.horizontal_flip, v2.RandomVerticalFlip: F.ve
 def test_flip_turns_the_images_whose_draw_is_below_p(flip, p):
     transform = flip(p=p)
     draws = draws_for(transform)
-    turned = [FLIPS[flip](image) if row[0] < p else image for image, row in zip(tensors(BATCH), draws, strict=True)]
+    turned = [
+        FLIPS[flip](image) if row[0] < p else image
+        for image, row in zip(tensors(BATCH), draws, strict=True)
+    ]
     expected = torch.stack(turned).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(each(transform, BATCH, draws), expected)
     assert np.array_equal(together(transform, BATCH, draws), expected)
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 1, 3), (5, 1, 6, 3), (5, 6, 1, 3), (1, 7, 9, 3)])
-@pytest.mark.parametrize("call", ["RandomCrop(1)", "RandomHorizontalFlip(p=0.6)", "RandomVerticalFlip(p=0.6)"])
+@pytest.mark.parametrize(
+    "call", ["RandomCrop(1)", "RandomHorizontalFlip(p=0.6)", "RandomVerticalFlip(p=0.6)"]
+)
 def test_batch_form_equals_image_form_for_narrow_images(shape, call):
-    transform, batch = build_transform(parse(call)), BATCH.reshape(-1)[: math.prod(shape)].reshape(shape)
+    transform, batch = (
+        build_transform(parse(call)),
+        BATCH.reshape(-1)[: math.prod(shape)].reshape(shape),
+    )
     draws = draws_for(transform, len(batch))
     assert np.array_equal(together(transform, batch, draws), each(transform, batch, draws))
 
@@ -132,7 +147,7 @@ def test_batch_form_gives_whole_rows(call):
     assert together(transform, BATCH, draws_for(transform)).flags.c_contiguous
 
 
-# ------------------------------------------------------------------------ parameters: what the draws say, exactly
+# ---------------------------------------------------------- parameters: what the draws say, exactly
 
 
 @pytest.fixture
@@ -146,14 +161,24 @@ def applied(transform, image, draws):
 
 @pytest.mark.parametrize("draw", [0.0, 0.25, 0.9])
 def test_rotation_is_torchvisions_at_the_drawn_angle(image, draw):
-    turn = v2.RandomRotation((-20, 60), interpolation=v2.InterpolationMode.BILINEAR, expand=True, fill=3)
-    expected = F.rotate(image, between(draw, -20, 60), interpolation=v2.InterpolationMode.BILINEAR, expand=True, fill=3)
+    turn = v2.RandomRotation(
+        (-20, 60), interpolation=v2.InterpolationMode.BILINEAR, expand=True, fill=3
+    )
+    expected = F.rotate(
+        image,
+        between(draw, -20, 60),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        expand=True,
+        fill=3,
+    )
     assert torch.equal(applied(turn, image, [draw]), expected)
 
 
 @pytest.mark.parametrize("draws", [[0.1, 0.9, 0.2, 0.7, 0.4, 0.6], [0.5] * 6, [0.0] * 6])
 def test_affine_is_torchvisions_with_the_drawn_numbers(image, draws):
-    bend = v2.RandomAffine(30, translate=(0.3, 0.2), scale=(0.5, 2), shear=[-10, 10, -20, 5], fill=9, center=[1, 2])
+    bend = v2.RandomAffine(
+        30, translate=(0.3, 0.2), scale=(0.5, 2), shear=[-10, 10, -20, 5], fill=9, center=[1, 2]
+    )
     expected = F.affine(
         image,
         angle=between(draws[0], -30, 30),
@@ -190,7 +215,9 @@ def test_color_jitter_leaves_out_what_it_was_not_given(image):
 
 def test_grayscale_happens_below_p(image):
     assert torch.equal(applied(v2.RandomGrayscale(0.3), image, [0.31]), image)
-    assert torch.equal(applied(v2.RandomGrayscale(0.3), image, [0.29]), F.rgb_to_grayscale(image, 3))
+    assert torch.equal(
+        applied(v2.RandomGrayscale(0.3), image, [0.29]), F.rgb_to_grayscale(image, 3)
+    )
 
 
 def test_resized_crop_takes_the_first_box_that_fits():
@@ -239,7 +266,9 @@ def test_random_erasing_value_depends_on_the_draws_alone():
     assert not torch.equal(applied(erase, image, first), applied(erase, image, other))
 
 
-@pytest.mark.parametrize("call", ["RandomErasing(p=1)", "ColorJitter(0.5)", "RandomAffine(20)", "RandomResizedCrop(5)"])
+@pytest.mark.parametrize(
+    "call", ["RandomErasing(p=1)", "ColorJitter(0.5)", "RandomAffine(20)", "RandomResizedCrop(5)"]
+)
 def test_image_form_leaves_its_input_alone(call):
     transform, image = build_transform(parse(call)), torch.rand(3, 9, 9)
     before = image.clone()
@@ -247,7 +276,7 @@ def test_image_form_leaves_its_input_alone(call):
     assert torch.equal(image, before)
 
 
-# ------------------------------------------------------------------------------------------------------ containers
+# --------------------------------------------------------------------------------------- containers
 
 
 def test_apply_gives_each_inner_transform_its_own_draws(image):
@@ -255,7 +284,9 @@ def test_apply_gives_each_inner_transform_its_own_draws(image):
     assert torch.equal(applied(both, image, [0.4, 0.1, 0.1]), image)
     assert torch.equal(applied(both, image, [0.39, 0.1, 0.9]), F.horizontal_flip(image))
     assert torch.equal(applied(both, image, [0.39, 0.9, 0.1]), F.vertical_flip(image))
-    assert torch.equal(applied(both, image, [0.39, 0.1, 0.1]), F.vertical_flip(F.horizontal_flip(image)))
+    assert torch.equal(
+        applied(both, image, [0.39, 0.1, 0.1]), F.vertical_flip(F.horizontal_flip(image))
+    )
 
 
 def test_choice_takes_one_with_its_probability_and_its_own_draws(image):
@@ -276,14 +307,20 @@ def test_order_follows_the_sorted_draws(image):
 
 
 def test_containers_nest(image):
-    inner = v2.RandomChoice([v2.RandomHorizontalFlip(0.5), v2.RandomOrder([v2.RandomVerticalFlip(0.5)])])
+    inner = v2.RandomChoice(
+        [v2.RandomHorizontalFlip(0.5), v2.RandomOrder([v2.RandomVerticalFlip(0.5)])]
+    )
     nested = v2.RandomApply([inner, v2.RandomGrayscale(0.5)], p=0.5)
     assert kernel_of(nested).draws(nested) == 1 + (1 + 1 + (1 + 1)) + 1
-    assert torch.equal(applied(nested, image, [0.1, 0.9, 0.9, 0.9, 0.1, 0.9]), F.vertical_flip(image))
-    assert torch.equal(applied(nested, image, [0.1, 0.1, 0.1, 0.9, 0.1, 0.9]), F.horizontal_flip(image))
+    assert torch.equal(
+        applied(nested, image, [0.1, 0.9, 0.9, 0.9, 0.1, 0.9]), F.vertical_flip(image)
+    )
+    assert torch.equal(
+        applied(nested, image, [0.1, 0.1, 0.1, 0.9, 0.1, 0.9]), F.horizontal_flip(image)
+    )
 
 
-# --------------------------------------------------------------------------------- distributions, as torchvision's
+# ------------------------------------------------------------------ distributions, as torchvision's
 
 RAMP = torch.stack(
     [
@@ -309,7 +346,10 @@ DISTRIBUTIONS = [
     "RandomErasing(p=0.7, ratio=(2, 5), value='random')",
     "RandomErasing(p=1.0, scale=(0.7, 1.0), ratio=(0.75, 0.76))",
     "RandomApply([RandomRotation(40), RandomHorizontalFlip()], p=0.3)",
-    "RandomChoice([RandomRotation(40), RandomGrayscale(p=1.0), ColorJitter(0.5)], p=[0.5, 0.2, 0.3])",
+    (
+        "RandomChoice([RandomRotation(40), RandomGrayscale(p=1.0), ColorJitter(0.5)], p=[0.5, 0.2,"
+        " 0.3])"
+    ),
     "RandomOrder([RandomCrop(8), RandomErasing(p=1.0), RandomResizedCrop(9)])",
 ]
 
@@ -317,29 +357,42 @@ DISTRIBUTIONS = [
 def features(images):
     """Return numbers in which wrong positions, sizes, colours and probabilities show, (n, 9)."""
     corners = [[i[0, 0, 0], i[1, 0, -1], i[2, -1, 0]] for i in images]
-    return np.array([[*i.mean((1, 2)), *i.std((1, 2)), *some] for i, some in zip(images, corners, strict=True)])
+    return np.array(
+        [[*i.mean((1, 2)), *i.std((1, 2)), *some] for i, some in zip(images, corners, strict=True)]
+    )
 
 
 def largest_gap(some, others):
-    """Return the Kolmogorov-Smirnov statistic of two samples: the largest gap between their distributions."""
+    """Return the Kolmogorov-Smirnov statistic of two samples: the largest gap between their
+    distributions.
+    """
     places = np.concatenate([some, others])
-    shares = [np.searchsorted(np.sort(sample), places, side="right") / len(sample) for sample in (some, others)]
+    shares = [
+        np.searchsorted(np.sort(sample), places, side="right") / len(sample)
+        for sample in (some, others)
+    ]
     return np.abs(shares[0] - shares[1]).max()
 
 
 @pytest.mark.parametrize("call", DISTRIBUTIONS)
 def test_results_are_distributed_as_torchvisions_own(call):
     transform = build_transform(parse(call))
-    ours = [kernel_of(transform).apply(transform, RAMP, row) for row in draws_for(transform, NUM_DRAWN)]
+    ours = [
+        kernel_of(transform).apply(transform, RAMP, row) for row in draws_for(transform, NUM_DRAWN)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         theirs = [transform(RAMP) for _ in range(NUM_DRAWN)]
-    # 0.112 is the 0.1 % point for two samples of 600; features are rounded, as equal ones may differ in the last bit.
-    gaps = [largest_gap(*pair) for pair in zip(features(ours).T.round(5), features(theirs).T.round(5), strict=True)]
+    # 0.112 is the 0.1 % point for two samples of 600; features are rounded, as equal ones may
+    # differ in the last bit.
+    gaps = [
+        largest_gap(*pair)
+        for pair in zip(features(ours).T.round(5), features(theirs).T.round(5), strict=True)
+    ]
     assert max(gaps) < 0.112
 
 
-# ----------------------------------------------------------------------------------------------------- the tables
+# --------------------------------------------------------------------------------------- the tables
 
 
 @pytest.mark.parametrize("call", DISTRIBUTIONS)
@@ -351,10 +404,14 @@ def test_own_kernels_leave_the_global_generator_alone(call):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("call", ["AutoAugment()", "RandAugment()", "TrivialAugmentWide()", "AugMix()"])
+@pytest.mark.parametrize(
+    "call", ["AutoAugment()", "RandAugment()", "TrivialAugmentWide()", "AugMix()"]
+)
 def test_policies_are_foreign_also_inside_containers(call):
     assert is_foreign(build_transform(parse(call)))
-    assert is_foreign(build_transform(parse(f"RandomApply([RandomChoice([RandomHorizontalFlip(), {call}])])")))
+    assert is_foreign(
+        build_transform(parse(f"RandomApply([RandomChoice([RandomHorizontalFlip(), {call}])])"))
+    )
 
 
 @pytest.mark.parametrize("call", ["AutoAugment()", "RandomApply([TrivialAugmentWide()], p=1.0)"])
@@ -391,6 +448,8 @@ def test_size_that_the_plan_promises_is_the_size_that_comes_out(call, size):
     transform = build_transform(parse(call))
     kernel, image = kernel_of(transform), torch.rand(3, *size)
     promised = kernel.size(transform, size)
-    sizes = {tuple(kernel.apply(transform, image, row).shape[1:]) for row in draws_for(transform, 10)}
+    sizes = {
+        tuple(kernel.apply(transform, image, row).shape[1:]) for row in draws_for(transform, 10)
+    }
     assert promised is None or sizes == {promised}
     assert kernel.size(transform, None) in (None, promised)

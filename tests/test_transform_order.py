@@ -4,7 +4,11 @@ from ptkit.core.data.transforms.catalogue import complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
-TENSOR, NORMALIZE, LINEAR = "ToTensor()", "Normalize([0.5], [0.2])", "LinearTransformation([[1, 0], [0, 1]], [0, 0])"
+TENSOR, NORMALIZE, LINEAR = (
+    "ToTensor()",
+    "Normalize([0.5], [0.2])",
+    "LinearTransformation([[1, 0], [0, 1]], [0, 0])",
+)
 
 
 @pytest.fixture
@@ -21,40 +25,123 @@ def own(tmp_path):
 @pytest.mark.parametrize(
     ("calls", "message", "pointed_at"),
     [
-        (["RandomErasing()", TENSOR], "RandomErasing needs a float tensor: put ToTensor() before it", "RandomErasing"),
-        ([NORMALIZE, TENSOR], "Normalize needs a float tensor: put ToTensor() before it", "Normalize"),
-        ([LINEAR, TENSOR], "LinearTransformation needs a float tensor: put ToTensor() before it", "LinearTrans"),
-        (["ToPILImage()", "RandomErasing()", TENSOR], "RandomErasing needs a float tensor", "RandomErasing"),
+        (
+            ["RandomErasing()", TENSOR],
+            "RandomErasing needs a float tensor: put ToTensor() before it",
+            "RandomErasing",
+        ),
+        (
+            [NORMALIZE, TENSOR],
+            "Normalize needs a float tensor: put ToTensor() before it",
+            "Normalize",
+        ),
+        (
+            [LINEAR, TENSOR],
+            "LinearTransformation needs a float tensor: put ToTensor() before it",
+            "LinearTrans",
+        ),
+        (
+            ["ToPILImage()", "RandomErasing()", TENSOR],
+            "RandomErasing needs a float tensor",
+            "RandomErasing",
+        ),
         ([f"RandomApply([{NORMALIZE}])", TENSOR], "Normalize needs a float tensor", "Normalize"),
         (
             ["RandomRotation(9, interpolation=InterpolationMode.BICUBIC)", TENSOR],
-            "of a tensor the interpolation is NEAREST, BILINEAR; others need ToPILImage() before it",
+            (
+                "of a tensor the interpolation is NEAREST, BILINEAR; others need ToPILImage()"
+                " before it"
+            ),
             "RandomRot",
         ),
-        (["Resize(9, interpolation=InterpolationMode.BOX)", TENSOR], "of a tensor the interpolation is", "Resize"),
-        ([TENSOR, TENSOR], "ToTensor stands twice; the image is a float tensor already", "ToTensor"),
+        (
+            ["Resize(9, interpolation=InterpolationMode.BOX)", TENSOR],
+            "of a tensor the interpolation is",
+            "Resize",
+        ),
+        (
+            [TENSOR, TENSOR],
+            "ToTensor stands twice; the image is a float tensor already",
+            "ToTensor",
+        ),
         ([TENSOR, NORMALIZE, TENSOR], "ToTensor stands twice", "ToTensor"),
         (["RandomApply([ToTensor()])", TENSOR], "ToTensor stands twice", "ToTensor"),
         ([TENSOR, NORMALIZE, NORMALIZE], "Normalize stands twice", "Normalize"),
-        ([TENSOR, f"RandomChoice([RandomHorizontalFlip(), {NORMALIZE}])", NORMALIZE], "Normalize stands twice", "Norm"),
+        (
+            [TENSOR, f"RandomChoice([RandomHorizontalFlip(), {NORMALIZE}])", NORMALIZE],
+            "Normalize stands twice",
+            "Norm",
+        ),
         ([TENSOR, "ToPILImage()"], "ToPILImage must stand before ToTensor", "ToPILImage"),
         (["ToPILImage()", "ToPILImage()", TENSOR], "ToPILImage stands twice", "ToPILImage"),
         ([TENSOR, LINEAR, LINEAR], "LinearTransformation stands twice", "LinearTrans"),
-        ([TENSOR, NORMALIZE, LINEAR], "LinearTransformation takes values 0..1: put it before Normalize", "LinearTrans"),
-        ([TENSOR, NORMALIZE, "ColorJitter(0.4)"], "ColorJitter takes values 0..1: put it before Normalize", "Color"),
-        ([TENSOR, NORMALIZE, "AutoAugment()"], "AutoAugment takes values 0..1: put it before Normalize", "AutoAug"),
-        ([TENSOR, LINEAR, "RandAugment()"], "RandAugment takes values 0..1: put it before LinearTransf", "RandAug"),
-        (["RandomOrder([ToTensor(), ColorJitter()])"], "ToTensor changes what an image is", "ToTensor"),
+        (
+            [TENSOR, NORMALIZE, LINEAR],
+            "LinearTransformation takes values 0..1: put it before Normalize",
+            "LinearTrans",
+        ),
+        (
+            [TENSOR, NORMALIZE, "ColorJitter(0.4)"],
+            "ColorJitter takes values 0..1: put it before Normalize",
+            "Color",
+        ),
+        (
+            [TENSOR, NORMALIZE, "AutoAugment()"],
+            "AutoAugment takes values 0..1: put it before Normalize",
+            "AutoAug",
+        ),
+        (
+            [TENSOR, LINEAR, "RandAugment()"],
+            "RandAugment takes values 0..1: put it before LinearTransf",
+            "RandAug",
+        ),
+        (
+            ["RandomOrder([ToTensor(), ColorJitter()])"],
+            "ToTensor changes what an image is",
+            "ToTensor",
+        ),
         (["FiveCrop(4)", "TenCrop(3)", TENSOR], "TenCrop cannot follow FiveCrop", "TenCrop"),
-        (["FiveCrop(4)", "ToPILImage()", TENSOR], "ToPILImage takes one image, not the crops of one", "ToPILImage"),
+        (
+            ["FiveCrop(4)", "ToPILImage()", TENSOR],
+            "ToPILImage takes one image, not the crops of one",
+            "ToPILImage",
+        ),
         (["TenCrop(4)", "AutoAugment()", TENSOR], "put it before TenCrop", "AutoAugment"),
-        (["TenCrop(4)", "RandomApply([AugMix()])", TENSOR], "RandomApply takes one image", "RandomApply"),
-        (["ToPILImage()", "FiveCrop(4)", TENSOR], "FiveCrop needs a tensor: put it before ToPILImage", "FiveCrop"),
-        (["RandomApply([FiveCrop(4)])", TENSOR], "FiveCrop makes several images of each: it cannot stand in", "Five"),
-        (["FiveCrop(4)", TENSOR, "MixUp()"], "MixUp mixes single images: it cannot go with FiveCrop", "MixUp"),
-        (["TenCrop(4)", TENSOR, "RandomChoice([MixUp(), CutMix()])"], "it cannot go with TenCrop", "RandomChoice"),
-        (["RandomApply([MixUp()])", TENSOR], "what mixes whole batches stands once, at the end", "MixUp"),
-        ([TENSOR, "CutMix()", "RandomErasing()"], "what mixes whole batches stands once, at the end", "CutMix"),
+        (
+            ["TenCrop(4)", "RandomApply([AugMix()])", TENSOR],
+            "RandomApply takes one image",
+            "RandomApply",
+        ),
+        (
+            ["ToPILImage()", "FiveCrop(4)", TENSOR],
+            "FiveCrop needs a tensor: put it before ToPILImage",
+            "FiveCrop",
+        ),
+        (
+            ["RandomApply([FiveCrop(4)])", TENSOR],
+            "FiveCrop makes several images of each: it cannot stand in",
+            "Five",
+        ),
+        (
+            ["FiveCrop(4)", TENSOR, "MixUp()"],
+            "MixUp mixes single images: it cannot go with FiveCrop",
+            "MixUp",
+        ),
+        (
+            ["TenCrop(4)", TENSOR, "RandomChoice([MixUp(), CutMix()])"],
+            "it cannot go with TenCrop",
+            "RandomChoice",
+        ),
+        (
+            ["RandomApply([MixUp()])", TENSOR],
+            "what mixes whole batches stands once, at the end",
+            "MixUp",
+        ),
+        (
+            [TENSOR, "CutMix()", "RandomErasing()"],
+            "what mixes whole batches stands once, at the end",
+            "CutMix",
+        ),
     ],
 )
 def test_what_cannot_stand_where_it_stands_is_refused_and_pointed_at(calls, message, pointed_at):
@@ -69,9 +156,18 @@ def test_what_cannot_stand_where_it_stands_is_refused_and_pointed_at(calls, mess
     ("calls", "message"),
     [
         ([], "the transforms must end in a float tensor: add ToTensor()"),
-        (["ToPILImage()"], "the transforms must end in a float tensor: add ToTensor() after ToPILImage()"),
-        (["RandomApply([ToTensor()])"], "the transforms must end in a float tensor: add ToTensor()"),
-        (["Lambda('os:getcwd')", "FiveCrop(4)", "Lambda('os:getcwd')", TENSOR], "put it before FiveCrop"),
+        (
+            ["ToPILImage()"],
+            "the transforms must end in a float tensor: add ToTensor() after ToPILImage()",
+        ),
+        (
+            ["RandomApply([ToTensor()])"],
+            "the transforms must end in a float tensor: add ToTensor()",
+        ),
+        (
+            ["Lambda('os:getcwd')", "FiveCrop(4)", "Lambda('os:getcwd')", TENSOR],
+            "put it before FiveCrop",
+        ),
     ],
 )
 def test_list_that_ends_in_something_else_is_refused(calls, message):
@@ -96,7 +192,9 @@ def test_orders_that_work_are_taken(calls):
 
 
 def test_pil_image_at_the_end_of_an_automatic_list_is_refused():
-    with pytest.raises(UsageError, match="ToPILImage at the end: nothing that takes a PIL image follows it"):
+    with pytest.raises(
+        UsageError, match="ToPILImage at the end: nothing that takes a PIL image follows it"
+    ):
         complete(["RandomHorizontalFlip()", "ToPILImage()"], size=8, mean=(0, 0, 0), std=(1, 1, 1))
 
 
@@ -117,10 +215,13 @@ def test_what_takes_float_tensors_gets_one_in_an_automatic_list():
 
 def test_users_own_normalize_does_not_stop_the_automatic_one(own):
     mine = own.replace("Blur(width=5)", "Normalize()")
-    assert complete([mine], size=8, mean=(0, 0, 0), std=(1, 1, 1))[-1] == "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
+    assert (
+        complete([mine], size=8, mean=(0, 0, 0), std=(1, 1, 1))[-1]
+        == "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
+    )
 
 
-# --------------------------------------------------------------------------------------------------- several crops
+# ------------------------------------------------------------------------------------ several crops
 
 
 @pytest.mark.parametrize(
@@ -128,11 +229,23 @@ def test_users_own_normalize_does_not_stop_the_automatic_one(own):
     [
         (["RandomCrop(32, padding=4)"], 32, ("Resize((32, 32))",)),
         (["FiveCrop(28)", "RandomHorizontalFlip()"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
-        (["TenCrop(224, vertical_flip=True)"], 224, ("Resize(256)", "TenCrop(224, vertical_flip=True)")),
-        (["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"], 32, ("Resize(40)", "Pad(2)", "FiveCrop(32)")),
+        (
+            ["TenCrop(224, vertical_flip=True)"],
+            224,
+            ("Resize(256)", "TenCrop(224, vertical_flip=True)"),
+        ),
+        (
+            ["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"],
+            32,
+            ("Resize(40)", "Pad(2)", "FiveCrop(32)"),
+        ),
         (["RandomResizedCrop(32)", "FiveCrop(28)"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
         (["TenCrop(20)", "Resize((32, 32))"], 32, ("TenCrop(20)", "Resize((32, 32))")),
-        (["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"], 32, ("Resize((32, 32))", "CenterCrop(9)", "TenCrop(8)")),
+        (
+            ["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"],
+            32,
+            ("Resize((32, 32))", "CenterCrop(9)", "TenCrop(8)"),
+        ),
     ],
 )
 def test_evaluation_takes_the_crops_of_training(training, size, expected):
@@ -142,7 +255,7 @@ def test_evaluation_takes_the_crops_of_training(training, size, expected):
     assert not Pipeline.parse(complete_list).is_random
 
 
-# ------------------------------------------------------------------------------------------------- text as a call
+# ----------------------------------------------------------------------------------- text as a call
 
 
 def test_own_class_stands_in_a_container_as_text(own):
@@ -153,7 +266,9 @@ def test_own_class_stands_in_a_container_as_text(own):
 
 
 def test_own_class_stands_in_nested_containers_as_text(own):
-    pipeline = Pipeline.parse([f"RandomOrder(transforms=[RandomChoice(['{own}', 'RandomVerticalFlip()'])])", TENSOR])
+    pipeline = Pipeline.parse(
+        [f"RandomOrder(transforms=[RandomChoice(['{own}', 'RandomVerticalFlip()'])])", TENSOR]
+    )
     (order,) = (step.transform for step in pipeline.middle)
     (choice,) = order.transforms
     assert [type(inner).__name__ for inner in choice.transforms] == ["Blur", "RandomVerticalFlip"]
@@ -161,7 +276,10 @@ def test_own_class_stands_in_nested_containers_as_text(own):
 
 def test_mistakes_in_text_are_told_as_elsewhere(own):
     for text, message in (
-        ("RandomVerticalFlop()", "no transform is called RandomVerticalFlop; did you mean RandomVerticalFlip?"),
+        (
+            "RandomVerticalFlop()",
+            "no transform is called RandomVerticalFlop; did you mean RandomVerticalFlip?",
+        ),
         (own.replace("Blur", "Blurr"), "did you mean Blur?"),
         ("Blur(", "never closed"),
     ):

@@ -22,7 +22,9 @@ def paths(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(3):
         small = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((40, 30), Image.Resampling.BICUBIC).save(tmp_path / f"{index}.png")
+        Image.fromarray(small).resize((40, 30), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{index}.png"
+        )
     return [str(tmp_path / f"{index}.png") for index in range(3)]
 
 
@@ -46,7 +48,7 @@ def row_of(sheet, name):
     return next(row for row in sheet.steps if row.call.startswith(name))
 
 
-# ---------------------------------------------------------------------------------------------------- as in training
+# ----------------------------------------------------------------------------------- as in training
 
 LISTS = {
     "safe": default_transforms("safe", 16),
@@ -68,7 +70,9 @@ def test_draws_of_the_whole_list_are_those_of_the_epochs_of_a_training(paths, tm
     sheets = transform_sheets(paths, completed(*calls), num_draws=3, seed=5)
     shown = np.stack([sheet.whole.draws for sheet in sheets])
     count = pipeline.num_crops
-    expected = np.stack(trained).reshape(3, 3, count, *shown.shape[2:]).swapaxes(0, 1).reshape(shown.shape)
+    expected = (
+        np.stack(trained).reshape(3, 3, count, *shown.shape[2:]).swapaxes(0, 1).reshape(shown.shape)
+    )
     np.testing.assert_array_equal(shown, expected)
 
 
@@ -80,12 +84,16 @@ def test_a_step_alone_is_drawn_as_in_the_whole_list(paths):
     assert len(combinations) == 4
     for k in range(16):
         image = bright.draws[k][:, ::-1] if mirrored.is_changed[k] else bright.draws[k]
-        np.testing.assert_array_equal(sheet.whole.draws[k], image[::-1] if turned.is_changed[k] else image)
+        np.testing.assert_array_equal(
+            sheet.whole.draws[k], image[::-1] if turned.is_changed[k] else image
+        )
 
 
 def test_same_seed_gives_the_same_sheet_and_fewer_draws_are_its_first(paths):
     calls = completed("RandomResizedCrop(16)")
-    first, again, other = (transform_sheets(paths, calls, num_draws=5, seed=seed)[1].whole for seed in (3, 3, 4))
+    first, again, other = (
+        transform_sheets(paths, calls, num_draws=5, seed=seed)[1].whole for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first.draws, again.draws)
     assert not np.array_equal(first.draws, other.draws)
     assert first.num_different == 5
@@ -100,11 +108,13 @@ def test_generators_that_others_draw_from_stay_where_they_are(paths):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --------------------------------------------------------------------------------------------------------- each step
+# ---------------------------------------------------------------------------------------- each step
 
 
 def test_every_step_has_a_row_but_those_that_only_convert(paths):
-    calls = completed("ToPILImage()", "RandomGrayscale(0.5)", "ToTensor()", "RandomErasing()", "MixUp()")
+    calls = completed(
+        "ToPILImage()", "RandomGrayscale(0.5)", "ToTensor()", "RandomErasing()", "MixUp()"
+    )
     sheet = transform_sheets(paths, calls)[0]
     assert [row.call for row in sheet.steps] == [
         "Resize((16, 16))",
@@ -117,9 +127,18 @@ def test_every_step_has_a_row_but_those_that_only_convert(paths):
 
 
 def test_a_step_gets_the_file_at_the_size_that_it_has_in_the_list(paths):
-    calls = completed("Pad(2)", "RandomCrop(10)", "RandomHorizontalFlip()", "Grayscale(3)", "RandomVerticalFlip()")
+    calls = completed(
+        "Pad(2)", "RandomCrop(10)", "RandomHorizontalFlip()", "Grayscale(3)", "RandomVerticalFlip()"
+    )
     sheet = transform_sheets(paths[:1], calls)[0]
-    assert [row.before.shape[:2] for row in sheet.steps] == [(30, 40), (16, 16), (20, 20), (10, 10), (10, 10), (10, 10)]
+    assert [row.before.shape[:2] for row in sheet.steps] == [
+        (30, 40),
+        (16, 16),
+        (20, 20),
+        (10, 10),
+        (10, 10),
+        (10, 10),
+    ]
     assert sheet.whole.before.shape[:2] == (30, 40)
     # What is not random is done to what later steps get.
     assert np.ptp(row_of(sheet, "RandomVerticalFlip").before, axis=-1).max() == 0
@@ -128,7 +147,9 @@ def test_a_step_gets_the_file_at_the_size_that_it_has_in_the_list(paths):
 
 def test_a_users_own_transform_does_not_hide_the_size(paths, tmp_path):
     (tmp_path / "own.py").write_text("def dark(image):\n    return image // 2\n")
-    calls = completed("RandomCrop(12)", f'Lambda("{tmp_path}/own.py:dark")', "RandomHorizontalFlip()")
+    calls = completed(
+        "RandomCrop(12)", f'Lambda("{tmp_path}/own.py:dark")', "RandomHorizontalFlip()"
+    )
     sheet = transform_sheets(paths[:1], calls, num_draws=3)[0]
     dark = row_of(sheet, "Lambda")
     np.testing.assert_array_equal(dark.draws, [dark.before // 2] * 3)
@@ -167,7 +188,9 @@ def test_one_image_alone_is_not_mixed(flat_paths):
 
 
 def test_crops_of_an_image_belong_together(paths):
-    sheet = transform_sheets(paths[:1], completed("TenCrop(12)", "RandomGrayscale()"), num_draws=4)[0]
+    sheet = transform_sheets(paths[:1], completed("TenCrop(12)", "RandomGrayscale()"), num_draws=4)[
+        0
+    ]
     row = row_of(sheet, "TenCrop")
     image = torch.from_numpy(row.before).permute(2, 0, 1)
     crops = [crop.permute(1, 2, 0).numpy() for crop in F.ten_crop(image, [12, 12])]
@@ -177,7 +200,9 @@ def test_crops_of_an_image_belong_together(paths):
 
 def test_whitened_values_are_stretched_around_grey(paths, tmp_path):
     matrix = np.diag(np.full(48, 100, np.float32))
-    np.savez(tmp_path / "w.npz", transformation_matrix=matrix, mean_vector=np.full(48, 0.5, np.float32))
+    np.savez(
+        tmp_path / "w.npz", transformation_matrix=matrix, mean_vector=np.full(48, 0.5, np.float32)
+    )
     calls = completed(f'LinearTransformation("{tmp_path}/w.npz")', size=4)
     row = transform_sheets(paths[:1], calls)[0].steps[-1]
     assert row.is_stretched
@@ -190,7 +215,9 @@ def test_transforms_that_do_not_fit_are_an_error(paths):
     with pytest.raises(UsageError, match="RandomCrop of 50×50 from an image of"):
         transform_sheets(paths, completed("RandomCrop(50)"))
     with pytest.raises(DataError, match="different sizes"):
-        transform_sheets([paths[0], _rotated(paths[1])], completed("RandomGrayscale()", "Resize(8)", "MixUp()"))
+        transform_sheets(
+            [paths[0], _rotated(paths[1])], completed("RandomGrayscale()", "Resize(8)", "MixUp()")
+        )
 
 
 def _rotated(path):
@@ -198,22 +225,38 @@ def _rotated(path):
     return path
 
 
-# -------------------------------------------------------------------------------------------------- the list of calls
+# -------------------------------------------------------------------------------- the list of calls
 
 
 def test_calls_are_those_of_training_and_without_statistics_not_normalised(paths):
-    assert training_calls(settings(), paths) == ("Resize((30, 30))", "RandomCrop(30, padding=3)", "ToTensor()")
-    assert training_calls(settings(augment="none", size=8), paths) == ("Resize((8, 8))", "ToTensor()")
-    natural = training_calls(settings(augment="natural", size=8, mean="0.5,0.5,0.5", std="0.1,0.1,0.1"), paths)
-    assert (natural[0], natural[-1]) == ("RandomResizedCrop(8)", "Normalize(mean=[0.5, 0.5, 0.5], std=[0.1, 0.1, 0.1])")
+    assert training_calls(settings(), paths) == (
+        "Resize((30, 30))",
+        "RandomCrop(30, padding=3)",
+        "ToTensor()",
+    )
+    assert training_calls(settings(augment="none", size=8), paths) == (
+        "Resize((8, 8))",
+        "ToTensor()",
+    )
+    natural = training_calls(
+        settings(augment="natural", size=8, mean="0.5,0.5,0.5", std="0.1,0.1,0.1"), paths
+    )
+    assert (natural[0], natural[-1]) == (
+        "RandomResizedCrop(8)",
+        "Normalize(mean=[0.5, 0.5, 0.5], std=[0.1, 0.1, 0.1])",
+    )
 
 
 def test_a_list_that_names_normalize_is_taken_as_it_is(paths):
     calls = ["ToTensor()", "Normalize([0.5, 0.5, 0.5], [0.1, 0.1, 0.1])"]
     assert training_calls(settings(transforms=calls), paths) == tuple(calls)
     # As the config.toml of a run with that list has it.
-    assert training_calls(settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3), paths) == tuple(calls)
-    with pytest.raises(UsageError, match="the transforms name Normalize: leave --mean and --std out"):
+    assert training_calls(
+        settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3), paths
+    ) == tuple(calls)
+    with pytest.raises(
+        UsageError, match="the transforms name Normalize: leave --mean and --std out"
+    ):
         training_calls(settings(transforms=calls, mean=[0.4] * 3, std=[0.1] * 3), paths)
 
 
@@ -230,10 +273,18 @@ def test_settings_that_exclude_each_other_are_an_error(paths, data, message):
         training_calls(settings(**data), paths)
 
 
-# --------------------------------------------------------------------------------------------------------- the figure
+# --------------------------------------------------------------------------------------- the figure
 
 
-def step(heading="Pad(1)", *, num_draws=2, size=(16, 16), line="2 of 2 draws change it", columns=0, level=0):
+def step(
+    heading="Pad(1)",
+    *,
+    num_draws=2,
+    size=(16, 16),
+    line="2 of 2 draws change it",
+    columns=0,
+    level=0,
+):
     draws = [np.full((*size, 3), level + k, np.uint8) for k in range(num_draws)]
     captions = ["before", *(f"draw {k}" for k in range(num_draws))]
     return Step(heading, line, np.full((*size, 3), 99, np.uint8), draws, captions, columns)
@@ -249,7 +300,9 @@ def num_pixels(figure, level):
 
 
 def test_figure_says_what_each_row_and_tile_is():
-    figure = transform_figure([step("Pad(1)")], step("All"), title="What? 3", notes=["a, b"], footer="n = 2")
+    figure = transform_figure(
+        [step("Pad(1)")], step("All"), title="What? 3", notes=["a, b"], footer="n = 2"
+    )
     assert texts(figure) == [
         "What? 3",
         "a, b",
@@ -279,10 +332,14 @@ def test_many_draws_wrap_and_crops_stay_on_one_line():
     assert height(step(num_draws=10, columns=10)) < height(step(num_draws=8)) + 0.01
 
 
-@pytest.mark.parametrize(("size", "num_draws"), [((1, 1), 1), ((1, 500), 20), ((700, 2), 1), ((600, 400), 20)])
+@pytest.mark.parametrize(
+    ("size", "num_draws"), [((1, 1), 1), ((1, 500), 20), ((700, 2), 1), ((600, 400), 20)]
+)
 def test_images_of_any_size_and_number_are_drawn(size, num_draws):
     heading = "RandomApply([" + "ColorJitter(brightness=0.123456), " * 9 + "])"
-    figure = transform_figure([step(heading, num_draws=num_draws, size=size)], step(num_draws=num_draws), title="x")
+    figure = transform_figure(
+        [step(heading, num_draws=num_draws, size=size)], step(num_draws=num_draws), title="x"
+    )
     assert texts(figure).count(f"draw {num_draws - 1}") == 2
     assert any("…" in text for text in texts(figure))
     assert figure.texts[-1].get_window_extent().y0 > 0

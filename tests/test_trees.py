@@ -13,7 +13,9 @@ from ptkit.core.errors import DataError
 
 @pytest.fixture
 def listed_images(tmp_path, monkeypatch):
-    """A scan of a list whose images have the same names, and a split that has them all in the training part."""
+    """A scan of a list whose images have the same names, and a split that has them all in the
+    training part.
+    """
     names = ["a/2-x.png", "b/x.png", "c/x.png", "d/x.png"]
     make_tree(tmp_path, names)
     Path(tmp_path, "all.txt").touch()
@@ -25,7 +27,12 @@ def listed_images(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["copy", "link"])
 def test_images_of_the_same_name_get_names_of_their_own(listed_images, kind):
     paths, names = fill_tree(*listed_images, Tree(Path("tree"), kind))
-    assert names == ["train/cat/2-x.png", "train/cat/x.png", "train/cat/2-2-x.png", "train/dog/x.png"]
+    assert names == [
+        "train/cat/2-x.png",
+        "train/cat/x.png",
+        "train/cat/2-2-x.png",
+        "train/dog/x.png",
+    ]
     assert [Path(path).read_text() for path in paths] == listed_images[0].names
     assert paths == [f"{os.getcwd()}/tree/{name}" for name in names]
 

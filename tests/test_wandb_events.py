@@ -17,7 +17,9 @@ from ptkit.core.training.loop import EpochResult
 from ptkit.core.training.recording.recorders import check_log, open_events
 from ptkit.core.training.recording.wandb_events import WandbEvents
 
-needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+needs_wandb = pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="wandb is not installed"
+)
 
 
 @pytest.fixture
@@ -49,13 +51,17 @@ def result(epoch):
 
 
 def records(run):
-    """Yield the records of all recordings of a run; the files are logs of LevelDB with protocol buffers in them."""
+    """Yield the records of all recordings of a run; the files are logs of LevelDB with protocol
+    buffers in them.
+    """
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
     # The files are whole when the process that writes them has ended.
     wandb.teardown()
-    for file in sorted(run.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+    for file in sorted(
+        run.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns
+    ):
         data, at, part = file.read_bytes(), 7, b""
         while at + 7 <= len(data):
             if 32768 - at % 32768 < 7:  # the rest of a block that holds no header
@@ -73,7 +79,10 @@ def history(run):
     """Return what was recorded at each step: step -> name -> value."""
     steps = {}
     for record in records(run):
-        items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        items = {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in record.history.item
+        }
         if items:
             steps.setdefault(items["_step"], {}).update(items)
     return steps
@@ -91,25 +100,47 @@ def test_numbers_and_histograms_go_to_the_step_of_their_epoch(run, model):
         events.epoch(result(epoch), model)
     events.close()
     found = history(run)
-    names = "loss/train", "loss/valid", "accuracy/train", "accuracy/valid", "valid/recall_at_1", "learning_rate/all"
+    names = (
+        "loss/train",
+        "loss/valid",
+        "accuracy/train",
+        "accuracy/valid",
+        "valid/recall_at_1",
+        "learning_rate/all",
+    )
     assert {step: [found[step][name] for name in (*names, "images_per_s")] for step in (1, 2)} == {
         1: [1.0, 2.0, 0.5, 0.25, 0.125, 0.1, 1000],
         2: [0.5, 1.0, 0.5, 0.25, 0.125, 0.1, 1000],
     }
-    histograms = {name.removesuffix("/values"): sum(v) for name, v in found[2].items() if name.endswith("/values")}
+    histograms = {
+        name.removesuffix("/values"): sum(v)
+        for name, v in found[2].items()
+        if name.endswith("/values")
+    }
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    assert histograms == {f"{kind}/{n}": size for n, size in sizes.items() for kind in ("weights", "gradients")}
+    assert histograms == {
+        f"{kind}/{n}": size for n, size in sizes.items() for kind in ("weights", "gradients")
+    }
 
 
 @needs_wandb
 def test_settings_texts_and_input_are_recorded_at_the_start(run, model):
     picture = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
     events = WandbEvents(run, LogSettings())
-    events.start(model, torch.rand(1, 3, 4, 4), {"config": "[train]\nepochs = 3\n", "data": "<3 images"}, picture)
+    events.start(
+        model,
+        torch.rand(1, 3, 4, 4),
+        {"config": "[train]\nepochs = 3\n", "data": "<3 images"},
+        picture,
+    )
     events.close()
-    configs = [json.loads(u.value_json) for r in records(run) for u in r.config.update if u.key == "train"]
+    configs = [
+        json.loads(u.value_json) for r in records(run) for u in r.config.update if u.key == "train"
+    ]
     assert configs == [{"epochs": 3}]
-    assert "<pre>&lt;3 images</pre>" in "".join(path.read_text() for path in media(run, "html", ".html"))
+    assert "<pre>&lt;3 images</pre>" in "".join(
+        path.read_text() for path in media(run, "html", ".html")
+    )
     (file,) = media(run, "images", ".png")
     np.testing.assert_array_equal(np.asarray(Image.open(file)), picture)
 
@@ -132,11 +163,19 @@ def test_pictures_films_tables_and_curves_arrive_with_their_epoch(run, model, tm
     (last,) = history(run).values()
     tags = "kernels/conv1", "gradcam/1", "kernels_by_epoch", "features"
     assert [last[f"{tag}_epoch"] for tag in tags] == [3, 3, 3, 3]
-    (box,) = [json.loads(path.read_text())["box_data"] for path in media(run, "metadata/boxes2D", ".json")]
-    assert (box[0]["box_caption"], box[0]["position"]) == ("cat", {"minX": 1, "minY": 2, "maxX": 5, "maxY": 6})
+    (box,) = [
+        json.loads(path.read_text())["box_data"] for path in media(run, "metadata/boxes2D", ".json")
+    ]
+    assert (box[0]["box_caption"], box[0]["position"]) == (
+        "cat",
+        {"minX": 1, "minY": 2, "maxX": 5, "maxY": 6},
+    )
     (film,) = media(run, "videos", ".gif")
     assert film.read_bytes() == gif.read_bytes()
-    tables = {path.parent.name: json.loads(path.read_text()) for path in media(run, "table", ".table.json")}
+    tables = {
+        path.parent.name: json.loads(path.read_text())
+        for path in media(run, "table", ".table.json")
+    }
     assert tables["table"]["columns"] == ["true", "image", "thumbnail", "feature0", "feature1"]
     assert [(row[0], row[1], row[3], row[4]) for row in tables["table"]["data"]] == [
         ("cat", "a.png", 1, 0),

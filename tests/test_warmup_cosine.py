@@ -7,10 +7,14 @@ import torch
 from ptkit.core.training.optimization.warmup_cosine import WarmupCosineLR
 
 
-def _rates(*, epochs: int, ticks_per_epoch: int = 1, groups: int = 1, **arguments: object) -> list[tuple[float, ...]]:
+def _rates(
+    *, epochs: int, ticks_per_epoch: int = 1, groups: int = 1, **arguments: object
+) -> list[tuple[float, ...]]:
     parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(groups)]
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    scheduler = WarmupCosineLR(optimizer, epochs=epochs, ticks_per_epoch=ticks_per_epoch, **arguments)  # type: ignore[arg-type]
+    scheduler = WarmupCosineLR(
+        optimizer, epochs=epochs, ticks_per_epoch=ticks_per_epoch, **arguments
+    )  # type: ignore[arg-type]
     rates = []
     for _ in range(epochs * ticks_per_epoch):
         rates.append(tuple(group["lr"] for group in optimizer.param_groups))
@@ -34,7 +38,9 @@ def test_each_group_begins_after_its_own_delay() -> None:
 
 
 def test_the_ramp_ends_where_the_cosine_begins() -> None:
-    rates = [rate for (rate,) in _rates(epochs=20, ticks_per_epoch=50, warmup_epochs=5, min_factor=0.001)]
+    rates = [
+        rate for (rate,) in _rates(epochs=20, ticks_per_epoch=50, warmup_epochs=5, min_factor=0.001)
+    ]
     jumps = [abs(b - a) for a, b in itertools.pairwise(rates)]
     # The steepest part is the ramp, whose 250 steps rise by 1 / 250 each.
     assert max(jumps) <= 1 / 250
@@ -47,7 +53,9 @@ def test_the_rate_stays_at_its_lowest_after_the_cosine() -> None:
 
 
 def test_lengths_are_in_epochs_however_often_it_is_stepped() -> None:
-    by_step = [rate for (rate,) in _rates(epochs=8, ticks_per_epoch=10, warmup_epochs=4, delay_epochs=0.3)]
+    by_step = [
+        rate for (rate,) in _rates(epochs=8, ticks_per_epoch=10, warmup_epochs=4, delay_epochs=0.3)
+    ]
     assert by_step[:3] == [0, 0, 0]
     assert by_step[3] == pytest.approx(1 / 40)
     assert by_step[42] == pytest.approx(1)

@@ -21,7 +21,9 @@ def model():
 
 def test_every_parameter_has_its_mean_spread_range_and_the_spread_that_its_fan_in_asks_for(model):
     assert weight_statistics(model) == [
-        WeightStatistics("0.weight", (1, 2, 2, 2), 3.5, pytest.approx(math.sqrt(5.25)), 0, 7, math.sqrt(2 / 8)),
+        WeightStatistics(
+            "0.weight", (1, 2, 2, 2), 3.5, pytest.approx(math.sqrt(5.25)), 0, 7, math.sqrt(2 / 8)
+        ),
         WeightStatistics("0.bias", (1,), 5, 0, 5, 5, None),
         WeightStatistics("2.weight", (2, 4), -1, 0, -1, -1, math.sqrt(2 / 4)),
     ]
@@ -56,4 +58,6 @@ def test_the_model_and_the_random_state_stay_as_they_were(model):
     before = torch.get_rng_state()
     weight_statistics(model)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )

@@ -41,7 +41,9 @@ def file(tmp_path):
 
 
 def same(found, expected):
-    return list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+    return list(found) == list(expected) and all(
+        torch.equal(found[name], expected[name]) for name in expected
+    )
 
 
 def refusal(file):
@@ -61,7 +63,8 @@ def test_bare_state_dicts_are_read_from_zip_and_legacy_files(file, state_dict, i
 
 
 @pytest.mark.parametrize(
-    "nest", ["state_dict", "model", "model_state_dict", "net", "network", "ema", "params", "model_ema"]
+    "nest",
+    ["state_dict", "model", "model_state_dict", "net", "network", "ema", "params", "model_ema"],
 )
 def test_nested_weights_are_unwrapped_with_a_note(file, state_dict, nest):
     torch.save({"epoch": 3, nest: state_dict, "optimizer": {"lr": 0.1}}, file)
@@ -75,7 +78,9 @@ def test_prefix_that_all_names_carry_is_removed_with_a_note(file, state_dict, pr
     torch.save({prefix + name: tensor for name, tensor in state_dict.items()}, file)
     weights = read_weights(file)
     assert same(weights.state_dict, state_dict)
-    assert [note.split()[3] for note in weights.notes] == [part + "." for part in prefix.split(".")[:-1]]
+    assert [note.split()[3] for note in weights.notes] == [
+        part + "." for part in prefix.split(".")[:-1]
+    ]
 
 
 def test_prefix_of_some_names_stays(file):
@@ -119,7 +124,10 @@ def test_dictionary_nested_in_itself_ends(file):
         (b"\x89PNG\r\n\x1a\n", "is an image, not weights"),
         (b"epoch,loss\n1,2\n", "is not a file of weights (it begins with b'epoch,lo')"),
         (b"PK\3\4 and then nothing", "is damaged: it does not end as it should"),
-        (pickle.dumps({"a": [1.0]}), "is a Python pickle that torch.save did not write; nothing was run"),
+        (
+            pickle.dumps({"a": [1.0]}),
+            "is a Python pickle that torch.save did not write; nothing was run",
+        ),
     ],
 )
 def test_strangers_are_called_what_they_are(file, content, message):
@@ -131,7 +139,9 @@ def test_missing_files_folders_and_broken_links_are_told(tmp_path):
     assert "no file" in refusal(tmp_path / "none.pt")
     assert "ckpt.pkl: expected a checkpoint, a run folder" in refusal(tmp_path)
     (tmp_path / "ckpt.pkl").symlink_to("runs/1/ckpt.pkl")
-    assert "is a link to runs/1/ckpt.pkl, which is not there any more" in refusal(tmp_path / "ckpt.pkl")
+    assert "is a link to runs/1/ckpt.pkl, which is not there any more" in refusal(
+        tmp_path / "ckpt.pkl"
+    )
 
 
 def test_a_pipe_does_not_block(tmp_path):
@@ -143,16 +153,24 @@ def test_a_pipe_does_not_block(tmp_path):
 def test_whole_pickled_model_is_refused_with_what_it_asks_for(file, is_zip):
     torch.save(Net(), file, _use_new_zipfile_serialization=is_zip)
     message = refusal(file)
-    assert f"is a whole pickled model (it asks for {__name__}.Net, torch.nn.modules.linear.Linear)" in message
+    assert (
+        f"is a whole pickled model (it asks for {__name__}.Net, torch.nn.modules.linear.Linear)"
+        in message
+    )
     assert message.endswith(
-        'nothing was run: where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
+        "nothing was run: where it was made, save the weights alone: torch.save(model.state_dict(),"
+        ' "weights.pt")'
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}]
+)
 def test_hostile_pickle_is_refused_and_not_run(tmp_path, file, state_dict, options):
     torch.save({"state_dict": state_dict, "extra": Canary(tmp_path / "canary")}, file, **options)
-    assert "a pickle with more than weights (it asks for posix.mkdir); nothing was run" in refusal(file)
+    assert "a pickle with more than weights (it asks for posix.mkdir); nothing was run" in refusal(
+        file
+    )
     assert not (tmp_path / "canary").exists()
 
 
@@ -173,7 +191,10 @@ def test_foreign_objects_beside_the_weights_are_named(file, state_dict, extra, n
 
 def test_unusual_pickle_is_not_called_damaged(file, state_dict):
     torch.save(state_dict, file, pickle_protocol=4)
-    assert "(Unsupported operand 149): it is not what torch.save writes by default; save it again" in refusal(file)
+    assert (
+        "(Unsupported operand 149): it is not what torch.save writes by default; save it again"
+        in refusal(file)
+    )
 
 
 def test_flipped_bit_in_a_tensor_of_a_foreign_file_is_found(file):
@@ -227,7 +248,10 @@ def test_safetensors_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, "without the end of a: it was cut off"),
+        (
+            {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]},
+            "without the end of a: it was cut off",
+        ),
         ({"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}, "without the end of a"),
         ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "a has 8 bytes, shape [3]"),
         ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "damaged"),

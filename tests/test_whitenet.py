@@ -16,7 +16,9 @@ from tests.tiny_data import make_lists
 def images():
     """Smooth images: neighbouring pixels and the channels are alike, as in photographs."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(60, 3, 6, 6, generator=generator) + torch.randn(60, 1, 6, 6, generator=generator)
+    coarse = torch.randn(60, 3, 6, 6, generator=generator) + torch.randn(
+        60, 1, 6, 6, generator=generator
+    )
     smooth = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
     return smooth + 0.5 * torch.randn(60, 3, 16, 16, generator=generator)
 
@@ -44,13 +46,19 @@ def test_constant_images_do_not_blow_up_the_filters():
 @pytest.mark.parametrize("size", [16, 28, 32, 64])
 def test_it_takes_small_images_of_any_size(size):
     model, call = build_model("whitenet(widths=[8, 16])", num_classes=5, size=size, seed=0)
-    assert (call, model(torch.zeros(2, 3, size, size)).shape) == ("whitenet(widths=[8, 16])", (2, 5))
+    assert (call, model(torch.zeros(2, 3, size, size)).shape) == (
+        "whitenet(widths=[8, 16])",
+        (2, 5),
+    )
 
 
 def test_a_run_fits_the_first_layer_to_its_training_images(tmp_path):
     settings = resolve(
         {
-            "data": {"train": str(make_lists(tmp_path) / "train.txt"), "valid": str(tmp_path / "valid.txt")},
+            "data": {
+                "train": str(make_lists(tmp_path) / "train.txt"),
+                "valid": str(tmp_path / "valid.txt"),
+            },
             "model": {"call": "whitenet(widths=[8, 8], stride=1)"},
             "optimizer": {"groups": ["whiten: frozen"]},
             "train": {"epochs": 1, "batch_size": 16},
@@ -62,7 +70,9 @@ def test_a_run_fits_the_first_layer_to_its_training_images(tmp_path):
     normalised = _training_images(tmp_path, saved["pipeline"])
     expected = WhiteNet(3, widths=(8, 8), stride=1)
     expected.fit_inputs(normalised)
-    assert torch.allclose(_inverse(saved["state_dict"]["whiten.weight"]), _inverse(expected.whiten.weight), atol=0.01)
+    assert torch.allclose(
+        _inverse(saved["state_dict"]["whiten.weight"]), _inverse(expected.whiten.weight), atol=0.01
+    )
 
 
 def _inverse(weight):
@@ -75,5 +85,10 @@ def _training_images(folder, pipeline):
     from ptkit.core.data.images import read
 
     paths = [line.rsplit(" ", 1)[0] for line in (folder / "train.txt").read_text().splitlines()]
-    pixels = torch.from_numpy(np.stack([read(folder / path) for path in paths])).permute(0, 3, 1, 2) / 255
-    return (pixels - torch.tensor(pipeline["mean"]).view(3, 1, 1)) / torch.tensor(pipeline["std"]).view(3, 1, 1)
+    pixels = (
+        torch.from_numpy(np.stack([read(folder / path) for path in paths])).permute(0, 3, 1, 2)
+        / 255
+    )
+    return (pixels - torch.tensor(pipeline["mean"]).view(3, 1, 1)) / torch.tensor(
+        pipeline["std"]
+    ).view(3, 1, 1)

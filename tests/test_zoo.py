@@ -7,7 +7,15 @@ from torch import nn
 from ptkit.core.calls import parse
 from ptkit.core.errors import UsageError
 from ptkit.core.models import torchvision_models
-from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head, models, origin, usual_size
+from ptkit.core.models.zoo import (
+    build_model,
+    check_forward,
+    default_model,
+    find_head,
+    models,
+    origin,
+    usual_size,
+)
 
 FAMILIES = {
     "alexnet": "classifier.6",
@@ -55,8 +63,16 @@ def test_regnet_gets_the_classes_of_the_data():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_argument_that_is_listed_is_one_that_torchvision_takes(name):
     builder = getattr(torchvision_models, name)
-    defaults = {k: p.default for k, p in inspect.signature(builder).parameters.items() if k != "num_classes"}
-    samples = {"stochastic_depth_prob": 0.3, "dropout": 0.1, "groups": 1, "width_per_group": 64, "stem": "small"}
+    defaults = {
+        k: p.default for k, p in inspect.signature(builder).parameters.items() if k != "num_classes"
+    }
+    samples = {
+        "stochastic_depth_prob": 0.3,
+        "dropout": 0.1,
+        "groups": 1,
+        "width_per_group": 64,
+        "stem": "small",
+    }
     given = {k: samples.get(k) if default is None else default for k, default in defaults.items()}
     with torch.device("meta"):
         assert isinstance(builder(num_classes=3, **given), nn.Module)
@@ -71,7 +87,9 @@ def test_catalogue_has_our_models_and_all_of_torchvisions():
 
 def test_catalogue_describes_a_torchvision_model_with_what_a_user_may_set():
     text, summary = models().describe("mobilenet_v3_small")
-    assert text == "mobilenet_v3_small(width_mult=1.0, reduced_tail=False, dilated=False, dropout=0.2)"
+    assert (
+        text == "mobilenet_v3_small(width_mult=1.0, reduced_tail=False, dilated=False, dropout=0.2)"
+    )
     assert summary == "2.5 million parameters, 67.7 % on ImageNet-1K"
 
 
@@ -136,7 +154,9 @@ def test_resolved_call_records_what_the_size_settled(call, size, text):
 def test_resolved_call_alone_builds_the_same_model_again(call):
     model, text = build_model(call, num_classes=10, size=28, seed=3)
     again, _ = build_model(text, num_classes=10, size=None, seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_small_stem_keeps_the_size_of_the_image():
@@ -153,7 +173,11 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 
 
 def test_lenet_has_the_parameters_of_the_course():
-    shapes = {name: tuple(parameter.shape) for name, parameter in built("lenet").named_parameters() if "weight" in name}
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in built("lenet").named_parameters()
+        if "weight" in name
+    }
     assert shapes == {
         "conv1.weight": (6, 3, 5, 5),
         "conv2.weight": (16, 6, 5, 5),
@@ -163,7 +187,9 @@ def test_lenet_has_the_parameters_of_the_course():
     }
 
 
-@pytest.mark.parametrize(("name", "num_layers"), [("resnet8", 8), ("resnet20", 20), ("resnet56", 56)])
+@pytest.mark.parametrize(
+    ("name", "num_layers"), [("resnet8", 8), ("resnet20", 20), ("resnet56", 56)]
+)
 def test_cifar_family_has_as_many_layers_as_its_name_says(name, num_layers):
     shortcuts = {f"layer{stage}.0.shortcut.0.weight" for stage in (2, 3)}
     weights = [n for n, p in built(name).named_parameters() if p.ndim > 1]
@@ -192,16 +218,20 @@ def test_tutorial_resnet_has_the_stages_of_the_course_and_takes_any_size():
 
 
 def test_default_model_is_small_up_to_64_pixels():
-    assert [default_model(size) for size in (16, 64, 65, 224)] == ["resnet8()", "resnet8()", "resnet18()", "resnet18()"]
+    assert [default_model(size) for size in (16, 64, 65, 224)] == [
+        "resnet8()",
+        "resnet8()",
+        "resnet18()",
+        "resnet18()",
+    ]
 
 
 def test_users_factory_gets_the_number_of_classes_and_its_own_arguments(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from torch import nn\n"
-        "def wide(num_classes, width=1): return nn.Sequential(nn.Flatten(), nn.Linear(width, num_classes))\n"
-        "def fixed(width): return nn.Linear(width, 2)\n"
-        "def wrong(): return 5\n"
+        "from torch import nn\ndef wide(num_classes, width=1): return nn.Sequential(nn.Flatten(),"
+        " nn.Linear(width, num_classes))\ndef fixed(width): return nn.Linear(width, 2)\ndef"
+        " wrong(): return 5\n"
     )
     model, text = build_model(f"{file}:wide(width=12)", num_classes=4, size=2, seed=0)
     assert (model[1].in_features, model[1].out_features) == (12, 4)
@@ -218,7 +248,10 @@ def test_users_factory_gets_the_number_of_classes_and_its_own_arguments(tmp_path
         ("mobilenet_v3_small(dropot=0.1)", "has no argument dropot; did you mean dropout?"),
         ("vgg11(stem='small')", "vgg11 has no argument stem"),
         ("resnet18(stem='tiny')", "stem must be 'small', 'standard' or None, found 'tiny'"),
-        ("resnet18(pretrained=True)", "pretrained is not part of a model: ptkit finetune resnet18 starts from"),
+        (
+            "resnet18(pretrained=True)",
+            "pretrained is not part of a model: ptkit finetune resnet18 starts from",
+        ),
         ("resnet18(weights='DEFAULT')", "ptkit finetune resnet18 starts from pretrained weights"),
         ("resnet8(num_classes=7)", "the data has 10 classes; leave num_classes out"),
         ("lenet(10)", "lenet takes at most 0 arguments"),
@@ -237,7 +270,8 @@ def test_lenet_refuses_images_that_leave_nothing_to_look_at():
 
 def test_size_too_small_for_the_model_is_a_usage_error():
     with pytest.raises(
-        UsageError, match=r"SqueezeNet does not take 8×8 images .*change --size, --model or the transforms"
+        UsageError,
+        match=r"SqueezeNet does not take 8×8 images .*change --size, --model or the transforms",
     ) as caught:
         check_forward(built("squeezenet1_1"), 8)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""A task that a network learns in a moment: squares, bars and crosses of 16×16 pixels, in class folders and lists."""
+"""A task that a network learns in a moment: squares, bars and crosses of 16×16 pixels, in class
+folders and lists.
+"""
 
 from pathlib import Path
 

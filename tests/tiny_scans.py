@@ -1,4 +1,6 @@
-"""Folders of files that need not be images, as splitting never decodes, and scans without any files."""
+"""Folders of files that need not be images, as splitting never decodes, and scans without any
+files.
+"""
 
 import os
 from pathlib import Path
@@ -27,4 +29,8 @@ def make_tree(folder, names):
 def listed(*files):
     """Return where the images of list files really are."""
     lists = [read_list(Path(file)) for file in files]
-    return [os.path.realpath(images.image_path(index)) for images in lists for index in range(len(images))]
+    return [
+        os.path.realpath(images.image_path(index))
+        for images in lists
+        for index in range(len(images))
+    ]

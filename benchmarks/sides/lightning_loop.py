@@ -1,4 +1,5 @@
-"""A plain LightningModule with a DataLoader of two workers; no logger, no checkpoints, no progress bar.
+"""A plain LightningModule with a DataLoader of two workers; no logger, no checkpoints, no progress
+bar.
 
 lightning_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """
@@ -44,7 +45,9 @@ class Clock(lightning.Callback):
 
 
 class Waiting(DataLoader):  # type: ignore[type-arg]
-    """The turn begins when the loop asks for the first batch: what is read ahead then is part of it."""
+    """The turn begins when the loop asks for the first batch: what is read ahead then is part of
+    it.
+    """
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         self.module.turns.begin()
@@ -55,7 +58,12 @@ class Waiting(DataLoader):  # type: ignore[type-arg]
 def main() -> None:
     tree, name, batch_size, size, device = sys.argv[1:6]
     crop = T.RandomCrop(32, padding=4) if size == "32" else T.RandomResizedCrop(int(size))
-    steps = [crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize([0.49, 0.48, 0.45], [0.25, 0.24, 0.26])]
+    steps = [
+        crop,
+        T.RandomHorizontalFlip(),
+        T.ToTensor(),
+        T.Normalize([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]),
+    ]
     data = ImageFolder(tree, T.Compose(steps))
     loader = Waiting(
         data,

@@ -1,4 +1,6 @@
-"""In plain PyTorch: the networks that the peers train, which ptkit calls by the same names, and their steps alone."""
+"""In plain PyTorch: the networks that the peers train, which ptkit calls by the same names, and
+their steps alone.
+"""
 
 import time
 from collections.abc import Callable
@@ -17,7 +19,11 @@ class LeNet(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 16, 5)
-        self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, num_classes)
+        self.fc1, self.fc2, self.fc3 = (
+            nn.Linear(400, 120),
+            nn.Linear(120, 84),
+            nn.Linear(84, num_classes),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         maps = F.max_pool2d(F.relu(self.conv1(images)), 2)
@@ -39,12 +45,15 @@ def network(name: str, num_classes: int) -> nn.Module:
 def make_alone(
     name: str, batch_size: int, size: int, *, device: str, dtype: torch.dtype | None
 ) -> Callable[[int], float]:
-    """Return a function that makes some training steps of the model alone and gives images per second.
+    """Return a function that makes some training steps of the model alone and gives images per
+    second.
 
     Batches lie ready in memory, channels last; dtype: of autocast, or None.
     """
     model = network(name, 10).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
     images = torch.randn(READY_BATCHES, batch_size, 3, size, size).to(device)
     ready = [some.contiguous(memory_format=torch.channels_last) for some in images]
     labels = torch.randint(10, (READY_BATCHES, batch_size), device=device)

@@ -1,4 +1,5 @@
-"""The model alone in a process of plain PyTorch, without the memory allocator and thread settings that ptkit makes.
+"""The model alone in a process of plain PyTorch, without the memory allocator and thread settings
+that ptkit makes.
 
 plain_model.py NUM_STEPS NETWORK BATCH_SIZE SIZE DEVICE
 """

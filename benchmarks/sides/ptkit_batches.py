@@ -2,8 +2,9 @@
 
 ptkit_batches.py LIST SIZE BATCH_SIZE CACHE DEVICE TRANSFORM...
 
-Words: `round`, an epoch of augmented, normalised batches; `decode`, decoding alone, in a thread a core; `gather`,
-taking the uint8 images of each batch together, in one thread. Figures: images per second.
+Words: `round`, an epoch of augmented, normalised batches; `decode`, decoding alone, in a thread a
+core; `gather`, taking the uint8 images of each batch together, in one thread. Figures: images per
+second.
 """
 
 import sys
@@ -45,7 +46,9 @@ def main() -> None:
     }
     settings = resolve({"data": data, "train": {"batch_size": int(batch_size)}})
     prepare_device(choose_device(device), deterministic=False)
-    batches = prepare_data(settings, device=choose_device(device), counting=Watcher().counting).train
+    batches = prepare_data(
+        settings, device=choose_device(device), counting=Watcher().counting
+    ).train
     listed = read_list(Path(file))
     paths = [listed.image_path(index) for index in range(len(listed))]
     number = 0
@@ -74,7 +77,9 @@ def decode(paths: list[str]) -> int:
     """Decode all images with OpenCV in a thread a core, and nothing else."""
     chunks = [paths[start : start + 16] for start in range(0, len(paths), 16)]
     with ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(lambda some: [cv2.imread(path, cv2.IMREAD_COLOR_RGB) is None for path in some], chunks):
+        for _ in pool.map(
+            lambda some: [cv2.imread(path, cv2.IMREAD_COLOR_RGB) is None for path in some], chunks
+        ):
             pass
     return len(paths)
 
@@ -84,7 +89,9 @@ def make_gather(count: int, size: int, batch_size: int) -> Callable[[], int]:
 
     def run() -> int:
         nonlocal pixels
-        pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8) if pixels is None else pixels
+        pixels = (
+            torch.zeros((count, size, size, 3), dtype=torch.uint8) if pixels is None else pixels
+        )
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         for indices in torch.randperm(count).split(batch_size):

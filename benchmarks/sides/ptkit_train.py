@@ -1,9 +1,11 @@
-"""A whole run of ptkit with everything on: events, checkpoints, records, the live line; and its model alone.
+"""A whole run of ptkit with everything on: events, checkpoints, records, the live line; and its
+model alone.
 
 ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE
 
-Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches that lie ready in memory, with
-the network, memory format, precision, loss and kind of optimizer of the run, in its process. Figures: images per
+Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches that lie
+ready in memory, with the network, memory format, precision, loss and kind of optimizer of the run,
+in its process. Figures: images per
 second of training. `recorded`: the figure of the last epoch with what was written after it.
 """
 
@@ -26,7 +28,11 @@ from ptkit.core.config import resolve  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
 from ptkit.core.training.device import choose_device, choose_dtype  # noqa: E402
 
-CALLS = {"lenet": "lenet()", "resnet18": "resnet18(stem='standard')", "resnet18-small": "resnet18(stem='small')"}
+CALLS = {
+    "lenet": "lenet()",
+    "resnet18": "resnet18(stem='standard')",
+    "resnet18-small": "resnet18(stem='small')",
+}
 SMALL_IMAGES = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
 
 
@@ -41,14 +47,20 @@ def main() -> None:
                 "transforms": SMALL_IMAGES if size == "32" else [],
             },
             "model": {"call": CALLS[name]},
-            # Of an unlimited run the first epochs are looked at: a rate that does not move them far.
-            "optimizer": {"call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)", "lr": 0.001},
+            # Of an unlimited run the first epochs are looked at: a rate that does not move them
+            # far.
+            "optimizer": {
+                "call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)",
+                "lr": 0.001,
+            },
             "train": {"batch_size": int(batch_size), "device": device, "epochs": 10_000},
         }
     )
     with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
         dtype = choose_dtype("auto", choose_device(device))
-        watch = Screen(lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype))
+        watch = Screen(
+            lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
+        )
         session.run(settings, watch=watch, runs=Path(folder), link=None)
 
 
@@ -68,7 +80,9 @@ class Screen(TrainingScreen):
     def epoch(self, result, *, is_best):  # type: ignore[no-untyped-def]
         # Of all the time since the turn began, only evaluation is left out.
         train_s = self.num_images / result.images_per_s
-        self.recorded = self.num_images / (time.perf_counter() - self.began - result.seconds + train_s)
+        self.recorded = self.num_images / (
+            time.perf_counter() - self.began - result.seconds + train_s
+        )
         super().epoch(result, is_best=is_best)
         self.turns.end(result.images_per_s)
         self.wait()

@@ -1,5 +1,5 @@
-"""timm's own data set, loader, augmentation, model, loss, optimizer and schedule, at the defaults of its train.py, in
-the loop that train.py has (the script itself is not part of the package).
+"""timm's own data set, loader, augmentation, model, loss, optimizer and schedule, at the defaults
+of its train.py, in the loop that train.py has (the script itself is not part of the package).
 
 timm_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """
@@ -18,7 +18,13 @@ from turns import serve
 
 
 def main() -> None:
-    tree, name, batch_size, size, device = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    tree, name, batch_size, size, device = (
+        sys.argv[1],
+        sys.argv[2],
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        sys.argv[5],
+    )
     where = torch.device(device)
     data = create_dataset("", root=tree, split="", is_training=True, batch_size=batch_size, seed=42)
     loader = create_loader(
@@ -33,7 +39,9 @@ def main() -> None:
     )
     model = create_model(name, num_classes=len(data.reader.class_to_idx)).to(where)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.001, weight_decay=2e-5, momentum=0.9)
-    schedule, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=300, updates_per_epoch=len(loader))
+    schedule, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=300, updates_per_epoch=len(loader)
+    )
     loss_function = LabelSmoothingCrossEntropy(smoothing=0.1)
     updates = 0
 

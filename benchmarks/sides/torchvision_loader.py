@@ -1,4 +1,5 @@
-"""Batches as torchvision makes them at its best: torchvision.io, v2 on tensors, DataLoader with two workers that stay.
+"""Batches as torchvision makes them at its best: torchvision.io, v2 on tensors, DataLoader with two
+workers that stay.
 
 torchvision_loader.py LIST SIZE BATCH_SIZE KIND DEVICE
 
@@ -32,7 +33,10 @@ class Files(Dataset):  # type: ignore[type-arg]
 
 def main() -> None:
     file, size, batch_size, kind, device = sys.argv[1:6]
-    crops = {"crop": v2.RandomCrop(int(size), padding=4), "resized": v2.RandomResizedCrop(int(size), antialias=True)}
+    crops = {
+        "crop": v2.RandomCrop(int(size), padding=4),
+        "resized": v2.RandomResizedCrop(int(size), antialias=True),
+    }
     steps = [
         crops[kind],
         v2.RandomHorizontalFlip(),

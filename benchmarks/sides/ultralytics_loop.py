@@ -1,9 +1,11 @@
-"""Ultralytics' trainer for classification on yolo11n-cls, its validation and saving left out of the time; and its
+"""Ultralytics' trainer for classification on yolo11n-cls, its validation and saving left out of the
+time; and its
 model alone, as plain PyTorch.
 
 ultralytics_loop.py TREE BATCH_SIZE SIZE DEVICE
 
-TREE has train/CLASS and val/CLASS. Words: `round`, an epoch; `alone`, steps on a batch that lies ready.
+TREE has train/CLASS and val/CLASS. Words: `round`, an epoch; `alone`, steps on a batch that lies
+ready.
 """
 
 import os
@@ -12,8 +14,13 @@ import time
 from pathlib import Path
 
 TREE = Path(sys.argv[1])
-# Before the import: it must neither install anything, nor ask the network, nor write into the user's folders.
-os.environ |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(TREE / "settings")}
+# Before the import: it must neither install anything, nor ask the network, nor write into the
+# user's folders.
+os.environ |= {
+    "YOLO_AUTOINSTALL": "false",
+    "YOLO_OFFLINE": "true",
+    "YOLO_CONFIG_DIR": str(TREE / "settings"),
+}
 
 import torch  # noqa: E402
 from networks import wait_for  # noqa: E402
@@ -60,7 +67,9 @@ def main() -> None:
 
 def make_alone(batch_size: int, size: int, device: str, *, num_classes: int):  # type: ignore[no-untyped-def]
     """Return a function that makes some steps of the model alone and gives images per second."""
-    model = ClassificationModel("yolo11n-cls.yaml", nc=num_classes, verbose=False).to(device).train()
+    model = (
+        ClassificationModel("yolo11n-cls.yaml", nc=num_classes, verbose=False).to(device).train()
+    )
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     images = torch.randn(batch_size, 3, size, size, device=device)
     labels = torch.randint(num_classes, (batch_size,), device=device)

@@ -20,27 +20,43 @@ def cache(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Entries; all if none is named.")
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """List the decoded images that training keeps on disk, or remove them.
 
-    They lie in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and its first
-    transforms. A changed image makes a new entry; the old one stays until it is removed. Entries that are left over
-    from a process that was killed are listed too; what a running process is making stays.
+    They lie in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and
+    its first
+    transforms. A changed image makes a new entry; the old one stays until it is removed. Entries
+    that are left over from a process that was killed are listed too; what a running process is
+    making stays.
 
     Example: ptkit cache --remove all
     """
-    from ptkit.core.data.kept.entries import BUILDING, cache_folder, list_entries, remove_entry, shown
+    from ptkit.core.data.kept.entries import (
+        BUILDING,
+        cache_folder,
+        list_entries,
+        remove_entry,
+        shown,
+    )
 
     printer = Printer(as_json=as_json, quiet=quiet)
     if remove and not names:
         raise UsageError("--remove wants the names of entries, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])
-    built = [entry.name for entry in entries if remove and entry.state == BUILDING and entry.name in (names or ())]
+    built = [
+        entry.name
+        for entry in entries
+        if remove and entry.state == BUILDING and entry.name in (names or ())
+    ]
     if built:
-        raise UsageError(f"{built[0]} is being built by a running process: remove it when that has ended")
+        raise UsageError(
+            f"{built[0]} is being built by a running process: remove it when that has ended"
+        )
     removed = [entry for entry in entries if remove and entry.state != BUILDING]
     for entry in removed:
         remove_entry(entry)
@@ -81,9 +97,19 @@ def _cells(entry: "Entry") -> list[Any]:
     # The time without its zone.
     made = entry.facts.get("made", "?").replace("T", " ")[:16]
     sides = "×".join(map(str, size)) if size else "own"
-    return [entry.name, entry.facts.get("num_images", "?"), sides, amount(entry.nbytes), made, entry.state]
+    return [
+        entry.name,
+        entry.facts.get("num_images", "?"),
+        sides,
+        amount(entry.nbytes),
+        made,
+        entry.state,
+    ]
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
-    facts = {key: entry.facts.get(key) for key in ("list", "num_images", "size", "calls", "made", "versions")}
+    facts = {
+        key: entry.facts.get(key)
+        for key in ("list", "num_images", "size", "calls", "made", "versions")
+    }
     return {"name": entry.name, "state": entry.state, "bytes": entry.nbytes, **facts}

@@ -24,8 +24,12 @@ MAX_LINES, MAX_PAIRS = 30, 10
 
 
 def confmat(
-    ckpt: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")],
-    list_file: Annotated[Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")],
+    ckpt: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
+    ],
+    list_file: Annotated[
+        Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
+    ],
     num_images: options.NumImages = 24,
     model: options.Model = None,
     mean: options.Mean = None,
@@ -38,10 +42,12 @@ def confmat(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Test a model on a list: accuracy, confusion matrix, precision and recall per class, worst mistakes.
+    """Test a model on a list: accuracy, confusion matrix, precision and recall per class, worst
+    mistakes.
 
-    Written as PNG and CSV: the matrix, the classes, the most confused pairs with some of their images, and the
-    mistakes, of which the picture shows --num-images, those with the smallest probability of the true class. Where
+    Written as PNG and CSV: the matrix, the classes, the most confused pairs with some of their
+    images, and the mistakes, of which the picture shows --num-images, those with the smallest
+    probability of the true class. Where
     images have several labels: precision, recall, F1 and average precision of each class.
 
     Example: ptkit confmat ckpt.pkl test.txt
@@ -59,18 +65,27 @@ def confmat(
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
     if subject.reading.kind == REGRESSION:
         raise UsageError(
-            f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict {ckpt} {list_file}` "
-            "shows them, and a run's metrics.csv has their errors in validation"
+            f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict"
+            f" {ckpt} {list_file}` shows them, and a run's metrics.csv has their errors in"
+            " validation"
         )
     images, names = read_matching_list(list_file, subject, classes=classes)
     place = choose_device(device)
     batches = Batches(
-        images, subject.parse_pipeline(), batch_size=evaluation_batch_size(subject.size), device=place, workers=workers
+        images,
+        subject.parse_pipeline(),
+        batch_size=evaluation_batch_size(subject.size),
+        device=place,
+        workers=workers,
     )
     subject.model.to(place)
     report = _report_several if subject.reading.kind == MULTI else _report_one
-    with PictureFolder(output_folder(subject.run, command=COMMAND, out=out), command=COMMAND) as pictures:
-        result = report(subject, batches, names, printer=printer, pictures=pictures, num_images=num_images)
+    with PictureFolder(
+        output_folder(subject.run, command=COMMAND, out=out), command=COMMAND
+    ) as pictures:
+        result = report(
+            subject, batches, names, printer=printer, pictures=pictures, num_images=num_images
+        )
     say_missing_font(printer, names)
     say_files(printer, pictures)
     printer.result({**result, "files": list(map(str, pictures.files))})
@@ -92,12 +107,17 @@ def _report_one(
     images = batches.images
     found = evaluate(subject.model, batches, num_classes=len(names), reading=subject.reading)
     footer = f"{images.file}, n = {len(images):,} · {subject.described}"
-    drawn = draw_evaluation(found, images, names, pictures=pictures, num_images=num_images, footer=footer)
+    drawn = draw_evaluation(
+        found, images, names, pictures=pictures, num_images=num_images, footer=footer
+    )
     add_events(pictures, drawn)
     _print_tables(printer, found, names)
     is_large = len(names) > MAX_MATRIX
     if is_large:
-        printer.say(f"confusion.csv has the pairs of the {len(names):,} classes that occur, not the whole matrix\n")
+        printer.say(
+            f"confusion.csv has the pairs of the {len(names):,} classes that occur, not the whole"
+            " matrix\n"
+        )
     rates = found.per_class
     return {
         "accuracy": found.accuracy,
@@ -129,18 +149,31 @@ def _report_several(
     figure = label_rates(rates, names, mean_average_precision=metrics["map"], footer=footer)
     add_events(pictures, {"labels": pictures.add_figure("labels.png", figure)})
     columns = ("precision", "recall", "f1", "average_precision")
-    cells = [["" if math.isnan(rates[c][k]) else float(rates[c][k]) for c in columns] for k in range(len(names))]
+    cells = [
+        ["" if math.isnan(rates[c][k]) else float(rates[c][k]) for c in columns]
+        for k in range(len(names))
+    ]
     rows = [(name, *cells[k], int(rates["support"][k])) for k, name in enumerate(names)]
     pictures.add_csv("classes.csv", ["class", *columns, "images"], rows)
-    shares = ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if name != "accuracy")
-    printer.say(f"{shares}; every label right: {metrics['accuracy']:.2%} of {len(images):,} images\n")
+    shares = ", ".join(
+        f"{name} {value:.2%}" for name, value in metrics.items() if name != "accuracy"
+    )
+    printer.say(
+        f"{shares}; every label right: {metrics['accuracy']:.2%} of {len(images):,} images\n"
+    )
     lines = [(name, *(_percent(float(rates[c][k])) for c in columns), int(rates["support"][k]))
              for k, name in enumerate(names)]  # fmt: skip
     if len(lines) > MAX_LINES:
-        order = sorted(range(len(names)), key=lambda k: (math.isnan(rates["recall"][k]), rates["recall"][k]))
+        order = sorted(
+            range(len(names)), key=lambda k: (math.isnan(rates["recall"][k]), rates["recall"][k])
+        )
         lines = [lines[k] for k in order[:MAX_LINES]]
-        printer.say(f"the {MAX_LINES} of {len(names):,} classes with the lowest recall; classes.csv has all")
-    printer.say(table(["class", "precision", "recall", "f1", "average precision", "images"], lines) + "\n")
+        printer.say(
+            f"the {MAX_LINES} of {len(names):,} classes with the lowest recall; classes.csv has all"
+        )
+    printer.say(
+        table(["class", "precision", "recall", "f1", "average precision", "images"], lines) + "\n"
+    )
     return {
         **metrics,
         "num_images": len(images),
@@ -154,17 +187,28 @@ def _print_tables(printer: Printer, found: "Evaluation", names: tuple[str, ...])
     from ptkit.core.analysis.evaluation import most_confused
 
     right, total = int(found.matrix.trace()), len(found.labels)
-    printer.say(f"accuracy {found.accuracy:.2%} ± {found.standard_error:.2%} ({right:,} of {total:,} images)\n")
+    printer.say(
+        f"accuracy {found.accuracy:.2%} ± {found.standard_error:.2%} ({right:,} of {total:,}"
+        " images)\n"
+    )
     rates = found.per_class
     rows = [
-        (name, *(_percent(float(rates[key][k])) for key in ("precision", "recall", "f1")), int(rates["support"][k]))
+        (
+            name,
+            *(_percent(float(rates[key][k])) for key in ("precision", "recall", "f1")),
+            int(rates["support"][k]),
+        )
         for k, name in enumerate(names)
     ]
     if len(rows) > MAX_LINES:
         # Classes without images have no recall; they are not the lowest.
-        lowest = sorted(range(len(rows)), key=lambda k: (math.isnan(rates["recall"][k]), rates["recall"][k]))
+        lowest = sorted(
+            range(len(rows)), key=lambda k: (math.isnan(rates["recall"][k]), rates["recall"][k])
+        )
         rows = [rows[k] for k in lowest[:MAX_LINES]]
-        printer.say(f"the {MAX_LINES} of {len(names):,} classes with the lowest recall; classes.csv has all")
+        printer.say(
+            f"the {MAX_LINES} of {len(names):,} classes with the lowest recall; classes.csv has all"
+        )
     printer.say(table(["class", "precision", "recall", "f1", "images"], rows) + "\n")
     pairs = most_confused(found.matrix, MAX_PAIRS)
     if pairs:

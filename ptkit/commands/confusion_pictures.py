@@ -12,7 +12,8 @@ from ptkit.plots.saving import PictureFolder
 from ptkit.plots.style import percent
 
 NUM_STRIPS, NUM_THUMBNAILS = 10, 8
-# Of more classes, confusion.csv and --json leave out the pairs that never occur: nearly all of a million and more.
+# Of more classes, confusion.csv and --json leave out the pairs that never occur: nearly all of a
+# million and more.
 MAX_MATRIX = 1000
 
 
@@ -44,7 +45,10 @@ def draw_evaluation(
 def _write_matrix(found: Evaluation, names: tuple[str, ...], pictures: PictureFolder) -> None:
     if len(names) > MAX_MATRIX:
         cells = zip(*np.nonzero(found.matrix), strict=True)
-        pairs = [(names[true], names[predicted], int(found.matrix[true, predicted])) for true, predicted in cells]
+        pairs = [
+            (names[true], names[predicted], int(found.matrix[true, predicted]))
+            for true, predicted in cells
+        ]
         pictures.add_csv("confusion.csv", ["true", "predicted", "images"], pairs)
         return
     rows = [(name, *counts) for name, counts in zip(names, found.matrix.tolist(), strict=True)]
@@ -55,7 +59,11 @@ def _write_classes(found: Evaluation, names: tuple[str, ...], pictures: PictureF
     rates = found.per_class
     columns = ("precision", "recall", "f1")
     rows = [
-        (name, *("" if np.isnan(rates[c][k]) else float(rates[c][k]) for c in columns), int(rates["support"][k]))
+        (
+            name,
+            *("" if np.isnan(rates[c][k]) else float(rates[c][k]) for c in columns),
+            int(rates["support"][k]),
+        )
         for k, name in enumerate(names)
     ]
     pictures.add_csv("classes.csv", ["class", *columns, "images"], rows)
@@ -67,32 +75,48 @@ def _write_pairs(found: Evaluation, names: tuple[str, ...], pictures: PictureFol
     pictures.add_csv("pairs.csv", ["true", "predicted", "images", "share_of_true"], rows)
 
 
-def _write_mistakes(found: Evaluation, images: ImageList, names: tuple[str, ...], pictures: PictureFolder) -> None:
+def _write_mistakes(
+    found: Evaluation, images: ImageList, names: tuple[str, ...], pictures: PictureFolder
+) -> None:
     rows = []
     for index in worst_mistakes(found).tolist():
         true, predicted = int(found.labels[index]), int(found.predictions[index])
         chances = found.probabilities[index]
         rows.append(
-            (images.listed_path(index), names[true], names[predicted], float(chances[true]), float(chances[predicted]))
+            (
+                images.listed_path(index),
+                names[true],
+                names[predicted],
+                float(chances[true]),
+                float(chances[predicted]),
+            )
         )
     header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
     pictures.add_csv("mistakes.csv", header, rows)
 
 
 def _draw_pairs(
-    found: Evaluation, images: ImageList, names: tuple[str, ...], pictures: PictureFolder, footer: str
+    found: Evaluation,
+    images: ImageList,
+    names: tuple[str, ...],
+    pictures: PictureFolder,
+    footer: str,
 ) -> np.ndarray:
     labels = class_labels(names)
     strips = []
     for pair in most_confused(found.matrix, NUM_STRIPS):
         thumbnails = [_read(images, index) for index in mistakes_of(found, pair, NUM_THUMBNAILS)]
         line = f"{pair.count:,} of {found.matrix[pair.true].sum():,} ({percent(pair.share)})"
-        strips.append(Strip(f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”", line, thumbnails))
+        strips.append(
+            Strip(f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”", line, thumbnails)
+        )
     num_pairs = len(most_confused(found.matrix, found.matrix.size))
     title = f"What do confused classes look like? {strips[0].heading}: {strips[0].line}"
     shown = f"{len(strips):,} of {num_pairs:,} confused pairs"
     notes = [f"{shown}; up to {NUM_THUMBNAILS} images each, the surest mistakes first."]
-    return pictures.add_figure("pairs.png", strip_sheet(strips, title=title, notes=notes, footer=footer))
+    return pictures.add_figure(
+        "pairs.png", strip_sheet(strips, title=title, notes=notes, footer=footer)
+    )
 
 
 def _draw_mistakes(
@@ -123,7 +147,10 @@ def _draw_mistakes(
         [_read(images, index) for index in worst[:num_images]],
         captions,
         title=f"Which mistakes are the worst? {pair} with {sureness}",
-        notes=[f"{len(captions):,} of {len(worst):,} mistakes, the smallest probability of the true class first."],
+        notes=[
+            f"{len(captions):,} of {len(worst):,} mistakes, the smallest probability of the true"
+            " class first."
+        ],
         footer=footer,
     )
     return pictures.add_figure("mistakes.png", figure)

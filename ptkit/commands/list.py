@@ -17,11 +17,16 @@ def list_parts(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
     plot: Annotated[
         str | None,
-        typer.Option(metavar="CALL", help="Of schedulers: draw the rates of this one, such as 'StepLR(30)'."),
+        typer.Option(
+            metavar="CALL", help="Of schedulers: draw the rates of this one, such as 'StepLR(30)'."
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="With --plot: epochs of the run; 100.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="With --plot: epochs of the run; 100.", min=1)
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list.")
+        Path | None,
+        typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list."),
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -36,12 +41,15 @@ def list_parts(
         from ptkit.commands.schedule_picture import draw_schedule
 
         if kind != "schedulers":
-            raise UsageError(f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}")
+            raise UsageError(
+                f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
+            )
         draw_schedule(plot, epochs=100 if epochs is None else epochs, out=out, printer=printer)
         return
     if epochs is not None or out is not None:
         raise UsageError(
-            f"--{'out' if epochs is None else 'epochs'} is for --plot only: ptkit list schedulers --plot CALL"
+            f"--{'out' if epochs is None else 'epochs'} is for --plot only: ptkit list schedulers"
+            " --plot CALL"
         )
     if kind == "recipes":
         _list_recipes(printer)
@@ -52,7 +60,9 @@ def list_parts(
         call, summary = catalogue.describe(name)
         origin = _origin(kind, name)
         arguments = [dataclasses.asdict(argument) for argument in catalogue.arguments(name)]
-        rows.append({"name": name, "call": call, "summary": summary, "arguments": arguments, **origin})
+        rows.append(
+            {"name": name, "call": call, "summary": summary, "arguments": arguments, **origin}
+        )
         printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
     printer.result(rows + _other_models(printer) if kind == "models" else rows)
 
@@ -63,9 +73,13 @@ def _list_recipes(printer: Printer) -> None:
 
     names = recipe_names()
     for name in names:
-        indented = "".join(f"    {line}\n" if line else "\n" for line in recipe_text(name).splitlines())
+        indented = "".join(
+            f"    {line}\n" if line else "\n" for line in recipe_text(name).splitlines()
+        )
         printer.say(f"{name}\n{indented}")
-    printer.result([{"name": name, "summary": summary(name), "toml": recipe_text(name)} for name in names])
+    printer.result(
+        [{"name": name, "summary": summary(name), "toml": recipe_text(name)} for name in names]
+    )
 
 
 def _origin(kind: str, name: str) -> dict[str, str]:
@@ -83,11 +97,20 @@ def _other_models(printer: Printer) -> list[dict[str, str]]:
 
     names = timm_models.names() if timm_models.is_installed() else []
     if names:
-        printer.say(f"timm:NAME\n    timm: {len(names):,} models; `ptkit list models --json` has their names")
+        printer.say(
+            f"timm:NAME\n    timm: {len(names):,} models; `ptkit list models --json` has their"
+            " names"
+        )
     else:
         printer.say(f"timm:NAME\n    timm: not installed ({timm_models.INSTALL})")
     return [
-        {"name": f"timm:{n}", "call": f"timm:{n}()", "summary": "timm's own arguments", "origin": "timm"} for n in names
+        {
+            "name": f"timm:{n}",
+            "call": f"timm:{n}()",
+            "summary": "timm's own arguments",
+            "origin": "timm",
+        }
+        for n in names
     ]
 
 

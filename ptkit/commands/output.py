@@ -26,15 +26,21 @@ class Printer:
 
 
 def printable(text: str) -> str:
-    """Escape control characters and undecodable bytes, so that a file name cannot drive the terminal."""
+    """Escape control characters and undecodable bytes, so that a file name cannot drive the
+    terminal.
+    """
     return "".join(
-        c if c == "\n" or (c.isprintable() and not "\udc80" <= c <= "\udcff") else ascii(c)[1:-1] for c in text
+        c if c == "\n" or (c.isprintable() and not "\udc80" <= c <= "\udcff") else ascii(c)[1:-1]
+        for c in text
     )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as aligned columns: the first to the left, the others to the right."""
-    cells = [list(header), *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    cells = [
+        list(header),
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     lines = (
         "  ".join(
@@ -49,7 +55,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
     """Raise a UsageError unless `value` is one of `choices`."""
     if value not in choices:
-        raise UsageError(f"{flag} must be one of {', '.join(choices)}, found {value!r}{nearest(value, choices)}")
+        raise UsageError(
+            f"{flag} must be one of {', '.join(choices)}, found {value!r}{nearest(value, choices)}"
+        )
 
 
 def check_device(name: str) -> None:

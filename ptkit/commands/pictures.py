@@ -17,7 +17,9 @@ def add_events(pictures: "PictureFolder", images: "Mapping[str, np.ndarray]") ->
     from ptkit.core.training.recording.events import write_images
 
     def times() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in pictures.folder.glob("events.out.tfevents.*")}
+        return {
+            path: path.stat().st_mtime_ns for path in pictures.folder.glob("events.out.tfevents.*")
+        }
 
     before = times()
     write_images(pictures.folder, images)
@@ -35,10 +37,16 @@ def say_files(printer: Printer, pictures: "PictureFolder") -> None:
 
 
 def say_missing_font(printer: Printer, texts: Iterable[str]) -> None:
-    """Say once, where a text has characters that no font here can draw, what stands in the pictures instead."""
+    """Say once, where a text has characters that no font here can draw, what stands in the pictures
+    instead.
+    """
     from ptkit.plots.fonts import cjk_font, has_undrawable
 
     if not has_undrawable(texts):
         return
-    hint = "" if cjk_font() else " (no font with Chinese characters is installed: fonts-noto-cjk is one)"
+    hint = (
+        ""
+        if cjk_font()
+        else " (no font with Chinese characters is installed: fonts-noto-cjk is one)"
+    )
     printer.say(f"class names that no font here can draw are shown by their index{hint}")

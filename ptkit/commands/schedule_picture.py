@@ -19,7 +19,12 @@ def draw_schedule(call: str, *, epochs: int, out: Path | None, printer: Printer)
     """
     found = preview_schedule(call, epochs=epochs)
     figure = schedule_figure(
-        found.call, found.epochs, found.rates, plain_rates=found.plain_rates, num_epochs=epochs, notes=found.notes
+        found.call,
+        found.epochs,
+        found.rates,
+        plain_rates=found.plain_rates,
+        num_epochs=epochs,
+        notes=found.notes,
     )
     if out is not None and out.suffix.lower() == ".png":
         _check_picture(out)
@@ -31,7 +36,10 @@ def draw_schedule(call: str, *, epochs: int, out: Path | None, printer: Printer)
     for note in found.notes:
         printer.say(note)
     num_groups = found.rates.shape[1]
-    printer.say(f"{num_groups} parameter {'group' if num_groups == 1 else 'groups'}, {epochs:,} epochs: {file}")
+    printer.say(
+        f"{num_groups} parameter {'group' if num_groups == 1 else 'groups'}, {epochs:,} epochs:"
+        f" {file}"
+    )
     rates = found.rates[:: len(found.rates) // epochs].tolist()
     printer.result({"call": found.call, "per": found.per, "rates": rates, "files": [str(file)]})
 

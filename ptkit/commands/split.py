@@ -11,37 +11,60 @@ from ptkit.commands.output import Printer
 from ptkit.commands.split_screen import split_lines, split_result
 from ptkit.core.errors import UsageError
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with one folder of images per class, or a list.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="Folder with one folder of images per class, or a list."),
+]
 Ratio = Annotated[
     str | None,
     typer.Option(
-        help="train:valid or train:valid:test, any positive numbers; by default 8:1:1, with --extend as before."
+        help=(
+            "train:valid or train:valid:test, any positive numbers; by default 8:1:1, with --extend"
+            " as before."
+        )
     ),
 ]
 Copy = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Also copy the images to DIR/train/CLASS/... and list the copies."),
+    typer.Option(
+        metavar="DIR", help="Also copy the images to DIR/train/CLASS/... and list the copies."
+    ),
 ]
-Link = Annotated[Path | None, typer.Option(metavar="DIR", help="The same with symbolic links, which take no space.")]
+Link = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The same with symbolic links, which take no space."),
+]
 Kfold = Annotated[
     int | None,
     typer.Option(
         metavar="K",
-        help="Make folders fold1 to foldK for cross-validation: each image is in the validation list of one. "
-        "No test part, unless --ratio names one: the third of its shares is held out first, as test.txt.",
+        help=(
+            "Make folders fold1 to foldK for cross-validation: each image is in the validation list"
+            " of one. No test part, unless --ratio names one: the third of its shares is held out"
+            " first, as test.txt."
+        ),
     ),
 ]
 Extend = Annotated[
-    bool, typer.Option("--extend", help="Add new images to the lists that are there; every line of them stays.")
+    bool,
+    typer.Option(
+        "--extend", help="Add new images to the lists that are there; every line of them stays."
+    ),
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(metavar="REGEX", help="Keep images on one side whose paths have the same match (its first group)."),
+    typer.Option(
+        metavar="REGEX",
+        help="Keep images on one side whose paths have the same match (its first group).",
+    ),
 ]
 AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Accept classes with fewer images than parts or folds.")
+    bool,
+    typer.Option("--allow-missing", help="Accept classes with fewer images than parts or folds."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that no earlier split wrote.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace lists that no earlier split wrote.")
+]
 
 
 def split(
@@ -59,7 +82,8 @@ def split(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Split images into training, validation and test lists, class by class; exact duplicates stay together.
+    """Split images into training, validation and test lists, class by class; exact duplicates stay
+    together.
 
     Writes train.txt, valid.txt, test.txt, classes.txt and split.json here or into --out.
 
@@ -70,10 +94,20 @@ def split(
     from ptkit.core.machine import without_garbage_collection
 
     if copy is not None and link is not None:
-        raise UsageError("--copy and --link exclude each other: the lists name either copies or links")
-    tree = Tree(copy, "copy") if copy is not None else Tree(link, "link") if link is not None else None
+        raise UsageError(
+            "--copy and --link exclude each other: the lists name either copies or links"
+        )
+    tree = (
+        Tree(copy, "copy") if copy is not None else Tree(link, "link") if link is not None else None
+    )
     shown_ratio = ratio if extend or kfold is not None else ratio or DEFAULT_RATIO
-    flags = {"--ratio": shown_ratio, "--seed": seed, "--copy": copy, "--link": link, "--kfold": kfold}
+    flags = {
+        "--ratio": shown_ratio,
+        "--seed": seed,
+        "--copy": copy,
+        "--link": link,
+        "--kfold": kfold,
+    }
     flags |= {"--group-by": group_by, "--out": out}
     command = _command(folder, flags, {"--extend": extend, "--allow-missing": allow_missing})
     job = SplitJob(
@@ -90,5 +124,7 @@ def split(
 def _command(folder: Path, values: dict[str, Any], switches: dict[str, bool]) -> str:
     """Return the command line that repeats this split."""
     words = ["ptkit", "split", str(folder)]
-    words += [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
+    words += [
+        text for flag, value in values.items() if value is not None for text in (flag, str(value))
+    ]
     return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])

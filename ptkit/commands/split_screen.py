@@ -33,8 +33,13 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "train": None if folds else totals["train"],
         "valid": None if folds else totals["valid"],
         "test": totals.get("test", 0),
-        "folds": [{"folder": name, "train": num_folded - totals[name], "valid": totals[name]} for name in folds]
-        or None,
+        "folds": (
+            [
+                {"folder": name, "train": num_folded - totals[name], "valid": totals[name]}
+                for name in folds
+            ]
+            or None
+        ),
         "num_new": len(outcome.scan),
         "num_kept": extension.num_kept if extension else 0,
         "num_missing": extension.num_missing if extension else 0,
@@ -53,13 +58,23 @@ def _folds(split: "Split") -> list[str]:
 
 
 def _table_lines(outcome: "Outcome") -> list[str]:
-    """Return the counts per class and part; of many classes only the first, of many folds the least and the most."""
+    """Return the counts per class and part; of many classes only the first, of many folds the least
+    and the most.
+    """
     split = outcome.split
     folds = _folds(split)
     is_wide = len(folds) > _MAX_FOLD_COLUMNS
-    header = [f"fold1-{len(folds)}", *split.part_names[len(folds) :]] if is_wide else split.part_names
-    named = [*zip(map(_one_line, outcome.scan.class_names), split.counts, strict=True), ("total", split.totals)]
-    rows = [[name, *(_narrow(counts, len(folds)) if is_wide else counts), sum(counts)] for name, counts in named]
+    header = (
+        [f"fold1-{len(folds)}", *split.part_names[len(folds) :]] if is_wide else split.part_names
+    )
+    named = [
+        *zip(map(_one_line, outcome.scan.class_names), split.counts, strict=True),
+        ("total", split.totals),
+    ]
+    rows = [
+        [name, *(_narrow(counts, len(folds)) if is_wide else counts), sum(counts)]
+        for name, counts in named
+    ]
     num_classes = len(rows) - 1
     lines = table(["class", *header, "total"], [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
     if num_classes > _MAX_ROWS:
@@ -73,9 +88,16 @@ def _narrow(counts: list[int], num_folds: int) -> list[Any]:
 
 
 def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
-    counts = [list(outcome.split.part_of).count(part) for part in range(len(outcome.split.part_names))]
-    added = ", ".join(f"{name} {n:,}" for name, n in zip(outcome.split.part_names, counts, strict=True) if n)
-    lines = [f"New images: {len(extension.scan):,}{f' ({added})' if added else ''}; kept: {extension.num_kept:,}."]
+    counts = [
+        list(outcome.split.part_of).count(part) for part in range(len(outcome.split.part_names))
+    ]
+    added = ", ".join(
+        f"{name} {n:,}" for name, n in zip(outcome.split.part_names, counts, strict=True) if n
+    )
+    lines = [
+        f"New images: {len(extension.scan):,}{f' ({added})' if added else ''}; kept:"
+        f" {extension.num_kept:,}."
+    ]
     if added:
         group_by = "" if outcome.group_by is None else f", groups by {_one_line(outcome.group_by)}"
         lines.append(f"Ratio {outcome.ratio} of old and new images together{group_by}.")
@@ -84,17 +106,26 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
         names = [f"{_one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
         lines.append(f"New classes, with their indices: {_shortened(names)}.")
     if extension.num_missing:
-        lines.append(f"Listed images that are no longer there: {extension.num_missing:,}; their lines are kept.")
+        lines.append(
+            f"Listed images that are no longer there: {extension.num_missing:,}; their lines are"
+            " kept."
+        )
     if extension.num_elsewhere:
         where = _one_line(str(extension.scan.source))
-        lines.append(f"Listed images that are not from {where}: {extension.num_elsewhere:,}; their lines are kept.")
+        lines.append(
+            f"Listed images that are not from {where}: {extension.num_elsewhere:,}; their lines are"
+            " kept."
+        )
     if extension.edited:
-        lines.append(f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept.")
+        lines.append(
+            f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
+        )
     if extension.torn:
         name, parts = extension.torn[0]
         lines.append(
-            f"Images, duplicates or groups that stand in several parts already: {len(extension.torn):,}, such as that "
-            f"of {_one_line(name)} in {' and '.join(parts)}; new ones of theirs go to the first of these."
+            "Images, duplicates or groups that stand in several parts already:"
+            f" {len(extension.torn):,}, such as that of {_one_line(name)} in {' and '.join(parts)};"
+            " new ones of theirs go to the first of these."
         )
     return lines
 
@@ -105,19 +136,36 @@ def _notes(outcome: "Outcome") -> list[str]:
     scan, split, lines = outcome.scan, outcome.split, []
     together = split.together
     if together.num_duplicates:
-        lines.append(f"Exact duplicates: {together.num_duplicates:,}; copies of one picture are on one side.")
+        lines.append(
+            f"Exact duplicates: {together.num_duplicates:,}; copies of one picture are on one side."
+        )
     if together.conflicts:
         first, second = map(_one_line, together.conflicts[0])
         count = f"{len(together.conflicts):,}"
-        lines.append(f"Same picture under several classes: {count}, such as {first} and {second}; check the labels.")
+        lines.append(
+            f"Same picture under several classes: {count}, such as {first} and {second}; check the"
+            " labels."
+        )
     if together.num_groups:
-        lines.append(f"Groups kept whole: {together.num_groups:,}; images in no group: {together.num_ungrouped:,}.")
+        lines.append(
+            f"Groups kept whole: {together.num_groups:,}; images in no group:"
+            f" {together.num_ungrouped:,}."
+        )
     for part, name in enumerate(split.part_names):
-        without = [_one_line(scan.class_names[k]) for k, counts in enumerate(split.counts) if not counts[part]]
+        without = [
+            _one_line(scan.class_names[k])
+            for k, counts in enumerate(split.counts)
+            if not counts[part]
+        ]
         if without:
-            lines.append(f"Classes without an image in {name}: {len(without):,} ({_shortened(without)}).")
+            lines.append(
+                f"Classes without an image in {name}: {len(without):,} ({_shortened(without)})."
+            )
     if scan.num_ignored:
-        lines.append(f"Other files, ignored: {scan.num_ignored:,} ({_one_line(describe_ignored(scan.ignored))}).")
+        lines.append(
+            f"Other files, ignored: {scan.num_ignored:,}"
+            f" ({_one_line(describe_ignored(scan.ignored))})."
+        )
     return lines
 
 
@@ -125,7 +173,10 @@ def _places(outcome: "Outcome") -> list[str]:
     written = outcome.written
     lines = []
     if written.removed:
-        lines.append(f"Removed {_shortened(_paths(written.removed))}, written by an earlier split and not by this one.")
+        lines.append(
+            f"Removed {_shortened(_paths(written.removed))}, written by an earlier split and not by"
+            " this one."
+        )
     if not written.files:
         return [*lines, "Nothing to write."]
     if written.tree is not None:
@@ -137,7 +188,10 @@ def _places(outcome: "Outcome") -> list[str]:
     in_folds = [path for path in written.files if path.parent.name in folds]
     each = _enumerated([path.name for path in in_folds[:4]])
     where = _where(in_folds[0].parent.parent)
-    lines.append(f"Wrote {folds[0]} {'and' if len(folds) == 2 else 'to'} {folds[-1]} in {where}, each with {each}.")
+    lines.append(
+        f"Wrote {folds[0]} {'and' if len(folds) == 2 else 'to'} {folds[-1]} in {where}, each with"
+        f" {each}."
+    )
     return lines + [_place(rest) for rest in [written.files[len(in_folds) :]] if rest]
 
 

@@ -18,23 +18,34 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def summary(
     subject: Annotated[
-        str, typer.Argument(metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder.")
+        str,
+        typer.Argument(
+            metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder."
+        ),
     ],
     size: options.Size = None,
     num_classes: Annotated[
-        int | None, typer.Option(help="Classes of a model; 10 if not given. A checkpoint knows its own.", min=1)
+        int | None,
+        typer.Option(
+            help="Classes of a model; 10 if not given. A checkpoint knows its own.", min=1
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Your own model in a checkpoint, such as net.py:Net.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Your own model in a checkpoint, such as net.py:Net.")
+    ] = None,
     depth: Annotated[
-        int | None, typer.Option(help="Levels of modules in the table; all layers if not given.", min=1)
+        int | None,
+        typer.Option(help="Levels of modules in the table; all layers if not given.", min=1),
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show a model layer by layer: output shape, parameters, multiply-adds, and the memory it takes.
+    """Show a model layer by layer: output shape, parameters, multiply-adds, and the memory it
+    takes.
 
-    One image runs through the model and torch's flop counter watches. Sizes are for one image, without the number of
-    images in front. --depth 1 sums over all that is inside the model's direct parts.
+    One image runs through the model and torch's flop counter watches. Sizes are for one image,
+    without the number of images in front. --depth 1 sums over all that is inside the model's direct
+    parts.
 
     Example: ptkit summary resnet18 --size 224 --depth 2
     """
@@ -95,12 +106,12 @@ def _trainable(row: "Row") -> str:
 def _totals(found: "ModelSummary") -> str:
     trainable = "all" if found.trainable == found.parameters else f"{found.trainable:,}"
     return (
-        f"parameters     {found.parameters:,} ({trainable} trainable)\n"
-        f"multiply-adds  {_scaled(found.multiply_adds)}MACs an image, {_scaled(2 * found.multiply_adds)}FLOPs\n"
-        f"weights        {_scaled(found.weight_bytes)}B\n"
-        f"activations    {_scaled(found.activation_bytes)}B an image, kept for the backward pass\n"
-        f"training       {_scaled(found.training_bytes)}B with Adam and one image: weights, gradients, two moments, "
-        "activations"
+        f"parameters     {found.parameters:,} ({trainable} trainable)\nmultiply-adds "
+        f" {_scaled(found.multiply_adds)}MACs an image,"
+        f" {_scaled(2 * found.multiply_adds)}FLOPs\nweights       "
+        f" {_scaled(found.weight_bytes)}B\nactivations    {_scaled(found.activation_bytes)}B an"
+        f" image, kept for the backward pass\ntraining       {_scaled(found.training_bytes)}B with"
+        " Adam and one image: weights, gradients, two moments, activations"
     )
 
 
@@ -118,7 +129,9 @@ def _as_json(row: "Row", found: "ModelSummary") -> dict[str, object]:
 
 
 def _ending(name: str, room: int) -> str:
-    """Return a name, or its end where there is no room for all of it: what tells layers apart stands there."""
+    """Return a name, or its end where there is no room for all of it: what tells layers apart
+    stands there.
+    """
     return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
 
 

@@ -39,9 +39,15 @@ Command = Callable[..., None]
 
 
 def with_training_flags(command: Command) -> Command:
-    """Give a command the flags that train and finetune share; it gets their values as one mapping, `flags`."""
+    """Give a command the flags that train and finetune share; it gets their values as one mapping,
+    `flags`.
+    """
     shared = inspect.signature(_shared_flags).parameters
-    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "flags"]
+    own = [
+        parameter
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "flags"
+    ]
 
     def with_flags(**values: Any) -> None:
         flags = {name: values.pop(name) for name in shared}
@@ -94,7 +100,8 @@ def settings_of(
     before: settings_layers.Layer | None = None,
     argument: settings_layers.Layer | None = None,
 ) -> settings_layers.Settings:
-    """Return what the flags mean: defaults < `before` < --recipe or the resumed run < --config < --set < flags.
+    """Return what the flags mean: defaults < `before` < --recipe or the resumed run < --config <
+    --set < flags.
 
     argument: settings that the command's own argument stands for; they win over all.
 
@@ -109,7 +116,9 @@ def settings_of(
     if flags["resume"] is not None:
         given = [flag for flag in ("name", "out", "recipe") if flags[flag] is not None]
         if given:
-            raise UsageError(f"--resume goes on with the run's own settings and folder: leave --{given[0]} out")
+            raise UsageError(
+                f"--resume goes on with the run's own settings and folder: leave --{given[0]} out"
+            )
         layers.append(settings_layers.read_toml(flags["resume"] / "config.toml"))
     if flags["config"] is not None:
         layers.append(settings_layers.read_toml(flags["config"]))
@@ -123,7 +132,9 @@ def settings_of(
     return settings_layers.resolve(*layers, own, argument or {})
 
 
-def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False) -> None:
+def train_and_print(
+    settings: settings_layers.Settings, flags: Mapping[str, Any], *, is_verbose: bool = False
+) -> None:
     """Run a session and print its result."""
     from ptkit.commands.training_screen import TrainingScreen, metric_text, profile_lines
     from ptkit.core.training import session
@@ -138,15 +149,24 @@ def train_and_print(settings: settings_layers.Settings, flags: Mapping[str, Any]
     )
     best = result.best
     metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss")}
-    found = ", ".join(f"{name} {metric_text(name, value).strip()}" for name, value in metrics.items())
+    found = ", ".join(
+        f"{name} {metric_text(name, value).strip()}" for name, value in metrics.items()
+    )
     printer.say(
-        f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f}; {result.seconds:.1f} s in all"
+        f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f};"
+        f" {result.seconds:.1f} s in all"
     )
     printer.say(f"checkpoint: {result.checkpoint}")
     for line in profile_lines(result.profile) if result.profile is not None else ():
         printer.say(line)
-    pictures = [str(file.relative_to(result.run)) for file in result.files if file.suffix in (".png", ".gif")]
-    printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}")
+    pictures = [
+        str(file.relative_to(result.run))
+        for file in result.files
+        if file.suffix in (".png", ".gif")
+    ]
+    printer.say(
+        f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}"
+    )
     printer.result(
         {
             "run": str(result.run),

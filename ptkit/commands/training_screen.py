@@ -22,7 +22,9 @@ _REFRESH_S = 0.25
 
 
 class TrainingScreen(Watcher):
-    """Prints lines on standard output; draws the live line on standard error where that is a terminal."""
+    """Prints lines on standard output; draws the live line on standard error where that is a
+    terminal.
+    """
 
     def __init__(self, printer: Printer, *, is_verbose: bool = False) -> None:
         self.printer, self.is_verbose = printer, is_verbose
@@ -49,14 +51,20 @@ class TrainingScreen(Watcher):
             yield advance
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        self.say(f"run: {run}, {counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}")
+        self.say(
+            f"run: {run}, {counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}"
+        )
         self._epochs = epochs
         self._epoch_began = time.perf_counter()
 
     def step(self, progress: Progress) -> None:
         now = time.perf_counter()
         is_last = progress.step == progress.num_steps
-        if self.printer.silent or not sys.stderr.isatty() or (now - self._last_drawn < _REFRESH_S and not is_last):
+        if (
+            self.printer.silent
+            or not sys.stderr.isatty()
+            or (now - self._last_drawn < _REFRESH_S and not is_last)
+        ):
             return
         self._last_drawn = now
         if self._live is None:
@@ -67,13 +75,19 @@ class TrainingScreen(Watcher):
             self._task,
             description=f"epoch {progress.epoch}/{self._epochs}",
             completed=progress.step,
-            numbers=f"loss {progress.totals.mean_loss():.4f}  {rate:,.0f} images/s  {left:.0f} s left",
+            numbers=(
+                f"loss {progress.totals.mean_loss():.4f}  {rate:,.0f} images/s  {left:.0f} s left"
+            ),
         )
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         width = len(str(self._epochs))
-        learned = "" if result.train_accuracy is None else f"  accuracy {result.train_accuracy:7.2%}"
-        found = "  ".join(f"{name} {metric_text(name, value)}" for name, value in result.valid.items())
+        learned = (
+            "" if result.train_accuracy is None else f"  accuracy {result.train_accuracy:7.2%}"
+        )
+        found = "  ".join(
+            f"{name} {metric_text(name, value)}" for name, value in result.valid.items()
+        )
         rate, mark = next(iter(result.lrs.values())), "  best" if is_best else ""
         for name in result.unfrozen:
             self.say(f"epoch {result.epoch:>{width}}/{self._epochs}  unfrozen: {name}")
@@ -100,7 +114,9 @@ class TrainingScreen(Watcher):
         self._live.start()
 
     def _hide_live(self) -> None:
-        """Take the live line away, so that a printed line stands alone; the next step draws it again."""
+        """Take the live line away, so that a printed line stands alone; the next step draws it
+        again.
+        """
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None
@@ -109,7 +125,10 @@ class TrainingScreen(Watcher):
 def profile_lines(profile: Profile) -> list[str]:
     """Return where the time of the steps went, a line a part, and what limits."""
     each = 1000 / max(profile.num_steps, 1)
-    lines = [f"a step takes {profile.of_steps * each:.3g} ms (mean of {counted(profile.num_steps, 'step')}), of that"]
+    lines = [
+        f"a step takes {profile.of_steps * each:.3g} ms (mean of"
+        f" {counted(profile.num_steps, 'step')}), of that"
+    ]
     lines += [
         f"  {words:<18} {profile.share(part):6.1%}  {profile.seconds[part] * each:8.3g} ms"
         for part, words in STEP.items()
@@ -119,5 +138,7 @@ def profile_lines(profile: Profile) -> list[str]:
 
 
 def metric_text(name: str, value: float) -> str:
-    """Return a metric as it is shown: shares in percent, errors in the labels' units, loss and r2 as they are."""
+    """Return a metric as it is shown: shares in percent, errors in the labels' units, loss and r2
+    as they are.
+    """
     return f"{value:.4g}" if name in ("mae", "rmse", "r2", "loss") else f"{value:7.2%}"

@@ -12,11 +12,27 @@ if TYPE_CHECKING:
     from ptkit.plots.transform_sheet import Step
 
 _PREFIX = "transforms-"
-_HEADER = ["image", "step", "call", "draw", "crop", "height", "width", "is_changed", "mean_change", "clipped"]
+_HEADER = [
+    "image",
+    "step",
+    "call",
+    "draw",
+    "crop",
+    "height",
+    "width",
+    "is_changed",
+    "mean_change",
+    "clipped",
+]
 
 
 def draw_sheets(
-    sheets: "Sequence[Sheet]", calls: Sequence[str], *, seed: int, notes: Sequence[str], pictures: "PictureFolder"
+    sheets: "Sequence[Sheet]",
+    calls: Sequence[str],
+    *,
+    seed: int,
+    notes: Sequence[str],
+    pictures: "PictureFolder",
 ) -> "dict[str, np.ndarray]":
     """Write a picture per image and the table of all draws; return the pictures, uint8 (H, W, 3)."""
     from ptkit.core.wording import counted
@@ -34,8 +50,14 @@ def draw_sheets(
             notes=[", ".join(calls), *notes],
             footer=f"n = {counted(num_draws, 'draw')} · seed {seed} · {sheet.path}",
         )
-        drawn[f"transforms/{name.removeprefix(_PREFIX)}"] = pictures.add_figure(f"{name}.png", figure)
-        rows += [row for place, one in enumerate((*sheet.steps, sheet.whole)) for row in _table(sheet.path, place, one)]
+        drawn[f"transforms/{name.removeprefix(_PREFIX)}"] = pictures.add_figure(
+            f"{name}.png", figure
+        )
+        rows += [
+            row
+            for place, one in enumerate((*sheet.steps, sheet.whole))
+            for row in _table(sheet.path, place, one)
+        ]
     pictures.add_csv("transforms.csv", _HEADER, rows)
     return drawn
 
@@ -82,7 +104,10 @@ def _line(row: "Row") -> str:
     if row.is_stretched:
         parts.append("grey is the mean, black and white ±3 standard deviations")
     elif any(row.clipped):
-        parts.append(f"{percent(sum(row.clipped) / len(row.clipped))} of the values lie outside 0..255 and are clipped")
+        parts.append(
+            f"{percent(sum(row.clipped) / len(row.clipped))} of the values lie outside 0..255 and"
+            " are clipped"
+        )
     return ", ".join(parts)
 
 
@@ -91,7 +116,11 @@ def _title(sheet: "Sheet") -> str:
 
     row = sheet.whole
     crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""
-    one, several = (f"different set of {crops}", f"different sets of {crops}") if crops else ("different image", "")
+    one, several = (
+        (f"different set of {crops}", f"different sets of {crops}")
+        if crops
+        else ("different image", "")
+    )
     num_draws = len(row.draws) // row.num_crops
     answer = f"{counted(row.num_different, one, several)} in {counted(num_draws, 'draw')}"
     if not row.is_random:
@@ -106,10 +135,24 @@ def _size(pixels: "np.ndarray") -> str:
 def _table(path: str, place: int, row: "Row") -> list[tuple[object, ...]]:
     """Return a line of the table for each picture of a row; the change is in levels of 0..255."""
     rows: list[tuple[object, ...]] = []
-    for k, (draw, is_changed, clipped) in enumerate(zip(row.draws, row.is_changed, row.clipped, strict=True)):
+    for k, (draw, is_changed, clipped) in enumerate(
+        zip(row.draws, row.is_changed, row.clipped, strict=True)
+    ):
         number, crop = divmod(k, row.num_crops)
         is_same_size = draw.shape == row.before.shape
         change = float(abs(draw.astype(int) - row.before).mean()) if is_same_size else ""
         size = draw.shape[0], draw.shape[1]
-        rows.append((path, place + 1, row.call or "all", number + 1, crop + 1, *size, is_changed, change, clipped))
+        rows.append(
+            (
+                path,
+                place + 1,
+                row.call or "all",
+                number + 1,
+                crop + 1,
+                *size,
+                is_changed,
+                change,
+                clipped,
+            )
+        )
     return rows

@@ -21,10 +21,16 @@ COMMAND = "viz-featuremaps"
 
 
 def viz_featuremaps(
-    ckpt: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")],
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")] = None,
+    ckpt: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
+    ],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
+    ] = None,
     layers: options.Layers = None,
-    list_layers: Annotated[bool, typer.Option("--list", help="List the layers and their output shapes.")] = False,
+    list_layers: Annotated[
+        bool, typer.Option("--list", help="List the layers and their output shapes.")
+    ] = False,
     num_images: options.NumImages = 8,
     model: options.Model = None,
     mean: options.Mean = None,
@@ -38,13 +44,20 @@ def viz_featuremaps(
 ) -> None:
     """Draw what layers give for some images, as PNG files and TensorBoard images.
 
-    By default the last layer of each resolution, at most six; --list shows all of them. A picture has a row per image:
-    the image as the network sees it, the mean magnitude, and the 16 channels with the largest maximum on one scale.
-    A layer that is called several times is shown as it was the last time. feature_maps.csv has every channel.
+    By default the last layer of each resolution, at most six; --list shows all of them. A picture
+    has a row per image: the image as the network sees it, the mean magnitude, and the 16 channels
+    with the largest maximum on one scale.
+    A layer that is called several times is shown as it was the last time. feature_maps.csv has
+    every channel.
 
     Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
     """
-    from ptkit.core.analysis.activations import default_layers, match_layers, record_activations, trace_layers
+    from ptkit.core.analysis.activations import (
+        default_layers,
+        match_layers,
+        record_activations,
+        trace_layers,
+    )
     from ptkit.core.analysis.subject import load_subject, output_folder
     from ptkit.core.analysis.views import load_images
     from ptkit.core.training.device import choose_device
@@ -68,16 +81,25 @@ def viz_featuremaps(
     found = record_activations(network, tensors, chosen)
     folder = output_folder(subject.run, command=COMMAND, out=out)
     with PictureFolder(folder, command=COMMAND) as pictures:
-        drawn = _draw_layers(found, views, pictures=pictures, source=subject.described, printer=printer)
+        drawn = _draw_layers(
+            found, views, pictures=pictures, source=subject.described, printer=printer
+        )
         add_events(pictures, drawn)
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files))})
 
 
 def _draw_layers(
-    found: "Mapping[str, np.ndarray]", views: "Views", *, pictures: "PictureFolder", source: str, printer: Printer
+    found: "Mapping[str, np.ndarray]",
+    views: "Views",
+    *,
+    pictures: "PictureFolder",
+    source: str,
+    printer: Printer,
 ) -> "dict[str, np.ndarray]":
-    """Write a picture per layer and the table of all channels; return the pictures, uint8 (H, W, 3), and the input."""
+    """Write a picture per layer and the table of all channels; return the pictures, uint8 (H, W,
+    3), and the input.
+    """
     from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
     from ptkit.plots.saving import file_names
 
@@ -85,18 +107,30 @@ def _draw_layers(
     for file_name, (layer, maps) in zip(file_names("features-", found), found.items(), strict=True):
         stats = map_stats(maps)
         footer = f"n = {len(views.names)} · {source}"
-        figure = feature_map_figure(maps, views.pixels, layer=layer, names=views.names, footer=footer)
+        figure = feature_map_figure(
+            maps, views.pixels, layer=layer, names=views.names, footer=footer
+        )
         drawn[f"feature maps/{layer}"] = pictures.add_figure(f"{file_name}.png", figure)
         rows += map_rows(layer, stats)
         shape = "×".join(map(str, maps.shape[1:]))
-        printer.say(f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead")
-    pictures.add_csv("feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows)
+        printer.say(
+            f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead"
+        )
+    pictures.add_csv(
+        "feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows
+    )
     return drawn
 
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:
     rows = [
-        (layer.name, layer.kind, "×".join(map(str, layer.shape)), str(layer.num_calls), "*" * (layer.name in defaults))
+        (
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.shape)),
+            str(layer.num_calls),
+            "*" * (layer.name in defaults),
+        )
         for layer in layers
     ]
     printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))

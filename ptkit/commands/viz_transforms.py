@@ -19,14 +19,20 @@ COMMAND = "viz-transforms"
 
 
 def viz_transforms(
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
+    ] = None,
     transform: options.Transforms = None,
     augment: options.Augment = None,
     size: options.InputSize = None,
-    num_images: Annotated[int, typer.Option(help="How many draws of each step are drawn.", min=1)] = 8,
+    num_images: Annotated[
+        int, typer.Option(help="How many draws of each step are drawn.", min=1)
+    ] = 8,
     seed: options.TrainSeed = None,
     mean: Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")
+    ] = None,
     config: options.Config = None,
     out: options.Out = None,
     as_json: options.Json = False,
@@ -34,11 +40,14 @@ def viz_transforms(
 ) -> None:
     """Draw what transforms make of images: each step alone, and all together as the model sees it.
 
-    The transforms are those with which `ptkit train` would train with the same flags, or with a run's config.toml.
-    Draw k is what training draws in epoch k, for the images as the first of its list. MixUp and CutMix mix the given
-    images with each other. A sheet an image goes to ./ptkit-viz-transforms, and transforms.csv has every draw.
+    The transforms are those with which `ptkit train` would train with the same flags, or with a
+    run's config.toml.
+    Draw k is what training draws in epoch k, for the images as the first of its list. MixUp and
+    CutMix mix the given images with each other. A sheet an image goes to ./ptkit-viz-transforms,
+    and transforms.csv has every draw.
 
-    Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform "RandomErasing()"
+    Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
+    "RandomErasing()"
     """
     from ptkit.commands.transform_pictures import draw_sheets
     from ptkit.core.analysis.subject import output_folder
@@ -48,14 +57,22 @@ def viz_transforms(
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    data = {"transforms": transform or None, "augment": augment, "size": size, "mean": mean, "std": std}
+    data = {
+        "transforms": transform or None,
+        "augment": augment,
+        "size": size,
+        "mean": mean,
+        "std": std,
+    }
     flags = {"data": _given(data), "train": _given({"seed": seed})}
     settings = resolve(read_toml(config) if config is not None else {}, flags)
     calls = training_calls(settings.data, images)
     printer = Printer(as_json=as_json, quiet=quiet)
     sheets = transform_sheets(images, calls, num_draws=num_images, seed=settings.train.seed)
     alone = [call for call in calls if len(images) == 1 and is_mix(parse(call))]
-    notes = [f"{call} is left out: it mixes images with each other, name a second one" for call in alone]
+    notes = [
+        f"{call} is left out: it mixes images with each other, name a second one" for call in alone
+    ]
     with PictureFolder(output_folder(None, command=COMMAND, out=out), command=COMMAND) as pictures:
         drawn = draw_sheets(sheets, calls, seed=settings.train.seed, notes=notes, pictures=pictures)
         add_events(pictures, drawn)

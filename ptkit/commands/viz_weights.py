@@ -16,7 +16,9 @@ COMMAND = "viz-weights"
 
 
 def viz_weights(
-    ckpt: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")],
+    ckpt: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
+    ],
     layers: options.Layers = None,
     scale: options.Scale = "layer",
     out: options.Out = None,
@@ -25,8 +27,9 @@ def viz_weights(
 ) -> None:
     """Draw the kernels of every convolution, as PNG files and TensorBoard images.
 
-    The model need not be known: every four-dimensional weight is a layer. First layers with three inputs are drawn in
-    colour, others signed. kernels.csv has the norm, minimum and maximum of each output channel and whether it is dead.
+    The model need not be known: every four-dimensional weight is a layer. First layers with three
+    inputs are drawn in colour, others signed. kernels.csv has the norm, minimum and maximum of each
+    output channel and whether it is dead.
 
     Example: ptkit viz-weights ckpt.pkl --layers "layer1.*"
     """
@@ -45,15 +48,22 @@ def viz_weights(
     folder = output_folder(run_folder(weights.path), command=COMMAND, out=out)
     rows, images = [], {}
     with PictureFolder(folder, command=COMMAND) as pictures:
-        for file_name, (layer, weight) in zip(file_names("kernels-", kernels), kernels.items(), strict=True):
+        for file_name, (layer, weight) in zip(
+            file_names("kernels-", kernels), kernels.items(), strict=True
+        ):
             stats = kernel_stats(weight)
             footer = f"n = {len(weight):,} output channels · {source}"
             figure = kernel_figure(weight, layer=layer, scale=scale, footer=footer)
             images[f"{layer}/kernels"] = pictures.add_figure(f"{file_name}.png", figure)
             images |= _per_output(layer, weight, scale=scale)
             rows += kernel_rows(layer, stats)
-            printer.say(f"{layer}: {'×'.join(map(str, weight.shape))}, {stats.num_dead:,} of {len(weight):,} dead")
-        pictures.add_csv("kernels.csv", ["layer", "output_channel", "norm", "min", "max", "is_dead"], rows)
+            printer.say(
+                f"{layer}: {'×'.join(map(str, weight.shape))}, {stats.num_dead:,} of"
+                f" {len(weight):,} dead"
+            )
+        pictures.add_csv(
+            "kernels.csv", ["layer", "output_channel", "norm", "min", "max", "is_dead"], rows
+        )
         add_events(pictures, images)
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files))})
@@ -63,4 +73,6 @@ def _per_output(layer: str, weight: "np.ndarray", *, scale: str) -> "dict[str, n
     """Return an image for each of the strongest output channels: its kernels side by side."""
     from ptkit.plots.kernels import output_mosaics
 
-    return {f"{layer}/output {channel}": image for channel, image in output_mosaics(weight, scale=scale)}
+    return {
+        f"{layer}/output {channel}": image for channel, image in output_mosaics(weight, scale=scale)
+    }

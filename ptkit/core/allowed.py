@@ -52,7 +52,9 @@ def number(
     return Allowed(
         text=f"a {'' if limits.text() else 'finite '}number{words}",
         plural=f"numbers{words}",
-        check=lambda value: _is_number(value, kinds) and abs(value) <= _LARGEST and limits.holds(value),
+        check=lambda value: (
+            _is_number(value, kinds) and abs(value) <= _LARGEST and limits.holds(value)
+        ),
         example=limits.inside(),
         bad_examples=(*_WRONG_TYPES, *((0,) if has_point else ()), float("inf"), *limits.outside()),
     )
@@ -64,7 +66,9 @@ def whole(low: int | None = None, high: int | None = None, *, words: str = "") -
     return Allowed(
         text=words or f"a whole number{limits.text()}",
         plural=f"whole numbers{limits.text()}",
-        check=lambda value: _is_number(value, int) and abs(value) <= _LARGEST_WHOLE and limits.holds(value),
+        check=lambda value: (
+            _is_number(value, int) and abs(value) <= _LARGEST_WHOLE and limits.holds(value)
+        ),
         example=low or 0,
         bad_examples=(*_WRONG_TYPES, 1.5, 2**64, *limits.outside()),
     )
@@ -72,7 +76,13 @@ def whole(low: int | None = None, high: int | None = None, *, words: str = "") -
 
 def flag() -> Allowed:
     """Allow True and False."""
-    return Allowed("True or False", lambda value: isinstance(value, bool), True, ("x", 1, None), "of True or False")
+    return Allowed(
+        "True or False",
+        lambda value: isinstance(value, bool),
+        True,
+        ("x", 1, None),
+        "of True or False",
+    )
 
 
 def one_of(*choices: str | int, words: str = "") -> Allowed:
@@ -82,7 +92,9 @@ def one_of(*choices: str | int, words: str = "") -> Allowed:
 
 def text(words: str, *, example: str) -> Allowed:
     """Allow any text; `words` says which, and what reads it checks it."""
-    return Allowed(words, lambda value: isinstance(value, str), example, (1, True, None, []), "such texts")
+    return Allowed(
+        words, lambda value: isinstance(value, str), example, (1, True, None, []), "such texts"
+    )
 
 
 def member_of(owner: str, *names: str) -> Allowed:
@@ -95,10 +107,13 @@ def member_of(owner: str, *names: str) -> Allowed:
     )
 
 
-def list_of(item: Allowed, *lengths: int, is_rising: bool = False, has_sum: bool = False) -> Allowed:
+def list_of(
+    item: Allowed, *lengths: int, is_rising: bool = False, has_sum: bool = False
+) -> Allowed:
     """Allow lists and tuples of such items, of one of the lengths if any is given, and never empty.
 
-    is_rising: of two numbers the first may not be the larger one. has_sum: numbers may not all be 0.
+    is_rising: of two numbers the first may not be the larger one. has_sum: numbers may not all be
+    0.
     """
     size = lengths[0] if lengths else 2
     counts = f"{listing([str(length) for length in lengths])} " if lengths else ""
@@ -117,14 +132,25 @@ def list_of(item: Allowed, *lengths: int, is_rising: bool = False, has_sum: bool
             and (not has_sum or any(value))
         ),
         example=[item.example] * size,
-        bad_examples=(*_WRONG_TYPES, *([bad] * size for bad in item.bad_examples), *falling, *zeros, *too_many),
+        bad_examples=(
+            *_WRONG_TYPES,
+            *([bad] * size for bad in item.bad_examples),
+            *falling,
+            *zeros,
+            *too_many,
+        ),
     )
 
 
 def either(*rules: Allowed, words: str = "") -> Allowed:
     """Allow what any of the rules allows; `words` replaces the text."""
-    parts = tuple(part for rule in rules for part in (rule.parts or (rule,)))
-    refused = [bad for part in parts for bad in part.bad_examples if not any(other.check(bad) for other in parts)]
+    parts = tuple(part for rule in rules for part in rule.parts or (rule,))
+    refused = [
+        bad
+        for part in parts
+        for bad in part.bad_examples
+        if not any(other.check(bad) for other in parts)
+    ]
     return Allowed(
         text=words or listing([part.text for part in parts]),
         check=lambda value: any(part.check(value) for part in parts),
@@ -156,7 +182,12 @@ class _Range:
     def text(self) -> str:
         if self.low is not None and self.high is not None:
             return f" of {self.low}..{self.high}"
-        words = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
+        words = {
+            "of at least": self.low,
+            "above": self.above,
+            "of at most": self.high,
+            "below": self.below,
+        }
         return " and".join(f" {word} {limit}" for word, limit in words.items() if limit is not None)
 
     def holds(self, value: float) -> bool:

@@ -1,6 +1,8 @@
-"""What every argument of every part may be, in two tables: by the argument's name, and where one part differs.
+"""What every argument of every part may be, in two tables: by the argument's name, and where one
+part differs.
 
-None needs no mention where it is the argument's default. The ranges are those of PyTorch's documentation, narrowed
+None needs no mention where it is the argument's default. The ranges are those of PyTorch's
+documentation, narrowed
 where it takes what could only do harm: no momentum above 1, no empty list.
 """
 
@@ -9,7 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptkit.core.allowed import Allowed, either, flag, list_of, member_of, number, one_of, or_none, text, whole
+from ptkit.core.allowed import (
+    Allowed,
+    either,
+    flag,
+    list_of,
+    member_of,
+    number,
+    one_of,
+    or_none,
+    text,
+    whole,
+)
 
 # The longest side that a JPEG can have.
 _PIXELS = 65_535
@@ -36,7 +49,9 @@ _TRANSFORMS = Allowed(
 # A tensor stands here once a file's name has been replaced by what is in it.
 _MATRIX = Allowed(
     "the name of a file that `ptkit normstats --whiten` wrote, or a list of lists of numbers",
-    lambda value: isinstance(value, str) or hasattr(value, "ndim") or list_of(list_of(_ANY)).check(value),
+    lambda value: (
+        isinstance(value, str) or hasattr(value, "ndim") or list_of(list_of(_ANY)).check(value)
+    ),
     example="whitening.npz",
     bad_examples=(1, True, None, [], [1], ["x"], [[]], [["x"]], [[1, 1e999]]),
 )
@@ -52,7 +67,18 @@ _FALL_AND_RISE = Allowed(
     "a list of 2 numbers, above 0 and below 1, and above 1",
     lambda value: list_of(_ABOVE_0, 2).check(value) and value[0] < 1 < value[1],
     example=[0.5, 1.2],
-    bad_examples=("x", 1.2, None, [], ["x", 1.2], [1.2, 0.5], [0, 1.2], [0.5, 1], [0.5, 1.2, 1.2], [0.5, 1e999]),
+    bad_examples=(
+        "x",
+        1.2,
+        None,
+        [],
+        ["x", 1.2],
+        [1.2, 0.5],
+        [0, 1.2],
+        [0.5, 1],
+        [0.5, 1.2, 1.2],
+        [0.5, 1e999],
+    ),
 )
 _EXPRESSION = text("text such as '0.95 ** epoch' or 'module:function'", example="0.95 ** epoch")
 _NONLINEARITY = one_of(
@@ -85,7 +111,9 @@ ARGUMENTS: Mapping[str, Allowed] = {
     "saturation": _STRENGTH,
     "hue": either(number(0, 0.5), list_of(number(-0.5, 0.5), 2, is_rising=True)),
     "num_output_channels": one_of(1, 3),
-    "function": text("text that names a function, as in 'module:function' or 'file.py:function'", example="m:f"),
+    "function": text(
+        "text that names a function, as in 'module:function' or 'file.py:function'", example="m:f"
+    ),
     "transforms": _TRANSFORMS,
     "transformation_matrix": _MATRIX,
     "mean_vector": list_of(_ANY),
@@ -95,7 +123,9 @@ ARGUMENTS: Mapping[str, Allowed] = {
     "num_magnitude_bins": whole(2, 1000),
     "severity": whole(1, 10),
     "mixture_width": _COUNT,
-    "chain_depth": either(one_of(-1), _COUNT, words="-1 (1 to 3, drawn) or a whole number of at least 1"),
+    "chain_depth": either(
+        one_of(-1), _COUNT, words="-1 (1 to 3, drawn) or a whole number of at least 1"
+    ),
     "all_ops": flag(),
     "alpha": _ABOVE_0,
     "value": either(_ANY, list_of(_ANY, 1, 3), one_of("random")),
@@ -237,7 +267,8 @@ OF_ONE_PART: Mapping[tuple[str, str], Allowed] = {
 class Together:
     """What arguments of one part must be to each other.
 
-    check: says whether it is so, of all arguments by name, defaults filled in, each of which is allowed by itself.
+    check: says whether it is so, of all arguments by name, defaults filled in, each of which is
+    allowed by itself.
     text: the whole message after the part's name.
     """
 
@@ -247,15 +278,21 @@ class Together:
 
 TOGETHER: Mapping[str, Together] = {
     "Resize": Together(
-        lambda given: given["max_size"] is None or given["size"] is None or _shorter_side(given) < given["max_size"],
+        lambda given: (
+            given["max_size"] is None
+            or given["size"] is None
+            or _shorter_side(given) < given["max_size"]
+        ),
         "max_size must be larger than size, which is then one number",
     ),
     "RandAugment": Together(
-        lambda given: given["magnitude"] < given["num_magnitude_bins"], "magnitude must be below num_magnitude_bins"
+        lambda given: given["magnitude"] < given["num_magnitude_bins"],
+        "magnitude must be below num_magnitude_bins",
     ),
     "OneCycleLR": Together(
         lambda given: (
-            not given["cycle_momentum"] or _largest(given["base_momentum"]) <= _largest(given["max_momentum"])
+            not given["cycle_momentum"]
+            or _largest(given["base_momentum"]) <= _largest(given["max_momentum"])
         ),
         "base_momentum must not be above max_momentum",
     ),
@@ -264,7 +301,9 @@ TOGETHER: Mapping[str, Together] = {
 
 
 def allowed_for(part: str, parameter: inspect.Parameter) -> Allowed | None:
-    """Return the rule for an argument of a part; None where the tables have none, as for a user's own function."""
+    """Return the rule for an argument of a part; None where the tables have none, as for a user's
+    own function.
+    """
     rule = OF_ONE_PART.get((part, parameter.name)) or ARGUMENTS.get(parameter.name)
     return or_none(rule) if rule and parameter.default is None and not rule.check(None) else rule
 

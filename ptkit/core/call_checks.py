@@ -1,4 +1,6 @@
-"""What can be wrong with a call's names and values, and the message for each: what was found, what is allowed."""
+"""What can be wrong with a call's names and values, and the message for each: what was found, what
+is allowed.
+"""
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence, Set
@@ -28,7 +30,9 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def name_hint(name: str, names: Collection[str]) -> str:
-    """Return what an unknown name may mean: a new name, those it is a piece of, one nearly the same; else all names."""
+    """Return what an unknown name may mean: a new name, those it is a piece of, one nearly the
+    same; else all names.
+    """
     if _OLD_PARTS.get(name) in names:
         return f"; it is called {_OLD_PARTS[name]} now"
     longer = [known for known in names if len(name) > 1 and name.lower() in known.lower()]
@@ -36,7 +40,11 @@ def name_hint(name: str, names: Collection[str]) -> str:
         return f"; did you mean {listing(longer)}?"
     if hint := nearest(name, names):
         return hint
-    return f"; `ptkit list` has all {len(names)}" if len(names) > _MANY_NAMES else f"; there are: {', '.join(names)}"
+    return (
+        f"; `ptkit list` has all {len(names)}"
+        if len(names) > _MANY_NAMES
+        else f"; there are: {', '.join(names)}"
+    )
 
 
 def check_count(call: Call, names: Sequence[str], parameters: Parameters) -> None:
@@ -87,7 +95,9 @@ def check_value(call: Call, parameter: inspect.Parameter, value: Any, *, given: 
     if rule is not None and not rule.check(value):
         # A call of one argument is written as the notation writes that argument.
         found = str(Call("", (given,)))[1:-1]
-        raise call.error(f"{call.name}: {parameter.name} must be {rule.text}, found {found}", parameter.name)
+        raise call.error(
+            f"{call.name}: {parameter.name} must be {rule.text}, found {found}", parameter.name
+        )
 
 
 def check_complete(call: Call, takes: Parameters, arguments: Mapping[str, Any]) -> None:
@@ -97,10 +107,16 @@ def check_complete(call: Call, takes: Parameters, arguments: Mapping[str, Any]) 
         UsageError: the first that is missing, or what does not go together.
     """
     for key, parameter in takes.items():
-        if parameter.default is parameter.empty and parameter.kind not in VARIADIC and key not in arguments:
+        if (
+            parameter.default is parameter.empty
+            and parameter.kind not in VARIADIC
+            and key not in arguments
+        ):
             rule = None if call.prefix else allowed_for(call.name, parameter)
             wanted = f"; it must be {rule.text}" if rule else ""
             raise call.error(f"{call.name}: missing a required argument: {key!r}{wanted}")
     together = None if call.prefix else TOGETHER.get(call.name)
-    if together and not together.check({key: p.default for key, p in takes.items()} | dict(arguments)):
+    if together and not together.check(
+        {key: p.default for key, p in takes.items()} | dict(arguments)
+    ):
         raise call.error(f"{call.name}: {together.text}")

@@ -1,7 +1,8 @@
 """The call notation: parts are named as PyTorch writes them, `RandomCrop(32, padding=4)`.
 
-Grammar: `[prefix:]name[(args)]`. The call part goes to Python's `ast` and nothing is evaluated: only literals, lists,
-nested calls and `InterpolationMode.X` are read. A prefix names a user's own module or file, or another library.
+Grammar: `[prefix:]name[(args)]`. The call part goes to Python's `ast` and nothing is evaluated:
+only literals, lists, nested calls and `InterpolationMode.X` are read. A prefix names a user's own
+module or file, or another library.
 """
 
 import ast
@@ -18,7 +19,10 @@ from ptkit.core.errors import UsageError
 
 # What people used to other notations write for a value, and how it is written here.
 _OTHER_SPELLINGS = {"true": "True", "false": "False", "none": "None", "null": "None"}
-_FORM = re.compile(r"\s*(?:(?P<prefix>[^\s()'\"=][^()'\"=]*?):)?(?P<call>[A-Za-z_]\w*\s*(?:\(.*\)?)?)\s*", re.DOTALL)
+_FORM = re.compile(
+    r"\s*(?:(?P<prefix>[^\s()'\"=][^()'\"=]*?):)?(?P<call>[A-Za-z_]\w*\s*(?:\(.*\)?)?)\s*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Call:
     """A parsed call. Values are literals, lists, tuples, `Symbol` or nested `Call`.
 
     prefix: "" for a built-in part, else `timm`, `module.path` or `path/to/file.py`.
-    source, spots: the text it came from and where in it the name ("") and each argument stand, for error messages.
+    source, spots: the text it came from and where in it the name ("") and each argument stand, for
+    error messages.
     """
 
     name: str
@@ -48,12 +53,18 @@ class Call:
     spots: Mapping[str | int, int] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
-        parts = [_text(value) for value in self.args] + [f"{key}={_text(value)}" for key, value in self.kwargs.items()]
+        parts = [_text(value) for value in self.args] + [
+            f"{key}={_text(value)}" for key, value in self.kwargs.items()
+        ]
         return f"{self.prefix + ':' if self.prefix else ''}{self.name}({', '.join(parts)})"
 
     def error(self, message: str, spot: str | int = "") -> UsageError:
-        """Return an error whose message shows the source with a caret under the argument `spot` (or the name)."""
-        return UsageError(f"{message}\n{_pointed(self.source or str(self), self.spots.get(spot, 0))}")
+        """Return an error whose message shows the source with a caret under the argument `spot` (or
+        the name).
+        """
+        return UsageError(
+            f"{message}\n{_pointed(self.source or str(self), self.spots.get(spot, 0))}"
+        )
 
 
 def parse(text: str) -> Call:
@@ -66,10 +77,13 @@ def parse(text: str) -> Call:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = _FORM.fullmatch(text)
     if form is None:
-        raise UsageError(f"expected a name or a call such as Name(key=1), found\n{_pointed(text, 0)}")
+        raise UsageError(
+            f"expected a name or a call such as Name(key=1), found\n{_pointed(text, 0)}"
+        )
     offset = form.start("call")
     try:
-        # A backslash that means nothing in a string is a warning to Python; here it is what the user wrote.
+        # A backslash that means nothing in a string is a warning to Python; here it is what the
+        # user wrote.
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(form["call"].rstrip(), mode="eval")
     except SyntaxError as error:
@@ -96,7 +110,9 @@ def split_selector(text: str, separator: str) -> tuple[str, str]:
     """
     selector, found, rest = text.partition(separator)
     if not found or not selector.strip() or not rest.strip():
-        raise UsageError(f"expected SELECTOR{separator}VALUE, found\n{_pointed(text, len(selector))}")
+        raise UsageError(
+            f"expected SELECTOR{separator}VALUE, found\n{_pointed(text, len(selector))}"
+        )
     return selector.strip(), rest.strip()
 
 
@@ -131,7 +147,10 @@ class _Reader:
                 return constant
             case ast.UnaryOp(operand=ast.Constant(value=bool())):
                 raise self.error(node, "True and False have no sign")
-            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as number)):
+            case ast.UnaryOp(
+                op=ast.USub() | ast.UAdd() as sign,
+                operand=ast.Constant(value=int() | float() as number),
+            ):
                 return -number if isinstance(sign, ast.USub) else number
             case ast.List(elts=elements):
                 return [self.value(element) for element in elements]
@@ -158,7 +177,9 @@ class _Reader:
 
 
 def _pointed(source: str, column: int) -> str:
-    """Return the source line that holds `column` with a caret below that column, as a terminal shows it."""
+    """Return the source line that holds `column` with a caret below that column, as a terminal
+    shows it.
+    """
     start = source.rfind("\n", 0, column) + 1
     # Tabs and control characters would move the caret.
     line = "".join(c if c.isprintable() else " " for c in source[start:].split("\n", 1)[0])
@@ -166,7 +187,9 @@ def _pointed(source: str, column: int) -> str:
 
 
 def _width(character: str) -> int:
-    """Return how many columns a terminal gives a character: two to Chinese ones, none to combining marks."""
+    """Return how many columns a terminal gives a character: two to Chinese ones, none to combining
+    marks.
+    """
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,4 +1,6 @@
-"""Tables of parts: from the name a user writes to the object PyTorch builds, with every argument checked first."""
+"""Tables of parts: from the name a user writes to the object PyTorch builds, with every argument
+checked first.
+"""
 
 import enum
 import importlib
@@ -74,13 +76,17 @@ class Catalogue:
         """
         part = self.parts.get(call.name)
         if part is None:
-            raise call.error(f"no {self.kind} is called {call.name}{name_hint(call.name, self.parts)}")
+            raise call.error(
+                f"no {self.kind} is called {call.name}{name_hint(call.name, self.parts)}"
+            )
         return part
 
     def build(self, call: Call, *, supplied: Mapping[str, Any] | None = None) -> Any:
-        """Return the object that `call` names, made with its arguments and those that the run supplies.
+        """Return the object that `call` names, made with its arguments and those that the run
+        supplies.
 
-        supplied: arguments given by the run; those the part does not take are left out, those in the call win.
+        supplied: arguments given by the run; those the part does not take are left out, those in
+        the call win.
 
         Raises:
             UsageError: unknown name or argument, or a value that the part refuses.
@@ -98,7 +104,9 @@ class Catalogue:
         return _constructed(call, target, arguments)
 
     def bind(self, call: Call, target: Callable[..., Any], part: Part) -> dict[str, Any]:
-        """Return the call's arguments by name, checked against the signature of `target`, nested calls built."""
+        """Return the call's arguments by name, checked against the signature of `target`, nested
+        calls built.
+        """
         takes = _parameters(call, target)
         # A user's own function may have arguments of old names, and may take any name.
         old = () if call.prefix else OLD_ARGUMENTS
@@ -121,7 +129,8 @@ class Catalogue:
         return bound
 
     def named(self, call: Call) -> Call:
-        """Return a call of the table with all its arguments by name; neither names nor values are checked.
+        """Return a call of the table with all its arguments by name; neither names nor values are
+        checked.
 
         Raises:
             UsageError: no such part, or more arguments than it takes without their names.
@@ -132,7 +141,9 @@ class Catalogue:
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return `name(arguments with defaults)` and the summary of one part."""
-        shown = [f"{a.name}={a.default_text}" if a.default_text else a.name for a in self.arguments(name)]
+        shown = [
+            f"{a.name}={a.default_text}" if a.default_text else a.name for a in self.arguments(name)
+        ]
         return f"{name}({', '.join(shown)})", self.parts[name].summary
 
     def arguments(self, name: str) -> list[Argument]:
@@ -143,7 +154,9 @@ class Catalogue:
             if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
                 continue
             rule = allowed_for(name, parameter)
-            default = "" if parameter.default is parameter.empty else _default_text(parameter.default)
+            default = (
+                "" if parameter.default is parameter.empty else _default_text(parameter.default)
+            )
             found.append(Argument(key, default, rule.text if rule else ""))
         return found
 
@@ -178,7 +191,8 @@ def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
     """Refuse a call out of a file that would import code; `remedy` says what to do instead.
 
     Raises:
-        CheckpointError: the call has a prefix, or names a function as `module:function` anywhere inside.
+        CheckpointError: the call has a prefix, or names a function as `module:function` anywhere
+            inside.
     """
     if call.prefix or any(_names_code(value) for value in (*call.args, *call.kwargs.values())):
         raise CheckpointError(f"{where} names user code ({call}); nothing was run: {remedy}")
@@ -194,7 +208,9 @@ def load_user_object(call: Call) -> Any:
 
 
 def load_function(text: str, *, call: Call | None = None) -> Any:
-    """Import `module:name` or `path/to/file.py:name`; `call` is where the text stands, for the error message."""
+    """Import `module:name` or `path/to/file.py:name`; `call` is where the text stands, for the
+    error message.
+    """
     prefix, _, name = text.rpartition(":")
     shown = call or Call(name, prefix=prefix, source=text)
     if not prefix or not name.isidentifier():
@@ -202,7 +218,11 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
     if prefix.endswith(".py") and not Path(prefix).is_file():
         raise shown.error(f"no file {prefix}")
     try:
-        module = _file_module(os.path.realpath(prefix)) if prefix.endswith(".py") else _named_module(prefix)
+        module = (
+            _file_module(os.path.realpath(prefix))
+            if prefix.endswith(".py")
+            else _named_module(prefix)
+        )
     except Exception as error:  # the user's module may raise anything
         raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
@@ -234,15 +254,22 @@ def _parameters(call: Call, target: Callable[..., Any]) -> Parameters:
     try:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
-        raise call.error(f"{call.name} is a {type(target).__name__}, not a function or class with arguments") from None
+        raise call.error(
+            f"{call.name} is a {type(target).__name__}, not a function or class with arguments"
+        ) from None
 
 
 def _positions(parameters: Parameters, part: Part) -> list[str]:
     """Return the arguments that may go without a name, in PyTorch's order.
 
-    The first one is left out where the run supplies it: the tensor to fill, the optimizer to schedule.
+    The first one is left out where the run supplies it: the tensor to fill, the optimizer to
+    schedule.
     """
-    names = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    names = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     return names[1:] if names and names[0] in part.supplied else names
 
 
@@ -252,7 +279,9 @@ def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
     for key in first.keys() & call.kwargs.keys():
         raise call.error(f"{call.name} got {key} twice", key)
     places = enumerate(first)
-    spots = dict(call.spots) | {name: call.spots[place] for place, name in places if place in call.spots}
+    spots = dict(call.spots) | {
+        name: call.spots[place] for place, name in places if place in call.spots
+    }
     return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
 
 
@@ -270,12 +299,16 @@ def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str,
         raise call.error(f"{call.name}: {message}") from error
     # PyTorch stumbles over some wrong arguments instead of checking them.
     except (ArithmeticError, AttributeError, LookupError) as error:
-        raise call.error(f"{call.name} cannot take these arguments ({type(error).__name__}: {error})") from error
+        raise call.error(
+            f"{call.name} cannot take these arguments ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _names_code(value: Any) -> bool:
     if isinstance(value, Call):
-        return bool(value.prefix) or any(_names_code(item) for item in (*value.args, *value.kwargs.values()))
+        return bool(value.prefix) or any(
+            _names_code(item) for item in (*value.args, *value.kwargs.values())
+        )
     if isinstance(value, list | tuple):
         return any(_names_code(item) for item in value)
     return isinstance(value, str) and ":" in value

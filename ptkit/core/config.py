@@ -1,6 +1,7 @@
 """Every setting of a run: its default, meaning, unit and range. Free of torch.
 
-Settings come from layers, later ones winning: defaults, a recipe or TOML file, flags. A layer is a mapping
+Settings come from layers, later ones winning: defaults, a recipe or TOML file, flags. A layer is a
+mapping
 {section: {key: value}}.
 """
 
@@ -37,7 +38,14 @@ def _setting(
     is_path: bool = False,
 ) -> Any:
     """Declare a setting; low and high are inclusive, above is exclusive."""
-    metadata = {"meaning": meaning, "choices": choices, "low": low, "high": high, "above": above, "is_path": is_path}
+    metadata = {
+        "meaning": meaning,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "is_path": is_path,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -45,26 +53,40 @@ def _setting(
 class DataSettings:
     train: str = _setting("train.txt", "list file of the training images", is_path=True)
     valid: str = _setting("valid.txt", "list file of the validation images", is_path=True)
-    classes: str | None = _setting(None, "file with one class name a line; beside the training list", is_path=True)
+    classes: str | None = _setting(
+        None, "file with one class name a line; beside the training list", is_path=True
+    )
     size: int | None = _setting(None, "input size in pixels; chosen from the images", low=1)
-    augment: str = _setting("auto", "ready list of transforms", choices=("auto", "none", "safe", "natural"))
+    augment: str = _setting(
+        "auto", "ready list of transforms", choices=("auto", "none", "safe", "natural")
+    )
     transforms: tuple[str, ...] = _setting((), "training transforms; replace the ready list")
     eval_transforms: tuple[str, ...] = _setting((), "evaluation transforms; replace the resize")
     mean: tuple[float, ...] = _setting(
         (), "R,G,B in 0..1 for Normalize; measured from the training list", low=0, high=1
     )
-    std: tuple[float, ...] = _setting((), "R,G,B in 0..1 for Normalize; measured from the training list", above=0)
-    cache: str = _setting("auto", "keep decoded images in memory or on disk", choices=("auto", "ram", "disk", "off"))
+    std: tuple[float, ...] = _setting(
+        (), "R,G,B in 0..1 for Normalize; measured from the training list", above=0
+    )
+    cache: str = _setting(
+        "auto", "keep decoded images in memory or on disk", choices=("auto", "ram", "disk", "off")
+    )
     reduced_decode: bool = _setting(
         False,
-        "decode JPEGs at half, quarter or eighth size where the crop still is larger than what it is resized to; "
-        "for large photographs; not quite the same pixels",
+        "decode JPEGs at half, quarter or eighth size where the crop still is larger than what it"
+        " is resized to; for large photographs; not quite the same pixels",
     )
-    on_bad: str = _setting("stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip"))
+    on_bad: str = _setting(
+        "stop", "an image that cannot be read: stop, or leave it out", choices=("stop", "skip")
+    )
     allow_leak: bool = _setting(False, "go on when a file stands in both lists")
-    sampler: str = _setting("none", "balanced draws every class equally often", choices=("none", "balanced"))
+    sampler: str = _setting(
+        "none", "balanced draws every class equally often", choices=("none", "balanced")
+    )
     shuffle: bool = _setting(True, "a new order of the training images every epoch")
-    drop_last: bool = _setting(False, "leave out a last batch that is not full; one of a single image always is")
+    drop_last: bool = _setting(
+        False, "leave out a last batch that is not full; one of a single image always is"
+    )
     workers: int = _setting(0, "decoding threads; 0 chooses", low=0)
 
 
@@ -72,26 +94,38 @@ class DataSettings:
 class ModelSettings:
     call: str | None = _setting(None, "the model; chosen from the image size")
     init: tuple[str, ...] = _setting((), "lines SELECTOR=method(...), or tutorial")
-    weights: str | None = _setting(None, "weights to start from: a file, a run, a torchvision model", is_path=True)
+    weights: str | None = _setting(
+        None, "weights to start from: a file, a run, a torchvision model", is_path=True
+    )
 
 
 @dataclass(frozen=True)
 class LossSettings:
     call: str | None = _setting(None, "the loss; chosen from the labels")
-    pairs: bool = _setting(False, "compare images with each other: for HingeEmbeddingLoss, which also does without")
+    pairs: bool = _setting(
+        False, "compare images with each other: for HingeEmbeddingLoss, which also does without"
+    )
     threshold: float | None = _setting(
         None, "of several labels, the probability above which one is there; 0.5", low=0, high=1
     )
-    embedding: int | None = _setting(None, "outputs of the model where images are compared; 64", low=2)
+    embedding: int | None = _setting(
+        None, "outputs of the model where images are compared; 64", low=2
+    )
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     call: str | None = _setting(None, "the optimizer; chosen to suit the loss")
-    lr: float | None = _setting(None, "learning rate; the optimizer's usual one for this batch size", above=0)
-    groups: tuple[str, ...] = _setting((), "lines SELECTOR: lr=10x, weight_decay=0|unfreeze=5|frozen|excluded")
+    lr: float | None = _setting(
+        None, "learning rate; the optimizer's usual one for this batch size", above=0
+    )
+    groups: tuple[str, ...] = _setting(
+        (), "lines SELECTOR: lr=10x, weight_decay=0|unfreeze=5|frozen|excluded"
+    )
     decay_all: bool = _setting(False, "weight decay on norms and biases too")
-    layer_decay: float | None = _setting(None, "rate of each layer, as a multiple of the next one's", above=0, high=1)
+    layer_decay: float | None = _setting(
+        None, "rate of each layer, as a multiple of the next one's", above=0, high=1
+    )
     head_lr: float = _setting(1.0, "rate of the head, as a multiple; finetune uses 10", above=0)
 
 
@@ -99,27 +133,43 @@ class OptimizerSettings:
 class SchedulerSettings:
     call: str = _setting("CosineAnnealingLR()", "the schedule, or none")
     per: str = _setting("auto", "stepped per step or per epoch", choices=("auto", "step", "epoch"))
-    warmup: float = _setting(0.1, "share of the run over which the rate rises linearly", low=0, high=1)
-    metric: str = _setting("loss", "what ReduceLROnPlateau watches: loss, or a metric of the labels")
+    warmup: float = _setting(
+        0.1, "share of the run over which the rate rises linearly", low=0, high=1
+    )
+    metric: str = _setting(
+        "loss", "what ReduceLROnPlateau watches: loss, or a metric of the labels"
+    )
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     epochs: int = _setting(15, "passes over the training images", low=1)
-    batch_size: int | None = _setting(None, "images per step; 64, or all where there are fewer", low=1)
+    batch_size: int | None = _setting(
+        None, "images per step; 64, or all where there are fewer", low=1
+    )
     seed: int = _setting(0, "same seed, same result", low=0, high=2**63 - 1)
     device: str = _setting("auto", "where the model runs", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = _setting("auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16"))
+    precision: str = _setting(
+        "auto", "bf16 on CUDA, fp32 elsewhere", choices=("auto", "fp32", "bf16")
+    )
     accumulate: int = _setting(1, "batches whose gradients are added before a step", low=1)
     clip_grad: float | None = _setting(None, "largest total gradient norm", above=0)
     patience: int | None = _setting(None, "stop after this many epochs without a better one", low=1)
-    metric: str = _setting("auto", "what the best epoch is chosen by: loss, or a metric of the labels")
-    ema: float | None = _setting(None, "decay of the average of the weights, which is then evaluated", above=0, high=1)
+    metric: str = _setting(
+        "auto", "what the best epoch is chosen by: loss, or a metric of the labels"
+    )
+    ema: float | None = _setting(
+        None, "decay of the average of the weights, which is then evaluated", above=0, high=1
+    )
     save_every: int = _setting(1, "epochs between two saved states to resume from", low=1)
     channels_last: bool = _setting(True, "memory format of the model")
     deterministic: bool = _setting(False, "deterministic kernels on CUDA; slower")
-    compile: bool = _setting(False, "train with the model compiled (torch.compile); pays on GPUs and in long runs")
-    profile: bool = _setting(False, "measure where the time of a step goes, and print it at the end")
+    compile: bool = _setting(
+        False, "train with the model compiled (torch.compile); pays on GPUs and in long runs"
+    )
+    profile: bool = _setting(
+        False, "measure where the time of a step goes, and print it at the end"
+    )
 
 
 @dataclass(frozen=True)
@@ -127,11 +177,15 @@ class LogSettings:
     tensorboard: bool = _setting(True, "write TensorBoard events")
     histograms: bool = _setting(True, "weights and gradients of every layer, once an epoch")
     graph: bool = _setting(True, "the model's graph")
-    pictures: bool = _setting(True, "kernels over the epochs, embedding, PR curves and deciding regions")
+    pictures: bool = _setting(
+        True, "kernels over the epochs, embedding, PR curves and deciding regions"
+    )
     folder: str | None = _setting(None, "parent folder of the events; the run folder", is_path=True)
     comment: str = _setting("", "appended to the folder name of the events")
     filename_suffix: str = _setting("", "appended to the name of the event file")
-    wandb: bool = _setting(False, "the same numbers and pictures to Weights & Biases; needs ptkit[wandb]")
+    wandb: bool = _setting(
+        False, "the same numbers and pictures to Weights & Biases; needs ptkit[wandb]"
+    )
 
 
 @dataclass(frozen=True)
@@ -157,9 +211,14 @@ def resolve(*layers: Layer) -> Settings:
     for layer in layers:
         for section, values in layer.items():
             if section not in sections:
-                raise UsageError(f"no section [{section}]{nearest(section, sections)}; sections: {', '.join(sections)}")
+                raise UsageError(
+                    f"no section [{section}]{nearest(section, sections)}; sections:"
+                    f" {', '.join(sections)}"
+                )
             if not isinstance(values, Mapping):
-                raise UsageError(f"{section} must be a section, as in [{section}], found {values!r}")
+                raise UsageError(
+                    f"{section} must be a section, as in [{section}], found {values!r}"
+                )
             sections[section] = _replaced(section, sections[section], values)
     return Settings(**sections)
 
@@ -188,7 +247,9 @@ def parse_assignment(text: str) -> Layer:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise UsageError(f"--set expects section.key=value, found {text!r}{_full_name(name.strip())}")
+        raise UsageError(
+            f"--set expects section.key=value, found {text!r}{_full_name(name.strip())}"
+        )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -197,20 +258,29 @@ def parse_assignment(text: str) -> Layer:
 
 
 def _full_name(key: str) -> str:
-    """Return `; did you mean train.epochs?` for a setting named without its section, or a section without a key."""
+    """Return `; did you mean train.epochs?` for a setting named without its section, or a section
+    without a key.
+    """
     sections = dataclasses.fields(Settings)
-    known = [f"{section.name}.{f.name}" for section in sections for f in dataclasses.fields(section.default)]  # type: ignore[arg-type]
+    known = [
+        f"{section.name}.{f.name}"
+        for section in sections
+        for f in dataclasses.fields(section.default)
+    ]  # type: ignore[arg-type]
     meant = [name for name in known if name.partition(".")[2] == key or name == f"{key}.call"]
     return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, known)
 
 
 def to_toml(settings: Settings, *, folder: Path) -> str:
-    """Return the settings as TOML; paths are written relative to `folder`, unset settings are left out."""
+    """Return the settings as TOML; paths are written relative to `folder`, unset settings are left
+    out.
+    """
     layer = {section: {k: v for k, v in dataclasses.asdict(getattr(settings, section)).items() if v is not None}
              for section in (f.name for f in dataclasses.fields(Settings))}  # fmt: skip
     layer = _with_paths(layer, lambda path: os.path.relpath(path, folder))
     blocks = (
-        f"[{section}]\n" + "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
+        f"[{section}]\n"
+        + "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
         for section, values in layer.items()
     )
     return "\n".join(blocks)
@@ -260,7 +330,9 @@ def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
 
 
 def _converted(name: str, value: Any, wanted: Any) -> Any:
-    """Return the value as the type of its field, which is T, T | None or a tuple of T; "none" stands for None."""
+    """Return the value as the type of its field, which is T, T | None or a tuple of T; "none"
+    stands for None.
+    """
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if type(None) in options and value in (None, "none"):
         return None
@@ -285,13 +357,17 @@ def _items(value: Any, kind: type) -> list[Any] | tuple[Any, ...]:
     if isinstance(value, list | tuple):
         return value
     if kind is float and isinstance(value, str):
-        return [float(part) if _NUMBER.fullmatch(part.strip()) else part for part in value.split(",")]
+        return [
+            float(part) if _NUMBER.fullmatch(part.strip()) else part for part in value.split(",")
+        ]
     return [value]
 
 
 def _check_text(name: str, value: str) -> None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(f"{name} must be UTF-8 text, found {value!a}: config.toml cannot hold it; rename it")
+        raise UsageError(
+            f"{name} must be UTF-8 text, found {value!a}: config.toml cannot hold it; rename it"
+        )
 
 
 def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:

@@ -11,12 +11,18 @@ from ptkit.core.errors import StorageError
 
 
 def write_atomically(
-    path: Path, write: bytes | Callable[[BinaryIO], object], *, check: Callable[[Path], object] | None = None
+    path: Path,
+    write: bytes | Callable[[BinaryIO], object],
+    *,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write a file beside `path` and rename it over `path`: the old content stays until the new is on disk.
+    """Write a file beside `path` and rename it over `path`: the old content stays until the new is
+    on disk.
 
-    write: the bytes, or a function that writes them to a binary file. The folder is made if missing.
-    check: looks at the written file before the rename, and raises OSError to leave `path` as it was.
+    write: the bytes, or a function that writes them to a binary file. The folder is made if
+    missing.
+    check: looks at the written file before the rename, and raises OSError to leave `path` as it
+    was.
 
     Raises:
         StorageError: the disk refused; `path` is as it was.

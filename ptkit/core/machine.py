@@ -17,7 +17,8 @@ def num_cores() -> int:
 
 
 def free_bytes() -> int:
-    """Return how much memory could be taken without swapping, or 4 GiB where the system does not say.
+    """Return how much memory could be taken without swapping, or 4 GiB where the system does not
+    say.
 
     A container's limit (cgroup v2) counts too.
     """
@@ -29,7 +30,9 @@ def free_bytes() -> int:
         free = 4 << 30
     try:
         folder = Path("/sys/fs/cgroup")
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = (
+            (folder / name).read_text().strip() for name in ("memory.max", "memory.current")
+        )
     except OSError:
         return free
     return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
@@ -37,7 +40,9 @@ def free_bytes() -> int:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Stop the search for cyclic garbage while a block makes very many objects that all stay: a tenth of its time."""
+    """Stop the search for cyclic garbage while a block makes very many objects that all stay: a
+    tenth of its time.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -48,14 +53,17 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def search_garbage_rarely() -> None:
-    """Search for cyclic garbage every 100,000 new objects: every 700 costs a third of the time of importing torch."""
+    """Search for cyclic garbage every 100,000 new objects: every 700 costs a third of the time of
+    importing torch.
+    """
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
 
 
 def prepare_environment() -> None:
     """Set what torch reads when it is imported, unless the user set it.
 
-    OpenMP's threads wait by spinning. For long, that starves the decoding threads and every other process of a
+    OpenMP's threads wait by spinning. For long, that starves the decoding threads and every other
+    process of a
     shared machine; not waiting at all costs small nets time when nothing else runs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -63,13 +71,19 @@ def prepare_environment() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what tensors free, up to 1 GiB: else every step maps and clears the same pages anew.
+    """Let glibc keep what tensors free, up to 1 GiB: else every step maps and clears the same pages
+    anew.
 
-    Small nets train faster by it (docs/speed.md); where the C library is another one nothing happens.
+    Small nets train faster by it (docs/speed.md); where the C library is another one nothing
+    happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    for option, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20)):
+    for option, value in (
+        (_M_MMAP_THRESHOLD, 32 << 20),
+        (_M_TRIM_THRESHOLD, 1 << 30),
+        (_M_TOP_PAD, 64 << 20),
+    ):
         mallopt(option, value)

@@ -11,7 +11,11 @@ from ptkit.core.errors import UsageError
 
 def recipe_names() -> list[str]:
     """Return the names of all recipes."""
-    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+    return sorted(
+        file.name.removesuffix(".toml")
+        for file in _folder().iterdir()
+        if file.name.endswith(".toml")
+    )
 
 
 def recipe_text(name: str) -> str:
@@ -21,7 +25,10 @@ def recipe_text(name: str) -> str:
         UsageError: no recipe of this name.
     """
     if name not in recipe_names():
-        raise UsageError(f"no recipe is called {name}{nearest(name, recipe_names())}; `ptkit list recipes` has them")
+        raise UsageError(
+            f"no recipe is called {name}{nearest(name, recipe_names())}; `ptkit list recipes` has"
+            " them"
+        )
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 

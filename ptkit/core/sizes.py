@@ -4,7 +4,9 @@ SMALL = 64
 
 
 def is_small(size: int) -> bool:
-    """Say whether images of `size` pixels a side are treated as small: looked at whole, by networks made for them."""
+    """Say whether images of `size` pixels a side are treated as small: looked at whole, by networks
+    made for them.
+    """
     return size <= SMALL
 
 

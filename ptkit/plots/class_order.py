@@ -6,14 +6,17 @@ import numpy as np
 
 
 def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
-    """Group classes that are confused with each other into blocks of at most the square root of their number.
+    """Group classes that are confused with each other into blocks of at most the square root of
+    their number.
 
-    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes stand side by side, and
-    classes without any come last, in their own order. Pairs are joined from the most confused one down, as in
-    single-linkage clustering, which needs no K³ steps.
+    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes stand
+    side by side, and classes without any come last, in their own order. Pairs are joined from the
+    most confused one down, as in single-linkage clustering, which needs no K³ steps.
     """
     pairs = _pairs_by_confusion(matrix)
-    blocks = _joined([[k] for k in range(len(matrix))], pairs, limit=max(2, math.isqrt(len(matrix))))
+    blocks = _joined(
+        [[k] for k in range(len(matrix))], pairs, limit=max(2, math.isqrt(len(matrix)))
+    )
     where = {k: number for number, block in enumerate(blocks) for k in block}
     between = [(where[a], where[b]) for a, b in pairs]
     order = _joined([[k] for k in range(len(blocks))], between, limit=len(blocks))
@@ -22,8 +25,11 @@ def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
 
 
 def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs of classes with mistakes between them, by falling sum of both directions' shares of their rows."""
-    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are calculated with.
+    """Return pairs of classes with mistakes between them, by falling sum of both directions' shares
+    of their rows.
+    """
+    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are
+    # calculated with.
     true, predicted = np.nonzero(matrix)
     shares = matrix[true, predicted] / np.maximum(matrix.sum(axis=1), 1)[true]
     is_mistake = true != predicted
@@ -35,14 +41,17 @@ def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(first[by_share].tolist(), second[by_share].tolist(), strict=True))
 
 
-def _joined(groups: list[list[int]], pairs: list[tuple[int, int]], *, limit: int) -> list[list[int]]:
+def _joined(
+    groups: list[list[int]], pairs: list[tuple[int, int]], *, limit: int
+) -> list[list[int]]:
     """Join the groups of each pair in turn while the result has at most `limit` members."""
     group_of = {member: group for group in groups for member in group}
     for a, b in pairs:
         first, second = group_of[a], group_of[b]
         if first is second or len(first) + len(second) > limit:
             continue
-        # The two members of the pair come to stand as near to each other as turning the groups round allows.
+        # The two members of the pair come to stand as near to each other as turning the groups
+        # round allows.
         if first.index(a) < len(first) // 2:
             first.reverse()
         if second.index(b) > len(second) // 2:

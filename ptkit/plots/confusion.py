@@ -37,8 +37,9 @@ def confusion_figure(
 ) -> Figure:
     """Draw a confusion matrix: rows true, columns predicted, colour the share of the row.
 
-    matrix: counts (K, K). Rows without images are grey. Up to 30 classes the cells hold their counts; above 100 classes
-    stand in blocks of similar ones. title: instead of the question and its answer.
+    matrix: counts (K, K). Rows without images are grey. Up to 30 classes the cells hold their
+    counts; above 100 classes stand in blocks of similar ones. title: instead of the question and
+    its answer.
     """
     matrix = np.asarray(matrix)
     labels = class_labels(class_names)
@@ -63,7 +64,11 @@ def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
         footer=footer,
     )
     colors = _share_colors(matrix, gamma=1.0)
-    page.image((colors * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1), left, head)
+    page.image(
+        (colors * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1),
+        left,
+        head,
+    )
     _draw_labels(page, labels, left=left, head=head, cell=cell)
     size = min(9.0, 8 + cell / 64)
     for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -76,12 +81,21 @@ def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
 
 
 def _named(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
-    """Draw cells without counts but every class's name; recall and precision become strips of colour."""
+    """Draw cells without counts but every class's name; recall and precision become strips of
+    colour.
+    """
     cell = max(10, min(20, 900 // len(matrix)))
     left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
     order = np.arange(len(matrix))
     page = _strip_page(
-        matrix, order, cell=cell, left=left, head=head, title=title, notes=[_reading_text(matrix)], footer=footer
+        matrix,
+        order,
+        cell=cell,
+        left=left,
+        head=head,
+        title=title,
+        notes=[_reading_text(matrix)],
+        footer=footer,
     )
     _draw_labels(page, labels, left=left, head=head, cell=cell, size=6.5)
     return page.figure
@@ -94,21 +108,36 @@ def _in_blocks(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
     cell = max(1, 1000 // len(matrix))
     pooled = -(-len(matrix) // _MAX_SIDE)
     mistakes = matrix.sum() - np.trace(matrix)
-    inside = sum(matrix[np.ix_(block, block)].sum() - matrix[block, block].sum() for block in blocks if len(block) > 1)
+    inside = sum(
+        matrix[np.ix_(block, block)].sum() - matrix[block, block].sum()
+        for block in blocks
+        if len(block) > 1
+    )
     notes = [
-        f"{len(blocks):,} blocks of classes confused with each other hold {percent(inside / max(mistakes, 1))} of the "
-        f"mistakes; a block is named after its first class.",
-        _reading_text(matrix) + (f" A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else ""),
+        (
+            f"{len(blocks):,} blocks of classes confused with each other hold"
+            f" {percent(inside / max(mistakes, 1))} of the mistakes; a block is named after its"
+            " first class."
+        ),
+        _reading_text(matrix)
+        + (f" A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else ""),
     ]
-    names = [f"{labels[block[0]]} +{len(block) - 1}" if len(block) > 1 else labels[block[0]] for block in blocks]
+    names = [
+        f"{labels[block[0]]} +{len(block) - 1}" if len(block) > 1 else labels[block[0]]
+        for block in blocks
+    ]
     names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
     left, head = _label_width(names, size=6.5), 24
-    page = _strip_page(matrix, order, cell=cell, left=left, head=head, title=title, notes=notes, footer=footer)
+    page = _strip_page(
+        matrix, order, cell=cell, left=left, head=head, title=title, notes=notes, footer=footer
+    )
     _draw_blocks(page, blocks, names, left=left, head=head, scale=cell / pooled)
     return page.figure
 
 
-def _draw_blocks(page: Page, blocks: list[list[int]], names: list[str], *, left: int, head: int, scale: float) -> None:
+def _draw_blocks(
+    page: Page, blocks: list[list[int]], names: list[str], *, left: int, head: int, scale: float
+) -> None:
     """Frame each block of two classes or more, and name those that have room for a line of text."""
     start, free_from = float(head), 0.0
     for block, name in zip(blocks, names, strict=True):
@@ -123,19 +152,36 @@ def _draw_blocks(page: Page, blocks: list[list[int]], names: list[str], *, left:
 
 
 def _strip_page(
-    matrix: np.ndarray, order: np.ndarray, *, cell: int, left: int, head: int, title: str, notes: list[str], footer: str
+    matrix: np.ndarray,
+    order: np.ndarray,
+    *,
+    cell: int,
+    left: int,
+    head: int,
+    title: str,
+    notes: list[str],
+    footer: str,
 ) -> Page:
-    """Make the page of a matrix without counts, with recall at the right and precision below as strips of colour."""
+    """Make the page of a matrix without counts, with recall at the right and precision below as
+    strips of colour.
+    """
     step = -(-len(matrix) // _MAX_SIDE)
     pooled = _pooled_colors(matrix, order, step, gamma=0.5)
     picture = (pooled * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
     side, width = len(picture), max(12, cell)
     notes = [_accuracy_text(matrix), *notes]
-    page = new_page(left + side + width + 60, head + side + width + 60, title=title, notes=notes, footer=footer)
+    page = new_page(
+        left + side + width + 60, head + side + width + 60, title=title, notes=notes, footer=footer
+    )
     page.image(picture, left, head)
     recall, precision = (rates[order] for rates in _rates(matrix))
     for values, vertical in ((recall, True), (precision, False)):
-        strip = (_rate_colors(values)[::step] * 255).round().astype(np.uint8).repeat(cell, axis=0)[:side]
+        strip = (
+            (_rate_colors(values)[::step] * 255)
+            .round()
+            .astype(np.uint8)
+            .repeat(cell, axis=0)[:side]
+        )
         band = strip[:, None].repeat(width, axis=1)
         page.image(
             band if vertical else band.transpose(1, 0, 2),
@@ -143,12 +189,22 @@ def _strip_page(
             head + (side + 6) * (not vertical),
         )
     page.text("recall", left + side + width + 10, head, size=8, color=MUTED)
-    page.text("precision", left - 6, head + side + 6 + width / 2, ha="right", va="center", size=8, color=MUTED)
+    page.text(
+        "precision",
+        left - 6,
+        head + side + 6 + width / 2,
+        ha="right",
+        va="center",
+        size=8,
+        color=MUTED,
+    )
     _draw_scale(page, left, head + side + width + 22, gamma=0.5)
     return page
 
 
-def _draw_labels(page: Page, labels: list[str], *, left: int, head: int, cell: int, size: float = 9) -> None:
+def _draw_labels(
+    page: Page, labels: list[str], *, left: int, head: int, cell: int, size: float = 9
+) -> None:
     turned = _is_turned(labels, cell, size)
     for k, label in enumerate(labels):
         text = fitted(label, width=_LABEL_WIDTH - 12, size=size)
@@ -166,11 +222,28 @@ def _draw_margins(page: Page, matrix: np.ndarray, *, left: int, head: int, cell:
     turned = _is_turned(["99.9%"], cell, 8)
     page.text("recall", left + side + 60, head - 5, ha="right", va="bottom", size=8, color=MUTED)
     page.text("images", left + side + 112, head - 5, ha="right", va="bottom", size=8, color=MUTED)
-    page.text("precision", left - 6, head + side + (22 if turned else 14), ha="right", size=8, va="center", color=MUTED)
+    page.text(
+        "precision",
+        left - 6,
+        head + side + (22 if turned else 14),
+        ha="right",
+        size=8,
+        va="center",
+        color=MUTED,
+    )
     for k, (r, p) in enumerate(zip(recall, precision, strict=True)):
         middle = (k + 0.5) * cell
-        page.text(_rate_text(r), left + side + 60, head + middle, ha="right", color=_rate_ink(r), **small)
-        page.text(f"{matrix[k].sum():,}", left + side + 112, head + middle, ha="right", color=MUTED, **small)
+        page.text(
+            _rate_text(r), left + side + 60, head + middle, ha="right", color=_rate_ink(r), **small
+        )
+        page.text(
+            f"{matrix[k].sum():,}",
+            left + side + 112,
+            head + middle,
+            ha="right",
+            color=MUTED,
+            **small,
+        )
         how = small | ({"rotation": 90, "va": "top"} if turned else {})
         below = head + side + (6 if turned else 14)
         page.text(_rate_text(p), left + middle, below, ha="center", color=_rate_ink(p), **how)
@@ -206,7 +279,8 @@ def _rate_colors(rates: np.ndarray) -> np.ndarray:
 
 
 def _pooled_colors(matrix: np.ndarray, order: np.ndarray, step: int, *, gamma: float) -> np.ndarray:
-    """Return colours of the cells in another order, of each step × step of them that of the largest count.
+    """Return colours of the cells in another order, of each step × step of them that of the largest
+    count.
 
     So no class can vanish. Row by row: the colours of 10,000 classes would take gigabytes.
     """
@@ -261,7 +335,10 @@ def _accuracy_text(matrix: np.ndarray) -> str:
     total, right = int(matrix.sum()), int(np.trace(matrix))
     share = right / max(total, 1)
     error = (share * (1 - share) / max(total, 1)) ** 0.5
-    return f"Accuracy {percent(share)} ± {error:.1%} (standard error), {right:,} of {counted(total, 'image')}."
+    return (
+        f"Accuracy {percent(share)} ± {error:.1%} (standard error), {right:,} of"
+        f" {counted(total, 'image')}."
+    )
 
 
 def _label_width(labels: list[str], size: float = 9) -> int:

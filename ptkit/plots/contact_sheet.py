@@ -16,7 +16,9 @@ _STRIP_THUMBNAIL, _STRIP_TEXT = 72, 240
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of images with a heading and a line below the heading. images: uint8 (h, w, 3) each, of any sizes."""
+    """A row of images with a heading and a line below the heading. images: uint8 (h, w, 3) each, of
+    any sizes.
+    """
 
     heading: str
     line: str
@@ -33,16 +35,22 @@ def contact_sheet(
     footer: str = "",
     columns: int = 6,
 ) -> Figure:
-    """Draw images in a grid with up to a few lines below each; the first line is muted, the last one red.
+    """Draw images in a grid with up to a few lines below each; the first line is muted, the last
+    one red.
 
-    images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels. captions: lines per image.
+    images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels.
+    captions: lines per image.
     """
     columns = max(1, min(columns, len(images)))
     tiles = [resized(image, _THUMBNAIL) for image in images]
     num_lines = max((len(lines) for lines in captions), default=0)
-    rows = [range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)]
+    rows = [
+        range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)
+    ]
     heights = [max(tiles[k].shape[0] for k in row) + 4 + _LINE * num_lines + _GAP for row in rows]
-    page = new_page(columns * (_CELL + _GAP) - _GAP, sum(heights), title=title, notes=notes, footer=footer)
+    page = new_page(
+        columns * (_CELL + _GAP) - _GAP, sum(heights), title=title, notes=notes, footer=footer
+    )
     top = 0
     for row, height in zip(rows, heights, strict=True):
         below = top + height - _GAP - _LINE * num_lines
@@ -59,15 +67,23 @@ def contact_sheet(
 
 
 @house_style()
-def strip_sheet(strips: Sequence[Strip], *, title: str, notes: Sequence[str] = (), footer: str = "") -> Figure:
+def strip_sheet(
+    strips: Sequence[Strip], *, title: str, notes: Sequence[str] = (), footer: str = ""
+) -> Figure:
     """Draw rows of images, each with its heading and line at the left."""
     most = max((len(strip.images) for strip in strips), default=0)
     pitch = _STRIP_THUMBNAIL + 6
-    headings = [fitted(drawable(strip.heading), width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
+    headings = [
+        fitted(drawable(strip.heading), width=_STRIP_TEXT, size=9, bold=True) for strip in strips
+    ]
     left = max((text_width(heading, size=9, bold=True) for heading in headings), default=0)
     left = round(max(left, *(text_width(strip.line, size=8) for strip in strips))) + 16
     page = new_page(
-        left + most * pitch, len(strips) * (_STRIP_THUMBNAIL + _GAP), title=title, notes=notes, footer=footer
+        left + most * pitch,
+        len(strips) * (_STRIP_THUMBNAIL + _GAP),
+        title=title,
+        notes=notes,
+        footer=footer,
     )
     for row, (strip, heading) in enumerate(zip(strips, headings, strict=True)):
         top = row * (_STRIP_THUMBNAIL + _GAP)

@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, house_style, new_page, number, percent
+from ptkit.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    Page,
+    house_style,
+    new_page,
+    number,
+    percent,
+)
 
 Row = Mapping[str, float | None]
 
@@ -32,13 +43,17 @@ def learning_curves(
 ) -> Figure:
     """Draw loss, a metric and the learning rate over the epochs.
 
-    rows: one mapping an epoch with epoch, train_loss, valid_loss, lr, and train_ and valid_ of the metric; what is
-    missing, None or nan leaves a gap. metric: a share of 0..1 such as accuracy or map, or an error, mae or rmse.
-    chance_loss: the loss of guessing, where it is known. majority_share: of the most frequent class in the validation
-    set, whose size is `num_valid`. best_epoch: the one that was kept; by default the one with the best metric.
+    rows: one mapping an epoch with epoch, train_loss, valid_loss, lr, and train_ and valid_ of the
+    metric; what is missing, None or nan leaves a gap. metric: a share of 0..1 such as accuracy or
+    map, or an error, mae or rmse.
+    chance_loss: the loss of guessing, where it is known. majority_share: of the most frequent class
+    in the validation set, whose size is `num_valid`. best_epoch: the one that was kept; by default
+    the one with the best metric.
     """
     epochs = _column(rows, "epoch")
-    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(rows, metric)
+    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(
+        rows, metric
+    )
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
@@ -62,15 +77,19 @@ def learning_curves(
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Return a centred moving average over about a tenth of the values, at least three; gaps stay gaps.
+    """Return a centred moving average over about a tenth of the values, at least three; gaps stay
+    gaps.
 
-    At the ends the window shrinks on both sides alike, so that a steady rise or fall stays where it is.
+    At the ends the window shrinks on both sides alike, so that a steady rise or fall stays where it
+    is.
     """
     half = max(1, len(values) // 20)
     result = np.full(len(values), np.nan)
     for k in np.flatnonzero(np.isfinite(values)).tolist():
         reach = min(half, k, len(values) - 1 - k)
-        result[k] = np.nanmean(np.where(np.isfinite(values), values, np.nan)[k - reach : k + reach + 1])
+        result[k] = np.nanmean(
+            np.where(np.isfinite(values), values, np.nan)[k - reach : k + reach + 1]
+        )
     return result
 
 
@@ -99,7 +118,9 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], metric: str, num_valid: int) -
     epochs, valid = _column(rows, "epoch"), _column(rows, f"valid_{metric}")
     if metric == "accuracy":
         error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
-        axes.fill_between(epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0)
+        axes.fill_between(
+            epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0
+        )
     for part, color in _COLORS.items():
         _draw_curve(axes, epochs, _column(rows, f"{part}_{metric}"), color)
     axes.set_ylabel(metric)
@@ -112,7 +133,14 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], metric: str, num_valid: int) -
 
 
 def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
-    axes.plot(epochs, rates, color=INK, linewidth=1.2, marker="o" if len(epochs) < 4 else None, markersize=4)
+    axes.plot(
+        epochs,
+        rates,
+        color=INK,
+        linewidth=1.2,
+        marker="o" if len(epochs) < 4 else None,
+        markersize=4,
+    )
     axes.set_ylabel("lr")
     axes.set_xlabel("epoch")
     axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
@@ -159,7 +187,15 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     axes.axvline(epoch, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
-        axes.plot([epoch], [value], marker="o", markersize=7, color=ORANGE, markeredgecolor="white", zorder=5)
+        axes.plot(
+            [epoch],
+            [value],
+            marker="o",
+            markersize=7,
+            color=ORANGE,
+            markeredgecolor="white",
+            zorder=5,
+        )
 
 
 def _draw_legend(page: Page, *, has_band: bool) -> None:
@@ -174,7 +210,9 @@ def _draw_legend(page: Page, *, has_band: bool) -> None:
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
-    """Return the row with the best validation metric; ties go to the lower loss, then to the earlier epoch."""
+    """Return the row with the best validation metric; ties go to the lower loss, then to the
+    earlier epoch.
+    """
     sign, key = (-1 if metric in _ERRORS else 1), f"valid_{metric}"
 
     def score(row: Row) -> tuple[float, float]:

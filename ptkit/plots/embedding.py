@@ -11,7 +11,18 @@ from ptkit.plots.style import FAINT, MUTED, Page, house_style, new_page, percent
 from ptkit.plots.tiles import resized
 
 # Colours that can be told apart; classes beyond them are grey.
-COLORS = ("#1f6fb4", "#d9660a", "#2a9d5c", "#d1242f", "#8250c4", "#8c6239", "#d65aa5", "#5f6b7a", "#a8a12a", "#21a9bd")
+COLORS = (
+    "#1f6fb4",
+    "#d9660a",
+    "#2a9d5c",
+    "#d1242f",
+    "#8250c4",
+    "#8c6239",
+    "#d65aa5",
+    "#5f6b7a",
+    "#a8a12a",
+    "#21a9bd",
+)
 MARKERS = ("o", "^")
 MAX_CLASSES = len(COLORS) * len(MARKERS)
 
@@ -19,27 +30,37 @@ _SIDE, _LEGEND = 440, 150
 
 
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return the first two principal components (n, 2) of features (n, D), and each one's share of the variance.
+    """Return the first two principal components (n, 2) of features (n, D), and each one's share of
+    the variance.
 
-    A component points to where its largest weight is positive, so that the picture does not depend on the library.
+    A component points to where its largest weight is positive, so that the picture does not depend
+    on the library.
     """
     centred = features.astype(np.float64) - features.mean(axis=0)
     _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     axes = np.pad(axes[:2], ((0, max(0, 2 - len(axes))), (0, 0)))
     signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
     shares = np.pad(sizes**2, (0, 2))[:2] / max(float((sizes**2).sum()), 1e-300)
-    return centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T, (float(shares[0]), float(shares[1]))
+    return centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T, (
+        float(shares[0]),
+        float(shares[1]),
+    )
 
 
 def nearest_share(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images whose nearest other image, by features (n, D), has a label in common.
+    """Return the share of images whose nearest other image, by features (n, D), has a label in
+    common.
 
     labels: int (n,) classes, or bool (n, K).
     """
     if len(features) < 2:
         return float("nan")
     squares = (features.astype(np.float64) ** 2).sum(axis=1)
-    distances = squares[:, None] + squares[None] - 2 * features.astype(np.float64) @ features.T.astype(np.float64)
+    distances = (
+        squares[:, None]
+        + squares[None]
+        - 2 * features.astype(np.float64) @ features.T.astype(np.float64)
+    )
     np.fill_diagonal(distances, np.inf)
     nearest = labels[distances.argmin(axis=1)]
     same = nearest == labels if labels.ndim == 1 else (nearest & labels).any(axis=1)
@@ -56,17 +77,25 @@ def embedding_figure(
     layer: str,
     footer: str = "",
 ) -> Figure:
-    """Draw the first two principal components of features, once as points and once as the images themselves.
+    """Draw the first two principal components of features, once as points and once as the images
+    themselves.
 
-    features: (n, D). labels: int (n,) classes, or bool (n, K). thumbnails: uint8 (h, w, 3), one an image.
+    features: (n, D). labels: int (n,) classes, or bool (n, K). thumbnails: uint8 (h, w, 3), one an
+    image.
     """
     points, shares = principal_axes(features)
-    one_label = labels if labels.ndim == 1 else np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
-    title = f"Do images of a class lie together? {percent(nearest_share(features, labels))} have a nearest neighbour "
+    one_label = (
+        labels if labels.ndim == 1 else np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+    )
+    title = (
+        f"Do images of a class lie together? {percent(nearest_share(features, labels))} have a"
+        " nearest neighbour "
+    )
     title += "of their class" if labels.ndim == 1 else "with a class in common"
     notes = [
-        f"{len(features):,} images, {features.shape[1]:,} features going into {layer}; two principal components with "
-        f"{shares[0]:.0%} and {shares[1]:.0%} of the variance. Neighbours by all features."
+        f"{len(features):,} images, {features.shape[1]:,} features going into {layer}; two"
+        f" principal components with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
+        " Neighbours by all features."
     ]
     if labels.ndim > 1:
         notes.append("Colour: the first of an image's classes.")
@@ -81,11 +110,21 @@ def embedding_figure(
     for number, label in enumerate(shown):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS)]
         mine = places[one_label == label]
-        axes.scatter(mine[:, 0], mine[:, 1], s=20, color=color, marker=marker, alpha=0.8, linewidths=0)
+        axes.scatter(
+            mine[:, 0], mine[:, 1], s=20, color=color, marker=marker, alpha=0.8, linewidths=0
+        )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     page.text("→ first component, ↑ second", 0, _SIDE + 4, size=8, color=MUTED)
-    page.text("the image nearest to the middle of each cell", _SIDE + _LEGEND + 32, _SIDE + 4, size=8, color=MUTED)
-    _draw_legend(page, shown, class_labels(class_names), num_others=len(set(one_label.tolist()) - set(shown)))
+    page.text(
+        "the image nearest to the middle of each cell",
+        _SIDE + _LEGEND + 32,
+        _SIDE + 4,
+        size=8,
+        color=MUTED,
+    )
+    _draw_legend(
+        page, shown, class_labels(class_names), num_others=len(set(one_label.tolist()) - set(shown))
+    )
     sheet = page.axes(_SIDE + _LEGEND + 32, 0, _SIDE, _SIDE)
     sheet.imshow(_thumbnail_map(places, thumbnails), interpolation="nearest", aspect="auto")
     for panel in (axes, sheet):
@@ -94,17 +133,30 @@ def embedding_figure(
     return page.figure
 
 
-def _draw_legend(page: Page, shown: Sequence[int], names: Sequence[str], *, num_others: int) -> None:
+def _draw_legend(
+    page: Page, shown: Sequence[int], names: Sequence[str], *, num_others: int
+) -> None:
     axes = page.axes(_SIDE + 16, 0, _LEGEND, _SIDE)
     axes.set(xlim=(0, _LEGEND), ylim=(_SIDE, 0))
     axes.set_axis_off()
     for number, label in enumerate(shown):
-        color, marker, top = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS)], 10 + 19 * number
+        color, marker, top = (
+            COLORS[number % len(COLORS)],
+            MARKERS[number // len(COLORS)],
+            10 + 19 * number,
+        )
         axes.scatter([8], [top], s=26, color=color, marker=marker, linewidths=0)
         name = names[label] if label >= 0 else "no class"
         axes.text(20, top, fitted(name, width=_LEGEND - 24, size=8), size=8, va="center")
     if num_others:
-        axes.text(2, 14 + 19 * len(shown), f"grey: {num_others:,} more classes", size=8, color=MUTED, va="center")
+        axes.text(
+            2,
+            14 + 19 * len(shown),
+            f"grey: {num_others:,} more classes",
+            size=8,
+            color=MUTED,
+            va="center",
+        )
 
 
 def _most_frequent(labels: np.ndarray) -> list[int]:

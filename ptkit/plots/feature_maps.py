@@ -13,7 +13,8 @@ from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
 
 MAX_CHANNELS = 16
 
-# Inputs need more air between rows than maps do between columns, or one image seems to go on in the next.
+# Inputs need more air between rows than maps do between columns, or one image seems to go on in the
+# next.
 _TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
 
 
@@ -21,8 +22,8 @@ _TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
 class MapStats:
     """One value per channel over all images and positions, each array (C,); is_dead: bool.
 
-    A channel is dead if it has the same value everywhere: it says nothing about these images. Where there is only one
-    value to look at (one image, a vector), if that is 0.
+    A channel is dead if it has the same value everywhere: it says nothing about these images. Where
+    there is only one value to look at (one image, a vector), if that is 0.
     """
 
     minima: np.ndarray
@@ -46,7 +47,9 @@ class MapStats:
 
 
 def map_stats(maps: np.ndarray) -> MapStats:
-    """Measure the channels of one layer; maps: float (n, C, H, W). NaN and infinite values are left out."""
+    """Measure the channels of one layer; maps: float (n, C, H, W). NaN and infinite values are left
+    out.
+    """
     known = np.where(np.isfinite(maps), maps, 0.0)
     minima, maxima = known.min(axis=(0, 2, 3)), known.max(axis=(0, 2, 3))
     magnitudes = np.abs(known)
@@ -60,9 +63,11 @@ def map_stats(maps: np.ndarray) -> MapStats:
 def feature_map_figure(
     maps: np.ndarray, images: np.ndarray, *, layer: str, names: Sequence[str], footer: str = ""
 ) -> Figure:
-    """Draw each image, the layer's mean |activation| on it, and the channels with the largest maximum.
+    """Draw each image, the layer's mean |activation| on it, and the channels with the largest
+    maximum.
 
-    maps: float (n, C, H, W). images: uint8 (n, h, w, 3), what the network saw, de-normalised. names: of the images.
+    maps: float (n, C, H, W). images: uint8 (n, h, w, 3), what the network saw, de-normalised.
+    names: of the images.
     """
     stats = map_stats(maps)
     mean = np.abs(maps).mean(axis=1)
@@ -72,7 +77,10 @@ def feature_map_figure(
     height = max(tile.shape[0] for tiles in groups for tile in tiles)
     labels = [fitted(drawable(name), width=120, size=8) for name in names]
     left = max(text_width(label, size=8) for label in labels) + 10
-    pictures = [_column_group(tiles, len(maps), height, width) for tiles, width in zip(groups, widths, strict=True)]
+    pictures = [
+        _column_group(tiles, len(maps), height, width)
+        for tiles, width in zip(groups, widths, strict=True)
+    ]
     page = new_page(
         left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN,
         _HEAD + pictures[0].shape[0] + 44,
@@ -102,9 +110,14 @@ def feature_map_figure(
 
 
 def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, float, bool]]:
-    """Return the rows of the table beside the pictures: layer, channel, min, max, mean magnitude, is_dead."""
+    """Return the rows of the table beside the pictures: layer, channel, min, max, mean magnitude,
+    is_dead.
+    """
     values = zip(stats.minima, stats.maxima, stats.mean_magnitudes, stats.is_dead, strict=True)
-    return [(layer, k, float(low), float(high), float(m), bool(dead)) for k, (low, high, m, dead) in enumerate(values)]
+    return [
+        (layer, k, float(low), float(high), float(m), bool(dead))
+        for k, (low, high, m, dead) in enumerate(values)
+    ]
 
 
 def _tiles(
@@ -116,7 +129,11 @@ def _tiles(
     means = [magnitude_colors(resized(one, size), mean_limit) for one in mean]
     # An input much larger than the maps would pull the rows apart.
     inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
-    channels = [paint(resized(one[channel], size), stats.limit) for one in maps for channel in stats.strongest]
+    channels = [
+        paint(resized(one[channel], size), stats.limit)
+        for one in maps
+        for channel in stats.strongest
+    ]
     return inputs, means, channels
 
 
@@ -139,8 +156,14 @@ def _title(layer: str, stats: MapStats, num_images: int) -> str:
 def _shape_text(maps: np.ndarray, stats: MapStats) -> str:
     _, channels, height, width = maps.shape
     shown = len(stats.strongest)
-    cap = f"the {shown} with the largest maximum shown" if shown < channels else "all shown, the largest maximum first"
+    cap = (
+        f"the {shown} with the largest maximum shown"
+        if shown < channels
+        else "all shown, the largest maximum first"
+    )
     low, high = number(stats.minima.min()), number(stats.maxima.max())
     share = stats.is_dead.mean()
     size = f"{height}×{width}" if (height, width) != (1, 1) else "one value each"
-    return f"{counted(channels, 'channel')}, {size}, {cap}. Values {low} to {high}. {share:.1%} dead."
+    return (
+        f"{counted(channels, 'channel')}, {size}, {cap}. Values {low} to {high}. {share:.1%} dead."
+    )

@@ -29,12 +29,15 @@ _NO_GLYPH = "\N{WHITE SQUARE}"
 def cjk_font() -> str | None:
     """Return the name of a font with Chinese characters that this system has, or None."""
     name = _known_cjk_font()
-    # matplotlib keeps its list of fonts between runs and does not notice one that was installed since.
+    # matplotlib keeps its list of fonts between runs and does not notice one that was installed
+    # since.
     if name is None and _add_new_fonts():
         name = _known_cjk_font()
     if name is not None:
         # Most of these fonts have no bold face, which matplotlib would log each time.
-        logging.getLogger("matplotlib.font_manager").addFilter(lambda record: "font weight" not in record.getMessage())
+        logging.getLogger("matplotlib.font_manager").addFilter(
+            lambda record: "font weight" not in record.getMessage()
+        )
     return name
 
 
@@ -51,12 +54,18 @@ def is_drawable(text: str) -> bool:
 
 def drawable(text: str) -> str:
     """Return `text` on one line, with an empty square for each character that has no glyph."""
-    return "".join(c if is_drawable(c) else _NO_GLYPH for c in text.replace("\n", " ").replace("\t", " "))
+    return "".join(
+        c if is_drawable(c) else _NO_GLYPH for c in text.replace("\n", " ").replace("\t", " ")
+    )
 
 
 def class_labels(class_names: Sequence[str]) -> list[str]:
-    """Return what to write for each class: its name, or its index where the name cannot be drawn or is blank."""
-    return [name if name.strip() and is_drawable(name) else str(k) for k, name in enumerate(class_names)]
+    """Return what to write for each class: its name, or its index where the name cannot be drawn or
+    is blank.
+    """
+    return [
+        name if name.strip() and is_drawable(name) else str(k) for k, name in enumerate(class_names)
+    ]
 
 
 def has_undrawable(texts: Iterable[str]) -> bool:
@@ -73,7 +82,9 @@ def text_width(text: str, *, size: float, bold: bool = False) -> float:
 
 
 def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list[str]:
-    """Break `text` at blanks into lines of at most `width` pixels; a longer word is cut in its middle."""
+    """Break `text` at blanks into lines of at most `width` pixels; a longer word is cut in its
+    middle.
+    """
     lines: list[str] = []
     for word in drawable(text).split():
         word = fitted(word, width=width, size=size, bold=bold)

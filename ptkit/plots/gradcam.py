@@ -18,7 +18,9 @@ _COLUMNS, _MIN_CELL = 4, 200
 
 @dataclass(frozen=True)
 class Explained:
-    """One image: uint8 (H, W, 3); heat (H, W), 0..1; box (x1, y1, x2, y2), ends exclusive, or None; lines below it."""
+    """One image: uint8 (H, W, 3); heat (H, W), 0..1; box (x1, y1, x2, y2), ends exclusive, or None;
+    lines below it.
+    """
 
     image: np.ndarray
     heat: np.ndarray
@@ -36,25 +38,47 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 @house_style()
 def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = "") -> Figure:
-    """Draw each image beside itself with its heat and box; a red last line where the answer was wrong."""
+    """Draw each image beside itself with its heat and box; a red last line where the answer was
+    wrong.
+    """
     columns = min(_COLUMNS, len(explained))
     num_lines = max(len(one.lines) for one in explained)
-    height, width = np.max([resized(one.image, _TILE).shape[:2] for one in explained], axis=0).tolist()
-    cell_width, cell_height = max(2 * width + _GAP, _MIN_CELL) + _BETWEEN, height + 6 + _LINE * num_lines + 18
+    height, width = np.max(
+        [resized(one.image, _TILE).shape[:2] for one in explained], axis=0
+    ).tolist()
+    cell_width, cell_height = (
+        max(2 * width + _GAP, _MIN_CELL) + _BETWEEN,
+        height + 6 + _LINE * num_lines + 18,
+    )
     rows = -(-len(explained) // columns)
     shares = [_share(one) for one in explained if one.box is not None]
-    found = f"in a box of {percent(float(np.median(shares)))} of the image (median)" if shares else "in no region"
+    found = (
+        f"in a box of {percent(float(np.median(shares)))} of the image (median)"
+        if shares
+        else "in no region"
+    )
     page = new_page(
         columns * cell_width - _BETWEEN,
         rows * cell_height + 34,
         title=f"Where did it look when it decided? {found}",
-        notes=[f"Grad-CAM of {layer} for the predicted class. Box: the largest region above half of the highest heat."],
+        notes=[
+            f"Grad-CAM of {layer} for the predicted class. Box: the largest region above half of"
+            " the highest heat."
+        ],
         footer=footer,
     )
     for place, one in enumerate(explained):
-        _draw(page, one, place % columns * cell_width, place // columns * cell_height + height, cell_width - _BETWEEN)
+        _draw(
+            page,
+            one,
+            place % columns * cell_width,
+            place // columns * cell_height + height,
+            cell_width - _BETWEEN,
+        )
     page.color_bar(0, rows * cell_height, colormap=MAGNITUDE, labels=["0", "1"])
-    page.text("heat, share of the image's highest", 162, rows * cell_height - 2, size=8, color=MUTED)
+    page.text(
+        "heat, share of the image's highest", 162, rows * cell_height - 2, size=8, color=MUTED
+    )
     return page.figure
 
 
@@ -64,11 +88,17 @@ def _draw(page: Page, one: Explained, left: float, bottom: float, room: float) -
     height, width = tile.shape[:2]
     page.image(tile, left, bottom - height)
     axes = page.axes(left + width + _GAP, bottom - height, width, height)
-    axes.imshow(resized(overlay(one.image, one.heat), _TILE), interpolation="nearest", aspect="auto")
+    axes.imshow(
+        resized(overlay(one.image, one.heat), _TILE), interpolation="nearest", aspect="auto"
+    )
     axes.set_axis_off()
     if one.box is not None:
         x1, y1, x2, y2 = (end * width / one.image.shape[1] - 0.5 for end in one.box)
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=RED, linewidth=1.6, clip_on=False))
+        axes.add_patch(
+            Rectangle(
+                (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=RED, linewidth=1.6, clip_on=False
+            )
+        )
     for number, line in enumerate(one.lines):
         color = RED if one.is_wrong and number == len(one.lines) - 1 else INK if number else MUTED
         text = fitted(drawable(line), width=room, size=8)

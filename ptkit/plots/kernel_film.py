@@ -11,7 +11,16 @@ from PIL import Image, ImageDraw, ImageFont
 from ptkit.plots.fonts import font_families
 from ptkit.plots.kernel_stats import kernel_colors, kernel_stats
 from ptkit.plots.saving import pixels
-from ptkit.plots.style import BLUE, FAINT_RGB, FRAME_RGB, MUTED, SIGNED, house_style, new_page, number
+from ptkit.plots.style import (
+    BLUE,
+    FAINT_RGB,
+    FRAME_RGB,
+    MUTED,
+    SIGNED,
+    house_style,
+    new_page,
+    number,
+)
 from ptkit.plots.tiles import mosaic
 
 MAX_TILES = 64
@@ -26,15 +35,18 @@ def film_frames(
 ) -> list[np.ndarray]:
     """Return a picture, uint8 (H, W, 3), for each epoch, all of one size and on one scale.
 
-    kernels: (epochs, outputs, inputs, H, W). Three inputs are colours, of others each output's strongest input is
-    shown. num_outputs: of the layer, of which the film may have fewer.
+    kernels: (epochs, outputs, inputs, H, W). Three inputs are colours, of others each output's
+    strongest input is shown. num_outputs: of the layer, of which the film may have fewer.
     """
     outputs = min(kernels.shape[1], MAX_TILES)
     maps, stats = _maps(kernels[:, :outputs]), kernel_stats(kernels.reshape(-1, *kernels.shape[2:]))
     columns = _num_columns(outputs)
     zoom = max(1, min(420 // columns, 96) // max(kernels.shape[3:]))
     colors = [kernel_colors(one, limit=stats.limit, scale="layer") for one in maps]
-    mosaics = [mosaic(c.repeat(zoom, axis=1).repeat(zoom, axis=2), columns, gap=3, fill=FRAME_RGB) for c in colors]
+    mosaics = [
+        mosaic(c.repeat(zoom, axis=1).repeat(zoom, axis=2), columns, gap=3, fill=FRAME_RGB)
+        for c in colors
+    ]
     first, last = (kernels[k].astype(np.float64) for k in (0, -1))
     moved = float(np.linalg.norm(last - first) / (np.linalg.norm(first) or 1))
     height, width = mosaics[0].shape[:2]
@@ -43,35 +55,69 @@ def film_frames(
         page = new_page(
             width,
             _HEAD + height + _BAR + 12 + _LEGEND,
-            title=f"How do the kernels of {layer} move? by {moved:.0%} of their norm at epoch {epochs[0]}",
+            title=(
+                f"How do the kernels of {layer} move? by {moved:.0%} of their norm at epoch"
+                f" {epochs[0]}"
+            ),
             notes=[_note(kernels.shape, outputs, num_outputs)],
             footer=footer,
         )
         labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
-        page.color_bar(0, _HEAD + height + _BAR + 14, colormap="gray" if is_rgb else SIGNED, labels=labels)
-        page.text("each colour" if is_rgb else "weight", 162, _HEAD + height + _BAR + 12, size=8, color=MUTED)
+        page.color_bar(
+            0, _HEAD + height + _BAR + 14, colormap="gray" if is_rgb else SIGNED, labels=labels
+        )
+        page.text(
+            "each colour" if is_rgb else "weight",
+            162,
+            _HEAD + height + _BAR + 12,
+            size=8,
+            color=MUTED,
+        )
         empty = pixels(page.figure)
     top, left = page.top + _HEAD, page.left
     return [
-        _frame(empty, picture, f"epoch {epoch} of {epochs[-1]}", epoch / max(epochs[-1], 1), top=top, left=left)
+        _frame(
+            empty,
+            picture,
+            f"epoch {epoch} of {epochs[-1]}",
+            epoch / max(epochs[-1], 1),
+            top=top,
+            left=left,
+        )
         for picture, epoch in zip(mosaics, epochs, strict=True)
     ]
 
 
 def gif_bytes(frames: Sequence[np.ndarray]) -> bytes:
-    """Return frames, uint8 (H, W, 3), as an endless GIF of about eight seconds that rests on the last one."""
+    """Return frames, uint8 (H, W, 3), as an endless GIF of about eight seconds that rests on the
+    last one.
+    """
     # One palette for all frames, or still parts flicker.
     sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
-    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = Image.fromarray(sample).quantize(
+        256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+    )
     colors = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
-    # The median of what is nearly white is not white, as a page is; and Pillow's search for the nearest is coarse.
+    # The median of what is nearly white is not white, as a page is; and Pillow's search for the
+    # nearest is coarse.
     colors[colors.min(axis=1) > 240] = 255
     palette.putpalette(colors.ravel().tolist())
-    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    images = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
     each = min(500, max(60, 1000 * _SECONDS // len(frames)))
     durations = [each] * (len(frames) - 1) + [_LAST_MS]
     content = io.BytesIO()
-    images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    images[0].save(
+        content,
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        optimize=False,
+    )
     return content.getvalue()
 
 
@@ -83,14 +129,18 @@ def _num_columns(count: int) -> int:
 
 
 def _maps(kernels: np.ndarray) -> np.ndarray:
-    """Return what is drawn of kernels (epochs, outputs, inputs, H, W): (epochs, outputs, 1 or 3, H, W)."""
+    """Return what is drawn of kernels (epochs, outputs, inputs, H, W): (epochs, outputs, 1 or 3, H,
+    W).
+    """
     if kernels.shape[2] in (1, 3):
         return kernels
     strongest = (kernels[-1] ** 2).sum(axis=(2, 3)).argmax(axis=1)
     return kernels[:, np.arange(kernels.shape[1]), strongest][:, :, None]
 
 
-def _frame(empty: np.ndarray, picture: np.ndarray, text: str, share: float, *, top: int, left: int) -> np.ndarray:
+def _frame(
+    empty: np.ndarray, picture: np.ndarray, text: str, share: float, *, top: int, left: int
+) -> np.ndarray:
     frame = empty.copy()
     height, width = picture.shape[:2]
     frame[top : top + height, left : left + width] = picture
@@ -105,6 +155,15 @@ def _frame(empty: np.ndarray, picture: np.ndarray, text: str, share: float, *, t
 
 def _note(shape: tuple[int, ...], shown: int, num_outputs: int) -> str:
     _, _, inputs, height, width = shape
-    how = "RGB, grey is 0" if inputs == 3 else "signed" if inputs == 1 else "signed, the strongest input of each"
+    how = (
+        "RGB, grey is 0"
+        if inputs == 3
+        else "signed"
+        if inputs == 1
+        else "signed, the strongest input of each"
+    )
     cap = f", the first {shown:,} shown" if shown < num_outputs else ""
-    return f"{num_outputs:,} output channels × {inputs:,}, kernels of {height}×{width}{cap}. {how[0].upper()}{how[1:]}."
+    return (
+        f"{num_outputs:,} output channels × {inputs:,}, kernels of {height}×{width}{cap}."
+        f" {how[0].upper()}{how[1:]}."
+    )

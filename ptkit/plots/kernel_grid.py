@@ -14,18 +14,34 @@ from ptkit.plots.kernel_stats import (
     shape_text,
     title_text,
 )
-from ptkit.plots.style import BAR_RGB, BLUE, FAINT_RGB, FRAME_RGB, MUTED, RED, RED_RGB, Page, new_page, number
+from ptkit.plots.style import (
+    BAR_RGB,
+    BLUE,
+    FAINT_RGB,
+    FRAME_RGB,
+    MUTED,
+    RED,
+    RED_RGB,
+    Page,
+    new_page,
+    number,
+)
 from ptkit.plots.tiles import mosaic
 
-# The strongest panel shows at most this many outputs and inputs; the whole layer at most this many pixels a side.
+# The strongest panel shows at most this many outputs and inputs; the whole layer at most this many
+# pixels a side.
 _STRONGEST = 16
 _MAX_SIDE = 1024
 
 _HEAD, _BARS, _BETWEEN, _LEGEND = 46, 52, 36, 40
 
 
-def grid_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str) -> Figure:
-    """Draw the strongest outputs by the strongest inputs large, the whole layer small; of a small layer only that."""
+def grid_figure(
+    weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str
+) -> Figure:
+    """Draw the strongest outputs by the strongest inputs large, the whole layer small; of a small
+    layer only that.
+    """
     panels = _panels(weight, stats, scale)
     tallest = max(panel.height for panel in panels)
     page = new_page(
@@ -48,7 +64,9 @@ def grid_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: st
 
 @dataclass(frozen=True)
 class _Panel:
-    """One grid. rows, columns: which outputs and inputs; pitch: height and width of a kernel and its gap in pixels."""
+    """One grid. rows, columns: which outputs and inputs; pitch: height and width of a kernel and
+    its gap in pixels.
+    """
 
     name: str
     picture: np.ndarray
@@ -78,7 +96,11 @@ def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
     gap = 0 if is_matrix else 1
     rows = np.sort(outputs_by_norm[: _MAX_SIDE // (height + gap)])
     columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
-    total, shown, what = outputs * inputs, len(rows) * len(columns), "weights" if is_matrix else "kernels"
+    total, shown, what = (
+        outputs * inputs,
+        len(rows) * len(columns),
+        "weights" if is_matrix else "kernels",
+    )
     name = (
         f"Whole layer: {total:,} {what}"
         if shown == total
@@ -94,12 +116,24 @@ def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
 
 
 def _panel(
-    weight: np.ndarray, stats: KernelStats, rows: np.ndarray, columns: np.ndarray, *, side: int, scale: str, name: str
+    weight: np.ndarray,
+    stats: KernelStats,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    *,
+    side: int,
+    scale: str,
+    name: str,
 ) -> _Panel:
     kernels = weight[np.ix_(rows, columns)]
     height, width = kernels.shape[2:]
-    zoom = min(side // (len(rows) * height), side // (len(columns) * width), max(36 // max(height, width), 1))
-    # Where a kernel is large its frame may be wide; where a weight is one pixel, frames would hide the weights.
+    zoom = min(
+        side // (len(rows) * height),
+        side // (len(columns) * width),
+        max(36 // max(height, width), 1),
+    )
+    # Where a kernel is large its frame may be wide; where a weight is one pixel, frames would hide
+    # the weights.
     gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
     colors = kernel_colors(kernels.reshape(-1, 1, height, width), limit=stats.limit, scale=scale)
     tiles = colors.repeat(max(zoom, 1), axis=1).repeat(max(zoom, 1), axis=2)
@@ -115,14 +149,23 @@ def _draw_panel(page: Page, panel: _Panel, stats: KernelStats, left: int) -> Non
     small = {"size": 7, "color": MUTED}
     for k in range(0, len(panel.rows), math.ceil(14 / panel.pitch[0])):
         how = small | ({"color": RED} if stats.is_dead[panel.rows[k]] else {})
-        page.text(str(panel.rows[k]), start - 5, _HEAD + (k + 0.5) * panel.pitch[0], ha="right", va="center", **how)
+        page.text(
+            str(panel.rows[k]),
+            start - 5,
+            _HEAD + (k + 0.5) * panel.pitch[0],
+            ha="right",
+            va="center",
+            **how,
+        )
     for k in range(0, len(panel.columns), math.ceil(14 / panel.pitch[1])):
         how = small | {"ha": "center", "va": "bottom", "rotation": 90}
         page.text(str(panel.columns[k]), start + (k + 0.5) * panel.pitch[1], _HEAD - 3, **how)
 
 
 def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:
-    """Return the norm of each row as a bar; a dead one gets a red stub, since its own bar would be too short to see."""
+    """Return the norm of each row as a bar; a dead one gets a red stub, since its own bar would be
+    too short to see.
+    """
     bars = np.full((panel.picture.shape[0], _BARS - 6, 3), 255, np.uint8)
     thickness = max(1, min(panel.pitch[0] - 2, 12))
     for k, row in enumerate(panel.rows):
@@ -134,10 +177,14 @@ def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:
 
 
 def _draw_norms(page: Page, stats: KernelStats, panel: _Panel, *, height: int) -> None:
-    """Draw all norms in falling order below a panel, so that the space beside a tall one shows something."""
+    """Draw all norms in falling order below a panel, so that the space beside a tall one shows
+    something.
+    """
     axes = page.axes(panel.labels + 12, panel.height + 34, panel.picture.shape[1] - 12, height - 74)
     norms = np.sort(stats.norms)[::-1]
-    axes.fill_between(np.arange(1, len(norms) + 1), norms, step="mid", color=BLUE, alpha=0.25, linewidth=0)
+    axes.fill_between(
+        np.arange(1, len(norms) + 1), norms, step="mid", color=BLUE, alpha=0.25, linewidth=0
+    )
     axes.step(np.arange(1, len(norms) + 1), norms, where="mid", color=BLUE, linewidth=1.2)
     axes.axhline(stats.median_norm, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.text(1, stats.median_norm, f"median {number(stats.median_norm)}", size=7, color=MUTED, va="bottom", ha="right",

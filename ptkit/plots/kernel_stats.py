@@ -1,4 +1,6 @@
-"""What is measured on the kernels of one layer, and the colours and words that all their pictures share."""
+"""What is measured on the kernels of one layer, and the colours and words that all their pictures
+share.
+"""
 
 from dataclasses import dataclass
 
@@ -8,8 +10,9 @@ from ptkit.core.wording import counted
 from ptkit.plots.style import MUTED, SIGNED, Page, number
 from ptkit.plots.tiles import signed_colors, stretched_colors
 
-# A kernel is dead when its norm is below this share of the layer's median norm: weight decay shrinks the kernels of
-# units that get no gradient by such factors and more, while the weakest kernels in use stay within a few hundredths.
+# A kernel is dead when its norm is below this share of the layer's median norm: weight decay
+# shrinks the kernels of units that get no gradient by such factors and more, while the weakest
+# kernels in use stay within a few hundredths.
 DEAD_SHARE = 1e-3
 
 
@@ -17,7 +20,8 @@ DEAD_SHARE = 1e-3
 class KernelStats:
     """One value per output channel, each array (outputs,); is_dead: bool.
 
-    limit: the layer's scale, the 99.5th percentile of |w|. num_not_finite: NaN and infinite weights, left out of all.
+    limit: the layer's scale, the 99.5th percentile of |w|. num_not_finite: NaN and infinite
+    weights, left out of all.
     """
 
     norms: np.ndarray
@@ -58,20 +62,30 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
 
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
-    """Return the rows of the table beside the pictures: layer, output channel, norm, min, max, is_dead."""
+    """Return the rows of the table beside the pictures: layer, output channel, norm, min, max,
+    is_dead.
+    """
     values = zip(stats.norms, stats.minima, stats.maxima, stats.is_dead, strict=True)
-    return [(layer, k, float(n), float(low), float(high), bool(dead)) for k, (n, low, high, dead) in enumerate(values)]
+    return [
+        (layer, k, float(n), float(low), float(high), bool(dead))
+        for k, (n, low, high, dead) in enumerate(values)
+    ]
 
 
 def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarray:
     """Return uint8 colours (n, H, W, 3) of kernels (n, channels, H, W) with one channel or three.
 
-    scale: "layer" (mid-grey or white is zero, `limit` the end of the scale) or "kernel" (each from its min to its max).
+    scale: "layer" (mid-grey or white is zero, `limit` the end of the scale) or "kernel" (each from
+    its min to its max).
     """
     if kernels.shape[1] == 3:
         return _rgb(kernels, limit, scale)
     maps = kernels[:, 0]
-    return signed_colors(maps, limit) if scale == "layer" else stretched_colors(maps, *_own_range(maps, (1, 2)))
+    return (
+        signed_colors(maps, limit)
+        if scale == "layer"
+        else stretched_colors(maps, *_own_range(maps, (1, 2)))
+    )
 
 
 def title_text(layer: str, stats: KernelStats) -> str:
@@ -81,16 +95,26 @@ def title_text(layer: str, stats: KernelStats) -> str:
 
 
 def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
-    """Return what is in the layer: `64 output channels × 3 inputs, kernels of 7×7`, and how many weights are broken."""
+    """Return what is in the layer: `64 output channels × 3 inputs, kernels of 7×7`, and how many
+    weights are broken.
+    """
     outputs, inputs, height, width = weight.shape
-    text = f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}, kernels of {height}×{width}."
-    return f"{text} {stats.num_not_finite:,} weights are not finite." if stats.num_not_finite else text
+    text = (
+        f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}, kernels of"
+        f" {height}×{width}."
+    )
+    return (
+        f"{text} {stats.num_not_finite:,} weights are not finite." if stats.num_not_finite else text
+    )
 
 
 def bars_text(where: str, stats: KernelStats) -> str:
     """Return how to read the norm bars and the red marks."""
     limit = number(DEAD_SHARE * stats.median_norm)
-    return f"Bar {where}: its norm, up to {number(stats.norms.max())}. Red: dead, norm below {limit} (median / 1000)."
+    return (
+        f"Bar {where}: its norm, up to {number(stats.norms.max())}. Red: dead, norm below {limit}"
+        " (median / 1000)."
+    )
 
 
 def draw_legend(page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool) -> None:

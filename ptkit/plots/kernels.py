@@ -1,8 +1,8 @@
 """Convolution kernels of one layer as a picture, from the bare weight tensor.
 
-What is drawn follows from the shape (outputs, inputs, height, width) alone: three inputs are colours; one input
-(greyscale images, depthwise layers) is a sheet of signed maps; 1×1 is a matrix; anything else is a grid with a row per
-output channel.
+What is drawn follows from the shape (outputs, inputs, height, width) alone: three inputs are
+colours; one input (greyscale images, depthwise layers) is a sheet of signed maps; 1×1 is a matrix;
+anything else is a grid with a row per output channel.
 """
 
 import math
@@ -32,11 +32,14 @@ _CAPTION = 17
 
 
 @house_style()
-def kernel_figure(weight: np.ndarray, *, layer: str, scale: str = "layer", footer: str = "") -> Figure:
+def kernel_figure(
+    weight: np.ndarray, *, layer: str, scale: str = "layer", footer: str = ""
+) -> Figure:
     """Draw the kernels of one layer.
 
-    weight: float (outputs, inputs, height, width). scale: "layer" (all kernels alike, so that they compare) or "kernel"
-    (each stretched from its minimum to its maximum, the textbook way, which shows dead kernels at full contrast).
+    weight: float (outputs, inputs, height, width). scale: "layer" (all kernels alike, so that they
+    compare) or "kernel" (each stretched from its minimum to its maximum, the textbook way, which
+    shows dead kernels at full contrast).
     """
     _, inputs, height, width = weight.shape
     stats = kernel_stats(weight)
@@ -47,7 +50,8 @@ def kernel_figure(weight: np.ndarray, *, layer: str, scale: str = "layer", foote
 def output_mosaics(
     weight: np.ndarray, *, scale: str = "layer", num_outputs: int = 16, num_inputs: int = 64
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the strongest output channels, each with an image, uint8 (H, W, 3), of its kernels side by side.
+    """Yield the strongest output channels, each with an image, uint8 (H, W, 3), of its kernels side
+    by side.
 
     num_inputs: how many kernels of an output at most, the first ones.
     """
@@ -61,7 +65,9 @@ def output_mosaics(
         yield channel, mosaic(tiles, min(len(tiles), 16), fill=FRAME_RGB)
 
 
-def _sheet_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str) -> Figure:
+def _sheet_figure(
+    weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str
+) -> Figure:
     """Draw each output's kernel as one tile, with its norm as a bar and its number below."""
     shown = np.sort(np.argsort(-stats.norms, kind="stable")[:MAX_TILES])
     is_rgb = weight.shape[1] == 3
@@ -71,7 +77,11 @@ def _sheet_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: 
     tiles = _captioned(colors.repeat(zoom, axis=1).repeat(zoom, axis=2), stats, shown)
     picture = mosaic(tiles, columns, gap=6)[6:, 6:]
     how = f"RGB{', grey is 0' if scale == 'layer' else ''}." if is_rgb else "Signed."
-    cap = f" {len(shown):,} of {len(weight):,} shown, the strongest." if len(shown) < len(weight) else ""
+    cap = (
+        f" {len(shown):,} of {len(weight):,} shown, the strongest."
+        if len(shown) < len(weight)
+        else ""
+    )
     page = new_page(
         picture.shape[1],
         picture.shape[0] + 40,
@@ -83,7 +93,14 @@ def _sheet_figure(weight: np.ndarray, stats: KernelStats, *, layer: str, scale: 
     height, width = tiles.shape[1] + 6, tiles.shape[2] + 6
     for k, channel in enumerate(shown):
         left, bottom = (k % columns) * width, (k // columns + 1) * height - 6
-        page.text(str(channel), left, bottom, va="bottom", size=6.5, color=RED if stats.is_dead[channel] else MUTED)
+        page.text(
+            str(channel),
+            left,
+            bottom,
+            va="bottom",
+            size=6.5,
+            color=RED if stats.is_dead[channel] else MUTED,
+        )
     draw_legend(page, picture.shape[0] + 8, stats, scale=scale, is_rgb=is_rgb)
     return page.figure
 
@@ -95,7 +112,10 @@ def _captioned(tiles: np.ndarray, stats: KernelStats, shown: np.ndarray) -> np.n
     result[:, : height + 2] = FRAME_RGB
     result[:, 1 : height + 1, 1 : width + 1] = tiles
     steps = np.linspace(0, 1, 2 * max(height, width))
-    downwards, rightwards = np.rint(steps * (height - 1)).astype(int), np.rint(steps * (width - 1)).astype(int)
+    downwards, rightwards = (
+        np.rint(steps * (height - 1)).astype(int),
+        np.rint(steps * (width - 1)).astype(int),
+    )
     for tile, channel in zip(result, shown, strict=True):
         tile[height + 4 : height + 7, : round((width + 2) * stats.norm_shares[channel])] = BAR_RGB
         if stats.is_dead[channel]:

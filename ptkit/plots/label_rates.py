@@ -20,7 +20,11 @@ _MARKERS = {
 
 @house_style()
 def label_rates(
-    rates: dict[str, np.ndarray], class_names: Sequence[str], *, mean_average_precision: float, footer: str = ""
+    rates: dict[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    mean_average_precision: float,
+    footer: str = "",
 ) -> Figure:
     """Draw a row a class, the lowest average precision first; of many classes the lowest ones.
 
@@ -31,18 +35,29 @@ def label_rates(
     page = new_page(
         _WIDTH,
         _ROW * len(shown) + 60,
-        title=f"Which classes are found? mAP {percent(mean_average_precision)}, lowest “{labels[worst]}” with "
-        f"{percent(float(np.nan_to_num(rates['average_precision'][worst])))}",
-        notes=[f"{len(shown)} of {counted(len(class_names), 'class', 'classes')}, the lowest average precision first."],
+        title=(
+            f"Which classes are found? mAP {percent(mean_average_precision)}, lowest"
+            f" “{labels[worst]}” with"
+            f" {percent(float(np.nan_to_num(rates['average_precision'][worst])))}"
+        ),
+        notes=[
+            f"{len(shown)} of {counted(len(class_names), 'class', 'classes')}, the lowest average"
+            " precision first."
+        ],
         footer=footer,
     )
     axes = page.axes(_LEFT, 24, _WIDTH - _LEFT - _RIGHT, _ROW * len(shown))
     rows = np.arange(len(shown))
-    low, high = (np.nan_to_num(how(rates["precision"][shown], rates["recall"][shown])) for how in (np.fmin, np.fmax))
+    low, high = (
+        np.nan_to_num(how(rates["precision"][shown], rates["recall"][shown]))
+        for how in (np.fmin, np.fmax)
+    )
     axes.hlines(rows, low, high, color=FAINT, linewidth=3, zorder=1)
     for key, (color, marker, _) in _MARKERS.items():
         size = 150 if marker == "|" else 36
-        axes.scatter(rates[key][shown], rows, s=size, color=color, marker=marker, zorder=3, clip_on=False)
+        axes.scatter(
+            rates[key][shown], rows, s=size, color=color, marker=marker, zorder=3, clip_on=False
+        )
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.set_yticks(rows, [labels[k] for k in shown])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -50,7 +65,11 @@ def label_rates(
     axes.tick_params(labelsize=8, length=0)
     for row, k in enumerate(shown):
         page.text(
-            f"{int(rates['support'][k]):,} images", _WIDTH - _RIGHT + 12, 24 + _ROW * (row + 0.5), va="center", size=8
+            f"{int(rates['support'][k]):,} images",
+            _WIDTH - _RIGHT + 12,
+            24 + _ROW * (row + 0.5),
+            va="center",
+            size=8,
         )
     _draw_legend(page)
     return page.figure

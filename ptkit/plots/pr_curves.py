@@ -22,7 +22,9 @@ _MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 34
 
 @dataclass(frozen=True)
 class Curve:
-    """recall rises, precision belongs to it, (T,) each. ap: average precision. prevalence: what chance gives."""
+    """recall rises, precision belongs to it, (T,) each. ap: average precision. prevalence: what
+    chance gives.
+    """
 
     recall: np.ndarray
     precision: np.ndarray
@@ -31,10 +33,11 @@ class Curve:
 
 
 def precision_recall(truth: np.ndarray, scores: np.ndarray) -> Curve:
-    """Return the exact curve of scores (n,) for what is true, bool (n,), of which at least one must be.
+    """Return the exact curve of scores (n,) for what is true, bool (n,), of which at least one must
+    be.
 
-    Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
-    scikit-learn's average_precision_score.
+    Average precision is the sum over the thresholds of precision times the gain in recall, without
+    interpolation, as scikit-learn's average_precision_score.
     """
     order = np.argsort(-scores, kind="stable")
     hits, ranked = truth[order].cumsum(), scores[order]
@@ -45,8 +48,11 @@ def precision_recall(truth: np.ndarray, scores: np.ndarray) -> Curve:
     return Curve(np.append(0, recall), np.append(precision[0], precision), ap, float(truth.mean()))
 
 
-def micro_counts(truth: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 127) -> dict[str, np.ndarray]:
-    """Return the counts tp, fp, tn, fn, (thresholds,) each, over all classes and images, at thresholds from 0 to 1.
+def micro_counts(
+    truth: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 127
+) -> dict[str, np.ndarray]:
+    """Return the counts tp, fp, tn, fn, (thresholds,) each, over all classes and images, at
+    thresholds from 0 to 1.
 
     truth: bool (n, K). scores: (n, K), 0..1; at least the threshold counts as found.
     """
@@ -59,13 +65,18 @@ def micro_counts(truth: np.ndarray, scores: np.ndarray, *, num_thresholds: int =
 
 
 @house_style()
-def pr_figure(truth: np.ndarray, scores: np.ndarray, *, class_names: Sequence[str], footer: str = "") -> Figure:
-    """Draw the micro average large, and beside it the classes with the lowest average precision, at most 20.
+def pr_figure(
+    truth: np.ndarray, scores: np.ndarray, *, class_names: Sequence[str], footer: str = ""
+) -> Figure:
+    """Draw the micro average large, and beside it the classes with the lowest average precision, at
+    most 20.
 
     truth: bool (n, K), at least one true. scores: (n, K).
     """
     counts = truth.sum(axis=0)
-    curves = {k: precision_recall(truth[:, k], scores[:, k]) for k in np.flatnonzero(counts).tolist()}
+    curves = {
+        k: precision_recall(truth[:, k], scores[:, k]) for k in np.flatnonzero(counts).tolist()
+    }
     by_ap = sorted(curves, key=lambda k: (curves[k].ap, k))
     shown = sorted(by_ap[:MAX_PANELS])
     columns = min(5, max(3, math.ceil(math.sqrt(len(shown)))), len(shown))
@@ -76,8 +87,10 @@ def pr_figure(truth: np.ndarray, scores: np.ndarray, *, class_names: Sequence[st
     page = new_page(
         44 + _MAIN + 52 + columns * (_PANEL + _BETWEEN),
         height,
-        title=f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest "
-        f"{curves[worst].ap:.3f} for “{labels[worst]}”",
+        title=(
+            f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
+            f" {curves[worst].ap:.3f} for “{labels[worst]}”"
+        ),
         notes=[_note(len(truth), len(shown), len(curves), truth.shape[1])],
         footer=footer,
     )
@@ -104,7 +117,14 @@ def _draw_class(page: Page, left: float, top: float, curve: Curve, name: str, co
     name = fitted(name, width=room, size=8)
     page.text(name, left, top - 5, va="bottom", size=8)
     if text_width(f"{name} {count:,}", size=8) < room:
-        page.text(f"{count:,}", left + text_width(f"{name} ", size=8), top - 5, va="bottom", size=8, color=MUTED)
+        page.text(
+            f"{count:,}",
+            left + text_width(f"{name} ", size=8),
+            top - 5,
+            va="bottom",
+            size=8,
+            color=MUTED,
+        )
     page.text(ap, left + _PANEL, top - 5, va="bottom", ha="right", size=8)
 
 
@@ -123,7 +143,9 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
 
 
 def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision; of millions of points those where recall rises, else matplotlib takes gigabytes."""
+    """Return recall and precision; of millions of points those where recall rises, else matplotlib
+    takes gigabytes.
+    """
     if len(curve.recall) <= _MAX_POINTS:
         return curve.recall, curve.precision
     rises = np.diff(curve.recall) > 0
@@ -134,6 +156,15 @@ def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _note(num_images: int, num_shown: int, num_known: int, num_classes: int) -> str:
-    which = "all classes" if num_shown == num_known else f"the {num_shown} classes of {num_known:,} with the lowest AP"
-    missing = "" if num_known == num_classes else f"; {num_classes - num_known:,} without images left out"
-    return f"{num_images:,} images; small: {which}{missing}, with the number of images. Dashed: prevalence."
+    which = (
+        "all classes"
+        if num_shown == num_known
+        else f"the {num_shown} classes of {num_known:,} with the lowest AP"
+    )
+    missing = (
+        "" if num_known == num_classes else f"; {num_classes - num_known:,} without images left out"
+    )
+    return (
+        f"{num_images:,} images; small: {which}{missing}, with the number of images. Dashed:"
+        " prevalence."
+    )

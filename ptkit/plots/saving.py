@@ -1,4 +1,6 @@
-"""Figures and tables into files: one picture, or the folder of a command that replaces its own pictures only."""
+"""Figures and tables into files: one picture, or the folder of a command that replaces its own
+pictures only.
+"""
 
 import csv
 import io
@@ -41,7 +43,9 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def file_names(prefix: str, texts: Iterable[str]) -> list[str]:
-    """Return a file name, without ending, that any system accepts for each text, such as a layer's name; all differ."""
+    """Return a file name, without ending, that any system accepts for each text, such as a layer's
+    name; all differ.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for text in texts:
@@ -57,7 +61,8 @@ def file_names(prefix: str, texts: Iterable[str]) -> list[str]:
 
 
 class PictureFolder:
-    """The folder of one command: what an earlier run of it left there is replaced, everything else stays as it is.
+    """The folder of one command: what an earlier run of it left there is replaced, everything else
+    stays as it is.
 
     Used as `with`: at the end without an error, what was written earlier and not again is removed.
     `.ptkit-files.json` in the folder lists what each command wrote.
@@ -74,7 +79,10 @@ class PictureFolder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None:
             return
@@ -96,7 +104,8 @@ class PictureFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(
-            [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row] for row in rows
+            [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row]
+            for row in rows
         )
         # Paths may hold bytes that are not UTF-8; they are written back as they were.
         write_atomically(self._claimed(name), text.getvalue().encode("utf-8", "surrogateescape"))
@@ -110,21 +119,26 @@ class PictureFolder:
         path = self.folder / name
         if name not in self._owned and path.exists():
             raise UsageError(
-                f"{path} exists and `ptkit {self.command}` did not write it: move it away or pass another --out"
+                f"{path} exists and `ptkit {self.command}` did not write it: move it away or pass"
+                " another --out"
             )
         self._own(name)
         self.files.append(path)
         return path
 
     def _own(self, name: str) -> None:
-        # The list is on disk before the file is, so that a killed run leaves nothing that the next one would not know.
+        # The list is on disk before the file is, so that a killed run leaves nothing that the next
+        # one would not know.
         if name not in self._owned:
             self._owned.add(name)
             self._save_list()
 
     def _save_list(self) -> None:
         self._lists[self.command] = sorted(self._owned)
-        write_atomically(self.folder / _LIST, (json.dumps(self._lists, ensure_ascii=False, indent=1) + "\n").encode())
+        write_atomically(
+            self.folder / _LIST,
+            (json.dumps(self._lists, ensure_ascii=False, indent=1) + "\n").encode(),
+        )
 
 
 def _save_pixels(drawn: np.ndarray, path: Path) -> None:

@@ -29,8 +29,8 @@ def schedule_figure(
 ) -> Figure:
     """Draw the rates of all groups, once on a linear and once on a logarithmic scale.
 
-    epochs: (N,), where in the run each step begins, from 0. rates, plain_rates: (N, groups), with and without the
-    warm-up in front of the schedule; where they differ the latter are dashed.
+    epochs: (N,), where in the run each step begins, from 0. rates, plain_rates: (N, groups), with
+    and without the warm-up in front of the schedule; where they differ the latter are dashed.
     """
     kinds = _alike(rates)
     legend_height = 20 if len(kinds) > 1 else 4
@@ -39,7 +39,9 @@ def schedule_figure(
         legend_height + _LINEAR + _LOG + _BETWEEN + 54,
         title=_title(call, rates, num_epochs),
         notes=notes,
-        footer=f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}",
+        footer=(
+            f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}"
+        ),
     )
     linear = page.axes(_LEFT, legend_height + 10, _WIDTH - _LEFT, _LINEAR)
     log = page.axes(_LEFT, legend_height + 10 + _LINEAR + _BETWEEN, _WIDTH - _LEFT, _LOG)
@@ -47,7 +49,9 @@ def schedule_figure(
     # On the logarithmic scale zero is far below its edge.
     for axes, lowest in ((linear, 0.0), (log, highest * _LOWEST / 1000)):
         for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
-            shown, plain = (np.maximum(values[:, columns[0]], lowest) for values in (rates, plain_rates))
+            shown, plain = (
+                np.maximum(values[:, columns[0]], lowest) for values in (rates, plain_rates)
+            )
             _draw(axes, epochs, shown, plain, color, num_epochs)
         _finish(axes, num_epochs, is_last=axes is log)
     linear.set_ylim(0, highest * 1.08)
@@ -58,14 +62,36 @@ def schedule_figure(
     return page.figure
 
 
-def _draw(axes: Axes, epochs: np.ndarray, rates: np.ndarray, plain: np.ndarray, color: str, num_epochs: int) -> None:
+def _draw(
+    axes: Axes,
+    epochs: np.ndarray,
+    rates: np.ndarray,
+    plain: np.ndarray,
+    color: str,
+    num_epochs: int,
+) -> None:
     # A rate holds until the next step begins; the last one to the end of the run.
     times = np.append(epochs, num_epochs)
     if not np.array_equal(rates, plain):
         differs = np.flatnonzero(rates != plain)[-1] + 2
         shown = slice(0, min(differs, len(plain)))
-        axes.step(epochs[shown], plain[shown], where="post", color=color, linewidth=1, linestyle=(0, (4, 3)), alpha=0.7)
-    axes.step(times, np.append(rates, rates[-1]), where="post", color=color, linewidth=2, solid_capstyle="butt")
+        axes.step(
+            epochs[shown],
+            plain[shown],
+            where="post",
+            color=color,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            alpha=0.7,
+        )
+    axes.step(
+        times,
+        np.append(rates, rates[-1]),
+        where="post",
+        color=color,
+        linewidth=2,
+        solid_capstyle="butt",
+    )
 
 
 def _finish(axes: Axes, num_epochs: int, *, is_last: bool) -> None:
@@ -108,7 +134,10 @@ def _colors(count: int) -> list[str]:
 def _draw_legend(page: Page, kinds: list[list[int]]) -> None:
     left = float(_LEFT)
     for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
-        text = f"group{'s' if len(columns) > 1 else ''} {', '.join(str(column + 1) for column in columns)}"
+        text = (
+            f"group{'s' if len(columns) > 1 else ''}"
+            f" {', '.join(str(column + 1) for column in columns)}"
+        )
         if left > _WIDTH - 90:
             page.text("…", left, 7, va="center", size=9, color=MUTED)
             return

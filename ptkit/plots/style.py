@@ -1,4 +1,6 @@
-"""The look that all figures share: fonts, colours, and a page laid out in pixels with a title and a footer."""
+"""The look that all figures share: fonts, colours, and a page laid out in pixels with a title and a
+footer.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +70,9 @@ class Page:
         """Return axes that fill the given box."""
         total_width, total_height = self.figure.get_size_inches() * DPI
         x, y = self.left + left, total_height - self.top - top - height
-        return self.figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
+        return self.figure.add_axes(
+            (x / total_width, y / total_height, width / total_width, height / total_height)
+        )
 
     def image(self, pixels: np.ndarray, left: float, top: float) -> None:
         """Draw an image, one of its pixels to a pixel; pixels: uint8 (H, W, 3)."""
@@ -77,14 +81,20 @@ class Page:
         axes.set_axis_off()
 
     def text(self, text: str, left: float, top: float, **how: Any) -> Text:
-        """Write a line whose anchor (its upper left corner unless `how` says otherwise) is at the given place."""
+        """Write a line whose anchor (its upper left corner unless `how` says otherwise) is at the
+        given place.
+        """
         total_width, total_height = self.figure.get_size_inches() * DPI
         x, y = (self.left + left) / total_width, 1 - (self.top + top) / total_height
         placed: dict[str, Any] = {"ha": "left", "va": "top", "size": 9} | how
         return self.figure.text(x, y, drawable(text), **placed)
 
-    def color_bar(self, left: float, top: float, *, colormap: str, labels: Sequence[str], width: int = 150) -> None:
-        """Draw a horizontal bar of a colormap with labels spread evenly below it; needs 30 pixels of height."""
+    def color_bar(
+        self, left: float, top: float, *, colormap: str, labels: Sequence[str], width: int = 150
+    ) -> None:
+        """Draw a horizontal bar of a colormap with labels spread evenly below it; needs 30 pixels
+        of height.
+        """
         bar = matplotlib.colormaps[colormap](np.linspace(0, 1, width))[None, :, :3]
         self.image(np.repeat((bar * 255).astype(np.uint8), 10, axis=0), left, top)
         for k, label in enumerate(labels):
@@ -93,8 +103,11 @@ class Page:
             self.text(label, left + share * width, top + 13, ha=align, size=8, color=MUTED)
 
 
-def new_page(width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = "") -> Page:
-    """Make a figure with room for content of the given size, a title, lines of notes below it, and a footer.
+def new_page(
+    width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = ""
+) -> Page:
+    """Make a figure with room for content of the given size, a title, lines of notes below it, and
+    a footer.
 
     Narrow content stands at the left of a page wide enough for the title to be read.
     """
@@ -104,7 +117,9 @@ def new_page(width: float, height: float, *, title: str, notes: Sequence[str] = 
     footers = wrapped(footer, width=page_width, size=_FOOTER)
     top = _MARGIN + 21 * len(titles) + 16 * len(lines) + (12 if titles or lines else 0)
     total = top + int(np.ceil(height)) + (8 + 14 * len(footers) if footers else 0) + _MARGIN
-    figure = Figure(figsize=((page_width + 2 * _MARGIN) / DPI, total / DPI), dpi=DPI, facecolor="white")
+    figure = Figure(
+        figsize=((page_width + 2 * _MARGIN) / DPI, total / DPI), dpi=DPI, facecolor="white"
+    )
     FigureCanvasAgg(figure)
     frame = Page(figure, page_width, total, _MARGIN, 0)
     for k, line in enumerate(titles):
@@ -118,7 +133,9 @@ def new_page(width: float, height: float, *, title: str, notes: Sequence[str] = 
 
 def contrasting(rgb: Sequence[float]) -> str:
     """Return the text colour, white or near black, that reads better on a background; rgb: 0..1."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3]
+    )
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     # WCAG contrast against white and against INK are equal at this luminance.
     return "white" if luminance < 0.214 else INK

@@ -10,10 +10,11 @@ from ptkit.plots.style import MAGNITUDE, NOT_FINITE, SIGNED
 
 
 def resized(tile: np.ndarray, size: int) -> np.ndarray:
-    """Return a tile enlarged by a whole factor, or reduced by averaging blocks, so that its longer side is near `size`.
+    """Return a tile enlarged by a whole factor, or reduced by averaging blocks, so that its longer
+    side is near `size`.
 
-    tile: (H, W) or (H, W, C). Enlarging repeats pixels, so that a small image shows its pixels; the longer side never
-    exceeds `size`.
+    tile: (H, W) or (H, W, C). Enlarging repeats pixels, so that a small image shows its pixels; the
+    longer side never exceeds `size`.
     """
     longest = max(tile.shape[:2])
     if longest <= size:
@@ -46,7 +47,9 @@ def mosaic(
 
 
 def signed_colors(values: np.ndarray, limit: float) -> np.ndarray:
-    """Return uint8 colours (..., 3) of the diverging map; `limit` in absolute value gets the end colours."""
+    """Return uint8 colours (..., 3) of the diverging map; `limit` in absolute value gets the end
+    colours.
+    """
     return _colors(values, -limit, limit, SIGNED)
 
 
@@ -56,7 +59,9 @@ def magnitude_colors(values: np.ndarray, limit: float) -> np.ndarray:
 
 
 def stretched_colors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return uint8 greys (..., 3), black at `low`, white at `high` (both broadcast), mid-grey where these are equal."""
+    """Return uint8 greys (..., 3), black at `low`, white at `high` (both broadcast), mid-grey where
+    these are equal.
+    """
     span = high - low
     shares = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
     return _colors(shares, 0.0, 1.0, "gray")
@@ -64,7 +69,9 @@ def stretched_colors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> n
 
 def _colors(values: np.ndarray, low: float, high: float, colormap: str) -> np.ndarray:
     shares = (values.astype(np.float64) - low) / ((high - low) or 1.0)
-    colors = matplotlib.colormaps[colormap].with_extremes(bad=NOT_FINITE)(np.ma.masked_invalid(shares))[..., :3]
+    colors = matplotlib.colormaps[colormap].with_extremes(bad=NOT_FINITE)(
+        np.ma.masked_invalid(shares)
+    )[..., :3]
     # An infinite value is no more drawable than a NaN.
     colors[~np.isfinite(values)] = to_rgb(NOT_FINITE)
     return np.rint(colors * 255).astype(np.uint8)

@@ -19,9 +19,11 @@ _RULE = 26
 
 @dataclass(frozen=True)
 class Step:
-    """One row. heading: the call; line: what is to be said of it. before, draws: uint8 (h, w, 3), of any sizes.
+    """One row. heading: the call; line: what is to be said of it. before, draws: uint8 (h, w, 3),
+    of any sizes.
 
-    captions: below `before` and below each of the draws. columns: draws side by side, where they belong together.
+    captions: below `before` and below each of the draws. columns: draws side by side, where they
+    belong together.
     """
 
     heading: str
@@ -34,7 +36,9 @@ class Step:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A step with its tiles, `columns` of them side by side, each `pitch` pixels from the one before."""
+    """A step with its tiles, `columns` of them side by side, each `pitch` pixels from the one
+    before.
+    """
 
     step: Step
     before: np.ndarray
@@ -44,26 +48,39 @@ class _Placed:
 
     @property
     def row_heights(self) -> list[int]:
-        rows = [self.tiles[start : start + self.columns] for start in range(0, len(self.tiles), self.columns)]
+        rows = [
+            self.tiles[start : start + self.columns]
+            for start in range(0, len(self.tiles), self.columns)
+        ]
         heights = [max(tile.shape[0] for tile in row) for row in rows]
         return [max(heights[0], self.before.shape[0]), *heights[1:]]
 
     @property
     def height(self) -> int:
-        return _HEAD + sum(self.row_heights) + (_CAPTION + _GAP) * len(self.row_heights) - _GAP + _BELOW
+        return (
+            _HEAD
+            + sum(self.row_heights)
+            + (_CAPTION + _GAP) * len(self.row_heights)
+            - _GAP
+            + _BELOW
+        )
 
 
 @house_style()
 def transform_figure(
     steps: Sequence[Step], whole: Step, *, title: str, notes: Sequence[str] = (), footer: str = ""
 ) -> Figure:
-    """Draw each step alone, what it gets at the left, and then what the whole list makes of the file."""
+    """Draw each step alone, what it gets at the left, and then what the whole list makes of the
+    file.
+    """
     most = max((len(step.draws) for step in steps), default=0)
     places = min(max(most, _FEWEST_COLUMNS), _MOST_COLUMNS)
     width = places * (_TILE + _GAP)
     placed = [_placed(step, width, columns=step.columns or places, largest=_TILE) for step in steps]
     largest = _TILE if whole.columns else 2 * _TILE + _GAP
-    last = _placed(whole, width, columns=whole.columns or _whole_columns(len(whole.draws)), largest=largest)
+    last = _placed(
+        whole, width, columns=whole.columns or _whole_columns(len(whole.draws)), largest=largest
+    )
     height = sum(one.height for one in placed) + _RULE + last.height - _BELOW
     page = new_page(_TILE + _BESIDE + width - _GAP, height, title=title, notes=notes, footer=footer)
     # One image for all tiles: axes of its own for each would take seconds.
@@ -80,7 +97,9 @@ def transform_figure(
 
 
 def _whole_columns(count: int) -> int:
-    """Return how many large tiles stand side by side: up to four in one row, else two even rows or rows of four."""
+    """Return how many large tiles stand side by side: up to four in one row, else two even rows or
+    rows of four.
+    """
     return count if count <= _WHOLE_COLUMNS else min(-(-count // 2), _WHOLE_COLUMNS)
 
 
@@ -92,7 +111,9 @@ def _placed(step: Step, width: int, *, columns: int, largest: int) -> _Placed:
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    """Return an image whose longer side is `size`; a small one shows its pixels, enlarged by a whole factor."""
+    """Return an image whose longer side is `size`; a small one shows its pixels, enlarged by a
+    whole factor.
+    """
     longest = max(image.shape[:2])
     if 2 * longest <= size:
         return resized(image, size)
@@ -127,6 +148,8 @@ def _draw(page: Page, canvas: np.ndarray, placed: _Placed, top: int) -> None:
         top += height + _CAPTION + _GAP
 
 
-def _tile(page: Page, canvas: np.ndarray, tile: np.ndarray, caption: str, left: int, top: int) -> None:
+def _tile(
+    page: Page, canvas: np.ndarray, tile: np.ndarray, caption: str, left: int, top: int
+) -> None:
     canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     page.text(caption, left, top + tile.shape[0] + 2, size=7.5, color=MUTED)

@@ -19,8 +19,9 @@ MAX_DEFAULT_LAYERS = 6
 class Layer:
     """One module that ran.
 
-    kind: its class. shape: of its output for one image; channels first where it is a map. num_calls: in one pass; a
-    module that is called several times (one ReLU used twice) stands where it was called last, with that output.
+    kind: its class. shape: of its output for one image; channels first where it is a map.
+    num_calls: in one pass; a module that is called several times (one ReLU used twice) stands where
+    it was called last, with that output.
     """
 
     name: str
@@ -35,7 +36,8 @@ class Layer:
 
 
 def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
-    """Run the model once and return its layers in the order in which they finished (for the last time).
+    """Run the model once and return its layers in the order in which they finished (for the last
+    time).
 
     images: (n, 3, H, W); the first one is used. The model is left as it was.
 
@@ -46,15 +48,20 @@ def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
 
     def note(name: str, module: nn.Module, output: Tensor) -> None:
         calls = found.pop(name).num_calls if name in found else 0
-        found[name] = Layer(name, type(module).__name__, tuple(as_maps(output).shape[1:]), calls + 1)
+        found[name] = Layer(
+            name, type(module).__name__, tuple(as_maps(output).shape[1:]), calls + 1
+        )
 
     names = [name for name, _ in model.named_modules() if name]
     _run(model, images[:1], names, note)
     return list(found.values())
 
 
-def record_activations(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return what the named layers give for the images: float32 (n, C, H, W), or (n, C, 1, 1) for plain vectors.
+def record_activations(
+    model: nn.Module, images: Tensor, layers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return what the named layers give for the images: float32 (n, C, H, W), or (n, C, 1, 1) for
+    plain vectors.
 
     Of a module that is called several times, the last output. The model is left as it was.
 
@@ -70,17 +77,25 @@ def record_activations(model: nn.Module, images: Tensor, layers: Sequence[str]) 
     _run(model, images, layers, keep)
     missing = [name for name in layers if name not in found]
     if missing:
-        raise UsageError(f"the model never calls {', '.join(missing)}, so there is nothing to draw; see --list")
+        raise UsageError(
+            f"the model never calls {', '.join(missing)}, so there is nothing to draw; see --list"
+        )
     return {name: _four_dimensional(found[name]).float().cpu().numpy() for name in layers}
 
 
 def default_layers(layers: Sequence[Layer]) -> list[str]:
-    """Return the last layer of each spatial resolution in the order of the pass, at most six of them.
+    """Return the last layer of each spatial resolution in the order of the pass, at most six of
+    them.
 
-    Where there are more, six are spread evenly from the first to the last. Without any map above 1×1: the last layers.
+    Where there are more, six are spread evenly from the first to the last. Without any map above
+    1×1: the last layers.
     """
-    last = {layer.resolution: layer.name for layer in layers if layer.resolution not in (None, (1, 1))}
-    names = [layer.name for layer in layers if layer.name in last.values()] or [layer.name for layer in layers[-1:]]
+    last = {
+        layer.resolution: layer.name for layer in layers if layer.resolution not in (None, (1, 1))
+    }
+    names = [layer.name for layer in layers if layer.name in last.values()] or [
+        layer.name for layer in layers[-1:]
+    ]
     if len(names) <= MAX_DEFAULT_LAYERS:
         return names
     return [names[round(k)] for k in np.linspace(0, len(names) - 1, MAX_DEFAULT_LAYERS)]
@@ -99,7 +114,8 @@ def match_layers(layers: Sequence[Layer], patterns: Sequence[str]) -> list[str]:
 def as_maps(output: Tensor) -> Tensor:
     """Return a layer's output (n, ...) with channels first.
 
-    Tokens (n, T, C) become (n, C, H, W) where T, or T less one class token, is a square; channels-last maps
+    Tokens (n, T, C) become (n, C, H, W) where T, or T less one class token, is a square;
+    channels-last maps
     (n, H, W, C) with H = W are turned; anything else stays as it is.
     """
     if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
@@ -121,7 +137,12 @@ def _four_dimensional(maps: Tensor) -> Tensor:
     return maps.reshape(len(maps), -1, 1, 1)
 
 
-def _run(model: nn.Module, images: Tensor, names: Sequence[str], see: Callable[[str, nn.Module, Tensor], None]) -> None:
+def _run(
+    model: nn.Module,
+    images: Tensor,
+    names: Sequence[str],
+    see: Callable[[str, nn.Module, Tensor], None],
+) -> None:
     modules = dict(model.named_modules())
     handles = []
 
@@ -134,13 +155,17 @@ def _run(model: nn.Module, images: Tensor, names: Sequence[str], see: Callable[[
         return hook
 
     try:
-        handles += [modules[name].register_forward_hook(hook_of(name)) for name in names if name in modules]
+        handles += [
+            modules[name].register_forward_hook(hook_of(name)) for name in names if name in modules
+        ]
         with _evaluating(model), torch.inference_mode():
             model(images)
     except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
         size = "×".join(map(str, images.shape[2:]))
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{type(model).__name__} does not take {size} images ({reason})") from error
+        raise UsageError(
+            f"{type(model).__name__} does not take {size} images ({reason})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -150,7 +175,13 @@ def _first_tensor(output: Any) -> Tensor | None:
     """Return the tensor that a module gave, the first one where it gave several."""
     if isinstance(output, Tensor):
         return output
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    values = (
+        output.values()
+        if isinstance(output, dict)
+        else output
+        if isinstance(output, list | tuple)
+        else ()
+    )
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 

@@ -22,8 +22,8 @@ from ptkit.core.training.tasks.readings import MULTI, REGRESSION
 class Answers:
     """What a model says about some images, in order.
 
-    kind: of the task, as Reading.kind. values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,)
-    classes, bool (N, K) for several labels, or the numbers again.
+    kind: of the task, as Reading.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
+    answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
     """
 
     paths: tuple[str, ...]
@@ -35,7 +35,8 @@ class Answers:
     def rows(self, *, top: int = 1) -> list[dict[str, Any]]:
         """Return one plain mapping an image: path, and what the kind of task has to say.
 
-        One class an image: class, index, probability, and with `top` above 1 the most probable classes under `top`.
+        One class an image: class, index, probability, and with `top` above 1 the most probable
+        classes under `top`.
         """
         return [{"path": path, **self._answer(k, top)} for k, path in enumerate(self.paths)]
 
@@ -51,10 +52,16 @@ class Answers:
                 "probabilities": dict(zip(names, map(float, values), strict=True)),
             }
         best = int(self.answers[row])
-        answer: dict[str, Any] = {"class": names[best], "index": best, "probability": float(values[best])}
+        answer: dict[str, Any] = {
+            "class": names[best],
+            "index": best,
+            "probability": float(values[best]),
+        }
         if top > 1:
             order = np.argsort(-values, kind="stable")[:top].tolist()
-            answer["top"] = [{"class": names[k], "index": k, "probability": float(values[k])} for k in order]
+            answer["top"] = [
+                {"class": names[k], "index": k, "probability": float(values[k])} for k in order
+            ]
         return answer
 
 
@@ -66,14 +73,17 @@ def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0
         CheckpointError: the saved pipeline names user code.
     """
     batch_size = evaluation_batch_size(subject.size)
-    batches = Batches(images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers)
+    batches = Batches(
+        images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers
+    )
     found = predict_list(subject.model.to(device), batches, reading=subject.reading)
     paths = tuple(images.listed_path(k) for k in range(len(images)))
     return Answers(paths, subject.class_names, subject.reading.kind, found.values, found.answers)
 
 
 def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
-    """Return the images that some image files, folders (at any depth) and list files name, in that order.
+    """Return the images that some image files, folders (at any depth) and list files name, in that
+    order.
 
     Raises:
         DataError: nothing there, or a folder without images.

@@ -53,7 +53,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """count images of class `true` were taken for class `predicted`; share: of all images of class `true`."""
+    """count images of class `true` were taken for class `predicted`; share: of all images of class
+    `true`.
+    """
 
     true: int
     predicted: int
@@ -61,10 +63,13 @@ class ConfusedPair:
     share: float
 
 
-def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, reading: Reading) -> Evaluation:
+def evaluate(
+    model: nn.Module, batches: Batches, *, num_classes: int, reading: Reading
+) -> Evaluation:
     """Run the model over all images and return its answers; the model is left in evaluation mode.
 
-    batches: in the list's order, not shuffled. reading: of one class an image (the checkpoint's `task`).
+    batches: in the list's order, not shuffled. reading: of one class an image (the checkpoint's
+    `task`).
 
     Raises:
         CheckpointError: the model gives another number of scores than `num_classes`.
@@ -74,7 +79,9 @@ def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, reading: R
     found = predict_list(model, batches, reading=reading)
     if found.values.shape[1:] != (num_classes,):
         num_scores = found.values.shape[1]
-        raise CheckpointError(f"the model gives {num_scores} scores an image, expected {num_classes}")
+        raise CheckpointError(
+            f"the model gives {num_scores} scores an image, expected {num_classes}"
+        )
     return Evaluation(batches.images.labels, found.values, found.answers)
 
 
@@ -86,7 +93,8 @@ def read_matching_list(
     Bare weights without names get those that stand beside the list.
 
     Raises:
-        DataError: class names that differ, labels beyond the subject's classes, or an unreadable list.
+        DataError: class names that differ, labels beyond the subject's classes, or an unreadable
+            list.
     """
     images = read_list(file, classes=classes, kind=_LABEL_KINDS[subject.reading.kind])
     names, known = images.class_names, subject.class_names
@@ -94,24 +102,31 @@ def read_matching_list(
     if not beside.is_file():
         if len(names) > len(known):
             raise DataError(
-                f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to {len(known) - 1}"
+                f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to"
+                f" {len(known) - 1}"
             )
         return images.with_classes(known), known
     if len(names) != len(known):
-        raise DataError(f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}")
+        raise DataError(
+            f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}"
+        )
     if not subject.has_class_names:
         return images, names
     for index, (name, own) in enumerate(zip(names, known, strict=True)):
         if name != own:
             raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {subject.path}: these are other classes"
+                f"class {index} is {name!r} in {beside} but {own!r} in {subject.path}: these are"
+                " other classes"
             )
     return images, known
 
 
 def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
-    """Return the pairs of classes with the most mistakes; ties go to the larger share of the true class."""
-    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are calculated with.
+    """Return the pairs of classes with the most mistakes; ties go to the larger share of the true
+    class.
+    """
+    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are
+    # calculated with.
     cells = np.argwhere(matrix)
     true, predicted = cells[cells[:, 0] != cells[:, 1]].T
     counts = matrix[true, predicted]
@@ -122,7 +137,9 @@ def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
 
 
 def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarray:
-    """Return the indices of wrong answers, those with the smallest probability of the true class first."""
+    """Return the indices of wrong answers, those with the smallest probability of the true class
+    first.
+    """
     wrong = np.flatnonzero(evaluation.predictions != evaluation.labels)
     chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
     return wrong[np.argsort(chances, kind="stable")][:limit]
@@ -131,5 +148,7 @@ def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarr
 def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
-    is_pair = (evaluation.labels[worst] == pair.true) & (evaluation.predictions[worst] == pair.predicted)
+    is_pair = (evaluation.labels[worst] == pair.true) & (
+        evaluation.predictions[worst] == pair.predicted
+    )
     return worst[is_pair][:limit]

@@ -15,7 +15,8 @@ def find_kernels(
 ) -> dict[str, np.ndarray]:
     """Return layer -> float32 (outputs, inputs, height, width), in the state dict's order.
 
-    patterns: names or globs of layers, with or without their `.weight`; None means all. path: for the error message.
+    patterns: names or globs of layers, with or without their `.weight`; None means all. path: for
+    the error message.
 
     Raises:
         CheckpointError: no four-dimensional weights.
@@ -27,8 +28,12 @@ def find_kernels(
         if tensor.ndim == 4 and tensor.is_floating_point() and tensor.numel()
     }
     if not found:
-        raise CheckpointError(f"{path} has no convolution kernels: none of its {len(state_dict):,} tensors is 4-D")
+        raise CheckpointError(
+            f"{path} has no convolution kernels: none of its {len(state_dict):,} tensors is 4-D"
+        )
     chosen = list(found)
     if patterns:
-        chosen = match_names(chosen, [pattern.removesuffix(".weight") for pattern in patterns], what="convolution")
+        chosen = match_names(
+            chosen, [pattern.removesuffix(".weight") for pattern in patterns], what="convolution"
+        )
     return {name: found[name].detach().float().cpu().numpy() for name in chosen}

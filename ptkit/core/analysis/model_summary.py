@@ -1,6 +1,8 @@
-"""What a model is made of, layer by layer: shapes, parameters, multiply-adds and memory, seen in one pass of one image.
+"""What a model is made of, layer by layer: shapes, parameters, multiply-adds and memory, seen in
+one pass of one image.
 
-Nothing is computed by formulas of our own: torch's flop counter watches the pass, and autograd says what it keeps.
+Nothing is computed by formulas of our own: torch's flop counter watches the pass, and autograd says
+what it keeps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,8 +23,10 @@ from ptkit.core.models.zoo import check_forward
 class Row:
     """One layer, or all layers of a module where the table is not that deep.
 
-    name: empty for the model itself. kind: its class. shape: of its output for one image, of the last call; None if
-    it never ran. num_calls: in one pass. parameters: what is shared counts where it is listed first.
+    name: empty for the model itself. kind: its class. shape: of its output for one image, of the
+    last call; None if
+    it never ran. num_calls: in one pass. parameters: what is shared counts where it is listed
+    first.
     """
 
     name: str
@@ -38,10 +42,12 @@ class Row:
 class ModelSummary:
     """The rows in the order in which the layers run, and sums over all of them.
 
-    multiply_adds: for one image; torch counts two floating-point operations each. weight_bytes: parameters and
-    buffers. activation_bytes: what autograd keeps of one image until the backward pass, the image among it.
-    training_bytes: weights, a gradient and two moments (Adam) for each trainable parameter, and one image's
-    activations.
+    multiply_adds: for one image; torch counts two floating-point operations each. weight_bytes:
+    parameters and
+    buffers. activation_bytes: what autograd keeps of one image until the backward pass, the image
+    among it.
+    training_bytes: weights, a gradient and two moments (Adam) for each trainable parameter, and one
+    image's activations.
     """
 
     rows: tuple[Row, ...]
@@ -62,10 +68,14 @@ class _Seen:
     flops: int = 0
 
 
-def summarize(model: nn.Module, size: int, *, num_classes: int | None = None, depth: int | None = None) -> ModelSummary:
-    """Run one image of `size` × `size` pixels through the model and add up what happens; the model stays as it was.
+def summarize(
+    model: nn.Module, size: int, *, num_classes: int | None = None, depth: int | None = None
+) -> ModelSummary:
+    """Run one image of `size` × `size` pixels through the model and add up what happens; the model
+    stays as it was.
 
-    depth: how many levels of modules the rows show; None goes down to the layers. A module with layers inside has a
+    depth: how many levels of modules the rows show; None goes down to the layers. A module with
+    layers inside has a
     row of its own only for what no layer of it has: a class token, a product of two activations.
     num_classes: the number of scores an image must give, if known.
 
@@ -90,12 +100,16 @@ def summarize(model: nn.Module, size: int, *, num_classes: int | None = None, de
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Let every parameter that is made inside have a shape and no values, so that the largest model costs nothing.
+    """Let every parameter that is made inside have a shape and no values, so that the largest model
+    costs nothing.
 
-    Only parameters: code that computes with other tensors while it builds a model finds them as they are.
+    Only parameters: code that computes with other tensors while it builds a model finds them as
+    they are.
     """
 
-    def emptied(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    def emptied(
+        _module: nn.Module, _name: str, parameter: nn.Parameter | None
+    ) -> nn.Parameter | None:
         if parameter is None or nn.parameter.is_lazy(parameter):
             return parameter
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
@@ -109,7 +123,9 @@ def without_weights() -> Iterator[None]:
 
 
 def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
-    """Return what each module did, in the order in which they began, and how many bytes autograd kept."""
+    """Return what each module did, in the order in which they began, and how many bytes autograd
+    kept.
+    """
     like = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
     kept: dict[int, torch.UntypedStorage] = {}
@@ -122,12 +138,18 @@ def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
 
     with _evaluating(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         seen = _count_flops(model, image)
-    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    return seen, sum(storage.nbytes() for identity, storage in kept.items() if identity not in weights)
+    weights = {
+        tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
+    }
+    return seen, sum(
+        storage.nbytes() for identity, storage in kept.items() if identity not in weights
+    )
 
 
 def _count_flops(model: nn.Module, image: Tensor) -> dict[nn.Module, _Seen]:
-    """Give the operations between two events (a module begins or ends) to the module that runs between them."""
+    """Give the operations between two events (a module begins or ends) to the module that runs
+    between them.
+    """
     seen: dict[nn.Module, _Seen] = {}
     running: list[_Seen] = []
     counter = FlopCounterMode(display=False)
@@ -164,13 +186,16 @@ def _rows(model: nn.Module, seen: Mapping[nn.Module, _Seen], *, levels: int) -> 
     tree = _Tree(model, seen)
     order = {module: position for position, module in enumerate(seen)}
     rows = sorted(
-        tree.rows("", levels), key=lambda found: min((order[m] for m in found[1] if m in order), default=len(order))
+        tree.rows("", levels),
+        key=lambda found: min((order[m] for m in found[1] if m in order), default=len(order)),
     )
     return [row for row, _ in rows]
 
 
 class _Tree:
-    """The modules of a model by name, a shared one under its first name, with what is known about each."""
+    """The modules of a model by name, a shared one under its first name, with what is known about
+    each.
+    """
 
     def __init__(self, model: nn.Module, seen: Mapping[nn.Module, _Seen]) -> None:
         self.modules = dict(model.named_modules())
@@ -186,7 +211,9 @@ class _Tree:
     def rows(self, name: str, levels: int) -> Iterator[tuple[Row, list[nn.Module]]]:
         """Yield rows for the module and all inside it, with the modules that each one stands for."""
         inside = self.inside(name)
-        is_taken_apart = levels > 0 and any(self.modules[other] in self.seen for other in inside[1:])
+        is_taken_apart = levels > 0 and any(
+            self.modules[other] in self.seen for other in inside[1:]
+        )
         own = self.row(name, [name] if is_taken_apart else inside)
         if own.parameters or own.multiply_adds or (own.num_calls and not is_taken_apart):
             yield own, [self.modules[other] for other in ([name] if is_taken_apart else inside)]
@@ -201,7 +228,9 @@ class _Tree:
         """Return the row of a module that sums over the modules called `names`."""
         names = list(names)
         parameters = [parameter for other in names for parameter in self.parameters[other]]
-        found = [self.seen[self.modules[other]] for other in names if self.modules[other] in self.seen]
+        found = [
+            self.seen[self.modules[other]] for other in names if self.modules[other] in self.seen
+        ]
         own = self.seen.get(self.modules[name], _Seen())
         return Row(
             name=name,
@@ -237,7 +266,9 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation, and to attention in plain steps that can be watched, the same on any device; and back."""
+    """Switch to evaluation, and to attention in plain steps that can be watched, the same on any
+    device; and back.
+    """
     modes = {module: module.training for module in model.modules()}
     had_fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -17,7 +17,10 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
     for pattern in patterns:
         matched = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not matched:
-            hint = nearest(pattern, names) or f"; there are {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            hint = (
+                nearest(pattern, names)
+                or f"; there are {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            )
             raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]

@@ -1,4 +1,6 @@
-"""What a command looks at: a checkpoint, a run folder, or bare weights with what the user says about them."""
+"""What a command looks at: a checkpoint, a run folder, or bare weights with what the user says
+about them.
+"""
 
 import os
 from collections.abc import Mapping
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 class Subject:
     """A model with all that is needed to use it.
 
-    path: of the weights file. state_dict: as it stands in the file. pipeline: the calls that turn an image file into
-    what the model takes, with its tensors. size: pixels of a side, if known. mean, std: of that pipeline, 0..1.
-    reading: how outputs are read. has_class_names: False where the names are mere indices because nobody said more.
+    path: of the weights file. state_dict: as it stands in the file. pipeline: the calls that turn
+    an image file into what the model takes, with its tensors. size: pixels of a side, if known.
+    mean, std: of that pipeline, 0..1.
+    reading: how outputs are read. has_class_names: False where the names are mere indices because
+    nobody said more.
     run: the run folder that the file lies in, if any. epoch: of the weights, if known.
     """
 
@@ -69,20 +73,26 @@ def load_subject(
 ) -> Subject:
     """Load a model from a checkpoint or run folder, or from bare weights and the five answers.
 
-    model: a call; of a checkpoint, only needed where its own names user code. mean, std: "R,G,B" in 0..1. classes:
+    model: a call; of a checkpoint, only needed where its own names user code. mean, std: "R,G,B" in
+    0..1. classes:
     a file with one class name a line.
 
     Raises:
-        UsageError: bare weights with an answer missing, or a checkpoint with one that it gives itself.
+        UsageError: bare weights with an answer missing, or a checkpoint with one that it gives
+            itself.
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
     weights = read_weights(path)
     if weights.checkpoint is None:
-        return _from_bare_weights(weights, path, model=model, mean=mean, std=std, size=size, classes=classes)
+        return _from_bare_weights(
+            weights, path, model=model, mean=mean, std=std, size=size, classes=classes
+        )
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
     needless = [flag for flag, value in given.items() if value is not None]
     if needless:
-        raise UsageError(f"{path} is a checkpoint and says this itself: leave out {', '.join(needless)}")
+        raise UsageError(
+            f"{path} is a checkpoint and says this itself: leave out {', '.join(needless)}"
+        )
     return _from_checkpoint(weights, weights.checkpoint, model)
 
 
@@ -149,10 +159,17 @@ def _from_bare_weights(
     size: int | None,
     classes: Path | None,
 ) -> Subject:
-    needed = {"--model NAME": model, "--mean R,G,B": mean, "--std R,G,B": std, "--size PIXELS": size}
+    needed = {
+        "--model NAME": model,
+        "--mean R,G,B": mean,
+        "--std R,G,B": std,
+        "--size PIXELS": size,
+    }
     missing = [flag for flag, value in needed.items() if value is None]
     if missing:
-        raise UsageError(f"{path} holds bare weights: add {', '.join(missing)} (and --classes FILE for names)")
+        raise UsageError(
+            f"{path} holds bare weights: add {', '.join(missing)} (and --classes FILE for names)"
+        )
     assert model is not None
     assert mean is not None
     assert std is not None
@@ -166,7 +183,9 @@ def _from_bare_weights(
     names = read_classes(classes) if classes is not None else None
     num_classes = _num_classes(model, weights, size)
     if names is not None and len(names) != num_classes:
-        raise DataError(f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs")
+        raise DataError(
+            f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
+        )
     contents = {
         "model": {"call": model, "num_classes": num_classes},
         "pipeline": {"size": size},
@@ -190,7 +209,9 @@ def _from_bare_weights(
 
 
 def _num_classes(model: str, weights: Weights, size: int) -> int:
-    """Return how many classes bare weights tell apart: the call says it, or the rows of the model's last layer do."""
+    """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
+    last layer do.
+    """
     from ptkit.core.models.zoo import build_model, find_head
 
     call = parse(model)
@@ -202,7 +223,9 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     try:
         head = find_head(module, unusual)
     except UsageError:
-        raise UsageError(f"cannot see how many classes {model} has: write {call.name}(num_classes=...)") from None
+        raise UsageError(
+            f"cannot see how many classes {model} has: write {call.name}(num_classes=...)"
+        ) from None
     weight = weights.state_dict.get(f"{head}.weight")
     if weight is None:
         raise CheckpointError(f"{weights.path} does not fit {model}: it has no {head}.weight")
@@ -215,7 +238,9 @@ def _rgb(flag: str, text: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-        raise UsageError(f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, found {text!r}")
+        raise UsageError(
+            f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, found {text!r}"
+        )
     return values
 
 

@@ -21,7 +21,9 @@ _WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
 
 @dataclass(frozen=True)
 class Summarized:
-    """A summary with what it is of: the call that builds the model, its classes, and pixels of a side."""
+    """A summary with what it is of: the call that builds the model, its classes, and pixels of a
+    side.
+    """
 
     call: str
     num_classes: int
@@ -39,19 +41,26 @@ def summarize_subject(
 ) -> Summarized:
     """Summarize the model that a call, a checkpoint or a run folder means.
 
-    num_classes: 10 where it is not given. size: by default what the model is made for, or was trained on.
+    num_classes: 10 where it is not given. size: by default what the model is made for, or was
+    trained on.
     model: the user's own call, for a checkpoint that names user code.
 
     Raises:
-        UsageError: unknown model or argument, a size that it does not take, or what the checkpoint says itself.
+        UsageError: unknown model or argument, a size that it does not take, or what the checkpoint
+            says itself.
         CheckpointError: no such file, damaged, or it needs `model`.
     """
     if is_checkpoint(text):
         if num_classes is not None:
-            raise UsageError(f"{text} is a checkpoint and says this itself: leave out --num-classes")
+            raise UsageError(
+                f"{text} is a checkpoint and says this itself: leave out --num-classes"
+            )
         return _of_checkpoint(Path(text), model=model, size=size, depth=depth)
     if model is not None:
-        raise UsageError(f"--model is for a checkpoint of a model of your own, and {text} is a model: leave it out")
+        raise UsageError(
+            f"--model is for a checkpoint of a model of your own, and {text} is a model: leave"
+            " it out"
+        )
     call = parse(text)
     if num_classes is not None and "num_classes" in call.kwargs:
         raise call.error("num_classes is given twice: here and by --num-classes", "num_classes")
@@ -62,7 +71,8 @@ def summarize_subject(
 def is_checkpoint(text: str) -> bool:
     """Tell whether a text means a file of weights or a run folder, rather than a model.
 
-    A folder counts if a checkpoint lies in it: a model may share its name with a folder that stands here.
+    A folder counts if a checkpoint lies in it: a model may share its name with a folder that stands
+    here.
 
     Raises:
         UsageError: a Python file without the name of a model in it.
@@ -75,10 +85,14 @@ def is_checkpoint(text: str) -> bool:
     return is_path or text.endswith(_WEIGHT_FILES)
 
 
-def _of_checkpoint(path: Path, *, model: str | None, size: int | None, depth: int | None) -> Summarized:
+def _of_checkpoint(
+    path: Path, *, model: str | None, size: int | None, depth: int | None
+) -> Summarized:
     checkpoint = read_weights(path).checkpoint
     if checkpoint is None:
-        raise CheckpointError(f"{path} holds bare weights: name their model instead, as in ptkit summary resnet18")
+        raise CheckpointError(
+            f"{path} holds bare weights: name their model instead, as in ptkit summary resnet18"
+        )
     module = rebuild(checkpoint, model=model)
     size = size or checkpoint["pipeline"].get("size")
     if not isinstance(size, int):
@@ -89,7 +103,10 @@ def _of_checkpoint(path: Path, *, model: str | None, size: int | None, depth: in
     if not parse(call).prefix:
         module = module.to("meta")
     return Summarized(
-        str(parse(call)), num_classes, size, summarize(module, size, num_classes=num_classes, depth=depth)
+        str(parse(call)),
+        num_classes,
+        size,
+        summarize(module, size, num_classes=num_classes, depth=depth),
     )
 
 
@@ -98,14 +115,18 @@ def _freeze(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
     plans = plan_parameters(module, groups, lr=1.0)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(plans[name].first_epoch is not None and not plans[name].is_excluded)
+        parameter.requires_grad_(
+            plans[name].first_epoch is not None and not plans[name].is_excluded
+        )
 
 
 def _given_classes(call: Call) -> int:
     """Return the number of classes in a call, or the default one."""
     given = call.kwargs.get("num_classes", _NUM_CLASSES)
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise call.error(f"num_classes must be a whole number of at least 1, found {given!r}", "num_classes")
+        raise call.error(
+            f"num_classes must be a whole number of at least 1, found {given!r}", "num_classes"
+        )
     return given
 
 
@@ -118,7 +139,9 @@ def _of_call(call: Call, *, num_classes: int, size: int, depth: int | None) -> S
             if not call.prefix:
                 raise
     module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
-    return Summarized(text, num_classes, size, summarize(module, size, num_classes=num_classes, depth=depth))
+    return Summarized(
+        text, num_classes, size, summarize(module, size, num_classes=num_classes, depth=depth)
+    )
 
 
 def _without_values(call: Call, *, num_classes: int, size: int, depth: int | None) -> Summarized:

@@ -1,4 +1,6 @@
-"""What a list of transforms makes of some images: each step alone, and all of them as the model gets it."""
+"""What a list of transforms makes of some images: each step alone, and all of them as the model
+gets it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,10 +36,12 @@ Epochs = list[list[Tensor]]
 class Row:
     """One step alone, or all of them, on one image.
 
-    call: of the step; "" for all. before: uint8 (h, w, 3), what the step gets; for all, the file. draws: uint8
-    (h, w, 3) each, without randomness only one; num_crops of them belong together. clipped: share of values outside
-    0..255, which stand at the ends, for each draw. is_stretched: whitened values are shown, 3 standard deviations from
-    mid-grey to black and to white. partner: the file of the image that it is mixed with, or "".
+    call: of the step; "" for all. before: uint8 (h, w, 3), what the step gets; for all, the file.
+    draws: uint8
+    (h, w, 3) each, without randomness only one; num_crops of them belong together. clipped: share
+    of values outside 0..255, which stand at the ends, for each draw. is_stretched: whitened values
+    are shown, 3 standard deviations from mid-grey to black and to white. partner: the file of the
+    image that it is mixed with, or "".
     """
 
     call: str
@@ -82,7 +86,8 @@ class _Source:
 
 
 def training_calls(data: DataSettings, paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the transforms with which `ptkit train` would train on these images; without statistics no Normalize.
+    """Return the transforms with which `ptkit train` would train on these images; without
+    statistics no Normalize.
 
     Raises:
         UsageError: settings that exclude each other.
@@ -90,7 +95,11 @@ def training_calls(data: DataSettings, paths: Sequence[str]) -> tuple[str, ...]:
     """
     if data.transforms and data.augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
-    if bool(data.mean) != bool(data.std) or len(data.mean) not in (0, 3) or len(data.std) not in (0, 3):
+    if (
+        bool(data.mean) != bool(data.std)
+        or len(data.mean) not in (0, 3)
+        or len(data.std) not in (0, 3)
+    ):
         raise UsageError("--mean and --std go together, three numbers each")
     size = data.size or _own_size(paths)
     calls = data.transforms or default_transforms(data.augment, size)
@@ -99,15 +108,20 @@ def training_calls(data: DataSettings, paths: Sequence[str]) -> tuple[str, ...]:
     # A run's config.toml holds both, and both are the same.
     if has_normalize and data.mean and not np.allclose(_mean_and_std(named), (data.mean, data.std)):
         raise UsageError("the transforms name Normalize: leave --mean and --std out")
-    completed = map(parse, complete(calls, size=size, mean=data.mean or (0, 0, 0), std=data.std or (1, 1, 1)))
+    completed = map(
+        parse, complete(calls, size=size, mean=data.mean or (0, 0, 0), std=data.std or (1, 1, 1))
+    )
     is_shown = bool(data.mean) or has_normalize
     return tuple(str(call) for call in completed if is_shown or not _is_any(call, ("Normalize",)))
 
 
-def transform_sheets(paths: Sequence[str], calls: Sequence[str], *, num_draws: int = 8, seed: int = 0) -> list[Sheet]:
+def transform_sheets(
+    paths: Sequence[str], calls: Sequence[str], *, num_draws: int = 8, seed: int = 0
+) -> list[Sheet]:
     """Return a sheet for each image; draw k is what training with this seed draws in its epoch k.
 
-    paths: taken as a list's images, in this order. calls: a complete list. Of one image alone nothing is mixed.
+    paths: taken as a list's images, in this order. calls: a complete list. Of one image alone
+    nothing is mixed.
 
     Raises:
         UsageError: transforms that do not fit each other or the images.
@@ -118,7 +132,11 @@ def transform_sheets(paths: Sequence[str], calls: Sequence[str], *, num_draws: i
     parsed = list(map(parse, Pipeline.parse(calls).calls))
     if len(paths) == 1:
         parsed = [call for call in parsed if not is_mix(call)]
-    steps = [_step_rows(source, parsed, k) for k, call in enumerate(parsed) if not _is_any(call, _CONVERSIONS)]
+    steps = [
+        _step_rows(source, parsed, k)
+        for k, call in enumerate(parsed)
+        if not _is_any(call, _CONVERSIONS)
+    ]
     whole = _rows(source, parsed, call="", before=source.pixels, drawn=_drawn(source, parsed))
     return [Sheet(path, tuple(rows[k] for rows in steps), whole[k]) for k, path in enumerate(paths)]
 
@@ -139,7 +157,9 @@ def _listed(paths: Sequence[str]) -> ImageList:
 
 
 def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
-    """Return one step alone for each image: after the fixed steps before it, at the size that it gets in the list."""
+    """Return one step alone for each image: after the fixed steps before it, at the size that it
+    gets in the list.
+    """
     fixed = _fixed_part(calls, place)
     mean, std = _mean_and_std(fixed)
     before = [denormalise(images, mean, std)[0] for images in _drawn(source, fixed)[0]]
@@ -149,7 +169,9 @@ def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
 
 
 def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
-    """Return the steps before `place` that are not random, and a resize to the size that the others lead to."""
+    """Return the steps before `place` that are not random, and a resize to the size that the others
+    lead to.
+    """
     fixed = [call for call in calls[:place] if _is_any(call, _FIXED)]
     # Of a user's own transform nobody knows what it does to the size.
     sizes = (_planned(calls[:k]).size for k in range(place, -1, -1))
@@ -157,7 +179,11 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
     if size is None or _planned(fixed).size == size:
         return fixed
     height, width = size
-    resize = [f"Resize({height})", f"CenterCrop({height})"] if height == width else [f"Resize(({height}, {width}))"]
+    resize = (
+        [f"Resize({height})", f"CenterCrop({height})"]
+        if height == width
+        else [f"Resize(({height}, {width}))"]
+    )
     first = next((k for k, call in enumerate(fixed) if _is_any(call, _CONVERSIONS)), len(fixed))
     return [*fixed[:first], *map(parse, resize), *fixed[first:]]
 
@@ -188,7 +214,11 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
         draws = pipeline.draws(source.seed, epoch=epoch, keys=indices, offset=offset)
         with global_generators_kept():
             images = [_seen(pipeline, *pair) for pair in zip(source.pixels, draws, strict=True)]
-        epochs.append(images if pipeline.mix is None else _mixed(pipeline, images, seed=source.seed, epoch=epoch))
+        epochs.append(
+            images
+            if pipeline.mix is None
+            else _mixed(pipeline, images, seed=source.seed, epoch=epoch)
+        )
     return epochs
 
 
@@ -208,7 +238,9 @@ def _seen(pipeline: Pipeline, pixels: Pixels, draws: Draws) -> Tensor:
     return pipeline.finish(batch, draws[None])
 
 
-def _rows(source: _Source, calls: Sequence[Call], *, call: str, before: Sequence[Pixels], drawn: Epochs) -> list[Row]:
+def _rows(
+    source: _Source, calls: Sequence[Call], *, call: str, before: Sequence[Pixels], drawn: Epochs
+) -> list[Row]:
     """Return a row for each image; calls: what led to the draws."""
     pipeline = _planned(calls)
     is_random = pipeline.is_random or pipeline.mix is not None
@@ -221,7 +253,18 @@ def _rows(source: _Source, calls: Sequence[Call], *, call: str, before: Sequence
         clipped = [share for crops in images for share in _clipped(crops, mean, std)]
         # Each image is mixed with the one before it.
         partner = source.paths[place - 1] if pipeline.mix is not None else ""
-        rows.append(Row(call, pixels, tuple(draws), tuple(clipped), len(images[0]), is_random, is_stretched, partner))
+        rows.append(
+            Row(
+                call,
+                pixels,
+                tuple(draws),
+                tuple(clipped),
+                len(images[0]),
+                is_random,
+                is_stretched,
+                partner,
+            )
+        )
     return rows
 
 
@@ -230,7 +273,10 @@ def _mean_and_std(calls: Sequence[Call]) -> tuple[list[float], list[float]]:
     for call in calls:
         if _is_any(call, ("Normalize",)):
             normalize = build_transform(call)
-            mean, std = (torch.as_tensor(x).flatten().expand(3).tolist() for x in (normalize.mean, normalize.std))
+            mean, std = (
+                torch.as_tensor(x).flatten().expand(3).tolist()
+                for x in (normalize.mean, normalize.std)
+            )
             return mean, std
     return [0.0] * 3, [1.0] * 3
 

@@ -17,7 +17,8 @@ from ptkit.core.errors import UsageError
 class Views:
     """Some images, n of them.
 
-    tensors: float (n, 3, H, W), what the model gets. pixels: the same de-normalised, uint8 (n, H, W, 3). names: files.
+    tensors: float (n, 3, H, W), what the model gets. pixels: the same de-normalised, uint8 (n, H,
+    W, 3). names: files.
     """
 
     tensors: Tensor
@@ -50,7 +51,11 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
         raise UsageError("no images: name at least one image file")
     same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
-    return Views(batch, denormalise(batch, subject.mean, subject.std), tuple(Path(path).name for path in paths))
+    return Views(
+        batch,
+        denormalise(batch, subject.mean, subject.std),
+        tuple(Path(path).name for path in paths),
+    )
 
 
 def _one_view(image: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The batches of a list on the device: which images each has, and the draws of each image, decide them.
+"""The batches of a list on the device: which images each has, and the draws of each image, decide
+them.
 
-Images kept in memory are cut into batches as they are asked for; others come from threads (streaming.py), or, where
-transforms draw from global generators, from worker processes (worker_processes.py).
+Images kept in memory are cut into batches as they are asked for; others come from threads
+(streaming.py), or, where transforms draw from global generators, from worker processes
+(worker_processes.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -35,9 +37,11 @@ _QUICK_BYTES = 1 << 20
 class Batch:
     """One batch of n images; images and labels are on the device.
 
-    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: rows of the list's own, int64
-    (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the images were mixed with, if the
-    pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop, 2 with WithHorizontalFlip.
+    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: rows of the
+    list's own, int64
+    (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the images were
+    mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop, 2
+    with WithHorizontalFlip.
     """
 
     images: Tensor
@@ -50,16 +54,20 @@ class Batch:
 class Batches:
     """The batches of a list, epoch after epoch.
 
-    The result depends on the list, the pipeline, the seed and the epoch alone: not on `workers`, not on whether the
-    images are kept (`kept`), and without MixUp and CutMix not on the batch an image falls into.
+    The result depends on the list, the pipeline, the seed and the epoch alone: not on `workers`,
+    not on whether the images are kept (`kept`), and without MixUp and CutMix not on the batch an
+    image falls into.
 
-    shuffle: in a random order. sampler: "balanced" draws as many images as the list has, with replacement and in
-    random order, so that every class comes equally often; see `balanced_weights`. drop_last: without the last batch if
-    it is smaller. reduced_decode: JPEGs come at a half, quarter or eighth of their size where the first transform
+    shuffle: in a random order. sampler: "balanced" draws as many images as the list has, with
+    replacement and in
+    random order, so that every class comes equally often; see `balanced_weights`. drop_last:
+    without the last batch if it is smaller. reduced_decode: JPEGs come at a half, quarter or eighth
+    of their size where the first transform
     makes what it takes of them at least that much smaller; the pixels are not quite the same then.
 
     Raises:
-        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it cannot be.
+        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it
+            cannot be.
     """
 
     def __init__(
@@ -82,19 +90,24 @@ class Batches:
             check_reduced_decode(pipeline, is_kept=kept is not None)
         self.device = torch.device(device)
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
-        finishes = self.device.type == "cpu" and not self.pipeline.tail and not self.pipeline.is_foreign
+        finishes = (
+            self.device.type == "cpu" and not self.pipeline.tail and not self.pipeline.is_foreign
+        )
         self.source = Source(images, self.pipeline, kept, reduced_decode, finishes)
         self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.weights = balanced_weights(images.labels) if sampler == "balanced" else None
         self.workers = workers or num_cores()
-        # On a CPU, model and decoding take turns with every core. A core for each was a tenth quicker with one small
-        # net, but would halve the model's threads, also where decoding is little work, and change its last digits.
+        # On a CPU, model and decoding take turns with every core. A core for each was a tenth
+        # quicker with one small net, but would halve the model's threads, also where decoding is
+        # little work, and change its last digits.
         self.ahead = 0 if self.device.type == "cpu" else 2
         # Called whenever a batch is ready, or ready to be copied to the device.
         self.when_prepared: Callable[[], None] = lambda: None
         self._pool: ThreadPoolExecutor | None = None
-        self._processes = WorkerProcesses(self.source, self._plans, num_batches=len(self), workers=self.workers)
+        self._processes = WorkerProcesses(
+            self.source, self._plans, num_batches=len(self), workers=self.workers
+        )
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -113,11 +126,15 @@ class Batches:
             DataError: an image that cannot be read, or sizes that do not agree.
             UsageError: a transform that does not fit the images.
         """
-        batches = self._cut(self._held, epoch) if self._held else self._on_device(self._prepared(epoch))
+        batches = (
+            self._cut(self._held, epoch) if self._held else self._on_device(self._prepared(epoch))
+        )
         for number, (plan, images, labels) in enumerate(batches):
             mixed = None
             if self.pipeline.mix is not None:
-                images, mixed = mix(self.pipeline.mix, images, labels, seed=self.seed, epoch=epoch, batch=number)
+                images, mixed = mix(
+                    self.pipeline.mix, images, labels, seed=self.seed, epoch=epoch, batch=number
+                )
             yield Batch(images, labels, plan.indices, mixed, self.pipeline.num_crops)
 
     def close(self) -> None:
@@ -152,7 +169,9 @@ class Batches:
 
     @cached_property
     def _held(self) -> InMemory | OnDevice | None:
-        """The kept images, if batches are cut out of them so quickly that handing that to threads would cost more."""
+        """The kept images, if batches are cut out of them so quickly that handing that to threads
+        would cost more.
+        """
         if self.kept is None or not self.source.is_whole:
             return None
         pixels, labels = self.kept.pixels, self.images.labels
@@ -185,7 +204,9 @@ class Batches:
         """Yield each batch with its images and labels on the device, finished there."""
         for plan, (pixels, labels, *draws) in copied(map(self._to_copy, batches), self.device):
             if not self.source.finishes:
-                pixels = self.pipeline.finish(pixels, plan.draws, device_draws=draws[0] if draws else None)
+                pixels = self.pipeline.finish(
+                    pixels, plan.draws, device_draws=draws[0] if draws else None
+                )
             yield plan, pixels, labels
 
     def _to_copy(self, prepared: Prepared) -> tuple[Plan, Values]:
@@ -202,9 +223,12 @@ def check_reduced_decode(pipeline: Pipeline, *, is_kept: bool) -> None:
         UsageError: the images are kept decoded, or no transform makes them smaller.
     """
     if is_kept:
-        raise UsageError("data.reduced_decode decodes each image anew for its crop: it needs data.cache=auto or off")
+        raise UsageError(
+            "data.reduced_decode decodes each image anew for its crop: it needs data.cache=auto"
+            " or off"
+        )
     if not pipeline.can_reduce:
         raise UsageError(
-            "data.reduced_decode needs a first transform that makes images smaller, Resize or RandomResizedCrop, found "
-            + (pipeline.calls[0] if pipeline.calls else "none")
+            "data.reduced_decode needs a first transform that makes images smaller, Resize or"
+            " RandomResizedCrop, found " + (pipeline.calls[0] if pipeline.calls else "none")
         )

@@ -1,6 +1,8 @@
-"""Whitening: mean and covariance of whole images, and the matrix that makes their values uncorrelated.
+"""Whitening: mean and covariance of whole images, and the matrix that makes their values
+uncorrelated.
 
-An image is a vector of D = 3 * H * W floats in 0..1, in the order that torchvision's LinearTransformation flattens.
+An image is a vector of D = 3 * H * W floats in 0..1, in the order that torchvision's
+LinearTransformation flattens.
 """
 
 import math
@@ -25,14 +27,17 @@ from ptkit.core.machine import free_bytes
 
 FILE_NAME = "whitening.npz"
 KINDS = ("zca", "pca")
-# Of the largest eigenvalue. Below that, JPEG's rounding outweighs what images show, and whitening would enlarge it.
+# Of the largest eigenvalue. Below that, JPEG's rounding outweighs what images show, and whitening
+# would enlarge it.
 EPSILON = 1e-5
 
 # Sums of 256 products of bytes stay below 2^24: a block's X^T X is exact in float32.
 _BLOCK, _CHUNK = 256, 32
-# The covariance, a copy that becomes the eigenvectors, LAPACK's work space of twice that (dsyevd), and a quarter more.
+# The covariance, a copy that becomes the eigenvectors, LAPACK's work space of twice that (dsyevd),
+# and a quarter more.
 _BYTES_PER_ENTRY = 40
-# The matrix has 600 MB there, and its eigenvectors take minutes; both grow with the fourth power of the side and more.
+# The matrix has 600 MB there, and its eigenvectors take minutes; both grow with the fourth power of
+# the side and more.
 _MAX_SIDE = 64
 
 Indices = npt.NDArray[np.int64]
@@ -43,7 +48,8 @@ Doubles = npt.NDArray[np.float64]
 class Whitening:
     """What `(x - mean) @ matrix` takes, x being rows of flattened images.
 
-    matrix: float32 (D, D). mean: float32 (D,). kind: zca or pca. size: (H, W). rank: of the covariance.
+    matrix: float32 (D, D). mean: float32 (D,). kind: zca or pca. size: (H, W). rank: of the
+    covariance.
     epsilon: what was added to every eigenvalue.
     """
 
@@ -60,12 +66,14 @@ class Whitening:
 def whitening_size(
     images: ImageList, chosen: Indices, *, size: int | None, memory: int | None = None
 ) -> tuple[int, int]:
-    """Return (height, width) at which the chosen images are whitened: `size`, else their own; nothing is decoded.
+    """Return (height, width) at which the chosen images are whitened: `size`, else their own;
+    nothing is decoded.
 
     memory: bytes that may be used; None for what is free.
 
     Raises:
-        UsageError: the images differ in size and `size` is not given, or the matrices would not fit in memory.
+        UsageError: the images differ in size and `size` is not given, or the matrices would not fit
+            in memory.
         DataError: none of the images can be read.
     """
     height, width = (size, size) if size is not None else _common_size(images, chosen)
@@ -77,8 +85,8 @@ def whitening_size(
     found = f"whitening {height}×{width} images takes matrices of {count:,}×{count:,}"
     if fitting < _MAX_SIDE:
         raise UsageError(
-            f"{found}, {_BYTES_PER_ENTRY * count**2 / 1e9:,.1f} GB in all, and {memory / 1e9:,.1f} GB of memory "
-            f"are free: pass --size {max(fitting, 1)} or less"
+            f"{found}, {_BYTES_PER_ENTRY * count**2 / 1e9:,.1f} GB in all, and {memory / 1e9:,.1f}"
+            f" GB of memory are free: pass --size {max(fitting, 1)} or less"
         )
     raise UsageError(f"{found}, more than whitening is good for: pass --size {_MAX_SIDE} or less")
 
@@ -92,14 +100,17 @@ def measure_whitening(
     workers: int = 2,
     on_images: Callable[[int], None] | None = None,
 ) -> Whitening:
-    """Decode the chosen images, resized to `size` (else their own) as training does it, and return their whitening.
+    """Decode the chosen images, resized to `size` (else their own) as training does it, and return
+    their whitening.
 
     Raises:
         UsageError: see `whitening_size`; nothing has been decoded then.
         DataError: some images cannot be read (the message names the first), or all are the same.
     """
     sides = whitening_size(images, chosen, size=size)
-    mean, covariance = mean_and_covariance(images, chosen, size=sides, workers=workers, on_images=on_images)
+    mean, covariance = mean_and_covariance(
+        images, chosen, size=sides, workers=workers, on_images=on_images
+    )
     values, vectors = (part.numpy() for part in torch.linalg.eigh(torch.from_numpy(covariance)))
     values = np.maximum(values, 0)
     if values[-1] == 0:
@@ -137,7 +148,9 @@ def mean_and_covariance(
         for start in range(0, len(chosen), _BLOCK):
             here = chosen[start : start + _BLOCK]
             parts = [here[k : k + _CHUNK] for k in range(0, len(here), _CHUNK)]
-            rows, failed = zip(*pool.map(lambda part: _flattened(images, part, pipeline), parts), strict=True)
+            rows, failed = zip(
+                *pool.map(lambda part: _flattened(images, part, pipeline), parts), strict=True
+            )
             bad += [reason for reasons in failed for reason in reasons]
             block = np.concatenate(rows).astype(np.float32)
             total += block.sum(axis=0, dtype=np.float64).astype(np.int64)
@@ -154,15 +167,18 @@ def mean_and_covariance(
     return mean / 255, products
 
 
-def whitening_matrix(values: Doubles, vectors: Doubles, *, kind: str, epsilon: float) -> npt.NDArray[np.float32]:
-    """Return the (D, D) matrix for rows, `(x - mean) @ matrix`, from eigenvalues (D,), ascending, and eigenvectors.
+def whitening_matrix(
+    values: Doubles, vectors: Doubles, *, kind: str, epsilon: float
+) -> npt.NDArray[np.float32]:
+    """Return the (D, D) matrix for rows, `(x - mean) @ matrix`, from eigenvalues (D,), ascending,
+    and eigenvectors.
 
-    zca: U diag(1/sqrt(l + epsilon)) U^T, symmetric: of all whitenings the one that changes images least (Krizhevsky
-    2009, "Learning Multiple Layers of Features from Tiny Images", appendix A; Kessy, Lewin and Strimmer 2018, "Optimal
-    Whitening and Decorrelation", section 3).
-    pca: U diag(1/sqrt(l + epsilon)), the eigenvectors as columns, the largest eigenvalue first: row vectors from the
-    left want them so, where the papers' column vectors want the transpose. Signs are chosen so that the largest entry
-    of each eigenvector is positive.
+    zca: U diag(1/sqrt(l + epsilon)) U^T, symmetric: of all whitenings the one that changes images
+    least (Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images", appendix A;
+    Kessy, Lewin and Strimmer 2018, "Optimal Whitening and Decorrelation", section 3).
+    pca: U diag(1/sqrt(l + epsilon)), the eigenvectors as columns, the largest eigenvalue first: row
+    vectors from the left want them so, where the papers' column vectors want the transpose. Signs
+    are chosen so that the largest entry of each eigenvector is positive.
     """
     if kind == "zca":
         half = vectors * (values + epsilon) ** -0.25
@@ -189,7 +205,9 @@ def save(whitening: Whitening, list_file: Path) -> Path:
 
 
 def _common_size(images: ImageList, chosen: Indices) -> tuple[int, int]:
-    """Return the size of all images, read from their headers; those that cannot be read are left to the decoding."""
+    """Return the size of all images, read from their headers; those that cannot be read are left to
+    the decoding.
+    """
     found: dict[tuple[int, int], str] = {}
     reason = f"{images.file} has no images"
     for index in chosen.tolist():
@@ -201,7 +219,8 @@ def _common_size(images: ImageList, chosen: Indices) -> tuple[int, int]:
         if len(found) == 2:
             one, other = (f"{height}×{width}" for height, width in found)
             raise UsageError(
-                f"the images of {images.file} differ in size ({one} and {other}): pass --size, the one of training"
+                f"the images of {images.file} differ in size ({one} and {other}): pass --size, the"
+                " one of training"
             )
     if not found:
         raise DataError(reason)
@@ -209,7 +228,9 @@ def _common_size(images: ImageList, chosen: Indices) -> tuple[int, int]:
 
 
 def _geometry(size: tuple[int, int]) -> Pipeline:
-    """Plan what training does before LinearTransformation; it makes images square unless told otherwise."""
+    """Plan what training does before LinearTransformation; it makes images square unless told
+    otherwise.
+    """
     height, width = size
     calls = evaluation_geometry(height) if height == width else (f"Resize(({height}, {width}))",)
     return Pipeline.parse([*calls, "ToTensor()"])

@@ -14,7 +14,8 @@ from ptkit.core.data.lists import read_list
 class ListDataset(Dataset[tuple[Any, Any]]):
     """The images and labels of a list file; an image is decoded when it is asked for.
 
-    A label is the class index, an int; where the list has several labels an image or numbers, bool (K,) or float (D,).
+    A label is the class index, an int; where the list has several labels an image or numbers, bool
+    (K,) or float (D,).
 
     transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the label.
 

@@ -1,4 +1,6 @@
-"""Bytes to pixels: the one place that decodes images, for training, statistics and prediction alike."""
+"""Bytes to pixels: the one place that decodes images, for training, statistics and prediction
+alike.
+"""
 
 import errno
 import io
@@ -14,7 +16,8 @@ from ptkit.core.errors import DataError, StorageError
 
 DEFAULT_MAX_PIXELS = 89_000_000
 
-# OpenCV reads both when it is imported: no log lines on standard error, and its own limit a little above ours.
+# OpenCV reads both when it is imported: no log lines on standard error, and its own limit a little
+# above ours.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
 
@@ -28,7 +31,13 @@ Pixels = npt.NDArray[np.uint8]
 cv2.setNumThreads(1)
 
 # First bytes of what is read, and of what is only named in the error.
-_ALLOWED = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "GIF": b"GIF8", "WebP": b"RIFF"}
+_ALLOWED = {
+    "JPEG": b"\xff\xd8\xff",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "BMP": b"BM",
+    "GIF": b"GIF8",
+    "WebP": b"RIFF",
+}
 _REFUSED = {
     "EPS": b"%!PS",
     "PSD": b"8BPS",
@@ -72,9 +81,11 @@ def decode(data: bytes, path: str | Path = "image") -> Pixels:
 
 
 def decode_reduced(data: bytes, times: int) -> Pixels | None:
-    """Return the pixels of a JPEG `times` (2, 4 or 8) smaller, its sides rounded up; None where only `decode` can.
+    """Return the pixels of a JPEG `times` (2, 4 or 8) smaller, its sides rounded up; None where
+    only `decode` can.
 
-    A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the file.
+    A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the
+    file.
     """
     if not data.startswith(_ALLOWED["JPEG"]) or not _ends_well("JPEG", data):
         return None
@@ -82,7 +93,8 @@ def decode_reduced(data: bytes, times: int) -> Pixels | None:
 
 
 def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
-    """Return the content of a regular file, or the beginning of it; never blocks on a FIFO or a device.
+    """Return the content of a regular file, or the beginning of it; never blocks on a FIFO or a
+    device.
 
     Raises:
         DataError, StorageError: see `read`.
@@ -124,7 +136,9 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
-    descriptor = os.open(os.fsencode(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(
+        os.fsencode(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -213,7 +227,8 @@ def _opened(data: bytes, path: str | Path) -> Any:
     pixels = image.width * image.height
     if pixels > DEFAULT_MAX_PIXELS:
         raise DataError(
-            f"cannot read {path}: its header claims {image.width}×{image.height} pixels, over {DEFAULT_MAX_PIXELS:,}"
+            f"cannot read {path}: its header claims {image.width}×{image.height} pixels, over"
+            f" {DEFAULT_MAX_PIXELS:,}"
         )
     return image
 
@@ -231,7 +246,9 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
 
 
 def _to_rgb(image: Any) -> Pixels:
-    """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to white)."""
+    """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to
+    white).
+    """
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         grey8 = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)

@@ -1,7 +1,10 @@
-"""Keyed randomness: every draw is a hash of what it is for, so no generator has a state that could differ.
+"""Keyed randomness: every draw is a hash of what it is for, so no generator has a state that could
+differ.
 
-Draws come from splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
-figure 16) of (seed, purpose, epoch, image index, column). They do not depend on the number of workers, on the
+Draws come from splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014,
+figure 16) of (seed, purpose, epoch, image index, column). They do not depend on the number of
+workers, on the
 batch an image falls into, or on where a run was interrupted.
 """
 
@@ -32,7 +35,9 @@ def permutation(seed: int, purpose: str, *, epoch: int, length: int) -> npt.NDAr
 
 
 def stream_key(seed: int, purpose: str, number: int = 0) -> int:
-    """Return a 64-bit key for (seed, purpose, number): the seed of a generator, or the base of a family of draws."""
+    """Return a 64-bit key for (seed, purpose, number): the seed of a generator, or the base of a
+    family of draws.
+    """
     key = _mix_int(seed + _GOLDEN)
     key = _mix_int(key ^ zlib.crc32(purpose.encode()))
     return _mix_int((key + (number + 1) * _GOLDEN) & _MASK)

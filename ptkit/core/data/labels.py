@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 # The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
 CLASS, SEVERAL, NUMBERS = "class", "labels", "numbers"
-DESCRIPTIONS = {CLASS: "one class an image", SEVERAL: "several classes an image", NUMBERS: "numbers"}
+DESCRIPTIONS = {
+    CLASS: "one class an image",
+    SEVERAL: "several classes an image",
+    NUMBERS: "numbers",
+}
 
-# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for billions.
+# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for
+# billions.
 _MAX_CLASSES = 1_000_000
 _WHOLE = re.compile(rb"\d+")
 _SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
@@ -33,12 +38,13 @@ def label_table(
 ) -> "tuple[np.ndarray, tuple[str, ...]]":
     """Return a row for each distinct label text of a list, and the names of the classes or numbers.
 
-    lines: number of the first line of each text. class_names: None makes names up. wanted: the kind it must be; class
-    indices also serve as lists of one class, and as numbers.
+    lines: number of the first line of each text. class_names: None makes names up. wanted: the kind
+    it must be; class indices also serve as lists of one class, and as numbers.
     The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
 
     Raises:
-        DataError: a text that is no label, or one that does not fit the others or the names; with its line.
+        DataError: a text that is no label, or one that does not fit the others or the names; with
+            its line.
     """
     kind = _kind_of(texts)
     values = []
@@ -57,8 +63,13 @@ def label_table(
 
 
 def _kind_of(texts: Sequence[bytes]) -> str:
-    """One decimal point makes all of them numbers, else one comma makes all of them lists of classes."""
-    if any(not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text) for text in texts):
+    """One decimal point makes all of them numbers, else one comma makes all of them lists of
+    classes.
+    """
+    if any(
+        not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text)
+        for text in texts
+    ):
         return NUMBERS
     return SEVERAL if any(b"," in text for text in texts) else CLASS
 
@@ -76,8 +87,12 @@ def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
     if re.fullmatch(rb"-\d+", text):
         raise DataError(f"label {shown} is negative; class indices start at 0")
     if _NUMBERS.fullmatch(text) or _SEVERAL.fullmatch(text):
-        raise DataError(f"label {shown} does not fit the other lines, which have {DESCRIPTIONS[kind]}")
-    raise DataError(f"label {shown} is not a number; expected PATH LABEL, the label being a class index")
+        raise DataError(
+            f"label {shown} does not fit the other lines, which have {DESCRIPTIONS[kind]}"
+        )
+    raise DataError(
+        f"label {shown} is not a number; expected PATH LABEL, the label being a class index"
+    )
 
 
 def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> "np.ndarray":
@@ -94,7 +109,10 @@ def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> 
 
 
 def _names_of_classes(
-    values: Sequence[Sequence[float]], lines: Sequence[int], file: Path, class_names: tuple[str, ...] | None
+    values: Sequence[Sequence[float]],
+    lines: Sequence[int],
+    file: Path,
+    class_names: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
     limit = _MAX_CLASSES if class_names is None else len(class_names)
     for value, number in zip(values, lines, strict=True):
@@ -109,17 +127,25 @@ def _names_of_classes(
 
 
 def _names_of_numbers(
-    values: Sequence[Sequence[float]], lines: Sequence[int], file: Path, class_names: tuple[str, ...] | None
+    values: Sequence[Sequence[float]],
+    lines: Sequence[int],
+    file: Path,
+    class_names: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
     count = len(values[0])
     for value, number in zip(values, lines, strict=True):
         if len(value) != count:
-            raise DataError(f"{file}, line {number}: {len(value)} numbers, but line {lines[0]} has {count}")
+            raise DataError(
+                f"{file}, line {number}: {len(value)} numbers, but line {lines[0]} has {count}"
+            )
     if class_names is not None and len(class_names) != count:
         # A number that is not whole is what a list of classes has by mistake.
-        decimal = next((n for value, n in zip(values, lines, strict=True) if any(x != int(x) for x in value)), lines[0])
+        decimal = next(
+            (n for value, n in zip(values, lines, strict=True) if any(x != int(x) for x in value)),
+            lines[0],
+        )
         raise DataError(
-            f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names {len(class_names)} "
-            "classes; for numbers it names each number, or is not there"
+            f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names"
+            f" {len(class_names)} classes; for numbers it names each number, or is not there"
         )
     return class_names or (("value",) if count == 1 else tuple(f"value {k}" for k in range(count)))

@@ -19,8 +19,9 @@ from ptkit.core.files import write_atomically
 if TYPE_CHECKING:
     import numpy as np
 
-# What would not come back as it was: a quote or BOM in front, a blank at the end, control characters and line
-# separators (many programs break lines at all of them), bytes that are not UTF-8.
+# What would not come back as it was: a quote or BOM in front, a blank at the end, control
+# characters and line separators (many programs break lines at all of them), bytes that are not
+# UTF-8.
 _NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 _BLOCK = 1 << 16
@@ -33,7 +34,8 @@ class ImageList:
     file, folder: the list and the folder that its paths are relative to.
     sha256: of the file; a subset keeps its parent's.
     class_names: of the classes, or of the numbers.
-    labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several labels; float32
+    labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
+    labels; float32
         (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
     num_repeated: lines that stand in the file more than once, without the first of each.
@@ -69,7 +71,9 @@ class ImageList:
         return self._raw_path(index).decode("utf-8", "surrogateescape")
 
     def image_path(self, index: int) -> str:
-        """Return a path that opens: relative to the list's folder or, if nothing is there, to the working directory."""
+        """Return a path that opens: relative to the list's folder or, if nothing is there, to the
+        working directory.
+        """
         path = self.listed_path(index)
         if not self._prefix or os.path.isabs(path):
             return path
@@ -85,11 +89,19 @@ class ImageList:
         paths = [self._raw_path(int(row)) for row in rows]
         ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
         return ImageList(
-            self.file, self.folder, self.class_names, self.sha256, self.labels[rows], b"".join(paths), ends
+            self.file,
+            self.folder,
+            self.class_names,
+            self.sha256,
+            self.labels[rows],
+            b"".join(paths),
+            ends,
         )
 
     def with_classes(self, class_names: tuple[str, ...]) -> "ImageList":
-        """Return the list with other names, at least as many: its own largest label need not be the last class."""
+        """Return the list with other names, at least as many: its own largest label need not be the
+        last class.
+        """
         import numpy as np
 
         labels = self.labels
@@ -102,7 +114,9 @@ class ImageList:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
 
     def raw_paths(self) -> Iterator[bytes | bytearray]:
-        """Yield all paths as the list has them, in bytes and some thousand at a time: no list of millions."""
+        """Yield all paths as the list has them, in bytes and some thousand at a time: no list of
+        millions.
+        """
         start = 0
         for block in range(0, len(self), _BLOCK):
             for end in self.path_ends[block : block + _BLOCK].tolist():
@@ -115,17 +129,24 @@ class ImageList:
 
 
 def read_list(
-    file: Path, *, classes: Path | None = None, images_must_exist: bool = False, kind: str | None = None
+    file: Path,
+    *,
+    classes: Path | None = None,
+    images_must_exist: bool = False,
+    kind: str | None = None,
 ) -> ImageList:
     """Read a list file. CRLF, a BOM, blank lines and quoted paths are accepted.
 
-    classes: one class name a line; by default `classes.txt` beside the list, and if there is none the names are
+    classes: one class name a line; by default `classes.txt` beside the list, and if there is none
+    the names are
     "0", "1", ... up to the largest label.
-    kind: of the labels, where it is known: a list of single classes then also serves as one of several, or of numbers.
+    kind: of the labels, where it is known: a list of single classes then also serves as one of
+    several, or of numbers.
 
     Raises:
-        DataError: no such file, not UTF-8 text, a line without a label or with one that is no class index, one path
-            with two labels, no lines at all, or (if asked) an image that is not there.
+        DataError: no such file, not UTF-8 text, a line without a label or with one that is no class
+            index, one path with two labels, no lines at all, or (if asked) an image that is not
+            there.
     """
     import numpy as np
 
@@ -133,22 +154,32 @@ def read_list(
     rows = _read_rows(file)
     if not rows.codes:
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
-    table, class_names = label_table(rows.texts, rows.lines, file=file, class_names=class_names, wanted=kind)
+    table, class_names = label_table(
+        rows.texts, rows.lines, file=file, class_names=class_names, wanted=kind
+    )
     label_array = table[np.frombuffer(rows.codes, dtype=np.int64)]
     end_array = np.frombuffer(rows.ends, dtype=np.int64)
-    found = ImageList(file, file.parent, class_names, _file_sha256(file), label_array, rows.paths, end_array)
+    found = ImageList(
+        file, file.parent, class_names, _file_sha256(file), label_array, rows.paths, end_array
+    )
     if images_must_exist:
         _check_images(found)
-    return replace(found, num_repeated=_count_repeated(found, np.frombuffer(rows.hashes, dtype=np.int64)))
+    return replace(
+        found, num_repeated=_count_repeated(found, np.frombuffer(rows.hashes, dtype=np.int64))
+    )
 
 
 def list_of(paths: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
-    """Return images without a list file, relative to the working directory; their labels mean nothing."""
+    """Return images without a list file, relative to the working directory; their labels mean
+    nothing.
+    """
     import numpy as np
 
     raw = [path.encode("utf-8", "surrogateescape") for path in paths]
     ends = np.cumsum([len(path) for path in raw], dtype=np.int64)
-    return ImageList(Path(), Path(), class_names, "", np.zeros(len(raw), np.int64), b"".join(raw), ends)
+    return ImageList(
+        Path(), Path(), class_names, "", np.zeros(len(raw), np.int64), b"".join(raw), ends
+    )
 
 
 def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
@@ -169,7 +200,8 @@ def read_classes(file: Path) -> tuple[str, ...]:
     """Read class names, one a line; the line number is the index.
 
     Raises:
-        DataError: no such file, not UTF-8 text, an empty line between names, a name twice, no name at all.
+        DataError: no such file, not UTF-8 text, an empty line between names, a name twice, no name
+            at all.
     """
     names: dict[str, int] = {}
     for number, line in numbered_lines(file):
@@ -178,7 +210,8 @@ def read_classes(file: Path) -> tuple[str, ...]:
             continue
         if number != len(names) + 1:
             raise DataError(
-                f"{file}, line {len(names) + 1}: empty; expected a class name, as the line number is its index"
+                f"{file}, line {len(names) + 1}: empty; expected a class name, as the line number"
+                " is its index"
             )
         name = unquoted(text, place=f"{file}, line {number}")
         if name in names:
@@ -195,7 +228,9 @@ def classes_bytes(class_names: Iterable[str]) -> bytes:
 
 
 def format_path(path: str) -> str:
-    """Return the path as a list holds it: as it is, or as a JSON string where it could not be read back."""
+    """Return the path as a list holds it: as it is, or as a JSON string where it could not be read
+    back.
+    """
     # isprintable is quick and true for nearly all paths; what it refuses need not need quotes.
     if path.isprintable() and path[:1] != '"' and path[-1:] != " ":
         return path
@@ -213,7 +248,8 @@ def _class_names(file: Path, classes: Path | None) -> tuple[str, ...] | None:
 class _Rows:
     """The lines of a list: all paths in one piece, where each ends, a hash of each, and its label.
 
-    codes: of each line, the place of its label in `texts`. lines: the number of the first line of each text.
+    codes: of each line, the place of its label in `texts`. lines: the number of the first line of
+    each text.
     """
 
     paths: bytearray
@@ -230,12 +266,15 @@ def _read_rows(file: Path) -> _Rows:
     lines: list[int] = []
     known: dict[bytes, int] = {}
     for number, line in numbered_lines(file):
-        # At white space, from the right, once: so blanks at the end of the line and before the label go as well.
+        # At white space, from the right, once: so blanks at the end of the line and before the
+        # label go as well.
         parts = line.rsplit(None, 1)
         if len(parts) != 2:
             if not parts:
                 continue
-            raise DataError(f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0")
+            raise DataError(
+                f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0"
+            )
         path, text = parts
         code = known.get(text)
         if code is None:
@@ -257,10 +296,14 @@ def _file_sha256(file: Path) -> str:
 
 
 def _check_images(images: ImageList) -> None:
-    missing = [index for index in range(len(images)) if not os.path.exists(images.image_path(index))]
+    missing = [
+        index for index in range(len(images)) if not os.path.exists(images.image_path(index))
+    ]
     if missing:
         first = images.listed_path(missing[0])
-        raise DataError(f"{images.file} names {len(missing):,} images that are not there, first {first}")
+        raise DataError(
+            f"{images.file} names {len(missing):,} images that are not there, first {first}"
+        )
 
 
 def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
@@ -280,5 +323,8 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
     for row in rows.tolist():
         path, label = images.listed_path(row), images.labels[row].tolist()
         if labels.setdefault(path, label) != label:
-            raise DataError(f"{images.file} gives {path} two labels, {labels[path]} and {label}; keep one of the lines")
+            raise DataError(
+                f"{images.file} gives {path} two labels, {labels[path]} and {label}; keep one of"
+                " the lines"
+            )
     return len(rows) - len(labels)

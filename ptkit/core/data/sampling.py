@@ -1,4 +1,6 @@
-"""Which images an epoch passes: all of them, or as many drawn so that every class comes equally often."""
+"""Which images an epoch passes: all of them, or as many drawn so that every class comes equally
+often.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,8 @@ from ptkit.core.errors import UsageError
 
 SAMPLERS = ("none", "balanced")
 
-# An image's occurrences in an epoch get draws of their own: those of the index with this much added for each.
+# An image's occurrences in an epoch get draws of their own: those of the index with this much added
+# for each.
 _NEXT_OCCURRENCE = 1 << 40
 
 Indices = npt.NDArray[np.int64]
@@ -19,7 +22,8 @@ def epoch_order(
 ) -> Indices:
     """Return the indices of the images that an epoch passes, in order, (count,).
 
-    weights: of images drawn with replacement, (count,), which come in random order; None: each image once.
+    weights: of images drawn with replacement, (count,), which come in random order; None: each
+    image once.
     """
     if weights is not None:
         ends = np.cumsum(weights)
@@ -27,14 +31,18 @@ def epoch_order(
         draws = keyed.uniforms(seed, "sample", epoch=epoch, indices=numbers, columns=1)[:, 0]
         draws *= ends[-1]
         return np.minimum(_places(ends, draws), _last_weighted(weights))
-    return keyed.permutation(seed, "order", epoch=epoch, length=count) if shuffle else np.arange(count)
+    return (
+        keyed.permutation(seed, "order", epoch=epoch, length=count) if shuffle else np.arange(count)
+    )
 
 
 def balanced_weights(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Return how often each image is to be drawn, (N,), so that every class comes equally often; the sum is 1.
+    """Return how often each image is to be drawn, (N,), so that every class comes equally often;
+    the sum is 1.
 
-    labels: int64 (N,), or bool (N, K) where images have several: the weight of an image is the mean of 1 / count over
-    its labels, and images without any label count as one more class. Classes without images are left out.
+    labels: int64 (N,), or bool (N, K) where images have several: the weight of an image is the mean
+    of 1 / count over its labels, and images without any label count as one more class. Classes
+    without images are left out.
 
     Raises:
         UsageError: the labels are numbers.
@@ -47,15 +55,23 @@ def balanced_weights(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]
         members = np.concatenate([labels, unlabelled], axis=1)
         weights = members @ (1.0 / np.maximum(members.sum(axis=0), 1)) / members.sum(axis=1)
     else:
-        raise UsageError("data.sampler=balanced needs classes, and the labels of this list are numbers")
+        raise UsageError(
+            "data.sampler=balanced needs classes, and the labels of this list are numbers"
+        )
     return weights / weights.sum()
 
 
 def draw_keys(order: Indices) -> Indices:
-    """Return the indices under which the augmentation of each image is drawn: another for each time it comes."""
+    """Return the indices under which the augmentation of each image is drawn: another for each time
+    it comes.
+    """
     by_index = np.argsort(order, kind="stable")
     ordered = order[by_index]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, np.int64)
+    starts = (
+        np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        if len(order)
+        else np.zeros(0, np.int64)
+    )
     lengths = np.diff(np.r_[starts, len(order)])
     occurrence = np.empty(len(order), np.int64)
     occurrence[by_index] = np.arange(len(order)) - np.repeat(starts, lengths)
@@ -63,7 +79,9 @@ def draw_keys(order: Indices) -> Indices:
 
 
 def _places(ends: npt.NDArray[np.float64], draws: npt.NDArray[np.float64]) -> Indices:
-    """Return np.searchsorted(ends, draws, "right"), sought in rising order: of ten million, six times as fast."""
+    """Return np.searchsorted(ends, draws, "right"), sought in rising order: of ten million, six
+    times as fast.
+    """
     by_draw = np.argsort(draws)
     places = np.empty(len(draws), np.int64)
     places[by_draw] = np.searchsorted(ends, draws[by_draw], side="right")
@@ -71,5 +89,7 @@ def _places(ends: npt.NDArray[np.float64], draws: npt.NDArray[np.float64]) -> In
 
 
 def _last_weighted(weights: npt.NDArray[np.float64]) -> int:
-    """Return the last image that can be drawn: the product of a draw and the sum may round up to the sum."""
+    """Return the last image that can be drawn: the product of a draw and the sum may round up to
+    the sum.
+    """
     return int(np.flatnonzero(weights)[-1])

@@ -1,4 +1,6 @@
-"""Whether two lists name the same image: ten million lines are compared as hashes, and without looking at the disk."""
+"""Whether two lists name the same image: ten million lines are compared as hashes, and without
+looking at the disk.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,9 +16,11 @@ _Hashes = npt.NDArray[np.int64]
 
 
 def first_shared(one: ImageList, other: ImageList) -> str | None:
-    """Return the path of the first image of `other` that `one` names as well, however each writes it; else None.
+    """Return the path of the first image of `other` that `one` names as well, however each writes
+    it; else None.
 
-    A path may mean a file beside its list or in the working directory. Only where some of what it may mean is the
+    A path may mean a file beside its list or in the working directory. Only where some of what it
+    may mean is the
     same does a look at the disk decide: one look a line would take hours on a slow disk.
     """
     ours, theirs = _possible(one), _possible(other)
@@ -25,7 +29,10 @@ def first_shared(one: ImageList, other: ImageList) -> str | None:
         return None
     rows = np.flatnonzero(np.isin(ours, common).any(axis=0))
     candidates = np.flatnonzero(np.isin(theirs, common).any(axis=0))
-    known, found = _hashes(_meant(one, rows), len(rows)), _hashes(_meant(other, candidates), len(candidates))
+    known, found = (
+        _hashes(_meant(one, rows), len(rows)),
+        _hashes(_meant(other, candidates), len(candidates)),
+    )
     for place in np.flatnonzero(np.isin(found, known)).tolist():
         path = other.image_path(int(candidates[place]))
         # Paths that differ may have one hash.
@@ -35,9 +42,13 @@ def first_shared(one: ImageList, other: ImageList) -> str | None:
 
 
 def _possible(images: ImageList) -> _Hashes:
-    """Return hashes of all files that the paths may mean, (1 or 2, N): beside the list, in the working directory."""
+    """Return hashes of all files that the paths may mean, (1 or 2, N): beside the list, in the
+    working directory.
+    """
     folders = dict.fromkeys([os.fsencode(os.path.abspath(images.folder)), os.getcwdb()])
-    return np.stack([_hashes(_joined(folder, images.raw_paths()), len(images)) for folder in folders])
+    return np.stack(
+        [_hashes(_joined(folder, images.raw_paths()), len(images)) for folder in folders]
+    )
 
 
 def _joined(folder: bytes, paths: Iterable[bytes | bytearray]) -> Iterator[bytes]:

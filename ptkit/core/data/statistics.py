@@ -24,7 +24,9 @@ _MAX_STACKED_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """mean, std: RGB, of pixels in 0..1, over all pixels (population). size: None for the images' own sizes."""
+    """mean, std: RGB, of pixels in 0..1, over all pixels (population). size: None for the images'
+    own sizes.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -54,7 +56,8 @@ def measure(
 ) -> ChannelStatistics:
     """Return the statistics of a list's images, or of a random sample of `num`.
 
-    size: images are first resized to size × size as training does; None takes the images' own sizes.
+    size: images are first resized to size × size as training does; None takes the images' own
+    sizes.
     on_images: told how many more are done, for a progress bar.
     read: gives the pixels (H, W, 3) of a path.
 
@@ -64,7 +67,9 @@ def measure(
     chosen = sample(images, num=num, seed=seed)
 
     def work(start: int) -> tuple[_Sums, list[str]]:
-        return _chunk_sums([images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size, read)
+        return _chunk_sums(
+            [images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size, read
+        )
 
     sums, bad = [], []
     starts = range(0, len(chosen), _CHUNK)
@@ -94,7 +99,9 @@ def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.N
 
 
 def of_stacks(stacks: Iterable[Pixels], *, size: int | None, list_sha256: str) -> ChannelStatistics:
-    """Return the statistics of decoded images, which come as stacks (n, H, W, 3) of some that have one size."""
+    """Return the statistics of decoded images, which come as stacks (n, H, W, 3) of some that have
+    one size.
+    """
     sums, count = [], 0
     for stack in stacks:
         sums.append(_stack_sums(stack))
@@ -111,7 +118,8 @@ def save(statistics: ChannelStatistics, list_file: Path) -> Path:
 
 
 def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics | None:
-    """Return the statistics beside a list if they belong to it: same hash, and measured at `size` or at native size.
+    """Return the statistics beside a list if they belong to it: same hash, and measured at `size`
+    or at native size.
 
     Raises:
         StorageError: the file cannot be read.
@@ -120,7 +128,11 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
     try:
         values = json.loads(file.read_text())
         found = ChannelStatistics(
-            _three(values["mean"]), _three(values["std"]), values["num_images"], values["size"], values["list_sha256"]
+            _three(values["mean"]),
+            _three(values["std"]),
+            values["num_images"],
+            values["size"],
+            values["list_sha256"],
         )
     except FileNotFoundError:
         return None
@@ -132,8 +144,12 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
     return found if fits else None
 
 
-def _chunk_sums(paths: Sequence[str], size: int | None, read: Callable[[str], Pixels]) -> tuple[_Sums, list[str]]:
-    """Decode some images and sum them: small ones of equal size are stacked first, so that one call serves many."""
+def _chunk_sums(
+    paths: Sequence[str], size: int | None, read: Callable[[str], Pixels]
+) -> tuple[_Sums, list[str]]:
+    """Decode some images and sum them: small ones of equal size are stacked first, so that one call
+    serves many.
+    """
     sums: list[_Sums] = []
     stacks: dict[tuple[int, ...], list[Pixels]] = {}
     bad = []
@@ -155,8 +171,9 @@ def _chunk_sums(paths: Sequence[str], size: int | None, read: Callable[[str], Pi
 def _stack_sums(pixels: Pixels) -> _Sums:
     """Return the exact sums of uint8 (n, H, W, 3).
 
-    cv2.meanStdDev works in float64; its results times the count are integers, so rounding makes them exact again as
-    long as the sum of squares stays far below 2^53 (it is below 2^43 for 64 megapixels).
+    cv2.meanStdDev works in float64; its results times the count are integers, so rounding makes
+    them exact again as long as the sum of squares stays far below 2^53 (it is below 2^43 for 64
+    megapixels).
     """
     import cv2
 
@@ -176,7 +193,9 @@ def _added(parts: Sequence[_Sums]) -> _Sums:
     )
 
 
-def _finish(parts: Sequence[_Sums]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _finish(
+    parts: Sequence[_Sums],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     sums = _added(parts)
     n = max(sums.count, 1)
     # In Python's integers: E[x²] - E[x]² loses no digit.
@@ -192,7 +211,9 @@ def _three(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, fl
 
 
 def _resized(pixels: Pixels, size: int) -> Pixels:
-    """Resize the whole image to size × size; Pillow's antialiased bilinear is within one level of training's."""
+    """Resize the whole image to size × size; Pillow's antialiased bilinear is within one level of
+    training's.
+    """
     if pixels.shape[:2] == (size, size):
         return pixels
     from PIL import Image

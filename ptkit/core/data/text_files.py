@@ -1,4 +1,6 @@
-"""Text files of one thing a line, as lists and classes files are: UTF-8, paths of other bytes as JSON strings."""
+"""Text files of one thing a line, as lists and classes files are: UTF-8, paths of other bytes as
+JSON strings.
+"""
 
 import json
 import stat
@@ -53,7 +55,8 @@ def _check_utf8(line: bytes, *, place: str) -> None:
         line.decode()
     except UnicodeDecodeError:
         raise DataError(
-            f"{place}: not UTF-8; save the file as UTF-8 (a path of other bytes goes in as a JSON string)"
+            f"{place}: not UTF-8; save the file as UTF-8 (a path of other bytes goes in as a JSON"
+            " string)"
         ) from None
 
 
@@ -70,7 +73,9 @@ def unquoted(raw: bytes, *, place: str) -> str:
         value = json.loads(text)
         value.encode("utf-8", "surrogateescape")
     except ValueError:
-        raise DataError(f"{place}: {text} starts with a quote but is no JSON string; quote it as JSON does") from None
+        raise DataError(
+            f"{place}: {text} starts with a quote but is no JSON string; quote it as JSON does"
+        ) from None
     if not value or "\0" in value:
         raise DataError(f"{place}: {text} cannot be a path")
     return value

@@ -28,7 +28,13 @@ _REQUIRED: dict[str, type] = {
     "pipeline": dict,
     "state_dict": dict,
 }
-_OPTIONAL: dict[str, type] = {"metrics": dict, "train": dict, "data": dict, "env": dict, "config": dict}
+_OPTIONAL: dict[str, type] = {
+    "metrics": dict,
+    "train": dict,
+    "data": dict,
+    "env": dict,
+    "config": dict,
+}
 _INSIDE: tuple[tuple[str, str, type], ...] = (
     ("model", "call", str),
     ("model", "num_classes", int),
@@ -40,8 +46,9 @@ _INSIDE: tuple[tuple[str, str, type], ...] = (
 def load(path: Path | str, *, model: str | None = None) -> nn.Module:
     """Rebuild the model of a checkpoint or run folder, ready to predict.
 
-    The module is in evaluation mode on the CPU and has two attributes more: `class_names` (a tuple of str) and
-    `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`, `mean`, `std`).
+    The module is in evaluation mode on the CPU and has two attributes more: `class_names` (a tuple
+    of str) and `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`,
+    `mean`, `std`).
     model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
 
     Raises:
@@ -56,7 +63,8 @@ def load(path: Path | str, *, model: str | None = None) -> nn.Module:
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
-    """Save a checkpoint so that `path` holds the old or the new one whole, and the new one was read back.
+    """Save a checkpoint so that `path` holds the old or the new one whole, and the new one was read
+    back.
 
     contents: the keys of a checkpoint; `format`, `format_version` and `ptkit_version` are added.
 
@@ -64,7 +72,14 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
         StorageError: the disk refused.
         TypeError: contents hold something else than plain containers, numbers and tensors.
     """
-    stamped = plain({"format": FORMAT, "format_version": FORMAT_VERSION, "ptkit_version": __version__, **contents})
+    stamped = plain(
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "ptkit_version": __version__,
+            **contents,
+        }
+    )
     fault = _fault(stamped)
     assert fault is None, f"not a checkpoint: {fault}"
     write_weight_file(path, stamped)
@@ -74,19 +89,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a ptkit checkpoint, or the best one of a run folder.
 
     Raises:
-        CheckpointError: no such file, damaged, written by a newer ptkit, or other weights than a checkpoint.
+        CheckpointError: no such file, damaged, written by a newer ptkit, or other weights than a
+            checkpoint.
     """
     contents = read_weight_file(_in_run(path))
     if not _is_ptkit(contents):
-        raise CheckpointError(f"{path} holds weights only, not a ptkit checkpoint, which is needed here")
+        raise CheckpointError(
+            f"{path} holds weights only, not a ptkit checkpoint, which is needed here"
+        )
     return _validated(contents, path)
 
 
 def read_weights(path: Path) -> Weights:
-    """Return the weights of any file: a checkpoint or run folder, a state dict of any nesting, .safetensors.
+    """Return the weights of any file: a checkpoint or run folder, a state dict of any nesting,
+    .safetensors.
 
     Raises:
-        CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it was run.
+        CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it
+            was run.
     """
     file = _in_run(path)
     contents = read_weight_file(file)
@@ -103,7 +123,8 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
     model: the call to build instead of the checkpoint's own, which may name built-in models only.
 
     Raises:
-        CheckpointError: the checkpoint's call is unknown or names user code, or the weights do not fit.
+        CheckpointError: the checkpoint's call is unknown or names user code, or the weights do not
+            fit.
         UsageError: `model` is not a model.
     """
     if model is None:
@@ -112,7 +133,9 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
         call, size = parse(model), checkpoint["pipeline"].get("size")
     num_classes = checkpoint["model"]["num_classes"]
     try:
-        module, text = build_model(call, num_classes=num_classes, size=size if isinstance(size, int) else None, seed=0)
+        module, text = build_model(
+            call, num_classes=num_classes, size=size if isinstance(size, int) else None, seed=0
+        )
     except UsageError as error:
         if model is not None:
             raise
@@ -166,7 +189,8 @@ def _validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(version, int) and version > FORMAT_VERSION:
         writer = contents.get("ptkit_version")
         raise CheckpointError(
-            f"a newer ptkit ({writer}) wrote {path}, in format {version}: update this one ({__version__})"
+            f"a newer ptkit ({writer}) wrote {path}, in format {version}: update this one"
+            f" ({__version__})"
         )
     fault = _fault(contents)
     if fault is not None:
@@ -185,9 +209,16 @@ def _fault(contents: Mapping[str, Any]) -> str | None:
             return f"{key} is a {type(contents[key]).__name__}, expected {kind.__name__}"
     for outer, key, kind in _INSIDE:
         if not isinstance(contents[outer].get(key), kind):
-            return f"{outer}.{key} is a {type(contents[outer].get(key)).__name__}, expected {kind.__name__}"
-    if not all(isinstance(name, str) for name in [*contents["classes"], *contents["pipeline"]["calls"]]):
+            return (
+                f"{outer}.{key} is a {type(contents[outer].get(key)).__name__}, expected"
+                f" {kind.__name__}"
+            )
+    if not all(
+        isinstance(name, str) for name in [*contents["classes"], *contents["pipeline"]["calls"]]
+    ):
         return "classes and pipeline.calls must hold text"
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in contents["state_dict"].items()):
+    if not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in contents["state_dict"].items()
+    ):
         return "state_dict must hold tensors by name"
     return None

@@ -1,6 +1,8 @@
-"""Where in an image a network looked when it decided, and what its layers gave: any model, by hooks.
+"""Where in an image a network looked when it decided, and what its layers gave: any model, by
+hooks.
 
-Grad-CAM: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
+Grad-CAM: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
+Gradient-based Localization".
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,31 +21,42 @@ _NUM_CANDIDATES = 40
 
 
 def gradcam(
-    model: nn.Module, images: Tensor, classes: Sequence[int], layer: str | None = None, *, sign: float = 1.0
+    model: nn.Module,
+    images: Tensor,
+    classes: Sequence[int],
+    layer: str | None = None,
+    *,
+    sign: float = 1.0,
 ) -> npt.NDArray[np.float32]:
     """Return for each image where a layer's maps speak for a class: float32 (n, H, W), 0..1.
 
-    images: (n, 3, H, W). classes: the column of the outputs to explain, one an image. layer: a module's name; by
-    default that of `explained_layer`. sign: -1 where low outputs win.
-    The maps are weighted by the mean of their gradients and added, what is negative is cut off (section 3, equations
-    1 and 2), and the sum is enlarged to the image and divided by its largest value; without any it stays 0.
+    images: (n, 3, H, W). classes: the column of the outputs to explain, one an image. layer: a
+    module's name; by default that of `explained_layer`. sign: -1 where low outputs win.
+    The maps are weighted by the mean of their gradients and added, what is negative is cut off
+    (section 3, equations
+    1 and 2), and the sum is enlarged to the image and divided by its largest value; without any it
+    stays 0.
     The model runs in evaluation mode; its modes and gradients are as before afterwards.
 
     Raises:
         UsageError: no such layer, or none whose output is a map.
     """
     _, maps, slopes = _explained(model, images, classes, layer=layer, sign=sign)
-    heat = (slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True).relu().nan_to_num()
+    heat = (
+        (slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True).relu().nan_to_num()
+    )
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     largest = heat.amax(dim=(1, 2), keepdim=True)
     return (heat / torch.where(largest > 0, largest, 1)).cpu().numpy()
 
 
-def explained_layer(model: nn.Module, images: Tensor, classes: Sequence[int], *, sign: float = 1.0) -> str:
+def explained_layer(
+    model: nn.Module, images: Tensor, classes: Sequence[int], *, sign: float = 1.0
+) -> str:
     """Return the last layer that gives maps on which the outputs depend.
 
-    Not always the last with maps: the patches of a transformer's last block do not matter, its class token alone is
-    read.
+    Not always the last with maps: the patches of a transformer's last block do not matter, its
+    class token alone is read.
 
     Raises:
         UsageError: no layer gives maps.
@@ -52,9 +65,11 @@ def explained_layer(model: nn.Module, images: Tensor, classes: Sequence[int], *,
 
 
 def top_region(heat: np.ndarray, *, fraction: float = 0.5) -> tuple[int, int, int, int] | None:
-    """Return the box (x1, y1, x2, y2), ends exclusive, of the largest region above a share of the highest heat.
+    """Return the box (x1, y1, x2, y2), ends exclusive, of the largest region above a share of the
+    highest heat.
 
-    heat: (H, W), 0..1. The region is connected, corners included; None where the heat is 0 everywhere.
+    heat: (H, W), 0..1. The region is connected, corners included; None where the heat is 0
+    everywhere.
     """
     import cv2
 
@@ -67,10 +82,14 @@ def top_region(heat: np.ndarray, *, fraction: float = 0.5) -> tuple[int, int, in
     return x, y, x + width, y + height
 
 
-def run_layers(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run the model once; return its outputs and what the named modules gave, in the order in which they finished.
+def run_layers(
+    model: nn.Module, images: Tensor, names: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run the model once; return its outputs and what the named modules gave, in the order in which
+    they finished.
 
-    Of a module that runs several times, the last output. What is returned takes part in the gradient.
+    Of a module that runs several times, the last output. What is returned takes part in the
+    gradient.
     """
     kept: dict[str, Tensor] = {}
     handles = []
@@ -80,13 +99,16 @@ def run_layers(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[
         if not isinstance(output, Tensor):
             return None
         kept[name] = output
-        # The model goes on with a copy: an in-place ReLU would overwrite what was kept, and its gradient.
+        # The model goes on with a copy: an in-place ReLU would overwrite what was kept, and its
+        # gradient.
         return output.clone()
 
     try:
         for name in names:
             module = _module(model, name)
-            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output)))
+            handles.append(
+                module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+            )
         return model(images), kept
     finally:
         for handle in handles:
@@ -94,7 +116,8 @@ def run_layers(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[
 
 
 def as_maps(output: Tensor) -> Tensor:
-    """Return a layer's output as maps (n, C, H, W) where it can be one: tokens in a square, channels that come last.
+    """Return a layer's output as maps (n, C, H, W) where it can be one: tokens in a square,
+    channels that come last.
 
     Of tokens (n, T, C) with T a square and one more, the first is a class token and left out.
     """
@@ -111,7 +134,9 @@ def as_maps(output: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every module to evaluation and back to what it was; draw no random number of the run's."""
+    """Switch every module to evaluation and back to what it was; draw no random number of the
+    run's.
+    """
     modes = {module: module.training for module in model.modules()}
     cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     model.eval()
@@ -129,16 +154,27 @@ def _explained(
     """Return the layer, its maps (n, C, h, w) and the gradient of the classes' outputs on them."""
     names = [layer] if layer is not None else [name for name, _ in model.named_modules() if name]
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        # The input asks for gradients, so that a model frozen as a whole has them too; a copy of it may be changed.
+        # The input asks for gradients, so that a model frozen as a whole has them too; a copy of it
+        # may be changed.
         outputs, kept = run_layers(model, images.detach().clone().requires_grad_().clone(), names)
-        found = [name for name, output in kept.items() if _is_map(output, len(images)) and output.requires_grad]
+        found = [
+            name
+            for name, output in kept.items()
+            if _is_map(output, len(images)) and output.requires_grad
+        ]
         if not found:
             raise UsageError(_no_map(model, layer))
         found = found[-_NUM_CANDIDATES:]
         rows = torch.arange(len(images), device=outputs.device)
-        score = sign * outputs.flatten(1)[rows, torch.as_tensor(list(classes), device=outputs.device)].sum()
+        score = (
+            sign
+            * outputs.flatten(1)[rows, torch.as_tensor(list(classes), device=outputs.device)].sum()
+        )
         gradients = torch.autograd.grad(score, [kept[name] for name in found], allow_unused=True)
-    slopes = {n: torch.zeros_like(kept[n]) if g is None else g for n, g in zip(found, gradients, strict=True)}
+    slopes = {
+        n: torch.zeros_like(kept[n]) if g is None else g
+        for n, g in zip(found, gradients, strict=True)
+    }
     # Where nothing at all matters, as with a head of zeros, the last one is as good as any.
     chosen = next((name for name in reversed(found) if as_maps(slopes[name]).any()), found[-1])
     return chosen, as_maps(kept[chosen]).detach().float(), as_maps(slopes[chosen]).float()
@@ -161,6 +197,10 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 def _no_map(model: nn.Module, layer: str | None) -> str:
     if layer is not None:
         return (
-            f"{layer} gives no maps, or the outputs do not depend on it: Grad-CAM needs a layer with height and width"
+            f"{layer} gives no maps, or the outputs do not depend on it: Grad-CAM needs a layer"
+            " with height and width"
         )
-    return f"{type(model).__name__} has no layer with maps on which its outputs depend, so there is no Grad-CAM of it"
+    return (
+        f"{type(model).__name__} has no layer with maps on which its outputs depend, so there is no"
+        " Grad-CAM of it"
+    )

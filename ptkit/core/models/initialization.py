@@ -1,4 +1,6 @@
-"""Weight initialisation by torch.nn.init's own names, chosen by layer class, module or parameter name."""
+"""Weight initialisation by torch.nn.init's own names, chosen by layer class, module or parameter
+name.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,7 +28,10 @@ _SUMMARIES = {
 _NOT_THE_USERS = frozenset({"tensor", "generator"})
 INITS = Catalogue(
     "initialisation",
-    {name: Part(f"torch.nn.init:{name}", summary, _NOT_THE_USERS) for name, summary in _SUMMARIES.items()},
+    {
+        name: Part(f"torch.nn.init:{name}", summary, _NOT_THE_USERS)
+        for name, summary in _SUMMARIES.items()
+    },
     functions={"calculate_gain": "torch.nn.init:calculate_gain"},
 )
 # The recipe of the course's initialize_weights: layer class, parameter, call.
@@ -43,21 +48,25 @@ _ANY_SHAPE = ("uniform_", "normal_", "constant_")
 
 
 def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
-    """Draw the weights that `lines` name anew, in place; of two lines for one parameter the later counts.
+    """Draw the weights that `lines` name anew, in place; of two lines for one parameter the later
+    counts.
 
-    lines: `SELECTOR=call`, such as `Conv2d=kaiming_normal_(mode='fan_out')`, or the word `tutorial`. On a module or a
-        class the call fills its `weight`.
-    seed: a parameter's values follow from it, the parameter's name and its call alone. No global random state changes.
+    lines: `SELECTOR=call`, such as `Conv2d=kaiming_normal_(mode='fan_out')`, or the word
+        `tutorial`. On a module or a class the call fills its `weight`.
+    seed: a parameter's values follow from it, the parameter's name and its call alone. No global
+    random state changes.
 
     Raises:
-        UsageError: a selector that matches nothing, a wrong call, or one that cannot fill a parameter of this shape.
+        UsageError: a selector that matches nothing, a wrong call, or one that cannot fill a
+            parameter of this shape.
     """
     calls = _plan(model, lines)
     parameters = dict(model.named_parameters())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, call in calls.items():
             _check(call, name, parameters[name].shape)
-            # torch.nn.init.sparse_ ignores the generator it is given for its zeros, so the default one is seeded.
+            # torch.nn.init.sparse_ ignores the generator it is given for its zeros, so the default
+            # one is seeded.
             torch.default_generator.manual_seed(_seed_of(name, seed))
             values = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
             INITS.build(call, supplied={"tensor": values})
@@ -87,7 +96,10 @@ def _tutorial(model: nn.Module) -> dict[str, Call]:
         if name.rpartition(".")[2] == kind
     }
     if not calls:
-        raise UsageError(f"tutorial is for Conv2d, BatchNorm2d and Linear, and {type(model).__name__} has none of them")
+        raise UsageError(
+            f"tutorial is for Conv2d, BatchNorm2d and Linear, and {type(model).__name__} has none"
+            " of them"
+        )
     return calls
 
 
@@ -97,9 +109,15 @@ def _check(call: Call, name: str, shape: torch.Size) -> None:
         return
     found = f"{name} is {len(shape)}-D {tuple(shape)}"
     if call.name in _MATRIX_ONLY and len(shape) != 2:
-        raise UsageError(f"{call.name} fills matrices only, and {found}: choose another initialisation or parameter")
+        raise UsageError(
+            f"{call.name} fills matrices only, and {found}: choose another initialisation or"
+            " parameter"
+        )
     if call.name in INITS.parts and call.name not in _ANY_SHAPE and len(shape) < 2:
-        raise UsageError(f"{call.name} needs two dimensions or more, and {found}: name the weights it is meant for")
+        raise UsageError(
+            f"{call.name} needs two dimensions or more, and {found}: name the weights it is"
+            " meant for"
+        )
 
 
 def _seed_of(name: str, seed: int) -> int:

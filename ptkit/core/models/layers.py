@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# A module with a larger share of all parameters is a wrapper, not a layer: the encoder of a transformer, a backbone.
+# A module with a larger share of all parameters is a wrapper, not a layer: the encoder of a
+# transformer, a backbone.
 _WRAPPER = 0.5
 # One block of many may hold half of a small model; only a whole network has nearly everything.
 _WRAPPER_IN_CONTAINER = 0.9
@@ -21,12 +22,13 @@ class _Piece:
 
 
 def layer_names(model: nn.Module) -> list[list[str]]:
-    """Return the names of all parameters, layer by layer in the order in which the model lists them; each name once.
+    """Return the names of all parameters, layer by layer in the order in which the model lists
+    them; each name once.
 
-    The model, Sequential, ModuleList and ModuleDict are taken apart, and so is a module with more than half of all
-    parameters. Every other module is one layer. What has parameters of at most one dimension only (a norm), and
-    parameters that stand directly in what is taken apart (a class token), go with the layer before them, or with the
-    first one.
+    The model, Sequential, ModuleList and ModuleDict are taken apart, and so is a module with more
+    than half of all parameters. Every other module is one layer. What has parameters of at most one
+    dimension only (a norm), and parameters that stand directly in what is taken apart (a class
+    token), go with the layer before them, or with the first one.
     """
     own = dict.fromkeys(name for name, _ in model.named_parameters())
     total = sum(parameter.numel() for parameter in model.parameters())

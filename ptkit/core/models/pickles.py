@@ -17,7 +17,8 @@ _NUM_LEGACY_PICKLES = 5
 
 
 def foreign_globals(path: Path) -> list[str]:
-    """Return the functions and classes beyond tensors and containers that a file of torch.save or a pickle names.
+    """Return the functions and classes beyond tensors and containers that a file of torch.save or a
+    pickle names.
 
     Nothing is imported or run. What stands behind a damaged place is not found.
     """
@@ -48,10 +49,14 @@ def _collect(file: BinaryIO, found: list[str]) -> None:
                 found.append(".".join(strings[-2:]))
             elif opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
                 # Good for text alone: only the two strings before STACK_GLOBAL matter.
-                memo[len(memo) if argument is None else int(argument)] = strings[-1] if strings else ""
+                memo[len(memo) if argument is None else int(argument)] = (
+                    strings[-1] if strings else ""
+                )
             elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
                 strings.append(memo.get(int(argument or 0), ""))
             elif isinstance(argument, str):
                 strings.append(argument)
-    except Exception:  # a damaged pickle may break the reader anywhere; what was found so far is what can be told
+    except (
+        Exception
+    ):  # a damaged pickle may break the reader anywhere; what was found so far is what can be told
         return

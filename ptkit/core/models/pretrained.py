@@ -46,7 +46,8 @@ def is_torchvision_model(name: str) -> bool:
 
 
 def pretrained_weights(name: str) -> Pretrained:
-    """Return the weights that torchvision recommends for a model, downloaded unless they are in torch's cache.
+    """Return the weights that torchvision recommends for a model, downloaded unless they are in
+    torch's cache.
 
     Raises:
         UsageError: torchvision has no such model.
@@ -59,7 +60,9 @@ def pretrained_weights(name: str) -> Pretrained:
 
     if not is_torchvision_model(name):
         hint = nearest(name, torchvision_models.names())
-        raise UsageError(f"{name} is neither a file nor a model that torchvision has weights for{hint}")
+        raise UsageError(
+            f"{name} is neither a file nor a model that torchvision has weights for{hint}"
+        )
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file = _downloaded(name, weights.url)
     state_dict, _ = unwrap(read_weight_file(file), file)
@@ -76,17 +79,30 @@ def pretrained_weights(name: str) -> Pretrained:
 
 
 def _call(name: str, weights: Any) -> str:
-    """Return the model that the weights fit: what torchvision's builders settle when they are given weights."""
+    """Return the model that the weights fit: what torchvision's builders settle when they are given
+    weights.
+    """
     from ptkit.core.models import torchvision_models
 
     takes = torchvision_models.__getattr__(name).__signature__.parameters  # type: ignore[attr-defined]
     min_size = weights.meta["min_size"]
-    settled = {"stem": "standard", "transform_input": True, "image_size": min_size[0], "input_size": min_size}
-    return str(Call(name, kwargs={k: v for k, v in settled.items() if k in takes and v != takes[k].default}))
+    settled = {
+        "stem": "standard",
+        "transform_input": True,
+        "image_size": min_size[0],
+        "input_size": min_size,
+    }
+    return str(
+        Call(
+            name, kwargs={k: v for k, v in settled.items() if k in takes and v != takes[k].default}
+        )
+    )
 
 
 def _downloaded(name: str, url: str) -> Path:
-    """Return the file in torch's cache, downloaded and checked against the hash in its name if it was not there."""
+    """Return the file in torch's cache, downloaded and checked against the hash in its name if it
+    was not there.
+    """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / os.path.basename(urlparse(url).path)
     if file.exists():
@@ -95,10 +111,13 @@ def _downloaded(name: str, url: str) -> Path:
     digest = re.search(r"-([0-9a-f]{8,})\.", file.name)
     try:
         # Not get_state_dict: that prints, and loads with weights_only=False.
-        torch.hub.download_url_to_file(url, str(file), digest[1] if digest else None, progress=False)
+        torch.hub.download_url_to_file(
+            url, str(file), digest[1] if digest else None, progress=False
+        )
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "reason", None) or error
         raise StorageError(
-            f"cannot download the weights of {name} ({reason}): put {url} at {file} by hand, or give a file of weights"
+            f"cannot download the weights of {name} ({reason}): put {url} at {file} by hand, or"
+            " give a file of weights"
         ) from error
     return file

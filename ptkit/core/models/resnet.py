@@ -25,9 +25,11 @@ def resnet34_tutorial(*, num_classes: int) -> nn.Module:
 
 
 class SmallResNet(nn.Module):
-    """6n + 2 layers for small images (He et al. 2015, section 4.2), with projections where the shape changes.
+    """6n + 2 layers for small images (He et al. 2015, section 4.2), with projections where the
+    shape changes.
 
-    A 3×3 stem without pooling, three stages of `num_blocks` blocks and widths 16, 32, 64, global average pooling.
+    A 3×3 stem without pooling, three stages of `num_blocks` blocks and widths 16, 32, 64, global
+    average pooling.
     """
 
     def __init__(self, num_classes: int, *, num_blocks: int) -> None:
@@ -73,7 +75,8 @@ class SmallBlock(nn.Module):
 class TutorialResNet(nn.Module):
     """The course's ResNet-34: stages of 3, 4, 6, 3 blocks and widths 128, 256, 512, 512.
 
-    The course pools with a window of 7, which fits 224 pixels only; adaptive pooling equals it there.
+    The course pools with a window of 7, which fits 224 pixels only; adaptive pooling equals it
+    there.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -97,15 +100,23 @@ class TutorialResNet(nn.Module):
         maps = self.layer4(self.layer3(maps))
         return self.fc(self.avgpool(maps).flatten(1))
 
-    def _make_layer(self, width_in: int, width: int, num_blocks: int, *, stride: int = 1) -> nn.Sequential:
-        first = TutorialBlock(width_in, width, stride=stride, shortcut=_projection(width_in, width, stride))
+    def _make_layer(
+        self, width_in: int, width: int, num_blocks: int, *, stride: int = 1
+    ) -> nn.Sequential:
+        first = TutorialBlock(
+            width_in, width, stride=stride, shortcut=_projection(width_in, width, stride)
+        )
         return nn.Sequential(first, *(TutorialBlock(width, width) for _ in range(num_blocks - 1)))
 
 
 class TutorialBlock(nn.Module):
-    """The course's residual block: `left` is the path of convolutions, `right` the shortcut (None: the input)."""
+    """The course's residual block: `left` is the path of convolutions, `right` the shortcut (None:
+    the input).
+    """
 
-    def __init__(self, width_in: int, width: int, *, stride: int = 1, shortcut: nn.Module | None = None) -> None:
+    def __init__(
+        self, width_in: int, width: int, *, stride: int = 1, shortcut: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.left = nn.Sequential(
             nn.Conv2d(width_in, width, 3, stride, 1, bias=False),
@@ -124,7 +135,9 @@ class TutorialBlock(nn.Module):
 
 def _make_layer(width_in: int, width: int, num_blocks: int, *, stride: int) -> nn.Sequential:
     first = SmallBlock(width_in, width, stride=stride)
-    return nn.Sequential(first, *(SmallBlock(width, width, stride=1) for _ in range(num_blocks - 1)))
+    return nn.Sequential(
+        first, *(SmallBlock(width, width, stride=1) for _ in range(num_blocks - 1))
+    )
 
 
 def _projection(width_in: int, width: int, stride: int) -> nn.Sequential:

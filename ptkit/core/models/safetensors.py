@@ -30,7 +30,9 @@ _DTYPES = {
 
 
 def looks_like_safetensors(head: bytes, num_bytes: int) -> bool:
-    """Tell whether a file of `num_bytes` bytes that begins with `head` (9 bytes or more) has this format."""
+    """Tell whether a file of `num_bytes` bytes that begins with `head` (9 bytes or more) has this
+    format.
+    """
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= num_bytes - 8
 
 
@@ -46,22 +48,39 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is a damaged .safetensors file: its header is not JSON") from error
+            raise CheckpointError(
+                f"{path} is a damaged .safetensors file: its header is not JSON"
+            ) from error
         start = 8 + length
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {name: _tensor(path, file, name, entry, start, num_bytes) for name, entry in entries.items()}
+        return {
+            name: _tensor(path, file, name, entry, start, num_bytes)
+            for name, entry in entries.items()
+        }
 
 
-def _tensor(path: Path, file: BinaryIO, name: str, entry: Any, start: int, num_bytes: int) -> Tensor:
+def _tensor(
+    path: Path, file: BinaryIO, name: str, entry: Any, start: int, num_bytes: int
+) -> Tensor:
     try:
-        dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]], entry["data_offsets"]
+        dtype, shape, (begin, end) = (
+            _DTYPES[entry["dtype"]],
+            [int(n) for n in entry["shape"]],
+            entry["data_offsets"],
+        )
         fits = 0 <= begin <= end <= num_bytes - start and min(shape, default=0) >= 0
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is a .safetensors file whose entry {name} cannot be read: {entry}") from error
+        raise CheckpointError(
+            f"{path} is a .safetensors file whose entry {name} cannot be read: {entry}"
+        ) from error
     if not fits:
-        raise CheckpointError(f"{path} is a .safetensors file without the end of {name}: it was cut off")
+        raise CheckpointError(
+            f"{path} is a .safetensors file without the end of {name}: it was cut off"
+        )
     if end - begin != math.prod(shape) * dtype.itemsize:
-        raise CheckpointError(f"{path} is a damaged .safetensors file: {name} has {end - begin} bytes, shape {shape}")
+        raise CheckpointError(
+            f"{path} is a damaged .safetensors file: {name} has {end - begin} bytes, shape {shape}"
+        )
     if begin == end:
         return torch.zeros(shape, dtype=dtype)
     file.seek(start + begin)

@@ -1,4 +1,6 @@
-"""Selectors: a layer class, a module name, or a glob on parameter names, as in `--group` and `--init`."""
+"""Selectors: a layer class, a module name, or a glob on parameter names, as in `--group` and
+`--init`.
+"""
 
 import re
 from fnmatch import fnmatchcase
@@ -12,8 +14,9 @@ from ptkit.core.errors import UsageError
 def matching_parameters(model: nn.Module, selector: str) -> list[str]:
     """Return the names of the parameters that `selector` means, in the model's order.
 
-    selector: a layer class (`Conv2d`: also its subclasses, with everything inside), a module (`layer1`: everything
-        inside), a parameter (`fc.bias`), or a glob on parameter names (`layer1.*`, `*.bias`).
+    selector: a layer class (`Conv2d`: also its subclasses, with everything inside), a module
+        (`layer1`: everything inside), a parameter (`fc.bias`), or a glob on parameter names
+        (`layer1.*`, `*.bias`).
 
     Raises:
         UsageError: it matches nothing; the message has the nearest name.
@@ -23,16 +26,23 @@ def matching_parameters(model: nn.Module, selector: str) -> list[str]:
         found = [name for name in names if fnmatchcase(name, selector)]
     else:
         owners = {
-            f"{name}." if name else "" for name, module in model.named_modules() if _is_named(module, name, selector)
+            f"{name}." if name else ""
+            for name, module in model.named_modules()
+            if _is_named(module, name, selector)
         }
-        found = [name for name in names if name == selector or any(name.startswith(owner) for owner in owners)]
+        found = [
+            name
+            for name in names
+            if name == selector or any(name.startswith(owner) for owner in owners)
+        ]
     if not found:
         raise UsageError(_nothing(model, selector, names))
     return found
 
 
 def matching_weights(model: nn.Module, selector: str) -> list[str]:
-    """Return what `selector` means to an initialisation: of a module or a class the parameters called `weight`.
+    """Return what `selector` means to an initialisation: of a module or a class the parameters
+    called `weight`.
 
     Raises:
         UsageError: it matches nothing.
@@ -42,7 +52,9 @@ def matching_weights(model: nn.Module, selector: str) -> list[str]:
         return found
     weights = [name for name in found if name.rpartition(".")[2] == "weight"]
     if not weights:
-        raise UsageError(f"{selector} has no parameter called weight; it has {', '.join(found[:5])}")
+        raise UsageError(
+            f"{selector} has no parameter called weight; it has {', '.join(found[:5])}"
+        )
     return weights
 
 
@@ -67,7 +79,9 @@ def _nothing(model: nn.Module, selector: str, names: list[str]) -> str:
 
 
 def _class_hint(selector: str, classes: set[str]) -> str:
-    """Return the layer class that a selector begins or misspells: Conv2d for Conv, although conv1 is nearer."""
+    """Return the layer class that a selector begins or misspells: Conv2d for Conv, although conv1
+    is nearer.
+    """
     if not selector[:1].isupper():
         return ""
     longer = sorted(name for name in classes if name.lower().startswith(selector.lower()))

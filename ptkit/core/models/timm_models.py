@@ -50,7 +50,12 @@ def usual_size(name: str) -> int:
 def settled(call: Call, size: int | None) -> Mapping[str, Any]:
     """Return `img_size` for a model that is built for one size and would be built for another one."""
     config = _config(call.name)
-    if size is not None and config.fixed_input_size and "img_size" not in call.kwargs and size != config.input_size[-1]:
+    if (
+        size is not None
+        and config.fixed_input_size
+        and "img_size" not in call.kwargs
+        and size != config.input_size[-1]
+    ):
         return {"img_size": size}
     return {}
 
@@ -68,9 +73,19 @@ def create(call: Call, *, num_classes: int) -> Any:
     parameters = _parameters(call.name)
     _check_types(call, parameters)
     try:
-        return timm.create_model(call.name, pretrained=False, num_classes=num_classes, **call.kwargs)
+        return timm.create_model(
+            call.name, pretrained=False, num_classes=num_classes, **call.kwargs
+        )
     # timm hands arguments on without looking at them, so what a wrong one raises may be anything.
-    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, AttributeError, LookupError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AssertionError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         wrong = next((key for key in call.kwargs if f"'{key}'" in reason), "")
         hint = nearest(wrong, parameters) if "unexpected keyword" in reason else ""
@@ -78,7 +93,9 @@ def create(call: Call, *, num_classes: int) -> Any:
 
 
 def _check_types(call: Call, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse text where a number stands by default, and a number where True or False does; timm notices neither."""
+    """Refuse text where a number stands by default, and a number where True or False does; timm
+    notices neither.
+    """
     for key, value in call.kwargs.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool) and not isinstance(value, bool | None):

@@ -41,7 +41,10 @@ class TransferReport:
 
     def details(self) -> str:
         """Return a line for each tensor, under what became of it."""
-        shapes = [f"{name}: {there} in the weights, {here} in the model" for name, there, here in self.mismatched]
+        shapes = [
+            f"{name}: {there} in the weights, {here} in the model"
+            for name, there, here in self.mismatched
+        ]
         sections = {
             "taken": self.taken,
             "not in the weights, so fresh": self.missing,
@@ -53,11 +56,15 @@ class TransferReport:
         return "\n".join(_listing(title, lines) for title, lines in sections.items() if lines)
 
 
-def transfer(model: nn.Module, state_dict: Mapping[str, Tensor], *, leave_out: str = "") -> TransferReport:
+def transfer(
+    model: nn.Module, state_dict: Mapping[str, Tensor], *, leave_out: str = ""
+) -> TransferReport:
     """Copy every tensor that has its name and shape in the model, in place.
 
-    If the names fit better without a prefix of theirs (`backbone.`) or with one of the model's, that is done first.
-    leave_out: a module whose tensors stay fresh although they would fit, such as a head for other classes.
+    If the names fit better without a prefix of theirs (`backbone.`) or with one of the model's,
+    that is done first.
+    leave_out: a module whose tensors stay fresh although they would fit, such as a head for other
+    classes.
 
     Raises:
         CheckpointError: no parameter fits.
@@ -84,7 +91,9 @@ def transfer(model: nn.Module, state_dict: Mapping[str, Tensor], *, leave_out: s
     )
 
 
-def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, strict: bool = True) -> None:
+def load_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Tensor], *, strict: bool = True
+) -> None:
     """Load tensors that are known to fit, as of the model's own layer versions."""
     versioned = OrderedDict(state_dict)
     # torchvision's MNASNet refuses a state dict that does not carry the versions of its layers.
@@ -96,17 +105,27 @@ def _fits(own: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
     return name in own and own[name].shape == tensor.shape
 
 
-def _renamed(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+def _renamed(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return the weights under the names that fit the model best, and what was done to get them."""
     best, note, num_best = given, "", _num_fitting(own, given)
     for prefix in _prefixes(given):
         shorter = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
         if (num_fitting := _num_fitting(own, shorter)) > num_best:
-            best, note, num_best = shorter, f"removed the prefix {prefix} from the weights' names", num_fitting
+            best, note, num_best = (
+                shorter,
+                f"removed the prefix {prefix} from the weights' names",
+                num_fitting,
+            )
     for prefix in _prefixes(own):
         longer = {prefix + name: tensor for name, tensor in given.items()}
         if (num_fitting := _num_fitting(own, longer)) > num_best:
-            best, note, num_best = longer, f"added the prefix {prefix} to the weights' names", num_fitting
+            best, note, num_best = (
+                longer,
+                f"added the prefix {prefix} to the weights' names",
+                num_fitting,
+            )
     return best, (note,) if note else ()
 
 
@@ -129,8 +148,14 @@ def _nothing_fits(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[st
         there, here = tuple(given[same_name].shape), tuple(own[same_name].shape)
         reason = f"{same_name} is {there} in the weights, {here} in the model"
     else:
-        reason = f"the weights have {', '.join(list(given)[:2])}; the model has {', '.join(list(own)[:2])}"
-    return f"no weights fit {type(model).__name__}: {reason}; choose the --model that they were made for"
+        reason = (
+            f"the weights have {', '.join(list(given)[:2])}; the model has"
+            f" {', '.join(list(own)[:2])}"
+        )
+    return (
+        f"no weights fit {type(model).__name__}: {reason}; choose the --model that they were"
+        " made for"
+    )
 
 
 def _listing(title: str, lines: Sequence[str]) -> str:

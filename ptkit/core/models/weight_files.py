@@ -1,7 +1,9 @@
-"""Files of weights on disk: what a file really is, whether it is whole, and reading it without running anything.
+"""Files of weights on disk: what a file really is, whether it is whole, and reading it without
+running anything.
 
-Ours are `torch.save` zip files with one addition, the zip's comment: `ptkit crc32 XXXXXXXX`, the CRC of the file before
-the comment was added. The CRCs of the records leave out headers and padding; with it one flipped bit anywhere is found.
+Ours are `torch.save` zip files with one addition, the zip's comment: `ptkit crc32 XXXXXXXX`, the
+CRC of the file before the comment was added. The CRCs of the records leave out headers and padding;
+with it one flipped bit anywhere is found.
 """
 
 import re
@@ -32,12 +34,18 @@ _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
 # How files that are no weights begin; the order counts.
 _STRANGERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
+    (
+        re.compile(rb"version https://git-lfs"),
+        "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
+    ),
     (
         re.compile(rb"\s*<(!doctype|html|head|\?xml|!--)", re.I),
         "a web page, not weights: the download gave an HTML page",
     ),
-    (re.compile(rb"\0+\Z"), "zeros from its beginning: the download or copy was cut short; fetch it again"),
+    (
+        re.compile(rb"\0+\Z"),
+        "zeros from its beginning: the download or copy was cut short; fetch it again",
+    ),
     (re.compile(rb"\x89HDF"), "an HDF5 (Keras) file; only PyTorch and .safetensors files are read"),
     (re.compile(rb"\x93NUMPY"), "a NumPy array; only PyTorch and .safetensors files are read"),
     (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc"), "a compressed archive: unpack it first"),
@@ -48,10 +56,12 @@ _STRANGERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def read_weight_file(path: Path) -> Any:
-    """Return what a file of torch.save (zip or legacy) or a .safetensors file holds, with tensors on the CPU.
+    """Return what a file of torch.save (zip or legacy) or a .safetensors file holds, with tensors
+    on the CPU.
 
     Raises:
-        CheckpointError: no such file, not weights, damaged, or it asks for code; nothing of it was run.
+        CheckpointError: no such file, not weights, damaged, or it asks for code; nothing of it was
+            run.
     """
     head, num_bytes = _head(path)
     if head.startswith(b"PK\3\4"):
@@ -65,7 +75,8 @@ def read_weight_file(path: Path) -> Any:
 
 
 def write_weight_file(path: Path, contents: Mapping[str, Any]) -> None:
-    """Save plain containers and tensors so that a reader never sees half a file, and read them back before the rename.
+    """Save plain containers and tensors so that a reader never sees half a file, and read them back
+    before the rename.
 
     Tuples become lists; tensors become plain, contiguous storage on the CPU.
 
@@ -77,7 +88,8 @@ def write_weight_file(path: Path, contents: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any, where: str = "checkpoint") -> Any:
-    """Return `value` as dict, list, str, int, float, bool, None and plain CPU tensors, or say what cannot be so.
+    """Return `value` as dict, list, str, int, float, bool, None and plain CPU tensors, or say what
+    cannot be so.
 
     Raises:
         TypeError: something else is in it, such as a Path; the message says where.
@@ -91,7 +103,8 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
             for key in value:
                 if type(key) not in (str, int):
                     raise TypeError(
-                        f"{where} has the key {key!r} ({type(key).__name__}); only str and int can be saved"
+                        f"{where} has the key {key!r} ({type(key).__name__}); only str and int can"
+                        " be saved"
                     )
             return _plain_dict(value, where)
         case list() | tuple():
@@ -104,7 +117,8 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
             # numpy.float64 is a float, and weights-only loading refuses it.
             return int(value) if isinstance(value, int) else float(value)
     raise TypeError(
-        f"{where} is a {type(value).__name__}; a checkpoint holds plain containers, numbers and tensors only"
+        f"{where} is a {type(value).__name__}; a checkpoint holds plain containers, numbers and"
+        " tensors only"
     )
 
 
@@ -167,15 +181,21 @@ def _head(path: Path) -> tuple[bytes, int]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise CheckpointError(f"{path} is a folder without a checkpoint: expected ckpt.pkl in it, or a file")
+            raise CheckpointError(
+                f"{path} is a folder without a checkpoint: expected ckpt.pkl in it, or a file"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path} is not a regular file")
         with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         if path.is_symlink():
-            raise CheckpointError(f"{path} is a link to {path.readlink()}, which is not there any more") from None
-        raise CheckpointError(f"no file {path}: expected a checkpoint, a run folder or a file of weights") from None
+            raise CheckpointError(
+                f"{path} is a link to {path.readlink()}, which is not there any more"
+            ) from None
+        raise CheckpointError(
+            f"no file {path}: expected a checkpoint, a run folder or a file of weights"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     return head, status.st_size
@@ -189,8 +209,14 @@ def _stranger(path: Path, head: bytes) -> str:
         if pattern.match(head):
             return description
     if re.match(rb"\x80[\2-\5]", head):
-        return f"a Python pickle that torch.save did not write{_asks(path)}; nothing was run: {_ADVICE}"
-    return f"not a file of weights (it begins with {head[:8]!r}); PyTorch and .safetensors files are read"
+        return (
+            f"a Python pickle that torch.save did not write{_asks(path)}; nothing was run:"
+            f" {_ADVICE}"
+        )
+    return (
+        f"not a file of weights (it begins with {head[:8]!r}); PyTorch and .safetensors files are"
+        " read"
+    )
 
 
 def _check_zip(path: Path) -> None:
@@ -209,9 +235,13 @@ def _check_zip(path: Path) -> None:
     end, comment = tail[:_ZIP_END_LENGTH], tail[_ZIP_END_LENGTH:]
     says_length = end.startswith(_ZIP_END) and end.endswith(struct.pack("<H", _COMMENT_LENGTH))
     if not says_length or not re.fullmatch(rb"ptkit crc32 [0-9a-f]{8}", comment):
-        raise CheckpointError(f"{path} is damaged: it does not end as it should; it was cut off, copy it again")
+        raise CheckpointError(
+            f"{path} is damaged: it does not end as it should; it was cut off, copy it again"
+        )
     if comment != _COMMENT % _crc_without_comment(path):
-        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written (CRC); copy it again")
+        raise CheckpointError(
+            f"{path} is damaged: its bytes are not those that were written (CRC); copy it again"
+        )
 
 
 def _crc_without_comment(path: Path) -> int:
@@ -228,16 +258,24 @@ def _check_records(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename.rpartition("/")[2] for entry in archive.infolist()]
-            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            is_packed = any(
+                entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()
+            )
             broken = archive.testzip() if not is_packed else None
     except Exception as error:  # zipfile lets struct.error, NotImplementedError and others through on damaged files
         raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if "constants.pkl" in names:
-        raise CheckpointError(f"{path} is a TorchScript archive, a program; nothing was run: {_ADVICE}")
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, a program; nothing was run: {_ADVICE}"
+        )
     if "data.pkl" not in names or is_packed:
-        raise CheckpointError(f"{path} is a zip archive that torch.save did not write: unpack it first")
+        raise CheckpointError(
+            f"{path} is a zip archive that torch.save did not write: unpack it first"
+        )
     if broken is not None:
-        raise CheckpointError(f"{path} is damaged: the record {broken} does not match its CRC; copy it again")
+        raise CheckpointError(
+            f"{path} is damaged: the record {broken} does not match its CRC; copy it again"
+        )
 
 
 def _loaded(path: Path, *, is_whole: bool) -> Any:
@@ -248,16 +286,26 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
     except Exception as error:  # a damaged or hostile pickle may raise anything; torch's text advises against safety
         asks = _asks(path)
         if asks:
-            kind = "a whole pickled model" if "torch.nn.modules." in asks else "a pickle with more than weights"
+            kind = (
+                "a whole pickled model"
+                if "torch.nn.modules." in asks
+                else "a pickle with more than weights"
+            )
             raise CheckpointError(f"{path} is {kind}{asks}; nothing was run: {_ADVICE}") from error
         reason = _WHY.search(str(error))
-        cause = "it is not what torch.save writes by default; save it again" if is_whole else "it is damaged"
+        cause = (
+            "it is not what torch.save writes by default; save it again"
+            if is_whole
+            else "it is damaged"
+        )
         told = reason[1] if reason else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights ({told}): {cause}") from error
 
 
 def _asks(path: Path) -> str:
-    """Return ` (it asks for X, Y)` with the foreign functions and classes that a file names, or nothing."""
+    """Return ` (it asks for X, Y)` with the foreign functions and classes that a file names, or
+    nothing.
+    """
     names = foreign_globals(path)
     if not names:
         return ""

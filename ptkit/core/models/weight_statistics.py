@@ -12,7 +12,9 @@ _HEADER = ("parameter", "shape", "mean", "std", "min", "max", "std for ReLU")
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """One parameter. std: over all values, not over a sample. expected_std: None unless it is a layer's weight."""
+    """One parameter. std: over all values, not over a sample. expected_std: None unless it is a
+    layer's weight.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -27,9 +29,12 @@ class WeightStatistics:
 def weight_statistics(model: nn.Module) -> list[WeightStatistics]:
     """Return a row for each parameter, in the model's order.
 
-    expected_std is sqrt(2 / fan_in), which keeps the variance through rectifiers (He et al. 2015, equation 10).
+    expected_std is sqrt(2 / fan_in), which keeps the variance through rectifiers (He et al. 2015,
+    equation 10).
     """
-    return [_row(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()]
+    return [
+        _row(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()
+    ]
 
 
 def as_text(rows: Sequence[WeightStatistics]) -> str:
@@ -50,7 +55,8 @@ def as_text(rows: Sequence[WeightStatistics]) -> str:
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     name, *values = (
-        cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        cell.ljust(w) if k == 0 else cell.rjust(w)
+        for k, (cell, w) in enumerate(zip(line, widths, strict=True))
     )
     return "  ".join([name, *values])
 
@@ -58,8 +64,12 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 def _row(name: str, parameter: Tensor) -> WeightStatistics:
     values = parameter.detach().float()
     # One read from the device for all four.
-    mean, std, low, high = torch.stack([values.mean(), values.std(correction=0), values.min(), values.max()]).tolist()
-    return WeightStatistics(name, tuple(parameter.shape), mean, std, low, high, _expected_std(name, parameter))
+    mean, std, low, high = torch.stack(
+        [values.mean(), values.std(correction=0), values.min(), values.max()]
+    ).tolist()
+    return WeightStatistics(
+        name, tuple(parameter.shape), mean, std, low, high, _expected_std(name, parameter)
+    )
 
 
 def _expected_std(name: str, parameter: Tensor) -> float | None:

@@ -27,7 +27,8 @@ _NESTS = (
 )
 # A file can nest a dictionary in itself.
 _DEEPEST = 6
-# Put in front of every name by DataParallel, torch.compile, Lightning and classes that wrap a model.
+# Put in front of every name by DataParallel, torch.compile, Lightning and classes that wrap a
+# model.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 
 
@@ -52,7 +53,11 @@ def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         CheckpointError: there is none.
     """
     nested, notes = _unnested(contents, path)
-    state_dict = {key: value for key, value in nested.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    state_dict = {
+        key: value
+        for key, value in nested.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not state_dict or any(isinstance(value, Mapping) for value in nested.values()):
         raise CheckpointError(f"{path} holds no state dict: found {_described(nested)}")
     if len(state_dict) < len(nested):
@@ -78,9 +83,15 @@ def _unnested(contents: Any, path: Path) -> tuple[Mapping[Any, Any], list[str]]:
 
 
 def _common_prefix(state_dict: Mapping[str, Tensor]) -> str:
-    return next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state_dict)), "")
+    return next(
+        (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state_dict)), ""
+    )
 
 
 def _described(contents: Mapping[Any, Any]) -> str:
     keys = [str(key) for key in contents]
-    return f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}" if keys else "an empty dictionary"
+    return (
+        f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+        if keys
+        else "an empty dictionary"
+    )

@@ -1,7 +1,8 @@
-"""A small, quick network for small images, whose first layer whitens patches of the training images.
+"""A small, quick network for small images, whose first layer whitens patches of the training
+images.
 
-After Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 to 3.3, narrower and with a
-whitening layer of stride 2, for which two cores are enough.
+After Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 to 3.3,
+narrower and with a whitening layer of stride 2, for which two cores are enough.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Added to the variances of patches before their roots are taken (section 3.2): what is nearly constant is not blown up.
+# Added to the variances of patches before their roots are taken (section 3.2): what is nearly
+# constant is not blown up.
 _VARIANCE_FLOOR = 5e-4
 # What the scores are divided by (section 3.1): training begins with nearly equal probabilities.
 _SCORE_SCALE = 1 / 9
@@ -19,22 +21,30 @@ _NORM_MOMENTUM = 0.4
 
 
 def whitenet(*, num_classes: int, widths: Sequence[int] = (64, 192), stride: int = 2) -> nn.Module:
-    """Build the network; widths: of its blocks, each of which halves the sides. stride: of the whitening layer."""
+    """Build the network; widths: of its blocks, each of which halves the sides. stride: of the
+    whitening layer.
+    """
     return WhiteNet(num_classes, widths=widths, stride=stride)
 
 
 class WhiteNet(nn.Module):
-    """A whitening layer, blocks of two 3×3 convolutions, the largest value of each map, a linear layer.
+    """A whitening layer, blocks of two 3×3 convolutions, the largest value of each map, a linear
+    layer.
 
     `fit_inputs` fills the whitening layer; before that it has random weights.
     """
 
-    def __init__(self, num_classes: int, *, widths: Sequence[int], stride: int = 2, kernel_size: int = 3) -> None:
+    def __init__(
+        self, num_classes: int, *, widths: Sequence[int], stride: int = 2, kernel_size: int = 3
+    ) -> None:
         super().__init__()
         width = 2 * 3 * kernel_size**2
         self.whiten = nn.Conv2d(3, width, kernel_size, stride=stride)
         self.blocks = nn.Sequential(
-            *(_Block(before, after) for before, after in zip((width, *widths), widths, strict=False))
+            *(
+                _Block(before, after)
+                for before, after in zip((width, *widths), widths, strict=False)
+            )
         )
         self.fc = nn.Linear(widths[-1], num_classes, bias=False)
 
@@ -45,15 +55,23 @@ class WhiteNet(nn.Module):
 
     @torch.no_grad()
     def fit_inputs(self, images: Tensor) -> None:
-        """Make the first layer whiten the patches of some training images (n, 3, H, W), as the model gets them.
+        """Make the first layer whiten the patches of some training images (n, 3, H, W), as the
+        model gets them.
 
-        Its filters are the eigenvectors of the patches' second moments, each divided by the root of its eigenvalue,
+        Its filters are the eigenvectors of the patches' second moments, each divided by the root of
+        its eigenvalue,
         and their negatives (section 3.2).
         """
         kernel_size, stride = self.whiten.kernel_size, self.whiten.stride
-        patches = F.unfold(images, kernel_size, stride=stride).transpose(1, 2).flatten(0, 1).double()
+        patches = (
+            F.unfold(images, kernel_size, stride=stride).transpose(1, 2).flatten(0, 1).double()
+        )
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (vectors / (values + _VARIANCE_FLOOR).sqrt()).T.flip(0).view(-1, *self.whiten.weight.shape[1:])
+        filters = (
+            (vectors / (values + _VARIANCE_FLOOR).sqrt())
+            .T.flip(0)
+            .view(-1, *self.whiten.weight.shape[1:])
+        )
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
         self.whiten.bias.zero_()

@@ -19,19 +19,36 @@ _RUN_GIVES = frozenset({"num_classes"})
 _OURS = Catalogue(
     "model",
     {
-        "lenet": Part("ptkit.core.models.lenet:lenet", "LeNet, 62,000 parameters at 32 pixels", _RUN_GIVES),
-        "resnet8": Part("ptkit.core.models.resnet:resnet8", "78,000 parameters, for small images", _RUN_GIVES),
-        "resnet20": Part("ptkit.core.models.resnet:resnet20", "0.27 million parameters, for small images", _RUN_GIVES),
-        "resnet56": Part("ptkit.core.models.resnet:resnet56", "0.86 million parameters, for small images", _RUN_GIVES),
+        "lenet": Part(
+            "ptkit.core.models.lenet:lenet", "LeNet, 62,000 parameters at 32 pixels", _RUN_GIVES
+        ),
+        "resnet8": Part(
+            "ptkit.core.models.resnet:resnet8", "78,000 parameters, for small images", _RUN_GIVES
+        ),
+        "resnet20": Part(
+            "ptkit.core.models.resnet:resnet20",
+            "0.27 million parameters, for small images",
+            _RUN_GIVES,
+        ),
+        "resnet56": Part(
+            "ptkit.core.models.resnet:resnet56",
+            "0.86 million parameters, for small images",
+            _RUN_GIVES,
+        ),
         "whitenet": Part(
-            "ptkit.core.models.whitenet:whitenet", "quick to train, first layer whitens; for small images", _RUN_GIVES
+            "ptkit.core.models.whitenet:whitenet",
+            "quick to train, first layer whitens; for small images",
+            _RUN_GIVES,
         ),
         "resnet34_tutorial": Part(
-            "ptkit.core.models.resnet:resnet34_tutorial", "the course's ResNet-34, 47 million parameters", _RUN_GIVES
+            "ptkit.core.models.resnet:resnet34_tutorial",
+            "the course's ResNet-34, 47 million parameters",
+            _RUN_GIVES,
         ),
     },
 )
-# What a model is looked at with where nobody says a size: ours are made for small images, torchvision's for ImageNet.
+# What a model is looked at with where nobody says a size: ours are made for small images,
+# torchvision's for ImageNet.
 _OUR_SIZE, _USUAL_SIZE = 32, 224
 # Arguments about weights; a model that is built here starts with fresh ones.
 _WEIGHT_ARGUMENTS = ("weights", "progress", "pretrained", *timm_models.WEIGHT_ARGUMENTS)
@@ -39,11 +56,16 @@ _WEIGHT_ARGUMENTS = ("weights", "progress", "pretrained", *timm_models.WEIGHT_AR
 
 @functools.cache
 def models() -> Catalogue:
-    """Return all models by name. A function, because the names of torchvision's cost its import, three seconds."""
+    """Return all models by name. A function, because the names of torchvision's cost its import,
+    three seconds.
+    """
     from ptkit.core.models import torchvision_models
 
     module = torchvision_models.__name__
-    parts = {n: Part(f"{module}:{n}", torchvision_models.summary(n), _RUN_GIVES) for n in torchvision_models.names()}
+    parts = {
+        n: Part(f"{module}:{n}", torchvision_models.summary(n), _RUN_GIVES)
+        for n in torchvision_models.names()
+    }
     return Catalogue("model", {**_OURS.parts, **parts})
 
 
@@ -58,7 +80,8 @@ def origin(name: str) -> str:
 
 
 def usual_size(call: Call) -> int:
-    """Return the pixels of a side that a model is made for: what its call says, or what its kind is used with.
+    """Return the pixels of a side that a model is made for: what its call says, or what its kind is
+    used with.
 
     Raises:
         UsageError: a model of timm's that is not there.
@@ -74,15 +97,20 @@ def usual_size(call: Call) -> int:
     return _OUR_SIZE if call.name in _OURS.parts and not call.prefix else _USUAL_SIZE
 
 
-def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: int) -> tuple[nn.Module, str]:
-    """Build a model with fresh weights; return it and the text of the call that would build the same one again.
+def build_model(
+    call: str | Call, *, num_classes: int, size: int | None, seed: int
+) -> tuple[nn.Module, str]:
+    """Build a model with fresh weights; return it and the text of the call that would build the
+    same one again.
 
-    size: pixels of a side, which settles what the call leaves open (the stem of a ResNet, a transformer's patches);
-        None leaves the model's own defaults. The text has what was settled, and no num_classes.
+    size: pixels of a side, which settles what the call leaves open (the stem of a ResNet, a
+        transformer's patches); None leaves the model's own defaults. The text has what was settled,
+        and no num_classes.
     seed: of the weights. The global random state is left as it was.
 
     Raises:
-        UsageError: unknown name or argument, or num_classes in the call that is not that of the data.
+        UsageError: unknown name or argument, or num_classes in the call that is not that of the
+            data.
     """
     call = _without_num_classes(parse(call) if isinstance(call, str) else call, num_classes)
     catalogue = _OURS if call.prefix or call.name in _OURS.parts else models()
@@ -100,21 +128,34 @@ def build_model(call: str | Call, *, num_classes: int, size: int | None, seed: i
     return model, str(call)
 
 
-def check_forward(model: nn.Module, size: int | tuple[int, int], *, num_classes: int | None = None) -> None:
+def check_forward(
+    model: nn.Module, size: int | tuple[int, int], *, num_classes: int | None = None
+) -> None:
     """Run one black image through the model, which stays as it was.
 
-    size: pixels of a side, or height and width. num_classes: the number of scores an image must give, if known.
+    size: pixels of a side, or height and width. num_classes: the number of scores an image must
+    give, if known.
 
     Raises:
-        UsageError: the model does not take this size, or gives something else than (1, num_classes) scores.
+        UsageError: the model does not take this size, or gives something else than (1, num_classes)
+            scores.
     """
     modes = {module: module.training for module in model.modules()}
     like = next(model.parameters(), torch.zeros(()))
     height, width = (size, size) if isinstance(size, int) else size
     try:
         with torch.no_grad():
-            scores = model.eval()(torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device))
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
+            scores = model.eval()(
+                torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+            )
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        IndexError,
+        TypeError,
+        ZeroDivisionError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"{type(model).__name__} does not take {height}×{width} images ({reason}): "
@@ -125,11 +166,15 @@ def check_forward(model: nn.Module, size: int | tuple[int, int], *, num_classes:
             module.training = training
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes or scores.shape[-1]):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise UsageError(f"{type(model).__name__} must give (images, {num_classes or 'classes'}) scores, found {found}")
+        raise UsageError(
+            f"{type(model).__name__} must give (images, {num_classes or 'classes'}) scores, found"
+            f" {found}"
+        )
 
 
 def find_head(model: nn.Module, num_classes: int) -> str:
-    """Return the name of the layer that classifies: the last linear or convolution with `num_classes` outputs.
+    """Return the name of the layer that classifies: the last linear or convolution with
+    `num_classes` outputs.
 
     Raises:
         UsageError: there is none.
@@ -141,7 +186,9 @@ def find_head(model: nn.Module, num_classes: int) -> str:
         or (isinstance(module, nn.Conv2d) and module.out_channels == num_classes)
     ]
     if not heads:
-        raise UsageError(f"{type(model).__name__} has no linear layer or convolution with {num_classes} outputs")
+        raise UsageError(
+            f"{type(model).__name__} has no linear layer or convolution with {num_classes} outputs"
+        )
     return heads[-1]
 
 
@@ -149,21 +196,29 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
     """Return the call without what the run gives, having refused what contradicts it."""
     found = call.kwargs.get("num_classes", num_classes)
     if found != num_classes:
-        raise call.error(f"the data has {num_classes} classes; leave num_classes out", "num_classes")
+        raise call.error(
+            f"the data has {num_classes} classes; leave num_classes out", "num_classes"
+        )
     is_torchvisions = not call.prefix and call.name not in _OURS.parts
     start = call.name if is_torchvisions else f"FILE --model {call.prefix}:{call.name}"
     refused = _WEIGHT_ARGUMENTS if is_torchvisions or call.prefix == "timm" else ()
     for key in refused:
         if key in call.kwargs:
             raise call.error(
-                f"{key} is not part of a model: ptkit finetune {start} starts from pretrained weights", key
+                f"{key} is not part of a model: ptkit finetune {start} starts from pretrained"
+                " weights",
+                key,
             )
     return _with(call, {key: value for key, value in call.kwargs.items() if key != "num_classes"})
 
 
 def _settled(call: Call, part: Part, size: int | None) -> Call:
-    """Return the call with the arguments that follow from the size of the images, where they are left out."""
-    by_size: dict[str, Any] = {"stem": "small" if size is not None and is_small(size) else "standard"}
+    """Return the call with the arguments that follow from the size of the images, where they are
+    left out.
+    """
+    by_size: dict[str, Any] = {
+        "stem": "small" if size is not None and is_small(size) else "standard"
+    }
     if size is not None:
         by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
     takes = inspect.signature(pkgutil.resolve_name(part.target)).parameters

@@ -1,6 +1,7 @@
 """The model compiled by torch.compile, for the steps of training and for validation.
 
-The model itself stays as it is: its state dict has the same names, and checkpoints load with and without compiling.
+The model itself stays as it is: its state dict has the same names, and checkpoints load with and
+without compiling.
 """
 
 import time
@@ -17,9 +18,11 @@ _SMALL = 30_000_000
 
 
 class CompiledForward:
-    """Calls a model's compiled form on batches of one shape and the model itself on others, such as a last batch.
+    """Calls a model's compiled form on batches of one shape and the model itself on others, such as
+    a last batch.
 
-    The shape is that of the first batch in training and of the first in evaluation: no other is worth compiling.
+    The shape is that of the first batch in training and of the first in evaluation: no other is
+    worth compiling.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -37,22 +40,29 @@ class CompiledForward:
             return self._model(images)
         if not self.uses_graphs:
             return self._compiled(images)
-        # A graph writes into the same memory each time: gradients of the last step must outlive the validation.
+        # A graph writes into the same memory each time: gradients of the last step must outlive the
+        # validation.
         if not is_training:
             return self._model(images)
         torch.compiler.cudagraph_mark_step_begin()
         return self._compiled(images).clone()
 
 
-def compile_model(model: nn.Module, images: Tensor, *, dtype: torch.dtype | None) -> tuple[CompiledForward, str]:
-    """Compile a model that is in training mode for batches like `images`; return it, and in words what that took.
+def compile_model(
+    model: nn.Module, images: Tensor, *, dtype: torch.dtype | None
+) -> tuple[CompiledForward, str]:
+    """Compile a model that is in training mode for batches like `images`; return it, and in words
+    what that took.
 
     The model is left as it was, without gradients.
 
     Raises:
         UsageError: it cannot be compiled here.
     """
-    begin, kept = time.perf_counter(), {name: buffer.clone() for name, buffer in model.named_buffers()}
+    begin, kept = (
+        time.perf_counter(),
+        {name: buffer.clone() for name, buffer in model.named_buffers()},
+    )
     forward = CompiledForward(model, images.device)
     try:
         with autocast(images.device, dtype):
@@ -61,13 +71,18 @@ def compile_model(model: nn.Module, images: Tensor, *, dtype: torch.dtype | None
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ImportError) as error:
-        raise UsageError(f"train.compile: {_reason(error)}; leave it out, or mend that first") from error
+        raise UsageError(
+            f"train.compile: {_reason(error)}; leave it out, or mend that first"
+        ) from error
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
     for parameter in model.parameters():
         parameter.grad = None
     how = "compiled, with CUDA graphs" if forward.uses_graphs else "compiled"
-    return forward, f"model {how}: the first step was done after {time.perf_counter() - begin:.1f} s"
+    return (
+        forward,
+        f"model {how}: the first step was done after {time.perf_counter() - begin:.1f} s",
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,13 @@ from ptkit.core.data.batches import Batches, check_reduced_decode
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms, evaluation_of, mirrors
+from ptkit.core.data.transforms.catalogue import (
+    build_transform,
+    complete,
+    default_transforms,
+    evaluation_of,
+    mirrors,
+)
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
@@ -33,7 +39,8 @@ class PreparedData:
     """What training takes from the data.
 
     reference: the training images as evaluation sees them, in the list's order.
-    settings: the data settings with everything resolved. skipped: reasons for images that were left out.
+    settings: the data settings with everything resolved. skipped: reasons for images that were left
+    out.
     notes: what was decided, a line each.
     """
 
@@ -55,7 +62,11 @@ class PreparedData:
 
 
 def prepare_data(
-    settings: Settings, *, device: torch.device, counting: Counting, start: StartingWeights | None = None
+    settings: Settings,
+    *,
+    device: torch.device,
+    counting: Counting,
+    start: StartingWeights | None = None,
 ) -> PreparedData:
     """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
 
@@ -68,13 +79,20 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     train_calls, eval_calls = _calls(data, size)
-    if start is not None and start.is_whitened and not any("LinearTransformation" in text for text in train_calls):
+    if (
+        start is not None
+        and start.is_whitened
+        and not any("LinearTransformation" in text for text in train_calls)
+    ):
         raise UsageError(
-            "these weights were trained on whitened images: pass --transform 'LinearTransformation(\"FILE\")' too"
+            "these weights were trained on whitened images: pass --transform"
+            " 'LinearTransformation(\"FILE\")' too"
         )
     draft = replace(data, size=size)
     train_draft, eval_draft = _draft(train_calls, size), _draft(eval_calls, size)
-    train = load_source(train_list, train_draft, _for_training(settings, train_list, train_draft), counting)
+    train = load_source(
+        train_list, train_draft, _for_training(settings, train_list, train_draft), counting
+    )
     valid = load_source(valid_list, eval_draft, settings, counting)
     mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
         train, train_draft, draft, start, counting, settings.train.seed
@@ -89,7 +107,11 @@ def prepare_data(
     notes = (
         _data_note(train, valid, size)
         + (f"; training images become {sides}" if differs else "")
-        + ("; training JPEGs are decoded smaller where the crop allows it" if data.reduced_decode else ""),
+        + (
+            "; training JPEGs are decoded smaller where the crop allows it"
+            if data.reduced_decode
+            else ""
+        ),
         f"augment: {_list_note(train_calls)}; normalised with {origin}",
     )
     return PreparedData(
@@ -106,10 +128,12 @@ def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, .
     if data.transforms and data.augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
     train = data.transforms or default_transforms(data.augment, size)
-    if any(parse(call).name == "WithHorizontalFlip" for call in data.eval_transforms) and not mirrors(train):
+    if any(
+        parse(call).name == "WithHorizontalFlip" for call in data.eval_transforms
+    ) and not mirrors(train):
         raise UsageError(
-            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images: add one, such as "
-            "AlternatingFlip(), or pass --set data.eval_transforms=none"
+            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
+            " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
         )
     return train, data.eval_transforms or evaluation_of(train, size)
 
@@ -120,7 +144,9 @@ def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
 
 
 def _for_training(settings: Settings, images: ImageList, pipeline: Pipeline) -> Settings:
-    """Return the settings by which training images are kept: not at all where each crop decodes them in its own way."""
+    """Return the settings by which training images are kept: not at all where each crop decodes
+    them in its own way.
+    """
     if not settings.data.reduced_decode:
         return settings
     check_reduced_decode(pipeline, is_kept=settings.data.cache in ("ram", "disk"))
@@ -130,7 +156,9 @@ def _for_training(settings: Settings, images: ImageList, pipeline: Pipeline) -> 
 
 
 def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
-    """Return what the user's own list says: evaluation must see the same. None where it leaves it to the run."""
+    """Return what the user's own list says: evaluation must see the same. None where it leaves it
+    to the run.
+    """
     own = {call.name: call for call in map(parse, calls) if not call.prefix}
     if "Normalize" in own:
         return _of_normalize(own["Normalize"], data)
@@ -138,25 +166,39 @@ def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics
         return None
     # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
     if any(data.mean):
-        raise own["LinearTransformation"].error("whitened images are not normalised: leave data.mean and data.std out")
+        raise own["LinearTransformation"].error(
+            "whitened images are not normalised: leave data.mean and data.std out"
+        )
     return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
 
 
 def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
     normalize = build_transform(call)
     mean, std = (
-        tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3)) for x in (normalize.mean, normalize.std)
+        tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3))
+        for x in (normalize.mean, normalize.std)
     )
     # The config.toml of such a run has both.
-    if (data.mean and not np.allclose(data.mean, mean)) or (data.std and not np.allclose(data.std, std)):
+    if (data.mean and not np.allclose(data.mean, mean)) or (
+        data.std and not np.allclose(data.std, std)
+    ):
         raise call.error("the statistics are given twice: here and as data.mean, data.std")
     return mean, std, "the transforms' own Normalize"
 
 
 def _statistics(
-    train: Source, pipeline: Pipeline, data: DataSettings, start: StartingWeights | None, counting: Counting, seed: int
+    train: Source,
+    pipeline: Pipeline,
+    data: DataSettings,
+    start: StartingWeights | None,
+    counting: Counting,
+    seed: int,
 ) -> _Statistics:
-    if bool(data.mean) != bool(data.std) or len(data.mean) not in (0, 3) or len(data.std) not in (0, 3):
+    if (
+        bool(data.mean) != bool(data.std)
+        or len(data.mean) not in (0, 3)
+        or len(data.std) not in (0, 3)
+    ):
         raise UsageError("data.mean and data.std go together, three numbers each")
     if data.mean:
         return data.mean, data.std, "the given statistics"
@@ -175,7 +217,9 @@ def _statistics(
 def _measured(
     train: Source, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> statistics.ChannelStatistics:
-    """Measure the images as they are after the pipeline's prefix: the same numbers whether they are kept or not."""
+    """Measure the images as they are after the pipeline's prefix: the same numbers whether they are
+    kept or not.
+    """
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
     if train.kept is not None:
@@ -188,7 +232,9 @@ def _measured(
     try:
         with counting("measuring", num or len(images)) as on_images:
             workers = data.workers or num_cores()
-            return statistics.measure(images, num=num, seed=seed, workers=workers, on_images=on_images, read=read)
+            return statistics.measure(
+                images, num=num, seed=seed, workers=workers, on_images=on_images, read=read
+            )
     except DataError as error:
         raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
 
@@ -198,7 +244,9 @@ def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tup
     return found.mean, tuple(value if value > 1e-6 else 1.0 for value in found.std)
 
 
-def _training_batches(source: Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+def _training_batches(
+    source: Source, pipeline: Pipeline, settings: Settings, device: torch.device
+) -> Batches:
     data, count = settings.data, len(source.images)
     if data.sampler != "none" and not data.shuffle:
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
@@ -206,7 +254,9 @@ def _training_batches(source: Source, pipeline: Pipeline, settings: Settings, de
         raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
     batch_size = settings.train.batch_size or min(_BATCH_SIZE, count)
     if batch_size > count:
-        raise UsageError(f"--batch-size {batch_size} is larger than the training list ({count} images): lower it")
+        raise UsageError(
+            f"--batch-size {batch_size} is larger than the training list ({count} images): lower it"
+        )
     return Batches(
         source.images,
         pipeline,
@@ -223,10 +273,19 @@ def _training_batches(source: Source, pipeline: Pipeline, settings: Settings, de
     )
 
 
-def _evaluation_batches(source: Source, pipeline: Pipeline, settings: Settings, device: torch.device) -> Batches:
+def _evaluation_batches(
+    source: Source, pipeline: Pipeline, settings: Settings, device: torch.device
+) -> Batches:
     batch_size = 2 * (settings.train.batch_size or _BATCH_SIZE)
     workers = settings.data.workers
-    return Batches(source.images, pipeline, batch_size=batch_size, device=device, workers=workers, kept=source.kept)
+    return Batches(
+        source.images,
+        pipeline,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        kept=source.kept,
+    )
 
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:

@@ -32,7 +32,9 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def prepare_device(device: torch.device, *, deterministic: bool) -> int:
-    """Set thread count, unless the user did, and kernel choice for a run; return the number of torch's threads."""
+    """Set thread count, unless the user did, and kernel choice for a run; return the number of
+    torch's threads.
+    """
     keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_cores())
@@ -40,7 +42,8 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
         if deterministic:
-            # cuBLAS reads it when it is first used; warn_only, because some kernels have no deterministic form.
+            # cuBLAS reads it when it is first used; warn_only, because some kernels have no
+            # deterministic form.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")

@@ -22,4 +22,6 @@ def outputs_of(model: Forward, batch: Batch, dtype: torch.dtype | None = None) -
     """Return the outputs (n, num_outputs) of a batch's images, the mean over the crops of each."""
     with autocast(batch.images.device, dtype):
         outputs = model(batch.images)
-    return outputs if batch.num_crops == 1 else outputs.unflatten(0, (-1, batch.num_crops)).mean(dim=1)
+    return (
+        outputs if batch.num_crops == 1 else outputs.unflatten(0, (-1, batch.num_crops)).mean(dim=1)
+    )

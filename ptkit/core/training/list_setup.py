@@ -21,11 +21,14 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     """Return the training and the validation list, checked against each other.
 
     Raises:
-        DataError: missing or empty lists, labels of other kinds or all alike, or an image that stands in both.
+        DataError: missing or empty lists, labels of other kinds or all alike, or an image that
+            stands in both.
     """
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
-            raise DataError(f"no list {file}: run `ptkit split FOLDER` first, or name another by {flag}")
+            raise DataError(
+                f"no list {file}: run `ptkit split FOLDER` first, or name another by {flag}"
+            )
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
     beside = Path(data.train).parent / "classes.txt"
@@ -33,10 +36,14 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
     if train.label_kind == NUMBERS and valid.num_classes != train.num_classes:
-        raise DataError(f"{valid.file} has {valid.num_classes} numbers an image, {train.file} {train.num_classes}")
+        raise DataError(
+            f"{valid.file} has {valid.num_classes} numbers an image, {train.file}"
+            f" {train.num_classes}"
+        )
     if valid.num_classes > train.num_classes:
         raise DataError(
-            f"{valid.file} has labels up to {valid.num_classes - 1}, the training list {train.num_classes} classes"
+            f"{valid.file} has labels up to {valid.num_classes - 1}, the training list"
+            f" {train.num_classes} classes"
         )
     _check_names(train, data)
     _check_leak(train, valid, data)
@@ -67,7 +74,9 @@ def choose_size(images: ImageList) -> int:
 
 
 def _some_of(images: ImageList) -> list[int]:
-    return np.unique(np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)).tolist()
+    return np.unique(
+        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
+    ).tolist()
 
 
 def _check_variety(train: ImageList) -> None:
@@ -82,8 +91,14 @@ def _check_variety(train: ImageList) -> None:
 def _check_names(train: ImageList, data: DataSettings) -> None:
     """Refuse a validation list beside which other class names stand."""
     beside = Path(data.valid).parent / "classes.txt"
-    if data.classes is None and beside.is_file() and (names := read_classes(beside)) != train.class_names:
-        raise DataError(f"{beside} names other classes ({', '.join(names[:3])}, ...) than the training list's")
+    if (
+        data.classes is None
+        and beside.is_file()
+        and (names := read_classes(beside)) != train.class_names
+    ):
+        raise DataError(
+            f"{beside} names other classes ({', '.join(names[:3])}, ...) than the training list's"
+        )
 
 
 def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:

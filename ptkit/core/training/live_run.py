@@ -17,7 +17,8 @@ from ptkit.core.training.tasks.readings import Reading
 class Run:
     """A run while it lives: its fixed parts, and what the epochs so far have led to.
 
-    reading: how the outputs of the best weights are read. metric: what the best epoch is chosen by, "loss" or a
+    reading: how the outputs of the best weights are read. metric: what the best epoch is chosen by,
+    "loss" or a
     metric of the task. best: epoch, loss and metrics of the best epoch.
     """
 

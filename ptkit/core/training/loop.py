@@ -1,4 +1,6 @@
-"""The training loop: a generator that yields one result an epoch and knows nothing of files, screens or TensorBoard."""
+"""The training loop: a generator that yields one result an epoch and knows nothing of files,
+screens or TensorBoard.
+"""
 
 import functools
 import itertools
@@ -40,8 +42,10 @@ class LoopSettings:
 class EpochResult:
     """One row of the history. Losses are means over images; rates are those of the last step.
 
-    train_accuracy: None where an image has no single right answer: MixUp and CutMix, other labels than one class.
-    valid: the metrics of the task (scoring.METRICS), the main one first. lrs: rate of each parameter group by name.
+    train_accuracy: None where an image has no single right answer: MixUp and CutMix, other labels
+    than one class.
+    valid: the metrics of the task (scoring.METRICS), the main one first. lrs: rate of each
+    parameter group by name.
     unfrozen: names of the groups that began to train in this epoch.
     """
 
@@ -78,9 +82,11 @@ class Progress:
 class Training:
     """All that a run steps.
 
-    prepared: the optimizer, what it does not train, and what is unfrozen later; normalisation layers made of frozen
-    parameters keep their statistics. average: of the weights, which is then evaluated instead of them.
-    forward: from images to outputs, the model or its compiled form. clock: hears which part of a step ends when.
+    prepared: the optimizer, what it does not train, and what is unfrozen later; normalisation
+    layers made of frozen parameters keep their statistics. average: of the weights, which is then
+    evaluated instead of them.
+    forward: from images to outputs, the model or its compiled form. clock: hears which part of a
+    step ends when.
     """
 
     model: nn.Module
@@ -104,7 +110,9 @@ class Training:
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters of the model: collecting them anew each step takes longer than clearing them."""
+        """All parameters of the model: collecting them anew each step takes longer than clearing
+        them.
+        """
         return list(self.model.parameters())
 
     @functools.cached_property
@@ -159,7 +167,9 @@ def fit(
         training.clock.lap("records")
 
 
-def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None) -> Totals:
+def train_epoch(
+    training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None
+) -> Totals:
     """Make one pass over the training images and return its sums; `epoch` counts from 1.
 
     Raises:
@@ -169,7 +179,9 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[Progress], No
     freeze_statistics(training.model, training.prepared.frozen)
     totals = Totals()
     num_steps = -(-len(training.train) // training.settings.accumulate)
-    groups = _grouped(_heard(training.train.epoch(epoch), training.clock), training.settings.accumulate)
+    groups = _grouped(
+        _heard(training.train.epoch(epoch), training.clock), training.settings.accumulate
+    )
     for step, batches in enumerate(groups, start=1):
         training.schedule.set_rates(training.optimizer)
         _step(training, batches, totals)
@@ -190,7 +202,9 @@ def evaluate(
     dtype: torch.dtype | None = None,
     forward: Forward | None = None,
 ) -> Evaluated:
-    """Return mean loss and metrics over a list; every image counts once. forward: what stands for the model's call."""
+    """Return mean loss and metrics over a list; every image counts once. forward: what stands for
+    the model's call.
+    """
     model.eval()
     totals, score = Totals(), SCORES[loss.reading.kind](loss.reading, loss.facts.num_classes)
     with torch.inference_mode():
@@ -248,7 +262,11 @@ def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor,
     """Return the loss of a batch, and `answers` with their `labels` where these can be compared."""
     loss, mixed = training.loss, batch.mixed
     # Every crop of an image is an example with the image's label.
-    labels = batch.labels if batch.num_crops == 1 else batch.labels.repeat_interleave(batch.num_crops, dim=0)
+    labels = (
+        batch.labels
+        if batch.num_crops == 1
+        else batch.labels.repeat_interleave(batch.num_crops, dim=0)
+    )
     if mixed is not None:
         return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share), {}
     value = loss(outputs, labels)
@@ -262,10 +280,17 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     if bad is None:
         return
     step = (
-        (epoch - 1) * -(-len(training.train) // training.settings.accumulate) + bad // training.settings.accumulate + 1
+        (epoch - 1) * -(-len(training.train) // training.settings.accumulate)
+        + bad // training.settings.accumulate
+        + 1
     )
-    values = ((name, p if p.grad is None else _dense(p.grad)) for name, p in training.model.named_parameters())
-    where = next((f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), "")
+    values = (
+        (name, p if p.grad is None else _dense(p.grad))
+        for name, p in training.model.named_parameters()
+    )
+    where = next(
+        (f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), ""
+    )
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
         "try a lower --lr or --set train.clip_grad=1"
@@ -277,7 +302,9 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def _heard(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
-    """Tell the clock when a batch has come; `Batches.when_prepared` told it when there was nothing left to wait for."""
+    """Tell the clock when a batch has come; `Batches.when_prepared` told it when there was nothing
+    left to wait for.
+    """
     for batch in batches:
         clock.lap("copy")
         yield batch

@@ -1,4 +1,6 @@
-"""The model of a run, with fresh, initialised or transferred weights, and the groups of its parameters."""
+"""The model of a run, with fresh, initialised or transferred weights, and the groups of its
+parameters.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,12 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
-from ptkit.core.training.optimization.optimizers import Prepared, build_optimizer, split_rate, usual_lr
+from ptkit.core.training.optimization.optimizers import (
+    Prepared,
+    build_optimizer,
+    split_rate,
+    usual_lr,
+)
 from ptkit.core.training.starting_weights import StartingWeights
 
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
@@ -21,7 +28,9 @@ _FINETUNE_RATE = 0.1
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """module: on its device. call: the resolved call that builds it. report: what was taken from old weights."""
+    """module: on its device. call: the resolved call that builds it. report: what was taken from
+    old weights.
+    """
 
     module: nn.Module
     call: str
@@ -59,10 +68,14 @@ def prepare_model(
         report = transfer(module, start.state_dict, leave_out=leave_out)
     memory_format = torch.channels_last if settings.train.channels_last else torch.contiguous_format
     module = module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    return PreparedModel(module, call, num_outputs, report, _notes(module, call, settings, report, start))
+    return PreparedModel(
+        module, call, num_outputs, report, _notes(module, call, settings, report, start)
+    )
 
 
-def prepare_optimizer(settings: Settings, model: nn.Module, *, num_outputs: int, batch_size: int) -> Prepared:
+def prepare_optimizer(
+    settings: Settings, model: nn.Module, *, num_outputs: int, batch_size: int
+) -> Prepared:
     """Return the optimizer with its groups; the head's rate comes before the user's own lines.
 
     Raises:
@@ -92,12 +105,18 @@ def prepare_optimizer(settings: Settings, model: nn.Module, *, num_outputs: int,
 def _head(model: nn.Module, num_outputs: int) -> str:
     name = find_head(model, num_outputs)
     if not name:
-        raise UsageError("the model is one layer: it has no head apart; use --set optimizer.head_lr=1")
+        raise UsageError(
+            "the model is one layer: it has no head apart; use --set optimizer.head_lr=1"
+        )
     return name
 
 
 def _notes(
-    module: nn.Module, call: str, settings: Settings, report: TransferReport | None, start: StartingWeights | None
+    module: nn.Module,
+    call: str,
+    settings: Settings,
+    report: TransferReport | None,
+    start: StartingWeights | None,
 ) -> tuple[str, ...]:
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]

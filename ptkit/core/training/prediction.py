@@ -21,8 +21,8 @@ _FAR = 1e3
 class Predicted:
     """What a model says about the images of a list, in the list's order.
 
-    values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
-    labels, or the same numbers.
+    values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N,
+    K) for several labels, or the same numbers.
     """
 
     values: npt.NDArray[np.float32]
@@ -42,14 +42,18 @@ def predict_list(
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 
 
-def class_means(model: nn.Module, batches: Batches, *, num_classes: int, dtype: torch.dtype | None = None) -> Tensor:
+def class_means(
+    model: nn.Module, batches: Batches, *, num_classes: int, dtype: torch.dtype | None = None
+) -> Tensor:
     """Return the mean unit-length output of each class (num_classes, D), on the CPU.
 
     A class without images stands far outside the unit sphere: nothing is nearest to it.
     """
     places = F.normalize(_outputs(model, batches, dtype), dim=1)
     labels = torch.from_numpy(batches.images.labels).to(places.device)
-    sums = torch.zeros(num_classes, places.shape[1], device=places.device).index_add_(0, labels, places)
+    sums = torch.zeros(num_classes, places.shape[1], device=places.device).index_add_(
+        0, labels, places
+    )
     counts = torch.bincount(labels, minlength=num_classes)[:, None]
     means = torch.where(counts > 0, sums / counts.clamp_min(1), _FAR)
     return means.cpu()

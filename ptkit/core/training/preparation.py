@@ -57,11 +57,14 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
     loss = _prepare_loss(settings, data).to(device)
     loss.reading = loss.reading.on(device)
     settings = replace(
-        settings, optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer)
+        settings,
+        optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer),
     )
     model = _prepare_fitting_model(settings, data, loss, device, start)
     batch_size = data.train.batch_size
-    prepared = prepare_optimizer(settings, model.module, num_outputs=model.num_outputs, batch_size=batch_size)
+    prepared = prepare_optimizer(
+        settings, model.module, num_outputs=model.num_outputs, batch_size=batch_size
+    )
     schedule = _prepare_schedule(settings, prepared, data, loss)
     train = settings.train
     dtype = choose_dtype(train.precision, device)
@@ -110,14 +113,27 @@ def _compiled(training: Training, watch: Watcher) -> Training:
 
 def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
     asked = settings.loss
-    loss = build_loss(asked.call, facts_of(data.train.images), pairs=asked.pairs, threshold=asked.threshold)
+    loss = build_loss(
+        asked.call, facts_of(data.train.images), pairs=asked.pairs, threshold=asked.threshold
+    )
     if settings.loss.embedding is not None and not loss.compares:
-        raise UsageError("loss.embedding is for losses that compare images with each other, as TripletMarginLoss does")
+        raise UsageError(
+            "loss.embedding is for losses that compare images with each other, as TripletMarginLoss"
+            " does"
+        )
     if loss.compares:
         _check_pairs(data)
-    if data.train.pipeline.mix is not None and (loss.compares or not hasattr(loss.criterion, "reduction")):
-        why = "compares images" if loss.compares else "has no `reduction`, which could give the loss of each image"
-        raise UsageError(f"MixUp and CutMix mix the losses of single images, and this loss {why}: leave them out")
+    if data.train.pipeline.mix is not None and (
+        loss.compares or not hasattr(loss.criterion, "reduction")
+    ):
+        why = (
+            "compares images"
+            if loss.compares
+            else "has no `reduction`, which could give the loss of each image"
+        )
+        raise UsageError(
+            f"MixUp and CutMix mix the losses of single images, and this loss {why}: leave them out"
+        )
     return loss
 
 
@@ -128,18 +144,31 @@ def _check_pairs(data: PreparedData) -> None:
     expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
     if expected < 1:
         raise UsageError(
-            f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class, which is what "
-            "the loss compares: raise --batch-size"
+            f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class,"
+            " which is what the loss compares: raise --batch-size"
         )
 
 
 def _prepare_fitting_model(
-    settings: Settings, data: PreparedData, loss: Loss, device: torch.device, start: StartingWeights | None
+    settings: Settings,
+    data: PreparedData,
+    loss: Loss,
+    device: torch.device,
+    start: StartingWeights | None,
 ) -> PreparedModel:
-    """Build the model and try one batch: transforms that do not fit, and sizes that the model does not take."""
-    num_outputs = (settings.loss.embedding or _EMBEDDING) if loss.compares else len(data.class_names)
+    """Build the model and try one batch: transforms that do not fit, and sizes that the model does
+    not take.
+    """
+    num_outputs = (
+        (settings.loss.embedding or _EMBEDDING) if loss.compares else len(data.class_names)
+    )
     model = prepare_model(
-        settings, class_names=data.class_names, num_outputs=num_outputs, size=data.size, device=device, start=start
+        settings,
+        class_names=data.class_names,
+        num_outputs=num_outputs,
+        size=data.size,
+        device=device,
+        start=start,
     )
     fit_inputs = getattr(model.module, "fit_inputs", None)
     if start is None and callable(fit_inputs):
@@ -157,7 +186,9 @@ def _spread_indices(batches: Batches) -> list[int]:
     return spread(range(len(batches.images)), _FITTED_IMAGES)
 
 
-def _prepare_schedule(settings: Settings, prepared: Prepared, data: PreparedData, loss: Loss) -> Schedule:
+def _prepare_schedule(
+    settings: Settings, prepared: Prepared, data: PreparedData, loss: Loss
+) -> Schedule:
     return build_schedule(
         settings.scheduler.call,
         prepared,
@@ -170,7 +201,9 @@ def _prepare_schedule(settings: Settings, prepared: Prepared, data: PreparedData
     )
 
 
-def _resolved(settings: Settings, data: PreparedData, model: PreparedModel, prepared: Prepared) -> Settings:
+def _resolved(
+    settings: Settings, data: PreparedData, model: PreparedModel, prepared: Prepared
+) -> Settings:
     """Return the settings with all that was chosen written out, so that they repeat this run."""
     weights = settings.model.weights
     # ./ckpt.pkl will point at this run soon; the file that it points at now is meant.
@@ -180,7 +213,9 @@ def _resolved(settings: Settings, data: PreparedData, model: PreparedModel, prep
         settings,
         data=data.settings,
         model=replace(settings.model, call=model.call, weights=weights),
-        loss=replace(settings.loss, call=settings.loss.call or DEFAULTS[data.train.images.label_kind]),
+        loss=replace(
+            settings.loss, call=settings.loss.call or DEFAULTS[data.train.images.label_kind]
+        ),
         optimizer=replace(settings.optimizer, call=prepared.call, lr=prepared.lr),
         train=replace(settings.train, batch_size=data.train.batch_size),
     )
@@ -222,12 +257,17 @@ def _group_notes(prepared: Prepared, settings: Settings) -> Sequence[str]:
     if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
         return []
     groups = prepared.param_groups
-    notes = [f"group {group['name']}: {_tensors(len(group['params']))}, lr {group['lr']:g}" for group in groups]
+    notes = [
+        f"group {group['name']}: {_tensors(len(group['params']))}, lr {group['lr']:g}"
+        for group in groups
+    ]
     waiting = {name for later in prepared.waiting for name, _ in later.parameters}
     frozen = [name for name in prepared.frozen if name not in waiting]
     left = {"frozen": frozen, "excluded": prepared.excluded}
     return notes + [
-        f"{what}: {_tensors(len(names))}, {names[0]} to {names[-1]}" for what, names in left.items() if names
+        f"{what}: {_tensors(len(names))}, {names[0]} to {names[-1]}"
+        for what, names in left.items()
+        if names
     ]
 
 

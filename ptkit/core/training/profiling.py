@@ -75,9 +75,11 @@ class Stopwatch(Clock):
 
 
 class DeviceStopwatch(Stopwatch):
-    """Puts a mark into the device's own queue of work at every lap, and reads its time when the device has passed it.
+    """Puts a mark into the device's own queue of work at every lap, and reads its time when the
+    device has passed it.
 
-    Nothing waits. A device that has run out of work stands still: that time belongs to what it waits for.
+    Nothing waits. A device that has run out of work stands still: that time belongs to what it
+    waits for.
 
     new_mark: queues a mark, which has `query` and `elapsed_time` as torch.cuda.Event does.
     """
@@ -144,28 +146,40 @@ class Profile:
     @property
     def verdict(self) -> str:
         """What limits the speed, in one sentence."""
-        model, data, rest = self.share("forward", "backward"), self.share("data", "copy"), self.share("rest")
+        model, data, rest = (
+            self.share("forward", "backward"),
+            self.share("data", "copy"),
+            self.share("rest"),
+        )
         if data >= _MUCH and self.share("data") >= self.share("copy"):
             return (
-                f"waiting for data takes {data:.0%} of a step: more --workers, data.cache=ram or disk, cheaper "
-                "transforms or smaller images would help"
+                f"waiting for data takes {data:.0%} of a step: more --workers, data.cache=ram or"
+                " disk, cheaper transforms or smaller images would help"
             )
         if data >= _MUCH:
             return f"copying and normalising takes {data:.0%} of a step: smaller images would help"
         if self.share("optimizer") >= _MUCH:
             return (
-                f"the optimizer takes {self.share('optimizer'):.0%} of a step: a larger --batch-size needs fewer steps"
+                f"the optimizer takes {self.share('optimizer'):.0%} of a step: a larger"
+                " --batch-size needs fewer steps"
             )
         if rest >= _MUCH:
-            return f"neither model nor data but what surrounds them takes {rest:.0%} of a step: raise --batch-size"
+            return (
+                f"neither model nor data but what surrounds them takes {rest:.0%} of a step: raise"
+                " --batch-size"
+            )
         return f"the model takes {model:.0%} of a step: the loader is not what limits"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values: seconds and shares of the parts of a step, seconds of what lies between."""
+        """Return plain values: seconds and shares of the parts of a step, seconds of what lies
+        between.
+        """
         return {
             "num_steps": self.num_steps,
             "seconds": sum(self.seconds.values()),
-            "step": {part: {"seconds": self.seconds[part], "share": self.share(part)} for part in STEP},
+            "step": {
+                part: {"seconds": self.seconds[part], "share": self.share(part)} for part in STEP
+            },
             "between": {part: {"seconds": self.seconds[part]} for part in BETWEEN},
             "verdict": self.verdict,
         }

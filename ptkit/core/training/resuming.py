@@ -14,7 +14,8 @@ from ptkit.core.training.loop import Training
 from ptkit.core.training.snapshots import environment
 
 # What may differ from the run that is resumed; anything else would make it another run.
-# Paths may, because what they name is compared by content; the weights that a run started from are not read again.
+# Paths may, because what they name is compared by content; the weights that a run started from are
+# not read again.
 _MAY_CHANGE = {"train.epochs", "train.device", "train.save_every", "train.patience", "data.workers", "data.cache",
                "data.train", "data.valid", "data.classes", "model.weights", "train.profile"}  # fmt: skip
 _EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
@@ -46,7 +47,9 @@ def read_saved_state(folder: Path) -> SavedState:
     if not (folder / "config.toml").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.toml")
     if not (folder / "last.pkl").is_file():
-        raise UsageError(f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl")
+        raise UsageError(
+            f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl"
+        )
     checkpoint = read_checkpoint(folder / "last.pkl")
     if "train" not in checkpoint:
         raise CheckpointError(f"{folder / 'last.pkl'} holds no training state")
@@ -60,7 +63,10 @@ def check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) -
         UsageError: they differ; the message has each difference.
     """
     # A run of an earlier version lacks the settings that came later: it ran with their defaults.
-    before = {section: {**values, **saved.get(section, {})} for section, values in to_layer(Settings()).items()}
+    before = {
+        section: {**values, **saved.get(section, {})}
+        for section, values in to_layer(Settings()).items()
+    }
     differences = [
         f"{section}.{key} is {_shown(value)}, was {_shown(before[section][key])}"
         for section, values in to_layer(settings).items()
@@ -84,7 +90,9 @@ def restore(saved: SavedState, run: Run) -> str:
     _check_same_data(saved, run)
     check_same_run(checkpoint["config"], run.settings)
     if saved.epoch >= training.settings.epochs:
-        raise UsageError(f"{saved.folder} is done ({saved.epoch} epochs): ask for more with --epochs")
+        raise UsageError(
+            f"{saved.folder} is done ({saved.epoch} epochs): ask for more with --epochs"
+        )
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
         training.prepared.unfreeze(saved.epoch)
@@ -95,27 +103,38 @@ def restore(saved: SavedState, run: Run) -> str:
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
+        ) from error
     here, there = environment(run), checkpoint.get("env", {})
     changed = [key for key in _EXACT_KEYS if here[key] != there.get(key)]
     if is_longer:
         changed.append("epochs, and so the schedule")
-    return f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+    return (
+        f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+    )
 
 
 def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
-    """Give the model the weights that the optimizer steps, and the average those that were evaluated."""
+    """Give the model the weights that the optimizer steps, and the average those that were
+    evaluated.
+    """
     evaluated, state = checkpoint["state_dict"], checkpoint["train"]
     load_state_dict(training.model, state.get("raw_state_dict", evaluated))
     if training.average is not None:
         names = training.average.state_dict()["averages"]
         averages = {name: evaluated[name] for name in names}
-        training.average.load_state_dict({"num_updates": state["num_averaged"], "averages": averages})
+        training.average.load_state_dict(
+            {"num_updates": state["num_averaged"], "averages": averages}
+        )
 
 
 def _check_same_data(saved: SavedState, run: Run) -> None:
     data = saved.checkpoint["data"]
-    for images, key in ((run.training.train.images, "list_sha256"), (run.training.valid.images, "valid_sha256")):
+    for images, key in (
+        (run.training.train.images, "list_sha256"),
+        (run.training.valid.images, "valid_sha256"),
+    ):
         if data[key] != images.sha256:
             raise DataError(f"{images.file} is not the list that {saved.folder} was trained with")
     if saved.checkpoint["classes"] != list(run.data.class_names):

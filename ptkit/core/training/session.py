@@ -34,7 +34,8 @@ from ptkit.core.training.watching import Watcher
 class RunResult:
     """Where a run is and how well it did.
 
-    best: epoch, loss and metrics of the best epoch, the main one first. profile: with train.profile.
+    best: epoch, loss and metrics of the best epoch, the main one first. profile: with
+    train.profile.
     """
 
     run: Path
@@ -121,12 +122,16 @@ def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
     current.best = dict(saved.best)
     current.reading = read_task(read_checkpoint(current.checkpoint)["task"])
     current.epochs_without_better = saved.checkpoint["train"]["epochs_without_better"]
-    write_atomically(saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode())
+    write_atomically(
+        saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode()
+    )
     current.events = open_events(saved.folder, current.settings.log, up_to_epoch=saved.epoch)
     watch.say(f"going on with {saved.folder} after epoch {saved.epoch}: {how_exact}")
 
 
-def _train_or_tell(current: Run, saved: SavedState | None, watch: Watcher, link: Path | None) -> None:
+def _train_or_tell(
+    current: Run, saved: SavedState | None, watch: Watcher, link: Path | None
+) -> None:
     """Train; say of a failure what is left of the run."""
     try:
         _train(current, saved, watch, link)
@@ -134,7 +139,8 @@ def _train_or_tell(current: Run, saved: SavedState | None, watch: Watcher, link:
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"out of memory: lower --batch-size (and raise train.accumulate as much); {_what_is_left(current)}"
+            "out of memory: lower --batch-size (and raise train.accumulate as much);"
+            f" {_what_is_left(current)}"
         ) from error
 
 
@@ -158,7 +164,9 @@ def _train(current: Run, saved: SavedState | None, watch: Watcher, link: Path | 
             if result.epoch < settings.epochs:
                 _stop_if_asked(flag, current)
             if settings.patience is not None and current.epochs_without_better >= settings.patience:
-                watch.say(f"stopped early: no better {current.metric} for {settings.patience} epochs")
+                watch.say(
+                    f"stopped early: no better {current.metric} for {settings.patience} epochs"
+                )
                 break
 
 
@@ -166,7 +174,8 @@ def _record(current: Run, result: EpochResult) -> bool:
     """Write one epoch down: checkpoints first, then the logs; return whether it is the best so far."""
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
-            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a lower --lr"
+            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a"
+            " lower --lr"
         )
     found = {"epoch": result.epoch, "loss": result.valid_loss, **result.valid}
     is_best = current.best is None or _score(found, current) > _score(current.best, current)
@@ -179,7 +188,8 @@ def _record(current: Run, result: EpochResult) -> bool:
     if is_best:
         current.reading = _reading_now(current)
         save_checkpoint(current.checkpoint, checkpoint_of(current, current.reading, kind="best"))
-    # Before the state to resume from, which cuts it back: after it, a kill in between would leave a gap.
+    # Before the state to resume from, which cuts it back: after it, a kill in between would leave a
+    # gap.
     current.events.epoch(result, current.training.model)
     train = current.settings.train
     if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
@@ -197,12 +207,17 @@ def _written_profile(current: Run) -> Profile | None:
 
 
 def _reading_now(current: Run) -> Reading:
-    """Return how the outputs of the weights as they are now are read: an embedding by the places of the classes."""
+    """Return how the outputs of the weights as they are now are read: an embedding by the places of
+    the classes.
+    """
     training, loss = current.training, current.training.loss
     if not loss.compares:
         return loss.reading
     means = class_means(
-        training.model, current.data.reference, num_classes=loss.facts.num_classes, dtype=training.settings.dtype
+        training.model,
+        current.data.reference,
+        num_classes=loss.facts.num_classes,
+        dtype=training.settings.dtype,
     )
     return replace(loss.reading, class_means=means)
 
@@ -222,7 +237,10 @@ def _stop_if_asked(flag: StopFlag, current: Run) -> None:
     if flag.signal_number is None:
         return
     if current.saved_epoch:
-        message = f"interrupted; {current.folder} is saved up to epoch {current.saved_epoch}; go on with: "
+        message = (
+            f"interrupted; {current.folder} is saved up to epoch {current.saved_epoch}; go on"
+            " with: "
+        )
         message += f"ptkit train --resume {current.folder}"
     else:
         message = "interrupted before the first epoch was saved; nothing can be resumed"

@@ -12,7 +12,8 @@ from ptkit.core.training.tasks.readings import Reading
 
 
 def checkpoint_of(run: Run, reading: Reading, *, kind: str) -> dict[str, Any]:
-    """Return the contents of ckpt.pkl: the weights that are evaluated now, and all that is needed to use them.
+    """Return the contents of ckpt.pkl: the weights that are evaluated now, and all that is needed
+    to use them.
 
     reading: of these weights. kind: "best" or "last".
     """
@@ -44,13 +45,16 @@ def checkpoint_of(run: Run, reading: Reading, *, kind: str) -> dict[str, Any]:
 
 
 def last_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the contents of last.pkl: the same after the last epoch, and what training needs to go on."""
+    """Return the contents of last.pkl: the same after the last epoch, and what training needs to go
+    on.
+    """
     training = run.training
     # An embedding's places of the classes belong to the best weights.
     contents = checkpoint_of(run, training.loss.reading, kind="last")
     raw: dict[str, Any] = {}
     if training.average is not None:
-        # While the average stands in the model, the weights that the optimizer steps stand in its place.
+        # While the average stands in the model, the weights that the optimizer steps stand in its
+        # place.
         state = training.average.state_dict()
         raw = {
             "raw_state_dict": contents["state_dict"] | state["averages"],

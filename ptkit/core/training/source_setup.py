@@ -24,9 +24,11 @@ MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 
 @dataclass(frozen=True)
 class Source:
-    """One list without the images that cannot be read, its decoded images if they are kept, and where they are.
+    """One list without the images that cannot be read, its decoded images if they are kept, and
+    where they are.
 
-    skipped: reasons for images that were left out. reason: why the images are not kept, where nobody asked for that.
+    skipped: reasons for images that were left out. reason: why the images are not kept, where
+    nobody asked for that.
     """
 
     images: ImageList
@@ -36,15 +38,20 @@ class Source:
     skipped: tuple[str, ...] = ()
 
 
-def load_source(images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting) -> Source:
-    """Keep the decoded images of a list where the settings, the memory and the disk say; deal with unreadable ones.
+def load_source(
+    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+) -> Source:
+    """Keep the decoded images of a list where the settings, the memory and the disk say; deal with
+    unreadable ones.
 
     Raises:
         DataError: images that cannot be read, with data.on_bad=stop.
         UsageError, StorageError: no room in memory, or on the disk, for what was asked for.
     """
     data = settings.data
-    choose = {"off": _nothing, "ram": _in_memory, "disk": _on_disk, "auto": _wherever_it_fits}[data.cache]
+    choose = {"off": _nothing, "ram": _in_memory, "disk": _on_disk, "auto": _wherever_it_fits}[
+        data.cache
+    ]
     source = choose(images, pipeline, settings, counting)
     if source.kept is not None:
         return _without_bad(source, source.kept.bad, data)
@@ -60,27 +67,34 @@ def where_note(train: Source, valid: Source) -> str:
     if (train.where, train.reason) == (valid.where, valid.reason):
         return _place_note(train, _nbytes(train) + _nbytes(valid))
     return (
-        f"training images {_place_note(train, _nbytes(train))}, validation images {_place_note(valid, _nbytes(valid))}"
+        f"training images {_place_note(train, _nbytes(train))}, validation images"
+        f" {_place_note(valid, _nbytes(valid))}"
     )
 
 
-def _nothing(images: ImageList, _pipeline: Pipeline, _settings: Settings, _counting: Counting) -> Source:
+def _nothing(
+    images: ImageList, _pipeline: Pipeline, _settings: Settings, _counting: Counting
+) -> Source:
     return Source(images, None, NOWHERE)
 
 
-def _in_memory(images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting) -> Source:
+def _in_memory(
+    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+) -> Source:
     needed, free = decoded_bytes(images, pipeline), free_bytes()
     if needed > free:
         raise UsageError(
-            f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and {amount(free)} of "
-            "memory are free; pass --set data.cache=disk, or auto"
+            f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
+            f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
         )
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
         kept = decode_all(images, pipeline, workers=settings.data.workers, on_images=on_images)
     return Source(images, kept, MEMORY)
 
 
-def _on_disk(images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting) -> Source:
+def _on_disk(
+    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+) -> Source:
     workers = settings.data.workers
     key = key_of(images, pipeline, workers=workers)
     kept = open_kept(images, key=key)
@@ -94,7 +108,9 @@ def _on_disk(images: ImageList, pipeline: Pipeline, settings: Settings, counting
     return Source(images, kept, DISK)
 
 
-def _wherever_it_fits(images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting) -> Source:
+def _wherever_it_fits(
+    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+) -> Source:
     """Keep the images in memory, or else on disk, where they take less than half of what is free."""
     is_once = settings.train.epochs == 1
     if is_once and pipeline.prefix_size is None:
@@ -112,7 +128,9 @@ def _wherever_it_fits(images: ImageList, pipeline: Pipeline, settings: Settings,
         return _on_disk(images, pipeline, settings, counting)
     except StorageError as error:
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
-        return Source(images, None, NOWHERE, f"{shown(cache_folder())} cannot be written: {reason or error}")
+        return Source(
+            images, None, NOWHERE, f"{shown(cache_folder())} cannot be written: {reason or error}"
+        )
 
 
 def _without_bad(source: Source, bad: Bad, data: DataSettings) -> Source:

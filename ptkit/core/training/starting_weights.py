@@ -16,7 +16,8 @@ from ptkit.core.models.pretrained import is_torchvision_model, pretrained_weight
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """Weights and what came with them; call, size, mean, std and class_names are None where nothing did.
+    """Weights and what came with them; call, size, mean, std and class_names are None where nothing
+    did.
 
     is_whitened: whether they were trained on whitened images.
     """
@@ -47,7 +48,9 @@ def find_weights(text: str, *, model: str | None) -> StartingWeights:
     looks_like_path = os.sep in text or text.endswith((".pkl", ".pt", ".pth", ".safetensors"))
     if looks_like_path or not is_torchvision_model(text):
         hint = "" if looks_like_path else nearest(text, torchvision_models.names())
-        raise CheckpointError(f"no weights {text}: neither a file or run folder here nor a torchvision model{hint}")
+        raise CheckpointError(
+            f"no weights {text}: neither a file or run folder here nor a torchvision model{hint}"
+        )
     found = pretrained_weights(text)
     return StartingWeights(
         found.state_dict,
@@ -64,12 +67,16 @@ def _from_file(path: Path, model: str | None) -> StartingWeights:
     weights = read_weights(path)
     if weights.checkpoint is None:
         if model is None:
-            raise UsageError(f"{path} holds bare weights: say which model they are for with --model NAME")
+            raise UsageError(
+                f"{path} holds bare weights: say which model they are for with --model NAME"
+            )
         return StartingWeights(weights.state_dict, str(path), notes=weights.notes)
     checkpoint = weights.checkpoint
     if model is None:
         refuse_user_code(
-            parse(checkpoint["model"]["call"]), where="the checkpoint's model", remedy="name it again with --model"
+            parse(checkpoint["model"]["call"]),
+            where="the checkpoint's model",
+            remedy="name it again with --model",
         )
     pipeline = checkpoint["pipeline"]
     return StartingWeights(

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# On a GPU reading a number waits for all work queued, on a CPU it costs as much as a small layer: many at a time.
+# On a GPU reading a number waits for all work queued, on a CPU it costs as much as a small layer:
+# many at a time.
 # A loss that became NaN on a GPU is noticed within so many batches.
 _MANY = 50
 
 
 class Totals:
-    """Sums of an epoch. New batches wait on the device as they are; reading the sums waits for the device.
+    """Sums of an epoch. New batches wait on the device as they are; reading the sums waits for the
+    device.
 
-    num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first batch whose loss
+    num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first
+    batch whose loss
     was NaN or infinite.
     """
 
@@ -28,9 +31,16 @@ class Totals:
         self.first_bad: int | None = None
 
     def add(
-        self, loss: Tensor, num_images: int, *, answers: Tensor | None = None, labels: Tensor | None = None
+        self,
+        loss: Tensor,
+        num_images: int,
+        *,
+        answers: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
-        """Add one batch; loss is its mean, answers and labels are classes (n * num_crops,), to be compared."""
+        """Add one batch; loss is its mean, answers and labels are classes (n * num_crops,), to be
+        compared.
+        """
         self._losses.append(loss.detach())
         self._sizes.append(num_images)
         if answers is not None and labels is not None:
@@ -38,7 +48,9 @@ class Totals:
             self._labels.append(labels)
 
     def is_due(self) -> bool:
-        """Whether to read now: many batches wait, or the last loss is bad, where looking at it waits for nothing."""
+        """Whether to read now: many batches wait, or the last loss is bad, where looking at it
+        waits for nothing.
+        """
         last = self._losses[-1]
         return len(self._losses) >= _MANY or (last.is_cpu and not math.isfinite(last.item()))
 

@@ -15,11 +15,13 @@ T = TypeVar("T")
 Values = tuple[Tensor | npt.NDArray[Any], ...]
 
 
-def copied(items: Iterable[tuple[T, Values]], device: torch.device) -> Iterator[tuple[T, tuple[Tensor, ...]]]:
+def copied(
+    items: Iterable[tuple[T, Values]], device: torch.device
+) -> Iterator[tuple[T, tuple[Tensor, ...]]]:
     """Yield each item with its tensors and arrays on a device.
 
-    On CUDA the next item is on its way, in a stream of its own, before one is yielded: it arrives while the model works
-    on the one before.
+    On CUDA the next item is on its way, in a stream of its own, before one is yielded: it arrives
+    while the model works on the one before.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     under_way: deque[tuple[T, _Copy]] = deque()

@@ -4,7 +4,8 @@ import struct
 
 Size = tuple[int, int]
 
-# Markers that begin a frame and so hold its size (ITU-T T.81, table B.1); without DHT, JPG and DAC among them.
+# Markers that begin a frame and so hold its size (ITU-T T.81, table B.1); without DHT, JPG and DAC
+# among them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1, _START_OF_SCAN, _ORIENTATION = 0xE1, 0xDA, 0x0112
 # EXIF orientations that turn rows into columns.
@@ -12,7 +13,9 @@ _TURNED = (5, 6, 7, 8)
 
 
 def jpeg_size(data: bytes) -> Size | None:
-    """Return (height, width) of the image turned upright; None if this is no JPEG or its header is damaged."""
+    """Return (height, width) of the image turned upright; None if this is no JPEG or its header is
+    damaged.
+    """
     if data[:2] != b"\xff\xd8":
         return None
     at, is_turned = 2, False

@@ -1,7 +1,8 @@
-"""Batches of decoded images of one size, several at once: on the training device itself, or in memory for a CPU.
+"""Batches of decoded images of one size, several at once: on the training device itself, or in
+memory for a CPU.
 
-A batch of small images takes so little work that what matters is how many calls and copies it takes. The batches are
-those that any other way would give.
+A batch of small images takes so little work that what matters is how many calls and copies it
+takes. The batches are those that any other way would give.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,8 @@ Indices = npt.NDArray[np.int64]
 # Indices into the images and the draws of each, (n,) and (n, num_draws).
 Wanted = tuple[Indices, Draws]
 
-# How many batches are copied to a GPU's indices and draws at once; and how many bytes of pixels are augmented at once
-# on a CPU, where they should stay in a core's cache.
+# How many batches are copied to a GPU's indices and draws at once; and how many bytes of pixels are
+# augmented at once on a CPU, where they should stay in a core's cache.
 _BATCHES_AT_ONCE = 8
 _BYTES_AT_ONCE = 1 << 19
 _BYTES_MOVED_AT_ONCE = 64 << 20
@@ -33,7 +34,8 @@ _BYTES_MOVED_AT_ONCE = 64 << 20
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Images of one size with their labels, in memory or in a mapped file, and the plan that makes batches of them.
+    """Images of one size with their labels, in memory or in a mapped file, and the plan that makes
+    batches of them.
 
     pixels: uint8 (N, H, W, 3). labels: (N, ...).
     """
@@ -43,22 +45,28 @@ class InMemory:
     pipeline: Pipeline
 
     def batches(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images float32 (n * num_crops, 3, H, W), channels last, and labels (n, ...), in the order wanted.
+        """Yield images float32 (n * num_crops, 3, H, W), channels last, and labels (n, ...), in the
+        order wanted.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
         for several in self._together(iter(wanted)):
-            indices, draws = several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
+            indices, draws = (
+                several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
+            )
             pixels = torch.from_numpy(self.pipeline.together(self.pixels[indices], draws))
             labels = torch.from_numpy(self.labels[indices])
             counts = [len(some) for some, _ in several]
-            # A matrix times a batch may round as the size of the batch says, so the tail gets batches as wanted.
+            # A matrix times a batch may round as the size of the batch says, so the tail gets
+            # batches as wanted.
             if not self.pipeline.tail:
                 pixels = self.pipeline.finish(pixels, draws)
             # The tail may have the crops still to come.
             crops = len(pixels) // len(indices)
-            parts = zip(several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True)
+            parts = zip(
+                several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True
+            )
             for (_, own), images, some in parts:
                 yield self.pipeline.finish(images, own) if self.pipeline.tail else images, some
 
@@ -70,13 +78,16 @@ class InMemory:
 
 
 def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
-    """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth of its work."""
+    """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth
+    of its work.
+    """
     return [tensor] if len(counts) == 1 else tensor.split([count * each for count in counts])
 
 
 @dataclass(frozen=True, eq=False)
 class OnDevice:
-    """Images of one size with their labels, on a device, and the plan that makes batches of them there.
+    """Images of one size with their labels, on a device, and the plan that makes batches of them
+    there.
 
     Only indices and draws are copied, for several batches at a time, and nothing waits.
 
@@ -111,7 +122,8 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
-    """Say whether images are better off on the device: they leave it three quarters free, and all steps run there.
+    """Say whether images are better off on the device: they leave it three quarters free, and all
+    steps run there.
 
     pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
@@ -119,7 +131,9 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
     return pixels.ndim == 4 and runs_there and pixels.nbytes <= free // 4
 
 
-def move(pixels: Pixels, labels: npt.NDArray[Any], pipeline: Pipeline, *, device: torch.device) -> OnDevice:
+def move(
+    pixels: Pixels, labels: npt.NDArray[Any], pipeline: Pipeline, *, device: torch.device
+) -> OnDevice:
     """Copy images (N, H, W, 3) to a device, a part at a time: they may be mapped from a file."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     for part in _parts(pixels):

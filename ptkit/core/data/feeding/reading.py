@@ -19,7 +19,8 @@ Content = bytes | PtkitError
 # They wait and need no core: of a disk that answers after 10 ms they get 3,200 files a second.
 NUM_READERS = 32
 _BYTES_AHEAD = 128 << 20
-# Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small files: handing
+# Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
+# files: handing
 # over costs more than reading.
 _SLOW = 4e-4
 _NUM_PROBED = 2
@@ -41,12 +42,17 @@ class Reading:
 
     def start(self, readers: ThreadPoolExecutor) -> None:
         """Read in other threads."""
-        parts = (self._indices[k : k + _FILES_AT_ONCE] for k in range(0, len(self._indices), _FILES_AT_ONCE))
+        parts = (
+            self._indices[k : k + _FILES_AT_ONCE]
+            for k in range(0, len(self._indices), _FILES_AT_ONCE)
+        )
         self._futures = [readers.submit(self._pace.read, self._images, part) for part in parts]
 
 
 def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
-    """Return (height, width) of some images from their headers, None for what cannot be read; many at a time."""
+    """Return (height, width) of some images from their headers, None for what cannot be read; many
+    at a time.
+    """
 
     def size(index: int) -> Size | None:
         try:
@@ -69,11 +75,15 @@ def checked(content: Content) -> bytes:
     return content
 
 
-def read_ahead(images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]) -> Iterator[tuple[T, Reading]]:
-    """Yield each group, named by anything and of some indices into the list, with the reading of its files.
+def read_ahead(
+    images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]
+) -> Iterator[tuple[T, Reading]]:
+    """Yield each group, named by anything and of some indices into the list, with the reading of
+    its files.
 
-    While files come at once, whoever wants their contents reads them. When they let one wait, many readers fetch what
-    follows, 128 MiB of it and at least one group, as long as this iterator lives.
+    While files come at once, whoever wants their contents reads them. When they let one wait, many
+    readers fetch what follows, 128 MiB of it and at least one group, as long as this iterator
+    lives.
     """
     pace, remaining = _Pace(), iter(groups)
     waiting: deque[tuple[T, Reading, int]] = deque()
@@ -117,7 +127,9 @@ class _Pace:
         self.is_slow = False
 
     def has_room(self, num_waiting: int) -> bool:
-        """Say whether to ask for more files than these; a slow start, as the first say little of the others."""
+        """Say whether to ask for more files than these; a slow start, as the first say little of
+        the others.
+        """
         by_bytes = _BYTES_AHEAD * self._num_read / self._num_bytes if self._num_bytes else math.inf
         return num_waiting < min(by_bytes, NUM_READERS * _FILES_AT_ONCE + 2 * self._num_read)
 

@@ -1,6 +1,8 @@
-"""Images to batches in threads: each thread decodes some images of a batch into the batch's own memory.
+"""Images to batches in threads: each thread decodes some images of a batch into the batch's own
+memory.
 
-The decoder and torch's kernels release the interpreter lock, so threads keep every core at work, and nothing is
+The decoder and torch's kernels release the interpreter lock, so threads keep every core at work,
+and nothing is
 copied from one process to another.
 """
 
@@ -30,7 +32,8 @@ from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 
 Indices = npt.NDArray[np.int64]
 
-# What a thread gets of a batch at a time, once it is decoded: so little that all threads end together.
+# What a thread gets of a batch at a time, once it is decoded: so little that all threads end
+# together.
 _BYTES_A_PART = 1 << 19
 
 
@@ -53,8 +56,8 @@ class Source:
     """Where the images of a batch come from; a copy of it runs in each worker process.
 
     reduced_decode: JPEGs are decoded smaller where what is cut out of them is made smaller anyway.
-    finishes: images come as the model takes them, normalised in the threads too: on a CPU, where nothing is left to do
-        for a batch as a whole.
+    finishes: images come as the model takes them, normalised in the threads too: on a CPU, where
+        nothing is left to do for a batch as a whole.
     """
 
     images: ImageList
@@ -65,7 +68,9 @@ class Source:
 
     @property
     def is_whole(self) -> bool:
-        """Whether batches are cut out of kept images of one size, and no image is worked on by itself."""
+        """Whether batches are cut out of kept images of one size, and no image is worked on by
+        itself.
+        """
         return self.kept is not None and self.kept.size is not None and not self.pipeline.middle
 
     def prepared(self, plan: Plan, contents: Sequence[Content] | None = None) -> Pixels | Tensor:
@@ -76,7 +81,9 @@ class Source:
         batch = self._unfinished(plan, contents)
         if not self.finishes:
             return batch
-        return self.pipeline.finish(batch if isinstance(batch, Tensor) else torch.from_numpy(batch), plan.draws)
+        return self.pipeline.finish(
+            batch if isinstance(batch, Tensor) else torch.from_numpy(batch), plan.draws
+        )
 
     def _unfinished(self, plan: Plan, contents: Sequence[Content] | None) -> Pixels | Tensor:
         if self.is_whole:
@@ -84,7 +91,9 @@ class Source:
             return self.pipeline.together(self.kept.gathered(plan.indices), plan.draws)
         read = contents if contents is not None else [None] * len(plan.indices)
         triples = zip(plan.indices.tolist(), plan.draws, read, strict=True)
-        batch = self.pipeline.stacked([self._image(index, row, content) for index, row, content in triples])
+        batch = self.pipeline.stacked(
+            [self._image(index, row, content) for index, row, content in triples]
+        )
         return batch if isinstance(batch, Tensor) else self.pipeline.together(batch, plan.draws)
 
     def _image(self, index: int, draws: Draws, content: Content | None) -> Tensor:
@@ -103,15 +112,24 @@ class Source:
         reduction = self.pipeline.reduction(size, draws)
         pixels = decoder.decode_reduced(data, reduction.times) if reduction.times > 1 else None
         # A header that others read in another way must not move the crop.
-        if pixels is None or pixels.shape[:2] != tuple(-(-side // reduction.times) for side in size):
+        if pixels is None or pixels.shape[:2] != tuple(
+            -(-side // reduction.times) for side in size
+        ):
             return None
         return pixels, reduction
 
 
 def in_threads(
-    source: Source, plans: Iterable[Plan], *, pool: ThreadPoolExecutor, workers: int, ahead: int, pinned: bool
+    source: Source,
+    plans: Iterable[Plan],
+    *,
+    pool: ThreadPoolExecutor,
+    workers: int,
+    ahead: int,
+    pinned: bool,
 ) -> Iterator[Prepared]:
-    """Yield batches that the `workers` threads of a pool prepare, so many batches ahead of the one that is asked for.
+    """Yield batches that the `workers` threads of a pool prepare, so many batches ahead of the one
+    that is asked for.
 
     Their files may be read further ahead. pinned: in memory that a GPU copies from by itself.
     """
@@ -132,27 +150,35 @@ def in_threads(
                 future.cancel()
 
 
-def _with_readings(source: Source, parts: "Iterator[_Part]") -> "Generator[tuple[_Part, Reading | None]]":
+def _with_readings(
+    source: Source, parts: "Iterator[_Part]"
+) -> "Generator[tuple[_Part, Reading | None]]":
     if source.kept is None:
         yield from read_ahead(source.images, ((part, part.plan.indices.tolist()) for part in parts))
     else:
         yield from ((part, None) for part in parts)
 
 
-def _parts(source: Source, plans: Iterable[Plan], *, workers: int, pinned: bool) -> "Iterator[_Part]":
+def _parts(
+    source: Source, plans: Iterable[Plan], *, workers: int, pinned: bool
+) -> "Iterator[_Part]":
     """Divide each batch into parts of a few images, at least two for each thread."""
     size = source.kept.size if source.is_whole and source.kept is not None else source.pipeline.size
     least = 1 if source.is_whole else 2 * workers
     for plan in plans:
         count, batch = len(plan.indices), _Batch(plan, pinned)
-        num_parts = min(max(math.ceil(count * math.prod(size or (1, 1)) * 3 / _BYTES_A_PART), least), count)
+        num_parts = min(
+            max(math.ceil(count * math.prod(size or (1, 1)) * 3 / _BYTES_A_PART), least), count
+        )
         ends = np.linspace(0, count, num_parts + 1).astype(int).tolist()
         yield from (_Part(batch, start, plan.part(start, end)) for start, end in pairwise(ends))
 
 
 @dataclass(eq=False)
 class _Batch:
-    """A batch in preparation: its memory, as soon as the size of the images is known, and the work on its parts."""
+    """A batch in preparation: its memory, as soon as the size of the images is known, and the work
+    on its parts.
+    """
 
     plan: Plan
     pinned: bool
@@ -161,14 +187,19 @@ class _Batch:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, part: Tensor, *, start: int, count: int) -> None:
-        """Copy what `count` images from the `start`-th became to where it belongs, unless the sizes do not agree."""
+        """Copy what `count` images from the `start`-th became to where it belongs, unless the sizes
+        do not agree.
+        """
         crops = len(part) // count
         with self.lock:
             if self.memory is None:
                 shape = (len(self.plan.indices) * crops, *part.shape[1:])
-                # Of pinned memory torch keeps what was used, and gives it out again after the copies from it ended.
+                # Of pinned memory torch keeps what was used, and gives it out again after the
+                # copies from it ended.
                 form = torch.channels_last if part.is_floating_point() else torch.contiguous_format
-                self.memory = torch.empty(shape, dtype=part.dtype, pin_memory=self.pinned, memory_format=form)
+                self.memory = torch.empty(
+                    shape, dtype=part.dtype, pin_memory=self.pinned, memory_format=form
+                )
         if self.memory.shape[1:] == part.shape[1:]:
             self.memory[start * crops : (start + count) * crops] = part
 

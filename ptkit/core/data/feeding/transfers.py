@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Copy to a device; on CUDA from pinned memory and without waiting. On a CPU it is the same memory."""
+    """Copy to a device; on CUDA from pinned memory and without waiting. On a CPU it is the same
+    memory.
+    """
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)
@@ -18,7 +20,9 @@ def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
 
 
 def constant(values: Any, device: torch.device, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return numbers as a tensor (n,) that is copied to the device once in a run; it must not be changed."""
+    """Return numbers as a tensor (n,) that is copied to the device once in a run; it must not be
+    changed.
+    """
     return _constant(tuple(np.ravel(values).tolist()), device, dtype)
 
 

@@ -1,4 +1,6 @@
-"""Batches from torch's DataLoader: transforms that draw from global generators cannot share a process."""
+"""Batches from torch's DataLoader: transforms that draw from global generators cannot share a
+process.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +21,12 @@ class WorkerProcesses:
     """
 
     def __init__(
-        self, source: Source, plans: Callable[[int], Iterator[Plan]], *, num_batches: int, workers: int
+        self,
+        source: Source,
+        plans: Callable[[int], Iterator[Plan]],
+        *,
+        num_batches: int,
+        workers: int,
     ) -> None:
         self._source, self._workers = source, workers
         self._requests = _Requests(plans, num_batches)
@@ -61,7 +68,9 @@ class WorkerProcesses:
 
 
 class _Requests:
-    """What DataLoader takes as its batch sampler: whole batches with their draws, for the epoch set last."""
+    """What DataLoader takes as its batch sampler: whole batches with their draws, for the epoch set
+    last.
+    """
 
     def __init__(self, plans: Callable[[int], Iterator[Plan]], num_batches: int) -> None:
         self.plans, self.num_batches, self.epoch = plans, num_batches, 0
@@ -80,7 +89,9 @@ class _InWorkers(Dataset[Any]):
     source: Source
 
     def __getitems__(self, plan: Plan) -> Prepared | PtkitError:
-        """Return the batch, or the error: DataLoader would put a traceback into the message of one that is raised."""
+        """Return the batch, or the error: DataLoader would put a traceback into the message of one
+        that is raised.
+        """
         try:
             return plan, self.source.prepared(plan)
         except PtkitError as error:

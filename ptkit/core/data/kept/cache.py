@@ -1,4 +1,6 @@
-"""Images decoded once and kept, in memory or on disk, and the passes that find the ones that cannot be read."""
+"""Images decoded once and kept, in memory or on disk, and the passes that find the ones that cannot
+be read.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -32,9 +34,11 @@ _NUM_HEADERS = 256
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where images of different sizes lie: image k is sizes[k] pixels from starts[k] of blocks[block_of[k]].
+    """Where images of different sizes lie: image k is sizes[k] pixels from starts[k] of
+    blocks[block_of[k]].
 
-    blocks: uint8, flat. block_of: int32 (N,). starts: int64 (N,). sizes: int32 (N, 2), height and width.
+    blocks: uint8, flat. block_of: int32 (N,). starts: int64 (N,). sizes: int32 (N, 2), height and
+    width.
     """
 
     blocks: tuple[Pixels, ...]
@@ -45,10 +49,13 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The readable images of a list, decoded once: uint8 RGB after the prefix of a pipeline, in the list's order.
+    """The readable images of a list, decoded once: uint8 RGB after the prefix of a pipeline, in the
+    list's order.
 
-    pixels: (N, H, W, 3) where all have one size; else empty, and the images lie where `places` says.
-    bad: (index in the list, reason) of every image that could not be read; image k here is the k-th of the others.
+    pixels: (N, H, W, 3) where all have one size; else empty, and the images lie where `places`
+    says.
+    bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
+    of the others.
     origin: the file that the pixels are mapped from; None in memory.
     """
 
@@ -77,7 +84,10 @@ class Kept:
         if self.places is None:
             return self.pixels[index]
         height, width = self.places.sizes[index].tolist()
-        start, block = int(self.places.starts[index]), self.places.blocks[self.places.block_of[index]]
+        start, block = (
+            int(self.places.starts[index]),
+            self.places.blocks[self.places.block_of[index]],
+        )
         return block[start : start + height * width * 3].reshape(height, width, 3)
 
     def gathered(self, indices: Indices | list[int]) -> Pixels:
@@ -88,7 +98,10 @@ class Kept:
     def stacks(self, indices: Indices) -> Iterator[Pixels]:
         """Yield some images, in that order, as stacks (n, H, W, 3)."""
         if self.places is None:
-            yield from (self.gathered(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK))
+            yield from (
+                self.gathered(indices[start : start + _CHUNK])
+                for start in range(0, len(indices), _CHUNK)
+            )
         else:
             yield from (self.image(index)[None] for index in indices.tolist())
 
@@ -97,23 +110,37 @@ class Kept:
         if self.places is None:
             return Kept(self.pixels[indices], (), origin=self.origin)
         places = self.places
-        chosen = Places(places.blocks, places.block_of[indices], places.starts[indices], places.sizes[indices])
+        chosen = Places(
+            places.blocks, places.block_of[indices], places.starts[indices], places.sizes[indices]
+        )
         return Kept(self.pixels, (), chosen, self.origin)
 
 
 def decode_all(
-    images: ImageList, pipeline: Pipeline, *, workers: int = 0, on_images: Callable[[int], None] | None = None
+    images: ImageList,
+    pipeline: Pipeline,
+    *,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
 ) -> Kept:
     """Decode every image of a list into memory, after the pipeline's prefix.
 
     on_images: told how many more are done, for a progress bar.
     """
     if pipeline.prefix_size is None:
-        return _of_different_sizes(decoded_chunks(images, pipeline, workers=workers, on_images=on_images))
+        return _of_different_sizes(
+            decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
+        )
     pixels = np.empty((len(images), *pipeline.prefix_size, 3), np.uint8)
 
     def fill(indices: range, reading: Reading) -> list[tuple[int, str]]:
-        return _decoded(images, pipeline, indices, reading, lambda index, image: pixels.__setitem__(index, image))
+        return _decoded(
+            images,
+            pipeline,
+            indices,
+            reading,
+            lambda index, image: pixels.__setitem__(index, image),
+        )
 
     found: list[tuple[int, str]] = []
     for bad in _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images):
@@ -123,7 +150,9 @@ def decode_all(
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); bad: (index in the list, reason)."""
+    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); bad: (index in the list,
+    reason).
+    """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int32]
@@ -131,18 +160,32 @@ class Chunk:
 
 
 def decoded_chunks(
-    images: ImageList, pipeline: Pipeline, *, workers: int = 0, on_images: Callable[[int], None] | None = None
+    images: ImageList,
+    pipeline: Pipeline,
+    *,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
 ) -> Iterator[Chunk]:
-    """Yield all images of a list in its order, after the pipeline's prefix, decoded in threads a little ahead."""
+    """Yield all images of a list in its order, after the pipeline's prefix, decoded in threads a
+    little ahead.
+    """
 
     def work(indices: range, reading: Reading) -> Chunk:
         found: list[Pixels] = []
-        bad = _decoded(images, pipeline, indices, reading, lambda _index, image: found.append(image))
+        bad = _decoded(
+            images, pipeline, indices, reading, lambda _index, image: found.append(image)
+        )
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
-        pixels = np.concatenate([image.reshape(-1) for image in found]) if found else np.empty(0, np.uint8)
+        pixels = (
+            np.concatenate([image.reshape(-1) for image in found])
+            if found
+            else np.empty(0, np.uint8)
+        )
         return Chunk(pixels, sizes, bad)
 
-    length = max(1, min(_CHUNK, _CHUNK_BYTES // max(decoded_bytes(images, pipeline) // len(images), 1)))
+    length = max(
+        1, min(_CHUNK, _CHUNK_BYTES // max(decoded_bytes(images, pipeline) // len(images), 1))
+    )
     return _in_threads(work, images, length, workers=workers, on_images=on_images)
 
 
@@ -160,12 +203,16 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
     if pipeline.prefix_size is not None:
         height, width = pipeline.prefix_size
         return len(images) * height * width * 3
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)).tolist()
+    chosen = np.unique(
+        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
+    ).tolist()
     found = [pipeline.size_before(size) for size in sizes_of(images, chosen) if size is not None]
     return int(3 * np.prod(found, axis=1, dtype=np.int64).mean() * len(images)) if found else 0
 
 
-def unreadable(images: ImageList, *, workers: int = 0, on_images: Callable[[int], None] | None = None) -> Bad:
+def unreadable(
+    images: ImageList, *, workers: int = 0, on_images: Callable[[int], None] | None = None
+) -> Bad:
     """Decode every image and keep none: return what cannot be read as (index, reason)."""
 
     def check(indices: range, reading: Reading) -> list[tuple[int, str]]:
@@ -202,7 +249,9 @@ def _in_threads(
     workers: int,
     on_images: Callable[[int], None] | None,
 ) -> Iterator[T]:
-    """Yield what `work` gives for each `length` images, in order; no more than two results a thread are waiting."""
+    """Yield what `work` gives for each `length` images, in order; no more than two results a thread
+    are waiting.
+    """
     workers = workers or num_cores()
     waiting: deque[tuple[int, Future[T]]] = deque()
 
@@ -244,5 +293,7 @@ def _of_different_sizes(chunks: Iterable[Chunk]) -> Kept:
         starts.append(starts_of(chunk.sizes))
         sizes.append(chunk.sizes)
         bad += chunk.bad
-    places = Places(tuple(blocks), np.concatenate(block_of), np.concatenate(starts), np.concatenate(sizes))
+    places = Places(
+        tuple(blocks), np.concatenate(block_of), np.concatenate(starts), np.concatenate(sizes)
+    )
     return Kept(np.empty(0, np.uint8), tuple(bad), places)

@@ -40,7 +40,8 @@ _STAT_THREADS = 16
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could not be read are
+    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could
+    not be read are
     tried again: what failed may have been the disk, and then the entry is of no use.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
@@ -48,7 +49,9 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
         kept = None if entry is None else _mapped(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
-    return None if kept is None or any(_can_be_read(images, index) for index, _ in kept.bad) else kept
+    return (
+        None if kept is None or any(_can_be_read(images, index) for index, _ in kept.bad) else kept
+    )
 
 
 def decode_to_disk(
@@ -59,7 +62,8 @@ def decode_to_disk(
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> Kept:
-    """Decode every image of a list into an entry on disk, after the pipeline's prefix, and return it.
+    """Decode every image of a list into an entry on disk, after the pipeline's prefix, and return
+    it.
 
     Raises:
         StorageError: the disk refused; nothing of the entry is left.
@@ -74,7 +78,12 @@ def decode_to_disk(
             bad += chunk.bad
         table = None if pipeline.prefix_size is not None else np.concatenate(sizes).tobytes()
         nbytes = writer.pixels.tell()
-        found = {"num_images": len(images) - len(bad), "bad": bad, "nbytes": nbytes, "sizes_nbytes": len(table or b"")}
+        found = {
+            "num_images": len(images) - len(bad),
+            "bad": bad,
+            "nbytes": nbytes,
+            "sizes_nbytes": len(table or b""),
+        }
         writer.finish(found, sizes=table)
     kept = open_kept(images, key=key)
     if kept is None:
@@ -83,16 +92,21 @@ def decode_to_disk(
 
 
 def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
-    """Return the hexadecimal key of a list's decoded images: another one as soon as anything about them changes.
+    """Return the hexadecimal key of a list's decoded images: another one as soon as anything about
+    them changes.
 
-    It covers path, size and time of every file, the transforms of the prefix, and the versions of all that computes.
+    It covers path, size and time of every file, the transforms of the prefix, and the versions of
+    all that computes.
     """
     total = hashlib.sha256()
     for part in (FORMAT_VERSION, *_versions(pipeline).items(), *_prefix_calls(pipeline)):
         total.update(f"{part}\0".encode())
 
     def files(start: int) -> bytes:
-        return b"".join(_file_facts(images, index) for index in range(start, min(start + _STATS_AT_ONCE, len(images))))
+        return b"".join(
+            _file_facts(images, index)
+            for index in range(start, min(start + _STATS_AT_ONCE, len(images)))
+        )
 
     with ThreadPoolExecutor(workers or max(num_cores(), _STAT_THREADS), "ptkit-stat") as pool:
         for part in pool.map(files, range(0, len(images), _STATS_AT_ONCE)):

@@ -1,7 +1,9 @@
-"""The decoded images on disk: where they are, which entries there are, how one is written and removed.
+"""The decoded images on disk: where they are, which entries there are, how one is written and
+removed.
 
-An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size, `sizes.bin`. It is
-made under another name beside it and renamed when all of it is on the disk: what has its name is complete.
+An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size,
+`sizes.bin`. It is made under another name beside it and renamed when all of it is on the disk: what
+has its name is complete.
 """
 
 import errno
@@ -32,7 +34,9 @@ _TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: its name, its folder, its state, the bytes it takes, and what entry.json says of it."""
+    """One entry: its name, its folder, its state, the bytes it takes, and what entry.json says of
+    it.
+    """
 
     name: str
     folder: Path
@@ -53,11 +57,15 @@ def cache_folder() -> Path:
 def shown(folder: Path) -> str:
     """Return a folder as people write it, `~` standing for their home."""
     home = Path.home()
-    return f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+    return (
+        f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+    )
 
 
 def free_disk_bytes() -> int:
-    """Return how much more fits on the disk that has the cache's folder; 0 where the system does not say."""
+    """Return how much more fits on the disk that has the cache's folder; 0 where the system does
+    not say.
+    """
     folder = cache_folder().absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -118,7 +126,8 @@ def remove_entry(entry: Entry) -> None:
 class EntryWriter:
     """Makes an entry; as a context it removes what `finish` has not made complete.
 
-    facts: what is known of it from the start. Write the pixels to `pixels`, one image after the other.
+    facts: what is known of it from the start. Write the pixels to `pixels`, one image after the
+    other.
 
     Raises:
         StorageError: the disk refused; the message has the folder and what to do.
@@ -174,7 +183,9 @@ class EntryWriter:
             if not _is_ours(target):
                 raise
             there = _entry(target)
-            if there.state == COMPLETE and there.facts.get("bad") == [list(pair) for pair in bad or ()]:
+            if there.state == COMPLETE and there.facts.get("bad") == [
+                list(pair) for pair in bad or ()
+            ]:
                 return
             # Damaged from outside, or images that could not be read then.
             remove_entry(there)
@@ -191,13 +202,15 @@ def refusal(error: OSError) -> StorageError:
     is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
     room = "make room (`ptkit cache` lists what is there), " if is_full else ""
     return StorageError(
-        f"cannot keep decoded images in {cache_folder()}: {error.strerror or error}; {room}name another folder by the "
-        "environment variable PTKIT_CACHE, or pass --set data.cache=off"
+        f"cannot keep decoded images in {cache_folder()}: {error.strerror or error}; {room}name"
+        " another folder by the environment variable PTKIT_CACHE, or pass --set data.cache=off"
     )
 
 
 def _is_ours(folder: Path) -> bool:
-    """Say whether this has the name and the form of an entry: a real folder with nothing else in it."""
+    """Say whether this has the name and the form of an entry: a real folder with nothing else in
+    it.
+    """
     if not (_NAME.fullmatch(folder.name) or _TEMPORARY.fullmatch(folder.name)):
         return False
     try:
@@ -210,7 +223,9 @@ def _entry(folder: Path) -> Entry:
     facts = _facts(folder)
     sizes = {name: _size_of(folder / name) for name in (PIXELS, SIZES, FACTS)}
     if _NAME.fullmatch(folder.name):
-        is_whole = facts.get("nbytes") == sizes[PIXELS] and sizes[SIZES] == facts.get("sizes_nbytes")
+        is_whole = facts.get("nbytes") == sizes[PIXELS] and sizes[SIZES] == facts.get(
+            "sizes_nbytes"
+        )
         state = COMPLETE if is_whole else LEFT_OVER
     else:
         state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER

@@ -18,8 +18,10 @@ class Extension:
 
     scan: the new images only; known classes keep their indices, new ones follow.
     split: the parts of the new images; its counts are of old and new together.
-    num_missing: lines whose file is gone. num_elsewhere: those whose file is there but not in the source.
-    torn: images that stand in several parts, or whose group or duplicates do: a name of each set, and the parts.
+    num_missing: lines whose file is gone. num_elsewhere: those whose file is there but not in the
+    source.
+    torn: images that stand in several parts, or whose group or duplicates do: a name of each set,
+    and the parts.
     edited: lists that hold lines no split wrote.
     """
 
@@ -63,16 +65,20 @@ def extend_split(
     group_by: str | None = None,
     allow_missing: bool = False,
 ) -> Extension:
-    """Place the images of the scan that no list names, so that old and new together come near the ratio.
+    """Place the images of the scan that no list names, so that old and new together come near the
+    ratio.
 
-    Duplicates and group mates of images that stand in a list go where these are; where they are in several parts,
-    to the first of train, valid and test. A list of a part that the ratio does not have gets such images only.
+    Duplicates and group mates of images that stand in a list go where these are; where they are in
+    several parts,
+    to the first of train, valid and test. A list of a part that the ratio does not have gets such
+    images only.
 
     ratio, seed, group_by, allow_missing: see `split_images`.
 
     Raises:
         UsageError: group_by is no regular expression or matches nothing.
-        DataError: a class that gets new images is too small, a part would have no image, or the source gives an
+        DataError: a class that gets new images is too small, a part would have no image, or the
+            source gives an
             image another class than its list does.
     """
     new_classes = tuple(name for name in scan.class_names if name not in standing.class_names)
@@ -83,7 +89,9 @@ def extend_split(
     num_standing = len(pool.names)
     for image in zip(new.names, new.paths, new.sizes, new.labels, strict=True):
         pool.add(*image, mask=0)
-    together = group_images(pool.names, pool.paths, sizes=pool.sizes, labels=pool.labels, group_by=group_by)
+    together = group_images(
+        pool.names, pool.paths, sizes=pool.sizes, labels=pool.labels, group_by=group_by
+    )
     num_parts = max(len(ratio), 3 if "test" in standing.list_names else 2)
     counts = _counts(standing, num_classes=len(class_names), num_parts=num_parts)
     _check_growing(new, counts, num_parts=len(ratio), allow_missing=allow_missing)
@@ -92,26 +100,38 @@ def extend_split(
     if len(new):
         check_parts(split)
     torn = _torn(pool, together.units)
-    return Extension(new, split, len(standing), num_missing, num_elsewhere, new_classes, torn, standing.edited)
+    return Extension(
+        new, split, len(standing), num_missing, num_elsewhere, new_classes, torn, standing.edited
+    )
 
 
 def _new_images(scan: Scan, known: set[int], class_names: tuple[str, ...]) -> Scan:
     """Return the images not known, by their labels among `class_names`."""
     labels = [class_names.index(name) for name in scan.class_names]
-    order = sorted((labels[label], index) for index, label in enumerate(scan.labels) if index not in known)
+    order = sorted(
+        (labels[label], index) for index, label in enumerate(scan.labels) if index not in known
+    )
     indices = [index for _, index in order]
     names, paths = ([values[index] for index in indices] for values in (scan.names, scan.paths))
     sizes = [scan.sizes[index] for index in indices]
-    return Scan(scan.source, class_names, names, paths, [label for label, _ in order], sizes, scan.ignored)
+    return Scan(
+        scan.source, class_names, names, paths, [label for label, _ in order], sizes, scan.ignored
+    )
 
 
-def _standing_images(standing: Standing, scan: Scan, found: Sequence[Sequence[int]]) -> tuple[_Pool, int, int]:
-    """Return the images that stand in lists, each once, and the numbers of lines that lead nowhere and elsewhere."""
+def _standing_images(
+    standing: Standing, scan: Scan, found: Sequence[Sequence[int]]
+) -> tuple[_Pool, int, int]:
+    """Return the images that stand in lists, each once, and the numbers of lines that lead nowhere
+    and elsewhere.
+    """
     pool = _Pool()
     rows: dict[str, int] = {}
     num_missing = num_elsewhere = 0
     is_folder, has_tree = scan.source.is_dir(), "tree" in standing.record
-    for path, label, part, indices in zip(standing.paths, standing.labels, standing.parts, found, strict=True):
+    for path, label, part, indices in zip(
+        standing.paths, standing.labels, standing.parts, found, strict=True
+    ):
         # A copy or link may be gone although the image that it stands for is there.
         size = scan.sizes[indices[0]] if indices and not has_tree else _size(path)
         num_missing += size is None
@@ -131,7 +151,9 @@ def _standing_images(standing: Standing, scan: Scan, found: Sequence[Sequence[in
 
 
 def _name_of(path: str, class_name: str, *, is_folder: bool) -> str:
-    """Return what --group-by is to search: as in class folders, CLASS/..., where the path has such a part."""
+    """Return what --group-by is to search: as in class folders, CLASS/..., where the path has such
+    a part.
+    """
     return path[path.rfind(f"/{class_name}/") + 1 :] if is_folder else path
 
 
@@ -150,9 +172,14 @@ def _counts(standing: Standing, *, num_classes: int, num_parts: int) -> list[lis
     return counts
 
 
-def _check_growing(new: Scan, counts: Sequence[Sequence[int]], *, num_parts: int, allow_missing: bool) -> None:
+def _check_growing(
+    new: Scan, counts: Sequence[Sequence[int]], *, num_parts: int, allow_missing: bool
+) -> None:
     growing = Counter(new.labels)
-    sizes = {new.class_names[label]: count + sum(counts[label]) for label, count in sorted(growing.items())}
+    sizes = {
+        new.class_names[label]: count + sum(counts[label])
+        for label, count in sorted(growing.items())
+    }
     check_sizes(sizes, num_parts=num_parts, allow_missing=allow_missing)
 
 
@@ -166,7 +193,9 @@ def _placed(
     seed: int,
     first: int,
 ) -> bytearray:
-    """Return the parts of the new images, which stand from `first` on in the pool; `counts` is brought up to date."""
+    """Return the parts of the new images, which stand from `first` on in the pool; `counts` is
+    brought up to date.
+    """
     part_of = bytearray(len(new))
     bound: set[int] = set()
     free_units = []
@@ -200,7 +229,9 @@ def _torn(pool: _Pool, units: Sequence[Sequence[int]]) -> tuple[tuple[str, tuple
     in_units = {index for unit in units for index in unit}
     single = [[index] for index in range(len(pool.names)) if index not in in_units]
     parts = [(pool.names[unit[0]], _parts(pool, unit)) for unit in (*units, *single)]
-    return tuple((name, tuple(PART_NAMES[part] for part in those)) for name, those in parts if len(those) > 1)
+    return tuple(
+        (name, tuple(PART_NAMES[part] for part in those)) for name, those in parts if len(those) > 1
+    )
 
 
 def _parts(pool: _Pool, unit: Sequence[int]) -> list[int]:

@@ -1,4 +1,6 @@
-"""What extending lists leaves on the disk: lines at their end, new class names, the record brought up to date."""
+"""What extending lists leaves on the disk: lines at their end, new class names, the record brought
+up to date.
+"""
 
 import os
 from collections.abc import Mapping
@@ -30,30 +32,42 @@ def check_extension(scan: Scan, standing: Standing, *, tree: Tree | None = None)
     """Refuse, before anything is written, what cannot be extended.
 
     Raises:
-        UsageError: a list is also the input, or the copies or links are not those that the lists name.
+        UsageError: a list is also the input, or the copies or links are not those that the lists
+            name.
     """
     for name in [*list_names(PART_NAMES), CLASSES, RECORD]:
         check_file(scan, standing.folder / name)
     recorded = recorded_tree(standing.record, standing.folder)
     known = Tree(*recorded) if recorded else None
     if known and tree is None:
-        raise UsageError(f"the lists in {standing.folder} name what {known.flag} made; pass that too")
+        raise UsageError(
+            f"the lists in {standing.folder} name what {known.flag} made; pass that too"
+        )
     if tree and not (known and known.kind == tree.kind and _is_same(known.folder, tree.folder)):
         there = f"of {known.flag}" if known else "of no --copy or --link"
-        raise UsageError(f"{tree.flag} cannot be extended: the lists in {standing.folder} are {there}")
+        raise UsageError(
+            f"{tree.flag} cannot be extended: the lists in {standing.folder} are {there}"
+        )
     if tree and not scan.source.is_dir():
-        raise UsageError(f"{tree.flag} cannot be extended from a list; name the folder of the classes")
+        raise UsageError(
+            f"{tree.flag} cannot be extended from a list; name the folder of the classes"
+        )
 
 
 def write_extension(
-    extension: Extension, standing: Standing, *, tree: Tree | None = None, settings: Mapping[str, Any]
+    extension: Extension,
+    standing: Standing,
+    *,
+    tree: Tree | None = None,
+    settings: Mapping[str, Any],
 ) -> Written:
     """Append the new images to the lists and new classes to classes.txt, and write split.json last.
 
-    Without new images nothing is written. Lists that a user wrote or edited stay out of the hashes, so that no later
-    split takes them for its own.
+    Without new images nothing is written. Lists that a user wrote or edited stay out of the hashes,
+    so that no later split takes them for its own.
 
-    settings: command, seed, ratio and group_by. They go into the history of split.json; its command and seed stay
+    settings: command, seed, ratio and group_by. They go into the history of split.json; its command
+    and seed stay
     those of the first split.
 
     Raises:
@@ -86,12 +100,19 @@ def _extended(path: Path, added: bytes) -> bytes:
 
 
 def _new_record(
-    extension: Extension, standing: Standing, settings: Mapping[str, Any], contents: Mapping[str, bytes]
+    extension: Extension,
+    standing: Standing,
+    settings: Mapping[str, Any],
+    contents: Mapping[str, bytes],
 ) -> dict[str, Any]:
     scan, out, old = extension.scan, standing.folder, standing.record
-    hashes = {name: text for name, text in old.get("sha256", {}).items() if is_ours(out / name, old)}
+    hashes = {
+        name: text for name, text in old.get("sha256", {}).items() if is_ours(out / name, old)
+    }
     hashes |= {
-        name: sha256(content) for name, content in contents.items() if name in hashes or not os.path.lexists(out / name)
+        name: sha256(content)
+        for name, content in contents.items()
+        if name in hashes or not os.path.lexists(out / name)
     }
     first = dict(old) or new_record(extension.split, scan.class_names, settings, {})
     step = {**settings, "num_new": len(scan)}

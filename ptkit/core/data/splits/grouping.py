@@ -1,4 +1,6 @@
-"""Which images must stay together: exact duplicates, and the groups that a pattern finds in their names."""
+"""Which images must stay together: exact duplicates, and the groups that a pattern finds in their
+names.
+"""
 
 import re
 from collections import defaultdict
@@ -27,21 +29,30 @@ class Grouping:
 
 
 def group_images(
-    names: Sequence[str], paths: Sequence[str], *, sizes: Sequence[int], labels: Sequence[int], group_by: str | None
+    names: Sequence[str],
+    paths: Sequence[str],
+    *,
+    sizes: Sequence[int],
+    labels: Sequence[int],
+    group_by: str | None,
 ) -> Grouping:
     """Find duplicates (their files are read) and groups.
 
-    names, paths, sizes, labels: of each image. group_by: a regular expression searched in each name; its first
+    names, paths, sizes, labels: of each image. group_by: a regular expression searched in each
+    name; its first
     group, or else the whole match, is the key.
 
     Raises:
-        UsageError: group_by is no regular expression or matches nothing. DataError: a file cannot be read.
+        UsageError: group_by is no regular expression or matches nothing. DataError: a file cannot
+            be read.
     """
     groups, num_ungrouped = _named_groups(names, group_by) if group_by is not None else ([], 0)
     duplicates = find_duplicates(paths, sizes)
     num_duplicates = sum(len(same) - 1 for same in duplicates)
     conflicts = _conflicts(names, labels, duplicates)
-    return Grouping(_joined([*duplicates, *groups]), num_duplicates, conflicts, len(groups), num_ungrouped)
+    return Grouping(
+        _joined([*duplicates, *groups]), num_duplicates, conflicts, len(groups), num_ungrouped
+    )
 
 
 def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:
@@ -49,7 +60,9 @@ def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], 
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise UsageError(f"--group-by is no regular expression: {error}, found {pattern!r}") from None
+        raise UsageError(
+            f"--group-by is no regular expression: {error}, found {pattern!r}"
+        ) from None
     groups: defaultdict[str, list[int]] = defaultdict(list)
     num_ungrouped = 0
     for index, name in enumerate(names):
@@ -65,7 +78,9 @@ def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], 
 
 
 def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return the connected components of overlapping groups, each ascending; single images are left out."""
+    """Return the connected components of overlapping groups, each ascending; single images are left
+    out.
+    """
     parent: dict[int, int] = {}
 
     def root(index: int) -> int:

@@ -27,10 +27,13 @@ def place_images(
     seed: int,
     standing: Sequence[Sequence[int]] | None = None,
 ) -> bytearray:
-    """Return the part of each image: units first, then single images to fill what each class still lacks.
+    """Return the part of each image: units first, then single images to fill what each class still
+    lacks.
 
-    labels: class indices, ascending, (N,). units: disjoint sets of image indices that stay together.
-    standing: images that are in the parts already, standing[label][part]; the ratio is that of all together.
+    labels: class indices, ascending, (N,). units: disjoint sets of image indices that stay
+    together.
+    standing: images that are in the parts already, standing[label][part]; the ratio is that of all
+    together.
     """
     sizes = Counter(labels)
     if standing is None:
@@ -57,10 +60,14 @@ def place_images(
     return part_of
 
 
-def largest_remainder(num_images: int, ratio: Sequence[int], *, wanting: Sequence[int] | None = None) -> list[int]:
-    """Return how many of `num_images` each part gets: its share rounded down, the rest to the largest remainders.
+def largest_remainder(
+    num_images: int, ratio: Sequence[int], *, wanting: Sequence[int] | None = None
+) -> list[int]:
+    """Return how many of `num_images` each part gets: its share rounded down, the rest to the
+    largest remainders.
 
-    wanting: of equal remainders the one of the part that wants most goes first; by default, the first part.
+    wanting: of equal remainders the one of the part that wants most goes first; by default, the
+    first part.
     """
     total = sum(ratio)
     counts = [num_images * share // total for share in ratio]
@@ -75,7 +82,8 @@ def largest_remainder(num_images: int, ratio: Sequence[int], *, wanting: Sequenc
 def _targets(sizes: Counter[int], num_classes: int, *, ratio: Sequence[int]) -> list[list[int]]:
     """Return how many images of each class each part should have.
 
-    Equal remainders go to the part that earlier classes gave too little, or many small classes would starve one part.
+    Equal remainders go to the part that earlier classes gave too little, or many small classes
+    would starve one part.
     """
     targets: list[list[int]] = []
     wanting = [0] * len(ratio)
@@ -90,8 +98,11 @@ def _targets(sizes: Counter[int], num_classes: int, *, ratio: Sequence[int]) -> 
     return targets
 
 
-def _give_one(targets: list[list[int]], part: int, *, ratio: Sequence[int], sizes: Counter[int]) -> None:
-    """Let a part that rounding left without any image have one, where another part had been rounded up.
+def _give_one(
+    targets: list[list[int]], part: int, *, ratio: Sequence[int], sizes: Counter[int]
+) -> None:
+    """Let a part that rounding left without any image have one, where another part had been rounded
+    up.
 
     So every class stays within one image of its share.
     """
@@ -109,10 +120,14 @@ def _give_one(targets: list[list[int]], part: int, *, ratio: Sequence[int], size
         targets[-label][part] += 1
 
 
-def _gaps(sizes: Counter[int], standing: Sequence[Sequence[int]], *, ratio: Sequence[int]) -> list[list[int]]:
-    """Return how many of its new images each class gives to each part, always to the one furthest below its share.
+def _gaps(
+    sizes: Counter[int], standing: Sequence[Sequence[int]], *, ratio: Sequence[int]
+) -> list[list[int]]:
+    """Return how many of its new images each class gives to each part, always to the one furthest
+    below its share.
 
-    So every class is within one image of its share if it was so before. Equal needs go to the part that earlier
+    So every class is within one image of its share if it was so before. Equal needs go to the part
+    that earlier
     classes left wanting.
     """
     total = sum(ratio)
@@ -132,22 +147,33 @@ def _gaps(sizes: Counter[int], standing: Sequence[Sequence[int]], *, ratio: Sequ
 
 
 def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -> list[int]:
-    """Return all indices; the order within a class depends on seed, class name and class size alone."""
+    """Return all indices; the order within a class depends on seed, class name and class size
+    alone.
+    """
     draws: list[float] = []
     for label, num_images in sorted(Counter(labels).items()):
-        # random() of a generator seeded with bytes is the same in every Python; shuffle() need not be.
-        draw = random.Random(b"%d/" % seed + class_names[label].encode("utf-8", "surrogateescape")).random
+        # random() of a generator seeded with bytes is the same in every Python; shuffle() need not
+        # be.
+        draw = random.Random(
+            b"%d/" % seed + class_names[label].encode("utf-8", "surrogateescape")
+        ).random
         draws.extend([draw() for _ in range(num_images)])
     return sorted(range(len(labels)), key=draws.__getitem__)
 
 
 def _placed_units(
-    labels: Sequence[int], groups: Iterable[Sequence[int]], *, missing: list[list[int]], order: Sequence[int]
+    labels: Sequence[int],
+    groups: Iterable[Sequence[int]],
+    *,
+    missing: list[list[int]],
+    order: Sequence[int],
 ) -> list[_Unit]:
-    """Place the units, those of several classes first, the largest first; `missing` is brought up to date.
+    """Place the units, those of several classes first, the largest first; `missing` is brought up
+    to date.
 
-    Within one class, giving each unit to the part that lacks most keeps every part within the largest unit of its
-    share. Units of several classes can spoil that for each other, so they are tried elsewhere once all are placed.
+    Within one class, giving each unit to the part that lacks most keeps every part within the
+    largest unit of its share. Units of several classes can spoil that for each other, so they are
+    tried elsewhere once all are placed.
     """
     rank = {index: place for place, index in enumerate(order)}
     units = [_Unit(images, Counter(labels[index] for index in images)) for images in groups]
@@ -155,16 +181,21 @@ def _placed_units(
     largest: Counter[int] = Counter()
     for unit in units:
         largest |= unit.classes
-    # Of parts that gain the same, the one that lacks most over all classes: else the first would get them all.
+    # Of parts that gain the same, the one that lacks most over all classes: else the first would
+    # get them all.
     lacking = [sum(column) for column in zip(*missing, strict=True)]
     for unit in units:
-        unit.part = max(range(len(lacking)), key=lambda part: (_gain(unit, part, missing, largest), lacking[part]))
+        unit.part = max(
+            range(len(lacking)),
+            key=lambda part: (_gain(unit, part, missing, largest), lacking[part]),
+        )
         _book(unit, missing, lacking, sign=-1)
     for _ in range(_NUM_PASSES if units and len(units[0].classes) > 1 else 0):
         for unit in units:
             _book(unit, missing, lacking, sign=1)
             unit.part = max(
-                range(len(lacking)), key=lambda part: (_gain(unit, part, missing, largest), part == unit.part)
+                range(len(lacking)),
+                key=lambda part: (_gain(unit, part, missing, largest), part == unit.part),
             )
             _book(unit, missing, lacking, sign=-1)
     return units
@@ -173,9 +204,12 @@ def _placed_units(
 def _gain(unit: _Unit, part: int, missing: Sequence[Sequence[int]], largest: Counter[int]) -> float:
     """Return how much the unit brings its classes nearer to their shares in this part.
 
-    It is the fall of the sum of squared gaps, in units of each class's largest group, without what all parts share.
+    It is the fall of the sum of squared gaps, in units of each class's largest group, without what
+    all parts share.
     """
-    return sum(count * missing[label][part] / largest[label] ** 2 for label, count in unit.classes.items())
+    return sum(
+        count * missing[label][part] / largest[label] ** 2 for label, count in unit.classes.items()
+    )
 
 
 def _book(unit: _Unit, missing: list[list[int]], lacking: list[int], *, sign: int) -> None:

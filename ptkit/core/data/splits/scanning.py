@@ -13,7 +13,9 @@ from ptkit.core.errors import DataError
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
 )
-_PART_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
+_PART_NAMES = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Scan:
     """Images in the order of class and path: names, paths, labels and sizes run in parallel.
 
     source: the folder or list file.
-    names: paths relative to the folder, or as the list has them. paths: the same, to be opened from here.
+    names: paths relative to the folder, or as the list has them. paths: the same, to be opened from
+    here.
     labels: 0..len(class_names) - 1. sizes: in bytes.
     ignored: how many files of each extension (or name) are no images.
     """
@@ -43,16 +46,18 @@ class Scan:
 
 
 def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> Scan:
-    """Find the images below `folder`/<class>/, nested ones too. Symlinks are followed, each folder once per class.
+    """Find the images below `folder`/<class>/, nested ones too. Symlinks are followed, each folder
+    once per class.
 
-    Hidden files, __MACOSX and files that are no images by extension are ignored and counted. Class folders are
+    Hidden files, __MACOSX and files that are no images by extension are ignored and counted. Class
+    folders are
     sorted by plain code point, as torchvision's ImageFolder does.
 
     known_classes: a single class folder will do if it is one of these.
 
     Raises:
-        DataError: no such folder, no images, images outside class folders, an empty class folder, fewer than two
-            classes, a broken symlink, or a folder that is split already.
+        DataError: no such folder, no images, images outside class folders, an empty class folder,
+            fewer than two classes, a broken symlink, or a folder that is split already.
     """
     ignored: Counter[str] = Counter()
     found = _scan_top(folder, ignored)
@@ -71,21 +76,35 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
 def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
     """Find the images that a list file names.
 
-    known_classes: a file of class names; a single class will do then, and where no classes.txt lies beside the list
+    known_classes: a file of class names; a single class will do then, and where no classes.txt lies
+    beside the list
     its labels are lines of this file.
 
     Raises:
-        DataError: the list is wrong (see `read_list`) or has other labels than classes, an image is missing or no
+        DataError: the list is wrong (see `read_list`) or has other labels than classes, an image is
+            missing or no
             file, or there is one class only.
     """
     has_names = (file.parent / "classes.txt").is_file()
     images = read_list(file, classes=None if has_names else known_classes, kind="class")
-    in_file = [(label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())]
+    in_file = [
+        (label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())
+    ]
     labels, names, rows = zip(*sorted(in_file), strict=True)
     if labels[0] == labels[-1] and known_classes is None:
-        raise DataError(f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or more")
+        raise DataError(
+            f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or"
+            " more"
+        )
     paths = [images.image_path(row) for row in rows]
-    return Scan(file, images.class_names, list(names), paths, list(labels), [_file_size(path) for path in paths])
+    return Scan(
+        file,
+        images.class_names,
+        list(names),
+        paths,
+        list(labels),
+        [_file_size(path) for path in paths],
+    )
 
 
 def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
@@ -113,7 +132,9 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
             continue
         images, num_others = _scan_class(folder / name, seen=set(above), ignored=ignored)
         if not images and not num_others:
-            raise DataError(f"the class folder {folder / name} is empty; put images into it or remove it")
+            raise DataError(
+                f"the class folder {folder / name} is empty; put images into it or remove it"
+            )
         if images:
             found[name] = images
     return found
@@ -124,7 +145,8 @@ def _scan_class(
 ) -> tuple[list[tuple[str, int]], int]:
     """Return the images of one class and the number of other files, hidden ones left out.
 
-    seen: the folders visited, changed in place; it starts with those above, where a symlink may lead back to.
+    seen: the folders visited, changed in place; it starts with those above, where a symlink may
+    lead back to.
     """
     images: list[tuple[str, int]] = []
     num_others = 0
@@ -139,7 +161,8 @@ def _scan_class(
         folders = []
         for entry in _entries(path):
             name = entry.name
-            # The order of the questions matters: nearly all entries are plain images and answer the first.
+            # The order of the questions matters: nearly all entries are plain images and answer the
+            # first.
             if _is_image(name) and entry.is_file(follow_symlinks=False):
                 images.append((below + name, _entry_size(entry)))
             elif _is_hidden(name):
@@ -151,7 +174,8 @@ def _scan_class(
             else:
                 _ignore(entry, ignored)
                 num_others += 1
-        # Which of two ways to one folder comes first must not depend on the order in the file system.
+        # Which of two ways to one folder comes first must not depend on the order in the file
+        # system.
         waiting.extend(sorted(folders, reverse=True))
     images.sort()
     return images, num_others
@@ -166,9 +190,12 @@ def _check_found(
 ) -> None:
     expected = f"expected {folder}/<class>/<image>.png"
     if len(found) > 1 and all(name.lower() in _PART_NAMES for name in found):
-        train = next((name for name in found if name.lower().startswith("train")), next(iter(found)))
+        train = next(
+            (name for name in found if name.lower().startswith("train")), next(iter(found))
+        )
         raise DataError(
-            f"{folder} looks split already ({', '.join(found)}); to split one part anew: `ptkit split {folder / train}`"
+            f"{folder} looks split already ({', '.join(found)}); to split one part anew: `ptkit"
+            f" split {folder / train}`"
         )
     if not found:
         others = f", only {describe_ignored(ignored)}" if ignored else ""
@@ -176,7 +203,11 @@ def _check_found(
     if len(found) == 1 and not found.keys() & set(known_classes):
         [(only, images)] = found.items()
         nested = all("/" in name for name, _ in images)
-        advice = f"did you mean `ptkit split {folder / only}`?" if nested else f"{expected} for two or more classes"
+        advice = (
+            f"did you mean `ptkit split {folder / only}`?"
+            if nested
+            else f"{expected} for two or more classes"
+        )
         raise DataError(f"{folder} has images of one class only, {only}; {advice}")
 
 
@@ -230,7 +261,9 @@ def _file_size(path: str) -> int:
         found = os.stat(path)
     except FileNotFoundError:
         broken = os.path.islink(path)
-        raise DataError(f"{path} is a broken symlink; mend or remove it" if broken else f"no image {path}") from None
+        raise DataError(
+            f"{path} is a broken symlink; mend or remove it" if broken else f"no image {path}"
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if not stat.S_ISREG(found.st_mode):

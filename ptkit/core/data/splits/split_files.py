@@ -1,4 +1,6 @@
-"""What a split leaves on the disk: lists, the record of them, and copies or links if they are wanted."""
+"""What a split leaves on the disk: lists, the record of them, and copies or links if they are
+wanted.
+"""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +11,14 @@ from typing import Any
 from ptkit.core.data.lists import classes_bytes, list_bytes
 from ptkit.core.data.splits.relative_paths import listed_paths
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.data.splits.split_records import CLASSES, RECORD, is_ours, new_record, read_record, record_bytes
+from ptkit.core.data.splits.split_records import (
+    CLASSES,
+    RECORD,
+    is_ours,
+    new_record,
+    read_record,
+    record_bytes,
+)
 from ptkit.core.data.splits.splitting import PART_NAMES, Split
 from ptkit.core.data.splits.trees import Tree, check_tree, make_tree
 from ptkit.core.errors import UsageError
@@ -26,13 +35,18 @@ class Written:
 
 
 def check_targets(
-    scan: Scan, part_names: Iterable[str], *, out: Path, tree: Tree | None = None, overwrite: bool = False
+    scan: Scan,
+    part_names: Iterable[str],
+    *,
+    out: Path,
+    tree: Tree | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Refuse, before anything is written, what would destroy a file that no earlier split wrote.
 
     Raises:
-        UsageError: such a file, or a list that is also the input, or copies or links into a folder that holds
-            something. DataError: there can be no folder of a class's name.
+        UsageError: such a file, or a list that is also the input, or copies or links into a folder
+            that holds something. DataError: there can be no folder of a class's name.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is no folder; lists are written into a folder")
@@ -42,10 +56,15 @@ def check_targets(
         if not os.path.lexists(path):
             continue
         check_file(scan, path)
-        same_classes = name == CLASSES and path.is_file() and path.read_bytes() == classes_bytes(scan.class_names)
+        same_classes = (
+            name == CLASSES
+            and path.is_file()
+            and path.read_bytes() == classes_bytes(scan.class_names)
+        )
         if not overwrite and not same_classes and not is_ours(path, record):
             raise UsageError(
-                f"{path} exists and no earlier split wrote it; pass --overwrite or another folder with --out"
+                f"{path} exists and no earlier split wrote it; pass --overwrite or another folder"
+                " with --out"
             )
     if tree is not None:
         check_tree(scan, tree)
@@ -58,7 +77,9 @@ def check_file(scan: Scan, path: Path) -> None:
         UsageError: it is.
     """
     if path.exists() and os.path.samefile(path, scan.source):
-        raise UsageError(f"{path} would be overwritten while it is being split; choose another folder with --out")
+        raise UsageError(
+            f"{path} would be overwritten while it is being split; choose another folder with --out"
+        )
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is no file; move it away or choose another folder with --out")
 
@@ -66,10 +87,11 @@ def check_file(scan: Scan, path: Path) -> None:
 def write_split(
     scan: Scan, split: Split, *, out: Path, tree: Tree | None = None, settings: Mapping[str, Any]
 ) -> Written:
-    """Write the copies or links if asked, the lists (of these then), classes.txt, and split.json last.
+    """Write the copies or links if asked, the lists (of these then), classes.txt, and split.json
+    last.
 
-    settings: goes into split.json in front of counts and hashes. Lists of parts that this split does not have are
-    removed where they are ours.
+    settings: goes into split.json in front of counts and hashes. Lists of parts that this split
+    does not have are removed where they are ours.
 
     Raises:
         StorageError: the disk refused. DataError: an image could not be read for copying.
@@ -80,7 +102,9 @@ def write_split(
         paths, names = make_tree(scan, split, tree)
         settings = {**settings, "tree": {"kind": tree.kind, "folder": _folder_in_record(tree, out)}}
     rows = zip(split.part_of, listed_paths(out, paths, names=names), scan.labels, strict=True)
-    written = write_lists(scan.class_names, split, list_contents(split.part_names, rows), out=out, settings=settings)
+    written = write_lists(
+        scan.class_names, split, list_contents(split.part_names, rows), out=out, settings=settings
+    )
     return Written(written.files, written.removed, tree)
 
 
@@ -110,7 +134,9 @@ def list_names(part_names: Iterable[str]) -> list[str]:
     return [f"{name}.txt" for name in part_names]
 
 
-def list_contents(part_names: Sequence[str], rows: Iterable[tuple[int, str, int]]) -> dict[str, bytes]:
+def list_contents(
+    part_names: Sequence[str], rows: Iterable[tuple[int, str, int]]
+) -> dict[str, bytes]:
     """Return the list of each part, by file name, from rows of part, path and label."""
     parts: list[list[tuple[str, int]]] = [[] for _ in part_names]
     for part, path, label in rows:

@@ -46,11 +46,14 @@ def split_images(
 ) -> Split:
     """Divide the images by class in the given ratio; duplicates and groups stay on one side.
 
-    Every class gets within one image, or within its largest group, of its share. The same scan and seed give the
+    Every class gets within one image, or within its largest group, of its share. The same scan and
+    seed give the
     same parts.
 
-    ratio: positive integers, see `parse_ratio` and `fold_parts`; part_names has the name of each, and may have more.
-    group_by: a regular expression searched in each name; its first group, or else the whole match, is the key.
+    ratio: positive integers, see `parse_ratio` and `fold_parts`; part_names has the name of each,
+    and may have more.
+    group_by: a regular expression searched in each name; its first group, or else the whole match,
+    is the key.
     allow_missing: whether a class may have fewer images than there are parts.
 
     Raises:
@@ -60,8 +63,12 @@ def split_images(
     sizes = Counter(scan.labels)
     sizes_by_name = {name: sizes[label] for label, name in enumerate(scan.class_names)}
     check_sizes(sizes_by_name, num_parts=len(ratio), allow_missing=allow_missing)
-    together = group_images(scan.names, scan.paths, sizes=scan.sizes, labels=scan.labels, group_by=group_by)
-    part_of = place_images(scan.labels, together.units, class_names=scan.class_names, ratio=ratio, seed=seed)
+    together = group_images(
+        scan.names, scan.paths, sizes=scan.sizes, labels=scan.labels, group_by=group_by
+    )
+    part_of = place_images(
+        scan.labels, together.units, class_names=scan.class_names, ratio=ratio, seed=seed
+    )
     counts = [[0] * len(ratio) for _ in scan.class_names]
     for label, part in zip(scan.labels, part_of, strict=True):
         counts[label][part] += 1
@@ -85,13 +92,17 @@ def parse_ratio(text: str) -> tuple[int, ...]:
     values = tuple(int((whole + fraction.ljust(digits, "0")) or "0") for whole, fraction in parts)
     if len(values) != len(numbers) or len(values) not in (2, 3) or min(values) == 0:
         raise UsageError(
-            f"--ratio must be two or three positive numbers such as 8:1:1 (train:valid:test), found {text!r}"
+            "--ratio must be two or three positive numbers such as 8:1:1 (train:valid:test), found"
+            f" {text!r}"
         )
     return values
 
 
-def fold_parts(num_folds: int, ratio: Sequence[int] | None = None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the names and the ratio of equal folds, and of the test part that is held out first if there is one.
+def fold_parts(
+    num_folds: int, ratio: Sequence[int] | None = None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the names and the ratio of equal folds, and of the test part that is held out first if
+    there is one.
 
     ratio: train:valid:test, of which only the share of the last counts; None holds out nothing.
 
@@ -105,8 +116,8 @@ def fold_parts(num_folds: int, ratio: Sequence[int] | None = None) -> tuple[tupl
         return names, (1,) * num_folds
     if len(ratio) != 3:
         raise UsageError(
-            "--kfold divides train and valid by itself: leave --ratio out, or give it three parts, such as 8:1:1, "
-            "of which the third is held out as test.txt"
+            "--kfold divides train and valid by itself: leave --ratio out, or give it three parts,"
+            " such as 8:1:1, of which the third is held out as test.txt"
         )
     *rest, test = ratio
     return (*names, "test"), (*[sum(rest)] * num_folds, test * num_folds)
@@ -125,8 +136,8 @@ def check_sizes(sizes: Mapping[str, int], *, num_parts: int, allow_missing: bool
         return
     others = f" (so have {len(small) - 1:,} more classes)" if len(small) > 1 else ""
     raise DataError(
-        f"class {small[0]} has fewer images, {sizes[small[0]]}, than the {num_parts} parts{others}; "
-        "add images, or pass --allow-missing"
+        f"class {small[0]} has fewer images, {sizes[small[0]]}, than the {num_parts} parts{others};"
+        " add images, or pass --allow-missing"
     )
 
 
@@ -139,5 +150,6 @@ def check_parts(split: Split) -> None:
     for name, total in zip(split.part_names, split.totals, strict=True):
         if total == 0:
             raise DataError(
-                f"{name} would get no image: too few images, or too large groups and duplicates, for this ratio"
+                f"{name} would get no image: too few images, or too large groups and duplicates,"
+                " for this ratio"
             )

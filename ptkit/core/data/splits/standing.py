@@ -9,7 +9,13 @@ from typing import Any
 
 from ptkit.core.data.lists import read_classes, read_list
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.data.splits.split_records import CLASSES, RECORD, is_ours, read_record, recorded_tree
+from ptkit.core.data.splits.split_records import (
+    CLASSES,
+    RECORD,
+    is_ours,
+    read_record,
+    recorded_tree,
+)
 from ptkit.core.data.splits.splitting import PART_NAMES
 from ptkit.core.errors import DataError, UsageError
 
@@ -19,7 +25,8 @@ class Standing:
     """The lines of the lists in a folder; paths, labels and parts run in parallel.
 
     record: of the split that wrote them, if one did. edited: files that are not as it wrote them.
-    list_names: the parts that have a list. parts: indices into PART_NAMES. paths: to be opened from here.
+    list_names: the parts that have a list. parts: indices into PART_NAMES. paths: to be opened from
+    here.
     """
 
     folder: Path
@@ -49,7 +56,9 @@ class Standing:
         if isinstance(self.record.get("ratio"), str):
             return self.record["ratio"]
         if self.list_names[:2] != PART_NAMES[:2]:
-            raise UsageError(f"only {', '.join(self.list_names)} stands in {self.folder}; say --ratio")
+            raise UsageError(
+                f"only {', '.join(self.list_names)} stands in {self.folder}; say --ratio"
+            )
         return ":".join(str(self.parts.count(part)) for part in range(len(self.list_names)))
 
 
@@ -68,11 +77,15 @@ def read_standing(out: Path) -> Standing:
         )
     present = tuple(name for name in PART_NAMES if os.path.lexists(out / f"{name}.txt"))
     if not present:
-        raise DataError(f"no train.txt, valid.txt or test.txt in {out} to extend; split without --extend first")
+        raise DataError(
+            f"no train.txt, valid.txt or test.txt in {out} to extend; split without --extend first"
+        )
     if os.path.lexists(out / RECORD) and not record:
         raise UsageError(f"{out / RECORD} exists and no split wrote it; move it away")
     if not (out / CLASSES).is_file():
-        raise DataError(f"no {out / CLASSES}: --extend keeps the indices of the classes; write one name a line")
+        raise DataError(
+            f"no {out / CLASSES}: --extend keeps the indices of the classes; write one name a line"
+        )
     class_names = read_classes(out / CLASSES)
     edited = tuple(f"{name}.txt" for name in present if not is_ours(out / f"{name}.txt", record))
     standing = Standing(out, record, class_names, present, edited, [], [], [])
@@ -85,9 +98,11 @@ def read_standing(out: Path) -> Standing:
 
 
 def match_lines(standing: Standing, scan: Scan) -> list[list[int]]:
-    """Return, of each line, the images of the scan that it names: more than one where two names lead to one file.
+    """Return, of each line, the images of the scan that it names: more than one where two names
+    lead to one file.
 
-    Copies and links that an earlier split made stand for their images. A symbolic link anywhere, or a hard link,
+    Copies and links that an earlier split made stand for their images. A symbolic link anywhere, or
+    a hard link,
     is the file it leads to.
 
     Raises:
@@ -96,7 +111,8 @@ def match_lines(standing: Standing, scan: Scan) -> list[list[int]]:
     by_place = _indices_by(_places(scan.paths))
     places = _places(standing.paths)
     found = [
-        named or by_place.get(place, []) for named, place in zip(_by_tree(standing, scan, places), places, strict=True)
+        named or by_place.get(place, [])
+        for named, place in zip(_by_tree(standing, scan, places), places, strict=True)
     ]
     _match_by_identity(standing, scan, found)
     for line, indices in enumerate(found):
@@ -104,27 +120,36 @@ def match_lines(standing: Standing, scan: Scan) -> list[list[int]]:
         others = [scan.class_names[scan.labels[index]] for index in indices]
         if others and name not in others:
             raise DataError(
-                f"{standing.folder / PART_NAMES[standing.parts[line]]}.txt gives {standing.paths[line]} the class "
-                f"{name}, but {scan.source} the class {others[0]}; correct one of them"
+                f"{standing.folder / PART_NAMES[standing.parts[line]]}.txt gives"
+                f" {standing.paths[line]} the class {name}, but {scan.source} the class"
+                f" {others[0]}; correct one of them"
             )
     return found
 
 
 def _by_tree(standing: Standing, scan: Scan, places: Iterable[str]) -> list[list[int]]:
-    """Match the lines that name copies or links of an earlier --copy or --link: DIR/PART/NAME stands for NAME."""
+    """Match the lines that name copies or links of an earlier --copy or --link: DIR/PART/NAME
+    stands for NAME.
+    """
     tree = recorded_tree(standing.record, standing.folder)
     if tree is None or not scan.source.is_dir():
         return [[] for _ in standing.paths]
     prefix = os.path.join(os.path.realpath(tree[0]), "")
     by_name = {name: [index] for index, name in enumerate(scan.names)}
     return [
-        by_name.get(place.removeprefix(prefix).partition("/")[2], []) if place.startswith(prefix) else []
+        (
+            by_name.get(place.removeprefix(prefix).partition("/")[2], [])
+            if place.startswith(prefix)
+            else []
+        )
         for place in places
     ]
 
 
 def _match_by_identity(standing: Standing, scan: Scan, found: list[list[int]]) -> None:
-    """Match the lines left over with the images left over, by device and inode; `found` is changed in place."""
+    """Match the lines left over with the images left over, by device and inode; `found` is changed
+    in place.
+    """
     lines: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for line, indices in enumerate(found):
         identity = None if indices else _identity(standing.paths[line])
@@ -140,7 +165,9 @@ def _match_by_identity(standing: Standing, scan: Scan, found: list[list[int]]) -
 
 
 def _places(paths: Iterable[str]) -> list[str]:
-    """Return each path with the symbolic links in its folder resolved; the file itself may still be one."""
+    """Return each path with the symbolic links in its folder resolved; the file itself may still be
+    one.
+    """
     folders: dict[str, str] = {}
     result = []
     for path in paths:

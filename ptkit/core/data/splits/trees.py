@@ -1,4 +1,6 @@
-"""A folder PART/CLASS/IMAGE of copies of the images or of links to them, for programs that want folders."""
+"""A folder PART/CLASS/IMAGE of copies of the images or of links to them, for programs that want
+folders.
+"""
 
 import os
 import shutil
@@ -34,14 +36,23 @@ def check_tree(scan: Scan, tree: Tree) -> None:
     """
     folder = tree.folder
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        # Never merged, not even with --overwrite: images of an older split would be left on the wrong side.
-        raise UsageError(f"{tree.flag} exists and is not an empty folder; remove it or name another")
+        # Never merged, not even with --overwrite: images of an older split would be left on the
+        # wrong side.
+        raise UsageError(
+            f"{tree.flag} exists and is not an empty folder; remove it or name another"
+        )
     source = Path(os.path.realpath(scan.source))
     if source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(source):
-        raise UsageError(f"{tree.flag} lies inside {scan.source}, where it would become a class; name another folder")
+        raise UsageError(
+            f"{tree.flag} lies inside {scan.source}, where it would become a class; name another"
+            " folder"
+        )
     for name in scan.class_names:
         if "/" in name or name in (".", ".."):
-            raise DataError(f"--{tree.kind} cannot make a folder of the class name {name!r}; rename it in classes.txt")
+            raise DataError(
+                f"--{tree.kind} cannot make a folder of the class name {name!r}; rename it in"
+                " classes.txt"
+            )
 
 
 def make_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str]]:
@@ -50,7 +61,8 @@ def make_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str
     Returns the paths of the copies or links, and their names PART/CLASS/... below the folder.
 
     Raises:
-        StorageError: the disk refused; nothing is left behind. DataError: an image could not be read.
+        StorageError: the disk refused; nothing is left behind. DataError: an image could not be
+            read.
     """
     names = _tree_names(scan, split)
     target = Path(os.path.realpath(tree.folder))
@@ -76,7 +88,9 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str
     for name, path in zip(names, paths, strict=True):
         if os.path.lexists(path):
             raise UsageError(f"{tree.folder / name} exists and no list here names it; move it away")
-    folders = {target / above for below in _folders(names) for above in (Path(below), *Path(below).parents)}
+    folders = {
+        target / above for below in _folders(names) for above in (Path(below), *Path(below).parents)
+    }
     new_folders = [folder for folder in sorted(folders, reverse=True) if not folder.exists()]
     try:
         _fill(target, scan.paths, names, tree=tree, target=target)
@@ -90,7 +104,9 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str
 
 
 def _tree_names(scan: Scan, split: Split) -> list[str]:
-    """Return PART/CLASS/... for each image; images that a list names keep their file name, made unique."""
+    """Return PART/CLASS/... for each image; images that a list names keep their file name, made
+    unique.
+    """
     parts = [split.part_names[part] for part in split.part_of]
     if scan.source.is_dir():
         return [f"{part}/{name}" for part, name in zip(parts, scan.names, strict=True)]
@@ -109,7 +125,9 @@ def _folders(names: Sequence[str]) -> list[str]:
     return sorted({name.rpartition("/")[0] for name in names})
 
 
-def _fill(folder: Path, paths: Sequence[str], names: Sequence[str], *, tree: Tree, target: Path) -> None:
+def _fill(
+    folder: Path, paths: Sequence[str], names: Sequence[str], *, tree: Tree, target: Path
+) -> None:
     """Put all images below `folder`, which will be `target`."""
     for below in _folders(names):
         make_folder(folder / below)
@@ -126,7 +144,10 @@ def _copy(path: str, copied: str, *, tree: Tree) -> None:
     try:
         shutil.copyfile(path, copied)
     except OSError as error:
-        reason = f"cannot copy {error.filename} to {tree.folder}: {error.strerror or error}; no copies are left behind"
+        reason = (
+            f"cannot copy {error.filename} to {tree.folder}: {error.strerror or error}; no copies"
+            " are left behind"
+        )
         raise (DataError if error.filename == path else StorageError)(reason) from error
 
 

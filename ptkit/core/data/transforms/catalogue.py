@@ -17,7 +17,9 @@ from ptkit.core.sizes import is_small
 
 
 class ToTensor(nn.Module):
-    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1; v2's own leaves tensors unscaled."""
+    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1; v2's own leaves
+    tensors unscaled.
+    """
 
     def forward(self, image: Any) -> Tensor:
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
@@ -47,12 +49,22 @@ TRANSFORMS = Catalogue(
     "transform",
     {
         "CenterCrop": _torchvision("CenterCrop", "cut the centre"),
-        "FiveCrop": _torchvision("FiveCrop", "the four corners and the centre: five images of each"),
-        "TenCrop": _torchvision("TenCrop", "the five crops and their mirror images: ten images of each"),
+        "FiveCrop": _torchvision(
+            "FiveCrop", "the four corners and the centre: five images of each"
+        ),
+        "TenCrop": _torchvision(
+            "TenCrop", "the five crops and their mirror images: ten images of each"
+        ),
         "RandomCrop": _torchvision("RandomCrop", "cut at a random place, after padding"),
-        "RandomResizedCrop": _torchvision("RandomResizedCrop", "cut a random area and aspect, resize it"),
-        "RandomHorizontalFlip": _torchvision("RandomHorizontalFlip", "mirror left to right with probability p"),
-        "RandomVerticalFlip": _torchvision("RandomVerticalFlip", "mirror top to bottom with probability p"),
+        "RandomResizedCrop": _torchvision(
+            "RandomResizedCrop", "cut a random area and aspect, resize it"
+        ),
+        "RandomHorizontalFlip": _torchvision(
+            "RandomHorizontalFlip", "mirror left to right with probability p"
+        ),
+        "RandomVerticalFlip": _torchvision(
+            "RandomVerticalFlip", "mirror top to bottom with probability p"
+        ),
         "AlternatingFlip": Part(
             "ptkit.core.data.transforms.flips:AlternatingFlip",
             "mirror a random half of the images in one epoch, the other half in the next",
@@ -62,29 +74,40 @@ TRANSFORMS = Catalogue(
             "each image and its mirror image: the mean of both answers counts",
         ),
         "RandomRotation": _torchvision("RandomRotation", "rotate by a random angle"),
-        "Resize": _torchvision("Resize", "resize with antialiasing; one number is the shorter side"),
-        "Normalize": _torchvision("Normalize", "subtract the mean, divide by the standard deviation, per channel"),
+        "Resize": _torchvision(
+            "Resize", "resize with antialiasing; one number is the shorter side"
+        ),
+        "Normalize": _torchvision(
+            "Normalize", "subtract the mean, divide by the standard deviation, per channel"
+        ),
         "ToTensor": Part("ptkit.core.data.transforms.catalogue:ToTensor", "to float, values 0..1"),
         "LinearTransformation": Part(
             "ptkit.core.data.transforms.whitening:LinearTransformation",
             'whiten: LinearTransformation("whitening.npz"), from `ptkit normstats --whiten`',
         ),
         "Pad": _torchvision("Pad", "add a border"),
-        "ColorJitter": _torchvision("ColorJitter", "change brightness, contrast, saturation and hue at random"),
+        "ColorJitter": _torchvision(
+            "ColorJitter", "change brightness, contrast, saturation and hue at random"
+        ),
         "Grayscale": _torchvision("Grayscale", "to grey (use num_output_channels=3)"),
         "RandomAffine": _torchvision("RandomAffine", "rotate, shift, scale and shear at random"),
         "RandomGrayscale": _torchvision("RandomGrayscale", "to grey with probability p"),
         "ToPILImage": _torchvision("ToPILImage", "hand a PIL image to the transform that follows"),
         "RandomErasing": _torchvision("RandomErasing", "blot out a random box with probability p"),
         "Lambda": Part(
-            "ptkit.core.data.transforms.catalogue:Lambda", 'a function of your own: Lambda("module:function")'
+            "ptkit.core.data.transforms.catalogue:Lambda",
+            'a function of your own: Lambda("module:function")',
         ),
         "RandomChoice": _torchvision("RandomChoice", "one of a list of transforms"),
         "RandomApply": _torchvision("RandomApply", "a list of transforms, with probability p"),
         "RandomOrder": _torchvision("RandomOrder", "a list of transforms in random order"),
         "AutoAugment": _torchvision("AutoAugment", "learned policies (Cubuk et al. 2019)"),
-        "RandAugment": _torchvision("RandAugment", "n random operations of one strength (Cubuk et al. 2020)"),
-        "TrivialAugmentWide": _torchvision("TrivialAugmentWide", "one random operation (Müller and Hutter 2021)"),
+        "RandAugment": _torchvision(
+            "RandAugment", "n random operations of one strength (Cubuk et al. 2020)"
+        ),
+        "TrivialAugmentWide": _torchvision(
+            "TrivialAugmentWide", "one random operation (Müller and Hutter 2021)"
+        ),
         "MixUp": Part(
             "torchvision.transforms.v2:MixUp",
             "blend each image with another of its batch (Zhang et al. 2018)",
@@ -128,12 +151,14 @@ def build_transform(call: Call) -> Any:
 def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
     """Return a call with the texts in it replaced by what they stand for; nothing is imported.
 
-    In the list of a container, text is a call: `RandomApply(["augment.py:Blur(3)"])`. In LinearTransformation it is the
-    name of a file, looked up in `tensors`; if it may be read it is, and put there.
+    In the list of a container, text is a call: `RandomApply(["augment.py:Blur(3)"])`. In
+    LinearTransformation it is the name of a file, looked up in `tensors`; if it may be read it is,
+    and put there.
 
     Raises:
         UsageError: text that is no call.
-        DataError: a file that cannot be read. CheckpointError: one that may not be read and is not in `tensors`.
+        DataError: a file that cannot be read. CheckpointError: one that may not be read and is not
+            in `tensors`.
     """
     if call.prefix:
         return call
@@ -142,7 +167,10 @@ def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
         is_first = key in (0, "transforms", "transformation_matrix")
         if is_first and call.name in _CONTAINERS and isinstance(value, list | tuple):
             inner = [parse(item) if isinstance(item, str) else item for item in value]
-            calls = (resolved(c, tensors=tensors, may_read=may_read) if isinstance(c, Call) else c for c in inner)
+            calls = (
+                resolved(c, tensors=tensors, may_read=may_read) if isinstance(c, Call) else c
+                for c in inner
+            )
             return type(value)(calls)
         if is_first and call.name == "LinearTransformation" and isinstance(value, str):
             if may_read and value not in tensors:
@@ -151,7 +179,9 @@ def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
         return value
 
     args = tuple(value_of(position, value) for position, value in enumerate(call.args))
-    return replace(call, args=args, kwargs={key: value_of(key, value) for key, value in call.kwargs.items()})
+    return replace(
+        call, args=args, kwargs={key: value_of(key, value) for key, value in call.kwargs.items()}
+    )
 
 
 def inner_calls(call: Call) -> Sequence[Any]:
@@ -182,17 +212,23 @@ def default_transforms(augment: str, size: int) -> tuple[str, ...]:
 
 
 def evaluation_geometry(size: int) -> tuple[str, ...]:
-    """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8 above."""
+    """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8
+    above.
+    """
     if is_small(size):
         return (f"Resize(({size}, {size}))",)
     return (f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})")
 
 
-def complete(calls: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:
+def complete(
+    calls: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[str, ...]:
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
-    A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize; one that crops
-    gets the shorter side resized, with room for the crop above 64 pixels. What takes float tensors gets ToTensor
+    A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
+    one that crops
+    gets the shorter side resized, with room for the crop above 64 pixels. What takes float tensors
+    gets ToTensor
     before it, one that whitens no Normalize. What mixes batches goes to the end.
 
     Raises:
@@ -205,20 +241,33 @@ def complete(calls: Sequence[str], *, size: int, mean: Sequence[float], std: Seq
     if "Normalize" in names:
         return tuple(calls)
     mixes = tuple(text for text, call in zip(calls, parsed, strict=True) if is_mix(call))
-    of_images = [(text, call) for text, call in zip(calls, parsed, strict=True) if text not in mixes]
-    start = next((k for k, (_, call) in enumerate(of_images) if _AFTER_TENSOR & set(_names(call))), len(of_images))
+    of_images = [
+        (text, call) for text, call in zip(calls, parsed, strict=True) if text not in mixes
+    ]
+    start = next(
+        (k for k, (_, call) in enumerate(of_images) if _AFTER_TENSOR & set(_names(call))),
+        len(of_images),
+    )
     to_tensor = () if "ToTensor" in names else ("ToTensor()",)
     listed = [text for text, _ in of_images]
     normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
     after = () if "LinearTransformation" in names else (normalize,)
-    return (*_automatic_geometry(names, size), *listed[:start], *to_tensor, *listed[start:], *after, *mixes)
+    return (
+        *_automatic_geometry(names, size),
+        *listed[:start],
+        *to_tensor,
+        *listed[start:],
+        *after,
+        *mixes,
+    )
 
 
 def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
     """Return the calls for evaluation that go with a training list.
 
-    They are those of `evaluation_geometry`; where training takes several crops of an image, the same crops after the
-    same fixed steps; where it whitens, LinearTransformation, and the Normalize that may follow it.
+    They are those of `evaluation_geometry`; where training takes several crops of an image, the
+    same crops after the same fixed steps; where it whitens, LinearTransformation, and the Normalize
+    that may follow it.
     """
     parsed = [(text, parse(text)) for text in train_calls]
     named = [(text, call.name) for text, call in parsed if not call.prefix]
@@ -227,11 +276,18 @@ def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
     if any(name in SEVERAL_CROPS for name in names):
         # A resized crop is random: evaluation resizes as it does without one.
         before = _automatic_geometry([name for name in names if name != "RandomResizedCrop"], size)
-        geometry = (*before, *(text for text, name in named if name in (*_FIXED_GEOMETRY, *SEVERAL_CROPS)))
+        geometry = (
+            *before,
+            *(text for text, name in named if name in (*_FIXED_GEOMETRY, *SEVERAL_CROPS)),
+        )
     linear = tuple(text for text, name in named if name == "LinearTransformation")
     normalize = tuple(text for text, name in named if name == "Normalize")
     # A list that names Normalize is not completed.
-    return (*geometry, "ToTensor()", *linear, *normalize) if linear and normalize else (*geometry, *linear)
+    return (
+        (*geometry, "ToTensor()", *linear, *normalize)
+        if linear and normalize
+        else (*geometry, *linear)
+    )
 
 
 def mirrors(calls: Sequence[str]) -> bool:

@@ -1,9 +1,10 @@
 """Colour: brightness, contrast, saturation, hue and grey, for one image and for whole batches.
 
-Parameters come from keyed draws. One image, (3, H, W), goes through torchvision's functional kernels. Batches, uint8
-(n, H, W, 3), get the same pixels with a parameter for each image: the operations of those kernels in their order, on
-planes of one colour each, uint8 (3, n, P) for P pixels an image. On the device, where starting an operation costs more
-than its work, all images of a batch take part in each.
+Parameters come from keyed draws. One image, (3, H, W), goes through torchvision's functional
+kernels. Batches, uint8 (n, H, W, 3), get the same pixels with a parameter for each image: the
+operations of those kernels in their order, on planes of one colour each, uint8 (3, n, P) for P
+pixels an image. On the device, where starting an operation costs more than its work, all images of
+a batch take part in each.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +53,9 @@ def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixel
         for place in range(len(active)):
             for number, k in enumerate(active):
                 low, high = _spans(t)[k]
-                _adjust_some(planes, order[:, place] == number, k, low + draws[part, 4 + k] * (high - low))
+                _adjust_some(
+                    planes, order[:, place] == number, k, low + draws[part, 4 + k] * (high - low)
+                )
         _merge(planes, images[part])
     return images
 
@@ -60,13 +63,18 @@ def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixel
 def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Tensor:
     """Change the colours of a batch, each image in its own order.
 
-    Brightness, contrast and saturation are one operation, a blend with black, with the mean grey or with grey: so
+    Brightness, contrast and saturation are one operation, a blend with black, with the mean grey or
+    with grey: so
     each place of the order takes one blend for the whole batch, and one change of hue.
     """
     active = [k for k, span in enumerate(_spans(t)) if span is not None]
     planes = _planes(images)
     # Not `draws[:, active]`: an index made of numbers is a copy that waits.
-    order = torch.stack([draws[:, k] for k in active], dim=1).argsort(dim=1, stable=True) if active else draws
+    order = (
+        torch.stack([draws[:, k] for k in active], dim=1).argsort(dim=1, stable=True)
+        if active
+        else draws
+    )
     spans = {k: _spans(t)[k] for k in active}
     factors = {k: low + draws[:, 4 + k, None] * (high - low) for k, (low, high) in spans.items()}
     for place in range(len(active)):
@@ -109,7 +117,12 @@ def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
 
 def grayscale_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
     """Turn a batch grey, with three channels."""
-    return _gray(images.movedim(-1, 0).float()).to(torch.uint8)[..., None].expand(images.shape).contiguous()
+    return (
+        _gray(images.movedim(-1, 0).float())
+        .to(torch.uint8)[..., None]
+        .expand(images.shape)
+        .contiguous()
+    )
 
 
 def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
@@ -131,7 +144,9 @@ def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) 
 
 def random_grayscale_device(t: v2.RandomGrayscale, images: Tensor, draws: Tensor) -> Tensor:
     """Turn some images of a batch grey."""
-    return torch.where((draws[:, 0] < t.p)[:, None, None, None], grayscale_device(t, images, draws), images)
+    return torch.where(
+        (draws[:, 0] < t.p)[:, None, None, None], grayscale_device(t, images, draws), images
+    )
 
 
 def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws) -> Tensor:
@@ -179,7 +194,9 @@ def _split(images: Pixels) -> Pixels:
 def _merge(planes: Iterable[Pixels], images: Pixels) -> None:
     """Put planes back into contiguous images."""
     n, height, width, _ = images.shape
-    cv2.merge([plane.reshape(n * height, width) for plane in planes], images.reshape(n * height, width, 3))
+    cv2.merge(
+        [plane.reshape(n * height, width) for plane in planes], images.reshape(n * height, width, 3)
+    )
 
 
 def _adjust_some(planes: Pixels, is_chosen: npt.NDArray[np.bool_], k: int, factors: Floats) -> None:
@@ -194,7 +211,9 @@ def _adjust_some(planes: Pixels, is_chosen: npt.NDArray[np.bool_], k: int, facto
 
 
 def _gray(floats: Tensor) -> Tensor:
-    """Return luma, float32 (n, P). `add_` with alpha rounds once, a product and a sum would round twice."""
+    """Return luma, float32 (n, P). `add_` with alpha rounds once, a product and a sum would round
+    twice.
+    """
     red, green, blue = floats
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
@@ -217,7 +236,9 @@ def _saturation(planes: Pixels, factors: Floats) -> Pixels:
     floats = _floats(planes)
     gray = _gray(floats).floor_()
     # addcmul rounds once, as torchvision's `add_` with alpha does.
-    return _bytes(floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors)).clamp_(0, 255))
+    return _bytes(
+        floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors)).clamp_(0, 255)
+    )
 
 
 def _hue(planes: Pixels, factors: Floats) -> Pixels:
@@ -226,9 +247,11 @@ def _hue(planes: Pixels, factors: Floats) -> Pixels:
 
 
 def _hue_shifted(colors: Tensor, amounts: Tensor) -> Tensor:
-    """Shift the hue of planes 0..1 by `amounts` (n, 1), in place; the result is 0..256, to be cut to whole numbers.
+    """Shift the hue of planes 0..1 by `amounts` (n, 1), in place; the result is 0..256, to be cut
+    to whole numbers.
 
-    To HSV and back as torchvision does, but with masks of 0.0 and 1.0: `where` is 40 times slower on a CPU.
+    To HSV and back as torchvision does, but with masks of 0.0 and 1.0: `where` is 40 times slower
+    on a CPU.
     """
     hue, saturation, value = _hsv(*colors)
     hue.add_(amounts)
@@ -242,7 +265,8 @@ def _hue_shifted(colors: Tensor, amounts: Tensor) -> Tensor:
     rising = product.add_(rest).mul_(value).clamp_(0.0, 1.0)
     lowest = rest.mul_(value).clamp_(0.0, 1.0)
     one, two, three, four, five = (_step(sector, k) for k in range(1, 6))
-    # What each colour is in sectors 0 to 5, one letter each: (v)alue, (f)alling, (r)ising, (l)owest.
+    # What each colour is in sectors 0 to 5, one letter each: (v)alue, (f)alling, (r)ising,
+    # (l)owest.
     masks = (
         (1.0 - one + five, one - two, four - five, two - four),  # vfllrv
         (one - three, three - four, 1.0 - one, four),  # rvvfll
@@ -286,7 +310,9 @@ def _bytes(values: Tensor) -> Pixels:
 
 
 def _looked_up(planes: Pixels, values: Tensor) -> Pixels:
-    """Replace each level of each image by what `values` (n, 256) has for it, cut to 0..255; in place."""
+    """Replace each level of each image by what `values` (n, 256) has for it, cut to 0..255; in
+    place.
+    """
     for number, table in enumerate(_bytes(values.clamp_(0, 255))):
         cv2.LUT(planes[:, number], table, planes[:, number])
     return planes

@@ -1,9 +1,10 @@
 """Windows cut out of images: at a random place, or five and ten at fixed ones.
 
-Parameters come from keyed draws, pixels are those of torchvision's functional kernels. Each function takes the
-torchvision transform (its arguments are used, not its random draws), one image (3, H, W) and the image's own draws;
-those called `..._batch` take uint8 (n, H, W, 3) and draws (n, k), `..._floats` float (n, 3, H, W), and give the same;
-`..._device` too, for uint8 and draws that are tensors on the training device.
+Parameters come from keyed draws, pixels are those of torchvision's functional kernels. Each
+function takes the torchvision transform (its arguments are used, not its random draws), one image
+(3, H, W) and the image's own draws; those called `..._batch` take uint8 (n, H, W, 3) and draws (n,
+k), `..._floats` float (n, 3, H, W), and give the same; `..._device` too, for uint8 and draws that
+are tensors on the training device.
 """
 
 from collections.abc import Sequence
@@ -115,21 +116,34 @@ def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws | Tensor) -> tuple[
     """Return top and left of the window in the padded image, for draws (2,) or (n, 2)."""
     height, width = size
     if height < t.size[0] or width < t.size[1]:
-        raise ValueError(f"RandomCrop of {t.size[0]}×{t.size[1]} from an image of {height}×{width} (with padding)")
+        raise ValueError(
+            f"RandomCrop of {t.size[0]}×{t.size[1]} from an image of {height}×{width} (with"
+            " padding)"
+        )
     top, left = draws[..., 0] * (height - t.size[0] + 1), draws[..., 1] * (width - t.size[1] + 1)
-    return (top.long(), left.long()) if isinstance(top, Tensor) else (top.astype(np.int64), left.astype(np.int64))
+    return (
+        (top.long(), left.long())
+        if isinstance(top, Tensor)
+        else (top.astype(np.int64), left.astype(np.int64))
+    )
 
 
 def _check_padding(t: v2.RandomCrop, size: Size, padding: Sequence[int]) -> None:
     """Refuse a border that mirrors more of the image than there is, as torch does."""
     spare = {"reflect": 1, "symmetric": 0}.get(t.padding_mode)
     left, top, right, bottom = padding
-    if spare is not None and (max(top, bottom) > size[0] - spare or max(left, right) > size[1] - spare):
-        raise ValueError(f"padding of {max(padding)} pixels, {t.padding_mode}, around an image of {size[0]}×{size[1]}")
+    if spare is not None and (
+        max(top, bottom) > size[0] - spare or max(left, right) > size[1] - spare
+    ):
+        raise ValueError(
+            f"padding of {max(padding)} pixels, {t.padding_mode}, around an image of"
+            f" {size[0]}×{size[1]}"
+        )
 
 
 def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Tensor, Tensor]:
-    """Return which pixels of a side of `length` lie in windows of `count` that begin at `starts` (n,).
+    """Return which pixels of a side of `length` lie in windows of `count` that begin at `starts`
+    (n,).
 
     Both results are (n, count): places inside the image, and whether that pixel is the image's own.
     """
@@ -157,10 +171,13 @@ def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
     return padded
 
 
-def _windows(images: Pixels, top: npt.NDArray[np.int64], left: npt.NDArray[np.int64], size: Size) -> Pixels:
+def _windows(
+    images: Pixels, top: npt.NDArray[np.int64], left: npt.NDArray[np.int64], size: Size
+) -> Pixels:
     """Cut one window out of each image of a contiguous batch.
 
-    The rows of all windows are gathered by one numpy index over opaque elements of a row's length: 3 times faster
+    The rows of all windows are gathered by one numpy index over opaque elements of a row's length:
+    3 times faster
     than torch's strided windows, which move every byte on its own.
     """
     n, height, width, channels = images.shape

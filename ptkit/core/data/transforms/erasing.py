@@ -33,7 +33,9 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
         return _erased_by_mask(t, images, boxes)
     erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
     values = [_value(t, box, draws[number]) for number, box in erased]
-    for (number, (top, left, h, w)), value in zip(erased, _sent_together(values, images.device), strict=True):
+    for (number, (top, left, h, w)), value in zip(
+        erased, _sent_together(values, images.device), strict=True
+    ):
         images[number, :, top : top + h, left : left + w] = value
     return images
 
@@ -49,7 +51,9 @@ def _sent_together(values: Sequence[Tensor], device: torch.device) -> Sequence[T
 
 def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]) -> Tensor:
     height, width = images.shape[-2:]
-    top, left, h, w = sent(torch.tensor([box or (0, 0, 0, 0) for box in boxes]), images.device).T[:, :, None]
+    top, left, h, w = sent(torch.tensor([box or (0, 0, 0, 0) for box in boxes]), images.device).T[
+        :, :, None
+    ]
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     rows, columns = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
     value = constant(t.value, images.device).view(1, -1, 1, 1)
@@ -57,7 +61,9 @@ def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]
 
 
 def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
-    """Return what fills a box: (1 or 3, 1, 1), or normal numbers (3, h, w) where the value is random."""
+    """Return what fills a box: (1 or 3, 1, 1), or normal numbers (3, h, w) where the value is
+    random.
+    """
     if t.value is not None:
         return torch.tensor(t.value)[:, None, None]
     generator = torch.Generator().manual_seed(int(draws[1] * (1 << 53)))
@@ -65,7 +71,9 @@ def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
 
 
 def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> Box | None:
-    """Return (top, left, height, width) of torchvision's random box; None: not drawn, or ten tries found none."""
+    """Return (top, left, height, width) of torchvision's random box; None: not drawn, or ten tries
+    found none.
+    """
     if draws[0] >= t.p:
         return None
     low, high = math.log(t.ratio[0]), math.log(t.ratio[1])

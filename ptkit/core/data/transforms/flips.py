@@ -1,4 +1,6 @@
-"""Mirrored images: one (3, H, W), whole uint8 batches (n, H, W, 3), also on the device, and floats (n, 3, H, W)."""
+"""Mirrored images: one (3, H, W), whole uint8 batches (n, H, W, 3), also on the device, and floats
+(n, 3, H, W).
+"""
 
 from typing import Any
 
@@ -14,14 +16,17 @@ from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import Draws
 
-# Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in a core's cache.
+# Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in
+# a core's cache.
 _LARGE = 1 << 14
 
 
 class AlternatingFlip(nn.Module):
-    """Mirror a random half of the images left to right in one epoch, the other half in the next, and so on.
+    """Mirror a random half of the images left to right in one epoch, the other half in the next,
+    and so on.
 
-    Two epochs then show each image both ways (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024,
+    Two epochs then show each image both ways (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
+    GPU", 2024,
     section 3.6).
     """
 
@@ -32,7 +37,9 @@ class AlternatingFlip(nn.Module):
 
 
 class WithHorizontalFlip(nn.Module):
-    """Make two of each image, itself and its mirror image: the model's outputs are averaged over both."""
+    """Make two of each image, itself and its mirror image: the model's outputs are averaged over
+    both.
+    """
 
     def __init__(self) -> None:
         super().__init__()

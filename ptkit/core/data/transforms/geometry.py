@@ -1,7 +1,8 @@
 """Resized boxes, the size of an image after each transform, and what the kernels share.
 
-Parameters come from keyed draws, pixels from torchvision's functional kernels. Each function takes the torchvision
-transform (its arguments are used, not its random draws), one image (3, H, W) and the image's own draws.
+Parameters come from keyed draws, pixels from torchvision's functional kernels. Each function takes
+the torchvision transform (its arguments are used, not its random draws), one image (3, H, W) and
+the image's own draws.
 """
 
 import math
@@ -37,41 +38,57 @@ class Reduction(NamedTuple):
     times: int
 
 
-def crop_of_reduced(t: v2.RandomResizedCrop, image: Tensor, draws: Draws, reduction: Reduction) -> Tensor:
+def crop_of_reduced(
+    t: v2.RandomResizedCrop, image: Tensor, draws: Draws, reduction: Reduction
+) -> Tensor:
     """Do what `random_resized_crop` does to the whole image when it comes smaller."""
     (top, left, height, width), times = random_box(t, reduction.size, draws), reduction.times
     bottom, right = -(-(top + height) // times), -(-(left + width) // times)
-    return _resized_box(t, image, (top // times, left // times, bottom - top // times, right - left // times))
+    return _resized_box(
+        t, image, (top // times, left // times, bottom - top // times, right - left // times)
+    )
 
 
 def times_smaller(t: Any, size: Size, draws: Draws) -> int:
-    """Return how many times smaller (1, 2, 4 or 8) an image of a size may come to Resize or RandomResizedCrop.
+    """Return how many times smaller (1, 2, 4 or 8) an image of a size may come to Resize or
+    RandomResizedCrop.
 
     What is resized then still has at least the height and width that it is resized to.
     """
     height, width = random_box(t, size, draws)[2:] if isinstance(t, v2.RandomResizedCrop) else size
     wanted: Sequence[int] = t.size or [max(size)]
     # A single number is of the shorter side.
-    most = min(height // wanted[0], width // wanted[-1]) if len(wanted) == 2 else min(size) // wanted[0]
+    most = (
+        min(height // wanted[0], width // wanted[-1])
+        if len(wanted) == 2
+        else min(size) // wanted[0]
+    )
     return next((times for times in (8, 4, 2) if times <= most), 1)
 
 
 def random_box(t: v2.RandomResizedCrop, size: Sequence[int], draws: Draws) -> Box:
     """Return the box that is cut out of an image of a size."""
     height, width = size
-    return _box_that_fits(height, width, t.scale, t.ratio, draws) or _central_box(height, width, t.ratio)
+    return _box_that_fits(height, width, t.scale, t.ratio, draws) or _central_box(
+        height, width, t.ratio
+    )
 
 
 def _resized_box(t: v2.RandomResizedCrop, image: Tensor, box: Box) -> Tensor:
     cropped = F.crop(image, *box)
     if isinstance(cropped, Tensor):
-        # Each pixel's colours side by side, as decoded: torch gives such too then, not planes, costly to turn back.
+        # Each pixel's colours side by side, as decoded: torch gives such too then, not planes,
+        # costly to turn back.
         cropped = cropped.movedim(-3, -1).contiguous().movedim(-1, -3)
     return F.resize(cropped, t.size, interpolation=t.interpolation, antialias=t.antialias)
 
 
-def _box_that_fits(height: int, width: int, scale: Sequence[float], ratio: Sequence[float], draws: Draws) -> Box | None:
-    """Return (top, left, height, width) of torchvision's random box, or None if ten tries found none."""
+def _box_that_fits(
+    height: int, width: int, scale: Sequence[float], ratio: Sequence[float], draws: Draws
+) -> Box | None:
+    """Return (top, left, height, width) of torchvision's random box, or None if ten tries found
+    none.
+    """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for k in range(TRIES):
         area = height * width * between(draws[2 * k], *scale)

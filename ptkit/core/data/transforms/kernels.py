@@ -1,7 +1,10 @@
-"""How each random transform is drawn from keyed numbers and applied with torchvision's own functional kernels.
+"""How each random transform is drawn from keyed numbers and applied with torchvision's own
+functional kernels.
 
-torchvision's classes draw from torch's global generator, which threads and the model's dropout share. So of a class
-only the arguments are used: the parameters are drawn here, with its distributions, from `keyed.uniforms`.
+torchvision's classes draw from torch's global generator, which threads and the model's dropout
+share. So of a class
+only the arguments are used: the parameters are drawn here, with its distributions, from
+`keyed.uniforms`.
 """
 
 import random
@@ -35,16 +38,21 @@ def _same_size(_transform: Any, size: Size | None) -> Size | None:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One transform class: how it is drawn, and each form in which it is applied, all with the same result.
+    """One transform class: how it is drawn, and each form in which it is applied, all with the same
+    result.
 
     draws: how many uniform numbers one image takes.
-    apply: (transform, image (3, H, W), draws (k,)) -> image; crops of an image, (C, 3, H, W), share their draws.
-    batch: whole batches on a CPU, numpy uint8 (n, H, W, 3), where there is such a form; it may change its input.
-    device: whole batches on the training device, uint8 tensors (n, H, W, 3) with draws (n, k) that lie there too;
-        nothing in it waits for the device, and it leaves its input alone.
-    floats: float batches (n, 3, H, W), on the device where they lie, draws in numpy; it may change its input.
+    apply: (transform, image (3, H, W), draws (k,)) -> image; crops of an image, (C, 3, H, W), share
+    their draws.
+    batch: whole batches on a CPU, numpy uint8 (n, H, W, 3), where there is such a form; it may
+    change its input.
+    device: whole batches on the training device, uint8 tensors (n, H, W, 3) with draws (n, k) that
+        lie there too; nothing in it waits for the device, and it leaves its input alone.
+    floats: float batches (n, 3, H, W), on the device where they lie, draws in numpy; it may change
+    its input.
     size: (transform, (h, w) or None where unknown) -> the size afterwards.
-    alternates: its draws are the same in every epoch, but for a half that is added in every other one.
+    alternates: its draws are the same in every epoch, but for a half that is added in every other
+    one.
     """
 
     draws: Callable[[Any], int]
@@ -57,12 +65,16 @@ class Kernel:
 
 
 def kernel_of(transform: Any) -> Kernel:
-    """Return the kernel of a transform; a foreign one (a user's own, AutoAugment) is seeded anew for each image."""
+    """Return the kernel of a transform; a foreign one (a user's own, AutoAugment) is seeded anew
+    for each image.
+    """
     return KERNELS.get(type(transform), _FOREIGN)
 
 
 def is_foreign(transform: Any) -> bool:
-    """Say whether the transform, or one inside it, draws from global generators: it must run in a worker process."""
+    """Say whether the transform, or one inside it, draws from global generators: it must run in a
+    worker process.
+    """
     if type(transform) in CONTAINERS:
         return any(is_foreign(inner) for inner in transform.transforms)
     return type(transform) not in KERNELS
@@ -79,12 +91,13 @@ def has_form(transform: Any, size: Size | None, form: str) -> bool:
         return rotation.can_rotate_batch(transform, size)
     if type(transform) not in CONTAINERS:
         return True
-    # Some images of a batch go through an inner transform and others do not: all must keep their size.
+    # Some images of a batch go through an inner transform and others do not: all must keep their
+    # size.
     inner = transform.transforms
     return all(has_form(t, size, form) and kernel_of(t).size(t, size) == size for t in inner)
 
 
-# ------------------------------------------------------------------------------------------------------ containers
+# --------------------------------------------------------------------------------------- containers
 
 
 def _sum_of_draws(transforms: Sequence[Any]) -> int:
@@ -113,7 +126,9 @@ def _random_choice(t: v2.RandomChoice, image: Tensor, draws: Draws) -> Tensor:
 
 def _random_choice_batch(t: v2.RandomChoice, images: Any, draws: Any) -> Any:
     choices = _chosen(t, draws[:, 0])
-    for k, (inner, some) in enumerate(zip(t.transforms, _shares(t.transforms, draws[:, 1:]), strict=True)):
+    for k, (inner, some) in enumerate(
+        zip(t.transforms, _shares(t.transforms, draws[:, 1:]), strict=True)
+    ):
         images = _on_some(inner, images, choices == k, some)
     return images
 
@@ -137,7 +152,9 @@ def _random_order_batch(t: v2.RandomOrder, images: Any, draws: Any) -> Any:
 
 
 def _chosen(t: v2.RandomChoice, draws: Any) -> Any:
-    """Return which transform each draw means, for a number, an array or a tensor: how many limits it has passed."""
+    """Return which transform each draw means, for a number, an array or a tensor: how many limits
+    it has passed.
+    """
     return sum((draws >= limit for limit in np.cumsum(t.p)[:-1].tolist()), draws * 0)
 
 
@@ -152,14 +169,20 @@ def _shares(transforms: Sequence[Any], draws: Any) -> list[Any]:
 
 
 def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
-    """Apply a transform to some images of a batch: pixels on the CPU, pixels on the device, or floats."""
+    """Apply a transform to some images of a batch: pixels on the CPU, pixels on the device, or
+    floats.
+    """
     kernel = kernel_of(inner)
     if not isinstance(images, Tensor):
         assert kernel.batch is not None
-        return _on_some_pixels(kernel.batch, inner, images, chosen=np.flatnonzero(is_chosen), draws=draws)
+        return _on_some_pixels(
+            kernel.batch, inner, images, chosen=np.flatnonzero(is_chosen), draws=draws
+        )
     if images.dtype == torch.uint8:
         assert kernel.device is not None
-        return torch.where(is_chosen[:, None, None, None], kernel.device(inner, images, draws), images)
+        return torch.where(
+            is_chosen[:, None, None, None], kernel.device(inner, images, draws), images
+        )
     assert kernel.floats is not None
     if is_chosen.all():
         return kernel.floats(inner, images, draws)
@@ -170,11 +193,14 @@ def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
     return images
 
 
-def _on_some_pixels(form: Form, inner: Any, images: Pixels, *, chosen: npt.NDArray[np.int64], draws: Draws) -> Pixels:
+def _on_some_pixels(
+    form: Form, inner: Any, images: Pixels, *, chosen: npt.NDArray[np.int64], draws: Draws
+) -> Pixels:
     if len(chosen) == len(images):
         changed: Pixels = form(inner, images, draws)
         return changed
-    # Large images one by one where they lie: copies of some of them would not stay in a core's cache.
+    # Large images one by one where they lie: copies of some of them would not stay in a core's
+    # cache.
     if images[0].nbytes > _LARGE:
         for some in (slice(k, k + 1) for k in chosen.tolist()):
             changed = form(inner, images[some], draws[some])
@@ -185,11 +211,13 @@ def _on_some_pixels(form: Form, inner: Any, images: Pixels, *, chosen: npt.NDArr
     return images
 
 
-# ----------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def _foreign(transform: Any, image: Any, draws: Draws) -> Any:
-    """Apply a transform that draws from global generators, after seeding all of them for this one image."""
+    """Apply a transform that draws from global generators, after seeding all of them for this one
+    image.
+    """
     key = int(draws[0] * (1 << 53))
     torch.default_generator.manual_seed(key)
     np.random.seed(key % (1 << 32))
@@ -262,7 +290,9 @@ KERNELS: dict[type, Kernel] = {
         device=crops.random_crop_device,
         size=geometry.own_size,
     ),
-    v2.RandomResizedCrop: Kernel(lambda _t: BOX_DRAWS, geometry.random_resized_crop, size=geometry.own_size),
+    v2.RandomResizedCrop: Kernel(
+        lambda _t: BOX_DRAWS, geometry.random_resized_crop, size=geometry.own_size
+    ),
     v2.RandomHorizontalFlip: _HORIZONTAL_FLIP,
     flips.AlternatingFlip: replace(_HORIZONTAL_FLIP, alternates=True),
     v2.RandomVerticalFlip: Kernel(
@@ -273,7 +303,10 @@ KERNELS: dict[type, Kernel] = {
         floats=flips.vertical_flip_floats,
     ),
     v2.RandomRotation: Kernel(
-        _one, rotation.random_rotation, batch=rotation.random_rotation_batch, size=geometry.size_of_rotation
+        _one,
+        rotation.random_rotation,
+        batch=rotation.random_rotation_batch,
+        size=geometry.size_of_rotation,
     ),
     v2.RandomAffine: Kernel(
         lambda _t: rotation.AFFINE_DRAWS, rotation.random_affine, batch=rotation.random_affine_batch
@@ -292,7 +325,9 @@ KERNELS: dict[type, Kernel] = {
         floats=color.random_grayscale_floats,
     ),
     v2.RandomErasing: Kernel(
-        lambda _t: erasing.ERASING_DRAWS, erasing.random_erasing, floats=erasing.random_erasing_floats
+        lambda _t: erasing.ERASING_DRAWS,
+        erasing.random_erasing,
+        floats=erasing.random_erasing_floats,
     ),
     v2.RandomApply: Kernel(
         lambda t: 1 + _sum_of_draws(t.transforms),

@@ -1,7 +1,9 @@
-"""MixUp and CutMix: a batch mixed with itself, on the device, with torchvision's pairing and distributions.
+"""MixUp and CutMix: a batch mixed with itself, on the device, with torchvision's pairing and
+distributions.
 
-Each image is paired with the one before it in the batch, as torchvision's v2 does; the share (and CutMix's box) is
-drawn for each image, where v2 draws one for all. A loss of mixed targets is the same mix of two losses, image by
+Each image is paired with the one before it in the batch, as torchvision's v2 does; the share (and
+CutMix's box) is drawn for each image, where v2 draws one for all. A loss of mixed targets is the
+same mix of two losses, image by
 image, so every loss can be trained with them.
 """
 
@@ -26,7 +28,8 @@ MIXES = ("MixUp", "CutMix")
 class Mixed:
     """What the images of a batch were mixed with.
 
-    partner_labels: labels of the partners, as the batch's own, (n, ...). share: each image's own share, float32 (n,).
+    partner_labels: labels of the partners, as the batch's own, (n, ...). share: each image's own
+    share, float32 (n,).
     """
 
     partner_labels: Tensor
@@ -40,11 +43,19 @@ def is_mix(call: Call) -> bool:
     if call.name != "RandomChoice":
         return call.name in MIXES
     given = call.args[0] if call.args else call.kwargs.get("transforms")
-    return bool(given) and isinstance(given, list) and all(isinstance(c, Call) and c.name in MIXES for c in given)
+    return (
+        bool(given)
+        and isinstance(given, list)
+        and all(isinstance(c, Call) and c.name in MIXES for c in given)
+    )
 
 
-def mix(transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int, batch: int) -> tuple[Tensor, Mixed]:
-    """Mix float images (n, 3, H, W) with themselves; the draws are keyed by seed, epoch and the batch's number."""
+def mix(
+    transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int, batch: int
+) -> tuple[Tensor, Mixed]:
+    """Mix float images (n, 3, H, W) with themselves; the draws are keyed by seed, epoch and the
+    batch's number.
+    """
     draws = np.random.Generator(np.random.Philox(key=stream_key(seed, f"mix {epoch}", batch)))
     if isinstance(transform, v2.RandomChoice):
         transform = transform.transforms[draws.choice(len(transform.transforms), p=transform.p)]
@@ -53,7 +64,10 @@ def mix(transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int
     if isinstance(transform, v2.CutMix):
         mixed, shares = _cut(images, shares, draws)
     else:
-        own, partner = _on(shares, images), _on((1.0 - shares.astype(np.float64)).astype(np.float32), images)
+        own, partner = (
+            _on(shares, images),
+            _on((1.0 - shares.astype(np.float64)).astype(np.float32), images),
+        )
         mixed = images.roll(1, 0).mul_(partner).add_(images * own)
     share = sent(shares, images.device)
     return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
@@ -67,7 +81,9 @@ def _on(values: npt.NDArray[Any], images: Tensor) -> Tensor:
 def _cut(
     images: Tensor, shares: npt.NDArray[np.float32], draws: np.random.Generator
 ) -> tuple[Tensor, npt.NDArray[np.float32]]:
-    """Paste a box of each partner; a share becomes what its box, cut at the border, leaves (Yun et al. 2019, A.1)."""
+    """Paste a box of each partner; a share becomes what its box, cut at the border, leaves (Yun et
+    al. 2019, A.1).
+    """
     n, _, height, width = images.shape
     x, y = draws.integers(width, size=n), draws.integers(height, size=n)
     half = [0.5 * math.sqrt(1.0 - share) for share in shares.tolist()]
@@ -82,7 +98,9 @@ def _cut(
 
 
 def _pasted(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
-    """Return images with a box of each one's partner, on a CPU; boxes: (n, 4), left, top, right, bottom."""
+    """Return images with a box of each one's partner, on a CPU; boxes: (n, 4), left, top, right,
+    bottom.
+    """
     mixed = images.clone()
     source, target = images.numpy(), mixed.numpy()
     for k, (left, top, right, bottom) in enumerate(boxes.tolist()):
@@ -96,4 +114,6 @@ def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
     left, top, right, bottom = sent(boxes, images.device).T[:, :, None]
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
-    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images.roll(1, 0), images)
+    return torch.where(
+        rows[:, None, :, None] & columns[:, None, None, :], images.roll(1, 0), images
+    )

@@ -16,7 +16,13 @@ from ptkit.core.data.transforms.whitening import LinearTransformation, misfit
 from ptkit.core.errors import UsageError
 
 # What an image can be.
-_UINT8, _PIL, _FLOAT, _WHITENED, _NORMALISED = "uint8", "PIL image", "float", "whitened", "normalised"
+_UINT8, _PIL, _FLOAT, _WHITENED, _NORMALISED = (
+    "uint8",
+    "PIL image",
+    "float",
+    "whitened",
+    "normalised",
+)
 _FLOATS = (_FLOAT, _WHITENED, _NORMALISED)
 
 Kinds = frozenset[str]
@@ -24,7 +30,9 @@ Kinds = frozenset[str]
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a transform refuses, with the reason ({} is its name), and what it makes of an image, if it changes that."""
+    """What a transform refuses, with the reason ({} is its name), and what it makes of an image, if
+    it changes that.
+    """
 
     refuses: Mapping[str, str] = field(default_factory=dict)
     gives: str | None = None
@@ -42,9 +50,12 @@ _AUGMENTS_COLOR = _Rule(
     }
 )
 _RULES: Mapping[type, _Rule] = {
-    ToTensor: _Rule(_refusing(_FLOATS, "{} stands twice; the image is a float tensor already"), _FLOAT),
+    ToTensor: _Rule(
+        _refusing(_FLOATS, "{} stands twice; the image is a float tensor already"), _FLOAT
+    ),
     v2.ToPILImage: _Rule(
-        _refusing(_FLOATS, "{} must stand before ToTensor") | _refusing((_PIL,), "{} stands twice"), _PIL
+        _refusing(_FLOATS, "{} must stand before ToTensor") | _refusing((_PIL,), "{} stands twice"),
+        _PIL,
     ),
     v2.Normalize: _Rule(_NEEDS_FLOATS | _refusing((_NORMALISED,), "{} stands twice"), _NORMALISED),
     LinearTransformation: _Rule(
@@ -59,7 +70,9 @@ _RULES: Mapping[type, _Rule] = {
     v2.RandAugment: _AUGMENTS_COLOR,
     v2.TrivialAugmentWide: _AUGMENTS_COLOR,
     v2.AugMix: _AUGMENTS_COLOR,
-    **dict.fromkeys(SEVERAL_CROPS, _Rule(_refusing((_PIL,), "{} needs a tensor: put it before ToPILImage"))),
+    **dict.fromkeys(
+        SEVERAL_CROPS, _Rule(_refusing((_PIL,), "{} needs a tensor: put it before ToPILImage"))
+    ),
 }
 
 
@@ -68,11 +81,19 @@ _FEW_MODES = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)
 _PILLOW_ONLY = (InterpolationMode.BOX, InterpolationMode.HAMMING)
 _MODES_OF_TENSORS: Mapping[type, tuple[InterpolationMode, ...]] = {
     **dict.fromkeys(
-        (v2.RandomRotation, v2.RandomAffine, v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix),
+        (
+            v2.RandomRotation,
+            v2.RandomAffine,
+            v2.AutoAugment,
+            v2.RandAugment,
+            v2.TrivialAugmentWide,
+            v2.AugMix,
+        ),
         _FEW_MODES,
     ),
     **dict.fromkeys(
-        (v2.Resize, v2.RandomResizedCrop), tuple(mode for mode in InterpolationMode if mode not in _PILLOW_ONLY)
+        (v2.Resize, v2.RandomResizedCrop),
+        tuple(mode for mode in InterpolationMode if mode not in _PILLOW_ONLY),
     ),
 }
 
@@ -89,16 +110,26 @@ def check_order(calls: Sequence[Call], transforms: Sequence[Any], *, mix: Call |
     for call, transform in zip(calls, transforms, strict=True):
         kinds = _after(call, transform, kinds)
     if _PIL in kinds:
-        raise UsageError("the transforms must end in a float tensor: add ToTensor() after ToPILImage()")
+        raise UsageError(
+            "the transforms must end in a float tensor: add ToTensor() after ToPILImage()"
+        )
     if _UINT8 in kinds:
         raise UsageError("the transforms must end in a float tensor: add ToTensor()")
     _check_crops(calls, transforms, mix)
-    alternating = [call for call, transform in zip(calls, transforms, strict=True) if kernel_of(transform).alternates]
+    alternating = [
+        call
+        for call, transform in zip(calls, transforms, strict=True)
+        if kernel_of(transform).alternates
+    ]
     if len(alternating) > 1:
-        raise alternating[1].error(f"{alternating[1].name} stands twice: the second undoes the first")
+        raise alternating[1].error(
+            f"{alternating[1].name} stands twice: the second undoes the first"
+        )
 
 
-def check_sizes(calls: Sequence[Call], transforms: Sequence[Any], sizes: Sequence[Size | None]) -> None:
+def check_sizes(
+    calls: Sequence[Call], transforms: Sequence[Any], sizes: Sequence[Size | None]
+) -> None:
     """Refuse a matrix that does not fit the images, where their size is known.
 
     sizes: before each transform.
@@ -107,7 +138,11 @@ def check_sizes(calls: Sequence[Call], transforms: Sequence[Any], sizes: Sequenc
         UsageError: the message shows both sizes.
     """
     for call, transform, size in zip(calls, transforms, sizes, strict=False):
-        if isinstance(transform, LinearTransformation) and size is not None and (reason := misfit(transform, size)):
+        if (
+            isinstance(transform, LinearTransformation)
+            and size is not None
+            and (reason := misfit(transform, size))
+        ):
             raise call.error(reason)
 
 
@@ -115,7 +150,8 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     """Return what an image may be after a transform that it enters as one of `kinds`."""
     if is_mix(call):
         raise call.error(
-            "what mixes whole batches stands once, at the end: RandomChoice([MixUp(), CutMix()]) takes turns"
+            "what mixes whole batches stands once, at the end: RandomChoice([MixUp(), CutMix()])"
+            " takes turns"
         )
     if type(transform) in CONTAINERS:
         return _after_container(call, transform, kinds)
@@ -123,9 +159,16 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     for kind in sorted(kinds & rule.refuses.keys()):
         raise call.error(rule.refuses[kind].format(call.name))
     modes = _MODES_OF_TENSORS.get(type(transform))
-    if modes is not None and kinds - {_PIL} and InterpolationMode(transform.interpolation) not in modes:
+    if (
+        modes is not None
+        and kinds - {_PIL}
+        and InterpolationMode(transform.interpolation) not in modes
+    ):
         names = ", ".join(mode.name for mode in modes)
-        raise call.error(f"{call.name}: of a tensor the interpolation is {names}; others need ToPILImage() before it")
+        raise call.error(
+            f"{call.name}: of a tensor the interpolation is {names}; others need ToPILImage()"
+            " before it"
+        )
     return frozenset({rule.gives}) if rule.gives else kinds
 
 
@@ -133,12 +176,21 @@ def _after_container(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     results, here = [], kinds
     for inner, inner_transform in zip(inner_calls(call), transform.transforms, strict=True):
         if type(inner_transform) in SEVERAL_CROPS:
-            raise inner.error(f"{inner.name} makes several images of each: it cannot stand in {call.name}")
+            raise inner.error(
+                f"{inner.name} makes several images of each: it cannot stand in {call.name}"
+            )
         if kernel_of(inner_transform).alternates:
-            raise inner.error(f"{inner.name} takes turns from epoch to epoch: it cannot stand in {call.name}")
-        here = _after(inner, inner_transform, here if isinstance(transform, v2.RandomApply) else kinds)
+            raise inner.error(
+                f"{inner.name} takes turns from epoch to epoch: it cannot stand in {call.name}"
+            )
+        here = _after(
+            inner, inner_transform, here if isinstance(transform, v2.RandomApply) else kinds
+        )
         if isinstance(transform, v2.RandomOrder) and here != kinds:
-            raise inner.error(f"{inner.name} changes what an image is: in a RandomOrder the others could not follow it")
+            raise inner.error(
+                f"{inner.name} changes what an image is: in a RandomOrder the others could not"
+                " follow it"
+            )
         results.append(here)
     return kinds | here if isinstance(transform, v2.RandomApply) else frozenset().union(*results)
 
@@ -150,12 +202,16 @@ def _check_crops(calls: Sequence[Call], transforms: Sequence[Any], mix: Call | N
     crop = calls[places[0]]
     if len(places) > 1:
         second = calls[places[1]]
-        raise second.error(f"{second.name} cannot follow {crop.name}: the image is several images already")
+        raise second.error(
+            f"{second.name} cannot follow {crop.name}: the image is several images already"
+        )
     if mix is not None:
         raise mix.error(f"{mix.name} mixes single images: it cannot go with {crop.name}")
     for call, transform in list(zip(calls, transforms, strict=True))[places[0] + 1 :]:
         if isinstance(transform, v2.ToPILImage) or is_foreign(transform):
-            raise call.error(f"{call.name} takes one image, not the crops of one: put it before {crop.name}")
+            raise call.error(
+                f"{call.name} takes one image, not the crops of one: put it before {crop.name}"
+            )
 
 
 def sizes_of(transforms: Sequence[Any]) -> list[Size | None]:

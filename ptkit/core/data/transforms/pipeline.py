@@ -1,6 +1,8 @@
-"""A list of transforms, planned once: what is decoded and kept, what runs image by image, what runs on batches.
+"""A list of transforms, planned once: what is decoded and kept, what runs image by image, what runs
+on batches.
 
-The plan changes speed, never meaning: every part draws from the same keyed numbers whatever the batch.
+The plan changes speed, never meaning: every part draws from the same keyed numbers whatever the
+batch.
 """
 
 import functools
@@ -25,14 +27,26 @@ from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, resolved
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
 from ptkit.core.data.transforms.generators import global_generators_kept
-from ptkit.core.data.transforms.geometry import Draws, Reduction, Size, crop_of_reduced, times_smaller
+from ptkit.core.data.transforms.geometry import (
+    Draws,
+    Reduction,
+    Size,
+    crop_of_reduced,
+    times_smaller,
+)
 from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.order import check_order, check_sizes, sizes_of
 from ptkit.core.data.transforms.planning import Division, Step, divide, for_gpu, steps_of
 from ptkit.core.errors import DataError, UsageError
 
-_MOVING_TYPES = (v2.RandomCrop, v2.FiveCrop, v2.TenCrop, v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
+_MOVING_TYPES = (
+    v2.RandomCrop,
+    v2.FiveCrop,
+    v2.TenCrop,
+    v2.RandomHorizontalFlip,
+    v2.RandomVerticalFlip,
+)
 
 _SHRINKING_TYPES = (v2.Resize, v2.RandomResizedCrop)
 
@@ -44,8 +58,10 @@ class Pipeline(Division):
     calls: the list, as text.
     mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
     size: (height, width) at the end; None where it depends on the image.
-    num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop, 2 with WithHorizontalFlip.
-    tensors: what must be saved beside `calls`: by the name of a file in them, what LinearTransformation read there.
+    num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop, 2 with
+    WithHorizontalFlip.
+    tensors: what must be saved beside `calls`: by the name of a file in them, what
+    LinearTransformation read there.
     """
 
     calls: tuple[str, ...]
@@ -57,12 +73,15 @@ class Pipeline(Division):
 
     @staticmethod
     def parse(
-        calls: Sequence[str], *, allow_user_code: bool = True, tensors: Mapping[str, Tensor] | None = None
+        calls: Sequence[str],
+        *,
+        allow_user_code: bool = True,
+        tensors: Mapping[str, Tensor] | None = None,
     ) -> "Pipeline":
         """Plan a list of calls.
 
-        tensors: what another pipeline of these calls had; the files that they name are not read then, and without user
-        code never.
+        tensors: what another pipeline of these calls had; the files that they name are not read
+        then, and without user code never.
 
         Raises:
             UsageError: unknown names or arguments, or transforms in an order that cannot work.
@@ -88,21 +107,30 @@ class Pipeline(Division):
             **vars(divide(steps, sizes)),
             size=sizes[-1],
             num_draws=steps[-1].columns.stop if steps else 0,
-            num_crops=next((SEVERAL_CROPS[type(t)] for t in transforms if type(t) in SEVERAL_CROPS), 1),
+            num_crops=next(
+                (SEVERAL_CROPS[type(t)] for t in transforms if type(t) in SEVERAL_CROPS), 1
+            ),
             mix=build_transform(mix) if mix is not None else None,
             tensors=held,
         )
 
     def for_device(self, device: torch.device) -> "Pipeline":
-        """Return the plan for a training device: `together` and `finish` share the steps for batches accordingly."""
+        """Return the plan for a training device: `together` and `finish` share the steps for
+        batches accordingly.
+        """
         return for_gpu(self) if device.type == "cuda" else self
 
-    def draws(self, seed: int, *, epoch: int, keys: npt.NDArray[np.int64], offset: int = 0) -> Draws:
+    def draws(
+        self, seed: int, *, epoch: int, keys: npt.NDArray[np.int64], offset: int = 0
+    ) -> Draws:
         """Return the draws of some images in an epoch, (len(keys), num_draws).
 
-        keys: a number of each image's own. offset: draws of a longer list that come before this one's.
+        keys: a number of each image's own. offset: draws of a longer list that come before this
+        one's.
         """
-        draws = keyed.uniforms(seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws)[:, offset:]
+        draws = keyed.uniforms(
+            seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws
+        )[:, offset:]
         for step in (*self.middle, *self.batched, *self.on_device, *self.tail):
             if kernel_of(step.transform).alternates:
                 columns = step.columns.stop - step.columns.start
@@ -136,7 +164,10 @@ class Pipeline(Division):
     @property
     def can_reduce(self) -> bool:
         """Whether the first step makes images smaller that may come smaller already."""
-        return type(next((step.transform for step in self.prefix + self.middle), None)) in _SHRINKING_TYPES
+        return (
+            type(next((step.transform for step in self.prefix + self.middle), None))
+            in _SHRINKING_TYPES
+        )
 
     def reduction(self, size: Size, draws: Draws) -> Reduction:
         """Return how much smaller an image of a size may come without a loss, where `can_reduce`."""
@@ -155,9 +186,11 @@ class Pipeline(Division):
         return image.shape[1], image.shape[2]
 
     def each(self, pixels: Pixels, draws: Draws, *, reduction: Reduction | None = None) -> Tensor:
-        """Apply the middle to one image (H, W, 3): (3, h, w), or (num_crops, 3, h, w) where it takes the crops.
+        """Apply the middle to one image (H, W, 3): (3, h, w), or (num_crops, 3, h, w) where it
+        takes the crops.
 
-        The result is uint8, or float where ToTensor stands in the middle. reduction: what the image had before.
+        The result is uint8, or float where ToTensor stands in the middle. reduction: what the image
+        had before.
 
         Raises:
             UsageError: a transform that does not fit the image.
@@ -172,11 +205,14 @@ class Pipeline(Division):
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if self.scale is not None and tensor.dtype != torch.uint8:
             found = str(tensor.dtype).removeprefix("torch.")
-            raise UsageError(f"found {found} before ToTensor: what stands there must keep uint8 pixels, 0..255")
+            raise UsageError(
+                f"found {found} before ToTensor: what stands there must keep uint8 pixels, 0..255"
+            )
         return tensor
 
     def stacked(self, tensors: Sequence[Tensor]) -> Pixels | Tensor:
-        """Make a batch of what `each` gave: uint8 (n, h, w, 3), or float (n, 3, h, w); crops image by image.
+        """Make a batch of what `each` gave: uint8 (n, h, w, 3), or float (n, 3, h, w); crops image
+        by image.
 
         Raises:
             DataError: images that differ in size.
@@ -192,7 +228,8 @@ class Pipeline(Division):
         return pixels.reshape(-1, *first.shape[-3:])
 
     def together(self, batch: Pixels, draws: Draws) -> Pixels:
-        """Apply the steps for whole batches to uint8 (n, H, W, 3), with draws (n, num_draws); crops image by image.
+        """Apply the steps for whole batches to uint8 (n, H, W, 3), with draws (n, num_draws); crops
+        image by image.
 
         Raises:
             UsageError: a transform that does not fit the images.
@@ -202,10 +239,11 @@ class Pipeline(Division):
         return batch
 
     def finish(self, batch: Tensor, draws: Draws, *, device_draws: Tensor | None = None) -> Tensor:
-        """Turn what `together` or `stacked` gave into float32 (n, 3, H, W), channels last, on the device where it lies.
+        """Turn what `together` or `stacked` gave into float32 (n, 3, H, W), channels last, on the
+        device where it lies.
 
-        draws: (n, num_draws), n being the number of images and not of crops. device_draws: the same on the device, if
-        they are there already.
+        draws: (n, num_draws), n being the number of images and not of crops. device_draws: the same
+        on the device, if they are there already.
 
         Raises:
             UsageError: a transform that does not fit the images.
@@ -221,7 +259,9 @@ class Pipeline(Division):
         return batch.contiguous(memory_format=torch.channels_last)
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """Turn uint8 (n, H, W, 3) into float32 (n, 3, H, W), channels last, on the device where it lies."""
+        """Turn uint8 (n, H, W, 3) into float32 (n, 3, H, W), channels last, on the device where it
+        lies.
+        """
         n, height, width, _ = batch.shape
         scale, shift = self._rows(width, batch.device)
         rows = batch.view(n, height, width * 3).float()
@@ -230,13 +270,16 @@ class Pipeline(Division):
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  # a pipeline lives as long as its run
     def _rows(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return scale and shift for a whole row: a broadcast over three channels is ten times slower."""
+        """Return scale and shift for a whole row: a broadcast over three channels is ten times
+        slower.
+        """
         assert self.scale is not None
         assert self.shift is not None
         return self.scale.repeat(width).to(device), self.shift.repeat(width).to(device)
 
     def image(self, path: str | Path) -> Tensor:
-        """Return the float (3, H, W) tensor of one file, or (num_crops, 3, H, W); for pipelines without randomness.
+        """Return the float (3, H, W) tensor of one file, or (num_crops, 3, H, W); for pipelines
+        without randomness.
 
         Raises:
             DataError: not a readable image.
@@ -252,7 +295,9 @@ class Pipeline(Division):
         return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to worker processes as text: a user's file is not a module that could be imported there."""
+        """Travel to worker processes as text: a user's file is not a module that could be imported
+        there.
+        """
         return _parsed_again, (self.calls, dict(self.tensors), len(self.batched))
 
 
@@ -261,7 +306,9 @@ def _parsed_again(calls: tuple[str, ...], tensors: dict[str, Tensor], num_batche
     return pipeline if len(pipeline.batched) == num_batched else for_gpu(pipeline)
 
 
-def denormalise(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
+def denormalise(
+    tensor: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> npt.NDArray[np.uint8]:
     """Turn normalised (..., 3, H, W) back into uint8 pixels (..., H, W, 3)."""
     spread = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
     centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
@@ -281,7 +328,11 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
     """Apply one step to a batch; all crops of an image get its draws."""
     if len(batch) != len(draws):
         crops = len(batch) // len(draws)
-        draws = draws.repeat_interleave(crops, 0) if isinstance(draws, Tensor) else draws.repeat(crops, axis=0)
+        draws = (
+            draws.repeat_interleave(crops, 0)
+            if isinstance(draws, Tensor)
+            else draws.repeat(crops, axis=0)
+        )
     try:
         return form(step.transform, batch, draws[:, step.columns])
     except torch.OutOfMemoryError:

@@ -1,4 +1,6 @@
-"""How a list of transforms is divided: what can be kept, what runs image by image, what on whole batches, and where."""
+"""How a list of transforms is divided: what can be kept, what runs image by image, what on whole
+batches, and where.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +32,10 @@ class Division:
     prefix: deterministic steps on uint8; their result can be kept.
     middle: steps that run image by image.
     batched: steps that run on whole uint8 batches, on the CPU.
-    on_device: steps that run on whole uint8 batches on the training device, where that is not a CPU; see `for_gpu`.
-    scale, shift: float(pixels) * scale + shift is ToTensor and a Normalize right after it in one, (3,) each; None
+    on_device: steps that run on whole uint8 batches on the training device, where that is not a
+    CPU; see `for_gpu`.
+    scale, shift: float(pixels) * scale + shift is ToTensor and a Normalize right after it in one,
+    (3,) each; None
         where ToTensor stands in `middle`.
     tail: steps that run on whole float batches, on the device.
     prefix_size: (height, width) after the prefix; None where it depends on the image.
@@ -64,15 +68,22 @@ def steps_of(transforms: Sequence[Any]) -> tuple[Step, ...]:
 
 def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Division:
     """Divide a list whose order has been checked; sizes: before each step and at the end."""
-    first = next((k for k, step in enumerate(steps) if type(step.transform) not in _PREFIX_TYPES), len(steps))
-    to_tensor = next((k for k, step in enumerate(steps) if isinstance(step.transform, ToTensor)), len(steps))
+    first = next(
+        (k for k, step in enumerate(steps) if type(step.transform) not in _PREFIX_TYPES), len(steps)
+    )
+    to_tensor = next(
+        (k for k, step in enumerate(steps) if isinstance(step.transform, ToTensor)), len(steps)
+    )
     tail = _start_of_forms(steps, sizes, first=to_tensor + 1, end=len(steps), form="floats")
     if tail != to_tensor + 1:
         # Something between ToTensor and the tail runs image by image, and so does all before it.
         middle_end = batched_end = min(tail, len(steps))
         scale = shift = None
     else:
-        middle_end, batched_end = _start_of_forms(steps, sizes, first=first, end=to_tensor, form="batch"), to_tensor
+        middle_end, batched_end = (
+            _start_of_forms(steps, sizes, first=first, end=to_tensor, form="batch"),
+            to_tensor,
+        )
         (scale, shift), num_fused = _scale_and_shift(steps[tail:])
         tail += num_fused
     device_start = _start_of_forms(steps, sizes, first=middle_end, end=batched_end, form="device")
@@ -89,7 +100,9 @@ def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Division:
 
 
 def for_gpu(division: DivisionT) -> DivisionT:
-    """Let as many steps run on the training device as can: the last ones, as batches do not come back from there."""
+    """Let as many steps run on the training device as can: the last ones, as batches do not come
+    back from there.
+    """
     start = len(division.batched) - division.num_device_forms
     return replace(
         division,
@@ -99,7 +112,9 @@ def for_gpu(division: DivisionT) -> DivisionT:
     )
 
 
-def _start_of_forms(steps: Sequence[Step], sizes: Sequence[Size | None], *, first: int, end: int, form: str) -> int:
+def _start_of_forms(
+    steps: Sequence[Step], sizes: Sequence[Size | None], *, first: int, end: int, form: str
+) -> int:
     """Return where the steps up to `end` begin that all have a form for whole batches."""
     start = end
     while start > first and _can_batch(steps[start - 1].transform, sizes[start - 1], form):
@@ -108,14 +123,19 @@ def _start_of_forms(steps: Sequence[Step], sizes: Sequence[Size | None], *, firs
 
 
 def _can_batch(transform: Any, size: Size | None, form: str) -> bool:
-    # A batch needs images of one size. Where that is not known, pixels are left alone until it is; floats, which
+    # A batch needs images of one size. Where that is not known, pixels are left alone until it is;
+    # floats, which
     # come last, must be of one size already if the step keeps it.
-    is_one_size = size is not None or (form == "floats" and kernel_of(transform).size(transform, None) is None)
+    is_one_size = size is not None or (
+        form == "floats" and kernel_of(transform).size(transform, None) is None
+    )
     return is_one_size and has_form(transform, size, form)
 
 
 def _scale_and_shift(tail: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]:
-    """Return ToTensor, with a Normalize right after it, as scale and shift; and how many steps that takes."""
+    """Return ToTensor, with a Normalize right after it, as scale and shift; and how many steps that
+    takes.
+    """
     if not tail or not isinstance(tail[0].transform, v2.Normalize):
         return (torch.full((3,), 1 / 255), torch.zeros(3)), 0
     normalize = tail[0].transform

@@ -1,7 +1,8 @@
-"""RandomRotation and RandomAffine: for one image by torchvision's kernels, for whole batches with the same pixels.
+"""RandomRotation and RandomAffine: for one image by torchvision's kernels, for whole batches with
+the same pixels.
 
-A batch, uint8 (n, H, W, 3), gets a matrix for each image. Nearest-neighbour sampling asks torch's `grid_sample` only
-where each pixel comes from, and lets OpenCV move whole pixels.
+A batch, uint8 (n, H, W, 3), gets a matrix for each image. Nearest-neighbour sampling asks torch's
+`grid_sample` only where each pixel comes from, and lets OpenCV move whole pixels.
 """
 
 import functools
@@ -35,18 +36,24 @@ _NO_MAP = np.empty((0, 0), np.int16)
 def random_rotation(t: v2.RandomRotation, image: Tensor, draws: Draws) -> Tensor:
     """Rotate by a random angle."""
     angle = between(draws[0], *t.degrees)
-    return F.rotate(image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill)
+    return F.rotate(
+        image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill
+    )
 
 
 def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
     """Rotate, shift, scale and shear at random."""
     height, width = F.get_size(image)
     parameters = _affine_parameters(t, height, width, draws)
-    return F.affine(image, **parameters, interpolation=t.interpolation, fill=t.fill, center=t.center)
+    return F.affine(
+        image, **parameters, interpolation=t.interpolation, fill=t.fill, center=t.center
+    )
 
 
 def can_rotate_batch(t: Any, size: Size | None) -> bool:
-    """Say whether there is a form for whole batches that is faster: not where it changes the size of images."""
+    """Say whether there is a form for whole batches that is faster: not where it changes the size
+    of images.
+    """
     if size is None or getattr(t, "expand", False):
         return False
     largest = _LARGEST_SIDE if t.interpolation in _NEAREST else _LARGEST_BILINEAR
@@ -66,7 +73,9 @@ def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) ->
         image = torch.from_numpy(images[number]).permute(2, 0, 1)
         warped[number] = random_rotation(t, image, draws[number]).permute(1, 2, 0).numpy()
     if len(rest):
-        matrices = [_inverse_matrix(t, height, width, angle=-angle) for angle in angles[rest].tolist()]
+        matrices = [
+            _inverse_matrix(t, height, width, angle=-angle) for angle in angles[rest].tolist()
+        ]
         warped[rest] = _warped(t, images[rest], matrices)
     return warped
 
@@ -79,12 +88,17 @@ def random_affine_batch(t: v2.RandomAffine, images: Pixels, draws: Draws) -> Pix
 
 
 def _affine_parameters(t: v2.RandomAffine, height: int, width: int, draws: Draws) -> dict[str, Any]:
-    reach_x, reach_y = (t.translate[0] * width, t.translate[1] * height) if t.translate else (0.0, 0.0)
+    reach_x, reach_y = (
+        (t.translate[0] * width, t.translate[1] * height) if t.translate else (0.0, 0.0)
+    )
     shear_x = between(draws[4], t.shear[0], t.shear[1]) if t.shear else 0.0
     shear_y = between(draws[5], t.shear[2], t.shear[3]) if t.shear and len(t.shear) == 4 else 0.0
     return {
         "angle": between(draws[0], *t.degrees),
-        "translate": [round(between(draws[1], -reach_x, reach_x)), round(between(draws[2], -reach_y, reach_y))],
+        "translate": [
+            round(between(draws[1], -reach_x, reach_x)),
+            round(between(draws[2], -reach_y, reach_y)),
+        ],
         "scale": between(draws[3], *t.scale) if t.scale else 1.0,
         "shear": [shear_x, shear_y],
     }
@@ -100,12 +114,15 @@ def _inverse_matrix(
     scale: float = 1.0,
     shear: Sequence[float] = (0.0, 0.0),
 ) -> list[float]:
-    """Return the 2×3 matrix from places in the result to places in the image, both from its centre, row by row.
+    """Return the 2×3 matrix from places in the result to places in the image, both from its centre,
+    row by row.
 
     The formulas are those of torchvision's `_get_inverse_affine_matrix`, term by term.
     """
     rotation, shear_x, shear_y = math.radians(angle), math.radians(shear[0]), math.radians(shear[1])
-    center_x, center_y = (t.center[0] - width * 0.5, t.center[1] - height * 0.5) if t.center else (0.0, 0.0)
+    center_x, center_y = (
+        (t.center[0] - width * 0.5, t.center[1] - height * 0.5) if t.center else (0.0, 0.0)
+    )
     moved_x, moved_y = center_x + float(translate[0]), center_y + float(translate[1])
     a = math.cos(rotation - shear_y) / math.cos(shear_y)
     b = -(a * math.tan(shear_x) + math.sin(rotation))
@@ -123,7 +140,12 @@ def _inverse_matrix(
 def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixels:
     """Sample each image through its own matrix."""
     height, width = images.shape[1:3]
-    thetas = torch.tensor(matrices).view(-1, 2, 3).transpose(1, 2).div_(torch.tensor([0.5 * width, 0.5 * height]))
+    thetas = (
+        torch.tensor(matrices)
+        .view(-1, 2, 3)
+        .transpose(1, 2)
+        .div_(torch.tensor([0.5 * width, 0.5 * height]))
+    )
     base, sample = _base_grid(height, width), _nearest if t.interpolation in _NEAREST else _bilinear
     warped = np.empty_like(images)
     for part in in_cache(images):
@@ -137,14 +159,19 @@ def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixe
 def _base_grid(height: int, width: int) -> Tensor:
     """Return (x, y, 1) of each pixel, from the centre, (1, H * W, 3)."""
     x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, steps=width).expand(height, width)
-    y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, steps=height)[:, None].expand(height, width)
+    y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, steps=height)[:, None].expand(
+        height, width
+    )
     return torch.stack([x, y, torch.ones(height, width)], dim=-1).view(1, height * width, 3)
 
 
 def _nearest(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
     n, height, width, _ = images.shape
     # 0 is what grid_sample gives outside.
-    x, y = torch.arange(1.0, width + 1).expand(height, width), torch.arange(1.0, height + 1)[:, None]
+    x, y = (
+        torch.arange(1.0, width + 1).expand(height, width),
+        torch.arange(1.0, height + 1)[:, None],
+    )
     places = torch.stack([x, y.expand(height, width)]).expand(n, 2, height, width)
     sources = grid_sample(places, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     maps = sources.numpy().astype(np.int16) - np.int16(1)
@@ -152,12 +179,16 @@ def _nearest(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
     warped = np.empty_like(images)
     for number, image in enumerate(images):
         where = cv2.merge(list(maps[number]))
-        warped[number] = cv2.remap(image, where, _NO_MAP, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, border)
+        warped[number] = cv2.remap(
+            image, where, _NO_MAP, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, border
+        )
     return warped
 
 
 def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
-    """Sample as torchvision's `_apply_grid_transform`: a fourth channel says how much of a pixel lies inside."""
+    """Sample as torchvision's `_apply_grid_transform`: a fourth channel says how much of a pixel
+    lies inside.
+    """
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     if fill is not None:
         floats = torch.cat([floats, torch.ones_like(floats[:, :1])], dim=1)
@@ -170,5 +201,7 @@ def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
 
 def _three(fill: Any) -> list[float]:
     """Return a fill value for each channel."""
-    values = [float(value) for value in fill] if isinstance(fill, list | tuple) else [float(fill or 0)]
+    values = (
+        [float(value) for value in fill] if isinstance(fill, list | tuple) else [float(fill or 0)]
+    )
     return values * 3 if len(values) == 1 else values

@@ -1,4 +1,6 @@
-"""LinearTransformation: a whole image times a matrix, for whitening; the matrix comes from a file or a checkpoint."""
+"""LinearTransformation: a whole image times a matrix, for whitening; the matrix comes from a file
+or a checkpoint.
+"""
 
 import zipfile
 from pathlib import Path
@@ -16,10 +18,12 @@ _ARRAYS = ("transformation_matrix", "mean_vector")
 
 
 class LinearTransformation(nn.Module):
-    """Subtract a mean and multiply by a matrix, for images (..., 3, H, W) taken as vectors of D = 3 * H * W values.
+    """Subtract a mean and multiply by a matrix, for images (..., 3, H, W) taken as vectors of D = 3
+    * H * W values.
 
-    transformation_matrix: (D, D), as a tensor or lists of numbers, with mean_vector (D,); or (D + 1, D) with the mean
-    as its last row. In a list of transforms it may also be the name of a file, as `ptkit normstats --whiten` writes it.
+    transformation_matrix: (D, D), as a tensor or lists of numbers, with mean_vector (D,); or (D +
+    1, D) with the mean as its last row. In a list of transforms it may also be the name of a file,
+    as `ptkit normstats --whiten` writes it.
 
     Raises:
         TypeError, ValueError: not numbers of these shapes.
@@ -37,7 +41,9 @@ class LinearTransformation(nn.Module):
         mean = torch.as_tensor(mean_vector, dtype=torch.float32)
         if matrix.ndim != 2 or matrix.shape != (len(mean), len(mean)) or mean.ndim != 1:
             found = f"{_shape_text(matrix.shape)} and {_shape_text(mean.shape)}"
-            raise ValueError(f"transformation_matrix must be D×D and mean_vector of length D, found {found}")
+            raise ValueError(
+                f"transformation_matrix must be D×D and mean_vector of length D, found {found}"
+            )
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {torch.device("cpu"): (matrix, mean)}
 
     @property
@@ -62,7 +68,9 @@ class LinearTransformation(nn.Module):
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
-    """Transform a float batch (n, 3, H, W) by one matrix product, where it lies; the last bits depend on n."""
+    """Transform a float batch (n, 3, H, W) by one matrix product, where it lies; the last bits
+    depend on n.
+    """
     return t(images)
 
 
@@ -74,8 +82,9 @@ def misfit(t: LinearTransformation, size: Size) -> str:
     side = round((t.num_values / 3) ** 0.5)
     fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
     return (
-        f"images of {height}×{width} have {3 * height * width} values, the matrix is {t.num_values}×{t.num_values}"
-        f"{fitting}: `ptkit normstats LIST --whiten zca --size {height}` measures one that fits"
+        f"images of {height}×{width} have {3 * height * width} values, the matrix is"
+        f" {t.num_values}×{t.num_values}{fitting}: `ptkit normstats LIST --whiten zca --size"
+        f" {height}` measures one that fits"
     )
 
 
@@ -92,12 +101,22 @@ def read_whitening(file: str) -> Tensor:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             matrix, mean = (arrays[name] for name in _ARRAYS)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         wanted = "what `ptkit normstats --whiten` writes, an .npz file with"
         raise DataError(f"{file} is not {wanted} {' and '.join(_ARRAYS)}") from error
     if not _fit_together(matrix, mean):
         found = f"{_shape_text(matrix.shape)} and {_shape_text(mean.shape)}"
-        raise DataError(f"{file}: expected a matrix D×D of floats and a mean of length D, found {found}")
+        raise DataError(
+            f"{file}: expected a matrix D×D of floats and a mean of length D, found {found}"
+        )
     return torch.from_numpy(np.concatenate([matrix, mean[None]]).astype(np.float32))
 
 
@@ -111,7 +130,9 @@ def held_whitening(tensors: dict[str, Any], name: str) -> Tensor:
     if held is None:
         raise CheckpointError(f"the saved pipeline names {name}, but does not hold its matrix")
     if not isinstance(held, Tensor) or held.ndim != 2 or len(held) != held.shape[1] + 1:
-        raise CheckpointError(f"the saved pipeline holds something else than a matrix and a mean as {name}")
+        raise CheckpointError(
+            f"the saved pipeline holds something else than a matrix and a mean as {name}"
+        )
     return held.float()
 
 

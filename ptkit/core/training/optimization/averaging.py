@@ -11,15 +11,17 @@ from torch import Tensor, nn
 class WeightAverage:
     """The exponential moving average of a model's parameters.
 
-    After update t, counted from 0, it is d·average + (1 - d)·parameter with d = min(decay, (1 + t) / (10 + t)), so that
-    the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage with num_updates). Buffers, such as
-    BatchNorm's statistics, are not averaged: they are averages already, and the model's own stand beside the averaged
-    parameters, whole numbers too.
+    After update t, counted from 0, it is d·average + (1 - d)·parameter with d = min(decay, (1 + t)
+    / (10 + t)), so that the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage
+    with num_updates). Buffers, such as BatchNorm's statistics, are not averaged: they are averages
+    already, and the model's own stand beside the averaged parameters, whole numbers too.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay, self.num_updates = decay, 0
-        self._parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self._parameters = {
+            name: p for name, p in model.named_parameters() if p.is_floating_point()
+        }
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def update(self) -> None:
@@ -34,7 +36,9 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the model for a while; the two exchange their memory, and nothing is copied."""
+        """Put the averages into the model for a while; the two exchange their memory, and nothing
+        is copied.
+        """
         self._exchange()
         try:
             yield
@@ -53,7 +57,9 @@ class WeightAverage:
         """
         saved: dict[str, Tensor] = state["averages"]
         if saved.keys() != self._averages.keys():
-            raise KeyError(f"the average is of other parameters: {min(saved.keys() ^ self._averages.keys())}")
+            raise KeyError(
+                f"the average is of other parameters: {min(saved.keys() ^ self._averages.keys())}"
+            )
         self.num_updates = state["num_updates"]
         for name, average in self._averages.items():
             average.copy_(saved[name])

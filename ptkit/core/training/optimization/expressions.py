@@ -57,10 +57,14 @@ class Expression:
         try:
             value = float(self._value(self._tree, epoch))
         except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
-            raise self._call.error(f"{self._text!r} at epoch {epoch:g}: {error}", self._spot) from None
+            raise self._call.error(
+                f"{self._text!r} at epoch {epoch:g}: {error}", self._spot
+            ) from None
         if not 0 <= value < math.inf:
             raise self._call.error(
-                f"{self._text!r} at epoch {epoch:g} is {value:g}; a rate cannot be below 0 or infinite", self._spot
+                f"{self._text!r} at epoch {epoch:g} is {value:g}; a rate cannot be below 0 or"
+                " infinite",
+                self._spot,
             )
         return value
 
@@ -77,15 +81,22 @@ class Expression:
             case ast.Compare(ops=[op], comparators=[right]) if type(op) in _OPERATORS:
                 return self._applied(op, node.left, right, epoch)
             case ast.IfExp():
-                return self._value(node.body if self._value(node.test, epoch) else node.orelse, epoch)
+                return self._value(
+                    node.body if self._value(node.test, epoch) else node.orelse, epoch
+                )
             case ast.UnaryOp(op=ast.USub()):
                 return -self._value(node.operand, epoch)
             case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _FUNCTIONS:
                 return _FUNCTIONS[name](*(self._value(argument, epoch) for argument in node.args))
         known = ", ".join(_FUNCTIONS)
-        message = f"only numbers, epoch, pi, + - * / // % **, < > and `A if B else C`, and {known} can stand in it"
+        message = (
+            f"only numbers, epoch, pi, + - * / // % **, < > and `A if B else C`, and {known} can"
+            " stand in it"
+        )
         raise self._call.error(message, self._spot)
 
     def _applied(self, op: Any, left: ast.expr, right: ast.expr, epoch: float) -> float:
         # Whole numbers would grow without limit: 9 ** 9 ** 9 never ends.
-        return _OPERATORS[type(op)](float(self._value(left, epoch)), float(self._value(right, epoch)))
+        return _OPERATORS[type(op)](
+            float(self._value(left, epoch)), float(self._value(right, epoch))
+        )

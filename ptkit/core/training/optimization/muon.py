@@ -10,7 +10,8 @@ from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.paired import PairedOptimizer
 from ptkit.core.training.optimization.parameter_groups import NOT_OPTIONS, Group
 
-# AdamW's rate as a share of Muon's, as in the reference recipes (Jordan et al. 2024: 0.02 and 0.002).
+# AdamW's rate as a share of Muon's, as in the reference recipes (Jordan et al. 2024: 0.02 and
+# 0.002).
 _COMPANION_RATE = 0.1
 _COMPANION_OPTIONS = frozenset({"lr", "weight_decay", "eps"})
 
@@ -22,10 +23,12 @@ def muon_with_adamw(
 ) -> PairedOptimizer:
     """Return Muon for the weight matrices and AdamW for the rest.
 
-    torch.optim.Muon takes 2-D weights only: convolutions are flattened for it, norms, biases and the head go to AdamW.
+    torch.optim.Muon takes 2-D weights only: convolutions are flattened for it, norms, biases and
+    the head go to AdamW.
 
-    groups: parameter groups whose "params" are (name, parameter) pairs. head: a weight matrix that AdamW gets too: the
-        gradients of the classifying layer are of another kind. build: from groups to torch.optim.Muon.
+    groups: parameter groups whose "params" are (name, parameter) pairs. head: a weight matrix that
+        AdamW gets too: the gradients of the classifying layer are of another kind. build: from
+        groups to torch.optim.Muon.
     """
     flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
 
@@ -47,7 +50,8 @@ def muon_with_adamw(
         if foreign and not mine:
             names = ", ".join(n for n, _ in rest[:3])
             raise UsageError(
-                f"{min(foreign)} has no effect on {names}: beside Muon, AdamW steps norms, biases and head"
+                f"{min(foreign)} has no effect on {names}: beside Muon, AdamW steps norms, biases"
+                " and head"
             )
         if rest:
             name = f"AdamW, {group['name']}"
@@ -60,11 +64,18 @@ def muon_with_adamw(
 
 
 def sparse_adam_with_adam(
-    groups: list[Group], *, lr: float, sparse: Collection[str], options: dict[str, Any], build: Build
+    groups: list[Group],
+    *,
+    lr: float,
+    sparse: Collection[str],
+    options: dict[str, Any],
+    build: Build,
 ) -> PairedOptimizer:
-    """Return SparseAdam for the parameters with sparse gradients and Adam for the others, with the same options.
+    """Return SparseAdam for the parameters with sparse gradients and Adam for the others, with the
+    same options.
 
-    groups: as of `muon_with_adamw`. sparse: names of the former. build: from groups to torch.optim.SparseAdam.
+    groups: as of `muon_with_adamw`. sparse: names of the former. build: from groups to
+    torch.optim.SparseAdam.
     """
     embeddings, others = [], []
     for group in groups:

@@ -13,17 +13,28 @@ from ptkit.core.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.muon import muon_with_adamw, sparse_adam_with_adam
 from ptkit.core.training.optimization.paired import take_in
-from ptkit.core.training.optimization.parameter_groups import NOT_OPTIONS, Group, Plan, make_groups, plan_parameters
+from ptkit.core.training.optimization.parameter_groups import (
+    NOT_OPTIONS,
+    Group,
+    Plan,
+    make_groups,
+    plan_parameters,
+)
 
-_SUPPLIED = frozenset({"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"})
+_SUPPLIED = frozenset(
+    {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
+)
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
-# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute them there.
+# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute
+# them there.
 _CAPTURABLE = ("ASGD",)
 
 
 @dataclass(frozen=True)
 class UsualRate:
-    """The learning rate that an optimizer is usually run with; `per_64` means for 64 images a step, in proportion."""
+    """The learning rate that an optimizer is usually run with; `per_64` means for 64 images a step,
+    in proportion.
+    """
 
     lr: float
     per_64: bool = False
@@ -67,21 +78,33 @@ _SUMMARIES = {
 
 _NOTES = {
     "Rprop": (
-        "Rprop is made for full batches: on small ones gradients change their signs by chance; raise --batch-size",
+        (
+            "Rprop is made for full batches: on small ones gradients change their signs by chance;"
+            " raise --batch-size"
+        ),
     ),
     "LBFGS": (
-        "LBFGS is made for full or large batches: on small ones it takes chance for curvature; raise --batch-size",
+        (
+            "LBFGS is made for full or large batches: on small ones it takes chance for curvature;"
+            " raise --batch-size"
+        ),
     ),
 }
 
 OPTIMIZERS = Catalogue(
-    "optimizer", {name: Part(f"torch.optim:{name}", text, supplied=_SUPPLIED) for name, text in _SUMMARIES.items()}
+    "optimizer",
+    {
+        name: Part(f"torch.optim:{name}", text, supplied=_SUPPLIED)
+        for name, text in _SUMMARIES.items()
+    },
 )
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the run's then."""
+    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the
+    run's then.
+    """
 
     epoch: int
     parameters: tuple[tuple[str, nn.Parameter], ...]
@@ -92,8 +115,9 @@ class Waiting:
 class Prepared:
     """What the loop steps: the optimizer, its call without a rate, and the base rate.
 
-    frozen: names of parameters without gradients, those that wait included. excluded: names of parameters that have
-    gradients but that the optimizer does not know. trained: the model's parameters that the optimizer moves now (its
+    frozen: names of parameters without gradients, those that wait included. excluded: names of
+    parameters that have gradients but that the optimizer does not know. trained: the model's
+    parameters that the optimizer moves now (its
     own may be copies: Muon's are). waiting: what is unfrozen later, in order.
     """
 
@@ -108,7 +132,11 @@ class Prepared:
     @property
     def param_groups(self) -> list[Group]:
         """All groups of the run: those of the optimizer, then those that wait."""
-        return [group for some in (self.optimizer, *(w.optimizer for w in self.waiting)) for group in some.param_groups]
+        return [
+            group
+            for some in (self.optimizer, *(w.optimizer for w in self.waiting))
+            for group in some.param_groups
+        ]
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -117,8 +145,8 @@ class Prepared:
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
-        To be called before each epoch; when a run goes on, once with the last epoch done, before the optimizer's state
-        is loaded.
+        To be called before each epoch; when a run goes on, once with the last epoch done, before
+        the optimizer's state is loaded.
         """
         due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
         added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)
@@ -134,7 +162,8 @@ class Prepared:
 
 
 def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
-    """Take the rate out of a call: return the call without it, and the rate from the call or from `lr`.
+    """Take the rate out of a call: return the call without it, and the rate from the call or from
+    `lr`.
 
     Raises:
         UsageError: both give one, or the call's is not a positive number.
@@ -183,14 +212,16 @@ def build_optimizer(
 ) -> Prepared:
     """Freeze and group the model's parameters and return the optimizer over them.
 
-    Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`. Changes
+    Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`.
+    Changes
     `requires_grad` of frozen parameters in place.
 
     layer_decay: rate of each layer as a multiple of the next one's; what `groups` say wins over it.
     epochs: of the run; what would be unfrozen after it is an error.
 
     Raises:
-        UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the model.
+        UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the
+            model.
     """
     call = parse(text)
     takes = _takes(call)
@@ -198,17 +229,26 @@ def build_optimizer(
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
     if call.name == "LBFGS" and not call.prefix:
         _check_one_group(call, plans.values())
-    by_epoch = make_groups(model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0)
+    by_epoch = make_groups(
+        model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0
+    )
     _check_epochs(by_epoch, epochs)
     for some in by_epoch.values():
         _check_options(call, some, takes)
-    frozen = tuple(name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded)
+    frozen = tuple(
+        name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded
+    )
     excluded = tuple(name for name, plan in plans.items() if plan.is_excluded)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     first, *later = (
-        # An optimizer puts parameters in the place of the pairs in its groups, so these are read before it is built.
-        Waiting(epoch, tuple(p for group in some for p in group["params"]), _construct(call, some, model, lr=lr))
+        # An optimizer puts parameters in the place of the pairs in its groups, so these are read
+        # before it is built.
+        Waiting(
+            epoch,
+            tuple(p for group in some for p in group["params"]),
+            _construct(call, some, model, lr=lr),
+        )
         for epoch, some in by_epoch.items()
     )
     trained = [parameter for _, parameter in first.parameters]
@@ -216,10 +256,15 @@ def build_optimizer(
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
-    """Put normalisation layers whose parameters are all frozen into evaluation mode: their statistics stay."""
+    """Put normalisation layers whose parameters are all frozen into evaluation mode: their
+    statistics stay.
+    """
     names = set(frozen)
     for prefix, module in model.named_modules():
-        own = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)]
+        own = [
+            f"{prefix}.{name}" if prefix else name
+            for name, _ in module.named_parameters(recurse=False)
+        ]
         has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
         if has_statistics and own and names.issuperset(own):
             module.eval()
@@ -234,7 +279,9 @@ def _takes(call: Call) -> dict[str, inspect.Parameter]:
     takes = dict(inspect.signature(target).parameters) if callable(target) else {}
     missing = [name for name in ("params", "lr") if name not in takes]
     if missing:
-        raise call.error(f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}")
+        raise call.error(
+            f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}"
+        )
     return takes
 
 
@@ -245,7 +292,10 @@ def _check_one_group(call: Call, plans: Iterable[Plan]) -> None:
         if plan.layer:
             raise call.error("LBFGS takes no parameter groups: leave optimizer.layer_decay out")
         if plan.options:
-            raise call.error("LBFGS takes no parameter groups: leave --group out, or use frozen and excluded only")
+            raise call.error(
+                "LBFGS takes no parameter groups: leave --group out, or use frozen and excluded"
+                " only"
+            )
 
 
 def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
@@ -258,20 +308,31 @@ def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
         raise UsageError(f"{name} is unfrozen at epoch {last}, but the run has {epochs} epochs")
 
 
-def _check_options(call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]) -> None:
-    """Refuse options of groups that the optimizer does not have, or whose values it would not take in its call."""
+def _check_options(
+    call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]
+) -> None:
+    """Refuse options of groups that the optimizer does not have, or whose values it would not take
+    in its call.
+    """
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
         own = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
         for key in own.keys() - allowed:
             if not takes_any:
-                raise UsageError(f"{call.name} has no option {key} for a group{nearest(key, allowed | {'unfreeze'})}")
+                raise UsageError(
+                    f"{call.name} has no option {key} for a"
+                    f" group{nearest(key, allowed | {'unfreeze'})}"
+                )
         if own.keys() - {"lr"} and not call.prefix:
-            # PyTorch checks what stands in the call only, so the group's options are put there for a moment.
+            # PyTorch checks what stands in the call only, so the group's options are put there for
+            # a moment.
             options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
-            OPTIMIZERS.build(Call(call.name, kwargs={**call.kwargs, **options}), supplied={"params": [matrix], "lr": 1})
+            OPTIMIZERS.build(
+                Call(call.name, kwargs={**call.kwargs, **options}),
+                supplied={"params": [matrix], "lr": 1},
+            )
 
 
 def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
@@ -292,12 +353,20 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
             raise call.error(f"{call.name} is no optimizer: it makes a {type(optimizer).__name__}")
         return optimizer
     if call.name == "Muon":
-        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it alone.
-        head = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
-        return muon_with_adamw(groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build)
+        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it
+        # alone.
+        head = next(
+            (parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2),
+            None,
+        )
+        return muon_with_adamw(
+            groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build
+        )
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)
-        return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build)
+        return sparse_adam_with_adam(
+            groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build
+        )
     # One kernel for all parameters instead of one a parameter, where torch has it.
     how = {"fused" if call.name in _FUSED else "foreach": True}
     if call.name in _CAPTURABLE and next(model.parameters()).is_cuda:
@@ -306,17 +375,25 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
 
 
 def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
-    """Return the names of the parameters whose gradients are sparse; only SparseAdam has a step for them.
+    """Return the names of the parameters whose gradients are sparse; only SparseAdam has a step for
+    them.
 
     Raises:
         UsageError: SparseAdam and there are none, or another optimizer of torch and there are some.
     """
-    found = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False) is True}
+    found = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if getattr(module, "sparse", False) is True
+    }
     if found and call.name != "SparseAdam" and not call.prefix:
-        raise call.error(f"{min(found)} has sparse gradients: use SparseAdam, which steps all others as Adam does")
+        raise call.error(
+            f"{min(found)} has sparse gradients: use SparseAdam, which steps all others as Adam"
+            " does"
+        )
     if not found and call.name == "SparseAdam":
         raise call.error(
-            f"SparseAdam is for parameters with sparse gradients, as of Embedding(sparse=True); {type(model).__name__} "
-            "has only dense ones: use Adam"
+            "SparseAdam is for parameters with sparse gradients, as of Embedding(sparse=True);"
+            f" {type(model).__name__} has only dense ones: use Adam"
         )
     return found

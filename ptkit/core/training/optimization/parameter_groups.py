@@ -1,4 +1,6 @@
-"""Parameter groups: `--group` lines and rates by layer, from what the user wrote to what an optimizer takes."""
+"""Parameter groups: `--group` lines and rates by layer, from what the user wrote to what an
+optimizer takes.
+"""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +15,9 @@ from ptkit.core.models.selectors import matching_parameters
 
 Group = dict[str, Any]
 
-# Entries of a group that are not options of the optimizer. The family is what the user would call one group: norms and
-# biases, which get no weight decay, and what a companion optimizer steps belong to the family of the others.
+# Entries of a group that are not options of the optimizer. The family is what the user would call
+# one group: norms and biases, which get no weight decay, and what a companion optimizer steps
+# belong to the family of the others.
 NOT_OPTIONS = frozenset({"params", "name", "family"})
 
 
@@ -37,7 +40,8 @@ class GroupLine:
 class Plan:
     """What becomes of one parameter.
 
-    options: its own, over those of the optimizer's call. first_epoch: in which it trains; None for never.
+    options: its own, over those of the optimizer's call. first_epoch: in which it trains; None for
+    never.
     layer: its place and rate in words, where the rate comes from the layer.
     """
 
@@ -65,7 +69,8 @@ class Plan:
 
 
 def parse_group(line: str) -> GroupLine:
-    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5`, or `SELECTOR: frozen|excluded`.
+    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5`, or `SELECTOR:
+    frozen|excluded`.
 
     Raises:
         UsageError: not of that form.
@@ -75,8 +80,8 @@ def parse_group(line: str) -> GroupLine:
         return GroupLine(selector, is_frozen=rest == "frozen", is_excluded=rest == "excluded")
     if "=" not in rest:
         raise UsageError(
-            f"--group {line!r}: expected lr=..., weight_decay=..., unfreeze=..., frozen or excluded, found {rest!r}"
-            f"{nearest(rest, ['frozen', 'excluded', 'unfreeze'])}"
+            f"--group {line!r}: expected lr=..., weight_decay=..., unfreeze=..., frozen or"
+            f" excluded, found {rest!r}{nearest(rest, ['frozen', 'excluded', 'unfreeze'])}"
         )
     factor, plain = None, []
     for item in _comma_parts(rest):
@@ -89,8 +94,8 @@ def parse_group(line: str) -> GroupLine:
         call = parse(f"group({', '.join(plain)})")
     except UsageError:
         raise UsageError(
-            f"--group {line!r}: expected options such as lr=0.01, lr=10x, weight_decay=0, unfreeze=5, or frozen or "
-            f"excluded alone, found {rest!r}"
+            f"--group {line!r}: expected options such as lr=0.01, lr=10x, weight_decay=0,"
+            f" unfreeze=5, or frozen or excluded alone, found {rest!r}"
         ) from None
     if call.args:
         raise UsageError(f"--group {line!r}: expected key=value, found {call.args[0]}")
@@ -103,7 +108,8 @@ def parse_group(line: str) -> GroupLine:
 def plan_parameters(
     model: nn.Module, lines: Sequence[str], *, lr: float, layer_decay: float | None = None
 ) -> dict[str, Plan]:
-    """Merge all lines that match each parameter, later ones winning key by key, over the rates by layer.
+    """Merge all lines that match each parameter, later ones winning key by key, over the rates by
+    layer.
 
     layer_decay: rate of a layer as a multiple of the next one's; the last layer has the run's rate.
 
@@ -119,10 +125,13 @@ def plan_parameters(
     return plans
 
 
-def make_groups(model: nn.Module, plans: dict[str, Plan], *, spares_1d: bool) -> dict[int, list[Group]]:
+def make_groups(
+    model: nn.Module, plans: dict[str, Plan], *, spares_1d: bool
+) -> dict[int, list[Group]]:
     """Put parameters with the same options into one group, named after what is its own.
 
-    Returns the groups by the first epoch in which they train, in order; "params" are (name, parameter) pairs.
+    Returns the groups by the first epoch in which they train, in order; "params" are (name,
+    parameter) pairs.
     spares_1d: parameters of at most one dimension get no weight decay unless a line gives them one.
     """
     groups: dict[str, Group] = {}
@@ -138,10 +147,15 @@ def make_groups(model: nn.Module, plans: dict[str, Plan], *, spares_1d: bool) ->
         groups.setdefault(group_name, {**own, "params": [], "name": group_name, "family": family})
         groups[group_name]["params"].append((name, parameter))
         epochs[group_name] = plan.first_epoch
-    return {epoch: [groups[name] for name in groups if epochs[name] == epoch] for epoch in sorted({*epochs.values()})}
+    return {
+        epoch: [groups[name] for name in groups if epochs[name] == epoch]
+        for epoch in sorted({*epochs.values()})
+    }
 
 
-def _set_rates_by_layer(plans: dict[str, Plan], model: nn.Module, *, lr: float, decay: float) -> None:
+def _set_rates_by_layer(
+    plans: dict[str, Plan], model: nn.Module, *, lr: float, decay: float
+) -> None:
     """Decay the rate from the head down (Howard and Ruder 2018, "discriminative fine-tuning")."""
     from ptkit.core.models.layers import layer_names
 
@@ -157,7 +171,9 @@ def _name(plan: Plan, options: dict[str, Any]) -> str:
     """Return a name that no group with other options has."""
     words = [f"from epoch {plan.first_epoch}"] if plan.first_epoch != 1 else []
     words += [plan.layer] if plan.layer else []
-    words += [f"{k}={_shown(v)}" for k, v in sorted(options.items()) if not (plan.layer and k == "lr")]
+    words += [
+        f"{k}={_shown(v)}" for k, v in sorted(options.items()) if not (plan.layer and k == "lr")
+    ]
     return ", ".join(words) or "all"
 
 
@@ -167,15 +183,25 @@ def _shown(value: Any) -> str:
 
 def _check_values(line: str, options: dict[str, Any], factor: float | None, unfreeze: Any) -> None:
     if NOT_OPTIONS & options.keys():
-        raise UsageError(f"--group {line!r}: no optimizer has an option {min(NOT_OPTIONS & options.keys())}")
+        raise UsageError(
+            f"--group {line!r}: no optimizer has an option {min(NOT_OPTIONS & options.keys())}"
+        )
     for key in ("lr", "weight_decay"):
         value = options.get(key, 1.0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise UsageError(f"--group {line!r}: {key} must be a number of at least 0, found {value!r}")
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 <= value < float("inf")
+        ):
+            raise UsageError(
+                f"--group {line!r}: {key} must be a number of at least 0, found {value!r}"
+            )
     if factor is not None and not 0 <= factor < float("inf"):
         raise UsageError(f"--group {line!r}: lr must be at least 0, found {factor:g}x")
     if unfreeze is not None and (type(unfreeze) is not int or unfreeze < 1):
-        raise UsageError(f"--group {line!r}: unfreeze must be an epoch, counted from 1, found {unfreeze!r}")
+        raise UsageError(
+            f"--group {line!r}: unfreeze must be an epoch, counted from 1, found {unfreeze!r}"
+        )
 
 
 def _comma_parts(text: str) -> list[str]:
@@ -187,4 +213,6 @@ def _factor(line: str, value: str) -> float:
     try:
         return float(value[:-1])
     except ValueError:
-        raise UsageError(f"--group {line!r}: expected a rate such as lr=0.01 or lr=10x, found lr={value}") from None
+        raise UsageError(
+            f"--group {line!r}: expected a rate such as lr=0.01 or lr=10x, found lr={value}"
+        ) from None

@@ -1,4 +1,6 @@
-"""What goes into a schedule beside its call's plain values: what only the run knows, and one value for each group."""
+"""What goes into a schedule beside its call's plain values: what only the run knows, and one value
+for each group.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,11 +21,22 @@ PER_GROUP = {
 
 
 def arguments_of_run(
-    call: Call, given: Mapping[str, Any], groups: Sequence[Group], *, epochs: int, ticks_per_epoch: int
+    call: Call,
+    given: Mapping[str, Any],
+    groups: Sequence[Group],
+    *,
+    epochs: int,
+    ticks_per_epoch: int,
 ) -> dict[str, Any]:
-    """Return what the run fills in where the call leaves it out; given: the call's arguments by name."""
+    """Return what the run fills in where the call leaves it out; given: the call's arguments by
+    name.
+    """
     ticks = epochs * ticks_per_epoch
-    found: dict[str, Any] = {"T_max": ticks, "total_iters": ticks, "max_lr": [group["lr"] for group in groups]}
+    found: dict[str, Any] = {
+        "T_max": ticks,
+        "total_iters": ticks,
+        "max_lr": [group["lr"] for group in groups],
+    }
     # OneCycleLR takes its length in either form.
     if "epochs" in given:
         found["steps_per_epoch"] = ticks_per_epoch
@@ -37,18 +50,25 @@ def arguments_of_run(
 
 
 def arguments_by_group(
-    call: Call, given: Mapping[str, Any], groups: Sequence[Group], *, epochs: int, ticks_per_epoch: int
+    call: Call,
+    given: Mapping[str, Any],
+    groups: Sequence[Group],
+    *,
+    epochs: int,
+    ticks_per_epoch: int,
 ) -> dict[str, Any]:
     """Return the arguments that are lists, with one value a group, and LambdaLR's functions.
 
-    A list may also have one value for each group that the user made: what was split off from it (norms and biases
-    without weight decay, what a companion optimizer steps) has the same value.
+    A list may also have one value for each group that the user made: what was split off from it
+    (norms and biases without weight decay, what a companion optimizer steps) has the same value.
 
     Raises:
         UsageError: a list of another length, or a function that is none.
     """
     if call.name == "LambdaLR" and "lr_lambda" not in given:
-        raise call.error('LambdaLR needs a function: LambdaLR("0.95 ** epoch") or LambdaLR("module:function")')
+        raise call.error(
+            'LambdaLR needs a function: LambdaLR("0.95 ** epoch") or LambdaLR("module:function")'
+        )
     if call.name == "OneCycleLR":
         _check_one_rate(call, given, groups)
     found: dict[str, Any] = {}
@@ -61,9 +81,16 @@ def arguments_by_group(
     if "lr_lambda" in found:
         texts = found["lr_lambda"]
         spot = "lr_lambda" if "lr_lambda" in call.spots else 0
-        how: dict[str, Any] = {"call": call, "spot": spot, "epochs": epochs, "ticks_per_epoch": ticks_per_epoch}
+        how: dict[str, Any] = {
+            "call": call,
+            "spot": spot,
+            "epochs": epochs,
+            "ticks_per_epoch": ticks_per_epoch,
+        }
         is_list = isinstance(texts, list)
-        found["lr_lambda"] = [_function(text, **how) for text in texts] if is_list else _function(texts, **how)
+        found["lr_lambda"] = (
+            [_function(text, **how) for text in texts] if is_list else _function(texts, **how)
+        )
     return found
 
 
@@ -74,7 +101,8 @@ def _for_each(call: Call, key: str, values: Sequence[Any], groups: Sequence[Grou
     if len(values) == len(families):
         return [values[families.index(_family(group))] for group in groups]
     raise call.error(
-        f"{key} has {len(values)} values for {len(families)} parameter groups: {'; '.join(families)}",
+        f"{key} has {len(values)} values for {len(families)} parameter groups:"
+        f" {'; '.join(families)}",
         key if key in call.spots else 0,
     )
 
@@ -86,14 +114,19 @@ def _family(group: Group) -> str:
 def _check_one_rate(call: Call, given: Mapping[str, Any], groups: Sequence[Group]) -> None:
     if isinstance(given.get("max_lr"), int | float) and len({group["lr"] for group in groups}) > 1:
         raise call.error(
-            "max_lr would give all groups one rate, though they have different ones: leave it out, or give a list",
+            "max_lr would give all groups one rate, though they have different ones: leave it out,"
+            " or give a list",
             "max_lr" if "max_lr" in call.spots else 0,
         )
 
 
-def _function(text: Any, *, call: Call, spot: str | int, epochs: int, ticks_per_epoch: int) -> Callable[[int], float]:
+def _function(
+    text: Any, *, call: Call, spot: str | int, epochs: int, ticks_per_epoch: int
+) -> Callable[[int], float]:
     if not isinstance(text, str):
-        raise call.error(f"expected an expression in `epoch` or module:function, found {text!r}", spot)
+        raise call.error(
+            f"expected an expression in `epoch` or module:function, found {text!r}", spot
+        )
     if ":" in text:
         function = load_function(text, call=call)
         if not callable(function):
@@ -106,11 +139,15 @@ def _function(text: Any, *, call: Call, spot: str | int, epochs: int, ticks_per_
     return lambda tick: expression(tick / ticks_per_epoch)
 
 
-def _checked_factor(function: Callable[[int], Any], tick: int, *, call: Call, spot: str | int) -> float:
+def _checked_factor(
+    function: Callable[[int], Any], tick: int, *, call: Call, spot: str | int
+) -> float:
     try:
         return float(function(tick))
     except Exception as error:  # the user's function may raise anything
-        raise call.error(f"the function failed at {tick}: {type(error).__name__}: {error}", spot) from error
+        raise call.error(
+            f"the function failed at {tick}: {type(error).__name__}: {error}", spot
+        ) from error
 
 
 def check_length(call: Call, scheduler: Any, *, ticks: int) -> None:
@@ -121,4 +158,6 @@ def check_length(call: Call, scheduler: Any, *, ticks: int) -> None:
     """
     total = getattr(scheduler, "total_steps", None)
     if isinstance(total, int) and total < ticks:
-        raise UsageError(f"{call.name} is {total} steps long, but the run has {ticks}: leave its length out")
+        raise UsageError(
+            f"{call.name} is {total} steps long, but the run has {ticks}: leave its length out"
+        )

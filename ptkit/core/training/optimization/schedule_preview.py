@@ -22,9 +22,9 @@ Rates = npt.NDArray[np.float64]
 class Preview:
     """The rates of a run's groups over its epochs.
 
-    call: the schedule's. per: "step" or "epoch". epochs: (N,), where in the run each step begins. rates, plain_rates:
-    (N, groups), with and without the warm-up in front, as multiples of a group's own rate. notes: what one should know
-    about them.
+    call: the schedule's. per: "step" or "epoch". epochs: (N,), where in the run each step begins.
+    rates, plain_rates: (N, groups), with and without the warm-up in front, as multiples of a
+    group's own rate. notes: what one should know about them.
     """
 
     call: str
@@ -36,7 +36,8 @@ class Preview:
 
 
 def preview_schedule(text: str, *, epochs: int) -> Preview:
-    """Return the rates that a call gives in a run of `epochs` epochs, with the usual warm-up in front.
+    """Return the rates that a call gives in a run of `epochs` epochs, with the usual warm-up in
+    front.
 
     There are as many parameter groups as its lists have items, else one.
 
@@ -64,7 +65,9 @@ def preview_schedule(text: str, *, epochs: int) -> Preview:
     return Preview(str(call), schedule.per, times, found[0], found[1], notes)
 
 
-def _rates(schedule: Schedule, optimizer: torch.optim.Optimizer, *, epochs: int, steps_per_epoch: int) -> Rates:
+def _rates(
+    schedule: Schedule, optimizer: torch.optim.Optimizer, *, epochs: int, steps_per_epoch: int
+) -> Rates:
     rates = np.empty((epochs * steps_per_epoch, len(optimizer.param_groups)))
     for step in range(len(rates)):
         schedule.set_rates(optimizer)
@@ -88,7 +91,10 @@ def _num_groups(call: Call) -> int:
     values = (value for key, value in _by_name(call).items() if key in PER_GROUP.get(call.name, ()))
     lengths = {len(value) for value in values if isinstance(value, list | tuple)}
     if len(lengths) > 1:
-        raise call.error(f"lists with one item for each parameter group must be of one length, found {sorted(lengths)}")
+        raise call.error(
+            "lists with one item for each parameter group must be of one length, found"
+            f" {sorted(lengths)}"
+        )
     if lengths == {0}:
         raise call.error("a list with one item for each parameter group cannot be empty")
     return max(lengths, default=1)
@@ -104,7 +110,9 @@ def _by_name(call: Call) -> dict[str, object]:
 
 
 def _steps_per_epoch(call: Call, epochs: int) -> int:
-    """Return how many steps an epoch is drawn with: as many as a length in steps asks for, else enough."""
+    """Return how many steps an epoch is drawn with: as many as a length in steps asks for, else
+    enough.
+    """
     given = call.kwargs.get("steps_per_epoch")
     total = call.kwargs.get("total_steps")
     if type(given) is int and given > 0:
@@ -114,17 +122,24 @@ def _steps_per_epoch(call: Call, epochs: int) -> int:
     else:
         wanted = max(min(_STEPS_PER_EPOCH, _MAX_STEPS // epochs), 1)
     if wanted * epochs > 10 * _MAX_STEPS:
-        raise UsageError(f"{wanted * epochs:,} steps are too many to draw: at most {10 * _MAX_STEPS:,}")
+        raise UsageError(
+            f"{wanted * epochs:,} steps are too many to draw: at most {10 * _MAX_STEPS:,}"
+        )
     return wanted
 
 
 def _notes(call: Call, schedule: Schedule, *, warmup_epochs: float) -> tuple[str, ...]:
     notes = ["Stepped once an epoch." if schedule.per == "epoch" else "Stepped every step."]
     if not schedule.warms_up_itself:
-        notes[0] += f" Dashed: without the warm-up over the first {warmup_epochs:g} epochs (scheduler.warmup)."
+        notes[0] += (
+            f" Dashed: without the warm-up over the first {warmup_epochs:g} epochs"
+            " (scheduler.warmup)."
+        )
     if call.name == "ReduceLROnPlateau":
         notes.append("Shown for a validation loss that never gets better.")
     absolute = [key for key in ("eta_min", "min_lr", "max_lr") if key in _by_name(call)]
     if absolute:
-        notes.append(f"{' and '.join(absolute)} is a rate itself: shown for groups whose own rate is 1.")
+        notes.append(
+            f"{' and '.join(absolute)} is a rate itself: shown for groups whose own rate is 1."
+        )
     return tuple(notes)

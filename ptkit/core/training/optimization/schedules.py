@@ -1,8 +1,9 @@
-"""Learning-rate schedules: torch's own schedulers drive a shadow optimizer, and the warm-up multiplies.
+"""Learning-rate schedules: torch's own schedulers drive a shadow optimizer, and the warm-up
+multiplies.
 
-SequentialLR refuses ReduceLROnPlateau and mangles OneCycleLR; a shadow with one dummy parameter a group has neither
-fault, and the real rate is the shadow's times the warm-up factor. Groups that are unfrozen later stand in the shadow
-from the start, so that their rate is then where the run's is.
+SequentialLR refuses ReduceLROnPlateau and mangles OneCycleLR; a shadow with one dummy parameter a
+group has neither fault, and the real rate is the shadow's times the warm-up factor. Groups that are
+unfrozen later stand in the shadow from the start, so that their rate is then where the run's is.
 """
 
 import math
@@ -17,7 +18,11 @@ from ptkit.core.calls import Call, nearest, parse
 from ptkit.core.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.parameter_groups import Group
-from ptkit.core.training.optimization.schedule_arguments import arguments_by_group, arguments_of_run, check_length
+from ptkit.core.training.optimization.schedule_arguments import (
+    arguments_by_group,
+    arguments_of_run,
+    check_length,
+)
 from ptkit.core.training.optimization.warmup_cosine import WarmupCosineLR
 
 _ROWS = {
@@ -25,14 +30,23 @@ _ROWS = {
     "MultiStepLR": ("epoch", "times gamma at each milestone"),
     "ExponentialLR": ("epoch", "times gamma every epoch"),
     "CosineAnnealingLR": ("step", "half a cosine down to eta_min (Loshchilov and Hutter 2017)"),
-    "ReduceLROnPlateau": ("epoch", "times factor when the validation loss or another metric stops getting better"),
-    "LambdaLR": ("epoch", 'a factor of the epoch: LambdaLR("0.95 ** epoch") or LambdaLR("module:function")'),
+    "ReduceLROnPlateau": (
+        "epoch",
+        "times factor when the validation loss or another metric stops getting better",
+    ),
+    "LambdaLR": (
+        "epoch",
+        'a factor of the epoch: LambdaLR("0.95 ** epoch") or LambdaLR("module:function")',
+    ),
     "OneCycleLR": ("step", "up to max_lr and down far below (Smith and Topin 2018)"),
     "CosineAnnealingWarmRestarts": ("epoch", "cosine that starts again every T_0 epochs"),
     "LinearLR": ("step", "linear between two factors"),
     "PolynomialLR": ("step", "polynomial down to zero"),
 }
-_OWN_SUMMARY = "up over warmup_epochs, then a cosine down; delay_epochs may be a list, one for each parameter group"
+_OWN_SUMMARY = (
+    "up over warmup_epochs, then a cosine down; delay_epochs may be a list, one for each parameter"
+    " group"
+)
 
 SCHEDULERS = Catalogue(
     "schedule",
@@ -50,26 +64,38 @@ SCHEDULERS = Catalogue(
 )
 
 # Who gives one of these counts in epochs, as PyTorch's examples do.
-_LENGTHS_IN_EPOCHS = {"CosineAnnealingLR": "T_max", "LinearLR": "total_iters", "PolynomialLR": "total_iters"}
+_LENGTHS_IN_EPOCHS = {
+    "CosineAnnealingLR": "T_max",
+    "LinearLR": "total_iters",
+    "PolynomialLR": "total_iters",
+}
 _WARM_UP_THEMSELVES = ("OneCycleLR", "WarmupCosineLR")
 
 
 class Schedule:
     """The rate of every parameter group, step by step.
 
-    A "tick" is a step or an epoch, as `per` says. `set_rates` writes the current rates (and the momentum, where the
-    schedule cycles it) into the optimizer's groups.
+    A "tick" is a step or an epoch, as `per` says. `set_rates` writes the current rates (and the
+    momentum, where the schedule cycles it) into the optimizer's groups.
     """
 
     def __init__(
-        self, scheduler: Any, shadow: torch.optim.Optimizer, *, per: str, metric: str, warmup_steps: int | None
+        self,
+        scheduler: Any,
+        shadow: torch.optim.Optimizer,
+        *,
+        per: str,
+        metric: str,
+        warmup_steps: int | None,
     ) -> None:
         self._scheduler, self._shadow = scheduler, shadow
         self.per, self.metric = per, metric
         self.warms_up_itself, self.warmup_steps = warmup_steps is None, warmup_steps or 0
         self.num_steps = 0
         self._cycles_momentum = bool(getattr(scheduler, "cycle_momentum", False))
-        self._shadows = {_name(group, index): group for index, group in enumerate(shadow.param_groups)}
+        self._shadows = {
+            _name(group, index): group for index, group in enumerate(shadow.param_groups)
+        }
 
     @property
     def warmup_text(self) -> str:
@@ -89,14 +115,19 @@ class Schedule:
             shadow = self._shadows[_name(group, index)]
             # Rounding may leave a cosine an ulp below zero.
             if not -1e-12 <= shadow["lr"] < math.inf:
-                raise UsageError(f"after step {self.num_steps} the schedule gives the rate {shadow['lr']:g}")
+                raise UsageError(
+                    f"after step {self.num_steps} the schedule gives the rate {shadow['lr']:g}"
+                )
             group["lr"] = shadow["lr"] * factor
             if self._cycles_momentum:
                 _set_momentum(group, shadow)
 
     def rates(self, optimizer: Any) -> dict[str, float]:
         """Return the rate that every group of `optimizer` has now, by the group's name."""
-        return {_name(group, index): float(group["lr"]) for index, group in enumerate(optimizer.param_groups)}
+        return {
+            _name(group, index): float(group["lr"])
+            for index, group in enumerate(optimizer.param_groups)
+        }
 
     def after_step(self) -> None:
         """Tell the schedule that an optimizer step was made."""
@@ -116,7 +147,9 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, enough to go on exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups]
+        groups = [
+            {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
+        ]
         return {"num_steps": self.num_steps, "scheduler": inner, "groups": _plain(groups)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -140,7 +173,9 @@ class Schedule:
         try:
             self._scheduler.step()
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise UsageError(f"the schedule stopped after step {self.num_steps}: {_line(error)}") from error
+            raise UsageError(
+                f"the schedule stopped after step {self.num_steps}: {_line(error)}"
+            ) from error
 
 
 def build_schedule(
@@ -157,9 +192,11 @@ def build_schedule(
     """Return the schedule that a call names.
 
     optimizer: what has the parameter groups, those that are unfrozen later included (`Prepared`).
-    per: "step", "epoch", or "auto" for what the schedule is usually stepped by: a step where the run gives the length,
-        an epoch where the call does. warmup: share of the run over which the rate rises linearly.
-    metric: what ReduceLROnPlateau watches: "loss" or a key of `metric_modes`, which says whether "max" or "min" of
+    per: "step", "epoch", or "auto" for what the schedule is usually stepped by: a step where the
+        run gives the length, an epoch where the call does. warmup: share of the run over which the
+        rate rises linearly.
+    metric: what ReduceLROnPlateau watches: "loss" or a key of `metric_modes`, which says whether
+    "max" or "min" of
         each metric is best.
 
     Raises:
@@ -172,7 +209,9 @@ def build_schedule(
         return Schedule(None, shadow, per="epoch", metric=metric, warmup_steps=warmup_steps)
     call = parse(text)
     target = _target(call)
-    given = SCHEDULERS.bind(call, target, Part(call.prefix, "") if call.prefix else SCHEDULERS.find(call))
+    given = SCHEDULERS.bind(
+        call, target, Part(call.prefix, "") if call.prefix else SCHEDULERS.find(call)
+    )
     is_plateau = isinstance(target, type) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     _check_metric(call.name, metric, metric_modes, is_watched=is_plateau)
     if per == "auto":
@@ -184,10 +223,14 @@ def build_schedule(
     if is_plateau:
         supplied |= _mode(call, given, metric, metric_modes)
     by_group = {} if call.prefix else arguments_by_group(call, given, shadow.param_groups, **length)
-    scheduler = _built(call, {k: v for k, v in given.items() if k not in by_group}, supplied | by_group)
+    scheduler = _built(
+        call, {k: v for k, v in given.items() if k not in by_group}, supplied | by_group
+    )
     check_length(call, scheduler, ticks=epochs * length["ticks_per_epoch"])
     has_own = call.name in _WARM_UP_THEMSELVES and not call.prefix
-    return Schedule(scheduler, shadow, per=per, metric=metric, warmup_steps=None if has_own else warmup_steps)
+    return Schedule(
+        scheduler, shadow, per=per, metric=metric, warmup_steps=None if has_own else warmup_steps
+    )
 
 
 def _target(call: Call) -> Any:
@@ -198,7 +241,9 @@ def _target(call: Call) -> Any:
 
 
 def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
-    """Return an optimizer with a dummy parameter for each group, at that group's rate, momentum or betas."""
+    """Return an optimizer with a dummy parameter for each group, at that group's rate, momentum or
+    betas.
+    """
     groups = []
     for index, group in enumerate(optimizer.param_groups):
         own = {key: group[key] for key in ("momentum", "betas", "family") if key in group}
@@ -213,7 +258,9 @@ def _name(group: Group, index: int) -> str:
 
 
 def _set_momentum(group: Group, shadow: Group) -> None:
-    """Give a group the momentum that the schedule cycles in the shadow; the two may have it under different names."""
+    """Give a group the momentum that the schedule cycles in the shadow; the two may have it under
+    different names.
+    """
     momentum = shadow["betas"][0] if "betas" in shadow else shadow["momentum"]
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
@@ -225,10 +272,13 @@ def _check_metric(name: str, metric: str, modes: Mapping[str, str], *, is_watche
     known = ("loss", *modes)
     if metric not in known:
         hint = nearest(metric, known)
-        raise UsageError(f"scheduler.metric must be one of {', '.join(known)}, found {metric!r}{hint}")
+        raise UsageError(
+            f"scheduler.metric must be one of {', '.join(known)}, found {metric!r}{hint}"
+        )
     if metric != "loss" and not is_watched:
         raise UsageError(
-            f"scheduler.metric={metric} has no effect: only ReduceLROnPlateau watches a metric, not {name}"
+            f"scheduler.metric={metric} has no effect: only ReduceLROnPlateau watches a metric, not"
+            f" {name}"
         )
 
 
@@ -238,10 +288,14 @@ def _usual_tick(call: Call, given: Mapping[str, Any]) -> str:
     return "step" if call.name == "WarmupCosineLR" else _ROWS[call.name][0]
 
 
-def _mode(call: Call, given: Mapping[str, Any], metric: str, modes: Mapping[str, str]) -> dict[str, str]:
+def _mode(
+    call: Call, given: Mapping[str, Any], metric: str, modes: Mapping[str, str]
+) -> dict[str, str]:
     best = "min" if metric == "loss" else modes[metric]
     if given.get("mode", best) != best:
-        raise call.error(f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric", "mode")
+        raise call.error(
+            f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric", "mode"
+        )
     return {"mode": best}
 
 
@@ -251,7 +305,10 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
         warnings.simplefilter("ignore", UserWarning)
         scheduler = SCHEDULERS.build(plain, supplied=supplied)
     if not isinstance(scheduler, lr_scheduler.LRScheduler):
-        raise call.error(f"{call.name} is no schedule: it must be an LRScheduler of torch that takes the optimizer")
+        raise call.error(
+            f"{call.name} is no schedule: it must be an LRScheduler of torch that takes the"
+            " optimizer"
+        )
     # The shadow never steps; without this mark torch takes that for a mistake and warns.
     supplied["optimizer"]._opt_called = True
     if call.prefix:
@@ -267,11 +324,16 @@ def _check_state(call: Call, value: Any) -> None:
         for item in value:
             _check_state(call, item)
     elif not isinstance(value, int | float | str | torch.Tensor | None):
-        raise call.error(f"the state of {call.name} holds a {type(value).__name__}, which a checkpoint cannot hold")
+        raise call.error(
+            f"the state of {call.name} holds a {type(value).__name__}, which a checkpoint cannot"
+            " hold"
+        )
 
 
 def _plain(value: Any) -> Any:
-    """Return containers of plain values: schedulers keep bound methods and functions in their state."""
+    """Return containers of plain values: schedulers keep bound methods and functions in their
+    state.
+    """
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if not callable(v)}
     if isinstance(value, list | tuple):

@@ -9,13 +9,16 @@ Factor = Callable[[int], float]
 
 
 class WarmupCosineLR(torch.optim.lr_scheduler.LambdaLR):
-    """Raise the rate linearly over `warmup_epochs`, then let it fall in half a cosine (Loshchilov and Hutter 2017).
+    """Raise the rate linearly over `warmup_epochs`, then let it fall in half a cosine (Loshchilov
+    and Hutter 2017).
 
-    All lengths are in epochs, whether it is stepped once an epoch or every step. The ramp ends where the cosine
+    All lengths are in epochs, whether it is stepped once an epoch or every step. The ramp ends
+    where the cosine
     begins, at the group's own rate, and after the cosine the rate stays at its lowest.
 
     delay_epochs: before its delay a group's rate is 0; one number, or one for each parameter group.
-    cosine_epochs: by default what is left of the run. min_factor: the lowest rate as a share of the group's own.
+    cosine_epochs: by default what is left of the run. min_factor: the lowest rate as a share of the
+    group's own.
     epochs: of the run. ticks_per_epoch: how often it is stepped.
 
     Raises:
@@ -33,8 +36,14 @@ class WarmupCosineLR(torch.optim.lr_scheduler.LambdaLR):
         epochs: int,
         ticks_per_epoch: int = 1,
     ) -> None:
-        if warmup_epochs < 0 or not 0 <= min_factor <= 1 or (cosine_epochs is not None and cosine_epochs <= 0):
-            raise ValueError("warmup_epochs must be at least 0, cosine_epochs above 0, min_factor of 0..1")
+        if (
+            warmup_epochs < 0
+            or not 0 <= min_factor <= 1
+            or (cosine_epochs is not None and cosine_epochs <= 0)
+        ):
+            raise ValueError(
+                "warmup_epochs must be at least 0, cosine_epochs above 0, min_factor of 0..1"
+            )
         if isinstance(delay_epochs, int | float):
             delay_epochs = [delay_epochs] * len(optimizer.param_groups)
         factors = []
@@ -42,19 +51,25 @@ class WarmupCosineLR(torch.optim.lr_scheduler.LambdaLR):
             left = epochs - delay - warmup_epochs
             if delay < 0 or left <= 0:
                 lengths = f"a delay of {delay:g} and a warm-up of {warmup_epochs:g} epochs"
-                raise ValueError(f"{lengths} leave nothing for the cosine in a run of {epochs} epochs")
+                raise ValueError(
+                    f"{lengths} leave nothing for the cosine in a run of {epochs} epochs"
+                )
             length = left if cosine_epochs is None else cosine_epochs
             factors.append(_factor(delay, warmup_epochs, length, min_factor, ticks_per_epoch))
         super().__init__(optimizer, factors)
 
 
-def _factor(delay: float, warmup: float, cosine: float, lowest: float, ticks_per_epoch: int) -> Factor:
+def _factor(
+    delay: float, warmup: float, cosine: float, lowest: float, ticks_per_epoch: int
+) -> Factor:
     def factor(tick: int) -> float:
         epoch = tick / ticks_per_epoch - delay
-        # Steps are whole, lengths in epochs need not be: without the margin rounding could begin a tick too late.
+        # Steps are whole, lengths in epochs need not be: without the margin rounding could begin a
+        # tick too late.
         if epoch < -1e-9:
             return 0.0
-        # The last tick of the ramp has the whole rate, as the warm-up in front of other schedules does.
+        # The last tick of the ramp has the whole rate, as the warm-up in front of other schedules
+        # does.
         if epoch + 1 / ticks_per_epoch <= warmup + 1e-9:
             return lowest + (1 - lowest) * min(1.0, (epoch + 1 / ticks_per_epoch) / warmup)
         share = min(max((epoch - warmup) / cosine, 0.0), 1.0)

@@ -1,4 +1,5 @@
-"""Where a run writes what can be looked at: TensorBoard's event files. The one user of tensorboardX.
+"""Where a run writes what can be looked at: TensorBoard's event files. The one user of
+tensorboardX.
 
 Recording only looks: it draws no random numbers, changes no weight and leaves no gradient behind.
 """
@@ -37,15 +38,22 @@ _MARKER = "run.txt"
 
 
 class NoEvents:
-    """Takes all that can be recorded of a run and writes nothing; the others write what they are for.
+    """Takes all that can be recorded of a run and writes nothing; the others write what they are
+    for.
 
     Pictures are uint8 (H, W, 3); `step` is the epoch.
     """
 
     def start(
-        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
     ) -> None:
-        """Take the model, one example for its graph (1, 3, H, W), texts, and the de-normalised input."""
+        """Take the model, one example for its graph (1, 3, H, W), texts, and the de-normalised
+        input.
+        """
 
     def epoch(self, result: "EpochResult", model: nn.Module) -> None:
         """Take one epoch; the model still has the gradients of its last step."""
@@ -66,9 +74,16 @@ class NoEvents:
         """Take a film, an animated GIF."""
 
     def embedding(
-        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+        self,
+        tag: str,
+        features: np.ndarray,
+        rows: Sequence[Sequence[str]],
+        thumbnails: np.ndarray,
+        step: int,
     ) -> None:
-        """Take features (n, D); rows: a heading, then a row of words an image; thumbnails: 0..1, (n, 3, side, side)."""
+        """Take features (n, D); rows: a heading, then a row of words an image; thumbnails: 0..1,
+        (n, 3, side, side).
+        """
 
     def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
         """Take what is true, bool (n,), and its probabilities (n,)."""
@@ -98,7 +113,8 @@ def scalars(result: "EpochResult") -> dict[str, float]:
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yield the finite values of every weight and of every gradient: `weights/NAME`, `gradients/NAME`.
+    """Yield the finite values of every weight and of every gradient: `weights/NAME`,
+    `gradients/NAME`.
 
     One after the other: a copy of all of them would be as large as the model and its gradients.
     """
@@ -107,7 +123,9 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]
         for kind, tensor in found.items():
             if tensor is None:
                 continue
-            values = (tensor.to_dense() if tensor.is_sparse else tensor).float().cpu().numpy().ravel()
+            values = (
+                (tensor.to_dense() if tensor.is_sparse else tensor).float().cpu().numpy().ravel()
+            )
             finite = values[np.isfinite(values)]
             if finite.size:
                 yield f"{kind}/{name}", finite
@@ -123,7 +141,9 @@ class Events(NoEvents):
         self.settings = settings
         self.folder = events_folder(run, settings, is_resumed=up_to_epoch > 0)
         purge = up_to_epoch + 1 if up_to_epoch else None
-        self._writer = _writer(self.folder, filename_suffix=settings.filename_suffix, purge_step=purge)
+        self._writer = _writer(
+            self.folder, filename_suffix=settings.filename_suffix, purge_step=purge
+        )
         self._json = run / "scalars.json"
         self._scalars = _read_scalars(self._json, up_to_epoch=up_to_epoch)
         if settings.folder is not None:
@@ -132,7 +152,11 @@ class Events(NoEvents):
             _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
 
     def start(
-        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
     ) -> None:
         """Write the texts, the picture of the input and the model's graph, traced on one example."""
         for tag, text in texts.items():
@@ -143,7 +167,9 @@ class Events(NoEvents):
             _add_graph(self._writer, model, example)
 
     def epoch(self, result: "EpochResult", model: nn.Module) -> None:
-        """Write one epoch: charts and histograms; then scalars.json, whole, so that it survives an interruption."""
+        """Write one epoch: charts and histograms; then scalars.json, whole, so that it survives an
+        interruption.
+        """
         for chart, lines in charts(result).items():
             self._writer.add_scalars(chart, lines, result.epoch)
         for tag, value in scalars(result).items():
@@ -172,20 +198,33 @@ class Events(NoEvents):
         # The writer's own font has few letters; a name that it lacks must not end the run.
         names = [name.encode("ascii", "replace").decode() for name in boxes]
         corners = np.array(list(boxes.values()), np.int64).reshape(-1, 4)
-        self._writer.add_image_with_boxes(tag, image, corners, step, dataformats="HWC", labels=names)
+        self._writer.add_image_with_boxes(
+            tag, image, corners, step, dataformats="HWC", labels=names
+        )
 
     def film(self, tag: str, gif: Path, step: int) -> None:
-        """Write a film as what `add_video` makes of one, which needs moviepy to make it: an image that is a GIF."""
+        """Write a film as what `add_video` makes of one, which needs moviepy to make it: an image
+        that is a GIF.
+        """
         from PIL import Image
         from tensorboardX.proto.summary_pb2 import Summary
 
         with Image.open(gif) as first:
             width, height = first.size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes())
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes()
+        )
+        self._writer.file_writer.add_summary(
+            Summary(value=[Summary.Value(tag=tag, image=image)]), step
+        )
 
     def embedding(
-        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+        self,
+        tag: str,
+        features: np.ndarray,
+        rows: Sequence[Sequence[str]],
+        thumbnails: np.ndarray,
+        step: int,
     ) -> None:
         """Write features for the projector, with their rows and a sprite of all thumbnails."""
         side, columns = thumbnails.shape[-1], math.ceil(math.sqrt(len(thumbnails)))
@@ -193,10 +232,15 @@ class Events(NoEvents):
         heading, *cells = [[_one_line(cell) for cell in row] for row in rows]
         # One embedding a run: a resumed run's replaces the earlier one.
         (self.folder / "projector_config.pbtxt").unlink(missing_ok=True)
-        # It prints where the folder exists, and leaves the rest of the sprite as the memory happens to be.
+        # It prints where the folder exists, and leaves the rest of the sprite as the memory happens
+        # to be.
         with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
-            self._writer.add_embedding(features, cells, thumbnails, step, tag, metadata_header=heading)
-        _blank_rest(self.folder / f"{step:05d}" / tag / "sprite.png", side * -(-len(thumbnails) // columns))
+            self._writer.add_embedding(
+                features, cells, thumbnails, step, tag, metadata_header=heading
+            )
+        _blank_rest(
+            self.folder / f"{step:05d}" / tag / "sprite.png", side * -(-len(thumbnails) // columns)
+        )
 
     def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
         """Write precision against recall at 127 thresholds."""
@@ -206,21 +250,31 @@ class Events(NoEvents):
         """Write precision against recall from counts."""
         tp, fp, tn, fn = (counts[key].astype(np.float64) for key in ("tp", "fp", "tn", "fn"))
         precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
-        self._writer.add_pr_curve_raw(_one_line(tag), tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp))
+        self._writer.add_pr_curve_raw(
+            _one_line(tag), tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)
+        )
 
     def close(self) -> None:
         """Write what is still waiting and end."""
         self._writer.close()
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
-        """Keep for scalars.json what add_scalar, unlike add_scalars, does not keep itself, under short names."""
+        """Keep for scalars.json what add_scalar, unlike add_scalars, does not keep itself, under
+        short names.
+        """
         written = {
-            Path(tag).relative_to(self.folder).as_posix(): points for tag, points in self._writer.scalar_dict.items()
+            Path(tag).relative_to(self.folder).as_posix(): points
+            for tag, points in self._writer.scalar_dict.items()
         }
         time = next((points[-1][0] for points in written.values()), None)
-        for tag, points in [*written.items(), *((tag, [[time, step, value]]) for tag, value in values.items())]:
+        for tag, points in [
+            *written.items(),
+            *((tag, [[time, step, value]]) for tag, value in values.items()),
+        ]:
             # JSON knows no NaN.
-            known = [[when, at, value if math.isfinite(value) else None] for when, at, value in points]
+            known = [
+                [when, at, value if math.isfinite(value) else None] for when, at, value in points
+            ]
             self._scalars.setdefault(tag, []).extend(known)
 
     def _export(self) -> None:
@@ -235,9 +289,11 @@ class Events(NoEvents):
 
 
 def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False) -> Path:
-    """Return where a run's events go: into the run, or into a folder of its name where log.folder names the parent.
+    """Return where a run's events go: into the run, or into a folder of its name where log.folder
+    names the parent.
 
-    There another run of the same name may have been; a number is added then. A resumed run finds its own again.
+    There another run of the same name may have been; a number is added then. A resumed run finds
+    its own again.
     """
     if settings.folder is None:
         return run / f"tensorboard{settings.comment}"
@@ -245,7 +301,9 @@ def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False)
         name = f"{run.name}{settings.comment}" + (f"-{number}" if number > 1 else "")
         folder = Path(settings.folder) / name
         own = folder / _MARKER
-        if not folder.exists() or (is_resumed and own.is_file() and own.read_bytes() == _way(folder, run)):
+        if not folder.exists() or (
+            is_resumed and own.is_file() and own.read_bytes() == _way(folder, run)
+        ):
             return folder
     raise AssertionError
 
@@ -272,11 +330,15 @@ def _writer(folder: Path, **arguments: Any) -> Any:
     try:
         return SummaryWriter(str(folder), **arguments)
     except OSError as error:
-        raise StorageError(f"cannot write TensorBoard events into {folder}: {error.strerror}") from error
+        raise StorageError(
+            f"cannot write TensorBoard events into {folder}: {error.strerror}"
+        ) from error
 
 
 def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
-    """Hide in the folders that add_scalars makes, which know nothing of purge_step, what is of `step` or later."""
+    """Hide in the folders that add_scalars makes, which know nothing of purge_step, what is of
+    `step` or later.
+    """
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.writer import FileWriter
 
@@ -287,12 +349,17 @@ def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
 
 
 def _read_scalars(file: Path, *, up_to_epoch: int) -> dict[str, list[list[Any]]]:
-    """Return what a resumed run has already written to scalars.json; nothing where that is not readable."""
+    """Return what a resumed run has already written to scalars.json; nothing where that is not
+    readable.
+    """
     if not up_to_epoch:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {tag: [point for point in points if point[1] <= up_to_epoch] for tag, points in found.items()}
+        return {
+            tag: [point for point in points if point[1] <= up_to_epoch]
+            for tag, points in found.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}
 
@@ -315,7 +382,11 @@ def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
     modes = {module: module.training for module in model.modules()}
     devices = [example.device] if example.device.type == "cuda" else []
     model.eval()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        torch.random.fork_rng(devices),
+    ):
         # The tracer warns about every shape that a model looks at, and prints where it fails.
         warnings.simplefilter("ignore")
         try:

@@ -18,14 +18,16 @@ from ptkit.core.training.recording.events import NoEvents, Pixels
 if TYPE_CHECKING:
     from ptkit.core.training.loop import EpochResult
 
-# A film has at most about this many frames, each of at most this many weights, so that the file stays small.
+# A film has at most about this many frames, each of at most this many weights, so that the file
+# stays small.
 MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
 _FILE = "kernels.npz"
 
 
 @dataclass(frozen=True)
 class Film:
-    """layer: its name. epochs: rising, 0 is before training. kernels: float32 (epochs, outputs, inputs, H, W).
+    """layer: its name. epochs: rising, 0 is before training. kernels: float32 (epochs, outputs,
+    inputs, H, W).
 
     num_outputs: of the layer; the film has the first ones, as many as a small file holds.
     """
@@ -39,7 +41,8 @@ class Film:
 class KernelFilm(NoEvents):
     """Adds the kernels of the first convolution to `kernels.npz` of a run, epoch by epoch.
 
-    The file is whole after every epoch, so a run that was interrupted and resumed, which cuts it back to
+    The file is whole after every epoch, so a run that was interrupted and resumed, which cuts it
+    back to
     `up_to_epoch`, gives the same film as one that was not.
     """
 
@@ -50,7 +53,11 @@ class KernelFilm(NoEvents):
         self._frames = {epoch: kernels for epoch, kernels in frames if epoch <= up_to_epoch}
 
     def start(
-        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
     ) -> None:
         """Keep the kernels before training, as epoch 0."""
         self._add(model, 0)
@@ -71,16 +78,28 @@ class KernelFilm(NoEvents):
         stride = 1
         while epoch // stride > MAX_FRAMES:
             stride *= 2
-        self._frames = {k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0}
+        self._frames = {
+            k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
+        }
         content = io.BytesIO()
         kernels, epochs = np.stack(list(self._frames.values())), np.array(list(self._frames))
-        np.savez(content, layer=np.array(layer), num_outputs=np.array(len(weight)), epochs=epochs, kernels=kernels)
+        np.savez(
+            content,
+            layer=np.array(layer),
+            num_outputs=np.array(len(weight)),
+            epochs=epochs,
+            kernels=kernels,
+        )
         write_atomically(self._file, content.getvalue())
 
 
 def first_convolution(model: nn.Module) -> tuple[str, torch.Tensor] | None:
     """Return the name and the weights (outputs, inputs, H, W) of the first convolution, or None."""
-    layers = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.weight.numel())
+    layers = (
+        (name, m)
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.weight.numel()
+    )
     return next(((name, layer.weight) for name, layer in layers), None)
 
 

@@ -22,8 +22,8 @@ def check_log(settings: LogSettings) -> None:
     """Refuse log settings that cannot take effect, before anything is written.
 
     Raises:
-        UsageError: a comment or suffix that is no part of a file name, settings of events that are switched off, or
-            Weights & Biases without its package or its key.
+        UsageError: a comment or suffix that is no part of a file name, settings of events that are
+            switched off, or Weights & Biases without its package or its key.
     """
     for key in ("comment", "filename_suffix"):
         value = getattr(settings, key)
@@ -31,7 +31,9 @@ def check_log(settings: LogSettings) -> None:
             raise UsageError(f"log.{key} becomes a part of a file name and cannot hold {value!r}")
     named = [key for key in ("folder", "comment", "filename_suffix") if getattr(settings, key)]
     if named and not settings.tensorboard:
-        raise UsageError(f"log.{named[0]} is of TensorBoard's events, which log.tensorboard=false switches off")
+        raise UsageError(
+            f"log.{named[0]} is of TensorBoard's events, which log.tensorboard=false switches off"
+        )
     if settings.wandb:
         check_wandb()
 
@@ -62,7 +64,11 @@ class SeveralEvents(NoEvents):
         self.recorders = tuple(recorders)
 
     def start(
-        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
     ) -> None:
         """Hand it on."""
         for recorder in self.recorders:
@@ -99,7 +105,12 @@ class SeveralEvents(NoEvents):
             recorder.film(tag, gif, step)
 
     def embedding(
-        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+        self,
+        tag: str,
+        features: np.ndarray,
+        rows: Sequence[Sequence[str]],
+        thumbnails: np.ndarray,
+        step: int,
     ) -> None:
         """Hand it on."""
         for recorder in self.recorders:

@@ -25,11 +25,16 @@ def new_run_folder(parent: Path, name: str | None) -> Path:
         StorageError: the disk refused.
     """
     if name is not None and (name in ("", ".", "..") or Path(name).name != name):
-        raise UsageError(f"--name must be a plain folder name, found {name!r}; --out says where runs go")
+        raise UsageError(
+            f"--name must be a plain folder name, found {name!r}; --out says where runs go"
+        )
     make_folder(parent)
     if name is not None:
         if (parent / name).exists():
-            raise UsageError(f"the run {parent / name} exists: choose another --name, or --resume {parent / name}")
+            raise UsageError(
+                f"the run {parent / name} exists: choose another --name, or --resume"
+                f" {parent / name}"
+            )
         return make_folder(parent / name)
     numbers = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
     number = max(numbers, default=0) + 1
@@ -61,13 +66,17 @@ def row_of(result: "EpochResult") -> Row:
 
 
 def write_metrics(file: Path, rows: Sequence[Row]) -> None:
-    """Write metrics.csv whole, with the columns of the first row: a resumed run cuts it back to where it goes on."""
+    """Write metrics.csv whole, with the columns of the first row: a resumed run cuts it back to
+    where it goes on.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = list(rows[0])
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns])
+        writer.writerow(
+            ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
+        )
     write_atomically(file, text.getvalue().encode())
 
 
@@ -76,13 +85,17 @@ def read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
     if not file.exists():
         return []
     with file.open(newline="") as lines:
-        rows = [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
+        rows = [
+            {key: float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
     done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
     return [row for row in done if row["epoch"] <= up_to_epoch]
 
 
 def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
-    """Let `link` point at `checkpoint` by a relative symlink; return why not where a regular file has that name.
+    """Let `link` point at `checkpoint` by a relative symlink; return why not where a regular file
+    has that name.
 
     The new link is renamed over the old one, and nothing is ever written through it.
     """

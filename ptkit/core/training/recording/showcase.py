@@ -1,7 +1,9 @@
-"""A finished run looked into, once, with its best weights: pictures beside the run and the same to its recorders.
+"""A finished run looked into, once, with its best weights: pictures beside the run and the same to
+its recorders.
 
-Kernels and what layers give, the first kernels as a film, features of the validation images, precision against recall,
-and where the network looked when it decided. What a model does not have is left out, with a note.
+Kernels and what layers give, the first kernels as a film, features of the validation images,
+precision against recall, and where the network looked when it decided. What a model does not have
+is left out, with a note.
 """
 
 import math
@@ -21,7 +23,14 @@ from ptkit.core.data.labels import CLASS, NUMBERS
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.gradcam import as_maps, evaluating, explained_layer, gradcam, run_layers, top_region
+from ptkit.core.models.gradcam import (
+    as_maps,
+    evaluating,
+    explained_layer,
+    gradcam,
+    run_layers,
+    top_region,
+)
 from ptkit.core.models.zoo import find_head
 from ptkit.core.training.recording.events import MAX_SPRITE, NoEvents
 from ptkit.core.training.recording.kernel_film import read_film
@@ -34,7 +43,8 @@ from ptkit.plots.kernels import kernel_figure, output_mosaics
 from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall
 from ptkit.plots.saving import file_names, pixels
 
-# How much is looked at: whole layers; images of each; points of the embedding; classes with a curve in TensorBoard.
+# How much is looked at: whole layers; images of each; points of the embedding; classes with a curve
+# in TensorBoard.
 _NUM_LAYERS, _NUM_EXPLAINED, _NUM_INPUTS, _NUM_POINTS, _NUM_CURVES = 2, 8, 4, 1000, 100
 # Above so many probabilities some images are enough for the curves.
 _MAX_SCORES = 5_000_000
@@ -61,7 +71,10 @@ class _Run:
 
     @property
     def footer(self) -> str:
-        return f"{self.batches.images.file.name}, n = {len(self.labels):,}, epoch {self.epoch} of {self.folder}"
+        return (
+            f"{self.batches.images.file.name}, n = {len(self.labels):,}, epoch {self.epoch} of"
+            f" {self.folder}"
+        )
 
     def names_of(self, index: int) -> str:
         """Return the label of an image in words."""
@@ -87,10 +100,12 @@ def show(
     std: Sequence[float],
     epoch: int,
 ) -> tuple[Path, ...]:
-    """Draw everything into the run folder and hand it to the run's recorders; return the paths of the files.
+    """Draw everything into the run folder and hand it to the run's recorders; return the paths of
+    the files.
 
-    batches: of the validation list. probabilities: (N, K), or numbers (N, D). labels: ImageList.labels. label_kind:
-    "class", "labels" or "numbers". mean, std: of Normalize, empty without. epoch: that of the model's weights.
+    batches: of the validation list. probabilities: (N, K), or numbers (N, D). labels:
+    ImageList.labels. label_kind: "class", "labels" or "numbers". mean, std: of Normalize, empty
+    without. epoch: that of the model's weights.
     The model is left in evaluation mode and without gradients.
 
     Raises:
@@ -111,7 +126,9 @@ def show(
             notes.append(str(error))
         except PtkitError:
             raise
-        except Exception as error:  # a user's model may do anything, and hours of training lie behind
+        except (
+            Exception
+        ) as error:  # a user's model may do anything, and hours of training lie behind
             notes.append(f"{name}: {type(error).__name__}: {error}")
     if notes:
         events.text("left_out", "\n".join(notes), epoch)
@@ -128,7 +145,9 @@ def _show_kernels(run: _Run) -> Iterator[Path]:
     chosen = spread(list(layers), _NUM_LAYERS)
     for name, file_name in zip(chosen, file_names("", chosen), strict=True):
         weight = layers[name].weight.detach().float().cpu().numpy()
-        figure = kernel_figure(weight, layer=name, footer=f"n = {len(weight):,} output channels, {run.footer}")
+        figure = kernel_figure(
+            weight, layer=name, footer=f"n = {len(weight):,} output channels, {run.footer}"
+        )
         yield _saved(run, figure, f"kernels/{name}", f"kernels/{file_name}.png")
         if name == chosen[0]:
             for channel, picture in output_mosaics(weight):
@@ -140,7 +159,11 @@ def _show_film(run: _Run) -> Iterator[Path]:
     if film is None:
         return
     frames = film_frames(
-        film.kernels, film.epochs, layer=film.layer, num_outputs=film.num_outputs, footer=str(run.folder)
+        film.kernels,
+        film.epochs,
+        layer=film.layer,
+        num_outputs=film.num_outputs,
+        footer=str(run.folder),
     )
     file = run.folder / "kernels.gif"
     write_atomically(file, gif_bytes(frames))
@@ -154,13 +177,20 @@ def _show_feature_maps(run: _Run) -> Iterator[Path]:
     images = _images(run, indices)
     # The layers are chosen on one image: of a large model the maps of all layers take gigabytes.
     found = _maps(run.model, images[:1], [name for name, _ in run.model.named_modules() if name])
-    last = {m.shape[2:]: name for name, m in found.items() if m.ndim == 4 and len(m) == 1 and m[0, 0].numel() > 1}
+    last = {
+        m.shape[2:]: name
+        for name, m in found.items()
+        if m.ndim == 4 and len(m) == 1 and m[0, 0].numel() > 1
+    }
     if not last:
         raise UsageError("feature maps: no layer of the model gives maps")
     chosen = spread([name for name in found if name in last.values()], _NUM_LAYERS)
     del found
     maps = _maps(run.model, images, chosen)
-    inputs, names = denormalise(images, run.mean, run.std), [run.names_of(index) for index in indices]
+    inputs, names = (
+        denormalise(images, run.mean, run.std),
+        [run.names_of(index) for index in indices],
+    )
     for name, file_name in zip(chosen, file_names("", chosen), strict=True):
         values = maps[name].float().cpu().numpy()
         figure = feature_map_figure(values, inputs, layer=name, names=names, footer=run.footer)
@@ -169,16 +199,26 @@ def _show_feature_maps(run: _Run) -> Iterator[Path]:
 
 def _show_regions(run: _Run) -> Iterator[Path]:
     """Grad-CAM of what was predicted, wrong answers first."""
-    chosen, is_wrong = to_explain(run.probabilities, run.labels, label_kind=run.label_kind, count=_NUM_EXPLAINED)
+    chosen, is_wrong = to_explain(
+        run.probabilities, run.labels, label_kind=run.label_kind, count=_NUM_EXPLAINED
+    )
     images = _images(run, chosen)
-    classes = run.probabilities[chosen].argmax(axis=1) if run.label_kind != NUMBERS else np.zeros(len(chosen), int)
+    classes = (
+        run.probabilities[chosen].argmax(axis=1)
+        if run.label_kind != NUMBERS
+        else np.zeros(len(chosen), int)
+    )
     sign = _sign_of_scores(run, images, classes)
     layer = explained_layer(run.model, images, classes.tolist(), sign=sign)
     heats = gradcam(run.model, images, classes.tolist(), layer=layer, sign=sign)
     inputs, explained = denormalise(images, run.mean, run.std), []
     for rank, (index, image, heat) in enumerate(zip(chosen, inputs, heats, strict=True)):
         said = run.class_names[classes[rank]]
-        lines = [run.batches.images.listed_path(index), f"true: {run.names_of(index)}", f"explained: {said}"]
+        lines = [
+            run.batches.images.listed_path(index),
+            f"true: {run.names_of(index)}",
+            f"explained: {said}",
+        ]
         if run.label_kind != NUMBERS:
             # Of several labels the explained one need not be above its threshold.
             word = "predicted" if run.label_kind == CLASS else "most probable"
@@ -188,7 +228,9 @@ def _show_regions(run: _Run) -> Iterator[Path]:
         zoom = max(1, _BOXED // max(image.shape[:2]))
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
         boxes = {lines[-1]: (x1, y1, x2, y2)} if one.box else {}
-        run.events.boxes(f"gradcam/{rank + 1}", image.repeat(zoom, axis=0).repeat(zoom, axis=1), boxes, run.epoch)
+        run.events.boxes(
+            f"gradcam/{rank + 1}", image.repeat(zoom, axis=0).repeat(zoom, axis=1), boxes, run.epoch
+        )
     figure = gradcam_figure(explained, layer=layer, footer=run.footer)
     yield _saved(run, figure, "gradcam", "gradcam.png")
 
@@ -198,7 +240,9 @@ def _show_embedding(run: _Run) -> Iterator[Path]:
     indices = spread(range(len(run.labels)), _NUM_POINTS)
     try:
         head: str | None = find_head(run.model, len(run.class_names))
-    except UsageError:  # a network that learned an embedding has no head; what it gives is the embedding
+    except (
+        UsageError
+    ):  # a network that learned an embedding has no head; what it gives is the embedding
         head = None
     side = min(_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(indices))))
     features, thumbnails = [], []
@@ -209,8 +253,13 @@ def _show_embedding(run: _Run) -> Iterator[Path]:
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
     paths = [run.batches.images.listed_path(index) for index in indices]
-    rows = [("true", "image"), *((run.names_of(index), path) for index, path in zip(indices, paths, strict=True))]
-    run.events.embedding("features", points, rows, pictures.transpose(0, 3, 1, 2) / np.float32(255), run.epoch)
+    rows = [
+        ("true", "image"),
+        *((run.names_of(index), path) for index, path in zip(indices, paths, strict=True)),
+    ]
+    run.events.embedding(
+        "features", points, rows, pictures.transpose(0, 3, 1, 2) / np.float32(255), run.epoch
+    )
     figure = embedding_figure(
         points,
         run.labels[indices],
@@ -226,7 +275,10 @@ def _show_curves(run: _Run) -> Iterator[Path]:
     """Precision against recall: every class, at most a hundred, and all together."""
     num_classes = len(run.class_names)
     if run.probabilities.shape[1] != num_classes:
-        raise UsageError(f"PR curves: {run.probabilities.shape[1]} probabilities an image for {num_classes} classes")
+        raise UsageError(
+            f"PR curves: {run.probabilities.shape[1]} probabilities an image for {num_classes}"
+            " classes"
+        )
     rows = spread(range(len(run.labels)), max(1, _MAX_SCORES // num_classes))
     scores, labels = run.probabilities[rows], run.labels[rows]
     truth = labels[:, None] == np.arange(num_classes) if run.label_kind == CLASS else labels
@@ -243,7 +295,9 @@ def _show_curves(run: _Run) -> Iterator[Path]:
 
 @torch.no_grad()
 def _maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return what some layers give, as maps where it can be that, in the order in which they finish."""
+    """Return what some layers give, as maps where it can be that, in the order in which they
+    finish.
+    """
     return {name: as_maps(output) for name, output in run_layers(model, images, layers)[1].items()}
 
 
@@ -251,7 +305,9 @@ def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:
     """Draw a figure once, for the recorders and as a PNG."""
     drawn = pixels(figure)
     run.events.image(tag, drawn, run.epoch)
-    write_atomically(run.folder / name, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4))
+    write_atomically(
+        run.folder / name, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4)
+    )
     return run.folder / name
 
 
@@ -262,16 +318,25 @@ def _sign_of_scores(run: _Run, images: Tensor, classes: np.ndarray) -> float:
     with torch.no_grad():
         outputs = run.model(images).float().cpu().numpy()
     for sign in (1.0, -1.0):
-        if outputs.shape[1] == len(run.class_names) and ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5:
+        if (
+            outputs.shape[1] == len(run.class_names)
+            and ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5
+        ):
             return sign
     raise UsageError("Grad-CAM: the outputs are not one score a class")
 
 
 def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
-    """Return what goes into the head (n, D), or what the model gives; of maps and tokens the mean over the places."""
+    """Return what goes into the head (n, D), or what the model gives; of maps and tokens the mean
+    over the places.
+    """
     seen: list[Tensor] = []
     hook = (
-        model.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if head else None
+        model.get_submodule(head).register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0])
+        )
+        if head
+        else None
     )
     try:
         with torch.no_grad():
@@ -280,7 +345,13 @@ def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
         if hook is not None:
             hook.remove()
     found = seen[-1] if seen else outputs
-    return found.flatten(2).mean(dim=2) if found.ndim == 4 else found.mean(dim=1) if found.ndim == 3 else found
+    return (
+        found.flatten(2).mean(dim=2)
+        if found.ndim == 4
+        else found.mean(dim=1)
+        if found.ndim == 3
+        else found
+    )
 
 
 def _images(run: _Run, indices: Sequence[int]) -> Tensor:

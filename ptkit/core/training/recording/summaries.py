@@ -24,7 +24,8 @@ from ptkit.plots.saving import save_figure
 
 
 def write_summaries(run: Run) -> tuple[Path, ...]:
-    """Write curves.png, confusion.png (of one class an image) and valid_predictions.csv into the run folder.
+    """Write curves.png, confusion.png (of one class an image) and valid_predictions.csv into the
+    run folder.
 
     Returns their paths. The model is left with its best weights.
     """
@@ -32,7 +33,9 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     # The gradients give their memory to the weights that are read.
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
-    found = predict_list(training.model, training.valid, reading=run.reading, dtype=training.settings.dtype)
+    found = predict_list(
+        training.model, training.valid, reading=run.reading, dtype=training.settings.dtype
+    )
     files = [_draw_curves(run)]
     if run.reading.kind not in (MULTI, REGRESSION):
         files.append(_draw_confusion(run, found))
@@ -63,7 +66,9 @@ def _show(run: Run, found: Predicted) -> tuple[Path, ...]:
 def _draw_curves(run: Run) -> Path:
     images, kind = run.training.valid.images, run.reading.kind
     is_cross_entropy = (
-        kind == SINGLE and run.settings.loss.call is not None and "CrossEntropy" in run.settings.loss.call
+        kind == SINGLE
+        and run.settings.loss.call is not None
+        and "CrossEntropy" in run.settings.loss.call
     )
     has_classes = kind not in (MULTI, REGRESSION)
     assert run.best is not None
@@ -72,7 +77,9 @@ def _draw_curves(run: Run) -> Path:
         num_valid=len(images),
         metric=next(iter(METRICS[kind])),
         chance_loss=math.log(images.num_classes) if is_cross_entropy else None,
-        majority_share=float(np.bincount(images.labels).max() / len(images)) if has_classes else None,
+        majority_share=(
+            float(np.bincount(images.labels).max() / len(images)) if has_classes else None
+        ),
         best_epoch=int(run.best["epoch"]),
         footer=str(run.folder),
     )
@@ -83,7 +90,9 @@ def _draw_curves(run: Run) -> Path:
 def _draw_confusion(run: Run, found: Predicted) -> Path:
     images = run.training.valid.images
     assert run.best is not None
-    footer = f"{images.file.name}, n = {len(images):,}, epoch {int(run.best['epoch'])} of {run.folder}"
+    footer = (
+        f"{images.file.name}, n = {len(images):,}, epoch {int(run.best['epoch'])} of {run.folder}"
+    )
     matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
     confusion = confusion_figure(matrix, images.class_names, footer=footer)
     run.events.figure("confusion", confusion, int(run.best["epoch"]))
@@ -108,13 +117,21 @@ def _table(run: Run, found: Predicted) -> tuple[Sequence[str], Iterable[Sequence
     names, truth = images.class_names, zip(found.values, found.answers, images.labels, strict=True)
     if run.reading.kind == REGRESSION:
         header = [f"{what} {name}" for name in names for what in ("true", "predicted")]
-        return header, ([f"{v:.6g}" for pair in zip(label, row, strict=True) for v in pair] for row, _, label in truth)
+        return header, (
+            [f"{v:.6g}" for pair in zip(label, row, strict=True) for v in pair]
+            for row, _, label in truth
+        )
     if run.reading.kind == MULTI:
         header = [f"{what} {name}" for name in names for what in ("true", "probability of")]
         return header, (
-            [text for is_there, chance in zip(label, row, strict=True) for text in (int(is_there), f"{chance:.6g}")]
+            [
+                text
+                for is_there, chance in zip(label, row, strict=True)
+                for text in (int(is_there), f"{chance:.6g}")
+            ]
             for row, _, label in truth
         )
     return ["true", "predicted", "probability", "probability_of_true"], (
-        [names[label], names[best], f"{row[best]:.6g}", f"{row[label]:.6g}"] for row, best, label in truth
+        [names[label], names[best], f"{row[best]:.6g}", f"{row[label]:.6g}"]
+        for row, best, label in truth
     )

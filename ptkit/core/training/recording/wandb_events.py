@@ -34,13 +34,17 @@ def check_wandb() -> None:
         raise UsageError("log.wandb needs the package wandb: pip install 'ptkit[wandb]'") from error
     mode = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
     if mode == "online" and not wandb.login(prompt=False):
-        raise UsageError("log.wandb: you are not logged in: run `wandb login`, or set WANDB_MODE=offline")
+        raise UsageError(
+            "log.wandb: you are not logged in: run `wandb login`, or set WANDB_MODE=offline"
+        )
 
 
 class WandbEvents(NoEvents):
-    """A run at Weights & Biases; its files lie in `wandb/` of the run folder. WANDB_MODE=offline sends nothing.
+    """A run at Weights & Biases; its files lie in `wandb/` of the run folder. WANDB_MODE=offline
+    sends nothing.
 
-    A resumed run goes on under the same id. The model's graph is left out: recording it would hook every layer.
+    A resumed run goes on under the same id. The model's graph is left out: recording it would hook
+    every layer.
     """
 
     def __init__(self, run: Path, settings: LogSettings) -> None:
@@ -58,10 +62,16 @@ class WandbEvents(NoEvents):
             )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
-            raise UsageError(f"Weights & Biases: {reason}; WANDB_MODE=offline sends nothing") from error
+            raise UsageError(
+                f"Weights & Biases: {reason}; WANDB_MODE=offline sends nothing"
+            ) from error
 
     def start(
-        self, model: nn.Module, example: torch.Tensor, texts: Mapping[str, str], input_image: Pixels | None = None
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
     ) -> None:
         """Send the settings, the texts and the picture of the input."""
         self._run.config.update(tomllib.loads(texts.get("config", "")), allow_val_change=True)
@@ -72,7 +82,11 @@ class WandbEvents(NoEvents):
 
     def epoch(self, result: "EpochResult", model: nn.Module) -> None:
         """Send one epoch, whose number is the step."""
-        lines = {f"{chart}/{line}": value for chart, pair in charts(result).items() for line, value in pair.items()}
+        lines = {
+            f"{chart}/{line}": value
+            for chart, pair in charts(result).items()
+            for line, value in pair.items()
+        }
         found: dict[str, Any] = {**lines, **scalars(result)}
         if self.settings.histograms:
             found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
@@ -96,7 +110,9 @@ class WandbEvents(NoEvents):
 
     def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
         """Send a picture and its boxes, which the viewer draws."""
-        drawn = [_box(number, name, corners) for number, (name, corners) in enumerate(boxes.items())]
+        drawn = [
+            _box(number, name, corners) for number, (name, corners) in enumerate(boxes.items())
+        ]
         named = {"box_data": drawn, "class_labels": dict(enumerate(boxes))}
         self._log({tag: self._wandb.Image(image, boxes={"regions": named})}, step)
 
@@ -105,12 +121,21 @@ class WandbEvents(NoEvents):
         self._log({tag: self._wandb.Video(str(gif), format="gif")}, step)
 
     def embedding(
-        self, tag: str, features: np.ndarray, rows: Sequence[Sequence[str]], thumbnails: np.ndarray, step: int
+        self,
+        tag: str,
+        features: np.ndarray,
+        rows: Sequence[Sequence[str]],
+        thumbnails: np.ndarray,
+        step: int,
     ) -> None:
-        """Send a table with a row an image: its words, its thumbnail, its features, for the projector."""
+        """Send a table with a row an image: its words, its thumbnail, its features, for the
+        projector.
+        """
         heading, *cells = rows
         pictures = (thumbnails * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-        table = self._wandb.Table(columns=[*heading, "thumbnail", *(f"feature{k}" for k in range(features.shape[1]))])
+        table = self._wandb.Table(
+            columns=[*heading, "thumbnail", *(f"feature{k}" for k in range(features.shape[1]))]
+        )
         for words, picture, values in zip(cells, pictures, features.tolist(), strict=True):
             table.add_data(*words, self._wandb.Image(picture), *values)
         self._log({tag: table}, step)
@@ -120,7 +145,9 @@ class WandbEvents(NoEvents):
         thresholds = np.linspace(0, 1, 127)
         above = scores[:, None] >= thresholds
         tp, fp = (above & truth[:, None]).sum(axis=0), (above & ~truth[:, None]).sum(axis=0)
-        self.pr_curve_of_counts(tag, {"tp": tp, "fp": fp, "fn": truth.sum() - tp, "tn": (~truth).sum() - fp}, step)
+        self.pr_curve_of_counts(
+            tag, {"tp": tp, "fp": fp, "fn": truth.sum() - tp, "tn": (~truth).sum() - fp}, step
+        )
 
     def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
         """Send precision against recall from counts."""
@@ -138,7 +165,8 @@ class WandbEvents(NoEvents):
         return self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
 
     def _log(self, found: Mapping[str, Any], step: int) -> None:
-        # Steps may not go back, and the best epoch lies behind: pictures go to the newest step, with their epoch.
+        # Steps may not go back, and the best epoch lies behind: pictures go to the newest step,
+        # with their epoch.
         tags = {f"{tag}_epoch": step for tag in found}
         self._run.log({**found, **tags}, commit=False)
 

@@ -14,8 +14,8 @@ from ptkit.core.data.lists import ImageList
 class LabelFacts:
     """kind: of the labels, as ImageList.label_kind. num_classes: or how many numbers an image has.
 
-    counts: (K,) images of each class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
-    smallest number; 0 for classes.
+    counts: (K,) images of each class; empty for numbers. mean, std: (D,) of the numbers; empty for
+    classes. lowest: the smallest number; 0 for classes.
     """
 
     kind: str
@@ -38,6 +38,10 @@ def facts_of(images: ImageList) -> LabelFacts:
         lowest = float(labels.min())
         std = torch.where(spread > 0, spread, torch.ones_like(spread))
     else:
-        found = labels.sum(axis=0) if kind == SEVERAL else np.bincount(labels, minlength=images.num_classes)
+        found = (
+            labels.sum(axis=0)
+            if kind == SEVERAL
+            else np.bincount(labels, minlength=images.num_classes)
+        )
         counts = torch.from_numpy(found.astype(np.float32))
     return LabelFacts(kind, images.num_classes, len(images), counts, mean, std, lowest)

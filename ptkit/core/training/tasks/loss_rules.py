@@ -1,4 +1,6 @@
-"""The table of losses: which labels each is for, what stands before it, its target, and how outputs are read."""
+"""The table of losses: which labels each is for, what stands before it, its target, and how outputs
+are read.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +12,8 @@ class Use:
     """How a loss is used with one kind of labels.
 
     before: name in losses.ACTIVATIONS of what the outputs pass before the loss.
-    target: name in losses.TARGETS of what makes the target of the labels, or in pairs.PAIRINGS of what is compared.
+    target: name in losses.TARGETS of what makes the target of the labels, or in pairs.PAIRINGS of
+    what is compared.
     reading: name in readings.READINGS of what turns the outputs into probabilities or numbers.
     """
 
@@ -23,7 +26,8 @@ class Use:
 class LossRule:
     """One row: a loss with its uses; None where it does not fit the labels.
 
-    one: one class an image. several: several classes. numbers: numbers. pairs: images compared by their classes.
+    one: one class an image. several: several classes. numbers: numbers. pairs: images compared by
+    their classes.
     """
 
     summary: str
@@ -126,4 +130,8 @@ OWN_CODE = LossRule(
 )
 
 # What is taken where no loss is named.
-DEFAULTS = {CLASS: "CrossEntropyLoss(label_smoothing=0.1)", SEVERAL: "BCEWithLogitsLoss()", NUMBERS: "SmoothL1Loss()"}
+DEFAULTS = {
+    CLASS: "CrossEntropyLoss(label_smoothing=0.1)",
+    SEVERAL: "BCEWithLogitsLoss()",
+    NUMBERS: "SmoothL1Loss()",
+}

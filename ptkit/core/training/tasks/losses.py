@@ -1,4 +1,6 @@
-"""Losses: from a call to what the loop steps on; which loss is for which labels stands in loss_rules.py."""
+"""Losses: from a call to what the loop steps on; which loss is for which labels stands in
+loss_rules.py.
+"""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -36,7 +38,9 @@ def _signs(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _smoothed(labels: Tensor, num_classes: int) -> Tensor:
-    """One-hot, smoothed by 0.1 (Szegedy et al., "Rethinking the Inception Architecture", 2016, section 7)."""
+    """One-hot, smoothed by 0.1 (Szegedy et al., "Rethinking the Inception Architecture", 2016,
+    section 7).
+    """
     return _hot(labels, num_classes) * 0.9 + 0.1 / num_classes
 
 
@@ -44,7 +48,9 @@ def _index_list(labels: Tensor, num_classes: int) -> Tensor:
     """Return (n, num_classes) class indices ended by -1, as MultiLabelMarginLoss wants them."""
     hot = _hot(labels, num_classes)
     order = hot.argsort(dim=1, descending=True, stable=True)
-    return torch.where(torch.arange(num_classes, device=hot.device) < hot.sum(dim=1, keepdim=True), order, -1)
+    return torch.where(
+        torch.arange(num_classes, device=hot.device) < hot.sum(dim=1, keepdim=True), order, -1
+    )
 
 
 TARGETS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -57,8 +63,9 @@ TARGETS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "number": lambda labels, _num_classes: labels,
 }
 
-# Where the loss adds up over the classes of an image, SGD is best at its usual rate; where it is a mean over classes or
-# numbers, or a distance, gradients are smaller by any factor, which Adam does not feel.
+# Where the loss adds up over the classes of an image, SGD is best at its usual rate; where it is a
+# mean over classes or numbers, or a distance, gradients are smaller by any factor, which Adam does
+# not feel.
 _SGD, _ADAM = "SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "AdamW(weight_decay=0.05)"
 _SUMS_OVER_CLASSES = ("class index", "smoothed one-hot")
 
@@ -97,8 +104,12 @@ class Loss(nn.Module):
             return PAIRINGS[self.use.target](self.criterion, values, labels)
         return self.criterion(values, self._target_of(labels))
 
-    def mixed(self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor) -> Tensor:
-        """Return the mean of each image's two losses, weighted by its share (n,) and by the rest of 1."""
+    def mixed(
+        self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor
+    ) -> Tensor:
+        """Return the mean of each image's two losses, weighted by its share (n,) and by the rest of
+        1.
+        """
         own, partner = self._each(outputs, labels), self._each(outputs, partner_labels)
         return (own * share + partner * (1 - share)).mean()
 
@@ -109,7 +120,11 @@ class Loss(nn.Module):
         values = one_by_one(self._before(outputs.float()), self._target_of(labels))
         if values.ndim == 1:
             return values
-        return values.flatten(1).sum(1) if self.criterion.reduction == "batchmean" else values.flatten(1).mean(1)
+        return (
+            values.flatten(1).sum(1)
+            if self.criterion.reduction == "batchmean"
+            else values.flatten(1).mean(1)
+        )
 
     def _target_of(self, labels: Tensor) -> Tensor:
         target = TARGETS[self.use.target](labels, self.facts.num_classes)
@@ -129,10 +144,14 @@ class Loss(nn.Module):
         return self.use.target in PAIRINGS
 
 
-def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None) -> Loss:
-    """Return the loss that a call names (None: the usual one), for labels such as `facts` describes.
+def build_loss(
+    text: str | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None
+) -> Loss:
+    """Return the loss that a call names (None: the usual one), for labels such as `facts`
+    describes.
 
-    pairs: compare images with each other where the loss can also do without. threshold: the probability above which
+    pairs: compare images with each other where the loss can also do without. threshold: the
+    probability above which
     a class counts as present, for several labels; 0.5.
 
     Raises:
@@ -143,19 +162,30 @@ def build_loss(text: str | None, facts: LabelFacts, *, pairs: bool = False, thre
         call = LOSSES.named(call)
     use, kind = _use_of(call, facts, pairs)
     call = _balanced(call, facts)
-    criterion = LOSSES.build(call, supplied={"reduction": "batchmean"} if call.name == "KLDivLoss" else None)
+    criterion = LOSSES.build(
+        call, supplied={"reduction": "batchmean"} if call.name == "KLDivLoss" else None
+    )
     if not isinstance(criterion, nn.Module):
         raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
     if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean"):
-        raise call.error('reduction must be "mean": the loop steps on the mean of a batch', "reduction")
+        raise call.error(
+            'reduction must be "mean": the loop steps on the mean of a batch', "reduction"
+        )
     for key in ("weight", "pos_weight"):
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != facts.num_classes:
-            raise call.error(f"{key} has {len(value)} values, the data {facts.num_classes} classes", key)
+            raise call.error(
+                f"{key} has {len(value)} values, the data {facts.num_classes} classes", key
+            )
     if call.name == "PoissonNLLLoss" and facts.lowest < 0:
-        raise call.error(f"PoissonNLLLoss is for counts, and the list has {facts.lowest:g}: use SmoothL1Loss")
+        raise call.error(
+            f"PoissonNLLLoss is for counts, and the list has {facts.lowest:g}: use SmoothL1Loss"
+        )
     if threshold is not None and kind != MULTI:
-        raise UsageError(f"loss.threshold is for several classes an image; these labels are {DESCRIPTIONS[facts.kind]}")
+        raise UsageError(
+            "loss.threshold is for several classes an image; these labels are"
+            f" {DESCRIPTIONS[facts.kind]}"
+        )
     return Loss(criterion, use, _reading(kind, use, facts, threshold), facts)
 
 
@@ -177,7 +207,9 @@ def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         why = "no gradient" if isinstance(value, Tensor) and not value.ndim else found
-        raise UsageError(f"{name} must give one number with a gradient, the mean of the batch; found {why}")
+        raise UsageError(
+            f"{name} must give one number with a gradient, the mean of the batch; found {why}"
+        )
 
 
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
@@ -190,7 +222,11 @@ def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
     if pairs:
         names = ", ".join(name for name, row in RULES.items() if row.pairs)
         raise UsageError(f"loss.pairs is for losses that compare images of one class each: {names}")
-    columns = {CLASS: (rule.one, SINGLE), SEVERAL: (rule.several, MULTI), NUMBERS: (rule.numbers, REGRESSION)}
+    columns = {
+        CLASS: (rule.one, SINGLE),
+        SEVERAL: (rule.several, MULTI),
+        NUMBERS: (rule.numbers, REGRESSION),
+    }
     use, kind = columns[facts.kind]
     if use is None:
         raise call.error(f"{call.name} does not fit these labels ({DESCRIPTIONS[facts.kind]}); use one of "
@@ -200,16 +236,24 @@ def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
 
 def _fitting(label_kind: str) -> list[str]:
     column = {CLASS: "one", SEVERAL: "several", NUMBERS: "numbers"}[label_kind]
-    return [name for name, rule in RULES.items() if getattr(rule, column) or (label_kind == CLASS and rule.pairs)]
+    return [
+        name
+        for name, rule in RULES.items()
+        if getattr(rule, column) or (label_kind == CLASS and rule.pairs)
+    ]
 
 
 def _balanced(call: Call, facts: LabelFacts) -> Call:
-    """Replace weight="balanced" and pos_weight="balanced" by numbers computed from the training list."""
+    """Replace weight="balanced" and pos_weight="balanced" by numbers computed from the training
+    list.
+    """
     asked = [key for key in ("weight", "pos_weight") if call.kwargs.get(key) == "balanced"]
     if not asked or call.prefix:
         return call
     if facts.kind == NUMBERS:
-        raise call.error("balanced counts images of classes, and these labels are numbers", asked[0])
+        raise call.error(
+            "balanced counts images of classes, and these labels are numbers", asked[0]
+        )
     counts, num_images = facts.counts, facts.num_images
     # A class without images weighs as if it had one.
     weights: Mapping[str, Tensor] = {
@@ -224,7 +268,8 @@ def _reading(kind: str, use: Use, facts: LabelFacts, threshold: float | None) ->
     if kind == MULTI:
         limit = 0.5 if threshold is None else threshold
         return Reading(kind, use.reading, thresholds=torch.full((facts.num_classes,), limit))
-    # Numbers are learned in units of their spread, so that the rate does not depend on it; counts stay counts.
+    # Numbers are learned in units of their spread, so that the rate does not depend on it; counts
+    # stay counts.
     if kind == REGRESSION and use.reading == "number":
         return Reading(kind, use.reading, scale=facts.std, shift=facts.mean)
     return Reading(kind, use.reading)

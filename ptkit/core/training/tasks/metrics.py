@@ -32,12 +32,18 @@ def accuracy(matrix: Matrix) -> float:
 
 
 def counts_of_labels(truth: npt.NDArray[np.bool_], found: npt.NDArray[np.bool_]) -> Matrix:
-    """Return int64 (K, 3) of bool (N, K) rows: of each class how often it was rightly, wrongly and not found."""
-    return np.stack([(truth & found).sum(0), (~truth & found).sum(0), (truth & ~found).sum(0)], axis=1).astype(np.int64)
+    """Return int64 (K, 3) of bool (N, K) rows: of each class how often it was rightly, wrongly and
+    not found.
+    """
+    return np.stack(
+        [(truth & found).sum(0), (~truth & found).sum(0), (truth & ~found).sum(0)], axis=1
+    ).astype(np.int64)
 
 
 def rates_of_labels(counts: Matrix) -> dict[str, Values]:
-    """Return precision, recall, f1 and support of each class (K,), from `counts_of_labels`; 0/0 is nan."""
+    """Return precision, recall, f1 and support of each class (K,), from `counts_of_labels`; 0/0 is
+    nan.
+    """
     right, wrong, missed = counts.T.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
@@ -49,7 +55,9 @@ def rates_of_labels(counts: Matrix) -> dict[str, Values]:
 
 
 def micro_rates(counts: Matrix) -> dict[str, float]:
-    """Return f1, precision and recall over all classes together; 0 where there is nothing to divide by."""
+    """Return f1, precision and recall over all classes together; 0 where there is nothing to divide
+    by.
+    """
     rates = rates_of_labels(counts.sum(axis=0, keepdims=True))
     return {key: float(np.nan_to_num(rates[key][0])) for key in ("f1", "precision", "recall")}
 
@@ -57,8 +65,8 @@ def micro_rates(counts: Matrix) -> dict[str, float]:
 def average_precisions(truth: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32]) -> Values:
     """Return the average precision of each class (K,); nan for a class without images.
 
-    The sum over recall steps of the precision there, images of one probability taken together (Manning et al.,
-    "Introduction to Information Retrieval", 2008, section 8.4).
+    The sum over recall steps of the precision there, images of one probability taken together
+    (Manning et al., "Introduction to Information Retrieval", 2008, section 8.4).
     """
     return np.array([_average_precision(truth[:, k], chances[:, k]) for k in range(truth.shape[1])])
 
@@ -79,7 +87,9 @@ def mean_of_known(values: Values) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def errors_of_numbers(truth: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> dict[str, float]:
+def errors_of_numbers(
+    truth: npt.NDArray[np.float32], found: npt.NDArray[np.float32]
+) -> dict[str, float]:
     """Return mae, rmse and r2 over all numbers (N, D); r2 is the mean over the D numbers.
 
     r2 is 1 - squared error / squared distance from the mean; 0 for numbers that are all the same.

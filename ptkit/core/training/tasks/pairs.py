@@ -1,6 +1,7 @@
 """Pairs and triplets formed inside a batch from class labels, for the losses that compare images.
 
-Each function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices (n,), and returns the loss
+Each function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices (n,), and
+returns the loss
 of what it forms. A batch without two images of one class, or of one class only, gives 0.
 """
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both ends (m,) of all pairs of one class and about as many of two classes, and their signs.
+    """Return both ends (m,) of all pairs of one class and about as many of two classes, and their
+    signs.
 
-    Of the pairs of two classes every k-th is taken, in order of distance: near ones only would pull everything into
+    Of the pairs of two classes every k-th is taken, in order of distance: near ones only would pull
+    everything into
     one point.
     """
     first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
@@ -30,7 +33,8 @@ def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return anchor, positive and semi-hard negative (m,) of every pair of one class.
 
-    The negative is the closest one that is farther than the positive; if there is none, the farthest of all
+    The negative is the closest one that is farther than the positive; if there is none, the
+    farthest of all
     (Schroff et al., "FaceNet", 2015, section 3.2).
     """
     with torch.no_grad():
@@ -41,32 +45,51 @@ def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
         # Of every image and every other: how many negatives are not farther than it.
         place = torch.searchsorted(to_negatives, distances, right=True)
         negatives = order.gather(1, torch.minimum(place, num_negatives - 1).clamp_min(0))
-        is_pair = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & (num_negatives > 0)
+        is_pair = (
+            same
+            & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+            & (num_negatives > 0)
+        )
         anchors, positives = is_pair.nonzero().T
     return anchors, positives, negatives[anchors, positives]
 
 
 def _of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
     first, second, signs = _pairs(embeddings, labels)
-    return criterion(embeddings[first], embeddings[second], signs) if len(first) else embeddings.sum() * 0
+    return (
+        criterion(embeddings[first], embeddings[second], signs)
+        if len(first)
+        else embeddings.sum() * 0
+    )
 
 
 def _of_distances(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
     first, second, signs = _pairs(embeddings, labels)
-    return criterion(_distance(embeddings, first, second), signs) if len(first) else embeddings.sum() * 0
+    return (
+        criterion(_distance(embeddings, first, second), signs)
+        if len(first)
+        else embeddings.sum() * 0
+    )
 
 
 def _of_ranks(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
     anchors, positives, negatives = _triplets(embeddings, labels)
     if not len(anchors):
         return embeddings.sum() * 0
-    farther, closer = _distance(embeddings, anchors, negatives), _distance(embeddings, anchors, positives)
+    farther, closer = (
+        _distance(embeddings, anchors, negatives),
+        _distance(embeddings, anchors, positives),
+    )
     return criterion(farther, closer, torch.ones_like(closer))
 
 
 def _of_triplets(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
     chosen = _triplets(embeddings, labels)
-    return criterion(*(embeddings[index] for index in chosen)) if len(chosen[0]) else embeddings.sum() * 0
+    return (
+        criterion(*(embeddings[index] for index in chosen))
+        if len(chosen[0])
+        else embeddings.sum() * 0
+    )
 
 
 def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:

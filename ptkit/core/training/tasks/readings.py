@@ -22,7 +22,8 @@ def _shares(values: Tensor) -> Tensor:
     return values / values.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-# What makes values of outputs (n, outputs): probabilities of classes that sum to 1, one probability for each class,
+# What makes values of outputs (n, outputs): probabilities of classes that sum to 1, one probability
+# for each class,
 # or numbers, by the kind of task.
 READINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     SINGLE: {
@@ -43,7 +44,8 @@ READINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
 class Reading:
     """How outputs are read; what checkpoints carry as `task`.
 
-    kind: "single-label", "multi-label", "regression" or "embedding". activation: a key of READINGS[kind].
+    kind: "single-label", "multi-label", "regression" or "embedding". activation: a key of
+    READINGS[kind].
     thresholds: (K,), the probabilities above which a class counts as present; for several labels.
     scale, shift: (D,), from the model's units to the labels'; for numbers.
     class_means: (K, D), the mean place of each class; for embeddings.
@@ -59,10 +61,14 @@ class Reading:
     def on(self, device: torch.device) -> "Reading":
         """Return the reading with its tensors on a device, so that no batch waits for a copy."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
+        return replace(
+            self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
+        )
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n, outputs)."""
+        """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n,
+        outputs).
+        """
         found = READINGS[self.kind][self.activation](outputs.float())
         if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
             return found * self.scale + self.shift
@@ -72,9 +78,11 @@ class Reading:
         return found
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """Return the class of each row, int64 (n,); or which classes are present, bool (n, K); or numbers (n, D).
+        """Return the class of each row, int64 (n,); or which classes are present, bool (n, K); or
+        numbers (n, D).
 
-        A class is read off the outputs, not off the probabilities: those saturate, and two classes then look alike.
+        A class is read off the outputs, not off the probabilities: those saturate, and two classes
+        then look alike.
         """
         if self.kind == SINGLE:
             return outputs.argmin(dim=1) if self.activation == "negative" else outputs.argmax(dim=1)
@@ -103,5 +111,7 @@ def read_task(task: Mapping[str, Any]) -> Reading:
     if kind not in READINGS:
         raise UsageError(f"no kind of task is called {kind}{nearest(kind, READINGS)}")
     if activation not in READINGS[kind]:
-        raise UsageError(f"no output reading is called {activation}{nearest(activation, READINGS[kind])}")
+        raise UsageError(
+            f"no output reading is called {activation}{nearest(activation, READINGS[kind])}"
+        )
     return Reading(kind, activation, **{name: task.get(name) for name in _TENSORS})

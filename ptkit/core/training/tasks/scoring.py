@@ -38,7 +38,9 @@ def check_metric(name: str, kind: str, *, setting: str) -> None:
     """
     known = ("loss", *METRICS[kind])
     if name not in known:
-        raise UsageError(f"{setting} must be one of {', '.join(known)} for these labels, found {name!r}")
+        raise UsageError(
+            f"{setting} must be one of {', '.join(known)} for these labels, found {name!r}"
+        )
 
 
 class Score:
@@ -105,14 +107,20 @@ class EmbeddingScore(_KeptScore):
         }
 
 
-SCORES: dict[str, type[Score]] = {SINGLE: Score, MULTI: LabelScore, REGRESSION: NumberScore, EMBEDDING: EmbeddingScore}
+SCORES: dict[str, type[Score]] = {
+    SINGLE: Score,
+    MULTI: LabelScore,
+    REGRESSION: NumberScore,
+    EMBEDDING: EmbeddingScore,
+}
 
 
 def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return the class that most of the nearest others have, and the class of the nearest, int64 (n,) each.
+    """Return the class that most of the nearest others have, and the class of the nearest, int64
+    (n,) each.
 
-    Of two classes with as many votes the nearer one wins. As many vote as the smallest class has others, at most
-    NUM_NEIGHBOURS: more would outvote it however well it lies together.
+    Of two classes with as many votes the nearer one wins. As many vote as the smallest class has
+    others, at most NUM_NEIGHBOURS: more would outvote it however well it lies together.
     """
     if len(labels) < 2:
         return labels, labels

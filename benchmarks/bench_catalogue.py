@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare_environment()
     from ptkit.core.training.optimization.optimizers import OPTIMIZERS
-    from ptkit.core.training.tasks.loss_rules import RULES
+    from ptkit.core.training.tasks.losses import RULES
 
     # At its default margin of 0 every network that gives all images one place is right.
     losses = {name: {"call": f"{name}()"} for name in RULES} | {
@@ -81,8 +81,8 @@ def show(section: str, rows: dict[str, dict], epochs: int, batch_size: int = 64)
 def train(settings: dict) -> list[float]:
     """Return the validation accuracy of each epoch."""
     from ptkit.core.training.loop import fit
-    from ptkit.core.training.preparation import prepare
-    from ptkit.core.training.watching import Watcher
+    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.setup import prepare
 
     run = prepare(resolve(settings), Watcher(), is_resumed=False)
     return [result.valid["accuracy"] for result in fit(run.training)]

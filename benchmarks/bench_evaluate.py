@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     options = parser.parse_args()
     prepare_environment()
-    from ptkit.core.training.device import choose_device, prepare_device
+    from ptkit.core.device import choose_device, prepare_device
 
     prepare_device(choose_device(options.device), deterministic=False)
     begin("evaluate", note=options.device)
@@ -69,8 +69,8 @@ def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     """Return what evaluates a list after an epoch, and what runs the model alone."""
     from ptkit.core.config import resolve
     from ptkit.core.training.loop import evaluate
-    from ptkit.core.training.preparation import prepare
-    from ptkit.core.training.watching import Watcher
+    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.setup import prepare
 
     data = {"train": str(file), "valid": str(file), "allow_leak": True, "size": size}
     model = {"call": call_of(network)}
@@ -94,11 +94,11 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     """Return what `ptkit predict` does to the images of a list, and what runs the model alone."""
     import torch
 
-    from ptkit.core.analysis.answers import answer, find_images
-    from ptkit.core.analysis.subject import load_subject
-    from ptkit.core.data.batches import Batches
+    from ptkit.core.data.loading.batches import Batches
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
+    from ptkit.looking.predictions import answer, find_images
+    from ptkit.looking.subject import load_subject
 
     classes, weights = file.parent / "classes.txt", file.parent / "weights.pt"
     num_classes = len(classes.read_text().split())

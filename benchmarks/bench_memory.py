@@ -23,9 +23,9 @@ from ptkit.core.machine import prepare_environment
 prepare_environment()
 import torch
 from ptkit.core.config import resolve
-from ptkit.core.training.data_setup import prepare_data
-from ptkit.core.training.device import choose_device, prepare_device
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.setup_data import prepare_data
+from ptkit.core.device import choose_device, prepare_device
+from ptkit.core.training.observers import Watcher
 
 def resident(key):
     with open("/proc/self/status") as file:

@@ -28,7 +28,7 @@ LISTS = """
 import json, time, numpy as np
 from ptkit.core.config import DataSettings
 from ptkit.core.data import sampling, statistics
-from ptkit.core.training.list_setup import read_lists
+from ptkit.core.training.setup_data import read_lists
 
 seconds, start = {}, time.perf_counter()
 
@@ -57,8 +57,8 @@ from pathlib import Path
 from ptkit.core.config import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.training.loop import fit
-from ptkit.core.training.preparation import prepare
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.setup import prepare
+from ptkit.core.training.observers import Watcher
 
 def resident():
     with open("/proc/self/status") as file:
@@ -223,8 +223,8 @@ def classes(folder: Path, device: str) -> None:
 
 
 def large_model(folder: Path, device: str) -> None:
-    from ptkit.core.calls import parse
     from ptkit.core.models.zoo import build_model
+    from ptkit.core.parts.calls import parse
 
     begin(
         "scale",

@@ -25,18 +25,18 @@ import torch
 from common import arguments, in_turns, machine
 from torchvision.transforms import v2
 
-from ptkit.core.calls import parse
 from ptkit.core.data import keyed
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.feeding.transfers import sent
-from ptkit.core.data.kept.cache import Kept
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.cache import Kept
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.kernels import has_form, kernel_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
+from ptkit.core.device import sent
 from ptkit.core.machine import keep_freed_memory
+from ptkit.core.parts.calls import parse
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NORMALIZE = f"Normalize({MEAN}, {STD})"

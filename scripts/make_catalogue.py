@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptkit.core.catalogue import Catalogue
 from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
+from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
-from ptkit.core.training.tasks.loss_rules import RULES
-from ptkit.core.training.tasks.losses import LOSSES
+from ptkit.core.training.tasks.losses import LOSSES, RULES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\

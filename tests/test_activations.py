@@ -3,14 +3,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ptkit.core.analysis.activations import (
+from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import (
     as_maps,
     default_layers,
     match_layers,
     record_activations,
     trace_layers,
 )
-from ptkit.core.errors import UsageError
 
 
 class Branching(nn.Module):

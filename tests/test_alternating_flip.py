@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ptkit.core.config import resolve
-from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
-from ptkit.core.training.data_setup import prepare_data
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.observers import Watcher
+from ptkit.core.training.setup_data import prepare_data
 from tests.tiny_data import make_lists
 
 

@@ -12,12 +12,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.allowed_values import ARGUMENTS, OF_ONE_PART, TOGETHER, allowed_for
-from ptkit.core.calls import Call, parse
 from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
+from ptkit.core.parts.argument_table import ARGUMENTS, OF_ONE_PART, TOGETHER, allowed_for
+from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
 from ptkit.core.training.tasks.losses import LOSSES

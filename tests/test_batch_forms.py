@@ -7,11 +7,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import parse
 from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.erasing import _erased_box, _erased_by_mask, random_erasing_floats
 from ptkit.core.data.transforms.kernels import kernel_of
+from ptkit.core.parts.calls import parse
 
 
 def noise(n, height, width):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.kept.cache import Kept, decode_all
 from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.cache import Kept, decode_all
 from ptkit.core.data.transforms.catalogue import build_transform, parse
 from ptkit.core.data.transforms.kernels import kernel_of
 from ptkit.core.data.transforms.pipeline import Pipeline

@@ -93,7 +93,7 @@ def test_a_page_gets_the_rows_between_its_markers_and_keeps_the_rest(common, tab
 def test_every_section_of_rows_has_its_place_on_the_page():
     page = (BENCHMARKS.parent / "docs/speed.md").read_text(encoding="utf-8")
     sources = [file.read_text(encoding="utf-8") for file in BENCHMARKS.glob("bench_*.py")]
-    sections = {name for text in sources for name in re.findall(r'begin\("([^"]+)"', text)}
+    sections = {name for text in sources for name in re.findall(r'begin\(\s*"([^"]+)"', text)}
     assert sections == set(re.findall(r"<!-- bench (.+) -->\n", page))
 
 

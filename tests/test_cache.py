@@ -15,10 +15,11 @@ from PIL import Image
 
 from ptkit.core.config import resolve
 from ptkit.core.data import images as decoder
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.kept.cache import decode_all, decoded_bytes, unreadable
-from ptkit.core.data.kept.disk import decode_to_disk, key_of, open_kept
-from ptkit.core.data.kept.entries import (
+from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.cache import decode_all, decoded_bytes, unreadable
+from ptkit.core.data.loading.disk_cache import decode_to_disk, key_of, open_kept
+from ptkit.core.data.loading.entries import (
     BUILDING,
     COMPLETE,
     LEFT_OVER,
@@ -26,13 +27,12 @@ from ptkit.core.data.kept.entries import (
     list_entries,
     remove_entry,
 )
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.loading.keeping import load_source, where_note
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
-from ptkit.core.training.data_setup import prepare_data
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import run
-from ptkit.core.training.source_setup import load_source, where_note
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.setup_data import prepare_data
 
 from tiny_data import make_lists  # isort: skip
 
@@ -197,7 +197,7 @@ def test_filling_takes_no_more_memory_than_the_decoded_images_and_a_few_chunks(t
     setup = """
 import sys
 from pathlib import Path
-from ptkit.core.data.kept.cache import decode_all
+from ptkit.core.data.loading.cache import decode_all
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 images = read_list(Path(sys.argv[1]))
@@ -392,8 +392,8 @@ def source(images, pipeline, **settings):
 
 def room(monkeypatch, *, memory, disk):
     """Give this process so many bytes of free memory and of free disk."""
-    monkeypatch.setattr("ptkit.core.training.source_setup.free_bytes", lambda: memory)
-    monkeypatch.setattr("ptkit.core.training.source_setup.free_disk_bytes", lambda: disk)
+    monkeypatch.setattr("ptkit.core.data.loading.keeping.free_bytes", lambda: memory)
+    monkeypatch.setattr("ptkit.core.data.loading.keeping.free_disk_bytes", lambda: disk)
 
 
 @pytest.mark.parametrize(

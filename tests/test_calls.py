@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.calls import Call, Symbol, nearest, parse, split_selector
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, Symbol, parse, split_selector
+from ptkit.core.wording import nearest
 
 NAMES = st.sampled_from(["f", "RandomCrop", "kaiming_normal_", "p2", "_x"])
 NUMBERS = st.integers() | st.floats(allow_nan=False)

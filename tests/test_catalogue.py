@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core import catalogue
-from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import Argument, Catalogue, Part, load_function, refuse_user_code
 from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
+from ptkit.core.parts import catalogue
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Argument, Catalogue, Part, load_function, refuse_user_code
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
 from ptkit.core.training.tasks.losses import LOSSES
@@ -260,7 +260,7 @@ def test_a_checkpoints_call_of_built_in_parts_is_accepted():
 
 
 def test_an_unknown_symbol_is_refused_where_a_kind_has_none():
-    plain = Catalogue("part", {"Call": Part("ptkit.core.calls:Call", "a call")})
+    plain = Catalogue("part", {"Call": Part("ptkit.core.parts.calls:Call", "a call")})
     with pytest.raises(UsageError, match=r"X\.Y is not known here; enumerations: none"):
         plain.build(parse("Call('f', X.Y)"))
 

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.commands.confusion_pictures import draw_evaluation
-from ptkit.core.analysis.evaluation import Evaluation
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.looking.confusion import draw_evaluation
+from ptkit.looking.evaluation import Evaluation
 from ptkit.plots.saving import PictureFolder
 
 from example_run import CLASSES, write_images, write_run  # isort: skip

@@ -13,8 +13,8 @@ import ptkit
 from ptkit.core.config import resolve
 from ptkit.core.errors import UsageError
 from ptkit.core.training.compiling import CompiledForward, compile_model
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import RunResult, run
-from ptkit.core.training.watching import Watcher
 
 # Two convolutions compile in a few seconds, once for training and once for validation.
 TINY = {

@@ -4,16 +4,16 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ptkit.core.data.covariance import (
+from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.statistics import sample
+from ptkit.core.data.transforms.catalogue import complete
+from ptkit.core.data.transforms.covariance import (
     EPSILON,
     mean_and_covariance,
     measure_whitening,
     save,
     whitening_size,
 )
-from ptkit.core.data.lists import read_list, write_list
-from ptkit.core.data.statistics import sample
-from ptkit.core.data.transforms.catalogue import complete
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from ptkit.core.device import prepare_device
 from ptkit.core.machine import num_cores
-from ptkit.core.training.device import prepare_device
 
 
 @pytest.fixture

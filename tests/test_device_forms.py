@@ -9,12 +9,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ptkit.core.calls import parse
 from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.kernels import KERNELS, kernel_of
 from ptkit.core.data.transforms.mixing import _pasted, _pasted_by_mask
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.parts.calls import parse
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (40, 7, 9, 3), dtype=np.uint8)

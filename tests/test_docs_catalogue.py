@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ptkit.core.calls import parse
-from ptkit.core.catalogue import Catalogue
+from ptkit.core.parts.calls import parse
+from ptkit.core.parts.catalogue import Catalogue
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "make_catalogue.py"))

@@ -4,7 +4,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ptkit.core.analysis.evaluation import (
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import CheckpointError, DataError
+from ptkit.looking.evaluation import (
     ConfusedPair,
     Evaluation,
     evaluate,
@@ -13,14 +17,10 @@ from ptkit.core.analysis.evaluation import (
     read_matching_list,
     worst_mistakes,
 )
-from ptkit.core.analysis.subject import load_subject
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.lists import read_list
-from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import CheckpointError, DataError
+from ptkit.looking.subject import load_subject
 
 from example_run import write_images, write_run  # isort: skip
-from ptkit.core.training.tasks.readings import SINGLE, Reading
+from ptkit.core.training.tasks.task import SINGLE, Reading
 
 SOFTMAX = Reading(SINGLE, "softmax")
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
+from ptkit.core.training.events import Events, NoEvents, events_folder, write_images
+from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.recording.events import Events, NoEvents, events_folder, write_images
-from ptkit.core.training.recording.kernel_film import KernelFilm
-from ptkit.core.training.recording.recorders import SeveralEvents, check_log, open_events
+from ptkit.core.training.observers import SeveralEvents, check_log, open_events
 from ptkit.plots.kernel_film import gif_bytes
 
 

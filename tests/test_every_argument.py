@@ -7,11 +7,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ptkit.core.calls import parse
 from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.transforms.catalogue import TRANSFORMS, build_transform
 from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import mix
+from ptkit.core.parts.calls import parse
 
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 24, 32), dtype=np.uint8))
 

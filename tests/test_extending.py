@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
 
+from ptkit.core.data.splits.existing_lists import Standing
 from ptkit.core.data.splits.extending import extend_split
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import PART_NAMES, split_images
-from ptkit.core.data.splits.standing import Standing
 from ptkit.core.errors import DataError, UsageError
 
 RATIOS = st.sampled_from([(8, 1, 1), (7, 3), (2, 1, 1), (1, 1), (13, 5, 7)])

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ptkit.core.training.recording import kernel_film
-from ptkit.core.training.recording.kernel_film import KernelFilm, read_film
+from ptkit.core.training import kernel_film
+from ptkit.core.training.kernel_film import KernelFilm, read_film
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 
 

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ptkit.core.calls import parse
 from ptkit.core.data.transforms.catalogue import build_transform, complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.parts.calls import parse
 
 SIZE, COUNT = "Resize((4, 5))", 60
 RANDOM = np.random.default_rng(0)

@@ -12,10 +12,15 @@ from torch.nn import functional as F
 from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.data.lists import read_list
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.label_facts import LabelFacts, facts_of
-from ptkit.core.training.tasks.loss_rules import DEFAULTS, RULES
-from ptkit.core.training.tasks.losses import LOSSES, Loss, build_loss, check_own_loss
-from ptkit.core.training.tasks.readings import READINGS, SINGLE, Reading
+from ptkit.core.training.tasks.losses import (
+    DEFAULTS,
+    LOSSES,
+    RULES,
+    Loss,
+    build_loss,
+    check_own_loss,
+)
+from ptkit.core.training.tasks.task import READINGS, SINGLE, LabelFacts, Reading, facts_of
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)

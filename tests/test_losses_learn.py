@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from ptkit.cli import app
 from ptkit.core.config import resolve
 from ptkit.core.training.loop import fit
-from ptkit.core.training.preparation import prepare
-from ptkit.core.training.tasks.loss_rules import RULES
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.observers import Watcher
+from ptkit.core.training.setup import prepare
+from ptkit.core.training.tasks.losses import RULES
 
 DIGITS = Path(__file__).parent.parent / "data"
 RECIPE = {

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ptkit.core.calls import parse
 from ptkit.core.data.transforms.catalogue import complete
 from ptkit.core.data.transforms.mixing import is_mix, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 
 IMAGES = torch.randn(6, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

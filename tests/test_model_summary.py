@@ -3,11 +3,12 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptkit.core.analysis.model_summary import Row, summarize, without_weights
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import build_model
+from ptkit.looking.summary import Row, summarize, without_weights
 
 # Ours, and families of torchvision's that compute each in a way of its own.
 CALLS = [
@@ -30,10 +31,14 @@ def built(call, size):
 
 
 def counted(model, size, device="cpu"):
-    """Return what torch's own counter counts for one image, by module and in all."""
+    """Return what torch's own counter counts for one image, by module and in all.
+
+    Attention runs in plain steps: of a fused kernel the counter of some versions knows nothing.
+    """
     had = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, size, size, device=device))
     torch.backends.mha.set_fastpath_enabled(had)
     return {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}

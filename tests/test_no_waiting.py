@@ -9,9 +9,9 @@ from tiny_data import make_lists
 
 from ptkit.core.config import resolve
 from ptkit.core.training.loop import Progress, fit
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.optimizers import USUAL_RATES
-from ptkit.core.training.preparation import prepare
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.setup import prepare
 
 # LBFGS looks at its own progress; SparseAdam is for models with sparse gradients.
 OPTIMIZERS = sorted(USUAL_RATES.keys() - {"LBFGS", "SparseAdam"})

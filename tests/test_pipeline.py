@@ -7,7 +7,6 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import parse
 from ptkit.core.data.transforms.catalogue import (
     build_transform,
     complete,
@@ -17,6 +16,7 @@ from ptkit.core.data.transforms.catalogue import (
 from ptkit.core.data.transforms.kernels import kernel_of
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.parts.calls import parse
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 NORMALIZE = f"Normalize(mean={MEAN}, std={STD})"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from ptkit.cli import app
 from ptkit.core import config
-from ptkit.core.calls import parse
+from ptkit.core.parts.calls import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

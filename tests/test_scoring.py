@@ -6,8 +6,16 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.readings import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
-from ptkit.core.training.tasks.scoring import METRICS, SCORES, check_metric
+from ptkit.core.training.tasks.task import (
+    EMBEDDING,
+    METRICS,
+    MULTI,
+    REGRESSION,
+    SCORES,
+    SINGLE,
+    Reading,
+    check_metric,
+)
 
 
 def metrics_of(

@@ -20,8 +20,9 @@ from ptkit.cli import app
 from ptkit.core.config import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.loop import EpochResult, Progress
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import RunResult, run
-from ptkit.core.training.watching import Watcher
+from ptkit.looking.end_of_run import write_summaries
 
 TINY = {
     "data": {"train": "train.txt", "valid": "valid.txt"},
@@ -69,7 +70,13 @@ class PowerCutError(Exception):
 def start(
     *layers: dict[str, Any], watch: Watcher | None = None, name: str | None = None, **arguments: Any
 ) -> RunResult:
-    return run(resolve(TINY, *layers), watch=watch or Listener(), name=name, **arguments)
+    return run(
+        resolve(TINY, *layers),
+        watch=watch or Listener(),
+        name=name,
+        at_end=write_summaries,
+        **arguments,
+    )
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
@@ -544,7 +551,7 @@ def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
 
 
 def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(here: Path) -> None:
-    from ptkit.core.analysis.subject import load_subject
+    from ptkit.looking.subject import load_subject
 
     found = CliRunner().invoke(app, ["normstats", "train.txt", "--whiten", "zca", "--size", "16"])
     assert found.exit_code == 0, found.stderr

@@ -14,15 +14,16 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from ptkit.core.config import LogSettings
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.kept.cache import decode_all
 from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches, batches_at
+from ptkit.core.data.loading.cache import decode_all
+from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
-from ptkit.core.training.recording.events import Events
-from ptkit.core.training.recording.kernel_film import KernelFilm
-from ptkit.core.training.recording.showcase import PARTS, show
-from ptkit.core.training.recording.some_images import batches_at, spread, squares, to_explain
+from ptkit.core.training.events import Events
+from ptkit.core.training.kernel_film import KernelFilm
+from ptkit.looking.showcase import PARTS, show
+from ptkit.looking.some_images import squares, to_explain
 
 MEAN, STD = (0.2, 0.3, 0.4), (0.3, 0.2, 0.1)
 NORMALISED = ["Resize((16, 16))", "ToTensor()", f"Normalize({list(MEAN)}, {list(STD)})"]

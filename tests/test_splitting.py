@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
 
-from ptkit.core.data.splits.duplicates import _patiently, find_duplicates
-from ptkit.core.data.splits.placement import largest_remainder
+from ptkit.core.data.splits.grouping import _patiently, find_duplicates
 from ptkit.core.data.splits.scanning import scan_class_folders
-from ptkit.core.data.splits.splitting import parse_ratio, split_images
+from ptkit.core.data.splits.splitting import largest_remainder, parse_ratio, split_images
 from ptkit.core.errors import DataError, StorageError, UsageError
 
 RATIOS = st.sampled_from([(8, 1, 1), (7, 3), (2, 1, 1), (1, 1), (13, 5, 7)])
@@ -242,8 +241,8 @@ def test_duplicates_are_equal_in_all_bytes_and_not_empty(make_tree):
 def test_many_files_are_compared_as_few_are(make_tree, monkeypatch):
     scan = make_tree({f"{k % 2}/{k}.png": b"%03d" % (k % 350) for k in range(700)})
     one_by_one = find_duplicates(scan.paths, scan.sizes)
-    monkeypatch.setattr("ptkit.core.data.splits.duplicates._SLOW_FILE_S", 0)
-    monkeypatch.setattr("ptkit.core.data.splits.duplicates._WORTH_THREADS_S", 0)
+    monkeypatch.setattr("ptkit.core.data.splits.grouping._SLOW_FILE_S", 0)
+    monkeypatch.setattr("ptkit.core.data.splits.grouping._WORTH_THREADS_S", 0)
     assert find_duplicates(scan.paths, scan.sizes) == one_by_one
     assert len(one_by_one) == 350
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.batches import Batches
-from ptkit.core.data.feeding import reading
-from ptkit.core.data.feeding.jpeg_headers import jpeg_size
-from ptkit.core.data.feeding.reading import read_ahead, sizes_of
-from ptkit.core.data.kept.cache import decode_all
 from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.loading import read_ahead as reading
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.cache import decode_all
+from ptkit.core.data.loading.jpeg_headers import jpeg_size
+from ptkit.core.data.loading.read_ahead import read_ahead, sizes_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ptkit.core.analysis.subject import describe, load_subject, output_folder, run_folder
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.looking.subject import describe, load_subject, output_folder, run_folder
 
 from example_run import CLASSES, write_run  # isort: skip
 

@@ -8,9 +8,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.calls import parse
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import build_model, check_forward, find_head, usual_size
+from ptkit.core.parts.calls import parse
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="timm is not installed"
@@ -144,7 +144,7 @@ def test_wrong_call_is_a_usage_error(call, message):
 @needs_timm
 @pytest.mark.parametrize("call", ["timm:resnet18", "timm:swinv2_tiny_window8_256(img_size=64)"])
 def test_summary_knows_timms_models_also_those_that_compute_with_their_weights_when_built(call):
-    from ptkit.core.analysis.summary_subject import summarize_subject
+    from ptkit.looking.summary import summarize_subject
 
     model, _ = build_model(call, num_classes=10, size=64, seed=0)
     found = summarize_subject(call, size=64)

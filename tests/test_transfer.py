@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
-from ptkit.core.models.pretrained import is_torchvision_model, pretrained_weights
+from ptkit.core.models.torchvision_models import is_torchvision_model, pretrained_weights
 from ptkit.core.models.transfer import transfer
 from ptkit.core.models.zoo import build_model
 

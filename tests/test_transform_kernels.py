@@ -6,10 +6,10 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import parse
 from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
+from ptkit.core.parts.calls import parse
 
 BATCH = np.random.default_rng(0).integers(0, 256, (40, 7, 9, 3), dtype=np.uint8)
 

@@ -4,13 +4,13 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.analysis.transform_sheet import training_calls, transform_sheets
 from ptkit.core.config import resolve
-from ptkit.core.data.batches import Batches
 from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.catalogue import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
+from ptkit.looking.transforms import training_calls, transform_sheets
 from ptkit.plots.transform_sheet import Step, transform_figure
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

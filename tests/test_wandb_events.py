@@ -14,8 +14,8 @@ from torch import nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.recording.recorders import check_log, open_events
-from ptkit.core.training.recording.wandb_events import WandbEvents
+from ptkit.core.training.observers import check_log, open_events
+from ptkit.core.training.wandb_events import WandbEvents
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is not installed"

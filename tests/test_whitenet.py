@@ -8,7 +8,7 @@ from ptkit.core.config import resolve
 from ptkit.core.models.whitenet import WhiteNet
 from ptkit.core.models.zoo import build_model
 from ptkit.core.training import session
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.observers import Watcher
 from tests.tiny_data import make_lists
 
 

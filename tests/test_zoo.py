@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core.calls import parse
 from ptkit.core.errors import UsageError
 from ptkit.core.models import torchvision_models
 from ptkit.core.models.zoo import (
@@ -16,6 +15,7 @@ from ptkit.core.models.zoo import (
     origin,
     usual_size,
 )
+from ptkit.core.parts.calls import parse
 
 FAMILIES = {
     "alexnet": "classifier.6",

@@ -24,9 +24,9 @@ from turns import serve  # noqa: E402
 
 from ptkit.core.config import resolve  # noqa: E402
 from ptkit.core.data.lists import read_list  # noqa: E402
-from ptkit.core.training.data_setup import prepare_data  # noqa: E402
-from ptkit.core.training.device import choose_device, prepare_device  # noqa: E402
-from ptkit.core.training.watching import Watcher  # noqa: E402
+from ptkit.core.device import choose_device, prepare_device  # noqa: E402
+from ptkit.core.training.observers import Watcher  # noqa: E402
+from ptkit.core.training.setup_data import prepare_data  # noqa: E402
 
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 

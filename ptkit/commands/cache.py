@@ -6,12 +6,11 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
-from ptkit.core.calls import nearest
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import amount, counted
+from ptkit.core.wording import amount, counted, nearest
 
 if TYPE_CHECKING:
-    from ptkit.core.data.kept.entries import Entry
+    from ptkit.core.data.loading.entries import Entry
 
 EVERYTHING = "all"
 
@@ -36,7 +35,7 @@ def cache(
 
     Example: ptkit cache --remove all
     """
-    from ptkit.core.data.kept.entries import (
+    from ptkit.core.data.loading.entries import (
         BUILDING,
         cache_folder,
         list_entries,

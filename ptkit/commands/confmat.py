@@ -13,9 +13,9 @@ from ptkit.commands.pictures import add_events, say_files, say_missing_font
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ptkit.core.analysis.evaluation import Evaluation
-    from ptkit.core.analysis.subject import Subject
-    from ptkit.core.data.batches import Batches
+    from ptkit.core.data.loading.batches import Batches
+    from ptkit.looking.evaluation import Evaluation
+    from ptkit.looking.subject import Subject
     from ptkit.plots.saving import PictureFolder
 
 COMMAND = "confmat"
@@ -52,12 +52,12 @@ def confmat(
 
     Example: ptkit confmat ckpt.pkl test.txt
     """
-    from ptkit.core.analysis.evaluation import read_matching_list
-    from ptkit.core.analysis.subject import load_subject, output_folder
-    from ptkit.core.data.batches import Batches
+    from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.device import choose_device
     from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.core.training.device import choose_device
-    from ptkit.core.training.tasks.readings import MULTI, REGRESSION
+    from ptkit.core.training.tasks.task import MULTI, REGRESSION
+    from ptkit.looking.evaluation import read_matching_list
+    from ptkit.looking.subject import load_subject, output_folder
     from ptkit.plots.saving import PictureFolder
 
     check_device(device)
@@ -101,8 +101,8 @@ def _report_one(
     num_images: int,
 ) -> dict[str, Any]:
     """Evaluate, draw and print, where images have one class each; return the JSON result."""
-    from ptkit.commands.confusion_pictures import MAX_MATRIX, draw_evaluation
-    from ptkit.core.analysis.evaluation import evaluate
+    from ptkit.looking.confusion import MAX_MATRIX, draw_evaluation
+    from ptkit.looking.evaluation import evaluate
 
     images = batches.images
     found = evaluate(subject.model, batches, num_classes=len(names), reading=subject.reading)
@@ -139,7 +139,7 @@ def _report_several(
     num_images: int,
 ) -> dict[str, Any]:
     """Evaluate, draw and print, where images have several classes each; return the JSON result."""
-    from ptkit.core.analysis.label_evaluation import evaluate_labels
+    from ptkit.looking.evaluation import evaluate_labels
     from ptkit.plots.label_rates import label_rates
 
     images = batches.images
@@ -184,7 +184,7 @@ def _report_several(
 
 
 def _print_tables(printer: Printer, found: "Evaluation", names: tuple[str, ...]) -> None:
-    from ptkit.core.analysis.evaluation import most_confused
+    from ptkit.looking.evaluation import most_confused
 
     right, total = int(found.matrix.trace()), len(found.labels)
     printer.say(

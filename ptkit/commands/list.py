@@ -2,13 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, check_choice
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import counted
+
+if TYPE_CHECKING:
+    from ptkit.core.training.optimization.schedule_preview import Preview
 
 KINDS = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
 
@@ -38,13 +42,13 @@ def list_parts(
     check_choice("KIND", kind, KINDS)
     printer = Printer(as_json=as_json, quiet=quiet)
     if plot is not None:
-        from ptkit.commands.schedule_picture import draw_schedule
+        from ptkit.looking.schedule import draw_schedule
 
         if kind != "schedulers":
             raise UsageError(
                 f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
             )
-        draw_schedule(plot, epochs=100 if epochs is None else epochs, out=out, printer=printer)
+        _print_schedule(*draw_schedule(plot, epochs=epochs or 100, out=out), epochs or 100, printer)
         return
     if epochs is not None or out is not None:
         raise UsageError(
@@ -65,6 +69,15 @@ def list_parts(
         )
         printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
     printer.result(rows + _other_models(printer) if kind == "models" else rows)
+
+
+def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer) -> None:
+    for note in found.notes:
+        printer.say(note)
+    groups = counted(found.rates.shape[1], "parameter group")
+    printer.say(f"{groups}, {epochs:,} epochs: {file}")
+    rates = found.rates[:: len(found.rates) // epochs].tolist()
+    printer.result({"call": found.call, "per": found.per, "rates": rates, "files": [str(file)]})
 
 
 def _list_recipes(printer: Printer) -> None:

@@ -11,7 +11,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer, check_choice
 
 if TYPE_CHECKING:
-    from ptkit.core.data.covariance import Whitening
+    from ptkit.core.data.transforms.covariance import Whitening
 
 
 def normstats(
@@ -57,7 +57,7 @@ def normstats(
     whitening = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
-        from ptkit.core.data import covariance
+        from ptkit.core.data.transforms import covariance
 
         check_choice("--whiten", whiten, covariance.KINDS)
         chosen = statistics.sample(images, num=num, seed=seed)
@@ -97,7 +97,7 @@ def normstats(
 
 def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None:
     """Tell the call, what it rests on, and how to train with it."""
-    from ptkit.core.data.covariance import EPSILON
+    from ptkit.core.data.transforms.covariance import EPSILON
 
     call = f"LinearTransformation({json.dumps(str(file), ensure_ascii=False)})"
     height, width = whitening.size

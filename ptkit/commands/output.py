@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from ptkit.core.calls import nearest
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import nearest
 
 
 class Printer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_events(pictures: "PictureFolder", images: "Mapping[str, np.ndarray]") -> None:
     """Write pictures, uint8 (H, W, 3), as TensorBoard images into the folder."""
-    from ptkit.core.training.recording.events import write_images
+    from ptkit.core.training.events import write_images
 
     def times() -> dict[Path, int]:
         return {

@@ -40,10 +40,10 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    from ptkit.core.analysis.answers import answer, find_images
-    from ptkit.core.analysis.subject import load_subject
-    from ptkit.core.training.device import choose_device
-    from ptkit.core.training.tasks.readings import MULTI, REGRESSION
+    from ptkit.core.device import choose_device
+    from ptkit.core.training.tasks.task import MULTI, REGRESSION
+    from ptkit.looking.predictions import answer, find_images
+    from ptkit.looking.subject import load_subject
 
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)

@@ -89,7 +89,7 @@ def split(
 
     Example: ptkit split data/ --ratio 8:1:1
     """
-    from ptkit.core.data.splits.split_jobs import DEFAULT_RATIO, SplitJob, run_split
+    from ptkit.core.data.splits.jobs import DEFAULT_RATIO, SplitJob, run_split
     from ptkit.core.data.splits.trees import Tree
     from ptkit.core.machine import without_garbage_collection
 

@@ -8,7 +8,7 @@ from ptkit.commands.output import printable, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.splits.extending import Extension
-    from ptkit.core.data.splits.split_jobs import Outcome
+    from ptkit.core.data.splits.jobs import Outcome
     from ptkit.core.data.splits.splitting import Split
 
 _MAX_ROWS = 20

@@ -9,7 +9,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer, table
 
 if TYPE_CHECKING:
-    from ptkit.core.analysis.model_summary import ModelSummary, Row
+    from ptkit.looking.summary import ModelSummary, Row
 
 WIDTH = 100
 _MIN_NAME, _MAX_KIND = 24, 20
@@ -49,7 +49,7 @@ def summary(
 
     Example: ptkit summary resnet18 --size 224 --depth 2
     """
-    from ptkit.core.analysis.summary_subject import summarize_subject
+    from ptkit.looking.summary import summarize_subject
 
     printer = Printer(as_json=as_json, quiet=quiet)
     found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)

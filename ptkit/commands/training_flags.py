@@ -3,13 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core import config as settings_layers
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted
+
+if TYPE_CHECKING:
+    from ptkit.core.training.setup import Run
 
 # Flag -> the setting that it is.
 _SETTINGS = {
@@ -146,6 +149,7 @@ def train_and_print(
         runs=flags["out"] or Path("runs"),
         name=flags["name"],
         resume=flags["resume"],
+        at_end=_look_at,
     )
     best = result.best
     metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss")}
@@ -178,3 +182,10 @@ def train_and_print(
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
         }
     )
+
+
+def _look_at(run: "Run") -> tuple[Path, ...]:
+    """Draw what a finished run is looked at with; matplotlib is loaded here, when it is needed."""
+    from ptkit.looking.end_of_run import write_summaries
+
+    return write_summaries(run)

@@ -13,8 +13,8 @@ from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar
 from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.profiling import BETWEEN, STEP, Profile
-from ptkit.core.training.watching import Watcher
 from ptkit.core.wording import counted
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.

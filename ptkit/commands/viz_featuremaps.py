@@ -13,8 +13,8 @@ from ptkit.commands.pictures import add_events, say_files
 if TYPE_CHECKING:
     import numpy as np
 
-    from ptkit.core.analysis.activations import Layer
-    from ptkit.core.analysis.views import Views
+    from ptkit.core.models.hooks import Layer
+    from ptkit.looking.feature_maps import Views
     from ptkit.plots.saving import PictureFolder
 
 COMMAND = "viz-featuremaps"
@@ -52,15 +52,15 @@ def viz_featuremaps(
 
     Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
     """
-    from ptkit.core.analysis.activations import (
+    from ptkit.core.device import choose_device
+    from ptkit.core.models.hooks import (
         default_layers,
         match_layers,
         record_activations,
         trace_layers,
     )
-    from ptkit.core.analysis.subject import load_subject, output_folder
-    from ptkit.core.analysis.views import load_images
-    from ptkit.core.training.device import choose_device
+    from ptkit.looking.feature_maps import load_images
+    from ptkit.looking.subject import load_subject, output_folder
     from ptkit.plots.saving import PictureFolder
 
     check_device(device)

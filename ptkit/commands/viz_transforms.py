@@ -8,12 +8,12 @@ import typer
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
 from ptkit.commands.pictures import add_events, say_files
-from ptkit.core.calls import parse
 from ptkit.core.config import read_toml, resolve
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 
 if TYPE_CHECKING:
-    from ptkit.core.analysis.transform_sheet import Sheet
+    from ptkit.looking.transforms import Sheet
 
 COMMAND = "viz-transforms"
 
@@ -49,10 +49,10 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
-    from ptkit.commands.transform_pictures import draw_sheets
-    from ptkit.core.analysis.subject import output_folder
-    from ptkit.core.analysis.transform_sheet import training_calls, transform_sheets
     from ptkit.core.data.transforms.mixing import is_mix
+    from ptkit.looking.subject import output_folder
+    from ptkit.looking.transform_pictures import draw_sheets
+    from ptkit.looking.transforms import training_calls, transform_sheets
     from ptkit.plots.saving import PictureFolder
 
     if not images:

@@ -33,9 +33,9 @@ def viz_weights(
 
     Example: ptkit viz-weights ckpt.pkl --layers "layer1.*"
     """
-    from ptkit.core.analysis.kernel_weights import find_kernels
-    from ptkit.core.analysis.subject import describe, epoch_of, output_folder, run_folder
     from ptkit.core.models.checkpoints import read_weights
+    from ptkit.looking.subject import describe, epoch_of, output_folder, run_folder
+    from ptkit.looking.weights import find_kernels
     from ptkit.plots.kernel_stats import kernel_rows, kernel_stats
     from ptkit.plots.kernels import SCALES, kernel_figure
     from ptkit.plots.saving import PictureFolder, file_names

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.calls import nearest
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import nearest
 
 Layer = Mapping[str, Mapping[str, Any]]
 
@@ -265,8 +265,8 @@ def _full_name(key: str) -> str:
     known = [
         f"{section.name}.{f.name}"
         for section in sections
-        for f in dataclasses.fields(section.default)
-    ]  # type: ignore[arg-type]
+        for f in dataclasses.fields(section.default)  # type: ignore[arg-type]
+    ]
     meant = [name for name in known if name.partition(".")[2] == key or name == f"{key}.call"]
     return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, known)
 

@@ -4,9 +4,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from ptkit.core.calls import nearest
 from ptkit.core.config import Layer, read_toml
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import nearest
 
 
 def recipe_names() -> list[str]:

@@ -1,5 +1,8 @@
 """Words that messages, tables and pictures share."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def counted(count: int, singular: str, plural: str = "") -> str:
     """Return `1 kernel`, `2,048 kernels`."""
@@ -12,3 +15,10 @@ def amount(nbytes: int) -> str:
         if nbytes >= unit:
             return f"{nbytes / unit:,.1f} {name}"
     return f"{nbytes} bytes"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the name most like `name`, or an empty string."""
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""

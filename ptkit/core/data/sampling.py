@@ -2,11 +2,16 @@
 often.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import keyed
 from ptkit.core.errors import UsageError
+
+T = TypeVar("T")
 
 SAMPLERS = ("none", "balanced")
 
@@ -76,6 +81,13 @@ def draw_keys(order: Indices) -> Indices:
     occurrence = np.empty(len(order), np.int64)
     occurrence[by_index] = np.arange(len(order)) - np.repeat(starts, lengths)
     return order + occurrence * _NEXT_OCCURRENCE
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` items, the first, the last and evenly between."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(k)] for k in np.linspace(0, len(items) - 1, count)]
 
 
 def _places(ends: npt.NDArray[np.float64], draws: npt.NDArray[np.float64]) -> Indices:

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptkit import __version__
-from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.models.weight_files import plain, read_weight_file, write_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.models.zoo import build_model
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import refuse_user_code
 
 FORMAT = "ptkit.checkpoint"
 FORMAT_VERSION = 1

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ptkit.core.calls import nearest
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import nearest
 
 
 def matching_parameters(model: nn.Module, selector: str) -> list[str]:

@@ -5,7 +5,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ptkit.core.calls import Call, nearest
+from ptkit.core.parts.calls import Call
+from ptkit.core.wording import nearest
 
 INSTALL = "pip install 'ptkit[timm]'"
 # Settings of where weights come from; a model here always starts fresh.

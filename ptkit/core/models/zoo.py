@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import Catalogue, Part
 from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Catalogue, Part
 from ptkit.core.sizes import is_small
 
 _RUN_GIVES = frozenset({"num_classes"})

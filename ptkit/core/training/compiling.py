@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.training.forward import Forward, autocast
+from ptkit.core.training.prediction import Forward, autocast
 
 # Up to here a GPU is done with a layer before Python has called the next: CUDA graphs pay.
 _SMALL = 30_000_000

@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.data.batches import Batch, Batches
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.errors import DivergedError
-from ptkit.core.training.forward import Forward, autocast, outputs_of
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
+from ptkit.core.training.prediction import Forward, autocast, outputs_of
 from ptkit.core.training.profiling import NOT_LISTENING, Clock
 from ptkit.core.training.tasks.losses import Loss
-from ptkit.core.training.tasks.readings import SINGLE
-from ptkit.core.training.tasks.scoring import SCORES
+from ptkit.core.training.tasks.task import SCORES, SINGLE
 from ptkit.core.training.totals import Totals
 
 

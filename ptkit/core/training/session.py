@@ -2,10 +2,14 @@
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -15,19 +19,20 @@ from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
-from ptkit.core.training.interruption import StopFlag, stop_on_signals
-from ptkit.core.training.live_run import Run
+from ptkit.core.training import run_folder as records
 from ptkit.core.training.loop import EpochResult, Progress, fit
+from ptkit.core.training.observers import Watcher, open_events
 from ptkit.core.training.prediction import class_means
-from ptkit.core.training.preparation import prepare
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.recording import records
-from ptkit.core.training.recording.recorders import open_events
-from ptkit.core.training.resuming import SavedState, read_saved_state, restore
-from ptkit.core.training.snapshots import checkpoint_of, last_checkpoint
-from ptkit.core.training.tasks.readings import Reading, read_task
-from ptkit.core.training.tasks.scoring import METRICS
-from ptkit.core.training.watching import Watcher
+from ptkit.core.training.run_folder import (
+    SavedState,
+    checkpoint_of,
+    last_checkpoint,
+    read_saved_state,
+    restore,
+)
+from ptkit.core.training.setup import Run, prepare
+from ptkit.core.training.tasks.task import METRICS, Reading, read_task
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ class RunResult:
     profile: Profile | None = None
 
 
+class StopFlag:
+    """Which signal asked the run to stop, or None."""
+
+    signal_number: int | None = None
+
+
 def run(
     settings: Settings,
     *,
@@ -56,10 +67,12 @@ def run(
     name: str | None = None,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
+    at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
     """Train as `settings` say, into a new folder of `runs`, or go on with the run `resume`.
 
     link: where a link to the best checkpoint is put, or None.
+    at_end: called with the finished run; returns the files that it wrote.
 
     Raises:
         PtkitError: any of its children; see errors.py for what each means.
@@ -74,10 +87,7 @@ def run(
     try:
         _train_or_tell(current, saved, watch, link)
         profile = _written_profile(current)
-        # Here, because it brings matplotlib, which nothing before needs.
-        from ptkit.core.training.recording.summaries import write_summaries
-
-        files = write_summaries(current)
+        files = at_end(current)
     finally:
         watch.end()
         current.events.close()
@@ -251,3 +261,26 @@ def _what_is_left(current: Run) -> str:
     if current.best is None:
         return "no epoch was good, so there is no checkpoint"
     return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Catch the first SIGINT or SIGTERM in a flag while the block runs; a second one acts at once."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        flag.signal_number = number
+        for each in before:
+            signal.signal(each, before[each])
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

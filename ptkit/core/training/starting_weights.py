@@ -6,12 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ptkit.core.calls import nearest, parse
-from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models import torchvision_models
 from ptkit.core.models.checkpoints import read_weights
-from ptkit.core.models.pretrained import is_torchvision_model, pretrained_weights
+from ptkit.core.models.torchvision_models import is_torchvision_model, pretrained_weights
+from ptkit.core.parts.calls import parse
+from ptkit.core.parts.catalogue import refuse_user_code
+from ptkit.core.wording import nearest
 
 
 @dataclass(frozen=True)

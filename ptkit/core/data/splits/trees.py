@@ -4,11 +4,10 @@ folders.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptkit.core.data.splits.relative_paths import link_targets
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.errors import DataError, StorageError, UsageError
@@ -166,3 +165,43 @@ def _rename(unfinished: Path, target: Path) -> None:
         unfinished.rename(target)
     except OSError as error:
         raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
+
+
+def listed_paths(folder: Path, paths: Iterable[str], *, names: Iterable[str]) -> list[str]:
+    """Return the paths as seen from `folder`. What a list named by an absolute path keeps it.
+
+    names: of each image, as the source has it.
+    """
+    base = os.path.realpath(folder)
+    folders: dict[str, str] = {}
+    result = []
+    for path, name in zip(paths, names, strict=True):
+        cut = path.rfind("/") + 1
+        parent = path[:cut]
+        if parent not in folders:
+            folders[parent] = _folder_from(base, parent or ".")
+        result.append(name if name[0] == "/" else folders[parent] + path[cut:])
+    return result
+
+
+def link_targets(links: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """Return what each of the symbolic links has to hold so that it leads to its path.
+
+    links: where they will be, absolute and without symbolic links on the way.
+    """
+    folders: dict[tuple[str, str], str] = {}
+    result = []
+    for link, path in zip(links, paths, strict=True):
+        cut = path.rfind("/") + 1
+        pair = (link[: link.rfind("/")], path[:cut])
+        if pair not in folders:
+            folders[pair] = _folder_from(pair[0], pair[1] or ".")
+        result.append(folders[pair] + path[cut:])
+    return result
+
+
+def _folder_from(base: str, folder: str) -> str:
+    # `link/..` is not where the text says; apart from that, a user's symlinks stay as they are.
+    absolute = os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
+    relative = os.path.relpath(absolute, base)
+    return "" if relative == "." else f"{relative}/"

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import Call, parse
-from ptkit.core.catalogue import Catalogue, Part, load_function
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.whitening import held_whitening, read_whitening
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Catalogue, Part, load_function
 from ptkit.core.sizes import is_small
 
 

@@ -17,11 +17,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.feeding.transfers import constant, sent
-
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import Draws, between, in_cache
+from ptkit.core.device import constant, sent
 
 # The order of the steps and its four parameters.
 JITTER_DRAWS = 8

@@ -17,12 +17,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.feeding.transfers import constant
-
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.flips import WithHorizontalFlip
 from ptkit.core.data.transforms.geometry import Draws, Size
+from ptkit.core.device import constant
 
 # Transforms that make several images of one; below, each of these images is called a crop.
 SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10, WithHorizontalFlip: 2}

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.feeding.transfers import constant, sent
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, Draws, between
+from ptkit.core.device import constant, sent
 
 # Whether to erase, the seed of random values, and the box.
 ERASING_DRAWS = 2 + BOX_DRAWS

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.feeding.transfers import sent
-
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import Draws
+from ptkit.core.device import sent
 
 # Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in
 # a core's cache.

@@ -19,12 +19,12 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms import color, crops, erasing, flips, geometry, rotation
 from ptkit.core.data.transforms.catalogue import ToTensor
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, Draws, Size
 from ptkit.core.data.transforms.whitening import LinearTransformation, linear_floats
+from ptkit.core.device import sent
 
 _LARGE = 1 << 16
 

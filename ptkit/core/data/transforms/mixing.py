@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ptkit.core.calls import Call
-from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.device import sent
+from ptkit.core.parts.calls import Call
 
 MIXES = ("MixUp", "CutMix")
 

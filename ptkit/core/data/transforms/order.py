@@ -6,7 +6,6 @@ from typing import Any
 
 from torchvision.transforms import InterpolationMode, v2
 
-from ptkit.core.calls import Call
 from ptkit.core.data.transforms.catalogue import ToTensor, inner_calls
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
 from ptkit.core.data.transforms.geometry import Size
@@ -14,6 +13,7 @@ from ptkit.core.data.transforms.kernels import CONTAINERS, is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.whitening import LinearTransformation, misfit
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call
 
 # What an image can be.
 _UINT8, _PIL, _FLOAT, _WHITENED, _NORMALISED = (

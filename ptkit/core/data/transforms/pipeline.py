@@ -19,10 +19,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.calls import parse
-from ptkit.core.catalogue import refuse_user_code
 from ptkit.core.data import images, keyed
-from ptkit.core.data.feeding.transfers import sent
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, resolved
 from ptkit.core.data.transforms.crops import SEVERAL_CROPS
@@ -38,7 +35,10 @@ from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
 from ptkit.core.data.transforms.mixing import is_mix
 from ptkit.core.data.transforms.order import check_order, check_sizes, sizes_of
 from ptkit.core.data.transforms.planning import Division, Step, divide, for_gpu, steps_of
+from ptkit.core.device import sent
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.parts.calls import parse
+from ptkit.core.parts.catalogue import refuse_user_code
 
 _MOVING_TYPES = (
     v2.RandomCrop,

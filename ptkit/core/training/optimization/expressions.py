@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from ptkit.core.calls import Call
+from ptkit.core.parts.calls import Call
 
 _OPERATORS: dict[type, Callable[..., float]] = {
     ast.Add: operator.add,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.calls import Call, nearest, parse
-from ptkit.core.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.training.optimization.muon import muon_with_adamw, sparse_adam_with_adam
 from ptkit.core.training.optimization.paired import take_in
 from ptkit.core.training.optimization.parameter_groups import (
@@ -20,6 +20,7 @@ from ptkit.core.training.optimization.parameter_groups import (
     make_groups,
     plan_parameters,
 )
+from ptkit.core.wording import nearest
 
 _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}

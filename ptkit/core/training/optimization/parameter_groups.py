@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from ptkit.core.calls import nearest, parse, split_selector
 from ptkit.core.errors import UsageError
 from ptkit.core.models.selectors import matching_parameters
+from ptkit.core.parts.calls import parse, split_selector
+from ptkit.core.wording import nearest
 
 Group = dict[str, Any]
 

@@ -5,9 +5,9 @@ for each group.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ptkit.core.calls import Call
-from ptkit.core.catalogue import load_function
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call
+from ptkit.core.parts.catalogue import load_function
 from ptkit.core.training.optimization.expressions import Expression
 from ptkit.core.training.optimization.parameter_groups import Group
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
-from ptkit.core.calls import Call, nearest, parse
-from ptkit.core.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
 from ptkit.core.training.optimization.parameter_groups import Group
 from ptkit.core.training.optimization.schedule_arguments import (
     arguments_by_group,
@@ -24,6 +24,7 @@ from ptkit.core.training.optimization.schedule_arguments import (
     check_length,
 )
 from ptkit.core.training.optimization.warmup_cosine import WarmupCosineLR
+from ptkit.core.wording import nearest
 
 _ROWS = {
     "StepLR": ("epoch", "times gamma every step_size epochs"),

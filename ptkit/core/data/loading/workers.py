@@ -1,0 +1,102 @@
+"""Batches from torch's DataLoader: transforms that draw from global generators cannot share a
+process.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ptkit.core.data.loading.streaming import Plan, Prepared, Source
+from ptkit.core.errors import PtkitError
+
+
+class WorkerProcesses:
+    """Processes that prepare whole batches; they start with the first epoch and stay.
+
+    plans: gives the plans of an epoch. num_batches: their number.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plans: Callable[[int], Iterator[Plan]],
+        *,
+        num_batches: int,
+        workers: int,
+    ) -> None:
+        self._source, self._workers = source, workers
+        self._requests = _Requests(plans, num_batches)
+        self._loader: DataLoader[Any] | None = None
+
+    def prepared(self, epoch: int) -> Iterator[Prepared]:
+        """Yield the batches of an epoch.
+
+        Raises:
+            PtkitError: what an image or a transform gave; the processes end with it.
+        """
+        for prepared in self._requested(epoch):
+            if isinstance(prepared, PtkitError):
+                self.close()
+                raise prepared
+            yield prepared
+
+    def close(self) -> None:
+        """End the processes; the next epoch starts others."""
+        # If the garbage collector has to end them, it waits 5 seconds for each.
+        self._loader = None
+
+    def _requested(self, epoch: int) -> Iterator[Any]:
+        with warnings.catch_warnings():
+            # More workers than cores are the user's choice.
+            warnings.simplefilter("ignore", UserWarning)
+            if self._loader is None:
+                self._loader = DataLoader(
+                    _InWorkers(self._source),
+                    batch_sampler=self._requests,  # type: ignore[arg-type]
+                    num_workers=self._workers,
+                    collate_fn=_as_it_is,
+                    persistent_workers=True,
+                    # Else it takes a number from the global one.
+                    generator=torch.Generator(),
+                )
+            self._requests.epoch = epoch
+            return iter(self._loader)
+
+
+class _Requests:
+    """What DataLoader takes as its batch sampler: whole batches with their draws, for the epoch set
+    last.
+    """
+
+    def __init__(self, plans: Callable[[int], Iterator[Plan]], num_batches: int) -> None:
+        self.plans, self.num_batches, self.epoch = plans, num_batches, 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Plan]:
+        return self.plans(self.epoch)
+
+
+@dataclass(frozen=True)
+class _InWorkers(Dataset[Any]):
+    """What DataLoader hands to its worker processes: one request is one batch."""
+
+    source: Source
+
+    def __getitems__(self, plan: Plan) -> Prepared | PtkitError:
+        """Return the batch, or the error: DataLoader would put a traceback into the message of one
+        that is raised.
+        """
+        try:
+            return plan, self.source.prepared(plan)
+        except PtkitError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

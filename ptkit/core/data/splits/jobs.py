@@ -1,0 +1,159 @@
+"""The three ways to split, end to end: into lists, into folds, and into lists that stand already."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptkit.core.data.splits.list_files import Written, check_targets, write_split
+from ptkit.core.data.splits.scanning import Scan, scan_class_folders, scan_list
+from ptkit.core.data.splits.splitting import (
+    PART_NAMES,
+    Split,
+    fold_parts,
+    parse_ratio,
+    split_images,
+)
+from ptkit.core.data.splits.trees import Tree
+from ptkit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from ptkit.core.data.splits.extending import Extension
+
+DEFAULT_RATIO = "8:1:1"
+
+
+@dataclass(frozen=True)
+class SplitJob:
+    """What is to be split, and how.
+
+    source: a folder of class folders, or a list. ratio: None chooses, see each job. tree: copies or
+    links to make.
+    kfold: number of folds. command: as it was called, for the record. The rest: see `split_images`.
+    """
+
+    source: Path
+    command: str
+    out: Path = Path()
+    ratio: str | None = None
+    tree: Tree | None = None
+    kfold: int | None = None
+    extend: bool = False
+    group_by: str | None = None
+    allow_missing: bool = False
+    overwrite: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, how it was divided, and what was written.
+
+    scan: all images or, where lists were extended, the new ones. extension: None where none were.
+    ratio, group_by: those used.
+    """
+
+    scan: Scan
+    split: Split
+    written: Written
+    ratio: str | None
+    group_by: str | None
+    extension: "Extension | None" = None
+
+
+def run_split(job: SplitJob) -> Outcome:
+    """Split as the job says, and write the lists.
+
+    Raises:
+        UsageError: settings that do not go together, or files in the way. DataError: images that
+            cannot be split.
+        StorageError: the disk refused.
+    """
+    if job.extend and job.kfold is not None:
+        raise UsageError(
+            "--extend and --kfold exclude each other: folds change together; run --kfold anew"
+        )
+    if job.extend and job.overwrite:
+        raise UsageError(
+            "--extend keeps every line of the lists, so that --overwrite has nothing to replace"
+        )
+    if job.kfold is not None and job.tree is not None:
+        raise UsageError(
+            f"--kfold and --{job.tree.kind} exclude each other: every image is in the training part"
+            " of all folds but one; the lists name the images where they are"
+        )
+    if job.extend:
+        return _extend(job)
+    return _split(job) if job.kfold is None else _fold(job, job.kfold)
+
+
+def _split(job: SplitJob) -> Outcome:
+    ratio = job.ratio or DEFAULT_RATIO
+    shares = parse_ratio(ratio)
+    scan = _scan(job.source)
+    check_targets(
+        scan, PART_NAMES[: len(shares)], out=job.out, tree=job.tree, overwrite=job.overwrite
+    )
+    split = split_images(
+        scan, shares, seed=job.seed, group_by=job.group_by, allow_missing=job.allow_missing
+    )
+    settings = _settings(job, ratio, job.group_by)
+    written = write_split(scan, split, out=job.out, tree=job.tree, settings=settings)
+    return Outcome(scan, split, written, ratio, job.group_by)
+
+
+def _fold(job: SplitJob, num_folds: int) -> Outcome:
+    from ptkit.core.data.splits.list_files import check_fold_targets, write_folds
+
+    names, shares = fold_parts(num_folds, parse_ratio(job.ratio) if job.ratio is not None else None)
+    scan = _scan(job.source)
+    check_fold_targets(scan, names, out=job.out, overwrite=job.overwrite)
+    split = split_images(
+        scan,
+        shares,
+        part_names=names,
+        seed=job.seed,
+        group_by=job.group_by,
+        allow_missing=job.allow_missing,
+    )
+    written = write_folds(
+        scan, split, out=job.out, settings=_settings(job, job.ratio, job.group_by)
+    )
+    return Outcome(scan, split, written, job.ratio, job.group_by)
+
+
+def _extend(job: SplitJob) -> Outcome:
+    from ptkit.core.data.splits.existing_lists import read_standing
+    from ptkit.core.data.splits.extending import check_extension, extend_split, write_extension
+
+    if job.ratio is not None:
+        parse_ratio(job.ratio)
+    standing = read_standing(job.out)
+    ratio = job.ratio or standing.ratio
+    group_by = job.group_by if job.group_by is not None else standing.record.get("group_by")
+    scan = _scan(job.source, known_classes=standing.class_names, classes_file=standing.classes_file)
+    check_extension(scan, standing, tree=job.tree)
+    extension = extend_split(
+        scan,
+        standing,
+        parse_ratio(ratio),
+        seed=job.seed,
+        group_by=group_by,
+        allow_missing=job.allow_missing,
+    )
+    written = write_extension(
+        extension, standing, tree=job.tree, settings=_settings(job, ratio, group_by)
+    )
+    return Outcome(extension.scan, extension.split, written, ratio, group_by, extension)
+
+
+def _scan(
+    source: Path, *, known_classes: Collection[str] = (), classes_file: Path | None = None
+) -> Scan:
+    if source.is_file():
+        return scan_list(source, known_classes=classes_file)
+    return scan_class_folders(source, known_classes=known_classes)
+
+
+def _settings(job: SplitJob, ratio: str | None, group_by: str | None) -> dict[str, Any]:
+    return {"command": job.command, "seed": job.seed, "ratio": ratio, "group_by": group_by}

@@ -1,0 +1,85 @@
+"""Where and in which precision the model runs."""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ptkit.core.errors import UsageError
+from ptkit.core.machine import keep_freed_memory, num_cores
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `mps` means here.
+
+    Raises:
+        UsageError: that device is not there.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is available here; use --device cpu or auto")
+    if name == "mps" and not has_mps:
+        raise UsageError("no MPS device is available here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of autocast, None for float32; `auto` is bf16 on CUDA devices that have it."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def prepare_device(device: torch.device, *, deterministic: bool) -> int:
+    """Set thread count, unless the user did, and kernel choice for a run; return the number of
+    torch's threads.
+    """
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_cores())
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
+        if deterministic:
+            # cuBLAS reads it when it is first used; warn_only, because some kernels have no
+            # deterministic form.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    return torch.get_num_threads()
+
+
+def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy to a device; on CUDA from pinned memory and without waiting. On a CPU it is the same
+    memory.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def constant(values: Any, device: torch.device, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return numbers as a tensor (n,) that is copied to the device once in a run; it must not be
+    changed.
+    """
+    return _constant(tuple(np.ravel(values).tolist()), device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype).to(device)
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads run torch's kernels on one core each."""
+    return ThreadPoolExecutor(
+        threads, "ptkit-decode", initializer=torch.set_num_threads, initargs=(1,)
+    )

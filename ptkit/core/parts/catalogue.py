@@ -1,0 +1,322 @@
+"""Tables of parts: from the name a user writes to the object PyTorch builds, with every argument
+checked first.
+"""
+
+import enum
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.errors import CheckpointError
+from ptkit.core.parts.argument_table import allowed_for
+from ptkit.core.parts.calls import Call, Symbol
+from ptkit.core.parts.checks import (
+    OLD_ARGUMENTS,
+    VARIADIC,
+    Parameters,
+    check_complete,
+    check_count,
+    check_name,
+    check_value,
+    name_hint,
+)
+from ptkit.core.wording import nearest
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of a table.
+
+    target: `module:attribute`, imported when the part is built.
+    supplied: arguments that the run gives and the user may not.
+    tensors: arguments for which lists of numbers become float tensors.
+    """
+
+    target: str
+    summary: str
+    supplied: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a part, for people: its default ("" if it must be given), and what it may be."""
+
+    name: str
+    default_text: str
+    allowed_text: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All parts of one kind.
+
+    kind: the word used in messages, such as "optimizer".
+    functions: calls that may stand as an argument, such as `calculate_gain`; name to target.
+    symbols: enumerations that may stand as an argument; name to target.
+    """
+
+    kind: str
+    parts: Mapping[str, Part]
+    functions: Mapping[str, str] = field(default_factory=dict)
+    symbols: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, call: Call) -> Part:
+        """Return the row that a built-in call names.
+
+        Raises:
+            UsageError: no such name; the message has the nearest one.
+        """
+        part = self.parts.get(call.name)
+        if part is None:
+            raise call.error(
+                f"no {self.kind} is called {call.name}{name_hint(call.name, self.parts)}"
+            )
+        return part
+
+    def build(self, call: Call, *, supplied: Mapping[str, Any] | None = None) -> Any:
+        """Return the object that `call` names, made with its arguments and those that the run
+        supplies.
+
+        supplied: arguments given by the run; those the part does not take are left out, those in
+        the call win.
+
+        Raises:
+            UsageError: unknown name or argument, or a value that the part refuses.
+        """
+        if call.prefix:
+            target, part = load_user_object(call), Part(call.prefix, "")
+        else:
+            part = self.find(call)
+            target = _imported(part.target)
+        arguments = self.bind(call, target, part)
+        takes = _parameters(call, target)
+        for key, value in (supplied or {}).items():
+            if key in takes:
+                arguments.setdefault(key, value)
+        return _constructed(call, target, arguments)
+
+    def bind(self, call: Call, target: Callable[..., Any], part: Part) -> dict[str, Any]:
+        """Return the call's arguments by name, checked against the signature of `target`, nested
+        calls built.
+        """
+        takes = _parameters(call, target)
+        # A user's own function may have arguments of old names, and may take any name.
+        old = () if call.prefix else OLD_ARGUMENTS
+        takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        own = {k: p for k, p in takes.items() if k not in old and p.kind not in VARIADIC}
+        parameters = {k: p for k, p in own.items() if k not in part.supplied}
+        call = _with_names(call, _positions(own, part), parameters)
+        bound: dict[str, Any] = {}
+        for key, given in call.kwargs.items():
+            if not takes_any:
+                check_name(call, key, parameters, of_the_run=own.keys() - parameters.keys())
+            bound[key] = self.resolve(call, given, spot=key)
+            # Of a user's own function nothing is known but the names of its arguments.
+            if not call.prefix:
+                check_value(call, parameters[key], bound[key], given=given)
+            if key in part.tensors and isinstance(bound[key], list | tuple):
+                import torch
+
+                bound[key] = torch.tensor(bound[key], dtype=torch.float32)
+        return bound
+
+    def named(self, call: Call) -> Call:
+        """Return a call of the table with all its arguments by name; neither names nor values are
+        checked.
+
+        Raises:
+            UsageError: no such part, or more arguments than it takes without their names.
+        """
+        part = self.find(call)
+        takes = _parameters(call, _imported(part.target))
+        return _with_names(call, _positions(takes, part), takes)
+
+    def describe(self, name: str) -> tuple[str, str]:
+        """Return `name(arguments with defaults)` and the summary of one part."""
+        shown = [
+            f"{a.name}={a.default_text}" if a.default_text else a.name for a in self.arguments(name)
+        ]
+        return f"{name}({', '.join(shown)})", self.parts[name].summary
+
+    def arguments(self, name: str) -> list[Argument]:
+        """Return the arguments of one part that a user may give."""
+        part = self.parts[name]
+        found = []
+        for key, parameter in inspect.signature(_imported(part.target)).parameters.items():
+            if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
+                continue
+            rule = allowed_for(name, parameter)
+            default = (
+                "" if parameter.default is parameter.empty else _default_text(parameter.default)
+            )
+            found.append(Argument(key, default, rule.text if rule else ""))
+        return found
+
+    def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
+        """Replace nested calls, symbols and lists of them by what they stand for."""
+        if isinstance(value, Symbol):
+            return self._symbol(call, value, spot)
+        if isinstance(value, Call):
+            return self._nested(value)
+        if isinstance(value, list | tuple):
+            return type(value)(self.resolve(call, item, spot=spot) for item in value)
+        return value
+
+    def _nested(self, call: Call) -> Any:
+        if call.name in self.functions and not call.prefix:
+            target = _imported(self.functions[call.name])
+            return _constructed(call, target, self.bind(call, target, Part("", "")))
+        return self.build(call)
+
+    def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
+        if symbol.owner not in self.symbols:
+            known = ", ".join(self.symbols) or "none"
+            raise call.error(f"{symbol} is not known here; enumerations: {known}", spot)
+        owner = _imported(self.symbols[symbol.owner])
+        if symbol.member not in owner.__members__:
+            hint = nearest(symbol.member, owner.__members__)
+            raise call.error(f"{symbol.owner} has no {symbol.member}{hint}", spot)
+        return owner[symbol.member]
+
+
+def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
+    """Refuse a call out of a file that would import code; `remedy` says what to do instead.
+
+    Raises:
+        CheckpointError: the call has a prefix, or names a function as `module:function` anywhere
+            inside.
+    """
+    if call.prefix or any(_names_code(value) for value in (*call.args, *call.kwargs.values())):
+        raise CheckpointError(f"{where} names user code ({call}); nothing was run: {remedy}")
+
+
+def load_user_object(call: Call) -> Any:
+    """Import the object that `module:name` or `path/to/file.py:name` stands for.
+
+    Raises:
+        UsageError: no such file, module or name, or the import itself fails.
+    """
+    return load_function(f"{call.prefix}:{call.name}", call=call)
+
+
+def load_function(text: str, *, call: Call | None = None) -> Any:
+    """Import `module:name` or `path/to/file.py:name`; `call` is where the text stands, for the
+    error message.
+    """
+    prefix, _, name = text.rpartition(":")
+    shown = call or Call(name, prefix=prefix, source=text)
+    if not prefix or not name.isidentifier():
+        raise shown.error(f'expected "module:function" or "file.py:function", found "{text}"')
+    if prefix.endswith(".py") and not Path(prefix).is_file():
+        raise shown.error(f"no file {prefix}")
+    try:
+        module = (
+            _file_module(os.path.realpath(prefix))
+            if prefix.endswith(".py")
+            else _named_module(prefix)
+        )
+    except Exception as error:  # the user's module may raise anything
+        raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise shown.error(f"{prefix} has no {name}{nearest(name, vars(module))}")
+    return getattr(module, name)
+
+
+@cache
+def _file_module(path: str) -> Any:
+    # Two files in different folders may have one name.
+    name = f"ptkit_user_{Path(path).stem}_{zlib.crc32(os.fsencode(path)):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Pickling (worker processes) looks classes up by module name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _named_module(name: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return importlib.import_module(name)
+
+
+def _parameters(call: Call, target: Callable[..., Any]) -> Parameters:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        raise call.error(
+            f"{call.name} is a {type(target).__name__}, not a function or class with arguments"
+        ) from None
+
+
+def _positions(parameters: Parameters, part: Part) -> list[str]:
+    """Return the arguments that may go without a name, in PyTorch's order.
+
+    The first one is left out where the run supplies it: the tensor to fill, the optimizer to
+    schedule.
+    """
+    names = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return names[1:] if names and names[0] in part.supplied else names
+
+
+def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
+    check_count(call, names, parameters)
+    first = dict(zip(names, call.args, strict=False))
+    for key in first.keys() & call.kwargs.keys():
+        raise call.error(f"{call.name} got {key} twice", key)
+    places = enumerate(first)
+    spots = dict(call.spots) | {
+        name: call.spots[place] for place, name in places if place in call.spots
+    }
+    return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    check_complete(call, _parameters(call, target), arguments)
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise call.error(f"{call.name}: {message}") from error
+    # PyTorch stumbles over some wrong arguments instead of checking them.
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        raise call.error(
+            f"{call.name} cannot take these arguments ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _names_code(value: Any) -> bool:
+    if isinstance(value, Call):
+        return bool(value.prefix) or any(
+            _names_code(item) for item in (*value.args, *value.kwargs.values())
+        )
+    if isinstance(value, list | tuple):
+        return any(_names_code(item) for item in value)
+    return isinstance(value, str) and ":" in value
+
+
+def _default_text(default: Any) -> str:
+    # AutoAugmentPolicy prints as <AutoAugmentPolicy.IMAGENET: 'imagenet'>.
+    if isinstance(default, enum.Enum):
+        return f"{type(default).__name__}.{default.name}"
+    return repr(default)

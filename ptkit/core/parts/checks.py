@@ -1,0 +1,123 @@
+"""What can be wrong with a call's names and values, and the message for each: what was found, what
+is allowed.
+"""
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence, Set
+from typing import Any
+
+from ptkit.core.parts.argument_rules import listing
+from ptkit.core.parts.argument_table import TOGETHER, allowed_for
+from ptkit.core.parts.calls import Call
+from ptkit.core.wording import nearest
+
+# What an argument, a value or a part was called in older PyTorch, and what it is called now.
+OLD_ARGUMENTS = {
+    "size_average": 'reduction="mean"',
+    "reduce": 'reduction="mean"',
+    "resample": "interpolation",
+    "fillcolor": "fill",
+    "last_epoch": "--resume, which restores the schedule",
+    "verbose": "nothing: the rate of every group is always recorded",
+}
+_OLD_VALUES = {"elementwise_mean": "mean"}
+_OLD_PARTS = {"Scale": "Resize", "RandomSizedCrop": "RandomResizedCrop", "NLLLoss2d": "NLLLoss"}
+_FEW_NAMES = 5
+# Of more names than these a message sends to `ptkit list`.
+_MANY_NAMES = 40
+
+Parameters = Mapping[str, inspect.Parameter]
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def name_hint(name: str, names: Collection[str]) -> str:
+    """Return what an unknown name may mean: a new name, those it is a piece of, one nearly the
+    same; else all names.
+    """
+    if _OLD_PARTS.get(name) in names:
+        return f"; it is called {_OLD_PARTS[name]} now"
+    longer = [known for known in names if len(name) > 1 and name.lower() in known.lower()]
+    if 0 < len(longer) <= _FEW_NAMES:
+        return f"; did you mean {listing(longer)}?"
+    if hint := nearest(name, names):
+        return hint
+    return (
+        f"; `ptkit list` has all {len(names)}"
+        if len(names) > _MANY_NAMES
+        else f"; there are: {', '.join(names)}"
+    )
+
+
+def check_count(call: Call, names: Sequence[str], parameters: Parameters) -> None:
+    """Refuse more arguments without their names than `names` has.
+
+    Raises:
+        UsageError: there are more.
+    """
+    if len(call.args) <= len(names):
+        return
+    message = f"{call.name} takes at most {len(names)} arguments without their names"
+    if names:
+        message += f": {', '.join(names)}"
+    elif parameters:
+        message += f"; with their names: {', '.join(parameters)}"
+    else:
+        message = f"{call.name} takes no arguments"
+    raise call.error(message, len(names))
+
+
+def check_name(call: Call, key: str, parameters: Parameters, *, of_the_run: Set[str]) -> None:
+    """Refuse the name of an argument that a part does not have, or that the run gives.
+
+    Raises:
+        UsageError: the nearest name, the name it has now, or all names.
+    """
+    if key in parameters:
+        return
+    if key in OLD_ARGUMENTS:
+        raise call.error(f"{key} is called differently now: use {OLD_ARGUMENTS[key]}", key)
+    if key in of_the_run:
+        raise call.error(f"{call.name} has no argument {key} here: it comes from the run", key)
+    hint = nearest(key, parameters) or f"; it takes: {', '.join(parameters) or 'none'}"
+    raise call.error(f"{call.name} has no argument {key}{hint}", key)
+
+
+def check_value(call: Call, parameter: inspect.Parameter, value: Any, *, given: Any) -> None:
+    """Refuse what an argument may not be.
+
+    value: with nested calls and enumerations built. given: as it stands in the call.
+
+    Raises:
+        UsageError: what is allowed, and what was found.
+    """
+    if isinstance(value, str) and value in _OLD_VALUES:
+        raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', parameter.name)
+    rule = allowed_for(call.name, parameter)
+    if rule is not None and not rule.check(value):
+        # A call of one argument is written as the notation writes that argument.
+        found = str(Call("", (given,)))[1:-1]
+        raise call.error(
+            f"{call.name}: {parameter.name} must be {rule.text}, found {found}", parameter.name
+        )
+
+
+def check_complete(call: Call, takes: Parameters, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that are too few, or that do not go together.
+
+    Raises:
+        UsageError: the first that is missing, or what does not go together.
+    """
+    for key, parameter in takes.items():
+        if (
+            parameter.default is parameter.empty
+            and parameter.kind not in VARIADIC
+            and key not in arguments
+        ):
+            rule = None if call.prefix else allowed_for(call.name, parameter)
+            wanted = f"; it must be {rule.text}" if rule else ""
+            raise call.error(f"{call.name}: missing a required argument: {key!r}{wanted}")
+    together = None if call.prefix else TOGETHER.get(call.name)
+    if together and not together.check(
+        {key: p.default for key, p in takes.items()} | dict(arguments)
+    ):
+        raise call.error(f"{call.name}: {together.text}")

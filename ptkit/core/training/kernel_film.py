@@ -1,0 +1,114 @@
+"""The first layer's kernels from epoch to epoch, kept beside the run until they become a film."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ptkit.core.files import write_atomically
+from ptkit.core.training.events import NoEvents, Pixels
+
+if TYPE_CHECKING:
+    from ptkit.core.training.loop import EpochResult
+
+# A film has at most about this many frames, each of at most this many weights, so that the file
+# stays small.
+MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
+_FILE = "kernels.npz"
+
+
+@dataclass(frozen=True)
+class Film:
+    """layer: its name. epochs: rising, 0 is before training. kernels: float32 (epochs, outputs,
+    inputs, H, W).
+
+    num_outputs: of the layer; the film has the first ones, as many as a small file holds.
+    """
+
+    layer: str
+    num_outputs: int
+    epochs: tuple[int, ...]
+    kernels: npt.NDArray[np.float32]
+
+
+class KernelFilm(NoEvents):
+    """Adds the kernels of the first convolution to `kernels.npz` of a run, epoch by epoch.
+
+    The file is whole after every epoch, so a run that was interrupted and resumed, which cuts it
+    back to
+    `up_to_epoch`, gives the same film as one that was not.
+    """
+
+    def __init__(self, run: Path, *, up_to_epoch: int = 0) -> None:
+        self._file = run / _FILE
+        film = read_film(run) if up_to_epoch else None
+        frames = zip(film.epochs, film.kernels, strict=True) if film else ()
+        self._frames = {epoch: kernels for epoch, kernels in frames if epoch <= up_to_epoch}
+
+    def start(
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        texts: Mapping[str, str],
+        input_image: Pixels | None = None,
+    ) -> None:
+        """Keep the kernels before training, as epoch 0."""
+        self._add(model, 0)
+
+    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+        """Keep the kernels after an epoch."""
+        self._add(model, result.epoch)
+
+    def _add(self, model: nn.Module, epoch: int) -> None:
+        found = first_convolution(model)
+        if found is None:
+            return
+        layer, weight = found
+        some = weight[: max(1, MAX_WEIGHTS // weight[0].numel())].detach()
+        # A copy: the weights go on changing in place.
+        self._frames[epoch] = np.array(some.float().cpu().numpy())
+        # Every second one goes when there are too many; the first and the newest stay.
+        stride = 1
+        while epoch // stride > MAX_FRAMES:
+            stride *= 2
+        self._frames = {
+            k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
+        }
+        content = io.BytesIO()
+        kernels, epochs = np.stack(list(self._frames.values())), np.array(list(self._frames))
+        np.savez(
+            content,
+            layer=np.array(layer),
+            num_outputs=np.array(len(weight)),
+            epochs=epochs,
+            kernels=kernels,
+        )
+        write_atomically(self._file, content.getvalue())
+
+
+def first_convolution(model: nn.Module) -> tuple[str, torch.Tensor] | None:
+    """Return the name and the weights (outputs, inputs, H, W) of the first convolution, or None."""
+    layers = (
+        (name, m)
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.weight.numel()
+    )
+    return next(((name, layer.weight) for name, layer in layers), None)
+
+
+def read_film(run: Path) -> Film | None:
+    """Return what has been filmed of a run; None where there is nothing that can be read."""
+    try:
+        # From memory: of a damaged file numpy leaves the handle open.
+        with np.load(io.BytesIO((run / _FILE).read_bytes()), allow_pickle=False) as found:
+            epochs = tuple(found["epochs"].tolist())
+            return Film(str(found["layer"]), int(found["num_outputs"]), epochs, found["kernels"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

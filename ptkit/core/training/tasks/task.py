@@ -1,0 +1,289 @@
+"""How a model's outputs are read: as probabilities, as numbers, or as a place among the classes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptkit.core.data.labels import NUMBERS, SEVERAL
+from ptkit.core.data.lists import ImageList
+from ptkit.core.errors import UsageError
+from ptkit.core.training.tasks.metrics import (
+    average_precisions,
+    counts_of_labels,
+    errors_of_numbers,
+    mean_of_known,
+    micro_rates,
+)
+from ptkit.core.wording import nearest
+
+SINGLE, MULTI, REGRESSION, EMBEDDING = "single-label", "multi-label", "regression", "embedding"
+
+_TENSORS = ("thresholds", "scale", "shift", "class_means")
+# Distances on the unit sphere are at most 2: divided by this they make clear probabilities.
+_TEMPERATURE = 0.1
+
+
+def _shares(values: Tensor) -> Tensor:
+    return values / values.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+# What makes values of outputs (n, outputs): probabilities of classes that sum to 1, one probability
+# for each class,
+# or numbers, by the kind of task.
+READINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    SINGLE: {
+        "softmax": lambda outputs: F.softmax(outputs, dim=1),
+        "sigmoid": lambda outputs: _shares(torch.sigmoid(outputs)),
+        "exp": lambda outputs: F.softmax(outputs, dim=1),
+        "softplus": lambda outputs: _shares(F.softplus(outputs)),
+        "clamp": lambda outputs: _shares(outputs.clamp(1e-6, 1)),
+        "negative": lambda outputs: F.softmax(-outputs, dim=1),
+    },
+    MULTI: {"sigmoid": torch.sigmoid},
+    REGRESSION: {"number": lambda outputs: outputs, "exp": torch.exp, "softplus": F.softplus},
+    EMBEDDING: {"nearest": lambda outputs: F.normalize(outputs, dim=1)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How outputs are read; what checkpoints carry as `task`.
+
+    kind: "single-label", "multi-label", "regression" or "embedding". activation: a key of
+    READINGS[kind].
+    thresholds: (K,), the probabilities above which a class counts as present; for several labels.
+    scale, shift: (D,), from the model's units to the labels'; for numbers.
+    class_means: (K, D), the mean place of each class; for embeddings.
+    """
+
+    kind: str
+    activation: str
+    thresholds: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    class_means: Tensor | None = None
+
+    def on(self, device: torch.device) -> "Reading":
+        """Return the reading with its tensors on a device, so that no batch waits for a copy."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return replace(
+            self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
+        )
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n,
+        outputs).
+        """
+        found = READINGS[self.kind][self.activation](outputs.float())
+        if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
+            return found * self.scale + self.shift
+        if self.kind == EMBEDDING:
+            assert self.class_means is not None
+            return F.softmax(-torch.cdist(found, self.class_means) / _TEMPERATURE, dim=1)
+        return found
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return the class of each row, int64 (n,); or which classes are present, bool (n, K); or
+        numbers (n, D).
+
+        A class is read off the outputs, not off the probabilities: those saturate, and two classes
+        then look alike.
+        """
+        if self.kind == SINGLE:
+            return outputs.argmin(dim=1) if self.activation == "negative" else outputs.argmax(dim=1)
+        values = self.values(outputs)
+        if self.kind == MULTI:
+            return values > (0.5 if self.thresholds is None else self.thresholds)
+        return values.argmax(dim=1) if self.kind == EMBEDDING else values
+
+    def as_task(self) -> dict[str, Any]:
+        """Return what a checkpoint holds under `task`."""
+        return {
+            "kind": self.kind,
+            "activation": self.activation,
+            **{name: getattr(self, name) for name in _TENSORS},
+            "temperature": None,
+        }
+
+
+def read_task(task: Mapping[str, Any]) -> Reading:
+    """Return the reading that a checkpoint carries.
+
+    Raises:
+        UsageError: a kind or activation that this ptkit does not know.
+    """
+    kind, activation = task.get("kind", SINGLE), task["activation"]
+    if kind not in READINGS:
+        raise UsageError(f"no kind of task is called {kind}{nearest(kind, READINGS)}")
+    if activation not in READINGS[kind]:
+        raise UsageError(
+            f"no output reading is called {activation}{nearest(activation, READINGS[kind])}"
+        )
+    return Reading(kind, activation, **{name: task.get(name) for name in _TENSORS})
+
+
+# The metrics of each kind of task, the main one first, and whether more is better.
+METRICS: dict[str, dict[str, str]] = {
+    SINGLE: {"accuracy": "max"},
+    MULTI: {"map": "max", "f1": "max", "precision": "max", "recall": "max"},
+    REGRESSION: {"mae": "min", "rmse": "min", "r2": "max"},
+    EMBEDDING: {"accuracy": "max", "recall_at_1": "max"},
+}
+
+# k of the k nearest neighbours that vote for the class of an embedding.
+NUM_NEIGHBOURS = 5
+_BLOCK = 1024
+
+
+def check_metric(name: str, kind: str, *, setting: str) -> None:
+    """Refuse a metric that a kind of task does not have; "loss" always is one.
+
+    Raises:
+        UsageError: it does not; the message names those it has.
+    """
+    known = ("loss", *METRICS[kind])
+    if name not in known:
+        raise UsageError(
+            f"{setting} must be one of {', '.join(known)} for these labels, found {name!r}"
+        )
+
+
+class Score:
+    """The answers of a validation pass over one class an image: one count a batch, on the device."""
+
+    def __init__(self, reading: Reading, num_classes: int) -> None:
+        self.reading, self.num_classes = reading, num_classes
+        self._num_images = 0
+        self._num_right: list[Tensor] = []
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch: outputs (n, num_outputs) and label rows."""
+        self._num_images += len(labels)
+        self._num_right.append((self.reading.answers(outputs) == labels).sum())
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of METRICS, in its order."""
+        return {"accuracy": int(torch.stack(self._num_right).sum()) / self._num_images}
+
+
+class _KeptScore(Score):
+    """Keeps all outputs and labels, for metrics that need them together."""
+
+    def __init__(self, reading: Reading, num_classes: int) -> None:
+        super().__init__(reading, num_classes)
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        self._outputs.append(outputs.float())
+        self._labels.append(labels)
+
+    def _all(self) -> tuple[Tensor, Tensor]:
+        return torch.cat(self._outputs), torch.cat(self._labels)
+
+
+class LabelScore(_KeptScore):
+    """Several classes an image: mean average precision, and micro averages at the thresholds."""
+
+    def metrics(self) -> dict[str, float]:
+        outputs, labels = self._all()
+        chances, truth = self.reading.values(outputs).cpu().numpy(), labels.cpu().numpy()
+        counts = counts_of_labels(truth, self.reading.answers(outputs).cpu().numpy())
+        return {"map": mean_of_known(average_precisions(truth, chances)), **micro_rates(counts)}
+
+
+class NumberScore(_KeptScore):
+    """Numbers: errors in the labels' units, over all numbers of all images."""
+
+    def metrics(self) -> dict[str, float]:
+        outputs, labels = self._all()
+        return errors_of_numbers(labels.cpu().numpy(), self.reading.values(outputs).cpu().numpy())
+
+
+class EmbeddingScore(_KeptScore):
+    """Embeddings: each image is classified by its neighbours among the others of the pass."""
+
+    def metrics(self) -> dict[str, float]:
+        outputs, labels = self._all()
+        by_vote, by_nearest = _neighbours(F.normalize(outputs, dim=1), labels, self.num_classes)
+        return {
+            "accuracy": (by_vote == labels).float().mean().item(),
+            "recall_at_1": (by_nearest == labels).float().mean().item(),
+        }
+
+
+SCORES: dict[str, type[Score]] = {
+    SINGLE: Score,
+    MULTI: LabelScore,
+    REGRESSION: NumberScore,
+    EMBEDDING: EmbeddingScore,
+}
+
+
+def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the class that most of the nearest others have, and the class of the nearest, int64
+    (n,) each.
+
+    Of two classes with as many votes the nearer one wins. As many vote as the smallest class has
+    others, at most NUM_NEIGHBOURS: more would outvote it however well it lies together.
+    """
+    if len(labels) < 2:
+        return labels, labels
+    counts = torch.bincount(labels)
+    num_neighbours = min(NUM_NEIGHBOURS, max(int(counts[counts > 0].min()) - 1, 1))
+    by_vote, by_nearest = [], []
+    # Closer neighbours weigh a little more: enough to settle a tie, too little to overrule a vote.
+    weights = 1 + torch.linspace(0.1, 0, num_neighbours, device=labels.device) / NUM_NEIGHBOURS
+    for start in range(0, len(labels), _BLOCK):
+        rows = torch.arange(start, min(start + _BLOCK, len(labels)), device=labels.device)
+        distances = torch.cdist(embeddings[rows], embeddings)
+        distances[torch.arange(len(rows), device=rows.device), rows] = float("inf")
+        classes = labels[distances.topk(num_neighbours, largest=False).indices]
+        votes = torch.zeros(len(rows), num_classes, device=labels.device).scatter_add_(
+            1, classes, weights.expand(len(rows), -1)
+        )
+        by_vote.append(votes.argmax(dim=1))
+        by_nearest.append(classes[:, 0])
+    return torch.cat(by_vote), torch.cat(by_nearest)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFacts:
+    """kind: of the labels, as ImageList.label_kind. num_classes: or how many numbers an image has.
+
+    counts: (K,) images of each class; empty for numbers. mean, std: (D,) of the numbers; empty for
+    classes. lowest: the smallest number; 0 for classes.
+    """
+
+    kind: str
+    num_classes: int
+    num_images: int
+    counts: Tensor
+    mean: Tensor
+    std: Tensor
+    lowest: float = 0.0
+
+
+def facts_of(images: ImageList) -> LabelFacts:
+    """Return what the labels of a list are like."""
+    kind, labels, none = images.label_kind, images.labels, torch.empty(0)
+    counts = mean = std = none
+    lowest = 0.0
+    if kind == NUMBERS:
+        mean = torch.tensor(labels.mean(axis=0, dtype=np.float64), dtype=torch.float32)
+        spread = torch.tensor(labels.std(axis=0, dtype=np.float64), dtype=torch.float32)
+        lowest = float(labels.min())
+        std = torch.where(spread > 0, spread, torch.ones_like(spread))
+    else:
+        found = (
+            labels.sum(axis=0)
+            if kind == SEVERAL
+            else np.bincount(labels, minlength=images.num_classes)
+        )
+        counts = torch.from_numpy(found.astype(np.float32))
+    return LabelFacts(kind, images.num_classes, len(images), counts, mean, std, lowest)

@@ -1,0 +1,136 @@
+"""What a finished run is looked at with: curves, pictures and predictions of its best epoch."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptkit.core.files import write_atomically
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.training.prediction import Predicted, predict_list
+from ptkit.core.training.setup import Run
+from ptkit.core.training.tasks.metrics import confusion_matrix
+from ptkit.core.training.tasks.task import METRICS, MULTI, REGRESSION, SINGLE
+from ptkit.looking.showcase import show
+from ptkit.plots.confusion import confusion_figure
+from ptkit.plots.curves import learning_curves
+from ptkit.plots.saving import save_figure
+
+
+def write_summaries(run: Run) -> tuple[Path, ...]:
+    """Write curves.png, confusion.png (of one class an image) and valid_predictions.csv into the
+    run folder.
+
+    Returns their paths. The model is left with its best weights.
+    """
+    training = run.training
+    # The gradients give their memory to the weights that are read.
+    training.model.zero_grad(set_to_none=True)
+    load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
+    found = predict_list(
+        training.model, training.valid, reading=run.reading, dtype=training.settings.dtype
+    )
+    files = [_draw_curves(run)]
+    if run.reading.kind not in (MULTI, REGRESSION):
+        files.append(_draw_confusion(run, found))
+    files.append(_write_predictions(run, found))
+    if run.settings.log.pictures:
+        files += _show(run, found)
+    return tuple(files)
+
+
+def _show(run: Run, found: Predicted) -> tuple[Path, ...]:
+    images, data = run.training.valid.images, run.data.settings
+    assert run.best is not None
+    return show(
+        run.folder,
+        run.events,
+        run.training.model,
+        run.training.valid,
+        probabilities=found.values,
+        labels=images.labels,
+        label_kind=images.label_kind,
+        class_names=images.class_names,
+        mean=data.mean,
+        std=data.std,
+        epoch=int(run.best["epoch"]),
+    )
+
+
+def _draw_curves(run: Run) -> Path:
+    images, kind = run.training.valid.images, run.reading.kind
+    is_cross_entropy = (
+        kind == SINGLE
+        and run.settings.loss.call is not None
+        and "CrossEntropy" in run.settings.loss.call
+    )
+    has_classes = kind not in (MULTI, REGRESSION)
+    assert run.best is not None
+    curves = learning_curves(
+        run.rows,
+        num_valid=len(images),
+        metric=next(iter(METRICS[kind])),
+        chance_loss=math.log(images.num_classes) if is_cross_entropy else None,
+        majority_share=(
+            float(np.bincount(images.labels).max() / len(images)) if has_classes else None
+        ),
+        best_epoch=int(run.best["epoch"]),
+        footer=str(run.folder),
+    )
+    run.events.figure("curves", curves, int(run.rows[-1]["epoch"]))
+    return save_figure(curves, run.folder / "curves.png")
+
+
+def _draw_confusion(run: Run, found: Predicted) -> Path:
+    images = run.training.valid.images
+    assert run.best is not None
+    footer = (
+        f"{images.file.name}, n = {len(images):,}, epoch {int(run.best['epoch'])} of {run.folder}"
+    )
+    matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
+    confusion = confusion_figure(matrix, images.class_names, footer=footer)
+    run.events.figure("confusion", confusion, int(run.best["epoch"]))
+    return save_figure(confusion, run.folder / "confusion.png")
+
+
+def _write_predictions(run: Run, found: Predicted) -> Path:
+    images = run.training.valid.images
+    header, rows = _table(run, found)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", *header])
+    writer.writerows([images.listed_path(index), *row] for index, row in enumerate(rows))
+    file = run.folder / "valid_predictions.csv"
+    write_atomically(file, text.getvalue().encode(errors="surrogateescape"))
+    return file
+
+
+def _table(run: Run, found: Predicted) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    """Return the header and rows of the predictions, by the kind of task."""
+    images = run.training.valid.images
+    names, truth = images.class_names, zip(found.values, found.answers, images.labels, strict=True)
+    if run.reading.kind == REGRESSION:
+        header = [f"{what} {name}" for name in names for what in ("true", "predicted")]
+        return header, (
+            [f"{v:.6g}" for pair in zip(label, row, strict=True) for v in pair]
+            for row, _, label in truth
+        )
+    if run.reading.kind == MULTI:
+        header = [f"{what} {name}" for name in names for what in ("true", "probability of")]
+        return header, (
+            [
+                text
+                for is_there, chance in zip(label, row, strict=True)
+                for text in (int(is_there), f"{chance:.6g}")
+            ]
+            for row, _, label in truth
+        )
+    return ["true", "predicted", "probability", "probability_of_true"], (
+        [names[label], names[best], f"{row[best]:.6g}", f"{row[label]:.6g}"]
+        for row, best, label in truth
+    )

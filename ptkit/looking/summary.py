@@ -1,0 +1,424 @@
+"""What a model is made of, layer by layer: shapes, parameters, multiply-adds and memory, seen in
+one pass of one image.
+
+Nothing is computed by formulas of our own: torch's flop counter watches the pass, and autograd says
+what it keeps.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models.checkpoints import read_weights, rebuild
+from ptkit.core.models.zoo import build_model, check_forward, usual_size
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.training.optimization.parameter_groups import plan_parameters
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer, or all layers of a module where the table is not that deep.
+
+    name: empty for the model itself. kind: its class. shape: of its output for one image, of the
+    last call; None if
+    it never ran. num_calls: in one pass. parameters: what is shared counts where it is listed
+    first.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None
+    num_calls: int
+    parameters: int
+    trainable: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The rows in the order in which the layers run, and sums over all of them.
+
+    multiply_adds: for one image; torch counts two floating-point operations each. weight_bytes:
+    parameters and
+    buffers. activation_bytes: what autograd keeps of one image until the backward pass, the image
+    among it.
+    training_bytes: weights, a gradient and two moments (Adam) for each trainable parameter, and one
+    image's activations.
+    """
+
+    rows: tuple[Row, ...]
+    parameters: int
+    trainable: int
+    multiply_adds: int
+    weight_bytes: int
+    activation_bytes: int
+    training_bytes: int
+
+
+@dataclass
+class _Seen:
+    """What one module did in the pass, without what the modules inside it did."""
+
+    shape: tuple[int, ...] | None = None
+    num_calls: int = 0
+    flops: int = 0
+
+
+def summarize(
+    model: nn.Module, size: int, *, num_classes: int | None = None, depth: int | None = None
+) -> ModelSummary:
+    """Run one image of `size` × `size` pixels through the model and add up what happens; the model
+    stays as it was.
+
+    depth: how many levels of modules the rows show; None goes down to the layers. A module with
+    layers inside has a
+    row of its own only for what no layer of it has: a class token, a product of two activations.
+    num_classes: the number of scores an image must give, if known.
+
+    Raises:
+        UsageError: the model does not take this size.
+    """
+    check_forward(model, size, num_classes=num_classes)
+    seen, activation_bytes = _watch(model, size)
+    rows = _rows(model, seen, levels=depth if depth is not None else len(seen))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weight_bytes = _num_bytes([*model.parameters(), *model.buffers()])
+    return ModelSummary(
+        rows=tuple(rows),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(parameter.numel() for parameter in trained),
+        multiply_adds=sum(row.multiply_adds for row in rows),
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        training_bytes=weight_bytes + 3 * _num_bytes(trained) + activation_bytes,
+    )
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Let every parameter that is made inside have a shape and no values, so that the largest model
+    costs nothing.
+
+    Only parameters: code that computes with other tensors while it builds a model finds them as
+    they are.
+    """
+
+    def emptied(
+        _module: nn.Module, _name: str, parameter: nn.Parameter | None
+    ) -> nn.Parameter | None:
+        if parameter is None or nn.parameter.is_lazy(parameter):
+            return parameter
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    # torch's annotation says that the hook returns nothing; its text says what it may return.
+    handle = nn.modules.module.register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
+    """Return what each module did, in the order in which they began, and how many bytes autograd
+    kept.
+    """
+    like = next(model.parameters(), torch.zeros(()))
+    image = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Alive until the end, so that no two storages get one identity.
+        kept[storage._cdata] = storage
+        return tensor
+
+    with _evaluating(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        seen = _count_flops(model, image)
+    weights = {
+        tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
+    }
+    return seen, sum(
+        storage.nbytes() for identity, storage in kept.items() if identity not in weights
+    )
+
+
+def _count_flops(model: nn.Module, image: Tensor) -> dict[nn.Module, _Seen]:
+    """Give the operations between two events (a module begins or ends) to the module that runs
+    between them.
+    """
+    seen: dict[nn.Module, _Seen] = {}
+    running: list[_Seen] = []
+    counter = FlopCounterMode(display=False)
+    counted = 0
+
+    def settle() -> None:
+        nonlocal counted
+        total = counter.get_total_flops()
+        if running:
+            running[-1].flops += total - counted
+        counted = total
+
+    def begin(module: nn.Module, _: Any) -> None:
+        settle()
+        running.append(seen.setdefault(module, _Seen()))
+
+    def end(module: nn.Module, _: Any, output: Any) -> None:
+        settle()
+        record = running.pop()
+        record.num_calls += 1
+        record.shape = _shape(output)
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(begin).remove)
+            stack.callback(module.register_forward_hook(end).remove)
+        with counter:
+            model(image)
+    return seen
+
+
+def _rows(model: nn.Module, seen: Mapping[nn.Module, _Seen], *, levels: int) -> list[Row]:
+    """Return the rows in the order in which their modules began; what never ran comes last."""
+    tree = _Tree(model, seen)
+    order = {module: position for position, module in enumerate(seen)}
+    rows = sorted(
+        tree.rows("", levels),
+        key=lambda found: min((order[m] for m in found[1] if m in order), default=len(order)),
+    )
+    return [row for row, _ in rows]
+
+
+class _Tree:
+    """The modules of a model by name, a shared one under its first name, with what is known about
+    each.
+    """
+
+    def __init__(self, model: nn.Module, seen: Mapping[nn.Module, _Seen]) -> None:
+        self.modules = dict(model.named_modules())
+        self.seen = seen
+        self.children: dict[str, list[str]] = {name: [] for name in self.modules}
+        for name in self.modules:
+            if name:
+                self.children[_parent(name)].append(name)
+        self.parameters: dict[str, list[nn.Parameter]] = {name: [] for name in self.modules}
+        for name, parameter in model.named_parameters():
+            self.parameters[_parent(name)].append(parameter)
+
+    def rows(self, name: str, levels: int) -> Iterator[tuple[Row, list[nn.Module]]]:
+        """Yield rows for the module and all inside it, with the modules that each one stands for."""
+        inside = self.inside(name)
+        is_taken_apart = levels > 0 and any(
+            self.modules[other] in self.seen for other in inside[1:]
+        )
+        own = self.row(name, [name] if is_taken_apart else inside)
+        if own.parameters or own.multiply_adds or (own.num_calls and not is_taken_apart):
+            yield own, [self.modules[other] for other in ([name] if is_taken_apart else inside)]
+        for child in self.children[name] if is_taken_apart else ():
+            yield from self.rows(child, levels - 1)
+
+    def inside(self, name: str) -> list[str]:
+        """Return the name and those of all modules below it."""
+        return [name, *(inner for child in self.children[name] for inner in self.inside(child))]
+
+    def row(self, name: str, names: Iterable[str]) -> Row:
+        """Return the row of a module that sums over the modules called `names`."""
+        names = list(names)
+        parameters = [parameter for other in names for parameter in self.parameters[other]]
+        found = [
+            self.seen[self.modules[other]] for other in names if self.modules[other] in self.seen
+        ]
+        own = self.seen.get(self.modules[name], _Seen())
+        return Row(
+            name=name,
+            kind=type(self.modules[name]).__name__,
+            shape=own.shape,
+            num_calls=own.num_calls,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            multiply_adds=sum(record.flops for record in found) // 2,
+        )
+
+
+def _parent(name: str) -> str:
+    """Return the name of the module that holds a module or parameter."""
+    return name.rpartition(".")[0]
+
+
+def _shape(output: Any) -> tuple[int, ...] | None:
+    """Return the shape of a module's first tensor without the one image in front."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return next((shape for shape in map(_shape, output) if shape is not None), None)
+    if not isinstance(output, Tensor):
+        return None
+    shape = tuple(output.shape)
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation, and to attention in plain steps that can be watched, the same on any
+    device; and back.
+    """
+    modes = {module: module.training for module in model.modules()}
+    had_fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.eval()
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(had_fast_path)
+        for module, is_training in modes.items():
+            module.training = is_training
+
+
+_NUM_CLASSES = 10
+_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Summarized:
+    """A summary with what it is of: the call that builds the model, its classes, and pixels of a
+    side.
+    """
+
+    call: str
+    num_classes: int
+    size: int
+    summary: ModelSummary
+
+
+def summarize_subject(
+    text: str,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    size: int | None = None,
+    depth: int | None = None,
+) -> Summarized:
+    """Summarize the model that a call, a checkpoint or a run folder means.
+
+    num_classes: 10 where it is not given. size: by default what the model is made for, or was
+    trained on.
+    model: the user's own call, for a checkpoint that names user code.
+
+    Raises:
+        UsageError: unknown model or argument, a size that it does not take, or what the checkpoint
+            says itself.
+        CheckpointError: no such file, damaged, or it needs `model`.
+    """
+    if is_checkpoint(text):
+        if num_classes is not None:
+            raise UsageError(
+                f"{text} is a checkpoint and says this itself: leave out --num-classes"
+            )
+        return _of_checkpoint(Path(text), model=model, size=size, depth=depth)
+    if model is not None:
+        raise UsageError(
+            f"--model is for a checkpoint of a model of your own, and {text} is a model: leave"
+            " it out"
+        )
+    call = parse(text)
+    if num_classes is not None and "num_classes" in call.kwargs:
+        raise call.error("num_classes is given twice: here and by --num-classes", "num_classes")
+    num_classes = _given_classes(call) if num_classes is None else num_classes
+    return _of_call(call, num_classes=num_classes, size=size or usual_size(call), depth=depth)
+
+
+def is_checkpoint(text: str) -> bool:
+    """Tell whether a text means a file of weights or a run folder, rather than a model.
+
+    A folder counts if a checkpoint lies in it: a model may share its name with a folder that stands
+    here.
+
+    Raises:
+        UsageError: a Python file without the name of a model in it.
+    """
+    if text.endswith(".py") and ":" not in text:
+        raise UsageError(f"{text} is a Python file: name the model in it, {text}:NAME")
+    if os.path.isfile(text) or os.path.lexists(os.path.join(text, "ckpt.pkl")):
+        return True
+    is_path = os.sep in text and not any(character in text for character in ":(")
+    return is_path or text.endswith(_WEIGHT_FILES)
+
+
+def _of_checkpoint(
+    path: Path, *, model: str | None, size: int | None, depth: int | None
+) -> Summarized:
+    checkpoint = read_weights(path).checkpoint
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{path} holds bare weights: name their model instead, as in ptkit summary resnet18"
+        )
+    module = rebuild(checkpoint, model=model)
+    size = size or checkpoint["pipeline"].get("size")
+    if not isinstance(size, int):
+        raise UsageError(f"{path} does not say the size of its images: give --size")
+    call, num_classes = model or checkpoint["model"]["call"], checkpoint["model"]["num_classes"]
+    _freeze(module, checkpoint)
+    # Only a user's own model may hold tensors that cannot leave their device.
+    if not parse(call).prefix:
+        module = module.to("meta")
+    return Summarized(
+        str(parse(call)),
+        num_classes,
+        size,
+        summarize(module, size, num_classes=num_classes, depth=depth),
+    )
+
+
+def _freeze(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Mark as fixed, in place, what the checkpoint's run never trained."""
+    groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
+    plans = plan_parameters(module, groups, lr=1.0)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(
+            plans[name].first_epoch is not None and not plans[name].is_excluded
+        )
+
+
+def _given_classes(call: Call) -> int:
+    """Return the number of classes in a call, or the default one."""
+    given = call.kwargs.get("num_classes", _NUM_CLASSES)
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise call.error(
+            f"num_classes must be a whole number of at least 1, found {given!r}", "num_classes"
+        )
+    return given
+
+
+def _of_call(call: Call, *, num_classes: int, size: int, depth: int | None) -> Summarized:
+    if call.prefix in ("", "timm"):
+        try:
+            return _without_values(call, num_classes=num_classes, size=size, depth=depth)
+        except UsageError:
+            # Some of timm's models compute with their weights while they are built.
+            if not call.prefix:
+                raise
+    module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
+    return Summarized(
+        text, num_classes, size, summarize(module, size, num_classes=num_classes, depth=depth)
+    )
+
+
+def _without_values(call: Call, *, num_classes: int, size: int, depth: int | None) -> Summarized:
+    with without_weights():
+        module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
+    summary = summarize(module.to("meta"), size, num_classes=num_classes, depth=depth)
+    return Summarized(text, num_classes, size, summary)

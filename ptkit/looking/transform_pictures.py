@@ -1,0 +1,158 @@
+"""The pictures of `ptkit viz-transforms`: a sheet an image, and the table beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ptkit.looking.transforms import Row, Sheet
+    from ptkit.plots.saving import PictureFolder
+    from ptkit.plots.transform_sheet import Step
+
+_PREFIX = "transforms-"
+_HEADER = [
+    "image",
+    "step",
+    "call",
+    "draw",
+    "crop",
+    "height",
+    "width",
+    "is_changed",
+    "mean_change",
+    "clipped",
+]
+
+
+def draw_sheets(
+    sheets: "Sequence[Sheet]",
+    calls: Sequence[str],
+    *,
+    seed: int,
+    notes: Sequence[str],
+    pictures: "PictureFolder",
+) -> "dict[str, np.ndarray]":
+    """Write a picture per image and the table of all draws; return the pictures, uint8 (H, W, 3)."""
+    from ptkit.core.wording import counted
+    from ptkit.plots.saving import file_names
+    from ptkit.plots.transform_sheet import transform_figure
+
+    drawn, rows = {}, []
+    names = file_names(_PREFIX, [Path(sheet.path).stem for sheet in sheets])
+    for sheet, name in zip(sheets, names, strict=True):
+        num_draws = len(sheet.whole.draws) // sheet.whole.num_crops
+        figure = transform_figure(
+            [_step(row, row.call) for row in sheet.steps],
+            _step(sheet.whole, "The whole list, as the model sees it"),
+            title=_title(sheet),
+            notes=[", ".join(calls), *notes],
+            footer=f"n = {counted(num_draws, 'draw')} · seed {seed} · {sheet.path}",
+        )
+        drawn[f"transforms/{name.removeprefix(_PREFIX)}"] = pictures.add_figure(
+            f"{name}.png", figure
+        )
+        rows += [
+            row
+            for place, one in enumerate((*sheet.steps, sheet.whole))
+            for row in _table(sheet.path, place, one)
+        ]
+    pictures.add_csv("transforms.csv", _HEADER, rows)
+    return drawn
+
+
+def _step(row: "Row", heading: str) -> "Step":
+    """Say in words what a row shows; draws that are all the same are shown once."""
+    from ptkit.plots.transform_sheet import Step
+
+    count = row.num_crops
+    draws = row.draws[:count] if row.num_different == 1 else row.draws
+    captions = [_caption(row, k) for k in range(len(draws))]
+    # The crops of one draw stand on one line.
+    columns = count if count > 1 else 0
+    return Step(heading, _line(row), row.before, draws, [_size(row.before), *captions], columns)
+
+
+def _caption(row: "Row", k: int) -> str:
+    draw, crop = divmod(k, row.num_crops)
+    crops = f"crop {crop + 1}" if row.num_crops > 1 else ""
+    if not row.is_random:
+        return crops
+    number = f"{draw + 1}" if row.is_changed[k] else f"{draw + 1}, unchanged"
+    return f"draw {number}, {crops}" if crops else number
+
+
+def _line(row: "Row") -> str:
+    from ptkit.plots.style import percent
+
+    num_draws, num_changed = len(row.draws) // row.num_crops, sum(row.is_changed)
+    sizes = {_size(draw) for draw in row.draws}
+    parts = []
+    if sizes != {_size(row.before)}:
+        parts.append(f"{_size(row.before)} → {' or '.join(sorted(sizes)[:2])}")
+    if row.num_crops > 1:
+        parts.append(f"{row.num_crops} crops")
+    if row.partner:
+        parts.append(f"mixed with {Path(row.partner).name}")
+    if not row.is_random:
+        parts.append("always the same" if num_changed else "changes nothing here")
+    elif row.call and row.num_crops == 1:
+        parts.append(f"{num_changed} of {num_draws} draws change it")
+    if row.is_random and row.num_different == 1 and num_draws > 1:
+        parts.append(f"all {num_draws} draws are the same")
+    if row.is_stretched:
+        parts.append("grey is the mean, black and white ±3 standard deviations")
+    elif any(row.clipped):
+        parts.append(
+            f"{percent(sum(row.clipped) / len(row.clipped))} of the values lie outside 0..255 and"
+            " are clipped"
+        )
+    return ", ".join(parts)
+
+
+def _title(sheet: "Sheet") -> str:
+    from ptkit.core.wording import counted
+
+    row = sheet.whole
+    crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""
+    one, several = (
+        (f"different set of {crops}", f"different sets of {crops}")
+        if crops
+        else ("different image", "")
+    )
+    num_draws = len(row.draws) // row.num_crops
+    answer = f"{counted(row.num_different, one, several)} in {counted(num_draws, 'draw')}"
+    if not row.is_random:
+        answer = f"Always the same {crops or 'image'}"
+    return f"What does the model see of {Path(sheet.path).name}? {answer}"
+
+
+def _size(pixels: "np.ndarray") -> str:
+    return f"{pixels.shape[0]}×{pixels.shape[1]}"
+
+
+def _table(path: str, place: int, row: "Row") -> list[tuple[object, ...]]:
+    """Return a line of the table for each picture of a row; the change is in levels of 0..255."""
+    rows: list[tuple[object, ...]] = []
+    for k, (draw, is_changed, clipped) in enumerate(
+        zip(row.draws, row.is_changed, row.clipped, strict=True)
+    ):
+        number, crop = divmod(k, row.num_crops)
+        is_same_size = draw.shape == row.before.shape
+        change = float(abs(draw.astype(int) - row.before).mean()) if is_same_size else ""
+        size = draw.shape[0], draw.shape[1]
+        rows.append(
+            (
+                path,
+                place + 1,
+                row.call or "all",
+                number + 1,
+                crop + 1,
+                *size,
+                is_changed,
+                change,
+                clipped,
+            )
+        )
+    return rows

@@ -167,7 +167,7 @@ def losses_and_labels() -> str:
 
 
 def _use(use: object) -> str:
-    return "" if use is None else f"{use.before} → {use.target} → {use.reading}"  # type: ignore[attr-defined]
+    return "" if use is None else f"{use.before} → {use.target} → {use.task}"  # type: ignore[attr-defined]
 
 
 def _row(kind: Kind, name: str) -> str:

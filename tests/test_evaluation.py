@@ -20,9 +20,10 @@ from ptkit.looking.evaluation import (
 from ptkit.looking.subject import load_subject
 
 from example_run import write_images, write_run  # isort: skip
-from ptkit.core.training.tasks.task import SINGLE, Reading
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.training.tasks.task import Task
 
-SOFTMAX = Reading(SINGLE, "softmax")
+SOFTMAX = Task(SINGLE, "softmax")
 
 
 class Brightness(nn.Module):
@@ -61,7 +62,7 @@ def test_answers_stand_in_the_lists_order(grey_batches):
         Brightness(),
         grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]),
         num_classes=3,
-        reading=SOFTMAX,
+        task=SOFTMAX,
     )
     assert found.predictions.tolist() == [0, 2, 1, 0, 2]
     assert found.labels.tolist() == [0, 2, 1, 1, 2]
@@ -72,7 +73,7 @@ def test_answers_stand_in_the_lists_order(grey_batches):
 
 def test_probabilities_are_float32_and_sum_to_one(grey_batches):
     found = evaluate(
-        Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, reading=SOFTMAX
+        Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, task=SOFTMAX
     )
     assert found.probabilities.dtype == np.float32
     assert found.probabilities.shape == (3, 3)
@@ -81,9 +82,7 @@ def test_probabilities_are_float32_and_sum_to_one(grey_batches):
 
 def test_a_model_with_another_number_of_scores_is_an_error(grey_batches):
     with pytest.raises(CheckpointError, match="expected 5"):
-        evaluate(
-            Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, reading=SOFTMAX
-        )
+        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, task=SOFTMAX)
 
 
 def test_most_confused_pairs_come_by_count_and_then_by_share():

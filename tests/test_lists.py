@@ -214,7 +214,7 @@ def test_wrong_class_names_are_a_data_error(tmp_path, content, message):
 def test_commas_make_lists_of_classes(list_file):
     list_file.write_text("a.png 0,2\nb.png 1\nc.png ,\nd.png 2,\n")
     images = read_list(list_file)
-    assert images.label_kind == "labels"
+    assert images.label_kind == "multi-label"
     assert images.labels.tolist() == [
         [True, False, True],
         [False, True, False],
@@ -226,7 +226,7 @@ def test_commas_make_lists_of_classes(list_file):
 def test_a_decimal_point_makes_numbers(list_file):
     list_file.write_text("a.png 3.25,-1\nb.png 1e-1,2\n")
     images = read_list(list_file)
-    assert (images.label_kind, images.class_names) == ("numbers", ("value 0", "value 1"))
+    assert (images.label_kind, images.class_names) == ("regression", ("value 0", "value 1"))
     assert images.labels.tolist() == [[3.25, -1.0], [pytest.approx(0.1), 2.0]]
 
 
@@ -245,10 +245,10 @@ def test_a_stray_decimal_among_classes_is_told_with_its_line(list_file):
 
 def test_a_list_of_single_classes_serves_as_one_of_several(list_file):
     list_file.write_text("a.png 1\nb.png 0\n")
-    assert read_list(list_file, kind="labels").labels.tolist() == [[False, True], [True, False]]
+    assert read_list(list_file, kind="multi-label").labels.tolist() == [[False, True], [True, False]]
 
 
 def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file):
     list_file.write_text("a.png 1,0\n")
     with pytest.raises(DataError, match="has several classes an image, expected numbers"):
-        read_list(list_file, kind="numbers")
+        read_list(list_file, kind="regression")

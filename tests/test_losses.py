@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import read_list
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.losses import (
@@ -20,12 +20,12 @@ from ptkit.core.training.tasks.losses import (
     build_loss,
     check_own_loss,
 )
-from ptkit.core.training.tasks.task import READINGS, SINGLE, LabelFacts, Reading, facts_of
+from ptkit.core.training.tasks.task import DECODERS, LabelFacts, Task, facts_of
 
 NONE = torch.empty(0)
-CLASSES = LabelFacts(CLASS, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)
-MANY = LabelFacts(SEVERAL, 3, 10, torch.tensor([5.0, 2, 8]), NONE, NONE)
-DECIMALS = LabelFacts(NUMBERS, 2, 10, NONE, torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5]))
+CLASSES = LabelFacts(SINGLE, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)
+MANY = LabelFacts(MULTI, 3, 10, torch.tensor([5.0, 2, 8]), NONE, NONE)
+DECIMALS = LabelFacts(REGRESSION, 2, 10, NONE, torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5]))
 
 OUTPUTS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3]])
 LABELS = torch.tensor([0, 2])
@@ -124,7 +124,7 @@ def test_a_loss_of_numbers_has_pytorchs_own_value_in_units_of_their_spread(name:
 def test_a_loss_of_pairs_has_pytorchs_own_value_on_what_is_formed(name: str) -> None:
     loss = build_loss(f"{name}()", CLASSES, pairs=True)
     assert torch.allclose(loss(PLACES, PLACE_LABELS), OF_PAIRS[name])
-    assert loss.reading.kind == "embedding"
+    assert loss.task.kind == "embedding"
 
 
 @pytest.mark.parametrize("name", OF_PAIRS)
@@ -148,49 +148,49 @@ def test_a_step_against_the_gradient_makes_the_true_class_more_probable(name: st
     # Near zero, as a fresh network's: far out a regression loss may pull a large right answer down.
     outputs = (OUTPUTS * 0.1).requires_grad_()
     loss(outputs, LABELS).backward()
-    before = loss.reading.values(outputs.detach())[torch.arange(2), LABELS]
-    after = loss.reading.values(outputs.detach() - 0.1 * outputs.grad)[torch.arange(2), LABELS]
+    before = loss.task.values(outputs.detach())[torch.arange(2), LABELS]
+    after = loss.task.values(outputs.detach() - 0.1 * outputs.grad)[torch.arange(2), LABELS]
     assert after.sum() > before.sum()
 
 
 @pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_the_predicted_class_is_the_most_probable_one(name: str) -> None:
-    reading = build_loss(f"{name}()", CLASSES).reading
-    values = reading.values(OUTPUTS)
-    assert torch.equal(reading.answers(OUTPUTS), values.argmax(1))
+    task = build_loss(f"{name}()", CLASSES).task
+    values = task.values(OUTPUTS)
+    assert torch.equal(task.answers(OUTPUTS), values.argmax(1))
     assert torch.allclose(values.sum(1), torch.ones(2))
 
 
 @pytest.mark.parametrize("name", ["BCELoss", "L1Loss"])
 def test_the_prediction_is_right_where_probabilities_saturate(name: str) -> None:
     saturated = torch.tensor([[18.0, 25.0, -1.0], [1.1, 1.3, 0.0], [-0.3, -0.1, -0.2]])
-    assert build_loss(f"{name}()", CLASSES).reading.answers(saturated).tolist() == [1, 1, 1]
+    assert build_loss(f"{name}()", CLASSES).task.answers(saturated).tolist() == [1, 1, 1]
 
 
 def test_several_classes_are_read_one_by_one() -> None:
-    reading = build_loss(None, MANY).reading
-    assert reading.answers(torch.tensor([[2.0, -2.0, 0.1]])).tolist() == [[True, False, True]]
+    task = build_loss(None, MANY).task
+    assert task.answers(torch.tensor([[2.0, -2.0, 0.1]])).tolist() == [[True, False, True]]
 
 
 def test_numbers_are_read_in_their_own_units() -> None:
-    reading = build_loss(None, DECIMALS).reading
-    assert reading.values(torch.tensor([[1.0, -2.0]])).tolist() == [[5.0, -2.0]]
+    task = build_loss(None, DECIMALS).task
+    assert task.values(torch.tensor([[1.0, -2.0]])).tolist() == [[5.0, -2.0]]
 
 
 def test_counts_are_read_as_counts() -> None:
-    assert build_loss("PoissonNLLLoss()", DECIMALS).reading.values(torch.zeros(1, 2)).tolist() == [
+    assert build_loss("PoissonNLLLoss()", DECIMALS).task.values(torch.zeros(1, 2)).tolist() == [
         [1.0, 1.0]
     ]
     loss = build_loss("PoissonNLLLoss(log_input=False)", DECIMALS)
-    assert torch.equal(loss.reading.values(OUTPUTS), F.softplus(OUTPUTS))
+    assert torch.equal(loss.task.values(OUTPUTS), F.softplus(OUTPUTS))
     expected = nn.PoissonNLLLoss(log_input=False)(F.softplus(OUTPUTS[:, :2]), NUMBERS_SEEN)
     assert torch.equal(loss(OUTPUTS[:, :2], NUMBERS_SEEN), expected)
 
 
 def test_the_labels_choose_the_loss() -> None:
     assert {facts.kind: type(build_loss(None, facts).criterion).__name__ for facts in (CLASSES, MANY, DECIMALS)} == {
-        CLASS: "CrossEntropyLoss", SEVERAL: "BCEWithLogitsLoss", NUMBERS: "SmoothL1Loss"}  # fmt: skip
-    assert DEFAULTS[CLASS] == "CrossEntropyLoss(label_smoothing=0.1)"
+        SINGLE: "CrossEntropyLoss", MULTI: "BCEWithLogitsLoss", REGRESSION: "SmoothL1Loss"}  # fmt: skip
+    assert DEFAULTS[SINGLE] == "CrossEntropyLoss(label_smoothing=0.1)"
 
 
 def test_a_list_of_class_weights_takes_effect() -> None:
@@ -302,8 +302,8 @@ def test_weights_of_another_length_are_refused_however_they_are_written(call: st
 
 
 def test_a_threshold_is_for_several_labels() -> None:
-    reading = build_loss(None, MANY, threshold=0.9).reading
-    assert reading.answers(torch.tensor([[2.0, 3.0, 0.0]])).tolist() == [[False, True, False]]
+    task = build_loss(None, MANY, threshold=0.9).task
+    assert task.answers(torch.tensor([[2.0, 3.0, 0.0]])).tolist() == [[False, True, False]]
     with pytest.raises(UsageError, match=r"loss\.threshold is for several classes"):
         build_loss(None, CLASSES, threshold=0.9)
 
@@ -331,9 +331,9 @@ def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
         check_own_loss(build_loss("own.py:Own", CLASSES), LABELS, num_outputs=3)
 
 
-@pytest.mark.parametrize("activation", READINGS[SINGLE])
+@pytest.mark.parametrize("activation", DECODERS[SINGLE])
 def test_the_probabilities_of_one_class_add_up_to_one(activation: str) -> None:
-    values = Reading(SINGLE, activation).values(OUTPUTS)
+    values = Task(SINGLE, activation).values(OUTPUTS)
     torch.testing.assert_close(values.sum(1), torch.ones(2))
     assert (values >= 0).all()
 
@@ -347,12 +347,15 @@ def test_a_loss_is_added_up_in_float32() -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (("0", "2", "2"), (CLASS, 3, [1, 0, 2], [], [], 0)),
-        (("0,", "0,2", "2,"), (SEVERAL, 3, [2, 0, 2], [], [], 0)),
+        (("0", "2", "2"), (SINGLE, 3, [1, 0, 2], [], [], 0)),
+        (("0,", "0,2", "2,"), (MULTI, 3, [2, 0, 2], [], [], 0)),
         # The second number is always the same, which must not divide by zero.
-        (("1.0,4.5", "-3.0,4.5", "2.0,4.5"), (NUMBERS, 2, [], [0, 4.5], [(14 / 3) ** 0.5, 1], -3)),
+        (
+            ("1.0,4.5", "-3.0,4.5", "2.0,4.5"),
+            (REGRESSION, 2, [], [0, 4.5], [(14 / 3) ** 0.5, 1], -3),
+        ),
     ],
-    ids=[CLASS, SEVERAL, NUMBERS],
+    ids=[SINGLE, MULTI, REGRESSION],
 )
 def test_what_a_loss_is_told_of_the_labels(
     labels: tuple[str, ...], expected: tuple[Any, ...], tmp_path: Path

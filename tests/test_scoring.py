@@ -5,23 +5,15 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.task import (
-    EMBEDDING,
-    METRICS,
-    MULTI,
-    REGRESSION,
-    SCORES,
-    SINGLE,
-    Reading,
-    check_metric,
-)
+from ptkit.core.training.tasks.task import EMBEDDING, METRICS, SCORES, Task, check_metric
 
 
 def metrics_of(
-    reading: Reading, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]
+    task: Task, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]
 ) -> dict[str, float]:
-    score = SCORES[reading.kind](reading, num_classes)
+    score = SCORES[task.kind](task, num_classes)
     for outputs, labels in batches:
         score.add(outputs, labels)
     return score.metrics()
@@ -30,7 +22,7 @@ def metrics_of(
 def test_accuracy_counts_every_image_once() -> None:
     first = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0])
     second = torch.tensor([[0.0, 3.0]]), torch.tensor([1])
-    assert metrics_of(Reading(SINGLE, "softmax"), 2, first, second) == {
+    assert metrics_of(Task(SINGLE, "softmax"), 2, first, second) == {
         "accuracy": pytest.approx(2 / 3)
     }
 
@@ -41,7 +33,7 @@ def test_several_labels_have_mean_average_precision_and_micro_averages() -> None
     # Rounded, so that some images have the same probability.
     outputs = np.round(rng.normal(size=(50, 4)) + truth, 1).astype(np.float32)
     found = metrics_of(
-        Reading(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth))
+        Task(MULTI, "sigmoid"), 4, (torch.from_numpy(outputs), torch.from_numpy(truth))
     )
     assert found["map"] == pytest.approx(average_precision_score(truth, outputs, average="macro"))
     assert found["f1"] == pytest.approx(f1_score(truth, outputs > 0, average="micro"))
@@ -49,9 +41,7 @@ def test_several_labels_have_mean_average_precision_and_micro_averages() -> None
 
 def test_a_class_without_images_does_not_count_in_the_mean() -> None:
     truth = torch.tensor([[True, False], [False, False]])
-    found = metrics_of(
-        Reading(MULTI, "sigmoid"), 2, (torch.tensor([[2.0, 1.0], [1.0, 1.0]]), truth)
-    )
+    found = metrics_of(Task(MULTI, "sigmoid"), 2, (torch.tensor([[2.0, 1.0], [1.0, 1.0]]), truth))
     assert found["map"] == 1.0
 
 
@@ -59,11 +49,11 @@ def test_numbers_have_errors_in_their_own_units() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(30, 2)).astype(np.float32)
     outputs = truth + rng.normal(size=(30, 2)).astype(np.float32) / 4
-    reading = Reading(
+    task = Task(
         REGRESSION, "number", scale=torch.tensor([10.0, 2.0]), shift=torch.tensor([50.0, 0.0])
     )
     labels = truth * np.array([10, 2], np.float32) + np.array([50, 0], np.float32)
-    found = metrics_of(reading, 2, (torch.from_numpy(outputs), torch.from_numpy(labels)))
+    found = metrics_of(task, 2, (torch.from_numpy(outputs), torch.from_numpy(labels)))
     error = outputs * [10, 2] + [50, 0] - labels
     assert found["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
     assert found["rmse"] == pytest.approx(np.sqrt(np.square(error).mean()), rel=1e-5)
@@ -74,7 +64,7 @@ def test_an_embedding_is_classified_by_its_neighbours_without_itself() -> None:
     # Seven at one place and two at another; one of the seven is of the second class.
     places = torch.tensor([[1.0, 0.01 * k] for k in range(7)] + [[0.0, 1.0], [0.02, 1.0]])
     labels = torch.tensor([0, 0, 0, 1, 0, 0, 0, 1, 1])
-    found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))
+    found = metrics_of(Task(EMBEDDING, "nearest"), 2, (places, labels))
     # Class 1 has three images, so two neighbours vote. The two that lie together are right, of the
     # seven all but the odd one; of those beside it one on each side may have it as the nearest.
     assert found["accuracy"] >= 6 / 9
@@ -94,7 +84,7 @@ def test_a_class_of_three_that_lies_together_is_not_outvoted() -> None:
     places = torch.tensor(
         [[1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [0.0, 1.0], [0.01, 1.0], [0.02, 1.0]]
     )
-    found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 0, 1, 1, 1])))
+    found = metrics_of(Task(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 0, 1, 1, 1])))
     assert found == {"accuracy": 1.0, "recall_at_1": 1.0}
 
 
@@ -103,12 +93,12 @@ def test_at_most_five_neighbours_vote() -> None:
     # everywhere.
     places = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, -1.0]] * 6 + [[0.8, -0.8]] * 12)
     labels = torch.tensor([0] * 12 + [1] * 12)
-    assert metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))["accuracy"] == 1.0
+    assert metrics_of(Task(EMBEDDING, "nearest"), 2, (places, labels))["accuracy"] == 1.0
 
 
 def test_embeddings_are_compared_by_their_direction() -> None:
     places = torch.tensor([[1.0, 0.0], [100.0, 0.0], [0.0, 1.0], [0.0, 100.0]])
-    found = metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 1, 1])))
+    found = metrics_of(Task(EMBEDDING, "nearest"), 2, (places, torch.tensor([0, 0, 1, 1])))
     assert found == {"accuracy": 1.0, "recall_at_1": 1.0}
 
 
@@ -117,23 +107,23 @@ def test_no_image_is_its_own_neighbour_however_many_there_are() -> None:
     couples = torch.arange(550) * (2 * torch.pi / 550)
     angles = torch.stack([couples, couples + 0.003], dim=1).flatten()
     places, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.arange(1100) % 2
-    assert metrics_of(Reading(EMBEDDING, "nearest"), 2, (places, labels))["recall_at_1"] == 0.0
+    assert metrics_of(Task(EMBEDDING, "nearest"), 2, (places, labels))["recall_at_1"] == 0.0
 
 
 def test_the_chances_of_an_embedding_fall_with_the_distance_on_the_sphere() -> None:
-    reading = Reading(EMBEDDING, "nearest", class_means=torch.tensor([[1.0, 0.0], [0.8, 0.6]]))
+    task = Task(EMBEDDING, "nearest", class_means=torch.tensor([[1.0, 0.0], [0.8, 0.6]]))
     expected = torch.softmax(-torch.tensor([[0.0, 0.4**0.5]]) / 0.1, dim=1)
-    torch.testing.assert_close(reading.values(torch.tensor([[7.0, 0.0]])), expected)
+    torch.testing.assert_close(task.values(torch.tensor([[7.0, 0.0]])), expected)
 
 
 def test_numbers_that_are_all_the_same_have_no_r2() -> None:
     truth = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
-    found = metrics_of(Reading(REGRESSION, "number"), 2, (truth + torch.tensor([0.0, 1.0]), truth))
+    found = metrics_of(Task(REGRESSION, "number"), 2, (truth + torch.tensor([0.0, 1.0]), truth))
     assert found == {"mae": 0.5, "rmse": pytest.approx(0.5**0.5), "r2": 0.5}
 
 
 def test_precision_and_recall_are_of_all_classes_together() -> None:
     truth = torch.tensor([[True, True], [False, True], [False, True]])
     outputs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
-    found = metrics_of(Reading(MULTI, "sigmoid"), 2, (outputs, truth))
+    found = metrics_of(Task(MULTI, "sigmoid"), 2, (outputs, truth))
     assert (found["precision"], found["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 4))

@@ -80,7 +80,7 @@ def show_run(
     *,
     probabilities=None,
     labels=None,
-    label_kind="class",
+    label_kind="single-label",
     class_names=CLASS_NAMES,
 ):
     """Show epoch 3 of a run and return the files' names and what its TensorBoard holds."""
@@ -284,7 +284,7 @@ def test_several_labels_have_curves_and_words(run, network, batches, only):
     labels[::2, 0] = labels[1::4, 1] = labels[2::4, 1] = True
     probabilities = outputs_of(network, batches).sigmoid().numpy()
     files, recorded = show_run(
-        run, network, batches, probabilities=probabilities, labels=labels, label_kind="labels"
+        run, network, batches, probabilities=probabilities, labels=labels, label_kind="multi-label"
     )
     assert {"embedding.png", "pr_curves.png", "gradcam.png"} <= files
     # The third class has no images, so it has no curve.
@@ -306,7 +306,7 @@ def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, networ
         batches,
         probabilities=numbers,
         labels=numbers,
-        label_kind="numbers",
+        label_kind="regression",
         class_names=("x", "y"),
     )
     assert files == {
@@ -359,7 +359,7 @@ def test_wrong_answers_are_explained_first_the_surest_of_them_before_the_others(
     probabilities = np.eye(3, dtype=np.float32)[labels] * 0.7 + 0.1
     probabilities[4] = (0.1, 0.3, 0.6)
     probabilities[9] = (0.05, 0.9, 0.05)
-    chosen, is_wrong = to_explain(probabilities, labels, label_kind="class", count=6)
+    chosen, is_wrong = to_explain(probabilities, labels, label_kind="single-label", count=6)
     assert chosen == [9, 4, 0, 7, 14, 20]
     assert np.flatnonzero(is_wrong).tolist() == [4, 9]
 
@@ -367,14 +367,14 @@ def test_wrong_answers_are_explained_first_the_surest_of_them_before_the_others(
 def test_half_of_what_is_explained_is_right_where_there_is_any():
     labels = np.zeros(20, int)
     probabilities = np.tile(np.float32([0.2, 0.8]), (20, 1))
-    all_wrong, _ = to_explain(probabilities, labels, label_kind="class", count=6)
+    all_wrong, _ = to_explain(probabilities, labels, label_kind="single-label", count=6)
     probabilities[13:] = (0.8, 0.2)
-    some_right, _ = to_explain(probabilities, labels, label_kind="class", count=6)
+    some_right, _ = to_explain(probabilities, labels, label_kind="single-label", count=6)
     assert (all_wrong, some_right) == ([0, 1, 2, 3, 4, 5], [0, 1, 2, 13, 16, 19])
 
 
 def test_of_several_labels_the_image_with_the_worst_answer_comes_first():
     labels = np.array([[1, 0], [1, 1], [0, 0]], bool)
     probabilities = np.float32([[0.9, 0.2], [0.4, 0.9], [0.3, 0.95]])
-    chosen, is_wrong = to_explain(probabilities, labels, label_kind="labels", count=8)
+    chosen, is_wrong = to_explain(probabilities, labels, label_kind="multi-label", count=8)
     assert (chosen, is_wrong.tolist()) == ([2, 1, 0], [False, True, True])

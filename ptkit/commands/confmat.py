@@ -52,10 +52,10 @@ def confmat(
 
     Example: ptkit confmat ckpt.pkl test.txt
     """
+    from ptkit.core.data.labels import MULTI, REGRESSION
     from ptkit.core.data.loading.batches import Batches
     from ptkit.core.device import choose_device
     from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.core.training.tasks.task import MULTI, REGRESSION
     from ptkit.looking.evaluation import read_matching_list
     from ptkit.looking.subject import load_subject, output_folder
     from ptkit.plots.saving import PictureFolder
@@ -63,7 +63,7 @@ def confmat(
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    if subject.reading.kind == REGRESSION:
+    if subject.task.kind == REGRESSION:
         raise UsageError(
             f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict"
             f" {ckpt} {list_file}` shows them, and a run's metrics.csv has their errors in"
@@ -79,7 +79,7 @@ def confmat(
         workers=workers,
     )
     subject.model.to(place)
-    report = _report_several if subject.reading.kind == MULTI else _report_one
+    report = _report_several if subject.task.kind == MULTI else _report_one
     with PictureFolder(
         output_folder(subject.run, command=COMMAND, out=out), command=COMMAND
     ) as pictures:
@@ -105,7 +105,7 @@ def _report_one(
     from ptkit.looking.evaluation import evaluate
 
     images = batches.images
-    found = evaluate(subject.model, batches, num_classes=len(names), reading=subject.reading)
+    found = evaluate(subject.model, batches, num_classes=len(names), task=subject.task)
     footer = f"{images.file}, n = {len(images):,} · {subject.described}"
     drawn = draw_evaluation(
         found, images, names, pictures=pictures, num_images=num_images, footer=footer
@@ -143,7 +143,7 @@ def _report_several(
     from ptkit.plots.label_rates import label_rates
 
     images = batches.images
-    found = evaluate_labels(subject.model, batches, reading=subject.reading)
+    found = evaluate_labels(subject.model, batches, task=subject.task)
     rates, metrics = found.per_class, found.metrics
     footer = f"{images.file}, n = {len(images):,} · {subject.described}"
     figure = label_rates(rates, names, mean_average_precision=metrics["map"], footer=footer)

@@ -40,18 +40,17 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
+    from ptkit.core.data.labels import MULTI, REGRESSION
     from ptkit.core.device import choose_device
-    from ptkit.core.training.tasks.task import MULTI, REGRESSION
     from ptkit.looking.predictions import answer, find_images
     from ptkit.looking.subject import load_subject
 
     check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    if top > 1 and subject.reading.kind in (MULTI, REGRESSION):
+    if top > 1 and subject.task.kind in (MULTI, REGRESSION):
         raise UsageError(
-            f"--top ranks classes, of which an image has one; {ckpt} is a {subject.reading.kind}"
-            " model"
+            f"--top ranks classes, of which an image has one; {ckpt} is a {subject.task.kind} model"
         )
     images = find_images(sources, subject.class_names)
     rows = answer(subject, images, device=choose_device(device), workers=workers).rows(top=top)

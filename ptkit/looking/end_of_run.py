@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.setup import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix
-from ptkit.core.training.tasks.task import METRICS, MULTI, REGRESSION, SINGLE
+from ptkit.core.training.tasks.task import METRICS
 from ptkit.looking.showcase import show
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.curves import learning_curves
@@ -33,10 +34,10 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
     found = predict_list(
-        training.model, training.valid, reading=run.reading, dtype=training.settings.dtype
+        training.model, training.valid, task=run.task, dtype=training.settings.dtype
     )
     files = [_draw_curves(run)]
-    if run.reading.kind not in (MULTI, REGRESSION):
+    if run.task.kind not in (MULTI, REGRESSION):
         files.append(_draw_confusion(run, found))
     files.append(_write_predictions(run, found))
     if run.settings.log.pictures:
@@ -63,7 +64,7 @@ def _show(run: Run, found: Predicted) -> tuple[Path, ...]:
 
 
 def _draw_curves(run: Run) -> Path:
-    images, kind = run.training.valid.images, run.reading.kind
+    images, kind = run.training.valid.images, run.task.kind
     is_cross_entropy = (
         kind == SINGLE
         and run.settings.loss.call is not None
@@ -114,13 +115,13 @@ def _table(run: Run, found: Predicted) -> tuple[Sequence[str], Iterable[Sequence
     """Return the header and rows of the predictions, by the kind of task."""
     images = run.training.valid.images
     names, truth = images.class_names, zip(found.values, found.answers, images.labels, strict=True)
-    if run.reading.kind == REGRESSION:
+    if run.task.kind == REGRESSION:
         header = [f"{what} {name}" for name in names for what in ("true", "predicted")]
         return header, (
             [f"{v:.6g}" for pair in zip(label, row, strict=True) for v in pair]
             for row, _, label in truth
         )
-    if run.reading.kind == MULTI:
+    if run.task.kind == MULTI:
         header = [f"{what} {name}" for name in names for what in ("true", "probability of")]
         return header, (
             [

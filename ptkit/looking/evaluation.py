@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.errors import CheckpointError, DataError
@@ -22,11 +21,8 @@ from ptkit.core.training.tasks.metrics import (
     per_class,
     rates_of_labels,
 )
-from ptkit.core.training.tasks.task import EMBEDDING, MULTI, REGRESSION, SINGLE, Reading
+from ptkit.core.training.tasks.task import Task, label_kind_of
 from ptkit.looking.subject import Subject
-
-# What a list's labels must be for each kind of task.
-_LABEL_KINDS = {SINGLE: CLASS, EMBEDDING: CLASS, MULTI: SEVERAL, REGRESSION: NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,10 @@ class ConfusedPair:
     share: float
 
 
-def evaluate(
-    model: nn.Module, batches: Batches, *, num_classes: int, reading: Reading
-) -> Evaluation:
+def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, task: Task) -> Evaluation:
     """Run the model over all images and return its answers; the model is left in evaluation mode.
 
-    batches: in the list's order, not shuffled. reading: of one class an image (the checkpoint's
+    batches: in the list's order, not shuffled. task: of one class an image (the checkpoint's
     `task`).
 
     Raises:
@@ -85,7 +79,7 @@ def evaluate(
         DataError: an image that cannot be read.
     """
     assert not batches.shuffle
-    found = predict_list(model, batches, reading=reading)
+    found = predict_list(model, batches, task=task)
     if found.values.shape[1:] != (num_classes,):
         num_scores = found.values.shape[1]
         raise CheckpointError(
@@ -105,7 +99,7 @@ def read_matching_list(
         DataError: class names that differ, labels beyond the subject's classes, or an unreadable
             list.
     """
-    images = read_list(file, classes=classes, kind=_LABEL_KINDS[subject.reading.kind])
+    images = read_list(file, classes=classes, kind=label_kind_of(subject.task.kind))
     names, known = images.class_names, subject.class_names
     beside = classes or file.parent / "classes.txt"
     if not beside.is_file():
@@ -207,15 +201,15 @@ class LabelEvaluation:
         return {"map": mean, **micro_rates(self.counts), "accuracy": whole}
 
 
-def evaluate_labels(model: nn.Module, batches: Batches, *, reading: Reading) -> LabelEvaluation:
+def evaluate_labels(model: nn.Module, batches: Batches, *, task: Task) -> LabelEvaluation:
     """Run the model over all images and return its answers; the model is left in evaluation mode.
 
-    batches: in the list's order, not shuffled. reading: of several labels an image (the
+    batches: in the list's order, not shuffled. task: of several labels an image (the
     checkpoint's `task`).
 
     Raises:
         DataError: an image that cannot be read.
     """
     assert not batches.shuffle
-    found = predict_list(model, batches, reading=reading)
+    found = predict_list(model, batches, task=task)
     return LabelEvaluation(batches.images.labels, found.answers, found.values)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import predict_list
-from ptkit.core.training.tasks.task import MULTI, REGRESSION
 from ptkit.looking.subject import Subject
 
 
@@ -22,7 +22,7 @@ from ptkit.looking.subject import Subject
 class Answers:
     """What a model says about some images, in order.
 
-    kind: of the task, as Reading.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
+    kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
     answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
     """
 
@@ -76,9 +76,9 @@ def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0
     batches = Batches(
         images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers
     )
-    found = predict_list(subject.model.to(device), batches, reading=subject.reading)
+    found = predict_list(subject.model.to(device), batches, task=subject.task)
     paths = tuple(images.listed_path(k) for k in range(len(images)))
-    return Answers(paths, subject.class_names, subject.reading.kind, found.values, found.answers)
+    return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers)
 
 
 def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageList:

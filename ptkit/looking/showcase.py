@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from ptkit.core.data.labels import CLASS, NUMBERS
+from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.loading.batches import Batches, batches_at
 from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import denormalise
@@ -80,9 +80,9 @@ class _Run:
     def names_of(self, index: int) -> str:
         """Return the label of an image in words."""
         label = self.labels[index]
-        if self.label_kind == NUMBERS:
+        if self.label_kind == REGRESSION:
             return ", ".join(f"{value:.4g}" for value in label)
-        if self.label_kind == CLASS:
+        if self.label_kind == SINGLE:
             return self.class_names[label]
         return " + ".join(self.class_names[k] for k in np.flatnonzero(label).tolist()) or "no class"
 
@@ -105,7 +105,7 @@ def show(
     the files.
 
     batches: of the validation list. probabilities: (N, K), or numbers (N, D). labels:
-    ImageList.labels. label_kind: "class", "labels" or "numbers". mean, std: of Normalize, empty
+    ImageList.labels. label_kind: see ImageList. mean, std: of Normalize, empty
     without. epoch: that of the model's weights.
     The model is left in evaluation mode and without gradients.
 
@@ -118,7 +118,7 @@ def show(
     files: list[Path] = []
     notes: list[str] = []
     for name, part in PARTS.items():
-        if label_kind == NUMBERS and name in _OF_CLASSES:
+        if label_kind == REGRESSION and name in _OF_CLASSES:
             continue
         try:
             with evaluating(model):
@@ -206,7 +206,7 @@ def _show_regions(run: _Run) -> Iterator[Path]:
     images = _images(run, chosen)
     classes = (
         run.probabilities[chosen].argmax(axis=1)
-        if run.label_kind != NUMBERS
+        if run.label_kind != REGRESSION
         else np.zeros(len(chosen), int)
     )
     sign = _sign_of_scores(run, images, classes)
@@ -220,9 +220,9 @@ def _show_regions(run: _Run) -> Iterator[Path]:
             f"true: {run.names_of(index)}",
             f"explained: {said}",
         ]
-        if run.label_kind != NUMBERS:
+        if run.label_kind != REGRESSION:
             # Of several labels the explained one need not be above its threshold.
-            word = "predicted" if run.label_kind == CLASS else "most probable"
+            word = "predicted" if run.label_kind == SINGLE else "most probable"
             lines[-1] = f"{word}: {said}, {run.probabilities[index].max():.1%}"
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[index]))
         explained.append(one)
@@ -282,7 +282,7 @@ def _show_curves(run: _Run) -> Iterator[Path]:
         )
     rows = spread(range(len(run.labels)), max(1, _MAX_SCORES // num_classes))
     scores, labels = run.probabilities[rows], run.labels[rows]
-    truth = labels[:, None] == np.arange(num_classes) if run.label_kind == CLASS else labels
+    truth = labels[:, None] == np.arange(num_classes) if run.label_kind == SINGLE else labels
     known = np.flatnonzero(truth.any(axis=0)).tolist()
     if not known:
         raise UsageError("PR curves: no image has a class")
@@ -314,7 +314,7 @@ def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:
 
 def _sign_of_scores(run: _Run, images: Tensor, classes: np.ndarray) -> float:
     """Return 1 where the largest output wins, -1 where the smallest does."""
-    if run.label_kind == NUMBERS:
+    if run.label_kind == REGRESSION:
         return 1.0
     with torch.no_grad():
         outputs = run.model(images).float().cpu().numpy()

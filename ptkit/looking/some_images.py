@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ptkit.core.data.labels import CLASS, NUMBERS
+from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.sampling import spread
 
 
@@ -19,9 +19,9 @@ def to_explain(
     else; then right answers, spread over the list. See `showcase.show` for the arguments.
     """
     rows = np.arange(len(labels))
-    if label_kind == NUMBERS:
+    if label_kind == REGRESSION:
         return spread(rows.tolist(), count), np.zeros(len(rows), bool)
-    if label_kind == CLASS:
+    if label_kind == SINGLE:
         is_wrong, badness = probabilities.argmax(axis=1) != labels, 1 - probabilities[rows, labels]
     else:
         is_wrong, badness = (

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_weights, rebuild
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import parse
-from ptkit.core.training.tasks.task import SINGLE, Reading, read_task
+from ptkit.core.training.tasks.task import Task, read_task
 
 if TYPE_CHECKING:
     from ptkit.core.data.transforms.pipeline import Pipeline
@@ -27,7 +28,7 @@ class Subject:
     path: of the weights file. state_dict: as it stands in the file. pipeline: the calls that turn
     an image file into what the model takes, with its tensors. size: pixels of a side, if known.
     mean, std: of that pipeline, 0..1.
-    reading: how outputs are read. has_class_names: False where the names are mere indices because
+    task: how outputs are read. has_class_names: False where the names are mere indices because
     nobody said more.
     run: the run folder that the file lies in, if any. epoch: of the weights, if known.
     """
@@ -41,7 +42,7 @@ class Subject:
     size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    reading: Reading
+    task: Task
     has_class_names: bool
     run: Path | None
     epoch: int | None
@@ -135,14 +136,14 @@ def _from_checkpoint(weights: Weights, checkpoint: dict[str, Any], model: str | 
         # Without Normalize the pixels are what the model sees.
         mean=tuple(pipeline.get("mean") or (0.0, 0.0, 0.0)),
         std=tuple(pipeline.get("std") or (1.0, 1.0, 1.0)),
-        reading=_reading(checkpoint, weights.path),
+        task=_task_of(checkpoint, weights.path),
         has_class_names=True,
         run=run_folder(weights.path),
         epoch=epoch_of(checkpoint),
     )
 
 
-def _reading(checkpoint: Mapping[str, Any], path: Path) -> Reading:
+def _task_of(checkpoint: Mapping[str, Any], path: Path) -> Task:
     try:
         return read_task(checkpoint["task"])
     except UsageError as error:
@@ -201,7 +202,7 @@ def _from_bare_weights(
         size=size,
         mean=means,
         std=stds,
-        reading=Reading(SINGLE, "softmax"),
+        task=Task(SINGLE, "softmax"),
         has_class_names=names is not None,
         run=run_folder(weights.path),
         epoch=None,

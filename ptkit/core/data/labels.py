@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 # The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
-CLASS, SEVERAL, NUMBERS = "class", "labels", "numbers"
+SINGLE, MULTI, REGRESSION = "single-label", "multi-label", "regression"
 DESCRIPTIONS = {
-    CLASS: "one class an image",
-    SEVERAL: "several classes an image",
-    NUMBERS: "numbers",
+    SINGLE: "one class an image",
+    MULTI: "several classes an image",
+    REGRESSION: "numbers",
 }
 
 # Without classes.txt every index up to the largest gets a name, so a stray number must not ask for
@@ -53,11 +53,11 @@ def label_table(
             values.append(_parse_label(text, kind))
         except DataError as error:
             raise DataError(f"{file}, line {number}: {error}") from None
-    if NUMBERS in (kind, wanted):
+    if REGRESSION in (kind, wanted):
         class_names = _names_of_numbers(values, lines, file, class_names)
     else:
         class_names = _names_of_classes(values, lines, file, class_names)
-    if wanted is not None and kind not in (CLASS, wanted):
+    if wanted is not None and kind not in (SINGLE, wanted):
         raise DataError(f"{file} has {DESCRIPTIONS[kind]}, expected {DESCRIPTIONS[wanted]}")
     return _rows(values, wanted or kind, num_classes=len(class_names)), class_names
 
@@ -70,18 +70,18 @@ def _kind_of(texts: Sequence[bytes]) -> str:
         not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text)
         for text in texts
     ):
-        return NUMBERS
-    return SEVERAL if any(b"," in text for text in texts) else CLASS
+        return REGRESSION
+    return MULTI if any(b"," in text for text in texts) else SINGLE
 
 
 def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
     """Return the class indices or numbers that a label means."""
-    if kind == NUMBERS and _NUMBERS.fullmatch(text):
+    if kind == REGRESSION and _NUMBERS.fullmatch(text):
         numbers = tuple(float(part) for part in text.split(b","))
         if not all(map(math.isfinite, numbers)):
             raise DataError(f"label '{text.decode()}' is too large for a number")
         return numbers
-    if _WHOLE.fullmatch(text) or (kind == SEVERAL and _SEVERAL.fullmatch(text)):
+    if _WHOLE.fullmatch(text) or (kind == MULTI and _SEVERAL.fullmatch(text)):
         return tuple(int(part) for part in text.split(b",") if part)
     shown = repr(text.decode("utf-8", "replace"))
     if re.fullmatch(rb"-\d+", text):
@@ -98,9 +98,9 @@ def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
 def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> "np.ndarray":
     import numpy as np
 
-    if kind == CLASS:
+    if kind == SINGLE:
         return np.array([value[0] for value in values], np.int64)
-    if kind == NUMBERS:
+    if kind == REGRESSION:
         return np.array(values, np.float32)
     rows = np.zeros((len(values), num_classes), bool)
     for row, indices in zip(rows, values, strict=True):

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.core.data.labels import CLASS, NUMBERS, SEVERAL, label_table
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
 from ptkit.core.data.text_files import numbered_lines, open_text, unquoted
 from ptkit.core.errors import DataError
 from ptkit.core.files import write_atomically
@@ -59,10 +59,10 @@ class ImageList:
 
     @property
     def label_kind(self) -> str:
-        """The kind of the labels: "class", "labels" (several classes an image) or "numbers"."""
+        """The kind of the labels: SINGLE, MULTI or REGRESSION of labels.py."""
         if self.labels.ndim == 1:
-            return CLASS
-        return SEVERAL if self.labels.dtype == bool else NUMBERS
+            return SINGLE
+        return MULTI if self.labels.dtype == bool else REGRESSION
 
     def listed_path(self, index: int) -> str:
         """Return the path as the list has it."""
@@ -105,7 +105,7 @@ class ImageList:
         import numpy as np
 
         labels = self.labels
-        if self.label_kind == SEVERAL:
+        if self.label_kind == MULTI:
             labels = np.pad(labels, ((0, 0), (0, len(class_names) - self.num_classes)))
         return replace(self, class_names=class_names, labels=labels)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.errors import DivergedError
 from ptkit.core.training.optimization.averaging import WeightAverage
@@ -22,7 +23,7 @@ from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.prediction import Forward, autocast, outputs_of
 from ptkit.core.training.profiling import NOT_LISTENING, Clock
 from ptkit.core.training.tasks.losses import Loss
-from ptkit.core.training.tasks.task import SCORES, SINGLE
+from ptkit.core.training.tasks.task import SCORES
 from ptkit.core.training.totals import Totals
 
 
@@ -117,7 +118,7 @@ class Training:
     @functools.cached_property
     def counts_right_answers(self) -> bool:
         """Whether each image has one right answer."""
-        return self.loss.reading.kind == SINGLE and self.train.pipeline.mix is None
+        return self.loss.task.kind == SINGLE and self.train.pipeline.mix is None
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """Return the context in which the model has the weights that are evaluated and saved."""
@@ -205,7 +206,7 @@ def evaluate(
     the model's call.
     """
     model.eval()
-    totals, score = Totals(), SCORES[loss.reading.kind](loss.reading, loss.facts.num_classes)
+    totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
         for batch in batches.epoch():
             outputs = outputs_of(forward or model, batch, dtype)
@@ -271,7 +272,7 @@ def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor,
     value = loss(outputs, labels)
     if not training.counts_right_answers:
         return value, {}
-    return value, {"answers": loss.reading.answers(outputs.detach()), "labels": labels}
+    return value, {"answers": loss.task.answers(outputs.detach()), "labels": labels}
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.machine import keep_freed_memory
-from ptkit.core.training.tasks.task import Reading
+from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3
 
@@ -31,15 +31,15 @@ class Predicted:
 
 
 def predict_list(
-    model: nn.Module, batches: Batches, *, reading: Reading, dtype: torch.dtype | None = None
+    model: nn.Module, batches: Batches, *, task: Task, dtype: torch.dtype | None = None
 ) -> Predicted:
     """Return what the model says about every image of a list; the model is left in evaluation mode.
 
     Raises:
         DataError: an image that cannot be read.
     """
-    outputs, reading = _outputs(model, batches, dtype), reading.on(batches.device)
-    values, answers = reading.values(outputs), reading.answers(outputs)
+    outputs, task = _outputs(model, batches, dtype), task.on(batches.device)
+    values, answers = task.values(outputs), task.answers(outputs)
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 
 

@@ -19,7 +19,7 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.loop import Training
 from ptkit.core.training.setup import Row, Run
-from ptkit.core.training.tasks.task import Reading
+from ptkit.core.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from ptkit.core.training.loop import EpochResult
@@ -120,11 +120,11 @@ def link_checkpoint(checkpoint: Path, link: Path) -> str | None:
     return None
 
 
-def checkpoint_of(run: Run, reading: Reading, *, kind: str) -> dict[str, Any]:
+def checkpoint_of(run: Run, task: Task, *, kind: str) -> dict[str, Any]:
     """Return the contents of ckpt.pkl: the weights that are evaluated now, and all that is needed
     to use them.
 
-    reading: of these weights. kind: "best" or "last".
+    task: of these weights. kind: "best" or "last".
     """
     training, data, settings = run.training, run.data, run.settings
     pipeline = training.valid.pipeline
@@ -132,7 +132,7 @@ def checkpoint_of(run: Run, reading: Reading, *, kind: str) -> dict[str, Any]:
         "kind": kind,
         "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
         "classes": list(data.class_names),
-        "task": reading.as_task(),
+        "task": task.as_dict(),
         "pipeline": {
             "calls": list(pipeline.calls),
             "tensors": pipeline.tensors,
@@ -159,7 +159,7 @@ def last_checkpoint(run: Run) -> dict[str, Any]:
     """
     training = run.training
     # An embedding's places of the classes belong to the best weights.
-    contents = checkpoint_of(run, training.loss.reading, kind="last")
+    contents = checkpoint_of(run, training.loss.task, kind="last")
     raw: dict[str, Any] = {}
     if training.average is not None:
         # While the average stands in the model, the weights that the optimizer steps stand in its

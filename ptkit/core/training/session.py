@@ -32,7 +32,7 @@ from ptkit.core.training.run_folder import (
     restore,
 )
 from ptkit.core.training.setup import Run, prepare
-from ptkit.core.training.tasks.task import METRICS, Reading, read_task
+from ptkit.core.training.tasks.task import METRICS, Task, read_task
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
     current.rows = records.read_metrics(saved.folder / "metrics.csv", up_to_epoch=saved.epoch)
     current.saved_epoch = saved.epoch
     current.best = dict(saved.best)
-    current.reading = read_task(read_checkpoint(current.checkpoint)["task"])
+    current.task = read_task(read_checkpoint(current.checkpoint)["task"])
     current.epochs_without_better = saved.checkpoint["train"]["epochs_without_better"]
     write_atomically(
         saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode()
@@ -196,8 +196,8 @@ def _record(current: Run, result: EpochResult) -> bool:
     # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
     records.write_metrics(current.folder / "metrics.csv", current.rows)
     if is_best:
-        current.reading = _reading_now(current)
-        save_checkpoint(current.checkpoint, checkpoint_of(current, current.reading, kind="best"))
+        current.task = _task_now(current)
+        save_checkpoint(current.checkpoint, checkpoint_of(current, current.task, kind="best"))
     # Before the state to resume from, which cuts it back: after it, a kill in between would leave a
     # gap.
     current.events.epoch(result, current.training.model)
@@ -216,20 +216,20 @@ def _written_profile(current: Run) -> Profile | None:
     return profile
 
 
-def _reading_now(current: Run) -> Reading:
+def _task_now(current: Run) -> Task:
     """Return how the outputs of the weights as they are now are read: an embedding by the places of
     the classes.
     """
     training, loss = current.training, current.training.loss
     if not loss.compares:
-        return loss.reading
+        return loss.task
     means = class_means(
         training.model,
         current.data.reference,
         num_classes=loss.facts.num_classes,
         dtype=training.settings.dtype,
     )
-    return replace(loss.reading, class_means=means)
+    return replace(loss.task, class_means=means)
 
 
 def _score(found: Mapping[str, float], current: Run) -> tuple[float, float]:
@@ -237,7 +237,7 @@ def _score(found: Mapping[str, float], current: Run) -> tuple[float, float]:
 
     By loss, the main metric of the task settles a tie.
     """
-    modes = METRICS[current.reading.kind]
+    modes = METRICS[current.task.kind]
     name = next(iter(modes)) if current.metric == "loss" else current.metric
     value = found[name] if modes[name] == "max" else -found[name]
     return (-found["loss"], value) if current.metric == "loss" else (value, -found["loss"])

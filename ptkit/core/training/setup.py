@@ -29,7 +29,7 @@ from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
 from ptkit.core.training.tasks.losses import DEFAULTS, Loss, build_loss, check_own_loss
-from ptkit.core.training.tasks.task import METRICS, Reading, check_metric, facts_of
+from ptkit.core.training.tasks.task import METRICS, Task, check_metric, facts_of
 
 # How many training images a model with `fit_inputs` gets.
 _FITTED_IMAGES = 2000
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 class Run:
     """A run while it lives: its fixed parts, and what the epochs so far have led to.
 
-    reading: how the outputs of the best weights are read. metric: what the best epoch is chosen by,
+    task: how the outputs of the best weights are read. metric: what the best epoch is chosen by,
     "loss" or a
     metric of the task. best: epoch, loss and metrics of the best epoch.
     """
@@ -57,7 +57,7 @@ class Run:
     prepared: Prepared
     training: Training
     events: NoEvents
-    reading: Reading
+    task: Task
     metric: str
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
@@ -84,7 +84,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         start = find_weights(settings.model.weights, model=settings.model.call)
     data = prepare_data(settings, device=device, counting=watch.counting, start=start)
     loss = _prepare_loss(settings, data).to(device)
-    loss.reading = loss.reading.on(device)
+    loss.task = loss.task.on(device)
     settings = replace(
         settings,
         optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer),
@@ -109,12 +109,12 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         clock=_clock(data, device) if train.profile else NOT_LISTENING,
     )
     resolved = _resolved(settings, data, model, prepared)
-    metric = next(iter(METRICS[loss.reading.kind])) if train.metric == "auto" else train.metric
-    check_metric(metric, loss.reading.kind, setting="train.metric")
+    metric = next(iter(METRICS[loss.task.kind])) if train.metric == "auto" else train.metric
+    check_metric(metric, loss.task.kind, setting="train.metric")
     _tell(watch, resolved, data, model, prepared, schedule, where=_where(device, threads, dtype))
     if train.compile:
         training = _compiled(training, watch)
-    return Run(Path(), resolved, data, model, prepared, training, NoEvents(), loss.reading, metric)
+    return Run(Path(), resolved, data, model, prepared, training, NoEvents(), loss.task, metric)
 
 
 def _without_channels_last(settings: Settings) -> Settings:
@@ -224,7 +224,7 @@ def _prepare_schedule(
         per=settings.scheduler.per,
         warmup=settings.scheduler.warmup,
         metric=settings.scheduler.metric,
-        metric_modes=METRICS[loss.reading.kind],
+        metric_modes=METRICS[loss.task.kind],
         epochs=settings.train.epochs,
         steps_per_epoch=-(-len(data.train) // settings.train.accumulate),
     )

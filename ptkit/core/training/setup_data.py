@@ -11,7 +11,7 @@ from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.labels import CLASS, NUMBERS
+from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
@@ -254,7 +254,7 @@ def _training_batches(
     data, count = settings.data, len(source.images)
     if data.sampler != "none" and not data.shuffle:
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
-    if data.sampler == "balanced" and source.images.label_kind == NUMBERS:
+    if data.sampler == "balanced" and source.images.label_kind == REGRESSION:
         raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
     batch_size = settings.train.batch_size or min(_BATCH_SIZE, count)
     if batch_size > count:
@@ -307,9 +307,9 @@ def _data_note(train: Source, valid: Source, size: int) -> str:
 
 def _labels_note(images: ImageList) -> str:
     count = images.num_classes
-    if images.label_kind == NUMBERS:
+    if images.label_kind == REGRESSION:
         return "one number an image" if count == 1 else f"{count} numbers an image"
-    if images.label_kind == CLASS:
+    if images.label_kind == SINGLE:
         return f"{count} classes"
     return f"{images.labels.sum(axis=1).mean():.1f} of {count} classes an image"
 
@@ -339,7 +339,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     names = classes or (beside if beside.exists() else None)
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
-    if train.label_kind == NUMBERS and valid.num_classes != train.num_classes:
+    if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
         raise DataError(
             f"{valid.file} has {valid.num_classes} numbers an image, {train.file}"
             f" {train.num_classes}"
@@ -387,7 +387,7 @@ def _check_variety(train: ImageList) -> None:
     """Refuse labels that are all alike: there is nothing to learn."""
     if (train.labels != train.labels[0]).any():
         return
-    if train.label_kind == CLASS:
+    if train.label_kind == SINGLE:
         raise DataError(f"{train.file} has images of one class only; a classifier needs two")
     raise DataError(f"{train.file} gives every image the same label; there is nothing to learn")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import read_classes, read_list
 from ptkit.core.data.splits.list_files import (
     CLASSES,
@@ -90,7 +91,7 @@ def read_standing(out: Path) -> Standing:
     edited = tuple(f"{name}.txt" for name in present if not is_ours(out / f"{name}.txt", record))
     standing = Standing(out, record, class_names, present, edited, [], [], [])
     for name in present:
-        images = read_list(out / f"{name}.txt", kind="class")
+        images = read_list(out / f"{name}.txt", kind=SINGLE)
         standing.paths.extend([images.image_path(row) for row in range(len(images))])
         standing.labels.extend(images.labels.tolist())
         standing.parts.extend([PART_NAMES.index(name)] * len(images))

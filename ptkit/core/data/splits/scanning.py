@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import read_list
 from ptkit.core.errors import DataError
 
@@ -86,7 +87,7 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
             file, or there is one class only.
     """
     has_names = (file.parent / "classes.txt").is_file()
-    images = read_list(file, classes=None if has_names else known_classes, kind="class")
+    images = read_list(file, classes=None if has_names else known_classes, kind=SINGLE)
     in_file = [
         (label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())
     ]

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.labels import CLASS, DESCRIPTIONS, NUMBERS, SEVERAL
+from ptkit.core.data.labels import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, Part
 from ptkit.core.training.tasks.pairs import PAIRINGS
-from ptkit.core.training.tasks.task import EMBEDDING, MULTI, REGRESSION, SINGLE, LabelFacts, Reading
+from ptkit.core.training.tasks.task import EMBEDDING, LabelFacts, Task
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Use:
     before: name in losses.ACTIVATIONS of what the outputs pass before the loss.
     target: name in losses.TARGETS of what makes the target of the labels, or in pairs.PAIRINGS of
     what is compared.
-    reading: name in readings.READINGS of what turns the outputs into probabilities or numbers.
+    task: name in readings.DECODERS of what turns the outputs into probabilities or numbers.
     """
 
     before: str
     target: str
-    reading: str
+    task: str
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ OWN_CODE = LossRule(
 
 # What is taken where no loss is named.
 DEFAULTS = {
-    CLASS: "CrossEntropyLoss(label_smoothing=0.1)",
-    SEVERAL: "BCEWithLogitsLoss()",
-    NUMBERS: "SmoothL1Loss()",
+    SINGLE: "CrossEntropyLoss(label_smoothing=0.1)",
+    MULTI: "BCEWithLogitsLoss()",
+    REGRESSION: "SmoothL1Loss()",
 }
 
 
@@ -218,12 +218,12 @@ class Loss(nn.Module):
     """A loss with what stands before it and its target: from outputs and labels to a scalar.
 
     outputs: (n, num_outputs). labels: rows of ImageList.labels.
-    reading: how the same outputs are read.
+    task: how the same outputs are read.
     """
 
-    def __init__(self, criterion: nn.Module, use: Use, reading: Reading, facts: LabelFacts) -> None:
+    def __init__(self, criterion: nn.Module, use: Use, task: Task, facts: LabelFacts) -> None:
         super().__init__()
-        self.criterion, self.use, self.reading, self.facts = criterion, use, reading, facts
+        self.criterion, self.use, self.task, self.facts = criterion, use, task, facts
         self._before = ACTIVATIONS[use.before]
 
     def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -257,8 +257,8 @@ class Loss(nn.Module):
 
     def _target_of(self, labels: Tensor) -> Tensor:
         target = TARGETS[self.use.target](labels, self.facts.num_classes)
-        if self.reading.scale is not None and self.reading.shift is not None:
-            target = (target - self.reading.shift) / self.reading.scale
+        if self.task.scale is not None and self.task.shift is not None:
+            target = (target - self.task.shift) / self.task.scale
         # KLDivLoss(log_target=True) wants its probabilities as logarithms.
         return target.log() if getattr(self.criterion, "log_target", False) else target
 
@@ -315,7 +315,7 @@ def build_loss(
             "loss.threshold is for several classes an image; these labels are"
             f" {DESCRIPTIONS[facts.kind]}"
         )
-    return Loss(criterion, use, _reading(kind, use, facts, threshold), facts)
+    return Loss(criterion, use, _task_of(kind, use, facts, threshold), facts)
 
 
 def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
@@ -346,15 +346,15 @@ def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
     rule = OWN_CODE if call.prefix else RULES[call.name]
     if call.name == "PoissonNLLLoss" and not call.kwargs.get("log_input", True):
         rule = POISSON_WITHOUT_LOG
-    if facts.kind == CLASS and rule.pairs is not None and (pairs or rule.one is None):
+    if facts.kind == SINGLE and rule.pairs is not None and (pairs or rule.one is None):
         return rule.pairs, EMBEDDING
     if pairs:
         names = ", ".join(name for name, row in RULES.items() if row.pairs)
         raise UsageError(f"loss.pairs is for losses that compare images of one class each: {names}")
     columns = {
-        CLASS: (rule.one, SINGLE),
-        SEVERAL: (rule.several, MULTI),
-        NUMBERS: (rule.numbers, REGRESSION),
+        SINGLE: (rule.one, SINGLE),
+        MULTI: (rule.several, MULTI),
+        REGRESSION: (rule.numbers, REGRESSION),
     }
     use, kind = columns[facts.kind]
     if use is None:
@@ -364,11 +364,11 @@ def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
 
 
 def _fitting(label_kind: str) -> list[str]:
-    column = {CLASS: "one", SEVERAL: "several", NUMBERS: "numbers"}[label_kind]
+    column = {SINGLE: "one", MULTI: "several", REGRESSION: "numbers"}[label_kind]
     return [
         name
         for name, rule in RULES.items()
-        if getattr(rule, column) or (label_kind == CLASS and rule.pairs)
+        if getattr(rule, column) or (label_kind == SINGLE and rule.pairs)
     ]
 
 
@@ -379,7 +379,7 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
     asked = [key for key in ("weight", "pos_weight") if call.kwargs.get(key) == "balanced"]
     if not asked or call.prefix:
         return call
-    if facts.kind == NUMBERS:
+    if facts.kind == REGRESSION:
         raise call.error(
             "balanced counts images of classes, and these labels are numbers", asked[0]
         )
@@ -393,12 +393,12 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
     return replace(call, kwargs=kwargs)
 
 
-def _reading(kind: str, use: Use, facts: LabelFacts, threshold: float | None) -> Reading:
+def _task_of(kind: str, use: Use, facts: LabelFacts, threshold: float | None) -> Task:
     if kind == MULTI:
         limit = 0.5 if threshold is None else threshold
-        return Reading(kind, use.reading, thresholds=torch.full((facts.num_classes,), limit))
+        return Task(kind, use.task, thresholds=torch.full((facts.num_classes,), limit))
     # Numbers are learned in units of their spread, so that the rate does not depend on it; counts
     # stay counts.
-    if kind == REGRESSION and use.reading == "number":
-        return Reading(kind, use.reading, scale=facts.std, shift=facts.mean)
-    return Reading(kind, use.reading)
+    if kind == REGRESSION and use.task == "number":
+        return Task(kind, use.task, scale=facts.std, shift=facts.mean)
+    return Task(kind, use.task)

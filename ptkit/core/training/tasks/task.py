@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.data.labels import NUMBERS, SEVERAL
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
@@ -21,8 +21,8 @@ from ptkit.core.training.tasks.metrics import (
 )
 from ptkit.core.wording import nearest
 
-SINGLE, MULTI, REGRESSION, EMBEDDING = "single-label", "multi-label", "regression", "embedding"
-
+# Images are compared; their labels are of the kind SINGLE.
+EMBEDDING = "embedding"
 _TENSORS = ("thresholds", "scale", "shift", "class_means")
 # Distances on the unit sphere are at most 2: divided by this they make clear probabilities.
 _TEMPERATURE = 0.1
@@ -35,7 +35,7 @@ def _shares(values: Tensor) -> Tensor:
 # What makes values of outputs (n, outputs): probabilities of classes that sum to 1, one probability
 # for each class,
 # or numbers, by the kind of task.
-READINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     SINGLE: {
         "softmax": lambda outputs: F.softmax(outputs, dim=1),
         "sigmoid": lambda outputs: _shares(torch.sigmoid(outputs)),
@@ -51,11 +51,11 @@ READINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Task:
     """How outputs are read; what checkpoints carry as `task`.
 
     kind: "single-label", "multi-label", "regression" or "embedding". activation: a key of
-    READINGS[kind].
+    DECODERS[kind].
     thresholds: (K,), the probabilities above which a class counts as present; for several labels.
     scale, shift: (D,), from the model's units to the labels'; for numbers.
     class_means: (K, D), the mean place of each class; for embeddings.
@@ -68,7 +68,7 @@ class Reading:
     shift: Tensor | None = None
     class_means: Tensor | None = None
 
-    def on(self, device: torch.device) -> "Reading":
+    def on(self, device: torch.device) -> "Task":
         """Return the reading with its tensors on a device, so that no batch waits for a copy."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         return replace(
@@ -79,7 +79,7 @@ class Reading:
         """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n,
         outputs).
         """
-        found = READINGS[self.kind][self.activation](outputs.float())
+        found = DECODERS[self.kind][self.activation](outputs.float())
         if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
             return found * self.scale + self.shift
         if self.kind == EMBEDDING:
@@ -101,7 +101,7 @@ class Reading:
             return values > (0.5 if self.thresholds is None else self.thresholds)
         return values.argmax(dim=1) if self.kind == EMBEDDING else values
 
-    def as_task(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds under `task`."""
         return {
             "kind": self.kind,
@@ -111,20 +111,20 @@ class Reading:
         }
 
 
-def read_task(task: Mapping[str, Any]) -> Reading:
+def read_task(task: Mapping[str, Any]) -> Task:
     """Return the reading that a checkpoint carries.
 
     Raises:
         UsageError: a kind or activation that this ptkit does not know.
     """
     kind, activation = task.get("kind", SINGLE), task["activation"]
-    if kind not in READINGS:
-        raise UsageError(f"no kind of task is called {kind}{nearest(kind, READINGS)}")
-    if activation not in READINGS[kind]:
+    if kind not in DECODERS:
+        raise UsageError(f"no kind of task is called {kind}{nearest(kind, DECODERS)}")
+    if activation not in DECODERS[kind]:
         raise UsageError(
-            f"no output reading is called {activation}{nearest(activation, READINGS[kind])}"
+            f"no output reading is called {activation}{nearest(activation, DECODERS[kind])}"
         )
-    return Reading(kind, activation, **{name: task.get(name) for name in _TENSORS})
+    return Task(kind, activation, **{name: task.get(name) for name in _TENSORS})
 
 
 # The metrics of each kind of task, the main one first, and whether more is better.
@@ -156,15 +156,15 @@ def check_metric(name: str, kind: str, *, setting: str) -> None:
 class Score:
     """The answers of a validation pass over one class an image: one count a batch, on the device."""
 
-    def __init__(self, reading: Reading, num_classes: int) -> None:
-        self.reading, self.num_classes = reading, num_classes
+    def __init__(self, task: Task, num_classes: int) -> None:
+        self.task, self.num_classes = task, num_classes
         self._num_images = 0
         self._num_right: list[Tensor] = []
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
         """Add a batch: outputs (n, num_outputs) and label rows."""
         self._num_images += len(labels)
-        self._num_right.append((self.reading.answers(outputs) == labels).sum())
+        self._num_right.append((self.task.answers(outputs) == labels).sum())
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of METRICS, in its order."""
@@ -174,8 +174,8 @@ class Score:
 class _KeptScore(Score):
     """Keeps all outputs and labels, for metrics that need them together."""
 
-    def __init__(self, reading: Reading, num_classes: int) -> None:
-        super().__init__(reading, num_classes)
+    def __init__(self, task: Task, num_classes: int) -> None:
+        super().__init__(task, num_classes)
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -192,8 +192,8 @@ class LabelScore(_KeptScore):
 
     def metrics(self) -> dict[str, float]:
         outputs, labels = self._all()
-        chances, truth = self.reading.values(outputs).cpu().numpy(), labels.cpu().numpy()
-        counts = counts_of_labels(truth, self.reading.answers(outputs).cpu().numpy())
+        chances, truth = self.task.values(outputs).cpu().numpy(), labels.cpu().numpy()
+        counts = counts_of_labels(truth, self.task.answers(outputs).cpu().numpy())
         return {"map": mean_of_known(average_precisions(truth, chances)), **micro_rates(counts)}
 
 
@@ -202,7 +202,7 @@ class NumberScore(_KeptScore):
 
     def metrics(self) -> dict[str, float]:
         outputs, labels = self._all()
-        return errors_of_numbers(labels.cpu().numpy(), self.reading.values(outputs).cpu().numpy())
+        return errors_of_numbers(labels.cpu().numpy(), self.task.values(outputs).cpu().numpy())
 
 
 class EmbeddingScore(_KeptScore):
@@ -274,7 +274,7 @@ def facts_of(images: ImageList) -> LabelFacts:
     kind, labels, none = images.label_kind, images.labels, torch.empty(0)
     counts = mean = std = none
     lowest = 0.0
-    if kind == NUMBERS:
+    if kind == REGRESSION:
         mean = torch.tensor(labels.mean(axis=0, dtype=np.float64), dtype=torch.float32)
         spread = torch.tensor(labels.std(axis=0, dtype=np.float64), dtype=torch.float32)
         lowest = float(labels.min())
@@ -282,8 +282,13 @@ def facts_of(images: ImageList) -> LabelFacts:
     else:
         found = (
             labels.sum(axis=0)
-            if kind == SEVERAL
+            if kind == MULTI
             else np.bincount(labels, minlength=images.num_classes)
         )
         counts = torch.from_numpy(found.astype(np.float32))
     return LabelFacts(kind, images.num_classes, len(images), counts, mean, std, lowest)
+
+
+def label_kind_of(kind: str) -> str:
+    """Return what the labels of a list must be for a kind of task."""
+    return SINGLE if kind == EMBEDDING else kind

@@ -12,7 +12,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted
 
 if TYPE_CHECKING:
-    from ptkit.core.training.setup import Run
+    from ptkit.core.training.run_folder import Run
 
 # Flag -> the setting that it is.
 _SETTINGS = {

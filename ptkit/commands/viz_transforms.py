@@ -9,7 +9,6 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer, table
 from ptkit.commands.pictures import add_events, say_files
 from ptkit.commands.training_flags import with_setting_flags
-from ptkit.core.config_layers import gather
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
 
@@ -48,6 +47,7 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
+    from ptkit.core.config_layers import gather
     from ptkit.core.data.transforms.mixing import is_mix
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets

@@ -95,7 +95,7 @@ def split(
 
     if copy is not None and link is not None:
         raise UsageError(
-            "--copy and --link exclude each other: the lists name either copies or links"
+            "--copy and --link cannot be combined: the lists name either copies or links"
         )
     tree = (
         Tree(copy, "copy") if copy is not None else Tree(link, "link") if link is not None else None

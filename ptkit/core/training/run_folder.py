@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptkit.core.config import Settings, to_toml
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically

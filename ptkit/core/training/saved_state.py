@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ptkit import __version__
-from ptkit.core.config import Settings, to_layer
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict

@@ -36,7 +36,7 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 class Expression:
     """An arithmetic expression in `epoch`; nothing else can be named in it.
 
-    call, spot: where the text stands, for error messages.
+    call, spot: where the text is, for error messages.
 
     Raises:
         UsageError: the text is something else; also when a value cannot be computed.

@@ -26,7 +26,7 @@ _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
 )
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
-# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute
+# On a GPU this one sends numbers from the CPU every step and waits for them, unless it computes
 # them there.
 _CAPTURABLE = ("ASGD",)
 
@@ -146,7 +146,7 @@ class OptimizerSetup:
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
-        To be called before each epoch; when a run goes on, once with the last epoch done, before
+        Call it before each epoch; when a run is resumed, once with the last epoch done, before
         the optimizer's state is loaded.
         """
         due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
@@ -322,8 +322,7 @@ def _check_options(
                     f" group{nearest(key, allowed | {'unfreeze'})}"
                 )
         if own.keys() - {"lr"} and not call.prefix:
-            # PyTorch checks what stands in the call only, so the group's options are put there for
-            # a moment.
+            # PyTorch checks only its arguments, so the group's options become arguments here.
             options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
             OPTIMIZERS.build(
@@ -337,7 +336,9 @@ def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
     if "weight_decay" not in takes:
         return 0.0
     default = takes["weight_decay"].default
-    return call.kwargs.get("weight_decay", 0.0 if default is inspect.Parameter.empty else default)
+    usual = 0.0 if default is inspect.Parameter.empty else default
+    decay: float = call.kwargs.get("weight_decay", usual)
+    return decay
 
 
 def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:

@@ -10,7 +10,7 @@ from ptkit.core.training.optimization.parameter_groups import Group
 
 
 class PairedOptimizer:
-    """Steps several torch optimizers, each with its own parameters; at most one of a class.
+    """Steps several torch optimizers, each with its own parameters; at most one per class.
 
     flattened: the model's parameters that a part knows as matrices, each with that matrix.
     """

@@ -63,7 +63,7 @@ def arguments_by_group(
     (norms and biases without weight decay, what a companion optimizer steps) has the same value.
 
     Raises:
-        UsageError: a list of another length, or a function that is none.
+        UsageError: a list of another length, or a text that is not a function.
     """
     if call.name == "LambdaLR" and "lr_lambda" not in given:
         raise call.error(
@@ -108,7 +108,7 @@ def _for_each(call: Call, key: str, values: Sequence[Any], groups: Sequence[Grou
 
 
 def _family(group: Group) -> str:
-    return group["family"] if "family" in group else group["name"]
+    return str(group.get("family", group.get("name")))
 
 
 def _check_one_rate(call: Call, given: Mapping[str, Any], groups: Sequence[Group]) -> None:

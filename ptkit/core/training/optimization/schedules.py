@@ -252,7 +252,7 @@ def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _name(group: Group, index: int) -> str:
-    return group.get("name", f"group {index}")
+    return str(group.get("name", f"group {index}"))
 
 
 def _set_momentum(group: Group, shadow: Group) -> None:

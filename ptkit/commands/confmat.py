@@ -74,14 +74,14 @@ def confmat(
     batches = Batches(
         images,
         subject.parse_pipeline(),
-        batch_size=evaluation_batch_size(subject.size),
+        batch_size=evaluation_batch_size(subject.weights.size),
         device=place,
         workers=workers,
     )
     subject.model.to(place)
     report = _report_several if subject.task.kind == MULTI else _report_one
     with PictureFolder(
-        output_folder(subject.run, command=COMMAND, out=out), command=COMMAND
+        output_folder(subject.weights.run, command=COMMAND, out=out), command=COMMAND
     ) as pictures:
         result = report(
             subject, batches, names, printer=printer, pictures=pictures, num_images=num_images
@@ -106,7 +106,7 @@ def _report_one(
 
     images = batches.images
     found = evaluate(subject.model, batches, num_classes=len(names), task=subject.task)
-    footer = f"{images.file}, n = {len(images):,} · {subject.described}"
+    footer = f"{images.file}, n = {len(images):,} · {subject.weights.described}"
     drawn = draw_evaluation(
         found, images, names, pictures=pictures, num_images=num_images, footer=footer
     )
@@ -145,7 +145,7 @@ def _report_several(
     images = batches.images
     found = evaluate_labels(subject.model, batches, task=subject.task)
     rates, metrics = found.per_class, found.metrics
-    footer = f"{images.file}, n = {len(images):,} · {subject.described}"
+    footer = f"{images.file}, n = {len(images):,} · {subject.weights.described}"
     figure = label_rates(rates, names, mean_average_precision=metrics["map"], footer=footer)
     add_events(pictures, {"labels": pictures.add_figure("labels.png", figure)})
     columns = ("precision", "recall", "f1", "average_precision")

@@ -79,10 +79,10 @@ def viz_featuremaps(
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
     found = record_activations(network, tensors, chosen)
-    folder = output_folder(subject.run, command=COMMAND, out=out)
+    folder = output_folder(subject.weights.run, command=COMMAND, out=out)
     with PictureFolder(folder, command=COMMAND) as pictures:
         drawn = _draw_layers(
-            found, views, pictures=pictures, source=subject.described, printer=printer
+            found, views, pictures=pictures, source=subject.weights.described, printer=printer
         )
         add_events(pictures, drawn)
     say_files(printer, pictures)

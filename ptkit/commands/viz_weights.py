@@ -33,8 +33,8 @@ def viz_weights(
 
     Example: ptkit viz-weights ckpt.pkl --layers "layer1.*"
     """
-    from ptkit.core.models.checkpoints import read_weights
-    from ptkit.looking.subject import describe, epoch_of, output_folder, run_folder
+    from ptkit.core.models.locate import read_weights
+    from ptkit.looking.subject import output_folder
     from ptkit.looking.weights import find_kernels
     from ptkit.plots.kernel_stats import kernel_rows, kernel_stats
     from ptkit.plots.kernels import SCALES, kernel_figure
@@ -44,15 +44,14 @@ def viz_weights(
     printer = Printer(as_json=as_json, quiet=quiet)
     weights = read_weights(ckpt)
     kernels = find_kernels(weights.state_dict, layers, path=ckpt)
-    source = describe(weights.path, epoch_of(weights.checkpoint))
-    folder = output_folder(run_folder(weights.path), command=COMMAND, out=out)
+    folder = output_folder(weights.run, command=COMMAND, out=out)
     rows, images = [], {}
     with PictureFolder(folder, command=COMMAND) as pictures:
         for file_name, (layer, weight) in zip(
             file_names("kernels-", kernels), kernels.items(), strict=True
         ):
             stats = kernel_stats(weight)
-            footer = f"n = {len(weight):,} output channels · {source}"
+            footer = f"n = {len(weight):,} output channels · {weights.described}"
             figure = kernel_figure(weight, layer=layer, scale=scale, footer=footer)
             images[f"{layer}/kernels"] = pictures.add_figure(f"{file_name}.png", figure)
             images |= _per_output(layer, weight, scale=scale)

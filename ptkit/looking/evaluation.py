@@ -105,20 +105,20 @@ def read_matching_list(
     if not beside.is_file():
         if len(names) > len(known):
             raise DataError(
-                f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to"
+                f"{file} has label {len(names) - 1}, but {subject.weights.path} knows the classes 0 to"
                 f" {len(known) - 1}"
             )
         return images.with_classes(known), known
     if len(names) != len(known):
         raise DataError(
-            f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}"
+            f"{beside} has {len(names):,} classes, but {subject.weights.path} knows {len(known):,}"
         )
     if not subject.has_class_names:
         return images, names
     for index, (name, own) in enumerate(zip(names, known, strict=True)):
         if name != own:
             raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {subject.path}: these are"
+                f"class {index} is {name!r} in {beside} but {own!r} in {subject.weights.path}: these are"
                 " other classes"
             )
     return images, known

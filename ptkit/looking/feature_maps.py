@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptkit.core.data.transforms.pipeline import denormalise, same_size
+from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.errors import UsageError
 from ptkit.looking.subject import Subject
 
@@ -44,8 +44,8 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     pipeline = subject.parse_pipeline()
     if paths:
         tensors = [_one_view(pipeline.image(path)) for path in paths]
-    elif is_optional and (pipeline.size or subject.size):
-        height, width = pipeline.size or (subject.size or 0, subject.size or 0)
+    elif is_optional and (pipeline.size or subject.weights.size):
+        height, width = pipeline.size or (subject.weights.size or 0, subject.weights.size or 0)
         tensors = [torch.zeros(3, height, width)]
     else:
         raise UsageError("no images: name at least one image file")
@@ -53,7 +53,7 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
     return Views(
         batch,
-        denormalise(batch, subject.mean, subject.std),
+        subject.pixels(batch),
         tuple(Path(path).name for path in paths),
     )
 

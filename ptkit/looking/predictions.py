@@ -72,7 +72,7 @@ def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0
         DataError: an image that cannot be read.
         CheckpointError: the saved pipeline names user code.
     """
-    batch_size = evaluation_batch_size(subject.size)
+    batch_size = evaluation_batch_size(subject.weights.size)
     batches = Batches(
         images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers
     )

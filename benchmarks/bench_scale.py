@@ -54,7 +54,7 @@ from ptkit.core.machine import prepare_environment
 prepare_environment()
 import time
 from pathlib import Path
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.training.loop import fit
 from ptkit.core.training.setup import prepare

@@ -13,7 +13,8 @@ from types import FrameType
 
 import torch
 
-from ptkit.core.config import Settings, to_toml
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically

@@ -15,7 +15,7 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.observers import Figure
 from ptkit.core.training.prediction import Predicted, predict_list
-from ptkit.core.training.setup import Run
+from ptkit.core.training.run_folder import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix
 from ptkit.core.training.tasks.task import METRICS
 from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
@@ -48,11 +48,7 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
 
 def _draw_curves(run: Run) -> Path:
     images, kind = run.training.valid.images, run.task.kind
-    is_cross_entropy = (
-        kind == SINGLE
-        and run.settings.loss.call is not None
-        and "CrossEntropy" in run.settings.loss.call
-    )
+    is_cross_entropy = kind == SINGLE and "CrossEntropy" in run.training.loss.call.name
     has_classes = kind not in (MULTI, REGRESSION)
     curves = learning_curves(
         run.rows,

@@ -14,7 +14,7 @@ class WeightAverage:
     After update t, counted from 0, it is d·average + (1 - d)·parameter with d = min(decay, (1 + t)
     / (10 + t)), so that the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage
     with num_updates). Buffers, such as BatchNorm's statistics, are not averaged: they are averages
-    already, and the model's own stand beside the averaged parameters, whole numbers too.
+    already, and the model keeps its own, whole numbers too.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -46,7 +46,7 @@ class WeightAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain tensors and numbers; the tensors are the averages themselves and not copies."""
+        """Return plain tensors and numbers; the tensors are not copies."""
         return {"num_updates": self.num_updates, "averages": dict(self._averages)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ptkit.core.training.optimization.paired import take_in
 from ptkit.core.training.optimization.parameter_groups import (
     NOT_OPTIONS,
     Group,
-    Plan,
+    ParameterPlan,
     make_groups,
     plan_parameters,
 )
@@ -113,17 +113,17 @@ class Waiting:
 
 
 @dataclass
-class Prepared:
-    """What the loop steps: the optimizer, its call without a rate, and the base rate.
+class OptimizerSetup:
+    """The optimizer that the loop steps, its call without a rate, and the base rate.
 
     frozen: names of parameters without gradients, those that wait included. excluded: names of
-    parameters that have gradients but that the optimizer does not know. trained: the model's
-    parameters that the optimizer moves now (its
-    own may be copies: Muon's are). waiting: what is unfrozen later, in order.
+    parameters that have gradients but that the optimizer does not have. trained: the model's
+    parameters that the optimizer moves now (its own may be copies, as those of Muon are). waiting:
+    what is unfrozen later, in order.
     """
 
     optimizer: Any
-    call: str
+    call: Call
     lr: float
     frozen: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -162,32 +162,30 @@ class Prepared:
         return added
 
 
-def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
-    """Take the rate out of a call: return the call without it, and the rate from the call or from
-    `lr`.
+def split_rate(call: Call, *, lr: float | None) -> tuple[Call, float | None]:
+    """Return the call without its rate, and the rate from the call or from `lr`.
 
     Raises:
         UsageError: both give one, or the call's is not a positive number.
     """
-    call = parse(text)
     if not call.prefix:
         OPTIMIZERS.find(call)
     if call.args:
         raise call.error(f"{call.name} takes its arguments by name", 0)
     if "lr" not in call.kwargs:
-        return str(call), lr
+        return call, lr
     rate = call.kwargs["lr"]
     if lr is not None:
         raise call.error("the rate is given twice: here and by --lr (optimizer.lr)", "lr")
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
         raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
     rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
-    return str(Call(call.name, kwargs=rest, prefix=call.prefix)), float(rate)
+    # Parsed anew, so that errors point into the text without the rate.
+    return parse(str(Call(call.name, kwargs=rest, prefix=call.prefix))), float(rate)
 
 
-def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
+def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
     """Return the rate an optimizer is usually run with on such a model and batch size."""
-    call = parse(text)
     usual = UsualRate(0.001) if call.prefix else USUAL_RATES.get(call.name, UsualRate(0.001))
     lr = usual.lr * batch_size / 64 if usual.per_64 else usual.lr
     if usual.per_64 and not any("Norm" in type(module).__name__ for module in model.modules()):
@@ -195,14 +193,13 @@ def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
     return lr
 
 
-def notes_of(text: str) -> tuple[str, ...]:
+def notes_of(call: Call) -> tuple[str, ...]:
     """Return what a user of an optimizer should know before training with it."""
-    call = parse(text)
     return () if call.prefix else _NOTES.get(call.name, ())
 
 
 def build_optimizer(
-    text: str,
+    call: Call,
     model: nn.Module,
     *,
     lr: float,
@@ -210,7 +207,7 @@ def build_optimizer(
     decay_all: bool = False,
     layer_decay: float | None = None,
     epochs: int | None = None,
-) -> Prepared:
+) -> OptimizerSetup:
     """Freeze and group the model's parameters and return the optimizer over them.
 
     Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`.
@@ -224,7 +221,6 @@ def build_optimizer(
         UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the
             model.
     """
-    call = parse(text)
     takes = _takes(call)
     _sparse_parameters(call, model)
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
@@ -253,7 +249,7 @@ def build_optimizer(
         for epoch, some in by_epoch.items()
     )
     trained = [parameter for _, parameter in first.parameters]
-    return Prepared(first.optimizer, str(call), lr, frozen, excluded, trained, tuple(later))
+    return OptimizerSetup(first.optimizer, call, lr, frozen, excluded, trained, tuple(later))
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
@@ -281,12 +277,12 @@ def _takes(call: Call) -> dict[str, inspect.Parameter]:
     missing = [name for name in ("params", "lr") if name not in takes]
     if missing:
         raise call.error(
-            f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}"
+            f"{call.name} is not an optimizer: it must take params and lr, and has no {missing[0]}"
         )
     return takes
 
 
-def _check_one_group(call: Call, plans: Iterable[Plan]) -> None:
+def _check_one_group(call: Call, plans: Iterable[ParameterPlan]) -> None:
     for plan in plans:
         if plan.first_epoch not in (1, None):
             raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
@@ -351,7 +347,9 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
     if call.prefix:
         optimizer = build(groups)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise call.error(f"{call.name} is no optimizer: it makes a {type(optimizer).__name__}")
+            raise call.error(
+                f"{call.name} is not an optimizer: it makes a {type(optimizer).__name__}"
+            )
         return optimizer
     if call.name == "Muon":
         # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it

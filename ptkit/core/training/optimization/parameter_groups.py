@@ -38,7 +38,7 @@ class GroupLine:
 
 
 @dataclass
-class Plan:
+class ParameterPlan:
     """What becomes of one parameter.
 
     options: its own, over those of the optimizer's call. first_epoch: in which it trains; None for
@@ -59,7 +59,7 @@ class Plan:
         gives_rate = line.lr_factor is not None or "lr" in line.options
         if line.unfreeze is not None:
             self.first_epoch, self.is_excluded = line.unfreeze, False
-        # Who gives a rate wants it trained; other options leave a frozen parameter frozen.
+        # A rate implies training; other options leave a frozen parameter frozen.
         elif gives_rate:
             self.first_epoch, self.is_excluded = self.first_epoch or 1, False
         if gives_rate:
@@ -108,7 +108,7 @@ def parse_group(line: str) -> GroupLine:
 
 def plan_parameters(
     model: nn.Module, lines: Sequence[str], *, lr: float, layer_decay: float | None = None
-) -> dict[str, Plan]:
+) -> dict[str, ParameterPlan]:
     """Merge all lines that match each parameter, later ones winning key by key, over the rates by
     layer.
 
@@ -117,7 +117,7 @@ def plan_parameters(
     Raises:
         UsageError: a line that cannot be read or that matches nothing.
     """
-    plans = {name: Plan() for name, _ in model.named_parameters()}
+    plans = {name: ParameterPlan() for name, _ in model.named_parameters()}
     if layer_decay is not None and layer_decay != 1:
         _set_rates_by_layer(plans, model, lr=lr, decay=layer_decay)
     for line in map(parse_group, lines):
@@ -127,7 +127,7 @@ def plan_parameters(
 
 
 def make_groups(
-    model: nn.Module, plans: dict[str, Plan], *, spares_1d: bool
+    model: nn.Module, plans: dict[str, ParameterPlan], *, spares_1d: bool
 ) -> dict[int, list[Group]]:
     """Put parameters with the same options into one group, named after what is its own.
 
@@ -155,7 +155,7 @@ def make_groups(
 
 
 def _set_rates_by_layer(
-    plans: dict[str, Plan], model: nn.Module, *, lr: float, decay: float
+    plans: dict[str, ParameterPlan], model: nn.Module, *, lr: float, decay: float
 ) -> None:
     """Decay the rate from the head down (Howard and Ruder 2018, "discriminative fine-tuning")."""
     from ptkit.core.models.layers import layer_names
@@ -168,7 +168,7 @@ def _set_rates_by_layer(
             plans[name].layer = f"layer {number} of {len(layers)}, lr={factor:.3g}x"
 
 
-def _name(plan: Plan, options: dict[str, Any]) -> str:
+def _name(plan: ParameterPlan, options: dict[str, Any]) -> str:
     """Return a name that no group with other options has."""
     words = [f"from epoch {plan.first_epoch}"] if plan.first_epoch != 1 else []
     words += [plan.layer] if plan.layer else []

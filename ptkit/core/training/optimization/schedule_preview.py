@@ -51,11 +51,8 @@ def preview_schedule(text: str, *, epochs: int) -> Preview:
     for share in (warmup, 0.0):
         optimizer = _optimizer(num_groups)
         schedule = build_schedule(
-            text,
+            SchedulerSettings(call=text, warmup=share),
             optimizer,
-            per="auto",
-            warmup=share,
-            metric="loss",
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
         )

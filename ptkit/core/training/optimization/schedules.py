@@ -3,7 +3,7 @@ multiplies.
 
 SequentialLR refuses ReduceLROnPlateau and mangles OneCycleLR; a shadow with one dummy parameter a
 group has neither fault, and the real rate is the shadow's times the warm-up factor. Groups that are
-unfrozen later stand in the shadow from the start, so that their rate is then where the run's is.
+unfrozen later are in the shadow from the start, so that their rate is then where the run's is.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
+from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
@@ -100,7 +101,7 @@ class Schedule:
 
     @property
     def warmup_text(self) -> str:
-        """What stands in front of the schedule, in words."""
+        """What comes before the schedule, in words."""
         if self.warms_up_itself:
             return "with its own warm-up"
         return f"warm-up {self.warmup_steps} steps" if self.warmup_steps else "no warm-up"
@@ -131,13 +132,13 @@ class Schedule:
         }
 
     def after_step(self) -> None:
-        """Tell the schedule that an optimizer step was made."""
+        """Advance after an optimizer step."""
         self.num_steps += 1
         if self.per == "step" and self._scheduler is not None:
             self._tick()
 
     def after_epoch(self, *, valid_loss: float, metrics: Mapping[str, float]) -> None:
-        """Tell the schedule that an epoch ended, with what ReduceLROnPlateau may watch."""
+        """Advance after an epoch, with what ReduceLROnPlateau may watch."""
         if self.per != "epoch" or self._scheduler is None:
             return
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
@@ -146,7 +147,7 @@ class Schedule:
             self._tick()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values, enough to go on exactly."""
+        """Return plain values, enough to continue exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
         groups = [
             {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
@@ -161,7 +162,7 @@ class Schedule:
             group.update(saved)
 
     def go_on_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
-        """Stand where a schedule of another length would stand after as many steps and epochs."""
+        """Continue where a schedule of another length would be after as many steps and epochs."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self.load_state_dict(state)
             return
@@ -180,35 +181,31 @@ class Schedule:
 
 
 def build_schedule(
-    text: str,
+    asked: SchedulerSettings,
     optimizer: Any,
     *,
-    per: str,
-    warmup: float,
-    metric: str,
     epochs: int,
     steps_per_epoch: int,
     metric_modes: Mapping[str, str] = {"accuracy": "max"},
 ) -> Schedule:
-    """Return the schedule that a call names.
+    """Return the schedule that the settings ask for.
 
-    optimizer: what has the parameter groups, those that are unfrozen later included (`Prepared`).
-    per: "step", "epoch", or "auto" for what the schedule is usually stepped by: a step where the
-        run gives the length, an epoch where the call does. warmup: share of the run over which the
-        rate rises linearly.
-    metric: what ReduceLROnPlateau watches: "loss" or a key of `metric_modes`, which says whether
-    "max" or "min" of
-        each metric is best.
+    With per="auto" it is stepped every step where the run gives its length, every epoch where the
+    call does.
+
+    optimizer: has the parameter groups, those that are unfrozen later included: an optimizer, or an
+        OptimizerSetup. metric_modes: whether the "max" or the "min" of each metric is best.
 
     Raises:
         UsageError: unknown name or argument, or one that does not fit the run.
     """
-    warmup_steps = round(warmup * epochs * steps_per_epoch)
+    per, metric = asked.per, asked.metric
+    warmup_steps = round(asked.warmup * epochs * steps_per_epoch)
     shadow = _shadow_of(optimizer)
-    if text.strip() == "none":
+    if asked.call.strip() == "none":
         _check_metric("none", metric, metric_modes, is_watched=False)
         return Schedule(None, shadow, per="epoch", metric=metric, warmup_steps=warmup_steps)
-    call = parse(text)
+    call = parse(asked.call)
     target = _target(call)
     given = SCHEDULERS.bind(
         call, target, Part(call.prefix, "") if call.prefix else SCHEDULERS.find(call)
@@ -307,7 +304,7 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
         scheduler = SCHEDULERS.build(plain, supplied=supplied)
     if not isinstance(scheduler, lr_scheduler.LRScheduler):
         raise call.error(
-            f"{call.name} is no schedule: it must be an LRScheduler of torch that takes the"
+            f"{call.name} is not a schedule: it must be an LRScheduler of torch that takes the"
             " optimizer"
         )
     # The shadow never steps; without this mark torch takes that for a mistake and warns.
@@ -318,7 +315,7 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
 
 
 def _check_state(call: Call, value: Any) -> None:
-    """Refuse a state that a checkpoint cannot hold, which would be noticed only when a run goes on."""
+    """Refuse a state that a checkpoint cannot hold, which only resuming would notice."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):

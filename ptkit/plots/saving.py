@@ -30,7 +30,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         StorageError: the disk refused.
     """
-    _save_pixels(pixels(figure), path)
+    save_pixels(pixels(figure), path)
     return path
 
 
@@ -95,7 +95,7 @@ class PictureFolder:
     def add_figure(self, name: str, figure: Figure) -> np.ndarray:
         """Save a figure under `name` and return its pixels, uint8 (H, W, 3)."""
         drawn = pixels(figure)
-        _save_pixels(drawn, self._claimed(name))
+        save_pixels(drawn, self._claimed(name))
         return drawn
 
     def add_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -141,7 +141,12 @@ class PictureFolder:
         )
 
 
-def _save_pixels(drawn: np.ndarray, path: Path) -> None:
+def save_pixels(drawn: np.ndarray, path: Path) -> None:
+    """Write a picture, uint8 (H, W, 3), as a PNG.
+
+    Raises:
+        StorageError: the disk refused.
+    """
     write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4))
 
 

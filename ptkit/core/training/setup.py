@@ -13,6 +13,7 @@ from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.sampling import spread
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.locate import find_weights
 from ptkit.core.models.zoo import check_forward
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.compiling import compile_model
@@ -26,7 +27,6 @@ from ptkit.core.training.profiling import NO_CLOCK, Clock, stopwatch
 from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
-from ptkit.core.training.starting_weights import find_weights
 from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
 from ptkit.core.training.tasks.task import METRICS, check_metric, facts_of
 from ptkit.core.wording import counted

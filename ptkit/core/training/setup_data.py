@@ -29,9 +29,9 @@ from ptkit.core.data.transforms.catalogue import (
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
+from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import is_small
-from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
@@ -72,7 +72,7 @@ def prepare_data(
     *,
     device: torch.device,
     counting: Counting,
-    start: StartingWeights | None = None,
+    start: Weights | None = None,
 ) -> PreparedData:
     """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
 
@@ -192,7 +192,7 @@ def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
 
 
 def _known_statistics(
-    images: ImageList, data: DataSettings, start: StartingWeights | None
+    images: ImageList, data: DataSettings, start: Weights | None
 ) -> _Statistics | None:
     """Return the statistics that are given, come with the weights, or lie beside the list."""
     if (

@@ -9,6 +9,7 @@ from ptkit.core.config import ModelSettings, OptimizerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.transfer import TransferReport, transfer
+from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
 from ptkit.core.parts.calls import Call
 from ptkit.core.training.optimization.optimizers import (
@@ -17,7 +18,6 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
-from ptkit.core.training.starting_weights import StartingWeights
 
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 _FINETUNE_RATE = 0.1
@@ -41,7 +41,7 @@ def prepare_model(
     num_outputs: int,
     size: int,
     seed: int,
-    start: StartingWeights | None = None,
+    start: Weights | None = None,
 ) -> PreparedModel:
     """Build the model, initialise it and take over old weights, on the CPU.
 

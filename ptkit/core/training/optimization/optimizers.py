@@ -133,8 +133,8 @@ class Prepared:
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
-        To be called before each epoch; when a run goes on, once with the last epoch done, before
-        the optimizer's state is loaded.
+        Call it before each epoch; when a run resumes, once with the last epoch done, before the
+        optimizer's state is loaded.
         """
         due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
         added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)

@@ -159,7 +159,7 @@ class Schedule:
         for group, saved in zip(self._shadow.param_groups, state["groups"], strict=True):
             group.update(saved)
 
-    def go_on_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
+    def resume_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
         """Advance to where a schedule of another length is after as many steps and epochs."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self.load_state_dict(state)

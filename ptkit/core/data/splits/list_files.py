@@ -153,6 +153,7 @@ def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, A
     """Write a folder per fold, and test.txt if there is a test part.
 
     The images of a fold are its valid.txt, those of all other folds its train.txt.
+
     Folders of an earlier split into more folds lose the files that it wrote; if there is a test
     part, so does `out`, whose lists may share images with it.
 

@@ -1,6 +1,6 @@
 """`ptkit viz-transforms`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +8,7 @@ import typer
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
 from ptkit.commands.pictures import add_events, say_files
-from ptkit.core.config import read_toml, resolve
+from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
 
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 COMMAND = "viz-transforms"
 
 
+@with_setting_flags("transforms", "augment", "size", "seed")
 def viz_transforms(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
     ] = None,
-    transform: options.Transforms = None,
-    augment: options.Augment = None,
-    size: options.InputSize = None,
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
-    seed: options.TrainSeed = None,
     mean: Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")] = None,
     std: Annotated[
         str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")
@@ -37,6 +34,7 @@ def viz_transforms(
     out: options.Out = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **settings: Any,
 ) -> None:
     """Draw what transforms make of images: each step alone, and all together as the model sees it.
 
@@ -49,6 +47,7 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
+    from ptkit.core.config_layers import gather
     from ptkit.core.data.transforms.mixing import is_mix
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
@@ -57,34 +56,26 @@ def viz_transforms(
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    data = {
-        "transforms": transform or None,
-        "augment": augment,
-        "size": size,
-        "mean": mean,
-        "std": std,
-    }
-    flags = {"data": _given(data), "train": _given({"seed": seed})}
-    settings = resolve(read_toml(config) if config is not None else {}, flags)
-    calls = training_calls(settings.data, images)
+    given = {"mean": mean, "std": std}
+    chosen = gather(
+        settings | {keyword: text for keyword, text in given.items() if text is not None},
+        config=config,
+    )
+    calls = training_calls(chosen.data, images)
     printer = Printer(as_json=as_json, quiet=quiet)
-    sheets = transform_sheets(images, calls, num_draws=num_images, seed=settings.train.seed)
+    sheets = transform_sheets(images, calls, num_draws=num_images, seed=chosen.train.seed)
     alone = [call for call in calls if len(images) == 1 and is_mix(parse(call))]
     notes = [
         f"{call} is left out: it mixes images with each other, name a second one" for call in alone
     ]
     with PictureFolder(output_folder(None, command=COMMAND, out=out), command=COMMAND) as pictures:
-        drawn = draw_sheets(sheets, calls, seed=settings.train.seed, notes=notes, pictures=pictures)
+        drawn = draw_sheets(sheets, calls, seed=chosen.train.seed, notes=notes, pictures=pictures)
         add_events(pictures, drawn)
     printer.say(_table(sheets))
     for note in notes:
         printer.say(note)
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files)), "transforms": list(calls)})
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

@@ -22,16 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stations: the end of a qualified name, which must be unique; after | the name in older versions.
 # The first word is the start; a + makes a station another start.
 WALKS = {
-    "train": """train.train +cli.main settings_of config.resolve train_and_print TrainingScreen
+    "train": """train.train +cli.main api.train|train_and_print gather|settings_of config_layers.resolve|config.resolve TrainingScreen
         session.run stop_on_signals prepare check_log choose_device prepare_data read_lists
         numbered_lines label_table load_source Pipeline check_order steps_of divide kernel_of
         decode_all read_ahead images.decode statistics.measure Batches build_loss RULES facts_of
         prepare_model build_model build_optimizer plan_parameters calls.parse Catalogue.resolve
-        build_schedule new_run_folder open_events session._start session._train fit train_epoch
+        build_schedule new_run|new_run_folder open_recorders|open_events session._train fit train_epoch
         Batches.epoch epoch_order permutation InMemory.batches Pipeline.together Pipeline.finish
         sent outputs_of loop._step Loss.forward Totals.add WeightAverage.update stopwatch
-        loop.evaluate LabelScore session._record row_of write_metrics checkpoint_of environment
-        save_checkpoint write_weight_file Events.epoch last_checkpoint write_atomically""",
+        loop.evaluate LabelScore session._record History.add|row_of _write_metrics|write_metrics checkpoint_of _environment|environment
+        save_checkpoint write_weight_file Events.__init__ last_checkpoint write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines _read_rows label_table load_source decode_all
         read_ahead images.decode Pipeline.before Kept Pipeline steps_of divide kernel_of
         Batches.epoch epoch_order permutation Batches._plans InMemory.batches Pipeline.together

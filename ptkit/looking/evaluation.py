@@ -258,7 +258,8 @@ def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.nd
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
     is_true = evaluation.labels[worst] == pair.true
-    return worst[is_true & (evaluation.answers[worst] == pair.predicted)][:limit]
+    found: np.ndarray = worst[is_true & (evaluation.answers[worst] == pair.predicted)]
+    return found[:limit]
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

@@ -173,8 +173,8 @@ def test_the_weights_are_those_of_pytorchs_own(name: str) -> None:
     model = _model(name)
     takes = inspect.signature(getattr(torch.optim, name)).parameters
     plainly = {key: False for key in ("foreach", "fused") if key in takes}
-    wanted = _trained(model, getattr(torch.optim, name)(model.parameters(), lr=0.1, **plainly))
-    torch.testing.assert_close(_weights_after(f"{name}()"), wanted)
+    expected = _trained(model, getattr(torch.optim, name)(model.parameters(), lr=0.1, **plainly))
+    torch.testing.assert_close(_weights_after(f"{name}()"), expected)
 
 
 def test_muon_and_sparse_adam_are_pytorchs_own_with_a_companion() -> None:

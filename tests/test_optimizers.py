@@ -365,7 +365,7 @@ def test_an_optimizer_of_torch_that_is_not_listed_goes_by_its_module(model: nn.M
         ("Lion()", ["Linear: momentum=0.5"], "no option momentum for a group"),
     ],
 )
-def test_ones_own_that_is_no_optimizer_is_refused(
+def test_a_users_class_that_is_not_an_optimizer_is_refused(
     name: str, groups: list[str], message: str, lion: str, model: nn.Module
 ) -> None:
     with pytest.raises(UsageError, match=message):

@@ -37,10 +37,10 @@ def test_each_layer_has_a_share_of_the_next_ones_rate(model: nn.Module) -> None:
 def test_every_parameter_has_the_rate_of_its_layer(build) -> None:  # type: ignore[no-untyped-def]
     model = build(num_classes=3)
     layers = layer_names(model)
-    wanted = {
+    expected = {
         name: 0.5 ** (len(layers) - k) for k, names in enumerate(layers, start=1) for name in names
     }
-    assert _rates(model) == wanted
+    assert _rates(model) == expected
 
 
 def test_groups_by_layer_have_readable_names(model: nn.Module) -> None:

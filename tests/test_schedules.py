@@ -144,7 +144,7 @@ def test_a_longer_run_goes_on_where_the_longer_schedule_would_be() -> None:
         epochs=12,
         steps_per_epoch=5,
     )
-    long.go_on_from(first.state_dict(), epochs_done=3)
+    long.resume_from(first.state_dict(), epochs_done=3)
     long.set_rates(longer)
     assert longer.param_groups[0]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
 
@@ -210,12 +210,12 @@ def test_a_length_in_a_call_is_in_epochs_as_in_pytorchs_examples(call: str) -> N
     scheduler = eval(
         call.replace("(", "(theirs, ", 1), {"theirs": theirs} | vars(torch.optim.lr_scheduler)
     )
-    wanted = []
+    expected = []
     for _ in range(EPOCHS):
-        wanted += [theirs.param_groups[0]["lr"]] * STEPS
+        expected += [theirs.param_groups[0]["lr"]] * STEPS
         theirs.step()
         scheduler.step()
-    assert ours == wanted
+    assert ours == expected
 
 
 # For each argument a call with another value than in the first one.
@@ -507,6 +507,8 @@ def test_a_schedule_of_torch_that_is_not_listed_goes_by_its_module() -> None:
         ("Hoarding()", "holds a set, which a checkpoint cannot hold"),
     ],
 )
-def test_ones_own_that_is_no_schedule_is_refused(name: str, message: str, rates_file: str) -> None:
+def test_a_users_class_that_is_not_a_schedule_is_refused(
+    name: str, message: str, rates_file: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         _schedule(f"{rates_file}:{name}", _optimizer())

@@ -23,7 +23,7 @@ STEP = {
 # What lies between the epochs' steps.
 BETWEEN = {"validation": "validation", "records": "checkpoints, logs"}
 
-# A share of the steps above which a part is named as what limits.
+# The share of a step above which a part limits the speed.
 _MUCH = 0.15
 # On a GPU: marks that wait for the device before those that it has passed are read.
 _MARKS_AT_ONCE = 1024
@@ -47,7 +47,7 @@ NO_CLOCK = Clock()
 
 
 class Stopwatch(Clock):
-    """Reads the time at every lap: for devices that do the work before the program goes on."""
+    """Reads the time at every lap: for devices that work before the program continues."""
 
     def __init__(self) -> None:
         self.start()
@@ -144,11 +144,8 @@ class Profile:
     @property
     def verdict(self) -> str:
         """What limits the speed, in one sentence."""
-        model, data, rest = (
-            self.share("forward", "backward"),
-            self.share("data", "copy"),
-            self.share("rest"),
-        )
+        model, data = self.share("forward", "backward"), self.share("data", "copy")
+        rest = self.share("rest")
         if data >= _MUCH and self.share("data") >= self.share("copy"):
             return (
                 f"waiting for data takes {data:.0%} of a step: more --workers, data.cache=ram or"
@@ -166,7 +163,7 @@ class Profile:
                 f"neither the model nor data but the work around them takes {rest:.0%} of a step:"
                 " raise --batch-size"
             )
-        return f"the model takes {model:.0%} of a step: the loader is not what limits"
+        return f"the model takes {model:.0%} of a step: the loader does not limit the speed"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: seconds and shares of the parts, and the verdict."""

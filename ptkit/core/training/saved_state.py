@@ -180,7 +180,7 @@ def restore(saved: SavedState, setup: Setup) -> str:
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         if is_longer:
-            training.schedule.go_on_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
+            training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
     except (RuntimeError, ValueError, KeyError) as error:

@@ -354,9 +354,8 @@ def choose_size(images: ImageList) -> int:
 
 
 def _some_of(images: ImageList) -> list[int]:
-    return np.unique(
-        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
-    ).tolist()
+    places = np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
+    return [int(place) for place in np.unique(places)]
 
 
 def _check_variety(train: ImageList) -> None:

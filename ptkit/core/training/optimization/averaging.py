@@ -25,7 +25,7 @@ class WeightAverage:
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def update(self) -> None:
-        """Take in the parameters as they are now; to be called after each optimizer step."""
+        """Take in the current parameters; call after each optimizer step."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         # Frozen parameters equal their average.
@@ -36,9 +36,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the model for a while; the two exchange their memory, and nothing
-        is copied.
-        """
+        """Put the averages into the model for a while, by exchanging memory; nothing is copied."""
         self._exchange()
         try:
             yield
@@ -50,7 +48,7 @@ class WeightAverage:
         return {"num_updates": self.num_updates, "averages": dict(self._averages)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
+        """Load a saved state.
 
         Raises:
             KeyError, RuntimeError: it is of another model.

@@ -26,16 +26,13 @@ _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
 )
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
-# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute
-# them there.
+# On a GPU this one sends numbers from the CPU every step and waits, unless it computes them there.
 _CAPTURABLE = ("ASGD",)
 
 
 @dataclass(frozen=True)
 class UsualRate:
-    """The learning rate that an optimizer is usually run with; `per_64` means for 64 images a step,
-    in proportion.
-    """
+    """The usual learning rate of an optimizer; `per_64`: for 64 images a step, in proportion."""
 
     lr: float
     per_64: bool = False
@@ -78,18 +75,10 @@ _SUMMARIES = {
 }
 
 _NOTES = {
-    "Rprop": (
-        (
-            "Rprop is made for full batches: on small ones gradients change their signs by chance;"
-            " raise --batch-size"
-        ),
-    ),
-    "LBFGS": (
-        (
-            "LBFGS is made for full or large batches: on small ones it takes chance for curvature;"
-            " raise --batch-size"
-        ),
-    ),
+    "Rprop": "Rprop is made for full batches: on small ones gradients change sign by chance; raise"
+    " --batch-size",
+    "LBFGS": "LBFGS is made for full or large batches: on small ones it mistakes noise for"
+    " curvature; raise --batch-size",
 }
 
 OPTIMIZERS = Catalogue(
@@ -103,9 +92,7 @@ OPTIMIZERS = Catalogue(
 
 @dataclass(frozen=True)
 class Waiting:
-    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the
-    run's then.
-    """
+    """Parameters frozen before `epoch`, by name, and the optimizer whose groups join then."""
 
     epoch: int
     parameters: tuple[tuple[str, nn.Parameter], ...]
@@ -146,8 +133,8 @@ class OptimizerSetup:
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
-        To be called before each epoch; when a run goes on, once with the last epoch done, before
-        the optimizer's state is loaded.
+        Call it before each epoch; when a run resumes, once with the last epoch done, before the
+        optimizer's state is loaded.
         """
         due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
         added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)
@@ -195,7 +182,7 @@ def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
 
 def notes_of(call: Call) -> tuple[str, ...]:
     """Return what a user of an optimizer should know before training with it."""
-    return () if call.prefix else _NOTES.get(call.name, ())
+    return () if call.prefix or call.name not in _NOTES else (_NOTES[call.name],)
 
 
 def build_optimizer(
@@ -211,11 +198,10 @@ def build_optimizer(
     """Freeze and group the model's parameters and return the optimizer over them.
 
     Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`.
-    Changes
-    `requires_grad` of frozen parameters in place.
+    Changes `requires_grad` of frozen parameters in place.
 
-    layer_decay: rate of each layer as a multiple of the next one's; what `groups` say wins over it.
-    epochs: of the run; what would be unfrozen after it is an error.
+    layer_decay: rate of each layer as a multiple of the next one's; `groups` win over it.
+    epochs: of the run; unfreezing parameters after it is an error.
 
     Raises:
         UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the
@@ -239,8 +225,8 @@ def build_optimizer(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     first, *later = (
-        # An optimizer puts parameters in the place of the pairs in its groups, so these are read
-        # before it is built.
+        # An optimizer replaces the pairs in its groups by parameters, so they are read before it is
+        # built.
         Waiting(
             epoch,
             tuple(p for group in some for p in group["params"]),
@@ -253,8 +239,9 @@ def build_optimizer(
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
-    """Put normalisation layers whose parameters are all frozen into evaluation mode: their
-    statistics stay.
+    """Put normalisation layers with only frozen parameters into evaluation mode.
+
+    Their statistics stay as they are.
     """
     names = set(frozen)
     for prefix, module in model.named_modules():
@@ -308,9 +295,7 @@ def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
 def _check_options(
     call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]
 ) -> None:
-    """Refuse options of groups that the optimizer does not have, or whose values it would not take
-    in its call.
-    """
+    """Refuse options of groups that the optimizer does not have, or whose values it refuses."""
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
@@ -322,8 +307,7 @@ def _check_options(
                     f" group{nearest(key, allowed | {'unfreeze'})}"
                 )
         if own.keys() - {"lr"} and not call.prefix:
-            # PyTorch checks what stands in the call only, so the group's options are put there for
-            # a moment.
+            # PyTorch checks only the arguments of the call, so it is built once with the group's.
             options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
             OPTIMIZERS.build(
@@ -337,7 +321,9 @@ def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
     if "weight_decay" not in takes:
         return 0.0
     default = takes["weight_decay"].default
-    return call.kwargs.get("weight_decay", 0.0 if default is inspect.Parameter.empty else default)
+    usual = 0.0 if default is inspect.Parameter.empty else default
+    decay: float = call.kwargs.get("weight_decay", usual)
+    return decay
 
 
 def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
@@ -352,8 +338,7 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
             )
         return optimizer
     if call.name == "Muon":
-        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it
-        # alone.
+        # The classifying layer's gradients are of another kind than hidden layers'.
         head = next(
             (parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2),
             None,
@@ -374,8 +359,7 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
 
 
 def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
-    """Return the names of the parameters whose gradients are sparse; only SparseAdam has a step for
-    them.
+    """Return the names of the parameters with sparse gradients, which only SparseAdam can step.
 
     Raises:
         UsageError: SparseAdam and there are none, or another optimizer of torch and there are some.

@@ -1,6 +1,4 @@
-"""Parameter groups: `--group` lines and rates by layer, from what the user wrote to what an
-optimizer takes.
-"""
+"""Parameter groups: from `--group` lines and rates by layer to what an optimizer takes."""
 
 import re
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from ptkit.core.wording import nearest
 
 Group = dict[str, Any]
 
-# Entries of a group that are not options of the optimizer. The family is what the user would call
-# one group: norms and biases, which get no weight decay, and what a companion optimizer steps
+# Entries of a group that are not options of the optimizer. A family is what the user calls one
+# group: norms and biases, which get no weight decay, and the parameters of a companion optimizer
 # belong to the family of the others.
 NOT_OPTIONS = frozenset({"params", "name", "family"})
 
@@ -39,11 +37,10 @@ class GroupLine:
 
 @dataclass
 class ParameterPlan:
-    """What becomes of one parameter.
+    """The settings of one parameter.
 
-    options: its own, over those of the optimizer's call. first_epoch: in which it trains; None for
-    never.
-    layer: its place and rate in words, where the rate comes from the layer.
+    options: its own, over those of the optimizer's call. first_epoch: when it starts to train; None
+    for never. layer: its place and rate in words, where the rate comes from the layer.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +49,7 @@ class ParameterPlan:
     layer: str = ""
 
     def follow(self, line: GroupLine, *, lr: float) -> None:
-        """Take over what a line says; lr: of the run."""
+        """Apply a line; lr: of the run."""
         if line.is_frozen or line.is_excluded:
             self.first_epoch, self.is_excluded = None if line.is_frozen else 1, line.is_excluded
             return
@@ -70,8 +67,9 @@ class ParameterPlan:
 
 
 def parse_group(line: str) -> GroupLine:
-    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5`, or `SELECTOR:
-    frozen|excluded`.
+    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5` or `SELECTOR: frozen`.
+
+    `excluded` takes the place of `frozen`.
 
     Raises:
         UsageError: not of that form.
@@ -102,15 +100,14 @@ def parse_group(line: str) -> GroupLine:
         raise UsageError(f"--group {line!r}: expected key=value, found {call.args[0]}")
     options = dict(call.kwargs)
     unfreeze = options.pop("unfreeze", None)
-    _check_values(line, options, factor, unfreeze)
+    _check_values(line, options, factor=factor, unfreeze=unfreeze)
     return GroupLine(selector, options, factor, unfreeze=unfreeze)
 
 
 def plan_parameters(
     model: nn.Module, lines: Sequence[str], *, lr: float, layer_decay: float | None = None
 ) -> dict[str, ParameterPlan]:
-    """Merge all lines that match each parameter, later ones winning key by key, over the rates by
-    layer.
+    """Merge the rates by layer and all lines that match each parameter; later lines win by key.
 
     layer_decay: rate of a layer as a multiple of the next one's; the last layer has the run's rate.
 
@@ -129,7 +126,7 @@ def plan_parameters(
 def make_groups(
     model: nn.Module, plans: dict[str, ParameterPlan], *, spares_1d: bool
 ) -> dict[int, list[Group]]:
-    """Put parameters with the same options into one group, named after what is its own.
+    """Put parameters with the same options into one group, named after these options.
 
     Returns the groups by the first epoch in which they train, in order; "params" are (name,
     parameter) pairs.
@@ -182,7 +179,9 @@ def _shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, int | float) else str(value)
 
 
-def _check_values(line: str, options: dict[str, Any], factor: float | None, unfreeze: Any) -> None:
+def _check_values(
+    line: str, options: dict[str, Any], *, factor: float | None, unfreeze: Any
+) -> None:
     if NOT_OPTIONS & options.keys():
         raise UsageError(
             f"--group {line!r}: no optimizer has an option {min(NOT_OPTIONS & options.keys())}"

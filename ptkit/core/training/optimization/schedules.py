@@ -1,5 +1,4 @@
-"""Learning-rate schedules: torch's own schedulers drive a shadow optimizer, and the warm-up
-multiplies.
+"""Learning-rate schedules: torch's schedulers drive a shadow optimizer; the warm-up multiplies.
 
 SequentialLR refuses ReduceLROnPlateau and mangles OneCycleLR; a shadow with one dummy parameter a
 group has neither fault, and the real rate is the shadow's times the warm-up factor. Groups that are
@@ -34,7 +33,7 @@ _ROWS = {
     "CosineAnnealingLR": ("step", "half a cosine down to eta_min (Loshchilov and Hutter 2017)"),
     "ReduceLROnPlateau": (
         "epoch",
-        "times factor when the validation loss or another metric stops getting better",
+        "times factor when the validation loss or another metric stops improving",
     ),
     "LambdaLR": (
         "epoch",
@@ -65,7 +64,7 @@ SCHEDULERS = Catalogue(
     },
 )
 
-# Who gives one of these counts in epochs, as PyTorch's examples do.
+# A call that gives one of these counts in epochs, as PyTorch's examples do.
 _LENGTHS_IN_EPOCHS = {
     "CosineAnnealingLR": "T_max",
     "LinearLR": "total_iters",
@@ -101,7 +100,7 @@ class Schedule:
 
     @property
     def warmup_text(self) -> str:
-        """What comes before the schedule, in words."""
+        """The warm-up in words."""
         if self.warms_up_itself:
             return "with its own warm-up"
         return f"warm-up {self.warmup_steps} steps" if self.warmup_steps else "no warm-up"
@@ -132,13 +131,13 @@ class Schedule:
         }
 
     def after_step(self) -> None:
-        """Advance after an optimizer step."""
+        """Count an optimizer step."""
         self.num_steps += 1
         if self.per == "step" and self._scheduler is not None:
             self._tick()
 
     def after_epoch(self, *, valid_loss: float, metrics: Mapping[str, float]) -> None:
-        """Advance after an epoch, with what ReduceLROnPlateau may watch."""
+        """Count an epoch, with the values that ReduceLROnPlateau may watch."""
         if self.per != "epoch" or self._scheduler is None:
             return
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
@@ -147,7 +146,7 @@ class Schedule:
             self._tick()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values, enough to continue exactly."""
+        """Return plain values, enough to resume exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
         groups = [
             {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
@@ -161,8 +160,8 @@ class Schedule:
         for group, saved in zip(self._shadow.param_groups, state["groups"], strict=True):
             group.update(saved)
 
-    def go_on_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
-        """Continue where a schedule of another length would be after as many steps and epochs."""
+    def resume_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
+        """Advance to where a schedule of another length is after as many steps and epochs."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self.load_state_dict(state)
             return
@@ -190,11 +189,11 @@ def build_schedule(
 ) -> Schedule:
     """Return the schedule that the settings ask for.
 
-    With per="auto" it is stepped every step where the run gives its length, every epoch where the
-    call does.
-
-    optimizer: has the parameter groups, those that are unfrozen later included: an optimizer, or an
-        OptimizerSetup. metric_modes: whether the "max" or the "min" of each metric is best.
+    optimizer: has the parameter groups, those that are unfrozen later included.
+    per: "step", "epoch", or "auto": a step where the run gives the length, an epoch where the call
+        does. warmup: share of the run over which the rate rises linearly.
+    metric: watched by ReduceLROnPlateau: "loss" or a key of `metric_modes`, which says whether
+        "max" or "min" of each metric is best.
 
     Raises:
         UsageError: unknown name or argument, or one that does not fit the run.
@@ -217,9 +216,17 @@ def build_schedule(
     if is_plateau and per == "step":
         raise call.error(f"{call.name} watches the validation metric, which is known once an epoch")
     length = {"epochs": epochs, "ticks_per_epoch": steps_per_epoch if per == "step" else 1}
-    supplied = {"optimizer": shadow} | arguments_of_run(call, given, shadow.param_groups, **length)
+    supplied: dict[str, Any] = {"optimizer": shadow} | arguments_of_run(
+        call, given, shadow.param_groups, **length
+    )
     if is_plateau:
-        supplied |= _mode(call, given, metric, metric_modes)
+        best = "min" if metric == "loss" else metric_modes[metric]
+        if given.get("mode", best) != best:
+            raise call.error(
+                f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric",
+                "mode",
+            )
+        supplied["mode"] = best
     by_group = {} if call.prefix else arguments_by_group(call, given, shadow.param_groups, **length)
     scheduler = _built(
         call, {k: v for k, v in given.items() if k not in by_group}, supplied | by_group
@@ -239,9 +246,7 @@ def _target(call: Call) -> Any:
 
 
 def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
-    """Return an optimizer with a dummy parameter for each group, at that group's rate, momentum or
-    betas.
-    """
+    """Return an optimizer with a dummy parameter for each group, at its rate and momentum."""
     groups = []
     for index, group in enumerate(optimizer.param_groups):
         own = {key: group[key] for key in ("momentum", "betas", "family") if key in group}
@@ -252,13 +257,11 @@ def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _name(group: Group, index: int) -> str:
-    return group.get("name", f"group {index}")
+    return str(group.get("name", f"group {index}"))
 
 
 def _set_momentum(group: Group, shadow: Group) -> None:
-    """Give a group the momentum that the schedule cycles in the shadow; the two may have it under
-    different names.
-    """
+    """Give a group the shadow's momentum, which may have another name there."""
     momentum = shadow["betas"][0] if "betas" in shadow else shadow["momentum"]
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
@@ -286,17 +289,6 @@ def _usual_tick(call: Call, given: Mapping[str, Any]) -> str:
     return "step" if call.name == "WarmupCosineLR" else _ROWS[call.name][0]
 
 
-def _mode(
-    call: Call, given: Mapping[str, Any], metric: str, modes: Mapping[str, str]
-) -> dict[str, str]:
-    best = "min" if metric == "loss" else modes[metric]
-    if given.get("mode", best) != best:
-        raise call.error(
-            f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric", "mode"
-        )
-    return {"mode": best}
-
-
 def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) -> Any:
     plain = Call(call.name, kwargs=given, prefix=call.prefix, source=call.source, spots=call.spots)
     with warnings.catch_warnings():
@@ -307,7 +299,7 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
             f"{call.name} is not a schedule: it must be an LRScheduler of torch that takes the"
             " optimizer"
         )
-    # The shadow never steps; without this mark torch takes that for a mistake and warns.
+    # The shadow never steps; without this mark torch warns of a missing step.
     supplied["optimizer"]._opt_called = True
     if call.prefix:
         _check_state(call, _plain(scheduler.state_dict()))
@@ -315,7 +307,7 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
 
 
 def _check_state(call: Call, value: Any) -> None:
-    """Refuse a state that a checkpoint cannot hold, which only resuming would notice."""
+    """Refuse a state that a checkpoint cannot hold, before the run that could not resume."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
@@ -329,9 +321,7 @@ def _check_state(call: Call, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return containers of plain values: schedulers keep bound methods and functions in their
-    state.
-    """
+    """Return containers of plain values, without the functions in a scheduler's state."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if not callable(v)}
     if isinstance(value, list | tuple):

@@ -4,11 +4,16 @@ Each public function takes PyTorch's own loss, embeddings (n, D) of unit length 
 (n,), and returns the loss of what it forms. A batch without any gives 0.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# One of PyTorch's losses.
+Criterion = Callable[..., Tensor]
 
 
-def signed_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+def signed_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the embeddings of pairs."""
     first, second, signs = _pairs(embeddings, labels)
     if not len(first):
@@ -16,7 +21,7 @@ def signed_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Te
     return criterion(embeddings[first], embeddings[second], signs)
 
 
-def distances_of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+def distances_of_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the distances within pairs."""
     first, second, signs = _pairs(embeddings, labels)
     if not len(first):
@@ -24,7 +29,7 @@ def distances_of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor)
     return criterion(_distance(embeddings, first, second), signs)
 
 
-def ranked_distances(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+def ranked_distances(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare, in each triplet, the distance to the negative with that to the positive."""
     anchors, positives, negatives = _triplets(embeddings, labels)
     if not len(anchors):
@@ -34,7 +39,7 @@ def ranked_distances(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -
     return criterion(farther, closer, torch.ones_like(closer))
 
 
-def semi_hard_triplets(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+def semi_hard_triplets(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the embeddings of triplets."""
     anchors, positives, negatives = _triplets(embeddings, labels)
     if not len(anchors):

@@ -164,8 +164,9 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     from ptkit.core.models.zoo import build_model, find_head
 
     call = parse(model)
-    if isinstance(call.kwargs.get("num_classes"), int):
-        return call.kwargs["num_classes"]
+    given = call.kwargs.get("num_classes")
+    if isinstance(given, int):
+        return given
     module, _ = build_model(call, num_classes=_UNUSUAL, size=size, seed=0)
     try:
         head = find_head(module, _UNUSUAL)

@@ -174,7 +174,7 @@ def find_head(model: nn.Module, num_classes: int) -> str:
     Raises:
         UsageError: there is none.
     """
-    heads = [
+    heads: list[str] = [
         name
         for name, module in model.named_modules()
         if (isinstance(module, nn.Linear) and module.out_features == num_classes)

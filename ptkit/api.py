@@ -5,132 +5,38 @@ in docs/training.md: `lr`, `batch_size`, and `model`, `loss`, `optimizer`, `sche
 calls. Every error that the user can fix is a `PtkitError`.
 """
 
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from ptkit.api_types import (
+    Counting,
+    EvaluationResult,
+    FinetuneSettings,
+    NormstatsResult,
+    SplitResult,
+    StrPath,
+    TrainSettings,
+)
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
+    import torch
+
+    from ptkit.api_types import TrainedModel
     from ptkit.core.config import Settings
-    from ptkit.core.data.splits.jobs import Outcome, SplitJob
-    from ptkit.core.data.statistics import ChannelStatistics
-    from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.core.data.splits.jobs import SplitJob
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.session import RunResult
     from ptkit.core.training.setup import Run
-
-StrPath = str | os.PathLike[str]
-# Called with what is counted and how many there are; gives the function that counts.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-class FinetuneSettings(TypedDict, total=False):
-    """All settings of core/config.py by their keywords, but the weights to start from."""
-
-    train: StrPath
-    valid: StrPath
-    classes: StrPath | None
-    size: int | None
-    augment: str
-    transforms: Sequence[str]
-    eval_transforms: Sequence[str]
-    mean: Sequence[float]
-    std: Sequence[float]
-    cache: str
-    reduced_decode: bool
-    on_bad: str
-    allow_leak: bool
-    sampler: str
-    shuffle: bool
-    drop_last: bool
-    workers: int
-    model: str | None
-    init: Sequence[str]
-    loss: str | None
-    pairs: bool
-    threshold: float | None
-    embedding: int | None
-    optimizer: str | None
-    lr: float | None
-    groups: Sequence[str]
-    decay_all: bool
-    layer_decay: float | None
-    head_lr: float
-    scheduler: str
-    per: str
-    warmup: float
-    scheduler_metric: str
-    epochs: int
-    batch_size: int | None
-    seed: int
-    device: str
-    precision: str
-    accumulate: int
-    clip_grad: float | None
-    patience: int | None
-    metric: str
-    ema: float | None
-    save_every: int
-    channels_last: bool
-    deterministic: bool
-    compile: bool
-    profile: bool
-    tensorboard: bool
-    histograms: bool
-    graph: bool
-    pictures: bool
-    log_folder: StrPath | None
-    comment: str
-    filename_suffix: str
-    wandb: bool
-
-
-class TrainSettings(FinetuneSettings, total=False):
-    """All settings of core/config.py by their keywords."""
-
-    weights: StrPath | None
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """Where the images of a split went.
-
-    counts: images of each part (train, valid, test, or fold1, fold2, ...) by its name.
-    files: the lists and records that were written. outcome: all that is known, image by image.
-    """
-
-    counts: Mapping[str, int]
-    class_names: tuple[str, ...]
-    files: tuple[Path, ...]
-    outcome: "Outcome"
-
-
-@dataclass(frozen=True)
-class NormstatsResult:
-    """Statistics of images for Normalize, and the files that hold them.
-
-    whitening: the matrix for LinearTransformation, where one was asked for.
-    """
-
-    statistics: "ChannelStatistics"
-    file: Path
-    whitening: "Whitening | None" = None
-    whitening_file: Path | None = None
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
-        return self.statistics.mean
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
-        return self.statistics.std
+    from ptkit.looking.predictions import Answers
+    from ptkit.looking.subject import Subject
 
 
 def split(
@@ -324,10 +230,155 @@ def finetune(
     return _run(found, name=name, runs=runs, resume=None, link=link, watch=watch)
 
 
+def evaluate(
+    ckpt: StrPath,
+    list_file: StrPath,
+    *,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> EvaluationResult:
+    """Test a model on a list: what `ptkit confmat` shows, without its pictures.
+
+    ckpt: a checkpoint, a run folder, or bare weights, which need `model` to `size` too.
+
+    >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
+    >>> found.metrics.keys()
+    dict_keys(['accuracy'])
+    >>> found.per_class["recall"].shape == (len(found.class_names),)
+    True
+
+    Raises:
+        CheckpointError: no such file, damaged, or weights that do not fit.
+        DataError: a list that cannot be read, or other classes than the model's.
+        UsageError: a model that gives numbers, or bare weights with an answer missing.
+    """
+    from ptkit.core.data.labels import MULTI, REGRESSION
+    from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.sizes import evaluation_batch_size
+    from ptkit.looking.evaluation import evaluate, evaluate_labels, read_matching_list
+
+    subject = _subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    if subject.task.kind == REGRESSION:
+        raise UsageError(
+            f"{ckpt} gives numbers, which cannot be right or wrong: predict shows them"
+        )
+    images, names = read_matching_list(Path(list_file), subject, classes=_path_or_none(classes))
+    place = _device(device)
+    batches = Batches(
+        images,
+        subject.parse_pipeline(),
+        batch_size=evaluation_batch_size(subject.size),
+        device=place,
+        workers=workers,
+    )
+    subject.model.to(place)
+    if subject.task.kind == MULTI:
+        several = evaluate_labels(subject.model, batches, task=subject.task)
+        return EvaluationResult(names, several.metrics, several.per_class, several)
+    found = evaluate(subject.model, batches, num_classes=len(names), task=subject.task)
+    return EvaluationResult(names, {"accuracy": found.accuracy}, found.per_class, found)
+
+
+def predict(
+    ckpt: StrPath,
+    sources: StrPath | Sequence[StrPath],
+    *,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> "Answers":
+    """Say what a model sees in images; `.rows(top=...)` gives what `ptkit predict --json` prints.
+
+    sources: image files, folders, or lists (.txt). The rest: see `evaluate`.
+
+    >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
+    >>> sorted(found.rows()[0])
+    ['class', 'index', 'path', 'probability']
+
+    Raises:
+        CheckpointError: no such file, damaged, or weights that do not fit.
+        DataError: images that cannot be read.
+        UsageError: bare weights with an answer missing.
+    """
+    from ptkit.looking.predictions import answer, find_images
+
+    subject = _subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    images = find_images([os.fspath(source) for source in given], subject.class_names)
+    return answer(subject, images, device=_device(device), workers=workers)
+
+
+def load(path: StrPath, *, model: str | None = None) -> "TrainedModel":
+    """Rebuild the model of a checkpoint or run folder, ready to predict.
+
+    It is an ordinary module, in evaluation mode on the CPU, with these attributes more:
+    `class_names`; `pipeline`, how an image becomes its input; `task`, how its outputs are read; and
+    `predict(images, top=1)`, which returns a row for each image as `ptkit predict --json` prints
+    them and takes one or a list of: paths, bytes, Pillow images, uint8 arrays (H, W, 3).
+    model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
+
+    >>> model = ptkit.load("ckpt.pkl")
+    >>> import numpy
+    >>> row, = model.predict(numpy.zeros((16, 16, 3), numpy.uint8))
+    >>> row["class"] in model.class_names
+    True
+
+    Raises:
+        CheckpointError: not a ptkit checkpoint, damaged, or it needs `model`.
+    """
+    from ptkit.core.models import checkpoints
+    from ptkit.looking.given_images import predict_images
+
+    module: Any = checkpoints.load(Path(path), model=model)
+    # Not a method of a subclass: the module keeps its class, and can be copied and pickled.
+    module.predict = functools.partial(predict_images, module)
+    return cast("TrainedModel", module)
+
+
+def _subject(
+    ckpt: StrPath,
+    *,
+    model: str | None,
+    mean: Sequence[float] | str | None,
+    std: Sequence[float] | str | None,
+    size: int | None,
+    classes: StrPath | None,
+) -> "Subject":
+    from ptkit.looking.subject import load_subject
+
+    return load_subject(
+        Path(ckpt),
+        model=model,
+        mean=_rgb_text(mean),
+        std=_rgb_text(std),
+        size=size,
+        classes=_path_or_none(classes),
+    )
+
+
+def _rgb_text(values: Sequence[float] | str | None) -> str | None:
+    return values if values is None or isinstance(values, str) else ",".join(map(str, values))
+
+
+def _device(name: str) -> "torch.device":
+    from ptkit.core.config import KEYWORDS
+    from ptkit.core.device import choose_device
+
+    check_choice("--device", name, KEYWORDS["device"][1].metadata["choices"])
+    return choose_device(name)
+
+
 def _command(job: "SplitJob") -> str:
     """Return the command line that repeats a split, for its record."""
-    import shlex
-
     from ptkit.core.data.splits.jobs import DEFAULT_RATIO
 
     is_plain = not job.extend and job.kfold is None

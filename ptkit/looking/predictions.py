@@ -22,11 +22,11 @@ from ptkit.looking.subject import Subject
 class Answers:
     """What a model says about some images, in order.
 
-    kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
+    paths: None for images that are no files. kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
     answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
     """
 
-    paths: tuple[str, ...]
+    paths: tuple[str | None, ...]
     class_names: tuple[str, ...]
     kind: str
     values: np.ndarray

@@ -46,9 +46,9 @@ _INSIDE: tuple[tuple[str, str, type], ...] = (
 def load(path: Path | str, *, model: str | None = None) -> nn.Module:
     """Rebuild the model of a checkpoint or run folder, ready to predict.
 
-    The module is in evaluation mode on the CPU and has two attributes more: `class_names` (a tuple
-    of str) and `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`,
-    `mean`, `std`).
+    The module is in evaluation mode on the CPU and has three attributes more: `class_names` (a
+    tuple of str), `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`,
+    `mean`, `std`) and `task` (how its outputs are read).
     model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
 
     Raises:
@@ -59,6 +59,7 @@ def load(path: Path | str, *, model: str | None = None) -> nn.Module:
     # setattr: nn.Module's annotations allow tensors and modules only.
     setattr(module, "class_names", tuple(checkpoint["classes"]))  # noqa: B010
     setattr(module, "pipeline", checkpoint["pipeline"])  # noqa: B010
+    setattr(module, "task", checkpoint["task"])  # noqa: B010
     return module
 
 

@@ -24,14 +24,8 @@ from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.gradcam import (
-    as_maps,
-    evaluating,
-    explained_layer,
-    gradcam,
-    run_layers,
-    top_region,
-)
+from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
+from ptkit.core.models.hooks import default_layers, evaluating, record_activations, trace_layers
 from ptkit.core.models.zoo import find_head
 from ptkit.core.training.events import MAX_SPRITE
 from ptkit.core.training.kernel_film import read_film
@@ -131,7 +125,7 @@ def show(
         if label_kind == REGRESSION and name in _OF_CLASSES:
             continue
         try:
-            with evaluating(model):
+            with evaluating(model, keeps_random_state=True):
                 files += part(run)
         except UsageError as error:
             notes.append(str(error))
@@ -186,25 +180,17 @@ def _show_feature_maps(run: _Run) -> Iterator[Path]:
     """The last layer of some resolutions, on a few images."""
     indices = spread(range(len(run.labels)), _NUM_INPUTS)
     images = _images(run, indices)
-    # The layers are chosen on one image: of a large model the maps of all layers take gigabytes.
-    found = _maps(run.model, images[:1], [name for name, _ in run.model.named_modules() if name])
-    last = {
-        m.shape[2:]: name
-        for name, m in found.items()
-        if m.ndim == 4 and len(m) == 1 and m[0, 0].numel() > 1
-    }
-    if not last:
+    traced = trace_layers(run.model, images)
+    if not any(layer.is_map for layer in traced):
         raise UsageError("feature maps: no layer of the model gives maps")
-    chosen = spread([name for name in found if name in last.values()], _NUM_LAYERS)
-    del found
-    maps = _maps(run.model, images, chosen)
+    chosen = default_layers(traced, limit=_NUM_LAYERS)
+    maps = record_activations(run.model, images, chosen)
     inputs, names = (
         denormalise(images, run.mean, run.std),
         [run.names_of(index) for index in indices],
     )
     for name, file_name in zip(chosen, file_names("", chosen), strict=True):
-        values = maps[name].float().cpu().numpy()
-        figure = feature_map_figure(values, inputs, layer=name, names=names, footer=run.footer)
+        figure = feature_map_figure(maps[name], inputs, layer=name, names=names, footer=run.footer)
         yield _saved(run, figure, f"feature_maps/{name}", f"feature_maps/{file_name}.png")
 
 
@@ -300,14 +286,6 @@ def _show_curves(run: _Run) -> Iterator[Path]:
     run.show(PrCounts("pr_curve_micro_average", micro_counts(truth, scores)), run.epoch)
     figure = pr_figure(truth, scores, class_names=run.class_names, footer=run.footer)
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
-
-
-@torch.no_grad()
-def _maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return what some layers give, as maps where it can be that, in the order in which they
-    finish.
-    """
-    return {name: as_maps(output) for name, output in run_layers(model, images, layers)[1].items()}
 
 
 def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:

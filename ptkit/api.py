@@ -7,10 +7,8 @@ calls. Every error that the user can fix is a `PtkitError`.
 
 import functools
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -27,11 +25,8 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
-    import torch
-
     from ptkit.api_types import TrainedModel
     from ptkit.core.config import Settings
-    from ptkit.core.data.splits.jobs import SplitJob
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.session import RunResult
     from ptkit.core.training.setup import Run
@@ -81,7 +76,6 @@ def split(
         tree = Tree(Path(link), "link")
     job = SplitJob(
         source=Path(folder),
-        command="",
         out=Path(out or ""),
         ratio=ratio,
         tree=tree,
@@ -93,7 +87,7 @@ def split(
         seed=seed,
     )
     with without_garbage_collection():
-        outcome = run_split(replace(job, command=_command(job)))
+        outcome = run_split(job)
     found = outcome.split
     counts = dict(zip(found.part_names, found.totals, strict=True))
     return SplitResult(counts, outcome.scan.class_names, outcome.written.files, outcome)
@@ -259,6 +253,7 @@ def evaluate(
     """
     from ptkit.core.data.labels import MULTI, REGRESSION
     from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.device import choose_device
     from ptkit.core.sizes import evaluation_batch_size
     from ptkit.looking.evaluation import evaluate, evaluate_labels, read_matching_list
 
@@ -268,7 +263,7 @@ def evaluate(
             f"{ckpt} gives numbers, which cannot be right or wrong: predict shows them"
         )
     images, names = read_matching_list(Path(list_file), subject, classes=_path_or_none(classes))
-    place = _device(device)
+    place = choose_device(device)
     batches = Batches(
         images,
         subject.parse_pipeline(),
@@ -309,12 +304,13 @@ def predict(
         DataError: images that cannot be read.
         UsageError: bare weights with an answer missing.
     """
+    from ptkit.core.device import choose_device
     from ptkit.looking.predictions import answer, find_images
 
     subject = _subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     images = find_images([os.fspath(source) for source in given], subject.class_names)
-    return answer(subject, images, device=_device(device), workers=workers)
+    return answer(subject, images, device=choose_device(device), workers=workers)
 
 
 def load(path: StrPath, *, model: str | None = None) -> "TrainedModel":
@@ -367,34 +363,6 @@ def _subject(
 
 def _rgb_text(values: Sequence[float] | str | None) -> str | None:
     return values if values is None or isinstance(values, str) else ",".join(map(str, values))
-
-
-def _device(name: str) -> "torch.device":
-    from ptkit.core.config import KEYWORDS
-    from ptkit.core.device import choose_device
-
-    check_choice("--device", name, KEYWORDS["device"][1].metadata["choices"])
-    return choose_device(name)
-
-
-def _command(job: "SplitJob") -> str:
-    """Return the command line that repeats a split, for its record."""
-    from ptkit.core.data.splits.jobs import DEFAULT_RATIO
-
-    is_plain = not job.extend and job.kfold is None
-    values = {
-        "--ratio": job.ratio or (DEFAULT_RATIO if is_plain else None),
-        "--seed": job.seed,
-        "--copy": job.tree.folder if job.tree and job.tree.kind == "copy" else None,
-        "--link": job.tree.folder if job.tree and job.tree.kind == "link" else None,
-        "--kfold": job.kfold,
-        "--group-by": job.group_by,
-        "--out": None if job.out == Path() else job.out,
-    }
-    switches = {"--extend": job.extend, "--allow-missing": job.allow_missing}
-    words = ["ptkit", "split", str(job.source)]
-    words += [text for k, v in values.items() if v is not None for text in (k, str(v))]
-    return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])
 
 
 def _run(

@@ -6,15 +6,16 @@ calls. Every error that the user can fix is a `PtkitError`.
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ptkit.api_types import (
     Counting,
-    EvaluationResult,
     FinetuneSettings,
     NormstatsResult,
     SplitResult,
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.session import RunResult
     from ptkit.core.training.setup import Run
-    from ptkit.looking.predictions import Answers
+    from ptkit.looking.evaluation import Evaluation
+    from ptkit.looking.predictions import Answers, Image
     from ptkit.looking.subject import Subject
 
 
@@ -235,10 +237,10 @@ def evaluate(
     classes: StrPath | None = None,
     device: str = "auto",
     workers: int = 0,
-) -> EvaluationResult:
+) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    ckpt: a checkpoint, a run folder, or bare weights, which need `model` to `size` too.
+    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
 
     >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
     >>> found.metrics.keys()
@@ -251,38 +253,19 @@ def evaluate(
         DataError: a list that cannot be read, or other classes than the model's.
         UsageError: a model that gives numbers, or bare weights with an answer missing.
     """
-    from ptkit.core.data.labels import MULTI, REGRESSION
-    from ptkit.core.data.loading.batches import Batches
-    from ptkit.core.device import choose_device
-    from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.looking.evaluation import evaluate, evaluate_labels, read_matching_list
+    from ptkit.looking.evaluation import evaluate_list
+    from ptkit.looking.subject import load_subject
 
-    subject = _subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    if subject.task.kind == REGRESSION:
-        raise UsageError(
-            f"{ckpt} gives numbers, which cannot be right or wrong: predict shows them"
-        )
-    images, names = read_matching_list(Path(list_file), subject, classes=_path_or_none(classes))
-    place = choose_device(device)
-    batches = Batches(
-        images,
-        subject.parse_pipeline(),
-        batch_size=evaluation_batch_size(subject.size),
-        device=place,
-        workers=workers,
-    )
-    subject.model.to(place)
-    if subject.task.kind == MULTI:
-        several = evaluate_labels(subject.model, batches, task=subject.task)
-        return EvaluationResult(names, several.metrics, several.per_class, several)
-    found = evaluate(subject.model, batches, num_classes=len(names), task=subject.task)
-    return EvaluationResult(names, {"accuracy": found.accuracy}, found.per_class, found)
+    names = _path_or_none(classes)
+    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
+    return evaluate_list(subject, Path(list_file), classes=names, device=device, workers=workers)
 
 
 def predict(
     ckpt: StrPath,
     sources: StrPath | Sequence[StrPath],
     *,
+    top: int = 1,
     model: str | None = None,
     mean: Sequence[float] | str | None = None,
     std: Sequence[float] | str | None = None,
@@ -291,36 +274,47 @@ def predict(
     device: str = "auto",
     workers: int = 0,
 ) -> "Answers":
-    """Say what a model sees in images; `.rows(top=...)` gives what `ptkit predict --json` prints.
+    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
 
-    sources: image files, folders, or lists (.txt). The rest: see `evaluate`.
+    sources: image files, folders, or lists (.txt). top: how many classes a row names.
+    The rest: see `evaluate`.
 
     >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
-    >>> sorted(found.rows()[0])
+    >>> sorted(found.rows[0])
     ['class', 'index', 'path', 'probability']
 
     Raises:
         CheckpointError: no such file, damaged, or weights that do not fit.
         DataError: images that cannot be read.
-        UsageError: bare weights with an answer missing.
+        UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
     """
-    from ptkit.core.device import choose_device
-    from ptkit.looking.predictions import answer, find_images
+    from ptkit.looking.predictions import predict_sources
+    from ptkit.looking.subject import load_subject
 
-    subject = _subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
+    names = _path_or_none(classes)
+    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
-    images = find_images([os.fspath(source) for source in given], subject.class_names)
-    return answer(subject, images, device=choose_device(device), workers=workers)
+    paths = [os.fspath(source) for source in given]
+    return predict_sources(subject, paths, top=top, device=device, workers=workers)
 
 
-def load(path: StrPath, *, model: str | None = None) -> "TrainedModel":
-    """Rebuild the model of a checkpoint or run folder, ready to predict.
+def load(
+    path: StrPath,
+    *,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+) -> "TrainedModel":
+    """Rebuild the model of a checkpoint, a run folder or bare weights, ready to predict.
 
-    It is an ordinary module, in evaluation mode on the CPU, with these attributes more:
-    `class_names`; `pipeline`, how an image becomes its input; `task`, how its outputs are read; and
-    `predict(images, top=1)`, which returns a row for each image as `ptkit predict --json` prints
-    them and takes one or a list of: paths, bytes, Pillow images, uint8 arrays (H, W, 3).
+    It is an ordinary module, in evaluation mode on the CPU, with three attributes more:
+    `class_names`; `pipeline`, how an image becomes its input (`calls`, `tensors`, `size`, `mean`,
+    `std`); and `predict(images, top=1)`, which takes one image or a list of them: paths, bytes,
+    Pillow images, uint8 arrays (H, W, 3). It returns rows as `ptkit predict --json` prints them.
     model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
+    The rest: see `evaluate`.
 
     >>> model = ptkit.load("ckpt.pkl")
     >>> import numpy
@@ -329,40 +323,36 @@ def load(path: StrPath, *, model: str | None = None) -> "TrainedModel":
     True
 
     Raises:
-        CheckpointError: not a ptkit checkpoint, damaged, or it needs `model`.
+        CheckpointError: no such file, damaged, or it needs `model`.
+        UsageError: bare weights with an answer missing.
     """
-    from ptkit.core.models import checkpoints
-    from ptkit.looking.given_images import predict_images
+    from ptkit.looking.subject import load_subject
 
-    module: Any = checkpoints.load(Path(path), model=model)
+    subject = load_subject(
+        Path(path), model=model, mean=mean, std=std, size=size, classes=_path_or_none(classes)
+    )
+    weights = subject.weights
+    module: Any = subject.model
+    module.class_names = subject.class_names
+    module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
+        name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
+    } | {"calls": list(weights.pipeline)}
+    # The module has the weights; a second copy is not kept.
+    subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
     # Not a method of a subclass: the module keeps its class, and can be copied and pickled.
-    module.predict = functools.partial(predict_images, module)
+    module.predict = functools.partial(_predict_here, subject)
     return cast("TrainedModel", module)
 
 
-def _subject(
-    ckpt: StrPath,
-    *,
-    model: str | None,
-    mean: Sequence[float] | str | None,
-    std: Sequence[float] | str | None,
-    size: int | None,
-    classes: StrPath | None,
-) -> "Subject":
-    from ptkit.looking.subject import load_subject
+def _predict_here(
+    subject: "Subject", images: "Image | list[Image]", *, top: int = 1
+) -> list[dict[str, Any]]:
+    """Predict on the device that the model is on."""
+    from ptkit.looking.predictions import predict_images
 
-    return load_subject(
-        Path(ckpt),
-        model=model,
-        mean=_rgb_text(mean),
-        std=_rgb_text(std),
-        size=size,
-        classes=_path_or_none(classes),
-    )
-
-
-def _rgb_text(values: Sequence[float] | str | None) -> str | None:
-    return values if values is None or isinstance(values, str) else ",".join(map(str, values))
+    tensors = itertools.chain(subject.model.parameters(), subject.model.buffers())
+    device = next((tensor.device.type for tensor in tensors), "cpu")
+    return predict_images(subject, images, top=top, device=device).rows
 
 
 def _run(

@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import nn
 
     from ptkit.core.data.splits.jobs import Outcome
     from ptkit.core.data.statistics import ChannelStatistics
     from ptkit.core.data.transforms.covariance import Whitening
-    from ptkit.looking.evaluation import Evaluation, LabelEvaluation
+    from ptkit.looking.predictions import Image
 
     class TrainedModel(nn.Module):
         """What `load` returns, for type checkers: any module, with these attributes more."""
 
         class_names: tuple[str, ...]
         pipeline: Mapping[str, Any]
-        task: Mapping[str, Any]
 
-        def predict(self, images: Any, *, top: int = 1) -> list[dict[str, Any]]:
+        def predict(self, images: "Image | list[Image]", *, top: int = 1) -> list[dict[str, Any]]:
             """Return a row for each image."""
 
 
@@ -134,17 +132,3 @@ class NormstatsResult:
     def std(self) -> tuple[float, float, float]:
         """RGB, in 0..1."""
         return self.statistics.std
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """How right a model is on a list.
-
-    metrics: accuracy or, of several labels an image, map, f1, precision, recall and accuracy.
-    per_class: precision, recall, f1, support and so on, each (K,). evaluation: every answer.
-    """
-
-    class_names: tuple[str, ...]
-    metrics: Mapping[str, float]
-    per_class: "Mapping[str, npt.NDArray[Any]]"
-    evaluation: "Evaluation | LabelEvaluation"

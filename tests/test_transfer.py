@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core.errors import CheckpointError, StorageError, UsageError
-from ptkit.core.models.torchvision_models import is_torchvision_model, pretrained_weights
+from ptkit.core.errors import CheckpointError, StorageError
+from ptkit.core.models.torchvision_models import pretrained_weights
 from ptkit.core.models.transfer import transfer
 from ptkit.core.models.zoo import build_model
 
@@ -164,10 +164,3 @@ def test_damaged_file_in_the_cache_is_a_checkpoint_error(cache):
     (cache / "resnet18-f37072fd.pth").write_bytes(b"<html>")
     with pytest.raises(CheckpointError, match=r"resnet18-f37072fd\.pth is a web page"):
         pretrained_weights("resnet18")
-
-
-def test_name_that_torchvision_does_not_have_is_a_usage_error():
-    assert is_torchvision_model("resnet18")
-    assert not is_torchvision_model("resnet8")
-    with pytest.raises(UsageError, match="did you mean resnet18"):
-        pretrained_weights("resnet19")

@@ -300,7 +300,7 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
 
 
 def to_rgb(image: Any) -> Pixels:
-    """Return RGB pixels of a Pillow image; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to
+    """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to
     white).
     """
     if image.mode.startswith("I"):

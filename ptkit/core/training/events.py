@@ -19,6 +19,7 @@ from torch import nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
+from ptkit.core.models.hooks import evaluating
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
@@ -316,13 +317,10 @@ def _blank_rest(sprite: Path, used: int) -> None:
 
 
 def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
-    modes = {module: module.training for module in model.modules()}
-    devices = [example.device] if example.device.type == "cuda" else []
-    model.eval()
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        torch.random.fork_rng(devices),
+        evaluating(model, keeps_random_state=True),
     ):
         # The tracer warns about every shape that a model looks at, and prints where it fails.
         warnings.simplefilter("ignore")
@@ -330,5 +328,3 @@ def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
             writer.add_graph(model, example)
         except Exception:  # a model that cannot be traced still trains; its graph is left out
             writer.add_text("graph", "this model cannot be traced, so there is no graph of it")
-    for module, mode in modes.items():
-        module.training = mode

@@ -15,6 +15,8 @@ from ptkit.core.data.loading.batches import Batches, batches_at
 from ptkit.core.data.sampling import spread
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.locate import find_weights
+from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import check_forward
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.compiling import compile_model
@@ -27,7 +29,6 @@ from ptkit.core.training.profiling import NOT_LISTENING, Clock, stopwatch
 from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
-from ptkit.core.training.starting_weights import StartingWeights, find_weights
 from ptkit.core.training.tasks.losses import DEFAULTS, Loss, build_loss, check_own_loss
 from ptkit.core.training.tasks.task import METRICS, Task, check_metric, facts_of
 
@@ -188,7 +189,7 @@ def _prepare_fitting_model(
     data: PreparedData,
     loss: Loss,
     device: torch.device,
-    start: StartingWeights | None,
+    start: Weights | None,
 ) -> PreparedModel:
     """Build the model and try one batch: transforms that do not fit, and sizes that the model does
     not take.

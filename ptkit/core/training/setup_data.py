@@ -27,9 +27,9 @@ from ptkit.core.data.transforms.catalogue import (
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
+from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import is_small
-from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
@@ -70,7 +70,7 @@ def prepare_data(
     *,
     device: torch.device,
     counting: Counting,
-    start: StartingWeights | None = None,
+    start: Weights | None = None,
 ) -> PreparedData:
     """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
 
@@ -194,7 +194,7 @@ def _statistics(
     train: Source,
     pipeline: Pipeline,
     data: DataSettings,
-    start: StartingWeights | None,
+    start: Weights | None,
     counting: Counting,
     seed: int,
 ) -> _Statistics:

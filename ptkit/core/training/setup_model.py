@@ -12,6 +12,7 @@ from ptkit.core.config import Settings
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.transfer import TransferReport, transfer
+from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import (
@@ -20,7 +21,6 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
-from ptkit.core.training.starting_weights import StartingWeights
 
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 _FINETUNE_RATE = 0.1
@@ -46,7 +46,7 @@ def prepare_model(
     num_outputs: int,
     size: int,
     device: torch.device,
-    start: StartingWeights | None = None,
+    start: Weights | None = None,
 ) -> PreparedModel:
     """Build the model, initialise it, take over old weights, and put it on the device.
 
@@ -116,7 +116,7 @@ def _notes(
     call: str,
     settings: Settings,
     report: TransferReport | None,
-    start: StartingWeights | None,
+    start: Weights | None,
 ) -> tuple[str, ...]:
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]

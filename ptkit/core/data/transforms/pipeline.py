@@ -277,14 +277,6 @@ class Pipeline(Division):
         assert self.shift is not None
         return self.scale.repeat(width).to(device), self.shift.repeat(width).to(device)
 
-    def apply(self, pixels: Pixels, draws: Draws) -> Tensor:
-        """Return one decoded image after the whole list, float (num_crops, 3, h, w)."""
-        with global_generators_kept() if self.is_foreign else nullcontext():
-            batch = self.stacked([self.each(self.before(pixels), draws)])
-        if not isinstance(batch, Tensor):
-            batch = torch.from_numpy(self.together(batch, draws[None]))
-        return self.finish(batch, draws[None])
-
     def image(self, path: str | Path) -> Tensor:
         """Return the float (3, H, W) tensor of one file, or (num_crops, 3, H, W); for pipelines
         without randomness.
@@ -293,7 +285,16 @@ class Pipeline(Division):
             DataError: not a readable image.
             UsageError: a transform that does not fit the image.
         """
-        finished = self.apply(images.read(path), np.zeros(self.num_draws))
+        return self.view(images.read(path))
+
+    def view(self, pixels: Pixels) -> Tensor:
+        """Return the same of decoded pixels, uint8 (H, W, 3)."""
+        pixels, draws = self.before(pixels), np.zeros((1, self.num_draws))
+        with global_generators_kept() if self.is_foreign else nullcontext():
+            batch = self.stacked([self.each(pixels, draws[0])])
+        if not isinstance(batch, Tensor):
+            batch = torch.from_numpy(self.together(batch, draws))
+        finished = self.finish(batch, draws)
         return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:

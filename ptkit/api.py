@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
     from ptkit.core.config import Settings
     from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.run_folder import Run
     from ptkit.core.training.session import RunResult
-    from ptkit.core.training.setup import Run
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers, Image
     from ptkit.looking.subject import Subject

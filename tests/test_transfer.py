@@ -36,7 +36,7 @@ def test_head_for_other_classes_is_mismatched_and_stays_fresh():
     ]
 
 
-def test_missing_and_unexpected_are_told_by_name():
+def test_missing_and_unexpected_are_reported_by_name():
     old, new = small(3).state_dict(), small(3, seed=1)
     del old["conv1.weight"]
     old["teacher.weight"] = torch.zeros(1)

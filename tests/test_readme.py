@@ -34,9 +34,14 @@ COMMAND_LINES = re.findall(
     r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M
 )
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
-PYTHON_PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-DOC_BLOCKS = [block for page in (ROOT / "docs").glob("*.md")
-              for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)]  # fmt: skip
+DOC_PYTHON = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(encoding="utf-8"), re.M | re.S
+)
+DOC_BLOCKS = [
+    block
+    for page in (ROOT / "docs").glob("*.md")
+    for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+]
 DOC_LINES = re.findall(r"^(?:\$ )?(ptkit .+)$", "\n".join(DOC_BLOCKS), re.M)
 FOUR_LINES = [
     "ptkit split data/ --ratio 8:1:1",
@@ -101,8 +106,10 @@ def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(
     monkeypatch.chdir(small_clone)
     for block in PYTHON_BLOCKS:
         exec(compile(block, "README.md", "exec"), {})
-    for block in re.findall(r"^```python\n(.*?)^```$", PYTHON_PAGE, re.M | re.S):
-        exec(compile(block, "docs/python.md", "exec"), {"__name__": "page"})
+    # One after the other, as in a notebook.
+    names = {"__name__": "page"}
+    for block in DOC_PYTHON:
+        exec(compile(block, "docs/python.md", "exec"), names)
     assert (small_clone / "ckpt.pkl").exists()
 
 
@@ -111,6 +118,13 @@ def test_the_readme_shows_what_split_and_normstats_print(tmp_path):
     for line in FOUR_LINES[:2]:
         printed = run(line, tmp_path).splitlines()
         assert [shown for shown in shown_after(line) if shown not in printed] == []
+
+
+def test_python_in_the_documents_imports_only_what_is_public():
+    imports = re.findall(
+        r"^ *(?:from|import) +(ptkit[\w.]*)", "\n".join(PYTHON_BLOCKS + DOC_PYTHON), re.M
+    )
+    assert set(imports) == {"ptkit"}
 
 
 def test_the_python_of_the_readme_fits_into_five_lines():

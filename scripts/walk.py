@@ -29,7 +29,8 @@ WALKS = {
         decode_all read_ahead images.decode statistics.measure Batches build_loss RULES facts_of
         prepare_model build_model build_optimizer plan_parameters calls.parse Catalogue.resolve
         build_schedule new_run_folder open_events|open_recorders session._start session._train fit
-        train_epoch Batches.epoch epoch_order permutation InMemory.batches Pipeline.together Pipeline.finish
+        train_epoch Batches.epoch epoch_order permutation InMemory.batches
+        Pipeline.together Pipeline.finish
         sent outputs_of loop._step Loss.forward Totals.add WeightAverage.update stopwatch
         loop.evaluate LabelScore session._record row_of write_metrics checkpoint_of environment
         save_checkpoint write_weight_file Events last_checkpoint write_atomically""",

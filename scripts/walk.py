@@ -33,7 +33,7 @@ WALKS = {
         permutation InMemory.batches Pipeline.together Pipeline.finish sent outputs_of
         loop._step Loss.forward Totals.add WeightAverage.update stopwatch loop.evaluate
         LabelScore session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
-        environment save_checkpoint write_weight_file Events last_checkpoint
+        environment|_environment save_checkpoint write_weight_file Events last_checkpoint
         write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines _read_rows label_table load_source decode_all
         read_ahead images.decode Pipeline.before Kept Pipeline steps_of divide kernel_of

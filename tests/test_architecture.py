@@ -105,7 +105,7 @@ def part_of(module: str) -> str:
 
 
 def folder_of(module: str) -> str:
-    """Return the folder that a module lies in; a module at the top stands for itself."""
+    """Return the folder that a module lies in; a module at the top counts as its own folder."""
     parent = module.rpartition(".")[0]
     return module if parent == "ptkit" else parent
 
@@ -283,7 +283,7 @@ def test_every_option_and_argument_of_a_command_has_its_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_stands_in_the_readme_and_on_a_page_of_the_docs(name):
+def test_every_command_is_in_the_readme_and_on_a_page_of_the_docs(name):
     assert f"ptkit {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
     pages = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
     assert [
@@ -308,3 +308,40 @@ def test_make_bench_runs_every_benchmark():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     scripts = {file.name for file in (ROOT / "benchmarks").glob("bench_*.py")}
     assert {name for name in scripts if f"benchmarks/{name}" not in makefile} == set()
+
+
+# Tests of something else than one module or command, with the subject.
+SUBJECTS = {
+    "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
+    "architecture": "the rules in this file",
+    "bad_arguments": "what every part says to wrong arguments",
+    "batch_forms": "transforms on batches against torchvision's on images",
+    "benchmarks": "the programs in benchmarks/",
+    "device_forms": "transforms on a device against those on the CPU",
+    "digits": "data/",
+    "docs_catalogue": "docs/catalogue.md",
+    "every_argument": "the table of arguments against the signatures",
+    "folds": "--kfold in splits/splitting.py",
+    "linear_transformation": "whitening from the list to the checkpoint",
+    "losses_learn": "every loss trains",
+    "model_summary": "looking/summary.py",
+    "no_waiting": "training does not wait for the device",
+    "old_runs": "files of an earlier version",
+    "optimizer_arguments": "every optimizer's arguments",
+    "optimizer_continuation": "resuming with every optimizer",
+    "readme": "the documents",
+    "recipes": "a subject of several modules",
+    "schedule_plot": "the picture of `ptkit list schedulers --plot`",
+    "scoring": "the scores in tasks/task.py",
+    "startup": "what starting loads",
+    "transform_kernels": "kernels.py on every transform",
+    "transform_order": "order.py with the messages",
+}
+
+
+def test_every_test_file_is_named_after_a_module_a_command_or_a_known_subject():
+    modules = {file.stem for file in [*FILES, *(ROOT / "scripts").glob("*.py")]}
+    commands = tuple(f"cli_{name.replace('-', '_')}" for name in COMMANDS)
+    names = {file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py")}
+    others = {name for name in names - modules if not name.startswith(commands)}
+    assert others == SUBJECTS.keys()

@@ -158,12 +158,56 @@ def test_the_settings_table_in_the_docs_is_that_of_the_code():
     )
 
 
-def test_the_file_tree_of_the_readme_names_files_that_exist():
-    tree = README.partition("## Where things are")[2]
-    named = set(re.findall(r"\b\w+\.(?:py|md|sh)\b", tree.partition("\n## ")[0]))
-    existing = {
-        file.name
-        for folder in ("ptkit", "tests", "docs", "scripts")
-        for file in (ROOT / folder).rglob("*")
+FOLDERS = ("ptkit", "tests", "benchmarks", "scripts", "data", "docs")
+
+
+def file_tree():
+    """Return the folders of README's tree, each with the lines about it and its files."""
+    block = README.partition("## Where things are")[2].split("```\n")[1]
+    folders, open_folders = {}, []
+    for line in block.splitlines():
+        indent = len(line) - len(line.lstrip())
+        # Files, and lines that continue a text, belong to the innermost folder they are inside.
+        while open_folders and open_folders[-1][0] >= indent:
+            open_folders.pop()
+        name = re.match(r" *(\w+)/", line)
+        if name:
+            parent = open_folders[-1][1] if open_folders else ROOT
+            open_folders.append((indent, parent / name[1]))
+            folders[parent / name[1]] = ""
+        folders[open_folders[-1][1]] += f"{line}\n"
+    return folders
+
+
+def named_in(text):
+    return set(re.findall(r"\b\w+\.(?:py|md|sh)\b", text))
+
+
+def test_every_folder_is_in_the_file_tree_and_every_folder_of_the_tree_exists():
+    existing = {ROOT / name for name in FOLDERS}
+    for name in ("ptkit", "tests", "benchmarks", "docs"):
+        existing |= {file.parent for file in (ROOT / name).rglob("*.*") if file.is_file()}
+    # Old runs are named as a whole, caches are nobody's.
+    hidden = {folder for folder in existing if "__pycache__" in folder.parts}
+    inside = {folder for folder in existing if ROOT / "tests" / "old_runs" in folder.parents}
+    assert set(file_tree()) == existing - hidden - inside
+
+
+def test_every_file_that_the_tree_names_is_in_that_folder():
+    elsewhere = {
+        str(folder.relative_to(ROOT)): sorted(absent)
+        for folder, text in file_tree().items()
+        if (absent := {name for name in named_in(text) if not (folder / name).is_file()})
     }
-    assert named - existing - {file.name for file in ROOT.iterdir()} == set()
+    # A sentence may name a page by its path.
+    assert elsewhere == {"benchmarks": ["speed.md"]}
+
+
+def test_every_module_is_in_the_tree_unless_its_folder_has_one_file_per_item():
+    absent = {
+        str(folder.relative_to(ROOT)): sorted(modules - named_in(text))
+        for folder, text in file_tree().items()
+        if ROOT / "ptkit" in (folder, *folder.parents) and " one file per " not in text
+        and (modules := {file.name for file in folder.glob("[!_]*.py")}) - named_in(text)
+    }  # fmt: skip
+    assert absent == {}

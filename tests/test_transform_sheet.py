@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.config import resolve
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.transforms.catalogue import complete, default_transforms
+from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
 from ptkit.looking.transforms import training_calls, transform_sheets

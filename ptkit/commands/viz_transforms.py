@@ -49,7 +49,7 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
-    from ptkit.core.data.transforms.mixing import is_mix
+    from ptkit.core.data.transforms.catalogue import is_mix
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import training_calls, transform_sheets

@@ -176,7 +176,7 @@ def _from_bare_weights(
     assert std is not None
     assert size is not None
     from ptkit.core.data.lists import read_classes
-    from ptkit.core.data.transforms.catalogue import complete, evaluation_geometry
+    from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 
     means, stds = _rgb("--mean", mean), _rgb("--std", std)
     if min(stds) <= 0:

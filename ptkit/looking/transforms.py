@@ -14,11 +14,12 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
-from ptkit.core.data.transforms.generators import global_generators_kept
-from ptkit.core.data.transforms.geometry import Draws
-from ptkit.core.data.transforms.mixing import is_mix, mix
+from ptkit.core.data.transforms.catalogue import build_transform, is_mix
+from ptkit.core.data.transforms.completion import complete, default_transforms
+from ptkit.core.data.transforms.foreign import global_generators_kept
+from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
+from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.setup_data import choose_size
@@ -232,10 +233,10 @@ def _mixed(pipeline: Pipeline, images: Sequence[Tensor], *, seed: int, epoch: in
 
 def _seen(pipeline: Pipeline, pixels: Pixels, draws: Draws) -> Tensor:
     """Return one image after a pipeline, float (num_crops, 3, h, w)."""
-    batch = pipeline.stacked([pipeline.each(pipeline.before(pixels), draws)])
+    batch = pipeline.stack([pipeline.apply_to_image(pipeline.apply_prefix(pixels), draws)])
     if not isinstance(batch, Tensor):
-        batch = torch.from_numpy(pipeline.together(batch, draws[None]))
-    return pipeline.finish(batch, draws[None])
+        batch = torch.from_numpy(pipeline.apply_to_batch(batch, draws[None]))
+    return pipeline.finish_on_device(batch, draws[None])
 
 
 def _rows(

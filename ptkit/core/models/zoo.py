@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part
+from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.part import Part
 from ptkit.core.sizes import is_small
 
 _RUN_GIVES = frozenset({"num_classes"})
@@ -221,7 +221,7 @@ def _settled(call: Call, part: Part, size: int | None) -> Call:
     }
     if size is not None:
         by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
-    takes = inspect.signature(pkgutil.resolve_name(part.target)).parameters
+    takes = inspect.signature(part.load()).parameters
     settled = {
         key: value
         for key, value in by_size.items()

@@ -57,6 +57,10 @@ class Call:
         ]
         return f"{self.prefix + ':' if self.prefix else ''}{self.name}({', '.join(parts)})"
 
+    def argument(self, place: int, key: str) -> Any:
+        """Return the argument that has a place or a name; None where it is left out."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(key)
+
     def error(self, message: str, spot: str | int = "") -> UsageError:
         """Return an error whose message shows the source with a caret under the argument `spot` (or
         the name).

@@ -17,8 +17,8 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
 from ptkit.core.data.loading.read_ahead import sizes_of
 from ptkit.core.data.shared_images import first_shared
-from ptkit.core.data.transforms.catalogue import (
-    build_transform,
+from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.completion import (
     complete,
     default_transforms,
     evaluation_of,
@@ -231,7 +231,7 @@ def _measured(
         return statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
 
     def read(path: str) -> Pixels:
-        return pipeline.before(decoder.read(path))
+        return pipeline.apply_prefix(decoder.read(path))
 
     try:
         with counting("measuring", num or len(images)) as on_images:
@@ -294,8 +294,8 @@ def _evaluation_batches(
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
-    length = len(one.prefix)
-    return length == len(other.prefix) and one.calls[:length] == other.calls[:length]
+    length = len(one.plan.prefix)
+    return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
 
 def _data_note(train: Source, valid: Source, size: int) -> str:

@@ -18,7 +18,7 @@ import torch
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import evaluation_geometry
+from ptkit.core.data.transforms.completion import evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, UsageError
@@ -241,11 +241,11 @@ def _flattened(images: ImageList, part: Indices, pipeline: Pipeline) -> tuple[Pi
     rows, bad = [], []
     for index in part.tolist():
         try:
-            pixels = pipeline.before(decoder.read(images.image_path(index)))
+            pixels = pipeline.apply_prefix(decoder.read(images.image_path(index)))
         except DataError as error:
             bad.append(str(error))
             continue
         rows.append(pixels.transpose(2, 0, 1).reshape(-1))
-    assert pipeline.prefix_size is not None
-    height, width = pipeline.prefix_size
+    assert pipeline.plan.prefix_size is not None
+    height, width = pipeline.plan.prefix_size
     return np.array(rows, np.uint8).reshape(len(rows), 3 * height * width), bad

@@ -48,8 +48,8 @@ _FALL_AND_RISE = Allowed(
 )
 _EXPRESSION = text("text such as '0.95 ** epoch' or 'module:function'", example="0.95 ** epoch")
 _NONLINEARITY = one_of(
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid",
-    "tanh", "relu", "leaky_relu", "selu",
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "sigmoid", "tanh", "relu", "leaky_relu", "selu",
 )  # fmt: skip
 
 ARGUMENTS: Mapping[str, Allowed] = {

@@ -113,7 +113,7 @@ def split_selector(text: str, separator: str) -> tuple[str, str]:
 
 
 class _Reader:
-    """Turns the syntax tree of one call into values, knowing where each node stands in the source."""
+    """Turns the syntax tree of one call into values, and knows where in the source each node is."""
 
     def __init__(self, source: str, offset: int, call_text: str) -> None:
         self.source, self.offset, self.lines = source, offset, call_text.split("\n")
@@ -163,7 +163,7 @@ class _Reader:
         raise self.error(node, "only numbers, strings, lists and nested calls can be arguments")
 
     def column(self, node: ast.expr | ast.keyword) -> int:
-        """Return the place of a node in the source, in characters (ast counts bytes, line by line)."""
+        """Return the place of a node in the source, in characters (ast counts bytes, by line)."""
         before = sum(len(line) + 1 for line in self.lines[: node.lineno - 1])
         here = self.lines[node.lineno - 1].encode()[: node.col_offset]
         return self.offset + before + len(here.decode(errors="replace"))

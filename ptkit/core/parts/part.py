@@ -34,7 +34,7 @@ class Part:
         return pkgutil.resolve_name(self.target) if isinstance(self.target, str) else self.target
 
     def rule(self, name: str, parameter: inspect.Parameter) -> Allowed | None:
-        """Return what an argument may be when the part is called `name`; None where nothing says."""
+        """Return what an argument of the part called `name` may be; None where nothing says."""
         key = parameter.name
         rule = self.arguments.get(key) or OF_ONE_PART.get((name, key)) or ARGUMENTS.get(key)
         if rule and parameter.default is None and not rule.check(None):

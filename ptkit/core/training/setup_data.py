@@ -17,25 +17,23 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
 from ptkit.core.data.loading.read_ahead import sizes_of
 from ptkit.core.data.shared_images import first_shared
-from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.completion import (
+    Statistics,
     complete,
-    default_transforms,
     evaluation_of,
     mirrors,
+    own_statistics,
+    training_calls,
 )
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
-from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
-
-# Mean, std, and where they come from.
-_Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def prepare_data(
         train_list, train_draft, _for_training(settings, train_list, train_draft), counting
     )
     valid = load_source(valid_list, eval_draft, settings, counting)
-    mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
+    mean, std, origin = own_statistics(train_calls, data.mean, data.std) or _statistics(
         train, train_draft, draft, start, counting, settings.train.seed
     )
     train_pipeline = Pipeline.parse(complete(train_calls, size=size, mean=mean, std=std))
@@ -129,9 +127,7 @@ def prepare_data(
 
 
 def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if data.transforms and data.augment not in ("auto", "none"):
-        raise UsageError("--transform replaces the ready list: leave --augment out")
-    train = data.transforms or default_transforms(data.augment, size)
+    train = training_calls(data.transforms, data.augment, size)
     if any(
         parse(call).name == "WithHorizontalFlip" for call in data.eval_transforms
     ) and not mirrors(train):
@@ -159,37 +155,6 @@ def _for_training(settings: Settings, images: ImageList, pipeline: Pipeline) -> 
     return replace(settings, data=replace(settings.data, cache="off"))
 
 
-def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
-    """Return what the user's own list says: evaluation must see the same. None where it leaves it
-    to the run.
-    """
-    own = {call.name: call for call in map(parse, calls) if not call.prefix}
-    if "Normalize" in own:
-        return _of_normalize(own["Normalize"], data)
-    if "LinearTransformation" not in own:
-        return None
-    # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
-    if any(data.mean):
-        raise own["LinearTransformation"].error(
-            "whitened images are not normalised: leave data.mean and data.std out"
-        )
-    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
-
-
-def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
-    normalize = build_transform(call)
-    mean, std = (
-        tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3))
-        for x in (normalize.mean, normalize.std)
-    )
-    # The config.toml of such a run has both.
-    if (data.mean and not np.allclose(data.mean, mean)) or (
-        data.std and not np.allclose(data.std, std)
-    ):
-        raise call.error("the statistics are given twice: here and as data.mean, data.std")
-    return mean, std, "the transforms' own Normalize"
-
-
 def _statistics(
     train: Source,
     pipeline: Pipeline,
@@ -197,13 +162,7 @@ def _statistics(
     start: StartingWeights | None,
     counting: Counting,
     seed: int,
-) -> _Statistics:
-    if (
-        bool(data.mean) != bool(data.std)
-        or len(data.mean) not in (0, 3)
-        or len(data.std) not in (0, 3)
-    ):
-        raise UsageError("data.mean and data.std go together, three numbers each")
+) -> Statistics:
     if data.mean:
         return data.mean, data.std, "the given statistics"
     if start is not None and start.mean and start.std:

@@ -1,5 +1,5 @@
-"""All transforms that a user can name: their rows, looked up by name or by class; and those that run
-other transforms, which look rows up themselves.
+"""All transforms that a user can name: their rows, looked up by name or by class; and the
+containers of other transforms, which look rows up themselves.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def color_jitter(t: v2.ColorJitter, image: Tensor, draws: Draws) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in the order that the first four draws say."""
+    """Change brightness, contrast, saturation and hue, in the order of the first four draws."""
     steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for k in np.argsort(draws[:4], kind="stable"):
         span = _spans(t)[k]
@@ -57,10 +57,10 @@ def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixel
         planes = _split(images[part])
         order = np.argsort(draws[part][:, active], axis=1, kind="stable")
         for place in range(len(active)):
-            for number, k in enumerate(active):
+            for rank, k in enumerate(active):
                 low, high = _spans(t)[k]
                 _adjust_some(
-                    planes, order[:, place] == number, k, low + draws[part, 4 + k] * (high - low)
+                    planes, order[:, place] == rank, k, low + draws[part, 4 + k] * (high - low)
                 )
         _merge(planes, images[part])
     return images
@@ -94,7 +94,7 @@ def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Ten
 
 
 def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Tensor:
-    """Blend each image with what its step at this place of the order blends with; the others stay."""
+    """Blend each image with what its step at this place of the order takes; others stay."""
     share = torch.ones_like(factors[next(iter(is_at))])
     for k in is_at.keys() - {_HUE}:
         share = torch.where(is_at[k], factors[k], share)
@@ -305,8 +305,8 @@ def _looked_up(planes: Pixels, values: Tensor) -> Pixels:
     """Replace each level of each image by what `values` (n, 256) has for it, cut to 0..255; in
     place.
     """
-    for number, table in enumerate(_bytes(values.clamp_(0, 255))):
-        cv2.LUT(planes[:, number], table, planes[:, number])
+    for place, table in enumerate(_bytes(values.clamp_(0, 255))):
+        cv2.LUT(planes[:, place], table, planes[:, place])
     return planes
 
 

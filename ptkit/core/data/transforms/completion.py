@@ -18,6 +18,8 @@ from ptkit.core.sizes import is_small
 
 # Three numbers each.
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
+# Mean, std, and where they come from.
+Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
 def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def default_transforms(augment: str, size: int) -> tuple[str, ...]:
 
 def own_statistics(
     calls: Sequence[str], mean: Sequence[float], std: Sequence[float]
-) -> MeanAndStd | None:
+) -> Statistics | None:
     """Return mean and std where the list itself decides them; None where it leaves them to the run.
 
     They are those of its Normalize; with LinearTransformation 0 and 1, which change nothing.
@@ -68,12 +70,12 @@ def own_statistics(
         # The config.toml of such a run has both.
         if mean and not np.allclose((mean, std), own):
             raise normalize.error("the statistics are given twice: here and as mean and std")
-        return own
+        return *own, "the transforms' own Normalize"
     if whitening := named.get("LinearTransformation"):
         # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
         if any(mean):
             raise whitening.error("whitened images are not normalised: leave mean and std out")
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
     return None
 
 

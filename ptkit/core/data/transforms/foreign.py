@@ -1,5 +1,5 @@
-"""Transforms that draw from the global generators of torch, numpy and Python: torchvision's policies
-and a user's own.
+"""Transforms that draw from the global generators of torch, numpy and Python: torchvision's
+policies and a user's own.
 
 Each is seeded anew for each image, by that image's draw.
 """

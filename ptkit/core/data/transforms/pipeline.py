@@ -140,7 +140,7 @@ class Pipeline:
         return first is not None and first.spec.resizes
 
     def reduction(self, size: Size, draws: Draws) -> Reduction:
-        """Return how much smaller an image of a size may come without a loss, where `can_reduce`."""
+        """Return how much smaller an image may come without a loss, where `can_reduce`."""
         step = (self.plan.prefix + self.plan.image_steps)[0]
         assert step.spec.times_smaller is not None
         return Reduction(size, step.spec.times_smaller(step.transform, size, draws[step.columns]))
@@ -199,8 +199,8 @@ class Pipeline:
         return tensor
 
     def stack(self, tensors: Sequence[Tensor]) -> Pixels | Tensor:
-        """Make a batch of what `apply_to_image` gave: uint8 (n, h, w, 3), or float (n, 3, h, w); crops image
-        by image.
+        """Make a batch of what `apply_to_image` gave: uint8 (n, h, w, 3), or float (n, 3, h, w);
+        crops image by image.
 
         Raises:
             DataError: images that differ in size.

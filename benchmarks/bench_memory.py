@@ -22,7 +22,7 @@ from ptkit.core.machine import prepare_environment
 
 prepare_environment()
 import torch
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.training.setup_data import prepare_data
 from ptkit.core.device import choose_device, prepare_device
 from ptkit.core.training.observers import Watcher
@@ -32,8 +32,8 @@ def resident(key):
         return next(int(line.split()[1]) for line in file if line.startswith(key)) / 1024
 
 def passed(file, batch_size):
-    data = {"train": file, "valid": file.replace("train", "valid"), "mean": [0.5] * 3, "std": [0.25] * 3, "size": 32,
-            "cache": "ram", "transforms": ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]}
+    data = {"train": file, "valid": file.replace("train", "valid"), "size": 32,
+            "mean": [0.5] * 3, "std": [0.25] * 3, "cache": "ram", "transforms": ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]}
     settings = resolve({"data": data, "train": {"batch_size": batch_size}})
     batches = prepare_data(settings, device=choose_device("cpu"), counting=Watcher().counting).train
     for number in (1, 2):

@@ -5,8 +5,7 @@ DataLoader (whole processes).
 
 IMAGES is ROOT/CLASS/*.jpg of 32×32, such as the training part of CIFAR-10; PHOTOS the same of
 photographs, at their own sizes. Decoding alone: ptkit's own reading, with all its checks of a file,
-and nothing after it. OpenCV's bare
-imread, which checks nothing, stands beside it.
+and nothing after it. OpenCV's bare imread, which checks nothing, stands beside it.
 """
 
 import sys
@@ -35,7 +34,8 @@ from torchvision.transforms import ToTensor
 
 n, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
 batch_size = int(sys.argv[2])
-for images, _ in DataLoader(ImageFolder(sys.argv[1], ToTensor()), batch_size=batch_size, num_workers=2):
+images = ImageFolder(sys.argv[1], ToTensor())
+for images, _ in DataLoader(images, batch_size=batch_size, num_workers=2):
     n += images.numel() // 3
     total += images.sum((0, 2, 3)).double()
     squares += (images * images).sum((0, 2, 3)).double()

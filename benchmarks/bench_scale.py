@@ -54,7 +54,7 @@ from ptkit.core.machine import prepare_environment
 prepare_environment()
 import time
 from pathlib import Path
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.training.loop import fit
 from ptkit.core.training.setup import prepare
@@ -69,14 +69,15 @@ def measured(folder):
     count = len(read_list(Path(folder, "train.txt")))
     listed = time.perf_counter()
     data = {"train": f"{folder}/train.txt", "valid": f"{folder}/valid.txt", "cache": "ram"}
-    settings = {"data": data, "train": {"batch_size": 128, "epochs": 2, "device": device}, "model": {"call": "lenet"}}
+    train = {"batch_size": 128, "epochs": 2, "device": device}
+    settings = {"data": data, "train": train, "model": {"call": "lenet"}}
     run = prepare(resolve(settings), Watcher(), is_resumed=False)
     prepared = time.perf_counter()
     seconds = [result.seconds for result in fit(run.training)]
     grown = resident() - before
     run.training.train.close()
-    return {"list": (listed - start) / count, "prepare": (prepared - listed) / count, "epoch": min(seconds) / count,
-            "bytes": grown / count}
+    return {"list": (listed - start) / count, "prepare": (prepared - listed) / count,
+            "epoch": min(seconds) / count, "bytes": grown / count}
 
 device, *folders = sys.argv[1:]
 measured(folders[0])

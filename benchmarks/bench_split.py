@@ -50,8 +50,7 @@ def make_tree(folders: Sequence[Path], tree: Path) -> int:
 
 def compare(scratch: Path, *, python: str, rounds: int, num_files: int) -> None:
     # Every run writes into a new folder, all removed at the end: ext4 creates files slowly
-    # (tenfold, measured) for
-    # a minute after many were deleted, which would flatter us.
+    # (tenfold, measured) for a minute after many were deleted, which would flatter us.
     def ptkit(number: int) -> None:
         run_process(
             [sys.executable, "-m", "ptkit", "split", "images", "--out", f"lists{number}"],

@@ -143,8 +143,12 @@ def link_tree(paths: Sequence[Path], folder: Path) -> Path:
 # ---------------------------------------------------------------------------------------- measuring
 
 
-def run_process(command: Sequence[str | Path], *, cwd: Path | None = None) -> None:
+def run_process(
+    command: Sequence[str | Path], *, cwd: Path | None = None, source: Path | None = None
+) -> None:
     """Run a program to its end, its output thrown away.
+
+    source: the tree that ptkit is imported from, if not the one on PYTHONPATH.
 
     Raises:
         SystemExit: it failed; its output is the message.
@@ -153,6 +157,8 @@ def run_process(command: Sequence[str | Path], *, cwd: Path | None = None) -> No
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
     }
+    if source is not None:
+        environment["PYTHONPATH"] = str(source)
     done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
@@ -210,9 +216,8 @@ def report(
     """Print and record a row: medians with the smallest and largest, and the median ratio.
 
     ours, other: the figures of each round, or why there are none. Where both have the same number
-    of rounds, the
-    ratio is the median over the rounds, which drift of the machine does not touch; else that of the
-    medians.
+    of rounds, the ratio is the median over the rounds, which drift of the machine does not touch;
+    else that of the medians.
     """
     row = {"what": what, "against": against, "unit": unit, "goal": goal and str(goal)}
     reason = next((figures for figures in (ours, other) if isinstance(figures, str)), None)

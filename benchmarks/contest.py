@@ -27,8 +27,8 @@ class Program:
     """A script of sides/ with its arguments, and the word that asks for a round of it.
 
     Programs with the same command share a process. module: what must be installed for it.
-    has_terminal: standard
-    error is a terminal, so that what is drawn there costs what it costs.
+    has_terminal: standard error is a terminal, so that what is drawn there costs what it costs.
+    source: the tree that ptkit is imported from, if not the one on PYTHONPATH.
     """
 
     script: str
@@ -37,6 +37,7 @@ class Program:
     word: str = "round"
     module: str | None = None
     has_terminal: bool = False
+    source: str = ""
 
     @property
     def command(self) -> list[str]:
@@ -110,6 +111,8 @@ class _Side:
         environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
         if program.python != sys.executable:
             environment.pop("PYTHONPATH", None)
+        if program.source:
+            environment["PYTHONPATH"] = program.source
         environment |= {"TERM": "xterm", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             program.command,
@@ -181,7 +184,7 @@ class _Side:
         return f"{Path(self.program.script).name} failed: {why}"
 
     def _drain(self) -> None:
-        """Take what the program draws, as a terminal would, and keep it for the case that it fails."""
+        """Read what the program draws, as a terminal would, and keep it in case it fails."""
         assert self._terminal is not None
         while True:
             try:

@@ -2,22 +2,16 @@
 
     python scripts/make_settings_table.py [FILE]
 
-The table comes from ptkit/core/config.py and from the flags of `ptkit train`; a test keeps the page
-true to them.
+The table comes from the fields in ptkit/core/config.py; a test keeps the page equal to them.
 """
 
-import dataclasses
 import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from typer.main import get_command
-
-from ptkit.cli import app
-from ptkit.commands import training_flags
-from ptkit.core.config import Settings
+from ptkit.core.config import FIELDS, Field, keyword_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"
@@ -34,35 +28,26 @@ def with_table(page: str) -> str:
 
 def table() -> str:
     """Return a Markdown table for each section of the settings."""
-    flags = _flags()
-    blocks = []
-    for section in dataclasses.fields(Settings):
-        rows = [
-            _row(section.name, setting, flags) for setting in dataclasses.fields(section.default)
-        ]  # type: ignore[arg-type]
-        head = (
-            f"### `[{section.name}]`\n\n| setting | flag | default | values | meaning"
-            " |\n|---|---|---|---|---|\n"
-        )
-        blocks.append(head + "".join(rows))
-    return "\n".join(blocks)
+    head = (
+        "| setting | flag | in Python | default | values | meaning |\n|---|---|---|---|---|---|\n"
+    )
+    return "\n".join(
+        f"### `[{section}]`\n\n{head}{''.join(_row(section, field) for field in fields.values())}"
+        for section, fields in FIELDS.items()
+    )
 
 
-def _row(section: str, setting: dataclasses.Field[Any], flags: dict[tuple[str, str], str]) -> str:
+def _row(section: str, setting: Field) -> str:
+    flag, keyword = setting.metadata["flag"], keyword_of(section, setting)
     cells = [
         f"`{setting.name}`",
-        f"`{flags[section, setting.name]}`" if (section, setting.name) in flags else "",
+        f"`{flag}`" if flag else "",
+        f"`{keyword}`" if keyword != setting.name else "",
         _default(setting.default),
         ", ".join(_values(setting)),
         setting.metadata["meaning"],
     ]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
-
-
-def _flags() -> dict[tuple[str, str], str]:
-    """Return the flag of `ptkit train` for each setting that has one."""
-    options = {option.name: option.opts[0] for option in get_command(app).commands["train"].params}  # type: ignore[attr-defined]
-    return {setting: options[name] for name, setting in training_flags._SETTINGS.items()}
 
 
 def _default(value: Any) -> str:
@@ -73,7 +58,7 @@ def _default(value: Any) -> str:
     )
 
 
-def _values(setting: dataclasses.Field[Any]) -> Iterator[str]:
+def _values(setting: Field) -> Iterator[str]:
     kind, rules = inspect.formatannotation(setting.type), setting.metadata
     if rules["choices"]:
         yield ", ".join(f"`{choice}`" for choice in rules["choices"])
@@ -84,7 +69,7 @@ def _values(setting: dataclasses.Field[Any]) -> Iterator[str]:
     yield f"list of {word}s".replace("texts", "text") if kind.startswith("tuple") else word
     limits = {"above": "above", "low": "at least", "high": "at most"}
     for rule, text in limits.items():
-        # No limit that anybody meets.
+        # A limit that nobody reaches.
         if rules[rule] is not None and rules[rule] < 2**32:
             yield f"{text} {rules[rule]}"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.pipeline import Pipeline

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches

@@ -172,7 +172,7 @@ def test_folds_leave_other_lists_alone_and_do_not_replace_files_of_the_user(here
             "class cat has fewer images, 10, than the 11 parts (so have 1 more classes)",
         ),
         (["--kfold", "3", "--group-by", "/"], 3, "fold2 would get no image"),
-        (["--kfold", "3", "--extend"], 2, "--extend and --kfold exclude each other"),
+        (["--kfold", "3", "--extend"], 2, "--extend and --kfold cannot be combined"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_nothing_is_written(here, args, code, message):

@@ -97,9 +97,9 @@ def test_links_that_the_file_system_does_not_know_are_a_storage_error_and_nothin
         (["--link", "dangling"], "--link dangling exists and is not an empty folder"),
         (["--link", "full", "--overwrite"], "--link full exists and is not an empty folder"),
         (["--link", "images/new"], "--link images/new lies inside images"),
-        (["--link", "a", "--copy", "b"], "--copy and --link exclude each other"),
-        (["--link", "a", "--kfold", "5"], "--kfold and --link exclude each other"),
-        (["--copy", "a", "--kfold", "5"], "--kfold and --copy exclude each other"),
+        (["--link", "a", "--copy", "b"], "--copy and --link cannot be combined"),
+        (["--link", "a", "--kfold", "5"], "--kfold and --link cannot be combined"),
+        (["--copy", "a", "--kfold", "5"], "--kfold and --copy cannot be combined"),
     ],
 )
 def test_links_never_go_where_something_is(here, args, message):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -7,14 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core import config
-from ptkit.core.config import Settings, parse_assignment, read_toml, resolve, to_layer, to_toml
+from ptkit.core.config import FIELDS, KEYWORDS, Settings
+from ptkit.core.config_layers import (
+    gather,
+    layer_of,
+    parse_assignment,
+    parse_assignments,
+    read_toml,
+    resolve,
+    to_layer,
+    to_toml,
+)
 from ptkit.core.errors import UsageError
 
-SECTIONS = {f.name: f.default for f in dataclasses.fields(Settings)}
-SETTINGS = [
-    (section, field) for section, found in SECTIONS.items() for field in dataclasses.fields(found)
-]
+SETTINGS = [(section, field) for section, fields in FIELDS.items() for field in fields.values()]
 PATHS = ("train", "valid", "classes")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 FILE_NAMES = st.sampled_from(["a.txt", "../lists/b.txt", "sub/ü ö.txt", "图像.txt", 'quote".txt'])
@@ -95,7 +102,7 @@ def test_any_value_makes_settings_that_can_be_kept_or_a_usage_error(setting, val
 
 @pytest.mark.parametrize(("section", "field"), SETTINGS, ids=[f"{s}.{f.name}" for s, f in SETTINGS])
 def test_every_setting_has_a_meaning_and_a_default_that_keeps_its_own_rules(section, field):
-    assert len(field.metadata["meaning"]) > 5
+    assert re.fullmatch(r"[A-Z].{5,}\.", field.metadata["meaning"])
     assert resolve({section: {field.name: field.default}}) == Settings()
 
 
@@ -108,7 +115,8 @@ def test_later_layers_win_key_by_key():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ({"optimzer": {"lr": 1}}, "no section [optimzer]; did you mean optimizer?; sections: data, model, loss, "),
+        ({"optimzer": {"lr": 1}},
+         "no section [optimzer]; did you mean optimizer?; sections: data, model, loss, "),
         ({"optimizer": {"lrr": 1}}, "[optimizer] has no setting lrr; did you mean lr?"),
         ({"loss": {"weights": [1]}}, "[loss] has no setting weights; it has: call"),
         ({"train": 5}, "train must be a section, as in [train], found 5"),
@@ -116,7 +124,8 @@ def test_later_layers_win_key_by_key():
         ({"train": {"epochs": 2.0}}, "train.epochs must be a whole number, found 2.0"),
         ({"train": {"epochs": True}}, "train.epochs must be a whole number, found True"),
         ({"train": {"epochs": "many"}}, "train.epochs must be a whole number, found 'many'"),
-        ({"train": {"seed": 2**63}}, "train.seed must be at most 9223372036854775807, found 9223372036854775808"),
+        ({"train": {"seed": 2**63}},
+         "train.seed must be at most 9223372036854775807, found 9223372036854775808"),
         ({"optimizer": {"lr": 0}}, "optimizer.lr must be above 0, found 0.0"),
         ({"optimizer": {"lr": -1}}, "optimizer.lr must be above 0, found -1.0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr must be a finite number, found nan"),
@@ -132,7 +141,8 @@ def test_later_layers_win_key_by_key():
         ({"data": {"train": ""}}, "data.train must name a file, found ''"),
         ({"data": {"classes": "a\0b"}}, r"data.classes must name a file, found 'a\x00b'"),
         ({"data": {"train": "\udcff.txt"}},
-         r"data.train must be UTF-8 text, found '\udcff.txt': config.toml cannot hold it; rename it"),
+         r"data.train must be UTF-8 text, found '\udcff.txt': config.toml cannot hold it; rename "
+         "it"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_told_with_what_would_be_right(layer, message):
@@ -248,8 +258,50 @@ def test_settings_cannot_be_changed_by_accident():
         Settings().train.epochs = 3  # type: ignore[misc]
 
 
-def test_the_configuration_needs_no_torch():
-    assert "torch" not in vars(config)
+def test_every_setting_has_a_keyword_and_a_flag_of_its_own():
+    assert len(KEYWORDS) == len(SETTINGS)
+    assert all(keyword.isidentifier() for keyword in KEYWORDS)
+    flags = [field.metadata["flag"] for _, field in SETTINGS if field.metadata["flag"]]
+    assert sorted(flags) == sorted(set(flags))
+
+
+def test_keywords_name_settings_without_their_section(tmp_path):
+    found = resolve(layer_of({"model": "lenet", "train": tmp_path / "a.txt", "lr": 0.5}))
+    assert (found.model.call, found.data.train) == ("lenet", str(tmp_path / "a.txt"))
+    assert found == resolve(
+        {"model": {"call": "lenet"}, "data": {"train": str(tmp_path / "a.txt")}},
+        {"optimizer": {"lr": 0.5}},
+    )
+
+
+def test_an_unknown_keyword_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"^no setting is called epoch; did you mean epochs\?$"):
+        layer_of({"epoch": 3})
+
+
+def test_keywords_win_over_config_over_recipe_over_base(tmp_path):
+    (tmp_path / "a.toml").write_text("[train]\nepochs = 2\nseed = 2\n")
+    (tmp_path / "b.toml").write_text("[train]\nepochs = 3\nseed = 3\npatience = 3\n")
+    found = gather(
+        {"epochs": 1},
+        config=tmp_path / "a.toml",
+        recipe=str(tmp_path / "b.toml"),
+        base={"train": {"epochs": 4, "seed": 4, "patience": 4, "accumulate": 4}},
+    ).train
+    assert (found.epochs, found.seed, found.patience, found.accumulate) == (1, 2, 3, 4)
+
+
+def test_later_assignments_win():
+    assert parse_assignments(["train.seed=1", "model.call=lenet", "train.seed=2"]) == {
+        "seed": 2,
+        "model": "lenet",
+    }
+
+
+@pytest.mark.parametrize("text", ["train.epoch=1", "trains.epochs=1", "train.epochs=0"])
+def test_an_assignment_is_checked_like_every_setting(text):
+    with pytest.raises(UsageError, match=r"did you mean|at least"):
+        parse_assignments([text])
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,16 @@ def test_images_of_one_size_keep_it_even_if_they_are_not_square(listed, correlat
     assert measure_whitening(images, chosen, kind="zca").matrix.shape == (24, 24)
 
 
+def test_photographs_turned_by_exif_are_whitened_upright(tmp_path, correlated):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(correlated[0, :3]).save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(correlated[1, :, :3]).save(tmp_path / "upright.png")
+    write_list(tmp_path / "list.txt", [("turned.png", 0), ("upright.png", 0)])
+    images = read_list(tmp_path / "list.txt")
+    assert whitening_size(images, sample(images), size=None) == (4, 3)
+
+
 def test_only_the_chosen_images_count(listed, correlated):
     images, _ = listed(correlated[:60])
     mean, _ = mean_and_covariance(images, np.array([3, 50]), size=(4, 4))

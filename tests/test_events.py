@@ -16,10 +16,20 @@ from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
-from ptkit.core.training.events import Events, NoEvents, events_folder, write_images
+from ptkit.core.training.events import Events, events_folder, write_images
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.observers import SeveralEvents, check_log, open_events
+from ptkit.core.training.observers import (
+    Boxes,
+    Embedding,
+    Figure,
+    Film,
+    Picture,
+    PrCounts,
+    PrCurve,
+    Text,
+)
+from ptkit.core.training.recorders import check_log, open_recorders
 from ptkit.plots.kernel_film import gif_bytes
 
 
@@ -192,10 +202,10 @@ def test_a_run_starts_with_texts_graph_and_input(events, model, example, picture
 
 
 def test_figures_are_written_as_they_look(events):
-    from matplotlib.figure import Figure
+    from matplotlib import figure as matplotlib_figure
 
-    figure = Figure(figsize=(3, 2), dpi=50, facecolor="#ff0000")
-    events.figure("confusion", figure, 4)
+    figure = matplotlib_figure.Figure(figsize=(3, 2), dpi=50, facecolor="#ff0000")
+    events.show(Figure("confusion", figure), 4)
     events.close()
     drawn = pixels_of(events.folder, "confusion")
     assert drawn.shape == (100, 150, 3)
@@ -203,7 +213,8 @@ def test_figures_are_written_as_they_look(events):
 
 
 def test_boxes_are_drawn_on_their_picture(events):
-    events.boxes("gradcam/1", np.zeros((60, 80, 3), np.uint8), {"冰 predicted": (10, 5, 50, 40)}, 2)
+    boxes = {"冰 predicted": (10, 5, 50, 40)}
+    events.show(Boxes("gradcam/1", np.zeros((60, 80, 3), np.uint8), boxes), 2)
     events.close()
     drawn = pixels_of(events.folder, "gradcam/1")
     assert drawn.shape == (60, 80, 3)
@@ -213,7 +224,7 @@ def test_boxes_are_drawn_on_their_picture(events):
 
 
 def test_a_picture_without_boxes_is_left_as_it_is(events, picture):
-    events.boxes("gradcam/1", picture, {}, 2)
+    events.show(Boxes("gradcam/1", picture, {}), 2)
     events.close()
     np.testing.assert_array_equal(pixels_of(events.folder, "gradcam/1"), picture)
 
@@ -221,12 +232,19 @@ def test_a_picture_without_boxes_is_left_as_it_is(events, picture):
 def test_a_film_is_an_image_with_all_its_frames(tmp_path, events):
     gif = tmp_path / "kernels.gif"
     gif.write_bytes(gif_bytes([np.full((10, 20, 3), 90 * k, np.uint8) for k in range(3)]))
-    events.film("kernels_by_epoch", gif, 3)
+    events.show(Film("kernels_by_epoch", gif), 3)
     events.close()
     (event,) = read(events.folder).Images("kernels_by_epoch")
     assert (event.step, event.width, event.height) == (3, 20, 10)
     assert event.encoded_image_string == gif.read_bytes()
     assert Image.open(io.BytesIO(event.encoded_image_string)).n_frames == 3
+
+
+def test_a_text_is_not_taken_for_markdown(events):
+    events.show(Text("left_out", "# kernels\n# film"), 3)
+    events.close()
+    (event,) = read(events.folder).Tensors("left_out/text_summary")
+    assert (event.step, event.tensor_proto.string_val[0]) == (3, b"    # kernels\n    # film")
 
 
 def test_commands_write_pictures_too(tmp_path, picture):
@@ -242,7 +260,7 @@ def test_an_embedding_has_its_rows_and_a_sprite_of_its_thumbnails(events, capsys
     thumbnails = np.stack([np.full((3, 4, 4), k / 10, np.float32) for k in range(5)])
     rows = [("true", "image"), *((f"class\t{k}", f"data/{k}\n.png") for k in range(5))]
     for _ in range(2):  # a resumed run may end with the same epoch again
-        events.embedding("features", features, rows, thumbnails, 3)
+        events.show(Embedding("features", features, rows, thumbnails), 3)
     events.close()
     folder = events.folder / "00003" / "features"
     assert np.loadtxt(folder / "tensors.tsv", delimiter="\t").tolist() == features.tolist()
@@ -261,7 +279,7 @@ def test_an_embedding_has_its_rows_and_a_sprite_of_its_thumbnails(events, capsys
 
 def test_pr_curves_hold_counts_precision_and_recall(events):
     truth, scores = np.array([True, True, False, False]), np.array([0.9, 0.4, 0.6, 0.1])
-    events.pr_curve("pr_curve/cat", truth, scores, 3)
+    events.show(PrCurve("pr_curve/cat", truth, scores), 3)
     events.close()
     (event,) = read(events.folder).Tensors("pr_curve/cat")
     found = make_ndarray(event.tensor_proto)
@@ -274,9 +292,8 @@ def test_pr_curves_hold_counts_precision_and_recall(events):
 
 def test_raw_pr_curves_are_made_of_their_counts(events):
     counts = {"tp": [4, 3, 0], "fp": [6, 1, 0], "tn": [0, 5, 6], "fn": [0, 1, 4]}
-    events.pr_curve_of_counts(
-        "micro", {name: np.array(values) for name, values in counts.items()}, 3
-    )
+    arrays = {name: np.array(values) for name, values in counts.items()}
+    events.show(PrCounts("micro", arrays), 3)
     events.close()
     (event,) = read(events.folder).Tensors("micro")
     expected = [*counts.values(), [0.4, 0.75, 0], [1, 0.75, 0]]
@@ -336,6 +353,18 @@ def test_a_damaged_scalars_json_begins_anew(run, model, damage):
 # ----------------------------------------------------------------------------------------- settings
 
 
+def record_an_epoch(run, settings, model, example, picture):
+    """Record the start, one epoch and a picture; return the recorders."""
+    recorders = open_recorders(run, settings)
+    for recorder in recorders:
+        recorder.start(model, example, {"config": ""}, picture)
+        recorder.epoch(result(1), model)
+        if settings.pictures:
+            recorder.show(Picture("last", picture), 1)
+        recorder.close()
+    return recorders
+
+
 def test_recording_changes_neither_randomness_nor_the_model(run, model, example, picture):
     model.train()
     model[1].eval()
@@ -344,10 +373,7 @@ def test_recording_changes_neither_randomness_nor_the_model(run, model, example,
         {"weights": model.state_dict(), "gradients": [p.grad for p in model.parameters()]}
     )
     torch_state, numpy_state = torch.default_generator.get_state(), np.random.get_state()[1].copy()
-    events = open_events(run, LogSettings())
-    events.start(model, example, {"config": ""}, picture)
-    events.epoch(result(1), model)
-    events.close()
+    record_an_epoch(run, LogSettings(), model, example, picture)
     assert torch.equal(torch_state, torch.default_generator.get_state())
     assert (numpy_state == np.random.get_state()[1]).all()
     assert [module.training for module in model] == [True, False, True, True, True]
@@ -374,37 +400,23 @@ def test_a_model_that_cannot_be_traced_is_recorded_without_its_graph(events, exa
 
 
 def test_each_part_can_be_switched_off(run, model, example, picture):
-    events = open_events(run, LogSettings(histograms=False, graph=False, pictures=False))
-    events.start(model, example, {}, picture)
-    events.epoch(result(1), model)
-    events.close()
+    some = LogSettings(histograms=False, graph=False, pictures=False)
+    record_an_epoch(run, some, model, example, picture)
     tags = read(run / "tensorboard").Tags()
     assert (tags["histograms"], tags["graph"], tags["images"]) == ([], False, [])
     assert not (run / "kernels.npz").exists()
 
 
-def test_without_tensorboard_the_pictures_are_still_made(run, model, example):
-    events = open_events(run, LogSettings(tensorboard=False))
-    assert isinstance(events, KernelFilm)
-    events.start(model, example, {})
-    events.epoch(result(1), model)
-    events.close()
+def test_without_tensorboard_the_pictures_are_still_made(run, model, example, picture):
+    (film,) = record_an_epoch(run, LogSettings(tensorboard=False), model, example, picture)
+    assert isinstance(film, KernelFilm)
     assert [path.name for path in run.iterdir()] == ["kernels.npz"]
 
 
 def test_a_run_that_records_nothing_writes_nothing(run, model, example, picture):
-    events = open_events(run, LogSettings(tensorboard=False, pictures=False))
-    events.start(model, example, {"config": ""}, picture)
-    events.epoch(result(1), model)
-    events.image("input", picture, 0)
-    events.close()
+    nothing = LogSettings(tensorboard=False, pictures=False)
+    assert record_an_epoch(run, nothing, model, example, picture) == ()
     assert list(run.iterdir()) == []
-
-
-def test_everything_is_handed_to_every_recorder():
-    public = {name for name in vars(NoEvents) if not name.startswith("_")}
-    assert public <= set(vars(SeveralEvents))
-    assert public - {"start", "epoch", "film", "close"} <= set(vars(Events))
 
 
 def test_folder_comment_and_suffix_are_chosen(run, tmp_path, model):
@@ -438,7 +450,7 @@ def test_runs_of_one_name_stay_apart_and_a_resumed_one_finds_its_own(tmp_path, m
     [
         ({"comment": "a/b"}, "log.comment becomes a part of a file name and cannot hold 'a/b'"),
         ({"filename_suffix": "x:y"}, "log.filename_suffix becomes a part"),
-        ({"tensorboard": False, "folder": "all"}, "log.folder is of TensorBoard's events"),
+        ({"tensorboard": False, "folder": "all"}, "log.folder is for TensorBoard events"),
     ],
 )
 def test_log_settings_that_cannot_take_effect_are_refused(changed, message):

@@ -284,6 +284,70 @@ def test_size_comes_from_the_header_without_decoding(saved, kind):
     assert images.size_of(saved(png_claiming(300, 200))) == (200, 300)
 
 
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG", "lossless WebP", "MPO"])
+def test_size_of_a_turned_image_is_that_of_its_pixels(saved, kind, orientation):
+    data = encoded(PICTURE, kind, exif=exif(orientation))
+    shape = images.decode(data).shape[:2]
+    assert (images.size_of(saved(data)), images.header_size(data)) == (shape, shape)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_size_of_a_jpeg_of_any_mode_is_that_of_its_pixels(mode, orientation):
+    data = encoded(picture(mode), "JPEG", exif=exif(orientation))
+    assert images.header_size(data) == images.decode(data).shape[:2]
+
+
+@pytest.mark.parametrize("more", [{"icc_profile": bytes(200_000)}, {"comment": "\xff\xc0"}])
+def test_size_of_a_turned_jpeg_is_found_after_much_else(saved, more):
+    data = encoded(PICTURE, "JPEG", exif=exif(6), **more)
+    assert images.size_of(saved(data)) == images.decode(data).shape[:2] == (20, 24)
+
+
+@pytest.mark.parametrize(
+    "more", [b"\xff\xff\xff", b"\xff\xc4\0\x08\0\1\1\1\1\1"], ids=["fill bytes", "Huffman table"]
+)
+def test_segments_before_the_frame_of_a_jpeg_are_skipped(more):
+    data = encoded(PICTURE, "JPEG")
+    assert images.header_size(data[:2] + more + data[2:]) == (24, 20)
+
+
+def test_exif_of_either_byte_order_turns():
+    little = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    big = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    for tiff in (little, big):
+        data = encoded(PICTURE, "JPEG", exif=b"Exif\0\0" + tiff)
+        assert images.header_size(data) == images.decode(data).shape[:2] == (20, 24)
+
+
+@pytest.mark.parametrize("broken", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\xff\xff", exif(77)])
+def test_broken_exif_turns_no_size(broken):
+    assert images.header_size(encoded(PICTURE, "JPEG", exif=broken)) == (24, 20)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100_000], ids=["small", "large"])
+def test_orientation_of_a_png_may_come_after_its_pixels(saved, num_bytes):
+    data = encoded(PICTURE, "PNG")
+    more = chunk(b"teSt", bytes(num_bytes)) + chunk(b"eXIf", exif(6).removeprefix(b"Exif\0\0"))
+    data = data[:-12] + more + data[-12:]
+    assert images.size_of(saved(data)) == images.decode(data).shape[:2] == (20, 24)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "lossless WebP"])
+@pytest.mark.parametrize("tail", [b"", b"junk"], ids=["OpenCV", "Pillow"])
+def test_an_orientation_outside_exif_turns_nothing(kind, tail):
+    data = encoded(PICTURE, kind, xmp=b'<rdf:Description tiff:Orientation="6"/>') + tail
+    assert images.header_size(data) == images.decode(data).shape[:2] == (24, 20)
+
+
+def test_a_header_that_is_cut_off_has_no_size():
+    data = encoded(PICTURE, "JPEG")
+    for end in range(data.index(b"\xff\xc0") + 9):
+        with pytest.raises(DataError):
+            images.header_size(data[:end])
+
+
 # --------------------------------------------------------------------------------------- bad images
 
 

@@ -245,7 +245,10 @@ def test_a_stray_decimal_among_classes_is_told_with_its_line(list_file):
 
 def test_a_list_of_single_classes_serves_as_one_of_several(list_file):
     list_file.write_text("a.png 1\nb.png 0\n")
-    assert read_list(list_file, kind="multi-label").labels.tolist() == [[False, True], [True, False]]
+    assert read_list(list_file, kind="multi-label").labels.tolist() == [
+        [False, True],
+        [True, False],
+    ]
 
 
 def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file):

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.training.loop import fit
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.setup import prepare

@@ -9,9 +9,8 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import read_recipe, recipe_names, recipe_text, resolve
 from ptkit.core.errors import UsageError
-from ptkit.core.recipes import read_recipe, recipe_names, recipe_text
 
 
 @pytest.mark.parametrize("name", recipe_names())

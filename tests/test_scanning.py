@@ -96,7 +96,7 @@ def test_a_broken_symlink_is_a_data_error(folder, name, target):
 
 def test_a_pipe_named_like_an_image_is_a_data_error(folder):
     os.mkfifo(folder / "cat/pipe.png")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         scan_class_folders(folder)
 
 
@@ -173,7 +173,7 @@ def test_a_list_of_other_labels_than_classes_is_a_data_error(folder, tmp_path):
             scan_list(tmp_path / f"{name}.txt")
 
 
-def test_one_class_will_do_where_it_is_known(folder, tmp_path):
+def test_one_class_is_accepted_where_it_is_known(folder, tmp_path):
     (tmp_path / "more/cat").mkdir(parents=True)
     (tmp_path / "more/cat/1.png").touch()
     assert scan_class_folders(tmp_path / "more", known_classes=("cat", "dog")).names == [

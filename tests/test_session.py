@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.config import read_toml, resolve
+from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.loop import EpochResult, Progress
 from ptkit.core.training.observers import Watcher

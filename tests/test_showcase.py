@@ -89,7 +89,7 @@ def show_run(
     events = Events(run, LogSettings())
     files = show(
         run,
-        events,
+        events.show,
         model,
         batches,
         probabilities=probabilities,

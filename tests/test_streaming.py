@@ -17,7 +17,6 @@ from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading import read_ahead as reading
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.cache import decode_all
-from ptkit.core.data.loading.jpeg_headers import jpeg_size
 from ptkit.core.data.loading.read_ahead import read_ahead, sizes_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
@@ -343,53 +342,16 @@ def test_only_whole_jpegs_are_decoded_smaller(photographs):
     assert decoder.decode_reduced(decoder.read_bytes(photographs.image_path(20)), 2) is None
 
 
-# ------------------------------------------------------------------------------------- JPEG headers
+def test_the_beginning_of_a_file_can_be_read_alone(photographs):
+    path = photographs.image_path(0)
+    assert decoder.read_bytes(path, most=1000) == decoder.read_bytes(path)[:1000]
 
 
-@pytest.mark.parametrize("orientation", EVERY_ORIENTATION)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"progressive": True},
-        {"mode": "L"},
-        {"mode": "CMYK"},
-        {"icc_profile": b"\0" * 200_000},
-        {"comment": "\xff\xc0"},
-    ],
-    ids=["baseline", "progressive", "grey", "CMYK", "long profile", "comment"],
-)
-def test_size_of_a_jpeg_is_that_of_its_pixels(orientation, options):
-    data = jpeg(smooth(37, 53, 1), orientation=orientation, **options)
-    assert jpeg_size(data) == decoder.decode(data).shape[:2]
-
-
-@pytest.mark.parametrize(
-    "more", [b"\xff\xff\xff", b"\xff\xc4\0\x08\0\1\1\1\1\1"], ids=["fill bytes", "Huffman table"]
-)
-def test_what_stands_before_the_frame_is_skipped(more):
-    data = jpeg(smooth(37, 53, 1))
-    assert jpeg_size(data[:2] + more + data[2:]) == (37, 53)
-
-
-def test_exif_of_either_byte_order_turns():
-    little = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-    big = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    frame = b"\xff\xc0\0\x0b\x08\0\x25\0\x35\x01\x01\x11\0"
-    for tiff in (little, big):
-        segment = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
-        assert jpeg_size(b"\xff\xd8" + segment + frame) == (53, 37)
-
-
-def test_what_is_no_whole_header_has_no_size():
-    data = jpeg(smooth(37, 53, 1))
-    assert {jpeg_size(data[:end]) for end in range(data.index(b"\xff\xc0") + 9)} == {None}
-    assert jpeg_size(b"\x89PNG\r\n\x1a\n" + data) is None
-    assert jpeg_size(b"\xff\xd8" + b"\0" * 100) is None
-
-
-def test_the_header_is_found_after_a_long_profile(tmp_path):
-    data = jpeg(smooth(37, 53, 1), icc_profile=bytes(200_000))
-    (tmp_path / "a.jpg").write_bytes(data)
-    assert decoder.size_of(tmp_path / "a.jpg") == (37, 53)
-    assert decoder.read_bytes(tmp_path / "a.jpg", most=1000) == data[:1000]
+def test_reduced_decoding_turns_photographs_upright(streamed, photographs, tmp_path):
+    pixels = smooth(160, 240, 1)
+    for orientation in EVERY_ORIENTATION:
+        (tmp_path / f"{orientation}.jpg").write_bytes(jpeg(pixels, orientation=orientation))
+    write_list(tmp_path / "list.txt", [(f"{k}.jpg", 0) for k in EVERY_ORIENTATION])
+    turned = read_list(tmp_path / "list.txt")
+    reduced, whole = (pixels_of(streamed(turned, reduced_decode=some)) for some in (True, False))
+    assert (reduced - whole).abs().mean() < 0.01

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.config import resolve
+from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import complete, default_transforms

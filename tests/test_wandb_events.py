@@ -8,13 +8,23 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib import figure
 from PIL import Image
 from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.observers import check_log, open_events
+from ptkit.core.training.observers import (
+    Boxes,
+    Embedding,
+    Figure,
+    Film,
+    Picture,
+    PrCurve,
+    Text,
+)
+from ptkit.core.training.recorders import check_log, open_recorders
 from ptkit.core.training.wandb_events import WandbEvents
 
 needs_wandb = pytest.mark.skipif(
@@ -152,17 +162,21 @@ def test_pictures_films_tables_and_curves_arrive_with_their_epoch(run, model, tm
     picture = np.zeros((8, 8, 3), np.uint8)
     events = WandbEvents(run, LogSettings(histograms=False))
     events.epoch(result(5), model)
-    events.image("kernels/conv1", picture, 3)
-    events.boxes("gradcam/1", picture, {"cat": (1, 2, 5, 6)}, 3)
-    events.film("kernels_by_epoch", gif, 3)
-    events.text("left_out", "nothing", 3)
     rows = [("true", "image"), ("cat", "a.png"), ("dog", "b.png")]
-    events.embedding("features", np.eye(2), rows, np.zeros((2, 3, 4, 4), np.float32), 3)
-    events.pr_curve("pr_curve/cat", np.array([True, False]), np.array([0.9, 0.2]), 3)
+    for item in (
+        Picture("kernels/conv1", picture),
+        Boxes("gradcam/1", picture, {"cat": (1, 2, 5, 6)}),
+        Film("kernels_by_epoch", gif),
+        Text("left_out", "nothing"),
+        Embedding("features", np.eye(2), rows, np.zeros((2, 3, 4, 4), np.float32)),
+        PrCurve("pr_curve/cat", np.array([True, False]), np.array([0.9, 0.2])),
+        Figure("curves", figure.Figure((1, 1))),
+    ):
+        events.show(item, 3)
     events.close()
     (last,) = history(run).values()
-    tags = "kernels/conv1", "gradcam/1", "kernels_by_epoch", "features"
-    assert [last[f"{tag}_epoch"] for tag in tags] == [3, 3, 3, 3]
+    tags = "kernels/conv1", "gradcam/1", "kernels_by_epoch", "text/left_out", "features", "curves"
+    assert [last[f"{tag}_epoch"] for tag in tags] == [3] * 6
     (box,) = [
         json.loads(path.read_text())["box_data"] for path in media(run, "metadata/boxes2D", ".json")
     ]
@@ -196,9 +210,9 @@ def test_a_resumed_run_keeps_its_id(run, model):
 @needs_wandb
 def test_a_run_records_to_both_at_once_and_draws_no_random_numbers(run, model, capfd):
     state = torch.default_generator.get_state()
-    events = open_events(run, LogSettings(wandb=True, histograms=False))
-    events.epoch(result(1), model)
-    events.close()
+    for recorder in open_recorders(run, LogSettings(wandb=True, histograms=False)):
+        recorder.epoch(result(1), model)
+        recorder.close()
     assert torch.equal(state, torch.default_generator.get_state())
     assert list(run.glob("tensorboard/events*"))
     assert history(run)[1]["loss/train"] == 1

@@ -1,6 +1,5 @@
 """A plain training loop as beginners write it: files opened with Pillow, transforms image by image,
-the loss read
-after every step.
+the loss read after every step.
 
 course_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """

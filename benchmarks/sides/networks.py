@@ -32,7 +32,7 @@ class LeNet(nn.Module):
 
 
 def network(name: str, num_classes: int) -> nn.Module:
-    """Build `lenet`, `resnet18` (as torchvision has it) or `resnet18-small` (3×3 stem, no pooling)."""
+    """Build `lenet`, torchvision's `resnet18`, or `resnet18-small` (3×3 stem, no pooling)."""
     if name == "lenet":
         return LeNet(num_classes)
     model = torchvision.models.resnet18(num_classes=num_classes)

@@ -23,7 +23,7 @@ def serve(rounds: dict[str, Callable[[], float]]) -> None:
 
 
 class Turns:
-    """For a framework's own loop over epochs: `begin` waits for the turn, `end` gives its figure."""
+    """For a framework's own loop: `begin` waits for the turn, `end` gives its figure."""
 
     def __init__(self) -> None:
         self._words: Iterator[str] | None = None

@@ -1,6 +1,5 @@
 """Ultralytics' trainer for classification on yolo11n-cls, its validation and saving left out of the
-time; and its
-model alone, as plain PyTorch.
+time; and its model alone, as plain PyTorch.
 
 ultralytics_loop.py TREE BATCH_SIZE SIZE DEVICE
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_choice
+from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import counted
+from ptkit.core.wording import check_choice, counted
 
 if TYPE_CHECKING:
     from ptkit.core.training.optimization.schedule_preview import Preview
@@ -82,7 +82,7 @@ def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer)
 
 def _list_recipes(printer: Printer) -> None:
     """Print every recipe as it stands in its file."""
-    from ptkit.core.recipes import recipe_names, recipe_text, summary
+    from ptkit.core.config_layers import recipe_names, recipe_summary, recipe_text
 
     names = recipe_names()
     for name in names:
@@ -91,7 +91,10 @@ def _list_recipes(printer: Printer) -> None:
         )
         printer.say(f"{name}\n{indented}")
     printer.result(
-        [{"name": name, "summary": summary(name), "toml": recipe_text(name)} for name in names]
+        [
+            {"name": name, "summary": recipe_summary(name), "toml": recipe_text(name)}
+            for name in names
+        ]
     )
 
 

@@ -1,5 +1,6 @@
 """`ptkit normstats`."""
 
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_choice
+from ptkit.commands.output import Printer
+from ptkit.commands.progress import bar
 
 if TYPE_CHECKING:
     from ptkit.core.data.transforms.covariance import Whitening
@@ -38,65 +41,51 @@ def normstats(
     """Measure mean and standard deviation per channel, for Normalize.
 
     Exact over all pixels of all images unless --num asks for a sample. Values are in 0..1, RGB
-    order. The numbers go
-    to normstats.json beside the list, where `ptkit train` finds them (or into --out). --whiten also
-    computes the covariance of whole images, for which they must have one size, and writes
-    whitening.npz beside it.
+    order. They go to normstats.json beside the list, where `ptkit train` finds them (or into
+    --out). --whiten also computes the covariance of whole images, which must all have one size, and
+    writes whitening.npz beside it.
 
     Example: ptkit normstats train.txt --size 32
     """
-    from ptkit.commands.progress import bar
-    from ptkit.core.data import statistics
-    from ptkit.core.data.lists import read_list
-    from ptkit.core.machine import num_cores
-
     printer = Printer(as_json=as_json, quiet=quiet)
-    images = read_list(list_file)
-    threads, target = workers or num_cores(), (out or list_file.parent) / list_file.name
-    total = min(num or len(images), len(images))
-    whitening = None
-    # First, since it may refuse before anything is decoded.
-    if whiten is not None:
-        from ptkit.core.data.transforms import covariance
-
-        check_choice("--whiten", whiten, covariance.KINDS)
-        chosen = statistics.sample(images, num=num, seed=seed)
-        with bar("whitening", total, quiet=printer.silent) as advance:
-            whitening = covariance.measure_whitening(
-                images, chosen, kind=whiten, size=size, workers=threads, on_images=advance
-            )
-    with bar("measuring", total, quiet=printer.silent) as advance:
-        found = statistics.measure(
-            images, num=num, size=size, seed=seed, workers=threads, on_images=advance
-        )
-    file = statistics.save(found, target)
+    measured = api.normstats(
+        list_file,
+        num=num,
+        size=size,
+        whiten=whiten,
+        seed=seed,
+        workers=workers,
+        out=out,
+        counting=functools.partial(bar, quiet=printer.silent),
+    )
+    found = measured.statistics
     mean, std = (f"[{', '.join(f'{v:.6f}' for v in values)}]" for values in (found.mean, found.std))
     printer.say(f"normMean = {mean}")
     printer.say(f"normStd  = {std}")
     printer.say(f"Normalize(mean={mean}, std={std})")
     printer.say(
-        f"{found.num_images:,} images, {f'{size}×{size}' if size else 'own sizes'}; saved in {file}"
+        f"{found.num_images:,} images, {f'{size}×{size}' if size else 'own sizes'};"
+        f" saved in {measured.file}"
     )
     result = {
         "mean": found.mean,
         "std": found.std,
         "num_images": found.num_images,
         "size": size,
-        "file": str(file),
+        "file": str(measured.file),
     }
-    if whitening is not None:
-        matrix_file = covariance.save(whitening, target)
-        _say_whitening(printer, whitening, matrix_file)
+    if measured.whitening is not None and measured.whitening_file is not None:
+        _say_whitening(printer, measured.whitening, measured.whitening_file)
         result |= {
-            "whitening": str(matrix_file),
+            "whitening": str(measured.whitening_file),
             "kind": whiten,
-            "num_dimensions": len(whitening.mean),
+            "num_dimensions": len(measured.whitening.mean),
         }
     printer.result(result)
 
 
 def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None:
-    """Tell the call, what it rests on, and how to train with it."""
+    """Print the call, what it was computed from, and how to train with it."""
     from ptkit.core.data.transforms.covariance import EPSILON
 
     call = f"LinearTransformation({json.dumps(str(file), ensure_ascii=False)})"
@@ -115,7 +104,7 @@ def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None
             else ""
         )
         printer.say(
-            f"note: the covariance has not full rank ({why}rank {rank:,} of {count:,}); "
+            f"note: the covariance does not have full rank ({why}rank {rank:,} of {count:,}); "
             "what these images never show is scaled by 1/sqrt(epsilon)"
         )
     if height == width:

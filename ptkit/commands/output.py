@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from ptkit.core.errors import UsageError
-from ptkit.core.wording import nearest
+from ptkit.core.wording import check_choice
 
 
 class Printer:
@@ -50,14 +49,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a UsageError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UsageError(
-            f"{flag} must be one of {', '.join(choices)}, found {value!r}{nearest(value, choices)}"
-        )
 
 
 def check_device(name: str) -> None:

@@ -1,15 +1,14 @@
-"""ptkit split: class folders in, lists of training, validation and test images out."""
+"""`ptkit split`: class folders in, lists of training, validation and test images out."""
 
-import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ptkit import api
 from ptkit.commands.options import Json, Out, Quiet, Seed
 from ptkit.commands.output import Printer
 from ptkit.commands.split_screen import split_lines, split_result
-from ptkit.core.errors import UsageError
 
 Folder = Annotated[
     Path,
@@ -89,42 +88,19 @@ def split(
 
     Example: ptkit split data/ --ratio 8:1:1
     """
-    from ptkit.core.data.splits.jobs import DEFAULT_RATIO, SplitJob, run_split
-    from ptkit.core.data.splits.trees import Tree
-    from ptkit.core.machine import without_garbage_collection
-
-    if copy is not None and link is not None:
-        raise UsageError(
-            "--copy and --link exclude each other: the lists name either copies or links"
-        )
-    tree = (
-        Tree(copy, "copy") if copy is not None else Tree(link, "link") if link is not None else None
-    )
-    shown_ratio = ratio if extend or kfold is not None else ratio or DEFAULT_RATIO
-    flags = {
-        "--ratio": shown_ratio,
-        "--seed": seed,
-        "--copy": copy,
-        "--link": link,
-        "--kfold": kfold,
-    }
-    flags |= {"--group-by": group_by, "--out": out}
-    command = _command(folder, flags, {"--extend": extend, "--allow-missing": allow_missing})
-    job = SplitJob(
-        folder, command, out=out or Path(), ratio=ratio, tree=tree, kfold=kfold, extend=extend, group_by=group_by,
-        allow_missing=allow_missing, overwrite=overwrite, seed=seed,
-    )  # fmt: skip
-    with without_garbage_collection():
-        outcome = run_split(job)
     printer = Printer(as_json=as_json, quiet=quiet)
+    outcome = api.split(
+        folder,
+        ratio=ratio,
+        copy=copy,
+        link=link,
+        kfold=kfold,
+        extend=extend,
+        group_by=group_by,
+        allow_missing=allow_missing,
+        overwrite=overwrite,
+        seed=seed,
+        out=out,
+    ).outcome
     printer.say("\n".join(split_lines(outcome)))
     printer.result(split_result(outcome))
-
-
-def _command(folder: Path, values: dict[str, Any], switches: dict[str, bool]) -> str:
-    """Return the command line that repeats this split."""
-    words = ["ptkit", "split", str(folder)]
-    words += [
-        text for flag, value in values.items() if value is not None for text in (flag, str(value))
-    ]
-    return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])

@@ -15,6 +15,7 @@ from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import EpochResult, Progress
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.profiling import BETWEEN, STEP, Profile
+from ptkit.core.training.session import RunResult
 from ptkit.core.wording import counted
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.
@@ -120,6 +121,42 @@ class TrainingScreen(Watcher):
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None
+
+
+def print_run(printer: Printer, result: RunResult) -> None:
+    """Print how a run ended and where its files are."""
+    best = result.best
+    found = ", ".join(
+        f"{name} {metric_text(name, value).strip()}"
+        for name, value in best.items()
+        if name not in ("epoch", "loss")
+    )
+    printer.say(
+        f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f};"
+        f" {result.seconds:.1f} s in all"
+    )
+    printer.say(f"checkpoint: {result.checkpoint}")
+    for line in profile_lines(result.profile) if result.profile is not None else ():
+        printer.say(line)
+    pictures = [
+        str(file.relative_to(result.run))
+        for file in result.files
+        if file.suffix in (".png", ".gif")
+    ]
+    printer.say(
+        f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}"
+    )
+    printer.result(
+        {
+            "run": str(result.run),
+            "checkpoint": str(result.checkpoint),
+            "epochs": result.epochs,
+            "best": {"accuracy": None, **best, "epoch": int(best["epoch"])},
+            "seconds": result.seconds,
+            "images_per_s": result.images_per_s,
+            **({} if result.profile is None else {"profile": result.profile.as_dict()}),
+        }
+    )
 
 
 def profile_lines(profile: Profile) -> list[str]:

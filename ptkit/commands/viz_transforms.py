@@ -1,6 +1,6 @@
 """`ptkit viz-transforms`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +8,7 @@ import typer
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
 from ptkit.commands.pictures import add_events, say_files
-from ptkit.core.config import read_toml, resolve
+from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 COMMAND = "viz-transforms"
 
 
+@with_setting_flags("transforms", "augment", "size", "seed")
 def viz_transforms(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
     ] = None,
-    transform: options.Transforms = None,
-    augment: options.Augment = None,
-    size: options.InputSize = None,
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
-    seed: options.TrainSeed = None,
     mean: Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")] = None,
     std: Annotated[
         str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")
@@ -36,17 +33,19 @@ def viz_transforms(
     out: options.Out = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **settings: Any,
 ) -> None:
     """Draw what transforms make of images: each step alone, and all together as the model sees it.
 
     The transforms are those with which `ptkit train` would train with the same flags, or with a
-    run's config.toml. Draw k is what training draws in epoch k, for the
-    images as the first of its list. MixUp and CutMix mix the given images with each other. A sheet
-    an image goes to ./ptkit-viz-transforms, and transforms.csv has every draw.
+    run's config.toml. Draw k is what training draws in epoch k, for the images as the first of its
+    list. MixUp and CutMix mix the given images with each other. A sheet an image goes to
+    ./ptkit-viz-transforms, and transforms.csv has every draw.
 
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
+    from ptkit.core.config_layers import gather
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms
@@ -54,17 +53,13 @@ def viz_transforms(
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    data = {
-        "transforms": transform or None,
-        "augment": augment,
-        "size": size,
-        "mean": mean,
-        "std": std,
-    }
-    flags = {"data": _given(data), "train": _given({"seed": seed})}
-    settings = resolve(read_toml(config) if config is not None else {}, flags)
+    given = {"mean": mean, "std": std}
+    chosen = gather(
+        settings | {keyword: text for keyword, text in given.items() if text is not None},
+        config=config,
+    )
     printer = Printer(as_json=as_json, quiet=quiet)
-    shown = show_transforms(images, settings.data, num_draws=num_images, seed=settings.train.seed)
+    shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with PictureFolder(output_folder(None, command=COMMAND, out=out), command=COMMAND) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))
     printer.say(_table(shown.sheets))
@@ -72,10 +67,6 @@ def viz_transforms(
         printer.say(note)
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files)), "transforms": list(shown.calls)})
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

@@ -1,7 +1,9 @@
 """Words that messages, tables and pictures share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from ptkit.core.errors import UsageError
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:
@@ -22,3 +24,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     by_lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a UsageError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UsageError(
+            f"{flag} must be one of {', '.join(choices)}, found {value!r}{nearest(value, choices)}"
+        )

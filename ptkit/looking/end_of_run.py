@@ -13,6 +13,7 @@ from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.training.observers import Figure
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.setup import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix
@@ -50,7 +51,7 @@ def _show(run: Run, found: Predicted) -> tuple[Path, ...]:
     assert run.best is not None
     return show(
         run.folder,
-        run.events,
+        run.show,
         run.training.model,
         run.training.valid,
         probabilities=found.values,
@@ -83,7 +84,7 @@ def _draw_curves(run: Run) -> Path:
         best_epoch=int(run.best["epoch"]),
         footer=str(run.folder),
     )
-    run.events.figure("curves", curves, int(run.rows[-1]["epoch"]))
+    run.show(Figure("curves", curves), int(run.rows[-1]["epoch"]))
     return save_figure(curves, run.folder / "curves.png")
 
 
@@ -95,7 +96,7 @@ def _draw_confusion(run: Run, found: Predicted) -> Path:
     )
     matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
     confusion = confusion_figure(matrix, images.class_names, footer=footer)
-    run.events.figure("confusion", confusion, int(run.best["epoch"]))
+    run.show(Figure("confusion", confusion), int(run.best["epoch"]))
     return save_figure(confusion, run.folder / "confusion.png")
 
 

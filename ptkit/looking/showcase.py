@@ -24,17 +24,21 @@ from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.gradcam import (
-    as_maps,
-    evaluating,
-    explained_layer,
-    gradcam,
-    run_layers,
-    top_region,
-)
+from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
+from ptkit.core.models.hooks import default_layers, evaluating, record_activations, trace_layers
 from ptkit.core.models.zoo import find_head
-from ptkit.core.training.events import MAX_SPRITE, NoEvents
+from ptkit.core.training.events import MAX_SPRITE
 from ptkit.core.training.kernel_film import read_film
+from ptkit.core.training.observers import (
+    Boxes,
+    Embedding,
+    Film,
+    Item,
+    Picture,
+    PrCounts,
+    PrCurve,
+    Text,
+)
 from ptkit.looking.some_images import squares, to_explain
 from ptkit.plots.embedding import embedding_figure
 from ptkit.plots.feature_maps import feature_map_figure
@@ -59,7 +63,7 @@ class _Run:
     """What all parts look at. probabilities, labels: of the whole list; see `show`."""
 
     folder: Path
-    events: NoEvents
+    show: Callable[[Item, int], None]
     model: nn.Module
     batches: Batches
     probabilities: npt.NDArray[np.float32]
@@ -89,7 +93,7 @@ class _Run:
 
 def show(
     run_folder: Path,
-    events: NoEvents,
+    record: Callable[[Item, int], None],
     model: nn.Module,
     batches: Batches,
     *,
@@ -113,7 +117,7 @@ def show(
         DataError: an image that cannot be read any more.
         StorageError: the disk refused.
     """
-    run = _Run(run_folder, events, model, batches, probabilities, labels, label_kind, class_names,
+    run = _Run(run_folder, record, model, batches, probabilities, labels, label_kind, class_names,
                mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0), epoch)  # fmt: skip
     files: list[Path] = []
     notes: list[str] = []
@@ -121,7 +125,7 @@ def show(
         if label_kind == REGRESSION and name in _OF_CLASSES:
             continue
         try:
-            with evaluating(model):
+            with evaluating(model, keeps_random_state=True):
                 files += part(run)
         except UsageError as error:
             notes.append(str(error))
@@ -132,7 +136,7 @@ def show(
         ) as error:  # a user's model may do anything, and hours of training lie behind
             notes.append(f"{name}: {type(error).__name__}: {error}")
     if notes:
-        events.text("left_out", "\n".join(notes), epoch)
+        record(Text("left_out", "\n".join(notes)), epoch)
     model.eval()
     model.zero_grad(set_to_none=True)
     return tuple(files)
@@ -152,7 +156,7 @@ def _show_kernels(run: _Run) -> Iterator[Path]:
         yield _saved(run, figure, f"kernels/{name}", f"kernels/{file_name}.png")
         if name == chosen[0]:
             for channel, picture in output_mosaics(weight):
-                run.events.image(f"kernels_of_{name}/{channel}", picture, run.epoch)
+                run.show(Picture(f"kernels_of_{name}/{channel}", picture), run.epoch)
 
 
 def _show_film(run: _Run) -> Iterator[Path]:
@@ -168,7 +172,7 @@ def _show_film(run: _Run) -> Iterator[Path]:
     )
     file = run.folder / "kernels.gif"
     write_atomically(file, gif_bytes(frames))
-    run.events.film("kernels_by_epoch", file, film.epochs[-1])
+    run.show(Film("kernels_by_epoch", file), film.epochs[-1])
     yield file
 
 
@@ -176,25 +180,17 @@ def _show_feature_maps(run: _Run) -> Iterator[Path]:
     """The last layer of some resolutions, on a few images."""
     indices = spread(range(len(run.labels)), _NUM_INPUTS)
     images = _images(run, indices)
-    # The layers are chosen on one image: of a large model the maps of all layers take gigabytes.
-    found = _maps(run.model, images[:1], [name for name, _ in run.model.named_modules() if name])
-    last = {
-        m.shape[2:]: name
-        for name, m in found.items()
-        if m.ndim == 4 and len(m) == 1 and m[0, 0].numel() > 1
-    }
-    if not last:
+    traced = trace_layers(run.model, images)
+    if not any(layer.is_map for layer in traced):
         raise UsageError("feature maps: no layer of the model gives maps")
-    chosen = spread([name for name in found if name in last.values()], _NUM_LAYERS)
-    del found
-    maps = _maps(run.model, images, chosen)
+    chosen = default_layers(traced, limit=_NUM_LAYERS)
+    maps = record_activations(run.model, images, chosen)
     inputs, names = (
         denormalise(images, run.mean, run.std),
         [run.names_of(index) for index in indices],
     )
     for name, file_name in zip(chosen, file_names("", chosen), strict=True):
-        values = maps[name].float().cpu().numpy()
-        figure = feature_map_figure(values, inputs, layer=name, names=names, footer=run.footer)
+        figure = feature_map_figure(maps[name], inputs, layer=name, names=names, footer=run.footer)
         yield _saved(run, figure, f"feature_maps/{name}", f"feature_maps/{file_name}.png")
 
 
@@ -229,9 +225,8 @@ def _show_regions(run: _Run) -> Iterator[Path]:
         zoom = max(1, _BOXED // max(image.shape[:2]))
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
         boxes = {lines[-1]: (x1, y1, x2, y2)} if one.box else {}
-        run.events.boxes(
-            f"gradcam/{rank + 1}", image.repeat(zoom, axis=0).repeat(zoom, axis=1), boxes, run.epoch
-        )
+        enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        run.show(Boxes(f"gradcam/{rank + 1}", enlarged, boxes), run.epoch)
     figure = gradcam_figure(explained, layer=layer, footer=run.footer)
     yield _saved(run, figure, "gradcam", "gradcam.png")
 
@@ -246,11 +241,11 @@ def _show_embedding(run: _Run) -> Iterator[Path]:
     ):  # a network that learned an embedding has no head; what it gives is the embedding
         head = None
     side = min(_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(indices))))
-    features, thumbnails = [], []
+    features, squared = [], []
     for images in batches_at(run.batches, indices):
         features.append(_features(run.model, images, head).float().cpu().numpy())
-        thumbnails.append(squares(denormalise(images, run.mean, run.std), side))
-    points, pictures = np.concatenate(features), np.concatenate(thumbnails)
+        squared.append(squares(denormalise(images, run.mean, run.std), side))
+    points, pictures = np.concatenate(features), np.concatenate(squared)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
     paths = [run.batches.images.listed_path(index) for index in indices]
@@ -258,9 +253,8 @@ def _show_embedding(run: _Run) -> Iterator[Path]:
         ("true", "image"),
         *((run.names_of(index), path) for index, path in zip(indices, paths, strict=True)),
     ]
-    run.events.embedding(
-        "features", points, rows, pictures.transpose(0, 3, 1, 2) / np.float32(255), run.epoch
-    )
+    thumbnails = pictures.transpose(0, 3, 1, 2) / np.float32(255)
+    run.show(Embedding("features", points, rows, thumbnails), run.epoch)
     figure = embedding_figure(
         points,
         run.labels[indices],
@@ -288,24 +282,16 @@ def _show_curves(run: _Run) -> Iterator[Path]:
         raise UsageError("PR curves: no image has a class")
     by_ap = sorted(known, key=lambda k: precision_recall(truth[:, k], scores[:, k]).ap)
     for k in sorted(by_ap[:_NUM_CURVES]):
-        run.events.pr_curve(f"pr_curve/{run.class_names[k]}", truth[:, k], scores[:, k], run.epoch)
-    run.events.pr_curve_of_counts("pr_curve_micro_average", micro_counts(truth, scores), run.epoch)
+        run.show(PrCurve(f"pr_curve/{run.class_names[k]}", truth[:, k], scores[:, k]), run.epoch)
+    run.show(PrCounts("pr_curve_micro_average", micro_counts(truth, scores)), run.epoch)
     figure = pr_figure(truth, scores, class_names=run.class_names, footer=run.footer)
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
-
-
-@torch.no_grad()
-def _maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return what some layers give, as maps where it can be that, in the order in which they
-    finish.
-    """
-    return {name: as_maps(output) for name, output in run_layers(model, images, layers)[1].items()}
 
 
 def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:
     """Draw a figure once, for the recorders and as a PNG."""
     drawn = pixels(figure)
-    run.events.image(tag, drawn, run.epoch)
+    run.show(Picture(tag, drawn), run.epoch)
     write_atomically(
         run.folder / name, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4)
     )

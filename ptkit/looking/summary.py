@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_weights, rebuild
+from ptkit.core.models.hooks import evaluating
 from ptkit.core.models.zoo import build_model, check_forward, usual_size
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.parameter_groups import plan_parameters
@@ -142,7 +143,7 @@ def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
         kept[storage._cdata] = storage
         return tensor
 
-    with _evaluating(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _watchable(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         seen = _count_flops(model, image)
     weights = {
         tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
@@ -271,21 +272,15 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation, and to attention in plain steps that can be watched, the same on any
-    device; and back.
-    """
-    modes = {module: module.training for module in model.modules()}
+def _watchable(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation, and attention to plain steps, the same on any device; and back."""
     had_fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(had_fast_path)
-        for module, is_training in modes.items():
-            module.training = is_training
 
 
 _NUM_CLASSES = 10

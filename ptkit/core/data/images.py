@@ -6,9 +6,10 @@ import errno
 import io
 import os
 import stat
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from ptkit.core.errors import DataError, StorageError
 
 DEFAULT_MAX_PIXELS = 89_000_000
 
-# OpenCV reads both when it is imported: no log lines on standard error, and its own limit a little
-# above ours.
+# OpenCV reads both when it is imported: no log lines on standard error, and its own pixel limit.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
 
@@ -55,6 +55,9 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
 _HEADER_BYTES = 1 << 16
+_ONE_HEADER = threading.Lock()
+# The EXIF tag, and those of its values that turn rows into columns.
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 
 
@@ -87,9 +90,14 @@ def decode_reduced(data: bytes, times: int) -> Pixels | None:
     A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the
     file.
     """
-    if not data.startswith(_ALLOWED["JPEG"]) or not _ends_well("JPEG", data):
+    if not is_jpeg(data) or not _ends_well("JPEG", data):
         return None
     return _with_opencv(data, _REDUCED[times])
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Say whether this begins as a JPEG does."""
+    return data.startswith(_ALLOWED["JPEG"])
 
 
 def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
@@ -122,17 +130,30 @@ def sniff(data: bytes, path: str | Path = "image") -> str:
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """Return (height, width) from the header, without decoding.
+    """Return (height, width) of what `read` gives, from the header: nothing is decoded.
 
     Raises:
         DataError: see `read`.
     """
-    try:
-        image = _opened(read_bytes(path, most=_HEADER_BYTES), path)
-    except DataError:
-        # A damaged header, or one after a long preview.
-        image = _opened(read_bytes(path), path)
-    return image.height, image.width
+    data = read_bytes(path, most=_HEADER_BYTES)
+    # A PNG may have its orientation after its pixels.
+    if not data.startswith(_ALLOWED["PNG"]):
+        try:
+            return header_size(data, path)
+        except DataError:
+            pass  # a damaged header, or one that ends beyond what was read
+    return header_size(data if len(data) < _HEADER_BYTES else read_bytes(path), path)
+
+
+def header_size(data: bytes, path: str | Path = "image") -> tuple[int, int]:
+    """Return (height, width) of what `decode` gives; this takes a thousandth of its time.
+
+    Raises:
+        DataError: see `read`.
+    """
+    image = _opened(data, path)
+    is_turned = _orientation(image, data) in _TURNED
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
@@ -185,16 +206,24 @@ def _ends_well(kind: str, data: bytes) -> bool:
 
 
 def _png_chunks_are_whole(data: bytes) -> bool:
-    """Walk the chunks up to IEND and compare their CRCs."""
-    at = 8
+    """Compare the checksums of all chunks up to IEND."""
+    for name, content, checksum in _png_chunks(data):
+        if zlib.crc32(content, zlib.crc32(name)) != checksum:
+            return False
+        if name == b"IEND":
+            return True
+    return False
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Yield name, content and checksum of each chunk that is there as a whole."""
+    at, view = 8, memoryview(data)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            return False
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
+        if end > len(data):
+            return
+        yield data[at + 4 : at + 8], view[at + 8 : end - 4], int.from_bytes(data[end - 4 : end])
         at = end
-    return False
 
 
 def _with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> Pixels | None:
@@ -223,7 +252,12 @@ def _opened(data: bytes, path: str | Path) -> Any:
 
     kind = sniff(data, path)
     formats = [kind, "MPO"] if kind == "JPEG" else [kind]
-    image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
+    # Threads that enter and leave catch_warnings in turns would leave its filter in place.
+    with _ONE_HEADER:
+        image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
+    # Pillow also turns images by these, OpenCV by EXIF alone.
+    for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(name, None)
     pixels = image.width * image.height
     if pixels > DEFAULT_MAX_PIXELS:
         raise DataError(
@@ -231,6 +265,26 @@ def _opened(data: bytes, path: str | Path) -> Any:
             f" {DEFAULT_MAX_PIXELS:,}"
         )
     return image
+
+
+def _orientation(image: Any, data: bytes) -> int:
+    """Return the EXIF orientation of an opened image, 1 where it has none or a damaged one."""
+    from PIL import Image
+
+    # Not image.getexif(), which decodes a PNG to look behind its pixels.
+    raw = image.info.get("exif")
+    if raw is None and image.format == "PNG":
+        raw = next(
+            (bytes(content) for name, content, _ in _png_chunks(data) if name == b"eXIf"), None
+        )
+    if raw is None:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(raw)
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # as in _pillow_call
+        return 1
 
 
 def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:

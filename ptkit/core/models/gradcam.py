@@ -1,12 +1,10 @@
-"""Where in an image a network looked when it decided, and what its layers gave: any model, by
-hooks.
+"""Where in an image a network looked when it decided: any model, by hooks.
 
 Grad-CAM: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization".
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import as_maps, evaluating, hooked
 
 # So many of the last layers are tried for one whose gradient is not zero everywhere.
 _NUM_CANDIDATES = 40
@@ -33,9 +32,8 @@ def gradcam(
     images: (n, 3, H, W). classes: the column of the outputs to explain, one an image. layer: a
     module's name; by default that of `explained_layer`. sign: -1 where low outputs win.
     The maps are weighted by the mean of their gradients and added, what is negative is cut off
-    (section 3, equations
-    1 and 2), and the sum is enlarged to the image and divided by its largest value; without any it
-    stays 0.
+    (section 3, equations 1 and 2), and the sum is enlarged to the image and divided by its largest
+    value; without any it stays 0.
     The model runs in evaluation mode; its modes and gradients are as before afterwards.
 
     Raises:
@@ -55,8 +53,8 @@ def explained_layer(
 ) -> str:
     """Return the last layer that gives maps on which the outputs depend.
 
-    Not always the last with maps: the patches of a transformer's last block do not matter, its
-    class token alone is read.
+    Not always the last with maps: of a transformer's last block only the class token is read, its
+    patches do not matter.
 
     Raises:
         UsageError: no layer gives maps.
@@ -82,81 +80,37 @@ def top_region(heat: np.ndarray, *, fraction: float = 0.5) -> tuple[int, int, in
     return x, y, x + width, y + height
 
 
-def run_layers(
-    model: nn.Module, images: Tensor, names: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run the model once; return its outputs and what the named modules gave, in the order in which
-    they finished.
-
-    Of a module that runs several times, the last output. What is returned takes part in the
-    gradient.
-    """
-    kept: dict[str, Tensor] = {}
-    handles = []
-
-    def keep(name: str, output: object) -> Tensor | None:
-        kept.pop(name, None)
-        if not isinstance(output, Tensor):
-            return None
-        kept[name] = output
-        # The model goes on with a copy: an in-place ReLU would overwrite what was kept, and its
-        # gradient.
-        return output.clone()
-
-    try:
-        for name in names:
-            module = _module(model, name)
-            handles.append(
-                module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
-            )
-        return model(images), kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def as_maps(output: Tensor) -> Tensor:
-    """Return a layer's output as maps (n, C, H, W) where it can be one: tokens in a square,
-    channels that come last.
-
-    Of tokens (n, T, C) with T a square and one more, the first is a class token and left out.
-    """
-    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
-        return output.permute(0, 3, 1, 2)
-    if output.ndim != 3:
-        return output
-    for skipped in (0, 1):
-        side = round((output.shape[1] - skipped) ** 0.5)
-        if side > 1 and side * side == output.shape[1] - skipped:
-            return output[:, skipped:].transpose(1, 2).unflatten(2, (side, side))
-    return output
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every module to evaluation and back to what it was; draw no random number of the
-    run's.
-    """
-    modes = {module: module.training for module in model.modules()}
-    cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    model.eval()
-    try:
-        with torch.random.fork_rng(cuda):
-            yield
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
-
-
 def _explained(
     model: nn.Module, images: Tensor, classes: Sequence[int], *, layer: str | None, sign: float
 ) -> tuple[str, Tensor, Tensor]:
     """Return the layer, its maps (n, C, h, w) and the gradient of the classes' outputs on them."""
-    names = [layer] if layer is not None else [name for name, _ in model.named_modules() if name]
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    modules = dict(model.named_modules())
+    if layer is not None and layer not in modules:
+        raise UsageError(
+            f"{type(model).__name__} has no layer {layer}; `ptkit viz-featuremaps --list` shows all"
+        )
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: object) -> Tensor | None:
+        # Of a module that runs several times the last output counts, in that place.
+        kept.pop(name, None)
+        if not isinstance(output, Tensor):
+            return None
+        kept[name] = output
+        # The model continues with a copy: an in-place ReLU would overwrite what was kept, and its
+        # gradient.
+        return output.clone()
+
+    names = [layer] if layer is not None else [name for name in modules if name]
+    with (
+        hooked(model, names, keep),
+        evaluating(model, keeps_random_state=True),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         # The input asks for gradients, so that a model frozen as a whole has them too; a copy of it
-        # may be changed.
-        outputs, kept = run_layers(model, images.detach().clone().requires_grad_().clone(), names)
+        # may be changed in place.
+        outputs = model(images.detach().clone().requires_grad_().clone())
         found = [
             name
             for name, output in kept.items()
@@ -183,15 +137,6 @@ def _explained(
 def _is_map(output: Tensor, num_images: int) -> bool:
     maps = as_maps(output)
     return len(output) == num_images and maps.ndim == 4 and min(maps.shape[2:]) > 1
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        raise UsageError(
-            f"{type(model).__name__} has no layer {name}; `ptkit viz-featuremaps --list` shows all"
-        ) from error
 
 
 def _no_map(model: nn.Module, layer: str | None) -> str:

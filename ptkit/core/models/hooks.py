@@ -1,8 +1,8 @@
-"""What the layers of any model give for some images, by forward hooks: nothing is replayed by hand."""
+"""Outputs of the layers of any model, by forward hooks: nothing is replayed by hand."""
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ class Layer:
     """One module that ran.
 
     kind: its class. shape: of its output for one image; channels first where it is a map.
-    num_calls: in one pass; a module that is called several times (one ReLU used twice) stands where
-    it was called last, with that output.
+    num_calls: in one pass; a module that is called several times (one ReLU used twice) is listed
+    where it was called last, with that output.
     """
 
     name: str
@@ -35,10 +35,14 @@ class Layer:
         """Height and width, or None where the output is not a map."""
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
 
+    @property
+    def is_map(self) -> bool:
+        """Whether the output has more than one place."""
+        return self.resolution not in (None, (1, 1))
+
 
 def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
-    """Run the model once and return its layers in the order in which they finished (for the last
-    time).
+    """Run the model once and return its layers in the order in which they finished last.
 
     images: (n, 3, H, W); the first one is used. The model is left as it was.
 
@@ -46,23 +50,20 @@ def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
         UsageError: the model does not take images of this size.
     """
     found: dict[str, Layer] = {}
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
 
-    def note(name: str, module: nn.Module, output: Tensor) -> None:
+    def note(name: str, output: Tensor) -> None:
         calls = found.pop(name).num_calls if name in found else 0
-        found[name] = Layer(
-            name, type(module).__name__, tuple(as_maps(output).shape[1:]), calls + 1
-        )
+        found[name] = Layer(name, kinds[name], tuple(as_maps(output).shape[1:]), calls + 1)
 
-    names = [name for name, _ in model.named_modules() if name]
-    _run(model, images[:1], names, note)
+    _run(model, images[:1], kinds, note)
     return list(found.values())
 
 
 def record_activations(
     model: nn.Module, images: Tensor, layers: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return what the named layers give for the images: float32 (n, C, H, W), or (n, C, 1, 1) for
-    plain vectors.
+    """Return the outputs of some layers: float32 (n, C, H, W), or (n, C, 1, 1) for plain vectors.
 
     Of a module that is called several times, the last output. The model is left as it was.
 
@@ -71,7 +72,7 @@ def record_activations(
     """
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, _: nn.Module, output: Tensor) -> None:
+    def keep(name: str, output: Tensor) -> None:
         # A copy: an in-place ReLU that follows would overwrite what is seen here.
         found[name] = as_maps(output).detach().clone()
 
@@ -84,118 +85,27 @@ def record_activations(
     return {name: _four_dimensional(found[name]).float().cpu().numpy() for name in layers}
 
 
-def default_layers(layers: Sequence[Layer]) -> list[str]:
-    """Return the last layer of each spatial resolution in the order of the pass, at most six of
-    them.
+def default_layers(layers: Sequence[Layer], *, limit: int = MAX_DEFAULT_LAYERS) -> list[str]:
+    """Return the last layer of each spatial resolution, in the order of the pass.
 
-    Where there are more, six are spread evenly from the first to the last. Without any map above
-    1×1: the last layers.
+    Where there are more than `limit`, so many are spread evenly from the first to the last. Without
+    any map above 1×1: the last layer.
     """
-    last = {
-        layer.resolution: layer.name for layer in layers if layer.resolution not in (None, (1, 1))
-    }
-    names = [layer.name for layer in layers if layer.name in last.values()] or [
-        layer.name for layer in layers[-1:]
-    ]
-    if len(names) <= MAX_DEFAULT_LAYERS:
+    last = {layer.resolution: layer.name for layer in layers if layer.is_map}
+    names = [layer.name for layer in layers if layer.name in last.values()]
+    names = names or [layer.name for layer in layers[-1:]]
+    if len(names) <= limit:
         return names
-    return [names[round(k)] for k in np.linspace(0, len(names) - 1, MAX_DEFAULT_LAYERS)]
+    return [names[round(k)] for k in np.linspace(0, len(names) - 1, limit)]
 
 
 def match_layers(layers: Sequence[Layer], patterns: Sequence[str]) -> list[str]:
-    """Return the names of the layers that the names or globs mean, in the order of the pass.
+    """Return the names of the layers that names or globs match, in the order of the pass.
 
     Raises:
         UsageError: a pattern that matches nothing; the message has the nearest name.
     """
-    names = [layer.name for layer in layers]
-    return match_names(names, patterns, what="layer")
-
-
-def as_maps(output: Tensor) -> Tensor:
-    """Return a layer's output (n, ...) with channels first.
-
-    Tokens (n, T, C) become (n, C, H, W) where T, or T less one class token, is a square;
-    channels-last maps
-    (n, H, W, C) with H = W are turned; anything else stays as it is.
-    """
-    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
-        return output.permute(0, 3, 1, 2)
-    if output.ndim != 3:
-        return output
-    for skipped in (0, 1):
-        side = round((output.shape[1] - skipped) ** 0.5)
-        if side > 1 and side * side == output.shape[1] - skipped:
-            return output[:, skipped:].transpose(1, 2).reshape(len(output), -1, side, side)
-    return output
-
-
-def _four_dimensional(maps: Tensor) -> Tensor:
-    if maps.ndim == 4:
-        return maps
-    if maps.ndim == 3:  # tokens that form no square: a strip
-        return maps.transpose(1, 2).unsqueeze(2)
-    return maps.reshape(len(maps), -1, 1, 1)
-
-
-def _run(
-    model: nn.Module,
-    images: Tensor,
-    names: Sequence[str],
-    see: Callable[[str, nn.Module, Tensor], None],
-) -> None:
-    modules = dict(model.named_modules())
-    handles = []
-
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, _: Any, output: Any) -> None:
-            tensor = _first_tensor(output)
-            if tensor is not None and tensor.ndim > 1 and len(tensor) == len(images):
-                see(name, module, tensor)
-
-        return hook
-
-    try:
-        handles += [
-            modules[name].register_forward_hook(hook_of(name)) for name in names if name in modules
-        ]
-        with _evaluating(model), torch.inference_mode():
-            model(images)
-    except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
-        size = "×".join(map(str, images.shape[2:]))
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(
-            f"{type(model).__name__} does not take {size} images ({reason})"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    """Return the tensor that a module gave, the first one where it gave several."""
-    if isinstance(output, Tensor):
-        return output
-    values = (
-        output.values()
-        if isinstance(output, dict)
-        else output
-        if isinstance(output, list | tuple)
-        else ()
-    )
-    return next((value for value in values if isinstance(value, Tensor)), None)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every module to evaluation and back to what it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
+    return match_names([layer.name for layer in layers], patterns, what="layer")
 
 
 def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> list[str]:
@@ -208,10 +118,101 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
     for pattern in patterns:
         matched = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not matched:
-            hint = (
-                nearest(pattern, names)
-                or f"; there are {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            known = f"; there are {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            raise UsageError(
+                f"--layers {pattern} matches no {what}{nearest(pattern, names) or known}"
             )
-            raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]
+
+
+def as_maps(output: Tensor) -> Tensor:
+    """Return a layer's output (n, ...) with channels first.
+
+    Tokens (n, T, C) become (n, C, H, W) where T, or T less one class token, is a square. Square
+    channels-last maps (n, H, W, C) are turned. Anything else is returned as it is.
+    """
+    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        return output.permute(0, 3, 1, 2)
+    if output.ndim != 3:
+        return output
+    for skipped in (0, 1):
+        side = round((output.shape[1] - skipped) ** 0.5)
+        if side > 1 and side * side == output.shape[1] - skipped:
+            return output[:, skipped:].transpose(1, 2).unflatten(2, (side, side))
+    return output
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, keeps_random_state: bool = False) -> Iterator[None]:
+    """Switch every module to evaluation, and at the end back to the mode it was in.
+
+    keeps_random_state: also give back the random state of the CPU and of the model's GPUs.
+    """
+    modes = {module: module.training for module in model.modules()}
+    gpus = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    model.eval()
+    try:
+        with torch.random.fork_rng(gpus, enabled=keeps_random_state):
+            yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
+
+
+@contextmanager
+def hooked(
+    model: nn.Module, names: Iterable[str], see: Callable[[str, Any], Tensor | None]
+) -> Iterator[None]:
+    """Call `see` with name and output each time one of the named modules has run.
+
+    The model continues with what `see` returns, where that is not None.
+    """
+    with ExitStack() as stack:
+        for name in names:
+            # The default argument binds this name; the loop's own changes.
+            hook = model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: see(name, output)
+            )
+            stack.callback(hook.remove)
+        yield
+
+
+def _four_dimensional(maps: Tensor) -> Tensor:
+    if maps.ndim == 4:
+        return maps
+    if maps.ndim == 3:  # tokens that form no square: a strip
+        return maps.transpose(1, 2).unsqueeze(2)
+    return maps.reshape(len(maps), -1, 1, 1)
+
+
+def _run(
+    model: nn.Module, images: Tensor, names: Iterable[str], see: Callable[[str, Tensor], None]
+) -> None:
+    known = dict(model.named_modules())
+
+    def see_tensor(name: str, output: Any) -> None:
+        tensor = _first_tensor(output)
+        if tensor is not None and tensor.ndim > 1 and len(tensor) == len(images):
+            see(name, tensor)
+
+    watched = hooked(model, [name for name in names if name in known], see_tensor)
+    try:
+        with watched, evaluating(model), torch.inference_mode():
+            model(images)
+    except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
+        size = "×".join(map(str, images.shape[2:]))
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(
+            f"{type(model).__name__} does not take {size} images ({reason})"
+        ) from error
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor that a module gave, the first one where it gave several."""
+    values = output.values() if isinstance(output, dict) else output
+    if isinstance(values, Tensor):
+        return values
+    if not isinstance(values, Iterable):
+        return None
+    return next((value for value in values if isinstance(value, Tensor)), None)

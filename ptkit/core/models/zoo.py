@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
+from ptkit.core.models.hooks import evaluating
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
@@ -140,14 +141,11 @@ def check_forward(
         UsageError: the model does not take this size, or gives something else than (1, num_classes)
             scores.
     """
-    modes = {module: module.training for module in model.modules()}
     like = next(model.parameters(), torch.zeros(()))
     height, width = (size, size) if isinstance(size, int) else size
     try:
-        with torch.no_grad():
-            scores = model.eval()(
-                torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
-            )
+        with evaluating(model), torch.no_grad():
+            scores = model(torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device))
     except (
         RuntimeError,
         ValueError,
@@ -161,9 +159,6 @@ def check_forward(
             f"{type(model).__name__} does not take {height}×{width} images ({reason}): "
             "change --size, --model or the transforms"
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes or scores.shape[-1]):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise UsageError(

@@ -1,8 +1,4 @@
-"""Where a run writes what can be looked at: TensorBoard's event files. The one user of
-tensorboardX.
-
-Recording only looks: it draws no random numbers, changes no weight and leaves no gradient behind.
-"""
+"""TensorBoard's event files of a run. The one user of tensorboardX."""
 
 import contextlib
 import io
@@ -11,9 +7,9 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -23,76 +19,28 @@ from torch import nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
+from ptkit.core.training.observers import (
+    Boxes,
+    Embedding,
+    Figure,
+    Film,
+    Item,
+    Picture,
+    Pixels,
+    PrCounts,
+    PrCurve,
+    Recorder,
+    Text,
+)
 
 if TYPE_CHECKING:
     # viz-weights writes events too and must not wait for what the loop imports.
     from ptkit.core.training.loop import EpochResult
 
-Pixels = npt.NDArray[np.uint8]
-Box = tuple[int, int, int, int]
-
 # TensorBoard's viewer does not load a larger picture of all thumbnails.
 MAX_SPRITE = 8192
-# In an events folder outside of the run: the way from there to the run.
+# In an events folder outside the run: the path from there to the run.
 _MARKER = "run.txt"
-
-
-class NoEvents:
-    """Takes all that can be recorded of a run and writes nothing; the others write what they are
-    for.
-
-    Pictures are uint8 (H, W, 3); `step` is the epoch.
-    """
-
-    def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
-    ) -> None:
-        """Take the model, one example for its graph (1, 3, H, W), texts, and the de-normalised
-        input.
-        """
-
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
-        """Take one epoch; the model still has the gradients of its last step."""
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Take a text, to be shown as it is."""
-
-    def figure(self, tag: str, figure: Any, step: int) -> None:
-        """Take a matplotlib figure."""
-
-    def image(self, tag: str, image: Pixels, step: int) -> None:
-        """Take a picture."""
-
-    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
-        """Take a picture with named boxes (x1, y1, x2, y2) on it."""
-
-    def film(self, tag: str, gif: Path, step: int) -> None:
-        """Take a film, an animated GIF."""
-
-    def embedding(
-        self,
-        tag: str,
-        features: np.ndarray,
-        rows: Sequence[Sequence[str]],
-        thumbnails: np.ndarray,
-        step: int,
-    ) -> None:
-        """Take features (n, D); rows: a heading, then a row of words an image; thumbnails: 0..1,
-        (n, 3, side, side).
-        """
-
-    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Take what is true, bool (n,), and its probabilities (n,)."""
-
-    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
-        """Take counts (T,) at rising thresholds: tp, fp, tn, fn."""
-
-    def close(self) -> None:
-        """End the recording."""
 
 
 def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
@@ -131,10 +79,10 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]
                 yield f"{kind}/{name}", finite
 
 
-class Events(NoEvents):
+class Events(Recorder):
     """TensorBoard events of one run, and `scalars.json` in the run folder.
 
-    up_to_epoch: where a resumed run goes on; what was written of later epochs is hidden.
+    up_to_epoch: the last epoch that a resumed run keeps; events of later ones are hidden.
     """
 
     def __init__(self, run: Path, settings: LogSettings, *, up_to_epoch: int = 0) -> None:
@@ -147,7 +95,7 @@ class Events(NoEvents):
         self._json = run / "scalars.json"
         self._scalars = _read_scalars(self._json, up_to_epoch=up_to_epoch)
         if settings.folder is not None:
-            write_atomically(self.folder / _MARKER, _way(self.folder, run))
+            write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
         if up_to_epoch:
             _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
 
@@ -158,18 +106,16 @@ class Events(NoEvents):
         texts: Mapping[str, str],
         input_image: Pixels | None = None,
     ) -> None:
-        """Write the texts, the picture of the input and the model's graph, traced on one example."""
+        """Write the texts, the input as a picture and the model's graph, traced on one example."""
         for tag, text in texts.items():
-            self.text(tag, text, 0)
+            self.show(Text(tag, text), 0)
         if input_image is not None and self.settings.pictures:
-            self.image("input", input_image, 0)
+            self.show(Picture("input", input_image), 0)
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
     def epoch(self, result: "EpochResult", model: nn.Module) -> None:
-        """Write one epoch: charts and histograms; then scalars.json, whole, so that it survives an
-        interruption.
-        """
+        """Write one epoch's charts and histograms, then scalars.json."""
         for chart, lines in charts(result).items():
             self._writer.add_scalars(chart, lines, result.epoch)
         for tag, value in scalars(result).items():
@@ -179,84 +125,75 @@ class Events(NoEvents):
                 self._writer.add_histogram(tag, values, result.epoch)
         self._writer.flush()
         self._remember(scalars(result), result.epoch)
+        # Whole after every epoch, so that it survives an interruption.
         self._export()
 
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Write a text; indented, it is not taken for Markdown."""
-        self._writer.add_text(tag, f"    {text.replace(chr(10), chr(10) + '    ')}", step)
-
-    def figure(self, tag: str, figure: Any, step: int) -> None:
-        """Write a figure; it stays open."""
-        self._writer.add_figure(tag, figure, step, close=False)
-
-    def image(self, tag: str, image: Pixels, step: int) -> None:
-        """Write a picture."""
-        self._writer.add_image(tag, image, step, dataformats="HWC")
-
-    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
-        """Write a picture with its boxes drawn on it."""
-        # The writer's own font has few letters; a name that it lacks must not end the run.
-        names = [name.encode("ascii", "replace").decode() for name in boxes]
-        corners = np.array(list(boxes.values()), np.int64).reshape(-1, 4)
-        self._writer.add_image_with_boxes(
-            tag, image, corners, step, dataformats="HWC", labels=names
-        )
-
-    def film(self, tag: str, gif: Path, step: int) -> None:
-        """Write a film as what `add_video` makes of one, which needs moviepy to make it: an image
-        that is a GIF.
-        """
-        from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        with Image.open(gif) as first:
-            width, height = first.size
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes()
-        )
-        self._writer.file_writer.add_summary(
-            Summary(value=[Summary.Value(tag=tag, image=image)]), step
-        )
-
-    def embedding(
-        self,
-        tag: str,
-        features: np.ndarray,
-        rows: Sequence[Sequence[str]],
-        thumbnails: np.ndarray,
-        step: int,
-    ) -> None:
-        """Write features for the projector, with their rows and a sprite of all thumbnails."""
-        side, columns = thumbnails.shape[-1], math.ceil(math.sqrt(len(thumbnails)))
-        assert columns * side <= MAX_SPRITE
-        heading, *cells = [[_one_line(cell) for cell in row] for row in rows]
-        # One embedding a run: a resumed run's replaces the earlier one.
-        (self.folder / "projector_config.pbtxt").unlink(missing_ok=True)
-        # It prints where the folder exists, and leaves the rest of the sprite as the memory happens
-        # to be.
-        with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
-            self._writer.add_embedding(
-                features, cells, thumbnails, step, tag, metadata_header=heading
-            )
-        _blank_rest(
-            self.folder / f"{step:05d}" / tag / "sprite.png", side * -(-len(thumbnails) // columns)
-        )
-
-    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Write precision against recall at 127 thresholds."""
-        self._writer.add_pr_curve(_one_line(tag), truth, scores.clip(0, 1), step)
-
-    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
-        """Write precision against recall from counts."""
-        tp, fp, tn, fn = (counts[key].astype(np.float64) for key in ("tp", "fp", "tn", "fn"))
-        precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
-        self._writer.add_pr_curve_raw(
-            _one_line(tag), tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)
-        )
+    def show(self, item: Item, step: int) -> None:
+        """Write one item."""
+        writer = self._writer
+        match item:
+            case Text(tag, text):
+                # Indented, so that it is not taken for Markdown.
+                writer.add_text(tag, f"    {text.replace(chr(10), chr(10) + '    ')}", step)
+            case Picture(tag, pixels):
+                writer.add_image(tag, pixels, step, dataformats="HWC")
+            case Figure(tag, figure):
+                writer.add_figure(tag, figure, step, close=False)
+            case Boxes(tag, pixels, boxes):
+                # The writer's own font has few letters; a name that it lacks must not end the run.
+                names = [name.encode("ascii", "replace").decode() for name in boxes]
+                corners = np.array(list(boxes.values()), np.int64).reshape(-1, 4)
+                writer.add_image_with_boxes(
+                    tag, pixels, corners, step, dataformats="HWC", labels=names
+                )
+            case Film():
+                self._add_film(item, step)
+            case Embedding():
+                self._add_embedding(item, step)
+            case PrCurve(tag, truth, scores):
+                writer.add_pr_curve(_one_line(tag), truth, scores.clip(0, 1), step)
+            case PrCounts(tag, counts):
+                tp, fp, tn, fn = (counts[k].astype(np.float64) for k in ("tp", "fp", "tn", "fn"))
+                precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
+                writer.add_pr_curve_raw(
+                    _one_line(tag), tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)
+                )
+            case _:
+                assert_never(item)
 
     def close(self) -> None:
         """Write what is still waiting and end."""
         self._writer.close()
+
+    def _add_film(self, film: Film, step: int) -> None:
+        """Write what `add_video` would, which needs moviepy: an image that is a GIF."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(film.gif) as first:
+            width, height = first.size
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=film.gif.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=film.tag, image=image)])
+        self._writer.file_writer.add_summary(summary, step)
+
+    def _add_embedding(self, item: Embedding, step: int) -> None:
+        """Write features for the projector, with their rows and a sprite of all thumbnails."""
+        thumbnails = item.thumbnails
+        side, columns = thumbnails.shape[-1], math.ceil(math.sqrt(len(thumbnails)))
+        assert columns * side <= MAX_SPRITE
+        heading, *cells = [[_one_line(cell) for cell in row] for row in item.rows]
+        # One embedding per run: that of a resumed run replaces the earlier one.
+        (self.folder / "projector_config.pbtxt").unlink(missing_ok=True)
+        # add_embedding prints where the folder exists, and leaves the rest of the sprite
+        # uninitialised.
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+            self._writer.add_embedding(
+                item.features, cells, thumbnails, step, item.tag, metadata_header=heading
+            )
+        sprite = self.folder / f"{step:05d}" / item.tag / "sprite.png"
+        _blank_rest(sprite, side * -(-len(thumbnails) // columns))
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
         """Keep for scalars.json what add_scalar, unlike add_scalars, does not keep itself, under
@@ -302,7 +239,7 @@ def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False)
         folder = Path(settings.folder) / name
         own = folder / _MARKER
         if not folder.exists() or (
-            is_resumed and own.is_file() and own.read_bytes() == _way(folder, run)
+            is_resumed and own.is_file() and own.read_bytes() == _path_to(run, folder)
         ):
             return folder
     raise AssertionError
@@ -320,7 +257,7 @@ def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> N
     writer.close()
 
 
-def _way(folder: Path, run: Path) -> bytes:
+def _path_to(run: Path, folder: Path) -> bytes:
     return os.fsencode(f"{os.path.relpath(run, folder)}\n")
 
 

@@ -13,23 +13,21 @@ import torch
 from torch import nn
 
 from ptkit.core.files import write_atomically
-from ptkit.core.training.events import NoEvents, Pixels
+from ptkit.core.training.observers import Pixels, Recorder
 
 if TYPE_CHECKING:
     from ptkit.core.training.loop import EpochResult
 
-# A film has at most about this many frames, each of at most this many weights, so that the file
-# stays small.
+# About so many frames at most, each of at most so many weights: the file stays small.
 MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
 _FILE = "kernels.npz"
 
 
 @dataclass(frozen=True)
-class Film:
-    """layer: its name. epochs: rising, 0 is before training. kernels: float32 (epochs, outputs,
-    inputs, H, W).
+class KernelFrames:
+    """epochs: rising, 0 is before training. kernels: float32 (epochs, outputs, inputs, H, W).
 
-    num_outputs: of the layer; the film has the first ones, as many as a small file holds.
+    num_outputs: of the whole layer; the film has the first ones, as many as a small file holds.
     """
 
     layer: str
@@ -38,12 +36,11 @@ class Film:
     kernels: npt.NDArray[np.float32]
 
 
-class KernelFilm(NoEvents):
+class KernelFilm(Recorder):
     """Adds the kernels of the first convolution to `kernels.npz` of a run, epoch by epoch.
 
-    The file is whole after every epoch, so a run that was interrupted and resumed, which cuts it
-    back to
-    `up_to_epoch`, gives the same film as one that was not.
+    The file is whole after every epoch, and resuming cuts it back to `up_to_epoch`: an interrupted
+    run gives the same film as any other.
     """
 
     def __init__(self, run: Path, *, up_to_epoch: int = 0) -> None:
@@ -72,7 +69,7 @@ class KernelFilm(NoEvents):
             return
         layer, weight = found
         some = weight[: max(1, MAX_WEIGHTS // weight[0].numel())].detach()
-        # A copy: the weights go on changing in place.
+        # A copy: the weights keep changing in place.
         self._frames[epoch] = np.array(some.float().cpu().numpy())
         # Every second one goes when there are too many; the first and the newest stay.
         stride = 1
@@ -103,12 +100,14 @@ def first_convolution(model: nn.Module) -> tuple[str, torch.Tensor] | None:
     return next(((name, layer.weight) for name, layer in layers), None)
 
 
-def read_film(run: Path) -> Film | None:
-    """Return what has been filmed of a run; None where there is nothing that can be read."""
+def read_film(run: Path) -> KernelFrames | None:
+    """Return the frames of a run; None where there are none that can be read."""
     try:
-        # From memory: of a damaged file numpy leaves the handle open.
+        # From memory: numpy leaves the handle of a damaged file open.
         with np.load(io.BytesIO((run / _FILE).read_bytes()), allow_pickle=False) as found:
             epochs = tuple(found["epochs"].tolist())
-            return Film(str(found["layer"]), int(found["num_outputs"]), epochs, found["kernels"])
+            return KernelFrames(
+                str(found["layer"]), int(found["num_outputs"]), epochs, found["kernels"]
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -1,70 +1,102 @@
-"""Which recorders a run has: TensorBoard, Weights & Biases, the film of the first kernels."""
+"""Who follows a run: watchers show it on a screen, recorders keep it in files.
+
+Both only look: they draw no random numbers, change no weight and leave no gradient behind.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from ptkit.core.config import LogSettings
-from ptkit.core.errors import UsageError
 from ptkit.core.models.transfer import TransferReport
-from ptkit.core.training.events import Box, Events, NoEvents, Pixels
-from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.core.training.loop import EpochResult, Progress
-from ptkit.core.training.wandb_events import WandbEvents, check_wandb
 
 if TYPE_CHECKING:
-    from ptkit.core.training.loop import EpochResult
+    # viz-weights writes events too and must not wait for what the loop imports.
+    from ptkit.core.training.loop import EpochResult, Progress
+
+# uint8 (H, W, 3).
+Pixels = npt.NDArray[np.uint8]
+# x1, y1, x2, y2.
+Box = tuple[int, int, int, int]
 
 
-def check_log(settings: LogSettings) -> None:
-    """Refuse log settings that cannot take effect, before anything is written.
+@dataclass(frozen=True)
+class Text:
+    """A text, shown as it is."""
 
-    Raises:
-        UsageError: a comment or suffix that is no part of a file name, settings of events that are
-            switched off, or Weights & Biases without its package or its key.
-    """
-    for key in ("comment", "filename_suffix"):
-        value = getattr(settings, key)
-        if any(character in value for character in '/\\\0:*?"<>|\n'):
-            raise UsageError(f"log.{key} becomes a part of a file name and cannot hold {value!r}")
-    named = [key for key in ("folder", "comment", "filename_suffix") if getattr(settings, key)]
-    if named and not settings.tensorboard:
-        raise UsageError(
-            f"log.{named[0]} is of TensorBoard's events, which log.tensorboard=false switches off"
-        )
-    if settings.wandb:
-        check_wandb()
+    tag: str
+    text: str
 
 
-def open_events(run: Path, settings: LogSettings, *, up_to_epoch: int = 0) -> NoEvents:
-    """Return what records a run; it writes nothing where all is switched off.
-
-    up_to_epoch: the epoch after which a resumed run goes on, 0 for a new one.
-
-    Raises:
-        StorageError: the disk refused.
-        UsageError: Weights & Biases refused.
-    """
-    recorders: list[NoEvents] = []
-    if settings.pictures:
-        recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
-    if settings.tensorboard:
-        recorders.append(Events(run, settings, up_to_epoch=up_to_epoch))
-    if settings.wandb:
-        recorders.append(WandbEvents(run, settings))
-    return recorders[0] if len(recorders) == 1 else SeveralEvents(recorders)
+@dataclass(frozen=True)
+class Picture:
+    tag: str
+    pixels: Pixels
 
 
-class SeveralEvents(NoEvents):
-    """Hands everything to several recorders, one after the other."""
+@dataclass(frozen=True)
+class Figure:
+    """A matplotlib figure; it stays open."""
 
-    def __init__(self, recorders: Sequence[NoEvents]) -> None:
-        self.recorders = tuple(recorders)
+    tag: str
+    figure: Any
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A picture with named boxes on it."""
+
+    tag: str
+    pixels: Pixels
+    boxes: Mapping[str, Box]
+
+
+@dataclass(frozen=True)
+class Film:
+    """An animated GIF."""
+
+    tag: str
+    gif: Path
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """features: (n, D). rows: a heading, then one per image. thumbnails: 0..1, (n, 3, S, S)."""
+
+    tag: str
+    features: npt.NDArray[Any]
+    rows: Sequence[Sequence[str]]
+    thumbnails: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PrCurve:
+    """truth: bool (n,). scores: probabilities (n,)."""
+
+    tag: str
+    truth: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PrCounts:
+    """counts: tp, fp, tn, fn, each (T,), at rising thresholds."""
+
+    tag: str
+    counts: Mapping[str, npt.NDArray[Any]]
+
+
+Item = Text | Picture | Figure | Boxes | Film | Embedding | PrCurve | PrCounts
+
+
+class Recorder:
+    """Records nothing; subclasses override what they keep of a run."""
 
     def start(
         self,
@@ -73,93 +105,43 @@ class SeveralEvents(NoEvents):
         texts: Mapping[str, str],
         input_image: Pixels | None = None,
     ) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.start(model, example, texts, input_image)
+        """Record the beginning: one input (1, 3, H, W), texts by tag, the input as a picture."""
 
     def epoch(self, result: "EpochResult", model: nn.Module) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.epoch(result, model)
+        """Record one epoch; the model still has the gradients of its last step."""
 
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.text(tag, text, step)
-
-    def figure(self, tag: str, figure: Any, step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.figure(tag, figure, step)
-
-    def image(self, tag: str, image: Pixels, step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.image(tag, image, step)
-
-    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.boxes(tag, image, boxes, step)
-
-    def film(self, tag: str, gif: Path, step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.film(tag, gif, step)
-
-    def embedding(
-        self,
-        tag: str,
-        features: np.ndarray,
-        rows: Sequence[Sequence[str]],
-        thumbnails: np.ndarray,
-        step: int,
-    ) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.embedding(tag, features, rows, thumbnails, step)
-
-    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.pr_curve(tag, truth, scores, step)
-
-    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.pr_curve_of_counts(tag, counts, step)
+    def show(self, item: Item, step: int) -> None:
+        """Record one item; step is its epoch."""
 
     def close(self) -> None:
-        """Hand it on."""
-        for recorder in self.recorders:
-            recorder.close()
+        """End the recording."""
 
 
 class Watcher:
-    """Hears nothing; commands override what they show."""
+    """Shows nothing; commands override what they show."""
 
     def say(self, text: str) -> None:
-        """Hear one line on what was decided."""
+        """Show one line on what was decided."""
 
     def warn(self, text: str) -> None:
-        """Hear one line on what may surprise."""
+        """Show one line on what may surprise."""
 
     def transferred(self, report: TransferReport) -> None:
-        """Hear what was taken from old weights."""
+        """Show what was taken from old weights."""
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Watch a pass over `total` images; the function is told how many more are done."""
+        """Show a pass over `total` images; call the function with how many more are done."""
         yield lambda _count: None
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        """Hear that training begins."""
+        """Show that training begins."""
 
-    def step(self, progress: Progress) -> None:
-        """Hear of one step."""
+    def step(self, progress: "Progress") -> None:
+        """Show one step."""
 
-    def epoch(self, result: EpochResult, *, is_best: bool) -> None:
-        """Hear of one epoch."""
+    def epoch(self, result: "EpochResult", *, is_best: bool) -> None:
+        """Show one epoch."""
 
     def end(self) -> None:
-        """Hear that training ended, well or not."""
+        """Show that training ended, well or not."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ptkit import __version__
-from ptkit.core.config import Settings, to_layer
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically
 from ptkit.core.models.checkpoints import read_checkpoint

@@ -13,7 +13,8 @@ from types import FrameType
 
 import torch
 
-from ptkit.core.config import Settings, to_toml
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.files import write_atomically
@@ -21,9 +22,10 @@ from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training import run_folder as records
 from ptkit.core.training.loop import EpochResult, Progress, fit
-from ptkit.core.training.observers import Watcher, open_events
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
+from ptkit.core.training.recorders import open_recorders
 from ptkit.core.training.run_folder import (
     SavedState,
     checkpoint_of,
@@ -90,7 +92,8 @@ def run(
         files = at_end(current)
     finally:
         watch.end()
-        current.events.close()
+        for recorder in current.recorders:
+            recorder.close()
         for batches in (current.data.train, current.data.valid, current.data.reference):
             batches.close()
     assert current.best is not None
@@ -114,14 +117,15 @@ def _start(current: Run, runs: Path, name: str | None) -> None:
     if current.data.skipped:
         text = "".join(f"{reason}\n" for reason in current.data.skipped)
         write_atomically(current.folder / "skipped.txt", text.encode(errors="surrogateescape"))
-    current.events = open_events(current.folder, current.settings.log)
+    current.recorders = open_recorders(current.folder, current.settings.log)
     seen = denormalise(example[0], current.data.settings.mean, current.data.settings.std)
     texts = {
         "config": toml,
         "data": "\n".join((*current.data.notes, *current.model.notes)),
         "weights before training": as_text(weight_statistics(current.training.model)),
     }
-    current.events.start(current.training.model, example, texts, seen)
+    for recorder in current.recorders:
+        recorder.start(current.training.model, example, texts, seen)
 
 
 def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
@@ -135,7 +139,7 @@ def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
     write_atomically(
         saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode()
     )
-    current.events = open_events(saved.folder, current.settings.log, up_to_epoch=saved.epoch)
+    current.recorders = open_recorders(saved.folder, current.settings.log, up_to_epoch=saved.epoch)
     watch.say(f"going on with {saved.folder} after epoch {saved.epoch}: {how_exact}")
 
 
@@ -200,7 +204,8 @@ def _record(current: Run, result: EpochResult) -> bool:
         save_checkpoint(current.checkpoint, checkpoint_of(current, current.task, kind="best"))
     # Before the state to resume from, which cuts it back: after it, a kill in between would leave a
     # gap.
-    current.events.epoch(result, current.training.model)
+    for recorder in current.recorders:
+        recorder.epoch(result, current.training.model)
     train = current.settings.train
     if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
         save_checkpoint(current.folder / "last.pkl", last_checkpoint(current))

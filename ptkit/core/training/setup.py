@@ -18,13 +18,13 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import check_forward
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.compiling import compile_model
-from ptkit.core.training.events import NoEvents
 from ptkit.core.training.loop import LoopSettings, Training
-from ptkit.core.training.observers import Watcher, check_log
+from ptkit.core.training.observers import Item, Recorder, Watcher
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics, notes_of
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 from ptkit.core.training.profiling import NOT_LISTENING, Clock, stopwatch
+from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
 from ptkit.core.training.starting_weights import StartingWeights, find_weights
@@ -56,7 +56,7 @@ class Run:
     model: PreparedModel
     prepared: Prepared
     training: Training
-    events: NoEvents
+    recorders: tuple[Recorder, ...]
     task: Task
     metric: str
     rows: list[Row] = field(default_factory=list)
@@ -67,6 +67,11 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "ckpt.pkl"
+
+    def show(self, item: Item, step: int) -> None:
+        """Hand an item to every recorder; step is its epoch."""
+        for recorder in self.recorders:
+            recorder.show(item, step)
 
 
 def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
@@ -114,7 +119,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
     _tell(watch, resolved, data, model, prepared, schedule, where=_where(device, threads, dtype))
     if train.compile:
         training = _compiled(training, watch)
-    return Run(Path(), resolved, data, model, prepared, training, NoEvents(), loss.task, metric)
+    return Run(Path(), resolved, data, model, prepared, training, (), loss.task, metric)
 
 
 def _without_channels_last(settings: Settings) -> Settings:

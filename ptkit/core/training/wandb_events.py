@@ -3,17 +3,32 @@
 import html
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
-from ptkit.core.training.events import Box, NoEvents, Pixels, charts, scalars, tensors_of
+from ptkit.core.training.events import charts, scalars, tensors_of
+from ptkit.core.training.observers import (
+    Box,
+    Boxes,
+    Embedding,
+    Figure,
+    Film,
+    Item,
+    Picture,
+    Pixels,
+    PrCounts,
+    PrCurve,
+    Recorder,
+    Text,
+)
 
 if TYPE_CHECKING:
     from ptkit.core.training.loop import EpochResult
@@ -23,7 +38,7 @@ _PROJECT = "ptkit"
 
 
 def check_wandb() -> None:
-    """Find out before a run whether Weights & Biases would take it: online it wants a key.
+    """Check before a run that Weights & Biases would take it: online it needs a key.
 
     Raises:
         UsageError: the package or the key is missing.
@@ -39,12 +54,10 @@ def check_wandb() -> None:
         )
 
 
-class WandbEvents(NoEvents):
-    """A run at Weights & Biases; its files lie in `wandb/` of the run folder. WANDB_MODE=offline
-    sends nothing.
+class WandbEvents(Recorder):
+    """A run at Weights & Biases; its files are in `wandb/` of the run folder.
 
-    A resumed run goes on under the same id. The model's graph is left out: recording it would hook
-    every layer.
+    A resumed run keeps its id. The model's graph is left out: recording it would hook every layer.
     """
 
     def __init__(self, run: Path, settings: LogSettings) -> None:
@@ -92,83 +105,77 @@ class WandbEvents(NoEvents):
             found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
         self._run.log(found, step=result.epoch)
 
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Send a text."""
-        self._log({f"text/{tag}": self._html(text)}, step)
-
-    def figure(self, tag: str, figure: Any, step: int) -> None:
-        """Send a figure as a picture."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self.image(tag, np.asarray(canvas.buffer_rgba())[..., :3].copy(), step)
-
-    def image(self, tag: str, image: Pixels, step: int) -> None:
-        """Send a picture."""
-        self._log({tag: self._wandb.Image(image)}, step)
-
-    def boxes(self, tag: str, image: Pixels, boxes: Mapping[str, Box], step: int) -> None:
-        """Send a picture and its boxes, which the viewer draws."""
-        drawn = [
-            _box(number, name, corners) for number, (name, corners) in enumerate(boxes.items())
-        ]
-        named = {"box_data": drawn, "class_labels": dict(enumerate(boxes))}
-        self._log({tag: self._wandb.Image(image, boxes={"regions": named})}, step)
-
-    def film(self, tag: str, gif: Path, step: int) -> None:
-        """Send a film."""
-        self._log({tag: self._wandb.Video(str(gif), format="gif")}, step)
-
-    def embedding(
-        self,
-        tag: str,
-        features: np.ndarray,
-        rows: Sequence[Sequence[str]],
-        thumbnails: np.ndarray,
-        step: int,
-    ) -> None:
-        """Send a table with a row an image: its words, its thumbnail, its features, for the
-        projector.
-        """
-        heading, *cells = rows
-        pictures = (thumbnails * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-        table = self._wandb.Table(
-            columns=[*heading, "thumbnail", *(f"feature{k}" for k in range(features.shape[1]))]
-        )
-        for words, picture, values in zip(cells, pictures, features.tolist(), strict=True):
-            table.add_data(*words, self._wandb.Image(picture), *values)
-        self._log({tag: table}, step)
-
-    def pr_curve(self, tag: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Send precision against recall at 127 thresholds."""
-        thresholds = np.linspace(0, 1, 127)
-        above = scores[:, None] >= thresholds
-        tp, fp = (above & truth[:, None]).sum(axis=0), (above & ~truth[:, None]).sum(axis=0)
-        self.pr_curve_of_counts(
-            tag, {"tp": tp, "fp": fp, "fn": truth.sum() - tp, "tn": (~truth).sum() - fp}, step
-        )
-
-    def pr_curve_of_counts(self, tag: str, counts: Mapping[str, np.ndarray], step: int) -> None:
-        """Send precision against recall from counts."""
-        recall = counts["tp"] / np.maximum(counts["tp"] + counts["fn"], 1)
-        precision = counts["tp"] / np.maximum(counts["tp"] + counts["fp"], 1)
-        points = [[float(r), float(p)] for r, p in zip(recall, precision, strict=True)]
-        table = self._wandb.Table(data=points, columns=["recall", "precision"])
-        self._log({tag: self._wandb.plot.line(table, "recall", "precision", title=tag)}, step)
+    def show(self, item: Item, step: int) -> None:
+        """Send one item."""
+        # Steps may not decrease, and the best epoch is past: items go to the newest step, with
+        # their epoch.
+        value = self._value_of(item)
+        tag = f"text/{item.tag}" if isinstance(item, Text) else item.tag
+        self._run.log({tag: value, f"{tag}_epoch": step}, commit=False)
 
     def close(self) -> None:
         """Send what is still waiting and end."""
         self._run.finish()
 
+    def _value_of(self, item: Item) -> Any:
+        match item:
+            case Text(_, text):
+                return self._html(text)
+            case Picture(_, pixels):
+                return self._wandb.Image(pixels)
+            case Figure(_, figure):
+                return self._wandb.Image(_drawn(figure))
+            case Boxes(_, pixels, boxes):
+                drawn = [_box(number, *named) for number, named in enumerate(boxes.items())]
+                regions = {"box_data": drawn, "class_labels": dict(enumerate(boxes))}
+                return self._wandb.Image(pixels, boxes={"regions": regions})
+            case Film(_, gif):
+                return self._wandb.Video(str(gif), format="gif")
+            case Embedding():
+                return self._embedding_table(item)
+            case PrCurve(tag, truth, scores):
+                return self._pr_plot(tag, _counts(truth, scores))
+            case PrCounts(tag, counts):
+                return self._pr_plot(tag, counts)
+            case _:
+                assert_never(item)
+
     def _html(self, text: str) -> Any:
         return self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
 
-    def _log(self, found: Mapping[str, Any], step: int) -> None:
-        # Steps may not go back, and the best epoch lies behind: pictures go to the newest step,
-        # with their epoch.
-        tags = {f"{tag}_epoch": step for tag in found}
-        self._run.log({**found, **tags}, commit=False)
+    def _embedding_table(self, item: Embedding) -> Any:
+        """Return a table for the projector: per image its words, thumbnail and features."""
+        heading, *cells = item.rows
+        pictures = (item.thumbnails * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+        columns = [f"feature{k}" for k in range(item.features.shape[1])]
+        table = self._wandb.Table(columns=[*heading, "thumbnail", *columns])
+        for words, picture, values in zip(cells, pictures, item.features.tolist(), strict=True):
+            table.add_data(*words, self._wandb.Image(picture), *values)
+        return table
+
+    def _pr_plot(self, tag: str, counts: Mapping[str, npt.NDArray[Any]]) -> Any:
+        recall = counts["tp"] / np.maximum(counts["tp"] + counts["fn"], 1)
+        precision = counts["tp"] / np.maximum(counts["tp"] + counts["fp"], 1)
+        points = [[float(r), float(p)] for r, p in zip(recall, precision, strict=True)]
+        table = self._wandb.Table(data=points, columns=["recall", "precision"])
+        return self._wandb.plot.line(table, "recall", "precision", title=tag)
+
+
+def _drawn(figure: Any) -> Pixels:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _counts(
+    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return tp, fp, fn, tn (127,) at evenly spaced thresholds, as many as TensorBoard has."""
+    above = scores[:, None] >= np.linspace(0, 1, 127)
+    tp, fp = (above & truth[:, None]).sum(axis=0), (above & ~truth[:, None]).sum(axis=0)
+    return {"tp": tp, "fp": fp, "fn": truth.sum() - tp, "tn": (~truth).sum() - fp}
 
 
 def _earlier_id(run: Path) -> str | None:

@@ -25,11 +25,11 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.cache import Kept
-from ptkit.core.data.loading.jpeg_headers import jpeg_size
 from ptkit.core.data.loading.read_ahead import Content, Reading, checked, read_ahead
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 from ptkit.core.data.transforms.spec import Draws, Size
+from ptkit.core.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 
@@ -112,8 +112,11 @@ class Source:
 
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""
-        size = jpeg_size(data) if self.reduced_decode else None
-        if size is None:
+        if not self.reduced_decode or not decoder.is_jpeg(data):
+            return None
+        try:
+            size = decoder.header_size(data)
+        except DataError:  # decoding it whole says what is wrong
             return None
         reduction = self.pipeline.reduction(size, draws)
         pixels = decoder.decode_reduced(data, reduction.times) if reduction.times > 1 else None

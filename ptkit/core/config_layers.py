@@ -1,0 +1,312 @@
+"""Settings out of layers: defaults, a recipe, TOML files, keywords. Free of torch.
+
+Later layers win, key by key. A layer is a mapping {section: {key: value}}.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.config import FIELDS, KEYWORDS, Field, Settings, keyword_of
+from ptkit.core.errors import UsageError
+from ptkit.core.wording import nearest
+
+Layer = Mapping[str, Mapping[str, Any]]
+
+# Ready settings by name: TOML files that anyone can read and copy.
+_RECIPES = Path(__file__).parents[1] / "recipes"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def gather(
+    keywords: Mapping[str, Any],
+    *,
+    base: Layer | None = None,
+    recipe: str | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Return the settings of a run: defaults < base < recipe or resumed run < config < keywords.
+
+    Raises:
+        UsageError: a bad setting, or a TOML file that cannot be read.
+    """
+    layers = [base or {}]
+    if recipe is not None:
+        layers.append(read_recipe(recipe))
+    if resume is not None:
+        layers.append(read_toml(resume / "config.toml"))
+    if config is not None:
+        layers.append(read_toml(config))
+    return resolve(*layers, layer_of(keywords))
+
+
+def resolve(*layers: Layer) -> Settings:
+    """Lay the layers over the defaults and check every value.
+
+    Raises:
+        UsageError: an unknown section or key, or a value of the wrong type or out of range.
+    """
+    sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Settings)}
+    for layer in layers:
+        for section, values in layer.items():
+            fields = _fields_of(section)
+            if not isinstance(values, Mapping):
+                raise UsageError(
+                    f"{section} must be a section, as in [{section}], found {values!r}"
+                )
+            checked = {}
+            for key, value in values.items():
+                if key not in fields:
+                    hint = nearest(key, fields) or f"; it has: {', '.join(fields)}"
+                    raise UsageError(f"[{section}] has no setting {key}{hint}")
+                checked[key] = _checked(f"{section}.{key}", value, fields[key])
+            sections[section] = dataclasses.replace(sections[section], **checked)
+    return Settings(**sections)
+
+
+def layer_of(keywords: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings given by their Python keywords as a layer; paths may be any path objects.
+
+    Raises:
+        UsageError: an unknown keyword.
+    """
+    layer: dict[str, dict[str, Any]] = {}
+    for keyword, value in keywords.items():
+        if keyword not in KEYWORDS:
+            raise UsageError(f"no setting is called {keyword}{nearest(keyword, KEYWORDS)}")
+        section, setting = KEYWORDS[keyword]
+        is_path = setting.metadata["is_path"] and isinstance(value, os.PathLike)
+        layer.setdefault(section, {})[setting.name] = os.fspath(value) if is_path else value
+    return layer
+
+
+def parse_assignments(texts: typing.Iterable[str]) -> dict[str, Any]:
+    """Read lines `section.key=value` as keywords and values; later ones win.
+
+    A value is TOML, or plain text where it is not.
+
+    Raises:
+        UsageError: not of that form, or no such setting.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        for section, values in parse_assignment(text).items():
+            resolve({section: values})
+            found |= {keyword_of(section, FIELDS[section][key]): v for key, v in values.items()}
+    return found
+
+
+def parse_assignment(text: str) -> Layer:
+    """Read `section.key=value`; the value is TOML, or plain text where it is not.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot:
+        raise UsageError(
+            f"--set expects section.key=value, found {text!r}{_full_name(name.strip())}"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {key: parsed}}
+
+
+def read_toml(file: Path) -> Layer:
+    """Return the settings of a TOML file; paths in it are relative to its folder.
+
+    Raises:
+        UsageError: no such file, or not TOML.
+    """
+    try:
+        layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not TOML: {error}") from None
+    return _with_paths(layer, lambda path: os.path.normpath(os.path.join(file.parent, path)))
+
+
+def to_toml(settings: Settings, *, folder: Path) -> str:
+    """Return the settings as TOML, without unset ones; paths are relative to `folder`."""
+    layer = _with_paths(to_layer(settings), lambda path: os.path.relpath(path, folder))
+    blocks = (
+        f"[{section}]\n"
+        + "".join(f"{key} = {_toml_value(v)}\n" for key, v in values.items() if v is not None)
+        for section, values in layer.items()
+    )
+    return "\n".join(blocks)
+
+
+def to_layer(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the settings as plain containers."""
+    return dataclasses.asdict(settings)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes."""
+    return sorted(file.stem for file in _RECIPES.glob("*.toml"))
+
+
+def recipe_text(name: str) -> str:
+    """Return the text of a recipe's file.
+
+    Raises:
+        UsageError: no recipe of this name.
+    """
+    if name not in recipe_names():
+        raise UsageError(
+            f"no recipe is called {name}{nearest(name, recipe_names())}; see `ptkit list recipes`"
+        )
+    return (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def recipe_summary(name: str) -> str:
+    """Return the first line of a recipe's comment."""
+    return recipe_text(name).split("\n", 1)[0].removeprefix("#").strip()
+
+
+def read_recipe(name: str) -> Layer:
+    """Return the settings of a recipe, or of the user's own file (a name that ends in .toml).
+
+    Raises:
+        UsageError: no recipe of this name, or no such file.
+    """
+    if name.endswith(".toml"):
+        return read_toml(Path(name))
+    recipe_text(name)
+    return read_toml(_RECIPES / f"{name}.toml")
+
+
+def _fields_of(section: str) -> dict[str, Field]:
+    if section not in FIELDS:
+        raise UsageError(
+            f"no section [{section}]{nearest(section, FIELDS)}; sections: {', '.join(FIELDS)}"
+        )
+    return FIELDS[section]
+
+
+def _full_name(key: str) -> str:
+    """Return a hint such as `; did you mean train.epochs?` for a name without section or key."""
+    known = [f"{section}.{name}" for section, fields in FIELDS.items() for name in fields]
+    meant = [name for name in known if name.partition(".")[2] == key or name == f"{key}.call"]
+    return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, known)
+
+
+def _checked(name: str, value: Any, setting: Field) -> Any:
+    rules = setting.metadata
+    value = _converted(name, value, setting.type)
+    choices = rules["choices"]
+    if choices and value not in choices:
+        hint = nearest(str(value), choices)
+        raise UsageError(f"{name} must be one of {', '.join(choices)}, found {value!r}{hint}")
+    if rules["is_path"] and value is not None and (not value or "\0" in value):
+        raise UsageError(f"{name} must name a file, found {value!r}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_range(name, number, rules)
+    return value
+
+
+def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
+    low, high, above = rules["low"], rules["high"], rules["above"]
+    if isinstance(number, float) and not math.isfinite(number):
+        raise UsageError(f"{name} must be a finite number, found {number}")
+    if above is not None and number <= above:
+        raise UsageError(f"{name} must be above {above}, found {number}")
+    if low is not None and number < low:
+        raise UsageError(f"{name} must be at least {low}, found {number}")
+    if high is not None and number > high:
+        raise UsageError(f"{name} must be at most {high}, found {number}")
+
+
+def _converted(name: str, value: Any, wanted: Any) -> Any:
+    """Return the value as the type of its field: T, T | None, or a tuple of T.
+
+    "none" means None or an empty tuple.
+    """
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if type(None) in options and value in (None, "none"):
+        return None
+    kind = options[0]
+    if typing.get_origin(kind) is tuple:
+        if value == "none":
+            return ()
+        item_kind = typing.get_args(kind)[0]
+        return tuple(_converted(name, item, item_kind) for item in _items(value, item_kind))
+    if kind is float and type(value) is int:
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
+    if type(value) is not kind:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise UsageError(f"{name} must be {words[kind]}, found {value!r}")
+    if isinstance(value, str):
+        _check_text(name, value)
+    return value
+
+
+def _items(value: Any, kind: type) -> list[Any] | tuple[Any, ...]:
+    """Return a list, or one value as a list; `0.1,0.2,0.3` is a list of numbers."""
+    if isinstance(value, list | tuple):
+        return value
+    if kind is float and isinstance(value, str):
+        return [
+            float(part) if _NUMBER.fullmatch(part.strip()) else part for part in value.split(",")
+        ]
+    return [value]
+
+
+def _check_text(name: str, value: str) -> None:
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(
+            f"{name} must be UTF-8 text, found {value!a}: config.toml cannot hold it; rename it"
+        )
+
+
+def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """Return the layer with every path of a file changed; what is not a section stays."""
+    changed: dict[str, Any] = dict(layer)
+    for section, values in layer.items():
+        if section in FIELDS and isinstance(values, Mapping):
+            fields = FIELDS[section]
+            changed[section] = {
+                key: _moved(key, value, change)
+                if key in fields and fields[key].metadata["is_path"]
+                else value
+                for key, value in values.items()
+            }
+    return changed
+
+
+def _moved(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    moved = change(value)
+    # Weights may be the name of a torchvision model instead of a file.
+    if key == "weights" and not os.path.exists(value) and not os.path.exists(moved):
+        return value
+    return moved
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, str):
+        _check_text("a path or text", value)
+        # A JSON string is a TOML basic string, but for DEL, which TOML requires to be escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

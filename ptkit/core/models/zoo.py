@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -119,7 +118,7 @@ def build_model(
         call = _settled(call, catalogue.find(call), size)
     elif call.prefix == "timm":
         timm_models.check_name(call)
-        call = _with(call, {**call.kwargs, **timm_models.settled(call, size)})
+        call = call.updated(timm_models.settled(call, size))
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -204,7 +203,7 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
                 " weights",
                 key,
             )
-    return _with(call, {key: value for key, value in call.kwargs.items() if key != "num_classes"})
+    return call.without("num_classes")
 
 
 def _settled(call: Call, part: Part, size: int | None) -> Call:
@@ -222,11 +221,7 @@ def _settled(call: Call, part: Part, size: int | None) -> Call:
         for key, value in by_size.items()
         if key in takes and call.kwargs.get(key) is None and value != takes[key].default
     }
-    return _with(call, {**call.kwargs, **settled})
-
-
-def _with(call: Call, kwargs: Mapping[str, Any]) -> Call:
-    return Call(call.name, call.args, dict(kwargs), call.prefix, call.source, call.spots)
+    return call.updated(settled)
 
 
 def _built(call: Call, catalogue: Catalogue, num_classes: int) -> Any:

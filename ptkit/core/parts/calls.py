@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptkit.core.errors import UsageError
@@ -40,7 +40,7 @@ class Call:
     """A parsed call. Values are literals, lists, tuples, `Symbol` or nested `Call`.
 
     prefix: "" for a built-in part, else `timm`, `module.path` or `path/to/file.py`.
-    source, spots: the text it came from and where in it the name ("") and each argument stand, for
+    source, spots: the text it came from and where in it the name ("") and each argument are, for
     error messages.
     """
 
@@ -60,6 +60,14 @@ class Call:
     def argument(self, place: int, key: str) -> Any:
         """Return the argument that has a place or a name; None where it is left out."""
         return self.args[place] if place < len(self.args) else self.kwargs.get(key)
+
+    def updated(self, kwargs: Mapping[str, Any]) -> "Call":
+        """Return the call with more arguments by name, or others."""
+        return replace(self, kwargs={**self.kwargs, **kwargs})
+
+    def without(self, *keys: str) -> "Call":
+        """Return the call without some of its arguments by name."""
+        return replace(self, kwargs={k: v for k, v in self.kwargs.items() if k not in keys})
 
     def error(self, message: str, spot: str | int = "") -> UsageError:
         """Return an error whose message shows the source with a caret under the argument `spot` (or

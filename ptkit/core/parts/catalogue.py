@@ -46,8 +46,8 @@ class Catalogue:
     """All parts of one kind.
 
     kind: the word used in messages, such as "optimizer".
-    functions: calls that may stand as an argument, such as `calculate_gain`; name to target.
-    symbols: enumerations that may stand as an argument; name to target.
+    functions: calls that may be an argument, such as `calculate_gain`; name to target.
+    symbols: enumerations that may be an argument; name to target.
     """
 
     kind: str
@@ -148,7 +148,7 @@ class Catalogue:
         return found
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
-        """Replace nested calls, symbols and lists of them by what they stand for."""
+        """Replace nested calls, symbols and lists of them by what they mean."""
         if isinstance(value, Symbol):
             return self._symbol(call, value, spot)
         if isinstance(value, Call):
@@ -195,7 +195,7 @@ def load_user_object(call: Call) -> Any:
 
 
 def load_function(text: str, *, call: Call | None = None) -> Any:
-    """Import `module:name` or `path/to/file.py:name`; `call` is where the text stands, for the
+    """Import `module:name` or `path/to/file.py:name`; `call` is where the text is, for the
     error message.
     """
     prefix, _, name = text.rpartition(":")

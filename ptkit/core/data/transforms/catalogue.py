@@ -236,7 +236,7 @@ def _on_some_pixels(
     if len(chosen) == len(images):
         changed: Pixels = form(inner, images, draws)
         return changed
-    # Large images one by one where they lie: copies of some of them would not stay in a core's
+    # Large images one by one in place: copies of some of them would not stay in a core's
     # cache.
     if images[0].nbytes > _LARGE:
         for some in (slice(k, k + 1) for k in chosen.tolist()):

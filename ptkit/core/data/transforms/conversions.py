@@ -32,7 +32,7 @@ class ToTensor(nn.Module):
 
 
 def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:
-    """Normalise a float batch (n, 3, H, W), in place; in rows where channels lie last.
+    """Normalise a float batch (n, 3, H, W), in place; in rows where channels are last.
 
     A broadcast over three channels takes ten times longer than one over a row.
     """

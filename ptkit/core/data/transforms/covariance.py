@@ -177,7 +177,7 @@ def whitening_matrix(
     least (Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images", appendix A;
     Kessy, Lewin and Strimmer 2018, "Optimal Whitening and Decorrelation", section 3).
     pca: U diag(1/sqrt(l + epsilon)), the eigenvectors as columns, the largest eigenvalue first: row
-    vectors from the left want them so, where the papers' column vectors want the transpose. Signs
+    vectors from the left need them so, where the papers' column vectors need the transpose. Signs
     are chosen so that the largest entry of each eigenvector is positive.
     """
     if kind == "zca":

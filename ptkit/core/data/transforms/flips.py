@@ -18,7 +18,7 @@ from ptkit.core.data.transforms.spec import CROPS_NEED_TENSOR, Draws, Spec
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import SHARE
 
-# Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in
+# Images of more bytes are mirrored one by one in place: a copy of the batch would not stay in
 # a core's cache.
 _LARGE = 1 << 14
 

@@ -41,7 +41,7 @@ class LinearTransformation(nn.Module):
     def __init__(self, transformation_matrix: Any, mean_vector: Any = None) -> None:
         super().__init__()
         if isinstance(transformation_matrix, str):
-            raise TypeError("a file's name stands alone, in a list of transforms")
+            raise TypeError("a file's name works only in a list of transforms")
         matrix = torch.as_tensor(transformation_matrix, dtype=torch.float32)
         if mean_vector is None and matrix.ndim == 2 and len(matrix) == matrix.shape[1] + 1:
             matrix, mean_vector = matrix[:-1], matrix[-1]
@@ -77,7 +77,7 @@ class LinearTransformation(nn.Module):
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
-    """Transform a float batch (n, 3, H, W) by one matrix product, where it lies; the last bits
+    """Transform a float batch (n, 3, H, W) by one matrix product, on its device; the last bits
     depend on n.
     """
     return t(images)

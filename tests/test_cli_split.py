@@ -86,7 +86,7 @@ def test_split_records_what_it_did(here):
     assert record["sha256"] == {name: sha256(content) for name, content in all_bytes(".").items()}
 
 
-def test_split_tells_its_result_as_json(here):
+def test_split_prints_its_result_as_json(here):
     shutil.copy("images/cat/00.png", "images/dog/copy.png")
     Path("images/notes.txt").touch()
     result = run("images", "--json")

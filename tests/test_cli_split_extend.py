@@ -191,9 +191,9 @@ def test_new_classes_get_indices_after_the_old_ones(here):
     assert "New classes, with their indices: ant (2), cow (3), owl (4)." in result.output
     assert Path("classes.txt").read_text() == "cat\ndog\nant\ncow\nowl\n"
     images = read_list(Path("train.txt"))
-    assert {images.listed_path(row).split("/")[1]: int(images.labels[row]) for row in range(len(images))} == {
-        "cat": 0, "dog": 1, "ant": 2, "cow": 3, "owl": 4
-    }  # fmt: skip
+    folders = [images.listed_path(row).split("/")[1] for row in range(len(images))]
+    labels = dict(zip(folders, images.labels.tolist(), strict=True))
+    assert labels == {"cat": 0, "dog": 1, "ant": 2, "cow": 3, "owl": 4}
 
 
 def test_lines_whose_images_vanished_or_lie_elsewhere_are_kept_and_counted(here):

@@ -177,7 +177,7 @@ def test_a_class_that_grows_but_stays_smaller_than_the_parts_is_a_data_error_unl
     assert sum(extend_split(more, existing, (2, 1, 1), allow_missing=True).split.counts[2]) == 2
 
 
-def test_lists_tell_the_ratio_where_no_split_recorded_one():
+def test_lists_give_the_ratio_where_no_split_recorded_one():
     old = scan_of([(label, 0) for label in (0, 1) for _ in range(5)])
     assert existing_of(old, [0, 0, 0, 1, 2] * 2).ratio == "6:2:2"
     with pytest.raises(UsageError, match=r"\. has only a list for train, test; pass --ratio"):

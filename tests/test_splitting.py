@@ -147,7 +147,7 @@ def test_parts_stay_the_same_from_version_to_version():
     assert "".join(map(str, parts)) == "0020102100120012"
 
 
-def test_images_that_do_not_match_stand_alone():
+def test_images_that_do_not_match_stay_single():
     scan = scan_of([(0, 1), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5)])
     split = split_images(scan, (1, 1), group_by="g1-")
     assert (split.grouping.num_groups, split.grouping.num_ungrouped) == (1, 4)

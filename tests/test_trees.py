@@ -36,7 +36,7 @@ def test_images_of_the_same_name_get_names_of_their_own(listed_images, kind):
 
 
 @pytest.mark.parametrize("name", ["..", "a/b"])
-def test_a_class_name_that_is_no_folder_name_is_a_data_error(listed_images, name):
+def test_a_class_name_that_cannot_be_a_folder_name_is_a_data_error(listed_images, name):
     scan = listed_images[0]
     with pytest.raises(DataError, match="--link cannot make a folder of the class name"):
         check_tree(

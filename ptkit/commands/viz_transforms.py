@@ -7,7 +7,7 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
-from ptkit.commands.pictures import add_events, say_files
+from ptkit.commands.pictures import say_files
 from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 
@@ -46,6 +46,7 @@ def viz_transforms(
     "RandomErasing()"
     """
     from ptkit.core.config_layers import gather
+    from ptkit.looking.pictures import add_events
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms

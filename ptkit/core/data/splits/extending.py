@@ -50,8 +50,9 @@ def extend_split(
     group_by: str | None = None,
     allow_missing: bool = False,
 ) -> Extension:
-    """Place the images of the scan that no list names, so that all together near the ratio.
+    """Place the images of the scan that no list names.
 
+    Old and new images together come as near to the ratio as they can, class by class.
     Duplicates and group mates of a listed image go where it is or, if it is in several parts, to
     the first of train, valid and test. A list of a part that the ratio does not have gets no other
     new images.
@@ -104,7 +105,10 @@ def _new_images(scan: Scan, known: set[int], *, class_names: tuple[str, ...]) ->
 
 @dataclass(frozen=True)
 class _Listed:
-    """The images that lists name, each once. masks: bit k is set where part k has the image."""
+    """The images that lists name, each once, in the order of the lists.
+
+    masks: bit k is set where part k has the image.
+    """
 
     images: Scan
     masks: list[int]
@@ -119,7 +123,8 @@ def _listed_images(
     images: dict[str, tuple[str, int, int]] = {}
     masks: Counter[str] = Counter()
     num_missing = num_elsewhere = 0
-    is_folder, has_tree = scan.source.is_dir(), "tree" in existing.record
+    has_tree = "tree" in existing.record
+    is_folder = scan.source.is_dir()
     lines = zip(existing.paths, existing.labels, existing.parts, found, strict=True)
     for path, label, part, indices in lines:
         # A copy or link may be gone although its image is there.
@@ -132,11 +137,8 @@ def _listed_images(
         else:
             image = path
             # A missing file counts as an empty one, which equals nothing.
-            facts = (
-                _name_of(path, existing.class_names[label], is_folder=is_folder),
-                label,
-                size or 0,
-            )
+            name = _name_of(path, existing.class_names[label], is_folder=is_folder)
+            facts = name, label, size or 0
         images.setdefault(image, facts)
         masks[image] |= 1 << part
     listed = Scan(

@@ -3,10 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ptkit.core.data.splits.existing_lists import read_existing
-from ptkit.core.data.splits.extending import Extension, extend_split
 from ptkit.core.data.splits.list_files import (
     Written,
     check_extension,
@@ -27,6 +25,9 @@ from ptkit.core.data.splits.splitting import (
 )
 from ptkit.core.data.splits.trees import Tree
 from ptkit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from ptkit.core.data.splits.extending import Extension
 
 DEFAULT_RATIO = "8:1:1"
 
@@ -65,7 +66,7 @@ class Outcome:
     written: Written
     ratio: str | None
     group_by: str | None
-    extension: Extension | None = None
+    extension: "Extension | None" = None
 
 
 def run_split(job: SplitJob) -> Outcome:
@@ -125,6 +126,9 @@ def _fold(job: SplitJob, num_folds: int) -> Outcome:
 
 
 def _extend(job: SplitJob) -> Outcome:
+    from ptkit.core.data.splits.existing_lists import read_existing
+    from ptkit.core.data.splits.extending import extend_split
+
     if job.ratio is not None:
         parse_ratio(job.ratio)
     existing = read_existing(job.out)

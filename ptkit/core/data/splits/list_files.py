@@ -4,11 +4,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptkit.core.data.lists import classes_bytes, list_bytes
-from ptkit.core.data.splits.existing_lists import ExistingLists
-from ptkit.core.data.splits.extending import Extension
 from ptkit.core.data.splits.records import (
     CLASSES,
     RECORD,
@@ -24,6 +22,10 @@ from ptkit.core.data.splits.splitting import PART_NAMES, Split
 from ptkit.core.data.splits.trees import Tree, check_tree, grow_tree, listed_paths, make_tree
 from ptkit.core.errors import UsageError
 from ptkit.core.files import make_folder, sha256, write_atomically
+
+if TYPE_CHECKING:
+    from ptkit.core.data.splits.existing_lists import ExistingLists
+    from ptkit.core.data.splits.extending import Extension
 
 # A part of no list; folds are far fewer.
 _IN_NO_LIST = 255
@@ -86,7 +88,7 @@ def check_fold_targets(
         check_targets(scan, parts, out=folder, overwrite=overwrite)
 
 
-def check_extension(scan: Scan, existing: ExistingLists, *, tree: Tree | None = None) -> None:
+def check_extension(scan: Scan, existing: "ExistingLists", *, tree: Tree | None = None) -> None:
     """Refuse, before anything is written, what cannot be extended.
 
     Raises:
@@ -151,6 +153,7 @@ def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, A
     """Write a folder per fold, and test.txt if there is a test part.
 
     The images of a fold are its valid.txt, those of all other folds its train.txt.
+
     Folders of an earlier split into more folds lose the files that it wrote; if there is a test
     part, so does `out`, whose lists may share images with it.
 
@@ -221,8 +224,8 @@ def _remove_fold_files(folder: Path) -> list[Path]:
 
 
 def write_extension(
-    extension: Extension,
-    existing: ExistingLists,
+    extension: "Extension",
+    existing: "ExistingLists",
     *,
     tree: Tree | None = None,
     settings: Mapping[str, Any],

@@ -282,7 +282,11 @@ class Pipeline:
             DataError: not a readable image.
             UsageError: a transform that does not fit the image.
         """
-        finished = self.apply(images.read(path), np.zeros(self.num_draws))
+        return self.view(images.read(path))
+
+    def view(self, pixels: Pixels) -> Tensor:
+        """Return the same of decoded pixels, uint8 (H, W, 3)."""
+        finished = self.apply(pixels, np.zeros(self.num_draws))
         return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -127,7 +127,7 @@ def _of_bare_weights(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
     from ptkit.core.data.lists import read_classes
-    from ptkit.core.data.transforms.catalogue import complete, evaluation_geometry
+    from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 
     means, stds = _rgb("--mean", mean), _rgb("--std", std)
     if min(stds) <= 0:

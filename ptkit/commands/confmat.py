@@ -54,6 +54,7 @@ def confmat(
     """
     from ptkit.core.data.labels import MULTI, REGRESSION
     from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.data.sampling import Sampling
     from ptkit.core.device import choose_device
     from ptkit.core.sizes import evaluation_batch_size
     from ptkit.looking.evaluation import read_matching_list
@@ -74,7 +75,7 @@ def confmat(
     batches = Batches(
         images,
         subject.parse_pipeline(),
-        batch_size=evaluation_batch_size(subject.size),
+        Sampling(evaluation_batch_size(subject.size)),
         device=place,
         workers=workers,
     )

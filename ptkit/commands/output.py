@@ -10,7 +10,7 @@ from ptkit.core.wording import check_choice
 
 
 class Printer:
-    """Prints text unless --quiet or --json asks for silence, and the JSON object when it is wanted."""
+    """Prints text unless --quiet or --json asks for silence; with --json the JSON object."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json, self.silent = as_json, quiet or as_json

@@ -31,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype of autocast, None for float32; `auto` is bf16 on CUDA devices that have it."""
+    """Return the dtype of autocast, None for float32; `auto` is bf16 on CUDA where it has it."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     return torch.bfloat16 if precision == "bf16" else None

@@ -78,7 +78,7 @@ def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, task: Task
         CheckpointError: the model gives another number of scores than `num_classes`.
         DataError: an image that cannot be read.
     """
-    assert not batches.shuffle
+    assert not batches.sampling.shuffle
     found = predict_list(model, batches, task=task)
     if found.values.shape[1:] != (num_classes,):
         num_scores = found.values.shape[1]
@@ -210,6 +210,6 @@ def evaluate_labels(model: nn.Module, batches: Batches, *, task: Task) -> LabelE
     Raises:
         DataError: an image that cannot be read.
     """
-    assert not batches.shuffle
+    assert not batches.sampling.shuffle
     found = predict_list(model, batches, task=task)
     return LabelEvaluation(batches.images.labels, found.answers, found.values)

@@ -11,6 +11,7 @@ import numpy as np
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.sizes import evaluation_batch_size
@@ -74,7 +75,7 @@ def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0
     """
     batch_size = evaluation_batch_size(subject.size)
     batches = Batches(
-        images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers
+        images, subject.parse_pipeline(), Sampling(batch_size), device=device, workers=workers
     )
     found = predict_list(subject.model.to(device), batches, task=subject.task)
     paths = tuple(images.listed_path(k) for k in range(len(images)))

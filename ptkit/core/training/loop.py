@@ -178,9 +178,11 @@ def train_epoch(
     training.model.train()
     freeze_statistics(training.model, training.prepared.frozen)
     totals = Totals()
+    ready = functools.partial(training.clock.lap, "data")
     num_steps = -(-len(training.train) // training.settings.accumulate)
     groups = _grouped(
-        _heard(training.train.epoch(epoch), training.clock), training.settings.accumulate
+        _heard(training.train.epoch(epoch, on_ready=ready), training.clock),
+        training.settings.accumulate,
     )
     for step, batches in enumerate(groups, start=1):
         training.schedule.set_rates(training.optimizer)
@@ -302,8 +304,8 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def _heard(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
-    """Tell the clock when a batch has come; `Batches.when_prepared` told it when there was nothing
-    left to wait for.
+    """Tell the clock when a batch has come; `Batches.epoch` calls `on_ready` when there is nothing left
+    to wait for.
     """
     for batch in batches:
         clock.lap("copy")

@@ -1,6 +1,5 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from ptkit.core.training.observers import Item, Recorder, Watcher
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics, notes_of
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
-from ptkit.core.training.profiling import NOT_LISTENING, Clock, stopwatch
+from ptkit.core.training.profiling import NOT_LISTENING, stopwatch
 from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
@@ -95,7 +94,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer),
     )
     model = _prepare_fitting_model(settings, data, loss, device, start)
-    batch_size = data.train.batch_size
+    batch_size = data.train.sampling.batch_size
     prepared = prepare_optimizer(
         settings, model.module, num_outputs=model.num_outputs, batch_size=batch_size
     )
@@ -111,7 +110,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
         schedule,
         LoopSettings(train.epochs, train.seed, train.accumulate, train.clip_grad, dtype),
         average=WeightAverage(model.module, decay=train.ema) if train.ema is not None else None,
-        clock=_clock(data, device) if train.profile else NOT_LISTENING,
+        clock=stopwatch(device) if train.profile else NOT_LISTENING,
     )
     resolved = _resolved(settings, data, model, prepared)
     metric = next(iter(METRICS[loss.task.kind])) if train.metric == "auto" else train.metric
@@ -127,12 +126,6 @@ def _without_channels_last(settings: Settings) -> Settings:
     if settings.optimizer.call is None or parse(settings.optimizer.call).name != "LBFGS":
         return settings
     return replace(settings, train=replace(settings.train, channels_last=False))
-
-
-def _clock(data: PreparedData, device: torch.device) -> Clock:
-    clock = stopwatch(device)
-    data.train.when_prepared = functools.partial(clock.lap, "data")
-    return clock
 
 
 def _compiled(training: Training, watch: Watcher) -> Training:
@@ -173,7 +166,7 @@ def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
 
 def _check_pairs(data: PreparedData) -> None:
     """Refuse batches too small to hold two images of one class."""
-    labels, batch_size = data.train.images.labels, data.train.batch_size
+    labels, batch_size = data.train.images.labels, data.train.sampling.batch_size
     shares = np.bincount(labels) / len(labels)
     expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
     if expected < 1:
@@ -251,7 +244,7 @@ def _resolved(
             settings.loss, call=settings.loss.call or DEFAULTS[data.train.images.label_kind]
         ),
         optimizer=replace(settings.optimizer, call=prepared.call, lr=prepared.lr),
-        train=replace(settings.train, batch_size=data.train.batch_size),
+        train=replace(settings.train, batch_size=data.train.sampling.batch_size),
     )
 
 

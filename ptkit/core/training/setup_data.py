@@ -14,8 +14,9 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
-from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
-from ptkit.core.data.loading.read_ahead import sizes_of
+from ptkit.core.data.loading.decoding import sizes_of
+from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.catalogue import (
     build_transform,
@@ -94,10 +95,10 @@ def prepare_data(
         )
     draft = replace(data, size=size)
     train_draft, eval_draft = _draft(train_calls, size), _draft(eval_calls, size)
-    train = load_source(
+    train = load_list(
         train_list, train_draft, _for_training(settings, train_list, train_draft), counting
     )
-    valid = load_source(valid_list, eval_draft, settings, counting)
+    valid = load_list(valid_list, eval_draft, settings, counting)
     mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
         train, train_draft, draft, start, counting, settings.train.seed
     )
@@ -191,7 +192,7 @@ def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
 
 
 def _statistics(
-    train: Source,
+    train: LoadedList,
     pipeline: Pipeline,
     data: DataSettings,
     start: StartingWeights | None,
@@ -219,7 +220,7 @@ def _statistics(
 
 
 def _measured(
-    train: Source, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
+    train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> statistics.ChannelStatistics:
     """Measure the images as they are after the pipeline's prefix: the same numbers whether they are
     kept or not.
@@ -249,7 +250,7 @@ def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tup
 
 
 def _training_batches(
-    source: Source, pipeline: Pipeline, settings: Settings, device: torch.device
+    source: LoadedList, pipeline: Pipeline, settings: Settings, device: torch.device
 ) -> Batches:
     data, count = settings.data, len(source.images)
     if data.sampler != "none" and not data.shuffle:
@@ -264,28 +265,30 @@ def _training_batches(
     return Batches(
         source.images,
         pipeline,
-        batch_size=batch_size,
+        Sampling(
+            batch_size,
+            data.shuffle,
+            data.sampler,
+            # BatchNorm needs two samples per step; a last batch of one would raise.
+            drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
+            seed=settings.train.seed,
+        ),
         device=device,
         workers=data.workers,
-        seed=settings.train.seed,
-        shuffle=data.shuffle,
-        sampler=data.sampler,
-        # BatchNorm needs two samples per step; a last batch of one would raise.
-        drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
         kept=source.kept,
         reduced_decode=data.reduced_decode,
     )
 
 
 def _evaluation_batches(
-    source: Source, pipeline: Pipeline, settings: Settings, device: torch.device
+    source: LoadedList, pipeline: Pipeline, settings: Settings, device: torch.device
 ) -> Batches:
     batch_size = 2 * (settings.train.batch_size or _BATCH_SIZE)
     workers = settings.data.workers
     return Batches(
         source.images,
         pipeline,
-        batch_size=batch_size,
+        Sampling(batch_size),
         device=device,
         workers=workers,
         kept=source.kept,
@@ -298,7 +301,7 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     return length == len(other.prefix) and one.calls[:length] == other.calls[:length]
 
 
-def _data_note(train: Source, valid: Source, size: int) -> str:
+def _data_note(train: LoadedList, valid: LoadedList, size: int) -> str:
     return (
         f"data: {len(train.images):,} training and {len(valid.images):,} validation images, "
         f"{_labels_note(train.images)}, {size}×{size}, {where_note(train, valid)}"

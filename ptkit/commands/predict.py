@@ -102,11 +102,7 @@ def _columns(place: int) -> tuple[str, str]:
 
 
 def _write(folder: Path, lines: list[list[str]]) -> None:
-    import csv
-    import io
+    from ptkit.core.files import make_folder, write_csv
 
-    from ptkit.core.files import make_folder, write_atomically
-
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    write_atomically(make_folder(folder) / _FILE, text.getvalue().encode(errors="surrogateescape"))
+    header, *rows = lines
+    write_csv(make_folder(folder) / _FILE, header, rows)

@@ -1,7 +1,6 @@
 """What a run leaves behind: the run folder, metrics.csv, the link to its checkpoint."""
 
 import csv
-import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from ptkit import __version__
 from ptkit.core.config import Settings
 from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
-from ptkit.core.files import make_folder, write_atomically
+from ptkit.core.files import make_folder, write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.loop import Training
@@ -78,15 +77,12 @@ def write_metrics(file: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv whole, with the columns of the first row: a resumed run cuts it back to
     where it goes on.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = list(rows[0])
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(
-            ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
-        )
-    write_atomically(file, text.getvalue().encode())
+    cells = (
+        ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
+        for row in rows
+    )
+    write_csv(file, columns, cells)
 
 
 def read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:

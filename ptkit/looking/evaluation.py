@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.errors import CheckpointError, DataError
 from ptkit.core.training.prediction import predict_list
@@ -101,8 +101,8 @@ def read_matching_list(
     """
     images = read_list(file, classes=classes, kind=label_kind_of(subject.task.kind))
     names, known = images.class_names, subject.class_names
-    beside = classes or file.parent / "classes.txt"
-    if not beside.is_file():
+    beside = classes_file(file, classes)
+    if beside is None:
         if len(names) > len(known):
             raise DataError(
                 f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to"

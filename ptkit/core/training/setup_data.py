@@ -12,7 +12,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import REGRESSION, SINGLE
-from ptkit.core.data.lists import ImageList, read_classes, read_list
+from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
@@ -338,8 +338,8 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             )
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
-    beside = Path(data.train).parent / "classes.txt"
-    names = classes or (beside if beside.exists() else None)
+    # Both lists have the names of the training list.
+    names = classes_file(Path(data.train), classes)
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
     if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
@@ -397,10 +397,10 @@ def _check_variety(train: ImageList) -> None:
 
 def _check_names(train: ImageList, data: DataSettings) -> None:
     """Refuse a validation list beside which other class names stand."""
-    beside = Path(data.valid).parent / "classes.txt"
+    beside = classes_file(Path(data.valid))
     if (
         data.classes is None
-        and beside.is_file()
+        and beside is not None
         and (names := read_classes(beside)) != train.class_names
     ):
         raise DataError(

@@ -131,7 +131,7 @@ def test_an_empty_cache_has_no_entries(folder):
     [
         (
             ["--remove"],
-            "ptkit: --remove wants the names of entries, or all: ptkit cache --remove all\n",
+            "ptkit: --remove needs entry names, or all: ptkit cache --remove all\n",
         ),
         (["--remove", "train-1"], "ptkit: no entry 'train-1'; `ptkit cache` lists them\n"),
         (["../photos"], "ptkit: no entry '../photos'; `ptkit cache` lists them\n"),

@@ -80,7 +80,7 @@ class ImageList:
         if not self._prefix or os.path.isabs(path):
             return path
         beside = self._prefix + path
-        # Only a list that lies elsewhere costs this look at the disk.
+        # Only a list in another folder costs this look at the disk.
         return path if not os.path.lexists(beside) and os.path.lexists(path) else beside
 
     def subset(self, indices: "Sequence[int] | np.ndarray") -> "ImageList":
@@ -144,8 +144,8 @@ def read_list(
     several, or of numbers.
 
     Raises:
-        DataError: no such file, not UTF-8 text, a line without a label or with one that is not a class
-            index, one path with two labels, no lines at all, or (if asked) a missing image.
+        DataError: no such file, not UTF-8 text, a line without a label or with one that is not a
+            class index, one path with two labels, no lines at all, or (if asked) a missing image.
     """
     import numpy as np
 
@@ -252,9 +252,9 @@ class _Rows:
     """
 
     paths: bytearray
-    ends: array
-    hashes: array
-    codes: array
+    ends: "array[int]"
+    hashes: "array[int]"
+    codes: "array[int]"
     texts: list[bytes]
     lines: list[int]
 
@@ -388,7 +388,7 @@ def _unquoted(raw: bytes, *, place: str) -> str:
     if not text.startswith('"'):
         return text
     try:
-        value = json.loads(text)
+        value: str = json.loads(text)
         value.encode("utf-8", "surrogateescape")
     except ValueError:
         raise DataError(

@@ -87,7 +87,8 @@ def balanced_weights(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]
         raise UsageError(
             "data.sampler=balanced needs classes, and the labels of this list are numbers"
         )
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def draw_keys(order: Indices) -> Indices:

@@ -42,14 +42,14 @@ _FILES_AT_ONCE = 8
 
 
 class PendingFiles:
-    """Some files of a list: read when their contents are wanted, or ahead of that."""
+    """Some files of a list: read when their contents are asked for, or ahead of that."""
 
     def __init__(self, images: ImageList, indices: Sequence[int], speed: "_DiskSpeed") -> None:
         self._images, self._indices, self._speed = images, indices, speed
         self._futures: list[Future[list[Content]]] = []
 
     def contents(self) -> list[Content]:
-        """Return the content of each file, or the error that came of reading it."""
+        """Return the content of each file, or the error of reading it."""
         if not self._futures:
             return self._speed.read(self._images, self._indices)
         return [content for future in self._futures for content in future.result()]
@@ -82,7 +82,7 @@ def checked(content: Content) -> bytes:
     """Return the content of a file.
 
     Raises:
-        PtkitError: what came of reading it instead.
+        PtkitError: the error of reading it.
     """
     if isinstance(content, PtkitError):
         raise content
@@ -92,12 +92,11 @@ def checked(content: Content) -> bytes:
 def read_ahead(
     images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]
 ) -> Iterator[tuple[T, PendingFiles]]:
-    """Yield each group, named by anything and of some indices into the list, with the reading of
-    its files.
+    """Yield the name of each group, which may be anything, with the files at its indices.
 
-    While files come at once, whoever wants their contents reads them. When they let one wait, many
-    readers fetch what follows, 128 MiB of it and at least one group, as long as this iterator
-    lives.
+    On a fast disk, files are read by the thread that asks for their contents. On a slow one, many
+    readers fetch the following files, 128 MiB of them and at least one group, until this iterator
+    is closed.
     """
     speed, remaining = _DiskSpeed(), iter(groups)
     waiting: deque[tuple[T, PendingFiles, int]] = deque()
@@ -122,6 +121,7 @@ def read_ahead(
             num_waiting -= count
             yield name, files
     except GeneratorExit:
+        # The epoch was given up: nobody asks for the rest.
         readers.shutdown(wait=False, cancel_futures=True)
         raise
     finally:
@@ -130,9 +130,9 @@ def read_ahead(
 
 
 class _DiskSpeed:
-    """How large files are and how long they let their readers wait, in the mean.
+    """The mean size of files, and how long reading one waits for the disk.
 
-    is_slow: stays so, because busy readers wait for each other too.
+    is_slow: never becomes False again, because busy readers wait for each other too.
     """
 
     def __init__(self) -> None:
@@ -141,9 +141,8 @@ class _DiskSpeed:
         self.is_slow = False
 
     def has_room(self, num_waiting: int) -> bool:
-        """Say whether to ask for more files than these; a slow start, as the first say little of
-        the others.
-        """
+        """Say whether to ask for more files than these."""
+        # A slow start: the first files say little about the size of the others.
         by_bytes = _BYTES_AHEAD * self._num_read / self._num_bytes if self._num_bytes else math.inf
         return num_waiting < min(by_bytes, NUM_READERS * _FILES_AT_ONCE + 2 * self._num_read)
 
@@ -155,7 +154,7 @@ class _DiskSpeed:
     def read(self, images: ImageList, indices: Sequence[int]) -> list[Content]:
         start, busy_before = time.perf_counter(), time.thread_time()
         contents = [_content(images, index) for index in indices]
-        # Not the whole time: of a busy machine's files in memory it says little.
+        # Not the whole time: on a busy machine that is long for files in memory, too.
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
         with self._lock:
             self._num_files += len(contents)
@@ -183,7 +182,7 @@ def decode_all(
 ) -> Kept:
     """Decode every image of a list into memory, after the pipeline's prefix.
 
-    on_images: told how many more are done, for a progress bar.
+    on_images: called with how many more are done, for a progress bar.
     """
     if pipeline.prefix_size is None:
         return _of_different_sizes(

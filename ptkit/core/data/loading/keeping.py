@@ -20,7 +20,7 @@ import torchvision
 from ptkit import __version__
 from ptkit.core.config import DataSettings, Settings
 from ptkit.core.data import images as decoder
-from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, decoded_chunks, unreadable
 from ptkit.core.data.loading.entries import (
@@ -284,7 +284,7 @@ def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     """Return what decodes and, where there is a prefix, what computes it."""
-    versions = {"ptkit": __version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
+    versions = {"ptkit": __version__, "opencv": decoder.cv2.__version__, "pillow": PIL.__version__}
     if pipeline.prefix:
         versions |= {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
     return versions

@@ -92,19 +92,20 @@ class Kept:
 
     def image(self, index: int) -> Pixels:
         """Return one image (H, W, 3), not copied."""
+        image: Pixels
         if self.layout is None:
-            return self.pixels[index]
+            image = self.pixels[index]
+            return image
         height, width = self.layout.sizes[index].tolist()
-        start, block = (
-            int(self.layout.starts[index]),
-            self.layout.blocks[self.layout.block_of[index]],
-        )
-        return block[start : start + height * width * 3].reshape(height, width, 3)
+        block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
+        image = block[start : start + height * width * 3].reshape(height, width, 3)
+        return image
 
     def gathered(self, indices: Indices | list[int]) -> Pixels:
         """Return a copy of some images (n, H, W, 3), which must have one size."""
         assert self.layout is None
-        return self.pixels[indices]
+        pixels: Pixels = self.pixels[indices]
+        return pixels
 
     def stacks(self, indices: Indices) -> Iterator[Pixels]:
         """Yield some images, in that order, as stacks (n, H, W, 3)."""
@@ -129,8 +130,9 @@ class Kept:
 
 def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
     """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
-    lengths = 3 * sizes.prod(axis=1, dtype=np.int64)
-    return lengths.cumsum() - lengths
+    lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
+    starts: Indices = lengths.cumsum() - lengths
+    return starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,22 +147,22 @@ class InMemory:
     labels: npt.NDArray[Any]
     pipeline: Pipeline
 
-    def batches(self, wanted: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (n * num_crops, 3, H, W), channels last, and labels (n, ...), in the
-        order wanted.
+        order of the selections.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        for several in self._together(iter(wanted)):
+        for several in self._together(iter(selections)):
             indices, draws = (
                 several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
             )
             pixels = torch.from_numpy(self.pipeline.together(self.pixels[indices], draws))
             labels = torch.from_numpy(self.labels[indices])
             counts = [len(some) for some, _ in several]
-            # A matrix times a batch may round as the size of the batch says, so the tail gets
-            # batches as wanted.
+            # A matrix product may round differently for another batch size, so the tail gets
+            # one batch at a time.
             if not self.pipeline.tail:
                 pixels = self.pipeline.finish(pixels, draws)
             # The tail may have the crops still to come.
@@ -171,18 +173,18 @@ class InMemory:
             for (_, own), images, some in parts:
                 yield self.pipeline.finish(images, own) if self.pipeline.tail else images, some
 
-    def _together(self, wanted: Iterator[Selection]) -> Iterator[list[Selection]]:
+    def _together(self, selections: Iterator[Selection]) -> Iterator[list[Selection]]:
         """Yield batches that are made together: more than one only if they are small."""
-        for first in wanted:
+        for first in selections:
             num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
-            yield [first, *islice(wanted, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
+            yield [first, *islice(selections, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
 
 
 def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
     """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth
     of its work.
     """
-    return [tensor] if len(counts) == 1 else tensor.split([count * each for count in counts])
+    return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,17 +201,18 @@ class OnDevice:
     labels: Tensor
     pipeline: Pipeline
 
-    def batches(self, wanted: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `InMemory.batches` does, on the device.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        wanted = iter(wanted)
-        while several := list(islice(wanted, _BATCHES_AT_ONCE)):
+        remaining = iter(selections)
+        while several := list(islice(remaining, _BATCHES_AT_ONCE)):
             # Whole numbers stay exact in float64, so one copy takes both.
             table = np.concatenate([np.column_stack(pair) for pair in several])
-            parts = sent(table, self.pixels.device).split([len(indices) for indices, _ in several])
+            counts = [len(indices) for indices, _ in several]
+            parts = torch.split(sent(table, self.pixels.device), counts)
             for (_, draws), part in zip(several, parts, strict=True):
                 index = part[:, 0].long()
                 images = self.pipeline.finish(self.pixels[index], draws, device_draws=part[:, 1:])

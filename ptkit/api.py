@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ptkit.core.data.statistics import ChannelStatistics
     from ptkit.core.data.transforms.covariance import Whitening
     from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.run_folder import Run
     from ptkit.core.training.session import RunResult
-    from ptkit.core.training.setup import Run
 
 StrPath = str | os.PathLike[str]
 # Called with what is counted and how many there are; gives the function that counts.

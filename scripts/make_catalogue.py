@@ -7,7 +7,7 @@ The page comes from the tables in the code; a test keeps it true to them.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ptkit.core.models.zoo import models
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
-from ptkit.core.training.tasks.losses import LOSSES, RULES
+from ptkit.core.training.tasks.losses import LOSSES, RULES, Pairing, Use
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\
@@ -143,12 +143,10 @@ def example(kind: Kind, name: str) -> str:
 
 
 def losses_and_labels() -> str:
-    """Return what stands before each loss, what its target is and how outputs are read, for each
-    kind of labels.
-    """
+    """Return the functions that surround each loss, for each kind of labels."""
     columns = {
-        "one class": "one",
-        "several classes": "several",
+        "one class": "single",
+        "several classes": "multi",
         "numbers": "numbers",
         "compared images": "pairs",
     }
@@ -166,8 +164,27 @@ def losses_and_labels() -> str:
     return f"### Losses and labels\n\n{text}\n\n{head}{''.join(rows)}"
 
 
-def _use(use: object) -> str:
-    return "" if use is None else f"{use.before} → {use.target} → {use.task}"  # type: ignore[attr-defined]
+# The functions that surround a loss, in words; other names are words already.
+_WORDS = {
+    "unchanged": "none",
+    "as_labels": "the label",
+    "hot": "0 and 1",
+    "signs": "±1",
+    "smoothed_one_hot": "smoothed one-hot",
+    "semi_hard_triplets": "semi-hard triplets",
+}
+
+
+def _use(use: Use | Pairing | None) -> str:
+    if use is None:
+        return ""
+    if not isinstance(use, Use):
+        return f"unit length → {_words(use)} → nearest"
+    return f"{_words(use.activation)} → {_words(use.target)} → {use.decoder.name}"
+
+
+def _words(function: Callable[..., object]) -> str:
+    return _WORDS.get(function.__name__, function.__name__.replace("_", " "))
 
 
 def _row(kind: Kind, name: str) -> str:

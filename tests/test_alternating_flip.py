@@ -98,4 +98,6 @@ def test_evaluation_on_mirror_images_that_training_never_shows_is_refused(tmp_pa
     with pytest.raises(
         UsageError, match=r"no training transform mirrors images.*data\.eval_transforms=none"
     ):
-        prepare_data(settings, device=torch.device("cpu"), counting=Watcher().counting)
+        prepare_data(
+            settings.data, settings.train, device=torch.device("cpu"), counting=Watcher().counting
+        )

@@ -44,7 +44,7 @@ def test_the_average_is_the_closed_form() -> None:
     )
 
 
-def test_the_averages_stand_in_the_model_for_a_while_and_every_byte_comes_back(
+def test_the_averages_are_in_the_model_for_a_while_and_every_byte_comes_back(
     model: nn.Module,
 ) -> None:
     average = WeightAverage(model, decay=0.9)

@@ -517,7 +517,9 @@ def test_statistics_are_the_same_whether_images_are_kept_or_not(folder, tmp_path
 
 def _statistics(cache, first):
     settings = resolve({"data": {"cache": cache, "transforms": [first], "size": 12}})
-    found = prepare_data(settings, device=torch.device("cpu"), counting=Quiet().counting).settings
+    found = prepare_data(
+        settings.data, settings.train, device=torch.device("cpu"), counting=Quiet().counting
+    ).settings
     return found.mean, found.std
 
 

@@ -14,10 +14,10 @@ from ptkit.core.errors import CheckpointError, StorageError, UsageError
 from ptkit.core.models.checkpoints import (
     load,
     read_checkpoint,
-    read_weights,
     rebuild,
     save_checkpoint,
 )
+from ptkit.core.models.locate import read_weights
 from ptkit.core.models.zoo import build_model
 
 
@@ -72,7 +72,7 @@ def test_loaded_model_knows_its_classes_and_pipeline(file, contents):
     assert model.pipeline == contents["pipeline"]
 
 
-def test_run_folder_stands_for_its_best_checkpoint(file):
+def test_run_folder_means_its_best_checkpoint(file):
     assert read_checkpoint(file.parent)["model"] == {"call": "resnet8()", "num_classes": 3}
     assert read_weights(file.parent).path == file
 

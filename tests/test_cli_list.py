@@ -65,7 +65,7 @@ def test_plot_says_what_it_shows_and_draws_into_the_file_that_is_named(tmp_path:
     result = CliRunner().invoke(
         app, ["list", "schedulers", "--plot", call, "--epochs", "9", "--out", str(file)]
     )
-    assert "for a validation loss that never gets better" in result.stdout
+    assert "for a validation loss that never improves" in result.stdout
     with Image.open(file) as picture:
         assert picture.format == "PNG"
     assert [path.name for path in file.parent.iterdir()] == ["rates.png"]

@@ -86,7 +86,7 @@ def test_split_records_what_it_did(here):
     assert record["sha256"] == {name: sha256(content) for name, content in all_bytes(".").items()}
 
 
-def test_split_tells_its_result_as_json(here):
+def test_split_prints_its_result_as_json(here):
     shutil.copy("images/cat/00.png", "images/dog/copy.png")
     Path("images/notes.txt").touch()
     result = run("images", "--json")
@@ -117,7 +117,7 @@ def test_split_says_what_is_odd_in_a_line_each(here):
     Path("images/notes.txt").touch()
     make_tree(here / "images", ["owl/1.png"])
     lines = run("images", "--allow-missing", "--group-by", "cat/0[0-4]").output.splitlines()
-    assert "Exact duplicates: 1; copies of one picture are on one side." in lines
+    assert "Exact duplicates: 1; copies of one picture are in one part." in lines
     assert (
         "Same picture under several classes: 1, such as cat/00.png and dog/copy.png; check the"
         " labels." in lines
@@ -325,12 +325,12 @@ def test_a_list_is_never_overwritten_by_its_own_parts(here):
         (["nothing"], 3, "no folder nothing here"),
         (["images/cat"], 3, "images/cat holds 10 images outside class folders"),
         (["images", "--ratio", "8"], 2, "--ratio must be two or three positive numbers"),
-        (["images", "--group-by", "("], 2, "--group-by is no regular expression"),
+        (["images", "--group-by", "("], 2, "--group-by is not a regular expression"),
         (["images", "--group-by", "/"], 3, "valid would get no image"),
-        (["images", "--out", "images/cat/00.png"], 2, "is no folder"),
+        (["images", "--out", "images/cat/00.png"], 2, "is not a folder"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_nothing_is_written(here, args, code, message):
+def test_errors_the_user_can_fix_are_one_line_and_write_nothing(here, args, code, message):
     before = sorted(here.rglob("*"))
     result = run(*args)
     assert result.exit_code == code

@@ -19,7 +19,7 @@ NEW = [f"{label}/new{number}.png" for label in ("cat", "dog") for number in rang
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A working directory with images/cat and images/dog of ten different files each, split 6:2:2."""
+    """Split images/cat and images/dog, ten different files each, 6:2:2."""
     make_tree(tmp_path / "images", NAMES)
     monkeypatch.chdir(tmp_path)
     assert run("images", "--ratio", "6:2:2").exit_code == 0
@@ -102,22 +102,27 @@ def test_extending_twice_changes_nothing_the_second_time_although_one_file_has_t
     assert all_bytes() == before
 
 
-def test_links_that_the_user_made_stand_for_the_images_that_they_lead_to(here):
+def test_links_that_the_user_made_are_the_images_that_they_lead_to(here):
     for name in NAMES:
         Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
         Path("mine", name).symlink_to(here / "images" / name)
     for name in LISTS:
         Path(name).write_text(Path(name).read_text().replace("images/", "mine/"))
-    told = json.loads(run("images", "--extend", "--json").output)
-    assert (told["num_new"], told["num_kept"], told["num_duplicates"]) == (0, 20, 0)
+    printed = json.loads(run("images", "--extend", "--json").output)
+    assert (printed["num_new"], printed["num_kept"], printed["num_duplicates"]) == (0, 20, 0)
 
 
-def test_extending_is_told_as_json_and_recorded_with_its_history(here):
+def test_extending_is_printed_as_json_and_recorded_with_its_history(here):
     make_tree(here / "images", NEW[:5])
     Path("images/cat/03.png").unlink()
-    told = json.loads(run("images", "--extend", "--json", "--seed", "3").output)
-    assert (told["num_new"], told["num_kept"], told["num_missing"]) == (5, 20, 1)
-    assert (told["train"], told["valid"], told["test"], told["folds"]) == (15, 5, 5, None)
+    printed = json.loads(run("images", "--extend", "--json", "--seed", "3").output)
+    assert (printed["num_new"], printed["num_kept"], printed["num_missing"]) == (5, 20, 1)
+    assert (printed["train"], printed["valid"], printed["test"], printed["folds"]) == (
+        15,
+        5,
+        5,
+        None,
+    )
     record = json.loads(Path("split.json").read_text())
     assert record["command"] == "ptkit split images --ratio 6:2:2 --seed 0"
     assert record["counts"] == {"train": 15, "valid": 5, "test": 5}
@@ -149,7 +154,7 @@ def test_a_copy_of_an_old_image_goes_where_that_is_and_copies_of_a_new_one_stay_
     shutil.copy("images/dog/new.png", "images/cat/new-too.png")
     result = run("images", "--extend")
     assert (
-        "Exact duplicates: 21; copies of one picture are on one side." in result.output.splitlines()
+        "Exact duplicates: 21; copies of one picture are in one part." in result.output.splitlines()
     )
     for number, name in enumerate(NAMES):
         of_class = {
@@ -159,7 +164,7 @@ def test_a_copy_of_an_old_image_goes_where_that_is_and_copies_of_a_new_one_stay_
     assert len(part_of("new.png", "new-too.png")) == 1
 
 
-def test_groups_of_the_earlier_split_go_on_to_stay_together(here):
+def test_groups_of_the_earlier_split_still_stay_together(here):
     films = [
         f"{label}/film{film}-{n}.png"
         for label in ("cat", "dog")
@@ -186,9 +191,9 @@ def test_new_classes_get_indices_after_the_old_ones(here):
     assert "New classes, with their indices: ant (2), cow (3), owl (4)." in result.output
     assert Path("classes.txt").read_text() == "cat\ndog\nant\ncow\nowl\n"
     images = read_list(Path("train.txt"))
-    assert {images.listed_path(row).split("/")[1]: int(images.labels[row]) for row in range(len(images))} == {
-        "cat": 0, "dog": 1, "ant": 2, "cow": 3, "owl": 4
-    }  # fmt: skip
+    folders = [images.listed_path(row).split("/")[1] for row in range(len(images))]
+    labels = dict(zip(folders, images.labels.tolist(), strict=True))
+    assert labels == {"cat": 0, "dog": 1, "ant": 2, "cow": 3, "owl": 4}
 
 
 def test_lines_whose_images_vanished_or_lie_elsewhere_are_kept_and_counted(here):
@@ -248,13 +253,13 @@ def test_lists_of_the_users_own_can_be_extended_in_their_own_ratio(here):
     assert (record["sha256"], record["counts"]) == ({}, {"train": 20, "valid": 20})
 
 
-def test_an_image_that_stands_in_several_lists_is_told(here):
+def test_an_image_in_several_lists_is_reported(here):
     first = Path("valid.txt").read_text().partition("\n")[0]
     Path("train.txt").write_text(f"{Path('train.txt').read_text()}{first}\n")
     name = first.removeprefix("images/").partition(" ")[0]
     assert (
-        "Images, duplicates or groups that stand in several parts already: 1, such as that of"
-        f" {name} in train and valid; new ones of theirs go to the first of these."
+        "Images, duplicates or groups already in several parts: 1, such as that of"
+        f" {name} in train and valid; new members go to the first of these."
         in run("images", "--extend").output.splitlines()
     )
 
@@ -270,8 +275,13 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
     )
     result = run("images", "--extend", "--out", "lists", flag, "tree", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output)
-    assert (told["num_new"], told["num_kept"], told["num_missing"], told["num_duplicates"]) == (
+    printed = json.loads(result.output)
+    assert (
+        printed["num_new"],
+        printed["num_kept"],
+        printed["num_missing"],
+        printed["num_duplicates"],
+    ) == (
         20,
         20,
         0,
@@ -298,10 +308,10 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
 def test_links_that_lead_nowhere_count_as_missing(here):
     run("images", "--link", "tree", "--out", "lists")
     shutil.move("images", "photos")
-    told = json.loads(
+    printed = json.loads(
         run("photos", "--extend", "--link", "tree", "--out", "lists", "--json").output
     )
-    assert (told["num_new"], told["num_missing"]) == (0, 20)
+    assert (printed["num_new"], printed["num_missing"]) == (0, 20)
 
 
 def test_a_growing_tree_never_overwrites_and_leaves_nothing_when_it_fails(here):
@@ -341,7 +351,7 @@ def test_a_tree_that_cannot_grow_is_left_as_it_was(here, monkeypatch):
     assert sorted(here.rglob("*")) == before
 
 
-def test_a_source_of_one_class_will_do_if_the_class_is_known(here):
+def test_a_source_of_one_class_is_accepted_if_the_class_is_known(here):
     make_tree(here, ["more/dog/new.png", "birds/owl/1.png", "birds/owl/2.png"])
     Path("some.txt").write_text("more/dog/new.png 1\n")
     assert run("more", "--extend").exit_code == 0
@@ -395,7 +405,12 @@ def test_a_source_of_one_class_will_do_if_the_class_is_known(here):
             "--link tree cannot be extended: the lists in . are of no --copy",
         ),
         ("true", ["images", "--ratio", "1"], 2, "--ratio must be two or three positive numbers"),
-        ("rm split.json valid.txt", ["images"], 2, "only train, test stands in .; say --ratio"),
+        (
+            "rm split.json valid.txt",
+            ["images"],
+            2,
+            ". has only a list for train, test; pass --ratio",
+        ),
         (
             "echo images/cat/00.png 0,1 >> train.txt",
             ["images"],

@@ -82,13 +82,18 @@ def test_the_third_part_of_a_ratio_is_held_out_of_all_folds(here):
     ]
 
 
-def test_folds_are_told_as_json_and_recorded_in_each_folder(here):
+def test_folds_are_printed_as_json_and_recorded_in_each_folder(here):
     result = run("images", "--kfold", "3", "--ratio", "8:1:1", "--seed", "4", "--json")
-    told = json.loads(result.output)
-    assert (told["train"], told["valid"], told["test"], told["num_new"]) == (None, None, 2, 20)
-    assert told["folds"] == [{"folder": f"fold{k}", "train": 12, "valid": 6} for k in (1, 2, 3)]
-    assert told["files"][:2] == ["fold1/train.txt", "fold1/valid.txt"]
-    assert told["files"][-3:] == ["test.txt", "classes.txt", "split.json"]
+    printed = json.loads(result.output)
+    assert (printed["train"], printed["valid"], printed["test"], printed["num_new"]) == (
+        None,
+        None,
+        2,
+        20,
+    )
+    assert printed["folds"] == [{"folder": f"fold{k}", "train": 12, "valid": 6} for k in (1, 2, 3)]
+    assert printed["files"][:2] == ["fold1/train.txt", "fold1/valid.txt"]
+    assert printed["files"][-3:] == ["test.txt", "classes.txt", "split.json"]
     record = json.loads(Path("fold2/split.json").read_text())
     assert record["command"] == "ptkit split images --ratio 8:1:1 --seed 4 --kfold 3"
     assert (record["fold"], record["num_folds"], record["counts"]) == (
@@ -172,10 +177,10 @@ def test_folds_leave_other_lists_alone_and_do_not_replace_files_of_the_user(here
             "class cat has fewer images, 10, than the 11 parts (so have 1 more classes)",
         ),
         (["--kfold", "3", "--group-by", "/"], 3, "fold2 would get no image"),
-        (["--kfold", "3", "--extend"], 2, "--extend and --kfold exclude each other"),
+        (["--kfold", "3", "--extend"], 2, "--extend and --kfold cannot be combined"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_nothing_is_written(here, args, code, message):
+def test_errors_the_user_can_fix_are_one_line_and_write_nothing(here, args, code, message):
     before = sorted(here.rglob("*"))
     result = run("images", *args)
     assert result.exit_code == code

@@ -50,8 +50,8 @@ def test_links_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here, fol
     assert all(link.read_text() == "/".join(link.relative_to(tree).parts[1:]) for link in links)
     assert sorted(listed(*LISTS)) == sorted(map(os.path.realpath, links))
     assert Path("train.txt").read_text().startswith(f"{tree}/train/cat/")
-    told = json.loads(result.output)
-    assert (told["links"], told["copies"]) == (tree, None)
+    printed = json.loads(result.output)
+    assert (printed["links"], printed["copies"]) == (tree, None)
 
 
 def test_links_go_on_to_lead_to_the_images_when_all_is_moved_together(here):
@@ -98,8 +98,8 @@ def test_links_that_the_file_system_does_not_know_are_a_storage_error_and_nothin
         (["--link", "full", "--overwrite"], "--link full exists and is not an empty folder"),
         (["--link", "images/new"], "--link images/new lies inside images"),
         (["--link", "a", "--copy", "b"], "--copy and --link cannot be combined"),
-        (["--link", "a", "--kfold", "5"], "--kfold and --link exclude each other"),
-        (["--copy", "a", "--kfold", "5"], "--kfold and --copy exclude each other"),
+        (["--link", "a", "--kfold", "5"], "--kfold and --link cannot be combined"),
+        (["--copy", "a", "--kfold", "5"], "--kfold and --copy cannot be combined"),
     ],
 )
 def test_links_never_go_where_something_is(here, args, message):

@@ -228,7 +228,7 @@ def test_quiet_prints_nothing(here):
         (
             ["ckpt.pkl", "--num-classes", 3],
             2,
-            "ckpt.pkl is a checkpoint and says this itself: leave out --num-classes",
+            "ckpt.pkl is a checkpoint and already stores this: leave out --num-classes",
         ),
         (["net.py"], 2, "net.py is a Python file: name the model in it, net.py:NAME"),
         (["net.py:Nets"], 2, "net.py has no Nets; did you mean Net?"),

@@ -63,7 +63,7 @@ def test_no_images_at_all_is_still_a_picture():
 
 
 @pytest.mark.parametrize(("num_classes", "has_counts"), [(30, True), (31, False), (100, False)])
-def test_every_class_is_named_up_to_a_hundred_and_counts_stand_up_to_thirty(
+def test_every_class_is_named_up_to_a_hundred_and_counts_are_written_up_to_thirty(
     num_classes, has_counts
 ):
     names = [f"class {k}" for k in range(num_classes)]

@@ -43,7 +43,7 @@ def panel(figure, label):
     return next(axes for axes in figure.axes if axes.get_ylabel() == label)
 
 
-def test_title_tells_the_best_epoch_with_its_standard_error():
+def test_title_gives_the_best_epoch_with_its_standard_error():
     assert "80.0% ± 4.0% at epoch 2 of 3" in texts(draw(rows_of([0.5, 0.8, 0.7])))
 
 
@@ -51,7 +51,7 @@ def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_epoch():
     assert "epoch 2 of 3" in texts(draw(rows_of([0.8, 0.8, 0.8], valid_loss=[0.5, 0.4, 0.4])))
 
 
-def test_baselines_stand_at_chance_and_at_the_majority_share():
+def test_baselines_are_at_chance_and_at_the_majority_share():
     figure = draw(rows_of([0.5, 0.8, 0.7]))
     loss, accuracy = panel(figure, "loss"), panel(figure, "accuracy")
     assert any(np.allclose(line.get_ydata(), math.log(10)) for line in loss.lines)

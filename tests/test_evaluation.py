@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from ptkit.core.data.lists import read_list
+from ptkit.core.data.lists import list_of, read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -13,6 +15,7 @@ from ptkit.looking.evaluation import (
     ConfusedPair,
     Evaluation,
     evaluate,
+    evaluate_list,
     mistakes_of,
     most_confused,
     read_matching_list,
@@ -20,11 +23,17 @@ from ptkit.looking.evaluation import (
 )
 from ptkit.looking.subject import load_subject
 
-from example_run import write_images, write_run  # isort: skip
+from example_run import CLASSES, write_images, write_run  # isort: skip
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.training.tasks.task import Task
 
 SOFTMAX = Task(SINGLE, "softmax")
+
+
+def evaluation_of(labels, probabilities):
+    names = tuple("abc"[: probabilities.shape[1]])
+    images = replace(list_of(["x.png"] * len(labels), names), labels=np.array(labels))
+    return Evaluation(images, names, probabilities, probabilities.argmax(axis=1))
 
 
 class Brightness(nn.Module):
@@ -55,17 +64,17 @@ def evaluation():
         [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]],
         np.float32,
     )
-    return Evaluation(np.array([0, 1, 1, 2, 0]), probabilities, probabilities.argmax(axis=1))
+    return evaluation_of([0, 1, 1, 2, 0], probabilities)
 
 
 def test_answers_stand_in_the_lists_order(grey_batches):
     found = evaluate(
         Brightness(),
         grey_batches([0, 255, 128, 10, 250], [0, 2, 1, 1, 2]),
-        num_classes=3,
+        class_names=CLASSES,
         task=SOFTMAX,
     )
-    assert found.predictions.tolist() == [0, 2, 1, 0, 2]
+    assert found.answers.tolist() == [0, 2, 1, 0, 2]
     assert found.labels.tolist() == [0, 2, 1, 1, 2]
     assert found.matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 2]]
     assert found.accuracy == 0.8
@@ -74,7 +83,7 @@ def test_answers_stand_in_the_lists_order(grey_batches):
 
 def test_probabilities_are_float32_and_sum_to_one(grey_batches):
     found = evaluate(
-        Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=3, task=SOFTMAX
+        Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), class_names=CLASSES, task=SOFTMAX
     )
     assert found.probabilities.dtype == np.float32
     assert found.probabilities.shape == (3, 3)
@@ -83,7 +92,12 @@ def test_probabilities_are_float32_and_sum_to_one(grey_batches):
 
 def test_a_model_with_another_number_of_scores_is_an_error(grey_batches):
     with pytest.raises(CheckpointError, match="expected 5"):
-        evaluate(Brightness(), grey_batches([0, 128, 255], [0, 1, 2]), num_classes=5, task=SOFTMAX)
+        evaluate(
+            Brightness(),
+            grey_batches([0, 128, 255], [0, 1, 2]),
+            class_names=tuple("abcde"),
+            task=SOFTMAX,
+        )
 
 
 def test_most_confused_pairs_come_by_count_and_then_by_share():
@@ -109,9 +123,7 @@ def test_mistakes_of_a_pair_are_its_images_the_surest_first(evaluation):
 
 def test_rates_of_a_class_without_images_are_nan(evaluation):
     assert np.isnan(
-        Evaluation(np.array([0]), np.array([[0.9, 0.1]], np.float32), np.array([0])).per_class[
-            "recall"
-        ]
+        evaluation_of([0], np.array([[0.9, 0.1]], np.float32)).per_class["recall"]
     ).tolist() == [
         False,
         True,
@@ -156,3 +168,16 @@ def test_labels_beyond_the_checkpoints_classes_are_an_error(tmp_path, subject):
     (tmp_path / "test.txt").write_text("images/blue/0.png 5\n")
     with pytest.raises(DataError, match=r"has label 5, but .* knows the classes 0 to 2"):
         read_matching_list(tmp_path / "test.txt", subject)
+
+
+def test_a_row_a_class_has_its_rates_and_none_where_unknown(evaluation):
+    assert evaluation.rates == ("precision", "recall", "f1")
+    assert evaluation.class_rows()[1:] == [("b", 0.0, 0.0, 0.0, 2), ("c", None, 0.0, 0.0, 1)]
+    assert evaluation.as_dict()["precision"][2] is None
+
+
+def test_a_list_is_evaluated_from_python_as_by_the_command(tmp_path, subject):
+    found = evaluate_list(subject, tmp_path / "test.txt")
+    assert found.class_names == ("blue", "green", "red")
+    assert found.matrix.sum() == 12
+    assert found.metrics == {"accuracy": found.accuracy}

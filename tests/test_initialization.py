@@ -182,10 +182,10 @@ def test_values_follow_from_the_seed_and_not_from_the_global_generator(model, ca
         ("Conv3d=eye_()", "did you mean Conv2d?"),
         (
             "Conv=eye_()",
-            "Conv is no layer class, module or parameter of Sequential; did you mean Conv2d?",
+            "Conv is not a layer class, module or parameter of Sequential; did you mean Conv2d?",
         ),
         ("ReLU=normal_()", "ReLU has no parameters"),
-        ("fc.*=normal_()", "a glob is held against the names of parameters, such as 0.weight"),
+        ("fc.*=normal_()", "a glob matches names of parameters, such as 0.weight"),
         ("tutorials", "expected SELECTOR=VALUE"),
     ],
 )

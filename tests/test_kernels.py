@@ -142,7 +142,7 @@ def test_whole_layer_has_a_row_per_output_and_a_column_per_input():
     assert is_red[1].max() < columns
 
 
-def test_kernels_of_one_output_stand_in_one_image_for_the_strongest_outputs(random_weight):
+def test_kernels_of_one_output_are_in_one_image_for_the_strongest_outputs(random_weight):
     weight = random_weight(20, 5, 3, 3)
     weight[::2] *= 3
     found = dict(output_mosaics(weight, num_outputs=10))

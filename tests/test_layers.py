@@ -17,7 +17,7 @@ def modules(names):
 
 
 def starts(model):
-    """Return the first parameter's place of each layer, as many names deep as tells layers apart."""
+    """Return the module of each layer's first parameter."""
     return [names[0].rpartition(".")[0] for names in layer_names(model)]
 
 
@@ -83,7 +83,7 @@ def test_other_families_come_apart_into_their_blocks(call, count, last_but_one, 
 @pytest.mark.parametrize(
     "call", ["resnet20", "resnet34_tutorial", "googlenet", "maxvit_t", "shufflenet_v2_x0_5"]
 )
-def test_every_parameter_stands_in_exactly_one_layer(call):
+def test_every_parameter_is_in_exactly_one_layer(call):
     model = built(call)
     layers = layer_names(model)
     assert sorted(name for names in layers for name in names) == sorted(
@@ -111,7 +111,7 @@ def test_a_norm_goes_with_the_layer_before_it_and_a_first_one_with_the_next():
     assert [modules(names) for names in layer_names(model)] == [["0", "1", "2"], ["4"]]
 
 
-def test_a_shared_layer_stands_where_it_comes_first():
+def test_a_shared_layer_counts_where_it_comes_first():
     shared = nn.Linear(4, 4, bias=False)
     assert layer_names(nn.Sequential(shared, nn.Linear(4, 4, bias=False), shared)) == [
         ["0.weight"],

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import read_list
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.tasks.losses import (
     DEFAULTS,
     LOSSES,
@@ -105,24 +106,24 @@ def test_every_loss_has_labels_that_it_is_for() -> None:
 
 @pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_a_loss_of_one_class_has_pytorchs_own_value(name: str) -> None:
-    assert torch.equal(build_loss(f"{name}()", CLASSES)(OUTPUTS, LABELS), OF_ONE_CLASS[name])
+    assert torch.equal(build_loss(parse(f"{name}()"), CLASSES)(OUTPUTS, LABELS), OF_ONE_CLASS[name])
 
 
 @pytest.mark.parametrize("name", OF_SEVERAL)
 def test_a_loss_of_several_classes_has_pytorchs_own_value(name: str) -> None:
-    assert torch.equal(build_loss(f"{name}()", MANY)(OUTPUTS, LISTS), OF_SEVERAL[name])
+    assert torch.equal(build_loss(parse(f"{name}()"), MANY)(OUTPUTS, LISTS), OF_SEVERAL[name])
 
 
 @pytest.mark.parametrize("name", OF_NUMBERS)
 def test_a_loss_of_numbers_has_pytorchs_own_value_in_units_of_their_spread(name: str) -> None:
     assert torch.equal(
-        build_loss(f"{name}()", DECIMALS)(OUTPUTS[:, :2], NUMBERS_SEEN), OF_NUMBERS[name]
+        build_loss(parse(f"{name}()"), DECIMALS)(OUTPUTS[:, :2], NUMBERS_SEEN), OF_NUMBERS[name]
     )
 
 
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_a_loss_of_pairs_has_pytorchs_own_value_on_what_is_formed(name: str) -> None:
-    loss = build_loss(f"{name}()", CLASSES, pairs=True)
+    loss = build_loss(parse(f"{name}()"), CLASSES, pairs=True)
     assert torch.allclose(loss(PLACES, PLACE_LABELS), OF_PAIRS[name])
     assert loss.task.kind == "embedding"
 
@@ -130,21 +131,23 @@ def test_a_loss_of_pairs_has_pytorchs_own_value_on_what_is_formed(name: str) -> 
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_a_batch_without_pairs_gives_no_loss_and_no_gradient(name: str) -> None:
     places = PLACES[:2].clone().requires_grad_()
-    value = build_loss(f"{name}(margin=0.5)", CLASSES, pairs=True)(places, torch.tensor([0, 0]))
+    value = build_loss(parse(f"{name}(margin=0.5)"), CLASSES, pairs=True)(
+        places, torch.tensor([0, 0])
+    )
     value.backward()
     assert torch.isfinite(places.grad).all()
 
 
 def test_swap_takes_effect() -> None:
     plain, swapped = (
-        build_loss(f"TripletMarginLoss(swap={swap})", CLASSES) for swap in (False, True)
+        build_loss(parse(f"TripletMarginLoss(swap={swap})"), CLASSES) for swap in (False, True)
     )
     assert swapped(PLACES, PLACE_LABELS) > plain(PLACES, PLACE_LABELS)
 
 
 @pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_a_step_against_the_gradient_makes_the_true_class_more_probable(name: str) -> None:
-    loss = build_loss(f"{name}()", CLASSES)
+    loss = build_loss(parse(f"{name}()"), CLASSES)
     # Near zero, as a fresh network's: far out a regression loss may pull a large right answer down.
     outputs = (OUTPUTS * 0.1).requires_grad_()
     loss(outputs, LABELS).backward()
@@ -155,7 +158,7 @@ def test_a_step_against_the_gradient_makes_the_true_class_more_probable(name: st
 
 @pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_the_predicted_class_is_the_most_probable_one(name: str) -> None:
-    task = build_loss(f"{name}()", CLASSES).task
+    task = build_loss(parse(f"{name}()"), CLASSES).task
     values = task.values(OUTPUTS)
     assert torch.equal(task.answers(OUTPUTS), values.argmax(1))
     assert torch.allclose(values.sum(1), torch.ones(2))
@@ -164,7 +167,7 @@ def test_the_predicted_class_is_the_most_probable_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["BCELoss", "L1Loss"])
 def test_the_prediction_is_right_where_probabilities_saturate(name: str) -> None:
     saturated = torch.tensor([[18.0, 25.0, -1.0], [1.1, 1.3, 0.0], [-0.3, -0.1, -0.2]])
-    assert build_loss(f"{name}()", CLASSES).task.answers(saturated).tolist() == [1, 1, 1]
+    assert build_loss(parse(f"{name}()"), CLASSES).task.answers(saturated).tolist() == [1, 1, 1]
 
 
 def test_several_classes_are_read_one_by_one() -> None:
@@ -178,10 +181,10 @@ def test_numbers_are_read_in_their_own_units() -> None:
 
 
 def test_counts_are_read_as_counts() -> None:
-    assert build_loss("PoissonNLLLoss()", DECIMALS).task.values(torch.zeros(1, 2)).tolist() == [
-        [1.0, 1.0]
-    ]
-    loss = build_loss("PoissonNLLLoss(log_input=False)", DECIMALS)
+    assert build_loss(parse("PoissonNLLLoss()"), DECIMALS).task.values(
+        torch.zeros(1, 2)
+    ).tolist() == [[1.0, 1.0]]
+    loss = build_loss(parse("PoissonNLLLoss(log_input=False)"), DECIMALS)
     assert torch.equal(loss.task.values(OUTPUTS), F.softplus(OUTPUTS))
     expected = nn.PoissonNLLLoss(log_input=False)(F.softplus(OUTPUTS[:, :2]), NUMBERS_SEEN)
     assert torch.equal(loss(OUTPUTS[:, :2], NUMBERS_SEEN), expected)
@@ -194,7 +197,7 @@ def test_the_labels_choose_the_loss() -> None:
 
 
 def test_a_list_of_class_weights_takes_effect() -> None:
-    loss = build_loss("CrossEntropyLoss(weight=[1, 1, 5])", CLASSES)
+    loss = build_loss(parse("CrossEntropyLoss(weight=[1, 1, 5])"), CLASSES)
     assert torch.equal(
         loss(OUTPUTS, LABELS),
         nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 5]))(OUTPUTS, LABELS),
@@ -202,18 +205,18 @@ def test_a_list_of_class_weights_takes_effect() -> None:
 
 
 def test_balanced_weights_come_from_the_list() -> None:
-    loss = build_loss('CrossEntropyLoss(weight="balanced")', CLASSES)
+    loss = build_loss(parse('CrossEntropyLoss(weight="balanced")'), CLASSES)
     assert loss.criterion.weight.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
 
 
 def test_balanced_pos_weights_are_absent_over_present() -> None:
-    loss = build_loss('BCEWithLogitsLoss(pos_weight="balanced")', MANY)
+    loss = build_loss(parse('BCEWithLogitsLoss(pos_weight="balanced")'), MANY)
     assert loss.criterion.pos_weight.tolist() == pytest.approx([1.0, 4.0, 0.25])
 
 
 def test_log_targets_give_the_same_divergence() -> None:
     losses = [
-        build_loss(f"KLDivLoss(log_target={flag})", CLASSES)(OUTPUTS, LABELS)
+        build_loss(parse(f"KLDivLoss(log_target={flag})"), CLASSES)(OUTPUTS, LABELS)
         for flag in (True, False)
     ]
     assert torch.allclose(*losses)
@@ -221,14 +224,14 @@ def test_log_targets_give_the_same_divergence() -> None:
 
 @pytest.mark.parametrize("name", OF_ONE_CLASS)
 def test_an_unmixed_share_of_one_is_the_plain_loss(name: str) -> None:
-    loss = build_loss(f"{name}()", CLASSES)
+    loss = build_loss(parse(f"{name}()"), CLASSES)
     mixed = loss.mixed(OUTPUTS, LABELS, LABELS.flip(0), torch.ones(2))
     assert torch.allclose(mixed, loss(OUTPUTS, LABELS))
 
 
 def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
     share = torch.tensor([0.3, 0.8])
-    loss = build_loss("CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 5])", CLASSES)
+    loss = build_loss(parse("CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 5])"), CLASSES)
     partner = LABELS.flip(0)
     soft = F.one_hot(LABELS, 3) * share[:, None] + F.one_hot(partner, 3) * (1 - share[:, None])
     assert torch.allclose(
@@ -261,7 +264,7 @@ def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
 )
 def test_a_loss_that_cannot_be_is_refused(call: str, facts: LabelFacts, message: str) -> None:
     with pytest.raises(UsageError) as refused:
-        build_loss(call, facts)
+        build_loss(parse(call), facts)
     assert message in str(refused.value)
 
 
@@ -269,7 +272,7 @@ def test_pairs_are_for_losses_that_compare() -> None:
     with pytest.raises(
         UsageError, match=r"loss\.pairs is for losses that compare .*: HingeEmbeddingLoss, Cosine"
     ):
-        build_loss("CrossEntropyLoss()", CLASSES, pairs=True)
+        build_loss(parse("CrossEntropyLoss()"), CLASSES, pairs=True)
 
 
 def test_an_own_loss_takes_scores_and_class_indices(
@@ -282,15 +285,15 @@ def test_an_own_loss_takes_scores_and_class_indices(
         "        return self.gamma * nn.functional.cross_entropy(outputs, labels)\ndef"
         " plain(outputs=1):\n    return outputs\n"
     )
-    loss = build_loss("mine.py:Focal(gamma=3.0)", CLASSES)
+    loss = build_loss(parse("mine.py:Focal(gamma=3.0)"), CLASSES)
     assert isinstance(loss, Loss)
     assert torch.equal(loss(OUTPUTS, LABELS), 3 * nn.functional.cross_entropy(OUTPUTS, LABELS))
     with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module"):
-        build_loss("mine.py:plain", CLASSES)
+        build_loss(parse("mine.py:plain"), CLASSES)
 
 
 def test_every_row_of_the_table_has_a_use() -> None:
-    assert all(rule.one or rule.several or rule.numbers or rule.pairs for rule in RULES.values())
+    assert all(rule.single or rule.multi or rule.numbers or rule.pairs for rule in RULES.values())
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,7 @@ def test_every_row_of_the_table_has_a_use() -> None:
 )
 def test_weights_of_another_length_are_refused_however_they_are_written(call: str) -> None:
     with pytest.raises(UsageError, match=r"weight has \d values, the data 3 classes"):
-        build_loss(call, CLASSES)
+        build_loss(parse(call), CLASSES)
 
 
 def test_a_threshold_is_for_several_labels() -> None:
@@ -328,7 +331,7 @@ def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
         f"     return {body}\n"
     )
     with pytest.raises(UsageError, match=message):
-        check_own_loss(build_loss("own.py:Own", CLASSES), LABELS, num_outputs=3)
+        check_own_loss(build_loss(parse("own.py:Own"), CLASSES), LABELS, num_outputs=3)
 
 
 @pytest.mark.parametrize("activation", DECODERS[SINGLE])
@@ -340,7 +343,7 @@ def test_the_probabilities_of_one_class_add_up_to_one(activation: str) -> None:
 
 def test_a_loss_is_added_up_in_float32() -> None:
     halves = OUTPUTS.bfloat16()
-    loss = build_loss("CrossEntropyLoss()", CLASSES)
+    loss = build_loss(parse("CrossEntropyLoss()"), CLASSES)
     assert torch.equal(loss(halves, LABELS), nn.CrossEntropyLoss()(halves.float(), LABELS))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS, build_optimizer
 
 # For each argument a call with it and one without it.
@@ -140,7 +141,7 @@ def _trained(model: nn.Module, optimizer: object, *, steps: int = 8) -> list[Ten
 
 def _weights_after(call: str) -> list[Tensor]:
     model = _model(call.partition("(")[0])
-    return _trained(model, build_optimizer(call, model, lr=0.1, decay_all=True).optimizer)
+    return _trained(model, build_optimizer(parse(call), model, lr=0.1, decay_all=True).optimizer)
 
 
 def test_every_argument_that_a_user_can_give_is_tried() -> None:
@@ -172,8 +173,8 @@ def test_the_weights_are_those_of_pytorchs_own(name: str) -> None:
     model = _model(name)
     takes = inspect.signature(getattr(torch.optim, name)).parameters
     plainly = {key: False for key in ("foreach", "fused") if key in takes}
-    wanted = _trained(model, getattr(torch.optim, name)(model.parameters(), lr=0.1, **plainly))
-    torch.testing.assert_close(_weights_after(f"{name}()"), wanted)
+    expected = _trained(model, getattr(torch.optim, name)(model.parameters(), lr=0.1, **plainly))
+    torch.testing.assert_close(_weights_after(f"{name}()"), expected)
 
 
 def test_muon_and_sparse_adam_are_pytorchs_own_with_a_companion() -> None:
@@ -183,7 +184,7 @@ def test_muon_and_sparse_adam_are_pytorchs_own_with_a_companion() -> None:
     model[0].weight.grad = torch.randn(3, 2, 2, 2)
     kernel.grad = model[0].weight.grad.flatten(1)
     model[0].bias.grad = torch.ones(3)
-    ours = build_optimizer("Muon(momentum=0.9)", model, lr=0.1).optimizer
+    ours = build_optimizer(parse("Muon(momentum=0.9)"), model, lr=0.1).optimizer
     theirs = torch.optim.Muon([kernel], lr=0.1, momentum=0.9)
     for optimizer in (ours, theirs):
         optimizer.step()

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.config import SchedulerSettings
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import (
     OPTIMIZERS,
-    Prepared,
+    OptimizerSetup,
     build_optimizer,
     freeze_statistics,
 )
@@ -44,13 +46,12 @@ class Session:
         self, name: str, *, groups: Sequence[str], scheduler: str = "CosineAnnealingLR()"
     ) -> None:
         self.model = _model(name)
-        self.prepared: Prepared = build_optimizer(_call(name), self.model, lr=0.05, groups=groups)
+        self.prepared: OptimizerSetup = build_optimizer(
+            parse(_call(name)), self.model, lr=0.05, groups=groups
+        )
         self.schedule: Schedule = build_schedule(
-            scheduler,
+            SchedulerSettings(call=scheduler, warmup=0.3),
             self.prepared,
-            per="auto",
-            warmup=0.3,
-            metric="loss",
             epochs=EPOCHS,
             steps_per_epoch=STEPS,
         )
@@ -164,7 +165,7 @@ def test_the_rate_of_a_late_group_follows_the_run_and_does_not_begin_anew() -> N
 def test_unfreezing_names_what_it_added_and_what_is_still_frozen() -> None:
     model = _model("SGD")
     groups = ["0: unfreeze=3, lr=0.1x", "1: unfreeze=2", "1.bias: frozen"]
-    prepared = build_optimizer("SGD()", model, lr=0.5, groups=groups)
+    prepared = build_optimizer(parse("SGD()"), model, lr=0.5, groups=groups)
     assert prepared.group_names == ("all", "from epoch 2", "from epoch 3, lr=0.05")
     assert prepared.frozen == ("0.weight", "0.bias", "1.weight", "1.bias")
     assert prepared.unfreeze(1) == ()
@@ -179,7 +180,7 @@ def test_unfreezing_names_what_it_added_and_what_is_still_frozen() -> None:
 
 def test_a_later_line_says_whether_and_when_a_layer_trains() -> None:
     def first_epochs(*groups: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        prepared = build_optimizer("SGD()", _model("SGD"), lr=0.5, groups=groups)
+        prepared = build_optimizer(parse("SGD()"), _model("SGD"), lr=0.5, groups=groups)
         return prepared.frozen, tuple(waiting.epoch for waiting in prepared.waiting)
 
     assert first_epochs("1: unfreeze=2", "1: frozen") == (("1.weight", "1.bias"), ())
@@ -190,7 +191,7 @@ def test_a_later_line_says_whether_and_when_a_layer_trains() -> None:
 
 def test_batchnorm_of_a_frozen_part_keeps_its_statistics_until_it_is_unfrozen() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
-    prepared = build_optimizer("SGD()", model, lr=0.5, groups=["1: unfreeze=2"])
+    prepared = build_optimizer(parse("SGD()"), model, lr=0.5, groups=["1: unfreeze=2"])
     counted = []
     for epoch in (1, 2):
         prepared.unfreeze(epoch)
@@ -203,7 +204,7 @@ def test_batchnorm_of_a_frozen_part_keeps_its_statistics_until_it_is_unfrozen() 
 
 def test_muon_takes_in_matrices_where_it_had_none() -> None:
     model = _model("Muon")
-    prepared = build_optimizer("Muon()", model, lr=0.5, groups=["*.weight: unfreeze=2"])
+    prepared = build_optimizer(parse("Muon()"), model, lr=0.5, groups=["*.weight: unfreeze=2"])
     assert prepared.group_names == ("AdamW, weight_decay=0", "from epoch 2", "AdamW, from epoch 2")
     prepared.unfreeze(2)
     assert [group["param_names"] for group in prepared.optimizer.param_groups] == [
@@ -216,7 +217,9 @@ def test_muon_takes_in_matrices_where_it_had_none() -> None:
 @pytest.mark.parametrize("name", ["SGD", "Muon"])
 def test_the_trained_parameters_are_the_models_own(name: str) -> None:
     model = _model(name)
-    prepared = build_optimizer(_call(name), model, lr=0.5, groups=["0: unfreeze=2", "1: excluded"])
+    prepared = build_optimizer(
+        parse(_call(name)), model, lr=0.5, groups=["0: unfreeze=2", "1: excluded"]
+    )
     first = {id(parameter) for parameter in prepared.trained}
     prepared.unfreeze(2)
     assert first == {id(model[3].weight), id(model[3].bias)}

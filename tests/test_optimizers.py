@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import (
     OPTIMIZERS,
     USUAL_RATES,
@@ -48,13 +49,15 @@ def _step(model: nn.Module, optimizer: object) -> float:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_every_optimizer_lowers_the_loss_at_its_usual_rate(name: str, model: nn.Module) -> None:
-    prepared = build_optimizer(f"{name}()", model, lr=usual_lr(name, model, batch_size=16))
+    prepared = build_optimizer(
+        parse(f"{name}()"), model, lr=usual_lr(parse(name), model, batch_size=16)
+    )
     losses = [_step(model, prepared.optimizer) for _ in range(8)]
     assert losses[-1] < losses[0]
 
 
 def test_norms_and_biases_get_no_weight_decay(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.1)
+    prepared = build_optimizer(parse("SGD(weight_decay=0.1)"), model, lr=0.1)
     decay = {
         name: group["weight_decay"]
         for group in prepared.optimizer.param_groups
@@ -71,13 +74,13 @@ def test_norms_and_biases_get_no_weight_decay(model: nn.Module) -> None:
 
 
 def test_decay_all_means_all(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.1, decay_all=True)
+    prepared = build_optimizer(parse("SGD(weight_decay=0.1)"), model, lr=0.1, decay_all=True)
     assert [group["weight_decay"] for group in prepared.optimizer.param_groups] == [0.1]
 
 
 def test_later_lines_win_key_by_key(model: nn.Module) -> None:
     prepared = build_optimizer(
-        "SGD(momentum=0.9)",
+        parse("SGD(momentum=0.9)"),
         model,
         lr=0.1,
         groups=["Linear: lr=10x, momentum=0.5", "4.bias: lr=0.3"],
@@ -94,7 +97,7 @@ def test_later_lines_win_key_by_key(model: nn.Module) -> None:
 
 def test_frozen_parameters_have_no_gradient_and_keep_batchnorm_statistics(model: nn.Module) -> None:
     prepared = build_optimizer(
-        "SGD()", model, lr=0.1, groups=["Conv2d: frozen", "BatchNorm2d: frozen"]
+        parse("SGD()"), model, lr=0.1, groups=["Conv2d: frozen", "BatchNorm2d: frozen"]
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
@@ -108,7 +111,7 @@ def test_frozen_parameters_have_no_gradient_and_keep_batchnorm_statistics(model:
 
 
 def test_excluded_parameters_have_a_gradient_but_do_not_move(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD()", model, lr=0.1, groups=["0.*: excluded"])
+    prepared = build_optimizer(parse("SGD()"), model, lr=0.1, groups=["0.*: excluded"])
     before = model[0].weight.detach().clone()
     _step(model, prepared.optimizer)
     assert model[0].weight.grad is not None
@@ -116,7 +119,7 @@ def test_excluded_parameters_have_a_gradient_but_do_not_move(model: nn.Module) -
 
 
 def test_muon_turns_convolutions_and_leaves_head_and_biases_to_adamw(model: nn.Module) -> None:
-    prepared = build_optimizer("Muon()", model, lr=0.02)
+    prepared = build_optimizer(parse("Muon()"), model, lr=0.02)
     muon, adamw = prepared.optimizer.param_groups[0], prepared.optimizer.param_groups[-1]
     assert muon["param_names"] == ["0.weight"]
     assert "4.weight" in [n for g in prepared.optimizer.param_groups[1:] for n in g["param_names"]]
@@ -130,9 +133,11 @@ def test_muon_turns_convolutions_and_leaves_head_and_biases_to_adamw(model: nn.M
 
 
 def test_the_usual_rate_follows_the_batch_size_and_the_norm_layers(model: nn.Module) -> None:
-    assert usual_lr("SGD(momentum=0.9)", model, batch_size=128) == pytest.approx(0.2)
-    assert usual_lr("SGD()", nn.Linear(2, 2), batch_size=64) == pytest.approx(0.01)
-    assert usual_lr("Adam()", model, batch_size=128) == usual_lr("Adam()", model, batch_size=64)
+    assert usual_lr(parse("SGD(momentum=0.9)"), model, batch_size=128) == pytest.approx(0.2)
+    assert usual_lr(parse("SGD()"), nn.Linear(2, 2), batch_size=64) == pytest.approx(0.01)
+    assert usual_lr(parse("Adam()"), model, batch_size=128) == usual_lr(
+        parse("Adam()"), model, batch_size=64
+    )
 
 
 def test_the_documented_rates_are_the_usual_ones() -> None:
@@ -145,8 +150,11 @@ def test_the_documented_rates_are_the_usual_ones() -> None:
 
 
 def test_a_rate_in_the_call_is_the_rate() -> None:
-    assert split_rate("Adam(lr=0.3, amsgrad=True)", lr=None) == ("Adam(amsgrad=True)", 0.3)
-    assert split_rate("Adam()", lr=0.2) == ("Adam()", 0.2)
+    assert split_rate(parse("Adam(lr=0.3, amsgrad=True)"), lr=None) == (
+        parse("Adam(amsgrad=True)"),
+        0.3,
+    )
+    assert split_rate(parse("Adam()"), lr=0.2) == (parse("Adam()"), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_a_rate_in_the_call_is_the_rate() -> None:
 )
 def test_a_rate_that_cannot_be_is_refused(text: str, lr: float | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        split_rate(text, lr=lr)
+        split_rate(parse(text), lr=lr)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +204,12 @@ def test_what_does_not_fit_is_refused(
     call: str, groups: list[str], message: str, model: nn.Module
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        build_optimizer(call, model, lr=0.1, groups=groups, epochs=8)
+        build_optimizer(parse(call), model, lr=0.1, groups=groups, epochs=8)
 
 
 def test_sparse_adam_steps_an_embedding() -> None:
     model = nn.Sequential(nn.Embedding(5, 2, sparse=True))
-    prepared = build_optimizer("SparseAdam()", model, lr=0.1)
+    prepared = build_optimizer(parse("SparseAdam()"), model, lr=0.1)
     before = model[0].weight.detach().clone()
     model(torch.tensor([1])).sum().backward()
     prepared.optimizer.step()
@@ -209,7 +217,7 @@ def test_sparse_adam_steps_an_embedding() -> None:
 
 
 def test_betas_of_a_group_take_effect(model: nn.Module) -> None:
-    prepared = build_optimizer("Adam()", model, lr=0.1, groups=["Linear: betas=(0.5, 0.6)"])
+    prepared = build_optimizer(parse("Adam()"), model, lr=0.1, groups=["Linear: betas=(0.5, 0.6)"])
     betas = {
         name: group["betas"]
         for group in prepared.optimizer.param_groups
@@ -221,10 +229,13 @@ def test_betas_of_a_group_take_effect(model: nn.Module) -> None:
 
 def test_another_option_does_not_thaw_what_is_frozen(model: nn.Module) -> None:
     groups = ["Linear: frozen", "*.bias: weight_decay=0"]
-    assert build_optimizer("SGD()", model, lr=0.1, groups=groups).frozen == ("4.weight", "4.bias")
-    assert build_optimizer("SGD()", model, lr=0.1, groups=[*groups, "4.bias: lr=1x"]).frozen == (
+    assert build_optimizer(parse("SGD()"), model, lr=0.1, groups=groups).frozen == (
         "4.weight",
+        "4.bias",
     )
+    assert build_optimizer(
+        parse("SGD()"), model, lr=0.1, groups=[*groups, "4.bias: lr=1x"]
+    ).frozen == ("4.weight",)
 
 
 def test_a_group_line_may_hold_brackets() -> None:
@@ -234,7 +245,7 @@ def test_a_group_line_may_hold_brackets() -> None:
 
 def test_groups_with_different_values_never_share_a_name(model: nn.Module) -> None:
     prepared = build_optimizer(
-        "SGD()", model, lr=0.1, groups=["0.*: lr=0.1000001", "1.*: lr=0.1000002"]
+        parse("SGD()"), model, lr=0.1, groups=["0.*: lr=0.1000001", "1.*: lr=0.1000002"]
     )
     assert [(g["name"], g["lr"]) for g in prepared.optimizer.param_groups] == [
         ("lr=0.1000001", 0.1000001),
@@ -244,7 +255,9 @@ def test_groups_with_different_values_never_share_a_name(model: nn.Module) -> No
 
 
 def test_what_is_split_off_for_weight_decay_is_of_the_same_family(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.1, groups=["Linear: lr=2x"])
+    prepared = build_optimizer(
+        parse("SGD(weight_decay=0.1)"), model, lr=0.1, groups=["Linear: lr=2x"]
+    )
     assert [(g["name"], g["family"]) for g in prepared.optimizer.param_groups] == [
         ("all", "all"),
         ("weight_decay=0", "all"),
@@ -255,7 +268,9 @@ def test_what_is_split_off_for_weight_decay_is_of_the_same_family(model: nn.Modu
 
 def test_rprop_and_lbfgs_are_said_to_be_for_full_batches() -> None:
     assert {
-        name for name in OPTIMIZERS.parts if any("full" in note for note in notes_of(f"{name}()"))
+        name
+        for name in OPTIMIZERS.parts
+        if any("full" in note for note in notes_of(parse(f"{name}()")))
     } == {
         "Rprop",
         "LBFGS",
@@ -265,7 +280,7 @@ def test_rprop_and_lbfgs_are_said_to_be_for_full_batches() -> None:
 def test_sparse_adam_leaves_dense_gradients_to_adam() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Linear(2, 1))
-    prepared = build_optimizer("SparseAdam(betas=(0.5, 0.6))", model, lr=0.1)
+    prepared = build_optimizer(parse("SparseAdam(betas=(0.5, 0.6))"), model, lr=0.1)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model(torch.tensor([1])).sum().backward()
     prepared.optimizer.step()
@@ -277,7 +292,7 @@ def test_sparse_adam_leaves_dense_gradients_to_adam() -> None:
 
 
 def test_muon_decays_the_head_as_it_decays_the_matrices(model: nn.Module) -> None:
-    prepared = build_optimizer("Muon(weight_decay=0.3)", model, lr=0.02)
+    prepared = build_optimizer(parse("Muon(weight_decay=0.3)"), model, lr=0.02)
     decay = {
         name: g["weight_decay"]
         for g in prepared.optimizer.param_groups
@@ -322,7 +337,7 @@ def lion(tmp_path: Path) -> str:
 def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(
     lion: str, model: nn.Module
 ) -> None:
-    call, rate = split_rate(f"{lion}:Lion(beta=0.5, lr=0.25)", lr=None)
+    call, rate = split_rate(parse(f"{lion}:Lion(beta=0.5, lr=0.25)"), lr=None)
     prepared = build_optimizer(call, model, lr=rate or 0, groups=["Linear: beta=0.1, lr=2x"])
     before = model[4].bias.detach().clone()
     _step(model, prepared.optimizer)
@@ -334,7 +349,7 @@ def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(
 
 
 def test_an_optimizer_of_torch_that_is_not_listed_goes_by_its_module(model: nn.Module) -> None:
-    prepared = build_optimizer("torch.optim:Adafactor(d=2.0)", model, lr=0.01)
+    prepared = build_optimizer(parse("torch.optim:Adafactor(d=2.0)"), model, lr=0.01)
     losses = [_step(model, prepared.optimizer) for _ in range(4)]
     assert losses[-1] < losses[0]
 
@@ -350,8 +365,8 @@ def test_an_optimizer_of_torch_that_is_not_listed_goes_by_its_module(model: nn.M
         ("Lion()", ["Linear: momentum=0.5"], "no option momentum for a group"),
     ],
 )
-def test_ones_own_that_is_no_optimizer_is_refused(
+def test_a_users_class_that_is_not_an_optimizer_is_refused(
     name: str, groups: list[str], message: str, lion: str, model: nn.Module
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        build_optimizer(f"{lion}:{name}", model, lr=0.1, groups=groups)
+        build_optimizer(parse(f"{lion}:{name}"), model, lr=0.1, groups=groups)

@@ -6,6 +6,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.layers import layer_names
 from ptkit.core.models.lenet import lenet
 from ptkit.core.models.resnet import resnet8
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import build_optimizer
 from ptkit.core.training.optimization.parameter_groups import GroupLine, parse_group
 
@@ -18,7 +19,7 @@ def model() -> nn.Module:
 def _rates(
     model: nn.Module, *groups: str, decay: float = 0.5, call: str = "SGD()"
 ) -> dict[str, float]:
-    prepared = build_optimizer(call, model, lr=1.0, groups=groups, layer_decay=decay)
+    prepared = build_optimizer(parse(call), model, lr=1.0, groups=groups, layer_decay=decay)
     return {name: g["lr"] for g in prepared.optimizer.param_groups for name in g["param_names"]}
 
 
@@ -36,14 +37,14 @@ def test_each_layer_has_a_share_of_the_next_ones_rate(model: nn.Module) -> None:
 def test_every_parameter_has_the_rate_of_its_layer(build) -> None:  # type: ignore[no-untyped-def]
     model = build(num_classes=3)
     layers = layer_names(model)
-    wanted = {
+    expected = {
         name: 0.5 ** (len(layers) - k) for k, names in enumerate(layers, start=1) for name in names
     }
-    assert _rates(model) == wanted
+    assert _rates(model) == expected
 
 
 def test_groups_by_layer_have_readable_names(model: nn.Module) -> None:
-    prepared = build_optimizer("SGD(weight_decay=0.1)", model, lr=0.3, layer_decay=0.7)
+    prepared = build_optimizer(parse("SGD(weight_decay=0.1)"), model, lr=0.3, layer_decay=0.7)
     assert prepared.group_names[:4] == (
         "layer 1 of 5, lr=0.24x",
         "layer 1 of 5, lr=0.24x, weight_decay=0",
@@ -54,7 +55,7 @@ def test_groups_by_layer_have_readable_names(model: nn.Module) -> None:
 
 def test_a_line_of_the_user_wins_over_the_layers_rate(model: nn.Module) -> None:
     groups = ["fc1: lr=3x", "conv1: frozen", "conv2: momentum=0.5", "fc2: unfreeze=2"]
-    prepared = build_optimizer("SGD()", model, lr=1.0, groups=groups, layer_decay=0.5)
+    prepared = build_optimizer(parse("SGD()"), model, lr=1.0, groups=groups, layer_decay=0.5)
     assert [(g["name"], g["lr"], g["momentum"]) for g in prepared.param_groups] == [
         ("layer 2 of 5, lr=0.125x, momentum=0.5", 0.125, 0.5),
         ("lr=3", 3.0, 0),
@@ -64,7 +65,7 @@ def test_a_line_of_the_user_wins_over_the_layers_rate(model: nn.Module) -> None:
 
 
 def test_a_decay_of_one_makes_no_groups(model: nn.Module) -> None:
-    assert build_optimizer("SGD()", model, lr=1.0, layer_decay=1.0).group_names == ("all",)
+    assert build_optimizer(parse("SGD()"), model, lr=1.0, layer_decay=1.0).group_names == ("all",)
 
 
 def test_muon_and_its_companion_decay_alike(model: nn.Module) -> None:
@@ -79,7 +80,7 @@ def test_lbfgs_takes_no_rates_by_layer(model: nn.Module) -> None:
 
 
 def test_layers_far_from_the_head_move_less(model: nn.Module) -> None:
-    optimizer = build_optimizer("Rprop()", model, lr=0.01, layer_decay=0.5).optimizer
+    optimizer = build_optimizer(parse("Rprop()"), model, lr=0.01, layer_decay=0.5).optimizer
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model(torch.ones(2, 3, 16, 16)).square().sum().backward()
     optimizer.step()

@@ -84,7 +84,7 @@ def test_a_device_is_not_waited_for_before_the_end() -> None:
         ),
         ({"forward": 70, "copy": 30}, "copying and normalising takes 30%"),
         ({"forward": 70, "optimizer": 30}, "the optimizer takes 30%"),
-        ({"forward": 70, "rest": 30}, "what surrounds them takes 30%"),
+        ({"forward": 70, "rest": 30}, "the work around them takes 30%"),
     ],
 )
 def test_the_verdict_names_what_limits(seconds: dict[str, float], words: str) -> None:

@@ -116,7 +116,7 @@ def test_names_that_cannot_be_drawn_become_their_index():
     assert drawable("a\nb\U0001f642") == "a b□"
 
 
-def test_chinese_names_stand_where_a_font_has_them(monkeypatch):
+def test_chinese_names_are_drawn_where_a_font_has_them(monkeypatch):
     monkeypatch.setattr(fonts, "_glyphs", lambda: (frozenset(range(128)), frozenset({ord("猫")})))
     assert class_labels(["猫", "狗"]) == ["猫", "1"]
 

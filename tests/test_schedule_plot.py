@@ -62,7 +62,7 @@ def test_the_title_has_the_numbers() -> None:
 
 def test_the_picture_says_what_it_supposes() -> None:
     texts = _texts("ReduceLROnPlateau(patience=2, min_lr=0.01)")
-    assert "Shown for a validation loss that never gets better." in texts
+    assert "Shown for a validation loss that never improves." in texts
     assert "min_lr is a rate itself: shown for groups whose own rate is 1." in texts
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse
 from ptkit.core.training.optimization.optimizers import build_optimizer
 from ptkit.core.training.optimization.schedules import SCHEDULERS, Schedule, build_schedule
 
@@ -36,7 +38,7 @@ def _schedule(
     call: str, optimizer: torch.optim.Optimizer, *, warmup: float = 0.0, per: str = "auto"
 ) -> Schedule:
     return build_schedule(
-        call, optimizer, per=per, warmup=warmup, metric="loss", epochs=EPOCHS, steps_per_epoch=STEPS
+        SchedulerSettings(call, per, warmup), optimizer, epochs=EPOCHS, steps_per_epoch=STEPS
     )
 
 
@@ -137,15 +139,12 @@ def test_a_longer_run_goes_on_where_the_longer_schedule_would_be() -> None:
     first = _schedule("CosineAnnealingLR()", optimizer)
     _rates(first, optimizer, epochs=range(3))
     long = build_schedule(
-        "CosineAnnealingLR()",
+        SchedulerSettings("CosineAnnealingLR()", warmup=0),
         longer,
-        per="auto",
-        warmup=0,
-        metric="loss",
         epochs=12,
         steps_per_epoch=5,
     )
-    long.go_on_from(first.state_dict(), epochs_done=3)
+    long.resume_from(first.state_dict(), epochs_done=3)
     long.set_rates(longer)
     assert longer.param_groups[0]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
 
@@ -211,12 +210,12 @@ def test_a_length_in_a_call_is_in_epochs_as_in_pytorchs_examples(call: str) -> N
     scheduler = eval(
         call.replace("(", "(theirs, ", 1), {"theirs": theirs} | vars(torch.optim.lr_scheduler)
     )
-    wanted = []
+    expected = []
     for _ in range(EPOCHS):
-        wanted += [theirs.param_groups[0]["lr"]] * STEPS
+        expected += [theirs.param_groups[0]["lr"]] * STEPS
         theirs.step()
         scheduler.step()
-    assert ours == wanted
+    assert ours == expected
 
 
 # For each argument a call with another value than in the first one.
@@ -333,11 +332,8 @@ def _plateau(
 ):
     optimizer = _optimizer()
     schedule = build_schedule(
-        call,
+        SchedulerSettings(call, warmup=0, metric=metric),
         optimizer,
-        per="auto",
-        warmup=0,
-        metric=metric,
         epochs=9,
         steps_per_epoch=1,
         metric_modes=modes,
@@ -377,7 +373,10 @@ def test_plateau_watches_any_metric_in_its_own_direction() -> None:
 def test_a_metric_that_cannot_be_watched_is_refused(call: str, metric: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_schedule(
-            call, _optimizer(), per="auto", warmup=0, metric=metric, epochs=2, steps_per_epoch=2
+            SchedulerSettings(call, warmup=0, metric=metric),
+            _optimizer(),
+            epochs=2,
+            steps_per_epoch=2,
         )
 
 
@@ -409,7 +408,7 @@ def test_a_list_may_have_one_item_for_each_group_that_the_user_made() -> None:
 
 def test_one_cycle_moves_momentum_and_betas_of_one_optimizer() -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
-    prepared = build_optimizer("Muon(momentum=0.5)", layer, lr=0.1)
+    prepared = build_optimizer(parse("Muon(momentum=0.5)"), layer, lr=0.1)
     schedule = _schedule("OneCycleLR()", prepared)  # type: ignore[arg-type]
     schedule.set_rates(prepared.optimizer)
     muon, adamw = prepared.param_groups[0], prepared.param_groups[-1]
@@ -508,6 +507,8 @@ def test_a_schedule_of_torch_that_is_not_listed_goes_by_its_module() -> None:
         ("Hoarding()", "holds a set, which a checkpoint cannot hold"),
     ],
 )
-def test_ones_own_that_is_no_schedule_is_refused(name: str, message: str, rates_file: str) -> None:
+def test_a_users_class_that_is_not_a_schedule_is_refused(
+    name: str, message: str, rates_file: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         _schedule(f"{rates_file}:{name}", _optimizer())

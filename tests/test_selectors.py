@@ -52,9 +52,9 @@ def test_initialisation_means_the_weight_of_a_class_or_module(model, selector, n
     [
         ("Linaer", "did you mean Linear?"),
         ("fc.wieght", "did you mean fc.weight?"),
-        ("layer9.*", "layer9.* is no layer class, module or parameter"),
+        ("layer9.*", "layer9.* is not a layer class, module or parameter"),
         ("ReLU", "ReLU has no parameters in ModuleDict"),
-        ("Module", "Module is no layer class"),
+        ("Module", "Module is not a layer class"),
     ],
 )
 def test_selector_that_matches_nothing_is_a_usage_error(model, selector, message):

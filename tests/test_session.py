@@ -246,7 +246,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here
     resumed = run(
         resolve(read_toml(Path("runs/cut/config.toml"))), watch=watch, resume=Path("runs/cut")
     )
-    assert "going on with runs/cut after epoch 2: bit-exact" in watch.lines
+    assert "resuming runs/cut after epoch 2: bit-exact" in watch.lines
     assert are_equal(weights(whole.run / "last.pkl"), weights(resumed.run / "last.pkl"))
     assert are_equal(weights(whole.checkpoint), weights(resumed.checkpoint))
     assert whole.best == resumed.best
@@ -333,7 +333,7 @@ def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
     line = (here / "train.txt").read_text().splitlines()[0]
     with (here / "valid.txt").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(DataError, match="stands in both"):
+    with pytest.raises(DataError, match="is in both"):
         start()
     assert start({"data": {"allow_leak": True}, "train": {"epochs": 1}}).epochs == 1
 
@@ -563,7 +563,7 @@ def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(her
     Path("whitening.npz").unlink()
     subject = load_subject(result.checkpoint)
     assert torch.equal(subject.parse_pipeline().image(image), before)
-    assert (subject.mean, subject.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert (subject.weights.mean, subject.weights.std) == ((0.0,) * 3, (1.0,) * 3)
     assert abs(float(before.mean())) < 1
 
 

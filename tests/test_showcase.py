@@ -2,6 +2,8 @@
 
 import copy
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.looking.showcase import PARTS, show
-from ptkit.looking.some_images import squares, to_explain
+from ptkit.core.training.prediction import Predicted
+from ptkit.looking.showcase import PICTURES, draw_pictures, squares, to_explain
 
 MEAN, STD = (0.2, 0.3, 0.4), (0.3, 0.2, 0.1)
 NORMALISED = ["Resize((16, 16))", "ToTensor()", f"Normalize({list(MEAN)}, {list(STD)})"]
@@ -61,8 +63,8 @@ def only(monkeypatch):
     """A function that leaves only some parts of the show: drawing all takes a second."""
 
     def leave(*names):
-        for name in PARTS.keys() - set(names):
-            monkeypatch.delitem(PARTS, name)
+        for name in PICTURES.keys() - set(names):
+            monkeypatch.delitem(PICTURES, name)
 
     return leave
 
@@ -73,6 +75,11 @@ def outputs_of(model, batches):
         return torch.cat([model(batch.images[:: batch.num_crops]) for batch in batches.epoch()])
 
 
+def with_labels(batches, labels, class_names):
+    images = replace(batches.images, labels=labels, class_names=class_names)
+    return Batches(images, batches.pipeline, Sampling(8), kept=batches.kept)
+
+
 def show_run(
     run,
     model,
@@ -80,26 +87,22 @@ def show_run(
     *,
     probabilities=None,
     labels=None,
-    label_kind="single-label",
     class_names=CLASS_NAMES,
 ):
     """Show epoch 3 of a run and return the files' names and what its TensorBoard holds."""
     if probabilities is None:
         probabilities = outputs_of(model, batches).softmax(dim=1).numpy()
+    if labels is not None:
+        batches = with_labels(batches, labels, class_names)
     events = Events(run, LogSettings())
-    files = show(
-        run,
-        events.show,
-        model,
-        batches,
-        probabilities=probabilities,
-        labels=batches.images.labels if labels is None else labels,
-        label_kind=label_kind,
-        class_names=class_names,
-        mean=MEAN,
-        std=STD,
-        epoch=3,
+    finished = SimpleNamespace(
+        folder=run,
+        show=events.show,
+        training=SimpleNamespace(model=model, valid=batches),
+        data=SimpleNamespace(settings=SimpleNamespace(mean=MEAN, std=STD)),
+        best={"epoch": 3},
     )
+    files = draw_pictures(finished, Predicted(probabilities, probabilities))
     events.close()
     assert all(file.stat().st_size for file in files)
     recorded = EventAccumulator(
@@ -283,9 +286,7 @@ def test_several_labels_have_curves_and_words(run, network, batches, only):
     labels = np.zeros((21, 3), bool)
     labels[::2, 0] = labels[1::4, 1] = labels[2::4, 1] = True
     probabilities = outputs_of(network, batches).sigmoid().numpy()
-    files, recorded = show_run(
-        run, network, batches, probabilities=probabilities, labels=labels, label_kind="multi-label"
-    )
+    files, recorded = show_run(run, network, batches, probabilities=probabilities, labels=labels)
     assert {"embedding.png", "pr_curves.png", "gradcam.png"} <= files
     # The third class has no images, so it has no curve.
     assert set(recorded.Tags()["tensors"]) == {
@@ -306,7 +307,6 @@ def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, networ
         batches,
         probabilities=numbers,
         labels=numbers,
-        label_kind="regression",
         class_names=("x", "y"),
     )
     assert files == {

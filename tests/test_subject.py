@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
-from ptkit.looking.subject import describe, load_subject, output_folder, run_folder
+from ptkit.core.models.weights import Weights
+from ptkit.looking.subject import load_subject, output_folder
 
 from example_run import CLASSES, write_run  # isort: skip
 
@@ -33,11 +35,11 @@ def scores(subject):
 @pytest.mark.parametrize("name", ["ckpt.pkl", "runs/1", "runs/1/ckpt.pkl"])
 def test_link_run_folder_and_file_mean_the_same_checkpoint(run, name):
     subject = load_subject(Path(name))
-    assert subject.run == Path("runs/1")
+    assert subject.weights.run == Path("runs/1")
     assert subject.class_names == CLASSES
-    assert subject.epoch == 7
-    assert subject.described == "runs/1/ckpt.pkl · epoch 7"
-    assert subject.mean == (0.5, 0.5, 0.5)
+    assert subject.weights.epoch == 7
+    assert subject.weights.described == "runs/1/ckpt.pkl · epoch 7"
+    assert subject.weights.mean == (0.5, 0.5, 0.5)
     assert not subject.model.training
 
 
@@ -45,9 +47,13 @@ def test_bare_weights_with_the_answers_are_the_same_model(run, bare):
     subject = load_subject(bare, model="resnet8", **ANSWERS)
     original = load_subject(run)
     assert torch.equal(scores(subject), scores(original))
-    assert subject.pipeline == original.pipeline
+    assert subject.weights.pipeline == original.weights.pipeline
     assert subject.class_names == ("0", "1", "2")
-    assert (subject.run, subject.epoch, subject.has_class_names) == (None, None, False)
+    assert (subject.weights.run, subject.weights.epoch, subject.has_class_names) == (
+        None,
+        None,
+        False,
+    )
 
 
 def test_class_names_of_bare_weights_come_from_a_file(bare):
@@ -74,7 +80,7 @@ def test_everything_that_bare_weights_lack_is_asked_for_in_one_line(bare):
 
 
 def test_what_a_checkpoint_says_itself_cannot_be_said_again(run):
-    with pytest.raises(UsageError, match=r"says this itself: leave out --std, --size"):
+    with pytest.raises(UsageError, match=r"already stores this: leave out --std, --size"):
         load_subject(run, std="1,1,1", size=16)
 
 
@@ -107,12 +113,12 @@ def test_user_code_in_a_checkpoint_must_be_named_again(run):
 
 
 def test_pictures_go_to_the_run_or_beside_or_where_out_says(run):
-    assert run_folder(Path("ckpt.pkl")) == Path("runs/1")
     assert output_folder(Path("runs/1"), command="confmat", out=None) == Path("runs/1/confmat")
     assert output_folder(None, command="confmat", out=None) == Path("ptkit-confmat")
     assert output_folder(Path("runs/1"), command="confmat", out=Path("x")) == Path("x")
 
 
 def test_a_file_is_described_by_its_path_and_epoch_if_known():
-    assert describe(Path("a.pt"), None) == "a.pt"
-    assert describe(Path("a.pt"), 3) == "a.pt · epoch 3"
+    weights = Weights(state_dict={}, path=Path("a.pt"), source="a.pt")
+    assert weights.described == "a.pt"
+    assert replace(weights, epoch=3).described == "a.pt · epoch 3"

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from ptkit.core.errors import CheckpointError, StorageError, UsageError
-from ptkit.core.models.torchvision_models import is_torchvision_model, pretrained_weights
+from ptkit.core.errors import CheckpointError, StorageError
+from ptkit.core.models.torchvision_models import pretrained_weights
 from ptkit.core.models.transfer import transfer
 from ptkit.core.models.zoo import build_model
 
@@ -36,7 +36,7 @@ def test_head_for_other_classes_is_mismatched_and_stays_fresh():
     ]
 
 
-def test_missing_and_unexpected_are_told_by_name():
+def test_missing_and_unexpected_are_reported_by_name():
     old, new = small(3).state_dict(), small(3, seed=1)
     del old["conv1.weight"]
     old["teacher.weight"] = torch.zeros(1)
@@ -164,10 +164,3 @@ def test_damaged_file_in_the_cache_is_a_checkpoint_error(cache):
     (cache / "resnet18-f37072fd.pth").write_bytes(b"<html>")
     with pytest.raises(CheckpointError, match=r"resnet18-f37072fd\.pth is a web page"):
         pretrained_weights("resnet18")
-
-
-def test_name_that_torchvision_does_not_have_is_a_usage_error():
-    assert is_torchvision_model("resnet18")
-    assert not is_torchvision_model("resnet8")
-    with pytest.raises(UsageError, match="did you mean resnet18"):
-        pretrained_weights("resnet19")

@@ -13,9 +13,7 @@ from ptkit.core.errors import DataError
 
 @pytest.fixture
 def listed_images(tmp_path, monkeypatch):
-    """A scan of a list whose images have the same names, and a split that has them all in the
-    training part.
-    """
+    """A scan of a list whose images have the same names, and a split with one training part."""
     names = ["a/2-x.png", "b/x.png", "c/x.png", "d/x.png"]
     make_tree(tmp_path, names)
     Path(tmp_path, "all.txt").touch()
@@ -26,19 +24,19 @@ def listed_images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["copy", "link"])
 def test_images_of_the_same_name_get_names_of_their_own(listed_images, kind):
-    paths, names = fill_tree(*listed_images, Tree(Path("tree"), kind))
-    assert names == [
+    tree = fill_tree(*listed_images, Tree(Path("tree"), kind))
+    assert tree.names == [
         "train/cat/2-x.png",
         "train/cat/x.png",
         "train/cat/2-2-x.png",
         "train/dog/x.png",
     ]
-    assert [Path(path).read_text() for path in paths] == listed_images[0].names
-    assert paths == [f"{os.getcwd()}/tree/{name}" for name in names]
+    assert [Path(path).read_text() for path in tree.paths] == listed_images[0].names
+    assert tree.paths == [f"{os.getcwd()}/tree/{name}" for name in tree.names]
 
 
 @pytest.mark.parametrize("name", ["..", "a/b"])
-def test_a_class_name_that_is_no_folder_name_is_a_data_error(listed_images, name):
+def test_a_class_name_that_cannot_be_a_folder_name_is_a_data_error(listed_images, name):
     scan = listed_images[0]
     with pytest.raises(DataError, match="--link cannot make a folder of the class name"):
         check_tree(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ptkit.core.errors import CheckpointError
-from ptkit.core.models.checkpoints import read_weights
+from ptkit.core.models.locate import read_weights
 
 
 class Canary:
@@ -250,14 +250,20 @@ def test_safetensors_are_read(tmp_path):
     [
         (
             {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]},
-            "without the end of a: it was cut off",
+            "file not fully covered",
         ),
-        ({"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}, "without the end of a"),
-        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "a has 8 bytes, shape [3]"),
-        ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "damaged"),
-        ({"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}, "entry a cannot be read"),
-        ({"dtype": "F32", "shape": [2]}, "entry a cannot be read"),
-        (5, "entry a cannot be read"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}, "integer `-4`"),
+        (
+            {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]},
+            "invalid shape, data type, or offset for tensor",
+        ),
+        ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "integer `-1`"),
+        ({"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}, "unknown variant `X9`"),
+        ({"dtype": "F32", "shape": [2]}, "missing field `data_offsets`"),
+        (5, "expected struct TensorInfo"),
+        ({"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}, "overflow"),
+        ({"dtype": "F4", "shape": [16], "data_offsets": [0, 8]}, "of the type F4, which torch"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, "invalid offset for tensor"),
     ],
 )
 def test_damaged_safetensors_are_refused(file, entry, message):
@@ -267,4 +273,21 @@ def test_damaged_safetensors_are_refused(file, entry, message):
 
 def test_safetensors_whose_header_is_no_json_are_refused(file):
     file.write_bytes(struct.pack("<Q", 8) + b'{"a": [[' + bytes(8))
-    assert "its header is not JSON" in refusal(file)
+    assert "invalid JSON in header" in refusal(file)
+
+
+@pytest.mark.parametrize("length", [8, 60, 100, 120])
+def test_truncated_safetensors_are_refused(file, length):
+    header = {"a": {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}}
+    file.write_bytes(safetensors_bytes(header, bytes(64))[:length])
+    assert str(file) in refusal(file)
+
+
+def test_safetensors_come_in_the_order_of_their_header(file):
+    names = [f"layer{k}" for k in (3, 1, 2, 0)]
+    entry = {
+        name: {"dtype": "U8", "shape": [1], "data_offsets": [k, k + 1]}
+        for k, name in enumerate(names)
+    }
+    file.write_bytes(safetensors_bytes(entry, bytes(4)))
+    assert list(read_weights(file).state_dict) == names

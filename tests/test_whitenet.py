@@ -1,4 +1,4 @@
-"""The network of the `speed` recipe: what its first layer does to images, and that a run fits it."""
+"""The network of the `speed` recipe: its first layer whitens images, and a run fits it."""
 
 import numpy as np
 import pytest

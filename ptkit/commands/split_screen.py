@@ -1,4 +1,4 @@
-"""What `ptkit split` tells: a table of counts, what is odd in a line each, and what was written."""
+"""What `ptkit split` prints: a table of counts, a line for each note, and what was written."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ _MAX_FOLD_COLUMNS = 10
 
 
 def split_lines(outcome: "Outcome") -> list[str]:
-    """Return all that is shown."""
+    """Return the lines to print."""
     lines = [*_table_lines(outcome), ""]
     if outcome.extension is not None:
         lines += _extension_notes(outcome, outcome.extension)
@@ -44,8 +44,8 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_kept": extension.num_kept if extension else 0,
         "num_missing": extension.num_missing if extension else 0,
         "num_classes": len(outcome.scan.class_names),
-        "num_duplicates": split.together.num_duplicates,
-        "num_conflicts": len(split.together.conflicts),
+        "num_duplicates": split.grouping.num_duplicates,
+        "num_conflicts": len(split.grouping.conflicts),
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
         "links": str(tree.folder) if tree and tree.kind == "link" else None,
@@ -58,9 +58,7 @@ def _folds(split: "Split") -> list[str]:
 
 
 def _table_lines(outcome: "Outcome") -> list[str]:
-    """Return the counts per class and part; of many classes only the first, of many folds the least
-    and the most.
-    """
+    """Return counts per class and part: of many classes the first, of many folds the range."""
     split = outcome.split
     folds = _folds(split)
     is_wide = len(folds) > _MAX_FOLD_COLUMNS
@@ -120,12 +118,12 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
         lines.append(
             f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
         )
-    if extension.torn:
-        name, parts = extension.torn[0]
+    if extension.straddling:
+        name, parts = extension.straddling[0]
         lines.append(
-            "Images, duplicates or groups that stand in several parts already:"
-            f" {len(extension.torn):,}, such as that of {_one_line(name)} in {' and '.join(parts)};"
-            " new ones of theirs go to the first of these."
+            f"Images, duplicates or groups already in several parts: {len(extension.straddling):,},"
+            f" such as that of {_one_line(name)} in {' and '.join(parts)}; new members go to the"
+            " first of these."
         )
     return lines
 
@@ -134,22 +132,22 @@ def _notes(outcome: "Outcome") -> list[str]:
     from ptkit.core.data.splits.scanning import describe_ignored
 
     scan, split, lines = outcome.scan, outcome.split, []
-    together = split.together
-    if together.num_duplicates:
+    grouping = split.grouping
+    if grouping.num_duplicates:
         lines.append(
-            f"Exact duplicates: {together.num_duplicates:,}; copies of one picture are on one side."
+            f"Exact duplicates: {grouping.num_duplicates:,}; copies of one picture are in one part."
         )
-    if together.conflicts:
-        first, second = map(_one_line, together.conflicts[0])
-        count = f"{len(together.conflicts):,}"
+    if grouping.conflicts:
+        first, second = map(_one_line, grouping.conflicts[0])
+        count = f"{len(grouping.conflicts):,}"
         lines.append(
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
             " labels."
         )
-    if together.num_groups:
+    if grouping.num_groups:
         lines.append(
-            f"Groups kept whole: {together.num_groups:,}; images in no group:"
-            f" {together.num_ungrouped:,}."
+            f"Groups kept whole: {grouping.num_groups:,}; images in no group:"
+            f" {grouping.num_ungrouped:,}."
         )
     for part, name in enumerate(split.part_names):
         without = [

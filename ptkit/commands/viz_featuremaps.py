@@ -1,6 +1,6 @@
 """`ptkit viz-featuremaps`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,14 +8,10 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, check_device, table
-from ptkit.commands.pictures import add_events, say_files
+from ptkit.commands.pictures import say_files
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ptkit.core.models.hooks import Layer
-    from ptkit.looking.feature_maps import Views
-    from ptkit.plots.saving import PictureFolder
 
 COMMAND = "viz-featuremaps"
 
@@ -59,7 +55,7 @@ def viz_featuremaps(
         record_activations,
         trace_layers,
     )
-    from ptkit.looking.feature_maps import load_images
+    from ptkit.looking.feature_maps import draw_feature_maps, load_images
     from ptkit.looking.subject import load_subject, output_folder
     from ptkit.plots.saving import PictureFolder
 
@@ -79,47 +75,12 @@ def viz_featuremaps(
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
     found = record_activations(network, tensors, chosen)
-    folder = output_folder(subject.run, command=COMMAND, out=out)
+    folder = output_folder(subject.weights.run, command=COMMAND, out=out)
     with PictureFolder(folder, command=COMMAND) as pictures:
-        drawn = _draw_layers(
-            found, views, pictures=pictures, source=subject.described, printer=printer
-        )
-        add_events(pictures, drawn)
+        lines = draw_feature_maps(found, views, pictures, source=subject.weights.described)
+    printer.say("\n".join(lines))
     say_files(printer, pictures)
     printer.result({"files": list(map(str, pictures.files))})
-
-
-def _draw_layers(
-    found: "Mapping[str, np.ndarray]",
-    views: "Views",
-    *,
-    pictures: "PictureFolder",
-    source: str,
-    printer: Printer,
-) -> "dict[str, np.ndarray]":
-    """Write a picture per layer and the table of all channels; return the pictures, uint8 (H, W,
-    3), and the input.
-    """
-    from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
-    from ptkit.plots.saving import file_names
-
-    rows, drawn = [], {"input": views.sheet}
-    for file_name, (layer, maps) in zip(file_names("features-", found), found.items(), strict=True):
-        stats = map_stats(maps)
-        footer = f"n = {len(views.names)} · {source}"
-        figure = feature_map_figure(
-            maps, views.pixels, layer=layer, names=views.names, footer=footer
-        )
-        drawn[f"feature maps/{layer}"] = pictures.add_figure(f"{file_name}.png", figure)
-        rows += map_rows(layer, stats)
-        shape = "×".join(map(str, maps.shape[1:]))
-        printer.say(
-            f"{layer}: {shape}, {stats.is_dead.sum():,} of {len(stats.is_dead):,} channels dead"
-        )
-    pictures.add_csv(
-        "feature_maps.csv", ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"], rows
-    )
-    return drawn
 
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer, table
-from ptkit.commands.pictures import add_events, say_files
+from ptkit.commands.pictures import say_files
 from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
@@ -49,6 +49,7 @@ def viz_transforms(
     """
     from ptkit.core.config_layers import gather
     from ptkit.core.data.transforms.mixing import is_mix
+    from ptkit.looking.pictures import add_events
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import training_calls, transform_sheets

@@ -1,90 +1,93 @@
-"""The pictures and tables that `confmat` writes."""
+"""The pictures and tables of an evaluation."""
 
 import numpy as np
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
-from ptkit.looking.evaluation import Evaluation, mistakes_of, most_confused, worst_mistakes
+from ptkit.looking.evaluation import (
+    MAX_MATRIX,
+    Evaluation,
+    mistakes_of,
+    most_confused,
+    worst_mistakes,
+)
+from ptkit.looking.pictures import add_events
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.contact_sheet import Strip, contact_sheet, strip_sheet
 from ptkit.plots.fonts import class_labels
+from ptkit.plots.label_rates import label_rates
 from ptkit.plots.saving import PictureFolder
 from ptkit.plots.style import percent
 
 NUM_STRIPS, NUM_THUMBNAILS = 10, 8
-# Of more classes, confusion.csv and --json leave out the pairs that never occur: nearly all of a
-# million and more.
-MAX_MATRIX = 1000
 
 
 def draw_evaluation(
-    found: Evaluation,
-    images: ImageList,
-    names: tuple[str, ...],
-    *,
-    pictures: PictureFolder,
-    num_images: int,
-    footer: str,
-) -> dict[str, np.ndarray]:
-    """Write all pictures and tables and return the pictures by name, uint8 (H, W, 3).
+    found: Evaluation, pictures: PictureFolder, *, source: str, num_images: int = 24
+) -> None:
+    """Write an evaluation as PNG, CSV and TensorBoard images.
 
-    Without mistakes there are no pictures of any.
+    The matrix, the rates of the classes, the most confused pairs and the worst mistakes, the latter
+    two only as tables where there are no mistakes. Where images have several classes, the rates.
+
+    source: of the model, for the footers. num_images: of the picture of mistakes.
     """
-    figure = confusion_figure(found.matrix, names, footer=footer)
+    footer = f"{found.images.file}, n = {len(found.images):,} · {source}"
+    draw = _draw_rates if found.has_several else _draw_confusion
+    add_events(pictures, draw(found, pictures, num_images, footer))
+    pictures.add_csv("classes.csv", ["class", *found.rates, "images"], found.class_rows())
+
+
+def _draw_rates(
+    found: Evaluation, pictures: PictureFolder, _num_images: int, footer: str
+) -> dict[str, np.ndarray]:
+    mean = found.metrics["map"]
+    figure = label_rates(
+        found.per_class, found.class_names, mean_average_precision=mean, footer=footer
+    )
+    return {"labels": pictures.add_figure("labels.png", figure)}
+
+
+def _draw_confusion(
+    found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
+) -> dict[str, np.ndarray]:
+    figure = confusion_figure(found.matrix, found.class_names, footer=footer)
     drawn = {"confusion": pictures.add_figure("confusion.png", figure)}
-    _write_matrix(found, names, pictures)
-    _write_classes(found, names, pictures)
-    _write_pairs(found, names, pictures)
-    _write_mistakes(found, images, names, pictures)
+    _write_matrix(found, pictures)
+    _write_pairs(found, pictures)
+    _write_mistakes(found, pictures)
     if worst_mistakes(found).size:
-        drawn["pairs"] = _draw_pairs(found, images, names, pictures, footer)
-        drawn["mistakes"] = _draw_mistakes(found, images, names, pictures, num_images, footer)
+        drawn["pairs"] = _draw_pairs(found, pictures, footer)
+        drawn["mistakes"] = _draw_mistakes(found, pictures, num_images, footer)
     return drawn
 
 
-def _write_matrix(found: Evaluation, names: tuple[str, ...], pictures: PictureFolder) -> None:
+def _write_matrix(found: Evaluation, pictures: PictureFolder) -> None:
+    names = found.class_names
     if len(names) > MAX_MATRIX:
         cells = zip(*np.nonzero(found.matrix), strict=True)
-        pairs = [
-            (names[true], names[predicted], int(found.matrix[true, predicted]))
-            for true, predicted in cells
-        ]
+        pairs = [(names[true], names[said], int(found.matrix[true, said])) for true, said in cells]
         pictures.add_csv("confusion.csv", ["true", "predicted", "images"], pairs)
         return
     rows = [(name, *counts) for name, counts in zip(names, found.matrix.tolist(), strict=True)]
     pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
 
 
-def _write_classes(found: Evaluation, names: tuple[str, ...], pictures: PictureFolder) -> None:
-    rates = found.per_class
-    columns = ("precision", "recall", "f1")
-    rows = [
-        (
-            name,
-            *("" if np.isnan(rates[c][k]) else float(rates[c][k]) for c in columns),
-            int(rates["support"][k]),
-        )
-        for k, name in enumerate(names)
-    ]
-    pictures.add_csv("classes.csv", ["class", *columns, "images"], rows)
-
-
-def _write_pairs(found: Evaluation, names: tuple[str, ...], pictures: PictureFolder) -> None:
+def _write_pairs(found: Evaluation, pictures: PictureFolder) -> None:
+    names = found.class_names
     pairs = most_confused(found.matrix, found.matrix.size)
     rows = [(names[pair.true], names[pair.predicted], pair.count, pair.share) for pair in pairs]
     pictures.add_csv("pairs.csv", ["true", "predicted", "images", "share_of_true"], rows)
 
 
-def _write_mistakes(
-    found: Evaluation, images: ImageList, names: tuple[str, ...], pictures: PictureFolder
-) -> None:
-    rows = []
+def _write_mistakes(found: Evaluation, pictures: PictureFolder) -> None:
+    names, rows = found.class_names, []
     for index in worst_mistakes(found).tolist():
-        true, predicted = int(found.labels[index]), int(found.predictions[index])
+        true, predicted = int(found.labels[index]), int(found.answers[index])
         chances = found.probabilities[index]
         rows.append(
             (
-                images.listed_path(index),
+                found.images.listed_path(index),
                 names[true],
                 names[predicted],
                 float(chances[true]),
@@ -95,14 +98,8 @@ def _write_mistakes(
     pictures.add_csv("mistakes.csv", header, rows)
 
 
-def _draw_pairs(
-    found: Evaluation,
-    images: ImageList,
-    names: tuple[str, ...],
-    pictures: PictureFolder,
-    footer: str,
-) -> np.ndarray:
-    labels = class_labels(names)
+def _draw_pairs(found: Evaluation, pictures: PictureFolder, footer: str) -> np.ndarray:
+    images, labels = found.images, class_labels(found.class_names)
     strips = []
     for pair in most_confused(found.matrix, NUM_STRIPS):
         thumbnails = [_read(images, index) for index in mistakes_of(found, pair, NUM_THUMBNAILS)]
@@ -120,18 +117,13 @@ def _draw_pairs(
 
 
 def _draw_mistakes(
-    found: Evaluation,
-    images: ImageList,
-    names: tuple[str, ...],
-    pictures: PictureFolder,
-    num_images: int,
-    footer: str,
+    found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
 ) -> np.ndarray:
-    labels = class_labels(names)
+    images, labels = found.images, class_labels(found.class_names)
     worst = worst_mistakes(found)
     captions = []
     for index in worst[:num_images].tolist():
-        true, predicted = int(found.labels[index]), int(found.predictions[index])
+        true, predicted = int(found.labels[index]), int(found.answers[index])
         chances = found.probabilities[index]
         captions.append(
             (
@@ -141,8 +133,8 @@ def _draw_mistakes(
             )
         )
     first = worst[0]
-    sureness = percent(float(found.probabilities[first, found.predictions[first]]))
-    pair = f"“{labels[found.labels[first]]}” taken for “{labels[found.predictions[first]]}”"
+    sureness = percent(float(found.probabilities[first, found.answers[first]]))
+    pair = f"“{labels[found.labels[first]]}” taken for “{labels[found.answers[first]]}”"
     figure = contact_sheet(
         [_read(images, index) for index in worst[:num_images]],
         captions,

@@ -1,4 +1,4 @@
-"""What a finished run is looked at with: curves, pictures and predictions of its best epoch."""
+"""The end of a run: its curves, and pictures and predictions of its best epoch."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.observers import Figure
 from ptkit.core.training.prediction import Predicted, predict_list
-from ptkit.core.training.setup import Run
+from ptkit.core.training.run_folder import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix
 from ptkit.core.training.tasks.task import METRICS
-from ptkit.looking.showcase import show
+from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.curves import learning_curves
 from ptkit.plots.saving import save_figure
 
 
 def write_summaries(run: Run) -> tuple[Path, ...]:
-    """Write curves.png, confusion.png (of one class an image) and valid_predictions.csv into the
-    run folder.
+    """Write curves.png, confusion.png (of one class an image), valid_predictions.csv and all
+    PICTURES into the run folder.
 
     Returns their paths. The model is left with its best weights.
     """
@@ -40,37 +40,14 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
         files.append(_draw_confusion(run, found))
     files.append(_write_predictions(run, found))
     if run.settings.log.pictures:
-        files += _show(run, found)
+        files += draw_pictures(run, found)
     return tuple(files)
-
-
-def _show(run: Run, found: Predicted) -> tuple[Path, ...]:
-    images, data = run.training.valid.images, run.data.settings
-    assert run.best is not None
-    return show(
-        run.folder,
-        run.show,
-        run.training.model,
-        run.training.valid,
-        probabilities=found.values,
-        labels=images.labels,
-        label_kind=images.label_kind,
-        class_names=images.class_names,
-        mean=data.mean,
-        std=data.std,
-        epoch=int(run.best["epoch"]),
-    )
 
 
 def _draw_curves(run: Run) -> Path:
     images, kind = run.training.valid.images, run.task.kind
-    is_cross_entropy = (
-        kind == SINGLE
-        and run.settings.loss.call is not None
-        and "CrossEntropy" in run.settings.loss.call
-    )
+    is_cross_entropy = kind == SINGLE and "CrossEntropy" in run.training.loss.call.name
     has_classes = kind not in (MULTI, REGRESSION)
-    assert run.best is not None
     curves = learning_curves(
         run.rows,
         num_valid=len(images),
@@ -79,7 +56,7 @@ def _draw_curves(run: Run) -> Path:
         majority_share=(
             float(np.bincount(images.labels).max() / len(images)) if has_classes else None
         ),
-        best_epoch=int(run.best["epoch"]),
+        best_epoch=epoch_of(run),
         footer=str(run.folder),
     )
     run.show(Figure("curves", curves), int(run.rows[-1]["epoch"]))
@@ -88,13 +65,9 @@ def _draw_curves(run: Run) -> Path:
 
 def _draw_confusion(run: Run, found: Predicted) -> Path:
     images = run.training.valid.images
-    assert run.best is not None
-    footer = (
-        f"{images.file.name}, n = {len(images):,}, epoch {int(run.best['epoch'])} of {run.folder}"
-    )
     matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
-    confusion = confusion_figure(matrix, images.class_names, footer=footer)
-    run.show(Figure("confusion", confusion), int(run.best["epoch"]))
+    confusion = confusion_figure(matrix, images.class_names, footer=footer_of(run))
+    run.show(Figure("confusion", confusion), epoch_of(run))
     return save_figure(confusion, run.folder / "confusion.png")
 
 

@@ -1,15 +1,21 @@
 """How right a model is on a list of images, and where it is wrong."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.errors import CheckpointError, DataError
+from ptkit.core.data.sampling import Sampling
+from ptkit.core.device import choose_device
+from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import predict_list
 from ptkit.core.training.tasks.metrics import (
     accuracy,
@@ -24,36 +30,105 @@ from ptkit.core.training.tasks.metrics import (
 from ptkit.core.training.tasks.task import Task, label_kind_of
 from ptkit.looking.subject import Subject
 
+# Of more classes, confusion.csv has only the pairs that occur, and as_dict no matrix: nearly all of
+# a million cells and more are 0.
+MAX_MATRIX = 1000
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """A model's answers for every image of a list, in the list's order.
 
-    labels, predictions: int64 (N,). probabilities: float32 (N, K).
+    class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
+    images have several, bool (N, K).
     """
 
-    labels: np.ndarray
+    images: ImageList
+    class_names: tuple[str, ...]
     probabilities: np.ndarray
-    predictions: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """What is true, like `answers`."""
+        return self.images.labels
+
+    @property
+    def has_several(self) -> bool:
+        """Whether an image can have several classes."""
+        return self.answers.ndim == 2
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """Counts, int64 (K, K): rows true, columns predicted."""
-        return confusion_matrix(self.labels, self.predictions, self.probabilities.shape[1])
+        """Counts, int64 (K, K): rows true, columns predicted.
+
+        Where images have several classes (K, 2, 2): rows absent and present, columns predicted
+        absent and present.
+        """
+        if not self.has_several:
+            return confusion_matrix(self.labels, self.answers, len(self.class_names))
+        right, wrong, missed = counts_of_labels(self.labels, self.answers).T
+        rest = len(self.labels) - right - wrong - missed
+        return np.stack([np.stack([rest, wrong], 1), np.stack([missed, right], 1)], 1)
 
     @cached_property
     def per_class(self) -> dict[str, np.ndarray]:
-        """precision, recall, f1 and support, each (K,); nan where there is nothing to divide by."""
-        return per_class(self.matrix)
+        """precision, recall, f1, support, and average_precision where images have several classes.
+
+        Each is (K,); nan where there is nothing to divide by.
+        """
+        if not self.has_several:
+            return per_class(self.matrix)
+        return {
+            **rates_of_labels(counts_of_labels(self.labels, self.answers)),
+            "average_precision": average_precisions(self.labels, self.probabilities),
+        }
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """accuracy; where images have several classes, before it map, f1, precision and recall.
+
+        Accuracy is the share of images that are right, with every label.
+        """
+        if not self.has_several:
+            return {"accuracy": accuracy(self.matrix)}
+        return {
+            "map": mean_of_known(self.per_class["average_precision"]),
+            **micro_rates(counts_of_labels(self.labels, self.answers)),
+            "accuracy": float((self.labels == self.answers).all(axis=1).mean()),
+        }
 
     @property
     def accuracy(self) -> float:
-        return accuracy(self.matrix)
+        return self.metrics["accuracy"]
 
     @property
     def standard_error(self) -> float:
         """Of the accuracy, as that of a share of N independent images."""
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The names of the rates in a row of `class_rows`."""
+        return tuple(name for name in self.per_class if name != "support")
+
+    def class_rows(self) -> list[tuple[Any, ...]]:
+        """Return a row for each class: its name, its rates (None where unknown), its images."""
+        columns = [known(self.per_class[name]) for name in self.rates]
+        support = self.per_class["support"].astype(int).tolist()
+        return list(zip(self.class_names, *columns, support, strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return metrics, matrix and rates as plain values; None where there are none."""
+        is_large = not self.has_several and len(self.class_names) > MAX_MATRIX
+        names = self.rates if self.has_several else ("precision", "recall")
+        return {
+            **self.metrics,
+            "num_images": len(self.labels),
+            "classes": self.class_names,
+            "matrix": None if is_large else self.matrix.tolist(),
+            **{name: known(self.per_class[name]) for name in names},
+        }
 
 
 @dataclass(frozen=True)
@@ -68,24 +143,59 @@ class ConfusedPair:
     share: float
 
 
-def evaluate(model: nn.Module, batches: Batches, *, num_classes: int, task: Task) -> Evaluation:
-    """Run the model over all images and return its answers; the model is left in evaluation mode.
+def evaluate_list(
+    subject: Subject,
+    list_file: Path,
+    *,
+    classes: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> Evaluation:
+    """Test a model on a list of labelled images.
 
-    batches: in the list's order, not shuffled. task: of one class an image (the checkpoint's
-    `task`).
+    classes: a file of class names, by default classes.txt beside the list.
 
     Raises:
-        CheckpointError: the model gives another number of scores than `num_classes`.
+        DataError: other classes than the model's, or an image or list that cannot be read.
+        UsageError: the model gives numbers, which are not classes.
+    """
+    ckpt = subject.weights.source
+    if subject.task.kind == REGRESSION:
+        raise UsageError(
+            f"{ckpt} gives numbers, and numbers are not confused with each other: `ptkit predict"
+            f" {ckpt} {list_file}` shows them, and a run's metrics.csv has their errors in"
+            " validation"
+        )
+    images, names = read_matching_list(list_file, subject, classes=classes)
+    place = choose_device(device)
+    batches = Batches(
+        images,
+        subject.parse_pipeline(),
+        Sampling(evaluation_batch_size(subject.weights.size)),
+        device=place,
+        workers=workers,
+    )
+    return evaluate(subject.model.to(place), batches, class_names=names, task=subject.task)
+
+
+def evaluate(
+    model: nn.Module, batches: Batches, *, class_names: tuple[str, ...], task: Task
+) -> Evaluation:
+    """Run the model over all images and return its answers; the model is left in evaluation mode.
+
+    batches: in the list's order, not shuffled. task: as in the checkpoint.
+
+    Raises:
+        CheckpointError: the model gives another number of scores than there are classes.
         DataError: an image that cannot be read.
     """
     assert not batches.sampling.shuffle
     found = predict_list(model, batches, task=task)
-    if found.values.shape[1:] != (num_classes,):
-        num_scores = found.values.shape[1]
+    if found.values.shape[1:] != (len(class_names),):
         raise CheckpointError(
-            f"the model gives {num_scores} scores an image, expected {num_classes}"
+            f"the model gives {found.values.shape[1]} scores an image, expected {len(class_names)}"
         )
-    return Evaluation(batches.images.labels, found.values, found.answers)
+    return Evaluation(batches.images, class_names, found.values, found.answers)
 
 
 def read_matching_list(
@@ -93,7 +203,7 @@ def read_matching_list(
 ) -> tuple[ImageList, tuple[str, ...]]:
     """Read a list whose labels mean the subject's classes; return it and the class names.
 
-    Bare weights without names get those that stand beside the list.
+    Bare weights without names get those beside the list.
 
     Raises:
         DataError: class names that differ, labels beyond the subject's classes, or an unreadable
@@ -105,20 +215,20 @@ def read_matching_list(
     if beside is None:
         if len(names) > len(known):
             raise DataError(
-                f"{file} has label {len(names) - 1}, but {subject.path} knows the classes 0 to"
+                f"{file} has label {len(names) - 1}, but {subject.weights.path} knows the classes 0 to"
                 f" {len(known) - 1}"
             )
         return images.with_classes(known), known
     if len(names) != len(known):
         raise DataError(
-            f"{beside} has {len(names):,} classes, but {subject.path} knows {len(known):,}"
+            f"{beside} has {len(names):,} classes, but {subject.weights.path} knows {len(known):,}"
         )
     if not subject.has_class_names:
         return images, names
     for index, (name, own) in enumerate(zip(names, known, strict=True)):
         if name != own:
             raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {subject.path}: these are"
+                f"class {index} is {name!r} in {beside} but {own!r} in {subject.weights.path}: these are"
                 " other classes"
             )
     return images, known
@@ -128,8 +238,7 @@ def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
     """Return the pairs of classes with the most mistakes; ties go to the larger share of the true
     class.
     """
-    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are
-    # calculated with.
+    # Of 10,000 classes a matrix has 100 million cells, nearly all 0: compute with the others only.
     cells = np.argwhere(matrix)
     true, predicted = cells[cells[:, 0] != cells[:, 1]].T
     counts = matrix[true, predicted]
@@ -143,7 +252,7 @@ def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarr
     """Return the indices of wrong answers, those with the smallest probability of the true class
     first.
     """
-    wrong = np.flatnonzero(evaluation.predictions != evaluation.labels)
+    wrong = np.flatnonzero(evaluation.answers != evaluation.labels)
     chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
     return wrong[np.argsort(chances, kind="stable")][:limit]
 
@@ -152,64 +261,11 @@ def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.nd
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
     is_pair = (evaluation.labels[worst] == pair.true) & (
-        evaluation.predictions[worst] == pair.predicted
+        evaluation.answers[worst] == pair.predicted
     )
     return worst[is_pair][:limit]
 
 
-@dataclass(frozen=True)
-class LabelEvaluation:
-    """A model's answers for every image of a list, in the list's order.
-
-    labels, answers: bool (N, K), which classes are there and which the model says are.
-    probabilities: float32 (N, K).
-    """
-
-    labels: np.ndarray
-    answers: np.ndarray
-    probabilities: np.ndarray
-
-    @cached_property
-    def counts(self) -> np.ndarray:
-        """How often each class was rightly, wrongly and not found, int64 (K, 3)."""
-        return counts_of_labels(self.labels, self.answers)
-
-    @property
-    def matrices(self) -> np.ndarray:
-        """The counts of each class as int64 (K, 2, 2): rows absent and present, columns said absent
-        and present.
-        """
-        right, wrong, missed = self.counts.T
-        rest = len(self.labels) - right - wrong - missed
-        return np.stack([np.stack([rest, wrong], 1), np.stack([missed, right], 1)], 1)
-
-    @cached_property
-    def per_class(self) -> dict[str, np.ndarray]:
-        """precision, recall, f1, support and average_precision, each (K,); nan where there is
-        nothing to divide by.
-        """
-        found = average_precisions(self.labels, self.probabilities)
-        return {**rates_of_labels(self.counts), "average_precision": found}
-
-    @cached_property
-    def metrics(self) -> dict[str, float]:
-        """map, f1, precision and recall over all classes, and accuracy: the share of images with
-        every label right.
-        """
-        whole = float((self.labels == self.answers).all(axis=1).mean())
-        mean = mean_of_known(self.per_class["average_precision"])
-        return {"map": mean, **micro_rates(self.counts), "accuracy": whole}
-
-
-def evaluate_labels(model: nn.Module, batches: Batches, *, task: Task) -> LabelEvaluation:
-    """Run the model over all images and return its answers; the model is left in evaluation mode.
-
-    batches: in the list's order, not shuffled. task: of several labels an image (the
-    checkpoint's `task`).
-
-    Raises:
-        DataError: an image that cannot be read.
-    """
-    assert not batches.sampling.shuffle
-    found = predict_list(model, batches, task=task)
-    return LabelEvaluation(batches.images.labels, found.answers, found.values)
+def known(values: np.ndarray) -> list[float | None]:
+    """Return numbers as plain values, None for nan."""
+    return [None if math.isnan(value) else float(value) for value in values]

@@ -1,16 +1,20 @@
-"""Image files as a model sees them."""
+"""Image files as a model sees them, and what its layers make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from ptkit.core.data.transforms.pipeline import denormalise, same_size
+from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.errors import UsageError
+from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
+from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+from ptkit.plots.saving import PictureFolder, file_names
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     pipeline = subject.parse_pipeline()
     if paths:
         tensors = [_one_view(pipeline.image(path)) for path in paths]
-    elif is_optional and (pipeline.size or subject.size):
-        height, width = pipeline.size or (subject.size or 0, subject.size or 0)
+    elif is_optional and (pipeline.size or subject.weights.size):
+        height, width = pipeline.size or (subject.weights.size or 0, subject.weights.size or 0)
         tensors = [torch.zeros(3, height, width)]
     else:
         raise UsageError("no images: name at least one image file")
@@ -53,7 +57,7 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
     return Views(
         batch,
-        denormalise(batch, subject.mean, subject.std),
+        subject.pixels(batch),
         tuple(Path(path).name for path in paths),
     )
 
@@ -62,3 +66,34 @@ def _one_view(image: Tensor) -> Tensor:
     """Return (3, H, W): of several crops that of the centre, of two views the first."""
     # The fifth of FiveCrop and TenCrop.
     return image if image.ndim == 3 else image[4 if len(image) > 4 else 0]
+
+
+def draw_feature_maps(
+    maps: Mapping[str, np.ndarray], views: Views, pictures: PictureFolder, *, source: str
+) -> list[str]:
+    """Write a picture for each layer, the table of all channels, and TensorBoard images.
+
+    maps: by layer, (n, C, H, W). Returns a line of text for each layer.
+    """
+    drawn, rows, lines = {"input": views.sheet}, [], []
+    for layer, name, figure in layer_figures(
+        maps, views.pixels, names=views.names, footer=f"n = {len(views.names)} · {source}"
+    ):
+        drawn[f"feature maps/{layer}"] = pictures.add_figure(f"features-{name}.png", figure)
+        stats = map_stats(maps[layer])
+        rows += map_rows(layer, stats)
+        shape, num_dead = "×".join(map(str, maps[layer].shape[1:])), stats.is_dead.sum()
+        lines.append(f"{layer}: {shape}, {num_dead:,} of {len(stats.is_dead):,} channels dead")
+    header = ["layer", "channel", "min", "max", "mean_magnitude", "is_dead"]
+    pictures.add_csv("feature_maps.csv", header, rows)
+    add_events(pictures, drawn)
+    return lines
+
+
+def layer_figures(
+    maps: Mapping[str, np.ndarray], pixels: np.ndarray, *, names: Sequence[str], footer: str
+) -> Iterator[tuple[str, str, Figure]]:
+    """Yield each layer with a name for a file and its picture; names: of the images."""
+    for layer, file_name in zip(maps, file_names("", maps), strict=True):
+        figure = feature_map_figure(maps[layer], pixels, layer=layer, names=names, footer=footer)
+        yield layer, file_name, figure

@@ -1,22 +1,32 @@
 """A model's answers for images that have no labels."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
 
+from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
+from ptkit.core.data.transforms.pipeline import same_size
+from ptkit.core.device import choose_device
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.files import make_folder, write_csv
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import predict_list
 from ptkit.looking.subject import Subject
+
+# What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
+Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,23 +35,35 @@ class Answers:
 
     kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
     answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
+    paths: None for an image that came from memory. top: how many classes a row names.
     """
 
-    paths: tuple[str, ...]
+    paths: tuple[str | None, ...]
     class_names: tuple[str, ...]
     kind: str
     values: np.ndarray
     answers: np.ndarray
+    top: int = 1
 
-    def rows(self, *, top: int = 1) -> list[dict[str, Any]]:
-        """Return one plain mapping an image: path, and what the kind of task has to say.
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain mapping an image: path, and what the kind of task has to say.
 
         One class an image: class, index, probability, and with `top` above 1 the most probable
-        classes under `top`.
+        classes under `top`. Several: classes, indices, probabilities. Numbers: numbers.
         """
-        return [{"path": path, **self._answer(k, top)} for k, path in enumerate(self.paths)]
+        return [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
 
-    def _answer(self, row: int, top: int) -> dict[str, Any]:
+    def table(self, share: str = "{:.6g}") -> list[list[str]]:
+        """Return a header and a line of text an image; `share` formats probabilities."""
+        lines: list[list[str]] = []
+        for row in self.rows:
+            cells = _cells(row, share)
+            lines = lines or [["path", *cells]]
+            lines.append([row["path"] or "", *cells.values()])
+        return lines
+
+    def _answer(self, row: int) -> dict[str, Any]:
         values, names = self.values[row], self.class_names
         if self.kind == REGRESSION:
             return {"numbers": dict(zip(names, map(float, values), strict=True))}
@@ -58,22 +80,85 @@ class Answers:
             "index": best,
             "probability": float(values[best]),
         }
-        if top > 1:
-            order = np.argsort(-values, kind="stable")[:top].tolist()
+        if self.top > 1:
+            order = np.argsort(-values, kind="stable")[: self.top].tolist()
             answer["top"] = [
                 {"class": names[k], "index": k, "probability": float(values[k])} for k in order
             ]
         return answer
 
 
+def predict_sources(
+    subject: Subject,
+    sources: Sequence[str],
+    *,
+    top: int = 1,
+    device: str = "auto",
+    workers: int = 0,
+) -> Answers:
+    """Return what the model says about image files, folders (at any depth) and list files.
+
+    Raises:
+        DataError: nothing there, or an image that cannot be read.
+        UsageError: no source, or `top` where classes are not ranked.
+        CheckpointError: the saved pipeline names user code.
+    """
+    _check_top(subject, top)
+    images = find_images(sources, subject.class_names)
+    return replace(answer(subject, images, device=choose_device(device), workers=workers), top=top)
+
+
+def predict_images(
+    subject: Subject, images: Image | list[Image], *, top: int = 1, device: str = "auto"
+) -> Answers:
+    """Return what the model says about one image or several: paths, the bytes of image files, PIL
+    images, arrays (H, W, 3) uint8.
+
+    Raises:
+        DataError: an image that cannot be read.
+        UsageError: no image, an array of another kind, or `top` where classes are not ranked.
+        CheckpointError: the saved pipeline names user code.
+    """
+    _check_top(subject, top)
+    pipeline, place = subject.parse_pipeline(), choose_device(device)
+    several = images if isinstance(images, list) else [images]
+    if not several:
+        raise UsageError("no images: give at least one")
+    model, size = subject.model.to(place).eval(), evaluation_batch_size(subject.weights.size)
+    outputs = []
+    for start in range(0, len(several), size):
+        views = [pipeline.view(_pixels(image)) for image in several[start : start + size]]
+        same_size([tuple(view.shape[-2:]) for view in views], pipeline.calls)
+        crops = torch.stack(views).flatten(0, -4).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            found = model(crops.to(place)).float()
+        outputs.append(found.unflatten(0, (-1, pipeline.num_crops)).mean(dim=1))
+    task, every = subject.task.on(place), torch.cat(outputs)
+    paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
+    values, answers = task.values(every).cpu().numpy(), task.answers(every).cpu().numpy()
+    return Answers(paths, subject.class_names, task.kind, values, answers, top)
+
+
+def write_predictions(answers: Answers, folder: Path) -> Path:
+    """Write predictions.csv into a folder and return its path.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    file = make_folder(folder) / "predictions.csv"
+    header, *rows = answers.table()
+    write_csv(file, header, rows)
+    return file
+
+
 def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0) -> Answers:
-    """Run the subject over images, on the device.
+    """Run the subject over a list of images, on the device.
 
     Raises:
         DataError: an image that cannot be read.
         CheckpointError: the saved pipeline names user code.
     """
-    batch_size = evaluation_batch_size(subject.size)
+    batch_size = evaluation_batch_size(subject.weights.size)
     batches = Batches(
         images, subject.parse_pipeline(), Sampling(batch_size), device=device, workers=workers
     )
@@ -117,3 +202,45 @@ def _in_folder(folder: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+
+
+def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
+    """Return column -> text, as the kind of task has them."""
+    if "numbers" in row:
+        return {name: f"{value:.6g}" for name, value in row["numbers"].items()}
+    if "classes" in row:
+        chances = row["probabilities"]
+        words = (f"{name} {share.format(chances[name])}" for name in row["classes"])
+        return {"classes": ", ".join(words) or "none"}
+    cells: dict[str, str] = {}
+    for place, found in enumerate(row.get("top", [row])):
+        number = f" {place + 1}" if place else ""
+        cells[f"class{number}"] = found["class"]
+        cells[f"probability{number}"] = share.format(found["probability"])
+    return cells
+
+
+def _check_top(subject: Subject, top: int) -> None:
+    kind = subject.task.kind
+    if top > 1 and kind in (MULTI, REGRESSION):
+        raise UsageError(
+            f"--top ranks classes, of which an image has one; {subject.weights.source} is a {kind}"
+            " model"
+        )
+
+
+def _pixels(image: Image) -> np.ndarray:
+    """Return an image as uint8 RGB (H, W, 3); a PIL image as it is, turned by its EXIF tag."""
+    if isinstance(image, str | os.PathLike):
+        return decoder.read(Path(image))
+    if isinstance(image, bytes):
+        return decoder.decode(image)
+    if isinstance(image, PIL.Image.Image):
+        return np.array(decoder.to_rgb(PIL.ImageOps.exif_transpose(image)))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(
+            f"an array must be uint8 of shape (height, width, 3), found {image.dtype} of"
+            f" {image.shape}"
+        )
+    # A copy where it is read-only or turned: torch takes neither.
+    return np.require(image, requirements=["C", "W"])

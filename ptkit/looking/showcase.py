@@ -1,25 +1,25 @@
-"""A finished run looked into, once, with its best weights: pictures beside the run and the same to
-its recorders.
+"""The pictures at the end of a run, of its best weights: files in the run folder, and the same
+pictures to its recorders.
 
-Kernels and what layers give, the first kernels as a film, features of the validation images,
-precision against recall, and where the network looked when it decided. What a model does not have
-is left out, with a note.
+A picture is a generator: it is given the run and its predictions, hands items to `run.show`, and
+yields the files that it wrote. A row in PICTURES adds one. What a model does not have raises
+UsageError, is left out and noted.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 
 from ptkit.core.data.labels import REGRESSION, SINGLE
-from ptkit.core.data.loading.batches import Batches, batches_at
+from ptkit.core.data.lists import ImageList
+from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import PtkitError, UsageError
@@ -33,20 +33,21 @@ from ptkit.core.training.observers import (
     Boxes,
     Embedding,
     Film,
-    Item,
     Picture,
     PrCounts,
     PrCurve,
     Text,
 )
-from ptkit.looking.some_images import squares, to_explain
+from ptkit.core.training.prediction import Predicted
+from ptkit.core.training.setup import Run
+from ptkit.looking.feature_maps import layer_figures
+from ptkit.looking.weights import kernel_figures
 from ptkit.plots.embedding import embedding_figure
-from ptkit.plots.feature_maps import feature_map_figure
 from ptkit.plots.gradcam import Explained, gradcam_figure
 from ptkit.plots.kernel_film import film_frames, gif_bytes
-from ptkit.plots.kernels import kernel_figure, output_mosaics
+from ptkit.plots.kernels import output_mosaics
 from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall
-from ptkit.plots.saving import file_names, pixels
+from ptkit.plots.saving import pixels, save_pixels
 
 # How much is looked at: whole layers; images of each; points of the embedding; classes with a curve
 # in TensorBoard.
@@ -58,108 +59,52 @@ _THUMBNAIL = 64
 _BOXED = 224
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What all parts look at. probabilities, labels: of the whole list; see `show`."""
+def draw_pictures(run: Run, found: Predicted) -> tuple[Path, ...]:
+    """Draw all PICTURES into the run folder, hand them to the recorders, and return the files.
 
-    folder: Path
-    show: Callable[[Item, int], None]
-    model: nn.Module
-    batches: Batches
-    probabilities: npt.NDArray[np.float32]
-    labels: np.ndarray
-    label_kind: str
-    class_names: Sequence[str]
-    mean: Sequence[float]
-    std: Sequence[float]
-    epoch: int
-
-    @property
-    def footer(self) -> str:
-        return (
-            f"{self.batches.images.file.name}, n = {len(self.labels):,}, epoch {self.epoch} of"
-            f" {self.folder}"
-        )
-
-    def names_of(self, index: int) -> str:
-        """Return the label of an image in words."""
-        label = self.labels[index]
-        if self.label_kind == REGRESSION:
-            return ", ".join(f"{value:.4g}" for value in label)
-        if self.label_kind == SINGLE:
-            return self.class_names[label]
-        return " + ".join(self.class_names[k] for k in np.flatnonzero(label).tolist()) or "no class"
-
-
-def show(
-    run_folder: Path,
-    record: Callable[[Item, int], None],
-    model: nn.Module,
-    batches: Batches,
-    *,
-    probabilities: npt.NDArray[np.float32],
-    labels: np.ndarray,
-    label_kind: str,
-    class_names: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    epoch: int,
-) -> tuple[Path, ...]:
-    """Draw everything into the run folder and hand it to the run's recorders; return the paths of
-    the files.
-
-    batches: of the validation list. probabilities: (N, K), or numbers (N, D). labels:
-    ImageList.labels. label_kind: see ImageList. mean, std: of Normalize, empty
-    without. epoch: that of the model's weights.
-    The model is left in evaluation mode and without gradients.
+    found: for the images of the validation list. The model has the weights of the best epoch, and
+    is left in evaluation mode and without gradients.
 
     Raises:
         DataError: an image that cannot be read any more.
         StorageError: the disk refused.
     """
-    run = _Run(run_folder, record, model, batches, probabilities, labels, label_kind, class_names,
-               mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0), epoch)  # fmt: skip
+    model = run.training.model
     files: list[Path] = []
     notes: list[str] = []
-    for name, part in PARTS.items():
-        if label_kind == REGRESSION and name in _OF_CLASSES:
-            continue
+    for name, draw in PICTURES.items():
         try:
             with evaluating(model, keeps_random_state=True):
-                files += part(run)
+                files += draw(run, found)
         except UsageError as error:
             notes.append(str(error))
         except PtkitError:
             raise
-        except (
-            Exception
-        ) as error:  # a user's model may do anything, and hours of training lie behind
+        except Exception as error:
+            # A user's model may raise anything, and hours of training would be lost.
             notes.append(f"{name}: {type(error).__name__}: {error}")
     if notes:
-        record(Text("left_out", "\n".join(notes)), epoch)
+        run.show(Text("left_out", "\n".join(notes)), epoch_of(run))
     model.eval()
     model.zero_grad(set_to_none=True)
     return tuple(files)
 
 
-def _show_kernels(run: _Run) -> Iterator[Path]:
+def _draw_kernels(run: Run, _found: Predicted) -> Iterator[Path]:
     """Whole layers, first and last among them, and each output channel of the first."""
-    layers = {name: m for name, m in run.model.named_modules() if isinstance(m, nn.Conv2d)}
+    named = run.training.model.named_modules()
+    layers = {name: m.weight for name, m in named if isinstance(m, nn.Conv2d)}
     if not layers:
         raise UsageError("kernels: the model has no convolutions")
     chosen = spread(list(layers), _NUM_LAYERS)
-    for name, file_name in zip(chosen, file_names("", chosen), strict=True):
-        weight = layers[name].weight.detach().float().cpu().numpy()
-        figure = kernel_figure(
-            weight, layer=name, footer=f"n = {len(weight):,} output channels, {run.footer}"
-        )
+    kernels = {name: layers[name].detach().float().cpu().numpy() for name in chosen}
+    for name, file_name, figure in kernel_figures(kernels, source=footer_of(run)):
         yield _saved(run, figure, f"kernels/{name}", f"kernels/{file_name}.png")
-        if name == chosen[0]:
-            for channel, picture in output_mosaics(weight):
-                run.show(Picture(f"kernels_of_{name}/{channel}", picture), run.epoch)
+    for channel, picture in output_mosaics(kernels[chosen[0]]):
+        run.show(Picture(f"kernels_of_{chosen[0]}/{channel}", picture), epoch_of(run))
 
 
-def _show_film(run: _Run) -> Iterator[Path]:
+def _draw_film(run: Run, _found: Predicted) -> Iterator[Path]:
     film = read_film(run.folder)
     if film is None:
         return
@@ -176,182 +121,224 @@ def _show_film(run: _Run) -> Iterator[Path]:
     yield file
 
 
-def _show_feature_maps(run: _Run) -> Iterator[Path]:
+def _draw_feature_maps(run: Run, _found: Predicted) -> Iterator[Path]:
     """The last layer of some resolutions, on a few images."""
-    indices = spread(range(len(run.labels)), _NUM_INPUTS)
+    listed, model = run.training.valid.images, run.training.model
+    indices = spread(range(len(listed)), _NUM_INPUTS)
     images = _images(run, indices)
-    traced = trace_layers(run.model, images)
+    traced = trace_layers(model, images)
     if not any(layer.is_map for layer in traced):
         raise UsageError("feature maps: no layer of the model gives maps")
-    chosen = default_layers(traced, limit=_NUM_LAYERS)
-    maps = record_activations(run.model, images, chosen)
-    inputs, names = (
-        denormalise(images, run.mean, run.std),
-        [run.names_of(index) for index in indices],
-    )
-    for name, file_name in zip(chosen, file_names("", chosen), strict=True):
-        figure = feature_map_figure(maps[name], inputs, layer=name, names=names, footer=run.footer)
+    maps = record_activations(model, images, default_layers(traced, limit=_NUM_LAYERS))
+    names = [_label_of(listed, index) for index in indices]
+    for name, file_name, figure in layer_figures(
+        maps, _pixels(run, images), names=names, footer=footer_of(run)
+    ):
         yield _saved(run, figure, f"feature_maps/{name}", f"feature_maps/{file_name}.png")
 
 
-def _show_regions(run: _Run) -> Iterator[Path]:
+def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
     """Grad-CAM of what was predicted, wrong answers first."""
+    listed, model = run.training.valid.images, run.training.model
+    names, is_regression = listed.class_names, listed.label_kind == REGRESSION
     chosen, is_wrong = to_explain(
-        run.probabilities, run.labels, label_kind=run.label_kind, count=_NUM_EXPLAINED
+        found.values, listed.labels, label_kind=listed.label_kind, count=_NUM_EXPLAINED
     )
     images = _images(run, chosen)
-    classes = (
-        run.probabilities[chosen].argmax(axis=1)
-        if run.label_kind != REGRESSION
-        else np.zeros(len(chosen), int)
-    )
-    sign = _sign_of_scores(run, images, classes)
-    layer = explained_layer(run.model, images, classes.tolist(), sign=sign)
-    heats = gradcam(run.model, images, classes.tolist(), layer=layer, sign=sign)
-    inputs, explained = denormalise(images, run.mean, run.std), []
-    for rank, (index, image, heat) in enumerate(zip(chosen, inputs, heats, strict=True)):
-        said = run.class_names[classes[rank]]
-        lines = [
-            run.batches.images.listed_path(index),
-            f"true: {run.names_of(index)}",
-            f"explained: {said}",
-        ]
-        if run.label_kind != REGRESSION:
+    classes = np.zeros(len(chosen), int) if is_regression else found.values[chosen].argmax(axis=1)
+    sign = 1.0 if is_regression else _sign_of_scores(model, images, classes, len(names))
+    layer = explained_layer(model, images, classes.tolist(), sign=sign)
+    heats = gradcam(model, images, classes.tolist(), layer=layer, sign=sign)
+    explained = []
+    for rank, index in enumerate(chosen):
+        answer = f"explained: {names[classes[rank]]}"
+        if not is_regression:
             # Of several labels the explained one need not be above its threshold.
-            word = "predicted" if run.label_kind == SINGLE else "most probable"
-            lines[-1] = f"{word}: {said}, {run.probabilities[index].max():.1%}"
+            word = "predicted" if listed.label_kind == SINGLE else "most probable"
+            answer = f"{word}: {names[classes[rank]]}, {found.values[index].max():.1%}"
+        lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
+        image, heat = _pixels(run, images[rank]), heats[rank]
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[index]))
         explained.append(one)
         zoom = max(1, _BOXED // max(image.shape[:2]))
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
-        boxes = {lines[-1]: (x1, y1, x2, y2)} if one.box else {}
-        enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-        run.show(Boxes(f"gradcam/{rank + 1}", enlarged, boxes), run.epoch)
-    figure = gradcam_figure(explained, layer=layer, footer=run.footer)
+        boxes = {answer: (x1, y1, x2, y2)} if one.box else {}
+        large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        run.show(Boxes(f"gradcam/{rank + 1}", large, boxes), epoch_of(run))
+    figure = gradcam_figure(explained, layer=layer, footer=footer_of(run))
     yield _saved(run, figure, "gradcam", "gradcam.png")
 
 
-def _show_embedding(run: _Run) -> Iterator[Path]:
+def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
     """What goes into the head, for at most a thousand images."""
-    indices = spread(range(len(run.labels)), _NUM_POINTS)
+    listed, model = run.training.valid.images, run.training.model
+    if listed.label_kind == REGRESSION:
+        return
+    indices = spread(range(len(listed)), _NUM_POINTS)
     try:
-        head: str | None = find_head(run.model, len(run.class_names))
-    except (
-        UsageError
-    ):  # a network that learned an embedding has no head; what it gives is the embedding
+        head: str | None = find_head(model, len(listed.class_names))
+    except UsageError:
+        # A network that learned an embedding has no head; its output is the embedding.
         head = None
     side = min(_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(indices))))
-    features, squared = [], []
-    for images in batches_at(run.batches, indices):
-        features.append(_features(run.model, images, head).float().cpu().numpy())
-        squared.append(squares(denormalise(images, run.mean, run.std), side))
-    points, pictures = np.concatenate(features), np.concatenate(squared)
+    features, thumbnails = [], []
+    for images in batches_at(run.training.valid, indices):
+        features.append(_features(model, images, head).float().cpu().numpy())
+        thumbnails.append(squares(_pixels(run, images), side))
+    points, pictures = np.concatenate(features), np.concatenate(thumbnails)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
-    paths = [run.batches.images.listed_path(index) for index in indices]
-    rows = [
-        ("true", "image"),
-        *((run.names_of(index), path) for index, path in zip(indices, paths, strict=True)),
-    ]
-    thumbnails = pictures.transpose(0, 3, 1, 2) / np.float32(255)
-    run.show(Embedding("features", points, rows, thumbnails), run.epoch)
+    rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]
+    shares = pictures.transpose(0, 3, 1, 2) / np.float32(255)
+    run.show(Embedding("features", points, [("true", "image"), *rows], shares), epoch_of(run))
     figure = embedding_figure(
         points,
-        run.labels[indices],
+        listed.labels[indices],
         list(pictures),
-        class_names=run.class_names,
+        class_names=listed.class_names,
         layer=head or "the loss",
-        footer=run.footer,
+        footer=footer_of(run),
     )
     yield _saved(run, figure, "embedding", "embedding.png")
 
 
-def _show_curves(run: _Run) -> Iterator[Path]:
+def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
     """Precision against recall: every class, at most a hundred, and all together."""
-    num_classes = len(run.class_names)
-    if run.probabilities.shape[1] != num_classes:
+    listed = run.training.valid.images
+    names, num_classes = listed.class_names, len(listed.class_names)
+    if listed.label_kind == REGRESSION:
+        return
+    if found.values.shape[1] != num_classes:
         raise UsageError(
-            f"PR curves: {run.probabilities.shape[1]} probabilities an image for {num_classes}"
-            " classes"
+            f"PR curves: {found.values.shape[1]} probabilities an image for {num_classes} classes"
         )
-    rows = spread(range(len(run.labels)), max(1, _MAX_SCORES // num_classes))
-    scores, labels = run.probabilities[rows], run.labels[rows]
-    truth = labels[:, None] == np.arange(num_classes) if run.label_kind == SINGLE else labels
+    rows = spread(range(len(listed)), max(1, _MAX_SCORES // num_classes))
+    scores, labels = found.values[rows], listed.labels[rows]
+    truth = labels[:, None] == np.arange(num_classes) if listed.label_kind == SINGLE else labels
     known = np.flatnonzero(truth.any(axis=0)).tolist()
     if not known:
         raise UsageError("PR curves: no image has a class")
     by_ap = sorted(known, key=lambda k: precision_recall(truth[:, k], scores[:, k]).ap)
     for k in sorted(by_ap[:_NUM_CURVES]):
-        run.show(PrCurve(f"pr_curve/{run.class_names[k]}", truth[:, k], scores[:, k]), run.epoch)
-    run.show(PrCounts("pr_curve_micro_average", micro_counts(truth, scores)), run.epoch)
-    figure = pr_figure(truth, scores, class_names=run.class_names, footer=run.footer)
+        run.show(PrCurve(f"pr_curve/{names[k]}", truth[:, k], scores[:, k]), epoch_of(run))
+    run.show(PrCounts("pr_curve_micro_average", micro_counts(truth, scores)), epoch_of(run))
+    figure = pr_figure(truth, scores, class_names=names, footer=footer_of(run))
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
 
 
-def _saved(run: _Run, figure: Figure, tag: str, name: str) -> Path:
+# What is drawn, in this order.
+PICTURES: dict[str, Callable[[Run, Predicted], Iterator[Path]]] = {
+    "kernels": _draw_kernels,
+    "film": _draw_film,
+    "feature maps": _draw_feature_maps,
+    "Grad-CAM": _draw_regions,
+    "embedding": _draw_embedding,
+    "PR curves": _draw_curves,
+}
+
+
+def epoch_of(run: Run) -> int:
+    """Return the epoch of the best weights."""
+    assert run.best is not None
+    return int(run.best["epoch"])
+
+
+def footer_of(run: Run) -> str:
+    """Return what a picture says below: the list, its images, the epoch and the run."""
+    listed = run.training.valid.images
+    return f"{listed.file.name}, n = {len(listed):,}, epoch {epoch_of(run)} of {run.folder}"
+
+
+def to_explain(
+    values: npt.NDArray[np.float32], labels: np.ndarray, *, label_kind: str, count: int
+) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """Return which images to explain, at most `count`, and which of all images are mistakes, bool
+    (N,).
+
+    Mistakes come first, the surest before the others, at most half of them unless there is nothing
+    else; then right answers, spread over the list. values: as in Predicted.
+    """
+    rows = np.arange(len(labels))
+    if label_kind == REGRESSION:
+        return spread(rows.tolist(), count), np.zeros(len(rows), bool)
+    if label_kind == SINGLE:
+        is_wrong, badness = values.argmax(axis=1) != labels, 1 - values[rows, labels]
+    else:
+        is_wrong, badness = (
+            ((values > 0.5) != labels).any(axis=1),
+            np.abs(labels - values).max(axis=1),
+        )
+    wrong = [index for index in np.argsort(-badness, kind="stable").tolist() if is_wrong[index]]
+    right = np.flatnonzero(~is_wrong).tolist()
+    wrong = wrong[: max(count // 2, count - len(right))]
+    return wrong + spread(right, count - len(wrong)), is_wrong
+
+
+def squares(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Return images (n, H, W, 3) as squares (n, side, side, 3); small ones are enlarged by
+    repeating pixels.
+    """
+    tensor = torch.from_numpy(images).movedim(-1, 1).float()
+    how = "area" if max(images.shape[1:3]) > side else "nearest"
+    return (
+        F.interpolate(tensor, (side, side), mode=how).round().to(torch.uint8).movedim(1, -1).numpy()
+    )
+
+
+def _label_of(images: ImageList, index: int) -> str:
+    """Return the label of an image in words."""
+    label = images.labels[index]
+    if images.label_kind == REGRESSION:
+        return ", ".join(f"{value:.4g}" for value in label)
+    if images.label_kind == SINGLE:
+        return images.class_names[label]
+    return " + ".join(images.class_names[k] for k in np.flatnonzero(label).tolist()) or "no class"
+
+
+def _images(run: Run, indices: Sequence[int]) -> Tensor:
+    return torch.cat(list(batches_at(run.training.valid, indices)))
+
+
+def _pixels(run: Run, images: Tensor) -> npt.NDArray[np.uint8]:
+    """Return (..., 3, H, W) as the network sees it, in pixels (..., H, W, 3)."""
+    data = run.data.settings
+    return denormalise(images, data.mean or (0.0, 0.0, 0.0), data.std or (1.0, 1.0, 1.0))
+
+
+def _saved(run: Run, figure: Figure, tag: str, name: str) -> Path:
     """Draw a figure once, for the recorders and as a PNG."""
     drawn = pixels(figure)
-    run.show(Picture(tag, drawn), run.epoch)
-    write_atomically(
-        run.folder / name, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4)
-    )
+    run.show(Picture(tag, drawn), epoch_of(run))
+    save_pixels(drawn, run.folder / name)
     return run.folder / name
 
 
-def _sign_of_scores(run: _Run, images: Tensor, classes: np.ndarray) -> float:
+def _sign_of_scores(
+    model: nn.Module, images: Tensor, classes: np.ndarray, num_classes: int
+) -> float:
     """Return 1 where the largest output wins, -1 where the smallest does."""
-    if run.label_kind == REGRESSION:
-        return 1.0
     with torch.no_grad():
-        outputs = run.model(images).float().cpu().numpy()
+        outputs = model(images).float().cpu().numpy()
     for sign in (1.0, -1.0):
-        if (
-            outputs.shape[1] == len(run.class_names)
-            and ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5
-        ):
+        has_scores = outputs.shape[1] == num_classes
+        if has_scores and ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5:
             return sign
     raise UsageError("Grad-CAM: the outputs are not one score a class")
 
 
 def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
-    """Return what goes into the head (n, D), or what the model gives; of maps and tokens the mean
-    over the places.
+    """Return what goes into the head (n, D), or the outputs; of maps and tokens the mean over the
+    places.
     """
     seen: list[Tensor] = []
-    hook = (
-        model.get_submodule(head).register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0])
-        )
-        if head
-        else None
-    )
-    try:
-        with torch.no_grad():
-            outputs = model(images)
-    finally:
-        if hook is not None:
-            hook.remove()
-    found = seen[-1] if seen else outputs
-    return (
-        found.flatten(2).mean(dim=2)
-        if found.ndim == 4
-        else found.mean(dim=1)
-        if found.ndim == 3
-        else found
-    )
-
-
-def _images(run: _Run, indices: Sequence[int]) -> Tensor:
-    return torch.cat(list(batches_at(run.batches, indices)))
-
-
-# What is shown, in this order, and what of it only labels that are classes have.
-PARTS: dict[str, Callable[[_Run], Iterator[Path]]] = {
-    "kernels": _show_kernels,
-    "film": _show_film,
-    "feature maps": _show_feature_maps,
-    "Grad-CAM": _show_regions,
-    "embedding": _show_embedding,
-    "PR curves": _show_curves,
-}
-_OF_CLASSES = {"embedding", "PR curves"}
+    watched = model.get_submodule(head) if head else model
+    # The handle that registering returns removes the hook at the end of `with`.
+    with (
+        watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
+        torch.no_grad(),
+    ):
+        outputs = model(images)
+    found = seen[-1] if head else outputs
+    if found.ndim == 4:
+        return found.flatten(2).mean(dim=2)
+    return found.mean(dim=1) if found.ndim == 3 else found

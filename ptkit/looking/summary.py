@@ -5,7 +5,6 @@ Nothing is computed by formulas of our own: torch's flop counter watches the pas
 what it keeps.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptkit.core.errors import CheckpointError, UsageError
-from ptkit.core.models.checkpoints import read_weights, rebuild
+from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.hooks import evaluating
+from ptkit.core.models.locate import read_weights, weights_path
 from ptkit.core.models.zoo import build_model, check_forward, usual_size
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.parameter_groups import plan_parameters
@@ -284,7 +284,6 @@ def _watchable(model: nn.Module) -> Iterator[None]:
 
 
 _NUM_CLASSES = 10
-_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -314,16 +313,19 @@ def summarize_subject(
     model: the user's own call, for a checkpoint that names user code.
 
     Raises:
-        UsageError: unknown model or argument, a size that it does not take, or what the checkpoint
-            says itself.
+        UsageError: unknown model or argument, a size that it does not take, a Python file without
+            the name of a model in it, or what the checkpoint already stores.
         CheckpointError: no such file, damaged, or it needs `model`.
     """
-    if is_checkpoint(text):
+    if text.endswith(".py") and ":" not in text:
+        raise UsageError(f"{text} is a Python file: name the model in it, {text}:NAME")
+    path = weights_path(text)
+    if path is not None:
         if num_classes is not None:
             raise UsageError(
-                f"{text} is a checkpoint and says this itself: leave out --num-classes"
+                f"{text} is a checkpoint and already stores this: leave out --num-classes"
             )
-        return _of_checkpoint(Path(text), model=model, size=size, depth=depth)
+        return _of_checkpoint(path, model=model, size=size, depth=depth)
     if model is not None:
         raise UsageError(
             f"--model is for a checkpoint of a model of your own, and {text} is a model: leave"
@@ -336,37 +338,20 @@ def summarize_subject(
     return _of_call(call, num_classes=num_classes, size=size or usual_size(call), depth=depth)
 
 
-def is_checkpoint(text: str) -> bool:
-    """Tell whether a text means a file of weights or a run folder, rather than a model.
-
-    A folder counts if a checkpoint lies in it: a model may share its name with a folder that stands
-    here.
-
-    Raises:
-        UsageError: a Python file without the name of a model in it.
-    """
-    if text.endswith(".py") and ":" not in text:
-        raise UsageError(f"{text} is a Python file: name the model in it, {text}:NAME")
-    if os.path.isfile(text) or os.path.lexists(os.path.join(text, "ckpt.pkl")):
-        return True
-    is_path = os.sep in text and not any(character in text for character in ":(")
-    return is_path or text.endswith(_WEIGHT_FILES)
-
-
 def _of_checkpoint(
     path: Path, *, model: str | None, size: int | None, depth: int | None
 ) -> Summarized:
-    checkpoint = read_weights(path).checkpoint
-    if checkpoint is None:
+    weights = read_weights(path)
+    if weights.checkpoint is None or weights.call is None:
         raise CheckpointError(
             f"{path} holds bare weights: name their model instead, as in ptkit summary resnet18"
         )
-    module = rebuild(checkpoint, model=model)
-    size = size or checkpoint["pipeline"].get("size")
-    if not isinstance(size, int):
-        raise UsageError(f"{path} does not say the size of its images: give --size")
-    call, num_classes = model or checkpoint["model"]["call"], checkpoint["model"]["num_classes"]
-    _freeze(module, checkpoint)
+    module = rebuild(weights.checkpoint, model=model)
+    size = size or weights.size
+    if size is None:
+        raise UsageError(f"{path} does not store the size of its images: give --size")
+    call, num_classes = model or weights.call, weights.checkpoint["model"]["num_classes"]
+    _freeze(module, weights.checkpoint)
     # Only a user's own model may hold tensors that cannot leave their device.
     if not parse(call).prefix:
         module = module.to("meta")

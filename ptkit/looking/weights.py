@@ -1,13 +1,18 @@
-"""The convolutions in a state dict, found by the shape of their weights alone."""
+"""Kernels: the convolutions in a state dict, found by the shape of their weights alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.hooks import match_names
+from ptkit.looking.pictures import add_events
+from ptkit.plots.kernel_stats import kernel_rows, kernel_stats
+from ptkit.plots.kernels import kernel_figure, output_mosaics
+from ptkit.plots.saving import PictureFolder, file_names
 
 
 def find_kernels(
@@ -37,3 +42,39 @@ def find_kernels(
             chosen, [pattern.removesuffix(".weight") for pattern in patterns], what="convolution"
         )
     return {name: found[name].detach().float().cpu().numpy() for name in chosen}
+
+
+def draw_kernels(
+    kernels: Mapping[str, np.ndarray], pictures: PictureFolder, *, source: str, scale: str = "layer"
+) -> list[str]:
+    """Write a picture for each layer, the table of all output channels, and TensorBoard images.
+
+    kernels: of `find_kernels`. Returns a line of text for each layer.
+    """
+    drawn: dict[str, np.ndarray] = {}
+    rows, lines = [], []
+    for layer, name, figure in kernel_figures(kernels, source=source, scale=scale):
+        weight, stats = kernels[layer], kernel_stats(kernels[layer])
+        drawn[f"{layer}/kernels"] = pictures.add_figure(f"kernels-{name}.png", figure)
+        for channel, image in output_mosaics(weight, scale=scale):
+            drawn[f"{layer}/output {channel}"] = image
+        rows += kernel_rows(layer, stats)
+        shape = "×".join(map(str, weight.shape))
+        lines.append(f"{layer}: {shape}, {stats.num_dead:,} of {len(weight):,} dead")
+    header = ["layer", "output_channel", "norm", "min", "max", "is_dead"]
+    pictures.add_csv("kernels.csv", header, rows)
+    add_events(pictures, drawn)
+    return lines
+
+
+def kernel_figures(
+    kernels: Mapping[str, np.ndarray], *, source: str, scale: str = "layer"
+) -> Iterator[tuple[str, str, Figure]]:
+    """Yield each layer with a name for a file and its picture."""
+    for layer, file_name in zip(kernels, file_names("", kernels), strict=True):
+        footer = f"n = {len(kernels[layer]):,} output channels · {source}"
+        yield (
+            layer,
+            file_name,
+            kernel_figure(kernels[layer], layer=layer, scale=scale, footer=footer),
+        )

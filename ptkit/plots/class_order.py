@@ -1,4 +1,4 @@
-"""An order of many classes in which those that are confused stand side by side."""
+"""An order of many classes that puts those confused with each other side by side."""
 
 import math
 
@@ -6,12 +6,11 @@ import numpy as np
 
 
 def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
-    """Group classes that are confused with each other into blocks of at most the square root of
-    their number.
+    """Group classes confused with each other into blocks of at most the root of their number.
 
-    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes stand
-    side by side, and classes without any come last, in their own order. Pairs are joined from the
-    most confused one down, as in single-linkage clustering, which needs no K³ steps.
+    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes are side
+    by side, and classes without any come last, in their own order. Pairs are joined from the most
+    confused one down, as in single-linkage clustering, which needs no K³ steps.
     """
     pairs = _pairs_by_confusion(matrix)
     blocks = _joined(
@@ -25,11 +24,11 @@ def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
 
 
 def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs of classes with mistakes between them, by falling sum of both directions' shares
-    of their rows.
+    """Return pairs of classes with mistakes between them, the most confused first.
+
+    Confusion: the sum of the shares that the mistakes in both directions have of their rows.
     """
-    # Of 10,000 classes a matrix has 100 million cells, nearly all empty: only the others are
-    # calculated with.
+    # 10,000 classes make 100 million cells, nearly all empty: only the others are used.
     true, predicted = np.nonzero(matrix)
     shares = matrix[true, predicted] / np.maximum(matrix.sum(axis=1), 1)[true]
     is_mistake = true != predicted
@@ -50,8 +49,7 @@ def _joined(
         first, second = group_of[a], group_of[b]
         if first is second or len(first) + len(second) > limit:
             continue
-        # The two members of the pair come to stand as near to each other as turning the groups
-        # round allows.
+        # Reverse the groups where that brings the two classes of the pair nearer to each other.
         if first.index(a) < len(first) // 2:
             first.reverse()
         if second.index(b) > len(second) // 2:

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture that can be read from two classes to thousands."""
+"""The confusion matrix as a picture that is readable from two classes to thousands."""
 
 from collections.abc import Sequence
 
@@ -22,8 +22,9 @@ from ptkit.plots.style import (
     new_page,
     percent,
 )
+from ptkit.plots.tiles import as_pixels, enlarged
 
-# Up to how many classes cells hold their counts, and rows their class's name.
+# The most classes for which cells hold counts, and rows class names.
 MAX_ANNOTATED = 30
 MAX_NAMED = 100
 
@@ -38,20 +39,20 @@ def confusion_figure(
     """Draw a confusion matrix: rows true, columns predicted, colour the share of the row.
 
     matrix: counts (K, K). Rows without images are grey. Up to 30 classes the cells hold their
-    counts; above 100 classes stand in blocks of similar ones. title: instead of the question and
+    counts; above 100 classes are in blocks of similar ones. title: instead of the question and
     its answer.
     """
     matrix = np.asarray(matrix)
     labels = class_labels(class_names)
     heading = title or _title(matrix, labels)
     if len(matrix) <= MAX_ANNOTATED:
-        return _annotated(matrix, labels, heading, footer)
+        return _annotated(matrix, labels, title=heading, footer=footer)
     if len(matrix) <= MAX_NAMED:
-        return _named(matrix, labels, heading, footer)
-    return _in_blocks(matrix, labels, heading, footer)
+        return _named(matrix, labels, title=heading, footer=footer)
+    return _in_blocks(matrix, labels, title=heading, footer=footer)
 
 
-def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
+def _annotated(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
     """Draw cells with counts, recall and number of images at the right, precision below."""
     cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
     side, left, head = cell * len(matrix), _label_width(labels), _head(labels, cell)
@@ -64,11 +65,7 @@ def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
         footer=footer,
     )
     colors = _share_colors(matrix, gamma=1.0)
-    page.image(
-        (colors * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1),
-        left,
-        head,
-    )
+    page.image(enlarged(as_pixels(colors), cell), left, head)
     _draw_labels(page, labels, left=left, head=head, cell=cell)
     size = min(9.0, 8 + cell / 64)
     for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -80,10 +77,8 @@ def _annotated(matrix: np.ndarray, labels: list[str], title: str, footer: str) -
     return page.figure
 
 
-def _named(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
-    """Draw cells without counts but every class's name; recall and precision become strips of
-    colour.
-    """
+def _named(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
+    """Draw cells without counts but with every class's name; recall and precision are strips."""
     cell = max(10, min(20, 900 // len(matrix)))
     left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
     order = np.arange(len(matrix))
@@ -101,8 +96,8 @@ def _named(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Fi
     return page.figure
 
 
-def _in_blocks(matrix: np.ndarray, labels: list[str], title: str, footer: str) -> Figure:
-    """Draw all classes, ordered so that similar ones stand in blocks, which are framed and named."""
+def _in_blocks(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
+    """Draw all classes in blocks of similar ones, which are framed and named."""
     blocks = similar_blocks(matrix)
     order = np.concatenate(blocks)
     cell = max(1, 1000 // len(matrix))
@@ -143,7 +138,10 @@ def _draw_blocks(
     for block, name in zip(blocks, names, strict=True):
         length = len(block) * scale
         if len(block) > 1 and length >= 4:
-            _frame(page, left + start - head, start, length)
+            axes = page.axes(left + start - head, start, length, length)
+            axes.patch.set_visible(False)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, color="white", linewidth=0.6)
         middle = start + length / 2
         if middle - 5 >= free_from:
             page.text(name, left - 6, middle, ha="right", va="center", size=6.5)
@@ -162,12 +160,10 @@ def _strip_page(
     notes: list[str],
     footer: str,
 ) -> Page:
-    """Make the page of a matrix without counts, with recall at the right and precision below as
-    strips of colour.
-    """
+    """Make the page of a matrix without counts, with strips of recall and precision."""
     step = -(-len(matrix) // _MAX_SIDE)
-    pooled = _pooled_colors(matrix, order, step, gamma=0.5)
-    picture = (pooled * 255).round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    pooled = _pooled_colors(matrix, order, step=step, gamma=0.5)
+    picture = enlarged(as_pixels(pooled), cell)
     side, width = len(picture), max(12, cell)
     notes = [_accuracy_text(matrix), *notes]
     page = new_page(
@@ -176,12 +172,7 @@ def _strip_page(
     page.image(picture, left, head)
     recall, precision = (rates[order] for rates in _rates(matrix))
     for values, vertical in ((recall, True), (precision, False)):
-        strip = (
-            (_rate_colors(values)[::step] * 255)
-            .round()
-            .astype(np.uint8)
-            .repeat(cell, axis=0)[:side]
-        )
+        strip = as_pixels(_rate_colors(values)[::step]).repeat(cell, axis=0)[:side]
         band = strip[:, None].repeat(width, axis=1)
         page.image(
             band if vertical else band.transpose(1, 0, 2),
@@ -251,20 +242,12 @@ def _draw_margins(page: Page, matrix: np.ndarray, *, left: int, head: int, cell:
 
 def _draw_scale(page: Page, left: float, top: float, *, gamma: float) -> None:
     labels = ["0", "25%", "50%", "75%", "100%"] if gamma == 1 else ["0", "6%", "25%", "56%", "100%"]
-    page.color_bar(left, top, colormap=MAGNITUDE, labels=labels, width=240)
-    page.text("share of the row", left + 254, top - 2, size=8, color=MUTED)
-
-
-def _frame(page: Page, left: float, top: float, length: float) -> None:
-    axes = page.axes(left, top, length, length)
-    axes.patch.set_visible(False)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="white", linewidth=0.6)
+    meaning = "share of the row"
+    page.color_bar(left, top, colormap=MAGNITUDE, labels=labels, meaning=meaning, width=240, gap=14)
 
 
 def _share_colors(matrix: np.ndarray, *, gamma: float) -> np.ndarray:
-    """Return colours (K, K, 3), 0..1; gamma below 1 lifts small shares where no count can be read."""
+    """Return colours (K, K, 3), 0..1; gamma below 1 lifts small shares."""
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
     colors = matplotlib.colormaps[MAGNITUDE](shares**gamma)[..., :3]
@@ -278,9 +261,8 @@ def _rate_colors(rates: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _pooled_colors(matrix: np.ndarray, order: np.ndarray, step: int, *, gamma: float) -> np.ndarray:
-    """Return colours of the cells in another order, of each step × step of them that of the largest
-    count.
+def _pooled_colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -> np.ndarray:
+    """Return colours of cells in another order, of each step × step the one of the largest count.
 
     So no class can vanish. Row by row: the colours of 10,000 classes would take gigabytes.
     """

@@ -16,9 +16,7 @@ _STRIP_THUMBNAIL, _STRIP_TEXT = 72, 240
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of images with a heading and a line below the heading. images: uint8 (h, w, 3) each, of
-    any sizes.
-    """
+    """A row of images, uint8 (h, w, 3) of any sizes, with a heading and a line below it."""
 
     heading: str
     line: str
@@ -35,8 +33,7 @@ def contact_sheet(
     footer: str = "",
     columns: int = 6,
 ) -> Figure:
-    """Draw images in a grid with up to a few lines below each; the first line is muted, the last
-    one red.
+    """Draw images in a grid with lines below each; the first line is muted, the last one red.
 
     images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels.
     captions: lines per image.
@@ -56,7 +53,7 @@ def contact_sheet(
         below = top + height - _GAP - _LINE * num_lines
         for place, k in enumerate(row):
             left = place * (_CELL + _GAP)
-            # Images of a row stand on one line, so that their captions do too.
+            # Images of a row end at one line, so that their captions start there.
             page.image(tiles[k], left, below - 4 - tiles[k].shape[0])
             for number, line in enumerate(captions[k]):
                 color = MUTED if number == 0 else RED if number == len(captions[k]) - 1 else INK

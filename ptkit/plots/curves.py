@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ptkit.plots.style import (
     BLUE,
-    FAINT,
     INK,
     MUTED,
     ORANGE,
     Page,
     house_style,
+    light_grid,
     new_page,
     number,
     percent,
@@ -57,7 +57,7 @@ def learning_curves(
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
-        title=title or _title(rows, best, metric, num_valid),
+        title=title or _title(rows, best, metric=metric, num_valid=num_valid),
         notes=[_note(epochs)],
         footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
     )
@@ -66,7 +66,7 @@ def learning_curves(
     middle = page.axes(_LEFT, tops[1], _WIDTH - _LEFT, _PANEL)
     strip = page.axes(_LEFT, tops[2], _WIDTH - _LEFT, _STRIP)
     _draw_losses(loss, rows, chance_loss)
-    _draw_metric(middle, rows, metric, num_valid)
+    _draw_metric(middle, rows, metric=metric, num_valid=num_valid)
     if majority_share is not None:
         _baseline(middle, majority_share, f"always the largest class, {percent(majority_share)}")
     _draw_rate(strip, epochs, _column(rows, "lr"))
@@ -77,8 +77,7 @@ def learning_curves(
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Return a centred moving average over about a tenth of the values, at least three; gaps stay
-    gaps.
+    """Return a centred moving average over a tenth of the values, at least three; gaps stay gaps.
 
     At the ends the window shrinks on both sides alike, so that a steady rise or fall stays where it
     is.
@@ -97,24 +96,24 @@ def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
     epochs = _column(rows, "epoch")
     losses = {part: _column(rows, f"{part}_loss") for part in _COLORS}
     for part, values in losses.items():
-        _draw_curve(axes, epochs, values, _COLORS[part])
+        _draw_curve(axes, epochs, values=values, color=_COLORS[part])
     known = np.concatenate([values[np.isfinite(values)] for values in losses.values()])
     axes.set_ylabel("loss")
     if chance is not None:
         _baseline(axes, chance, f"chance, ln K = {number(chance)}")
-    # Compared with chance, or with where it ended: one bad start must not flatten the rest.
+    # Compared with chance or with the median: one bad start must not flatten the rest.
     scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
     highest = max(known.max(initial=0), chance or 0)
     if known.size and highest > 8 * scale and known.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif known.min(initial=0) >= 0:
         axes.set_ylim(0, highest * 1.1 or 1)
 
 
-def _draw_metric(axes: Axes, rows: Sequence[Row], metric: str, num_valid: int) -> None:
+def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int) -> None:
     epochs, valid = _column(rows, "epoch"), _column(rows, f"valid_{metric}")
     if metric == "accuracy":
         error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
@@ -122,14 +121,14 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], metric: str, num_valid: int) -
             epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0
         )
     for part, color in _COLORS.items():
-        _draw_curve(axes, epochs, _column(rows, f"{part}_{metric}"), color)
+        _draw_curve(axes, epochs, values=_column(rows, f"{part}_{metric}"), color=color)
     axes.set_ylabel(metric)
     if metric in _ERRORS:
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
         return
     axes.set_ylim(min(0, float(np.nanmin(valid, initial=0))), 1.04)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.yaxis.set_major_formatter("{x:.0%}")
 
 
 def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
@@ -145,10 +144,10 @@ def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
 
 
-def _draw_curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, color: str) -> None:
+def _draw_curve(axes: Axes, epochs: np.ndarray, *, values: np.ndarray, color: str) -> None:
     if len(epochs) < 6:
         axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=4)
         return
@@ -178,9 +177,8 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     margin = max(0.5, len(epochs) * 0.01)
     axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-    axes.tick_params(labelsize=8, length=3, labelbottom=is_last)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    light_grid(axes, "y")
+    axes.tick_params(labelbottom=is_last)
     if best is None:
         return
     epoch = float(best["epoch"] or 0)
@@ -201,18 +199,14 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
 def _draw_legend(page: Page, *, has_band: bool) -> None:
     left = float(_LEFT)
     for text, color in (("train", BLUE), ("validation", ORANGE)):
-        bar = np.full((3, 22, 3), [int(color[k : k + 2], 16) for k in (1, 3, 5)], np.uint8)
-        page.image(bar, left, 5)
-        page.text(text, left + 28, 7, va="center", size=9)
+        page.color_key(text, left, color=color)
         left += 110
     band = "     band: ±1 standard error" if has_band else ""
     page.text(f"│ best epoch{band}", left, 7, va="center", size=9, color=MUTED)
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
-    """Return the row with the best validation metric; ties go to the lower loss, then to the
-    earlier epoch.
-    """
+    """Return the row of the best validation metric; ties go to the lower loss, then the earlier."""
     sign, key = (-1 if metric in _ERRORS else 1), f"valid_{metric}"
 
     def score(row: Row) -> tuple[float, float]:
@@ -222,7 +216,7 @@ def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
     return max(scored, key=score, default=None)
 
 
-def _title(rows: Sequence[Row], best: Row | None, metric: str, num_valid: int) -> str:
+def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int) -> str:
     if best is None:
         return f"How well does it learn? no validation {metric} in {len(rows):,} epochs"
     value, epoch = _known(best.get(f"valid_{metric}"), 0), int(_known(best["epoch"], 0))

@@ -30,8 +30,9 @@ _SIDE, _LEGEND = 440, 150
 
 
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return the first two principal components (n, 2) of features (n, D), and each one's share of
-    the variance.
+    """Return the first two principal components of features (n, D): (n, 2), and their shares.
+
+    The shares are of the variance.
 
     A component points to where its largest weight is positive, so that the picture does not depend
     on the library.
@@ -41,26 +42,20 @@ def principal_axes(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float
     axes = np.pad(axes[:2], ((0, max(0, 2 - len(axes))), (0, 0)))
     signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
     shares = np.pad(sizes**2, (0, 2))[:2] / max(float((sizes**2).sum()), 1e-300)
-    return centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T, (
-        float(shares[0]),
-        float(shares[1]),
-    )
+    points = centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T
+    return points, (float(shares[0]), float(shares[1]))
 
 
 def nearest_share(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images whose nearest other image, by features (n, D), has a label in
-    common.
+    """Return the share of images whose nearest other image has a label in common.
 
-    labels: int (n,) classes, or bool (n, K).
+    features: (n, D). labels: int (n,) classes, or bool (n, K).
     """
     if len(features) < 2:
         return float("nan")
-    squares = (features.astype(np.float64) ** 2).sum(axis=1)
-    distances = (
-        squares[:, None]
-        + squares[None]
-        - 2 * features.astype(np.float64) @ features.T.astype(np.float64)
-    )
+    features = features.astype(np.float64)
+    squares = (features**2).sum(axis=1)
+    distances = squares[:, None] + squares[None] - 2 * features @ features.T
     np.fill_diagonal(distances, np.inf)
     nearest = labels[distances.argmin(axis=1)]
     same = nearest == labels if labels.ndim == 1 else (nearest & labels).any(axis=1)
@@ -77,8 +72,7 @@ def embedding_figure(
     layer: str,
     footer: str = "",
 ) -> Figure:
-    """Draw the first two principal components of features, once as points and once as the images
-    themselves.
+    """Draw the first two principal components of features, as points and as the images.
 
     features: (n, D). labels: int (n,) classes, or bool (n, K). thumbnails: uint8 (h, w, 3), one an
     image.
@@ -108,7 +102,7 @@ def embedding_figure(
     others = places[~np.isin(one_label, shown)]
     axes.scatter(others[:, 0], others[:, 1], s=14, color=FAINT, linewidths=0)
     for number, label in enumerate(shown):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS)]
+        color, marker = _symbol(number)
         mine = places[one_label == label]
         axes.scatter(
             mine[:, 0], mine[:, 1], s=20, color=color, marker=marker, alpha=0.8, linewidths=0
@@ -140,11 +134,7 @@ def _draw_legend(
     axes.set(xlim=(0, _LEGEND), ylim=(_SIDE, 0))
     axes.set_axis_off()
     for number, label in enumerate(shown):
-        color, marker, top = (
-            COLORS[number % len(COLORS)],
-            MARKERS[number // len(COLORS)],
-            10 + 19 * number,
-        )
+        (color, marker), top = _symbol(number), 10 + 19 * number
         axes.scatter([8], [top], s=26, color=color, marker=marker, linewidths=0)
         name = names[label] if label >= 0 else "no class"
         axes.text(20, top, fitted(name, width=_LEGEND - 24, size=8), size=8, va="center")
@@ -159,6 +149,10 @@ def _draw_legend(
         )
 
 
+def _symbol(number: int) -> tuple[str, str]:
+    return COLORS[number % len(COLORS)], MARKERS[number // len(COLORS)]
+
+
 def _most_frequent(labels: np.ndarray) -> list[int]:
     """Return the classes that get a colour, in their order."""
     classes, counts = np.unique(labels, return_counts=True)
@@ -166,7 +160,7 @@ def _most_frequent(labels: np.ndarray) -> list[int]:
 
 
 def _thumbnail_map(places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> np.ndarray:
-    """Return a picture of cells, in each of them the image that lies nearest to its middle."""
+    """Return a picture of cells, each with the image nearest to its middle."""
     # The fewer images, the larger: about as many cells again as images.
     count = int(np.clip(round(math.sqrt(2.2 * len(places))), 8, 20))
     size = _SIDE // count

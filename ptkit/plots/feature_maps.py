@@ -1,4 +1,4 @@
-"""What one layer gives for some images: a row per image, its strongest channels side by side."""
+"""The output of one layer for some images: a row per image, its strongest channels side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
 
 MAX_CHANNELS = 16
 
-# Inputs need more air between rows than maps do between columns, or one image seems to go on in the
-# next.
+# Without more space between rows than between columns, one image seems to continue in the next.
 _TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
 
 
@@ -22,8 +21,8 @@ _TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
 class MapStats:
     """One value per channel over all images and positions, each array (C,); is_dead: bool.
 
-    A channel is dead if it has the same value everywhere: it says nothing about these images. Where
-    there is only one value to look at (one image, a vector), if that is 0.
+    A channel is dead if it has the same value everywhere, or, where it has only one value (one
+    image, a vector), if that is 0.
     """
 
     minima: np.ndarray
@@ -47,8 +46,9 @@ class MapStats:
 
 
 def map_stats(maps: np.ndarray) -> MapStats:
-    """Measure the channels of one layer; maps: float (n, C, H, W). NaN and infinite values are left
-    out.
+    """Measure the channels of one layer, without NaN and infinite values.
+
+    maps: float (n, C, H, W).
     """
     known = np.where(np.isfinite(maps), maps, 0.0)
     minima, maxima = known.min(axis=(0, 2, 3)), known.max(axis=(0, 2, 3))
@@ -63,8 +63,7 @@ def map_stats(maps: np.ndarray) -> MapStats:
 def feature_map_figure(
     maps: np.ndarray, images: np.ndarray, *, layer: str, names: Sequence[str], footer: str = ""
 ) -> Figure:
-    """Draw each image, the layer's mean |activation| on it, and the channels with the largest
-    maximum.
+    """Draw each image, the mean |activation| of the layer, and the channels of largest maximum.
 
     maps: float (n, C, H, W). images: uint8 (n, h, w, 3), what the network saw, de-normalised.
     names: of the images.
@@ -72,13 +71,13 @@ def feature_map_figure(
     stats = map_stats(maps)
     mean = np.abs(maps).mean(axis=1)
     mean_limit = float(np.nan_to_num(mean, posinf=0).max()) or 1.0
-    groups = _tiles(maps, images, mean, stats, mean_limit)
+    groups = _tiles(maps, images, mean=mean, stats=stats, mean_limit=mean_limit)
     widths = [max(tile.shape[1] for tile in tiles) for tiles in groups]
     height = max(tile.shape[0] for tiles in groups for tile in tiles)
     labels = [fitted(drawable(name), width=120, size=8) for name in names]
     left = max(text_width(label, size=8) for label in labels) + 10
     pictures = [
-        _column_group(tiles, len(maps), height, width)
+        _column_group(tiles, len(maps), height=height, width=width)
         for tiles, width in zip(groups, widths, strict=True)
     ]
     page = new_page(
@@ -99,20 +98,17 @@ def feature_map_figure(
             page.text(head, middle, _HEAD - 3, ha="center", va="bottom", size=8, color=MUTED)
         left += picture.shape[1] + _BETWEEN
     top = _HEAD + pictures[0].shape[0] + 12
-    low = f"−{number(stats.limit)}" if stats.is_signed else "0"
-    middle_labels = ["0"] if stats.is_signed else []
+    highest = number(stats.limit)
+    labels = [f"−{highest}", "0", highest] if stats.is_signed else ["0", highest]
     colormap = SIGNED if stats.is_signed else MAGNITUDE
-    page.color_bar(0, top, colormap=colormap, labels=[low, *middle_labels, number(stats.limit)])
-    page.text("channels", 158, top - 2, size=8, color=MUTED)
-    page.color_bar(230, top, colormap=MAGNITUDE, labels=["0", number(mean_limit)])
-    page.text("mean |a|", 388, top - 2, size=8, color=MUTED)
+    page.color_bar(0, top, colormap=colormap, labels=labels, meaning="channels", gap=8)
+    labels = ["0", number(mean_limit)]
+    page.color_bar(230, top, colormap=MAGNITUDE, labels=labels, meaning="mean |a|", gap=8)
     return page.figure
 
 
 def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, float, bool]]:
-    """Return the rows of the table beside the pictures: layer, channel, min, max, mean magnitude,
-    is_dead.
-    """
+    """Return table rows: layer, channel, min, max, mean magnitude, is_dead."""
     values = zip(stats.minima, stats.maxima, stats.mean_magnitudes, stats.is_dead, strict=True)
     return [
         (layer, k, float(low), float(high), float(m), bool(dead))
@@ -121,7 +117,7 @@ def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, 
 
 
 def _tiles(
-    maps: np.ndarray, images: np.ndarray, mean: np.ndarray, stats: MapStats, mean_limit: float
+    maps: np.ndarray, images: np.ndarray, *, mean: np.ndarray, stats: MapStats, mean_limit: float
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Return coloured tiles: the inputs, the mean magnitudes, and the channels image by image."""
     size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
@@ -137,8 +133,8 @@ def _tiles(
     return inputs, means, channels
 
 
-def _column_group(tiles: list[np.ndarray], rows: int, height: int, width: int) -> np.ndarray:
-    """Lay tiles out in `rows` rows of cells of the given size, each tile in the middle of its cell."""
+def _column_group(tiles: list[np.ndarray], rows: int, *, height: int, width: int) -> np.ndarray:
+    """Lay tiles out in `rows` rows of cells of one size, each tile in the middle of its cell."""
     cells = np.full((len(tiles), height + _BELOW, width, 3), 255, np.uint8)
     for cell, tile in zip(cells, tiles, strict=True):
         top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2

@@ -1,4 +1,4 @@
-"""Which characters can be drawn on this system, and how wide a text comes out."""
+"""Which characters can be drawn on this system, and how wide a text is."""
 
 import logging
 import re
@@ -16,10 +16,11 @@ DPI = 100
 
 _BASE_FAMILY = "DejaVu Sans"
 _CJK_FAMILIES = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "Microsoft YaHei", "PingFang SC",
-    "Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Heiti SC", "STHeiti", "SimHei", "Songti SC",
-    "SimSun", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans CJK TC", "Noto Sans CJK JP", "Noto Sans CJK KR",
-    "Source Han Sans", "AR PL UMing CN", "AR PL UKai CN",
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Heiti SC", "STHeiti", "SimHei", "Songti SC", "SimSun",
+    "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans CJK TC", "Noto Sans CJK JP",
+    "Noto Sans CJK KR", "Source Han Sans", "AR PL UMing CN", "AR PL UKai CN",
 )  # fmt: skip
 _CJK_FILES = re.compile(r"cjk|wqy|han|hei|song|droid|uming|ukai|notosans(sc|tc|jp)", re.IGNORECASE)
 _NO_GLYPH = "\N{WHITE SQUARE}"
@@ -29,8 +30,7 @@ _NO_GLYPH = "\N{WHITE SQUARE}"
 def cjk_font() -> str | None:
     """Return the name of a font with Chinese characters that this system has, or None."""
     name = _known_cjk_font()
-    # matplotlib keeps its list of fonts between runs and does not notice one that was installed
-    # since.
+    # matplotlib keeps its list of fonts between runs and misses those installed since.
     if name is None and _add_new_fonts():
         name = _known_cjk_font()
     if name is not None:
@@ -60,9 +60,7 @@ def drawable(text: str) -> str:
 
 
 def class_labels(class_names: Sequence[str]) -> list[str]:
-    """Return what to write for each class: its name, or its index where the name cannot be drawn or
-    is blank.
-    """
+    """Return the label of each class: its name, or its index if the name is blank or undrawable."""
     return [
         name if name.strip() and is_drawable(name) else str(k) for k, name in enumerate(class_names)
     ]
@@ -82,9 +80,7 @@ def text_width(text: str, *, size: float, bold: bool = False) -> float:
 
 
 def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list[str]:
-    """Break `text` at blanks into lines of at most `width` pixels; a longer word is cut in its
-    middle.
-    """
+    """Break `text` at blanks into lines of at most `width` pixels; longer words are shortened."""
     lines: list[str] = []
     for word in drawable(text).split():
         word = fitted(word, width=width, size=size, bold=bold)
@@ -97,10 +93,10 @@ def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list
 
 
 def fitted(text: str, *, width: float, size: float, bold: bool = False) -> str:
-    """Return `text`, with its middle replaced by an ellipsis where it is wider than `width` pixels."""
+    """Return `text`, with an ellipsis in its middle where it is wider than `width` pixels."""
     if text_width(text, size=size, bold=bold) <= width:
         return text
-    # The end of a path says more than its start, so it keeps the larger part.
+    # The end of a path says more than its start, so more of it is kept.
     for kept in range(len(text) - 1, 1, -1):
         head = kept // 3
         shorter = f"{text[:head]}…{text[len(text) - (kept - head) :]}"
@@ -122,7 +118,8 @@ def _add_new_fonts() -> bool:
             continue
         try:
             font_manager.fontManager.addfont(path)
-        except (OSError, RuntimeError):  # a damaged font file
+        except (OSError, RuntimeError):
+            # A damaged font file.
             continue
         found = True
     return found

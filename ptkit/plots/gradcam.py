@@ -18,8 +18,9 @@ _COLUMNS, _MIN_CELL = 4, 200
 
 @dataclass(frozen=True)
 class Explained:
-    """One image: uint8 (H, W, 3); heat (H, W), 0..1; box (x1, y1, x2, y2), ends exclusive, or None;
-    lines below it.
+    """One image, uint8 (H, W, 3), and what the network looked at.
+
+    heat: (H, W), 0..1. box: (x1, y1, x2, y2), ends exclusive, or None. lines: below the image.
     """
 
     image: np.ndarray
@@ -38,9 +39,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 @house_style()
 def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = "") -> Figure:
-    """Draw each image beside itself with its heat and box; a red last line where the answer was
-    wrong.
-    """
+    """Draw each image and its heat with a box; a wrong answer has a red last line."""
     columns = min(_COLUMNS, len(explained))
     num_lines = max(len(one.lines) for one in explained)
     height, width = np.max(
@@ -68,22 +67,15 @@ def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = 
         footer=footer,
     )
     for place, one in enumerate(explained):
-        _draw(
-            page,
-            one,
-            place % columns * cell_width,
-            place // columns * cell_height + height,
-            cell_width - _BETWEEN,
-        )
-    page.color_bar(0, rows * cell_height, colormap=MAGNITUDE, labels=["0", "1"])
-    page.text(
-        "heat, share of the image's highest", 162, rows * cell_height - 2, size=8, color=MUTED
-    )
+        left, bottom = place % columns * cell_width, place // columns * cell_height + height
+        _draw(page, one, left=left, bottom=bottom, room=cell_width - _BETWEEN)
+    meaning = "heat, share of the image's highest"
+    page.color_bar(0, rows * cell_height, colormap=MAGNITUDE, labels=["0", "1"], meaning=meaning)
     return page.figure
 
 
-def _draw(page: Page, one: Explained, left: float, bottom: float, room: float) -> None:
-    """Draw one image and its heat, both standing on `bottom`, and the lines below."""
+def _draw(page: Page, one: Explained, *, left: float, bottom: float, room: float) -> None:
+    """Draw one image and its heat, both ending at `bottom`, and the lines below."""
     tile = resized(one.image, _TILE)
     height, width = tile.shape[:2]
     page.image(tile, left, bottom - height)

@@ -12,20 +12,19 @@ from ptkit.plots.fonts import font_families
 from ptkit.plots.kernel_stats import kernel_colors, kernel_stats
 from ptkit.plots.saving import pixels
 from ptkit.plots.style import (
-    BLUE,
+    BLUE_RGB,
     FAINT_RGB,
     FRAME_RGB,
-    MUTED,
     SIGNED,
     house_style,
     new_page,
     number,
 )
-from ptkit.plots.tiles import mosaic
+from ptkit.plots.tiles import enlarged, mosaic
 
 MAX_TILES = 64
 
-# Where the line with the epoch stands above the kernels, and the bar of the time below them.
+# Heights of the line with the epoch above the kernels, the time bar below them, and the legend.
 _HEAD, _BAR, _LEGEND = 24, 5, 34
 _SECONDS, _LAST_MS = 8, 2000
 
@@ -43,10 +42,7 @@ def film_frames(
     columns = _num_columns(outputs)
     zoom = max(1, min(420 // columns, 96) // max(kernels.shape[3:]))
     colors = [kernel_colors(one, limit=stats.limit, scale="layer") for one in maps]
-    mosaics = [
-        mosaic(c.repeat(zoom, axis=1).repeat(zoom, axis=2), columns, gap=3, fill=FRAME_RGB)
-        for c in colors
-    ]
+    mosaics = [mosaic(enlarged(c, zoom), columns, gap=3, fill=FRAME_RGB) for c in colors]
     first, last = (kernels[k].astype(np.float64) for k in (0, -1))
     moved = float(np.linalg.norm(last - first) / (np.linalg.norm(first) or 1))
     height, width = mosaics[0].shape[:2]
@@ -64,42 +60,30 @@ def film_frames(
         )
         labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
         page.color_bar(
-            0, _HEAD + height + _BAR + 14, colormap="gray" if is_rgb else SIGNED, labels=labels
-        )
-        page.text(
-            "each colour" if is_rgb else "weight",
-            162,
-            _HEAD + height + _BAR + 12,
-            size=8,
-            color=MUTED,
+            0,
+            _HEAD + height + _BAR + 14,
+            colormap="gray" if is_rgb else SIGNED,
+            labels=labels,
+            meaning="each colour" if is_rgb else "weight",
         )
         empty = pixels(page.figure)
     top, left = page.top + _HEAD, page.left
     return [
-        _frame(
-            empty,
-            picture,
-            f"epoch {epoch} of {epochs[-1]}",
-            epoch / max(epochs[-1], 1),
-            top=top,
-            left=left,
-        )
+        _frame(empty, picture, epoch=epoch, last=epochs[-1], top=top, left=left)
         for picture, epoch in zip(mosaics, epochs, strict=True)
     ]
 
 
 def gif_bytes(frames: Sequence[np.ndarray]) -> bytes:
-    """Return frames, uint8 (H, W, 3), as an endless GIF of about eight seconds that rests on the
-    last one.
-    """
+    """Return frames, uint8 (H, W, 3), as an endless GIF of eight seconds that rests on the last."""
     # One palette for all frames, or still parts flicker.
     sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
     palette = Image.fromarray(sample).quantize(
         256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
     )
     colors = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
-    # The median of what is nearly white is not white, as a page is; and Pillow's search for the
-    # nearest is coarse.
+    # The median of nearly white colours is not white, as a page is; and Pillow's search for the
+    # nearest colour is coarse.
     colors[colors.min(axis=1) > 240] = 255
     palette.putpalette(colors.ravel().tolist())
     images = [
@@ -122,15 +106,16 @@ def gif_bytes(frames: Sequence[np.ndarray]) -> bytes:
 
 
 def _num_columns(count: int) -> int:
-    """Return how many of `count` tiles stand in a row: few holes in the last row, wider than high."""
+    """Return how many of `count` tiles make a row: few holes in the last row, wider than high."""
     wide = math.sqrt(1.6 * count)
     widths = range(math.ceil(wide * 0.75), math.ceil(wide * 1.6) + 1)
     return min(widths, key=lambda width: (-count % width, abs(width - wide)))
 
 
 def _maps(kernels: np.ndarray) -> np.ndarray:
-    """Return what is drawn of kernels (epochs, outputs, inputs, H, W): (epochs, outputs, 1 or 3, H,
-    W).
+    """Return the parts of kernels that are drawn: (epochs, outputs, 1 or 3, H, W).
+
+    kernels: (epochs, outputs, inputs, H, W).
     """
     if kernels.shape[2] in (1, 3):
         return kernels
@@ -139,14 +124,14 @@ def _maps(kernels: np.ndarray) -> np.ndarray:
 
 
 def _frame(
-    empty: np.ndarray, picture: np.ndarray, text: str, share: float, *, top: int, left: int
+    empty: np.ndarray, picture: np.ndarray, *, epoch: int, last: int, top: int, left: int
 ) -> np.ndarray:
     frame = empty.copy()
     height, width = picture.shape[:2]
     frame[top : top + height, left : left + width] = picture
+    text, share = f"epoch {epoch} of {last}", epoch / max(last, 1)
     frame[top + height + 6 : top + height + 6 + _BAR, left : left + width] = FAINT_RGB
-    blue = [int(BLUE[k : k + 2], 16) for k in (1, 3, 5)]
-    frame[top + height + 6 : top + height + 6 + _BAR, left : left + round(share * width)] = blue
+    frame[top + height + 6 : top + height + 6 + _BAR, left : left + round(share * width)] = BLUE_RGB
     image = Image.fromarray(frame)
     font = ImageFont.truetype(font_manager.findfont(font_families()[0]), 13)
     ImageDraw.Draw(image).text((left, top - _HEAD + 3), text, fill="#1f2328", font=font)

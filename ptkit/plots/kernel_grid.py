@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,10 +28,9 @@ from ptkit.plots.style import (
     new_page,
     number,
 )
-from ptkit.plots.tiles import mosaic
+from ptkit.plots.tiles import enlarged, mosaic
 
-# The strongest panel shows at most this many outputs and inputs; the whole layer at most this many
-# pixels a side.
+# The most outputs and inputs of the strongest panel, and the most pixels a side of the whole layer.
 _STRONGEST = 16
 _MAX_SIDE = 1024
 
@@ -39,8 +40,9 @@ _HEAD, _BARS, _BETWEEN, _LEGEND = 46, 52, 36, 40
 def grid_figure(
     weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str
 ) -> Figure:
-    """Draw the strongest outputs by the strongest inputs large, the whole layer small; of a small
-    layer only that.
+    """Draw the strongest outputs by the strongest inputs large, and the whole layer small.
+
+    Of a small layer only the whole is drawn.
     """
     panels = _panels(weight, stats, scale)
     tallest = max(panel.height for panel in panels)
@@ -53,7 +55,7 @@ def grid_figure(
     )
     left = 0
     for panel in panels:
-        _draw_panel(page, panel, stats, left)
+        _draw_panel(page, panel, stats=stats, left=left)
         left += panel.width + _BETWEEN
     space = tallest - panels[0].height
     if space > 150:
@@ -64,8 +66,9 @@ def grid_figure(
 
 @dataclass(frozen=True)
 class _Panel:
-    """One grid. rows, columns: which outputs and inputs; pitch: height and width of a kernel and
-    its gap in pixels.
+    """One grid.
+
+    rows, columns: outputs and inputs. pitch: height and width of a kernel and its gap in pixels.
     """
 
     name: str
@@ -96,31 +99,29 @@ def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
     gap = 0 if is_matrix else 1
     rows = np.sort(outputs_by_norm[: _MAX_SIDE // (height + gap)])
     columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
-    total, shown, what = (
-        outputs * inputs,
-        len(rows) * len(columns),
-        "weights" if is_matrix else "kernels",
-    )
+    total, shown = outputs * inputs, len(rows) * len(columns)
+    noun = "weights" if is_matrix else "kernels"
     name = (
-        f"Whole layer: {total:,} {what}"
+        f"Whole layer: {total:,} {noun}"
         if shown == total
-        else f"In order: {shown:,} of {total:,} {what} shown, the strongest"
+        else f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
     )
-    panels = [_panel(weight, stats, rows, columns, side=640, scale=scale, name=name)]
+    draw = partial(_panel, weight, stats, scale=scale)
+    panels = [draw(rows=rows, columns=columns, side=640, name=name)]
     if not is_matrix and max(outputs, inputs) > _STRONGEST:
         rows, columns = outputs_by_norm[:_STRONGEST], inputs_by_norm[:_STRONGEST]
         side = 420 if panels[0].height < 800 else 640
         name = f"Strongest outputs × inputs: {len(rows) * len(columns):,} of {total:,} shown"
-        panels.insert(0, _panel(weight, stats, rows, columns, side=side, scale=scale, name=name))
+        panels.insert(0, draw(rows=rows, columns=columns, side=side, name=name))
     return panels
 
 
 def _panel(
     weight: np.ndarray,
     stats: KernelStats,
+    *,
     rows: np.ndarray,
     columns: np.ndarray,
-    *,
     side: int,
     scale: str,
     name: str,
@@ -132,16 +133,15 @@ def _panel(
         side // (len(columns) * width),
         max(36 // max(height, width), 1),
     )
-    # Where a kernel is large its frame may be wide; where a weight is one pixel, frames would hide
-    # the weights.
+    # A large kernel may have a wide frame; where a weight is one pixel, frames would hide it.
     gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
     colors = kernel_colors(kernels.reshape(-1, 1, height, width), limit=stats.limit, scale=scale)
-    tiles = colors.repeat(max(zoom, 1), axis=1).repeat(max(zoom, 1), axis=2)
+    tiles = enlarged(colors, max(zoom, 1))
     picture = mosaic(tiles, len(columns), gap=gap, fill=FRAME_RGB if zoom > 1 else FAINT_RGB)
     return _Panel(name, picture, rows, columns, (tiles.shape[1] + gap, tiles.shape[2] + gap))
 
 
-def _draw_panel(page: Page, panel: _Panel, stats: KernelStats, left: int) -> None:
+def _draw_panel(page: Page, panel: _Panel, *, stats: KernelStats, left: int) -> None:
     page.text(panel.name, left, 0, weight="bold")
     start = left + panel.labels
     page.image(panel.picture, start, _HEAD)
@@ -163,9 +163,7 @@ def _draw_panel(page: Page, panel: _Panel, stats: KernelStats, left: int) -> Non
 
 
 def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:
-    """Return the norm of each row as a bar; a dead one gets a red stub, since its own bar would be
-    too short to see.
-    """
+    """Return the norm of each row as a bar; a dead one gets a red stub, as its bar is too short."""
     bars = np.full((panel.picture.shape[0], _BARS - 6, 3), 255, np.uint8)
     thickness = max(1, min(panel.pitch[0] - 2, 12))
     for k, row in enumerate(panel.rows):
@@ -177,18 +175,16 @@ def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:
 
 
 def _draw_norms(page: Page, stats: KernelStats, panel: _Panel, *, height: int) -> None:
-    """Draw all norms in falling order below a panel, so that the space beside a tall one shows
-    something.
-    """
+    """Draw all norms in falling order in the space below a panel."""
     axes = page.axes(panel.labels + 12, panel.height + 34, panel.picture.shape[1] - 12, height - 74)
     norms = np.sort(stats.norms)[::-1]
-    axes.fill_between(
-        np.arange(1, len(norms) + 1), norms, step="mid", color=BLUE, alpha=0.25, linewidth=0
-    )
-    axes.step(np.arange(1, len(norms) + 1), norms, where="mid", color=BLUE, linewidth=1.2)
+    ranks = np.arange(1, len(norms) + 1)
+    axes.fill_between(ranks, norms, step="mid", color=BLUE, alpha=0.25, linewidth=0)
+    axes.step(ranks, norms, where="mid", color=BLUE, linewidth=1.2)
     axes.axhline(stats.median_norm, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.text(1, stats.median_norm, f"median {number(stats.median_norm)}", size=7, color=MUTED, va="bottom", ha="right",
-              transform=axes.get_yaxis_transform())  # fmt: skip
+    median = f"median {number(stats.median_norm)}"
+    how: dict[str, Any] = {"size": 7, "color": MUTED, "va": "bottom", "ha": "right"}
+    axes.text(1, stats.median_norm, median, transform=axes.get_yaxis_transform(), **how)
     axes.set(xlim=(0.5, len(norms) + 0.5), ylim=(0, None))
     axes.set_xlabel("output channels by norm", size=8)
     axes.tick_params(labelsize=7, length=3)

@@ -1,13 +1,11 @@
-"""What is measured on the kernels of one layer, and the colours and words that all their pictures
-share.
-"""
+"""Measurements of the kernels of one layer, and the colours and words of all their pictures."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import MUTED, SIGNED, Page, number
+from ptkit.plots.style import SIGNED, Page, number
 from ptkit.plots.tiles import signed_colors, stretched_colors
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay
@@ -21,7 +19,7 @@ class KernelStats:
     """One value per output channel, each array (outputs,); is_dead: bool.
 
     limit: the layer's scale, the 99.5th percentile of |w|. num_not_finite: NaN and infinite
-    weights, left out of all.
+    weights, left out of the rest.
     """
 
     norms: np.ndarray
@@ -62,9 +60,7 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
 
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
-    """Return the rows of the table beside the pictures: layer, output channel, norm, min, max,
-    is_dead.
-    """
+    """Return table rows: layer, output channel, norm, min, max, is_dead."""
     values = zip(stats.norms, stats.minima, stats.maxima, stats.is_dead, strict=True)
     return [
         (layer, k, float(n), float(low), float(high), bool(dead))
@@ -95,9 +91,7 @@ def title_text(layer: str, stats: KernelStats) -> str:
 
 
 def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
-    """Return what is in the layer: `64 output channels × 3 inputs, kernels of 7×7`, and how many
-    weights are broken.
-    """
+    """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, and broken weights."""
     outputs, inputs, height, width = weight.shape
     text = (
         f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}, kernels of"
@@ -120,13 +114,13 @@ def bars_text(where: str, stats: KernelStats) -> str:
 def draw_legend(page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool) -> None:
     """Draw the colour scale at the left of a page; needs 30 pixels of height."""
     if scale == "kernel":
-        page.color_bar(0, top, colormap="gray", labels=["its min", "its max"])
-        page.text("each kernel on a scale of its own", 162, top - 2, size=8, color=MUTED)
+        meaning = "each kernel on its own scale"
+        page.color_bar(0, top, colormap="gray", labels=["its min", "its max"], meaning=meaning)
         return
     labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
-    page.color_bar(0, top, colormap="gray" if is_rgb else SIGNED, labels=labels)
-    which = "each colour; " if is_rgb else ""
-    page.text(f"{which}ends: 99.5th percentile of |w|", 162, top - 2, size=8, color=MUTED)
+    colormap, which = ("gray", "each colour; ") if is_rgb else (SIGNED, "")
+    meaning = f"{which}ends: 99.5th percentile of |w|"
+    page.color_bar(0, top, colormap=colormap, labels=labels, meaning=meaning)
 
 
 def _rgb(kernels: np.ndarray, limit: float, scale: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Convolution kernels of one layer as a picture, from the bare weight tensor.
 
-What is drawn follows from the shape (outputs, inputs, height, width) alone: three inputs are
+The shape (outputs, inputs, height, width) alone decides what is drawn: three inputs are
 colours; one input (greyscale images, depthwise layers) is a sheet of signed maps; 1×1 is a matrix;
 anything else is a grid with a row per output channel.
 """
@@ -22,7 +22,7 @@ from ptkit.plots.kernel_stats import (
     title_text,
 )
 from ptkit.plots.style import BAR_RGB, FRAME_RGB, MUTED, RED, RED_RGB, house_style, new_page
-from ptkit.plots.tiles import mosaic
+from ptkit.plots.tiles import enlarged, mosaic
 
 SCALES = ("layer", "kernel")
 MAX_TILES = 256
@@ -50,10 +50,9 @@ def kernel_figure(
 def output_mosaics(
     weight: np.ndarray, *, scale: str = "layer", num_outputs: int = 16, num_inputs: int = 64
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the strongest output channels, each with an image, uint8 (H, W, 3), of its kernels side
-    by side.
+    """Yield the strongest output channels, each with an image of its kernels side by side.
 
-    num_inputs: how many kernels of an output at most, the first ones.
+    Images are uint8 (H, W, 3). num_inputs: at most the first so many kernels of an output.
     """
     stats = kernel_stats(weight)
     zoom = max(1, 24 // max(weight.shape[2:]))
@@ -61,7 +60,7 @@ def output_mosaics(
         kernels = weight[channel]
         maps = kernels[None] if len(kernels) == 3 else kernels[:num_inputs, None]
         colors = kernel_colors(maps, limit=stats.limit, scale=scale)
-        tiles = colors.repeat(zoom, axis=1).repeat(zoom, axis=2)
+        tiles = enlarged(colors, zoom)
         yield channel, mosaic(tiles, min(len(tiles), 16), fill=FRAME_RGB)
 
 
@@ -74,7 +73,7 @@ def _sheet_figure(
     columns = _num_columns(len(shown))
     zoom = max(1, min(max(640 // columns, 38), 96) // max(weight.shape[2:]))
     colors = kernel_colors(weight[shown], limit=stats.limit, scale=scale)
-    tiles = _captioned(colors.repeat(zoom, axis=1).repeat(zoom, axis=2), stats, shown)
+    tiles = _captioned(enlarged(colors, zoom), stats, shown)
     picture = mosaic(tiles, columns, gap=6)[6:, 6:]
     how = f"RGB{', grey is 0' if scale == 'layer' else ''}." if is_rgb else "Signed."
     cap = (
@@ -112,10 +111,8 @@ def _captioned(tiles: np.ndarray, stats: KernelStats, shown: np.ndarray) -> np.n
     result[:, : height + 2] = FRAME_RGB
     result[:, 1 : height + 1, 1 : width + 1] = tiles
     steps = np.linspace(0, 1, 2 * max(height, width))
-    downwards, rightwards = (
-        np.rint(steps * (height - 1)).astype(int),
-        np.rint(steps * (width - 1)).astype(int),
-    )
+    downwards = np.rint(steps * (height - 1)).astype(int)
+    rightwards = np.rint(steps * (width - 1)).astype(int)
     for tile, channel in zip(result, shown, strict=True):
         tile[height + 4 : height + 7, : round((width + 2) * stats.norm_shares[channel])] = BAR_RGB
         if stats.is_dead[channel]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
@@ -60,7 +59,7 @@ def label_rates(
         )
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.set_yticks(rows, [labels[k] for k in shown])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=8, length=0)
     for row, k in enumerate(shown):

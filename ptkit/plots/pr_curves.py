@@ -8,22 +8,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator
 
 from ptkit.plots.fonts import class_labels, fitted, text_width
-from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, Page, house_style, new_page
+from ptkit.plots.style import BLUE, MUTED, ORANGE, Page, house_style, light_grid, new_page
 
 MAX_PANELS = 20
 
-# A line of more points is thinned, which no picture shows.
+# A line of more points is thinned, which is invisible.
 _MAX_POINTS = 500_000
 _MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 34
 
 
 @dataclass(frozen=True)
 class Curve:
-    """recall rises, precision belongs to it, (T,) each. ap: average precision. prevalence: what
-    chance gives.
+    """recall rises, precision belongs to it, (T,) each.
+
+    ap: average precision. prevalence: the precision of chance.
     """
 
     recall: np.ndarray
@@ -33,8 +34,7 @@ class Curve:
 
 
 def precision_recall(truth: np.ndarray, scores: np.ndarray) -> Curve:
-    """Return the exact curve of scores (n,) for what is true, bool (n,), of which at least one must
-    be.
+    """Return the exact curve of scores (n,) for truth, bool (n,), of which one or more are true.
 
     Average precision is the sum over the thresholds of precision times the gain in recall, without
     interpolation, as scikit-learn's average_precision_score.
@@ -51,8 +51,9 @@ def precision_recall(truth: np.ndarray, scores: np.ndarray) -> Curve:
 def micro_counts(
     truth: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 127
 ) -> dict[str, np.ndarray]:
-    """Return the counts tp, fp, tn, fn, (thresholds,) each, over all classes and images, at
-    thresholds from 0 to 1.
+    """Return the counts tp, fp, tn, fn, (thresholds,) each, over all classes and images.
+
+    The thresholds go from 0 to 1.
 
     truth: bool (n, K). scores: (n, K), 0..1; at least the threshold counts as found.
     """
@@ -68,8 +69,7 @@ def micro_counts(
 def pr_figure(
     truth: np.ndarray, scores: np.ndarray, *, class_names: Sequence[str], footer: str = ""
 ) -> Figure:
-    """Draw the micro average large, and beside it the classes with the lowest average precision, at
-    most 20.
+    """Draw the micro average large, and beside it the at most 20 classes of lowest AP.
 
     truth: bool (n, K), at least one true. scores: (n, K).
     """
@@ -91,7 +91,7 @@ def pr_figure(
             f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
             f" {curves[worst].ap:.3f} for “{labels[worst]}”"
         ),
-        notes=[_note(len(truth), len(shown), len(curves), truth.shape[1])],
+        notes=[_note(truth, num_shown=len(shown), num_known=len(curves))],
         footer=footer,
     )
     micro = precision_recall(truth.ravel(), scores.ravel())
@@ -104,28 +104,24 @@ def pr_figure(
     for place, k in enumerate(shown):
         left = 44 + _MAIN + 52 + place % columns * (_PANEL + _BETWEEN)
         top = _HEAD + place // columns * (_PANEL + _HEAD)
-        _draw_class(page, left, top, curves[k], labels[k], int(counts[k]))
+        axes = page.axes(left, top, _PANEL, _PANEL)
+        _draw(axes, curves[k], color=ORANGE, width=1.4)
+        axes.tick_params(labelbottom=False, labelleft=False, length=2)
+        _draw_heading(page, labels[k], left=left, top=top, ap=curves[k].ap, count=int(counts[k]))
     return page.figure
 
 
-def _draw_class(page: Page, left: float, top: float, curve: Curve, name: str, count: int) -> None:
-    axes = page.axes(left, top, _PANEL, _PANEL)
-    _draw(axes, curve, color=ORANGE, width=1.4)
-    axes.tick_params(labelbottom=False, labelleft=False, length=2)
-    ap = f"AP {curve.ap:.3f}"
-    room = _PANEL - text_width(ap, size=8) - 6
+def _draw_heading(page: Page, name: str, *, left: float, top: float, ap: float, count: int) -> None:
+    """Write the name of a class, its number of images where there is room, and its AP."""
+    how: dict[str, Any] = {"va": "bottom", "size": 8}
+    text = f"AP {ap:.3f}"
+    room = _PANEL - text_width(text, size=8) - 6
     name = fitted(name, width=room, size=8)
-    page.text(name, left, top - 5, va="bottom", size=8)
+    page.text(name, left, top - 5, **how)
     if text_width(f"{name} {count:,}", size=8) < room:
-        page.text(
-            f"{count:,}",
-            left + text_width(f"{name} ", size=8),
-            top - 5,
-            va="bottom",
-            size=8,
-            color=MUTED,
-        )
-    page.text(ap, left + _PANEL, top - 5, va="bottom", ha="right", size=8)
+        after = left + text_width(f"{name} ", size=8)
+        page.text(f"{count:,}", after, top - 5, color=MUTED, **how)
+    page.text(text, left + _PANEL, top - 5, ha="right", **how)
 
 
 def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
@@ -136,15 +132,14 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.tick_params(labelsize=8, length=3)
-    axes.set_axisbelow(True)
+        axis.set_major_formatter("{x:.0%}")
+    light_grid(axes, "both")
 
 
 def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision; of millions of points those where recall rises, else matplotlib
-    takes gigabytes.
+    """Return recall and precision; of millions of points only those where recall rises.
+
+    Otherwise matplotlib would take gigabytes.
     """
     if len(curve.recall) <= _MAX_POINTS:
         return curve.recall, curve.precision
@@ -155,7 +150,8 @@ def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return curve.recall[kept], curve.precision[kept]
 
 
-def _note(num_images: int, num_shown: int, num_known: int, num_classes: int) -> str:
+def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:
+    num_images, num_classes = truth.shape
     which = (
         "all classes"
         if num_shown == num_known

@@ -1,6 +1,4 @@
-"""Figures and tables into files: one picture, or the folder of a command that replaces its own
-pictures only.
-"""
+"""Save figures and tables, one picture or the folder of a command."""
 
 import itertools
 import json
@@ -28,7 +26,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         StorageError: the disk refused.
     """
-    _save_pixels(pixels(figure), path)
+    save_pixels(pixels(figure), path)
     return path
 
 
@@ -41,26 +39,23 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def file_names(prefix: str, texts: Iterable[str]) -> list[str]:
-    """Return a file name, without ending, that any system accepts for each text, such as a layer's
-    name; all differ.
-    """
+    """Return a file name, without ending, for each text; all differ and suit any system."""
     names: list[str] = []
     taken: set[str] = set()
     for text in texts:
-        name = wanted = prefix + re.sub(r"[^\w.-]+", "_", text)[:120].rstrip(".")
+        name = plain = prefix + re.sub(r"[^\w.-]+", "_", text)[:120].rstrip(".")
         # Some file systems do not tell upper from lower case.
         for number in itertools.count(2):
             if name.lower() not in taken:
                 break
-            name = f"{wanted}-{number}"
+            name = f"{plain}-{number}"
         taken.add(name.lower())
         names.append(name)
     return names
 
 
 class PictureFolder:
-    """The folder of one command: what an earlier run of it left there is replaced, everything else
-    stays as it is.
+    """The folder of one command: files of its earlier run are replaced, all others stay.
 
     Used as `with`: at the end without an error, what was written earlier and not again is removed.
     `.ptkit-files.json` in the folder lists what each command wrote.
@@ -93,7 +88,7 @@ class PictureFolder:
     def add_figure(self, name: str, figure: Figure) -> np.ndarray:
         """Save a figure under `name` and return its pixels, uint8 (H, W, 3)."""
         drawn = pixels(figure)
-        _save_pixels(drawn, self._claimed(name))
+        save_pixels(drawn, self._claimed(name))
         return drawn
 
     def add_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -105,7 +100,7 @@ class PictureFolder:
         write_csv(self._claimed(name), header, cells)
 
     def adopt(self, path: Path) -> None:
-        """Count a file in this folder that another part of this command wrote as its own."""
+        """Count a file in this folder that another part of this command wrote as the command's."""
         self._own(path.name)
         self.files.append(path)
 
@@ -121,8 +116,7 @@ class PictureFolder:
         return path
 
     def _own(self, name: str) -> None:
-        # The list is on disk before the file is, so that a killed run leaves nothing that the next
-        # one would not know.
+        # The list is on disk before the file, so that the next run knows all files of a killed one.
         if name not in self._owned:
             self._owned.add(name)
             self._save_list()
@@ -135,7 +129,12 @@ class PictureFolder:
         )
 
 
-def _save_pixels(drawn: np.ndarray, path: Path) -> None:
+def save_pixels(drawn: np.ndarray, path: Path) -> None:
+    """Write a picture, uint8 (H, W, 3), as a PNG.
+
+    Raises:
+        StorageError: the disk refused.
+    """
     write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4))
 
 

@@ -1,15 +1,26 @@
 """The rate of every parameter group over the epochs of a run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import BLUE, FAINT, MUTED, ORANGE, RED, Page, house_style, new_page, number
+from ptkit.plots.style import (
+    BLUE,
+    MUTED,
+    ORANGE,
+    RED,
+    Page,
+    house_style,
+    light_grid,
+    new_page,
+    number,
+)
 
 _WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
 _COLORS = (BLUE, ORANGE, "#2d8a4e", RED, "#7a4fb0")
@@ -52,7 +63,9 @@ def schedule_figure(
             shown, plain = (
                 np.maximum(values[:, columns[0]], lowest) for values in (rates, plain_rates)
             )
-            _draw(axes, epochs, shown, plain, color, num_epochs)
+            # A rate holds until the next step begins; the last one to the end of the run.
+            times = np.append(epochs, num_epochs)
+            _draw(axes, times, rates=shown, plain=plain, color=color)
         _finish(axes, num_epochs, is_last=axes is log)
     linear.set_ylim(0, highest * 1.08)
     linear.set_ylabel("rate")
@@ -63,44 +76,22 @@ def schedule_figure(
 
 
 def _draw(
-    axes: Axes,
-    epochs: np.ndarray,
-    rates: np.ndarray,
-    plain: np.ndarray,
-    color: str,
-    num_epochs: int,
+    axes: Axes, times: np.ndarray, *, rates: np.ndarray, plain: np.ndarray, color: str
 ) -> None:
-    # A rate holds until the next step begins; the last one to the end of the run.
-    times = np.append(epochs, num_epochs)
+    how: dict[str, Any] = {"where": "post", "color": color}
     if not np.array_equal(rates, plain):
-        differs = np.flatnonzero(rates != plain)[-1] + 2
-        shown = slice(0, min(differs, len(plain)))
-        axes.step(
-            epochs[shown],
-            plain[shown],
-            where="post",
-            color=color,
-            linewidth=1,
-            linestyle=(0, (4, 3)),
-            alpha=0.7,
-        )
-    axes.step(
-        times,
-        np.append(rates, rates[-1]),
-        where="post",
-        color=color,
-        linewidth=2,
-        solid_capstyle="butt",
-    )
+        end = np.flatnonzero(rates != plain)[-1] + 2
+        dashed = (0, (4, 3))
+        axes.step(times[:-1][:end], plain[:end], linewidth=1, linestyle=dashed, alpha=0.7, **how)
+    axes.step(times, np.append(rates, rates[-1]), linewidth=2, solid_capstyle="butt", **how)
 
 
 def _finish(axes: Axes, num_epochs: int, *, is_last: bool) -> None:
     axes.set_xlim(0, num_epochs)
     axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-    axes.tick_params(labelsize=8, length=3, labelbottom=is_last)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    light_grid(axes, "y")
+    axes.tick_params(labelbottom=is_last)
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
     if is_last:
         axes.set_xlabel("epochs done")
 
@@ -111,13 +102,13 @@ def _make_logarithmic(axes: Axes, rates: np.ndarray, highest: float) -> None:
     axes.set_yscale("log")
     axes.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
     axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("rate, logarithmic")
 
 
 def _alike(rates: np.ndarray) -> list[list[int]]:
-    """Return the columns in lists of equal ones."""
+    """Return lists of the columns that are equal."""
     kinds: dict[bytes, list[int]] = {}
     for column in range(rates.shape[1]):
         kinds.setdefault(np.ascontiguousarray(rates[:, column]).tobytes(), []).append(column)
@@ -141,9 +132,7 @@ def _draw_legend(page: Page, kinds: list[list[int]]) -> None:
         if left > _WIDTH - 90:
             page.text("…", left, 7, va="center", size=9, color=MUTED)
             return
-        bar = np.full((3, 22, 3), [int(color[k : k + 2], 16) for k in (1, 3, 5)], np.uint8)
-        page.image(bar, left, 5)
-        written = page.text(text, left + 28, 7, va="center", size=9)
+        written = page.color_key(text, left, color=color)
         left += 28 + len(written.get_text()) * 6 + 18
 
 

@@ -1,16 +1,15 @@
-"""The look that all figures share: fonts, colours, and a page laid out in pixels with a title and a
-footer.
-"""
+"""The style of all figures: fonts, colours, and a page in pixels with a title and a footer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -22,7 +21,7 @@ MAGNITUDE, SIGNED = "viridis", "RdBu_r"
 NOT_FINITE = "#ff00ff"
 # The same as pixels.
 FRAME_RGB, FAINT_RGB = (176, 183, 191), (226, 229, 233)
-BAR_RGB, RED_RGB = (110, 118, 129), (209, 36, 47)
+BAR_RGB, RED_RGB, BLUE_RGB = (110, 118, 129), (209, 36, 47), (31, 111, 180)
 
 _MARGIN = 18
 _TITLE, _NOTE, _FOOTER = 12.0, 9.0, 8.0
@@ -31,7 +30,7 @@ _MIN_WIDTH = 440
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw with our fonts and line widths; matplotlib's own settings are as before afterwards."""
+    """Draw with our fonts and line widths; matplotlib's own settings come back afterwards."""
     with matplotlib.rc_context(
         {
             "font.family": font_families(),
@@ -81,19 +80,26 @@ class Page:
         axes.set_axis_off()
 
     def text(self, text: str, left: float, top: float, **how: Any) -> Text:
-        """Write a line whose anchor (its upper left corner unless `how` says otherwise) is at the
-        given place.
-        """
+        """Write a line at a place, which is its upper left corner unless `how` says otherwise."""
         total_width, total_height = self.figure.get_size_inches() * DPI
         x, y = (self.left + left) / total_width, 1 - (self.top + top) / total_height
         placed: dict[str, Any] = {"ha": "left", "va": "top", "size": 9} | how
         return self.figure.text(x, y, drawable(text), **placed)
 
     def color_bar(
-        self, left: float, top: float, *, colormap: str, labels: Sequence[str], width: int = 150
+        self,
+        left: float,
+        top: float,
+        *,
+        colormap: str,
+        labels: Sequence[str],
+        meaning: str,
+        width: int = 150,
+        gap: int = 12,
     ) -> None:
-        """Draw a horizontal bar of a colormap with labels spread evenly below it; needs 30 pixels
-        of height.
+        """Draw a colormap as a bar with labels spread below it, and its meaning at the right.
+
+        It needs 30 pixels of height. gap: between bar and meaning.
         """
         bar = matplotlib.colormaps[colormap](np.linspace(0, 1, width))[None, :, :3]
         self.image(np.repeat((bar * 255).astype(np.uint8), 10, axis=0), left, top)
@@ -101,15 +107,21 @@ class Page:
             share = k / max(len(labels) - 1, 1)
             align = {0.0: "left", 1.0: "right"}.get(share, "center")
             self.text(label, left + share * width, top + 13, ha=align, size=8, color=MUTED)
+        self.text(meaning, left + width + gap, top - 2, size=8, color=MUTED)
+
+    def color_key(self, text: str, left: float, *, color: str) -> Text:
+        """Draw a short bar of a colour and its meaning, in a legend at the top."""
+        rgb = np.rint(np.array(to_rgb(color)) * 255).astype(np.uint8)
+        self.image(np.broadcast_to(rgb, (3, 22, 3)), left, 5)
+        return self.text(text, left + 28, 7, va="center", size=9)
 
 
 def new_page(
     width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = ""
 ) -> Page:
-    """Make a figure with room for content of the given size, a title, lines of notes below it, and
-    a footer.
+    """Make a figure with room for content, a title, notes below it and a footer.
 
-    Narrow content stands at the left of a page wide enough for the title to be read.
+    Narrow content is at the left of a page wide enough for a readable title.
     """
     page_width = max(int(np.ceil(width)), _MIN_WIDTH)
     titles = wrapped(title, width=page_width, size=_TITLE, bold=True)
@@ -129,6 +141,13 @@ def new_page(
     for k, line in enumerate(footers):
         frame.text(line, 0, total - _MARGIN - 14 * (len(footers) - k), size=_FOOTER, color=MUTED)
     return Page(figure, page_width, int(np.ceil(height)), _MARGIN, top)
+
+
+def light_grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
+    """Draw faint lines behind the data, with short ticks."""
+    axes.grid(axis=axis, color=FAINT, linewidth=0.6)
+    axes.tick_params(labelsize=8, length=3)
+    axes.set_axisbelow(True)
 
 
 def contrasting(rgb: Sequence[float]) -> str:

@@ -10,11 +10,9 @@ from ptkit.plots.style import MAGNITUDE, NOT_FINITE, SIGNED
 
 
 def resized(tile: np.ndarray, size: int) -> np.ndarray:
-    """Return a tile enlarged by a whole factor, or reduced by averaging blocks, so that its longer
-    side is near `size`.
+    """Return a tile enlarged by a whole factor, or reduced by averaging, to near `size`.
 
-    tile: (H, W) or (H, W, C). Enlarging repeats pixels, so that a small image shows its pixels; the
-    longer side never exceeds `size`.
+    tile: (H, W) or (H, W, C). size: of the longer side, never exceeded. Enlarging repeats pixels.
     """
     longest = max(tile.shape[:2])
     if longest <= size:
@@ -35,7 +33,7 @@ def _block_means(tile: np.ndarray, block: int) -> np.ndarray:
 def mosaic(
     tiles: np.ndarray, columns: int, *, gap: int = 1, fill: tuple[int, int, int] = (255, 255, 255)
 ) -> np.ndarray:
-    """Lay tiles out row by row; tiles: uint8 (n, H, W, 3). The gap is also the frame around them."""
+    """Lay tiles, uint8 (n, H, W, 3), out row by row; the gap is also the frame around them."""
     number, height, width, _ = tiles.shape
     rows = math.ceil(number / columns)
     page = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
@@ -46,32 +44,41 @@ def mosaic(
     return page
 
 
+def enlarged(tiles: np.ndarray, factor: int) -> np.ndarray:
+    """Return tiles (..., H, W, C) with each pixel repeated in both directions."""
+    return tiles.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def as_pixels(colors: np.ndarray) -> np.ndarray:
+    """Return colours of 0..1 as uint8."""
+    return np.rint(colors * 255).astype(np.uint8)
+
+
 def signed_colors(values: np.ndarray, limit: float) -> np.ndarray:
-    """Return uint8 colours (..., 3) of the diverging map; `limit` in absolute value gets the end
-    colours.
-    """
-    return _colors(values, -limit, limit, SIGNED)
+    """Return uint8 colours (..., 3) of the diverging map; -limit and limit get the end colours."""
+    return _colors(values, SIGNED, low=-limit, high=limit)
 
 
 def magnitude_colors(values: np.ndarray, limit: float) -> np.ndarray:
     """Return uint8 colours (..., 3) of the sequential map from 0 to `limit`."""
-    return _colors(values, 0.0, limit, MAGNITUDE)
+    return _colors(values, MAGNITUDE, low=0.0, high=limit)
 
 
 def stretched_colors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return uint8 greys (..., 3), black at `low`, white at `high` (both broadcast), mid-grey where
-    these are equal.
+    """Return uint8 greys (..., 3), from black at `low` to white at `high` (both broadcast).
+
+    Where these are equal it is mid-grey.
     """
     span = high - low
     shares = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
-    return _colors(shares, 0.0, 1.0, "gray")
+    return _colors(shares, "gray", low=0.0, high=1.0)
 
 
-def _colors(values: np.ndarray, low: float, high: float, colormap: str) -> np.ndarray:
+def _colors(values: np.ndarray, colormap: str, *, low: float, high: float) -> np.ndarray:
     shares = (values.astype(np.float64) - low) / ((high - low) or 1.0)
     colors = matplotlib.colormaps[colormap].with_extremes(bad=NOT_FINITE)(
         np.ma.masked_invalid(shares)
     )[..., :3]
     # An infinite value is no more drawable than a NaN.
     colors[~np.isfinite(values)] = to_rgb(NOT_FINITE)
-    return np.rint(colors * 255).astype(np.uint8)
+    return as_pixels(colors)

@@ -241,7 +241,7 @@ def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
     upright = _pillow_call(lambda: ImageOps.exif_transpose(image) or image, path, kind)
-    pixels = _pillow_call(lambda: _to_rgb(upright), path, kind)
+    pixels = _pillow_call(lambda: to_rgb(upright), path, kind)
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
     return np.array(pixels, order="C")
 
@@ -299,7 +299,7 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
         raise DataError(f"cannot read {path}: {reason}") from None
 
 
-def _to_rgb(image: Any) -> Pixels:
+def to_rgb(image: Any) -> Pixels:
     """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to
     white).
     """

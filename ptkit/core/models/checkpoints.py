@@ -11,7 +11,6 @@ from ptkit import __version__
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.models.weight_files import plain, read_weight_file, write_weight_file
-from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import refuse_user_code
@@ -92,29 +91,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: no such file, damaged, written by a newer ptkit, or other weights than a
             checkpoint.
     """
-    contents = read_weight_file(_in_run(path))
-    if not _is_ptkit(contents):
+    contents = read_weight_file(file_of(path))
+    if not is_checkpoint(contents):
         raise CheckpointError(
             f"{path} holds weights only, not a ptkit checkpoint, which is needed here"
         )
-    return _validated(contents, path)
-
-
-def read_weights(path: Path) -> Weights:
-    """Return the weights of any file: a checkpoint or run folder, a state dict of any nesting,
-    .safetensors.
-
-    Raises:
-        CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it
-            was run.
-    """
-    file = _in_run(path)
-    contents = read_weight_file(file)
-    if _is_ptkit(contents):
-        checkpoint = _validated(contents, path)
-        return Weights(checkpoint["state_dict"], checkpoint, (), file)
-    state_dict, notes = unwrap(contents, path)
-    return Weights(state_dict, None, notes, file)
+    return validated(contents, path)
 
 
 def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Module:
@@ -165,9 +147,9 @@ def _load_exactly(module: nn.Module, state_dict: Mapping[str, Tensor], text: str
             if key in state_dict and state_dict[key].shape != own[key].shape
         ],
     }
-    told = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
-    if told:
-        raise CheckpointError(f"the checkpoint's weights do not fit {text}: {'; '.join(told)}")
+    found = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
+    if found:
+        raise CheckpointError(f"the checkpoint's weights do not fit {text}: {'; '.join(found)}")
     load_state_dict(module, state_dict)
 
 
@@ -175,16 +157,22 @@ def _first(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-def _in_run(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """Return the best checkpoint of a run folder; another path as it is."""
     return path / "ckpt.pkl" if os.path.isdir(path) else path
 
 
-def _is_ptkit(contents: Any) -> bool:
+def is_checkpoint(contents: Any) -> bool:
+    """Tell whether a file's contents are a ptkit checkpoint, whole or not."""
     return isinstance(contents, dict) and contents.get("format") == FORMAT
 
 
-def _validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+def validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint, every key of it checked.
+
+    Raises:
+        CheckpointError: written by a newer ptkit, or incomplete.
+    """
     version = contents.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         writer = contents.get("ptkit_version")
@@ -194,7 +182,7 @@ def _validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
         )
     fault = _fault(contents)
     if fault is not None:
-        raise CheckpointError(f"{path} is a ptkit checkpoint, but not a whole one: {fault}")
+        raise CheckpointError(f"{path} is an incomplete ptkit checkpoint: {fault}")
     return contents
 
 

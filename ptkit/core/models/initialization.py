@@ -1,6 +1,4 @@
-"""Weight initialisation by torch.nn.init's own names, chosen by layer class, module or parameter
-name.
-"""
+"""Initialise weights by torch.nn.init's functions, chosen by layer class, module or parameter."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,16 +23,16 @@ _SUMMARIES = {
     "orthogonal_": "orthogonal rows or columns (Saxe et al. 2013)",
     "sparse_": "normal with a fraction of zeros in each column; 2-D weights only (Martens 2010)",
 }
-_NOT_THE_USERS = frozenset({"tensor", "generator"})
+_SUPPLIED = frozenset({"tensor", "generator"})
 INITS = Catalogue(
     "initialisation",
     {
-        name: Part(f"torch.nn.init:{name}", summary, _NOT_THE_USERS)
+        name: Part(f"torch.nn.init:{name}", summary, _SUPPLIED)
         for name, summary in _SUMMARIES.items()
     },
     functions={"calculate_gain": "torch.nn.init:calculate_gain"},
 )
-# The recipe of the course's initialize_weights: layer class, parameter, call.
+# The course's initialize_weights: layer class, parameter, call.
 TUTORIAL = (
     ("Conv2d", "weight", "xavier_normal_()"),
     ("Conv2d", "bias", "constant_(0)"),
@@ -48,13 +46,12 @@ _ANY_SHAPE = ("uniform_", "normal_", "constant_")
 
 
 def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
-    """Draw the weights that `lines` name anew, in place; of two lines for one parameter the later
-    counts.
+    """Draw the weights that `lines` name anew, in place; later lines win.
 
     lines: `SELECTOR=call`, such as `Conv2d=kaiming_normal_(mode='fan_out')`, or the word
         `tutorial`. On a module or a class the call fills its `weight`.
-    seed: a parameter's values follow from it, the parameter's name and its call alone. No global
-    random state changes.
+    seed: with the parameter's name and its call it decides the values. No global random state
+    changes.
 
     Raises:
         UsageError: a selector that matches nothing, a wrong call, or one that cannot fill a
@@ -65,8 +62,7 @@ def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, call in calls.items():
             _check(call, name, parameters[name].shape)
-            # torch.nn.init.sparse_ ignores the generator it is given for its zeros, so the default
-            # one is seeded.
+            # torch.nn.init.sparse_ draws its zeros from the default generator in any case.
             torch.default_generator.manual_seed(_seed_of(name, seed))
             values = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
             INITS.build(call, supplied={"tensor": values})

@@ -22,20 +22,19 @@ class _Piece:
 
 
 def layer_names(model: nn.Module) -> list[list[str]]:
-    """Return the names of all parameters, layer by layer in the order in which the model lists
-    them; each name once.
+    """Return the names of all parameters, layer by layer as the model lists them, each once.
 
     The model, Sequential, ModuleList and ModuleDict are taken apart, and so is a module with more
-    than half of all parameters. Every other module is one layer. What has parameters of at most one
-    dimension only (a norm), and parameters that stand directly in what is taken apart (a class
-    token), go with the layer before them, or with the first one.
+    than half of all parameters. Every other module is one layer. A module whose parameters have at
+    most one dimension (a norm), and parameters directly in a module that is taken apart (a class
+    token), belong to the layer before them, or to the first one.
     """
     own = dict.fromkeys(name for name, _ in model.named_parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     layers: list[list[str]] = []
     waiting: list[str] = []
-    for piece in _pieces(model, "", total):
-        # A parameter that is shared stands where it is listed first.
+    for piece in _pieces(model, "", total=total):
+        # A shared parameter counts where it is listed first.
         names = [name for name in piece.names if own.pop(name, "") is None]
         if not names:
             continue
@@ -49,7 +48,7 @@ def layer_names(model: nn.Module) -> list[list[str]]:
     return [*layers, waiting] if waiting else layers
 
 
-def _pieces(module: nn.Module, prefix: str, total: int) -> Iterator[_Piece]:
+def _pieces(module: nn.Module, prefix: str, *, total: int) -> Iterator[_Piece]:
     direct = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
     children = list(module.named_children())
     if direct:
@@ -59,7 +58,7 @@ def _pieces(module: nn.Module, prefix: str, total: int) -> Iterator[_Piece]:
     for name, child in children:
         is_wrapper = sum(parameter.numel() for parameter in child.parameters()) > limit * total
         if isinstance(child, _CONTAINERS) or is_wrapper:
-            yield from _pieces(child, f"{prefix}{name}.", total)
+            yield from _pieces(child, f"{prefix}{name}.", total=total)
         else:
             inside = [f"{prefix}{name}.{inner}" for inner, _ in child.named_parameters()]
             yield _Piece(inside, is_loose=_is_flat(child))

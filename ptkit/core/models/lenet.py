@@ -16,8 +16,9 @@ def lenet(*, num_classes: int, size: int = 32) -> nn.Module:
 
 
 class LeNet(nn.Module):
-    """conv 3→6 k5, pool, conv 6→16 k5, pool, fc →120→84→classes (LeCun et al. 1998, with ReLU and
-    max pooling).
+    """conv 3→6 k5, pool, conv 6→16 k5, pool, fc →120→84→classes.
+
+    As LeCun et al. 1998, with ReLU and max pooling.
     """
 
     def __init__(self, num_classes: int, size: int = 32) -> None:

@@ -1,4 +1,4 @@
-"""What a pickle asks for, found by taking it apart instead of running it."""
+"""The functions and classes that a pickle names, read without running it."""
 
 import pickletools
 import re
@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 # What weights-only loading rebuilds tensors and plain containers from.
 _HARMLESS = re.compile(
-    r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.(\w+\.)?\w*Storage|torch\.Size|torch\.device|"
-    r"torch\.(float|double|half|bfloat|int|uint|long|short|bool|complex)\w*|collections\.(OrderedDict|Counter)|"
+    r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.(\w+\.)?\w*Storage|"
+    r"torch\.Size|torch\.device|"
+    r"torch\.(float|double|half|bfloat|int|uint|long|short|bool|complex)\w*|"
+    r"collections\.(OrderedDict|Counter)|"
     r"torch\.nn\.parameter\.\w+|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.set"
 )
 # torch's files from before version 1.6 hold five pickles in a row, then the bytes of the tensors.
@@ -17,10 +19,10 @@ _NUM_LEGACY_PICKLES = 5
 
 
 def foreign_globals(path: Path) -> list[str]:
-    """Return the functions and classes beyond tensors and containers that a file of torch.save or a
-    pickle names.
+    """Return the functions and classes beyond tensors and containers that a file names.
 
-    Nothing is imported or run. What stands behind a damaged place is not found.
+    path: a pickle or a file of torch.save. Nothing is imported or run. Names after a damaged place
+    are not found.
     """
     found: list[str] = []
     with path.open("rb") as file:
@@ -48,7 +50,7 @@ def _collect(file: BinaryIO, found: list[str]) -> None:
             elif opcode.name == "STACK_GLOBAL":
                 found.append(".".join(strings[-2:]))
             elif opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-                # Good for text alone: only the two strings before STACK_GLOBAL matter.
+                # Only strings are kept: only the two before STACK_GLOBAL matter.
                 memo[len(memo) if argument is None else int(argument)] = (
                     strings[-1] if strings else ""
                 )
@@ -56,7 +58,6 @@ def _collect(file: BinaryIO, found: list[str]) -> None:
                 strings.append(memo.get(int(argument or 0), ""))
             elif isinstance(argument, str):
                 strings.append(argument)
-    except (
-        Exception
-    ):  # a damaged pickle may break the reader anywhere; what was found so far is what can be told
+    except Exception:
+        # A damaged pickle may break the reader anywhere; the names before that are reported.
         return

@@ -25,11 +25,10 @@ def resnet34_tutorial(*, num_classes: int) -> nn.Module:
 
 
 class SmallResNet(nn.Module):
-    """6n + 2 layers for small images (He et al. 2015, section 4.2), with projections where the
-    shape changes.
+    """6n + 2 layers for small images (He et al. 2015, section 4.2).
 
     A 3×3 stem without pooling, three stages of `num_blocks` blocks and widths 16, 32, 64, global
-    average pooling.
+    average pooling. Shortcuts are projections where the shape changes.
     """
 
     def __init__(self, num_classes: int, *, num_blocks: int) -> None:
@@ -110,9 +109,7 @@ class TutorialResNet(nn.Module):
 
 
 class TutorialBlock(nn.Module):
-    """The course's residual block: `left` is the path of convolutions, `right` the shortcut (None:
-    the input).
-    """
+    """The course's residual block: `left` has the convolutions, `right` is the shortcut or None."""
 
     def __init__(
         self, width_in: int, width: int, *, stride: int = 1, shortcut: nn.Module | None = None

@@ -1,6 +1,4 @@
-"""Selectors: a layer class, a module name, or a glob on parameter names, as in `--group` and
-`--init`.
-"""
+"""Selectors of `--group` and `--init`: a layer class, a module, or a glob on parameter names."""
 
 import re
 from fnmatch import fnmatchcase
@@ -12,7 +10,7 @@ from ptkit.core.wording import nearest
 
 
 def matching_parameters(model: nn.Module, selector: str) -> list[str]:
-    """Return the names of the parameters that `selector` means, in the model's order.
+    """Return the names of the parameters that `selector` matches, in the model's order.
 
     selector: a layer class (`Conv2d`: also its subclasses, with everything inside), a module
         (`layer1`: everything inside), a parameter (`fc.bias`), or a glob on parameter names
@@ -41,8 +39,7 @@ def matching_parameters(model: nn.Module, selector: str) -> list[str]:
 
 
 def matching_weights(model: nn.Module, selector: str) -> list[str]:
-    """Return what `selector` means to an initialisation: of a module or a class the parameters
-    called `weight`.
+    """Return what `selector` means to an initialisation: of modules, the parameters `weight`.
 
     Raises:
         UsageError: it matches nothing.
@@ -74,14 +71,12 @@ def _nothing(model: nn.Module, selector: str, names: list[str]) -> str:
         return f"{selector} has no parameters in {type(model).__name__}"
     hint = _class_hint(selector, classes) or nearest(selector, [*sorted(modules | classes), *names])
     if _is_glob(selector) and names:
-        hint = f"; a glob is held against the names of parameters, such as {names[0]}"
-    return f"{selector} is no layer class, module or parameter of {type(model).__name__}{hint}"
+        hint = f"; a glob matches names of parameters, such as {names[0]}"
+    return f"{selector} is not a layer class, module or parameter of {type(model).__name__}{hint}"
 
 
 def _class_hint(selector: str, classes: set[str]) -> str:
-    """Return the layer class that a selector begins or misspells: Conv2d for Conv, although conv1
-    is nearer.
-    """
+    """Return the layer class that a selector begins or misspells: Conv2d, not conv1, for Conv."""
     if not selector[:1].isupper():
         return ""
     longer = sorted(name for name in classes if name.lower().startswith(selector.lower()))

@@ -9,12 +9,12 @@ from ptkit.core.parts.calls import Call
 from ptkit.core.wording import nearest
 
 INSTALL = "pip install 'ptkit[timm]'"
-# Settings of where weights come from; a model here always starts fresh.
+# Arguments that name weights; a model here always starts fresh.
 WEIGHT_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def is_installed() -> bool:
-    """Tell whether timm is there, with all that it needs."""
+    """Return whether timm can be imported."""
     try:
         import timm  # noqa: F401
     except ImportError:
@@ -44,12 +44,12 @@ def check_name(call: Call) -> None:
 
 
 def usual_size(name: str) -> int:
-    """Return the pixels of a side that timm describes a model with."""
+    """Return the side in pixels that timm describes a model with."""
     return _config(name).input_size[-1]
 
 
 def settled(call: Call, size: int | None) -> Mapping[str, Any]:
-    """Return `img_size` for a model that is built for one size and would be built for another one."""
+    """Return `img_size` for a model of one size that is to be built for another."""
     config = _config(call.name)
     if (
         size is not None
@@ -77,7 +77,7 @@ def create(call: Call, *, num_classes: int) -> Any:
         return timm.create_model(
             call.name, pretrained=False, num_classes=num_classes, **call.kwargs
         )
-    # timm hands arguments on without looking at them, so what a wrong one raises may be anything.
+    # timm passes arguments on unchecked, so a wrong one may raise anything.
     except (
         TypeError,
         ValueError,
@@ -94,9 +94,7 @@ def create(call: Call, *, num_classes: int) -> Any:
 
 
 def _check_types(call: Call, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse text where a number stands by default, and a number where True or False does; timm
-    notices neither.
-    """
+    """Refuse text for a number, and a number for True or False, as timm notices neither."""
     for key, value in call.kwargs.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool) and not isinstance(value, bool | None):

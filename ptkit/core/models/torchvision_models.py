@@ -11,21 +11,19 @@ import os
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
-from ptkit.core.errors import StorageError, UsageError
+from ptkit.core.errors import StorageError
 from ptkit.core.files import make_folder
 from ptkit.core.models.weight_files import read_weight_file
-from ptkit.core.models.weights import unwrap
+from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.parts.calls import Call
-from ptkit.core.wording import nearest
 
 # What a user may set, by class. None stands for torchvision's own value, which differs from model
 # to model.
@@ -123,71 +121,34 @@ def _shrink_stem(model: nn.Module) -> None:
 _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """Weights with what they were trained for.
+def pretrained_weights(name: str) -> Weights:
+    """Return the weights that torchvision recommends for one of its models.
 
-    call: the model that they fit exactly, apart from the head.
-    mean, std: of the normalisation, three values of 0..1.
-    size: pixels of a side.
-    """
-
-    state_dict: dict[str, Tensor]
-    call: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
-    class_names: tuple[str, ...]
-    source: str
-
-
-def is_torchvision_model(name: str) -> bool:
-    """Tell whether torchvision has a classification model of this name."""
-    from ptkit.core.models import torchvision_models
-
-    return name in torchvision_models.names()
-
-
-def pretrained_weights(name: str) -> Pretrained:
-    """Return the weights that torchvision recommends for a model, downloaded unless they are in
-    torch's cache.
+    They are downloaded unless they are in torch's cache. `call` fits them exactly.
 
     Raises:
-        UsageError: torchvision has no such model.
         StorageError: the download failed.
         CheckpointError: the file in the cache is damaged.
     """
-    import torchvision
-
-    from ptkit.core.models import torchvision_models
-
-    if not is_torchvision_model(name):
-        hint = nearest(name, torchvision_models.names())
-        raise UsageError(
-            f"{name} is neither a file nor a model that torchvision has weights for{hint}"
-        )
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file = _downloaded(name, weights.url)
     state_dict, _ = unwrap(read_weight_file(file), file)
     preset = weights.transforms()
-    return Pretrained(
-        {_OLD_DENSENET_NAME.sub(r"\1", key): tensor for key, tensor in state_dict.items()},
-        _call(name, weights),
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.crop_size[0],
-        tuple(weights.meta["categories"]),
-        str(weights),
+    return Weights(
+        state_dict={_OLD_DENSENET_NAME.sub(r"\1", key): t for key, t in state_dict.items()},
+        path=file,
+        source=str(weights),
+        call=_call(name, weights),
+        class_names=tuple(weights.meta["categories"]),
+        size=preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
     )
 
 
 def _call(name: str, weights: Any) -> str:
-    """Return the model that the weights fit: what torchvision's builders settle when they are given
-    weights.
-    """
-    from ptkit.core.models import torchvision_models
-
-    takes = torchvision_models.__getattr__(name).__signature__.parameters  # type: ignore[attr-defined]
+    """Return the call that fits weights: what torchvision's builders settle when given them."""
+    takes = _builder(name).__signature__.parameters  # type: ignore[attr-defined]
     min_size = weights.meta["min_size"]
     settled = {
         "stem": "standard",
@@ -203,9 +164,7 @@ def _call(name: str, weights: Any) -> str:
 
 
 def _downloaded(name: str, url: str) -> Path:
-    """Return the file in torch's cache, downloaded and checked against the hash in its name if it
-    was not there.
-    """
+    """Return the file in torch's cache; a new download is checked against the hash in its name."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / os.path.basename(urlparse(url).path)
     if file.exists():

@@ -1,4 +1,4 @@
-"""Old weights into a new model: take what fits, and say exactly what did not and why."""
+"""Old weights into a new model: take what fits, and report what did not fit and why."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from ptkit.core.errors import CheckpointError
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What became of every tensor, by its name after what `notes` say was done to the names.
+    """What became of every tensor, by the names that `notes` describe.
 
     missing: in the model, not in the weights: fresh.
     unexpected: in the weights, not in the model.
@@ -36,8 +36,8 @@ class TransferReport:
             "were left out": len(self.left_out),
             "in the weights have no place": len(self.unexpected),
         }
-        told = [f"{count} {what}" for what, count in counts.items() if count]
-        return "; ".join([f"took {len(self.taken)} of the model's {num_own} tensors", *told])
+        parts = [f"{count} {what}" for what, count in counts.items() if count]
+        return "; ".join([f"took {len(self.taken)} of the model's {num_own} tensors", *parts])
 
     def details(self) -> str:
         """Return a line for each tensor, under what became of it."""
@@ -61,8 +61,8 @@ def transfer(
 ) -> TransferReport:
     """Copy every tensor that has its name and shape in the model, in place.
 
-    If the names fit better without a prefix of theirs (`backbone.`) or with one of the model's,
-    that is done first.
+    A prefix (`backbone.`) is removed or added first if the names fit better so.
+
     leave_out: a module whose tensors stay fresh although they would fit, such as a head for other
     classes.
 
@@ -94,7 +94,7 @@ def transfer(
 def load_state_dict(
     model: nn.Module, state_dict: Mapping[str, Tensor], *, strict: bool = True
 ) -> None:
-    """Load tensors that are known to fit, as of the model's own layer versions."""
+    """Load tensors that fit, under the versions of the model's own layers."""
     versioned = OrderedDict(state_dict)
     # torchvision's MNASNet refuses a state dict that does not carry the versions of its layers.
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]

@@ -1,11 +1,11 @@
-"""Files of weights on disk: what a file really is, whether it is whole, and reading it without
-running anything.
+"""Files of weights: what a file really is, whether it is whole, and reading it without running it.
 
 Ours are `torch.save` zip files with one addition, the zip's comment: `ptkit crc32 XXXXXXXX`, the
 CRC of the file before the comment was added. The CRCs of the records leave out headers and padding;
 with it one flipped bit anywhere is found.
 """
 
+import json
 import re
 import stat
 import struct
@@ -22,7 +22,6 @@ import torch
 from ptkit.core.errors import CheckpointError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.pickles import foreign_globals
-from ptkit.core.models.safetensors import looks_like_safetensors, read_safetensors
 
 _COMMENT = b"ptkit crc32 %08x"
 _COMMENT_LENGTH = len(_COMMENT % 0)
@@ -67,8 +66,9 @@ def read_weight_file(path: Path) -> Any:
     if head.startswith(b"PK\3\4"):
         _check_zip(path)
         return _loaded(path, is_whole=True)
-    if looks_like_safetensors(head, num_bytes):
-        return read_safetensors(path)
+    # A length, and a JSON header of that length.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= num_bytes - 8:
+        return _read_safetensors(path)
     if _LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
     return _loaded(path, is_whole=False)
@@ -262,7 +262,8 @@ def _check_records(path: Path) -> None:
                 entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()
             )
             broken = archive.testzip() if not is_packed else None
-    except Exception as error:  # zipfile lets struct.error, NotImplementedError and others through on damaged files
+    except Exception as error:
+        # On damaged files zipfile lets struct.error, NotImplementedError and others through.
         raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if "constants.pkl" in names:
         raise CheckpointError(
@@ -283,7 +284,8 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a damaged or hostile pickle may raise anything; torch's text advises against safety
+    except Exception as error:
+        # A damaged or hostile pickle may raise anything; torch's text advises against safety.
         asks = _asks(path)
         if asks:
             kind = (
@@ -298,8 +300,29 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
             if is_whole
             else "it is damaged"
         )
-        told = reason[1] if reason else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as weights ({told}): {cause}") from error
+        what = reason[1] if reason else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as weights ({what}): {cause}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    # All of it at once, not mapped: a mapped file that another program cuts off ends this one.
+    data = path.read_bytes()
+    try:
+        found = load(data)
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing: ")
+        raise CheckpointError(f"{path} is a damaged .safetensors file: {reason}") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} holds numbers of the type {error.args[0]}, which torch cannot read from"
+            " .safetensors"
+        ) from error
+    # The package gives them in no order; the header has the model's.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {name: found[name] for name in header if name in found}
 
 
 def _asks(path: Path) -> str:

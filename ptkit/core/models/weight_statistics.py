@@ -1,4 +1,4 @@
-"""How the weights of a model are spread, layer by layer, beside what their fan-in asks for."""
+"""How the weights of a model are spread, by layer, compared with what their fan-in suggests."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ _HEADER = ("parameter", "shape", "mean", "std", "min", "max", "std for ReLU")
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """One parameter. std: over all values, not over a sample. expected_std: None unless it is a
-    layer's weight.
+    """One parameter.
+
+    std: over all values, not of a sample. expected_std: None unless it is the weight of a layer.
     """
 
     name: str
@@ -73,7 +74,7 @@ def _row(name: str, parameter: Tensor) -> WeightStatistics:
 
 
 def _expected_std(name: str, parameter: Tensor) -> float | None:
-    """Return sqrt(2 / fan_in) of a layer's weight; tokens and tables of positions have no fan-in."""
+    """Return sqrt(2 / fan_in) of a layer's weight; tokens and tables of positions have none."""
     if parameter.ndim < 2 or not name.rpartition(".")[2].endswith("weight"):
         return None
     fan_in, _ = nn.init._calculate_fan_in_and_fan_out(parameter)

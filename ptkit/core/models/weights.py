@@ -1,13 +1,15 @@
-"""State dicts as other people save them: nested, prefixed, with extras; brought to one plain form."""
+"""Weights with what came with them; state dicts as other people save them, unwrapped."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.parts.calls import parse
 
 # Where training scripts put the weights; the order counts when a file has several.
 _NESTS = (
@@ -27,23 +29,50 @@ _NESTS = (
 )
 # A file can nest a dictionary in itself.
 _DEEPEST = 6
-# Put in front of every name by DataParallel, torch.compile, Lightning and classes that wrap a
-# model.
+# Put before every name by DataParallel, torch.compile, Lightning and classes that wrap a model.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights out of a file.
+    """Weights, and what came with them; what did not is None or empty.
 
-    checkpoint: everything else, if the file is a ptkit checkpoint.
-    notes: what was unwrapped, a sentence each.
+    path: of the file they were read from. source: what messages call them. notes: what was
+    unwrapped, a sentence each. checkpoint: all of it, if they are a ptkit checkpoint's.
+    call: the model that they fit. pipeline: the calls that turn an image file into what the model
+    takes, with their `tensors`. size: pixels of a side. mean, std: of Normalize, 0..1.
     """
 
-    state_dict: dict[str, Tensor]
-    checkpoint: dict[str, Any] | None
-    notes: tuple[str, ...]
+    state_dict: Mapping[str, Tensor]
     path: Path
+    source: str
+    notes: tuple[str, ...] = ()
+    checkpoint: Mapping[str, Any] | None = None
+    call: str | None = None
+    class_names: tuple[str, ...] | None = None
+    pipeline: tuple[str, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    epoch: int | None = None
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether they were trained on whitened images."""
+        return any(parse(call).name == "LinearTransformation" for call in self.pipeline)
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that the file is in (seen through links), if any."""
+        folder = self.path.resolve().parent
+        return _short(folder) if (folder / "config.toml").is_file() else None
+
+    @property
+    def described(self) -> str:
+        """The file and its epoch, for the footer of a figure: `runs/1/ckpt.pkl · epoch 12`."""
+        shown = _short(self.path.resolve()) if self.path.is_symlink() else self.path
+        return str(shown) if self.epoch is None else f"{shown} · epoch {self.epoch}"
 
 
 def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -95,3 +124,9 @@ def _described(contents: Mapping[Any, Any]) -> str:
         if keys
         else "an empty dictionary"
     )
+
+
+def _short(path: Path) -> Path:
+    """Return a path relative to the working directory where it is inside."""
+    here = Path(os.path.realpath("."))
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,5 +1,4 @@
-"""A small, quick network for small images, whose first layer whitens patches of the training
-images.
+"""A small, quick network for small images, whose first layer whitens patches of them.
 
 After Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), sections 3.1 to 3.3,
 narrower and with a whitening layer of stride 2, for which two cores are enough.
@@ -11,25 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Added to the variances of patches before their roots are taken (section 3.2): what is nearly
-# constant is not blown up.
+# Added to the variances of patches before their roots are taken (section 3.2), so that nearly
+# constant directions are not blown up.
 _VARIANCE_FLOOR = 5e-4
-# What the scores are divided by (section 3.1): training begins with nearly equal probabilities.
+# Scales the scores (section 3.1), so that training begins with nearly equal probabilities.
 _SCORE_SCALE = 1 / 9
 # Of BatchNorm, in PyTorch's sense (section 3.1).
 _NORM_MOMENTUM = 0.4
 
 
 def whitenet(*, num_classes: int, widths: Sequence[int] = (64, 192), stride: int = 2) -> nn.Module:
-    """Build the network; widths: of its blocks, each of which halves the sides. stride: of the
-    whitening layer.
+    """Build the network.
+
+    widths: of its blocks, each of which halves the sides. stride: of the whitening layer.
     """
     return WhiteNet(num_classes, widths=widths, stride=stride)
 
 
 class WhiteNet(nn.Module):
-    """A whitening layer, blocks of two 3×3 convolutions, the largest value of each map, a linear
-    layer.
+    """A whitening layer, blocks of two 3×3 convolutions, the maximum of each map, a linear layer.
 
     `fit_inputs` fills the whitening layer; before that it has random weights.
     """
@@ -55,12 +54,11 @@ class WhiteNet(nn.Module):
 
     @torch.no_grad()
     def fit_inputs(self, images: Tensor) -> None:
-        """Make the first layer whiten the patches of some training images (n, 3, H, W), as the
-        model gets them.
+        """Make the first layer whiten patches of training images (n, 3, H, W).
 
-        Its filters are the eigenvectors of the patches' second moments, each divided by the root of
-        its eigenvalue,
-        and their negatives (section 3.2).
+        The images are as the model gets them. The filters are the eigenvectors of the patches'
+        second moments, each divided by the root of its eigenvalue, and their negatives (section
+        3.2).
         """
         kernel_size, stride = self.whiten.kernel_size, self.whiten.stride
         patches = (

@@ -1,6 +1,6 @@
 """The model compiled by torch.compile, for the steps of training and for validation.
 
-The model itself stays as it is: its state dict has the same names, and checkpoints load with and
+The model itself does not change: its state dict has the same names, and checkpoints load with and
 without compiling.
 """
 
@@ -18,18 +18,19 @@ _SMALL = 30_000_000
 
 
 class CompiledForward:
-    """Calls a model's compiled form on batches of one shape and the model itself on others, such as
-    a last batch.
+    """Calls a compiled model on batches of one shape, and the plain one on others.
 
-    The shape is that of the first batch in training and of the first in evaluation: no other is
-    worth compiling.
+    The shape is that of the first batch in training and of the first in evaluation: no other, such
+    as that of a last batch, is worth compiling.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.uses_graphs = device.type == "cuda" and num_parameters <= _SMALL
-        self._model, self._shapes = model, dict[bool, torch.Size]()
-        # Dropout is to draw the numbers that it draws uncompiled.
+        self._model: nn.Module = model
+        self._plain: Forward = model
+        self._shapes: dict[bool, torch.Size] = {}
+        # Dropout must draw the same numbers as uncompiled.
         options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": self.uses_graphs}
         self._compiled: Forward = torch.compile(model, dynamic=False, options=options)
 
@@ -37,13 +38,13 @@ class CompiledForward:
         """Return the outputs (n, num_outputs) of images (n, 3, H, W)."""
         is_training = self._model.training
         if images.shape != self._shapes.setdefault(is_training, images.shape):
-            return self._model(images)
+            return self._plain(images)
         if not self.uses_graphs:
             return self._compiled(images)
         # A graph writes into the same memory each time: gradients of the last step must outlive the
         # validation.
         if not is_training:
-            return self._model(images)
+            return self._plain(images)
         torch.compiler.cudagraph_mark_step_begin()
         return self._compiled(images).clone()
 
@@ -51,18 +52,16 @@ class CompiledForward:
 def compile_model(
     model: nn.Module, images: Tensor, *, dtype: torch.dtype | None
 ) -> tuple[CompiledForward, str]:
-    """Compile a model that is in training mode for batches like `images`; return it, and in words
-    what that took.
+    """Compile a model in training mode for batches like `images`; return it and a note on the time.
 
     The model is left as it was, without gradients.
 
     Raises:
         UsageError: it cannot be compiled here.
     """
-    begin, kept = (
-        time.perf_counter(),
-        {name: buffer.clone() for name, buffer in model.named_buffers()},
-    )
+    begin = time.perf_counter()
+    # The trial step changes BatchNorm's statistics; they are put back below.
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     forward = CompiledForward(model, images.device)
     try:
         with autocast(images.device, dtype):
@@ -72,17 +71,14 @@ def compile_model(
         raise
     except (RuntimeError, ImportError) as error:
         raise UsageError(
-            f"train.compile: {_reason(error)}; leave it out, or mend that first"
+            f"train.compile: {_reason(error)}; leave it out, or fix that first"
         ) from error
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
     for parameter in model.parameters():
         parameter.grad = None
     how = "compiled, with CUDA graphs" if forward.uses_graphs else "compiled"
-    return (
-        forward,
-        f"model {how}: the first step was done after {time.perf_counter() - begin:.1f} s",
-    )
+    return forward, f"model {how}: the first step took {time.perf_counter() - begin:.1f} s"
 
 
 def _reason(error: Exception) -> str:

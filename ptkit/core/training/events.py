@@ -19,6 +19,7 @@ from torch import nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
+from ptkit.core.models.hooks import evaluating
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
@@ -44,7 +45,7 @@ _MARKER = "run.txt"
 
 
 def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
-    """Return the charts in which training and validation stand together: chart -> line -> value."""
+    """Return the charts that compare training and validation: chart -> line -> value."""
     accuracies = {"train": result.train_accuracy, "valid": result.valid.get("accuracy")}
     found = {
         "loss": {"train": result.train_loss, "valid": result.valid_loss},
@@ -61,10 +62,9 @@ def scalars(result: "EpochResult") -> dict[str, float]:
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yield the finite values of every weight and of every gradient: `weights/NAME`,
-    `gradients/NAME`.
+    """Yield the finite values of every weight and gradient: `weights/NAME`, `gradients/NAME`.
 
-    One after the other: a copy of all of them would be as large as the model and its gradients.
+    One after the other: a copy of all would be as large as the model and its gradients.
     """
     for name, parameter in model.named_parameters():
         found = {"weights": parameter.detach(), "gradients": parameter.grad}
@@ -196,9 +196,7 @@ class Events(Recorder):
         _blank_rest(sprite, side * -(-len(thumbnails) // columns))
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
-        """Keep for scalars.json what add_scalar, unlike add_scalars, does not keep itself, under
-        short names.
-        """
+        """Keep the values for scalars.json: add_scalar, unlike add_scalars, does not."""
         written = {
             Path(tag).relative_to(self.folder).as_posix(): points
             for tag, points in self._writer.scalar_dict.items()
@@ -226,11 +224,9 @@ class Events(Recorder):
 
 
 def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False) -> Path:
-    """Return where a run's events go: into the run, or into a folder of its name where log.folder
-    names the parent.
+    """Return where a run's events go: into the run, or below log.folder into a folder of its name.
 
-    There another run of the same name may have been; a number is added then. A resumed run finds
-    its own again.
+    There a number is added if another run had the same name; a resumed run finds its own again.
     """
     if settings.folder is None:
         return run / f"tensorboard{settings.comment}"
@@ -273,22 +269,18 @@ def _writer(folder: Path, **arguments: Any) -> Any:
 
 
 def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
-    """Hide in the folders that add_scalars makes, which know nothing of purge_step, what is of
-    `step` or later.
-    """
+    """Hide what is of `step` or later in the folders that add_scalars makes without purge_step."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.writer import FileWriter
 
     for line in sorted({file.parent for file in folder.glob("*/*/events.out.tfevents.*")}):
-        # add_scalars finds it under this name and goes on with it.
+        # add_scalars finds it under this name and continues it.
         file = writer.all_writers[str(line)] = FileWriter(str(line), filename_suffix=suffix)
         file.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
 def _read_scalars(file: Path, *, up_to_epoch: int) -> dict[str, list[list[Any]]]:
-    """Return what a resumed run has already written to scalars.json; nothing where that is not
-    readable.
-    """
+    """Return what a resumed run has written to scalars.json; nothing if that cannot be read."""
     if not up_to_epoch:
         return {}
     try:
@@ -316,13 +308,10 @@ def _blank_rest(sprite: Path, used: int) -> None:
 
 
 def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
-    modes = {module: module.training for module in model.modules()}
-    devices = [example.device] if example.device.type == "cuda" else []
-    model.eval()
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        torch.random.fork_rng(devices),
+        evaluating(model, keeps_random_state=True),
     ):
         # The tracer warns about every shape that a model looks at, and prints where it fails.
         warnings.simplefilter("ignore")
@@ -330,5 +319,3 @@ def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
             writer.add_graph(model, example)
         except Exception:  # a model that cannot be traced still trains; its graph is left out
             writer.add_text("graph", "this model cannot be traced, so there is no graph of it")
-    for module, mode in modes.items():
-        module.training = mode

@@ -1,6 +1,4 @@
-"""The training loop: a generator that yields one result an epoch and knows nothing of files,
-screens or TensorBoard.
-"""
+"""The training loop: a generator of one result per epoch; no files, screens or TensorBoard."""
 
 import functools
 import itertools
@@ -18,10 +16,10 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.errors import DivergedError
 from ptkit.core.training.optimization.averaging import WeightAverage
-from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics
+from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.prediction import Forward, autocast, outputs_of
-from ptkit.core.training.profiling import NOT_LISTENING, Clock
+from ptkit.core.training.profiling import NO_CLOCK, Clock
 from ptkit.core.training.tasks.losses import Loss
 from ptkit.core.training.tasks.task import SCORES
 from ptkit.core.training.totals import Totals
@@ -29,7 +27,7 @@ from ptkit.core.training.totals import Totals
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """epochs: the last epoch. dtype: of autocast, or None. clip_grad: largest total norm, or None."""
+    """epochs: the last epoch. dtype: of autocast. clip_grad: largest norm of all gradients."""
 
     epochs: int
     seed: int = 0
@@ -40,13 +38,11 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the history. Losses are means over images; rates are those of the last step.
+    """One epoch. Losses are means over images; rates are those of the last step.
 
-    train_accuracy: None where an image has no single right answer: MixUp and CutMix, other labels
-    than one class.
-    valid: the metrics of the task (scoring.METRICS), the main one first. lrs: rate of each
-    parameter group by name.
-    unfrozen: names of the groups that began to train in this epoch.
+    train_accuracy: None where an image has no single right answer: with MixUp and CutMix, and for
+    labels other than one class. valid: the metrics of the task, the main one first. lrs: by the
+    names of the parameter groups. unfrozen: names of the groups that began to train.
     """
 
     epoch: int
@@ -70,7 +66,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher of steps sees; `totals` may be read, at the price of waiting for the device."""
+    """One step; reading `totals` waits for the device."""
 
     epoch: int
     step: int
@@ -80,25 +76,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """All that a run steps.
+    """Model, data, loss, optimizer and schedule of a run.
 
-    prepared: the optimizer, what it does not train, and what is unfrozen later; normalisation
-    layers made of frozen parameters keep their statistics. average: of the weights, which is then
-    evaluated instead of them.
-    forward: from images to outputs, the model or its compiled form. clock: hears which part of a
-    step ends when.
+    average: of the weights, evaluated instead of them. compiled: called instead of the model.
+    clock: measures the parts of a step.
     """
 
     model: nn.Module
     train: Batches
     valid: Batches
     loss: Loss
-    prepared: Prepared
+    optimizer_setup: OptimizerSetup
     schedule: Schedule
     settings: LoopSettings
     average: WeightAverage | None = None
     compiled: Forward | None = None
-    clock: Clock = NOT_LISTENING
+    clock: Clock = NO_CLOCK
 
     @property
     def forward(self) -> Forward:
@@ -106,13 +99,12 @@ class Training:
 
     @property
     def optimizer(self) -> Any:
-        return self.prepared.optimizer
+        return self.optimizer_setup.optimizer
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters of the model: collecting them anew each step takes longer than clearing
-        them.
-        """
+        """All parameters of the model."""
+        # Collecting them anew each step takes longer than clearing their gradients.
         return list(self.model.parameters())
 
     @functools.cached_property
@@ -121,14 +113,14 @@ class Training:
         return self.loss.task.kind == SINGLE and self.train.pipeline.mix is None
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
-        """Return the context in which the model has the weights that are evaluated and saved."""
+        """Put the weights that are evaluated and saved into the model for a while."""
         return nullcontext() if self.average is None else self.average.applied()
 
 
 def fit(
     training: Training, *, start_epoch: int = 0, on_step: Callable[[Progress], None] | None = None
 ) -> Iterator[EpochResult]:
-    """Train and yield after each epoch, when the model has been evaluated; it may be saved then.
+    """Train, and yield after each epoch with the evaluated weights in the model: save them then.
 
     start_epoch: epochs already done. on_step: called after each optimizer step; may raise to stop.
 
@@ -138,7 +130,8 @@ def fit(
     training.clock.start()
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
-        unfrozen = training.prepared.unfreeze(epoch)
+        unfrozen = training.optimizer_setup.unfreeze(epoch)
+        # Reading waits for the device: without it `seconds` would end before the last steps do.
         totals = train_epoch(training, epoch, on_step).read()
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
@@ -176,18 +169,17 @@ def train_epoch(
         DivergedError: the loss became NaN or infinite.
     """
     training.model.train()
-    freeze_statistics(training.model, training.prepared.frozen)
+    # train() put frozen normalisation layers into training mode too.
+    freeze_statistics(training.model, training.optimizer_setup.frozen)
     totals = Totals()
-    ready = functools.partial(training.clock.lap, "data")
     num_steps = -(-len(training.train) // training.settings.accumulate)
-    groups = _grouped(
-        _heard(training.train.epoch(epoch, on_ready=ready), training.clock),
-        training.settings.accumulate,
-    )
-    for step, batches in enumerate(groups, start=1):
+    on_ready = functools.partial(training.clock.lap, "data")
+    batches = _timed(training.train.epoch(epoch, on_ready=on_ready), training.clock)
+    for step, group in enumerate(_grouped(batches, training.settings.accumulate), start=1):
         training.schedule.set_rates(training.optimizer)
-        _step(training, batches, totals)
+        _step(training, group, totals)
         training.schedule.after_step()
+        # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
         if totals.is_due() or step == num_steps:
             _check_finite(totals, training, epoch)
         if on_step is not None:
@@ -204,8 +196,9 @@ def evaluate(
     dtype: torch.dtype | None = None,
     forward: Forward | None = None,
 ) -> Evaluated:
-    """Return mean loss and metrics over a list; every image counts once. forward: what stands for
-    the model's call.
+    """Return mean loss and metrics over a list, in which every image counts once.
+
+    forward: called instead of the model.
     """
     model.eval()
     totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
@@ -219,58 +212,59 @@ def evaluate(
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
     """Make one optimizer step over some batches whose gradients are added."""
-    optimizer, settings, number = training.optimizer, training.settings, training.schedule.num_steps
-    clock, device = training.clock, batches[0].images.device
-    num_images = sum(len(batch.labels) for batch in batches)
-    counted = False
-
-    def closure() -> Tensor:
-        nonlocal counted
-        # Dropout depends on the step alone, so that a resumed run goes on as if never interrupted.
-        _seed_device(device, stream_key(settings.seed, "dropout", number))
-        # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
-        for parameter in training.parameters:
-            parameter.grad = None
-        parts = []
-        clock.lap("rest")
-        for batch in batches:
-            with autocast(device, settings.dtype):
-                outputs = training.forward(batch.images)
-            value, compared = _loss_of(training, outputs, batch)
-            part = value if len(batches) == 1 else value * (len(batch.labels) / num_images)
-            clock.lap("forward")
-            part.backward()
-            clock.lap("backward")
-            parts.append(part.detach())
-            if not counted:
-                totals.add(value, len(batch.labels), **compared)
-        counted = True
-        if settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(training.prepared.trained, settings.clip_grad)
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
-
-    # LBFGS evaluates the closure several times a step; the others need the gradients once.
+    optimizer = training.optimizer
     if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(closure)
+        # LBFGS evaluates the loss several times a step; only the first is of the epoch's weights.
+        counts = iter([totals])
+        optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
     else:
-        closure()
+        _gradients(training, batches, totals)
         optimizer.step()
-    clock.lap("optimizer")
+    training.clock.lap("optimizer")
     if training.average is not None:
         training.average.update()
 
 
+def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:
+    """Put the gradients of some batches into the parameters; return the mean loss, a scalar.
+
+    totals: what the batches are added to, or None.
+    """
+    clock, settings = training.clock, training.settings
+    device = batches[0].images.device
+    num_images = sum(len(batch.labels) for batch in batches)
+    # Dropout depends on the seed and the step alone: a resumed run draws the same.
+    _seed_device(device, stream_key(settings.seed, "dropout", training.schedule.num_steps))
+    # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
+    for parameter in training.parameters:
+        parameter.grad = None
+    parts = []
+    clock.lap("rest")
+    for batch in batches:
+        with autocast(device, settings.dtype):
+            outputs = training.forward(batch.images)
+        loss, answers = _loss_of(training, outputs, batch)
+        # A batch weighs as many images as it has: together they step like one large batch.
+        part = loss if len(batches) == 1 else loss * (len(batch.labels) / num_images)
+        clock.lap("forward")
+        part.backward()
+        clock.lap("backward")
+        parts.append(part.detach())
+        if totals is not None:
+            totals.add(loss, len(batch.labels), **answers)
+    if settings.clip_grad is not None:
+        nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
 def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a batch, and `answers` with their `labels` where these can be compared."""
-    loss, mixed = training.loss, batch.mixed
-    # Every crop of an image is an example with the image's label.
-    labels = (
-        batch.labels
-        if batch.num_crops == 1
-        else batch.labels.repeat_interleave(batch.num_crops, dim=0)
-    )
-    if mixed is not None:
-        return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share), {}
+    loss, labels = training.loss, batch.labels
+    if batch.num_crops > 1:
+        # Every crop of an image is an example with the image's label.
+        labels = labels.repeat_interleave(batch.num_crops, dim=0)
+    if batch.mixed is not None:
+        return loss.mixed(outputs, labels, batch.mixed.partner_labels, batch.mixed.share), {}
     value = loss(outputs, labels)
     if not training.counts_right_answers:
         return value, {}
@@ -281,14 +275,11 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
         return
-    step = (
-        (epoch - 1) * -(-len(training.train) // training.settings.accumulate)
-        + bad // training.settings.accumulate
-        + 1
-    )
+    accumulate = training.settings.accumulate
+    step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
     values = (
-        (name, p if p.grad is None else _dense(p.grad))
-        for name, p in training.model.named_parameters()
+        (name, parameter if parameter.grad is None else _dense(parameter.grad))
+        for name, parameter in training.model.named_parameters()
     )
     where = next(
         (f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), ""
@@ -303,10 +294,8 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _heard(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
-    """Tell the clock when a batch has come; `Batches.epoch` calls `on_ready` when there is nothing left
-    to wait for.
-    """
+def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
+    """Time the copy of each batch; `on_ready` ends the wait before it."""
     for batch in batches:
         clock.lap("copy")
         yield batch

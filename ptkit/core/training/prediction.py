@@ -1,4 +1,4 @@
-"""A model's answers over a list, in order, without waiting for the device between batches."""
+"""A model's answers over a list, in order; nothing waits for the device between batches."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +20,10 @@ _FAR = 1e3
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model says about the images of a list, in the list's order.
+    """A model's answers on the images of a list, in the list's order.
 
-    values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N,
-    K) for several labels, or the same numbers.
+    values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool
+    (N, K) for several labels, or the same numbers.
     """
 
     values: npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ class Predicted:
 def predict_list(
     model: nn.Module, batches: Batches, *, task: Task, dtype: torch.dtype | None = None
 ) -> Predicted:
-    """Return what the model says about every image of a list; the model is left in evaluation mode.
+    """Return the answers on every image of a list; the model is left in evaluation mode.
 
     Raises:
         DataError: an image that cannot be read.
@@ -48,7 +48,7 @@ def class_means(
 ) -> Tensor:
     """Return the mean unit-length output of each class (num_classes, D), on the CPU.
 
-    A class without images stands far outside the unit sphere: nothing is nearest to it.
+    A class without images is put far outside the unit sphere: nothing is nearest to it.
     """
     places = F.normalize(_outputs(model, batches, dtype), dim=1)
     labels = torch.from_numpy(batches.images.labels).to(places.device)

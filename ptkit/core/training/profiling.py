@@ -1,6 +1,6 @@
 """Where the time of a run goes: the parts of a step, and what lies between the epochs.
 
-The loop tells a clock when a part of its work ends. The clock of an ordinary run does not listen.
+The loop calls a clock when a part of its work ends. The clock of an ordinary run does nothing.
 """
 
 import time
@@ -23,31 +23,31 @@ STEP = {
 # What lies between the epochs' steps.
 BETWEEN = {"validation": "validation", "records": "checkpoints, logs"}
 
-# A share of the steps above which a part is named as what limits.
+# The share of a step above which a part limits the speed.
 _MUCH = 0.15
 # On a GPU: marks that wait for the device before those that it has passed are read.
 _MARKS_AT_ONCE = 1024
 
 
 class Clock:
-    """Does not listen."""
+    """Measures nothing."""
 
     def start(self) -> None:
-        """Hear that training begins."""
+        """Begin to measure."""
 
     def lap(self, part: str) -> None:
-        """Hear that all work since the last lap was of this part, a key of STEP or BETWEEN."""
+        """Count all work since the last lap as this part, a key of STEP or BETWEEN."""
 
     def profile(self) -> "Profile | None":
-        """Return where the time went; None if nobody listened. It may wait for the device."""
+        """Return where the time went, or None if it was not measured; may wait for the device."""
         return None
 
 
-NOT_LISTENING = Clock()
+NO_CLOCK = Clock()
 
 
 class Stopwatch(Clock):
-    """Reads the time at every lap: for devices that do the work before the program goes on."""
+    """Reads the time at every lap: for devices that work before the program continues."""
 
     def __init__(self) -> None:
         self.start()
@@ -75,11 +75,9 @@ class Stopwatch(Clock):
 
 
 class DeviceStopwatch(Stopwatch):
-    """Puts a mark into the device's own queue of work at every lap, and reads its time when the
-    device has passed it.
+    """Queues a mark on the device at every lap, and reads its time when the device has passed it.
 
-    Nothing waits. A device that has run out of work stands still: that time belongs to what it
-    waits for.
+    Nothing waits. Time in which the device has no work belongs to the part that it waits for.
 
     new_mark: queues a mark, which has `query` and `elapsed_time` as torch.cuda.Event does.
     """
@@ -146,11 +144,8 @@ class Profile:
     @property
     def verdict(self) -> str:
         """What limits the speed, in one sentence."""
-        model, data, rest = (
-            self.share("forward", "backward"),
-            self.share("data", "copy"),
-            self.share("rest"),
-        )
+        model, data = self.share("forward", "backward"), self.share("data", "copy")
+        rest = self.share("rest")
         if data >= _MUCH and self.share("data") >= self.share("copy"):
             return (
                 f"waiting for data takes {data:.0%} of a step: more --workers, data.cache=ram or"
@@ -165,15 +160,13 @@ class Profile:
             )
         if rest >= _MUCH:
             return (
-                f"neither model nor data but what surrounds them takes {rest:.0%} of a step: raise"
-                " --batch-size"
+                f"neither the model nor data but the work around them takes {rest:.0%} of a step:"
+                " raise --batch-size"
             )
-        return f"the model takes {model:.0%} of a step: the loader is not what limits"
+        return f"the model takes {model:.0%} of a step: the loader does not limit the speed"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values: seconds and shares of the parts of a step, seconds of what lies
-        between.
-        """
+        """Return plain values: seconds and shares of the parts, and the verdict."""
         return {
             "num_steps": self.num_steps,
             "seconds": sum(self.seconds.values()),

@@ -1,6 +1,5 @@
 """One run, end to end: from settings to a run folder with checkpoints, logs and pictures."""
 
-import json
 import math
 import signal
 import threading
@@ -14,36 +13,20 @@ from types import FrameType
 import torch
 
 from ptkit.core.config import Settings
-from ptkit.core.config_layers import to_toml
-from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
-from ptkit.core.files import write_atomically
-from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
-from ptkit.core.models.weight_statistics import as_text, weight_statistics
-from ptkit.core.training import run_folder as records
 from ptkit.core.training.loop import EpochResult, Progress, fit
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.recorders import open_recorders
-from ptkit.core.training.run_folder import (
-    SavedState,
-    checkpoint_of,
-    last_checkpoint,
-    read_saved_state,
-    restore,
-)
-from ptkit.core.training.setup import Run, prepare
-from ptkit.core.training.tasks.task import METRICS, Task, read_task
+from ptkit.core.training.run_folder import Run, new_run, resumed_run
+from ptkit.core.training.saved_state import read_saved_state
+from ptkit.core.training.setup import prepare
+from ptkit.core.training.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and how well it did.
-
-    best: epoch, loss and metrics of the best epoch, the main one first. profile: with
-    train.profile.
-    """
+    """best: epoch, loss and metrics of the best epoch. profile: with train.profile."""
 
     run: Path
     checkpoint: Path
@@ -71,7 +54,7 @@ def run(
     resume: Path | None = None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
-    """Train as `settings` say, into a new folder of `runs`, or go on with the run `resume`.
+    """Train as `settings` say, into a new folder of `runs`, or resume the run `resume`.
 
     link: where a link to the best checkpoint is put, or None.
     at_end: called with the finished run; returns the files that it wrote.
@@ -81,20 +64,22 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
-    current = prepare(settings, watch, is_resumed=saved is not None)
-    if saved is not None:
-        _continue(current, saved, watch)
+    setup = prepare(settings, watch, is_resumed=saved is not None)
+    if saved is None:
+        current = new_run(setup, parent=runs, name=name)
     else:
-        _start(current, runs, name)
+        current, how_exact = resumed_run(setup, saved)
+        watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
     try:
-        _train_or_tell(current, saved, watch, link)
-        profile = _written_profile(current)
+        _train_or_explain(current, watch, link)
+        profile = current.training.clock.profile()
+        if profile is not None:
+            current.files.write_profile(profile)
         files = at_end(current)
     finally:
         watch.end()
-        for recorder in current.recorders:
-            recorder.close()
-        for batches in (current.data.train, current.data.valid, current.data.reference):
+        current.files.close()
+        for batches in (setup.data.train, setup.data.valid, setup.data.reference):
             batches.close()
     assert current.best is not None
     return RunResult(
@@ -109,46 +94,10 @@ def run(
     )
 
 
-def _start(current: Run, runs: Path, name: str | None) -> None:
-    example = next(iter(current.training.valid.epoch())).images[:1]
-    current.folder = records.new_run_folder(runs, name)
-    toml = to_toml(current.settings, folder=current.folder)
-    write_atomically(current.folder / "config.toml", toml.encode())
-    if current.data.skipped:
-        text = "".join(f"{reason}\n" for reason in current.data.skipped)
-        write_atomically(current.folder / "skipped.txt", text.encode(errors="surrogateescape"))
-    current.recorders = open_recorders(current.folder, current.settings.log)
-    seen = denormalise(example[0], current.data.settings.mean, current.data.settings.std)
-    texts = {
-        "config": toml,
-        "data": "\n".join((*current.data.notes, *current.model.notes)),
-        "weights before training": as_text(weight_statistics(current.training.model)),
-    }
-    for recorder in current.recorders:
-        recorder.start(current.training.model, example, texts, seen)
-
-
-def _continue(current: Run, saved: SavedState, watch: Watcher) -> None:
-    how_exact = restore(saved, current)
-    current.folder = saved.folder
-    current.rows = records.read_metrics(saved.folder / "metrics.csv", up_to_epoch=saved.epoch)
-    current.saved_epoch = saved.epoch
-    current.best = dict(saved.best)
-    current.task = read_task(read_checkpoint(current.checkpoint)["task"])
-    current.epochs_without_better = saved.checkpoint["train"]["epochs_without_better"]
-    write_atomically(
-        saved.folder / "config.toml", to_toml(current.settings, folder=saved.folder).encode()
-    )
-    current.recorders = open_recorders(saved.folder, current.settings.log, up_to_epoch=saved.epoch)
-    watch.say(f"going on with {saved.folder} after epoch {saved.epoch}: {how_exact}")
-
-
-def _train_or_tell(
-    current: Run, saved: SavedState | None, watch: Watcher, link: Path | None
-) -> None:
-    """Train; say of a failure what is left of the run."""
+def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:
+    """Train; a failure says which checkpoint is left."""
     try:
-        _train(current, saved, watch, link)
+        _train(current, watch, link)
     except DivergedError as error:
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
     except torch.OutOfMemoryError as error:
@@ -158,10 +107,10 @@ def _train_or_tell(
         ) from error
 
 
-def _train(current: Run, saved: SavedState | None, watch: Watcher, link: Path | None) -> None:
-    settings = current.settings.train
-    start_epoch = saved.epoch if saved is not None else 0
-    watch.begin(current.folder, epochs=settings.epochs, num_steps=len(current.training.train))
+def _train(current: Run, watch: Watcher, link: Path | None) -> None:
+    epochs, patience = current.settings.train.epochs, current.settings.train.patience
+    start_epoch = current.history.saved_epoch
+    watch.begin(current.folder, epochs=epochs, num_steps=len(current.training.train))
     with stop_on_signals() as flag:
 
         def on_step(progress: Progress) -> None:
@@ -172,59 +121,34 @@ def _train(current: Run, saved: SavedState | None, watch: Watcher, link: Path | 
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
             if link is not None and result.epoch == start_epoch + 1:
-                warning = records.link_checkpoint(current.checkpoint, link)
+                warning = current.files.link_from(link)
                 if warning:
                     watch.warn(warning)
-            if result.epoch < settings.epochs:
+            # After the last epoch the run is finished: its pictures are worth waiting for.
+            if result.epoch < epochs:
                 _stop_if_asked(flag, current)
-            if settings.patience is not None and current.epochs_without_better >= settings.patience:
-                watch.say(
-                    f"stopped early: no better {current.metric} for {settings.patience} epochs"
-                )
+            if patience is not None and current.history.epochs_without_better >= patience:
+                watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
                 break
 
 
 def _record(current: Run, result: EpochResult) -> bool:
-    """Write one epoch down: checkpoints first, then the logs; return whether it is the best so far."""
+    """Add an epoch to the history and write it; return whether it is the best so far."""
+    # A checkpoint of such weights would replace a good one.
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
             f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a"
             " lower --lr"
         )
-    found = {"epoch": result.epoch, "loss": result.valid_loss, **result.valid}
-    is_best = current.best is None or _score(found, current) > _score(current.best, current)
+    is_best = current.history.add(result, metric=current.metric)
     if is_best:
-        current.best = found
-    current.epochs_without_better = 0 if is_best else current.epochs_without_better + 1
-    current.rows.append(records.row_of(result))
-    # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
-    records.write_metrics(current.folder / "metrics.csv", current.rows)
-    if is_best:
-        current.task = _task_now(current)
-        save_checkpoint(current.checkpoint, checkpoint_of(current, current.task, kind="best"))
-    # Before the state to resume from, which cuts it back: after it, a kill in between would leave a
-    # gap.
-    for recorder in current.recorders:
-        recorder.epoch(result, current.training.model)
-    train = current.settings.train
-    if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
-        save_checkpoint(current.folder / "last.pkl", last_checkpoint(current))
-        current.saved_epoch = result.epoch
+        current.history.task = _task_now(current)
+    current.files.record(current, result, is_best=is_best)
     return is_best
 
 
-def _written_profile(current: Run) -> Profile | None:
-    profile = current.training.clock.profile()
-    if profile is not None:
-        text = json.dumps(profile.as_dict(), indent=2) + "\n"
-        write_atomically(current.folder / "profile.json", text.encode())
-    return profile
-
-
 def _task_now(current: Run) -> Task:
-    """Return how the outputs of the weights as they are now are read: an embedding by the places of
-    the classes.
-    """
+    """Return how outputs are read now: the class means of an embedding move with the weights."""
     training, loss = current.training, current.training.loss
     if not loss.compares:
         return loss.task
@@ -237,40 +161,28 @@ def _task_now(current: Run) -> Task:
     return replace(loss.task, class_means=means)
 
 
-def _score(found: Mapping[str, float], current: Run) -> tuple[float, float]:
-    """Return what decides between epochs: the metric, then the loss; the earlier wins a tie.
-
-    By loss, the main metric of the task settles a tie.
-    """
-    modes = METRICS[current.task.kind]
-    name = next(iter(modes)) if current.metric == "loss" else current.metric
-    value = found[name] if modes[name] == "max" else -found[name]
-    return (-found["loss"], value) if current.metric == "loss" else (value, -found["loss"])
-
-
 def _stop_if_asked(flag: StopFlag, current: Run) -> None:
     if flag.signal_number is None:
         return
-    if current.saved_epoch:
+    saved_epoch = current.history.saved_epoch
+    message = "interrupted before the first epoch was saved; nothing can be resumed"
+    if saved_epoch:
         message = (
-            f"interrupted; {current.folder} is saved up to epoch {current.saved_epoch}; go on"
-            " with: "
+            f"interrupted; {current.folder} is saved up to epoch {saved_epoch}; continue it with:"
+            f" ptkit train --resume {current.folder}"
         )
-        message += f"ptkit train --resume {current.folder}"
-    else:
-        message = "interrupted before the first epoch was saved; nothing can be resumed"
     raise InterruptedRunError(message, signal_number=flag.signal_number)
 
 
 def _what_is_left(current: Run) -> str:
     if current.best is None:
-        return "no epoch was good, so there is no checkpoint"
+        return "no epoch finished, so there is no checkpoint"
     return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Catch the first SIGINT or SIGTERM in a flag while the block runs; a second one acts at once."""
+    """Catch the first SIGINT or SIGTERM in a flag; a second one acts at once."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag

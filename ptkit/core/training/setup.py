@@ -1,34 +1,34 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ptkit.core.config import Settings
-from ptkit.core.data.loading.batches import Batches, batches_at
+from ptkit.core.config import LossSettings, OptimizerSettings, Settings
+from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.sampling import spread
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.locate import find_weights
 from ptkit.core.models.zoo import check_forward
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.compiling import compile_model
 from ptkit.core.training.loop import LoopSettings, Training
-from ptkit.core.training.observers import Item, Recorder, Watcher
+from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.averaging import WeightAverage
-from ptkit.core.training.optimization.optimizers import Prepared, freeze_statistics, notes_of
-from ptkit.core.training.optimization.schedules import Schedule, build_schedule
-from ptkit.core.training.profiling import NOT_LISTENING, stopwatch
+from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics, notes_of
+from ptkit.core.training.optimization.schedules import build_schedule
+from ptkit.core.training.prediction import Forward
+from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
-from ptkit.core.training.starting_weights import StartingWeights, find_weights
-from ptkit.core.training.tasks.losses import DEFAULTS, Loss, build_loss, check_own_loss
-from ptkit.core.training.tasks.task import METRICS, Task, check_metric, facts_of
+from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
+from ptkit.core.training.tasks.task import METRICS, check_metric, facts_of
+from ptkit.core.wording import counted
 
 # How many training images a model with `fit_inputs` gets.
 _FITTED_IMAGES = 2000
@@ -36,117 +36,110 @@ _FITTED_IMAGES = 2000
 _EMBEDDING = 64
 
 
-# Of metrics.csv, column to value; train_accuracy is None where an image has no single right answer.
-Row = dict[str, Any]
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, complete and checked.
 
-
-@dataclass
-class Run:
-    """A run while it lives: its fixed parts, and what the epochs so far have led to.
-
-    task: how the outputs of the best weights are read. metric: what the best epoch is chosen by,
-    "loss" or a
-    metric of the task. best: epoch, loss and metrics of the best epoch.
+    settings: with all that was chosen written out, so that they repeat this run.
+    metric: what the best epoch is chosen by, "loss" or a metric of the task.
     """
 
-    folder: Path
     settings: Settings
     data: PreparedData
     model: PreparedModel
-    prepared: Prepared
     training: Training
-    recorders: tuple[Recorder, ...]
-    task: Task
     metric: str
-    rows: list[Row] = field(default_factory=list)
-    best: dict[str, float] | None = None
-    epochs_without_better: int = 0
-    saved_epoch: int = 0
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "ckpt.pkl"
-
-    def show(self, item: Item, step: int) -> None:
-        """Hand an item to every recorder; step is its epoch."""
-        for recorder in self.recorders:
-            recorder.show(item, step)
 
 
-def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Run:
-    """Build data, model, loss, optimizer and schedule, and tell the watcher what was decided.
+def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
+    """Build data, model, loss, optimizer and schedule, and show the watcher what was chosen.
 
     Raises:
         PtkitError: anything that does not fit.
     """
+    asked = settings.train
     check_log(settings.log)
-    settings = _without_channels_last(settings)
-    device = choose_device(settings.train.device)
-    threads = prepare_device(device, deterministic=settings.train.deterministic)
-    start = None
-    if settings.model.weights and not is_resumed:
-        start = find_weights(settings.model.weights, model=settings.model.call)
-    data = prepare_data(settings, device=device, counting=watch.counting, start=start)
-    loss = _prepare_loss(settings, data).to(device)
-    loss.task = loss.task.on(device)
-    settings = replace(
+    device = choose_device(asked.device)
+    threads = prepare_device(device, deterministic=asked.deterministic)
+    dtype = choose_dtype(asked.precision, device)
+    weights = None if is_resumed else settings.model.weights
+    start = find_weights(weights, model=settings.model.call) if weights else None
+    data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
+    loss = _prepare_loss(settings.loss, data, device)
+    modes = METRICS[loss.task.kind]
+    metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
+    check_metric(metric, loss.task.kind, setting="train.metric")
+    optimizer_call = parse(settings.optimizer.call or loss.usual_optimizer)
+    # LBFGS flattens gradients as views, which channels_last does not allow.
+    channels_last = asked.channels_last and optimizer_call.name != "LBFGS"
+    model = prepare_model(
+        settings.model,
+        class_names=data.class_names,
+        num_outputs=_num_outputs(settings.loss, loss),
+        size=data.size,
+        seed=asked.seed,
+        start=start,
+    )
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    images = _try_first_batch(model, loss, data, is_fresh=start is None)
+    optimizer = prepare_optimizer(
+        settings.optimizer,
+        model,
+        call=optimizer_call,
+        batch_size=data.train.sampling.batch_size * asked.accumulate,
+        epochs=asked.epochs,
+        is_finetuned=bool(settings.model.weights),
+    )
+    schedule = build_schedule(
+        settings.scheduler,
+        optimizer,
+        epochs=asked.epochs,
+        steps_per_epoch=-(-len(data.train) // asked.accumulate),
+        metric_modes=modes,
+    )
+    resolved = replace(
         settings,
-        optimizer=replace(settings.optimizer, call=settings.optimizer.call or loss.usual_optimizer),
+        data=data.settings,
+        model=replace(settings.model, call=model.call, weights=_lasting(settings.model.weights)),
+        loss=replace(settings.loss, call=loss.call.source),
+        optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
+        train=replace(
+            asked, batch_size=data.train.sampling.batch_size, channels_last=channels_last
+        ),
     )
-    model = _prepare_fitting_model(settings, data, loss, device, start)
-    batch_size = data.train.sampling.batch_size
-    prepared = prepare_optimizer(
-        settings, model.module, num_outputs=model.num_outputs, batch_size=batch_size
+    choices = (
+        f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {_place(device, threads, dtype)}"
     )
-    schedule = _prepare_schedule(settings, prepared, data, loss)
-    train = settings.train
-    dtype = choose_dtype(train.precision, device)
+    group_notes = _group_notes(optimizer) if _asks_for_groups(settings.optimizer) else []
+    _report(watch, data, model, [choices, *notes_of(optimizer.call), *group_notes])
     training = Training(
         model.module,
         data.train,
         data.valid,
         loss,
-        prepared,
+        optimizer,
         schedule,
-        LoopSettings(train.epochs, train.seed, train.accumulate, train.clip_grad, dtype),
-        average=WeightAverage(model.module, decay=train.ema) if train.ema is not None else None,
-        clock=stopwatch(device) if train.profile else NOT_LISTENING,
+        LoopSettings(asked.epochs, asked.seed, asked.accumulate, asked.clip_grad, dtype),
+        average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
+        compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
+        clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
-    resolved = _resolved(settings, data, model, prepared)
-    metric = next(iter(METRICS[loss.task.kind])) if train.metric == "auto" else train.metric
-    check_metric(metric, loss.task.kind, setting="train.metric")
-    _tell(watch, resolved, data, model, prepared, schedule, where=_where(device, threads, dtype))
-    if train.compile:
-        training = _compiled(training, watch)
-    return Run(Path(), resolved, data, model, prepared, training, (), loss.task, metric)
+    return Setup(resolved, data, model, training, metric)
 
 
-def _without_channels_last(settings: Settings) -> Settings:
-    """LBFGS flattens gradients as views, which channels_last does not allow."""
-    if settings.optimizer.call is None or parse(settings.optimizer.call).name != "LBFGS":
-        return settings
-    return replace(settings, train=replace(settings.train, channels_last=False))
-
-
-def _compiled(training: Training, watch: Watcher) -> Training:
-    """Compile the model for the first batch of an epoch: a full one."""
-    training.model.train()
-    freeze_statistics(training.model, training.prepared.frozen)
-    images = next(training.train.epoch(0)).images
-    compiled, note = compile_model(training.model, images, dtype=training.settings.dtype)
-    watch.say(note)
-    return replace(training, compiled=compiled)
-
-
-def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
-    asked = settings.loss
+def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device) -> Loss:
     loss = build_loss(
-        asked.call, facts_of(data.train.images), pairs=asked.pairs, threshold=asked.threshold
+        parse(asked.call) if asked.call else None,
+        facts_of(data.train.images),
+        pairs=asked.pairs,
+        threshold=asked.threshold,
     )
-    if settings.loss.embedding is not None and not loss.compares:
+    if asked.embedding is not None and not loss.compares:
         raise UsageError(
-            "loss.embedding is for losses that compare images with each other, as TripletMarginLoss"
-            " does"
+            "loss.embedding is for losses that compare images with each other, such as"
+            " TripletMarginLoss"
         )
     if loss.compares:
         _check_pairs(data)
@@ -161,7 +154,7 @@ def _prepare_loss(settings: Settings, data: PreparedData) -> Loss:
         raise UsageError(
             f"MixUp and CutMix mix the losses of single images, and this loss {why}: leave them out"
         )
-    return loss
+    return loss.on(device)
 
 
 def _check_pairs(data: PreparedData) -> None:
@@ -172,105 +165,47 @@ def _check_pairs(data: PreparedData) -> None:
     if expected < 1:
         raise UsageError(
             f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class,"
-            " which is what the loss compares: raise --batch-size"
+            " which the loss compares: raise --batch-size"
         )
 
 
-def _prepare_fitting_model(
-    settings: Settings,
-    data: PreparedData,
-    loss: Loss,
-    device: torch.device,
-    start: StartingWeights | None,
-) -> PreparedModel:
-    """Build the model and try one batch: transforms that do not fit, and sizes that the model does
-    not take.
+def _num_outputs(asked: LossSettings, loss: Loss) -> int:
+    return (asked.embedding or _EMBEDDING) if loss.compares else loss.facts.num_classes
+
+
+def _try_first_batch(
+    model: PreparedModel, loss: Loss, data: PreparedData, *, is_fresh: bool
+) -> Tensor:
+    """Show the model its images before training, and try one batch; return the images of it.
+
+    Transforms that do not fit fail here, and sizes that the model does not take.
     """
-    num_outputs = (
-        (settings.loss.embedding or _EMBEDDING) if loss.compares else len(data.class_names)
-    )
-    model = prepare_model(
-        settings,
-        class_names=data.class_names,
-        num_outputs=num_outputs,
-        size=data.size,
-        device=device,
-        start=start,
-    )
     fit_inputs = getattr(model.module, "fit_inputs", None)
-    if start is None and callable(fit_inputs):
-        fit_inputs(torch.cat(list(batches_at(data.reference, _spread_indices(data.reference)))))
+    if is_fresh and callable(fit_inputs):
+        some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
+        fit_inputs(torch.cat(list(batches_at(data.reference, some))))
     batch = next(data.train.epoch(0))
-    check_own_loss(loss, batch.labels, num_outputs=num_outputs)
+    check_own_loss(loss, batch.labels, num_outputs=model.num_outputs)
     _, _, height, width = batch.images.shape
     if (height, width) != (data.size, data.size):
-        check_forward(model.module, (height, width), num_classes=num_outputs)
-    return model
+        check_forward(model.module, (height, width), num_classes=model.num_outputs)
+    return batch.images
 
 
-def _spread_indices(batches: Batches) -> list[int]:
-    """Return which images a model sees before training, evenly over the list."""
-    return spread(range(len(batches.images)), _FITTED_IMAGES)
-
-
-def _prepare_schedule(
-    settings: Settings, prepared: Prepared, data: PreparedData, loss: Loss
-) -> Schedule:
-    return build_schedule(
-        settings.scheduler.call,
-        prepared,
-        per=settings.scheduler.per,
-        warmup=settings.scheduler.warmup,
-        metric=settings.scheduler.metric,
-        metric_modes=METRICS[loss.task.kind],
-        epochs=settings.train.epochs,
-        steps_per_epoch=-(-len(data.train) // settings.train.accumulate),
-    )
-
-
-def _resolved(
-    settings: Settings, data: PreparedData, model: PreparedModel, prepared: Prepared
-) -> Settings:
-    """Return the settings with all that was chosen written out, so that they repeat this run."""
-    weights = settings.model.weights
-    # ./ckpt.pkl will point at this run soon; the file that it points at now is meant.
+def _lasting(weights: str | None) -> str | None:
+    """Return a path that still names the same file after ./ckpt.pkl points at this run."""
     if weights and os.path.islink(weights):
-        weights = os.path.relpath(os.path.realpath(weights))
-    return replace(
-        settings,
-        data=data.settings,
-        model=replace(settings.model, call=model.call, weights=weights),
-        loss=replace(
-            settings.loss, call=settings.loss.call or DEFAULTS[data.train.images.label_kind]
-        ),
-        optimizer=replace(settings.optimizer, call=prepared.call, lr=prepared.lr),
-        train=replace(settings.train, batch_size=data.train.sampling.batch_size),
-    )
+        return os.path.relpath(os.path.realpath(weights))
+    return weights
 
 
-def _where(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
+def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     return f"{place}, {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
 
 
-def _tell(
-    watch: Watcher,
-    resolved: Settings,
-    data: PreparedData,
-    model: PreparedModel,
-    prepared: Prepared,
-    schedule: Schedule,
-    *,
-    where: str,
-) -> None:
-    """Tell what was decided."""
-    for note in (*data.notes, *model.notes):
-        watch.say(note)
-    watch.say(
-        f"optimizer: {prepared.call}, lr {prepared.lr:g}; schedule: {resolved.scheduler.call}, "
-        f"{schedule.warmup_text}; loss: {resolved.loss.call}; {where}"
-    )
-    for note in (*notes_of(prepared.call), *_group_notes(prepared, resolved)):
+def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: list[str]) -> None:
+    for note in (*data.notes, *model.notes, *notes):
         watch.say(note)
     if model.report is not None:
         watch.transferred(model.report)
@@ -278,25 +213,36 @@ def _tell(
         watch.warn(f"left out: {reason}")
 
 
-def _group_notes(prepared: Prepared, settings: Settings) -> Sequence[str]:
-    """Return what became of the parameter groups, where the user asked for any."""
-    asked = settings.optimizer
-    if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
-        return []
-    groups = prepared.param_groups
+def _asks_for_groups(asked: OptimizerSettings) -> bool:
+    return bool(asked.groups) or asked.head_lr != 1.0 or asked.layer_decay is not None
+
+
+def _group_notes(optimizer: OptimizerSetup) -> list[str]:
+    """Return what became of the parameter groups."""
     notes = [
-        f"group {group['name']}: {_tensors(len(group['params']))}, lr {group['lr']:g}"
-        for group in groups
+        f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
+        for group in optimizer.param_groups
     ]
-    waiting = {name for later in prepared.waiting for name, _ in later.parameters}
-    frozen = [name for name in prepared.frozen if name not in waiting]
-    left = {"frozen": frozen, "excluded": prepared.excluded}
+    waiting = {name for later in optimizer.waiting for name, _ in later.parameters}
+    frozen = [name for name in optimizer.frozen if name not in waiting]
+    untrained = {"frozen": frozen, "excluded": optimizer.excluded}
     return notes + [
-        f"{what}: {_tensors(len(names))}, {names[0]} to {names[-1]}"
-        for what, names in left.items()
+        f"{word}: {counted(len(names), 'tensor')}, {names[0]} to {names[-1]}"
+        for word, names in untrained.items()
         if names
     ]
 
 
-def _tensors(count: int) -> str:
-    return "1 tensor" if count == 1 else f"{count} tensors"
+def _compiled(
+    model: PreparedModel,
+    optimizer: OptimizerSetup,
+    images: Tensor,
+    dtype: torch.dtype | None,
+    watch: Watcher,
+) -> Forward:
+    """Compile the model for the first batch of an epoch: a full one."""
+    model.module.train()
+    freeze_statistics(model.module, optimizer.frozen)
+    compiled, note = compile_model(model.module, images, dtype=dtype)
+    watch.say(note)
+    return compiled

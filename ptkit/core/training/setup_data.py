@@ -1,13 +1,15 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
+import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ptkit.core.config import DataSettings, Settings
+from ptkit.core.config import DataSettings, Settings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
@@ -28,9 +30,9 @@ from ptkit.core.data.transforms.catalogue import (
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
+from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import is_small
-from ptkit.core.training.starting_weights import StartingWeights
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
@@ -44,9 +46,8 @@ class PreparedData:
     """What training takes from the data.
 
     reference: the training images as evaluation sees them, in the list's order.
-    settings: the data settings with everything resolved. skipped: reasons for images that were left
-    out.
-    notes: what was decided, a line each.
+    settings: with everything resolved. skipped: why images were left out. notes: what was chosen,
+    a line each.
     """
 
     train: Batches
@@ -67,11 +68,12 @@ class PreparedData:
 
 
 def prepare_data(
-    settings: Settings,
+    data: DataSettings,
+    asked: TrainSettings,
     *,
     device: torch.device,
     counting: Counting,
-    start: StartingWeights | None = None,
+    start: Weights | None = None,
 ) -> PreparedData:
     """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
 
@@ -80,52 +82,53 @@ def prepare_data(
     Raises:
         DataError, UsageError: bad lists or images; transforms that do not fit.
     """
-    data = settings.data
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     train_calls, eval_calls = _calls(data, size)
-    if (
-        start is not None
-        and start.is_whitened
-        and not any("LinearTransformation" in text for text in train_calls)
-    ):
+    if start is not None and start.is_whitened and not _has(train_calls, "LinearTransformation"):
         raise UsageError(
             "these weights were trained on whitened images: pass --transform"
             " 'LinearTransformation(\"FILE\")' too"
         )
-    draft = replace(data, size=size)
-    train_draft, eval_draft = _draft(train_calls, size), _draft(eval_calls, size)
-    train = load_list(
-        train_list, train_draft, _for_training(settings, train_list, train_draft), counting
+    data = replace(data, size=size)
+    # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
+    # comes before Normalize does not depend on them.
+    train_draft, eval_draft = (_pipeline(calls, size) for calls in (train_calls, eval_calls))
+    if data.reduced_decode:
+        _check_reduced(data, train_list, train_draft)
+    # Each crop decodes a JPEG in its own way then: there is nothing to keep.
+    train_data = replace(data, cache="off") if data.reduced_decode else data
+    train = load_list(train_list, train_draft, Settings(data=train_data, train=asked), counting)
+    valid = load_list(valid_list, eval_draft, Settings(data=data, train=asked), counting)
+    mean, std, origin = (
+        _named_statistics(train_calls, data)
+        or _known_statistics(train.images, data, start)
+        or _measured(train, train_draft, data, counting, asked.seed)
     )
-    valid = load_list(valid_list, eval_draft, settings, counting)
-    mean, std, origin = _named_statistics(train_calls, draft) or _statistics(
-        train, train_draft, draft, start, counting, settings.train.seed
-    )
-    train_pipeline = Pipeline.parse(complete(train_calls, size=size, mean=mean, std=std))
-    eval_pipeline = Pipeline.parse(complete(eval_calls, size=size, mean=mean, std=std))
+    train_pipeline = _pipeline(train_calls, size, mean, std)
+    eval_pipeline = _pipeline(eval_calls, size, mean, std)
     if eval_pipeline.is_random or eval_pipeline.mix is not None:
         raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
     kept = train.kept if _share_a_prefix(train_pipeline, eval_pipeline) else None
-    differs = train_pipeline.size not in (None, (size, size))
-    sides = "×".join(map(str, train_pipeline.size or ()))
-    notes = (
-        _data_note(train, valid, size)
-        + (f"; training images become {sides}" if differs else "")
-        + (
-            "; training JPEGs are decoded smaller where the crop allows it"
-            if data.reduced_decode
-            else ""
-        ),
-        f"augment: {_list_note(train_calls)}; normalised with {origin}",
+    note = _data_note(train, valid, size)
+    if train_pipeline.size not in (None, (size, size)):
+        note += f"; training images become {'×'.join(map(str, train_pipeline.size or ()))}"
+    if data.reduced_decode:
+        note += "; training JPEGs are decoded smaller where the crop allows it"
+    evaluated = functools.partial(
+        Batches,
+        pipeline=eval_pipeline,
+        sampling=Sampling(2 * (asked.batch_size or _BATCH_SIZE)),
+        device=device,
+        workers=data.workers,
     )
     return PreparedData(
-        train=_training_batches(train, train_pipeline, settings, device),
-        valid=_evaluation_batches(valid, eval_pipeline, settings, device),
-        reference=_evaluation_batches(replace(train, kept=kept), eval_pipeline, settings, device),
-        settings=replace(draft, mean=mean, std=std),
+        train=_training_batches(train, train_pipeline, data, asked, device),
+        valid=evaluated(valid.images, kept=valid.kept),
+        reference=evaluated(train.images, kept=kept),
+        settings=replace(data, mean=mean, std=std),
         skipped=train.skipped + valid.skipped,
-        notes=notes,
+        notes=(note, f"augment: {', '.join(train_calls) or 'none'}; normalised with {origin}"),
     )
 
 
@@ -133,9 +136,7 @@ def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, .
     if data.transforms and data.augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
     train = data.transforms or default_transforms(data.augment, size)
-    if any(
-        parse(call).name == "WithHorizontalFlip" for call in data.eval_transforms
-    ) and not mirrors(train):
+    if _has(data.eval_transforms, "WithHorizontalFlip") and not mirrors(train):
         raise UsageError(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
@@ -143,27 +144,27 @@ def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, .
     return train, data.eval_transforms or evaluation_of(train, size)
 
 
-def _draft(calls: tuple[str, ...], size: int) -> Pipeline:
-    """Plan the calls before the statistics are known: what is decoded does not depend on them."""
-    return Pipeline.parse(complete(calls, size=size, mean=(0, 0, 0), std=(1, 1, 1)))
+def _has(calls: tuple[str, ...], name: str) -> bool:
+    return any(parse(call).name == name for call in calls)
 
 
-def _for_training(settings: Settings, images: ImageList, pipeline: Pipeline) -> Settings:
-    """Return the settings by which training images are kept: not at all where each crop decodes
-    them in its own way.
-    """
-    if not settings.data.reduced_decode:
-        return settings
-    check_reduced_decode(pipeline, is_kept=settings.data.cache in ("ram", "disk"))
+def _pipeline(
+    calls: tuple[str, ...],
+    size: int,
+    mean: Sequence[float] = (0, 0, 0),
+    std: Sequence[float] = (1, 1, 1),
+) -> Pipeline:
+    return Pipeline.parse(complete(calls, size=size, mean=mean, std=std))
+
+
+def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
+    check_reduced_decode(pipeline, is_kept=data.cache in ("ram", "disk"))
     if not has_jpegs(images):
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
-    return replace(settings, data=replace(settings.data, cache="off"))
 
 
 def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
-    """Return what the user's own list says: evaluation must see the same. None where it leaves it
-    to the run.
-    """
+    """Return the statistics in the user's own list, if it has any: evaluation must see the same."""
     own = {call.name: call for call in map(parse, calls) if not call.prefix}
     if "Normalize" in own:
         return _of_normalize(own["Normalize"], data)
@@ -191,14 +192,10 @@ def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
     return mean, std, "the transforms' own Normalize"
 
 
-def _statistics(
-    train: LoadedList,
-    pipeline: Pipeline,
-    data: DataSettings,
-    start: StartingWeights | None,
-    counting: Counting,
-    seed: int,
-) -> _Statistics:
+def _known_statistics(
+    images: ImageList, data: DataSettings, start: Weights | None
+) -> _Statistics | None:
+    """Return the statistics that are given, come with the weights, or lie beside the list."""
     if (
         bool(data.mean) != bool(data.std)
         or len(data.mean) not in (0, 3)
@@ -209,55 +206,53 @@ def _statistics(
         return data.mean, data.std, "the given statistics"
     if start is not None and start.mean and start.std:
         return start.mean, start.std, "the statistics of the weights"
-    size = data.size
-    assert size is not None
-    images = train.images
-    found = statistics.find(images.file, list_sha256=images.sha256, size=size)
-    if found is not None:
-        return found.mean, found.std, str(images.file.parent / statistics.FILE_NAME)
-    found = _measured(train, pipeline, data, counting, seed)
-    return *_usable(found), f"statistics measured over {found.num_images:,} images"
+    assert data.size is not None
+    found = statistics.find(images.file, list_sha256=images.sha256, size=data.size)
+    if found is None:
+        return None
+    return found.mean, found.std, str(images.file.parent / statistics.FILE_NAME)
 
 
 def _measured(
     train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
-) -> statistics.ChannelStatistics:
-    """Measure the images as they are after the pipeline's prefix: the same numbers whether they are
-    kept or not.
-    """
+) -> _Statistics:
+    """Measure images after the pipeline's prefix, so that kept or not they give the same."""
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
-    if train.kept is not None:
-        stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
-        return statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
 
     def read(path: str) -> Pixels:
         return pipeline.before(decoder.read(path))
 
-    try:
-        with counting("measuring", num or len(images)) as on_images:
-            workers = data.workers or num_cores()
-            return statistics.measure(
-                images, num=num, seed=seed, workers=workers, on_images=on_images, read=read
-            )
-    except DataError as error:
-        raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
-
-
-def _usable(found: statistics.ChannelStatistics) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std; a constant channel gets a std of 1, so that nothing is divided by zero."""
-    return found.mean, tuple(value if value > 1e-6 else 1.0 for value in found.std)
+    if train.kept is not None:
+        stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
+        found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
+    else:
+        try:
+            with counting("measuring", num or len(images)) as on_images:
+                workers = data.workers or num_cores()
+                found = statistics.measure(
+                    images, num=num, seed=seed, workers=workers, on_images=on_images, read=read
+                )
+        except DataError as error:
+            raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
+    # Of a constant channel nothing may be divided by zero.
+    std = tuple(value if value > 1e-6 else 1.0 for value in found.std)
+    return found.mean, std, f"statistics measured over {found.num_images:,} images"
 
 
 def _training_batches(
-    source: LoadedList, pipeline: Pipeline, settings: Settings, device: torch.device
+    source: LoadedList,
+    pipeline: Pipeline,
+    data: DataSettings,
+    asked: TrainSettings,
+    device: torch.device,
 ) -> Batches:
-    data, count = settings.data, len(source.images)
+    count = len(source.images)
     if data.sampler != "none" and not data.shuffle:
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
     if data.sampler == "balanced" and source.images.label_kind == REGRESSION:
         raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
-    batch_size = settings.train.batch_size or min(_BATCH_SIZE, count)
+    batch_size = asked.batch_size or min(_BATCH_SIZE, count)
     if batch_size > count:
         raise UsageError(
             f"--batch-size {batch_size} is larger than the training list ({count} images): lower it"
@@ -271,27 +266,12 @@ def _training_batches(
             data.sampler,
             # BatchNorm needs two samples per step; a last batch of one would raise.
             drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
-            seed=settings.train.seed,
+            seed=asked.seed,
         ),
         device=device,
         workers=data.workers,
         kept=source.kept,
         reduced_decode=data.reduced_decode,
-    )
-
-
-def _evaluation_batches(
-    source: LoadedList, pipeline: Pipeline, settings: Settings, device: torch.device
-) -> Batches:
-    batch_size = 2 * (settings.train.batch_size or _BATCH_SIZE)
-    workers = settings.data.workers
-    return Batches(
-        source.images,
-        pipeline,
-        Sampling(batch_size),
-        device=device,
-        workers=workers,
-        kept=source.kept,
     )
 
 
@@ -311,14 +291,10 @@ def _data_note(train: LoadedList, valid: LoadedList, size: int) -> str:
 def _labels_note(images: ImageList) -> str:
     count = images.num_classes
     if images.label_kind == REGRESSION:
-        return "one number an image" if count == 1 else f"{count} numbers an image"
+        return "one number per image" if count == 1 else f"{count} numbers per image"
     if images.label_kind == SINGLE:
         return f"{count} classes"
-    return f"{images.labels.sum(axis=1).mean():.1f} of {count} classes an image"
-
-
-def _list_note(calls: tuple[str, ...]) -> str:
-    return ", ".join(calls) or "none"
+    return f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
 
 
 _NUM_HEADERS = 64
@@ -328,23 +304,23 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     """Return the training and the validation list, checked against each other.
 
     Raises:
-        DataError: missing or empty lists, labels of other kinds or all alike, or an image that
-            stands in both.
+        DataError: missing or empty lists, labels of other kinds or all alike, or an image that is
+            in both.
     """
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
             raise DataError(
-                f"no list {file}: run `ptkit split FOLDER` first, or name another by {flag}"
+                f"no list {file}: run `ptkit split FOLDER` first, or name another with {flag}"
             )
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
-    # Both lists have the names of the training list.
+    # Both lists have the class names of the training list.
     names = classes_file(Path(data.train), classes)
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
     if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
         raise DataError(
-            f"{valid.file} has {valid.num_classes} numbers an image, {train.file}"
+            f"{valid.file} has {valid.num_classes} numbers per image, {train.file}"
             f" {train.num_classes}"
         )
     if valid.num_classes > train.num_classes:
@@ -381,22 +357,21 @@ def choose_size(images: ImageList) -> int:
 
 
 def _some_of(images: ImageList) -> list[int]:
-    return np.unique(
-        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
-    ).tolist()
+    places = np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
+    return [int(place) for place in np.unique(places)]
 
 
 def _check_variety(train: ImageList) -> None:
-    """Refuse labels that are all alike: there is nothing to learn."""
+    """Refuse labels that are all alike."""
     if (train.labels != train.labels[0]).any():
         return
     if train.label_kind == SINGLE:
         raise DataError(f"{train.file} has images of one class only; a classifier needs two")
-    raise DataError(f"{train.file} gives every image the same label; there is nothing to learn")
+    raise DataError(f"{train.file} gives every image the same label: there is nothing to learn")
 
 
 def _check_names(train: ImageList, data: DataSettings) -> None:
-    """Refuse a validation list beside which other class names stand."""
+    """Refuse a validation list that has other class names beside it."""
     beside = classes_file(Path(data.valid))
     if (
         data.classes is None
@@ -414,6 +389,6 @@ def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:
     path = first_shared(train, valid)
     if path is not None:
         raise DataError(
-            f"{path} stands in both {train.file} and {valid.file}: the accuracy would be too good; "
+            f"{path} is in both {train.file} and {valid.file}: accuracy would be inflated; "
             "split again, or pass --set data.allow_leak=true"
         )

@@ -7,18 +7,15 @@ import torch
 from torch import Tensor
 
 # On a GPU reading a number waits for all work queued, on a CPU it costs as much as a small layer:
-# many at a time.
-# A loss that became NaN on a GPU is noticed within so many batches.
+# many are read at a time. A loss that became NaN on a GPU is noticed within so many batches.
 _MANY = 50
 
 
 class Totals:
-    """Sums of an epoch. New batches wait on the device as they are; reading the sums waits for the
-    device.
+    """Sums of an epoch; new batches are kept on the device until the sums are read.
 
     num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first
-    batch whose loss
-    was NaN or infinite.
+    batch whose loss was NaN or infinite.
     """
 
     def __init__(self) -> None:
@@ -38,9 +35,7 @@ class Totals:
         answers: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> None:
-        """Add one batch; loss is its mean, answers and labels are classes (n * num_crops,), to be
-        compared.
-        """
+        """Add one batch; loss: its mean. answers, labels: classes to compare, (n * num_crops,)."""
         self._losses.append(loss.detach())
         self._sizes.append(num_images)
         if answers is not None and labels is not None:
@@ -48,9 +43,8 @@ class Totals:
             self._labels.append(labels)
 
     def is_due(self) -> bool:
-        """Whether to read now: many batches wait, or the last loss is bad, where looking at it
-        waits for nothing.
-        """
+        """Whether to read now: many batches wait, or the last loss is bad."""
+        # On a CPU looking at the loss waits for nothing.
         last = self._losses[-1]
         return len(self._losses) >= _MANY or (last.is_cpu and not math.isfinite(last.item()))
 

@@ -1,4 +1,4 @@
-"""What stands in the lists that are to be extended, and which images of the source it names."""
+"""Read the lists that are to be extended, and find which images of the source they name."""
 
 import os
 from collections import defaultdict
@@ -9,10 +9,10 @@ from typing import Any
 
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import read_classes, read_list
-from ptkit.core.data.splits.list_files import (
+from ptkit.core.data.splits.records import (
     CLASSES,
     RECORD,
-    is_ours,
+    is_unchanged,
     read_record,
     recorded_tree,
 )
@@ -22,12 +22,12 @@ from ptkit.core.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
-class Standing:
+class ExistingLists:
     """The lines of the lists in a folder; paths, labels and parts run in parallel.
 
-    record: of the split that wrote them, if one did. edited: files that are not as it wrote them.
-    list_names: the parts that have a list. parts: indices into PART_NAMES. paths: to be opened from
-    here.
+    record: of the split that wrote them, if one did.
+    list_names: the parts that have a list. edited: lists that are not as the split wrote them.
+    paths: to open from the working directory. parts: indices into PART_NAMES.
     """
 
     folder: Path
@@ -43,28 +43,23 @@ class Standing:
         return len(self.paths)
 
     @property
-    def classes_file(self) -> Path:
-        """The file of the class names."""
-        return self.folder / CLASSES
-
-    @property
     def ratio(self) -> str:
-        """The ratio of the earlier split or, if none is known, that of the lists themselves.
+        """The ratio of the earlier split or, if none is recorded, that of the lists themselves.
 
         Raises:
-            UsageError: there is no training or no validation list to tell it.
+            UsageError: none is recorded, and there is no training or no validation list.
         """
         if isinstance(self.record.get("ratio"), str):
             return self.record["ratio"]
         if self.list_names[:2] != PART_NAMES[:2]:
             raise UsageError(
-                f"only {', '.join(self.list_names)} stands in {self.folder}; say --ratio"
+                f"{self.folder} has only a list for {', '.join(self.list_names)}; pass --ratio"
             )
         return ":".join(str(self.parts.count(part)) for part in range(len(self.list_names)))
 
 
-def read_standing(out: Path) -> Standing:
-    """Read train.txt, valid.txt and test.txt, those that are there, and classes.txt.
+def read_existing(out: Path) -> ExistingLists:
+    """Read classes.txt and those of train.txt, valid.txt and test.txt that exist.
 
     Raises:
         DataError: there are no lists or no classes.txt, or one is wrong (see `read_list`).
@@ -88,72 +83,68 @@ def read_standing(out: Path) -> Standing:
             f"no {out / CLASSES}: --extend keeps the indices of the classes; write one name a line"
         )
     class_names = read_classes(out / CLASSES)
-    edited = tuple(f"{name}.txt" for name in present if not is_ours(out / f"{name}.txt", record))
-    standing = Standing(out, record, class_names, present, edited, [], [], [])
+    edited = tuple(
+        f"{name}.txt" for name in present if not is_unchanged(out / f"{name}.txt", record)
+    )
+    existing = ExistingLists(out, record, class_names, present, edited, [], [], [])
     for name in present:
         images = read_list(out / f"{name}.txt", kind=SINGLE)
-        standing.paths.extend([images.image_path(row) for row in range(len(images))])
-        standing.labels.extend(images.labels.tolist())
-        standing.parts.extend([PART_NAMES.index(name)] * len(images))
-    return standing
+        existing.paths.extend([images.image_path(row) for row in range(len(images))])
+        existing.labels.extend(images.labels.tolist())
+        existing.parts.extend([PART_NAMES.index(name)] * len(images))
+    return existing
 
 
-def match_lines(standing: Standing, scan: Scan) -> list[list[int]]:
-    """Return, of each line, the images of the scan that it names: more than one where two names
-    lead to one file.
+def match_lines(existing: ExistingLists, scan: Scan) -> list[list[int]]:
+    """Return, for each line, the images of the scan that it names.
 
-    Copies and links that an earlier split made stand for their images. A symbolic link anywhere, or
-    a hard link,
-    is the file it leads to.
+    They are several where a file has several names: a symbolic link anywhere, or a hard link, is
+    the file it leads to. A copy or link that an earlier split made is the image it was made of.
 
     Raises:
         DataError: the source gives an image another class than the list does.
     """
-    by_place = _indices_by(_places(scan.paths))
-    places = _places(standing.paths)
+    by_place: defaultdict[str, list[int]] = defaultdict(list)
+    for index, place in enumerate(_places(scan.paths)):
+        by_place[place].append(index)
+    places = _places(existing.paths)
     found = [
         named or by_place.get(place, [])
-        for named, place in zip(_by_tree(standing, scan, places), places, strict=True)
+        for named, place in zip(_by_tree(existing, scan, places), places, strict=True)
     ]
-    _match_by_identity(standing, scan, found)
+    _match_by_identity(existing, scan, found)
     for line, indices in enumerate(found):
-        name = standing.class_names[standing.labels[line]]
+        name = existing.class_names[existing.labels[line]]
         others = [scan.class_names[scan.labels[index]] for index in indices]
         if others and name not in others:
             raise DataError(
-                f"{standing.folder / PART_NAMES[standing.parts[line]]}.txt gives"
-                f" {standing.paths[line]} the class {name}, but {scan.source} the class"
+                f"{existing.folder / PART_NAMES[existing.parts[line]]}.txt gives"
+                f" {existing.paths[line]} the class {name}, but {scan.source} the class"
                 f" {others[0]}; correct one of them"
             )
     return found
 
 
-def _by_tree(standing: Standing, scan: Scan, places: Iterable[str]) -> list[list[int]]:
-    """Match the lines that name copies or links of an earlier --copy or --link: DIR/PART/NAME
-    stands for NAME.
-    """
-    tree = recorded_tree(standing.record, standing.folder)
+def _by_tree(existing: ExistingLists, scan: Scan, places: Iterable[str]) -> list[list[int]]:
+    """Match the lines that name copies or links of an earlier --copy or --link by DIR/PART/NAME."""
+    tree = recorded_tree(existing.record, existing.folder)
     if tree is None or not scan.source.is_dir():
-        return [[] for _ in standing.paths]
+        return [[] for _ in existing.paths]
     prefix = os.path.join(os.path.realpath(tree[0]), "")
     by_name = {name: [index] for index, name in enumerate(scan.names)}
     return [
-        (
-            by_name.get(place.removeprefix(prefix).partition("/")[2], [])
-            if place.startswith(prefix)
-            else []
-        )
+        by_name.get(place.removeprefix(prefix).partition("/")[2], [])
+        if place.startswith(prefix)
+        else []
         for place in places
     ]
 
 
-def _match_by_identity(standing: Standing, scan: Scan, found: list[list[int]]) -> None:
-    """Match the lines left over with the images left over, by device and inode; `found` is changed
-    in place.
-    """
+def _match_by_identity(existing: ExistingLists, scan: Scan, found: list[list[int]]) -> None:
+    """Match the lines and images left over by device and inode; `found` is changed in place."""
     lines: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for line, indices in enumerate(found):
-        identity = None if indices else _identity(standing.paths[line])
+        identity = None if indices else _identity(existing.paths[line])
         if identity is not None:
             lines[identity].append(line)
     if not lines:
@@ -166,9 +157,7 @@ def _match_by_identity(standing: Standing, scan: Scan, found: list[list[int]]) -
 
 
 def _places(paths: Iterable[str]) -> list[str]:
-    """Return each path with the symbolic links in its folder resolved; the file itself may still be
-    one.
-    """
+    """Return each path with its folder's symbolic links resolved; the file may still be one."""
     folders: dict[str, str] = {}
     result = []
     for path in paths:
@@ -177,13 +166,6 @@ def _places(paths: Iterable[str]) -> list[str]:
             folders[folder] = os.path.realpath(folder or ("/" if path.startswith("/") else "."))
         result.append(f"{folders[folder]}/{name}")
     return result
-
-
-def _indices_by(keys: Iterable[str]) -> dict[str, list[int]]:
-    indices: defaultdict[str, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        indices[key].append(index)
-    return dict(indices)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -1,6 +1,4 @@
-"""Which images must stay together: exact duplicates, and the groups that a pattern finds in their
-names.
-"""
+"""Find images that must stay together: exact duplicates, and groups that share part of a name."""
 
 import errno
 import hashlib
@@ -13,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, StorageError, UsageError
 
 
@@ -20,9 +19,10 @@ from ptkit.core.errors import DataError, StorageError, UsageError
 class Grouping:
     """Images that must stay together, and what was found on the way.
 
-    units: disjoint sets of indices, each ascending; images that stand alone are left out.
+    units: disjoint sets of two or more indices, each ascending.
     num_duplicates: images with the bytes of an earlier one.
-    conflicts: pairs of names with the same bytes in two classes, one pair a set of duplicates.
+    conflicts: names of two images with the same bytes and different classes, a pair for each set of
+    duplicates.
     num_groups, num_ungrouped: groups that the pattern found, images that it did not match.
     """
 
@@ -33,59 +33,50 @@ class Grouping:
     num_ungrouped: int = 0
 
 
-def group_images(
-    names: Sequence[str],
-    paths: Sequence[str],
-    *,
-    sizes: Sequence[int],
-    labels: Sequence[int],
-    group_by: str | None,
-) -> Grouping:
+def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
     """Find duplicates (their files are read) and groups.
 
-    names, paths, sizes, labels: of each image. group_by: a regular expression searched in each
-    name; its first
-    group, or else the whole match, is the key.
+    group_by: a regular expression searched in each name; its first group, or else the whole match,
+    is the key.
 
     Raises:
-        UsageError: group_by is no regular expression or matches nothing. DataError: a file cannot
-            be read.
+        UsageError: group_by is not a regular expression or matches nothing.
+        DataError: a file cannot be read.
     """
-    groups, num_ungrouped = _named_groups(names, group_by) if group_by is not None else ([], 0)
-    duplicates = find_duplicates(paths, sizes)
-    num_duplicates = sum(len(same) - 1 for same in duplicates)
-    conflicts = _conflicts(names, labels, duplicates)
+    groups, num_ungrouped = (
+        _groups_by_name(scan.names, group_by) if group_by is not None else ([], 0)
+    )
+    duplicates = find_duplicates(scan.paths, scan.sizes)
     return Grouping(
-        _joined([*duplicates, *groups]), num_duplicates, conflicts, len(groups), num_ungrouped
+        units=_joined([*duplicates, *groups]),
+        num_duplicates=sum(len(same) - 1 for same in duplicates),
+        conflicts=_conflicts(scan, duplicates),
+        num_groups=len(groups),
+        num_ungrouped=num_ungrouped,
     )
 
 
-def _named_groups(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:
+def _groups_by_name(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:
     """Return the indices of each group, and how many names do not match."""
     try:
         search = re.compile(pattern).search
     except re.error as error:
         raise UsageError(
-            f"--group-by is no regular expression: {error}, found {pattern!r}"
+            f"--group-by is not a regular expression: {error}, found {pattern!r}"
         ) from None
     groups: defaultdict[str, list[int]] = defaultdict(list)
-    num_ungrouped = 0
     for index, name in enumerate(names):
         match = search(name)
-        key = None if match is None else match[1] if match.re.groups else match[0]
-        if key is None:
-            num_ungrouped += 1
-        else:
+        key = match and match[1 if match.re.groups else 0]
+        if key is not None:
             groups[key].append(index)
     if not groups:
         raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
-    return list(groups.values()), num_ungrouped
+    return list(groups.values()), len(names) - sum(map(len, groups.values()))
 
 
 def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return the connected components of overlapping groups, each ascending; single images are left
-    out.
-    """
+    """Return the connected components of overlapping groups, each ascending."""
     parent: dict[int, int] = {}
 
     def root(index: int) -> int:
@@ -104,14 +95,12 @@ def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
     return list(units.values())
 
 
-def _conflicts(
-    names: Sequence[str], labels: Sequence[int], duplicates: Iterable[Sequence[int]]
-) -> tuple[tuple[str, str], ...]:
+def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for first, *others in duplicates:
-        other = next((index for index in others if labels[index] != labels[first]), None)
+        other = next((k for k in others if scan.labels[k] != scan.labels[first]), None)
         if other is not None:
-            pairs.append((names[first], names[other]))
+            pairs.append((scan.names[first], scan.names[other]))
     return tuple(pairs)
 
 
@@ -119,9 +108,8 @@ T = TypeVar("T")
 
 # Nearly all files of equal size differ within the first block, so few are read to the end.
 _BLOCK_BYTES = 16384
-# Threads hide the waiting of a cold or remote disk (measured: 60,000 files in 1.7 s instead of 4.2)
-# but cost time
-# where the files are in memory (0.4 s instead of 0.25), so the first files decide.
+# Threads hide the latency of a cold or remote disk (60,000 files in 1.7 s instead of 4.2) but cost
+# time where the files are in memory (0.4 s instead of 0.25), so the first files decide.
 _NUM_THREADS = 4
 _NUM_TIMED = 200
 _SLOW_FILE_S = 30e-6
@@ -130,36 +118,28 @@ _TRANSIENT = {errno.EIO, errno.ESTALE}
 
 
 def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int]]:
-    """Return groups of two and more indices of files with equal bytes, each ascending. Empty files
-    equal nothing.
+    """Return groups of two and more indices of files with equal bytes, each ascending.
 
     Only files of equal size are read: the first block of each, and all of those that still look
-    alike.
+    alike. Empty files equal nothing.
 
     Raises:
         DataError: a file cannot be read. StorageError: the disk failed three times.
     """
-    candidates = [
-        group for group in _grouped(range(len(paths)), sizes.__getitem__) if sizes[group[0]] > 0
-    ]
+    of_a_size = _grouped(range(len(paths)), key=sizes.__getitem__)
+    candidates = [group for group in of_a_size if sizes[group[0]] > 0]
     indices = [index for group in candidates for index in group]
-    blocks = dict(
-        zip(
-            indices,
-            _all_block_hashes([(paths[index], sizes[index]) for index in indices]),
-            strict=True,
-        )
-    )
-    alike = [same for group in candidates for same in _grouped(group, blocks.__getitem__)]
-    groups = [
+    hashes = _all_block_hashes([(paths[index], sizes[index]) for index in indices])
+    blocks = dict(zip(indices, hashes, strict=True))
+    alike = [same for group in candidates for same in _grouped(group, key=blocks.__getitem__)]
+    return sorted(
         same
         for group in alike
-        for same in _grouped(group, lambda index: _patiently(_digest, paths[index]))
-    ]
-    return sorted(groups)
+        for same in _grouped(group, key=lambda index: with_retries(_digest, paths[index]))
+    )
 
 
-def _grouped(indices: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:
+def _grouped(indices: Iterable[int], *, key: Callable[[int], Hashable]) -> list[list[int]]:
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for index in indices:
         groups[key(index)].append(index)
@@ -167,9 +147,7 @@ def _grouped(indices: Iterable[int], key: Callable[[int], Hashable]) -> list[lis
 
 
 def _all_block_hashes(files: Sequence[tuple[str, int]]) -> list[int]:
-    """Return the hash of the first block of each (path, size), reading several at a time where that
-    is quicker.
-    """
+    """Return the hash of the first block of each (path, size), by threads where quicker."""
     start = time.perf_counter()
     hashes = _block_hashes(files[:_NUM_TIMED])
     seconds = (time.perf_counter() - start) / max(len(hashes), 1)
@@ -192,15 +170,13 @@ def _block_hashes(files: Iterable[tuple[str, int]]) -> list[int]:
         try:
             hashes.append(_block_hash(path, size))
         except OSError:
-            hashes.append(_patiently(partial(_block_hash, size=size), path))
+            hashes.append(with_retries(partial(_block_hash, size=size), path))
     return hashes
 
 
 def _block_hash(path: str, size: int) -> int:
-    """Return a quick hash of the first block. It only tells files apart; those it does not are
-    compared in full.
-    """
-    # The bare calls take half the time of open().
+    """Return a quick hash of the first block; files of equal hashes are then compared in full."""
+    # os.open and os.read take half the time of open().
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return hash(os.read(descriptor, min(size, _BLOCK_BYTES)))
@@ -213,8 +189,8 @@ def _digest(path: str) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _patiently(read: Callable[[str], T], path: str) -> T:
-    """Return `read(path)`; a disk or network that stumbles gets three tries."""
+def with_retries(read: Callable[[str], T], path: str) -> T:
+    """Return `read(path)`; a disk or network that fails for a moment gets three tries."""
     for tries_left in (2, 1, 0):
         try:
             return read(path)

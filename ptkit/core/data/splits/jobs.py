@@ -1,11 +1,20 @@
-"""The three ways to split, end to end: into lists, into folds, and into lists that stand already."""
+"""The three ways to split, end to end: into lists, into folds, and into existing lists."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.core.data.splits.list_files import Written, check_targets, write_split
+from ptkit.core.data.splits.list_files import (
+    Written,
+    check_extension,
+    check_fold_targets,
+    check_targets,
+    write_extension,
+    write_folds,
+    write_split,
+)
+from ptkit.core.data.splits.records import CLASSES
 from ptkit.core.data.splits.scanning import Scan, scan_class_folders, scan_list
 from ptkit.core.data.splits.splitting import (
     PART_NAMES,
@@ -27,9 +36,9 @@ DEFAULT_RATIO = "8:1:1"
 class SplitJob:
     """What is to be split, and how.
 
-    source: a folder of class folders, or a list. ratio: None chooses, see each job. tree: copies or
-    links to make.
-    kfold: number of folds. command: as it was called, for the record. The rest: see `split_images`.
+    source: a folder of class folders, or a list. command: as it was called, for the record.
+    ratio: None is 8:1:1; for folds no test part; for existing lists, the ratio that they have.
+    tree: copies or links to make. kfold: number of folds. The rest: see `split_images`.
     """
 
     source: Path
@@ -49,8 +58,7 @@ class SplitJob:
 class Outcome:
     """What was found, how it was divided, and what was written.
 
-    scan: all images or, where lists were extended, the new ones. extension: None where none were.
-    ratio, group_by: those used.
+    scan: all images or, where lists were extended, the new ones. ratio, group_by: those used.
     """
 
     scan: Scan
@@ -65,13 +73,12 @@ def run_split(job: SplitJob) -> Outcome:
     """Split as the job says, and write the lists.
 
     Raises:
-        UsageError: settings that do not go together, or files in the way. DataError: images that
-            cannot be split.
-        StorageError: the disk refused.
+        UsageError: settings that cannot be combined, or files in the way.
+        DataError: images that cannot be split. StorageError: the disk refused.
     """
     if job.extend and job.kfold is not None:
         raise UsageError(
-            "--extend and --kfold exclude each other: folds change together; run --kfold anew"
+            "--extend and --kfold cannot be combined: folds change together; run --kfold anew"
         )
     if job.extend and job.overwrite:
         raise UsageError(
@@ -79,7 +86,7 @@ def run_split(job: SplitJob) -> Outcome:
         )
     if job.kfold is not None and job.tree is not None:
         raise UsageError(
-            f"--kfold and --{job.tree.kind} exclude each other: every image is in the training part"
+            f"--kfold and --{job.tree.kind} cannot be combined: every image is in the training part"
             " of all folds but one; the lists name the images where they are"
         )
     if job.extend:
@@ -90,10 +97,9 @@ def run_split(job: SplitJob) -> Outcome:
 def _split(job: SplitJob) -> Outcome:
     ratio = job.ratio or DEFAULT_RATIO
     shares = parse_ratio(ratio)
+    names = PART_NAMES[: len(shares)]
     scan = _scan(job.source)
-    check_targets(
-        scan, PART_NAMES[: len(shares)], out=job.out, tree=job.tree, overwrite=job.overwrite
-    )
+    check_targets(scan, names, out=job.out, tree=job.tree, overwrite=job.overwrite)
     split = split_images(
         scan, shares, seed=job.seed, group_by=job.group_by, allow_missing=job.allow_missing
     )
@@ -103,8 +109,6 @@ def _split(job: SplitJob) -> Outcome:
 
 
 def _fold(job: SplitJob, num_folds: int) -> Outcome:
-    from ptkit.core.data.splits.list_files import check_fold_targets, write_folds
-
     names, shares = fold_parts(num_folds, parse_ratio(job.ratio) if job.ratio is not None else None)
     scan = _scan(job.source)
     check_fold_targets(scan, names, out=job.out, overwrite=job.overwrite)
@@ -116,39 +120,37 @@ def _fold(job: SplitJob, num_folds: int) -> Outcome:
         group_by=job.group_by,
         allow_missing=job.allow_missing,
     )
-    written = write_folds(
-        scan, split, out=job.out, settings=_settings(job, job.ratio, job.group_by)
-    )
+    settings = _settings(job, job.ratio, job.group_by)
+    written = write_folds(scan, split, out=job.out, settings=settings)
     return Outcome(scan, split, written, job.ratio, job.group_by)
 
 
 def _extend(job: SplitJob) -> Outcome:
-    from ptkit.core.data.splits.existing_lists import read_standing
-    from ptkit.core.data.splits.extending import check_extension, extend_split, write_extension
+    from ptkit.core.data.splits.existing_lists import read_existing
+    from ptkit.core.data.splits.extending import extend_split
 
     if job.ratio is not None:
         parse_ratio(job.ratio)
-    standing = read_standing(job.out)
-    ratio = job.ratio or standing.ratio
-    group_by = job.group_by if job.group_by is not None else standing.record.get("group_by")
-    scan = _scan(job.source, known_classes=standing.class_names, classes_file=standing.classes_file)
-    check_extension(scan, standing, tree=job.tree)
+    existing = read_existing(job.out)
+    ratio = job.ratio or existing.ratio
+    group_by = job.group_by if job.group_by is not None else existing.record.get("group_by")
+    scan = _scan(job.source, existing.class_names, classes_file=job.out / CLASSES)
+    check_extension(scan, existing, tree=job.tree)
     extension = extend_split(
         scan,
-        standing,
+        existing,
         parse_ratio(ratio),
         seed=job.seed,
         group_by=group_by,
         allow_missing=job.allow_missing,
     )
-    written = write_extension(
-        extension, standing, tree=job.tree, settings=_settings(job, ratio, group_by)
-    )
+    settings = _settings(job, ratio, group_by)
+    written = write_extension(extension, existing, tree=job.tree, settings=settings)
     return Outcome(extension.scan, extension.split, written, ratio, group_by, extension)
 
 
 def _scan(
-    source: Path, *, known_classes: Collection[str] = (), classes_file: Path | None = None
+    source: Path, known_classes: Collection[str] = (), *, classes_file: Path | None = None
 ) -> Scan:
     if source.is_file():
         return scan_list(source, known_classes=classes_file)

@@ -1,4 +1,4 @@
-"""Finding the images to split: below class folders, or in a list file."""
+"""Find the images to split: below class folders, or in a list file."""
 
 import os
 import stat
@@ -24,10 +24,10 @@ class Scan:
     """Images in the order of class and path: names, paths, labels and sizes run in parallel.
 
     source: the folder or list file.
-    names: paths relative to the folder, or as the list has them. paths: the same, to be opened from
-    here.
+    names: paths relative to the folder, or as the list has them. paths: the same, to open from the
+    working directory.
     labels: 0..len(class_names) - 1. sizes: in bytes.
-    ignored: how many files of each extension (or name) are no images.
+    ignored: how many files of each extension (or name) are not images.
     """
 
     source: Path
@@ -47,14 +47,13 @@ class Scan:
 
 
 def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> Scan:
-    """Find the images below `folder`/<class>/, nested ones too. Symlinks are followed, each folder
-    once per class.
+    """Find the images below `folder`/<class>/, nested ones too.
 
-    Hidden files, __MACOSX and files that are no images by extension are ignored and counted. Class
-    folders are
-    sorted by plain code point, as torchvision's ImageFolder does.
+    Symlinks are followed, each folder once per class. Hidden files, __MACOSX and files that are not
+    images by extension are ignored and counted. Classes are sorted by code point, as torchvision's
+    ImageFolder does.
 
-    known_classes: a single class folder will do if it is one of these.
+    known_classes: a single class folder is accepted if it is one of these.
 
     Raises:
         DataError: no such folder, no images, images outside class folders, an empty class folder,
@@ -77,35 +76,27 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
 def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
     """Find the images that a list file names.
 
-    known_classes: a file of class names; a single class will do then, and where no classes.txt lies
-    beside the list
-    its labels are lines of this file.
+    known_classes: a file of class names. With it a single class is accepted, and without a
+    classes.txt beside the list its labels are lines of this file.
 
     Raises:
-        DataError: the list is wrong (see `read_list`) or has other labels than classes, an image is
-            missing or no
-            file, or there is one class only.
+        DataError: the list is wrong (see `read_list`), its labels are not classes, an image is
+            missing or not a file, or there is only one class.
     """
     has_names = classes_file(file) is not None
     images = read_list(file, classes=None if has_names else known_classes, kind=SINGLE)
     in_file = [
         (label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())
     ]
-    labels, names, rows = zip(*sorted(in_file), strict=True)
+    labels, names, rows = map(list, zip(*sorted(in_file), strict=True))
     if labels[0] == labels[-1] and known_classes is None:
         raise DataError(
             f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or"
             " more"
         )
     paths = [images.image_path(row) for row in rows]
-    return Scan(
-        file,
-        images.class_names,
-        list(names),
-        paths,
-        list(labels),
-        [_file_size(path) for path in paths],
-    )
+    sizes = [_file_size(path) for path in paths]
+    return Scan(file, images.class_names, names=names, paths=paths, labels=labels, sizes=sizes)
 
 
 def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
@@ -144,10 +135,9 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
 def _scan_class(
     folder: Path, *, seen: set[tuple[int, int]], ignored: Counter[str]
 ) -> tuple[list[tuple[str, int]], int]:
-    """Return the images of one class and the number of other files, hidden ones left out.
+    """Return the images of one class and the number of other files that are not hidden.
 
-    seen: the folders visited, changed in place; it starts with those above, where a symlink may
-    lead back to.
+    seen: the folders visited, changed in place; at first those above, which a symlink may lead to.
     """
     images: list[tuple[str, int]] = []
     num_others = 0
@@ -162,8 +152,7 @@ def _scan_class(
         folders = []
         for entry in _entries(path):
             name = entry.name
-            # The order of the questions matters: nearly all entries are plain images and answer the
-            # first.
+            # Nearly all entries are plain images, so their test comes first.
             if _is_image(name) and entry.is_file(follow_symlinks=False):
                 images.append((below + name, _entry_size(entry)))
             elif _is_hidden(name):
@@ -175,8 +164,7 @@ def _scan_class(
             else:
                 _ignore(entry, ignored)
                 num_others += 1
-        # Which of two ways to one folder comes first must not depend on the order in the file
-        # system.
+        # Of two paths to one folder the same is used whatever order the file system returns.
         waiting.extend(sorted(folders, reverse=True))
     images.sort()
     return images, num_others
@@ -246,7 +234,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A symlink to itself: what reads it next says so.
+        # A symlink to itself; reading it raises with a message.
         return False
 
 
@@ -263,12 +251,12 @@ def _file_size(path: str) -> int:
     except FileNotFoundError:
         broken = os.path.islink(path)
         raise DataError(
-            f"{path} is a broken symlink; mend or remove it" if broken else f"no image {path}"
+            f"{path} is a broken symlink; fix or remove it" if broken else f"no image {path}"
         ) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path} is no regular file; expected an image")
+        raise DataError(f"{path} is not a regular file; expected an image")
     return found.st_size
 
 

@@ -21,13 +21,13 @@ class Split:
 
     part_of: per image of the scan, an index into part_names.
     counts: images per class and part, counts[label][part].
-    together: the duplicates and groups that were kept on one side.
+    grouping: the duplicates and groups that were kept in one part.
     """
 
     part_names: tuple[str, ...]
     part_of: Sequence[int] = field(repr=False)
     counts: list[list[int]] = field(repr=False)
-    together: Grouping = field(default_factory=Grouping)
+    grouping: Grouping = field(default_factory=Grouping)
 
     @property
     def totals(self) -> list[int]:
@@ -44,35 +44,31 @@ def split_images(
     group_by: str | None = None,
     allow_missing: bool = False,
 ) -> Split:
-    """Divide the images by class in the given ratio; duplicates and groups stay on one side.
+    """Divide the images by class in the given ratio; keep duplicates and groups in one part.
 
     Every class gets within one image, or within its largest group, of its share. The same scan and
-    seed give the
-    same parts.
+    seed give the same parts.
 
-    ratio: positive integers, see `parse_ratio` and `fold_parts`; part_names has the name of each,
-    and may have more.
+    ratio: positive integers, see `parse_ratio` and `fold_parts`.
+    part_names: a name for each part; there may be more names.
     group_by: a regular expression searched in each name; its first group, or else the whole match,
     is the key.
     allow_missing: whether a class may have fewer images than there are parts.
 
     Raises:
-        UsageError: group_by is no regular expression or matches nothing.
+        UsageError: group_by is not a regular expression or matches nothing.
         DataError: a class is too small, or a part would get no image.
     """
     sizes = Counter(scan.labels)
     sizes_by_name = {name: sizes[label] for label, name in enumerate(scan.class_names)}
     check_sizes(sizes_by_name, num_parts=len(ratio), allow_missing=allow_missing)
-    together = group_images(
-        scan.names, scan.paths, sizes=scan.sizes, labels=scan.labels, group_by=group_by
-    )
+    grouping = group_images(scan, group_by=group_by)
     part_of = place_images(
-        scan.labels, together.units, class_names=scan.class_names, ratio=ratio, seed=seed
+        scan.labels, grouping.units, class_names=scan.class_names, ratio=ratio, seed=seed
     )
     counts = [[0] * len(ratio) for _ in scan.class_names]
-    for label, part in zip(scan.labels, part_of, strict=True):
-        counts[label][part] += 1
-    split = Split(tuple(part_names[: len(ratio)]), part_of, counts, together)
+    add_counts(counts, scan.labels, parts=part_of)
+    split = Split(tuple(part_names[: len(ratio)]), part_of, counts, grouping)
     check_parts(split)
     return split
 
@@ -101,10 +97,9 @@ def parse_ratio(text: str) -> tuple[int, ...]:
 def fold_parts(
     num_folds: int, ratio: Sequence[int] | None = None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the names and the ratio of equal folds, and of the test part that is held out first if
-    there is one.
+    """Return the names and the ratio of equal folds, then of a held-out test part if asked.
 
-    ratio: train:valid:test, of which only the share of the last counts; None holds out nothing.
+    ratio: train:valid:test, where only the share of the test part matters; None holds out nothing.
 
     Raises:
         UsageError: too few or too many folds, or a ratio without a third part.
@@ -117,10 +112,16 @@ def fold_parts(
     if len(ratio) != 3:
         raise UsageError(
             "--kfold divides train and valid by itself: leave --ratio out, or give it three parts,"
-            " such as 8:1:1, of which the third is held out as test.txt"
+            " such as 8:1:1, whose third is held out as test.txt"
         )
     *rest, test = ratio
     return (*names, "test"), (*[sum(rest)] * num_folds, test * num_folds)
+
+
+def add_counts(counts: list[list[int]], labels: Iterable[int], *, parts: Iterable[int]) -> None:
+    """Add images to counts[label][part], in place."""
+    for (label, part), count in Counter(zip(labels, parts, strict=True)).items():
+        counts[label][part] += count
 
 
 def check_sizes(sizes: Mapping[str, int], *, num_parts: int, allow_missing: bool = False) -> None:
@@ -175,25 +176,24 @@ def place_images(
     class_names: Sequence[str],
     ratio: Sequence[int],
     seed: int,
-    standing: Sequence[Sequence[int]] | None = None,
+    counts: Sequence[Sequence[int]] | None = None,
 ) -> bytearray:
-    """Return the part of each image: units first, then single images to fill what each class still
-    lacks.
+    """Return the part of each image: units first, then single images to fill each class's gaps.
 
     labels: class indices, ascending, (N,). units: disjoint sets of image indices that stay
     together.
-    standing: images that are in the parts already, standing[label][part]; the ratio is that of all
+    counts: images that the parts have already, counts[label][part]; the ratio is that of all
     together.
     """
     sizes = Counter(labels)
-    if standing is None:
-        missing = _targets(sizes, len(class_names), ratio=ratio)
+    if counts is None:
+        gaps = _targets(sizes, len(class_names), ratio=ratio)
     else:
-        missing = _gaps(sizes, standing, ratio=ratio)
+        gaps = _gaps(sizes, counts, ratio=ratio)
     order = _shuffled(labels, class_names, seed=seed)
     part_of = bytearray(len(labels))
     in_units: set[int] = set()
-    for unit in _placed_units(labels, units, missing=missing, order=order):
+    for unit in _place_units(labels, units, gaps=gaps, order=order):
         in_units.update(unit.images)
         for index in unit.images:
             part_of[index] = unit.part
@@ -201,9 +201,9 @@ def place_images(
     for index in order:
         if index not in in_units:
             singles[labels[index]].append(index)
-    for images, gaps in zip(singles, missing, strict=True):
+    for images, class_gaps in zip(singles, gaps, strict=True):
         start = 0
-        for part, count in enumerate(_filled(gaps, len(images))):
+        for part, count in enumerate(_fill(class_gaps, len(images))):
             for index in images[start : start + count]:
                 part_of[index] = part
             start += count
@@ -211,18 +211,17 @@ def place_images(
 
 
 def largest_remainder(
-    num_images: int, ratio: Sequence[int], *, wanting: Sequence[int] | None = None
+    num_images: int, ratio: Sequence[int], *, needs: Sequence[int] | None = None
 ) -> list[int]:
-    """Return how many of `num_images` each part gets: its share rounded down, the rest to the
-    largest remainders.
+    """Return how many of `num_images` each part gets, by the method of largest remainders.
 
-    wanting: of equal remainders the one of the part that wants most goes first; by default, the
-    first part.
+    needs: of equal remainders, that of the part in greatest need is rounded up; by default, that of
+    the first part.
     """
     total = sum(ratio)
     counts = [num_images * share // total for share in ratio]
     remainders = [num_images * share % total for share in ratio]
-    needs = wanting or [0] * len(ratio)
+    needs = needs or [0] * len(ratio)
     order = sorted(range(len(ratio)), key=lambda part: (-remainders[part], -needs[part]))
     for part in order[: num_images - sum(counts)]:
         counts[part] += 1
@@ -236,11 +235,11 @@ def _targets(sizes: Counter[int], num_classes: int, *, ratio: Sequence[int]) -> 
     would starve one part.
     """
     targets: list[list[int]] = []
-    wanting = [0] * len(ratio)
+    needs = [0] * len(ratio)
     for label in range(num_classes):
-        counts = largest_remainder(sizes[label], ratio, wanting=wanting)
+        counts = largest_remainder(sizes[label], ratio, needs=needs)
         for part, (share, count) in enumerate(zip(ratio, counts, strict=True)):
-            wanting[part] += sizes[label] * share - count * sum(ratio)
+            needs[part] += sizes[label] * share - count * sum(ratio)
         targets.append(counts)
     for part in range(len(ratio)):
         if not any(counts[part] for counts in targets):
@@ -251,8 +250,7 @@ def _targets(sizes: Counter[int], num_classes: int, *, ratio: Sequence[int]) -> 
 def _give_one(
     targets: list[list[int]], part: int, *, ratio: Sequence[int], sizes: Counter[int]
 ) -> None:
-    """Let a part that rounding left without any image have one, where another part had been rounded
-    up.
+    """Move one image to a part that rounding left empty, from a part that was rounded up.
 
     So every class stays within one image of its share.
     """
@@ -265,45 +263,40 @@ def _give_one(
         if count * total > sizes[label] * ratio[donor]
     ]
     if rounded_up:
-        _, _, label, donor = max(rounded_up)
-        targets[-label][donor] -= 1
-        targets[-label][part] += 1
+        _, _, minus_label, donor = max(rounded_up)
+        targets[-minus_label][donor] -= 1
+        targets[-minus_label][part] += 1
 
 
 def _gaps(
-    sizes: Counter[int], standing: Sequence[Sequence[int]], *, ratio: Sequence[int]
+    sizes: Counter[int], existing: Sequence[Sequence[int]], *, ratio: Sequence[int]
 ) -> list[list[int]]:
-    """Return how many of its new images each class gives to each part, always to the one furthest
-    below its share.
+    """Return how many of its new images each class gives to each part.
 
-    So every class is within one image of its share if it was so before. Equal needs go to the part
-    that earlier
-    classes left wanting.
+    Each goes to the part furthest below its share, so a class stays within one image of its share
+    if it was. Equal needs go to the part that earlier classes gave too little.
     """
     total = sum(ratio)
-    wanting = [0] * len(ratio)
+    needs = [0] * len(ratio)
     result = []
-    for label, counts in enumerate(standing):
+    for label, counts in enumerate(existing):
         size = sizes[label] + sum(counts)
         left = [size * share - count * total for share, count in zip(ratio, counts, strict=True)]
         given = [0] * len(ratio)
         for _ in range(sizes[label]):
-            _, _, part = max((left[part], wanting[part], -part) for part in range(len(ratio)))
-            left[-part] -= total
-            given[-part] += 1
-        wanting = [sum(pair) for pair in zip(wanting, left, strict=True)]
+            part = max(range(len(ratio)), key=lambda part: (left[part], needs[part]))
+            left[part] -= total
+            given[part] += 1
+        needs = [sum(pair) for pair in zip(needs, left, strict=True)]
         result.append(given)
     return result
 
 
 def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -> list[int]:
-    """Return all indices; the order within a class depends on seed, class name and class size
-    alone.
-    """
+    """Return all indices, shuffled by seed, and in each class by its name and size alone."""
     draws: list[float] = []
     for label, num_images in sorted(Counter(labels).items()):
-        # random() of a generator seeded with bytes is the same in every Python; shuffle() need not
-        # be.
+        # Seeded with bytes, random() is the same in every Python; shuffle() may not be.
         draw = random.Random(
             b"%d/" % seed + class_names[label].encode("utf-8", "surrogateescape")
         ).random
@@ -311,64 +304,64 @@ def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -
     return sorted(range(len(labels)), key=draws.__getitem__)
 
 
-def _placed_units(
+def _place_units(
     labels: Sequence[int],
-    groups: Iterable[Sequence[int]],
+    units: Iterable[Sequence[int]],
     *,
-    missing: list[list[int]],
+    gaps: list[list[int]],
     order: Sequence[int],
 ) -> list[_Unit]:
-    """Place the units, those of several classes first, the largest first; `missing` is brought up
-    to date.
+    """Place units, those of several classes first, then the largest; `gaps` is updated in place.
 
-    Within one class, giving each unit to the part that lacks most keeps every part within the
+    Within one class, giving each unit to the part with the largest gap keeps every part within the
     largest unit of its share. Units of several classes can spoil that for each other, so they are
     tried elsewhere once all are placed.
     """
     rank = {index: place for place, index in enumerate(order)}
-    units = [_Unit(images, Counter(labels[index] for index in images)) for images in groups]
-    units.sort(key=lambda unit: (len(unit.classes) == 1, -len(unit.images), rank[unit.images[0]]))
+    placed = [_Unit(images, Counter(labels[index] for index in images)) for images in units]
+    placed.sort(key=lambda unit: (len(unit.classes) == 1, -len(unit.images), rank[unit.images[0]]))
     largest: Counter[int] = Counter()
-    for unit in units:
+    for unit in placed:
         largest |= unit.classes
-    # Of parts that gain the same, the one that lacks most over all classes: else the first would
-    # get them all.
-    lacking = [sum(column) for column in zip(*missing, strict=True)]
-    for unit in units:
+    # Of parts that gain the same, the one with the largest gap over all classes: else the first
+    # would get all units.
+    total_gaps = [sum(column) for column in zip(*gaps, strict=True)]
+    parts = range(len(total_gaps))
+    for unit in placed:
         unit.part = max(
-            range(len(lacking)),
-            key=lambda part: (_gain(unit, part, missing, largest), lacking[part]),
+            parts,
+            key=lambda part: (_gain(unit, part, gaps=gaps, largest=largest), total_gaps[part]),
         )
-        _book(unit, missing, lacking, sign=-1)
-    for _ in range(_NUM_PASSES if units and len(units[0].classes) > 1 else 0):
-        for unit in units:
-            _book(unit, missing, lacking, sign=1)
+        _count(unit, gaps, total_gaps, sign=-1)
+    for _ in range(_NUM_PASSES if placed and len(placed[0].classes) > 1 else 0):
+        for unit in placed:
+            _count(unit, gaps, total_gaps, sign=1)
             unit.part = max(
-                range(len(lacking)),
-                key=lambda part: (_gain(unit, part, missing, largest), part == unit.part),
+                parts,
+                key=lambda part: (_gain(unit, part, gaps=gaps, largest=largest), part == unit.part),
             )
-            _book(unit, missing, lacking, sign=-1)
-    return units
+            _count(unit, gaps, total_gaps, sign=-1)
+    return placed
 
 
-def _gain(unit: _Unit, part: int, missing: Sequence[Sequence[int]], largest: Counter[int]) -> float:
+def _gain(unit: _Unit, part: int, *, gaps: Sequence[Sequence[int]], largest: Counter[int]) -> float:
     """Return how much the unit brings its classes nearer to their shares in this part.
 
     It is the fall of the sum of squared gaps, in units of each class's largest group, without what
     all parts share.
     """
     return sum(
-        count * missing[label][part] / largest[label] ** 2 for label, count in unit.classes.items()
+        count * gaps[label][part] / largest[label] ** 2 for label, count in unit.classes.items()
     )
 
 
-def _book(unit: _Unit, missing: list[list[int]], lacking: list[int], *, sign: int) -> None:
+def _count(unit: _Unit, gaps: list[list[int]], total_gaps: list[int], *, sign: int) -> None:
     for label, count in unit.classes.items():
-        missing[label][unit.part] += sign * count
-        lacking[unit.part] += sign * count
+        gaps[label][unit.part] += sign * count
+        total_gaps[unit.part] += sign * count
 
 
-def _filled(gaps: Sequence[int], num_images: int) -> list[int]:
+def _fill(gaps: Sequence[int], num_images: int) -> list[int]:
     """Return how many single images each part gets, always the part with the largest gap first."""
     if min(gaps) >= 0:
         return list(gaps)

@@ -1,11 +1,11 @@
-"""A folder PART/CLASS/IMAGE of copies of the images or of links to them, for programs that want
-folders.
-"""
+"""A folder PART/CLASS/IMAGE of copies or links, for programs that need folders."""
 
+import functools
+import itertools
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptkit.core.data.splits.scanning import Scan
@@ -31,12 +31,12 @@ def check_tree(scan: Scan, tree: Tree) -> None:
     """Refuse a folder that holds something, or lies among the images.
 
     Raises:
-        UsageError: it does. DataError: there can be no folder of a class's name.
+        UsageError: it does. DataError: a class name cannot be a folder name.
     """
     folder = tree.folder
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        # Never merged, not even with --overwrite: images of an older split would be left on the
-        # wrong side.
+        # Never merged, not even with --overwrite: images of an older split would stay in the wrong
+        # part.
         raise UsageError(
             f"{tree.flag} exists and is not an empty folder; remove it or name another"
         )
@@ -54,10 +54,10 @@ def check_tree(scan: Scan, tree: Tree) -> None:
             )
 
 
-def make_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str]]:
+def make_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     """Copy or link all images into a folder that gets its name when it is complete.
 
-    Returns the paths of the copies or links, and their names PART/CLASS/... below the folder.
+    Returns the scan with the paths of the copies or links, and names PART/CLASS/... in the folder.
 
     Raises:
         StorageError: the disk refused; nothing is left behind. DataError: an image could not be
@@ -68,18 +68,20 @@ def make_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str
     unfinished = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
     try:
         _fill(unfinished, scan.paths, names, tree=tree, target=target)
-        _rename(unfinished, target)
+        unfinished.rename(target)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
     finally:
         if unfinished.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
-    return [f"{target}/{name}" for name in names], names
+    return replace(scan, names=names, paths=[f"{target}/{name}" for name in names])
 
 
-def grow_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str]]:
+def grow_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     """Copy or link the images into a folder that an earlier split made; otherwise as `make_tree`.
 
     Raises:
-        UsageError: something lies already where an image has to go.
+        UsageError: something is where an image has to go.
     """
     names = _tree_names(scan, split)
     target = Path(os.path.realpath(tree.folder))
@@ -99,13 +101,11 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> tuple[list[str], list[str
         for folder in filter(Path.exists, new_folders):
             folder.rmdir()
         raise
-    return paths, names
+    return replace(scan, names=names, paths=paths)
 
 
 def _tree_names(scan: Scan, split: Split) -> list[str]:
-    """Return PART/CLASS/... for each image; images that a list names keep their file name, made
-    unique.
-    """
+    """Return PART/CLASS/... for each image; file names in a list are made unique."""
     parts = [split.part_names[part] for part in split.part_of]
     if scan.source.is_dir():
         return [f"{part}/{name}" for part, name in zip(parts, scan.names, strict=True)]
@@ -134,8 +134,8 @@ def _fill(
         for path, name in zip(paths, names, strict=True):
             _copy(path, f"{folder}/{name}", tree=tree)
         return
-    texts = link_targets([f"{target}/{name}" for name in names], paths)
-    for text, name in zip(texts, names, strict=True):
+    folders = (f"{target}/{name}".rpartition("/")[0] for name in names)
+    for text, name in zip(_relative(paths, folders), names, strict=True):
         _link(text, f"{folder}/{name}", tree=tree)
 
 
@@ -160,48 +160,25 @@ def _link(text: str, link: str, *, tree: Tree) -> None:
         ) from error
 
 
-def _rename(unfinished: Path, target: Path) -> None:
-    try:
-        unfinished.rename(target)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
-
-
 def listed_paths(folder: Path, paths: Iterable[str], *, names: Iterable[str]) -> list[str]:
-    """Return the paths as seen from `folder`. What a list named by an absolute path keeps it.
+    """Return the paths as seen from `folder`. An absolute path in a list stays absolute.
 
     names: of each image, as the source has it.
     """
-    base = os.path.realpath(folder)
-    folders: dict[str, str] = {}
-    result = []
-    for path, name in zip(paths, names, strict=True):
+    relative = _relative(paths, itertools.repeat(os.path.realpath(folder)))
+    return [name if name[0] == "/" else path for path, name in zip(relative, names, strict=True)]
+
+
+def _relative(paths: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
+    """Yield each path as seen from its folder, which is absolute and free of symbolic links."""
+    folder_from = functools.cache(_folder_from)
+    for path, folder in zip(paths, folders, strict=False):
         cut = path.rfind("/") + 1
-        parent = path[:cut]
-        if parent not in folders:
-            folders[parent] = _folder_from(base, parent or ".")
-        result.append(name if name[0] == "/" else folders[parent] + path[cut:])
-    return result
-
-
-def link_targets(links: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """Return what each of the symbolic links has to hold so that it leads to its path.
-
-    links: where they will be, absolute and without symbolic links on the way.
-    """
-    folders: dict[tuple[str, str], str] = {}
-    result = []
-    for link, path in zip(links, paths, strict=True):
-        cut = path.rfind("/") + 1
-        pair = (link[: link.rfind("/")], path[:cut])
-        if pair not in folders:
-            folders[pair] = _folder_from(pair[0], pair[1] or ".")
-        result.append(folders[pair] + path[cut:])
-    return result
+        yield folder_from(folder, path[:cut] or ".") + path[cut:]
 
 
 def _folder_from(base: str, folder: str) -> str:
-    # `link/..` is not where the text says; apart from that, a user's symlinks stay as they are.
+    # `link/..` is the parent of the link's target; apart from that, a user's symlinks are kept.
     absolute = os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
     relative = os.path.relpath(absolute, base)
     return "" if relative == "." else f"{relative}/"

@@ -285,8 +285,11 @@ class Pipeline(Division):
             DataError: not a readable image.
             UsageError: a transform that does not fit the image.
         """
-        pixels = self.before(images.read(path))
-        draws = np.zeros((1, self.num_draws))
+        return self.view(images.read(path))
+
+    def view(self, pixels: Pixels) -> Tensor:
+        """Return the same of decoded pixels, uint8 (H, W, 3)."""
+        pixels, draws = self.before(pixels), np.zeros((1, self.num_draws))
         with global_generators_kept() if self.is_foreign else nullcontext():
             batch = self.stacked([self.each(pixels, draws[0])])
         if not isinstance(batch, Tensor):

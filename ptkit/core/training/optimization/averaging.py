@@ -14,7 +14,7 @@ class WeightAverage:
     After update t, counted from 0, it is d·average + (1 - d)·parameter with d = min(decay, (1 + t)
     / (10 + t)), so that the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage
     with num_updates). Buffers, such as BatchNorm's statistics, are not averaged: they are averages
-    already, and the model's own stand beside the averaged parameters, whole numbers too.
+    already, and the model keeps its own, whole numbers too.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -25,7 +25,7 @@ class WeightAverage:
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def update(self) -> None:
-        """Take in the parameters as they are now; to be called after each optimizer step."""
+        """Take in the current parameters; call after each optimizer step."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         # Frozen parameters equal their average.
@@ -36,9 +36,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the model for a while; the two exchange their memory, and nothing
-        is copied.
-        """
+        """Put the averages into the model for a while, by exchanging memory; nothing is copied."""
         self._exchange()
         try:
             yield
@@ -46,11 +44,11 @@ class WeightAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain tensors and numbers; the tensors are the averages themselves and not copies."""
+        """Return plain tensors and numbers; the tensors are not copies."""
         return {"num_updates": self.num_updates, "averages": dict(self._averages)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
+        """Load a saved state.
 
         Raises:
             KeyError, RuntimeError: it is of another model.

@@ -36,7 +36,7 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 class Expression:
     """An arithmetic expression in `epoch`; nothing else can be named in it.
 
-    call, spot: where the text stands, for error messages.
+    call, spot: where the text is, for error messages.
 
     Raises:
         UsageError: the text is something else; also when a value cannot be computed.
@@ -77,9 +77,9 @@ class Expression:
             case ast.Name(id="pi"):
                 return math.pi
             case ast.BinOp() if type(node.op) in _OPERATORS:
-                return self._applied(node.op, node.left, node.right, epoch)
+                return self._applied(node.op, (node.left, node.right), epoch)
             case ast.Compare(ops=[op], comparators=[right]) if type(op) in _OPERATORS:
-                return self._applied(op, node.left, right, epoch)
+                return self._applied(op, (node.left, right), epoch)
             case ast.IfExp():
                 return self._value(
                     node.body if self._value(node.test, epoch) else node.orelse, epoch
@@ -89,14 +89,11 @@ class Expression:
             case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _FUNCTIONS:
                 return _FUNCTIONS[name](*(self._value(argument, epoch) for argument in node.args))
         known = ", ".join(_FUNCTIONS)
-        message = (
-            f"only numbers, epoch, pi, + - * / // % **, < > and `A if B else C`, and {known} can"
-            " stand in it"
+        raise self._call.error(
+            f"it can have only numbers, epoch, pi, + - * / // % **, < >, `A if B else C`, {known}",
+            self._spot,
         )
-        raise self._call.error(message, self._spot)
 
-    def _applied(self, op: Any, left: ast.expr, right: ast.expr, epoch: float) -> float:
+    def _applied(self, op: Any, operands: tuple[ast.expr, ast.expr], epoch: float) -> float:
         # Whole numbers would grow without limit: 9 ** 9 ** 9 never ends.
-        return _OPERATORS[type(op)](
-            float(self._value(left, epoch)), float(self._value(right, epoch))
-        )
+        return _OPERATORS[type(op)](*(float(self._value(node, epoch)) for node in operands))

@@ -1,4 +1,4 @@
-"""What goes beside Muon and SparseAdam, which take some parameters only."""
+"""The optimizers beside Muon and SparseAdam, which take only some parameters."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -10,8 +10,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.paired import PairedOptimizer
 from ptkit.core.training.optimization.parameter_groups import NOT_OPTIONS, Group
 
-# AdamW's rate as a share of Muon's, as in the reference recipes (Jordan et al. 2024: 0.02 and
-# 0.002).
+# AdamW's rate as a share of Muon's, as in the reference recipes (Jordan et al. 2024).
 _COMPANION_RATE = 0.1
 _COMPANION_OPTIONS = frozenset({"lr", "weight_decay", "eps"})
 
@@ -23,12 +22,12 @@ def muon_with_adamw(
 ) -> PairedOptimizer:
     """Return Muon for the weight matrices and AdamW for the rest.
 
-    torch.optim.Muon takes 2-D weights only: convolutions are flattened for it, norms, biases and
+    torch.optim.Muon takes only 2-D weights: convolutions are flattened for it; norms, biases and
     the head go to AdamW.
 
-    groups: parameter groups whose "params" are (name, parameter) pairs. head: a weight matrix that
-        AdamW gets too: the gradients of the classifying layer are of another kind. build: from
-        groups to torch.optim.Muon.
+    groups: parameter groups whose "params" are (name, parameter) pairs. head: the weight matrix
+        of the classifying layer, whose gradients are of another kind: AdamW gets it too. build:
+        makes torch.optim.Muon of groups.
     """
     flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
 
@@ -46,11 +45,11 @@ def muon_with_adamw(
         rest = [(n, p) for n, p in group["params"] if p.ndim < 2 or p is head]
         if mine:
             matrices.append({**group, "params": mine, "lr": rate})
-        foreign = group.keys() - NOT_OPTIONS - _COMPANION_OPTIONS
-        if foreign and not mine:
+        unknown = group.keys() - NOT_OPTIONS - _COMPANION_OPTIONS
+        if unknown and not mine:
             names = ", ".join(n for n, _ in rest[:3])
             raise UsageError(
-                f"{min(foreign)} has no effect on {names}: beside Muon, AdamW steps norms, biases"
+                f"{min(unknown)} has no effect on {names}: beside Muon, AdamW steps norms, biases"
                 " and head"
             )
         if rest:
@@ -71,11 +70,10 @@ def sparse_adam_with_adam(
     options: dict[str, Any],
     build: Build,
 ) -> PairedOptimizer:
-    """Return SparseAdam for the parameters with sparse gradients and Adam for the others, with the
-    same options.
+    """Return SparseAdam for parameters with sparse gradients, and Adam alike for the others.
 
-    groups: as of `muon_with_adamw`. sparse: names of the former. build: from groups to
-    torch.optim.SparseAdam.
+    groups: see `muon_with_adamw`. sparse: names of parameters with sparse gradients. build: makes
+    torch.optim.SparseAdam of groups.
     """
     embeddings, others = [], []
     for group in groups:

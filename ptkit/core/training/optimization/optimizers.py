@@ -16,7 +16,7 @@ from ptkit.core.training.optimization.paired import take_in
 from ptkit.core.training.optimization.parameter_groups import (
     NOT_OPTIONS,
     Group,
-    Plan,
+    ParameterPlan,
     make_groups,
     plan_parameters,
 )
@@ -26,16 +26,13 @@ _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
 )
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
-# On a GPU this one sends numbers from the CPU every step and waits for them, unless told to compute
-# them there.
+# On a GPU this one sends numbers from the CPU every step and waits, unless it computes them there.
 _CAPTURABLE = ("ASGD",)
 
 
 @dataclass(frozen=True)
 class UsualRate:
-    """The learning rate that an optimizer is usually run with; `per_64` means for 64 images a step,
-    in proportion.
-    """
+    """The usual learning rate of an optimizer; `per_64`: for 64 images a step, in proportion."""
 
     lr: float
     per_64: bool = False
@@ -78,18 +75,10 @@ _SUMMARIES = {
 }
 
 _NOTES = {
-    "Rprop": (
-        (
-            "Rprop is made for full batches: on small ones gradients change their signs by chance;"
-            " raise --batch-size"
-        ),
-    ),
-    "LBFGS": (
-        (
-            "LBFGS is made for full or large batches: on small ones it takes chance for curvature;"
-            " raise --batch-size"
-        ),
-    ),
+    "Rprop": "Rprop is made for full batches: on small ones gradients change sign by chance; raise"
+    " --batch-size",
+    "LBFGS": "LBFGS is made for full or large batches: on small ones it mistakes noise for"
+    " curvature; raise --batch-size",
 }
 
 OPTIMIZERS = Catalogue(
@@ -103,9 +92,7 @@ OPTIMIZERS = Catalogue(
 
 @dataclass(frozen=True)
 class Waiting:
-    """Parameters that are frozen before `epoch`, by name, and the optimizer whose groups join the
-    run's then.
-    """
+    """Parameters frozen before `epoch`, by name, and the optimizer whose groups join then."""
 
     epoch: int
     parameters: tuple[tuple[str, nn.Parameter], ...]
@@ -113,17 +100,17 @@ class Waiting:
 
 
 @dataclass
-class Prepared:
-    """What the loop steps: the optimizer, its call without a rate, and the base rate.
+class OptimizerSetup:
+    """The optimizer that the loop steps, its call without a rate, and the base rate.
 
     frozen: names of parameters without gradients, those that wait included. excluded: names of
-    parameters that have gradients but that the optimizer does not know. trained: the model's
-    parameters that the optimizer moves now (its
-    own may be copies: Muon's are). waiting: what is unfrozen later, in order.
+    parameters that have gradients but that the optimizer does not have. trained: the model's
+    parameters that the optimizer moves now (its own may be copies, as those of Muon are). waiting:
+    what is unfrozen later, in order.
     """
 
     optimizer: Any
-    call: str
+    call: Call
     lr: float
     frozen: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -146,8 +133,8 @@ class Prepared:
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
-        To be called before each epoch; when a run goes on, once with the last epoch done, before
-        the optimizer's state is loaded.
+        Call it before each epoch; when a run resumes, once with the last epoch done, before the
+        optimizer's state is loaded.
         """
         due = [waiting for waiting in self.waiting if waiting.epoch <= epoch]
         added = tuple(group["name"] for waiting in due for group in waiting.optimizer.param_groups)
@@ -162,32 +149,30 @@ class Prepared:
         return added
 
 
-def split_rate(text: str, *, lr: float | None) -> tuple[str, float | None]:
-    """Take the rate out of a call: return the call without it, and the rate from the call or from
-    `lr`.
+def split_rate(call: Call, *, lr: float | None) -> tuple[Call, float | None]:
+    """Return the call without its rate, and the rate from the call or from `lr`.
 
     Raises:
         UsageError: both give one, or the call's is not a positive number.
     """
-    call = parse(text)
     if not call.prefix:
         OPTIMIZERS.find(call)
     if call.args:
         raise call.error(f"{call.name} takes its arguments by name", 0)
     if "lr" not in call.kwargs:
-        return str(call), lr
+        return call, lr
     rate = call.kwargs["lr"]
     if lr is not None:
         raise call.error("the rate is given twice: here and by --lr (optimizer.lr)", "lr")
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
         raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
     rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
-    return str(Call(call.name, kwargs=rest, prefix=call.prefix)), float(rate)
+    # Parsed anew, so that errors point into the text without the rate.
+    return parse(str(Call(call.name, kwargs=rest, prefix=call.prefix))), float(rate)
 
 
-def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
+def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
     """Return the rate an optimizer is usually run with on such a model and batch size."""
-    call = parse(text)
     usual = UsualRate(0.001) if call.prefix else USUAL_RATES.get(call.name, UsualRate(0.001))
     lr = usual.lr * batch_size / 64 if usual.per_64 else usual.lr
     if usual.per_64 and not any("Norm" in type(module).__name__ for module in model.modules()):
@@ -195,14 +180,13 @@ def usual_lr(text: str, model: nn.Module, *, batch_size: int) -> float:
     return lr
 
 
-def notes_of(text: str) -> tuple[str, ...]:
+def notes_of(call: Call) -> tuple[str, ...]:
     """Return what a user of an optimizer should know before training with it."""
-    call = parse(text)
-    return () if call.prefix else _NOTES.get(call.name, ())
+    return () if call.prefix or call.name not in _NOTES else (_NOTES[call.name],)
 
 
 def build_optimizer(
-    text: str,
+    call: Call,
     model: nn.Module,
     *,
     lr: float,
@@ -210,21 +194,19 @@ def build_optimizer(
     decay_all: bool = False,
     layer_decay: float | None = None,
     epochs: int | None = None,
-) -> Prepared:
+) -> OptimizerSetup:
     """Freeze and group the model's parameters and return the optimizer over them.
 
     Parameters of at most one dimension (norms, biases) get no weight decay unless `decay_all`.
-    Changes
-    `requires_grad` of frozen parameters in place.
+    Changes `requires_grad` of frozen parameters in place.
 
-    layer_decay: rate of each layer as a multiple of the next one's; what `groups` say wins over it.
-    epochs: of the run; what would be unfrozen after it is an error.
+    layer_decay: rate of each layer as a multiple of the next one's; `groups` win over it.
+    epochs: of the run; unfreezing parameters after it is an error.
 
     Raises:
         UsageError: unknown optimizer, argument or selector, or an optimizer that does not fit the
             model.
     """
-    call = parse(text)
     takes = _takes(call)
     _sparse_parameters(call, model)
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
@@ -243,8 +225,8 @@ def build_optimizer(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     first, *later = (
-        # An optimizer puts parameters in the place of the pairs in its groups, so these are read
-        # before it is built.
+        # An optimizer replaces the pairs in its groups by parameters, so they are read before it is
+        # built.
         Waiting(
             epoch,
             tuple(p for group in some for p in group["params"]),
@@ -253,12 +235,13 @@ def build_optimizer(
         for epoch, some in by_epoch.items()
     )
     trained = [parameter for _, parameter in first.parameters]
-    return Prepared(first.optimizer, str(call), lr, frozen, excluded, trained, tuple(later))
+    return OptimizerSetup(first.optimizer, call, lr, frozen, excluded, trained, tuple(later))
 
 
 def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
-    """Put normalisation layers whose parameters are all frozen into evaluation mode: their
-    statistics stay.
+    """Put normalisation layers with only frozen parameters into evaluation mode.
+
+    Their statistics stay as they are.
     """
     names = set(frozen)
     for prefix, module in model.named_modules():
@@ -281,12 +264,12 @@ def _takes(call: Call) -> dict[str, inspect.Parameter]:
     missing = [name for name in ("params", "lr") if name not in takes]
     if missing:
         raise call.error(
-            f"{call.name} is no optimizer: it must take params and lr, and has no {missing[0]}"
+            f"{call.name} is not an optimizer: it must take params and lr, and has no {missing[0]}"
         )
     return takes
 
 
-def _check_one_group(call: Call, plans: Iterable[Plan]) -> None:
+def _check_one_group(call: Call, plans: Iterable[ParameterPlan]) -> None:
     for plan in plans:
         if plan.first_epoch not in (1, None):
             raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
@@ -312,9 +295,7 @@ def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
 def _check_options(
     call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]
 ) -> None:
-    """Refuse options of groups that the optimizer does not have, or whose values it would not take
-    in its call.
-    """
+    """Refuse options of groups that the optimizer does not have, or whose values it refuses."""
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
@@ -326,8 +307,7 @@ def _check_options(
                     f" group{nearest(key, allowed | {'unfreeze'})}"
                 )
         if own.keys() - {"lr"} and not call.prefix:
-            # PyTorch checks what stands in the call only, so the group's options are put there for
-            # a moment.
+            # PyTorch checks only the arguments of the call, so it is built once with the group's.
             options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
             OPTIMIZERS.build(
@@ -341,7 +321,9 @@ def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
     if "weight_decay" not in takes:
         return 0.0
     default = takes["weight_decay"].default
-    return call.kwargs.get("weight_decay", 0.0 if default is inspect.Parameter.empty else default)
+    usual = 0.0 if default is inspect.Parameter.empty else default
+    decay: float = call.kwargs.get("weight_decay", usual)
+    return decay
 
 
 def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
@@ -351,11 +333,12 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
     if call.prefix:
         optimizer = build(groups)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise call.error(f"{call.name} is no optimizer: it makes a {type(optimizer).__name__}")
+            raise call.error(
+                f"{call.name} is not an optimizer: it makes a {type(optimizer).__name__}"
+            )
         return optimizer
     if call.name == "Muon":
-        # The classifying layer's gradients are of another kind than hidden layers'; Muon leaves it
-        # alone.
+        # The classifying layer's gradients are of another kind than hidden layers'.
         head = next(
             (parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2),
             None,
@@ -376,8 +359,7 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
 
 
 def _sparse_parameters(call: Call, model: nn.Module) -> set[str]:
-    """Return the names of the parameters whose gradients are sparse; only SparseAdam has a step for
-    them.
+    """Return the names of the parameters with sparse gradients, which only SparseAdam can step.
 
     Raises:
         UsageError: SparseAdam and there are none, or another optimizer of torch and there are some.

@@ -1,4 +1,4 @@
-"""Two optimizers behind one optimizer's face, for those that cannot take every parameter."""
+"""Several optimizers used as one, for those that cannot take every parameter."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from ptkit.core.training.optimization.parameter_groups import Group
 
 
 class PairedOptimizer:
-    """Steps several torch optimizers, each with its own parameters; at most one of a class.
+    """Steps several torch optimizers, each with its own parameters; at most one per class.
 
-    flattened: the model's parameters that a part knows as matrices, each with that matrix.
+    flattened: parameters of the model whose optimizer has a flattened copy, each with that copy.
     """
 
     def __init__(

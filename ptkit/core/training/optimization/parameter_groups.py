@@ -1,6 +1,4 @@
-"""Parameter groups: `--group` lines and rates by layer, from what the user wrote to what an
-optimizer takes.
-"""
+"""Parameter groups: from `--group` lines and rates by layer to what an optimizer takes."""
 
 import re
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from ptkit.core.wording import nearest
 
 Group = dict[str, Any]
 
-# Entries of a group that are not options of the optimizer. The family is what the user would call
-# one group: norms and biases, which get no weight decay, and what a companion optimizer steps
+# Entries of a group that are not options of the optimizer. A family is what the user calls one
+# group: norms and biases, which get no weight decay, and the parameters of a companion optimizer
 # belong to the family of the others.
 NOT_OPTIONS = frozenset({"params", "name", "family"})
 
@@ -38,12 +36,11 @@ class GroupLine:
 
 
 @dataclass
-class Plan:
-    """What becomes of one parameter.
+class ParameterPlan:
+    """The settings of one parameter.
 
-    options: its own, over those of the optimizer's call. first_epoch: in which it trains; None for
-    never.
-    layer: its place and rate in words, where the rate comes from the layer.
+    options: its own, over those of the optimizer's call. first_epoch: when it starts to train; None
+    for never. layer: its place and rate in words, where the rate comes from the layer.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -52,14 +49,14 @@ class Plan:
     layer: str = ""
 
     def follow(self, line: GroupLine, *, lr: float) -> None:
-        """Take over what a line says; lr: of the run."""
+        """Apply a line; lr: of the run."""
         if line.is_frozen or line.is_excluded:
             self.first_epoch, self.is_excluded = None if line.is_frozen else 1, line.is_excluded
             return
         gives_rate = line.lr_factor is not None or "lr" in line.options
         if line.unfreeze is not None:
             self.first_epoch, self.is_excluded = line.unfreeze, False
-        # Who gives a rate wants it trained; other options leave a frozen parameter frozen.
+        # A rate implies training; other options leave a frozen parameter frozen.
         elif gives_rate:
             self.first_epoch, self.is_excluded = self.first_epoch or 1, False
         if gives_rate:
@@ -70,8 +67,9 @@ class Plan:
 
 
 def parse_group(line: str) -> GroupLine:
-    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5`, or `SELECTOR:
-    frozen|excluded`.
+    """Read `SELECTOR: lr=10x, weight_decay=0`, `SELECTOR: unfreeze=5` or `SELECTOR: frozen`.
+
+    `excluded` takes the place of `frozen`.
 
     Raises:
         UsageError: not of that form.
@@ -102,22 +100,21 @@ def parse_group(line: str) -> GroupLine:
         raise UsageError(f"--group {line!r}: expected key=value, found {call.args[0]}")
     options = dict(call.kwargs)
     unfreeze = options.pop("unfreeze", None)
-    _check_values(line, options, factor, unfreeze)
+    _check_values(line, options, factor=factor, unfreeze=unfreeze)
     return GroupLine(selector, options, factor, unfreeze=unfreeze)
 
 
 def plan_parameters(
     model: nn.Module, lines: Sequence[str], *, lr: float, layer_decay: float | None = None
-) -> dict[str, Plan]:
-    """Merge all lines that match each parameter, later ones winning key by key, over the rates by
-    layer.
+) -> dict[str, ParameterPlan]:
+    """Merge the rates by layer and all lines that match each parameter; later lines win by key.
 
     layer_decay: rate of a layer as a multiple of the next one's; the last layer has the run's rate.
 
     Raises:
         UsageError: a line that cannot be read or that matches nothing.
     """
-    plans = {name: Plan() for name, _ in model.named_parameters()}
+    plans = {name: ParameterPlan() for name, _ in model.named_parameters()}
     if layer_decay is not None and layer_decay != 1:
         _set_rates_by_layer(plans, model, lr=lr, decay=layer_decay)
     for line in map(parse_group, lines):
@@ -127,9 +124,9 @@ def plan_parameters(
 
 
 def make_groups(
-    model: nn.Module, plans: dict[str, Plan], *, spares_1d: bool
+    model: nn.Module, plans: dict[str, ParameterPlan], *, spares_1d: bool
 ) -> dict[int, list[Group]]:
-    """Put parameters with the same options into one group, named after what is its own.
+    """Put parameters with the same options into one group, named after these options.
 
     Returns the groups by the first epoch in which they train, in order; "params" are (name,
     parameter) pairs.
@@ -155,7 +152,7 @@ def make_groups(
 
 
 def _set_rates_by_layer(
-    plans: dict[str, Plan], model: nn.Module, *, lr: float, decay: float
+    plans: dict[str, ParameterPlan], model: nn.Module, *, lr: float, decay: float
 ) -> None:
     """Decay the rate from the head down (Howard and Ruder 2018, "discriminative fine-tuning")."""
     from ptkit.core.models.layers import layer_names
@@ -168,7 +165,7 @@ def _set_rates_by_layer(
             plans[name].layer = f"layer {number} of {len(layers)}, lr={factor:.3g}x"
 
 
-def _name(plan: Plan, options: dict[str, Any]) -> str:
+def _name(plan: ParameterPlan, options: dict[str, Any]) -> str:
     """Return a name that no group with other options has."""
     words = [f"from epoch {plan.first_epoch}"] if plan.first_epoch != 1 else []
     words += [plan.layer] if plan.layer else []
@@ -182,7 +179,9 @@ def _shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, int | float) else str(value)
 
 
-def _check_values(line: str, options: dict[str, Any], factor: float | None, unfreeze: Any) -> None:
+def _check_values(
+    line: str, options: dict[str, Any], *, factor: float | None, unfreeze: Any
+) -> None:
     if NOT_OPTIONS & options.keys():
         raise UsageError(
             f"--group {line!r}: no optimizer has an option {min(NOT_OPTIONS & options.keys())}"

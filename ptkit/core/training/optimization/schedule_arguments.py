@@ -1,8 +1,7 @@
-"""What goes into a schedule beside its call's plain values: what only the run knows, and one value
-for each group.
-"""
+"""Arguments of a schedule that only the run knows, or that have one value for each group."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ptkit.core.errors import UsageError
@@ -28,8 +27,9 @@ def arguments_of_run(
     epochs: int,
     ticks_per_epoch: int,
 ) -> dict[str, Any]:
-    """Return what the run fills in where the call leaves it out; given: the call's arguments by
-    name.
+    """Return what the run fills in where the call leaves it out.
+
+    given: the arguments of the call by name.
     """
     ticks = epochs * ticks_per_epoch
     found: dict[str, Any] = {
@@ -59,11 +59,11 @@ def arguments_by_group(
 ) -> dict[str, Any]:
     """Return the arguments that are lists, with one value a group, and LambdaLR's functions.
 
-    A list may also have one value for each group that the user made: what was split off from it
-    (norms and biases without weight decay, what a companion optimizer steps) has the same value.
+    A list may also have one value for each group that the user made: parameters split off from it
+    (norms and biases without weight decay, those of a companion optimizer) get the same value.
 
     Raises:
-        UsageError: a list of another length, or a function that is none.
+        UsageError: a list of another length, or a text that is not a function.
     """
     if call.name == "LambdaLR" and "lr_lambda" not in given:
         raise call.error(
@@ -75,26 +75,20 @@ def arguments_by_group(
     for key in PER_GROUP.get(call.name, ()):
         value = given.get(key)
         if isinstance(value, list | tuple):
-            found[key] = _for_each(call, key, value, groups)
+            found[key] = _for_each(call, key, values=value, groups=groups)
         elif key == "lr_lambda":
             found[key] = value
     if "lr_lambda" in found:
         texts = found["lr_lambda"]
         spot = "lr_lambda" if "lr_lambda" in call.spots else 0
-        how: dict[str, Any] = {
-            "call": call,
-            "spot": spot,
-            "epochs": epochs,
-            "ticks_per_epoch": ticks_per_epoch,
-        }
-        is_list = isinstance(texts, list)
-        found["lr_lambda"] = (
-            [_function(text, **how) for text in texts] if is_list else _function(texts, **how)
+        build = partial(
+            _function, call=call, spot=spot, epochs=epochs, ticks_per_epoch=ticks_per_epoch
         )
+        found["lr_lambda"] = list(map(build, texts)) if isinstance(texts, list) else build(texts)
     return found
 
 
-def _for_each(call: Call, key: str, values: Sequence[Any], groups: Sequence[Group]) -> list[Any]:
+def _for_each(call: Call, key: str, *, values: Sequence[Any], groups: Sequence[Group]) -> list[Any]:
     families = list(dict.fromkeys(_family(group) for group in groups))
     if len(values) == len(groups):
         return list(values)
@@ -108,7 +102,7 @@ def _for_each(call: Call, key: str, values: Sequence[Any], groups: Sequence[Grou
 
 
 def _family(group: Group) -> str:
-    return group["family"] if "family" in group else group["name"]
+    return str(group.get("family", group.get("name")))
 
 
 def _check_one_rate(call: Call, given: Mapping[str, Any], groups: Sequence[Group]) -> None:
@@ -131,7 +125,7 @@ def _function(
         function = load_function(text, call=call)
         if not callable(function):
             raise call.error(f"{text} is a {type(function).__name__}, not a function", spot)
-        # A plain function: LambdaLR writes the inside of callable objects into its state.
+        # A plain function: LambdaLR saves the attributes of callable objects in its state.
         return lambda tick: _checked_factor(function, tick, call=call, spot=spot)
     expression = Expression(text, call=call, spot=spot)
     for epoch in range(epochs):
@@ -151,7 +145,7 @@ def _checked_factor(
 
 
 def check_length(call: Call, scheduler: Any, *, ticks: int) -> None:
-    """Refuse a schedule that ends before the run, which PyTorch notices only there.
+    """Refuse a schedule that ends before the run, which PyTorch notices only at its end.
 
     Raises:
         UsageError: it has fewer steps than the run.

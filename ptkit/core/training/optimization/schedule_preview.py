@@ -12,7 +12,7 @@ from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.schedule_arguments import PER_GROUP
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 
-# Enough for a smooth curve; more steps an epoch change nothing that could be seen.
+# Enough for a smooth curve; more steps an epoch change nothing visible.
 _STEPS_PER_EPOCH, _MAX_STEPS = 100, 20_000
 
 Rates = npt.NDArray[np.float64]
@@ -23,8 +23,8 @@ class Preview:
     """The rates of a run's groups over its epochs.
 
     call: the schedule's. per: "step" or "epoch". epochs: (N,), where in the run each step begins.
-    rates, plain_rates: (N, groups), with and without the warm-up in front, as multiples of a
-    group's own rate. notes: what one should know about them.
+    rates, plain_rates: (N, groups), with and without the warm-up, as multiples of a group's own
+    rate. notes: how to read them.
     """
 
     call: str
@@ -36,8 +36,7 @@ class Preview:
 
 
 def preview_schedule(text: str, *, epochs: int) -> Preview:
-    """Return the rates that a call gives in a run of `epochs` epochs, with the usual warm-up in
-    front.
+    """Return the rates of a call in a run of `epochs` epochs, with the usual warm-up before.
 
     There are as many parameter groups as its lists have items, else one.
 
@@ -51,11 +50,8 @@ def preview_schedule(text: str, *, epochs: int) -> Preview:
     for share in (warmup, 0.0):
         optimizer = _optimizer(num_groups)
         schedule = build_schedule(
-            text,
+            SchedulerSettings(call=text, warmup=share),
             optimizer,
-            per="auto",
-            warmup=share,
-            metric="loss",
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
         )
@@ -74,7 +70,7 @@ def _rates(
         rates[step] = [group["lr"] for group in optimizer.param_groups]
         schedule.after_step()
         if (step + 1) % steps_per_epoch == 0:
-            # The loss stays as it is, which is what ReduceLROnPlateau waits for.
+            # A constant loss makes ReduceLROnPlateau lower the rate.
             schedule.after_epoch(valid_loss=1.0, metrics={})
     return rates
 
@@ -101,7 +97,7 @@ def _num_groups(call: Call) -> int:
 
 
 def _by_name(call: Call) -> dict[str, object]:
-    """Return the arguments that may be lists by name; without its name only the first can stand."""
+    """Return the arguments that may be lists by name; only the first may be positional."""
     first = {"LambdaLR": "lr_lambda", "OneCycleLR": "max_lr"}.get(call.name)
     positional = {first: call.args[0]} if first and call.args else {}
     if call.name == "WarmupCosineLR" and len(call.args) > 1:
@@ -110,22 +106,20 @@ def _by_name(call: Call) -> dict[str, object]:
 
 
 def _steps_per_epoch(call: Call, epochs: int) -> int:
-    """Return how many steps an epoch is drawn with: as many as a length in steps asks for, else
-    enough.
-    """
+    """Return how many steps an epoch is drawn with: those that the call names, else enough."""
     given = call.kwargs.get("steps_per_epoch")
     total = call.kwargs.get("total_steps")
     if type(given) is int and given > 0:
-        wanted = given
+        num_steps = given
     elif call.name == "OneCycleLR" and type(total) is int and total > 0:
-        wanted = max(total // epochs, 1)
+        num_steps = max(total // epochs, 1)
     else:
-        wanted = max(min(_STEPS_PER_EPOCH, _MAX_STEPS // epochs), 1)
-    if wanted * epochs > 10 * _MAX_STEPS:
+        num_steps = max(min(_STEPS_PER_EPOCH, _MAX_STEPS // epochs), 1)
+    if num_steps * epochs > 10 * _MAX_STEPS:
         raise UsageError(
-            f"{wanted * epochs:,} steps are too many to draw: at most {10 * _MAX_STEPS:,}"
+            f"{num_steps * epochs:,} steps are too many to draw: at most {10 * _MAX_STEPS:,}"
         )
-    return wanted
+    return num_steps
 
 
 def _notes(call: Call, schedule: Schedule, *, warmup_epochs: float) -> tuple[str, ...]:
@@ -136,7 +130,7 @@ def _notes(call: Call, schedule: Schedule, *, warmup_epochs: float) -> tuple[str
             " (scheduler.warmup)."
         )
     if call.name == "ReduceLROnPlateau":
-        notes.append("Shown for a validation loss that never gets better.")
+        notes.append("Shown for a validation loss that never improves.")
     absolute = [key for key in ("eta_min", "min_lr", "max_lr") if key in _by_name(call)]
     if absolute:
         notes.append(

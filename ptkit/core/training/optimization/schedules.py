@@ -1,9 +1,8 @@
-"""Learning-rate schedules: torch's own schedulers drive a shadow optimizer, and the warm-up
-multiplies.
+"""Learning-rate schedules: torch's schedulers drive a shadow optimizer; the warm-up multiplies.
 
 SequentialLR refuses ReduceLROnPlateau and mangles OneCycleLR; a shadow with one dummy parameter a
 group has neither fault, and the real rate is the shadow's times the warm-up factor. Groups that are
-unfrozen later stand in the shadow from the start, so that their rate is then where the run's is.
+unfrozen later are in the shadow from the start, so that their rate is then where the run's is.
 """
 
 import math
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
+from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
@@ -33,7 +33,7 @@ _ROWS = {
     "CosineAnnealingLR": ("step", "half a cosine down to eta_min (Loshchilov and Hutter 2017)"),
     "ReduceLROnPlateau": (
         "epoch",
-        "times factor when the validation loss or another metric stops getting better",
+        "times factor when the validation loss or another metric stops improving",
     ),
     "LambdaLR": (
         "epoch",
@@ -64,7 +64,7 @@ SCHEDULERS = Catalogue(
     },
 )
 
-# Who gives one of these counts in epochs, as PyTorch's examples do.
+# A call that gives one of these counts in epochs, as PyTorch's examples do.
 _LENGTHS_IN_EPOCHS = {
     "CosineAnnealingLR": "T_max",
     "LinearLR": "total_iters",
@@ -100,7 +100,7 @@ class Schedule:
 
     @property
     def warmup_text(self) -> str:
-        """What stands in front of the schedule, in words."""
+        """The warm-up in words."""
         if self.warms_up_itself:
             return "with its own warm-up"
         return f"warm-up {self.warmup_steps} steps" if self.warmup_steps else "no warm-up"
@@ -131,13 +131,13 @@ class Schedule:
         }
 
     def after_step(self) -> None:
-        """Tell the schedule that an optimizer step was made."""
+        """Count an optimizer step."""
         self.num_steps += 1
         if self.per == "step" and self._scheduler is not None:
             self._tick()
 
     def after_epoch(self, *, valid_loss: float, metrics: Mapping[str, float]) -> None:
-        """Tell the schedule that an epoch ended, with what ReduceLROnPlateau may watch."""
+        """Count an epoch, with the values that ReduceLROnPlateau may watch."""
         if self.per != "epoch" or self._scheduler is None:
             return
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
@@ -146,7 +146,7 @@ class Schedule:
             self._tick()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values, enough to go on exactly."""
+        """Return plain values, enough to resume exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
         groups = [
             {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
@@ -160,8 +160,8 @@ class Schedule:
         for group, saved in zip(self._shadow.param_groups, state["groups"], strict=True):
             group.update(saved)
 
-    def go_on_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
-        """Stand where a schedule of another length would stand after as many steps and epochs."""
+    def resume_from(self, state: dict[str, Any], *, epochs_done: int) -> None:
+        """Advance to where a schedule of another length is after as many steps and epochs."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self.load_state_dict(state)
             return
@@ -180,35 +180,31 @@ class Schedule:
 
 
 def build_schedule(
-    text: str,
+    asked: SchedulerSettings,
     optimizer: Any,
     *,
-    per: str,
-    warmup: float,
-    metric: str,
     epochs: int,
     steps_per_epoch: int,
     metric_modes: Mapping[str, str] = {"accuracy": "max"},
 ) -> Schedule:
-    """Return the schedule that a call names.
+    """Return the schedule that the settings ask for.
 
-    optimizer: what has the parameter groups, those that are unfrozen later included (`Prepared`).
-    per: "step", "epoch", or "auto" for what the schedule is usually stepped by: a step where the
-        run gives the length, an epoch where the call does. warmup: share of the run over which the
-        rate rises linearly.
-    metric: what ReduceLROnPlateau watches: "loss" or a key of `metric_modes`, which says whether
-    "max" or "min" of
-        each metric is best.
+    optimizer: has the parameter groups, those that are unfrozen later included.
+    per: "step", "epoch", or "auto": a step where the run gives the length, an epoch where the call
+        does. warmup: share of the run over which the rate rises linearly.
+    metric: watched by ReduceLROnPlateau: "loss" or a key of `metric_modes`, which says whether
+        "max" or "min" of each metric is best.
 
     Raises:
         UsageError: unknown name or argument, or one that does not fit the run.
     """
-    warmup_steps = round(warmup * epochs * steps_per_epoch)
+    per, metric = asked.per, asked.metric
+    warmup_steps = round(asked.warmup * epochs * steps_per_epoch)
     shadow = _shadow_of(optimizer)
-    if text.strip() == "none":
+    if asked.call.strip() == "none":
         _check_metric("none", metric, metric_modes, is_watched=False)
         return Schedule(None, shadow, per="epoch", metric=metric, warmup_steps=warmup_steps)
-    call = parse(text)
+    call = parse(asked.call)
     target = _target(call)
     given = SCHEDULERS.bind(
         call, target, Part(call.prefix, "") if call.prefix else SCHEDULERS.find(call)
@@ -220,9 +216,17 @@ def build_schedule(
     if is_plateau and per == "step":
         raise call.error(f"{call.name} watches the validation metric, which is known once an epoch")
     length = {"epochs": epochs, "ticks_per_epoch": steps_per_epoch if per == "step" else 1}
-    supplied = {"optimizer": shadow} | arguments_of_run(call, given, shadow.param_groups, **length)
+    supplied: dict[str, Any] = {"optimizer": shadow} | arguments_of_run(
+        call, given, shadow.param_groups, **length
+    )
     if is_plateau:
-        supplied |= _mode(call, given, metric, metric_modes)
+        best = "min" if metric == "loss" else metric_modes[metric]
+        if given.get("mode", best) != best:
+            raise call.error(
+                f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric",
+                "mode",
+            )
+        supplied["mode"] = best
     by_group = {} if call.prefix else arguments_by_group(call, given, shadow.param_groups, **length)
     scheduler = _built(
         call, {k: v for k, v in given.items() if k not in by_group}, supplied | by_group
@@ -242,9 +246,7 @@ def _target(call: Call) -> Any:
 
 
 def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
-    """Return an optimizer with a dummy parameter for each group, at that group's rate, momentum or
-    betas.
-    """
+    """Return an optimizer with a dummy parameter for each group, at its rate and momentum."""
     groups = []
     for index, group in enumerate(optimizer.param_groups):
         own = {key: group[key] for key in ("momentum", "betas", "family") if key in group}
@@ -255,13 +257,11 @@ def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _name(group: Group, index: int) -> str:
-    return group.get("name", f"group {index}")
+    return str(group.get("name", f"group {index}"))
 
 
 def _set_momentum(group: Group, shadow: Group) -> None:
-    """Give a group the momentum that the schedule cycles in the shadow; the two may have it under
-    different names.
-    """
+    """Give a group the shadow's momentum, which may have another name there."""
     momentum = shadow["betas"][0] if "betas" in shadow else shadow["momentum"]
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
@@ -289,17 +289,6 @@ def _usual_tick(call: Call, given: Mapping[str, Any]) -> str:
     return "step" if call.name == "WarmupCosineLR" else _ROWS[call.name][0]
 
 
-def _mode(
-    call: Call, given: Mapping[str, Any], metric: str, modes: Mapping[str, str]
-) -> dict[str, str]:
-    best = "min" if metric == "loss" else modes[metric]
-    if given.get("mode", best) != best:
-        raise call.error(
-            f"the best {metric} is the {best}imum: leave mode out, or set scheduler.metric", "mode"
-        )
-    return {"mode": best}
-
-
 def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) -> Any:
     plain = Call(call.name, kwargs=given, prefix=call.prefix, source=call.source, spots=call.spots)
     with warnings.catch_warnings():
@@ -307,10 +296,10 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
         scheduler = SCHEDULERS.build(plain, supplied=supplied)
     if not isinstance(scheduler, lr_scheduler.LRScheduler):
         raise call.error(
-            f"{call.name} is no schedule: it must be an LRScheduler of torch that takes the"
+            f"{call.name} is not a schedule: it must be an LRScheduler of torch that takes the"
             " optimizer"
         )
-    # The shadow never steps; without this mark torch takes that for a mistake and warns.
+    # The shadow never steps; without this mark torch warns of a missing step.
     supplied["optimizer"]._opt_called = True
     if call.prefix:
         _check_state(call, _plain(scheduler.state_dict()))
@@ -318,7 +307,7 @@ def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) ->
 
 
 def _check_state(call: Call, value: Any) -> None:
-    """Refuse a state that a checkpoint cannot hold, which would be noticed only when a run goes on."""
+    """Refuse a state that a checkpoint cannot hold, before the run that could not resume."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
@@ -332,9 +321,7 @@ def _check_state(call: Call, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return containers of plain values: schedulers keep bound methods and functions in their
-    state.
-    """
+    """Return containers of plain values, without the functions in a scheduler's state."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if not callable(v)}
     if isinstance(value, list | tuple):

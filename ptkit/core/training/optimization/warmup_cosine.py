@@ -1,4 +1,4 @@
-"""Warm-up, then a cosine, with a start of its own for each parameter group."""
+"""Warm-up, then a cosine; each parameter group may start later."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,12 +9,11 @@ Factor = Callable[[int], float]
 
 
 class WarmupCosineLR(torch.optim.lr_scheduler.LambdaLR):
-    """Raise the rate linearly over `warmup_epochs`, then let it fall in half a cosine (Loshchilov
-    and Hutter 2017).
+    """Raise the rate linearly over `warmup_epochs`, then lower it in half a cosine.
 
-    All lengths are in epochs, whether it is stepped once an epoch or every step. The ramp ends
-    where the cosine
-    begins, at the group's own rate, and after the cosine the rate stays at its lowest.
+    All lengths are in epochs, whether it is stepped once an epoch or every step. The cosine
+    begins at the group's own rate; after it the rate stays at its lowest (Loshchilov and Hutter
+    2017).
 
     delay_epochs: before its delay a group's rate is 0; one number, or one for each parameter group.
     cosine_epochs: by default what is left of the run. min_factor: the lowest rate as a share of the
@@ -50,26 +49,26 @@ class WarmupCosineLR(torch.optim.lr_scheduler.LambdaLR):
         for delay in delay_epochs:
             left = epochs - delay - warmup_epochs
             if delay < 0 or left <= 0:
-                lengths = f"a delay of {delay:g} and a warm-up of {warmup_epochs:g} epochs"
                 raise ValueError(
-                    f"{lengths} leave nothing for the cosine in a run of {epochs} epochs"
+                    f"a delay of {delay:g} and a warm-up of {warmup_epochs:g} epochs leave nothing"
+                    f" for the cosine in a run of {epochs} epochs"
                 )
             length = left if cosine_epochs is None else cosine_epochs
-            factors.append(_factor(delay, warmup_epochs, length, min_factor, ticks_per_epoch))
+            lengths = (delay, warmup_epochs, length)
+            factors.append(_factor(lengths, min_factor, ticks_per_epoch=ticks_per_epoch))
         super().__init__(optimizer, factors)
 
 
-def _factor(
-    delay: float, warmup: float, cosine: float, lowest: float, ticks_per_epoch: int
-) -> Factor:
+def _factor(lengths: tuple[float, float, float], lowest: float, *, ticks_per_epoch: int) -> Factor:
+    delay, warmup, cosine = lengths
+
     def factor(tick: int) -> float:
         epoch = tick / ticks_per_epoch - delay
-        # Steps are whole, lengths in epochs need not be: without the margin rounding could begin a
-        # tick too late.
+        # Lengths in epochs need not be whole steps: without the margin, rounding could start a tick
+        # late.
         if epoch < -1e-9:
             return 0.0
-        # The last tick of the ramp has the whole rate, as the warm-up in front of other schedules
-        # does.
+        # The last tick of the ramp has the full rate, as in the warm-up before other schedules.
         if epoch + 1 / ticks_per_epoch <= warmup + 1e-9:
             return lowest + (1 - lowest) * min(1.0, (epoch + 1 / ticks_per_epoch) / warmup)
         share = min(max((epoch - warmup) / cosine, 0.0), 1.0)

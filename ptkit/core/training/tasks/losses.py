@@ -1,6 +1,4 @@
-"""The table of losses: which labels each is for, what stands before it, its target, and how outputs
-are read.
-"""
+"""The table of losses: the labels that each is for, and the functions that surround it there."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,189 +13,181 @@ from ptkit.core.data.labels import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, Part
-from ptkit.core.training.tasks.pairs import PAIRINGS
-from ptkit.core.training.tasks.task import EMBEDDING, LabelFacts, Task
+from ptkit.core.training.tasks import pairs as compare
+from ptkit.core.training.tasks.task import (
+    AS_IS,
+    CLAMPED_SHARES,
+    EMBEDDING,
+    EXP,
+    EXP_SHARES,
+    LOWEST_WINS,
+    NEAREST,
+    SIGMOID_SHARES,
+    SIGMOIDS,
+    SOFTMAX,
+    SOFTPLUS,
+    SOFTPLUS_SHARES,
+    Decoder,
+    LabelFacts,
+    Task,
+)
+
+Activation = Callable[[Tensor], Tensor]
+Target = Callable[[Tensor, int], Tensor]
+Pairing = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+# What the outputs pass before a loss.
+def unchanged(outputs: Tensor) -> Tensor:
+    """Return the outputs."""
+    return outputs
+
+
+def log_softmax(outputs: Tensor) -> Tensor:
+    """Return log-probabilities."""
+    return F.log_softmax(outputs, dim=1)
+
+
+# What a loss is given as target, from label rows and the number of classes.
+def as_labels(labels: Tensor, _num_classes: int) -> Tensor:
+    """Return the labels: class indices, or numbers."""
+    return labels
+
+
+def hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return one-hot or many-hot rows."""
+    return F.one_hot(labels, num_classes).float() if labels.ndim == 1 else labels.float()
+
+
+def signs(labels: Tensor, num_classes: int) -> Tensor:
+    """Return 1 for classes that are there, -1 for the others."""
+    return hot(labels, num_classes) * 2 - 1
+
+
+def smoothed_one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return one-hot rows smoothed by 0.1 (Szegedy et al. 2016, section 7)."""
+    return hot(labels, num_classes) * 0.9 + 0.1 / num_classes
+
+
+def class_indices(labels: Tensor, num_classes: int) -> Tensor:
+    """Return (n, num_classes) class indices ended by -1, as MultiLabelMarginLoss needs them."""
+    rows = hot(labels, num_classes)
+    order = rows.argsort(dim=1, descending=True, stable=True)
+    return torch.where(
+        torch.arange(num_classes, device=rows.device) < rows.sum(dim=1, keepdim=True), order, -1
+    )
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a loss is used with one kind of labels.
+    """How a loss is used with one kind of labels: the three functions that surround it."""
 
-    before: name in losses.ACTIVATIONS of what the outputs pass before the loss.
-    target: name in losses.TARGETS of what makes the target of the labels, or in pairs.PAIRINGS of
-    what is compared.
-    task: name in readings.DECODERS of what turns the outputs into probabilities or numbers.
-    """
-
-    before: str
-    target: str
-    task: str
+    activation: Activation
+    target: Target
+    decoder: Decoder
 
 
 @dataclass(frozen=True)
 class LossRule:
     """One row: a loss with its uses; None where it does not fit the labels.
 
-    one: one class an image. several: several classes. numbers: numbers. pairs: images compared by
-    their classes.
+    single: one class per image. multi: several classes. numbers: numbers. pairs: how images are
+    compared by their classes; their outputs are embeddings.
     """
 
     summary: str
-    one: Use | None = None
-    several: Use | None = None
+    single: Use | None = None
+    multi: Use | None = None
     numbers: Use | None = None
-    pairs: Use | None = None
+    pairs: Pairing | None = None
 
+
+# Uses that several losses share.
+_SCORES = Use(unchanged, as_labels, SOFTMAX)
+_ONE_SCORE_EACH = Use(unchanged, hot, SIGMOID_SHARES)
+_MANY_SCORES = Use(unchanged, hot, SIGMOIDS)
+_CLOSE_TO_HOT = Use(unchanged, hot, CLAMPED_SHARES)
+_CLOSE_TO_NUMBER = Use(unchanged, as_labels, AS_IS)
 
 RULES: dict[str, LossRule] = {
-    "CrossEntropyLoss": LossRule(
-        "softmax and negative log-likelihood",
-        one=Use("none", "class index", "softmax"),
-    ),
+    "CrossEntropyLoss": LossRule("softmax and negative log-likelihood", single=_SCORES),
     "NLLLoss": LossRule(
-        "negative log-likelihood of log-softmax",
-        one=Use("log_softmax", "class index", "softmax"),
+        "negative log-likelihood of log-softmax", single=Use(log_softmax, as_labels, SOFTMAX)
     ),
-    "MultiMarginLoss": LossRule(
-        "hinge between the true class and each other",
-        one=Use("none", "class index", "softmax"),
-    ),
+    "MultiMarginLoss": LossRule("hinge between the true class and each other", single=_SCORES),
     "KLDivLoss": LossRule(
-        "divergence from the smoothed one-hot",
-        one=Use("log_softmax", "smoothed one-hot", "softmax"),
+        "divergence from the smoothed one-hot", single=Use(log_softmax, smoothed_one_hot, SOFTMAX)
     ),
     "BCELoss": LossRule(
         "binary cross-entropy of each class",
-        one=Use("sigmoid", "one-hot", "sigmoid"),
-        several=Use("sigmoid", "many-hot", "sigmoid"),
+        single=Use(torch.sigmoid, hot, SIGMOID_SHARES),
+        multi=Use(torch.sigmoid, hot, SIGMOIDS),
     ),
     "BCEWithLogitsLoss": LossRule(
         "binary cross-entropy of each class, sigmoid inside",
-        one=Use("none", "one-hot", "sigmoid"),
-        several=Use("none", "many-hot", "sigmoid"),
+        single=_ONE_SCORE_EACH,
+        multi=_MANY_SCORES,
     ),
     "SoftMarginLoss": LossRule(
         "logistic loss of each class",
-        one=Use("none", "±1", "sigmoid"),
-        several=Use("none", "±1", "sigmoid"),
+        single=Use(unchanged, signs, SIGMOID_SHARES),
+        multi=Use(unchanged, signs, SIGMOIDS),
     ),
     "MultiLabelSoftMarginLoss": LossRule(
-        "one against all, maximum entropy",
-        one=Use("none", "one-hot", "sigmoid"),
-        several=Use("none", "many-hot", "sigmoid"),
+        "one against all, maximum entropy", single=_ONE_SCORE_EACH, multi=_MANY_SCORES
     ),
     "MultiLabelMarginLoss": LossRule(
         "hinge between each class that is there and each that is not",
-        one=Use("none", "class indices", "softmax"),
-        several=Use("none", "class indices", "sigmoid"),
+        single=Use(unchanged, class_indices, SOFTMAX),
+        multi=Use(unchanged, class_indices, SIGMOIDS),
     ),
     "HingeEmbeddingLoss": LossRule(
         "distances: small for the true class, or (loss.pairs) between images of one class",
-        one=Use("softplus", "±1", "negative"),
-        pairs=Use("unit length", "distances of pairs", "nearest"),
+        single=Use(F.softplus, signs, LOWEST_WINS),
+        pairs=compare.distances_of_pairs,
     ),
-    "L1Loss": LossRule(
-        "absolute error",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
-    ),
-    "MSELoss": LossRule(
-        "squared error",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
-    ),
+    "L1Loss": LossRule("absolute error", single=_CLOSE_TO_HOT, numbers=_CLOSE_TO_NUMBER),
+    "MSELoss": LossRule("squared error", single=_CLOSE_TO_HOT, numbers=_CLOSE_TO_NUMBER),
     "SmoothL1Loss": LossRule(
         "squared error near zero, absolute beyond beta",
-        one=Use("none", "one-hot", "clamp"),
-        numbers=Use("none", "number", "number"),
+        single=_CLOSE_TO_HOT,
+        numbers=_CLOSE_TO_NUMBER,
     ),
     "PoissonNLLLoss": LossRule(
         "counts; of classes the one-hot",
-        one=Use("none", "one-hot", "exp"),
-        numbers=Use("none", "number", "exp"),
+        single=Use(unchanged, hot, EXP_SHARES),
+        numbers=Use(unchanged, as_labels, EXP),
     ),
     "CosineEmbeddingLoss": LossRule(
-        "cosine of pairs: 1 for one class, below the margin for two",
-        pairs=Use("unit length", "pairs", "nearest"),
+        "cosine of pairs: 1 for one class, below the margin for two", pairs=compare.signed_pairs
     ),
     "MarginRankingLoss": LossRule(
         "of each triplet: the other class farther than the own, by the margin",
-        pairs=Use("unit length", "ranked distances", "nearest"),
+        pairs=compare.ranked_distances,
     ),
     "TripletMarginLoss": LossRule(
-        "the same on anchor, positive and semi-hard negative",
-        pairs=Use("unit length", "semi-hard triplets", "nearest"),
+        "the same on anchor, positive and semi-hard negative", pairs=compare.semi_hard_triplets
     ),
 }
 # With log_input=False the output itself is the expected count, which must be above zero.
-POISSON_WITHOUT_LOG = LossRule(
-    "", one=Use("softplus", "one-hot", "softplus"), numbers=Use("softplus", "number", "softplus")
+_POISSON_WITHOUT_LOG = LossRule(
+    "",
+    single=Use(F.softplus, hot, SOFTPLUS_SHARES),
+    numbers=Use(F.softplus, as_labels, SOFTPLUS),
 )
 # A user's own loss takes scores and labels, as these do.
-OWN_CODE = LossRule(
-    "",
-    one=Use("none", "class index", "softmax"),
-    several=Use("none", "many-hot", "sigmoid"),
-    numbers=Use("none", "number", "number"),
-)
+_OWN_CODE = LossRule("", single=_SCORES, multi=_MANY_SCORES, numbers=_CLOSE_TO_NUMBER)
 
-# What is taken where no loss is named.
+# The losses where none is named.
 DEFAULTS = {
     SINGLE: "CrossEntropyLoss(label_smoothing=0.1)",
     MULTI: "BCEWithLogitsLoss()",
     REGRESSION: "SmoothL1Loss()",
 }
 
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda outputs: outputs,
-    "log_softmax": lambda outputs: F.log_softmax(outputs, dim=1),
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-    "unit length": lambda outputs: F.normalize(outputs, dim=1),
-}
-
-
-def _hot(labels: Tensor, num_classes: int) -> Tensor:
-    return F.one_hot(labels, num_classes).float() if labels.ndim == 1 else labels.float()
-
-
-def _signs(labels: Tensor, num_classes: int) -> Tensor:
-    return _hot(labels, num_classes) * 2 - 1
-
-
-def _smoothed(labels: Tensor, num_classes: int) -> Tensor:
-    """One-hot, smoothed by 0.1 (Szegedy et al., "Rethinking the Inception Architecture", 2016,
-    section 7).
-    """
-    return _hot(labels, num_classes) * 0.9 + 0.1 / num_classes
-
-
-def _index_list(labels: Tensor, num_classes: int) -> Tensor:
-    """Return (n, num_classes) class indices ended by -1, as MultiLabelMarginLoss wants them."""
-    hot = _hot(labels, num_classes)
-    order = hot.argsort(dim=1, descending=True, stable=True)
-    return torch.where(
-        torch.arange(num_classes, device=hot.device) < hot.sum(dim=1, keepdim=True), order, -1
-    )
-
-
-TARGETS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "class index": lambda labels, _num_classes: labels,
-    "one-hot": _hot,
-    "many-hot": _hot,
-    "±1": _signs,
-    "smoothed one-hot": _smoothed,
-    "class indices": _index_list,
-    "number": lambda labels, _num_classes: labels,
-}
-
-# Where the loss adds up over the classes of an image, SGD is best at its usual rate; where it is a
-# mean over classes or numbers, or a distance, gradients are smaller by any factor, which Adam does
-# not feel.
+# Losses that sum over the classes of an image suit SGD at its usual rate; means over classes or
+# numbers, and distances, have gradients smaller by any factor, which Adam does not feel.
 _SGD, _ADAM = "SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "AdamW(weight_decay=0.05)"
-_SUMS_OVER_CLASSES = ("class index", "smoothed one-hot")
-
 
 LOSSES = Catalogue(
     "loss",
@@ -205,7 +195,7 @@ LOSSES = Catalogue(
         name: Part(
             f"torch.nn:{name}",
             rule.summary,
-            # The loop reads one number a batch, whose mean it knows how to add up.
+            # The loop adds up one mean per batch.
             supplied=frozenset({"reduction"}) if name == "KLDivLoss" else frozenset(),
             tensors=frozenset({"weight", "pos_weight"}),
         )
@@ -215,30 +205,40 @@ LOSSES = Catalogue(
 
 
 class Loss(nn.Module):
-    """A loss with what stands before it and its target: from outputs and labels to a scalar.
+    """A loss with what surrounds it: from outputs and labels to a scalar.
 
     outputs: (n, num_outputs). labels: rows of ImageList.labels.
-    task: how the same outputs are read.
+    call: as the user wrote it. use: a Use, or how images are compared. task: how the same outputs
+    are read.
     """
 
-    def __init__(self, criterion: nn.Module, use: Use, task: Task, facts: LabelFacts) -> None:
+    def __init__(
+        self, criterion: nn.Module, call: Call, use: Use | Pairing, task: Task, facts: LabelFacts
+    ) -> None:
         super().__init__()
-        self.criterion, self.use, self.task, self.facts = criterion, use, task, facts
-        self._before = ACTIVATIONS[use.before]
+        self.criterion, self.call, self.use = criterion, call, use
+        self.task, self.facts = task, facts
+
+    def on(self, device: torch.device) -> "Loss":
+        """Return the loss with all its tensors on a device, so that no batch waits for a copy."""
+        return Loss(
+            self.criterion.to(device), self.call, self.use, self.task.on(device), self.facts
+        )
 
     def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
         # In float32: under bf16 autocast the sums of a loss lose digits.
-        values = self._before(outputs.float())
-        if self.use.target in PAIRINGS:
-            return PAIRINGS[self.use.target](self.criterion, values, labels)
-        return self.criterion(values, self._target_of(labels))
+        values = outputs.float()
+        if not isinstance(self.use, Use):
+            return self.use(self.criterion, F.normalize(values, dim=1), labels)
+        loss: Tensor = self.criterion(
+            self.use.activation(values), self._target_of(self.use, labels)
+        )
+        return loss
 
     def mixed(
         self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor
     ) -> Tensor:
-        """Return the mean of each image's two losses, weighted by its share (n,) and by the rest of
-        1.
-        """
+        """Return the mean of each image's two losses, weighted by its share (n,) and the rest."""
         own, partner = self._each(outputs, labels), self._each(outputs, partner_labels)
         return (own * share + partner * (1 - share)).mean()
 
@@ -246,7 +246,10 @@ class Loss(nn.Module):
         """Return the loss of each image, (n,)."""
         one_by_one = copy.copy(self.criterion)
         one_by_one.reduction = "none"  # type: ignore[assignment]
-        values = one_by_one(self._before(outputs.float()), self._target_of(labels))
+        assert isinstance(self.use, Use)
+        values: Tensor = one_by_one(
+            self.use.activation(outputs.float()), self._target_of(self.use, labels)
+        )
         if values.ndim == 1:
             return values
         return (
@@ -255,38 +258,37 @@ class Loss(nn.Module):
             else values.flatten(1).mean(1)
         )
 
-    def _target_of(self, labels: Tensor) -> Tensor:
-        target = TARGETS[self.use.target](labels, self.facts.num_classes)
+    def _target_of(self, use: Use, labels: Tensor) -> Tensor:
+        target = use.target(labels, self.facts.num_classes)
         if self.task.scale is not None and self.task.shift is not None:
             target = (target - self.task.shift) / self.task.scale
-        # KLDivLoss(log_target=True) wants its probabilities as logarithms.
+        # KLDivLoss(log_target=True) takes logarithms of probabilities.
         return target.log() if getattr(self.criterion, "log_target", False) else target
 
     @property
     def usual_optimizer(self) -> str:
         """The call of the optimizer that suits the loss."""
-        return _SGD if self.use.target in _SUMS_OVER_CLASSES else _ADAM
+        is_sum = isinstance(self.use, Use) and self.use.target in (as_labels, smoothed_one_hot)
+        return _SGD if is_sum and self.facts.kind == SINGLE else _ADAM
 
     @property
     def compares(self) -> bool:
         """Whether images are compared with each other: the outputs are then an embedding."""
-        return self.use.target in PAIRINGS
+        return not isinstance(self.use, Use)
 
 
 def build_loss(
-    text: str | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None
+    call: Call | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None
 ) -> Loss:
-    """Return the loss that a call names (None: the usual one), for labels such as `facts`
-    describes.
+    """Return the loss that a call names (None: the usual one) for labels as in `facts`.
 
-    pairs: compare images with each other where the loss can also do without. threshold: the
-    probability above which
-    a class counts as present, for several labels; 0.5.
+    pairs: compare images with each other, where the loss also works without. threshold: the
+    probability above which a class counts as present, for several labels; None for 0.5.
 
     Raises:
         UsageError: unknown, not for these labels, or arguments that do not fit them.
     """
-    call = parse(text or DEFAULTS[facts.kind])
+    given = call = call or parse(DEFAULTS[facts.kind])
     if not call.prefix:
         call = LOSSES.named(call)
     use, kind = _use_of(call, facts, pairs)
@@ -297,9 +299,7 @@ def build_loss(
     if not isinstance(criterion, nn.Module):
         raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
     if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean"):
-        raise call.error(
-            'reduction must be "mean": the loop steps on the mean of a batch', "reduction"
-        )
+        raise call.error('reduction must be "mean": a step takes the mean of a batch', "reduction")
     for key in ("weight", "pos_weight"):
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != facts.num_classes:
@@ -315,7 +315,7 @@ def build_loss(
             "loss.threshold is for several classes an image; these labels are"
             f" {DESCRIPTIONS[facts.kind]}"
         )
-    return Loss(criterion, use, _task_of(kind, use, facts, threshold), facts)
+    return Loss(criterion, given, use, _task_of(kind, use, facts, threshold), facts)
 
 
 def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
@@ -341,41 +341,36 @@ def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
         )
 
 
-def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use, str]:
+def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use | Pairing, str]:
     """Return how a loss is used with these labels, and the kind of task that makes."""
-    rule = OWN_CODE if call.prefix else RULES[call.name]
+    rule = _OWN_CODE if call.prefix else RULES[call.name]
     if call.name == "PoissonNLLLoss" and not call.kwargs.get("log_input", True):
-        rule = POISSON_WITHOUT_LOG
-    if facts.kind == SINGLE and rule.pairs is not None and (pairs or rule.one is None):
+        rule = _POISSON_WITHOUT_LOG
+    if facts.kind == SINGLE and rule.pairs is not None and (pairs or rule.single is None):
         return rule.pairs, EMBEDDING
     if pairs:
         names = ", ".join(name for name, row in RULES.items() if row.pairs)
         raise UsageError(f"loss.pairs is for losses that compare images of one class each: {names}")
-    columns = {
-        SINGLE: (rule.one, SINGLE),
-        MULTI: (rule.several, MULTI),
-        REGRESSION: (rule.numbers, REGRESSION),
-    }
-    use, kind = columns[facts.kind]
+    use = _column(rule, facts.kind)
     if use is None:
-        raise call.error(f"{call.name} does not fit these labels ({DESCRIPTIONS[facts.kind]}); use one of "
-                         f"{', '.join(_fitting(facts.kind))}")  # fmt: skip
-    return use, kind
+        fitting = [
+            name
+            for name, row in RULES.items()
+            if _column(row, facts.kind) or (facts.kind == SINGLE and row.pairs)
+        ]
+        raise call.error(
+            f"{call.name} does not fit these labels ({DESCRIPTIONS[facts.kind]}); use one of"
+            f" {', '.join(fitting)}"
+        )
+    return use, facts.kind
 
 
-def _fitting(label_kind: str) -> list[str]:
-    column = {SINGLE: "one", MULTI: "several", REGRESSION: "numbers"}[label_kind]
-    return [
-        name
-        for name, rule in RULES.items()
-        if getattr(rule, column) or (label_kind == SINGLE and rule.pairs)
-    ]
+def _column(rule: LossRule, label_kind: str) -> Use | None:
+    return {SINGLE: rule.single, MULTI: rule.multi, REGRESSION: rule.numbers}[label_kind]
 
 
 def _balanced(call: Call, facts: LabelFacts) -> Call:
-    """Replace weight="balanced" and pos_weight="balanced" by numbers computed from the training
-    list.
-    """
+    """Replace weight="balanced" and pos_weight="balanced" by numbers from the training list."""
     asked = [key for key in ("weight", "pos_weight") if call.kwargs.get(key) == "balanced"]
     if not asked or call.prefix:
         return call
@@ -393,12 +388,13 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
     return replace(call, kwargs=kwargs)
 
 
-def _task_of(kind: str, use: Use, facts: LabelFacts, threshold: float | None) -> Task:
+def _task_of(kind: str, use: Use | Pairing, facts: LabelFacts, threshold: float | None) -> Task:
+    decoder = use.decoder if isinstance(use, Use) else NEAREST
     if kind == MULTI:
         limit = 0.5 if threshold is None else threshold
-        return Task(kind, use.task, thresholds=torch.full((facts.num_classes,), limit))
+        return Task(kind, decoder.name, thresholds=torch.full((facts.num_classes,), limit))
     # Numbers are learned in units of their spread, so that the rate does not depend on it; counts
     # stay counts.
-    if kind == REGRESSION and use.task == "number":
-        return Task(kind, use.task, scale=facts.std, shift=facts.mean)
-    return Task(kind, use.task)
+    if kind == REGRESSION and decoder is AS_IS:
+        return Task(kind, decoder.name, scale=facts.std, shift=facts.mean)
+    return Task(kind, decoder.name)

@@ -1,23 +1,57 @@
 """Pairs and triplets formed inside a batch from class labels, for the losses that compare images.
 
-Each function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices (n,), and
-returns the loss
-of what it forms. A batch without two images of one class, or of one class only, gives 0.
+Each public function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices
+(n,), and returns the loss of what it forms. A batch without any gives 0.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# One of PyTorch's losses.
+Criterion = Callable[..., Tensor]
+
+
+def signed_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Compare the embeddings of pairs."""
+    first, second, signs = _pairs(embeddings, labels)
+    if not len(first):
+        return embeddings.sum() * 0
+    return criterion(embeddings[first], embeddings[second], signs)
+
+
+def distances_of_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Compare the distances within pairs."""
+    first, second, signs = _pairs(embeddings, labels)
+    if not len(first):
+        return embeddings.sum() * 0
+    return criterion(_distance(embeddings, first, second), signs)
+
+
+def ranked_distances(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Compare, in each triplet, the distance to the negative with that to the positive."""
+    anchors, positives, negatives = _triplets(embeddings, labels)
+    if not len(anchors):
+        return embeddings.sum() * 0
+    farther = _distance(embeddings, anchors, negatives)
+    closer = _distance(embeddings, anchors, positives)
+    return criterion(farther, closer, torch.ones_like(closer))
+
+
+def semi_hard_triplets(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Compare the embeddings of triplets."""
+    anchors, positives, negatives = _triplets(embeddings, labels)
+    if not len(anchors):
+        return embeddings.sum() * 0
+    return criterion(embeddings[anchors], embeddings[positives], embeddings[negatives])
 
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both ends (m,) of all pairs of one class and about as many of two classes, and their
-    signs.
+    """Return both ends (m,) of all pairs of one class and about as many of two, and their signs.
 
     Of the pairs of two classes every k-th is taken, in order of distance: near ones only would pull
-    everything into
-    one point.
+    everything into one point.
     """
     first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     same = labels[first] == labels[second]
@@ -33,8 +67,7 @@ def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return anchor, positive and semi-hard negative (m,) of every pair of one class.
 
-    The negative is the closest one that is farther than the positive; if there is none, the
-    farthest of all
+    The negative is the closest one that is farther than the positive, else the farthest of all
     (Schroff et al., "FaceNet", 2015, section 3.2).
     """
     with torch.no_grad():
@@ -54,52 +87,6 @@ def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
     return anchors, positives, negatives[anchors, positives]
 
 
-def _of_pairs(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
-    first, second, signs = _pairs(embeddings, labels)
-    return (
-        criterion(embeddings[first], embeddings[second], signs)
-        if len(first)
-        else embeddings.sum() * 0
-    )
-
-
-def _of_distances(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
-    first, second, signs = _pairs(embeddings, labels)
-    return (
-        criterion(_distance(embeddings, first, second), signs)
-        if len(first)
-        else embeddings.sum() * 0
-    )
-
-
-def _of_ranks(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
-    anchors, positives, negatives = _triplets(embeddings, labels)
-    if not len(anchors):
-        return embeddings.sum() * 0
-    farther, closer = (
-        _distance(embeddings, anchors, negatives),
-        _distance(embeddings, anchors, positives),
-    )
-    return criterion(farther, closer, torch.ones_like(closer))
-
-
-def _of_triplets(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
-    chosen = _triplets(embeddings, labels)
-    return (
-        criterion(*(embeddings[index] for index in chosen))
-        if len(chosen[0])
-        else embeddings.sum() * 0
-    )
-
-
 def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
     # The root's slope at 0 is infinite.
     return (embeddings[first] - embeddings[second]).square().sum(1).clamp_min(1e-12).sqrt()
-
-
-PAIRINGS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
-    "pairs": _of_pairs,
-    "distances of pairs": _of_distances,
-    "ranked distances": _of_ranks,
-    "semi-hard triplets": _of_triplets,
-}

@@ -1,4 +1,4 @@
-"""How a model's outputs are read: as probabilities, as numbers, or as a place among the classes."""
+"""How a model's outputs are read: as probabilities, numbers or a point; and scored."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,21 +32,43 @@ def _shares(values: Tensor) -> Tensor:
     return values / values.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-# What makes values of outputs (n, outputs): probabilities of classes that sum to 1, one probability
-# for each class,
-# or numbers, by the kind of task.
+@dataclass(frozen=True)
+class Decoder:
+    """What makes probabilities or numbers of outputs (n, outputs).
+
+    name: in checkpoints, as `task.activation`; known among the decoders of one kind of task.
+    """
+
+    name: str
+    decode: Callable[[Tensor], Tensor]
+
+
+# One class per image: probabilities that sum to 1.
+SOFTMAX = Decoder("softmax", lambda outputs: F.softmax(outputs, dim=1))
+SIGMOID_SHARES = Decoder("sigmoid", lambda outputs: _shares(torch.sigmoid(outputs)))
+EXP_SHARES = Decoder("exp", lambda outputs: F.softmax(outputs, dim=1))
+SOFTPLUS_SHARES = Decoder("softplus", lambda outputs: _shares(F.softplus(outputs)))
+CLAMPED_SHARES = Decoder("clamp", lambda outputs: _shares(outputs.clamp(1e-6, 1)))
+LOWEST_WINS = Decoder("negative", lambda outputs: F.softmax(-outputs, dim=1))
+# Several classes per image: a probability for each.
+SIGMOIDS = Decoder("sigmoid", torch.sigmoid)
+# Numbers.
+AS_IS = Decoder("number", lambda outputs: outputs)
+EXP = Decoder("exp", torch.exp)
+SOFTPLUS = Decoder("softplus", F.softplus)
+# Embeddings: a point on the unit sphere.
+NEAREST = Decoder("nearest", lambda outputs: F.normalize(outputs, dim=1))
+
+_BY_KIND = {
+    SINGLE: (SOFTMAX, SIGMOID_SHARES, EXP_SHARES, SOFTPLUS_SHARES, CLAMPED_SHARES, LOWEST_WINS),
+    MULTI: (SIGMOIDS,),
+    REGRESSION: (AS_IS, EXP, SOFTPLUS),
+    EMBEDDING: (NEAREST,),
+}
+# By the kind of task and the name in checkpoints.
 DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
-    SINGLE: {
-        "softmax": lambda outputs: F.softmax(outputs, dim=1),
-        "sigmoid": lambda outputs: _shares(torch.sigmoid(outputs)),
-        "exp": lambda outputs: F.softmax(outputs, dim=1),
-        "softplus": lambda outputs: _shares(F.softplus(outputs)),
-        "clamp": lambda outputs: _shares(outputs.clamp(1e-6, 1)),
-        "negative": lambda outputs: F.softmax(-outputs, dim=1),
-    },
-    MULTI: {"sigmoid": torch.sigmoid},
-    REGRESSION: {"number": lambda outputs: outputs, "exp": torch.exp, "softplus": F.softplus},
-    EMBEDDING: {"nearest": lambda outputs: F.normalize(outputs, dim=1)},
+    kind: {decoder.name: decoder.decode for decoder in decoders}
+    for kind, decoders in _BY_KIND.items()
 }
 
 
@@ -54,11 +76,10 @@ DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
 class Task:
     """How outputs are read; what checkpoints carry as `task`.
 
-    kind: "single-label", "multi-label", "regression" or "embedding". activation: a key of
-    DECODERS[kind].
-    thresholds: (K,), the probabilities above which a class counts as present; for several labels.
-    scale, shift: (D,), from the model's units to the labels'; for numbers.
-    class_means: (K, D), the mean place of each class; for embeddings.
+    kind: SINGLE, MULTI, REGRESSION or EMBEDDING. activation: name of a decoder of that kind.
+    thresholds: (K,), the probabilities above which a class counts as present; for MULTI.
+    scale, shift: (D,), from the model's units to the labels'; for REGRESSION.
+    class_means: (K, D), the mean point of each class; for EMBEDDING.
     """
 
     kind: str
@@ -69,16 +90,14 @@ class Task:
     class_means: Tensor | None = None
 
     def on(self, device: torch.device) -> "Task":
-        """Return the reading with its tensors on a device, so that no batch waits for a copy."""
+        """Return the task with its tensors on a device, so that no batch waits for a copy."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         return replace(
             self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
         )
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return probabilities (n, K), or numbers (n, D) in the labels' units, of outputs (n,
-        outputs).
-        """
+        """Return probabilities (n, K), or numbers (n, D) in the labels' units."""
         found = DECODERS[self.kind][self.activation](outputs.float())
         if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
             return found * self.scale + self.shift
@@ -88,14 +107,14 @@ class Task:
         return found
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """Return the class of each row, int64 (n,); or which classes are present, bool (n, K); or
-        numbers (n, D).
-
-        A class is read off the outputs, not off the probabilities: those saturate, and two classes
-        then look alike.
-        """
+        """Return classes, int64 (n,); or which are present, bool (n, K); or numbers (n, D)."""
         if self.kind == SINGLE:
-            return outputs.argmin(dim=1) if self.activation == "negative" else outputs.argmax(dim=1)
+            # From the outputs, not the probabilities: those saturate, and two classes look alike.
+            return (
+                outputs.argmin(dim=1)
+                if self.activation == LOWEST_WINS.name
+                else outputs.argmax(dim=1)
+            )
         values = self.values(outputs)
         if self.kind == MULTI:
             return values > (0.5 if self.thresholds is None else self.thresholds)
@@ -112,7 +131,7 @@ class Task:
 
 
 def read_task(task: Mapping[str, Any]) -> Task:
-    """Return the reading that a checkpoint carries.
+    """Return the task that a checkpoint carries.
 
     Raises:
         UsageError: a kind or activation that this ptkit does not know.
@@ -122,12 +141,12 @@ def read_task(task: Mapping[str, Any]) -> Task:
         raise UsageError(f"no kind of task is called {kind}{nearest(kind, DECODERS)}")
     if activation not in DECODERS[kind]:
         raise UsageError(
-            f"no output reading is called {activation}{nearest(activation, DECODERS[kind])}"
+            f"no way to read outputs is called {activation}{nearest(activation, DECODERS[kind])}"
         )
     return Task(kind, activation, **{name: task.get(name) for name in _TENSORS})
 
 
-# The metrics of each kind of task, the main one first, and whether more is better.
+# The metrics of each kind of task, the main one first, and whether the most or the least is best.
 METRICS: dict[str, dict[str, str]] = {
     SINGLE: {"accuracy": "max"},
     MULTI: {"map": "max", "f1": "max", "precision": "max", "recall": "max"},
@@ -141,10 +160,10 @@ _BLOCK = 1024
 
 
 def check_metric(name: str, kind: str, *, setting: str) -> None:
-    """Refuse a metric that a kind of task does not have; "loss" always is one.
+    """Refuse a metric that a kind of task does not have; all have "loss".
 
     Raises:
-        UsageError: it does not; the message names those it has.
+        UsageError: the message names those it has.
     """
     known = ("loss", *METRICS[kind])
     if name not in known:
@@ -154,7 +173,7 @@ def check_metric(name: str, kind: str, *, setting: str) -> None:
 
 
 class Score:
-    """The answers of a validation pass over one class an image: one count a batch, on the device."""
+    """One class per image: one count per batch, on the device, so that no batch waits for it."""
 
     def __init__(self, task: Task, num_classes: int) -> None:
         self.task, self.num_classes = task, num_classes
@@ -188,7 +207,7 @@ class _KeptScore(Score):
 
 
 class LabelScore(_KeptScore):
-    """Several classes an image: mean average precision, and micro averages at the thresholds."""
+    """Several classes per image: mean average precision, and micro averages at the thresholds."""
 
     def metrics(self) -> dict[str, float]:
         outputs, labels = self._all()
@@ -226,11 +245,10 @@ SCORES: dict[str, type[Score]] = {
 
 
 def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return the class that most of the nearest others have, and the class of the nearest, int64
-    (n,) each.
+    """Return the majority class of the nearest others, and the class of the nearest: int64 (n,).
 
     Of two classes with as many votes the nearer one wins. As many vote as the smallest class has
-    others, at most NUM_NEIGHBOURS: more would outvote it however well it lies together.
+    others, at most NUM_NEIGHBOURS: more would outvote it however compact it is.
     """
     if len(labels) < 2:
         return labels, labels
@@ -254,10 +272,11 @@ def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[T
 
 @dataclass(frozen=True, eq=False)
 class LabelFacts:
-    """kind: of the labels, as ImageList.label_kind. num_classes: or how many numbers an image has.
+    """What the labels of a list are like.
 
-    counts: (K,) images of each class; empty for numbers. mean, std: (D,) of the numbers; empty for
-    classes. lowest: the smallest number; 0 for classes.
+    kind: of the labels. num_classes: or how many numbers an image has. counts: (K,) images of each
+    class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
+    smallest number; 0 for classes.
     """
 
     kind: str
@@ -270,7 +289,7 @@ class LabelFacts:
 
 
 def facts_of(images: ImageList) -> LabelFacts:
-    """Return what the labels of a list are like."""
+    """Describe the labels of a list."""
     kind, labels, none = images.label_kind, images.labels, torch.empty(0)
     counts = mean = std = none
     lowest = 0.0
@@ -290,5 +309,5 @@ def facts_of(images: ImageList) -> LabelFacts:
 
 
 def label_kind_of(kind: str) -> str:
-    """Return what the labels of a list must be for a kind of task."""
+    """Return the kind of labels that a kind of task needs."""
     return SINGLE if kind == EMBEDDING else kind

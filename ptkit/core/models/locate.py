@@ -1,0 +1,102 @@
+"""What a text names: a file of weights, a run folder, or a model; and its weights."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models.checkpoints import file_of, is_checkpoint, validated
+from ptkit.core.models.weight_files import read_weight_file
+from ptkit.core.models.weights import Weights, unwrap
+from ptkit.core.parts.calls import parse
+from ptkit.core.parts.catalogue import refuse_user_code
+from ptkit.core.wording import nearest
+
+_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
+
+
+def weights_path(text: str) -> Path | None:
+    """Return the file of weights or the run folder that a text names; None where it names a model.
+
+    A folder counts if it holds a checkpoint: a model may share its name with a folder here.
+    """
+    is_file = os.path.lexists(text) and not os.path.isdir(text)
+    looks_like_path = os.sep in text and not any(character in text for character in ":(")
+    is_named = is_file or looks_like_path or text.endswith(_WEIGHT_FILES)
+    return Path(text) if is_named or os.path.lexists(os.path.join(text, "ckpt.pkl")) else None
+
+
+def read_weights(path: Path) -> Weights:
+    """Return the weights in a file: a checkpoint or run folder, a state dict of any nesting,
+    .safetensors.
+
+    Raises:
+        CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it
+            was run.
+    """
+    file = file_of(path)
+    contents = read_weight_file(file)
+    if is_checkpoint(contents):
+        return _of_checkpoint(validated(contents, path), file, source=str(path))
+    state_dict, notes = unwrap(contents, path)
+    return Weights(state_dict=state_dict, path=file, source=str(path), notes=notes)
+
+
+def find_weights(text: str, *, model: str | None) -> Weights:
+    """Return the weights to start from that `text` names: a file, a run folder, or a torchvision
+    model.
+
+    model: the call the user gave; needed for bare weights.
+
+    Raises:
+        CheckpointError: no such thing, or nothing that can be read.
+        UsageError: bare weights without a model.
+        StorageError: the download failed.
+    """
+    path = weights_path(text)
+    if path is None or not os.path.lexists(path):
+        return _pretrained(text, is_path=path is not None)
+    weights = read_weights(path)
+    if model is None and weights.call is None:
+        raise UsageError(
+            f"{path} holds bare weights: say which model they are for with --model NAME"
+        )
+    if model is None and weights.call is not None:
+        refuse_user_code(
+            parse(weights.call),
+            where="the checkpoint's model",
+            remedy="name it again with --model",
+        )
+    return weights
+
+
+def _pretrained(name: str, *, is_path: bool) -> Weights:
+    # Imports torchvision, three seconds.
+    from ptkit.core.models import torchvision_models
+
+    if is_path or name not in torchvision_models.names():
+        hint = "" if is_path else nearest(name, torchvision_models.names())
+        raise CheckpointError(
+            f"no weights {name}: neither a file or run folder here nor a torchvision model{hint}"
+        )
+    return torchvision_models.pretrained_weights(name)
+
+
+def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, *, source: str) -> Weights:
+    pipeline, epoch = checkpoint["pipeline"], checkpoint.get("metrics", {}).get("epoch")
+    size = pipeline.get("size")
+    return Weights(
+        state_dict=checkpoint["state_dict"],
+        path=file,
+        source=source,
+        checkpoint=checkpoint,
+        call=checkpoint["model"]["call"],
+        class_names=tuple(checkpoint["classes"]),
+        pipeline=tuple(pipeline["calls"]),
+        tensors=pipeline.get("tensors") or {},
+        size=size if isinstance(size, int) else None,
+        mean=tuple(pipeline["mean"]) if pipeline.get("mean") else None,
+        std=tuple(pipeline["std"]) if pipeline.get("std") else None,
+        epoch=int(epoch) if isinstance(epoch, int | float) else None,
+    )

@@ -1,0 +1,438 @@
+"""Walk the calls of the package as a reader does, without running them, and print the files passed.
+
+    python scripts/walk.py                      # every walk below, the climbs, the imports
+    python scripts/walk.py --root OTHER/CLONE   # the same of another version
+    python scripts/walk.py train loss           # some of them, file by file
+    python scripts/walk.py --from session.run --to save_checkpoint
+
+A walk has a start and stations. From all that was passed so far the shortest chain of calls leads
+to the next station, and the files on it count. Calls are found by names, imports, annotations, and
+methods that only one class has; a function that is handed on, or is in a table that a function
+reads, counts as called. "In reach" is every file that some chain of calls from the start enters.
+"""
+
+import argparse
+import ast
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Stations: the end of a qualified name, which must be unique; after | the name in older versions.
+# The first word is the start; a + makes a station another start.
+WALKS = {
+    "train": """train.train +cli.main settings_of config.resolve train_and_print TrainingScreen
+        session.run stop_on_signals prepare check_log choose_device prepare_data read_lists
+        numbered_lines label_table load_source Pipeline check_order steps_of divide kernel_of
+        decode_all read_ahead images.decode statistics.measure Batches build_loss RULES facts_of
+        prepare_model build_model build_optimizer plan_parameters calls.parse Catalogue.resolve
+        build_schedule new_run_folder open_events session._start session._train fit train_epoch
+        Batches.epoch epoch_order permutation InMemory.batches Pipeline.together Pipeline.finish
+        sent outputs_of loop._step Loss.forward Totals.add WeightAverage.update stopwatch
+        loop.evaluate LabelScore session._record row_of write_metrics checkpoint_of environment
+        save_checkpoint write_weight_file Events.epoch last_checkpoint write_atomically""",
+    "image": """prepare_data +loop.fit numbered_lines _read_rows label_table load_source decode_all
+        read_ahead images.decode Pipeline.before Kept Pipeline steps_of divide kernel_of
+        Batches.epoch epoch_order permutation Batches._plans InMemory.batches Pipeline.together
+        Pipeline.finish sent loop._step outputs_of Loss.forward""",
+    "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model calls.parse
+        Pipeline.parse read_task read_matching_list numbered_lines evaluation.evaluate predict_list
+        outputs_of Batches.epoch InMemory.batches images.decode most_confused worst_mistakes
+        draw_evaluation confusion_figure contact_sheet PictureFolder write_atomically""",
+    "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
+        _triplets loop._step outputs_of Loss.forward loop.evaluate EmbeddingScore check_metric""",
+}
+SETTINGS = ("session.run", "config.Settings")
+
+# Methods of the standard library's and torch's own objects: their names say nothing about ours.
+FOREIGN = {name for kind in (str, bytes, list, dict, set, int, Path) for name in dir(kind)}
+FOREIGN |= {"backward", "close", "detach", "eval", "flatten", "item", "load_state_dict", "numpy"}
+FOREIGN |= {"parameters", "result", "shutdown", "size", "start", "state_dict", "step", "submit"}
+FOREIGN |= {"to", "train", "zero_grad"}
+
+
+@dataclass
+class Package:
+    """What is defined where. Names are qualified, as `ptkit.core.files.write_atomically`."""
+
+    root: Path
+    trees: dict[str, ast.Module] = field(default_factory=dict)
+    # Functions, methods, classes, and module variables that hold tables.
+    nodes: dict[str, ast.AST] = field(default_factory=dict)
+    # Of each module, what a name in it means.
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    methods: dict[str, list[str]] = field(default_factory=dict)
+    subclasses: dict[str, list[str]] = field(default_factory=dict)
+    edges: dict[str, list[str]] = field(default_factory=dict)
+
+    def module_of(self, name: str) -> str:
+        while name not in self.trees:
+            name = name.rpartition(".")[0]
+        return name
+
+    def find(self, ending: str) -> str | None:
+        """Return the one node whose name ends so, or one of the alternatives after |."""
+        for choice in ending.split("|"):
+            found = [name for name in self.nodes if f".{name}".endswith(f".{choice}")]
+            if len(found) > 1:
+                raise SystemExit(f"{choice} is ambiguous: {', '.join(found)}")
+            if found:
+                return found[0]
+        return None
+
+
+def read_package(root: Path, name: str = "ptkit") -> Package:
+    """Parse every module under root/name."""
+    package = Package(root)
+    for file in sorted((root / name).rglob("*.py")):
+        module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        package.trees[module] = ast.parse(file.read_text(encoding="utf-8"))
+    for module, tree in package.trees.items():
+        names = package.names.setdefault(module, {})
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {a.asname: a.name for a in node.names if a.asname}
+        _define(package, module, tree.body, names)
+    for name, node in package.nodes.items():
+        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+            parent = resolve(package, package.module_of(name), base)
+            package.subclasses.setdefault(parent or "", []).append(name)
+    return package
+
+
+def _define(package: Package, scope: str, body: Iterable[ast.stmt], names: dict[str, str]) -> None:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            package.nodes[f"{scope}.{node.name}"] = node
+            names[node.name] = f"{scope}.{node.name}"
+            if isinstance(node, ast.ClassDef):
+                _define(package, f"{scope}.{node.name}", node.body, {})
+            if scope not in package.trees:
+                package.methods.setdefault(node.name, []).append(f"{scope}.{node.name}")
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and scope in package.trees and node.value:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    package.nodes[f"{scope}.{target.id}"] = node.value
+                    names[target.id] = f"{scope}.{target.id}"
+        elif isinstance(node, ast.If | ast.Try):
+            _define(package, scope, node.body, names)
+
+
+def resolve(package: Package, module: str, node: ast.AST) -> str | None:
+    """Return the node, or the module, that a dotted name in a module means."""
+    if isinstance(node, ast.Name):
+        name = package.names[module].get(node.id)
+    elif isinstance(node, ast.Attribute):
+        base = resolve(package, module, node.value)
+        name = f"{base}.{node.attr}" if base else None
+    else:
+        return None
+    # A name may be imported from a module that imported it.
+    while name and name not in package.nodes and name not in package.trees:
+        above, _, last = name.rpartition(".")
+        again = package.names.get(above, {}).get(last)
+        name = again if again != name else None
+    return name
+
+
+class Reader:
+    """Read one function: the types of its names, and what it calls."""
+
+    def __init__(self, package: Package, name: str) -> None:
+        self.package, self.module = package, package.module_of(name)
+        self.node = package.nodes[name]
+        self.types: dict[str, str | None] = {}
+        owner = name.rpartition(".")[0]
+        functions = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef | ast.Lambda)]
+        for function in functions:
+            arguments = function.args
+            for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+                self.types[arg.arg] = self.annotated(arg.annotation)
+        if owner in package.nodes:
+            self.types |= {"self": owner, "cls": owner}
+        for node in sorted(ast.walk(self.node), key=lambda n: getattr(n, "lineno", 0)):
+            match node:
+                case ast.Assign(targets=[ast.Name(id=to)], value=value):
+                    self.types[to] = self.type_of(value) or self.types.get(to)
+                case ast.AnnAssign(target=ast.Name(id=to)):
+                    self.types[to] = self.annotated(node.annotation)
+                case ast.NamedExpr(target=ast.Name(id=to), value=value):
+                    self.types[to] = self.type_of(value)
+                case ast.withitem(context_expr=value, optional_vars=ast.Name(id=to)):
+                    self.types[to] = self.type_of(value)
+
+    def annotated(self, note: ast.AST | None) -> str | None:
+        match note:
+            case ast.BinOp(left=left, right=right):
+                return self.annotated(left) or self.annotated(right)
+            case ast.Constant(value=str(text)):
+                return self.annotated(ast.parse(text, mode="eval").body)
+            case None:
+                return None
+        found = resolve(self.package, self.module, note)
+        return found if isinstance(self.package.nodes.get(found or ""), ast.ClassDef) else None
+
+    def type_of(self, node: ast.AST) -> str | None:
+        match node:
+            case ast.Name(id=name):
+                return self.types.get(name)
+            case ast.Attribute(value=value, attr=attribute):
+                owner = self.type_of(value)
+                return member_type(self.package, owner, attribute) if owner else None
+            case ast.Call(func=ast.Name(id="replace"), args=[first, *_]):
+                return self.type_of(first)
+            case ast.IfExp(body=body, orelse=other):
+                return self.type_of(body) or self.type_of(other)
+            case ast.Call():
+                target = self.target(node.func)
+                made = self.package.nodes.get(target or "")
+                if isinstance(made, ast.FunctionDef):
+                    return returned(self.package, target or "")
+                return target if isinstance(made, ast.ClassDef) else None
+        return None
+
+    def target(self, called: ast.AST) -> str | None:
+        """Return the node that is called."""
+        if isinstance(called, ast.Name) and called.id in self.types:
+            owner = self.types[called.id]
+            return (member(self.package, owner, "__call__") or member(self.package, owner, "forward")
+                    if owner else None)  # fmt: skip
+        found = resolve(self.package, self.module, called)
+        if found in self.package.nodes or not isinstance(called, ast.Attribute):
+            return found
+        owner = self.type_of(called.value)
+        if owner:
+            return member(self.package, owner, called.attr)
+        only = self.package.methods.get(called.attr, [])
+        return only[0] if len(only) == 1 and called.attr not in FOREIGN else None
+
+    def in_order(self) -> Iterator[tuple[str | None, ast.expr]]:
+        """Yield names and calls in the order of the text, inner ones first, with the node behind each
+        that is called or handed on.
+        """
+        inside = [
+            n for n in ast.walk(self.node) if isinstance(n, ast.Call | ast.Name | ast.Attribute)
+        ]
+        inside.sort(key=lambda n: (n.end_lineno, n.end_col_offset, isinstance(n, ast.Call)))
+        skipped = {id(n.func) for n in inside if isinstance(n, ast.Call)}
+        notes = [
+            getattr(n, key, None) for n in ast.walk(self.node) for key in ("annotation", "returns")
+        ]
+        skipped |= {id(part) for note in notes if note for part in ast.walk(note)}
+        for node in inside:
+            found = None
+            if isinstance(node, ast.Call):
+                found = self.target(node.func)
+            elif id(node) not in skipped and not (
+                isinstance(node, ast.Name) and node.id in self.types
+            ):
+                found = self.handed(node)
+            yield found if found in self.package.nodes else None, node
+
+    def handed(self, node: ast.expr) -> str | None:
+        """Return the function, method, property or table that is named without being called."""
+        found = resolve(self.package, self.module, node)
+        owner = self.type_of(node.value) if isinstance(node, ast.Attribute) and not found else None
+        found = member(self.package, owner, node.attr) if owner else found
+        # A class is made where it is called, or by what looks it up in a table.
+        is_class = isinstance(self.package.nodes.get(found or ""), ast.ClassDef)
+        return None if is_class and isinstance(self.node, ast.FunctionDef) else found
+
+
+def member(package: Package, owner: str, name: str) -> str | None:
+    """Return a method of a class or of those that it inherits from."""
+    if f"{owner}.{name}" in package.nodes:
+        return f"{owner}.{name}"
+    node = package.nodes.get(owner)
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        parent = resolve(package, package.module_of(owner), base)
+        found = member(package, parent, name) if parent else None
+        if found:
+            return found
+    return None
+
+
+def returned(package: Package, function: str) -> str | None:
+    node = package.nodes[function]
+    assert isinstance(node, ast.FunctionDef)
+    if isinstance(node.returns, ast.Name) and node.returns.id == "Self":
+        return function.rpartition(".")[0]
+    return annotated_in(package, package.module_of(function), node.returns)
+
+
+def annotated_in(package: Package, module: str, note: ast.AST | None) -> str | None:
+    reader = Reader.__new__(Reader)
+    reader.package, reader.module = package, module
+    return reader.annotated(note)
+
+
+def member_type(package: Package, owner: str, attribute: str) -> str | None:
+    """Return the class of a field or property."""
+    node = package.nodes.get(owner)
+    for item in node.body if isinstance(node, ast.ClassDef) else ():
+        match item:
+            case ast.AnnAssign(target=ast.Name(id=name)) if name == attribute:
+                return annotated_in(package, package.module_of(owner), item.annotation)
+            case ast.FunctionDef(name=name) if name == attribute:
+                return returned(package, f"{owner}.{name}")
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        parent = resolve(package, package.module_of(owner), base)
+        if parent and (found := member_type(package, parent, attribute)):
+            return found
+    return None
+
+
+def calls(package: Package, name: str) -> list[str]:
+    """Return what a node calls: of a class its making; of a method also what overrides it."""
+    if name not in package.edges:
+        node = package.nodes[name]
+        if isinstance(node, ast.ClassDef):
+            made = (member(package, name, method) for method in ("__init__", "__post_init__"))
+            found = [method for method in made if method]
+        else:
+            found = [target for target, _ in Reader(package, name).in_order() if target]
+        owner, _, method = name.rpartition(".")
+        for child in package.subclasses.get(owner, ()):
+            found += [f"{child}.{method}"] if f"{child}.{method}" in package.nodes else []
+        package.edges[name] = list(dict.fromkeys(found))
+    return package.edges[name]
+
+
+def chain(package: Package, passed: Iterable[str], goal: str) -> list[str]:
+    """Return the shortest chain of calls from anything passed to the goal, without its start."""
+    came = dict.fromkeys(passed, "")
+    waiting = list(came)
+    for name in waiting:
+        if name == goal:
+            break
+        for target in calls(package, name):
+            if target not in came:
+                came[target] = name
+                waiting.append(target)
+    steps = []
+    while goal and came.get(goal):
+        steps.append(goal)
+        goal = came[goal]
+    return steps[::-1]
+
+
+def reach(package: Package, start: str) -> list[str]:
+    """Return every node that a chain of calls from the start enters, nearest first."""
+    found = {start: None}
+    waiting = [start]
+    for name in waiting:
+        new = [target for target in calls(package, name) if target not in found]
+        found |= dict.fromkeys(new)
+        waiting += new
+    return list(found)
+
+
+def imports(package: Package, module: str) -> set[str]:
+    """Return the modules of the package that one imports, also inside functions."""
+    names = {f"{node.module}.{alias.name}" for node in ast.walk(package.trees[module])
+             if isinstance(node, ast.ImportFrom) and node.module for alias in node.names}  # fmt: skip
+    found = {name if name in package.trees else name.rpartition(".")[0] for name in names}
+    return (found & package.trees.keys()) - {module}
+
+
+def heights(package: Package) -> dict[str, int]:
+    """Return the layer of each module: how long the longest chain of imports below it is."""
+    below = {module: imports(package, module) for module in package.trees}
+    found = dict.fromkeys(below, 0)
+    # Each round lifts a module above those that it imports; circles stop with the rounds.
+    for _ in range(len(below) // 2):
+        found = {
+            m: max((found[name] + 1 for name in names), default=0) for m, names in below.items()
+        }
+    return found
+
+
+def handed_on(package: Package, start: str, settings: str) -> list[str]:
+    """Follow an object, and the parts that its fields hold, from call to call, each function once.
+
+    Return the modules that use one of them, in the order in which a reader passes.
+    """
+    node = package.nodes[settings]
+    assert isinstance(node, ast.ClassDef)
+    kinds = {settings} | {member_type(package, settings, item.target.id) for item in node.body
+                          if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}  # fmt: skip
+    kinds.discard(None)
+    seen, path = {start}, [package.module_of(start)]
+
+    def follow(name: str) -> None:
+        if isinstance(package.nodes[name], ast.ClassDef):
+            for made in calls(package, name):
+                enter(made)
+        elif isinstance(package.nodes[name], ast.FunctionDef):
+            reader = Reader(package, name)
+            for place, node in reader.in_order():
+                if reader.type_of(node) in kinds and path[-1] != reader.module:
+                    path.append(reader.module)
+                if place:
+                    enter(place)
+
+    def enter(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            follow(name)
+
+    follow(start)
+    return path
+
+
+def walk(package: Package, stations: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the files of a walk with what is passed in each, and the stations that do not exist."""
+    start, *others = stations.split()
+    names = {text: package.find(text.removeprefix("+")) for text in (start, *others)}
+    passed = [name for text, name in names.items() if name and text.startswith((start, "+"))]
+    for text in others:
+        passed += [name for name in chain(package, passed, names[text] or "") if name not in passed]
+    files: dict[str, list[str]] = {}
+    for name in passed:
+        module = package.module_of(name)
+        files.setdefault(module, []).append(name.removeprefix(f"{module}."))
+    return files, [text for text, name in names.items() if name not in passed]
+
+
+def closure(package: Package, module: str) -> set[str]:
+    """Return the modules that importing one loads sooner or later, imports in functions included."""
+    found, waiting = {module}, [module]
+    for name in waiting:
+        new = set(imports(package, name)) - found
+        found |= new
+        waiting += sorted(new)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("walks", nargs="*", help=f"{', '.join(WALKS)}; all, in short, if left out")
+    parser.add_argument("--root", type=Path, default=ROOT, help="a clone")
+    parser.add_argument("--from", dest="start", help="the start of a walk of your own")
+    parser.add_argument("--to", nargs="+", default=[], help="its stations")
+    asked = parser.parse_args()
+    package = read_package(asked.root)
+    own = {"own": " ".join((asked.start, *asked.to))} if asked.start else {}
+    chosen = own or {name: WALKS[name] for name in asked.walks or WALKS}
+    for name, stations in chosen.items():
+        files, missing = walk(package, stations)
+        start = package.find(stations.split()[0]) or ""
+        in_reach = len({package.module_of(node) for node in reach(package, start)})
+        print(f"{name}: {len(files)} files, {in_reach} in reach")
+        for module, names in files.items() if own or asked.walks else ():
+            print(f"  {module.replace('.', '/')}.py: {', '.join(names)}")
+        print(*(f"  not found: {text}" for text in missing), sep="\n", end="\n" if missing else "")
+    if not asked.walks and not own:
+        start, settings = (package.find(name) or "" for name in SETTINGS)
+        path, height = handed_on(package, start, settings), heights(package)
+        climbs = sum(height[after] > height[before] for before, after in itertools.pairwise(path))
+        print(f"settings: in {len(set(path))} files, climbs {climbs} times")
+        entry = package.module_of(package.find("train.train") or "")
+        print(f"imports of {entry}: {len(closure(package, entry))} modules")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Answers for images that lie in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from example_run import write_images, write_run
+from PIL import Image
+
+from ptkit.core.errors import DataError, UsageError
+from ptkit.looking.predictions import predict_images, predict_sources
+from ptkit.looking.subject import load_subject
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    return write_images(tmp_path)
+
+
+@pytest.fixture
+def subject(paths):
+    return load_subject(Path("ckpt.pkl"))
+
+
+def without_paths(rows):
+    return [{key: value for key, value in row.items() if key != "path"} for row in rows]
+
+
+def test_paths_bytes_pictures_and_arrays_get_the_answers_of_their_files(paths, subject):
+    expected = predict_sources(subject, paths, top=2).rows
+    pictures = [Image.open(path) for path in paths]
+    assert predict_images(subject, paths, top=2).rows == expected
+    assert predict_images(subject, list(map(Path, paths)), top=2).rows == expected
+    for given in (
+        [Path(path).read_bytes() for path in paths],
+        pictures,
+        [np.asarray(picture) for picture in pictures],
+    ):
+        assert without_paths(predict_images(subject, given, top=2).rows) == without_paths(expected)
+
+
+def test_one_image_needs_no_list(paths, subject):
+    (row,) = predict_images(subject, np.asarray(Image.open(paths[0]))).rows
+    assert row == {**predict_sources(subject, paths[:1]).rows[0], "path": None}
+
+
+def test_what_is_not_an_image_is_refused(subject):
+    with pytest.raises(UsageError, match=r"found float64 of \(4, 4, 3\)"):
+        predict_images(subject, np.zeros((4, 4, 3)))
+    with pytest.raises(UsageError, match="no images"):
+        predict_images(subject, [])
+    with pytest.raises(DataError, match="not a JPEG"):
+        predict_images(subject, b"no image")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        predict_images(subject, "gone.png")

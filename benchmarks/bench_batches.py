@@ -116,9 +116,9 @@ def pixels(paths: list[Path], folder: Path) -> None:
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
     from torchvision.transforms import v2
 
+    from ptkit.core.data.keyed import Sampling
     from ptkit.core.data.lists import read_list
     from ptkit.core.data.loading.batches import Batches
-    from ptkit.core.data.sampling import Sampling
     from ptkit.core.data.transforms.pipeline import Pipeline
 
     listed = read_list(write_lists(paths, folder))

@@ -94,8 +94,8 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     """Return what `ptkit predict` does to the images of a list, and what runs the model alone."""
     import torch
 
+    from ptkit.core.data.keyed import Sampling
     from ptkit.core.data.loading.batches import Batches
-    from ptkit.core.data.sampling import Sampling
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
     from ptkit.looking.predictions import answer, find_images

@@ -27,7 +27,8 @@ MIB = 1 << 20
 LISTS = """
 import json, time, numpy as np
 from ptkit.core.config import DataSettings
-from ptkit.core.data import sampling, statistics
+from ptkit.core.data import statistics
+from ptkit.core.data import keyed as sampling
 from ptkit.core.training.setup_data import read_lists
 
 seconds, start = {}, time.perf_counter()

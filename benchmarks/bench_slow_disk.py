@@ -77,9 +77,9 @@ def measured(
 ) -> tuple[float, float]:
     """Return the share of the link that was used, and by how many MiB the process grew."""
     from ptkit.core.data import images as decoder
+    from ptkit.core.data.keyed import Sampling
     from ptkit.core.data.lists import list_of
     from ptkit.core.data.loading.batches import Batches
-    from ptkit.core.data.sampling import Sampling
     from ptkit.core.data.transforms.completion import complete
     from ptkit.core.data.transforms.pipeline import Pipeline
 

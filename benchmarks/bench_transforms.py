@@ -26,10 +26,10 @@ from common import arguments, in_turns, machine
 from torchvision.transforms import v2
 
 from ptkit.core.data import keyed
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.kept import Kept
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.catalogue import build_transform, has_form, num_draws, spec_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline

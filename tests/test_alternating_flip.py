@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ptkit.core.config_layers import resolve
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 from ptkit.core.training.observers import Watcher

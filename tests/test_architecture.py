@@ -334,9 +334,10 @@ SUBJECTS = {
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",
     "scoring": "the scores in tasks/task.py",
     "startup": "what starting loads",
-    "transform_kernels": "kernels.py on every transform",
+    "transform_kernels": "every transform against torchvision's own",
+    "sampling": "the images of an epoch, in their order",
     "transform_rows": "one row is all that a batched transform needs",
-    "transform_order": "order.py with the messages",
+    "transform_order": "the order that plan.py checks, with the messages",
 }
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ptkit.core.config_layers import resolve
 from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, unreadable
@@ -33,7 +34,6 @@ from ptkit.core.data.loading.keeping import (
     open_kept,
     where_note,
 )
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.training.observers import Watcher

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import list_of, read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, DataError
 from ptkit.looking.evaluation import (

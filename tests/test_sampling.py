@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from ptkit.core.data import keyed
+from ptkit.core.data.keyed import Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 

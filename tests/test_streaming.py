@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading import decoding
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.decoding import decode_all, read_ahead, sizes_of
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 

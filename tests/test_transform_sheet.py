@@ -5,9 +5,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.config_layers import resolve
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError

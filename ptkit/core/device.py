@@ -3,6 +3,7 @@
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,8 @@ def thread_pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         threads, "ptkit-decode", initializer=torch.set_num_threads, initargs=(1,)
     )
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return the context in which the model runs: autocast to `dtype`, or none."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

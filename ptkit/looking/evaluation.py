@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.sizes import evaluation_batch_size

@@ -12,10 +12,10 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.device import choose_device

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ptkit.core.data.keyed import spread
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import batches_at
-from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.data.loading.batches import Forward
+from ptkit.core.device import autocast
 from ptkit.core.errors import UsageError
-from ptkit.core.training.prediction import Forward, autocast
 
 # Up to here a GPU is done with a layer before Python has called the next: CUDA graphs pay.
 _SMALL = 30_000_000

@@ -1,7 +1,5 @@
 """A model's answers over a list, in order; nothing waits for the device between batches."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.loading.batches import Batch, Batches
+from ptkit.core.data.loading.batches import Batches
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.training.tasks.task import Task
 
@@ -64,22 +62,4 @@ def _outputs(model: nn.Module, batches: Batches, dtype: torch.dtype | None) -> T
     keep_freed_memory()
     model.eval()
     with torch.inference_mode():
-        return torch.cat([outputs_of(model, batch, dtype).float() for batch in batches.epoch()])
-
-
-# Images (n, 3, H, W) to outputs (n, num_outputs): a model, or its compiled form.
-Forward = Callable[[Tensor], Tensor]
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Return the context in which the model runs: autocast to `dtype`, or none."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def outputs_of(model: Forward, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the outputs (n, num_outputs) of a batch's images, the mean over the crops of each."""
-    with autocast(batch.images.device, dtype):
-        outputs = model(batch.images)
-    return (
-        outputs if batch.num_crops == 1 else outputs.unflatten(0, (-1, batch.num_crops)).mean(dim=1)
-    )
+        return torch.cat([batch.outputs(model, dtype).float() for batch in batches.epoch()])

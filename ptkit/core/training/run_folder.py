@@ -14,12 +14,13 @@ from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically, write_csv
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
-from ptkit.core.training.history import History, Row
 from ptkit.core.training.loop import EpochResult
 from ptkit.core.training.observers import Item, Recorder
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.recorders import open_recorders
 from ptkit.core.training.saved_state import (
+    History,
+    Row,
     SavedState,
     checkpoint_of,
     last_checkpoint,

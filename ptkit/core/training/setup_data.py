@@ -13,12 +13,12 @@ from ptkit.core.config import DataSettings, Settings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
-from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
     Statistics,

@@ -15,6 +15,7 @@ from itertools import tee
 import torch
 from torch import Tensor
 
+from ptkit.core.data.keyed import SAMPLERS, Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.kept import (
     Indices,
@@ -30,16 +31,19 @@ from ptkit.core.data.loading.kept import (
 )
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
-from ptkit.core.data.sampling import SAMPLERS, Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.device import thread_pool
+from ptkit.core.device import autocast, thread_pool
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import free_bytes, num_cores
 
 _DRAWS_AT_ONCE = 4096
 # A batch that is quicker made than handed to threads.
 _QUICK_BYTES = 1 << 20
+
+
+# Images (n, 3, H, W) to outputs (n, num_outputs): a model, or its compiled form.
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,17 @@ class Batch:
     indices: Indices
     mixed: Mixed | None = None
     num_crops: int = 1
+
+    def outputs(self, model: Forward, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the model's outputs (n, num_outputs), the mean over the crops of each image.
+
+        dtype: of autocast, None for float32.
+        """
+        with autocast(self.images.device, dtype):
+            outputs = model(self.images)
+        if self.num_crops == 1:
+            return outputs
+        return outputs.unflatten(0, (-1, self.num_crops)).mean(dim=1)
 
 
 class Batches:

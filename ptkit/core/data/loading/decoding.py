@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
-from ptkit.core.data.sampling import spread
 from ptkit.core.data.transforms.geometry import Size
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool

@@ -23,8 +23,15 @@ from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is_mix, resolved
 from ptkit.core.data.transforms.foreign import global_generators_kept
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.order import check_order, check_sizes, sizes_of
-from ptkit.core.data.transforms.plan import Plan, Step, divide, steps_of
+from ptkit.core.data.transforms.plan import (
+    Plan,
+    Step,
+    check_order,
+    check_sizes,
+    divide,
+    sizes_of,
+    steps_of,
+)
 from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 from ptkit.core.errors import DataError, UsageError

@@ -39,7 +39,7 @@ from ptkit.core.training.observers import (
     Text,
 )
 from ptkit.core.training.prediction import Predicted
-from ptkit.core.training.setup import Run
+from ptkit.core.training.run_folder import Run
 from ptkit.looking.feature_maps import layer_figures
 from ptkit.looking.weights import kernel_figures
 from ptkit.plots.embedding import embedding_figure

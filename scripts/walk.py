@@ -31,7 +31,8 @@ WALKS = {
         new_run|session._start session._train fit train_epoch
         Batches.epoch epoch_order permutation InMemory.batches Pipeline.together Pipeline.finish
         sent outputs_of loop._step Loss.forward Totals.add WeightAverage.update stopwatch
-        loop.evaluate LabelScore session._record _row_of|row_of _write_metrics|write_metrics checkpoint_of _environment|environment
+        loop.evaluate LabelScore session._record _row_of|row_of _write_metrics|write_metrics
+        checkpoint_of _environment|environment
         save_checkpoint write_weight_file Events.epoch last_checkpoint write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines _read_rows label_table load_source decode_all
         read_ahead images.decode Pipeline.before Kept Pipeline steps_of divide kernel_of

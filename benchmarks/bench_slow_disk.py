@@ -79,7 +79,7 @@ def measured(
     from ptkit.core.data import images as decoder
     from ptkit.core.data.lists import list_of
     from ptkit.core.data.loading.batches import Batches
-    from ptkit.core.data.transforms.catalogue import complete
+    from ptkit.core.data.transforms.completion import complete
     from ptkit.core.data.transforms.pipeline import Pipeline
 
     link, read, before = Link(rate, latency_s), decoder.read_bytes, _resident()

@@ -29,8 +29,7 @@ from ptkit.core.data import keyed
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.cache import Kept
-from ptkit.core.data.transforms.catalogue import build_transform
-from ptkit.core.data.transforms.kernels import has_form, kernel_of
+from ptkit.core.data.transforms.catalogue import build_transform, has_form, num_draws, spec_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
@@ -137,7 +136,7 @@ def one(
 ) -> None:
     """Time one transform, ptkit's form against torchvision's class."""
     transform = build_transform(parse(call))
-    is_on_gpu, kernel = device.type != "cpu", kernel_of(transform)
+    is_on_gpu, kernel = device.type != "cpu", spec_of(transform)
     name = "floats" if is_float else "device" if is_on_gpu else "batch"
     form = getattr(kernel, name) if has_form(transform, pixels.shape[1:3], name) else None
     if form is None and is_on_gpu:
@@ -152,7 +151,7 @@ def one(
 
     def ours(number: int) -> None:
         draws = keyed.uniforms(
-            0, "bench", epoch=number + 1, indices=indices, columns=kernel.draws(transform)
+            0, "bench", epoch=number + 1, indices=indices, columns=num_draws(transform)
         )
         if form is None:
             torch.stack(
@@ -237,7 +236,7 @@ def pipeline(
         ),
         count=len(pixels),
         rounds=rounds,
-        is_batched=not batches.pipeline.middle,
+        is_batched=not batches.pipeline.plan.image_steps,
     )
     batches.close()
 

@@ -4,22 +4,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import finetune, normstats, split, train
+    from ptkit.api import evaluate, finetune, load, normstats, predict, split, train
     from ptkit.core.data.dataset import ListDataset
-    from ptkit.core.models.checkpoints import load
 
 __version__ = "0.1.0"
 
 # Public names are imported at first use, so that `import ptkit` stays free of torch.
-_PUBLIC = {
-    "ListDataset": "ptkit.core.data.dataset",
-    "finetune": "ptkit.api",
-    "load": "ptkit.core.models.checkpoints",
-    "normstats": "ptkit.api",
-    "split": "ptkit.api",
-    "train": "ptkit.api",
-}
-__all__ = ["ListDataset", "__version__", "finetune", "load", "normstats", "split", "train"]
+_DOOR = ("evaluate", "finetune", "load", "normstats", "predict", "split", "train")
+_PUBLIC = {"ListDataset": "ptkit.core.data.dataset", **dict.fromkeys(_DOOR, "ptkit.api")}
+__all__ = [
+    "ListDataset",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "load",
+    "normstats",
+    "predict",
+    "split",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,132 +5,35 @@ in docs/training.md: `lr`, `batch_size`, and `model`, `loss`, `optimizer`, `sche
 calls. Every error that the user can fix is a `PtkitError`.
 """
 
+import functools
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from ptkit.api_types import (
+    Counting,
+    FinetuneSettings,
+    NormstatsResult,
+    SplitResult,
+    StrPath,
+    TrainSettings,
+)
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
+    from ptkit.api_types import TrainedModel
     from ptkit.core.config import Settings
-    from ptkit.core.data.splits.jobs import Outcome, SplitJob
-    from ptkit.core.data.statistics import ChannelStatistics
-    from ptkit.core.data.transforms.covariance import Whitening
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.session import RunResult
-
-StrPath = str | os.PathLike[str]
-# Called with what is counted and how many there are; gives the function that counts.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-class FinetuneSettings(TypedDict, total=False):
-    """All settings of core/config.py by their keywords, but the weights to start from."""
-
-    train: StrPath
-    valid: StrPath
-    classes: StrPath | None
-    size: int | None
-    augment: str
-    transforms: Sequence[str]
-    eval_transforms: Sequence[str]
-    mean: Sequence[float]
-    std: Sequence[float]
-    cache: str
-    reduced_decode: bool
-    on_bad: str
-    allow_leak: bool
-    sampler: str
-    shuffle: bool
-    drop_last: bool
-    workers: int
-    model: str | None
-    init: Sequence[str]
-    loss: str | None
-    pairs: bool
-    threshold: float | None
-    embedding: int | None
-    optimizer: str | None
-    lr: float | None
-    groups: Sequence[str]
-    decay_all: bool
-    layer_decay: float | None
-    head_lr: float
-    scheduler: str
-    per: str
-    warmup: float
-    scheduler_metric: str
-    epochs: int
-    batch_size: int | None
-    seed: int
-    device: str
-    precision: str
-    accumulate: int
-    clip_grad: float | None
-    patience: int | None
-    metric: str
-    ema: float | None
-    save_every: int
-    channels_last: bool
-    deterministic: bool
-    compile: bool
-    profile: bool
-    tensorboard: bool
-    histograms: bool
-    graph: bool
-    pictures: bool
-    log_folder: StrPath | None
-    comment: str
-    filename_suffix: str
-    wandb: bool
-
-
-class TrainSettings(FinetuneSettings, total=False):
-    """All settings of core/config.py by their keywords."""
-
-    weights: StrPath | None
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """Where the images of a split went.
-
-    counts: images of each part (train, valid, test, or fold1, fold2, ...) by its name.
-    files: the lists and records that were written. outcome: all that is known, image by image.
-    """
-
-    counts: Mapping[str, int]
-    class_names: tuple[str, ...]
-    files: tuple[Path, ...]
-    outcome: "Outcome"
-
-
-@dataclass(frozen=True)
-class NormstatsResult:
-    """Statistics of images for Normalize, and the files that hold them.
-
-    whitening: the matrix for LinearTransformation, where one was asked for.
-    """
-
-    statistics: "ChannelStatistics"
-    file: Path
-    whitening: "Whitening | None" = None
-    whitening_file: Path | None = None
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
-        return self.statistics.mean
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
-        return self.statistics.std
+    from ptkit.looking.evaluation import Evaluation
+    from ptkit.looking.predictions import Answers, Image
+    from ptkit.looking.subject import Subject
 
 
 def split(
@@ -175,7 +78,6 @@ def split(
         tree = Tree(Path(link), "link")
     job = SplitJob(
         source=Path(folder),
-        command="",
         out=Path(out or ""),
         ratio=ratio,
         tree=tree,
@@ -187,7 +89,7 @@ def split(
         seed=seed,
     )
     with without_garbage_collection():
-        outcome = run_split(replace(job, command=_command(job)))
+        outcome = run_split(job)
     found = outcome.split
     counts = dict(zip(found.part_names, found.totals, strict=True))
     return SplitResult(counts, outcome.scan.class_names, outcome.written.files, outcome)
@@ -324,26 +226,133 @@ def finetune(
     return _run(found, name=name, runs=runs, resume=None, link=link, watch=watch)
 
 
-def _command(job: "SplitJob") -> str:
-    """Return the command line that repeats a split, for its record."""
-    import shlex
+def evaluate(
+    ckpt: StrPath,
+    list_file: StrPath,
+    *,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> "Evaluation":
+    """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    from ptkit.core.data.splits.jobs import DEFAULT_RATIO
+    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
 
-    is_plain = not job.extend and job.kfold is None
-    values = {
-        "--ratio": job.ratio or (DEFAULT_RATIO if is_plain else None),
-        "--seed": job.seed,
-        "--copy": job.tree.folder if job.tree and job.tree.kind == "copy" else None,
-        "--link": job.tree.folder if job.tree and job.tree.kind == "link" else None,
-        "--kfold": job.kfold,
-        "--group-by": job.group_by,
-        "--out": None if job.out == Path() else job.out,
-    }
-    switches = {"--extend": job.extend, "--allow-missing": job.allow_missing}
-    words = ["ptkit", "split", str(job.source)]
-    words += [text for k, v in values.items() if v is not None for text in (k, str(v))]
-    return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])
+    >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
+    >>> found.metrics.keys()
+    dict_keys(['accuracy'])
+    >>> found.per_class["recall"].shape == (len(found.class_names),)
+    True
+
+    Raises:
+        CheckpointError: no such file, damaged, or weights that do not fit.
+        DataError: a list that cannot be read, or other classes than the model's.
+        UsageError: a model that gives numbers, or bare weights with an answer missing.
+    """
+    from ptkit.looking.evaluation import evaluate_list
+    from ptkit.looking.subject import load_subject
+
+    names = _path_or_none(classes)
+    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
+    return evaluate_list(subject, Path(list_file), classes=names, device=device, workers=workers)
+
+
+def predict(
+    ckpt: StrPath,
+    sources: StrPath | Sequence[StrPath],
+    *,
+    top: int = 1,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> "Answers":
+    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
+
+    sources: image files, folders, or lists (.txt). top: how many classes a row names.
+    The rest: see `evaluate`.
+
+    >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
+    >>> sorted(found.rows[0])
+    ['class', 'index', 'path', 'probability']
+
+    Raises:
+        CheckpointError: no such file, damaged, or weights that do not fit.
+        DataError: images that cannot be read.
+        UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
+    """
+    from ptkit.looking.predictions import predict_sources
+    from ptkit.looking.subject import load_subject
+
+    names = _path_or_none(classes)
+    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    paths = [os.fspath(source) for source in given]
+    return predict_sources(subject, paths, top=top, device=device, workers=workers)
+
+
+def load(
+    path: StrPath,
+    *,
+    model: str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    size: int | None = None,
+    classes: StrPath | None = None,
+) -> "TrainedModel":
+    """Rebuild the model of a checkpoint, a run folder or bare weights, ready to predict.
+
+    It is an ordinary module, in evaluation mode on the CPU, with three attributes more:
+    `class_names`; `pipeline`, how an image becomes its input (`calls`, `tensors`, `size`, `mean`,
+    `std`); and `predict(images, top=1)`, which takes one image or a list of them: paths, bytes,
+    Pillow images, uint8 arrays (H, W, 3). It returns rows as `ptkit predict --json` prints them.
+    model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
+    The rest: see `evaluate`.
+
+    >>> model = ptkit.load("ckpt.pkl")
+    >>> import numpy
+    >>> row, = model.predict(numpy.zeros((16, 16, 3), numpy.uint8))
+    >>> row["class"] in model.class_names
+    True
+
+    Raises:
+        CheckpointError: no such file, damaged, or it needs `model`.
+        UsageError: bare weights with an answer missing.
+    """
+    from ptkit.looking.subject import load_subject
+
+    subject = load_subject(
+        Path(path), model=model, mean=mean, std=std, size=size, classes=_path_or_none(classes)
+    )
+    weights = subject.weights
+    module: Any = subject.model
+    module.class_names = subject.class_names
+    module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
+        name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
+    } | {"calls": list(weights.pipeline)}
+    # The module has the weights; a second copy is not kept.
+    subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
+    # Not a method of a subclass: the module keeps its class, and can be copied and pickled.
+    module.predict = functools.partial(_predict_here, subject)
+    return cast("TrainedModel", module)
+
+
+def _predict_here(
+    subject: "Subject", images: "Image | list[Image]", *, top: int = 1
+) -> list[dict[str, Any]]:
+    """Predict on the device that the model is on."""
+    from ptkit.looking.predictions import predict_images
+
+    tensors = itertools.chain(subject.model.parameters(), subject.model.buffers())
+    device = next((tensor.device.type for tensor in tensors), "cpu")
+    return predict_images(subject, images, top=top, device=device).rows
 
 
 def _run(

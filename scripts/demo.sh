@@ -1,6 +1,6 @@
 #!/bin/sh
 # From the digits in data/ to a trained model and pictures of it, in FOLDER: sh scripts/demo.sh [FOLDER]
-# Needs ptkit on the PATH. Another time it trains anew and replaces the pictures.
+# Needs ptkit on the PATH. Run again, it trains again and replaces the pictures.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptkit.core.data.transforms.catalogue import TRANSFORMS
+from ptkit.core.data.transforms.catalogue import BY_NAME, TRANSFORMS
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
-from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.catalogue import Argument, Catalogue
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
 from ptkit.core.training.tasks.losses import LOSSES, RULES, Pairing, Use
@@ -25,7 +25,7 @@ INTRODUCTION = """\
 
 Every part that a command can name. This page is written by `scripts/make_catalogue.py` from the tables in the code, and
 `ptkit list KIND` prints the same. How calls are written: [notation.md](notation.md). What is left out has PyTorch's own
-default; what an argument may be stands behind it, and anything else is refused before training begins.
+default; what an argument may be follows it, and anything else is refused before training begins.
 """
 
 
@@ -49,29 +49,11 @@ KINDS = (
         " [transforms.md](transforms.md).",
         TRANSFORMS,
         "ptkit train --transform '{}'",
-        {
-            "CenterCrop": "CenterCrop(14)",
-            "RandomCrop": "RandomCrop(16, padding=2)",
-            "RandomResizedCrop": "RandomResizedCrop(16)",
-            "FiveCrop": "FiveCrop(12)",
-            "TenCrop": "TenCrop(12)",
-            "RandomRotation": "RandomRotation(10)",
-            "Resize": "Resize((16, 16))",
-            "Normalize": "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])",
-            "Pad": "Pad(2)",
-            "ColorJitter": "ColorJitter(0.4, 0.4)",
-            "Grayscale": "Grayscale(num_output_channels=3)",
-            "LinearTransformation": 'LinearTransformation("whitening.npz")',
-            "RandomAffine": "RandomAffine(10)",
-            "Lambda": 'Lambda("augment.py:invert")',
-            "RandomChoice": "RandomChoice([RandomRotation(10), ColorJitter(0.4)])",
-            "RandomApply": "RandomApply([ColorJitter(0.4)], p=0.3)",
-            "RandomOrder": "RandomOrder([RandomRotation(10), ColorJitter(0.4)])",
-        },
+        {name: f"{name}({spec.example})" for name, spec in BY_NAME.items() if spec.example},
     ),
     Kind(
         "Losses",
-        "The labels they are for stand in the table after this one.",
+        "The labels they are for are in the table after this one.",
         LOSSES,
         "ptkit train --loss '{}'",
         {},
@@ -100,7 +82,7 @@ KINDS = (
     Kind(
         "Weight initialisations",
         "On a layer class, a module, or a glob on parameter names; `--init tutorial` is a recipe of"
-        " several. `calculate_gain('relu')` may stand as an argument.",
+        " several. `calculate_gain('relu')` can be an argument.",
         INITS,
         "ptkit train --init 'Conv2d={}'",
         {"constant_": "constant_(0.1)", "sparse_": "sparse_(0.1)"},
@@ -114,7 +96,7 @@ KINDS = (
         {},
     ),
 )
-# What a list needs before or after a transform that cannot stand alone.
+# Lists around a transform that does not work alone.
 _IN_COMPANY = {
     "Normalize": "ptkit train --transform 'ToTensor()' --transform '{}'",
     "ToPILImage": "ptkit train --transform '{}' --transform 'RandomRotation(10)'",
@@ -188,10 +170,7 @@ def _words(function: Callable[..., object]) -> str:
 
 
 def _row(kind: Kind, name: str) -> str:
-    arguments = [
-        f"`{a.name}{'=' + a.default_text if a.default_text else ''}`{': ' + a.allowed_text if a.allowed_text else ''}"
-        for a in kind.catalogue.arguments(name)
-    ]
+    arguments = [_argument(argument) for argument in kind.catalogue.arguments(name)]
     command = kind.command.replace("Conv2d=", "fc=") if name in _ON_MATRICES else kind.command
     command = _IN_COMPANY.get(name, command)
     cells = (
@@ -201,6 +180,12 @@ def _row(kind: Kind, name: str) -> str:
         f"`{command.format(example(kind, name))}`",
     )
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
+
+
+def _argument(argument: Argument) -> str:
+    default = f"={argument.default_text}" if argument.default_text else ""
+    allowed = f": {argument.allowed_text}" if argument.allowed_text else ""
+    return f"`{argument.name}{default}`{allowed}"
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 
 def write_digits(folder: Path) -> int:
-    """Write folder/LABEL/INDEX.png for each digit of the data set, return their number."""
+    """Write folder/LABEL/INDEX.png for each digit of the data set, return the count."""
     digits = load_digits()
     # Values are counts of ink, 0..16.
     pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
@@ -29,7 +29,7 @@ def write_digits(folder: Path) -> int:
 
 
 def grey_png(image: np.ndarray) -> bytes:
-    """Return a PNG of uint8 (H, W). Stored, not compressed: zlib's output differs between versions."""
+    """Return a PNG of uint8 (H, W), stored uncompressed: zlib's output differs by version."""
     height, width = image.shape
     rows = b"".join(b"\0" + row.tobytes() for row in image)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

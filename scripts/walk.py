@@ -22,28 +22,31 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stations: the end of a qualified name, which must be unique; after | the name in older versions.
 # The first word is the start; a + makes a station another start.
 WALKS = {
-    "train": """train.train +cli.main settings_of config.resolve train_and_print TrainingScreen
-        session.run stop_on_signals prepare check_log choose_device prepare_data read_lists
-        numbered_lines label_table load_source Pipeline check_order steps_of divide kernel_of
-        decode_all read_ahead images.decode statistics.measure Batches build_loss RULES facts_of
-        prepare_model build_model build_optimizer plan_parameters calls.parse Catalogue.resolve
-        build_schedule _new_folder|new_run_folder open_recorders|open_events
-        new_run|session._start session._train fit train_epoch
-        Batches.epoch epoch_order permutation InMemory.batches Pipeline.together Pipeline.finish
-        sent outputs_of loop._step Loss.forward Totals.add WeightAverage.update stopwatch
-        loop.evaluate LabelScore session._record _row_of|row_of _write_metrics|write_metrics
-        checkpoint_of _environment|environment
-        save_checkpoint write_weight_file Events.epoch last_checkpoint write_atomically""",
+    "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
+        train_and_print|api.train TrainingScreen session.run stop_on_signals prepare
+        check_log choose_device prepare_data read_lists numbered_lines label_table
+        load_source Pipeline check_order steps_of divide kernel_of|spec_of decode_all read_ahead
+        images.decode statistics.measure Batches build_loss RULES facts_of prepare_model
+        build_model build_optimizer plan_parameters calls.parse Catalogue.resolve
+        build_schedule new_run_folder|new_run open_events|open_recorders
+        session._start|new_run session._train fit train_epoch Batches.epoch epoch_order
+        permutation InMemory.batches Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent outputs_of
+        loop._step Loss.forward Totals.add WeightAverage.update stopwatch loop.evaluate
+        LabelScore session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
+        environment|_environment save_checkpoint write_weight_file Events last_checkpoint
+        write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines _read_rows label_table load_source decode_all
-        read_ahead images.decode Pipeline.before Kept Pipeline steps_of divide kernel_of
-        Batches.epoch epoch_order permutation Batches._plans InMemory.batches Pipeline.together
-        Pipeline.finish sent loop._step outputs_of Loss.forward""",
+        read_ahead images.decode Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of
+        Batches.epoch epoch_order permutation Batches._plans InMemory.batches
+        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent loop._step outputs_of Loss.forward""",
     "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model calls.parse
-        Pipeline.parse read_task read_matching_list numbered_lines evaluation.evaluate predict_list
-        outputs_of Batches.epoch InMemory.batches images.decode most_confused worst_mistakes
-        draw_evaluation confusion_figure contact_sheet PictureFolder write_atomically""",
+        Pipeline.parse read_task read_matching_list numbered_lines evaluation.evaluate
+        predict_list outputs_of Batches.epoch InMemory.batches images.decode most_confused
+        worst_mistakes draw_evaluation confusion_figure contact_sheet PictureFolder
+        write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
-        _triplets loop._step outputs_of Loss.forward loop.evaluate EmbeddingScore check_metric""",
+        _triplets loop._step outputs_of Loss.forward loop.evaluate EmbeddingScore
+        check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")
 
@@ -200,8 +203,10 @@ class Reader:
         """Return the node that is called."""
         if isinstance(called, ast.Name) and called.id in self.types:
             owner = self.types[called.id]
-            return (member(self.package, owner, "__call__") or member(self.package, owner, "forward")
-                    if owner else None)  # fmt: skip
+            methods = [
+                member(self.package, owner, name) for name in ("__call__", "forward") if owner
+            ]
+            return next(filter(None, methods), None)
         found = resolve(self.package, self.module, called)
         if found in self.package.nodes or not isinstance(called, ast.Attribute):
             return found
@@ -212,9 +217,7 @@ class Reader:
         return only[0] if len(only) == 1 and called.attr not in FOREIGN else None
 
     def in_order(self) -> Iterator[tuple[str | None, ast.expr]]:
-        """Yield names and calls in the order of the text, inner ones first, with the node behind each
-        that is called or handed on.
-        """
+        """Yield names and calls in textual order, inner ones first, with what they enter."""
         inside = [
             n for n in ast.walk(self.node) if isinstance(n, ast.Call | ast.Name | ast.Attribute)
         ]
@@ -335,7 +338,7 @@ def reach(package: Package, start: str) -> list[str]:
 def imports(package: Package, module: str) -> set[str]:
     """Return the modules of the package that one imports, also inside functions."""
     names = {f"{node.module}.{alias.name}" for node in ast.walk(package.trees[module])
-             if isinstance(node, ast.ImportFrom) and node.module for alias in node.names}  # fmt: skip
+             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
     found = {name if name in package.trees else name.rpartition(".")[0] for name in names}
     return (found & package.trees.keys()) - {module}
 
@@ -359,8 +362,8 @@ def handed_on(package: Package, start: str, settings: str) -> list[str]:
     """
     node = package.nodes[settings]
     assert isinstance(node, ast.ClassDef)
-    kinds = {settings} | {member_type(package, settings, item.target.id) for item in node.body
-                          if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}  # fmt: skip
+    fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+    kinds = {settings, *(member_type(package, settings, ast.unparse(name)) for name in fields)}
     kinds.discard(None)
     seen, path = {start}, [package.module_of(start)]
 
@@ -386,7 +389,7 @@ def handed_on(package: Package, start: str, settings: str) -> list[str]:
 
 
 def walk(package: Package, stations: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the files of a walk with what is passed in each, and the stations that do not exist."""
+    """Return the files of a walk with what is passed in each, and the stations not reached."""
     start, *others = stations.split()
     names = {text: package.find(text.removeprefix("+")) for text in (start, *others)}
     passed = [name for text, name in names.items() if name and text.startswith((start, "+"))]
@@ -400,7 +403,7 @@ def walk(package: Package, stations: str) -> tuple[dict[str, list[str]], list[st
 
 
 def closure(package: Package, module: str) -> set[str]:
-    """Return the modules that importing one loads sooner or later, imports in functions included."""
+    """Return the modules that one imports, directly or not, also inside functions."""
     found, waiting = {module}, [module]
     for name in waiting:
         new = set(imports(package, name)) - found

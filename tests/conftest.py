@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_scans import CATS_AND_DOGS, make_tree
 
 # Before anything else imports cv2, which reads its settings when it is imported.
 from ptkit.core.data import images  # noqa: F401
@@ -110,3 +111,11 @@ def noise_list(tmp_path_factory):
 @pytest.fixture
 def noise_images(noise_list):
     return read_list(noise_list)
+
+
+@pytest.fixture
+def cats_and_dogs(tmp_path, monkeypatch):
+    """A working directory with images/cat and images/dog of ten different files each."""
+    make_tree(tmp_path / "images", CATS_AND_DOGS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -84,7 +84,7 @@ def test_two_views_of_a_view_are_refused():
 
 
 def test_the_second_of_two_would_undo_the_first_and_is_refused():
-    with pytest.raises(UsageError, match="AlternatingFlip stands twice"):
+    with pytest.raises(UsageError, match="AlternatingFlip appears twice"):
         Pipeline.parse(["AlternatingFlip()", "AlternatingFlip()", "ToTensor()"])
 
 

@@ -24,10 +24,12 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {"ptkit.api", "ptkit.core.data"},
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
-    "ptkit.api": ENGINE | {"ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api": ENGINE
+    | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
     "ptkit.commands": ENGINE | {"ptkit.api", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
     "ptkit.looking": ENGINE | {"ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
@@ -38,8 +40,8 @@ MAY_IMPORT = {
     "ptkit.core": {"ptkit"},
 }
 # What a command may import before it is called; all else would make `ptkit --help` slow.
-LIGHT = ("ptkit.api", "ptkit.commands", "ptkit.core.parts.calls", "ptkit.core.config", "ptkit.core.errors", "ptkit.core.machine",
-         "ptkit.core.wording")  # fmt: skip
+LIGHT = ("ptkit.api", "ptkit.commands", "ptkit.core.parts.calls", "ptkit.core.config",
+         "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.wording")  # fmt: skip
 HEAVY = {
     "torch",
     "torchvision",
@@ -52,9 +54,10 @@ HEAVY = {
     "timm",
     "sklearn",
 }
-WITHOUT_TORCH = ["core.parts.calls", "core.parts.catalogue", "core.config", "core.errors", "core.files", "core.data.lists",
-                 "core.config_layers", "core.data.loading.entries", "core.data.splits.scanning", "core.data.splits.splitting",
-                 "core.data.splits.jobs"]  # fmt: skip
+WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
+                 "core.config_layers", "core.errors", "core.files", "core.data.lists",
+                 "core.data.loading.entries", "core.data.splits.scanning",
+                 "core.data.splits.splitting", "core.data.splits.jobs"]  # fmt: skip
 
 MAX_FUNCTION_LINES = 80
 MAX_FILE_LINES = 400
@@ -66,21 +69,24 @@ LONG_FILES: dict[str, int] = {
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing", "--overwrite",
-              "--seed", "--out"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
+              "--overwrite", "--seed", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--out"},
-    "train": {"--train", "--valid", "--config", "--recipe", "--set", "--model", "--size", "--epochs", "--batch-size",
-              "--lr", "--loss", "--optimizer", "--scheduler", "--augment", "--transform", "--init", "--group",
-              "--precision", "--name", "--resume", "--save-every", "--device", "--workers", "--seed", "--out"},
+    "train": {"--train", "--valid", "--config", "--recipe", "--set", "--model", "--size",
+              "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
+              "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
+              "--save-every", "--device", "--workers", "--seed", "--out"},
     "finetune": {"--verbose"},
     "viz-weights": {"--layers", "--scale", "--out"},
-    "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std", "--size", "--classes",
-                        "--device", "--out"},
-    "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean", "--std", "--config",
-                       "--out"},
-    "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--device", "--workers", "--out"},
+    "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
+                        "--size", "--classes", "--device", "--out"},
+    "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
+                       "--std", "--config", "--out"},
+    "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--device",
+                "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
-    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--device", "--workers", "--out"},
+    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--device",
+                "--workers", "--out"},
     "list": {"--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
@@ -99,7 +105,7 @@ def part_of(module: str) -> str:
 
 
 def folder_of(module: str) -> str:
-    """Return the folder that a module lies in; a module at the top stands for itself."""
+    """Return the folder that a module lies in; a module at the top counts as its own folder."""
     parent = module.rpartition(".")[0]
     return module if parent == "ptkit" else parent
 
@@ -277,7 +283,7 @@ def test_every_option_and_argument_of_a_command_has_its_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_stands_in_the_readme_and_on_a_page_of_the_docs(name):
+def test_every_command_is_in_the_readme_and_on_a_page_of_the_docs(name):
     assert f"ptkit {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
     pages = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
     assert [
@@ -302,3 +308,40 @@ def test_make_bench_runs_every_benchmark():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     scripts = {file.name for file in (ROOT / "benchmarks").glob("bench_*.py")}
     assert {name for name in scripts if f"benchmarks/{name}" not in makefile} == set()
+
+
+# Tests of something else than one module or command, with the subject.
+SUBJECTS = {
+    "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
+    "architecture": "the rules in this file",
+    "bad_arguments": "what every part says to wrong arguments",
+    "batch_forms": "transforms on batches against torchvision's on images",
+    "benchmarks": "the programs in benchmarks/",
+    "device_forms": "transforms on a device against those on the CPU",
+    "digits": "data/",
+    "docs_catalogue": "docs/catalogue.md",
+    "every_argument": "the table of arguments against the signatures",
+    "folds": "--kfold in splits/splitting.py",
+    "linear_transformation": "whitening from the list to the checkpoint",
+    "losses_learn": "every loss trains",
+    "model_summary": "looking/summary.py",
+    "no_waiting": "training does not wait for the device",
+    "old_runs": "files of an earlier version",
+    "optimizer_arguments": "every optimizer's arguments",
+    "optimizer_continuation": "resuming with every optimizer",
+    "readme": "the documents",
+    "recipes": "a subject of several modules",
+    "schedule_plot": "the picture of `ptkit list schedulers --plot`",
+    "scoring": "the scores in tasks/task.py",
+    "startup": "what starting loads",
+    "transform_kernels": "kernels.py on every transform",
+    "transform_order": "order.py with the messages",
+}
+
+
+def test_every_test_file_is_named_after_a_module_a_command_or_a_known_subject():
+    modules = {file.stem for file in [*FILES, *(ROOT / "scripts").glob("*.py")]}
+    commands = tuple(f"cli_{name.replace('-', '_')}" for name in COMMANDS)
+    names = {file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py")}
+    others = {name for name in names - modules if not name.startswith(commands)}
+    assert others == SUBJECTS.keys()

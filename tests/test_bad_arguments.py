@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import pkgutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
-from ptkit.core.parts.argument_table import ARGUMENTS, OF_ONE_PART, TOGETHER, allowed_for
+from ptkit.core.parts.argument_table import ARGUMENTS, OF_ONE_PART, TOGETHER
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
@@ -36,13 +35,15 @@ PARTS = [
 
 
 def parameter_of(kind, part, argument):
-    return inspect.signature(pkgutil.resolve_name(CATALOGUES[kind].parts[part].target)).parameters[
-        argument
-    ]
+    return inspect.signature(CATALOGUES[kind].parts[part].load()).parameters[argument]
+
+
+def rule_of(kind, part, argument):
+    return CATALOGUES[kind].parts[part].rule(part, parameter_of(kind, part, argument))
 
 
 RULES = [
-    (kind, part, argument.name, allowed_for(part, parameter_of(kind, part, argument.name)))
+    (kind, part, argument.name, rule_of(kind, part, argument.name))
     for kind, part in PARTS
     for argument in CATALOGUES[kind].arguments(part)
     if argument.allowed_text
@@ -245,7 +246,7 @@ def error_of(kind, call):
 def bound(kind, text):
     call = parse(text)
     part = CATALOGUES[kind].find(call)
-    return CATALOGUES[kind].bind(call, pkgutil.resolve_name(part.target), part)
+    return CATALOGUES[kind].bind(call, part)
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, c in CATALOGUES.items() for n in c.parts])

@@ -8,9 +8,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.erasing import _erased_box, _erased_by_mask, random_erasing_floats
-from ptkit.core.data.transforms.kernels import kernel_of
 from ptkit.core.parts.calls import parse
 
 
@@ -84,13 +83,13 @@ FLOATS = [
 
 
 def draws_for(transform, num_images):
-    columns = kernel_of(transform).draws(transform)
+    columns = num_draws(transform)
     return uniforms(0, "test", epoch=0, indices=np.arange(num_images), columns=columns)
 
 
 def each(transform, images, draws):
     """Apply the image form to every image (3, H, W); (n, 3, h, w), crops image by image."""
-    kernel = kernel_of(transform)
+    kernel = spec_of(transform)
     done = [kernel.apply(transform, image, row) for image, row in zip(images, draws, strict=True)]
     return torch.stack(done).flatten(0, -4)
 
@@ -105,7 +104,7 @@ def test_batch_of_pixels_equals_the_images_one_by_one(call, batch):
         .permute(0, 2, 3, 1)
         .numpy()
     )
-    found = kernel_of(transform).batch(transform, batch.copy(), draws)
+    found = spec_of(transform).batch(transform, batch.copy(), draws)
     assert np.array_equal(found, expected)
     assert found.flags.c_contiguous
 
@@ -117,14 +116,14 @@ def test_batch_of_floats_equals_the_images_one_by_one(call, layout):
     images = torch.from_numpy(BATCHES["small"]).permute(0, 3, 1, 2).float().div(255)
     draws = draws_for(transform, len(images))
     expected = each(transform, images, draws)
-    found = kernel_of(transform).floats(transform, images.clone(memory_format=layout), draws)
+    found = spec_of(transform).floats(transform, images.clone(memory_format=layout), draws)
     assert torch.equal(found, expected)
 
 
 def test_batches_of_one_differ_from_each_other_only_by_their_draws():
     transform = build_transform(parse("ColorJitter(0.4, 0.4, 0.4, 0.2)"))
     batch, draws = BATCHES["small"], draws_for(transform, 40)
-    apply = kernel_of(transform).batch
+    apply = spec_of(transform).batch
     alone = [apply(transform, batch[k : k + 1].copy(), draws[k : k + 1]) for k in range(40)]
     assert np.array_equal(np.concatenate(alone), apply(transform, batch.copy(), draws))
 
@@ -147,7 +146,7 @@ def test_five_and_ten_crops_are_torchvisions_in_its_order(size):
     image = torch.from_numpy(BATCHES["small"][0].copy()).permute(2, 0, 1)
     for crop in (v2.FiveCrop((3, 4)), v2.TenCrop((3, 4)), v2.TenCrop((3, 4), vertical_flip=True)):
         cut = image[:, : size[0], : size[1]]
-        assert torch.equal(kernel_of(crop).apply(crop, cut, np.empty(0)), torch.stack(crop(cut)))
+        assert torch.equal(spec_of(crop).apply(crop, cut, np.empty(0)), torch.stack(crop(cut)))
 
 
 FOLLOWING = [
@@ -169,7 +168,7 @@ FOLLOWING = [
 def test_steps_after_the_crops_draw_once_for_all_crops_of_an_image(call):
     transform = build_transform(parse(call))
     crops = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    apply = kernel_of(transform).apply
+    apply = spec_of(transform).apply
     for row in draws_for(transform, 8):
         one_by_one = [apply(transform, crop, row) for crop in crops]
         torch.testing.assert_close(

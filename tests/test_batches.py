@@ -14,10 +14,10 @@ from ptkit.core.data import keyed
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.cache import Kept, decode_all
-from ptkit.core.data.transforms.catalogue import build_transform, parse
-from ptkit.core.data.transforms.kernels import kernel_of
+from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.parts.calls import parse
 
 NORMALIZE = "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])"
 END = ("ToTensor()", NORMALIZE)
@@ -310,8 +310,8 @@ def test_planned_batches_hold_what_the_kernels_give_one_after_the_other(run, noi
         image = torch.from_numpy(decoder.read(noise_images.image_path(index))).permute(2, 0, 1)
         for call in calls:
             transform = build_transform(parse(call))
-            own, row = np.split(row, [kernel_of(transform).draws(transform)])
-            image = kernel_of(transform).apply(transform, image, own)
+            own, row = np.split(row, [num_draws(transform)])
+            image = spec_of(transform).apply(transform, image, own)
         expected = image.reshape(batches.pipeline.num_crops, *image.shape[-3:])
         torch.testing.assert_close(found[index], expected, rtol=0, atol=2e-6)
 
@@ -388,7 +388,7 @@ def test_batches_and_their_pipeline_say_how_many_crops_an_image_has(run, name, n
 def test_image_of_a_file_has_its_crops_in_front(run, noise_images, name):
     sure = [call for call in PLANS[name] if not call.startswith(("Random", "ColorJitter"))]
     batches = run(sure, shuffle=False)
-    crops = batches.pipeline.image(noise_images.image_path(7))
+    crops = batches.pipeline.read_image(noise_images.image_path(7))
     assert crops.shape == (batches.pipeline.num_crops, 3, 6, 6)
     assert torch.equal(crops, images_by_index(batches)[7])
 

@@ -86,7 +86,7 @@ def decoded(images, pipeline):
     found = []
     for index in range(len(images)):
         try:
-            found.append(pipeline.before(decoder.read(images.image_path(index))))
+            found.append(pipeline.apply_prefix(decoder.read(images.image_path(index))))
         except DataError:
             continue
     return found

@@ -11,7 +11,8 @@ from ptkit.core.models.initialization import INITS
 from ptkit.core.models.zoo import models
 from ptkit.core.parts import catalogue
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Argument, Catalogue, Part, load_function, refuse_user_code
+from ptkit.core.parts.catalogue import Argument, Catalogue, load_function, refuse_user_code
+from ptkit.core.parts.part import Part
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
 from ptkit.core.training.tasks.losses import LOSSES

@@ -12,7 +12,6 @@ import torch
 import ptkit
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
 from ptkit.core.models.checkpoints import (
-    load,
     read_checkpoint,
     rebuild,
     save_checkpoint,
@@ -27,7 +26,7 @@ def contents_of(call, *, size=16, num_classes=3):
         "kind": "best",
         "model": {"call": text, "num_classes": num_classes},
         "classes": [f"class {index}" for index in range(num_classes)],
-        "task": {"kind": "single_label", "activation": "softmax", "thresholds": None},
+        "task": {"kind": "single-label", "activation": "softmax", "thresholds": None},
         "pipeline": {
             "calls": ["ToTensor()"],
             "tensors": {},
@@ -66,7 +65,7 @@ def test_saved_model_loads_and_predicts_the_same_bits(tmp_path, call):
 
 
 def test_loaded_model_knows_its_classes_and_pipeline(file, contents):
-    model = load(str(file))
+    model = ptkit.load(str(file))
     assert not model.training
     assert model.class_names == ("class 0", "class 1", "class 2")
     assert model.pipeline == contents["pipeline"]
@@ -286,9 +285,9 @@ def test_users_code_runs_only_when_it_is_named_again(tmp_path, contents):
     contents["model"]["call"] = f"{tmp_path}/mine.py:net()"
     save_checkpoint(tmp_path / "ckpt.pkl", contents)
     with pytest.raises(CheckpointError, match="names user code"):
-        load(tmp_path / "ckpt.pkl")
+        ptkit.load(tmp_path / "ckpt.pkl")
     assert not (tmp_path / "mine.ran").exists()
-    model = load(tmp_path / "ckpt.pkl", model=f"{tmp_path}/mine.py:net")
+    model = ptkit.load(tmp_path / "ckpt.pkl", model=f"{tmp_path}/mine.py:net")
     assert torch.equal(model.fc.weight, contents["state_dict"]["fc.weight"])
 
 

@@ -35,7 +35,9 @@ def probabilities(paths):
     pipeline = Pipeline.parse(model.pipeline["calls"])
     with torch.inference_mode():
         return (
-            torch.stack([model(pipeline.image(path)[None])[0] for path in paths]).softmax(1).numpy()
+            torch.stack([model(pipeline.read_image(path)[None])[0] for path in paths])
+            .softmax(1)
+            .numpy()
         )
 
 

@@ -102,4 +102,4 @@ def test_plot_leaves_a_file_alone_that_is_no_picture(tmp_path: Path) -> None:
         app, ["list", "schedulers", "--plot", "StepLR(3)", "--out", str(file)]
     )
     assert (result.exit_code, file.read_text()) == (2, "mine")
-    assert "is no PNG" in result.stderr
+    assert "is not a PNG" in result.stderr

@@ -158,8 +158,8 @@ def test_normstats_whiten_saves_the_matrix_and_prints_how_to_use_it(normstats, h
             " eigenvalue); saved in whitening.npz"
         ),
         (
-            "note: the covariance does not have full rank (fewer images than values: 2; rank 1 of 12); "
-            "what these images never show is scaled by 1/sqrt(epsilon)"
+            "note: the covariance does not have full rank (fewer images than values: 2; rank 1 of"
+            " 12); what these images never show is scaled by 1/sqrt(epsilon)"
         ),
         "ptkit train --size 2 --transform 'LinearTransformation(\"whitening.npz\")'",
     ]

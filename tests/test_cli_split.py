@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_scans import listed, make_tree
+from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
 from ptkit.cli import app
@@ -13,15 +13,11 @@ from ptkit.core.data.lists import read_list
 from ptkit.core.files import sha256
 
 LISTS = ("train.txt", "valid.txt", "test.txt")
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(10)]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory with images/cat and images/dog of ten different files each."""
-    make_tree(tmp_path / "images", NAMES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(cats_and_dogs):
+    return cats_and_dogs
 
 
 def run(*args):
@@ -35,7 +31,7 @@ def all_bytes(folder):
 def test_split_writes_lists_that_hold_every_image_once(here):
     result = run("images", "--ratio", "8:1:1")
     assert result.exit_code == 0, result.output
-    assert sorted(listed(*LISTS)) == sorted(str(here / "images" / name) for name in NAMES)
+    assert sorted(listed(*LISTS)) == sorted(str(here / "images" / name) for name in CATS_AND_DOGS)
     assert [len(read_list(Path(name))) for name in LISTS] == [16, 2, 2]
     assert Path("train.txt").read_text().startswith("images/cat/0")
     assert Path("classes.txt").read_text() == "cat\ndog\n"
@@ -183,7 +179,7 @@ def test_lists_lead_to_the_images_from_wherever_they_lie(here, folder, out):
     (here / "shortcut").symlink_to(here / "images")
     assert run(folder, "--out", out).exit_code == 0
     assert sorted(listed(*(f"{out}/{name}" for name in LISTS))) == sorted(
-        str(here / "images" / name) for name in NAMES
+        str(here / "images" / name) for name in CATS_AND_DOGS
     )
 
 
@@ -256,7 +252,7 @@ def test_copies_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here):
         path for part in ("train", "valid", "test") for path in Path("tree", part).rglob("*.png")
     ]
     assert sorted("/".join(path.parts[2:]) for path in copied) == sorted(
-        [*NAMES, "cat/nested/a.png"]
+        [*CATS_AND_DOGS, "cat/nested/a.png"]
     )
     assert all(path.read_text() == "/".join(path.parts[2:]) for path in copied)
     assert sorted(listed(*(f"tree/{name}" for name in LISTS))) == sorted(
@@ -300,7 +296,7 @@ def test_a_list_is_split_by_its_lines(here):
 def test_a_list_can_be_copied_although_file_names_repeat(here):
     make_tree(here / "other", ["1/00.png", "2/00.png"])
     Path("all.txt").write_text(
-        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES)
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in CATS_AND_DOGS)
         + "other/1/00.png 0\n"
     )
     assert run("all.txt", "--copy", "tree", "--out", "lists").exit_code == 0

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_scans import listed, make_tree
+from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
 from ptkit.cli import app
@@ -13,17 +13,14 @@ from ptkit.core.data.lists import read_list
 from ptkit.core.files import sha256
 
 LISTS = ("train.txt", "valid.txt", "test.txt")
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(10)]
 NEW = [f"{label}/new{number}.png" for label in ("cat", "dog") for number in range(10)]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Split images/cat and images/dog, ten different files each, 6:2:2."""
-    make_tree(tmp_path / "images", NAMES)
-    monkeypatch.chdir(tmp_path)
+def here(cats_and_dogs):
+    """Ten cats and ten dogs, split 6:2:2."""
     assert run("images", "--ratio", "6:2:2").exit_code == 0
-    return tmp_path
+    return cats_and_dogs
 
 
 def run(*args):
@@ -50,7 +47,9 @@ def test_new_images_are_appended_and_old_and_new_together_have_the_ratio_of_the_
     assert result.exit_code == 0, result.output
     after = all_bytes()
     assert [after[name].startswith(before[name]) for name in LISTS] == [True] * 3
-    assert sorted(listed(*LISTS)) == sorted(str(here / "images" / name) for name in (*NAMES, *NEW))
+    assert sorted(listed(*LISTS)) == sorted(
+        str(here / "images" / name) for name in (*CATS_AND_DOGS, *NEW)
+    )
     assert after["classes.txt"] == before["classes.txt"]
     assert (
         result.output == "class  train  valid  test  total\n"
@@ -83,7 +82,7 @@ def test_images_are_known_by_whatever_way_they_are_named(here, folder):
     (here / "link").symlink_to(here / "images")
     (here / "images/images").symlink_to(here / "images")
     Path("all.txt").write_text(
-        "".join(f"{here}/images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES)
+        "".join(f"{here}/images/{name} {int(name[:3] == 'dog')}\n" for name in CATS_AND_DOGS)
     )
     before = all_bytes()
     result = run(folder.format(here=here), "--extend", "--json")
@@ -103,7 +102,7 @@ def test_extending_twice_changes_nothing_the_second_time_although_one_file_has_t
 
 
 def test_links_that_the_user_made_are_the_images_that_they_lead_to(here):
-    for name in NAMES:
+    for name in CATS_AND_DOGS:
         Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
         Path("mine", name).symlink_to(here / "images" / name)
     for name in LISTS:
@@ -148,7 +147,7 @@ def test_a_split_takes_extended_lists_for_its_own(here):
 
 
 def test_a_copy_of_an_old_image_goes_where_that_is_and_copies_of_a_new_one_stay_together(here):
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(CATS_AND_DOGS):
         shutil.copy(f"images/{name}", f"images/{name[:3]}/twin{number}.png")
     make_tree(here / "images", ["dog/new.png"])
     shutil.copy("images/dog/new.png", "images/cat/new-too.png")
@@ -156,7 +155,7 @@ def test_a_copy_of_an_old_image_goes_where_that_is_and_copies_of_a_new_one_stay_
     assert (
         "Exact duplicates: 21; copies of one picture are in one part." in result.output.splitlines()
     )
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(CATS_AND_DOGS):
         of_class = {
             list_name for list_name in LISTS if str(here / "images" / name) in listed(list_name)
         }
@@ -237,10 +236,10 @@ def test_lists_of_the_users_own_can_be_extended_in_their_own_ratio(here):
     Path("split.json").unlink()
     Path("test.txt").unlink()
     Path("train.txt").write_text(
-        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[::2])
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in CATS_AND_DOGS[::2])
     )
     Path("valid.txt").write_text(
-        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES[1::2])
+        "".join(f"images/{name} {int(name[:3] == 'dog')}\n" for name in CATS_AND_DOGS[1::2])
     )
     make_tree(here / "images", NEW)
     result = run("images", "--extend")
@@ -288,7 +287,7 @@ def test_a_tree_of_copies_or_links_grows_with_its_lists(here, flag):
         0,
     )
     below = {str(path.relative_to("tree")) for path in Path("tree").rglob("*.png")}
-    assert {name.partition("/")[2] for name in below} == {*NAMES, *NEW}
+    assert {name.partition("/")[2] for name in below} == {*CATS_AND_DOGS, *NEW}
     texts = [
         (part, Path("lists", f"{part}.txt").read_text().splitlines())
         for part in ("train", "valid", "test")

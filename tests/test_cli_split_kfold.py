@@ -3,22 +3,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_scans import listed, make_tree
+from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
 from ptkit.cli import app
 from ptkit.core.data.lists import read_list
 from ptkit.core.files import sha256
 
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(10)]
-
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory with images/cat and images/dog of ten different files each."""
-    make_tree(tmp_path / "images", NAMES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(cats_and_dogs):
+    return cats_and_dogs
 
 
 def run(*args):
@@ -38,7 +33,7 @@ def test_every_image_is_in_the_validation_list_of_one_fold_and_in_the_training_l
 ):
     result = run("images", "--kfold", "5")
     assert result.exit_code == 0, result.output
-    images = sorted(str(here / "images" / name) for name in NAMES)
+    images = sorted(str(here / "images" / name) for name in CATS_AND_DOGS)
     assert sorted(listed(*(f"fold{k}/valid.txt" for k in range(1, 6)))) == images
     for k in range(1, 6):
         assert sorted(listed(f"fold{k}/train.txt", f"fold{k}/valid.txt")) == images
@@ -74,7 +69,7 @@ def test_the_third_part_of_a_ratio_is_held_out_of_all_folds(here):
             listed("cv/test.txt")
         )
     assert sorted(listed("cv/test.txt", "cv/fold1/train.txt", "cv/fold1/valid.txt")) == sorted(
-        str(here / "images" / name) for name in NAMES
+        str(here / "images" / name) for name in CATS_AND_DOGS
     )
     assert result.output.splitlines()[-2:] == [
         "Wrote fold1 and fold2 in cv, each with train.txt, valid.txt, classes.txt and split.json.",

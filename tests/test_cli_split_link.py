@@ -5,21 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_scans import listed, make_tree
+from tiny_scans import CATS_AND_DOGS, listed, make_tree
 from typer.testing import CliRunner
 
 from ptkit.cli import app
 
 LISTS = ("train.txt", "valid.txt", "test.txt")
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(10)]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory with images/cat and images/dog of ten different files each."""
-    make_tree(tmp_path / "images", NAMES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(cats_and_dogs):
+    return cats_and_dogs
 
 
 def run(*args):
@@ -44,7 +40,7 @@ def test_links_are_a_tree_of_parts_and_classes_and_the_lists_name_them(here, fol
     assert result.exit_code == 0, result.output
     links = links_below(tree)
     assert sorted("/".join(link.relative_to(tree).parts[1:]) for link in links) == sorted(
-        [*NAMES, "cat/nested/a.png"]
+        [*CATS_AND_DOGS, "cat/nested/a.png"]
     )
     assert all(link.is_symlink() and not os.path.isabs(os.readlink(link)) for link in links)
     assert all(link.read_text() == "/".join(link.relative_to(tree).parts[1:]) for link in links)
@@ -59,12 +55,12 @@ def test_links_go_on_to_lead_to_the_images_when_all_is_moved_together(here):
     (here / "moved").mkdir()
     for name in ("images", "tree"):
         shutil.move(name, f"moved/{name}")
-    assert {link.read_text() for link in links_below("moved/tree")} == set(NAMES)
+    assert {link.read_text() for link in links_below("moved/tree")} == set(CATS_AND_DOGS)
 
 
 def test_the_images_of_a_list_can_be_linked_although_file_names_repeat(here):
     make_tree(here / "other", ["1/00.png", "2/3-00.png", "3/00.png"])
-    lines = [f"images/{name} {int(name[:3] == 'dog')}\n" for name in NAMES]
+    lines = [f"images/{name} {int(name[:3] == 'dog')}\n" for name in CATS_AND_DOGS]
     Path("all.txt").write_text(
         "".join([*lines, *(f"other/{name} 0\n" for name in ("1/00.png", "2/3-00.png"))])
     )

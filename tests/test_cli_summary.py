@@ -16,7 +16,8 @@ from torch import nn
 
 class Net(nn.Sequential):
     def __init__(self, num_classes=4, width=2):
-        super().__init__(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+        head = nn.Linear(width, num_classes)
+        super().__init__(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 """
 
 

@@ -44,7 +44,7 @@ def test_table_has_every_channel_as_the_model_gives_it(paths):
     )
     model = ptkit.load("ckpt.pkl")
     with torch.inference_mode():
-        scores = model(Pipeline.parse(model.pipeline["calls"]).image(paths[0])[None])[0]
+        scores = model(Pipeline.parse(model.pipeline["calls"]).read_image(paths[0])[None])[0]
     assert [float(row["max"]) for row in rows] == pytest.approx(scores.tolist(), rel=1e-4)
 
 

@@ -160,7 +160,7 @@ def test_quiet_says_nothing_and_out_chooses_the_folder(here):
         (
             ["one.png", "--mean", "0.5,0.5,0.5"],
             2,
-            "--mean and --std go together, three numbers each",
+            "mean and std go together, three numbers each",
         ),
         (["one.png", "--mean", "red", "--std", "1,1,1"], 2, "data.mean"),
         (["one.png", "--config", "no.toml"], 2, "cannot read no.toml"),

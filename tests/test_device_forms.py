@@ -10,8 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.transforms.catalogue import build_transform
-from ptkit.core.data.transforms.kernels import KERNELS, kernel_of
+from ptkit.core.data.transforms.catalogue import BY_CLASS, build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.mixing import _pasted, _pasted_by_mask
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.parts.calls import parse
@@ -64,14 +63,14 @@ GPU = pytest.param(
 
 
 def draws_for(transform):
-    columns = kernel_of(transform).draws(transform)
+    columns = num_draws(transform)
     return uniforms(0, "test", epoch=0, indices=np.arange(40), columns=columns)
 
 
 def on_cpu_and_on(device, call):
     """Return the pixels of the numpy form and of the device form for the same draws."""
     transform = build_transform(parse(call))
-    kernel, draws = kernel_of(transform), draws_for(transform)
+    kernel, draws = spec_of(transform), draws_for(transform)
     there = kernel.device(
         transform, torch.from_numpy(PIXELS).to(device), torch.from_numpy(draws).to(device)
     )
@@ -99,7 +98,7 @@ def test_colors_on_the_device_are_those_of_the_cpu(call, device, levels):
 @pytest.mark.parametrize("call", [*MOVING, *COLORS])
 def test_device_form_leaves_its_input_alone(call):
     transform, images = build_transform(parse(call)), torch.from_numpy(PIXELS.copy())
-    kernel_of(transform).device(transform, images, torch.from_numpy(draws_for(transform)))
+    spec_of(transform).device(transform, images, torch.from_numpy(draws_for(transform)))
     assert torch.equal(images, torch.from_numpy(PIXELS))
 
 
@@ -167,11 +166,11 @@ def names(steps):
 def test_plan_for_a_gpu_moves_the_last_steps_there(calls, batched, on_device):
     pipeline = Pipeline.parse(["Resize((8, 8))", *calls, "ToTensor()"])
     there = pipeline.for_device(CUDA)
-    assert (names(there.batched), names(there.on_device)) == (batched, on_device)
-    assert (there.prefix, there.middle, there.tail) == (
-        pipeline.prefix,
-        pipeline.middle,
-        pipeline.tail,
+    assert (names(there.plan.batch_steps), names(there.plan.device_steps)) == (batched, on_device)
+    assert (there.plan.prefix, there.plan.image_steps, there.plan.float_steps) == (
+        pipeline.plan.prefix,
+        pipeline.plan.image_steps,
+        pipeline.plan.float_steps,
     )
     assert pipeline.for_device(torch.device("cpu")) is pipeline
 
@@ -186,12 +185,14 @@ def test_plan_for_a_gpu_gives_the_same_batches():
     there = pipeline.for_device(CUDA)
     pixels = RANDOM.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     draws = uniforms(0, "test", epoch=1, indices=np.arange(5), columns=pipeline.num_draws)
-    expected = pipeline.finish(torch.from_numpy(pipeline.together(pixels.copy(), draws)), draws)
+    expected = pipeline.finish_on_device(
+        torch.from_numpy(pipeline.apply_to_batch(pixels.copy(), draws)), draws
+    )
     assert expected.shape == (50, 3, 6, 6)
-    half_way = torch.from_numpy(there.together(pixels.copy(), draws))
-    assert torch.equal(there.finish(half_way, draws), expected)
+    half_way = torch.from_numpy(there.apply_to_batch(pixels.copy(), draws))
+    assert torch.equal(there.finish_on_device(half_way, draws), expected)
     assert torch.equal(
-        there.finish(half_way, draws, device_draws=torch.from_numpy(draws)), expected
+        there.finish_on_device(half_way, draws, device_draws=torch.from_numpy(draws)), expected
     )
 
 
@@ -200,9 +201,9 @@ def test_plan_for_a_gpu_goes_to_worker_processes_as_it_is():
         CUDA
     )
     copy = pickle.loads(pickle.dumps(pipeline))
-    assert (names(copy.batched), names(copy.on_device)) == (
-        names(pipeline.batched),
-        names(pipeline.on_device),
+    assert (names(copy.plan.batch_steps), names(copy.plan.device_steps)) == (
+        names(pipeline.plan.batch_steps),
+        names(pipeline.plan.device_steps),
     )
 
 
@@ -213,9 +214,9 @@ def test_plan_for_a_gpu_goes_to_worker_processes_as_it_is():
 def test_erasing_on_a_gpu_is_that_of_the_cpu(call, device):
     transform = build_transform(parse(call))
     images, draws = torch.rand(40, 3, 7, 9), draws_for(transform)
-    expected = kernel_of(transform).floats(transform, images.clone(), draws)
+    expected = spec_of(transform).floats(transform, images.clone(), draws)
     assert torch.equal(
-        kernel_of(transform).floats(transform, images.to(device), draws).cpu(), expected
+        spec_of(transform).floats(transform, images.to(device), draws).cpu(), expected
     )
 
 
@@ -225,10 +226,10 @@ def test_device_forms_never_wait_for_the_gpu(call, device):
     transform = build_transform(parse(call))
     images = torch.from_numpy(PIXELS).to(device)
     draws = torch.from_numpy(draws_for(transform)).to(device)
-    kernel_of(transform).device(transform, images, draws)
+    spec_of(transform).device(transform, images, draws)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        kernel_of(transform).device(transform, images, draws)
+        spec_of(transform).device(transform, images, draws)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -236,7 +237,7 @@ def test_device_forms_never_wait_for_the_gpu(call, device):
 def test_every_batch_form_for_pixels_but_rotations_has_a_device_form():
     without = {
         kind
-        for kind, kernel in KERNELS.items()
+        for kind, kernel in BY_CLASS.items()
         if kernel.batch is not None and kernel.device is None
     }
     assert without == {v2.RandomRotation, v2.RandomAffine}

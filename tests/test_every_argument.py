@@ -8,8 +8,13 @@ import torch
 from torchvision.transforms import v2
 
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.transforms.catalogue import TRANSFORMS, build_transform
-from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
+from ptkit.core.data.transforms.catalogue import (
+    TRANSFORMS,
+    build_transform,
+    is_foreign,
+    num_draws,
+    spec_of,
+)
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.parts.calls import parse
 
@@ -136,19 +141,19 @@ ELSEWHERE = {
 def arguments_of(name):
     """Return the names of the arguments that a user may give to a part."""
     part = TRANSFORMS.parts[name]
-    module, _, attribute = part.target.partition(":")
-    target = getattr(__import__(module, fromlist=[attribute]), attribute)
-    return set(inspect.signature(target).parameters) - part.supplied - {"inplace"}
+    return set(inspect.signature(part.load()).parameters) - part.supplied - {"inplace"}
+
+
+def built_of(call):
+    # One channel is refused in a call: models take three.
+    return v2.Grayscale(1) if call == "Grayscale(1)" else build_transform(parse(call))
 
 
 def results(call):
     """Return what the call makes of the image with each of 40 rows of draws, as bytes."""
-    # Not `build_transform`, which refuses one channel.
-    built = (
-        TRANSFORMS.build(parse(call)) if call == "Grayscale(1)" else build_transform(parse(call))
-    )
-    kernel = kernel_of(built)
-    draws = uniforms(0, "test", epoch=0, indices=np.arange(40), columns=kernel.draws(built))
+    built = built_of(call)
+    kernel = spec_of(built)
+    draws = uniforms(0, "test", epoch=0, indices=np.arange(40), columns=num_draws(built))
     image = IMAGE.float() / 255 if isinstance(built, v2.RandomErasing) else IMAGE
     with torch.random.fork_rng(devices=[]):
         return [kernel.apply(built, image, row).numpy().tobytes() for row in draws]
@@ -168,12 +173,12 @@ def test_an_argument_changes_what_comes_out(call, changed):
 
 
 @pytest.mark.parametrize(
-    "call", [call for call in ARGUMENTS if is_foreign(TRANSFORMS.build(parse(call)))]
+    "call", [call for call in ARGUMENTS if is_foreign(built_of(call))]
 )
 def test_policies_are_torchvisions_own_for_the_seed_that_the_draw_means(call):
     built = build_transform(parse(call))
     with torch.random.fork_rng(devices=[]):
-        found = kernel_of(built).apply(built, IMAGE, np.array([0.25]))
+        found = spec_of(built).apply(built, IMAGE, np.array([0.25]))
         torch.default_generator.manual_seed(1 << 51)
         assert torch.equal(found, built(IMAGE))
 
@@ -188,7 +193,7 @@ def test_normalize_takes_one_number_or_one_for_each_channel(call):
     )
     built = build_transform(parse(call))
     torch.testing.assert_close(
-        kernel_of(built).apply(built, image, np.empty(0)), (image - mean) / std
+        spec_of(built).apply(built, image, np.empty(0)), (image - mean) / std
     )
 
 

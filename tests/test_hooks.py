@@ -14,7 +14,7 @@ from ptkit.core.models.hooks import (
 
 
 class Branching(nn.Module):
-    """One in-place ReLU used twice, a functional ReLU, a branch, and a layer that is never called."""
+    """An in-place ReLU used twice, a functional ReLU, a branch, and a layer never called."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def names(layers):
     return [layer.name for layer in layers]
 
 
-def test_layers_stand_in_the_order_in_which_they_finished_last(model, images):
+def test_layers_come_in_the_order_in_which_they_finished_last(model, images):
     traced = trace_layers(model, images)
     assert names(traced) == ["conv1", "conv2", "relu", "pool", "conv3", "drop", "fc"]
     shapes = {layer.name: layer.shape for layer in traced}

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ptkit.core.data.transforms.catalogue import build_transform, complete, evaluation_of
+from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.completion import complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -43,10 +44,10 @@ CALLS = [SIZE, "ToTensor()", 'LinearTransformation("whitening.npz")']
 def test_whole_batch_is_what_torchvision_gives_image_by_image(whitening):
     pixels = torch.from_numpy(RANDOM.integers(0, 256, (7, 4, 5, 3), dtype=np.uint8))
     pipeline = Pipeline.parse(CALLS)
-    assert (pipeline.middle, len(pipeline.tail)) == ((), 1)
+    assert (pipeline.plan.image_steps, len(pipeline.plan.float_steps)) == ((), 1)
     theirs = v2.LinearTransformation(torch.from_numpy(MATRIX), torch.from_numpy(MEAN))
     expected = torch.stack([theirs(image.permute(2, 0, 1).float() / 255) for image in pixels])
-    close_to(pipeline.finish(pixels, np.zeros((7, 0))), expected)
+    close_to(pipeline.finish_on_device(pixels, np.zeros((7, 0))), expected)
 
 
 def test_numbers_in_the_call_are_a_matrix_and_a_mean(picture):
@@ -55,37 +56,40 @@ def test_numbers_in_the_call_are_a_matrix_and_a_mean(picture):
         ["CenterCrop(1)", "ToTensor()", f"LinearTransformation({matrix}, [0.5, 0.5, 0])"]
     )
     red, green, blue = (
-        Pipeline.parse(["CenterCrop(1)", "ToTensor()"]).image(picture).flatten().tolist()
+        Pipeline.parse(["CenterCrop(1)", "ToTensor()"]).read_image(picture).flatten().tolist()
     )
     close_to(
-        pipeline.image(picture).flatten(), torch.tensor([2 * red - 1 + blue, 3 * green - 1.5, blue])
+        pipeline.read_image(picture).flatten(),
+        torch.tensor([2 * red - 1 + blue, 3 * green - 1.5, blue]),
     )
     assert pipeline.tensors == {}
 
 
 def test_pipeline_is_rebuilt_from_its_tensors_without_the_file(whitening, picture):
     pipeline = Pipeline.parse(CALLS)
-    expected = pipeline.image(picture)
+    expected = pipeline.read_image(picture)
     whitening.unlink()
     assert list(pipeline.tensors) == ["whitening.npz"]
     again = Pipeline.parse(pipeline.calls, tensors=pipeline.tensors, allow_user_code=False)
-    assert torch.equal(again.image(picture), expected)
+    assert torch.equal(again.read_image(picture), expected)
     assert again.calls == pipeline.calls
     assert torch.equal(again.tensors["whitening.npz"], pipeline.tensors["whitening.npz"])
 
 
 def test_tensors_given_win_over_a_file_of_that_name(whitening, picture):
     pipeline = Pipeline.parse(CALLS)
-    expected = pipeline.image(picture)
+    expected = pipeline.read_image(picture)
     np.savez(whitening, transformation_matrix=MATRIX * 0, mean_vector=MEAN)
-    assert torch.equal(Pipeline.parse(CALLS, tensors=pipeline.tensors).image(picture), expected)
+    assert torch.equal(
+        Pipeline.parse(CALLS, tensors=pipeline.tensors).read_image(picture), expected
+    )
 
 
 def test_pipeline_travels_to_another_process_with_its_tensors(whitening, picture):
     pipeline = Pipeline.parse(CALLS)
     packed = pickle.dumps(pipeline)
     whitening.unlink()
-    assert torch.equal(pickle.loads(packed).image(picture), pipeline.image(picture))
+    assert torch.equal(pickle.loads(packed).read_image(picture), pipeline.read_image(picture))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_size_that_does_not_fit_the_matrix_is_an_error_with_both_sizes(whitening
     # Where the size depends on the image, it shows at the first one.
     Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
     with pytest.raises(UsageError, match=f"LinearTransformation cannot be applied: {message}"):
-        Pipeline.parse(CALLS[1:]).image(tmp_path / "small.png")
+        Pipeline.parse(CALLS[1:]).read_image(tmp_path / "small.png")
 
 
 def test_size_of_a_square_matrix_is_named():

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ptkit.core.data.transforms.catalogue import complete
-from ptkit.core.data.transforms.mixing import is_mix, mix
+from ptkit.core.data.transforms.catalogue import is_mix
+from ptkit.core.data.transforms.completion import complete
+from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
@@ -111,5 +112,5 @@ def test_only_mixes_and_choices_of_mixes_are_mixes() -> None:
 
 
 def test_two_mixes_are_refused() -> None:
-    with pytest.raises(UsageError, match="stands once, at the end"):
+    with pytest.raises(UsageError, match="put it at the end, once"):
         Pipeline.parse(["ToTensor()", "MixUp()", "CutMix()"])

@@ -43,8 +43,8 @@ def wanted(pipeline, sizes):
 
 def one_by_one(pipeline, batch):
     indices, draws = batch
-    pixels = torch.from_numpy(pipeline.together(PIXELS[indices], draws))
-    return pipeline.finish(pixels, draws), torch.from_numpy(LABELS[indices])
+    pixels = torch.from_numpy(pipeline.apply_to_batch(PIXELS[indices], draws))
+    return pipeline.finish_on_device(pixels, draws), torch.from_numpy(LABELS[indices])
 
 
 def on_device(pipeline, device=CPU):

@@ -7,13 +7,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.catalogue import (
-    build_transform,
-    complete,
-    default_transforms,
-    evaluation_geometry,
-)
-from ptkit.core.data.transforms.kernels import kernel_of
+from ptkit.core.data.transforms.catalogue import build_transform, spec_of
+from ptkit.core.data.transforms.completion import complete, default_transforms, evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.parts.calls import parse
@@ -83,12 +78,12 @@ def names(steps):
         ([], "must end in a float tensor: add ToTensor()"),
         (["RandomHorizontalFlip()"], "must end in a float tensor: add ToTensor()"),
         (["Resize(8)", "ToPILImage()"], "must end in a float tensor: add ToTensor()"),
-        (["ToTensor()", "ToTensor()"], "ToTensor stands twice"),
-        (["ToTensor()", NORMALIZE, "ToTensor()"], "ToTensor stands twice"),
+        (["ToTensor()", "ToTensor()"], "ToTensor appears twice"),
+        (["ToTensor()", NORMALIZE, "ToTensor()"], "ToTensor appears twice"),
         ([NORMALIZE, "ToTensor()"], "put ToTensor() before it"),
         (["ToPILImage()", NORMALIZE, "ToTensor()"], "put ToTensor() before it"),
-        (["ToTensor()", NORMALIZE, NORMALIZE], "Normalize stands twice"),
-        (["ToTensor()", "ToPILImage()"], "ToPILImage must stand before ToTensor"),
+        (["ToTensor()", NORMALIZE, NORMALIZE], "Normalize appears twice"),
+        (["ToTensor()", "ToPILImage()"], "ToPILImage must come before ToTensor"),
         (["ToPILImage()", "RandomErasing()", "ToTensor()"], "RandomErasing needs a float tensor"),
         (
             ["RandomCorp(8)", "ToTensor()"],
@@ -208,9 +203,9 @@ JITTER, ZOOM = "ColorJitter(0.4)", "RandomResizedCrop(8)"
 )
 def test_plan_keeps_the_start_and_batches_the_end(calls, prefix, middle, batched):
     pipeline = Pipeline.parse([*calls, "ToTensor()", NORMALIZE])
-    assert names(pipeline.prefix) == prefix
-    assert names(pipeline.middle) == middle
-    assert names(pipeline.batched) == batched
+    assert names(pipeline.plan.prefix) == prefix
+    assert names(pipeline.plan.image_steps) == middle
+    assert names(pipeline.plan.batch_steps) == batched
 
 
 @pytest.mark.parametrize(
@@ -237,9 +232,9 @@ def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(
     calls, middle, batched, tail
 ):
     pipeline = Pipeline.parse(["Resize((8, 8))", *calls])
-    assert names(pipeline.middle) == [parse(call).name for call in middle]
-    assert (names(pipeline.batched), names(pipeline.tail)) == (batched, tail)
-    assert (pipeline.scale is None) == (TENSOR in middle)
+    assert names(pipeline.plan.image_steps) == [parse(call).name for call in middle]
+    assert (names(pipeline.plan.batch_steps), names(pipeline.plan.float_steps)) == (batched, tail)
+    assert (pipeline.plan.scale is None) == (TENSOR in middle)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +250,7 @@ def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(
 )
 def test_plan_knows_the_sizes_that_do_not_depend_on_the_image(calls, prefix_size, size):
     pipeline = Pipeline.parse([*calls, "ToTensor()"])
-    assert (pipeline.prefix_size, pipeline.size) == (prefix_size, size)
+    assert (pipeline.plan.prefix_size, pipeline.size) == (prefix_size, size)
 
 
 def test_plan_says_what_is_random_and_what_is_foreign(own_code):
@@ -288,7 +283,7 @@ SURE = [
 def test_planned_result_is_what_the_calls_give_one_after_the_other(calls, size, saved):
     path = saved(*size)
     expected = step_by_step(calls, tensor_of(path))
-    found = Pipeline.parse(calls).image(path)
+    found = Pipeline.parse(calls).read_image(path)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -296,7 +291,7 @@ def test_planned_result_is_what_the_calls_give_one_after_the_other(calls, size, 
 def test_image_of_a_broken_file_is_a_data_error_with_its_path(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"broken\.png: the file is empty"):
-        Pipeline.parse(["ToTensor()"]).image(tmp_path / "broken.png")
+        Pipeline.parse(["ToTensor()"]).read_image(tmp_path / "broken.png")
 
 
 def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, own_code):
@@ -305,11 +300,11 @@ def test_own_function_is_applied_and_leaves_the_global_generators_alone(saved, o
     )
     path = saved(8, 8)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    first, again = pipeline.image(path), pipeline.image(path)
+    first, again = pipeline.read_image(path), pipeline.read_image(path)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(first, again)
-    inverted = Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()"]).image(path)
+    inverted = Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()"]).read_image(path)
     assert torch.equal(inverted, F.to_dtype(255 - tensor_of(path), torch.float32, scale=True))
 
 
@@ -337,7 +332,7 @@ def test_transform_that_does_not_fit_the_image_is_a_usage_error(calls, message, 
         [*(call.replace("{own_code}", own_code) for call in calls), "ToTensor()", NORMALIZE]
     )
     with pytest.raises(UsageError) as caught:
-        pipeline.image(saved(8, 8))
+        pipeline.read_image(saved(8, 8))
     assert message in str(caught.value)
 
 
@@ -345,7 +340,9 @@ def test_pipeline_travels_to_a_process_that_has_not_loaded_the_users_file(own_co
     pipeline = Pipeline.parse([f'Lambda("{own_code}:invert")', "ToTensor()", NORMALIZE])
     packed = pickle.dumps(pipeline)
     assert b"ptkit_user" not in packed
-    assert torch.equal(pickle.loads(packed).image(saved(8, 8)), pipeline.image(saved(8, 8)))
+    assert torch.equal(
+        pickle.loads(packed).read_image(saved(8, 8)), pipeline.read_image(saved(8, 8))
+    )
 
 
 # ---------------------------------------------------------------------------------------- normalise
@@ -361,7 +358,7 @@ EVERY_VALUE = (
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ([0.0] * 3, [1.0] * 3), ([0.5], [0.25])])
 def test_normalise_is_torchvisions_within_a_millionth(mean, std):
     pipeline = Pipeline.parse(["ToTensor()", f"Normalize(mean={mean}, std={std})"])
-    found = pipeline.normalise(torch.from_numpy(EVERY_VALUE))
+    found = pipeline.normalise_batch(torch.from_numpy(EVERY_VALUE))
     scaled = torch.from_numpy(EVERY_VALUE).permute(0, 3, 1, 2).double() / 255
     expected = v2.Normalize(mean, std)(scaled)
     assert (found.double() - expected).abs().max() <= 1e-6
@@ -370,13 +367,13 @@ def test_normalise_is_torchvisions_within_a_millionth(mean, std):
 
 
 def test_tensor_alone_divides_by_255():
-    found = Pipeline.parse(["ToTensor()"]).normalise(torch.from_numpy(EVERY_VALUE))
+    found = Pipeline.parse(["ToTensor()"]).normalise_batch(torch.from_numpy(EVERY_VALUE))
     torch.testing.assert_close(found[:, 0, 0, 0], torch.arange(256) / 255, rtol=0, atol=1e-7)
 
 
 def test_denormalise_inverts_normalise_for_every_value():
     pipeline = Pipeline.parse(["ToTensor()", NORMALIZE])
-    normalised = pipeline.normalise(torch.from_numpy(EVERY_VALUE))
+    normalised = pipeline.normalise_batch(torch.from_numpy(EVERY_VALUE))
     assert np.array_equal(denormalise(normalised, MEAN, STD), EVERY_VALUE)
     assert np.array_equal(denormalise(normalised[7], MEAN, STD), EVERY_VALUE[7])
 
@@ -431,7 +428,7 @@ def test_ready_lists_give_images_of_the_wanted_size(augment, size):
 def test_default_augmentation_shifts_small_images_and_never_flips_them():
     assert default_transforms("auto", 64) == ("RandomCrop(64, padding=8)",)
     assert "RandomHorizontalFlip()" in default_transforms("auto", 65)
-    assert kernel_of(build_transform(parse(default_transforms("safe", 4)[0]))).batch is not None
+    assert spec_of(build_transform(parse(default_transforms("safe", 4)[0]))).batch is not None
 
 
 def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
@@ -440,7 +437,7 @@ def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
         " __init__(self):\n        super().__init__((8, 8))\n"
     )
     pipeline = Pipeline.parse([f"{tmp_path / 'own.py'}:Jittered()", "ToTensor()"])
-    assert (pipeline.prefix, pipeline.is_foreign) == ((), True)
+    assert (pipeline.plan.prefix, pipeline.is_foreign) == ((), True)
 
 
 @pytest.mark.parametrize(("device", "num_there"), [("cpu", 0), ("mps", 0), ("cuda", 2)])
@@ -448,4 +445,4 @@ def test_only_cuda_takes_over_the_steps_for_batches(device, num_there):
     pipeline = Pipeline.parse(
         ["Resize((16, 16))", "RandomCrop(16, padding=2)", "RandomHorizontalFlip()", "ToTensor()"]
     )
-    assert len(pipeline.for_device(torch.device(device)).on_device) == num_there
+    assert len(pipeline.for_device(torch.device(device)).plan.device_steps) == num_there

@@ -34,9 +34,14 @@ COMMAND_LINES = re.findall(
     r"^\$ (.+)$", "".join(re.findall(r"^```console\n(.*?)^```$", README, re.M | re.S)), re.M
 )
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
-PYTHON_PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-DOC_BLOCKS = [block for page in (ROOT / "docs").glob("*.md")
-              for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)]  # fmt: skip
+DOC_PYTHON = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(encoding="utf-8"), re.M | re.S
+)
+DOC_BLOCKS = [
+    block
+    for page in (ROOT / "docs").glob("*.md")
+    for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+]
 DOC_LINES = re.findall(r"^(?:\$ )?(ptkit .+)$", "\n".join(DOC_BLOCKS), re.M)
 FOUR_LINES = [
     "ptkit split data/ --ratio 8:1:1",
@@ -101,8 +106,10 @@ def test_every_shell_line_and_then_the_python_lines_of_the_readme_run(
     monkeypatch.chdir(small_clone)
     for block in PYTHON_BLOCKS:
         exec(compile(block, "README.md", "exec"), {})
-    for block in re.findall(r"^```python\n(.*?)^```$", PYTHON_PAGE, re.M | re.S):
-        exec(compile(block, "docs/python.md", "exec"), {"__name__": "page"})
+    # One after the other, as in a notebook.
+    names = {"__name__": "page"}
+    for block in DOC_PYTHON:
+        exec(compile(block, "docs/python.md", "exec"), names)
     assert (small_clone / "ckpt.pkl").exists()
 
 
@@ -111,6 +118,13 @@ def test_the_readme_shows_what_split_and_normstats_print(tmp_path):
     for line in FOUR_LINES[:2]:
         printed = run(line, tmp_path).splitlines()
         assert [shown for shown in shown_after(line) if shown not in printed] == []
+
+
+def test_python_in_the_documents_imports_only_what_is_public():
+    imports = re.findall(
+        r"^ *(?:from|import) +(ptkit[\w.]*)", "\n".join(PYTHON_BLOCKS + DOC_PYTHON), re.M
+    )
+    assert set(imports) == {"ptkit"}
 
 
 def test_the_python_of_the_readme_fits_into_five_lines():
@@ -144,12 +158,56 @@ def test_the_settings_table_in_the_docs_is_that_of_the_code():
     )
 
 
-def test_the_file_tree_of_the_readme_names_files_that_exist():
-    tree = README.partition("## Where things are")[2]
-    named = set(re.findall(r"\b\w+\.(?:py|md|sh)\b", tree.partition("\n## ")[0]))
-    existing = {
-        file.name
-        for folder in ("ptkit", "tests", "docs", "scripts")
-        for file in (ROOT / folder).rglob("*")
+FOLDERS = ("ptkit", "tests", "benchmarks", "scripts", "data", "docs")
+
+
+def file_tree():
+    """Return the folders of README's tree, each with the lines about it and its files."""
+    block = README.partition("## Where things are")[2].split("```\n")[1]
+    folders, open_folders = {}, []
+    for line in block.splitlines():
+        indent = len(line) - len(line.lstrip())
+        # Files, and lines that continue a text, belong to the innermost folder they are inside.
+        while open_folders and open_folders[-1][0] >= indent:
+            open_folders.pop()
+        name = re.match(r" *(\w+)/", line)
+        if name:
+            parent = open_folders[-1][1] if open_folders else ROOT
+            open_folders.append((indent, parent / name[1]))
+            folders[parent / name[1]] = ""
+        folders[open_folders[-1][1]] += f"{line}\n"
+    return folders
+
+
+def named_in(text):
+    return set(re.findall(r"\b\w+\.(?:py|md|sh)\b", text))
+
+
+def test_every_folder_is_in_the_file_tree_and_every_folder_of_the_tree_exists():
+    existing = {ROOT / name for name in FOLDERS}
+    for name in ("ptkit", "tests", "benchmarks", "docs"):
+        existing |= {file.parent for file in (ROOT / name).rglob("*.*") if file.is_file()}
+    # Old runs are named as a whole, caches are nobody's.
+    hidden = {folder for folder in existing if "__pycache__" in folder.parts}
+    inside = {folder for folder in existing if ROOT / "tests" / "old_runs" in folder.parents}
+    assert set(file_tree()) == existing - hidden - inside
+
+
+def test_every_file_that_the_tree_names_is_in_that_folder():
+    elsewhere = {
+        str(folder.relative_to(ROOT)): sorted(absent)
+        for folder, text in file_tree().items()
+        if (absent := {name for name in named_in(text) if not (folder / name).is_file()})
     }
-    assert named - existing - {file.name for file in ROOT.iterdir()} == set()
+    # A sentence may name a page by its path.
+    assert elsewhere == {"benchmarks": ["speed.md"]}
+
+
+def test_every_module_is_in_the_tree_unless_its_folder_has_one_file_per_item():
+    absent = {
+        str(folder.relative_to(ROOT)): sorted(modules - named_in(text))
+        for folder, text in file_tree().items()
+        if ROOT / "ptkit" in (folder, *folder.parents) and " one file per " not in text
+        and (modules := {file.name for file in folder.glob("[!_]*.py")}) - named_in(text)
+    }  # fmt: skip
+    assert absent == {}

@@ -559,10 +559,10 @@ def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(her
         {"data": {"transforms": ['LinearTransformation("whitening.npz")']}, "train": {"epochs": 1}}
     )
     image = "images/cross/train1.png"
-    before = load_subject(result.checkpoint).parse_pipeline().image(image)
+    before = load_subject(result.checkpoint).parse_pipeline().read_image(image)
     Path("whitening.npz").unlink()
     subject = load_subject(result.checkpoint)
-    assert torch.equal(subject.parse_pipeline().image(image), before)
+    assert torch.equal(subject.parse_pipeline().read_image(image), before)
     assert (subject.weights.mean, subject.weights.std) == ((0.0,) * 3, (1.0,) * 3)
     assert abs(float(before.mean())) < 1
 

@@ -131,12 +131,13 @@ def test_everything_is_drawn_and_recorded(run, network, batches):
     film.start(network, torch.zeros(1), {})
     files, recorded = show_run(run, network, batches)
     assert files == {
-        "kernels/0.png", "kernels/3.png", "kernels.gif", "feature_maps/2.png", "feature_maps/4.png", "gradcam.png",
-        "embedding.png", "pr_curves.png",
+        "kernels/0.png", "kernels/3.png", "kernels.gif", "feature_maps/2.png",
+        "feature_maps/4.png", "gradcam.png", "embedding.png", "pr_curves.png",
     }  # fmt: skip
     assert set(recorded.Tags()["images"]) == {
-        "kernels/0", "kernels/3", *(f"kernels_of_0/{k}" for k in range(4)), "kernels_by_epoch", "feature_maps/2",
-        "feature_maps/4", *(f"gradcam/{k}" for k in range(1, 9)), "gradcam", "embedding", "pr_curves",
+        "kernels/0", "kernels/3", *(f"kernels_of_0/{k}" for k in range(4)), "kernels_by_epoch",
+        "feature_maps/2", "feature_maps/4", *(f"gradcam/{k}" for k in range(1, 9)), "gradcam",
+        "embedding", "pr_curves",
     }  # fmt: skip
     curves = {f"pr_curve/{name}" for name in CLASS_NAMES}
     assert set(recorded.Tags()["tensors"]) == {*curves, "pr_curve_micro_average"}

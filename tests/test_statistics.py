@@ -128,7 +128,8 @@ def test_size_resizes_the_whole_image_as_training_does(listed):
     ]
     found = measure(listed(pictures), size=12)
     resized = [
-        Pipeline.parse(["Resize((12, 12))", "ToTensor()"]).before(picture) for picture in pictures
+        Pipeline.parse(["Resize((12, 12))", "ToTensor()"]).apply_prefix(picture)
+        for picture in pictures
     ]
     # Pillow and torch may round a pixel differently, by one level.
     np.testing.assert_allclose([found.mean, found.std], with_numpy(resized), rtol=0, atol=1 / 255)

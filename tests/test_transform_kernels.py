@@ -7,15 +7,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.transforms.catalogue import build_transform
-from ptkit.core.data.transforms.kernels import is_foreign, kernel_of
+from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, num_draws, spec_of
 from ptkit.core.parts.calls import parse
 
 BATCH = np.random.default_rng(0).integers(0, 256, (40, 7, 9, 3), dtype=np.uint8)
 
 
 def draws_for(transform, num_images=40, *, seed=0):
-    columns = kernel_of(transform).draws(transform)
+    columns = num_draws(transform)
     return uniforms(seed, "test", epoch=0, indices=np.arange(num_images), columns=columns)
 
 
@@ -26,7 +25,7 @@ def tensors(batch):
 
 def each(transform, batch, draws):
     """Apply the image form to every image; uint8 (n, h, w, 3)."""
-    kernel = kernel_of(transform)
+    kernel = spec_of(transform)
     done = [
         kernel.apply(transform, image, row)
         for image, row in zip(tensors(batch), draws, strict=True)
@@ -35,7 +34,7 @@ def each(transform, batch, draws):
 
 
 def together(transform, batch, draws):
-    return kernel_of(transform).batch(transform, batch.copy(), draws)  # it may change its input
+    return spec_of(transform).batch(transform, batch.copy(), draws)  # it may change its input
 
 
 def between(draw, low, high):
@@ -156,7 +155,7 @@ def image():
 
 
 def applied(transform, image, draws):
-    return kernel_of(transform).apply(transform, image, np.asarray(draws))
+    return spec_of(transform).apply(transform, image, np.asarray(draws))
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.25, 0.9])
@@ -311,7 +310,7 @@ def test_containers_nest(image):
         [v2.RandomHorizontalFlip(0.5), v2.RandomOrder([v2.RandomVerticalFlip(0.5)])]
     )
     nested = v2.RandomApply([inner, v2.RandomGrayscale(0.5)], p=0.5)
-    assert kernel_of(nested).draws(nested) == 1 + (1 + 1 + (1 + 1)) + 1
+    assert num_draws(nested) == 1 + (1 + 1 + (1 + 1)) + 1
     assert torch.equal(
         applied(nested, image, [0.1, 0.9, 0.9, 0.9, 0.1, 0.9]), F.vertical_flip(image)
     )
@@ -378,7 +377,7 @@ def largest_gap(some, others):
 def test_results_are_distributed_as_torchvisions_own(call):
     transform = build_transform(parse(call))
     ours = [
-        kernel_of(transform).apply(transform, RAMP, row) for row in draws_for(transform, NUM_DRAWN)
+        spec_of(transform).apply(transform, RAMP, row) for row in draws_for(transform, NUM_DRAWN)
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -446,7 +445,7 @@ def test_foreign_transform_depends_on_the_draws_alone(call, image):
 )
 def test_size_that_the_plan_promises_is_the_size_that_comes_out(call, size):
     transform = build_transform(parse(call))
-    kernel, image = kernel_of(transform), torch.rand(3, *size)
+    kernel, image = spec_of(transform), torch.rand(3, *size)
     promised = kernel.size(transform, size)
     sizes = {
         tuple(kernel.apply(transform, image, row).shape[1:]) for row in draws_for(transform, 10)

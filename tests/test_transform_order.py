@@ -1,6 +1,6 @@
 import pytest
 
-from ptkit.core.data.transforms.catalogue import complete, evaluation_of
+from ptkit.core.data.transforms.completion import complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
@@ -61,20 +61,20 @@ def own(tmp_path):
         ),
         (
             [TENSOR, TENSOR],
-            "ToTensor stands twice; the image is a float tensor already",
+            "ToTensor appears twice; the image is a float tensor already",
             "ToTensor",
         ),
-        ([TENSOR, NORMALIZE, TENSOR], "ToTensor stands twice", "ToTensor"),
-        (["RandomApply([ToTensor()])", TENSOR], "ToTensor stands twice", "ToTensor"),
-        ([TENSOR, NORMALIZE, NORMALIZE], "Normalize stands twice", "Normalize"),
+        ([TENSOR, NORMALIZE, TENSOR], "ToTensor appears twice", "ToTensor"),
+        (["RandomApply([ToTensor()])", TENSOR], "ToTensor appears twice", "ToTensor"),
+        ([TENSOR, NORMALIZE, NORMALIZE], "Normalize appears twice", "Normalize"),
         (
             [TENSOR, f"RandomChoice([RandomHorizontalFlip(), {NORMALIZE}])", NORMALIZE],
-            "Normalize stands twice",
+            "Normalize appears twice",
             "Norm",
         ),
-        ([TENSOR, "ToPILImage()"], "ToPILImage must stand before ToTensor", "ToPILImage"),
-        (["ToPILImage()", "ToPILImage()", TENSOR], "ToPILImage stands twice", "ToPILImage"),
-        ([TENSOR, LINEAR, LINEAR], "LinearTransformation stands twice", "LinearTrans"),
+        ([TENSOR, "ToPILImage()"], "ToPILImage must come before ToTensor", "ToPILImage"),
+        (["ToPILImage()", "ToPILImage()", TENSOR], "ToPILImage appears twice", "ToPILImage"),
+        ([TENSOR, LINEAR, LINEAR], "LinearTransformation appears twice", "LinearTrans"),
         (
             [TENSOR, NORMALIZE, LINEAR],
             "LinearTransformation takes values 0..1: put it before Normalize",
@@ -119,27 +119,27 @@ def own(tmp_path):
         ),
         (
             ["RandomApply([FiveCrop(4)])", TENSOR],
-            "FiveCrop makes several images of each: it cannot stand in",
+            "FiveCrop makes several images of each: it cannot be in",
             "Five",
         ),
         (
             ["FiveCrop(4)", TENSOR, "MixUp()"],
-            "MixUp mixes single images: it cannot go with FiveCrop",
+            "MixUp mixes single images: it cannot be used with FiveCrop",
             "MixUp",
         ),
         (
             ["TenCrop(4)", TENSOR, "RandomChoice([MixUp(), CutMix()])"],
-            "it cannot go with TenCrop",
+            "it cannot be used with TenCrop",
             "RandomChoice",
         ),
         (
             ["RandomApply([MixUp()])", TENSOR],
-            "what mixes whole batches stands once, at the end",
+            "mixes whole batches: put it at the end, once",
             "MixUp",
         ),
         (
             [TENSOR, "CutMix()", "RandomErasing()"],
-            "what mixes whole batches stands once, at the end",
+            "mixes whole batches: put it at the end, once",
             "CutMix",
         ),
     ],
@@ -260,7 +260,7 @@ def test_evaluation_takes_the_crops_of_training(training, size, expected):
 
 def test_own_class_stands_in_a_container_as_text(own):
     pipeline = Pipeline.parse([f"RandomApply([RandomHorizontalFlip(), '{own}'], p=0.5)", TENSOR])
-    (apply,) = (step.transform for step in pipeline.middle)
+    (apply,) = (step.transform for step in pipeline.plan.image_steps)
     assert [type(inner).__name__ for inner in apply.transforms] == ["RandomHorizontalFlip", "Blur"]
     assert Pipeline.parse(pipeline.calls).is_foreign
 
@@ -269,7 +269,7 @@ def test_own_class_stands_in_nested_containers_as_text(own):
     pipeline = Pipeline.parse(
         [f"RandomOrder(transforms=[RandomChoice(['{own}', 'RandomVerticalFlip()'])])", TENSOR]
     )
-    (order,) = (step.transform for step in pipeline.middle)
+    (order,) = (step.transform for step in pipeline.plan.image_steps)
     (choice,) = order.transforms
     assert [type(inner).__name__ for inner in choice.transforms] == ["Blur", "RandomVerticalFlip"]
 

@@ -7,10 +7,10 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.transforms.catalogue import complete, default_transforms
+from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
-from ptkit.looking.transforms import training_calls, transform_sheets
+from ptkit.looking.transforms import calls_for, transform_sheets
 from ptkit.plots.transform_sheet import Step, transform_figure
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -229,17 +229,17 @@ def _rotated(path):
 
 
 def test_calls_are_those_of_training_and_without_statistics_not_normalised(paths):
-    assert training_calls(settings(), paths) == (
+    assert calls_for(paths, settings()) == (
         "Resize((30, 30))",
         "RandomCrop(30, padding=3)",
         "ToTensor()",
     )
-    assert training_calls(settings(augment="none", size=8), paths) == (
+    assert calls_for(paths, settings(augment="none", size=8)) == (
         "Resize((8, 8))",
         "ToTensor()",
     )
-    natural = training_calls(
-        settings(augment="natural", size=8, mean="0.5,0.5,0.5", std="0.1,0.1,0.1"), paths
+    natural = calls_for(
+        paths, settings(augment="natural", size=8, mean="0.5,0.5,0.5", std="0.1,0.1,0.1")
     )
     assert (natural[0], natural[-1]) == (
         "RandomResizedCrop(8)",
@@ -249,28 +249,28 @@ def test_calls_are_those_of_training_and_without_statistics_not_normalised(paths
 
 def test_a_list_that_names_normalize_is_taken_as_it_is(paths):
     calls = ["ToTensor()", "Normalize([0.5, 0.5, 0.5], [0.1, 0.1, 0.1])"]
-    assert training_calls(settings(transforms=calls), paths) == tuple(calls)
+    assert calls_for(paths, settings(transforms=calls)) == tuple(calls)
     # As the config.toml of a run with that list has it.
-    assert training_calls(
-        settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3), paths
-    ) == tuple(calls)
+    assert calls_for(paths, settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3)) == tuple(
+        calls
+    )
     with pytest.raises(
-        UsageError, match="the transforms name Normalize: leave --mean and --std out"
+        UsageError, match="the statistics are given twice: here and as mean and std"
     ):
-        training_calls(settings(transforms=calls, mean=[0.4] * 3, std=[0.1] * 3), paths)
+        calls_for(paths, settings(transforms=calls, mean=[0.4] * 3, std=[0.1] * 3))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"transforms": ["Pad(1)"], "augment": "safe"}, "leave --augment out"),
-        ({"mean": "0.5,0.5,0.5"}, "--mean and --std go together"),
+        ({"mean": "0.5,0.5,0.5"}, "mean and std go together"),
         ({"mean": "0.5,0.5", "std": "0.5,0.5"}, "three numbers each"),
     ],
 )
-def test_settings_that_exclude_each_other_are_an_error(paths, data, message):
+def test_settings_that_contradict_each_other_are_an_error(paths, data, message):
     with pytest.raises(UsageError, match=message):
-        training_calls(settings(**data), paths)
+        calls_for(paths, settings(**data))
 
 
 # --------------------------------------------------------------------------------------- the figure

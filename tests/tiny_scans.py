@@ -18,6 +18,9 @@ def scan_of(images):
     return Scan(Path("images"), class_names, names, names, labels, [0] * len(names))
 
 
+CATS_AND_DOGS = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(10)]
+
+
 def make_tree(folder, names):
     """Write files that hold their own names, so that no two are the same."""
     for name in names:

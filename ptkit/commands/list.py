@@ -81,7 +81,7 @@ def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer)
 
 
 def _list_recipes(printer: Printer) -> None:
-    """Print every recipe as it stands in its file."""
+    """Print every recipe with the text of its file."""
     from ptkit.core.config_layers import recipe_names, recipe_summary, recipe_text
 
     names = recipe_names()
@@ -108,7 +108,7 @@ def _origin(kind: str, name: str) -> dict[str, str]:
 
 
 def _other_models(printer: Printer) -> list[dict[str, str]]:
-    """Return a row for each of timm's models, for the JSON; to people tell their number."""
+    """Return a row for each of timm's models, for the JSON; print only how many there are."""
     from ptkit.core.models import timm_models
 
     names = timm_models.names() if timm_models.is_installed() else []

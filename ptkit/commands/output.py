@@ -6,11 +6,12 @@ from typing import Any
 
 import typer
 
+from ptkit.core.config import DEVICES
 from ptkit.core.wording import check_choice
 
 
 class Printer:
-    """Prints text unless --quiet or --json asks for silence, and the JSON object when it is wanted."""
+    """Prints text unless --quiet or --json is given, and with --json the JSON object."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json, self.silent = as_json, quiet or as_json
@@ -53,4 +54,4 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def check_device(name: str) -> None:
     """Raise a UsageError unless `name` is a device that --device knows."""
-    check_choice("--device", name, ("auto", "cpu", "cuda", "mps"))
+    check_choice("--device", name, DEVICES)

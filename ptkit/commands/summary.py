@@ -129,9 +129,7 @@ def _as_json(row: "Row", found: "ModelSummary") -> dict[str, object]:
 
 
 def _ending(name: str, room: int) -> str:
-    """Return a name, or its end where there is no room for all of it: what tells layers apart
-    stands there.
-    """
+    """Return a name, or its end where there is no room: names of layers differ at the end."""
     return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
 
 

@@ -1,4 +1,4 @@
-"""What training shows: a live line on a terminal, one plain line an epoch everywhere."""
+"""What training prints: a live line on a terminal, one plain line an epoch everywhere."""
 
 import sys
 import time
@@ -115,9 +115,7 @@ class TrainingScreen(Watcher):
         self._live.start()
 
     def _hide_live(self) -> None:
-        """Take the live line away, so that a printed line stands alone; the next step draws it
-        again.
-        """
+        """Remove the live line, so that lines can be printed; the next step draws it again."""
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None

@@ -10,7 +10,6 @@ from ptkit.commands.output import Printer, table
 from ptkit.commands.pictures import say_files
 from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import parse
 
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
@@ -39,20 +38,18 @@ def viz_transforms(
     """Draw what transforms make of images: each step alone, and all together as the model sees it.
 
     The transforms are those with which `ptkit train` would train with the same flags, or with a
-    run's config.toml.
-    Draw k is what training draws in epoch k, for the images as the first of its list. MixUp and
-    CutMix mix the given images with each other. A sheet an image goes to ./ptkit-viz-transforms,
-    and transforms.csv has every draw.
+    run's config.toml. Draw k is what training draws in epoch k, for the images as the first of its
+    list. MixUp and CutMix mix the given images with each other. A sheet an image goes to
+    ./ptkit-viz-transforms, and transforms.csv has every draw.
 
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
     from ptkit.core.config_layers import gather
-    from ptkit.core.data.transforms.mixing import is_mix
     from ptkit.looking.pictures import add_events
     from ptkit.looking.subject import output_folder
     from ptkit.looking.transform_pictures import draw_sheets
-    from ptkit.looking.transforms import training_calls, transform_sheets
+    from ptkit.looking.transforms import show_transforms
     from ptkit.plots.saving import PictureFolder
 
     if not images:
@@ -62,21 +59,15 @@ def viz_transforms(
         settings | {keyword: text for keyword, text in given.items() if text is not None},
         config=config,
     )
-    calls = training_calls(chosen.data, images)
     printer = Printer(as_json=as_json, quiet=quiet)
-    sheets = transform_sheets(images, calls, num_draws=num_images, seed=chosen.train.seed)
-    alone = [call for call in calls if len(images) == 1 and is_mix(parse(call))]
-    notes = [
-        f"{call} is left out: it mixes images with each other, name a second one" for call in alone
-    ]
+    shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with PictureFolder(output_folder(None, command=COMMAND, out=out), command=COMMAND) as pictures:
-        drawn = draw_sheets(sheets, calls, seed=chosen.train.seed, notes=notes, pictures=pictures)
-        add_events(pictures, drawn)
-    printer.say(_table(sheets))
-    for note in notes:
+        add_events(pictures, draw_sheets(shown, pictures))
+    printer.say(_table(shown.sheets))
+    for note in shown.notes:
         printer.say(note)
     say_files(printer, pictures)
-    printer.result({"files": list(map(str, pictures.files)), "transforms": list(calls)})
+    printer.result({"files": list(map(str, pictures.files)), "transforms": list(shown.calls)})
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

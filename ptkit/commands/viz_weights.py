@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_choice
+from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files
+from ptkit.core.wording import check_choice
 
 COMMAND = "viz-weights"
 

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
 
 def _setting(
     default: Any,
@@ -209,7 +211,7 @@ class TrainSettings:
         "auto",
         "Where the model runs.",
         flag="--device",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
     )
     precision: str = _setting(
         "auto",

@@ -10,16 +10,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ptkit.core.config import DEVICES
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import keep_freed_memory, num_cores
+from ptkit.core.wording import check_choice
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu`, `cuda` or `mps` means here.
 
     Raises:
-        UsageError: that device is not there.
+        UsageError: none of these, or that device is not there.
     """
+    check_choice("--device", name, DEVICES)
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -31,7 +34,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype of autocast, None for float32; `auto` is bf16 on CUDA devices that have it."""
+    """Return autocast's dtype, None for float32; `auto` is bf16 on CUDA devices that have it."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     return torch.bfloat16 if precision == "bf16" else None

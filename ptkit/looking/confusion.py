@@ -34,8 +34,9 @@ def draw_evaluation(
     """
     footer = f"{found.images.file}, n = {len(found.images):,} · {source}"
     draw = _draw_rates if found.has_several else _draw_confusion
-    add_events(pictures, draw(found, pictures, num_images, footer))
+    drawn = draw(found, pictures, num_images, footer)
     pictures.add_csv("classes.csv", ["class", *found.rates, "images"], found.class_rows())
+    add_events(pictures, drawn)
 
 
 def _draw_rates(

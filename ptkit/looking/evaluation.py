@@ -113,7 +113,7 @@ class Evaluation:
 
     def class_rows(self) -> list[tuple[Any, ...]]:
         """Return a row for each class: its name, its rates (None where unknown), its images."""
-        columns = [known(self.per_class[name]) for name in self.rates]
+        columns = [_plain(self.per_class[name]) for name in self.rates]
         support = self.per_class["support"].astype(int).tolist()
         return list(zip(self.class_names, *columns, support, strict=True))
 
@@ -126,7 +126,7 @@ class Evaluation:
             "num_images": len(self.labels),
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
-            **{name: known(self.per_class[name]) for name in names},
+            **{name: _plain(self.per_class[name]) for name in names},
         }
 
 
@@ -209,25 +209,23 @@ def read_matching_list(
             list.
     """
     images = read_list(file, classes=classes, kind=label_kind_of(subject.task.kind))
-    names, known = images.class_names, subject.class_names
+    names, known, model = images.class_names, subject.class_names, subject.weights.path
     beside = classes or file.parent / "classes.txt"
     if not beside.is_file():
         if len(names) > len(known):
             raise DataError(
-                f"{file} has label {len(names) - 1}, but {subject.weights.path} knows the classes 0 to"
+                f"{file} has label {len(names) - 1}, but {model} knows the classes 0 to"
                 f" {len(known) - 1}"
             )
         return images.with_classes(known), known
     if len(names) != len(known):
-        raise DataError(
-            f"{beside} has {len(names):,} classes, but {subject.weights.path} knows {len(known):,}"
-        )
+        raise DataError(f"{beside} has {len(names):,} classes, but {model} knows {len(known):,}")
     if not subject.has_class_names:
         return images, names
     for index, (name, own) in enumerate(zip(names, known, strict=True)):
         if name != own:
             raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {subject.weights.path}: these are"
+                f"class {index} is {name!r} in {beside} but {own!r} in {model}: these are"
                 " other classes"
             )
     return images, known
@@ -259,12 +257,11 @@ def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarr
 def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
-    is_pair = (evaluation.labels[worst] == pair.true) & (
-        evaluation.answers[worst] == pair.predicted
-    )
-    return worst[is_pair][:limit]
+    is_true = evaluation.labels[worst] == pair.true
+    found: np.ndarray = worst[is_true & (evaluation.answers[worst] == pair.predicted)]
+    return found[:limit]
 
 
-def known(values: np.ndarray) -> list[float | None]:
+def _plain(values: np.ndarray) -> list[float | None]:
     """Return numbers as plain values, None for nan."""
     return [None if math.isnan(value) else float(value) for value in values]

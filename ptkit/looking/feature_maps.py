@@ -47,7 +47,7 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     """
     pipeline = subject.parse_pipeline()
     if paths:
-        tensors = [_one_view(pipeline.image(path)) for path in paths]
+        tensors = [_one_view(pipeline.read_image(path)) for path in paths]
     elif is_optional and (pipeline.size or subject.weights.size):
         height, width = pipeline.size or (subject.weights.size or 0, subject.weights.size or 0)
         tensors = [torch.zeros(3, height, width)]

@@ -34,7 +34,7 @@ Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 class Answers:
     """What a model says about some images, in order.
 
-    kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
+    paths: None for images that are no files. kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
     answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
     paths: None for an image that came from memory. top: how many classes a row names.
     """

@@ -38,12 +38,12 @@ def draw_schedule(call: str, *, epochs: int, out: Path | None = None) -> tuple[P
 
 
 def _check_picture(file: Path) -> None:
-    """Refuse to replace a file that is no PNG."""
+    """Refuse to replace a file that is not a PNG."""
     if file.is_dir():
-        raise UsageError(f"{file} is a folder: name a .png file that is none")
+        raise UsageError(f"{file} is a folder: name a .png file instead")
     if not file.exists():
         return
     with file.open("rb") as opened:
         is_png = opened.read(4) == b"\x89PNG"
     if not is_png:
-        raise UsageError(f"{file} exists and is no PNG: move it away or pass another --out")
+        raise UsageError(f"{file} exists and is not a PNG: move it away or pass another --out")

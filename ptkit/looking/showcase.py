@@ -291,7 +291,7 @@ def _label_of(images: ImageList, index: int) -> str:
     if images.label_kind == REGRESSION:
         return ", ".join(f"{value:.4g}" for value in label)
     if images.label_kind == SINGLE:
-        return images.class_names[label]
+        return images.class_names[int(label)]
     return " + ".join(images.class_names[k] for k in np.flatnonzero(label).tolist()) or "no class"
 
 

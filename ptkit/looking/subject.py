@@ -127,7 +127,7 @@ def _of_bare_weights(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
     from ptkit.core.data.lists import read_classes
-    from ptkit.core.data.transforms.catalogue import complete, evaluation_geometry
+    from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 
     means, stds = _rgb("--mean", mean), _rgb("--std", std)
     if min(stds) <= 0:
@@ -164,8 +164,9 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     from ptkit.core.models.zoo import build_model, find_head
 
     call = parse(model)
-    if isinstance(call.kwargs.get("num_classes"), int):
-        return call.kwargs["num_classes"]
+    given = call.kwargs.get("num_classes")
+    if isinstance(given, int):
+        return given
     module, _ = build_model(call, num_classes=_UNUSUAL, size=size, seed=0)
     try:
         head = find_head(module, _UNUSUAL)

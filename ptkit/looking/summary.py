@@ -216,7 +216,7 @@ class _Tree:
             self.parameters[_parent(name)].append(parameter)
 
     def rows(self, name: str, levels: int) -> Iterator[tuple[Row, list[nn.Module]]]:
-        """Yield rows for the module and all inside it, with the modules that each one stands for."""
+        """Yield rows for the module and all inside it, each with the modules that it sums over."""
         inside = self.inside(name)
         is_taken_apart = levels > 0 and any(
             self.modules[other] in self.seen for other in inside[1:]

@@ -1,15 +1,13 @@
 """The pictures of `ptkit viz-transforms`: a sheet an image, and the table beside them."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ptkit.looking.transforms import Row, Sheet
-    from ptkit.plots.saving import PictureFolder
-    from ptkit.plots.transform_sheet import Step
+from ptkit.core.data.images import Pixels
+from ptkit.core.wording import counted
+from ptkit.looking.transforms import Row, Sheet, Shown
+from ptkit.plots.saving import PictureFolder, file_names
+from ptkit.plots.style import percent
+from ptkit.plots.transform_sheet import Step, transform_figure
 
 _PREFIX = "transforms-"
 _HEADER = [
@@ -26,29 +24,18 @@ _HEADER = [
 ]
 
 
-def draw_sheets(
-    sheets: "Sequence[Sheet]",
-    calls: Sequence[str],
-    *,
-    seed: int,
-    notes: Sequence[str],
-    pictures: "PictureFolder",
-) -> "dict[str, np.ndarray]":
-    """Write a picture per image and the table of all draws; return the pictures, uint8 (H, W, 3)."""
-    from ptkit.core.wording import counted
-    from ptkit.plots.saving import file_names
-    from ptkit.plots.transform_sheet import transform_figure
-
+def draw_sheets(shown: Shown, pictures: PictureFolder) -> dict[str, Pixels]:
+    """Write a picture per image and the table of all draws; return the pictures by their tags."""
     drawn, rows = {}, []
-    names = file_names(_PREFIX, [Path(sheet.path).stem for sheet in sheets])
-    for sheet, name in zip(sheets, names, strict=True):
+    names = file_names(_PREFIX, [Path(sheet.path).stem for sheet in shown.sheets])
+    for sheet, name in zip(shown.sheets, names, strict=True):
         num_draws = len(sheet.whole.draws) // sheet.whole.num_crops
         figure = transform_figure(
             [_step(row, row.call) for row in sheet.steps],
             _step(sheet.whole, "The whole list, as the model sees it"),
             title=_title(sheet),
-            notes=[", ".join(calls), *notes],
-            footer=f"n = {counted(num_draws, 'draw')} · seed {seed} · {sheet.path}",
+            notes=[", ".join(shown.calls), *shown.notes],
+            footer=f"n = {counted(num_draws, 'draw')} · seed {shown.seed} · {sheet.path}",
         )
         drawn[f"transforms/{name.removeprefix(_PREFIX)}"] = pictures.add_figure(
             f"{name}.png", figure
@@ -62,19 +49,17 @@ def draw_sheets(
     return drawn
 
 
-def _step(row: "Row", heading: str) -> "Step":
+def _step(row: Row, heading: str) -> Step:
     """Say in words what a row shows; draws that are all the same are shown once."""
-    from ptkit.plots.transform_sheet import Step
-
     count = row.num_crops
     draws = row.draws[:count] if row.num_different == 1 else row.draws
     captions = [_caption(row, k) for k in range(len(draws))]
-    # The crops of one draw stand on one line.
+    # The crops of one draw share a line.
     columns = count if count > 1 else 0
     return Step(heading, _line(row), row.before, draws, [_size(row.before), *captions], columns)
 
 
-def _caption(row: "Row", k: int) -> str:
+def _caption(row: Row, k: int) -> str:
     draw, crop = divmod(k, row.num_crops)
     crops = f"crop {crop + 1}" if row.num_crops > 1 else ""
     if not row.is_random:
@@ -83,9 +68,7 @@ def _caption(row: "Row", k: int) -> str:
     return f"draw {number}, {crops}" if crops else number
 
 
-def _line(row: "Row") -> str:
-    from ptkit.plots.style import percent
-
+def _line(row: Row) -> str:
     num_draws, num_changed = len(row.draws) // row.num_crops, sum(row.is_changed)
     sizes = {_size(draw) for draw in row.draws}
     parts = []
@@ -105,15 +88,13 @@ def _line(row: "Row") -> str:
         parts.append("grey is the mean, black and white ±3 standard deviations")
     elif any(row.clipped):
         parts.append(
-            f"{percent(sum(row.clipped) / len(row.clipped))} of the values lie outside 0..255 and"
+            f"{percent(sum(row.clipped) / len(row.clipped))} of the values are outside 0..255 and"
             " are clipped"
         )
     return ", ".join(parts)
 
 
-def _title(sheet: "Sheet") -> str:
-    from ptkit.core.wording import counted
-
+def _title(sheet: Sheet) -> str:
     row = sheet.whole
     crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""
     one, several = (
@@ -128,11 +109,11 @@ def _title(sheet: "Sheet") -> str:
     return f"What does the model see of {Path(sheet.path).name}? {answer}"
 
 
-def _size(pixels: "np.ndarray") -> str:
+def _size(pixels: Pixels) -> str:
     return f"{pixels.shape[0]}×{pixels.shape[1]}"
 
 
-def _table(path: str, place: int, row: "Row") -> list[tuple[object, ...]]:
+def _table(path: str, place: int, row: Row) -> list[tuple[object, ...]]:
     """Return a line of the table for each picture of a row; the change is in levels of 0..255."""
     rows: list[tuple[object, ...]] = []
     for k, (draw, is_changed, clipped) in enumerate(

@@ -1,10 +1,9 @@
-"""What a list of transforms makes of some images: each step alone, and all of them as the model
-gets it.
+"""What transforms make of images: each step alone, and the whole list as the model sees
+it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,20 +12,20 @@ from torch import Tensor
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import build_transform, complete, default_transforms
-from ptkit.core.data.transforms.generators import global_generators_kept
-from ptkit.core.data.transforms.geometry import Draws
-from ptkit.core.data.transforms.mixing import is_mix, mix
+from ptkit.core.data.lists import list_of
+from ptkit.core.data.transforms.catalogue import is_mix, spec_named
+from ptkit.core.data.transforms.completion import (
+    MeanAndStd,
+    complete,
+    mean_and_std_of,
+    own_statistics,
+    training_calls,
+)
+from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
-from ptkit.core.errors import UsageError
+from ptkit.core.data.transforms.spec import NORMALISED, WHITENED
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.setup_data import choose_size
-
-# What only changes how pixels are stored or scaled: nothing to see.
-_CONVERSIONS = ("ToTensor", "ToPILImage", "Normalize")
-# What stays in front of a later step that is shown alone.
-_FIXED = ("Resize", "CenterCrop", "Pad", "Grayscale", *_CONVERSIONS)
 
 # Of each epoch, of each image: float (num_crops, 3, h, w).
 Epochs = list[list[Tensor]]
@@ -39,7 +38,7 @@ class Row:
     call: of the step; "" for all. before: uint8 (h, w, 3), what the step gets; for all, the file.
     draws: uint8
     (h, w, 3) each, without randomness only one; num_crops of them belong together. clipped: share
-    of values outside 0..255, which stand at the ends, for each draw. is_stretched: whitened values
+    of values outside 0..255, which become 0 or 255, for each draw. is_stretched: whitened values
     are shown, 3 standard deviations from mid-grey to black and to white. partner: the file of the
     image that it is mixed with, or "".
     """
@@ -55,7 +54,7 @@ class Row:
 
     @property
     def is_changed(self) -> tuple[bool, ...]:
-        """Whether each of the draws differs from what stood before."""
+        """Whether each of the draws differs from `before`."""
         return tuple(not np.array_equal(draw, self.before) for draw in self.draws)
 
     @property
@@ -76,6 +75,16 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A sheet for each image, the list of transforms, the seed of the draws, and what to say."""
+
+    sheets: tuple[Sheet, ...]
+    calls: tuple[str, ...]
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Source:
     """The given images, decoded, and what the draws are keyed by."""
 
@@ -85,34 +94,40 @@ class _Source:
     seed: int
 
 
-def training_calls(data: DataSettings, paths: Sequence[str]) -> tuple[str, ...]:
+def show_transforms(
+    paths: Sequence[str], data: DataSettings, *, num_draws: int = 8, seed: int = 0
+) -> Shown:
+    """Return what training with these settings would make of the images.
+
+    Raises:
+        UsageError: settings that contradict each other, transforms that do not fit.
+        DataError: an image that cannot be read, or images of different sizes to be mixed.
+    """
+    calls = calls_for(paths, data)
+    sheets = transform_sheets(paths, calls, num_draws=num_draws, seed=seed)
+    left_out = [call for call in calls if len(paths) == 1 and is_mix(parse(call))]
+    notes = [
+        f"{call} is left out: it mixes images with each other, name a second one"
+        for call in left_out
+    ]
+    return Shown(tuple(sheets), calls, seed, tuple(notes))
+
+
+def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[str, ...]:
     """Return the transforms with which `ptkit train` would train on these images; without
     statistics no Normalize.
 
     Raises:
-        UsageError: settings that exclude each other.
+        UsageError: settings that contradict each other.
         DataError: images that cannot be read.
     """
-    if data.transforms and data.augment not in ("auto", "none"):
-        raise UsageError("--transform replaces the ready list: leave --augment out")
-    if (
-        bool(data.mean) != bool(data.std)
-        or len(data.mean) not in (0, 3)
-        or len(data.std) not in (0, 3)
-    ):
-        raise UsageError("--mean and --std go together, three numbers each")
     size = data.size or _own_size(paths)
-    calls = data.transforms or default_transforms(data.augment, size)
-    named = [parse(call) for call in calls]
-    has_normalize = any(_is_any(call, ("Normalize",)) for call in named)
-    # A run's config.toml holds both, and both are the same.
-    if has_normalize and data.mean and not np.allclose(_mean_and_std(named), (data.mean, data.std)):
-        raise UsageError("the transforms name Normalize: leave --mean and --std out")
-    completed = map(
-        parse, complete(calls, size=size, mean=data.mean or (0, 0, 0), std=data.std or (1, 1, 1))
-    )
-    is_shown = bool(data.mean) or has_normalize
-    return tuple(str(call) for call in completed if is_shown or not _is_any(call, ("Normalize",)))
+    calls = training_calls(data.transforms, data.augment, size)
+    own = own_statistics(calls, data.mean, data.std)
+    mean, std = (own[0], own[1]) if own else (data.mean, data.std)
+    completed = complete(calls, size=size, mean=mean or (0, 0, 0), std=std or (1, 1, 1))
+    parsed = [parse(call) for call in completed]
+    return tuple(str(c) for c in parsed if mean or spec_named(c).gives != NORMALISED)
 
 
 def transform_sheets(
@@ -135,7 +150,7 @@ def transform_sheets(
     steps = [
         _step_rows(source, parsed, k)
         for k, call in enumerate(parsed)
-        if not _is_any(call, _CONVERSIONS)
+        if not spec_named(call).is_conversion
     ]
     whole = _rows(source, parsed, call="", before=source.pixels, drawn=_drawn(source, parsed))
     return [Sheet(path, tuple(rows[k] for rows in steps), whole[k]) for k, path in enumerate(paths)]
@@ -145,15 +160,7 @@ def _own_size(paths: Sequence[str]) -> int:
     for path in paths:
         # Names the first that cannot be read; below, those are passed over.
         decoder.size_of(path)
-    return choose_size(_listed(paths))
-
-
-def _listed(paths: Sequence[str]) -> ImageList:
-    """Return paths as a list, each of one class."""
-    encoded = [path.encode("utf-8", "surrogateescape") for path in paths]
-    ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-    labels = np.zeros(len(paths), np.int64)
-    return ImageList(Path("images"), Path(), ("image",), "", labels, b"".join(encoded), ends)
+    return choose_size(list_of(paths, ("image",)))
 
 
 def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
@@ -172,7 +179,7 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
     """Return the steps before `place` that are not random, and a resize to the size that the others
     lead to.
     """
-    fixed = [call for call in calls[:place] if _is_any(call, _FIXED)]
+    fixed = [call for call in calls[:place] if spec_named(call).is_fixed]
     # Of a user's own transform nobody knows what it does to the size.
     sizes = (_planned(calls[:k]).size for k in range(place, -1, -1))
     size = next((size for size in sizes if size is not None), None)
@@ -184,20 +191,15 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
         if height == width
         else [f"Resize(({height}, {width}))"]
     )
-    first = next((k for k, call in enumerate(fixed) if _is_any(call, _CONVERSIONS)), len(fixed))
+    first = next((k for k, call in enumerate(fixed) if spec_named(call).is_conversion), len(fixed))
     return [*fixed[:first], *map(parse, resize), *fixed[first:]]
-
-
-def _is_any(call: Call, names: Sequence[str]) -> bool:
-    """Say whether a call names one of some transforms of ours, not of the user's."""
-    return call.name in names and not call.prefix
 
 
 def _planned(calls: Sequence[Call]) -> Pipeline:
     """Plan a part of a list, made to end in a float tensor."""
     mixes = [call for call in calls if is_mix(call)]
     others = [call for call in calls if not is_mix(call)]
-    ending = [] if any(_is_any(call, ("ToTensor",)) for call in calls) else ["ToTensor()"]
+    ending = [] if any(spec_named(call).name == "ToTensor" for call in calls) else ["ToTensor()"]
     return Pipeline.parse([*map(str, others), *ending, *map(str, mixes)])
 
 
@@ -212,8 +214,7 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
     epochs = []
     for epoch in range(1, num_epochs + 1):
         draws = pipeline.draws(source.seed, epoch=epoch, keys=indices, offset=offset)
-        with global_generators_kept():
-            images = [_seen(pipeline, *pair) for pair in zip(source.pixels, draws, strict=True)]
+        images = [pipeline.apply(*pair) for pair in zip(source.pixels, draws, strict=True)]
         epochs.append(
             images
             if pipeline.mix is None
@@ -230,21 +231,13 @@ def _mixed(pipeline: Pipeline, images: Sequence[Tensor], *, seed: int, epoch: in
     return list(mixed.split(1))
 
 
-def _seen(pipeline: Pipeline, pixels: Pixels, draws: Draws) -> Tensor:
-    """Return one image after a pipeline, float (num_crops, 3, h, w)."""
-    batch = pipeline.stacked([pipeline.each(pipeline.before(pixels), draws)])
-    if not isinstance(batch, Tensor):
-        batch = torch.from_numpy(pipeline.together(batch, draws[None]))
-    return pipeline.finish(batch, draws[None])
-
-
 def _rows(
     source: _Source, calls: Sequence[Call], *, call: str, before: Sequence[Pixels], drawn: Epochs
 ) -> list[Row]:
     """Return a row for each image; calls: what led to the draws."""
     pipeline = _planned(calls)
     is_random = pipeline.is_random or pipeline.mix is not None
-    is_stretched = any(_is_any(call, ("LinearTransformation",)) for call in calls)
+    is_stretched = any(spec_named(call).gives == WHITENED for call in calls)
     rows = []
     for place, pixels in enumerate(before):
         images = [epoch[place] for epoch in drawn]
@@ -268,24 +261,17 @@ def _rows(
     return rows
 
 
-def _mean_and_std(calls: Sequence[Call]) -> tuple[list[float], list[float]]:
-    """Return what Normalize, if it stands in a list, subtracts and divides by."""
-    for call in calls:
-        if _is_any(call, ("Normalize",)):
-            normalize = build_transform(call)
-            mean, std = (
-                torch.as_tensor(x).flatten().expand(3).tolist()
-                for x in (normalize.mean, normalize.std)
-            )
-            return mean, std
-    return [0.0] * 3, [1.0] * 3
+def _mean_and_std(calls: Sequence[Call]) -> MeanAndStd:
+    """Return what Normalize, if a list has it, subtracts and divides by."""
+    normalize = next((call for call in calls if spec_named(call).gives == NORMALISED), None)
+    return mean_and_std_of(normalize) if normalize else ((0.0,) * 3, (1.0,) * 3)
 
 
-def _stretch(images: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+def _stretch(images: Sequence[Tensor]) -> MeanAndStd:
     """Return the mean and std with which 3 standard deviations around the mean become 0..1."""
     values = torch.cat([image.flatten() for image in images])
     width = 6 * max(float(values.std()), 1e-6)
-    return [0.5 - float(values.mean()) / width] * 3, [1 / width] * 3
+    return (0.5 - float(values.mean()) / width,) * 3, (1 / width,) * 3
 
 
 def _clipped(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[float]:

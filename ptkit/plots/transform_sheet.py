@@ -97,7 +97,7 @@ def transform_figure(
 
 
 def _whole_columns(count: int) -> int:
-    """Return how many large tiles stand side by side: up to four in one row, else two even rows or
+    """Return how many large tiles are side by side: up to four in one row, else two even rows or
     rows of four.
     """
     return count if count <= _WHOLE_COLUMNS else min(-(-count // 2), _WHOLE_COLUMNS)

@@ -19,6 +19,10 @@ class ListDataset(Dataset[tuple[Any, Any]]):
 
     transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the label.
 
+    >>> image, label = ptkit.ListDataset("train.txt")[0]
+    >>> image.dtype
+    torch.uint8
+
     Raises:
         DataError: a bad list, or on access an image that cannot be read.
     """

@@ -42,25 +42,6 @@ _INSIDE: tuple[tuple[str, str, type], ...] = (
 )
 
 
-def load(path: Path | str, *, model: str | None = None) -> nn.Module:
-    """Rebuild the model of a checkpoint or run folder, ready to predict.
-
-    The module is in evaluation mode on the CPU and has two attributes more: `class_names` (a tuple
-    of str) and `pipeline` (the checkpoint's evaluation pipeline: `calls`, `tensors`, `size`,
-    `mean`, `std`).
-    model: the user's own call, needed where the checkpoint names code that is not part of ptkit.
-
-    Raises:
-        CheckpointError: not a ptkit checkpoint, damaged, or it needs `model`.
-    """
-    checkpoint = read_checkpoint(Path(path))
-    module = rebuild(checkpoint, model=model)
-    # setattr: nn.Module's annotations allow tensors and modules only.
-    setattr(module, "class_names", tuple(checkpoint["classes"]))  # noqa: B010
-    setattr(module, "pipeline", checkpoint["pipeline"])  # noqa: B010
-    return module
-
-
 def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     """Save a checkpoint so that `path` holds the old or the new one whole, and the new one was read
     back.

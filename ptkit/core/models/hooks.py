@@ -139,7 +139,7 @@ def as_maps(output: Tensor) -> Tensor:
     for skipped in (0, 1):
         side = round((output.shape[1] - skipped) ** 0.5)
         if side > 1 and side * side == output.shape[1] - skipped:
-            return output[:, skipped:].transpose(1, 2).unflatten(2, (side, side))
+            return output[:, skipped:].transpose(1, 2).reshape(len(output), -1, side, side)
     return output
 
 

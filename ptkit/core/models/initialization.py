@@ -9,7 +9,8 @@ from torch import nn
 from ptkit.core.errors import UsageError
 from ptkit.core.models.selectors import matching_parameters, matching_weights
 from ptkit.core.parts.calls import Call, parse, split_selector
-from ptkit.core.parts.catalogue import Catalogue, Part
+from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.part import Part
 
 _SUMMARIES = {
     "xavier_uniform_": "uniform, variance kept forwards and backwards (Glorot and Bengio 2010)",

@@ -25,8 +25,7 @@ from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.parts.calls import Call
 
-# What a user may set, by class. None stands for torchvision's own value, which differs from model
-# to model.
+# What a user may set, by class. None means torchvision's own value, which differs by model.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "AlexNet": {"dropout": 0.5},
     "ConvNeXt": {"stochastic_depth_prob": None, "layer_scale": 1e-6},
@@ -65,7 +64,7 @@ _FIXED: dict[str, dict[str, Any]] = {
 
 def names() -> list[str]:
     """Return the names of torchvision's classification models."""
-    return torchvision.models.list_models(module=torchvision.models)
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def summary(name: str) -> str:
@@ -87,7 +86,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         "return"
     ].__name__
 
-    def build(*, num_classes: int, **arguments: Any) -> nn.Module:
+    def build(*, num_classes: int, **arguments: Any) -> Any:
         given = {key: value for key, value in arguments.items() if value is not None} | _FIXED.get(
             class_name, {}
         )

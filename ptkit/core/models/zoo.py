@@ -2,8 +2,6 @@
 
 import functools
 import inspect
-import pkgutil
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +11,8 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part
+from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.part import Part
 from ptkit.core.sizes import is_small
 
 _RUN_GIVES = frozenset({"num_classes"})
@@ -119,7 +118,7 @@ def build_model(
         call = _settled(call, catalogue.find(call), size)
     elif call.prefix == "timm":
         timm_models.check_name(call)
-        call = _with(call, {**call.kwargs, **timm_models.settled(call, size)})
+        call = call.updated(timm_models.settled(call, size))
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -174,7 +173,7 @@ def find_head(model: nn.Module, num_classes: int) -> str:
     Raises:
         UsageError: there is none.
     """
-    heads = [
+    heads: list[str] = [
         name
         for name, module in model.named_modules()
         if (isinstance(module, nn.Linear) and module.out_features == num_classes)
@@ -204,7 +203,7 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
                 " weights",
                 key,
             )
-    return _with(call, {key: value for key, value in call.kwargs.items() if key != "num_classes"})
+    return call.without("num_classes")
 
 
 def _settled(call: Call, part: Part, size: int | None) -> Call:
@@ -216,17 +215,13 @@ def _settled(call: Call, part: Part, size: int | None) -> Call:
     }
     if size is not None:
         by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
-    takes = inspect.signature(pkgutil.resolve_name(part.target)).parameters
+    takes = inspect.signature(part.load()).parameters
     settled = {
         key: value
         for key, value in by_size.items()
         if key in takes and call.kwargs.get(key) is None and value != takes[key].default
     }
-    return _with(call, {**call.kwargs, **settled})
-
-
-def _with(call: Call, kwargs: Mapping[str, Any]) -> Call:
-    return Call(call.name, call.args, dict(kwargs), call.prefix, call.source, call.spots)
+    return call.updated(settled)
 
 
 def _built(call: Call, catalogue: Catalogue, num_classes: int) -> Any:

@@ -1,10 +1,7 @@
-"""What an argument may be: words for people, a check, and values that it refuses.
-
-The rules of all parts stand in allowed_values.py.
-"""
+"""What an argument may be: words for people, a check, and values that it refuses."""
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +9,8 @@ from typing import Any
 _LARGEST = 3.4028234e38
 _LARGEST_WHOLE = 2**63 - 1
 _WRONG_TYPES: tuple[Any, ...] = ("x", True, None, [])
+# The longest side that a JPEG can have.
+PIXELS = 65_535
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,18 @@ class Allowed:
     bad_examples: tuple[Any, ...]
     plural: str = ""
     parts: tuple["Allowed", ...] = ()
+
+
+@dataclass(frozen=True)
+class Together:
+    """What the arguments of one part must be to each other.
+
+    check: takes all arguments by name, defaults included, each of them allowed by itself.
+    text: the whole message after the part's name.
+    """
+
+    check: Callable[[Mapping[str, Any]], bool]
+    text: str
 
 
 def number(
@@ -222,3 +233,8 @@ def _exactly(choice: str | int) -> Allowed:
 def _is_number(value: Any, kinds: Any) -> bool:
     # True is a whole number to Python.
     return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+# The ranges that most arguments have.
+SHARE, AT_LEAST_0, ABOVE_0, ANY = number(0, 1), number(0), number(above=0), number()
+COUNT, SIDE = whole(1), whole(1, PIXELS)

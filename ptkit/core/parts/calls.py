@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptkit.core.errors import UsageError
@@ -40,7 +40,7 @@ class Call:
     """A parsed call. Values are literals, lists, tuples, `Symbol` or nested `Call`.
 
     prefix: "" for a built-in part, else `timm`, `module.path` or `path/to/file.py`.
-    source, spots: the text it came from and where in it the name ("") and each argument stand, for
+    source, spots: the text it came from and where in it the name ("") and each argument are, for
     error messages.
     """
 
@@ -56,6 +56,18 @@ class Call:
             f"{key}={_text(value)}" for key, value in self.kwargs.items()
         ]
         return f"{self.prefix + ':' if self.prefix else ''}{self.name}({', '.join(parts)})"
+
+    def argument(self, place: int, key: str) -> Any:
+        """Return the argument that has a place or a name; None where it is left out."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(key)
+
+    def updated(self, kwargs: Mapping[str, Any]) -> "Call":
+        """Return the call with more arguments by name, or others."""
+        return replace(self, kwargs={**self.kwargs, **kwargs})
+
+    def without(self, *keys: str) -> "Call":
+        """Return the call without some of its arguments by name."""
+        return replace(self, kwargs={k: v for k, v in self.kwargs.items() if k not in keys})
 
     def error(self, message: str, spot: str | int = "") -> UsageError:
         """Return an error whose message shows the source with a caret under the argument `spot` (or
@@ -109,7 +121,7 @@ def split_selector(text: str, separator: str) -> tuple[str, str]:
 
 
 class _Reader:
-    """Turns the syntax tree of one call into values, knowing where each node stands in the source."""
+    """Turns the syntax tree of one call into values, and knows where in the source each node is."""
 
     def __init__(self, source: str, offset: int, call_text: str) -> None:
         self.source, self.offset, self.lines = source, offset, call_text.split("\n")
@@ -159,7 +171,7 @@ class _Reader:
         raise self.error(node, "only numbers, strings, lists and nested calls can be arguments")
 
     def column(self, node: ast.expr | ast.keyword) -> int:
-        """Return the place of a node in the source, in characters (ast counts bytes, line by line)."""
+        """Return the place of a node in the source, in characters (ast counts bytes, by line)."""
         before = sum(len(line) + 1 for line in self.lines[: node.lineno - 1])
         here = self.lines[node.lineno - 1].encode()[: node.col_offset]
         return self.offset + before + len(here.decode(errors="replace"))

@@ -7,16 +7,16 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.errors import CheckpointError
-from ptkit.core.parts.argument_table import allowed_for
+from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.parts.calls import Call, Symbol
 from ptkit.core.parts.checks import (
     OLD_ARGUMENTS,
@@ -28,27 +28,13 @@ from ptkit.core.parts.checks import (
     check_value,
     name_hint,
 )
+from ptkit.core.parts.part import Part
 from ptkit.core.wording import nearest
 
 
 @dataclass(frozen=True)
-class Part:
-    """One row of a table.
-
-    target: `module:attribute`, imported when the part is built.
-    supplied: arguments that the run gives and the user may not.
-    tensors: arguments for which lists of numbers become float tensors.
-    """
-
-    target: str
-    summary: str
-    supplied: frozenset[str] = frozenset()
-    tensors: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Argument:
-    """One argument of a part, for people: its default ("" if it must be given), and what it may be."""
+    """One argument of a part in words: its default ("" if it must be given), what it may be."""
 
     name: str
     default_text: str
@@ -60,8 +46,8 @@ class Catalogue:
     """All parts of one kind.
 
     kind: the word used in messages, such as "optimizer".
-    functions: calls that may stand as an argument, such as `calculate_gain`; name to target.
-    symbols: enumerations that may stand as an argument; name to target.
+    functions: calls that may be an argument, such as `calculate_gain`; name to target.
+    symbols: enumerations that may be an argument; name to target.
     """
 
     kind: str
@@ -70,11 +56,16 @@ class Catalogue:
     symbols: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, call: Call) -> Part:
-        """Return the row that a built-in call names.
+        """Return the row that a call names; a user's own object, imported, gets an empty one.
 
         Raises:
             UsageError: no such name; the message has the nearest one.
         """
+        if call.prefix:
+            target = load_user_object(call)
+            if not callable(target):
+                raise _has_no_arguments(call, target)
+            return Part(target, "")
         part = self.parts.get(call.name)
         if part is None:
             raise call.error(
@@ -92,23 +83,19 @@ class Catalogue:
         Raises:
             UsageError: unknown name or argument, or a value that the part refuses.
         """
-        if call.prefix:
-            target, part = load_user_object(call), Part(call.prefix, "")
-        else:
-            part = self.find(call)
-            target = _imported(part.target)
-        arguments = self.bind(call, target, part)
-        takes = _parameters(call, target)
+        part = self.find(call)
+        arguments = self.bind(call, part)
+        takes = _parameters(call, part)
         for key, value in (supplied or {}).items():
             if key in takes:
                 arguments.setdefault(key, value)
-        return _constructed(call, target, arguments)
+        return _constructed(call, part, arguments)
 
-    def bind(self, call: Call, target: Callable[..., Any], part: Part) -> dict[str, Any]:
-        """Return the call's arguments by name, checked against the signature of `target`, nested
-        calls built.
+    def bind(self, call: Call, part: Part) -> dict[str, Any]:
+        """Return the call's arguments by name, checked against the part's signature, nested calls
+        built.
         """
-        takes = _parameters(call, target)
+        takes = _parameters(call, part)
         # A user's own function may have arguments of old names, and may take any name.
         old = () if call.prefix else OLD_ARGUMENTS
         takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -122,8 +109,10 @@ class Catalogue:
             bound[key] = self.resolve(call, given, spot=key)
             # Of a user's own function nothing is known but the names of its arguments.
             if not call.prefix:
-                check_value(call, parameters[key], bound[key], given=given)
-            if key in part.tensors and isinstance(bound[key], list | tuple):
+                check_value(call, part, parameters[key], bound[key], given=given)
+            if key in part.to_float:
+                bound[key] = float(bound[key])
+            elif key in part.tensors and isinstance(bound[key], list | tuple):
                 import torch
 
                 bound[key] = torch.tensor(bound[key], dtype=torch.float32)
@@ -137,7 +126,7 @@ class Catalogue:
             UsageError: no such part, or more arguments than it takes without their names.
         """
         part = self.find(call)
-        takes = _parameters(call, _imported(part.target))
+        takes = _parameters(call, part)
         return _with_names(call, _positions(takes, part), takes)
 
     def describe(self, name: str) -> tuple[str, str]:
@@ -151,18 +140,15 @@ class Catalogue:
         """Return the arguments of one part that a user may give."""
         part = self.parts[name]
         found = []
-        for key, parameter in inspect.signature(_imported(part.target)).parameters.items():
+        for key, parameter in inspect.signature(part.load()).parameters.items():
             if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
                 continue
-            rule = allowed_for(name, parameter)
-            default = (
-                "" if parameter.default is parameter.empty else _default_text(parameter.default)
-            )
+            rule, default = part.rule(name, parameter), _default_text(parameter)
             found.append(Argument(key, default, rule.text if rule else ""))
         return found
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
-        """Replace nested calls, symbols and lists of them by what they stand for."""
+        """Replace nested calls, symbols and lists of them by what they mean."""
         if isinstance(value, Symbol):
             return self._symbol(call, value, spot)
         if isinstance(value, Call):
@@ -173,15 +159,15 @@ class Catalogue:
 
     def _nested(self, call: Call) -> Any:
         if call.name in self.functions and not call.prefix:
-            target = _imported(self.functions[call.name])
-            return _constructed(call, target, self.bind(call, target, Part("", "")))
+            part = Part(self.functions[call.name], "")
+            return _constructed(call, part, self.bind(call, part))
         return self.build(call)
 
     def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
         if symbol.owner not in self.symbols:
             known = ", ".join(self.symbols) or "none"
             raise call.error(f"{symbol} is not known here; enumerations: {known}", spot)
-        owner = _imported(self.symbols[symbol.owner])
+        owner = pkgutil.resolve_name(self.symbols[symbol.owner])
         if symbol.member not in owner.__members__:
             hint = nearest(symbol.member, owner.__members__)
             raise call.error(f"{symbol.owner} has no {symbol.member}{hint}", spot)
@@ -195,7 +181,7 @@ def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
         CheckpointError: the call has a prefix, or names a function as `module:function` anywhere
             inside.
     """
-    if call.prefix or any(_names_code(value) for value in (*call.args, *call.kwargs.values())):
+    if _names_code(call):
         raise CheckpointError(f"{where} names user code ({call}); nothing was run: {remedy}")
 
 
@@ -209,7 +195,7 @@ def load_user_object(call: Call) -> Any:
 
 
 def load_function(text: str, *, call: Call | None = None) -> Any:
-    """Import `module:name` or `path/to/file.py:name`; `call` is where the text stands, for the
+    """Import `module:name` or `path/to/file.py:name`; `call` is where the text is, for the
     error message.
     """
     prefix, _, name = text.rpartition(":")
@@ -251,13 +237,17 @@ def _named_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _parameters(call: Call, target: Callable[..., Any]) -> Parameters:
+def _parameters(call: Call, part: Part) -> Parameters:
+    target = part.load()
     try:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
-        raise call.error(
-            f"{call.name} is a {type(target).__name__}, not a function or class with arguments"
-        ) from None
+        raise _has_no_arguments(call, target) from None
+
+
+def _has_no_arguments(call: Call, target: Any) -> UsageError:
+    found = type(target).__name__
+    return call.error(f"{call.name} is a {found}, not a function or class with arguments")
 
 
 def _positions(parameters: Parameters, part: Part) -> list[str]:
@@ -286,15 +276,10 @@ def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
     return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
 
 
-def _imported(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _constructed(call: Call, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    check_complete(call, _parameters(call, target), arguments)
+def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
+    check_complete(call, part, _parameters(call, part), arguments)
     try:
-        return target(**arguments)
+        return part.load()(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise call.error(f"{call.name}: {message}") from error
@@ -315,7 +300,10 @@ def _names_code(value: Any) -> bool:
     return isinstance(value, str) and ":" in value
 
 
-def _default_text(default: Any) -> str:
+def _default_text(parameter: inspect.Parameter) -> str:
+    default = parameter.default
+    if default is parameter.empty:
+        return ""
     # AutoAugmentPolicy prints as <AutoAugmentPolicy.IMAGENET: 'imagenet'>.
     if isinstance(default, enum.Enum):
         return f"{type(default).__name__}.{default.name}"

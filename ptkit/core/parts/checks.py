@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 from ptkit.core.parts.argument_rules import listing
-from ptkit.core.parts.argument_table import TOGETHER, allowed_for
 from ptkit.core.parts.calls import Call
+from ptkit.core.parts.part import Part
 from ptkit.core.wording import nearest
 
 # What an argument, a value or a part was called in older PyTorch, and what it is called now.
@@ -82,17 +82,19 @@ def check_name(call: Call, key: str, parameters: Parameters, *, of_the_run: Set[
     raise call.error(f"{call.name} has no argument {key}{hint}", key)
 
 
-def check_value(call: Call, parameter: inspect.Parameter, value: Any, *, given: Any) -> None:
-    """Refuse what an argument may not be.
+def check_value(
+    call: Call, part: Part, parameter: inspect.Parameter, value: Any, *, given: Any
+) -> None:
+    """Refuse a value that an argument may not have.
 
-    value: with nested calls and enumerations built. given: as it stands in the call.
+    value: with nested calls and enumerations built. given: as written in the call.
 
     Raises:
         UsageError: what is allowed, and what was found.
     """
     if isinstance(value, str) and value in _OLD_VALUES:
         raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', parameter.name)
-    rule = allowed_for(call.name, parameter)
+    rule = part.rule(call.name, parameter)
     if rule is not None and not rule.check(value):
         # A call of one argument is written as the notation writes that argument.
         found = str(Call("", (given,)))[1:-1]
@@ -101,23 +103,18 @@ def check_value(call: Call, parameter: inspect.Parameter, value: Any, *, given: 
         )
 
 
-def check_complete(call: Call, takes: Parameters, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that are too few, or that do not go together.
+def check_complete(call: Call, part: Part, takes: Parameters, given: Mapping[str, Any]) -> None:
+    """Refuse a call that lacks an argument, or whose arguments do not fit each other.
 
     Raises:
-        UsageError: the first that is missing, or what does not go together.
+        UsageError: the first that is missing, or what does not fit.
     """
     for key, parameter in takes.items():
-        if (
-            parameter.default is parameter.empty
-            and parameter.kind not in VARIADIC
-            and key not in arguments
-        ):
-            rule = None if call.prefix else allowed_for(call.name, parameter)
+        is_needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if is_needed and key not in given:
+            rule = None if call.prefix else part.rule(call.name, parameter)
             wanted = f"; it must be {rule.text}" if rule else ""
             raise call.error(f"{call.name}: missing a required argument: {key!r}{wanted}")
-    together = None if call.prefix else TOGETHER.get(call.name)
-    if together and not together.check(
-        {key: p.default for key, p in takes.items()} | dict(arguments)
-    ):
+    together = None if call.prefix else part.rule_together(call.name)
+    if together and not together.check({key: p.default for key, p in takes.items()} | dict(given)):
         raise call.error(f"{call.name}: {together.text}")

@@ -19,25 +19,23 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
 from ptkit.core.data.loading.read_ahead import sizes_of
 from ptkit.core.data.shared_images import first_shared
-from ptkit.core.data.transforms.catalogue import (
-    build_transform,
+from ptkit.core.data.transforms.completion import (
+    Statistics,
     complete,
-    default_transforms,
     evaluation_of,
     mirrors,
+    own_statistics,
+    training_calls,
 )
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
-from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
-
-# Mean, std, and where they come from.
-_Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def prepare_data(
     train = load_source(train_list, train_draft, Settings(data=train_data, train=asked), counting)
     valid = load_source(valid_list, eval_draft, Settings(data=data, train=asked), counting)
     mean, std, origin = (
-        _named_statistics(train_calls, data)
+        own_statistics(train_calls, data.mean, data.std)
         or _known_statistics(train.images, data, start)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
@@ -132,9 +130,7 @@ def prepare_data(
 
 
 def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if data.transforms and data.augment not in ("auto", "none"):
-        raise UsageError("--transform replaces the ready list: leave --augment out")
-    train = data.transforms or default_transforms(data.augment, size)
+    train = training_calls(data.transforms, data.augment, size)
     if _has(data.eval_transforms, "WithHorizontalFlip") and not mirrors(train):
         raise UsageError(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
@@ -162,45 +158,10 @@ def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) ->
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
 
 
-def _named_statistics(calls: tuple[str, ...], data: DataSettings) -> _Statistics | None:
-    """Return the statistics in the user's own list, if it has any: evaluation must see the same."""
-    own = {call.name: call for call in map(parse, calls) if not call.prefix}
-    if "Normalize" in own:
-        return _of_normalize(own["Normalize"], data)
-    if "LinearTransformation" not in own:
-        return None
-    # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
-    if any(data.mean):
-        raise own["LinearTransformation"].error(
-            "whitened images are not normalised: leave data.mean and data.std out"
-        )
-    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
-
-
-def _of_normalize(call: Call, data: DataSettings) -> _Statistics:
-    normalize = build_transform(call)
-    mean, std = (
-        tuple(float(v) for v in torch.as_tensor(x).flatten().expand(3))
-        for x in (normalize.mean, normalize.std)
-    )
-    # The config.toml of such a run has both.
-    if (data.mean and not np.allclose(data.mean, mean)) or (
-        data.std and not np.allclose(data.std, std)
-    ):
-        raise call.error("the statistics are given twice: here and as data.mean, data.std")
-    return mean, std, "the transforms' own Normalize"
-
-
 def _known_statistics(
     images: ImageList, data: DataSettings, start: Weights | None
-) -> _Statistics | None:
+) -> Statistics | None:
     """Return the statistics that are given, come with the weights, or lie beside the list."""
-    if (
-        bool(data.mean) != bool(data.std)
-        or len(data.mean) not in (0, 3)
-        or len(data.std) not in (0, 3)
-    ):
-        raise UsageError("data.mean and data.std go together, three numbers each")
     if data.mean:
         return data.mean, data.std, "the given statistics"
     if start is not None and start.mean and start.std:
@@ -214,13 +175,13 @@ def _known_statistics(
 
 def _measured(
     train: Source, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
-) -> _Statistics:
+) -> Statistics:
     """Measure images after the pipeline's prefix, so that kept or not they give the same."""
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
 
     def read(path: str) -> Pixels:
-        return pipeline.before(decoder.read(path))
+        return pipeline.apply_prefix(decoder.read(path))
 
     if train.kept is not None:
         stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
@@ -274,8 +235,8 @@ def _training_batches(
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
-    length = len(one.prefix)
-    return length == len(other.prefix) and one.calls[:length] == other.calls[:length]
+    length = len(one.plan.prefix)
+    return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
 
 def _data_note(train: Source, valid: Source, size: int) -> str:

@@ -98,7 +98,9 @@ class Batches:
         self.device = torch.device(device)
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
         finishes = (
-            self.device.type == "cpu" and not self.pipeline.tail and not self.pipeline.is_foreign
+            self.device.type == "cpu"
+            and not self.pipeline.plan.float_steps
+            and not self.pipeline.is_foreign
         )
         self.source = Source(images, self.pipeline, kept, reduced_decode, finishes)
         self.batch_size, self.seed = batch_size, seed
@@ -211,7 +213,7 @@ class Batches:
         """Yield each batch with its images and labels on the device, finished there."""
         for plan, (pixels, labels, *draws) in copied(map(self._to_copy, batches), self.device):
             if not self.source.finishes:
-                pixels = self.pipeline.finish(
+                pixels = self.pipeline.finish_on_device(
                     pixels, plan.draws, device_draws=draws[0] if draws else None
                 )
             yield plan, pixels, labels
@@ -220,7 +222,8 @@ class Batches:
         plan, pixels = prepared
         self.when_prepared()
         labels = self.images.labels[plan.indices]
-        return plan, (pixels, labels, plan.draws) if self.pipeline.on_device else (pixels, labels)
+        draws = (plan.draws,) if self.pipeline.plan.device_steps else ()
+        return plan, (pixels, labels, *draws)
 
 
 def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:

@@ -16,8 +16,8 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.read_ahead import Reading, checked, read_ahead, sizes_of
-from ptkit.core.data.transforms.geometry import Size
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError
 from ptkit.core.machine import num_cores
@@ -127,11 +127,11 @@ def decode_all(
 
     on_images: told how many more are done, for a progress bar.
     """
-    if pipeline.prefix_size is None:
+    if pipeline.plan.prefix_size is None:
         return _of_different_sizes(
             decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
         )
-    pixels = np.empty((len(images), *pipeline.prefix_size, 3), np.uint8)
+    pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
 
     def fill(indices: range, reading: Reading) -> list[tuple[int, str]]:
         return _decoded(
@@ -200,13 +200,15 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
 
     Where their sizes differ that is estimated from some headers.
     """
-    if pipeline.prefix_size is not None:
-        height, width = pipeline.prefix_size
+    if pipeline.plan.prefix_size is not None:
+        height, width = pipeline.plan.prefix_size
         return len(images) * height * width * 3
     chosen = np.unique(
         np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
     ).tolist()
-    found = [pipeline.size_before(size) for size in sizes_of(images, chosen) if size is not None]
+    found = [
+        pipeline.size_after_prefix(size) for size in sizes_of(images, chosen) if size is not None
+    ]
     return int(3 * np.prod(found, axis=1, dtype=np.int64).mean() * len(images)) if found else 0
 
 
@@ -237,7 +239,7 @@ def _decoded(
         except DataError as error:
             bad.append((index, str(error)))
             continue
-        take(index, pixels if pipeline is None else pipeline.before(pixels))
+        take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
     return bad
 
 

@@ -76,7 +76,7 @@ def decode_to_disk(
             writer.write(chunk.pixels)
             sizes.append(chunk.sizes)
             bad += chunk.bad
-        table = None if pipeline.prefix_size is not None else np.concatenate(sizes).tobytes()
+        table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
         nbytes = writer.pixels.tell()
         found = {
             "num_images": len(images) - len(bad),
@@ -123,13 +123,13 @@ def _can_be_read(images: ImageList, index: int) -> bool:
 
 
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
-    return pipeline.calls[: len(pipeline.prefix)]
+    return pipeline.calls[: len(pipeline.plan.prefix)]
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     """Return what decodes and, where there is a prefix, what computes it."""
     versions = {"ptkit": __version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
-    if pipeline.prefix:
+    if pipeline.plan.prefix:
         versions |= {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
     return versions
 
@@ -150,7 +150,7 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
         "key": key,
         "list": os.path.abspath(images.file),
         "num_images": len(images),
-        "size": pipeline.prefix_size,
+        "size": pipeline.plan.prefix_size,
         "calls": _prefix_calls(pipeline),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": _versions(pipeline),

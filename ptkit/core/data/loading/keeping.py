@@ -113,7 +113,7 @@ def _wherever_it_fits(
 ) -> Source:
     """Keep the images in memory, or else on disk, where they take less than half of what is free."""
     is_once = settings.train.epochs == 1
-    if is_once and pipeline.prefix_size is None:
+    if is_once and pipeline.plan.prefix_size is None:
         # A pass that decodes whole images pays from the second epoch on.
         return Source(images, None, NOWHERE, "once only, in the one epoch")
     needed = decoded_bytes(images, pipeline)

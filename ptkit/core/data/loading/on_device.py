@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.transforms.geometry import Draws
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.device import sent
 
 Indices = npt.NDArray[np.int64]
@@ -56,20 +56,22 @@ class InMemory:
             indices, draws = (
                 several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
             )
-            pixels = torch.from_numpy(self.pipeline.together(self.pixels[indices], draws))
+            pixels = torch.from_numpy(self.pipeline.apply_to_batch(self.pixels[indices], draws))
             labels = torch.from_numpy(self.labels[indices])
             counts = [len(some) for some, _ in several]
             # A matrix times a batch may round as the size of the batch says, so the tail gets
             # batches as wanted.
-            if not self.pipeline.tail:
-                pixels = self.pipeline.finish(pixels, draws)
+            if not self.pipeline.plan.float_steps:
+                pixels = self.pipeline.finish_on_device(pixels, draws)
             # The tail may have the crops still to come.
             crops = len(pixels) // len(indices)
             parts = zip(
                 several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True
             )
             for (_, own), images, some in parts:
-                yield self.pipeline.finish(images, own) if self.pipeline.tail else images, some
+                if self.pipeline.plan.float_steps:
+                    images = self.pipeline.finish_on_device(images, own)
+                yield images, some
 
     def _together(self, wanted: Iterator[Wanted]) -> Iterator[list[Wanted]]:
         """Yield batches that are made together: more than one only if they are small."""
@@ -112,7 +114,9 @@ class OnDevice:
             parts = sent(table, self.pixels.device).split([len(indices) for indices, _ in several])
             for (_, draws), part in zip(several, parts, strict=True):
                 index = part[:, 0].long()
-                images = self.pipeline.finish(self.pixels[index], draws, device_draws=part[:, 1:])
+                images = self.pipeline.finish_on_device(
+                    self.pixels[index], draws, device_draws=part[:, 1:]
+                )
                 yield images, self.labels[index]
 
 
@@ -128,7 +132,7 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
 
     pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
-    runs_there = not (pipeline.middle or pipeline.batched)
+    runs_there = not (pipeline.plan.image_steps or pipeline.plan.batch_steps)
     return pixels.ndim == 4 and runs_there and pixels.nbytes <= free // 4
 
 

@@ -26,8 +26,9 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.cache import Kept
 from ptkit.core.data.loading.read_ahead import Content, Reading, checked, read_ahead
-from ptkit.core.data.transforms.geometry import Draws, Reduction, Size
+from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline, same_size
+from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.errors import DataError
 
 Indices = npt.NDArray[np.int64]
@@ -71,7 +72,8 @@ class Source:
         """Whether batches are cut out of kept images of one size, and no image is worked on by
         itself.
         """
-        return self.kept is not None and self.kept.size is not None and not self.pipeline.middle
+        has_one_size = self.kept is not None and self.kept.size is not None
+        return has_one_size and not self.pipeline.plan.image_steps
 
     def prepared(self, plan: Plan, contents: Sequence[Content] | None = None) -> Pixels | Tensor:
         """Return some images as they go to the device.
@@ -81,28 +83,32 @@ class Source:
         batch = self._unfinished(plan, contents)
         if not self.finishes:
             return batch
-        return self.pipeline.finish(
+        return self.pipeline.finish_on_device(
             batch if isinstance(batch, Tensor) else torch.from_numpy(batch), plan.draws
         )
 
     def _unfinished(self, plan: Plan, contents: Sequence[Content] | None) -> Pixels | Tensor:
         if self.is_whole:
             assert self.kept is not None
-            return self.pipeline.together(self.kept.gathered(plan.indices), plan.draws)
+            return self.pipeline.apply_to_batch(self.kept.gathered(plan.indices), plan.draws)
         read = contents if contents is not None else [None] * len(plan.indices)
         triples = zip(plan.indices.tolist(), plan.draws, read, strict=True)
-        batch = self.pipeline.stacked(
+        batch = self.pipeline.stack(
             [self._image(index, row, content) for index, row, content in triples]
         )
-        return batch if isinstance(batch, Tensor) else self.pipeline.together(batch, plan.draws)
+        if isinstance(batch, Tensor):
+            return batch
+        return self.pipeline.apply_to_batch(batch, plan.draws)
 
     def _image(self, index: int, draws: Draws, content: Content | None) -> Tensor:
         if self.kept is not None:
-            return self.pipeline.each(self.kept.image(index), draws)
+            return self.pipeline.apply_to_image(self.kept.image(index), draws)
         path = self.images.image_path(index)
         data = decoder.read_bytes(path) if content is None else checked(content)
         pixels, reduction = self._reduced(data, draws) or (decoder.decode(data, path), None)
-        return self.pipeline.each(self.pipeline.before(pixels), draws, reduction=reduction)
+        return self.pipeline.apply_to_image(
+            self.pipeline.apply_prefix(pixels), draws, reduction=reduction
+        )
 
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""

@@ -1,5 +1,6 @@
 """The three ways to split, end to end: into lists, into folds, and into existing lists."""
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +37,12 @@ DEFAULT_RATIO = "8:1:1"
 class SplitJob:
     """What is to be split, and how.
 
-    source: a folder of class folders, or a list. command: as it was called, for the record.
+    source: a folder of class folders, or a list.
     ratio: None is 8:1:1; for folds no test part; for existing lists, the ratio that they have.
     tree: copies or links to make. kfold: number of folds. The rest: see `split_images`.
     """
 
     source: Path
-    command: str
     out: Path = Path()
     ratio: str | None = None
     tree: Tree | None = None
@@ -52,6 +52,24 @@ class SplitJob:
     allow_missing: bool = False
     overwrite: bool = False
     seed: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats the split, for its record."""
+        is_plain = not self.extend and self.kfold is None
+        tree = {} if self.tree is None else {f"--{self.tree.kind}": self.tree.folder}
+        values = {
+            "--ratio": self.ratio or (DEFAULT_RATIO if is_plain else None),
+            "--seed": self.seed,
+            **tree,
+            "--kfold": self.kfold,
+            "--group-by": self.group_by,
+            "--out": None if self.out == Path() else self.out,
+        }
+        switches = {"--extend": self.extend, "--allow-missing": self.allow_missing}
+        words = ["ptkit", "split", str(self.source)]
+        words += [text for k, v in values.items() if v is not None for text in (k, str(v))]
+        return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])
 
 
 @dataclass(frozen=True)

@@ -1,138 +1,82 @@
-"""The transforms a user can name, and the few that are ours."""
+"""All transforms that a user can name: their rows, looked up by name or by class; and the
+containers of other transforms, which look rows up themselves.
+"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, where
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.mixing import is_mix
-from ptkit.core.data.transforms.whitening import held_whitening, read_whitening
-from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part, load_function
-from ptkit.core.sizes import is_small
-
-
-class ToTensor(nn.Module):
-    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1; v2's own leaves
-    tensors unscaled.
-    """
-
-    def forward(self, image: Any) -> Tensor:
-        tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        return F.to_dtype(tensor, torch.float32, scale=True)
-
-
-class Lambda(nn.Module):
-    """Apply a user's function, named as "module:function" or "file.py:function", to the image."""
-
-    def __init__(self, function: str) -> None:
-        super().__init__()
-        self.name = function
-        self.function = load_function(function)
-
-    def forward(self, image: Any) -> Any:
-        return self.function(image)
-
-
-def _torchvision(name: str, summary: str) -> Part:
-    return Part(f"torchvision.transforms.v2:{name}", summary)
-
-
-# The loop knows the labels and mixes losses, not targets.
-_MIX_GIVEN = frozenset({"num_classes", "labels_getter"})
-
-TRANSFORMS = Catalogue(
-    "transform",
-    {
-        "CenterCrop": _torchvision("CenterCrop", "cut the centre"),
-        "FiveCrop": _torchvision(
-            "FiveCrop", "the four corners and the centre: five images of each"
-        ),
-        "TenCrop": _torchvision(
-            "TenCrop", "the five crops and their mirror images: ten images of each"
-        ),
-        "RandomCrop": _torchvision("RandomCrop", "cut at a random place, after padding"),
-        "RandomResizedCrop": _torchvision(
-            "RandomResizedCrop", "cut a random area and aspect, resize it"
-        ),
-        "RandomHorizontalFlip": _torchvision(
-            "RandomHorizontalFlip", "mirror left to right with probability p"
-        ),
-        "RandomVerticalFlip": _torchvision(
-            "RandomVerticalFlip", "mirror top to bottom with probability p"
-        ),
-        "AlternatingFlip": Part(
-            "ptkit.core.data.transforms.flips:AlternatingFlip",
-            "mirror a random half of the images in one epoch, the other half in the next",
-        ),
-        "WithHorizontalFlip": Part(
-            "ptkit.core.data.transforms.flips:WithHorizontalFlip",
-            "each image and its mirror image: the mean of both answers counts",
-        ),
-        "RandomRotation": _torchvision("RandomRotation", "rotate by a random angle"),
-        "Resize": _torchvision(
-            "Resize", "resize with antialiasing; one number is the shorter side"
-        ),
-        "Normalize": _torchvision(
-            "Normalize", "subtract the mean, divide by the standard deviation, per channel"
-        ),
-        "ToTensor": Part("ptkit.core.data.transforms.catalogue:ToTensor", "to float, values 0..1"),
-        "LinearTransformation": Part(
-            "ptkit.core.data.transforms.whitening:LinearTransformation",
-            'whiten: LinearTransformation("whitening.npz"), from `ptkit normstats --whiten`',
-        ),
-        "Pad": _torchvision("Pad", "add a border"),
-        "ColorJitter": _torchvision(
-            "ColorJitter", "change brightness, contrast, saturation and hue at random"
-        ),
-        "Grayscale": _torchvision("Grayscale", "to grey (use num_output_channels=3)"),
-        "RandomAffine": _torchvision("RandomAffine", "rotate, shift, scale and shear at random"),
-        "RandomGrayscale": _torchvision("RandomGrayscale", "to grey with probability p"),
-        "ToPILImage": _torchvision("ToPILImage", "hand a PIL image to the transform that follows"),
-        "RandomErasing": _torchvision("RandomErasing", "blot out a random box with probability p"),
-        "Lambda": Part(
-            "ptkit.core.data.transforms.catalogue:Lambda",
-            'a function of your own: Lambda("module:function")',
-        ),
-        "RandomChoice": _torchvision("RandomChoice", "one of a list of transforms"),
-        "RandomApply": _torchvision("RandomApply", "a list of transforms, with probability p"),
-        "RandomOrder": _torchvision("RandomOrder", "a list of transforms in random order"),
-        "AutoAugment": _torchvision("AutoAugment", "learned policies (Cubuk et al. 2019)"),
-        "RandAugment": _torchvision(
-            "RandAugment", "n random operations of one strength (Cubuk et al. 2020)"
-        ),
-        "TrivialAugmentWide": _torchvision(
-            "TrivialAugmentWide", "one random operation (Müller and Hutter 2021)"
-        ),
-        "MixUp": Part(
-            "torchvision.transforms.v2:MixUp",
-            "blend each image with another of its batch (Zhang et al. 2018)",
-            _MIX_GIVEN,
-        ),
-        "CutMix": Part(
-            "torchvision.transforms.v2:CutMix",
-            "paste a box of another image of the batch (Yun et al. 2019)",
-            _MIX_GIVEN,
-        ),
-        "AugMix": _torchvision("AugMix", "mixed chains of operations (Hendrycks et al. 2020)"),
-    },
-    symbols={
-        "InterpolationMode": "torchvision.transforms:InterpolationMode",
-        "AutoAugmentPolicy": "torchvision.transforms:AutoAugmentPolicy",
-    },
+from ptkit.core.data.images import Pixels
+from ptkit.core.data.transforms import (
+    color,
+    conversions,
+    crops,
+    erasing,
+    flips,
+    foreign,
+    geometry,
+    mixing,
+    rotation,
+    whitening,
 )
+from ptkit.core.data.transforms.spec import Draws, Form, Size, Spec
+from ptkit.core.device import sent
+from ptkit.core.parts.argument_rules import AT_LEAST_0, SHARE, Allowed, list_of
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.catalogue import Catalogue
 
-SEVERAL_CROPS = ("FiveCrop", "TenCrop")
-_CROPS = ("RandomCrop", "CenterCrop", *SEVERAL_CROPS)
-_CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
-_FIXED_GEOMETRY = ("Resize", "CenterCrop", "Pad")
-_MIRRORING = {"RandomHorizontalFlip", "AlternatingFlip", "TenCrop", "WithHorizontalFlip"}
-# They take float tensors.
-_AFTER_TENSOR = {"RandomErasing", "LinearTransformation"}
+# Images of more bytes go through an inner transform one by one.
+_LARGE = 1 << 16
+
+
+def spec_of(transform: Any) -> Spec:
+    """Return the row of a transform; what is not in the catalogue is a user's own."""
+    return BY_CLASS.get(type(transform), foreign.USERS_OWN)
+
+
+def spec_named(call: Call) -> Spec:
+    """Return the row that a call names; also an unknown name counts as a user's own."""
+    return BY_NAME.get("" if call.prefix else call.name, foreign.USERS_OWN)
+
+
+def num_draws(transform: Any) -> int:
+    """Return how many uniform numbers a transform takes for one image."""
+    draws = spec_of(transform).draws
+    return draws if isinstance(draws, int) else draws(transform)
+
+
+def is_foreign(transform: Any) -> bool:
+    """Say whether the transform, or one inside it, draws from global generators: it must run in a
+    worker process.
+    """
+    spec = spec_of(transform)
+    return spec.is_foreign or (spec.is_container and any(map(is_foreign, transform.transforms)))
+
+
+def has_form(transform: Any, size: Size | None, form: str) -> bool:
+    """Say whether a transform can run on whole batches of images of a size (None: any).
+
+    form: "batch", "device" or "floats", as `Spec` has them.
+    """
+    spec = spec_of(transform)
+    return getattr(spec, form) is not None and spec.can_batch(transform, size, form)
+
+
+def is_mix(call: Call) -> bool:
+    """Say whether a call mixes whole batches: MixUp, CutMix, or RandomChoice of them."""
+    if call.prefix or call.name != "RandomChoice":
+        return spec_named(call).mixes
+    given = call.argument(0, "transforms")
+    return (
+        isinstance(given, list)
+        and bool(given)
+        and all(isinstance(inner, Call) and spec_named(inner).mixes for inner in given)
+    )
 
 
 def build_transform(call: Call) -> Any:
@@ -142,186 +86,258 @@ def build_transform(call: Call) -> Any:
         UsageError: unknown name or argument, or numbers that would fail on the first image.
         DataError: a file that cannot be read.
     """
-    call = resolved(call, tensors={}, may_read=True)
-    transform = TRANSFORMS.build(call)
-    _check_numbers(call, transform)
-    return transform
+    return TRANSFORMS.build(resolved(call, tensors={}, may_read=True))
 
 
 def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
-    """Return a call with the texts in it replaced by what they stand for; nothing is imported.
+    """Return a call with the texts in it replaced by what they mean; nothing is imported.
 
     In the list of a container, text is a call: `RandomApply(["augment.py:Blur(3)"])`. In
     LinearTransformation it is the name of a file, looked up in `tensors`; if it may be read it is,
     and put there.
 
     Raises:
-        UsageError: text that is no call.
+        UsageError: text that is not a call.
         DataError: a file that cannot be read. CheckpointError: one that may not be read and is not
             in `tensors`.
     """
-    if call.prefix:
-        return call
+    is_container = spec_named(call).is_container
 
     def value_of(key: str | int, value: Any) -> Any:
-        is_first = key in (0, "transforms", "transformation_matrix")
-        if is_first and call.name in _CONTAINERS and isinstance(value, list | tuple):
-            inner = [parse(item) if isinstance(item, str) else item for item in value]
-            calls = (
-                resolved(c, tensors=tensors, may_read=may_read) if isinstance(c, Call) else c
-                for c in inner
+        if is_container and key in (0, "transforms") and isinstance(value, list | tuple):
+            inner = (parse(item) if isinstance(item, str) else item for item in value)
+            return type(value)(
+                resolved(one, tensors=tensors, may_read=may_read) if isinstance(one, Call) else one
+                for one in inner
             )
-            return type(value)(calls)
-        if is_first and call.name == "LinearTransformation" and isinstance(value, str):
+        is_file = isinstance(value, str) and key in (0, "transformation_matrix")
+        if is_file and call.name == "LinearTransformation":
             if may_read and value not in tensors:
-                tensors[value] = read_whitening(value)
-            return held_whitening(tensors, value)
+                tensors[value] = whitening.read_whitening(value)
+            return whitening.held_whitening(tensors, value)
         return value
 
-    args = tuple(value_of(position, value) for position, value in enumerate(call.args))
+    if call.prefix:
+        return call
     return replace(
-        call, args=args, kwargs={key: value_of(key, value) for key, value in call.kwargs.items()}
+        call,
+        args=tuple(value_of(place, value) for place, value in enumerate(call.args)),
+        kwargs={key: value_of(key, value) for key, value in call.kwargs.items()},
     )
 
 
-def inner_calls(call: Call) -> Sequence[Any]:
+def inner_calls(call: Call) -> Sequence[Call | str]:
     """Return the calls in the list of a container; nothing for other calls."""
-    if call.prefix or call.name not in _CONTAINERS:
-        return ()
-    given = call.args[0] if call.args else call.kwargs.get("transforms")
+    given = call.argument(0, "transforms") if spec_named(call).is_container else ()
     listed = given if isinstance(given, list | tuple) else ()
     return [inner for inner in listed if isinstance(inner, Call | str)]
 
 
-def default_transforms(augment: str, size: int) -> tuple[str, ...]:
-    """Return the ready list of calls `none`, `safe` or `natural` for images of `size` pixels.
-
-    `auto` is `safe` up to 64 pixels, `natural` above.
-    """
-    name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
-    return {
-        "none": (),
-        # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
-        "safe": (f"RandomCrop({size}, padding={max(size // 8, 1)})",),
-        "natural": (
-            f"RandomResizedCrop({size})",
-            "RandomHorizontalFlip()",
-            "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)",
-        ),
-    }[name]
-
-
-def evaluation_geometry(size: int) -> tuple[str, ...]:
-    """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8
-    above.
-    """
-    if is_small(size):
-        return (f"Resize(({size}, {size}))",)
-    return (f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})")
-
-
-def complete(
-    calls: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float]
-) -> tuple[str, ...]:
-    """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
-
-    A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
-    one that crops
-    gets the shorter side resized, with room for the crop above 64 pixels. What takes float tensors
-    gets ToTensor
-    before it, one that whitens no Normalize. What mixes batches goes to the end.
-
-    Raises:
-        UsageError: ToPILImage at the end.
-    """
-    parsed = [parse(call) for call in calls]
-    names = [call.name for call in parsed if not call.prefix]
-    if names[-1:] == ["ToPILImage"] and not parsed[-1].prefix:
-        raise parsed[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
-    if "Normalize" in names:
-        return tuple(calls)
-    mixes = tuple(text for text, call in zip(calls, parsed, strict=True) if is_mix(call))
-    of_images = [
-        (text, call) for text, call in zip(calls, parsed, strict=True) if text not in mixes
-    ]
-    start = next(
-        (k for k, (_, call) in enumerate(of_images) if _AFTER_TENSOR & set(_names(call))),
-        len(of_images),
-    )
-    to_tensor = () if "ToTensor" in names else ("ToTensor()",)
-    listed = [text for text, _ in of_images]
-    normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
-    after = () if "LinearTransformation" in names else (normalize,)
-    return (
-        *_automatic_geometry(names, size),
-        *listed[:start],
-        *to_tensor,
-        *listed[start:],
-        *after,
-        *mixes,
-    )
-
-
-def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
-    """Return the calls for evaluation that go with a training list.
-
-    They are those of `evaluation_geometry`; where training takes several crops of an image, the
-    same crops after the same fixed steps; where it whitens, LinearTransformation, and the Normalize
-    that may follow it.
-    """
-    parsed = [(text, parse(text)) for text in train_calls]
-    named = [(text, call.name) for text, call in parsed if not call.prefix]
-    names = [name for _, name in named]
-    geometry = evaluation_geometry(size)
-    if any(name in SEVERAL_CROPS for name in names):
-        # A resized crop is random: evaluation resizes as it does without one.
-        before = _automatic_geometry([name for name in names if name != "RandomResizedCrop"], size)
-        geometry = (
-            *before,
-            *(text for text, name in named if name in (*_FIXED_GEOMETRY, *SEVERAL_CROPS)),
-        )
-    linear = tuple(text for text, name in named if name == "LinearTransformation")
-    normalize = tuple(text for text, name in named if name == "Normalize")
-    # A list that names Normalize is not completed.
-    return (
-        (*geometry, "ToTensor()", *linear, *normalize)
-        if linear and normalize
-        else (*geometry, *linear)
-    )
-
-
-def mirrors(calls: Sequence[str]) -> bool:
-    """Say whether a list may mirror images left to right; a user's own transforms may."""
-    parsed = [parse(call) for call in calls]
-    return any(call.prefix or _MIRRORING & set(_names(call)) for call in parsed)
-
-
-def _automatic_geometry(names: Sequence[str], size: int) -> tuple[str, ...]:
-    """Return what brings images to their size in front of a list of such names."""
-    if "Resize" in names or "RandomResizedCrop" in names:
-        return ()
-    return evaluation_geometry(size)[: 1 if any(name in _CROPS for name in names) else None]
-
-
-def _names(call: Call) -> Iterator[str]:
-    """Yield the names of a call and of those inside it."""
-    if not call.prefix:
-        yield call.name
+def specs_in(call: Call) -> Iterator[Spec]:
+    """Yield the rows of a call and of those inside it."""
+    yield spec_named(call)
     for inner in inner_calls(call):
-        yield from _names(parse(inner) if isinstance(inner, str) else inner)
+        yield from specs_in(parse(inner) if isinstance(inner, str) else inner)
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
+# --------------------------------------------------------------------------------------- containers
 
 
-def _check_numbers(call: Call, transform: Any) -> None:
-    match transform:
-        case v2.Grayscale() if transform.num_output_channels != 3:
-            raise call.error("models take three channels: use Grayscale(num_output_channels=3)")
-        case v2.AugMix():
-            # torch draws from a tensor of this number, and cannot for whole ones.
-            transform.alpha = float(transform.alpha)
-        case v2.RandomApply() | v2.RandomChoice() | v2.RandomOrder():
-            for inner in transform.transforms:
-                _check_numbers(call, inner)
+def _sum_of_draws(transforms: Sequence[Any]) -> int:
+    return sum(map(num_draws, transforms))
+
+
+def _apply(transform: Any, image: Any, draws: Draws) -> Any:
+    return spec_of(transform).apply(transform, image, draws)
+
+
+def _random_apply(t: v2.RandomApply, image: Tensor, draws: Draws) -> Tensor:
+    if draws[0] >= t.p:
+        return image
+    for inner, some in zip(t.transforms, _shares(t.transforms, draws[1:]), strict=True):
+        image = _apply(inner, image, some)
+    return image
+
+
+def _random_apply_batch(t: v2.RandomApply, images: Any, draws: Any) -> Any:
+    for inner, some in zip(t.transforms, _shares(t.transforms, draws[:, 1:]), strict=True):
+        images = _on_some(inner, images, draws[:, 0] < t.p, some)
+    return images
+
+
+def _random_choice(t: v2.RandomChoice, image: Tensor, draws: Draws) -> Any:
+    k = int(_chosen(t, draws[0]))
+    return _apply(t.transforms[k], image, _shares(t.transforms, draws[1:])[k])
+
+
+def _random_choice_batch(t: v2.RandomChoice, images: Any, draws: Any) -> Any:
+    choices, shares = _chosen(t, draws[:, 0]), _shares(t.transforms, draws[:, 1:])
+    for k, inner in enumerate(t.transforms):
+        images = _on_some(inner, images, choices == k, shares[k])
+    return images
+
+
+def _random_order(t: v2.RandomOrder, image: Tensor, draws: Draws) -> Tensor:
+    count = len(t.transforms)
+    shares = _shares(t.transforms, draws[count:])
+    for k in np.argsort(draws[:count], kind="stable"):
+        image = _apply(t.transforms[k], image, shares[k])
+    return image
+
+
+def _random_order_batch(t: v2.RandomOrder, images: Any, draws: Any) -> Any:
+    count = len(t.transforms)
+    shares = _shares(t.transforms, draws[:, count:])
+    order = draws[:, :count].argsort(stable=True)
+    for place in range(count):
+        for k, inner in enumerate(t.transforms):
+            images = _on_some(inner, images, order[:, place] == k, shares[k])
+    return images
+
+
+def _chosen(t: v2.RandomChoice, draws: Any) -> Any:
+    """Return which transform each draw means, for a number, an array or a tensor: how many limits
+    it has passed.
+    """
+    return sum((draws >= limit for limit in np.cumsum(t.p)[:-1].tolist()), draws * 0)
+
+
+def _shares(transforms: Sequence[Any], draws: Any) -> list[Any]:
+    """Return each transform's own columns of the draws, (k,) or (n, k), an array or a tensor."""
+    shares, start = [], 0
+    for inner in transforms:
+        end = start + num_draws(inner)
+        shares.append(draws[..., start:end])
+        start = end
+    return shares
+
+
+def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
+    """Apply a transform to some images of a batch: pixels on the CPU, pixels on the device, or
+    floats.
+    """
+    spec = spec_of(inner)
+    if not isinstance(images, Tensor):
+        assert spec.batch is not None
+        return _on_some_pixels(
+            spec.batch, inner, images, chosen=np.flatnonzero(is_chosen), draws=draws
+        )
+    if images.dtype.is_floating_point:
+        assert spec.floats is not None
+        return _on_some_floats(spec.floats, inner, images, is_chosen=is_chosen, draws=draws)
+    assert spec.device is not None
+    # All images and a mask: taking some out would wait for the device.
+    return where(is_chosen[:, None, None, None], spec.device(inner, images, draws), images)
+
+
+def _on_some_pixels(
+    form: Form, inner: Any, images: Pixels, *, chosen: npt.NDArray[np.int64], draws: Draws
+) -> Pixels:
+    if len(chosen) == len(images):
+        changed: Pixels = form(inner, images, draws)
+        return changed
+    # Large images one by one in place: copies of some of them would not stay in a core's
+    # cache.
+    if images[0].nbytes > _LARGE:
+        for some in (slice(k, k + 1) for k in chosen.tolist()):
+            changed = form(inner, images[some], draws[some])
+            if not np.may_share_memory(changed, images):
+                images[some] = changed
+    elif len(chosen):
+        images[chosen] = form(inner, images[chosen], draws[chosen])
+    return images
+
+
+def _on_some_floats(
+    form: Form, inner: Any, images: Tensor, *, is_chosen: npt.NDArray[np.bool_], draws: Draws
+) -> Any:
+    if is_chosen.all():
+        return form(inner, images, draws)
+    chosen = np.flatnonzero(is_chosen)
+    if len(chosen):
+        index = sent(chosen, images.device)
+        images[index] = form(inner, images[index], draws[chosen])
+    return images
+
+
+def _can_batch_all(t: Any, size: Size | None, form: str) -> bool:
+    # Some images of a batch go through an inner transform and others do not: all must keep their
+    # size.
+    return all(has_form(i, size, form) and spec_of(i).size(i, size) == size for i in t.transforms)
+
+
+def _contained_size(t: Any, size: Size | None) -> Size | None:
+    """Return the size if no inner transform can change it."""
+    sizes = {spec_of(inner).size(inner, size) for inner in t.transforms}
+    return size if sizes == {size} else None
+
+
+def _container(
+    target: type, summary: str, draws: Callable[[Any], int], forms: tuple[Form, Form], **more: Any
+) -> Spec:
+    """Return a container's row; forms: for one image, and for batches of every sort."""
+    apply, apply_to_batch = forms
+    return Spec(
+        target,
+        summary,
+        arguments={"transforms": _LIST, "p": more.pop("p", SHARE)},
+        draws=draws,
+        apply=apply,
+        batch=apply_to_batch,
+        device=apply_to_batch,
+        floats=apply_to_batch,
+        can_batch=_can_batch_all,
+        size=_contained_size,
+        is_container=True,
+        **more,
+    )
+
+
+_LIST = Allowed(
+    "a list of transforms, such as [RandomCrop(32, padding=4)]",
+    lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(callable, value)),
+    example=[len],
+    bad_examples=("x", 1, None, [], [1], ["x"]),
+)
+_CONTAINERS = (
+    _container(
+        v2.RandomChoice,
+        "one of a list of transforms",
+        lambda t: 1 + _sum_of_draws(t.transforms),
+        (_random_choice, _random_choice_batch),
+        p=list_of(AT_LEAST_0, has_sum=True),
+        example="[RandomRotation(10), ColorJitter(0.4)]",
+    ),
+    _container(
+        v2.RandomApply,
+        "a list of transforms, with probability p",
+        lambda t: 1 + _sum_of_draws(t.transforms),
+        (_random_apply, _random_apply_batch),
+        example="[ColorJitter(0.4)], p=0.3",
+    ),
+    _container(
+        v2.RandomOrder,
+        "a list of transforms in random order",
+        lambda t: len(t.transforms) + _sum_of_draws(t.transforms),
+        (_random_order, _random_order_batch),
+        example="[RandomRotation(10), ColorJitter(0.4)]",
+    ),
+)
+# The order of `ptkit list transforms`.
+_MODULES = (crops, geometry, flips, rotation, conversions, whitening, color, erasing)
+_SPECS = (
+    *(spec for module in _MODULES for spec in module.SPECS),
+    *_CONTAINERS,
+    *foreign.SPECS,
+    *mixing.SPECS,
+)
+BY_NAME = {spec.name: spec for spec in _SPECS}
+BY_CLASS = {spec.target: spec for spec in _SPECS}
+TRANSFORMS = Catalogue(
+    "transform",
+    BY_NAME,
+    symbols={
+        "InterpolationMode": "torchvision.transforms:InterpolationMode",
+        "AutoAugmentPolicy": "torchvision.transforms:AutoAugmentPolicy",
+    },
+)

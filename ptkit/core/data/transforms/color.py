@@ -19,11 +19,18 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.geometry import Draws, between, in_cache
-from ptkit.core.device import constant, sent
-
-# The order of the steps and its four parameters.
-JITTER_DRAWS = 8
+from ptkit.core.data.transforms.geometry import between, in_cache
+from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec
+from ptkit.core.device import sent
+from ptkit.core.parts.argument_rules import (
+    AT_LEAST_0,
+    SHARE,
+    Together,
+    either,
+    list_of,
+    number,
+    one_of,
+)
 
 # The steps of ColorJitter, by their places in `_spans` and `_STEPS`.
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3
@@ -34,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def color_jitter(t: v2.ColorJitter, image: Tensor, draws: Draws) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in the order that the first four draws say."""
+    """Change brightness, contrast, saturation and hue, in the order of the first four draws."""
     steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for k in np.argsort(draws[:4], kind="stable"):
         span = _spans(t)[k]
@@ -50,10 +57,10 @@ def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixel
         planes = _split(images[part])
         order = np.argsort(draws[part][:, active], axis=1, kind="stable")
         for place in range(len(active)):
-            for number, k in enumerate(active):
+            for rank, k in enumerate(active):
                 low, high = _spans(t)[k]
                 _adjust_some(
-                    planes, order[:, place] == number, k, low + draws[part, 4 + k] * (high - low)
+                    planes, order[:, place] == rank, k, low + draws[part, 4 + k] * (high - low)
                 )
         _merge(planes, images[part])
     return images
@@ -87,7 +94,7 @@ def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Ten
 
 
 def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Tensor:
-    """Blend each image with what its step at this place of the order blends with; the others stay."""
+    """Blend each image with what its step at this place of the order takes; others stay."""
     share = torch.ones_like(factors[next(iter(is_at))])
     for k in is_at.keys() - {_HUE}:
         share = torch.where(is_at[k], factors[k], share)
@@ -152,20 +159,6 @@ def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws)
     """Turn some images of a float batch grey."""
     mask = sent(draws[:, 0] < t.p, images.device).view(-1, 1, 1, 1)
     return torch.where(mask, grayscale_floats(t, images, draws), images)
-
-
-def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:
-    """Normalise a float batch (n, 3, H, W), in place; in rows where channels lie last.
-
-    A broadcast over three channels takes ten times longer than one over a row.
-    """
-    n, _, height, width = images.shape
-    mean, std = (constant(v, images.device, dtype=images.dtype).expand(3) for v in (t.mean, t.std))
-    if not images.is_contiguous(memory_format=torch.channels_last):
-        return images.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
-    rows = images.permute(0, 2, 3, 1).view(n, height, width * 3)
-    rows.sub_(mean.repeat(width)).div_(std.repeat(width))
-    return images
 
 
 def _spans(t: v2.ColorJitter) -> tuple[Any, ...]:
@@ -312,9 +305,54 @@ def _looked_up(planes: Pixels, values: Tensor) -> Pixels:
     """Replace each level of each image by what `values` (n, 256) has for it, cut to 0..255; in
     place.
     """
-    for number, table in enumerate(_bytes(values.clamp_(0, 255))):
-        cv2.LUT(planes[:, number], table, planes[:, number])
+    for place, table in enumerate(_bytes(values.clamp_(0, 255))):
+        cv2.LUT(planes[:, place], table, planes[:, place])
     return planes
 
 
 _STEPS: tuple[Callable[[Pixels, Floats], Pixels], ...] = (_brightness, _contrast, _saturation, _hue)
+
+_STRENGTH = either(AT_LEAST_0, list_of(AT_LEAST_0, 2, is_rising=True))
+SPECS = (
+    Spec(
+        v2.ColorJitter,
+        "change brightness, contrast, saturation and hue at random",
+        arguments={
+            "brightness": _STRENGTH,
+            "contrast": _STRENGTH,
+            "saturation": _STRENGTH,
+            "hue": either(number(0, 0.5), list_of(number(-0.5, 0.5), 2, is_rising=True)),
+        },
+        example="0.4, 0.4",
+        # The order of the steps and their four parameters.
+        draws=8,
+        apply=color_jitter,
+        batch=color_jitter_batch,
+        device=color_jitter_device,
+        refuses=NEEDS_0_TO_1,
+    ),
+    Spec(
+        v2.Grayscale,
+        "to grey (use num_output_channels=3)",
+        arguments={"num_output_channels": one_of(1, 3)},
+        together=Together(
+            lambda given: given["num_output_channels"] == 3,
+            "models take three channels: use Grayscale(num_output_channels=3)",
+        ),
+        example="num_output_channels=3",
+        batch=grayscale_batch,
+        device=grayscale_device,
+        floats=grayscale_floats,
+        can_keep=True,
+    ),
+    Spec(
+        v2.RandomGrayscale,
+        "to grey with probability p",
+        arguments={"p": SHARE},
+        draws=1,
+        apply=random_grayscale,
+        batch=random_grayscale_batch,
+        device=random_grayscale_device,
+        floats=random_grayscale_floats,
+    ),
+)

@@ -18,7 +18,7 @@ import torch
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.transforms.catalogue import evaluation_geometry
+from ptkit.core.data.transforms.completion import evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, UsageError
@@ -177,7 +177,7 @@ def whitening_matrix(
     least (Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images", appendix A;
     Kessy, Lewin and Strimmer 2018, "Optimal Whitening and Decorrelation", section 3).
     pca: U diag(1/sqrt(l + epsilon)), the eigenvectors as columns, the largest eigenvalue first: row
-    vectors from the left want them so, where the papers' column vectors want the transpose. Signs
+    vectors from the left need them so, where the papers' column vectors need the transpose. Signs
     are chosen so that the largest entry of each eigenvector is positive.
     """
     if kind == "zca":
@@ -241,11 +241,11 @@ def _flattened(images: ImageList, part: Indices, pipeline: Pipeline) -> tuple[Pi
     rows, bad = [], []
     for index in part.tolist():
         try:
-            pixels = pipeline.before(decoder.read(images.image_path(index)))
+            pixels = pipeline.apply_prefix(decoder.read(images.image_path(index)))
         except DataError as error:
             bad.append(str(error))
             continue
         rows.append(pixels.transpose(2, 0, 1).reshape(-1))
-    assert pipeline.prefix_size is not None
-    height, width = pipeline.prefix_size
+    assert pipeline.plan.prefix_size is not None
+    height, width = pipeline.plan.prefix_size
     return np.array(rows, np.uint8).reshape(len(rows), 3 * height * width), bad

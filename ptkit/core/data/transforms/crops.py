@@ -8,6 +8,7 @@ are tensors on the training device.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,19 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.flips import WithHorizontalFlip
-from ptkit.core.data.transforms.geometry import Draws, Size
+from ptkit.core.data.transforms.spec import (
+    CROPS_NEED_TENSOR,
+    FILL,
+    PADDING,
+    PADDING_MODE,
+    SIZE,
+    Draws,
+    Size,
+    Spec,
+    own_size,
+)
 from ptkit.core.device import constant
-
-# Transforms that make several images of one; below, each of these images is called a crop.
-SEVERAL_CROPS = {v2.FiveCrop: 5, v2.TenCrop: 10, WithHorizontalFlip: 2}
+from ptkit.core.parts.argument_rules import flag
 
 
 def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
@@ -68,8 +76,6 @@ def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Return all crops, (n * count, h, w, 3), image by image."""
-    if isinstance(t, WithHorizontalFlip):
-        return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
     wholes = [images]
     if isinstance(t, v2.TenCrop):
         # torch's flip would move byte by byte.
@@ -94,8 +100,6 @@ def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
 
 
 def _crops_of(t: Any, images: Tensor) -> tuple[Tensor, ...]:
-    if isinstance(t, WithHorizontalFlip):
-        return images, F.horizontal_flip(images)
     if isinstance(t, v2.TenCrop):
         return tuple(F.ten_crop(images, t.size, vertical_flip=t.vertical_flip))
     return tuple(F.five_crop(images, t.size))
@@ -186,3 +190,60 @@ def _windows(
     corner = (np.arange(n) * height + top) * (width * channels) + left * channels
     starts = corner[:, None] + np.arange(size[0]) * (width * channels)
     return every_start[starts.reshape(-1)].view(np.uint8).reshape(n, *size, channels)
+
+
+_FIVE_CROP = Spec(
+    v2.FiveCrop,
+    "the four corners and the centre: five images of each",
+    arguments={"size": SIZE},
+    example="12",
+    apply=several_crops,
+    batch=several_crops_batch,
+    device=several_crops_device,
+    floats=several_crops_floats,
+    size=own_size,
+    refuses=CROPS_NEED_TENSOR,
+    is_crop=True,
+    num_crops=5,
+    moves_pixels=True,
+)
+SPECS = (
+    Spec(
+        v2.CenterCrop,
+        "cut the centre",
+        arguments={"size": SIZE},
+        example="14",
+        size=own_size,
+        is_crop=True,
+        can_keep=True,
+        skips_fitting=True,
+    ),
+    _FIVE_CROP,
+    replace(
+        _FIVE_CROP,
+        target=v2.TenCrop,
+        summary="the five crops and their mirror images: ten images of each",
+        arguments={"size": SIZE, "vertical_flip": flag()},
+        num_crops=10,
+        mirrors=True,
+    ),
+    Spec(
+        v2.RandomCrop,
+        "cut at a random place, after padding",
+        arguments={
+            "size": SIZE,
+            "padding": PADDING,
+            "pad_if_needed": flag(),
+            "fill": FILL,
+            "padding_mode": PADDING_MODE,
+        },
+        example="16, padding=2",
+        draws=2,
+        apply=random_crop,
+        batch=random_crop_batch,
+        device=random_crop_device,
+        size=own_size,
+        is_crop=True,
+        moves_pixels=True,
+    ),
+)

@@ -8,11 +8,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, Draws, between
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, between
+from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
-
-# Whether to erase, the seed of random values, and the box.
-ERASING_DRAWS = 2 + BOX_DRAWS
+from ptkit.core.parts.argument_rules import (
+    ABOVE_0,
+    ANY,
+    SHARE,
+    either,
+    flag,
+    list_of,
+    one_of,
+)
 
 Box = tuple[int, int, int, int]
 
@@ -84,3 +91,23 @@ def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> B
         if h < height and w < width:
             return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
     return None
+
+
+SPECS = (
+    Spec(
+        v2.RandomErasing,
+        "blot out a random box with probability p",
+        arguments={
+            "p": SHARE,
+            "scale": list_of(SHARE, 2, is_rising=True),
+            "ratio": list_of(ABOVE_0, 2, is_rising=True),
+            "value": either(ANY, list_of(ANY, 1, 3), one_of("random")),
+            "inplace": flag(),
+        },
+        # Whether to erase, the seed of random values, and the box.
+        draws=2 + BOX_DRAWS,
+        apply=random_erasing,
+        floats=random_erasing_floats,
+        refuses=NEEDS_FLOATS,
+    ),
+)

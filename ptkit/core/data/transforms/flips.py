@@ -2,20 +2,23 @@
 (n, 3, H, W).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.geometry import Draws
+from ptkit.core.data.transforms.spec import CROPS_NEED_TENSOR, Draws, Spec
 from ptkit.core.device import sent
+from ptkit.core.parts.argument_rules import SHARE
 
-# Images of more bytes are mirrored one by one where they lie: a copy of the batch would not stay in
+# Images of more bytes are mirrored one by one in place: a copy of the batch would not stay in
 # a core's cache.
 _LARGE = 1 << 14
 
@@ -107,3 +110,70 @@ def _mirrored(images: Pixels) -> Pixels:
     # All rows as one tall image: one call instead of n.
     flipped: Pixels = np.asarray(cv2.flip(images.reshape(n * height, width, channels), 1), np.uint8)
     return flipped.reshape(images.shape)
+
+
+def with_flip(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
+    """Return an image and its mirror image, (2, 3, H, W)."""
+    return torch.stack([image, F.horizontal_flip(image)])
+
+
+def with_flip_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
+    """Return all images and mirror images, (2 * n, H, W, 3), image by image."""
+    return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
+
+
+def with_flip_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
+    """Return all images and mirror images, (2 * n, H, W, 3), image by image."""
+    return torch.stack([images, images.flip(2)], dim=1).flatten(0, 1)
+
+
+def with_flip_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
+    """Return all images and mirror images, (2 * n, 3, H, W), image by image."""
+    return torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)
+
+
+_HORIZONTAL_FLIP = Spec(
+    v2.RandomHorizontalFlip,
+    "mirror left to right with probability p",
+    arguments={"p": SHARE},
+    draws=1,
+    apply=horizontal_flip,
+    batch=horizontal_flip_batch,
+    device=horizontal_flip_device,
+    floats=horizontal_flip_floats,
+    mirrors=True,
+    moves_pixels=True,
+)
+SPECS = (
+    _HORIZONTAL_FLIP,
+    Spec(
+        v2.RandomVerticalFlip,
+        "mirror top to bottom with probability p",
+        arguments={"p": SHARE},
+        draws=1,
+        apply=vertical_flip,
+        batch=vertical_flip_batch,
+        device=vertical_flip_device,
+        floats=vertical_flip_floats,
+        moves_pixels=True,
+    ),
+    replace(
+        _HORIZONTAL_FLIP,
+        target=AlternatingFlip,
+        summary="mirror a random half of the images in one epoch, the other half in the next",
+        arguments={},
+        alternates=True,
+        moves_pixels=False,
+    ),
+    Spec(
+        WithHorizontalFlip,
+        "each image and its mirror image: the mean of both answers counts",
+        apply=with_flip,
+        batch=with_flip_batch,
+        device=with_flip_device,
+        floats=with_flip_floats,
+        refuses=CROPS_NEED_TENSOR,
+        num_crops=2,
+        mirrors=True,
+    ),
+)

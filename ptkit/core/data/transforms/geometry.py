@@ -6,7 +6,7 @@ the image's own draws.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,28 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-Draws = npt.NDArray[np.float64]
-Size = tuple[int, int]
+from ptkit.core.data.transforms.spec import (
+    FILL,
+    INTERPOLATION,
+    MOST_MODES,
+    PADDING,
+    PADDING_MODE,
+    SIZE,
+    Draws,
+    Size,
+    Spec,
+    own_size,
+)
+from ptkit.core.parts.argument_rules import (
+    ABOVE_0,
+    SIDE,
+    Together,
+    flag,
+    list_of,
+    number,
+    or_none,
+)
+
 # Top, left, height and width.
 Box = tuple[int, int, int, int]
 
@@ -49,14 +69,20 @@ def crop_of_reduced(
     )
 
 
-def times_smaller(t: Any, size: Size, draws: Draws) -> int:
-    """Return how many times smaller (1, 2, 4 or 8) an image of a size may come to Resize or
-    RandomResizedCrop.
+def _times_smaller_for_resize(t: v2.Resize, size: Size, _draws: Draws) -> int:
+    return _times_smaller(size, t.size or [max(size)])
 
-    What is resized then still has at least the height and width that it is resized to.
+
+def _times_smaller_for_box(t: v2.RandomResizedCrop, size: Size, draws: Draws) -> int:
+    return _times_smaller(random_box(t, size, draws)[2:], t.size)
+
+
+def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
+    """Return how many times smaller (1, 2, 4 or 8) what is resized may come.
+
+    It still has at least the height and width that it is resized to.
     """
-    height, width = random_box(t, size, draws)[2:] if isinstance(t, v2.RandomResizedCrop) else size
-    wanted: Sequence[int] = t.size or [max(size)]
+    height, width = size
     # A single number is of the shorter side.
     most = (
         min(height // wanted[0], width // wanted[-1])
@@ -136,16 +162,6 @@ def _four_sides(padding: Any) -> tuple[int, int, int, int]:
     raise ValueError(f"padding must be 1, 2 or 4 numbers, found {padding}")
 
 
-def own_size(t: Any, _size: Size | None) -> Size | None:
-    """Return the size that the transform itself names."""
-    return t.size[0], t.size[1]
-
-
-def size_of_rotation(t: v2.RandomRotation, size: Size | None) -> Size | None:
-    """Return the size after RandomRotation; None where it expands."""
-    return None if t.expand else size
-
-
 def between(draw: float, low: float, high: float) -> float:
     """Return the value that a draw in [0, 1) means between low and high."""
     return low + float(draw) * (high - low)
@@ -155,3 +171,59 @@ def in_cache(images: npt.NDArray[np.uint8]) -> Iterator[slice]:
     """Yield parts of a batch (n, H, W, 3) whose float planes stay in a core's cache."""
     step = max(_PIXELS_IN_CACHE // max(images.shape[1] * images.shape[2], 1), 1)
     return (slice(start, start + step) for start in range(0, len(images), step))
+
+
+def _is_below_max_size(given: Mapping[str, Any]) -> bool:
+    size, most = given["size"], given["max_size"]
+    if most is None or size is None or isinstance(size, int):
+        return most is None or size is None or size < most
+    return len(size) == 1 and size[0] < most
+
+
+SPECS = (
+    Spec(
+        v2.Resize,
+        "resize with antialiasing; one number is the shorter side",
+        arguments={
+            "size": or_none(SIZE),
+            "max_size": SIDE,
+            "interpolation": INTERPOLATION,
+            "antialias": or_none(flag()),
+        },
+        together=Together(
+            _is_below_max_size, "max_size must be larger than size, which is then one number"
+        ),
+        example="(16, 16)",
+        size=size_of_resize,
+        tensor_modes=MOST_MODES,
+        times_smaller=_times_smaller_for_resize,
+        can_keep=True,
+        skips_fitting=True,
+    ),
+    Spec(
+        v2.RandomResizedCrop,
+        "cut a random area and aspect, resize it",
+        arguments={
+            "size": SIZE,
+            "scale": list_of(number(above=0, high=1), 2, is_rising=True),
+            "ratio": list_of(ABOVE_0, 2, is_rising=True),
+            "interpolation": INTERPOLATION,
+            "antialias": or_none(flag()),
+        },
+        example="16",
+        draws=BOX_DRAWS,
+        apply=random_resized_crop,
+        size=own_size,
+        tensor_modes=MOST_MODES,
+        times_smaller=_times_smaller_for_box,
+        apply_reduced=crop_of_reduced,
+    ),
+    Spec(
+        v2.Pad,
+        "add a border",
+        arguments={"padding": PADDING, "fill": FILL, "padding_mode": PADDING_MODE},
+        example="2",
+        size=size_of_pad,
+        can_keep=True,
+    ),
+)

@@ -18,10 +18,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.data.transforms.spec import Spec
 from ptkit.core.device import sent
-from ptkit.core.parts.calls import Call
-
-MIXES = ("MixUp", "CutMix")
+from ptkit.core.parts.argument_rules import ABOVE_0
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,6 @@ class Mixed:
 
     partner_labels: Tensor
     share: Tensor
-
-
-def is_mix(call: Call) -> bool:
-    """Say whether a call mixes whole batches: MixUp, CutMix, or RandomChoice of them."""
-    if call.prefix:
-        return False
-    if call.name != "RandomChoice":
-        return call.name in MIXES
-    given = call.args[0] if call.args else call.kwargs.get("transforms")
-    return (
-        bool(given)
-        and isinstance(given, list)
-        and all(isinstance(c, Call) and c.name in MIXES for c in given)
-    )
 
 
 def mix(
@@ -117,3 +102,24 @@ def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
     return torch.where(
         rows[:, None, :, None] & columns[:, None, None, :], images.roll(1, 0), images
     )
+
+
+# The loop knows the labels and mixes losses, not targets.
+_GIVEN = frozenset({"num_classes", "labels_getter"})
+_ARGUMENTS = {"alpha": ABOVE_0}
+SPECS = (
+    Spec(
+        v2.MixUp,
+        "blend each image with another of its batch (Zhang et al. 2018)",
+        _GIVEN,
+        arguments=_ARGUMENTS,
+        mixes=True,
+    ),
+    Spec(
+        v2.CutMix,
+        "paste a box of another image of the batch (Yun et al. 2019)",
+        _GIVEN,
+        arguments=_ARGUMENTS,
+        mixes=True,
+    ),
+)

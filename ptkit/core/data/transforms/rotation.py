@@ -19,9 +19,17 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.geometry import Draws, Size, between, in_cache
-
-AFFINE_DRAWS = 6
+from ptkit.core.data.transforms.geometry import between, in_cache
+from ptkit.core.data.transforms.spec import FEW_MODES, FILL, INTERPOLATION, Draws, Size, Spec
+from ptkit.core.parts.argument_rules import (
+    ABOVE_0,
+    ANY,
+    AT_LEAST_0,
+    SHARE,
+    either,
+    flag,
+    list_of,
+)
 
 # Text and Pillow's numbers serve too.
 _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
@@ -50,7 +58,12 @@ def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
     )
 
 
-def can_rotate_batch(t: Any, size: Size | None) -> bool:
+def size_of_rotation(t: v2.RandomRotation, size: Size | None) -> Size | None:
+    """Return the size after RandomRotation; None where it expands."""
+    return None if t.expand else size
+
+
+def can_rotate_batch(t: Any, size: Size | None, _form: str) -> bool:
     """Say whether there is a form for whole batches that is faster: not where it changes the size
     of images.
     """
@@ -205,3 +218,41 @@ def _three(fill: Any) -> list[float]:
         [float(value) for value in fill] if isinstance(fill, list | tuple) else [float(fill or 0)]
     )
     return values * 3 if len(values) == 1 else values
+
+
+_ARGUMENTS = {
+    "degrees": either(AT_LEAST_0, list_of(ANY, 2, is_rising=True)),
+    "interpolation": INTERPOLATION,
+    "center": list_of(ANY, 2),
+    "fill": FILL,
+}
+SPECS = (
+    Spec(
+        v2.RandomRotation,
+        "rotate by a random angle",
+        arguments={**_ARGUMENTS, "expand": flag()},
+        example="10",
+        draws=1,
+        apply=random_rotation,
+        batch=random_rotation_batch,
+        can_batch=can_rotate_batch,
+        size=size_of_rotation,
+        tensor_modes=FEW_MODES,
+    ),
+    Spec(
+        v2.RandomAffine,
+        "rotate, shift, scale and shear at random",
+        arguments={
+            **_ARGUMENTS,
+            "translate": list_of(SHARE, 2),
+            "scale": list_of(ABOVE_0, 2, is_rising=True),
+            "shear": either(AT_LEAST_0, list_of(ANY, 2, 4)),
+        },
+        example="10",
+        draws=6,
+        apply=random_affine,
+        batch=random_affine_batch,
+        can_batch=can_rotate_batch,
+        tensor_modes=FEW_MODES,
+    ),
+)

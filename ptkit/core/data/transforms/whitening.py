@@ -11,8 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.data.transforms.geometry import Draws, Size
+from ptkit.core.data.transforms.spec import (
+    NEEDS_FLOATS,
+    NORMALISED,
+    WHITENED,
+    Draws,
+    Size,
+    Spec,
+    refused,
+)
 from ptkit.core.errors import CheckpointError, DataError
+from ptkit.core.parts.argument_rules import ANY, Allowed, list_of
 
 _ARRAYS = ("transformation_matrix", "mean_vector")
 
@@ -32,7 +41,7 @@ class LinearTransformation(nn.Module):
     def __init__(self, transformation_matrix: Any, mean_vector: Any = None) -> None:
         super().__init__()
         if isinstance(transformation_matrix, str):
-            raise TypeError("a file's name stands alone, in a list of transforms")
+            raise TypeError("a file's name works only in a list of transforms")
         matrix = torch.as_tensor(transformation_matrix, dtype=torch.float32)
         if mean_vector is None and matrix.ndim == 2 and len(matrix) == matrix.shape[1] + 1:
             matrix, mean_vector = matrix[:-1], matrix[-1]
@@ -68,7 +77,7 @@ class LinearTransformation(nn.Module):
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
-    """Transform a float batch (n, 3, H, W) by one matrix product, where it lies; the last bits
+    """Transform a float batch (n, 3, H, W) by one matrix product, on its device; the last bits
     depend on n.
     """
     return t(images)
@@ -143,3 +152,28 @@ def _fit_together(matrix: npt.NDArray[Any], mean: npt.NDArray[Any]) -> bool:
 
 def _shape_text(shape: Any) -> str:
     return "×".join(map(str, shape)) or "a number"
+
+
+# A tensor is the argument once a file's name has been replaced by what is in it.
+_MATRIX = Allowed(
+    "the name of a file that `ptkit normstats --whiten` wrote, or a list of lists of numbers",
+    lambda value: (
+        isinstance(value, str) or hasattr(value, "ndim") or list_of(list_of(ANY)).check(value)
+    ),
+    example="whitening.npz",
+    bad_examples=(1, True, None, [], [1], ["x"], [[]], [["x"]], [[1, 1e999]]),
+)
+SPECS = (
+    Spec(
+        LinearTransformation,
+        'whiten: LinearTransformation("whitening.npz"), from `ptkit normstats --whiten`',
+        arguments={"transformation_matrix": _MATRIX, "mean_vector": list_of(ANY)},
+        example='"whitening.npz"',
+        floats=linear_floats,
+        misfit=misfit,
+        refuses=NEEDS_FLOATS
+        | refused("{} appears twice", WHITENED)
+        | refused("{} takes values 0..1: put it before Normalize", NORMALISED),
+        gives=WHITENED,
+    ),
+)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
+from ptkit.core.parts.catalogue import Catalogue, load_user_object
+from ptkit.core.parts.part import Part
 from ptkit.core.training.optimization.muon import muon_with_adamw, sparse_adam_with_adam
 from ptkit.core.training.optimization.paired import take_in
 from ptkit.core.training.optimization.parameter_groups import (
@@ -257,8 +258,7 @@ def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
 def _takes(call: Call) -> dict[str, inspect.Parameter]:
     """Return the arguments of the optimizer that a call names."""
     if not call.prefix:
-        OPTIMIZERS.find(call)
-        return dict(inspect.signature(getattr(torch.optim, call.name)).parameters)
+        return dict(inspect.signature(OPTIMIZERS.find(call).load()).parameters)
     target = load_user_object(call)
     takes = dict(inspect.signature(target).parameters) if callable(target) else {}
     missing = [name for name in ("params", "lr") if name not in takes]

@@ -16,14 +16,14 @@ from torch.optim import lr_scheduler
 from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part, load_user_object
+from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.part import Part
 from ptkit.core.training.optimization.parameter_groups import Group
 from ptkit.core.training.optimization.schedule_arguments import (
     arguments_by_group,
     arguments_of_run,
     check_length,
 )
-from ptkit.core.training.optimization.warmup_cosine import WarmupCosineLR
 from ptkit.core.wording import nearest
 
 _ROWS = {
@@ -205,10 +205,8 @@ def build_schedule(
         _check_metric("none", metric, metric_modes, is_watched=False)
         return Schedule(None, shadow, per="epoch", metric=metric, warmup_steps=warmup_steps)
     call = parse(asked.call)
-    target = _target(call)
-    given = SCHEDULERS.bind(
-        call, target, Part(call.prefix, "") if call.prefix else SCHEDULERS.find(call)
-    )
+    part = SCHEDULERS.find(call)
+    target, given = part.load(), SCHEDULERS.bind(call, part)
     is_plateau = isinstance(target, type) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     _check_metric(call.name, metric, metric_modes, is_watched=is_plateau)
     if per == "auto":
@@ -236,13 +234,6 @@ def build_schedule(
     return Schedule(
         scheduler, shadow, per=per, metric=metric, warmup_steps=None if has_own else warmup_steps
     )
-
-
-def _target(call: Call) -> Any:
-    if call.prefix:
-        return load_user_object(call)
-    SCHEDULERS.find(call)
-    return WarmupCosineLR if call.name == "WarmupCosineLR" else getattr(lr_scheduler, call.name)
 
 
 def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:

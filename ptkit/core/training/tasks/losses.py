@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ptkit.core.data.labels import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import Catalogue, Part
+from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.part import Part
 from ptkit.core.training.tasks import pairs as compare
 from ptkit.core.training.tasks.task import (
     AS_IS,

@@ -1,0 +1,134 @@
+"""What the Python door takes and returns: the settings by their keywords, and the records."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ptkit.core.data.splits.jobs import Outcome
+    from ptkit.core.data.statistics import ChannelStatistics
+    from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.predictions import Image
+
+    class TrainedModel(nn.Module):
+        """What `load` returns, for type checkers: any module, with these attributes more."""
+
+        class_names: tuple[str, ...]
+        pipeline: Mapping[str, Any]
+
+        def predict(self, images: "Image | list[Image]", *, top: int = 1) -> list[dict[str, Any]]:
+            """Return a row for each image."""
+
+
+StrPath = str | os.PathLike[str]
+# Called with what is counted and how many there are; gives the function that counts.
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+class FinetuneSettings(TypedDict, total=False):
+    """All settings of core/config.py by their keywords, but the weights to start from."""
+
+    train: StrPath
+    valid: StrPath
+    classes: StrPath | None
+    size: int | None
+    augment: str
+    transforms: Sequence[str]
+    eval_transforms: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+    cache: str
+    reduced_decode: bool
+    on_bad: str
+    allow_leak: bool
+    sampler: str
+    shuffle: bool
+    drop_last: bool
+    workers: int
+    model: str | None
+    init: Sequence[str]
+    loss: str | None
+    pairs: bool
+    threshold: float | None
+    embedding: int | None
+    optimizer: str | None
+    lr: float | None
+    groups: Sequence[str]
+    decay_all: bool
+    layer_decay: float | None
+    head_lr: float
+    scheduler: str
+    per: str
+    warmup: float
+    scheduler_metric: str
+    epochs: int
+    batch_size: int | None
+    seed: int
+    device: str
+    precision: str
+    accumulate: int
+    clip_grad: float | None
+    patience: int | None
+    metric: str
+    ema: float | None
+    save_every: int
+    channels_last: bool
+    deterministic: bool
+    compile: bool
+    profile: bool
+    tensorboard: bool
+    histograms: bool
+    graph: bool
+    pictures: bool
+    log_folder: StrPath | None
+    comment: str
+    filename_suffix: str
+    wandb: bool
+
+
+class TrainSettings(FinetuneSettings, total=False):
+    """All settings of core/config.py by their keywords."""
+
+    weights: StrPath | None
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """Where the images of a split went.
+
+    counts: images of each part (train, valid, test, or fold1, fold2, ...) by its name.
+    files: the lists and records that were written. outcome: all that is known, image by image.
+    """
+
+    counts: Mapping[str, int]
+    class_names: tuple[str, ...]
+    files: tuple[Path, ...]
+    outcome: "Outcome"
+
+
+@dataclass(frozen=True)
+class NormstatsResult:
+    """Statistics of images for Normalize, and the files that hold them.
+
+    whitening: the matrix for LinearTransformation, where one was asked for.
+    """
+
+    statistics: "ChannelStatistics"
+    file: Path
+    whitening: "Whitening | None" = None
+    whitening_file: Path | None = None
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """RGB, in 0..1."""
+        return self.statistics.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """RGB, in 0..1."""
+        return self.statistics.std

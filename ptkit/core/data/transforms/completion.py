@@ -1,0 +1,185 @@
+"""The lists of a run: the ready ones, completed to what the model gets, and those of evaluation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ptkit.core.data.transforms.catalogue import (
+    build_transform,
+    is_mix,
+    spec_named,
+    specs_in,
+)
+from ptkit.core.data.transforms.spec import NORMALISED, Spec, same_size
+from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.sizes import is_small
+
+# Three numbers each.
+MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
+# Mean, std, and where they come from.
+Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
+
+
+def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[str, ...]:
+    """Return the list that a run trains with, not yet completed: the user's own or a ready one.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if transforms and augment not in ("auto", "none"):
+        raise UsageError("--transform replaces the ready list: leave --augment out")
+    return tuple(transforms) or default_transforms(augment, size)
+
+
+def default_transforms(augment: str, size: int) -> tuple[str, ...]:
+    """Return the ready list of calls `none`, `safe` or `natural` for images of `size` pixels.
+
+    `auto` is `safe` up to 64 pixels, `natural` above.
+    """
+    name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
+    return {
+        "none": (),
+        # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
+        "safe": (f"RandomCrop({size}, padding={max(size // 8, 1)})",),
+        "natural": (
+            f"RandomResizedCrop({size})",
+            "RandomHorizontalFlip()",
+            "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)",
+        ),
+    }[name]
+
+
+def own_statistics(
+    calls: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> Statistics | None:
+    """Return mean and std where the list itself decides them; None where it leaves them to the run.
+
+    They are those of its Normalize; with LinearTransformation 0 and 1, which change nothing.
+    mean, std: what the settings say beside it, () for nothing.
+
+    Raises:
+        UsageError: the settings and the list contradict each other, or are incomplete.
+    """
+    if bool(mean) != bool(std) or len(mean) not in (0, 3) or len(std) not in (0, 3):
+        raise UsageError("mean and std go together, three numbers each")
+    named = {call.name: call for call in map(parse, calls) if not call.prefix}
+    if normalize := named.get("Normalize"):
+        own = mean_and_std_of(normalize)
+        # The config.toml of such a run has both.
+        if mean and not np.allclose((mean, std), own):
+            raise normalize.error("the statistics are given twice: here and as mean and std")
+        return *own, "the transforms' own Normalize"
+    if whitening := named.get("LinearTransformation"):
+        # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
+        if any(mean):
+            raise whitening.error("whitened images are not normalised: leave mean and std out")
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
+    return None
+
+
+def mean_and_std_of(normalize: Call) -> MeanAndStd:
+    """Return what a Normalize subtracts and divides by, a number for each channel."""
+    built = build_transform(normalize)
+    mean, std = (torch.as_tensor(x).flatten().expand(3).tolist() for x in (built.mean, built.std))
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def evaluation_geometry(size: int) -> tuple[str, ...]:
+    """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8
+    above.
+    """
+    if is_small(size):
+        return (f"Resize(({size}, {size}))",)
+    return (f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})")
+
+
+def complete(
+    calls: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[str, ...]:
+    """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
+
+    A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
+    one that crops gets the shorter side resized, with room for the crop above 64 pixels. Transforms
+    that need float tensors get ToTensor before them, one that whitens no Normalize. MixUp and
+    CutMix go to the end.
+
+    Raises:
+        UsageError: ToPILImage at the end.
+    """
+    parsed = [parse(call) for call in calls]
+    names = [call.name for call in parsed if not call.prefix]
+    if parsed and not parsed[-1].prefix and parsed[-1].name == "ToPILImage":
+        raise parsed[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
+    if "Normalize" in names:
+        return tuple(calls)
+    written = list(zip(calls, parsed, strict=True))
+    mixes = [text for text, call in written if is_mix(call)]
+    of_images = [(text, call) for text, call in written if not is_mix(call)]
+    listed = [text for text, _ in of_images]
+    start = next((k for k, (_, call) in enumerate(of_images) if _needs_floats(call)), len(listed))
+    to_tensor = () if "ToTensor" in names else ("ToTensor()",)
+    normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
+    return (
+        *_automatic_geometry([spec_named(call) for call in parsed], size),
+        *listed[:start],
+        *to_tensor,
+        *listed[start:],
+        *(() if "LinearTransformation" in names else (normalize,)),
+        *mixes,
+    )
+
+
+def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return the calls for evaluation that go with a training list.
+
+    They are those of `evaluation_geometry`; where training takes several crops of an image, the
+    same crops after the same fixed steps; where it whitens, LinearTransformation, and the Normalize
+    that may follow it.
+    """
+    written = [(text, spec_named(parse(text))) for text in train_calls]
+    specs = [spec for _, spec in written]
+    geometry = evaluation_geometry(size)
+    if any(map(_takes_crops, specs)):
+        # A resized crop is random: evaluation resizes as it does without one.
+        fixed = [spec for spec in specs if spec.can_keep or not spec.resizes]
+        geometry = (
+            *_automatic_geometry(fixed, size),
+            *(text for text, spec in written if _is_fixed_geometry(spec) or _takes_crops(spec)),
+        )
+    linear = [text for text, spec in written if spec.name == "LinearTransformation"]
+    normalize = [text for text, spec in written if spec.name == "Normalize"]
+    # A list that names Normalize is not completed.
+    if linear and normalize:
+        return (*geometry, "ToTensor()", *linear, *normalize)
+    return (*geometry, *linear)
+
+
+def mirrors(calls: Sequence[str]) -> bool:
+    """Say whether a list may mirror images left to right; a user's own transforms may."""
+    return any(spec.mirrors for call in calls for spec in specs_in(parse(call)))
+
+
+def _takes_crops(spec: Spec) -> bool:
+    return spec.is_crop and spec.num_crops > 1
+
+
+def _is_fixed_geometry(spec: Spec) -> bool:
+    return spec.can_keep and spec.size is not same_size
+
+
+def _needs_floats(call: Call) -> bool:
+    # A Normalize inside a container is refused where the order is checked.
+    return any(spec.needs_floats and spec.gives != NORMALISED for spec in specs_in(call))
+
+
+def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[str, ...]:
+    """Return what brings images to their size in front of a list of such transforms."""
+    if any(spec.resizes for spec in specs):
+        return ()
+    return evaluation_geometry(size)[: 1 if any(spec.is_crop for spec in specs) else None]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.6g}' for value in values)}]"

@@ -1,0 +1,150 @@
+"""Transforms that draw from the global generators of torch, numpy and Python: torchvision's
+policies and a user's own.
+
+Each is seeded anew for each image, by that image's draw.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from ptkit.core.data.transforms.spec import (
+    FEW_MODES,
+    FILL,
+    INTERPOLATION,
+    NEEDS_0_TO_1,
+    Draws,
+    Spec,
+)
+from ptkit.core.parts.argument_rules import (
+    ABOVE_0,
+    COUNT,
+    Together,
+    either,
+    flag,
+    member_of,
+    one_of,
+    text,
+    whole,
+)
+from ptkit.core.parts.catalogue import load_function
+
+
+class Lambda(nn.Module):
+    """Apply a user's function, named as "module:function" or "file.py:function", to the image."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.name = function
+        self.function = load_function(function)
+
+    def forward(self, image: Any) -> Any:
+        return self.function(image)
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Put the global generators back to where they were."""
+    before = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
+
+
+def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
+    """Apply a transform after seeding all global generators for this one image."""
+    key = int(draws[0] * (1 << 53))
+    torch.default_generator.manual_seed(key)
+    np.random.seed(key % (1 << 32))
+    random.seed(key)
+    result = transform(image)
+    if not isinstance(result, Tensor | Image):
+        raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
+    return result
+
+
+def _foreign(target: type, summary: str, **more: Any) -> Spec:
+    return Spec(
+        target,
+        summary,
+        draws=1,
+        apply=apply_foreign,
+        size=lambda _t, _size: None,
+        is_foreign=True,
+        **more,
+    )
+
+
+def _policy(target: type, summary: str, **more: Any) -> Spec:
+    arguments = {"interpolation": INTERPOLATION, "fill": FILL, **more.pop("arguments")}
+    return _foreign(
+        target,
+        summary,
+        arguments=arguments,
+        refuses=NEEDS_0_TO_1,
+        tensor_modes=FEW_MODES,
+        **more,
+    )
+
+
+# The row of what is not in the catalogue; for all we know it mirrors.
+USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True)
+
+_BINS = whole(2, 1000)
+SPECS = (
+    _foreign(
+        Lambda,
+        'a function of your own: Lambda("module:function")',
+        arguments={
+            "function": text(
+                "text that names a function, as in 'module:function' or 'file.py:function'",
+                example="m:f",
+            )
+        },
+        example='"augment.py:invert"',
+    ),
+    _policy(
+        v2.AutoAugment,
+        "learned policies (Cubuk et al. 2019)",
+        arguments={"policy": member_of("AutoAugmentPolicy", "IMAGENET", "CIFAR10", "SVHN")},
+    ),
+    _policy(
+        v2.RandAugment,
+        "n random operations of one strength (Cubuk et al. 2020)",
+        arguments={"num_ops": COUNT, "magnitude": whole(0, 999), "num_magnitude_bins": _BINS},
+        together=Together(
+            lambda given: given["magnitude"] < given["num_magnitude_bins"],
+            "magnitude must be below num_magnitude_bins",
+        ),
+    ),
+    _policy(
+        v2.TrivialAugmentWide,
+        "one random operation (Müller and Hutter 2021)",
+        arguments={"num_magnitude_bins": _BINS},
+    ),
+    _policy(
+        v2.AugMix,
+        "mixed chains of operations (Hendrycks et al. 2020)",
+        # torch draws from a tensor of this number, and cannot for whole ones.
+        to_float=frozenset({"alpha"}),
+        arguments={
+            "severity": whole(1, 10),
+            "mixture_width": COUNT,
+            "chain_depth": either(
+                one_of(-1), COUNT, words="-1 (1 to 3, drawn) or a whole number of at least 1"
+            ),
+            "alpha": ABOVE_0,
+            "all_ops": flag(),
+        },
+    ),
+)

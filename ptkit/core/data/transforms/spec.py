@@ -1,0 +1,171 @@
+"""What is known of one transform: its row, written beside the functions that the row names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torchvision.transforms import InterpolationMode
+
+from ptkit.core.parts.argument_rules import (
+    PIXELS,
+    SIDE,
+    either,
+    list_of,
+    member_of,
+    number,
+    one_of,
+    whole,
+)
+from ptkit.core.parts.part import Part
+
+Draws = npt.NDArray[np.float64]
+Size = tuple[int, int]
+# (transform, images, draws (n, k)) -> the images afterwards.
+Form = Callable[[Any, Any, Any], Any]
+
+# What an image can be on its way through a list.
+UINT8, PIL, FLOAT, WHITENED, NORMALISED = (
+    "uint8",
+    "PIL image",
+    "float",
+    "whitened",
+    "normalised",
+)
+
+# Rules that several transforms share.
+SIZE = either(SIDE, list_of(SIDE, 1, 2))
+PADDING = either(whole(0, PIXELS), list_of(whole(0, PIXELS), 1, 2, 4))
+PADDING_MODE = one_of("constant", "edge", "reflect", "symmetric")
+FILL = either(number(0, 255), list_of(number(0, 255), 1, 3))
+INTERPOLATION = either(
+    one_of("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"),
+    member_of("InterpolationMode", "NEAREST"),
+    # Pillow's numbers, which torchvision takes too.
+    whole(0, 5),
+    words="InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, BICUBIC, BOX, HAMMING or LANCZOS",
+)
+# What torchvision's kernels for tensors can do, of the modes that Pillow can.
+FEW_MODES = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)
+MOST_MODES = tuple(
+    mode
+    for mode in InterpolationMode
+    if mode not in (InterpolationMode.BOX, InterpolationMode.HAMMING)
+)
+
+
+def refused(reason: str, *kinds: str) -> dict[str, str]:
+    """Return a reason for each kind of image; {} in it is the transform's name."""
+    return dict.fromkeys(kinds, reason)
+
+
+NEEDS_FLOATS = refused("{} needs a float tensor: put ToTensor() before it", UINT8, PIL)
+CROPS_NEED_TENSOR = refused("{} needs a tensor: put it before ToPILImage", PIL)
+NEEDS_0_TO_1 = refused(
+    "{} takes values 0..1: put it before LinearTransformation", WHITENED
+) | refused("{} takes values 0..1: put it before Normalize", NORMALISED)
+
+
+def applied_itself(transform: Any, image: Any, _draws: Any) -> Any:
+    """Apply a transform without randomness."""
+    return transform(image)
+
+
+def same_size(_transform: Any, size: Size | None) -> Size | None:
+    """Return the size of an image that keeps it."""
+    return size
+
+
+def own_size(t: Any, _size: Size | None) -> Size | None:
+    """Return the size that the transform itself names."""
+    return t.size[0], t.size[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Part):
+    """A transform's row: the part that a call names, how it runs, and what lists must know of it.
+
+    Every form has the same result. A form for batches may change its input, the one for the device
+    may not.
+
+    example: arguments of a call that works as it stands, where it needs some.
+    draws: how many uniform numbers one image takes, or a function of the transform.
+    apply: (transform, image (3, H, W), draws (k,)) -> image; crops of an image, (C, 3, H, W), share
+        their draws.
+    batch: whole batches on a CPU, numpy uint8 (n, H, W, 3).
+    device: whole batches on the training device, uint8 tensors (n, H, W, 3) with draws (n, k) that
+        are there too; nothing in it waits for the device.
+    floats: float batches (n, 3, H, W), on the device where they are, draws in numpy.
+    can_batch: (transform, size or None for any, form) -> whether a form there is may be used.
+    size: (transform, (h, w) or None where unknown) -> the size afterwards.
+    misfit: why images of a size cannot be taken; "" if they can.
+
+    refuses: the kinds of image that it does not take, with the reason ({} is its name).
+    gives: the kind that it makes of an image, where it changes that.
+    tensor_modes: the interpolations that it has for tensors; empty where it does not interpolate.
+
+    times_smaller: for a transform that resizes: (transform, size, draws) -> how many times smaller
+        (1, 2, 4 or 8) an image of a size may come.
+    apply_reduced: `apply` to an image that comes smaller, with its `Reduction` as fourth argument;
+        None where `apply` does.
+    is_crop: what remains is a window of the transform's own size.
+    num_crops: how many images it makes of one.
+    can_keep: it is the same in every epoch and takes uint8, so its result can be kept in memory.
+    skips_fitting: an image that has the size it gives already remains as it is.
+    mirrors: it may mirror left to right.
+    moves_pixels: its `batch` copies pixels and computes none.
+    alternates: its draws are the same in every epoch, but for a half that is added in every other.
+    is_foreign: it draws from global generators and must run in a worker process.
+    is_container: it runs other transforms, its `transforms`.
+    mixes: it mixes the images of a batch with each other; no form runs it, but `mixing.mix`.
+    is_conversion: it changes how pixels are stored or scaled: in a picture there is nothing to see.
+    """
+
+    example: str = ""
+
+    draws: int | Callable[[Any], int] = 0
+    apply: Form = applied_itself
+    batch: Form | None = None
+    device: Form | None = None
+    floats: Form | None = None
+    can_batch: Callable[[Any, Size | None, str], bool] = lambda _t, _size, _form: True
+    size: Callable[[Any, Size | None], Size | None] = same_size
+    misfit: Callable[[Any, Size], str] = lambda _t, _size: ""
+
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    gives: str | None = None
+    tensor_modes: tuple[InterpolationMode, ...] = ()
+
+    times_smaller: Callable[[Any, Size, Draws], int] | None = None
+    apply_reduced: Callable[[Any, Any, Draws, Any], Any] | None = None
+    is_crop: bool = False
+    num_crops: int = 1
+    can_keep: bool = False
+    skips_fitting: bool = False
+    mirrors: bool = False
+    moves_pixels: bool = False
+    alternates: bool = False
+    is_foreign: bool = False
+    is_container: bool = False
+    mixes: bool = False
+    is_conversion: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the class, by which users call it."""
+        assert isinstance(self.target, type)
+        return self.target.__name__
+
+    @property
+    def needs_floats(self) -> bool:
+        return UINT8 in self.refuses
+
+    @property
+    def resizes(self) -> bool:
+        return self.times_smaller is not None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a picture of a later step shows it applied."""
+        return self.can_keep or self.is_conversion

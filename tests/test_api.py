@@ -1,0 +1,273 @@
+"""The Python door: every public function with its example, its keywords, and its silence."""
+
+import copy
+import dataclasses
+import doctest
+import inspect
+import json
+import pickle
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit import api_types
+from ptkit.cli import app
+from ptkit.commands.training_flags import all_flags
+from ptkit.core import config
+from ptkit.core.errors import PtkitError, UsageError
+
+QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
+PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
+# Each needs the files that those before it wrote.
+ORDER = ["split", "normstats", "train", "finetune", "evaluate", "predict", "load", "ListDataset"]
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(make_lists(tmp_path))
+    return tmp_path
+
+
+def example_of(name: str) -> doctest.DocTest:
+    text = inspect.getdoc(getattr(ptkit, name)) or ""
+    return doctest.DocTestParser().get_doctest(text, {"ptkit": ptkit}, name, None, None)
+
+
+def test_the_examples_of_all_public_names_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_lists(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "data")
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert sorted(ORDER) == sorted(PUBLIC)
+    for name in ORDER:
+        example = example_of(name)
+        assert example.examples, f"{name} has no example"
+        report: list[str] = []
+        doctest.DocTestRunner().run(example, out=report.append)
+        assert report == []
+
+
+def test_nothing_is_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ptkit.split("images", out="lists")
+    ptkit.normstats("train.txt")
+    ptkit.train(**QUIET_RUN)
+    ptkit.finetune("ckpt.pkl", **QUIET_RUN)
+    ptkit.evaluate("ckpt.pkl", "test.txt")
+    ptkit.predict("ckpt.pkl", ["images/bar"])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_keywords_of_train_are_those_of_the_settings() -> None:
+    def annotation(field: config.Field) -> object:
+        kind: typing.Any = field.type
+        if typing.get_origin(kind) is tuple:
+            return Sequence[typing.get_args(kind)[0]]  # type: ignore[misc]
+        if field.metadata["is_path"]:
+            return (
+                api_types.StrPath | None
+                if type(None) in typing.get_args(kind)
+                else api_types.StrPath
+            )
+        return kind
+
+    expected = {keyword: annotation(field) for keyword, (_, field) in config.KEYWORDS.items()}
+    assert typing.get_type_hints(api_types.TrainSettings) == expected
+    del expected["weights"]
+    assert typing.get_type_hints(api_types.FinetuneSettings) == expected
+
+
+@pytest.mark.parametrize("name", ["train", "finetune"])
+def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
+    own = [p.name for p in inspect.signature(getattr(ptkit, name)).parameters.values()][:-1]
+    assert set(own) & set(config.KEYWORDS) <= {"weights"}
+    hand_made = inspect.signature(
+        getattr(__import__(f"ptkit.commands.{name}", fromlist=[name]), name)
+    )
+    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(all_flags())
+
+
+@pytest.mark.parametrize("name", ORDER[:6])
+def test_a_function_takes_what_its_command_takes(name: str) -> None:
+    def parameters(function: object) -> set[str]:
+        return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+    commands = {"evaluate": "confmat"}
+    command = commands.get(name, name)
+    module = __import__(f"ptkit.commands.{command}", fromlist=[command])
+    only_there = {"as_json", "quiet", "verbose", "assignments", *all_flags()}
+    # What is drawn or shown of the record is the command's own affair; `runs` is its --out.
+    only_there |= {
+        "train": {"out"},
+        "finetune": {"out", "resume"},
+        "evaluate": {"out", "num_images"},
+        "predict": {"out"},
+    }.get(name, set())
+    assert parameters(getattr(module, command)) - only_there <= parameters(getattr(ptkit, name))
+
+
+def test_every_public_function_is_typed_and_documented() -> None:
+    for name in PUBLIC:
+        function = getattr(ptkit, name)
+        assert inspect.getdoc(function)
+        if inspect.isfunction(function):
+            signature = inspect.signature(function)
+            assert signature.return_annotation is not inspect.Signature.empty
+            kinds = [p.annotation for p in signature.parameters.values()]
+            assert inspect.Parameter.empty not in kinds
+
+
+def test_results_are_frozen_records(here: Path) -> None:
+    found = [
+        ptkit.split("images", out="lists"),
+        ptkit.normstats("train.txt"),
+        ptkit.train(**QUIET_RUN),
+        ptkit.evaluate("ckpt.pkl", "test.txt"),
+        ptkit.predict("ckpt.pkl", "images/bar"),
+    ]
+    assert all(type(record).__dataclass_params__.frozen for record in found)  # type: ignore[attr-defined]
+
+
+def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:
+    found = ptkit.split("images", ratio="1:1", out="lists", seed=3)
+    assert sum(found.counts.values()) == 48 + 21 + 15
+    assert found.class_names == ("bar", "cross", "square")
+    record = json.loads(Path("lists/split.json").read_text())
+    assert record["command"] == "ptkit split images --ratio 1:1 --seed 3 --out lists"
+
+
+def test_train_in_python_and_on_the_command_line_make_the_same_settings(here: Path) -> None:
+    ptkit.train(**QUIET_RUN, model="lenet", lr=0.05, transforms=["RandomCrop(16, padding=1)"])
+    line = "--epochs 1 --batch-size 16 --model lenet --lr 0.05 --set log.tensorboard=false"
+    arguments = ["train", *line.split(), "--set", "log.pictures=false"]
+    done = CliRunner().invoke(app, [*arguments, "--transform", "RandomCrop(16, padding=1)"])
+    assert done.exit_code == 0, done.stderr
+    assert Path("runs/1/config.toml").read_text() == Path("runs/2/config.toml").read_text()
+    assert Path("ckpt.pkl").resolve() == here / "runs/2/ckpt.pkl"
+
+
+def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
+    first = ptkit.train(**QUIET_RUN, runs=here / "mine", name="a", link=None)
+    assert first.run == here / "mine/a"
+    assert not Path("ckpt.pkl").exists()
+    again = ptkit.train(resume=first.run, epochs=2, link=None)
+    assert (again.run, again.epochs) == (first.run, 2)
+    with pytest.raises(UsageError, match="leave out --name"):
+        ptkit.train(resume=first.run, name="b")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ptkit.train(epoch=1), "no setting is called epoch; did you mean epochs?"),
+        (lambda: ptkit.train(epochs=0), "train.epochs must be at least 1, found 0"),
+        (lambda: ptkit.train(lr="fast"), "optimizer.lr must be a number, found 'fast'"),
+        (lambda: ptkit.split("nowhere"), "nowhere"),
+        (lambda: ptkit.split("images", copy="a", link="b"), "cannot be combined"),
+        (lambda: ptkit.normstats("train.txt", num=0), "num must be at least 1, found 0"),
+        (lambda: ptkit.normstats("train.txt", whiten="cza"), "did you mean zca?"),
+        (lambda: ptkit.load("nope.pkl"), "nope.pkl"),
+    ],
+)
+def test_mistakes_are_errors_of_ptkit(here: Path, call: typing.Any, message: str) -> None:
+    with pytest.raises(PtkitError, match=re.escape(message)):
+        call()
+
+
+def test_records_of_statistics_hold_what_was_saved(here: Path) -> None:
+    found = ptkit.normstats("train.txt", num=10, out=here / "elsewhere")
+    assert json.loads(found.file.read_text())["num_images"] == 10
+    assert found.file == here / "elsewhere" / "normstats.json"
+    assert dataclasses.astuple(found.statistics)[:2] == (found.mean, found.std)
+
+
+def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(here: Path) -> None:
+    ptkit.train(**QUIET_RUN)
+    model = ptkit.load("runs/1")
+    path = here / "images/bar/test0.png"
+    picture = Image.open(path)
+    rows = model.predict([path, str(path), path.read_bytes(), picture, np.asarray(picture)], top=2)
+    assert [row.pop("path") for row in rows] == [str(path), str(path), None, None, None]
+    assert rows == [rows[0]] * 5
+    [printed] = ptkit.predict("runs/1", path, top=2, device="cpu").rows
+    assert printed.pop("path") == str(path)
+    assert printed["class"] == rows[0]["class"]
+    assert printed["probability"] == pytest.approx(rows[0]["probability"], abs=1e-6)
+
+
+def test_many_images_get_the_answers_that_they_get_one_by_one(here: Path) -> None:
+    ptkit.train(**QUIET_RUN)
+    model = ptkit.load("ckpt.pkl")
+    images = sorted(here.glob("images/*/*.png"))[:70]
+    together, alone = model.predict(images), [model.predict(image)[0] for image in images]
+    assert [row["class"] for row in together] == [row["class"] for row in alone]
+    assert [row["probability"] for row in together] == pytest.approx(
+        [row["probability"] for row in alone], abs=1e-5
+    )
+
+
+def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(here: Path) -> None:
+    ptkit.train(**QUIET_RUN)
+    model = ptkit.load("ckpt.pkl")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    image = np.full((16, 16, 3), 200, np.uint8)
+    assert other.predict(image)[0]["probability"] == pytest.approx(1 / 3)
+    assert model.predict(image)[0]["probability"] != pytest.approx(1 / 3)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.predict(image) == model.predict(image)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "no images: give at least one"),
+        (np.zeros((16, 16, 3), np.float32), r"found float32 of \(16, 16, 3\)"),
+        (np.zeros((3, 16, 16), np.uint8), r"found uint8 of \(3, 16, 16\)"),
+        (b"<html>", "it is HTML"),
+        ("nope.png", "nope.png"),
+    ],
+)
+def test_what_is_no_image_is_refused(here: Path, images: object, message: str) -> None:
+    ptkit.train(**QUIET_RUN)
+    with pytest.raises(PtkitError, match=message):
+        ptkit.load("ckpt.pkl").predict(images)
+
+
+def test_evaluation_says_what_confmat_says(here: Path) -> None:
+    ptkit.train(**QUIET_RUN)
+    done = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
+    said, found = json.loads(done.stdout), ptkit.evaluate("ckpt.pkl", "test.txt")
+    assert found.metrics == {"accuracy": said["accuracy"]}
+    assert list(found.class_names) == said["classes"]
+    assert found.per_class["recall"].tolist() == said["recall"]
+
+
+def test_bare_weights_are_evaluated_with_what_is_said_about_them(here: Path) -> None:
+    run = ptkit.train(**QUIET_RUN, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    state = torch.load(run.checkpoint, weights_only=True)["state_dict"]
+    torch.save(state, "bare.pth")
+    said = {"model": "resnet8", "mean": (0.5, 0.5, 0.5), "std": "0.25,0.25,0.25", "size": 16}
+    found = ptkit.evaluate("bare.pth", "test.txt", **said)
+    assert found.metrics == ptkit.evaluate(run.run, "test.txt").metrics
+    bare, whole = ptkit.load("bare.pth", **said, classes="classes.txt"), ptkit.load(run.run)
+    image = here / "images/bar/test0.png"
+    assert bare.predict(image) == whole.predict(image)
+    assert bare.pipeline["calls"] == whole.pipeline["calls"]
+    with pytest.raises(UsageError, match="add --model NAME"):
+        ptkit.load("bare.pth")

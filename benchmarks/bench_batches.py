@@ -118,6 +118,7 @@ def pixels(paths: list[Path], folder: Path) -> None:
 
     from ptkit.core.data.lists import read_list
     from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.data.sampling import Sampling
     from ptkit.core.data.transforms.pipeline import Pipeline
 
     listed = read_list(write_lists(paths, folder))
@@ -133,7 +134,7 @@ def pixels(paths: list[Path], folder: Path) -> None:
     }.items():
         calls = [*call.replace("), C", ")|C").split("|"), "ToTensor()"]
         largest = 0.0
-        for batch in Batches(listed, Pipeline.parse(calls), batch_size=32).epoch():
+        for batch in Batches(listed, Pipeline.parse(calls), Sampling(32)).epoch():
             for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
                 theirs = transform(
                     decode_jpeg(read_file(listed.image_path(index)), mode=ImageReadMode.RGB)

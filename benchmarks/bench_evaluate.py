@@ -95,6 +95,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     import torch
 
     from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.data.sampling import Sampling
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
     from ptkit.looking.predictions import answer, find_images
@@ -111,7 +112,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     )
     images = find_images([str(file)], subject.class_names)
     batches = Batches(
-        images, subject.parse_pipeline(), batch_size=evaluation_batch_size(size), device=device
+        images, subject.parse_pipeline(), Sampling(evaluation_batch_size(size)), device=device
     )
     return (
         lambda: answer(subject, images, device=torch.device(device)),

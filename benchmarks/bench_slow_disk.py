@@ -79,6 +79,7 @@ def measured(
     from ptkit.core.data import images as decoder
     from ptkit.core.data.lists import list_of
     from ptkit.core.data.loading.batches import Batches
+    from ptkit.core.data.sampling import Sampling
     from ptkit.core.data.transforms.completion import complete
     from ptkit.core.data.transforms.pipeline import Pipeline
 
@@ -96,7 +97,7 @@ def measured(
         std=(0.2,) * 3,
     )
     listed = list_of([paths[k % len(paths)] for k in range(num_files)], ("one",))
-    batches = Batches(listed, Pipeline.parse(calls), batch_size=32, shuffle=True)
+    batches = Batches(listed, Pipeline.parse(calls), Sampling(32, shuffle=True))
     decoder.read_bytes = slowly
     try:
         start = time.perf_counter()

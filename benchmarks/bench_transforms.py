@@ -28,7 +28,8 @@ from torchvision.transforms import v2
 from ptkit.core.data import keyed
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.cache import Kept
+from ptkit.core.data.loading.kept import Kept
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.catalogue import build_transform, has_form, num_draws, spec_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -268,7 +269,7 @@ def batches_of(
     plan = Pipeline.parse([f"Resize(({side}, {side}))", *calls])
     kept = Kept(pixels, ())
     return Batches(
-        listed, plan, batch_size=batch_size, device=device, workers=1, shuffle=True, kept=kept
+        listed, plan, Sampling(batch_size, shuffle=True), device=device, workers=1, kept=kept
     )
 
 

@@ -32,9 +32,7 @@ from ptkit.core.machine import prepare_environment, search_garbage_rarely
 
 
 class Commands(TyperGroup):
-    """Tells what the user can mend in one line on standard error; our own bugs keep their
-    traceback.
-    """
+    """Prints errors the user can fix as one line; our own bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -92,13 +90,13 @@ def ptkit(
 
 def main() -> None:
     """Run the command line."""
-    # What an error of our own ends with.
+    # An error of our own ends with 1.
     status = [1]
-    # Registered first, it comes last.
+    # Registered first, it is called last.
     atexit.register(_leave_at_once, status)
     search_garbage_rarely()
     prepare_environment()
-    # As after Ctrl-C: what is half done is cleared away. Training has handlers of its own.
+    # As after Ctrl-C: half-done work is cleared away. Training has handlers of its own.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
@@ -121,6 +119,6 @@ def _leave_at_once(status: Sequence[int]) -> None:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # whoever read it is gone
+    except OSError:  # the reader is gone
         os._exit(status[0] or 120)
     os._exit(status[0])

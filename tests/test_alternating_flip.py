@@ -9,6 +9,7 @@ import torch
 from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 from ptkit.core.training.observers import Watcher
@@ -23,7 +24,7 @@ def images(tmp_path):
 
 def seen(images, call, *, epoch, seed=0):
     """The images of an epoch in the list's order."""
-    with_flip = Batches(images, Pipeline.parse([call, "ToTensor()"]), batch_size=16, seed=seed)
+    with_flip = Batches(images, Pipeline.parse([call, "ToTensor()"]), Sampling(16, seed=seed))
     return torch.cat([batch.images for batch in with_flip.epoch(epoch)])
 
 
@@ -51,10 +52,10 @@ def test_about_half_of_the_images_is_mirrored_and_the_seed_says_which(images):
 def test_other_draws_stay_what_they_are_beside_it(images):
     crop = "RandomCrop(16, padding=4)"
     alone = Batches(
-        images, Pipeline.parse([crop, "RandomHorizontalFlip(p=0)", "ToTensor()"]), batch_size=48
+        images, Pipeline.parse([crop, "RandomHorizontalFlip(p=0)", "ToTensor()"]), Sampling(48)
     )
     beside = Batches(
-        images, Pipeline.parse([crop, "AlternatingFlip()", "ToTensor()"]), batch_size=48
+        images, Pipeline.parse([crop, "AlternatingFlip()", "ToTensor()"]), Sampling(48)
     )
     one, other = (next(batches.epoch(1)).images for batches in (alone, beside))
     assert all(
@@ -71,7 +72,7 @@ def test_in_a_container_it_is_refused():
     "calls", [["WithHorizontalFlip()", "ToTensor()"], ["ToTensor()", "WithHorizontalFlip()"]]
 )
 def test_each_image_is_followed_by_its_mirror_image(images, calls):
-    batch = next(Batches(images, Pipeline.parse(calls), batch_size=5).epoch())
+    batch = next(Batches(images, Pipeline.parse(calls), Sampling(5)).epoch())
     plain = seen(images, "RandomHorizontalFlip(p=0)", epoch=0)[:5]
     assert (batch.num_crops, np.array_equal(batch.indices, np.arange(5))) == (2, True)
     assert torch.equal(batch.images[0::2], plain)

@@ -335,6 +335,7 @@ SUBJECTS = {
     "scoring": "the scores in tasks/task.py",
     "startup": "what starting loads",
     "transform_kernels": "kernels.py on every transform",
+    "transform_rows": "one row is all that a batched transform needs",
     "transform_order": "order.py with the messages",
 }
 

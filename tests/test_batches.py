@@ -13,7 +13,9 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.cache import Kept, decode_all
+from ptkit.core.data.loading.decoding import decode_all
+from ptkit.core.data.loading.kept import Kept
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
@@ -152,12 +154,21 @@ def run(noise_images, planned):
     """A function that makes the shuffled batches of a list of calls."""
     made = []
 
-    def make(calls, *, images=noise_images, batch_size=5, shuffle=True, keep=False, **options):
+    def make(
+        calls, *, images=noise_images, batch_size=5, shuffle=True, keep=False, workers=2, **options
+    ):
         pipeline = planned(calls)
         kept = decode_all(images, pipeline) if keep else None
-        options = {"workers": 2, "seed": 3, **options}
+        sampling = {
+            name: options.pop(name) for name in ("sampler", "drop_last") if name in options
+        } | {"seed": options.pop("seed", 3)}
         batches = Batches(
-            images, pipeline, batch_size=batch_size, shuffle=shuffle, kept=kept, **options
+            images,
+            pipeline,
+            Sampling(batch_size, shuffle, **sampling),
+            kept=kept,
+            workers=workers,
+            **options,
         )
         made.append(batches)
         return batches
@@ -242,7 +253,7 @@ def test_image_of_a_long_list_does_not_depend_on_the_batch_it_falls_into(noise_i
     pixels = np.random.default_rng(0).integers(0, 256, (10_000, 3, 3, 3), dtype=np.uint8)
     pipeline, kept = planned(["Resize((3, 3))", "RandomCrop(3, padding=1)", *END]), Kept(pixels, ())
     whole, parts, small = (
-        image_of_each(Batches(long_list, pipeline, batch_size=size, shuffle=True, kept=kept))
+        image_of_each(Batches(long_list, pipeline, Sampling(size, shuffle=True), kept=kept))
         for size in (10_000, 4097, 300)
     )
     assert len(whole) == 10_000
@@ -483,6 +494,6 @@ def test_batches_go_on_after_an_error(run, with_bad_image):
 
 def test_result_does_not_depend_on_the_working_directory(noise_list, planned, monkeypatch):
     pipeline = planned(PLANS["both"])
-    here = digest(Batches(read_list(noise_list), pipeline, batch_size=5, seed=1), 0)
+    here = digest(Batches(read_list(noise_list), pipeline, Sampling(5, seed=1)), 0)
     monkeypatch.chdir(noise_list.parent)
-    assert digest(Batches(read_list(Path("list.txt")), pipeline, batch_size=5, seed=1), 0) == here
+    assert digest(Batches(read_list(Path("list.txt")), pipeline, Sampling(5, seed=1)), 0) == here

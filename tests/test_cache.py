@@ -17,8 +17,7 @@ from ptkit.core.config_layers import resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.cache import decode_all, decoded_bytes, unreadable
-from ptkit.core.data.loading.disk_cache import decode_to_disk, key_of, open_kept
+from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, unreadable
 from ptkit.core.data.loading.entries import (
     BUILDING,
     COMPLETE,
@@ -27,7 +26,14 @@ from ptkit.core.data.loading.entries import (
     list_entries,
     remove_entry,
 )
-from ptkit.core.data.loading.keeping import load_source, where_note
+from ptkit.core.data.loading.keeping import (
+    decode_to_disk,
+    key_of,
+    load_list,
+    open_kept,
+    where_note,
+)
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.training.observers import Watcher
@@ -100,7 +106,7 @@ def are_equal(kept, expected):
 
 def all_bytes(images, pipeline, kept):
     """Return the bytes of the batches of an epoch."""
-    batches = Batches(images, pipeline, batch_size=4, seed=3, shuffle=True, workers=2, kept=kept)
+    batches = Batches(images, pipeline, Sampling(4, seed=3, shuffle=True), workers=2, kept=kept)
     try:
         return b"".join(batch.images.contiguous().numpy().tobytes() for batch in batches.epoch(1))
     finally:
@@ -197,7 +203,7 @@ def test_filling_takes_no_more_memory_than_the_decoded_images_and_a_few_chunks(t
     setup = """
 import sys
 from pathlib import Path
-from ptkit.core.data.loading.cache import decode_all
+from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 images = read_list(Path(sys.argv[1]))
@@ -385,7 +391,7 @@ class Quiet(Watcher):
 
 def source(images, pipeline, **settings):
     epochs = settings.pop("epochs", 2)
-    return load_source(
+    return load_list(
         images, pipeline, resolve({"data": settings, "train": {"epochs": epochs}}), Quiet().counting
     )
 

@@ -6,8 +6,8 @@ from test_startup import modules_after
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.data.loading.disk_cache import decode_to_disk, key_of
 from ptkit.core.data.loading.entries import EntryWriter
+from ptkit.core.data.loading.keeping import decode_to_disk, key_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 
 
@@ -107,7 +107,7 @@ def test_an_entry_that_is_being_built_is_not_removed_by_name(entries, folder):
         2,
         (
             f"ptkit: {writer.folder.name} is being built by a running process: remove it when that"
-            " has ended\n"
+            " process has ended\n"
         ),
     )
 
@@ -131,7 +131,7 @@ def test_an_empty_cache_has_no_entries(folder):
     [
         (
             ["--remove"],
-            "ptkit: --remove wants the names of entries, or all: ptkit cache --remove all\n",
+            "ptkit: --remove needs entry names, or all: ptkit cache --remove all\n",
         ),
         (["--remove", "train-1"], "ptkit: no entry 'train-1'; `ptkit cache` lists them\n"),
         (["../photos"], "ptkit: no entry '../photos'; `ptkit cache` lists them\n"),

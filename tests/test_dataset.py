@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from ptkit.core.data.dataset import ListDataset
@@ -70,3 +73,35 @@ def test_missing_list_and_broken_image_are_data_errors(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"broken\.png: it is HTML"):
         ListDataset(tmp_path / "list.txt")[0]
+
+
+NORMALIZE = v1.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.25])
+PIL_FIRST = {
+    "the course's": v1.Compose([v1.Resize(10), v1.RandomCrop(8), v1.ToTensor(), NORMALIZE]),
+    "alone": v1.ToTensor(),
+    "nested": v1.Compose([v1.Compose([v1.Resize(8)]), v1.Compose([v1.PILToTensor()])]),
+    "v2": v2.Compose([v2.Resize(8), v2.PILToTensor()]),
+    "sequential": nn.Sequential(v2.Resize(8), v2.PILToTensor()),
+}
+TENSOR_FIRST = {
+    "nothing to convert": v1.Resize(8),
+    "v2": v2.Compose([v2.ToImage(), v2.Resize(8), v2.ToDtype(torch.float32, scale=True)]),
+    "back and forth": v1.Compose([v1.ToPILImage(), v1.Resize(8), v1.ToTensor()]),
+    "a function": lambda image: image[:, ::2],
+}
+
+
+@pytest.mark.parametrize("transform", PIL_FIRST.values(), ids=PIL_FIRST)
+def test_a_transform_that_converts_pil_images_gets_one(noise_list, transform):
+    dataset = ListDataset(noise_list, transform)
+    image = Image.fromarray(read(dataset.images.image_path(3)))
+    torch.manual_seed(0)
+    expected = transform(image)
+    torch.manual_seed(0)
+    assert torch.equal(dataset[3][0], expected)
+
+
+@pytest.mark.parametrize("transform", TENSOR_FIRST.values(), ids=TENSOR_FIRST)
+def test_any_other_transform_gets_a_tensor(noise_list, transform):
+    plain, dataset = ListDataset(noise_list), ListDataset(noise_list, transform)
+    assert torch.equal(dataset[3][0], transform(plain[3][0]))

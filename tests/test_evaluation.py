@@ -8,6 +8,7 @@ from torch import nn
 
 from ptkit.core.data.lists import list_of, read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, DataError
 from ptkit.looking.evaluation import (
@@ -52,7 +53,7 @@ def grey_batches(tmp_path):
             lines.append(f"{k}.png {label}\n")
         (tmp_path / "list.txt").write_text("".join(lines))
         images = read_list(tmp_path / "list.txt")
-        return Batches(images, Pipeline.parse(["Resize((4, 4))", "ToTensor()"]), batch_size=2)
+        return Batches(images, Pipeline.parse(["Resize((4, 4))", "ToTensor()"]), Sampling(2))
 
     return write
 

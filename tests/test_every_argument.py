@@ -172,9 +172,7 @@ def test_an_argument_changes_what_comes_out(call, changed):
     assert results(call) != results(changed)
 
 
-@pytest.mark.parametrize(
-    "call", [call for call in ARGUMENTS if is_foreign(built_of(call))]
-)
+@pytest.mark.parametrize("call", [call for call in ARGUMENTS if is_foreign(built_of(call))])
 def test_policies_are_torchvisions_own_for_the_seed_that_the_draw_means(call):
     built = build_transform(parse(call))
     with torch.random.fork_rng(devices=[]):

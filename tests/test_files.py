@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from ptkit.core.errors import StorageError
-from ptkit.core.files import make_folder, sha256, write_atomically
+from ptkit.core.files import make_folder, sha256, write_atomically, write_csv
 
 
 @pytest.fixture
@@ -25,6 +25,11 @@ def test_bytes_are_written_and_folders_made(tmp_path):
     write_atomically(tmp_path / "a" / "b" / "file.txt", b"new")
     assert (tmp_path / "a" / "b" / "file.txt").read_bytes() == b"new"
     assert os.listdir(tmp_path / "a" / "b") == ["file.txt"]
+
+
+def test_a_table_has_plain_line_ends_and_keeps_bytes_that_are_not_utf_8(tmp_path):
+    write_csv(tmp_path / "a.csv", ["path", "n"], [[os.fsdecode(b"\xff,.png"), 1], ["é", None]])
+    assert (tmp_path / "a.csv").read_bytes() == b'path,n\n"\xff,.png",1\n\xc3\xa9,\n'
 
 
 def test_function_writes_to_the_file(old):

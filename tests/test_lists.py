@@ -159,9 +159,9 @@ def test_lines_that_stand_twice_are_kept_and_counted(list_file):
         ("a.png 0\n".encode("utf-16"), "line 1: this is UTF-16"),
         (b"a.png 0\n\x00\x01\x02 3\n", "line 2: a zero byte"),
         (b"a.png 0\n\xff.png 0\n", "line 2: not UTF-8"),
-        (b'"a.png 0\n', "line 1: .* is no JSON string"),
+        (b'"a.png 0\n', "line 1: .* is not a JSON string"),
         (b'"a\\u0000.png" 0\n', "line 1: .* cannot be a path"),
-        (b'"\\ud800.png" 0\n', "line 1: .* is no JSON string"),
+        (b'"\\ud800.png" 0\n', "line 1: .* is not a JSON string"),
         (b"a.png 0\na.png 1\n", "gives a.png two labels, 0 and 1"),
         (b"\n\n", "names no images"),
         (b"", "names no images"),
@@ -201,7 +201,7 @@ def test_a_missing_list_a_folder_and_a_pipe_are_data_errors(tmp_path):
     ("content", "message"),
     [
         ("a\n\nb\n", "line 2: empty"),
-        ("a\nb\na\n", "line 3: 'a' stands already on line 1"),
+        ("a\nb\na\n", "line 3: 'a' repeats line 1"),
         ("", "no classes"),
     ],
 )

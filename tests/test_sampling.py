@@ -6,7 +6,7 @@ from PIL import Image
 from ptkit.core.data import keyed
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.sampling import balanced_weights, draw_keys, epoch_order
+from ptkit.core.data.sampling import Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 
@@ -94,11 +94,8 @@ def epoch_of(images, *, workers=1, **options):
     batches = Batches(
         images,
         Pipeline.parse(CALLS),
-        batch_size=5,
+        Sampling(5, sampler="balanced", seed=1, **options),
         workers=workers,
-        sampler="balanced",
-        seed=1,
-        **options,
     )
     done = list(batches.epoch(3))
     batches.close()

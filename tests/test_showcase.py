@@ -18,8 +18,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ptkit.core.config import LogSettings
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches, batches_at
-from ptkit.core.data.loading.cache import decode_all
-from ptkit.core.data.sampling import spread
+from ptkit.core.data.loading.decoding import decode_all
+from ptkit.core.data.sampling import Sampling, spread
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 from ptkit.core.training.events import Events
@@ -40,7 +40,7 @@ def lists(tmp_path_factory):
 def batches(lists):
     """The 21 images of the validation list, bar, cross, square, bar, ..."""
     images, pipeline = read_list(lists / "valid.txt"), Pipeline.parse(NORMALISED)
-    return Batches(images, pipeline, batch_size=8, kept=decode_all(images, pipeline))
+    return Batches(images, pipeline, Sampling(8), kept=decode_all(images, pipeline))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def outputs_of(model, batches):
 
 def with_labels(batches, labels, class_names):
     images = replace(batches.images, labels=labels, class_names=class_names)
-    return Batches(images, batches.pipeline, batch_size=8, kept=batches.kept)
+    return Batches(images, batches.pipeline, Sampling(8), kept=batches.kept)
 
 
 def show_run(
@@ -274,7 +274,7 @@ def test_an_image_that_vanished_ends_it_with_its_path(run, network, batches, lis
     gone = tmp_path / "valid.txt"
     gone.write_text("gone.png 0\n")
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    missing = Batches(read_list(gone), batches.pipeline, batch_size=8)
+    missing = Batches(read_list(gone), batches.pipeline, Sampling(8))
     with pytest.raises(DataError, match=r"gone\.png"):
         show_run(run, network, missing, probabilities=np.full((1, 3), 1 / 3, np.float32))
 
@@ -324,7 +324,7 @@ def test_of_several_crops_the_first_is_shown(run, network, lists, only):
     only("Grad-CAM")
     images = read_list(lists / "valid.txt")
     crops = Pipeline.parse(["FiveCrop(12)", *NORMALISED[1:]])
-    batches = Batches(images, crops, batch_size=8)
+    batches = Batches(images, crops, Sampling(8))
     corner = [c for batch in batches.epoch() for c in batch.images[::5]]
     shown = torch.cat(list(batches_at(batches, range(21))))
     assert torch.equal(shown, torch.stack(corner))
@@ -336,7 +336,7 @@ def test_images_are_found_by_their_place_whether_kept_or_not(batches, lists):
     chosen = [20, 3, 3, 11]
     kept = torch.cat(list(batches_at(batches, chosen)))
     decoded = torch.cat(
-        list(batches_at(Batches(batches.images, batches.pipeline, batch_size=3), chosen))
+        list(batches_at(Batches(batches.images, batches.pipeline, Sampling(3)), chosen))
     )
     everything = torch.cat([batch.images for batch in batches.epoch()])
     assert torch.equal(kept, everything[chosen])

@@ -14,10 +14,10 @@ from PIL import Image
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import read_list, write_list
-from ptkit.core.data.loading import read_ahead as reading
+from ptkit.core.data.loading import decoding
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.cache import decode_all
-from ptkit.core.data.loading.read_ahead import read_ahead, sizes_of
+from ptkit.core.data.loading.decoding import decode_all, read_ahead, sizes_of
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 
@@ -64,12 +64,13 @@ def streamed():
     """A function that makes batches in random order, which end with the test."""
     made = []
 
-    def make(images, calls=CROPS, **options):
+    def make(images, calls=CROPS, batch_size=4, shuffle=True, **options):
         made.append(
             Batches(
                 images,
                 Pipeline.parse(calls),
-                **{"batch_size": 4, "shuffle": True, "seed": 1, **options},
+                Sampling(batch_size, shuffle, seed=1),
+                **options,
             )
         )
         return made[-1]
@@ -149,7 +150,7 @@ def test_files_are_read_while_a_batch_is_in_use(streamed, many_photographs, slow
 def test_no_more_is_read_ahead_than_there_is_room_for(
     streamed, many_photographs, slow_disk, monkeypatch
 ):
-    monkeypatch.setattr(reading, "_BYTES_AHEAD", 60_000)
+    monkeypatch.setattr(decoding, "_BYTES_AHEAD", 60_000)
     size = np.mean([os.path.getsize(many_photographs.image_path(index)) for index in range(21)])
     epoch = streamed(many_photographs, workers=1).epoch()
     next(epoch)

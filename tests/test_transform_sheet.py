@@ -7,6 +7,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list, write_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
@@ -64,7 +65,7 @@ LISTS = {
 def test_draws_of_the_whole_list_are_those_of_the_epochs_of_a_training(paths, tmp_path, calls):
     write_list(tmp_path / "list.txt", [(path, 0) for path in paths])
     pipeline = Pipeline.parse(completed(*calls))
-    batches = Batches(read_list(tmp_path / "list.txt"), pipeline, batch_size=3, seed=5)
+    batches = Batches(read_list(tmp_path / "list.txt"), pipeline, Sampling(3, seed=5))
     trained = [denormalise(next(batches.epoch(epoch)).images, MEAN, STD) for epoch in (1, 2, 3)]
     batches.close()
     sheets = transform_sheets(paths, completed(*calls), num_draws=3, seed=5)

@@ -27,7 +27,7 @@ def cache(
 ) -> None:
     """List the decoded images that training keeps on disk, or remove them.
 
-    They lie in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and
+    They are in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and
     its first
     transforms. A changed image makes a new entry; the old one stays until it is removed. Entries
     that are left over from a process that was killed are listed too; what a running process is
@@ -45,7 +45,7 @@ def cache(
 
     printer = Printer(as_json=as_json, quiet=quiet)
     if remove and not names:
-        raise UsageError("--remove wants the names of entries, or all: ptkit cache --remove all")
+        raise UsageError("--remove needs entry names, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])
     built = [
         entry.name
@@ -54,7 +54,7 @@ def cache(
     ]
     if built:
         raise UsageError(
-            f"{built[0]} is being built by a running process: remove it when that has ended"
+            f"{built[0]} is being built by a running process: remove it when that process has ended"
         )
     removed = [entry for entry in entries if remove and entry.state != BUILDING]
     for entry in removed:

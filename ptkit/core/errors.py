@@ -1,8 +1,8 @@
-"""What can go wrong in a way the user can mend, and the exit code of each kind."""
+"""Errors that the user can fix, and the exit code of each kind."""
 
 
 class PtkitError(Exception):
-    """Base of all errors that are told in one line: what was found, where, what to do."""
+    """Base of all errors that are printed as one line: what was found, where, what to do."""
 
     exit_code = 1
 
@@ -38,7 +38,7 @@ class StorageError(PtkitError):
 
 
 class InterruptedRunError(PtkitError):
-    """A signal ended the work; what had been saved is still there."""
+    """A signal ended the work; what was saved is still there."""
 
     def __init__(self, message: str, *, signal_number: int = 2) -> None:
         super().__init__(message)

@@ -1,11 +1,13 @@
 """Writing files so that a reader never sees half of one."""
 
+import csv
 import hashlib
+import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ptkit.core.errors import StorageError
 
@@ -52,6 +54,18 @@ def write_atomically(
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, with LF at the ends of lines; see `write_atomically`.
+
+    Paths may hold bytes that are not UTF-8; they are written back as they were.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def make_folder(path: Path) -> Path:

@@ -1,7 +1,5 @@
 """The end of a run: its curves, and pictures and predictions of its best epoch."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
-from ptkit.core.files import write_atomically
+from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict
 from ptkit.core.training.observers import Figure
@@ -76,12 +74,9 @@ def _draw_confusion(run: Run, found: Predicted) -> Path:
 def _write_predictions(run: Run, found: Predicted) -> Path:
     images = run.training.valid.images
     header, rows = _table(run, found)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *header])
-    writer.writerows([images.listed_path(index), *row] for index, row in enumerate(rows))
     file = run.folder / "valid_predictions.csv"
-    write_atomically(file, text.getvalue().encode(errors="surrogateescape"))
+    table = ([images.listed_path(index), *row] for index, row in enumerate(rows))
+    write_csv(file, ["path", *header], table)
     return file
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from torch import nn
 
 from ptkit.core.data.labels import REGRESSION
-from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.sizes import evaluation_batch_size
@@ -170,7 +171,7 @@ def evaluate_list(
     batches = Batches(
         images,
         subject.parse_pipeline(),
-        batch_size=evaluation_batch_size(subject.weights.size),
+        Sampling(evaluation_batch_size(subject.weights.size)),
         device=place,
         workers=workers,
     )
@@ -188,7 +189,7 @@ def evaluate(
         CheckpointError: the model gives another number of scores than there are classes.
         DataError: an image that cannot be read.
     """
-    assert not batches.shuffle
+    assert not batches.sampling.shuffle
     found = predict_list(model, batches, task=task)
     if found.values.shape[1:] != (len(class_names),):
         raise CheckpointError(
@@ -210,8 +211,8 @@ def read_matching_list(
     """
     images = read_list(file, classes=classes, kind=label_kind_of(subject.task.kind))
     names, known, model = images.class_names, subject.class_names, subject.weights.path
-    beside = classes or file.parent / "classes.txt"
-    if not beside.is_file():
+    beside = classes_file(file, classes)
+    if beside is None:
         if len(names) > len(known):
             raise DataError(
                 f"{file} has label {len(names) - 1}, but {model} knows the classes 0 to"

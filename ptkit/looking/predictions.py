@@ -1,7 +1,5 @@
 """A model's answers for images that have no labels."""
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +15,12 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.device import choose_device
 from ptkit.core.errors import DataError, UsageError
-from ptkit.core.files import make_folder, write_atomically
+from ptkit.core.files import make_folder, write_csv
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import predict_list
 from ptkit.looking.subject import Subject
@@ -146,9 +145,9 @@ def write_predictions(answers: Answers, folder: Path) -> Path:
     Raises:
         StorageError: the disk refused.
     """
-    text, file = io.StringIO(), make_folder(folder) / "predictions.csv"
-    csv.writer(text, lineterminator="\n").writerows(answers.table())
-    write_atomically(file, text.getvalue().encode(errors="surrogateescape"))
+    file = make_folder(folder) / "predictions.csv"
+    header, *rows = answers.table()
+    write_csv(file, header, rows)
     return file
 
 
@@ -161,7 +160,7 @@ def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0
     """
     batch_size = evaluation_batch_size(subject.weights.size)
     batches = Batches(
-        images, subject.parse_pipeline(), batch_size=batch_size, device=device, workers=workers
+        images, subject.parse_pipeline(), Sampling(batch_size), device=device, workers=workers
     )
     found = predict_list(subject.model.to(device), batches, task=subject.task)
     paths = tuple(images.listed_path(k) for k in range(len(images)))

@@ -1,7 +1,5 @@
 """Save figures and tables, one picture or the folder of a command."""
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -16,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ptkit.core.errors import StorageError, UsageError
-from ptkit.core.files import make_folder, write_atomically
+from ptkit.core.files import make_folder, write_atomically, write_csv
 from ptkit.plots.style import house_style
 
 _LIST = ".ptkit-files.json"
@@ -95,15 +93,11 @@ class PictureFolder:
 
     def add_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Save a table; floats are written with nine significant digits."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(
+        cells = (
             [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row]
             for row in rows
         )
-        # Paths may hold bytes that are not UTF-8; they are written back as they were.
-        write_atomically(self._claimed(name), text.getvalue().encode("utf-8", "surrogateescape"))
+        write_csv(self._claimed(name), header, cells)
 
     def adopt(self, path: Path) -> None:
         """Count a file in this folder that another part of this command wrote as the command's."""

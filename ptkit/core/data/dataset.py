@@ -1,10 +1,11 @@
 """A list file as a torch Dataset, for anyone's own DataLoader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from ptkit.core.data import images
@@ -17,7 +18,9 @@ class ListDataset(Dataset[tuple[Any, Any]]):
     A label is the class index, an int; where the list has several labels an image or numbers, bool
     (K,) or float (D,).
 
-    transform: takes a uint8 RGB tensor (3, H, W). target_transform: takes the label.
+    transform: takes a uint8 RGB tensor (3, H, W); or a PIL image, if ToTensor or PILToTensor of
+    torchvision is the first conversion in it, alone or within Compose and its like: these refuse
+    tensors or pass them on unconverted. target_transform: takes the label.
 
     >>> image, label = ptkit.ListDataset("train.txt")[0]
     >>> image.dtype
@@ -35,12 +38,20 @@ class ListDataset(Dataset[tuple[Any, Any]]):
     ) -> None:
         self.images = read_list(Path(list_file))
         self.transform, self.target_transform = transform, target_transform
+        self._takes_pil = transform is not None and _takes_pil(transform)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image: Any = torch.from_numpy(images.read(self.images.image_path(index))).permute(2, 0, 1)
+        pixels = images.read(self.images.image_path(index))
+        image: Any
+        if self._takes_pil:
+            from PIL import Image
+
+            image = Image.fromarray(pixels)
+        else:
+            image = torch.from_numpy(pixels).permute(2, 0, 1)
         row = self.images.labels[index]
         label: Any = torch.from_numpy(row) if row.ndim else int(row)
         if self.transform is not None:
@@ -52,3 +63,25 @@ class ListDataset(Dataset[tuple[Any, Any]]):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.images.class_names
+
+
+def _takes_pil(transform: Any) -> bool:
+    """Say whether a transform takes PIL images: what it converts first decides."""
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    of_pil = (v1.ToTensor, v1.PILToTensor, v2.ToTensor, v2.PILToTensor)
+    # These take tensors, whatever follows them.
+    of_tensors = (v1.ToPILImage, v2.ToPILImage, v2.ToImage)
+    steps = (step for step in _steps(transform) if isinstance(step, of_pil + of_tensors))
+    return isinstance(next(steps, None), of_pil)
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    """Yield a transform and all that it is made of, in order."""
+    yield transform
+    parts = getattr(transform, "transforms", None)
+    if parts is None and isinstance(transform, nn.Module):
+        parts = transform.children()
+    for part in parts or ():
+        yield from _steps(part)

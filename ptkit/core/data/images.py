@@ -229,7 +229,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
 def _with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> Pixels | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
-    except cv2.error:  # more pixels than allowed: Pillow's header check tells how many
+    except cv2.error:  # more pixels than allowed: Pillow's header check says how many
         return None
 
 

@@ -44,7 +44,7 @@ def stream_key(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Finish splitmix64 on whole arrays; uint64 arithmetic wraps as the algorithm wants."""
+    """Finish splitmix64 on whole arrays; uint64 arithmetic wraps as the algorithm needs."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""What stands behind a path in a list: one class, several classes, or numbers."""
+"""The labels of a list: one class, several classes, or numbers for each image."""
 
 import math
 import re
@@ -43,8 +43,8 @@ def label_table(
     The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
 
     Raises:
-        DataError: a text that is no label, or one that does not fit the others or the names; with
-            its line.
+        DataError: a text that is not a label, or does not fit the others or the names; with its
+            line.
     """
     kind = _kind_of(texts)
     values = []

@@ -1,18 +1,19 @@
-"""List files: one image a line, `PATH LABEL`, held as arrays and not as millions of objects."""
+"""List files: one image a line, `PATH LABEL`, kept as arrays and not as millions of objects."""
 
 import hashlib
 import json
 import os
 import re
+import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
-from ptkit.core.data.text_files import numbered_lines, open_text, unquoted
 from ptkit.core.errors import DataError
 from ptkit.core.files import write_atomically
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 _BLOCK = 1 << 16
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class ImageList:
     labels; float32
         (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
-    num_repeated: lines that stand in the file more than once, without the first of each.
+    num_repeated: lines that repeat an earlier one.
     """
 
     file: Path
@@ -78,7 +80,7 @@ class ImageList:
         if not self._prefix or os.path.isabs(path):
             return path
         beside = self._prefix + path
-        # Only a list that lies elsewhere costs this look at the disk.
+        # Only a list in another folder costs this look at the disk.
         return path if not os.path.lexists(beside) and os.path.lexists(path) else beside
 
     def subset(self, indices: "Sequence[int] | np.ndarray") -> "ImageList":
@@ -137,20 +139,18 @@ def read_list(
 ) -> ImageList:
     """Read a list file. CRLF, a BOM, blank lines and quoted paths are accepted.
 
-    classes: one class name a line; by default `classes.txt` beside the list, and if there is none
-    the names are
-    "0", "1", ... up to the largest label.
+    classes: see `classes_file`; without one the names are "0", "1", ... up to the largest label.
     kind: of the labels, where it is known: a list of single classes then also serves as one of
     several, or of numbers.
 
     Raises:
-        DataError: no such file, not UTF-8 text, a line without a label or with one that is no class
-            index, one path with two labels, no lines at all, or (if asked) an image that is not
-            there.
+        DataError: no such file, not UTF-8 text, a line without a label or with one that is not a
+            class index, one path with two labels, no lines at all, or (if asked) a missing image.
     """
     import numpy as np
 
-    class_names = _class_names(file, classes)
+    classes = classes_file(file, classes)
+    class_names = None if classes is None else read_classes(classes)
     rows = _read_rows(file)
     if not rows.codes:
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
@@ -167,6 +167,12 @@ def read_list(
     return replace(
         found, num_repeated=_count_repeated(found, np.frombuffer(rows.hashes, dtype=np.int64))
     )
+
+
+def classes_file(list_file: Path, classes: Path | None = None) -> Path | None:
+    """Return the file with a list's class names: `classes`, else `classes.txt` beside the list."""
+    beside = list_file.parent / "classes.txt"
+    return classes or (beside if beside.is_file() else None)
 
 
 def list_of(paths: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
@@ -204,7 +210,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
             at all.
     """
     names: dict[str, int] = {}
-    for number, line in numbered_lines(file):
+    for number, line in _numbered_lines(file):
         text = line.rstrip()
         if not text:
             continue
@@ -213,9 +219,9 @@ def read_classes(file: Path) -> tuple[str, ...]:
                 f"{file}, line {len(names) + 1}: empty; expected a class name, as the line number"
                 " is its index"
             )
-        name = unquoted(text, place=f"{file}, line {number}")
+        name = _unquoted(text, place=f"{file}, line {number}")
         if name in names:
-            raise DataError(f"{file}, line {number}: {name!r} stands already on line {names[name]}")
+            raise DataError(f"{file}, line {number}: {name!r} repeats line {names[name]}")
         names[name] = number
     if not names:
         raise DataError(f"{file} names no classes; expected one name a line")
@@ -237,13 +243,6 @@ def format_path(path: str) -> str:
     return json.dumps(path) if _NEEDS_QUOTES.search(path) else path
 
 
-def _class_names(file: Path, classes: Path | None) -> tuple[str, ...] | None:
-    if classes is not None:
-        return read_classes(classes)
-    beside = file.parent / "classes.txt"
-    return read_classes(beside) if beside.is_file() else None
-
-
 @dataclass(frozen=True)
 class _Rows:
     """The lines of a list: all paths in one piece, where each ends, a hash of each, and its label.
@@ -253,9 +252,9 @@ class _Rows:
     """
 
     paths: bytearray
-    ends: array
-    hashes: array
-    codes: array
+    ends: "array[int]"
+    hashes: "array[int]"
+    codes: "array[int]"
     texts: list[bytes]
     lines: list[int]
 
@@ -265,7 +264,7 @@ def _read_rows(file: Path) -> _Rows:
     texts: list[bytes] = []
     lines: list[int] = []
     known: dict[bytes, int] = {}
-    for number, line in numbered_lines(file):
+    for number, line in _numbered_lines(file):
         # At white space, from the right, once: so blanks at the end of the line and before the
         # label go as well.
         parts = line.rsplit(None, 1)
@@ -282,7 +281,9 @@ def _read_rows(file: Path) -> _Rows:
             texts.append(text)
             lines.append(number)
         if path[0] == 34:
-            path = unquoted(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
+            path = _unquoted(path, place=f"{file}, line {number}").encode(
+                "utf-8", "surrogateescape"
+            )
         paths += path
         ends.append(len(paths))
         codes.append(code)
@@ -291,7 +292,7 @@ def _read_rows(file: Path) -> _Rows:
 
 
 def _file_sha256(file: Path) -> str:
-    with open_text(file) as stream:
+    with _open_text(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -328,3 +329,71 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
                 " the lines"
             )
     return len(rows) - len(labels)
+
+
+def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield line numbers, from 1, and lines of UTF-8 text, without the BOM and with their ends.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8 text.
+    """
+    with _open_text(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"{file}, line 1: this is UTF-16 text; save the file as UTF-8")
+                line = line.removeprefix(_BOM)
+            if b"\0" in line:
+                raise DataError(f"{file}, line {number}: a zero byte; this is not a text file")
+            if not line.isascii():
+                _check_utf8(line, place=f"{file}, line {number}")
+            yield number, line
+
+
+def _open_text(file: Path) -> BufferedReader:
+    """Open a regular file for reading.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISREG(mode):
+            return file.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"no {file} here; `ptkit split FOLDER` writes lists") from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+    found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
+    raise DataError(f"{file} is {found}; expected a text file")
+
+
+def _check_utf8(line: bytes, *, place: str) -> None:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{place}: not UTF-8; save the file as UTF-8 (a path of other bytes goes in as a JSON"
+            " string)"
+        ) from None
+
+
+def _unquoted(raw: bytes, *, place: str) -> str:
+    """Return a path or name, taken out of its JSON quotes if it has them.
+
+    Raises:
+        DataError: quotes that are not a JSON string, or nothing in them.
+    """
+    text = raw.decode()
+    if not text.startswith('"'):
+        return text
+    try:
+        value: str = json.loads(text)
+        value.encode("utf-8", "surrogateescape")
+    except ValueError:
+        raise DataError(
+            f"{place}: {text} starts with a quote but is not a JSON string; quote it as JSON does"
+        ) from None
+    if not value or "\0" in value:
+        raise DataError(f"{place}: {text} cannot be a path")
+    return value

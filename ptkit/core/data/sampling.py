@@ -3,6 +3,7 @@ often.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,29 @@ SAMPLERS = ("none", "balanced")
 _NEXT_OCCURRENCE = 1 << 40
 
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which images an epoch passes, and how they are divided into batches.
+
+    shuffle: in a random order, another in each epoch. sampler: "balanced" draws as many images as
+    the list has, with replacement and in random order, so that every class comes equally often; see
+    `balanced_weights`. drop_last: without the last batch if it is smaller. seed: of the
+    augmentation too.
+    """
+
+    batch_size: int
+    shuffle: bool = False
+    sampler: str = "none"
+    drop_last: bool = False
+    seed: int = 0
+
+    def num_batches(self, num_images: int) -> int:
+        """Return how many batches an epoch over so many images has."""
+        return (
+            num_images // self.batch_size if self.drop_last else -(-num_images // self.batch_size)
+        )
 
 
 def epoch_order(
@@ -63,7 +87,8 @@ def balanced_weights(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]
         raise UsageError(
             "data.sampler=balanced needs classes, and the labels of this list are numbers"
         )
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def draw_keys(order: Indices) -> Indices:

@@ -55,15 +55,16 @@ def _joined(folder: bytes, paths: Iterable[bytes | bytearray]) -> Iterator[bytes
     prefix = os.path.join(folder, b"")
     for path in paths:
         joined = prefix + path if path[0] != _SLASH else bytes(path)
-        # What normpath changes has one of these, but for a folder's own name, which is no image.
+        # normpath changes only paths with one of these, or a folder's own name: not an image.
         yield os.path.normpath(joined) if b"./" in joined or b"//" in joined else joined
 
 
 def _common(ours: _Hashes, theirs: _Hashes) -> _Hashes:
-    """Return what stands in both; sorting takes a tenth of np.intersect1d's time."""
+    """Return what is in both; sorting takes a tenth of np.intersect1d's time."""
     ordered, sought = np.sort(ours, axis=None), np.sort(theirs, axis=None)
     places = np.searchsorted(ordered, sought)
-    return sought[ordered[np.minimum(places, len(ordered) - 1)] == sought]
+    common: _Hashes = sought[ordered[np.minimum(places, len(ordered) - 1)] == sought]
+    return common
 
 
 def _meant(images: ImageList, rows: npt.NDArray[np.int64]) -> Iterator[bytes]:

@@ -58,7 +58,7 @@ def measure(
 
     size: images are first resized to size × size as training does; None takes the images' own
     sizes.
-    on_images: told how many more are done, for a progress bar.
+    on_images: called with how many more are done, for a progress bar.
     read: gives the pixels (H, W, 3) of a path.
 
     Raises:

@@ -173,7 +173,8 @@ def train_epoch(
     freeze_statistics(training.model, training.optimizer_setup.frozen)
     totals = Totals()
     num_steps = -(-len(training.train) // training.settings.accumulate)
-    batches = _timed(training.train.epoch(epoch), training.clock)
+    on_ready = functools.partial(training.clock.lap, "data")
+    batches = _timed(training.train.epoch(epoch, on_ready=on_ready), training.clock)
     for step, group in enumerate(_grouped(batches, training.settings.accumulate), start=1):
         training.schedule.set_rates(training.optimizer)
         _step(training, group, totals)
@@ -294,7 +295,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
-    """Time the copy of each batch; `Batches.when_prepared` ends the wait before it."""
+    """Time the copy of each batch; `on_ready` ends the wait before it."""
     for batch in batches:
         clock.lap("copy")
         yield batch

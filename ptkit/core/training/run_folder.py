@@ -1,7 +1,6 @@
 """The folder of a run: everything that a run writes, and opening it again to resume."""
 
 import csv
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from ptkit.core.config import Settings
 from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import StorageError, UsageError
-from ptkit.core.files import make_folder, write_atomically
+from ptkit.core.files import make_folder, write_atomically, write_csv
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.history import History, Row
@@ -227,15 +226,12 @@ def _new_folder(parent: Path, name: str | None) -> Path:
 
 def _write_metrics(file: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv whole, with the columns of the first row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = list(rows[0])
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(
-            ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
-        )
-    write_atomically(file, text.getvalue().encode())
+    cells = (
+        ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
+        for row in rows
+    )
+    write_csv(file, columns, cells)
 
 
 def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:

@@ -1,6 +1,5 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
-import functools
 import os
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics, notes_of
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.prediction import Forward
-from ptkit.core.training.profiling import NO_CLOCK, Clock, stopwatch
+from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, prepare_optimizer
@@ -88,7 +87,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         settings.optimizer,
         model,
         call=optimizer_call,
-        batch_size=data.train.batch_size * asked.accumulate,
+        batch_size=data.train.sampling.batch_size * asked.accumulate,
         epochs=asked.epochs,
         is_finetuned=bool(settings.model.weights),
     )
@@ -116,7 +115,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         LoopSettings(asked.epochs, asked.seed, asked.accumulate, asked.clip_grad, dtype),
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
         compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
-        clock=_clock(data, device) if asked.profile else NO_CLOCK,
+        clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
     return Setup(resolved, data, model, training, metric)
 
@@ -151,7 +150,7 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
 
 def _check_pairs(data: PreparedData) -> None:
     """Refuse batches too small to hold two images of one class."""
-    labels, batch_size = data.train.images.labels, data.train.batch_size
+    labels, batch_size = data.train.images.labels, data.train.sampling.batch_size
     shares = np.bincount(labels) / len(labels)
     expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
     if expected < 1:
@@ -201,7 +200,7 @@ def _resolved(
         loss=replace(settings.loss, call=loss.call.source),
         optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
         train=replace(
-            settings.train, batch_size=data.train.batch_size, channels_last=channels_last
+            settings.train, batch_size=data.train.sampling.batch_size, channels_last=channels_last
         ),
     )
 
@@ -258,9 +257,3 @@ def _compiled(
     compiled, note = compile_model(model.module, images, dtype=dtype)
     watch.say(note)
     return compiled
-
-
-def _clock(data: PreparedData, device: torch.device) -> Clock:
-    clock = stopwatch(device)
-    data.train.when_prepared = functools.partial(clock.lap, "data")
-    return clock

@@ -14,10 +14,11 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.labels import REGRESSION, SINGLE
-from ptkit.core.data.lists import ImageList, read_classes, read_list
+from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
-from ptkit.core.data.loading.keeping import Counting, Source, load_source, where_note
-from ptkit.core.data.loading.read_ahead import sizes_of
+from ptkit.core.data.loading.decoding import sizes_of
+from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
+from ptkit.core.data.sampling import Sampling
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
     Statistics,
@@ -95,8 +96,8 @@ def prepare_data(
         _check_reduced(data, train_list, train_draft)
     # Each crop decodes a JPEG in its own way then: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
-    train = load_source(train_list, train_draft, Settings(data=train_data, train=asked), counting)
-    valid = load_source(valid_list, eval_draft, Settings(data=data, train=asked), counting)
+    train = load_list(train_list, train_draft, Settings(data=train_data, train=asked), counting)
+    valid = load_list(valid_list, eval_draft, Settings(data=data, train=asked), counting)
     mean, std, origin = (
         own_statistics(train_calls, data.mean, data.std)
         or _known_statistics(train.images, data, start)
@@ -115,7 +116,7 @@ def prepare_data(
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
-        batch_size=2 * (asked.batch_size or _BATCH_SIZE),
+        sampling=Sampling(2 * (asked.batch_size or _BATCH_SIZE)),
         device=device,
         workers=data.workers,
     )
@@ -174,7 +175,7 @@ def _known_statistics(
 
 
 def _measured(
-    train: Source, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
+    train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> Statistics:
     """Measure images after the pipeline's prefix, so that kept or not they give the same."""
     images = train.images
@@ -201,7 +202,7 @@ def _measured(
 
 
 def _training_batches(
-    source: Source,
+    source: LoadedList,
     pipeline: Pipeline,
     data: DataSettings,
     asked: TrainSettings,
@@ -220,14 +221,16 @@ def _training_batches(
     return Batches(
         source.images,
         pipeline,
-        batch_size=batch_size,
+        Sampling(
+            batch_size,
+            data.shuffle,
+            data.sampler,
+            # BatchNorm needs two samples per step; a last batch of one would raise.
+            drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
+            seed=asked.seed,
+        ),
         device=device,
         workers=data.workers,
-        seed=asked.seed,
-        shuffle=data.shuffle,
-        sampler=data.sampler,
-        # BatchNorm needs two samples per step; a last batch of one would raise.
-        drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
         kept=source.kept,
         reduced_decode=data.reduced_decode,
     )
@@ -239,7 +242,7 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
 
-def _data_note(train: Source, valid: Source, size: int) -> str:
+def _data_note(train: LoadedList, valid: LoadedList, size: int) -> str:
     return (
         f"data: {len(train.images):,} training and {len(valid.images):,} validation images, "
         f"{_labels_note(train.images)}, {size}×{size}, {where_note(train, valid)}"
@@ -272,8 +275,8 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             )
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
-    beside = Path(data.train).parent / "classes.txt"
-    names = classes or (beside if beside.exists() else None)
+    # Both lists have the class names of the training list.
+    names = classes_file(Path(data.train), classes)
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
     if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
@@ -330,10 +333,10 @@ def _check_variety(train: ImageList) -> None:
 
 def _check_names(train: ImageList, data: DataSettings) -> None:
     """Refuse a validation list that has other class names beside it."""
-    beside = Path(data.valid).parent / "classes.txt"
+    beside = classes_file(Path(data.valid))
     if (
         data.classes is None
-        and beside.is_file()
+        and beside is not None
         and (names := read_classes(beside)) != train.class_names
     ):
         raise DataError(

@@ -3,7 +3,7 @@ them.
 
 Images kept in memory are cut into batches as they are asked for; others come from threads
 (streaming.py), or, where transforms draw from global generators, from worker processes
-(worker_processes.py).
+(workers.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.cache import Kept
-from ptkit.core.data.loading.on_device import (
+from ptkit.core.data.loading.kept import (
+    Indices,
     InMemory,
+    Kept,
     OnDevice,
+    Selection,
     Values,
     can_move,
     copied,
     free_gpu_bytes,
     move,
 )
-from ptkit.core.data.loading.streaming import Indices, Plan, Prepared, Source, in_threads
+from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
-from ptkit.core.data.sampling import SAMPLERS, balanced_weights, draw_keys, epoch_order
+from ptkit.core.data.sampling import SAMPLERS, Sampling, balanced_weights, draw_keys, epoch_order
 from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
@@ -65,11 +67,7 @@ class Batches:
     not on whether the images are kept (`kept`), and without MixUp and CutMix not on the batch an
     image falls into.
 
-    shuffle: in a random order. sampler: "balanced" draws as many images as the list has, with
-    replacement and in
-    random order, so that every class comes equally often; see `balanced_weights`. drop_last:
-    without the last batch if it is smaller. reduced_decode: JPEGs come at a half, quarter or eighth
-    of their size where the first transform
+    reduced_decode: JPEGs come at a half, quarter or eighth of their size where the first transform
     makes what it takes of them at least that much smaller; the pixels are not quite the same then.
 
     Raises:
@@ -81,70 +79,62 @@ class Batches:
         self,
         images: ImageList,
         pipeline: Pipeline,
+        sampling: Sampling,
         *,
-        batch_size: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
-        seed: int = 0,
-        shuffle: bool = False,
-        sampler: str = "none",
-        drop_last: bool = False,
         kept: Kept | None = None,
         reduced_decode: bool = False,
     ) -> None:
-        assert sampler in SAMPLERS
+        assert sampling.sampler in SAMPLERS
         if reduced_decode:
             check_reduced_decode(pipeline, is_kept=kept is not None)
         self.device = torch.device(device)
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
+        self.sampling, self.workers = sampling, workers or num_cores()
+        is_balanced = sampling.sampler == "balanced"
+        self._weights = balanced_weights(images.labels) if is_balanced else None
         finishes = (
             self.device.type == "cpu"
             and not self.pipeline.plan.float_steps
             and not self.pipeline.is_foreign
         )
-        self.source = Source(images, self.pipeline, kept, reduced_decode, finishes)
-        self.batch_size, self.seed = batch_size, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.weights = balanced_weights(images.labels) if sampler == "balanced" else None
-        self.workers = workers or num_cores()
-        # On a CPU, model and decoding take turns with every core. A core for each was a tenth
-        # quicker with one small net, but would halve the model's threads, also where decoding is
-        # little work, and change its last digits.
-        self.ahead = 0 if self.device.type == "cpu" else 2
-        # Called whenever a batch is ready, or ready to be copied to the device.
-        self.when_prepared: Callable[[], None] = lambda: None
+        self._maker = BatchMaker(images, self.pipeline, kept, reduced_decode, finishes)
         self._pool: ThreadPoolExecutor | None = None
         self._processes = WorkerProcesses(
-            self.source, self._plans, num_batches=len(self), workers=self.workers
+            self._maker, self._selections, num_batches=len(self), workers=self.workers
         )
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        count = len(self.images)
-        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+        return self.sampling.num_batches(len(self.images))
 
     @property
     def num_images(self) -> int:
         """The number of images an epoch passes."""
-        return len(self) * self.batch_size if self.drop_last else len(self.images)
+        return min(len(self) * self.sampling.batch_size, len(self.images))
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int = 0, *, on_ready: Callable[[], None] = lambda: None
+    ) -> Iterator[Batch]:
         """Yield the batches of one epoch.
+
+        on_ready: called whenever a batch is made, before it is copied to the device.
 
         Raises:
             DataError: an image that cannot be read, or sizes that do not agree.
             UsageError: a transform that does not fit the images.
         """
-        batches = (
-            self._cut(self._held, epoch) if self._held else self._on_device(self._prepared(epoch))
-        )
-        for number, (plan, images, labels) in enumerate(batches):
+        if self._held is not None:
+            batches = self._cut(self._held, epoch, on_ready)
+        else:
+            batches = self._copied(self._made(epoch), on_ready)
+        mixer, seed = self.pipeline.mix, self.sampling.seed
+        for number, (selection, images, labels) in enumerate(batches):
             mixed = None
-            if self.pipeline.mix is not None:
-                images, mixed = mix(
-                    self.pipeline.mix, images, labels, seed=self.seed, epoch=epoch, batch=number
-                )
-            yield Batch(images, labels, plan.indices, mixed, self.pipeline.num_crops)
+            if mixer is not None:
+                images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
+            yield Batch(images, labels, selection.indices, mixed, self.pipeline.num_crops)
 
     def close(self) -> None:
         """End the threads and worker processes; the next epoch starts them anew."""
@@ -154,34 +144,57 @@ class Batches:
             self._pool = None
         self.__dict__.pop("_held", None)
 
-    def _prepared(self, epoch: int) -> Iterator[Prepared]:
+    def _made(self, epoch: int) -> Iterator[HostBatch]:
         """Yield the batches of an epoch before they go to the device."""
         if self.pipeline.is_foreign:
-            return self._processes.prepared(epoch)
+            return self._processes.made(epoch)
         if self._pool is None:
             self._pool = thread_pool(self.workers)
         return in_threads(
-            self.source,
-            self._plans(epoch),
+            self._maker,
+            self._selections(epoch),
             pool=self._pool,
             workers=self.workers,
-            ahead=self.ahead,
+            # On a CPU, model and decoding take turns with every core. A core for each was a tenth
+            # quicker with one small net, but would halve the model's threads, also where decoding
+            # is little work, and change its last digits.
+            ahead=0 if self.device.type == "cpu" else 2,
             pinned=self.device.type == "cuda",
         )
 
-    def _cut(self, held: InMemory | OnDevice, epoch: int) -> Iterator[tuple[Plan, Tensor, Tensor]]:
-        """Yield batches that need no preparation: of images that lie where they are wanted."""
-        plans, wanted = tee(self._plans(epoch))
-        for plan, (images, labels) in zip(plans, held.batches(wanted), strict=True):
-            self.when_prepared()
-            yield plan, images, labels
+    def _cut(
+        self, held: InMemory | OnDevice, epoch: int, on_ready: Callable[[], None]
+    ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
+        """Yield batches cut out of kept images, which are where they are needed."""
+        selections, again = tee(self._selections(epoch))
+        for selection, (images, labels) in zip(selections, held.batches(again), strict=True):
+            on_ready()
+            yield selection, images, labels
+
+    def _copied(
+        self, batches: Iterator[HostBatch], on_ready: Callable[[], None]
+    ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
+        """Yield each batch with its images and labels on the device, finished there."""
+
+        def values(batch: HostBatch) -> tuple[Selection, Values]:
+            on_ready()
+            selection, pixels = batch
+            labels = self.images.labels[selection.indices]
+            # Kernels on the device need the draws there as well.
+            draws = (selection.draws,) if self.pipeline.plan.device_steps else ()
+            return selection, (pixels, labels, *draws)
+
+        for selection, (pixels, labels, *draws) in copied(map(values, batches), self.device):
+            if not self._maker.finishes:
+                pixels = self.pipeline.finish_on_device(
+                    pixels, selection.draws, device_draws=draws[0] if draws else None
+                )
+            yield selection, pixels, labels
 
     @cached_property
     def _held(self) -> InMemory | OnDevice | None:
-        """The kept images, if batches are cut out of them so quickly that handing that to threads
-        would cost more.
-        """
-        if self.kept is None or not self.source.is_whole:
+        """The kept images, if threads would cost more than they save."""
+        if self.kept is None or not self._maker.is_whole:
             return None
         pixels, labels = self.kept.pixels, self.images.labels
         if self.device.type == "cuda":
@@ -190,40 +203,24 @@ class Batches:
         if self.kept.origin is not None and self.kept.nbytes > free_bytes():
             # Each image waits for the disk: threads wait for several at once.
             return None
-        is_small = self.batch_size * pixels[0].size <= _QUICK_BYTES
+        is_small = self.sampling.batch_size * pixels[0].size <= _QUICK_BYTES
         is_quick = self.device.type == "cpu" and (self.pipeline.only_moves_pixels or is_small)
         return InMemory(pixels, labels, self.pipeline) if is_quick else None
 
-    def _plans(self, epoch: int) -> Iterator[Plan]:
-        """Yield the indices of each batch with their draws."""
-        count = len(self.images)
-        order = epoch_order(count, self.weights, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-        keys = order if self.weights is None else draw_keys(order)
+    def _selections(self, epoch: int) -> Iterator[Selection]:
+        """Yield the images of each batch with their draws."""
+        count, sampling, weights = len(self.images), self.sampling, self._weights
+        seed, size = sampling.seed, sampling.batch_size
+        order = epoch_order(count, weights, seed=seed, epoch=epoch, shuffle=sampling.shuffle)
+        keys = order if weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
-        per_block = max(_DRAWS_AT_ONCE // self.batch_size, 1) * self.batch_size
-        end = min(len(self) * self.batch_size, count)
-        for first in range(0, end, per_block):
-            last = min(first + per_block, end)
-            draws = self.pipeline.draws(self.seed, epoch=epoch, keys=keys[first:last])
-            for start in range(first, last, self.batch_size):
-                stop = min(start + self.batch_size, last)
-                yield Plan(order[start:stop], draws[start - first : stop - first])
-
-    def _on_device(self, batches: Iterator[Prepared]) -> Iterator[tuple[Plan, Tensor, Tensor]]:
-        """Yield each batch with its images and labels on the device, finished there."""
-        for plan, (pixels, labels, *draws) in copied(map(self._to_copy, batches), self.device):
-            if not self.source.finishes:
-                pixels = self.pipeline.finish_on_device(
-                    pixels, plan.draws, device_draws=draws[0] if draws else None
-                )
-            yield plan, pixels, labels
-
-    def _to_copy(self, prepared: Prepared) -> tuple[Plan, Values]:
-        plan, pixels = prepared
-        self.when_prepared()
-        labels = self.images.labels[plan.indices]
-        draws = (plan.draws,) if self.pipeline.plan.device_steps else ()
-        return plan, (pixels, labels, *draws)
+        per_block = max(_DRAWS_AT_ONCE // size, 1) * size
+        for first in range(0, self.num_images, per_block):
+            last = min(first + per_block, self.num_images)
+            draws = self.pipeline.draws(seed, epoch=epoch, keys=keys[first:last])
+            block = Selection(order[first:last], draws)
+            for start in range(0, last - first, size):
+                yield block.part(start, start + size)
 
 
 def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
@@ -237,7 +234,7 @@ def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
     chosen = Batches(
         batches.images.subset(places),
         batches.pipeline,
-        batch_size=batches.batch_size,
+        Sampling(batches.sampling.batch_size),
         device=batches.device,
         workers=batches.workers,
         kept=None if batches.kept is None else batches.kept.subset(places),

@@ -55,7 +55,7 @@ def cache_folder() -> Path:
 
 
 def shown(folder: Path) -> str:
-    """Return a folder as people write it, `~` standing for their home."""
+    """Return a folder as people write it, with `~` for their home."""
     home = Path.home()
     return (
         f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
@@ -110,7 +110,7 @@ def remove_entry(entry: Entry) -> None:
     """Remove the files of an entry, and its folder.
 
     Raises:
-        StorageError: the disk refused, or something that is not ptkit's lies there.
+        StorageError: the disk refused, or something that is not ptkit's is there.
     """
     try:
         # First what makes it an entry: nobody may meet one without its pixels.

@@ -1,29 +1,60 @@
-"""One list with its decoded images: kept in memory, kept on disk, or decoded as they are needed."""
+"""One list with its decoded images: kept in memory, kept on disk for later runs, or decoded as they
+are needed.
+"""
 
+import hashlib
+import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
+import torch
+import torchvision
 
+from ptkit import __version__
 from ptkit.core.config import DataSettings, Settings
+from ptkit.core.data import images as decoder
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.cache import Bad, Kept, decode_all, decoded_bytes, unreadable
-from ptkit.core.data.loading.disk_cache import decode_to_disk, key_of, open_kept
-from ptkit.core.data.loading.entries import cache_folder, free_disk_bytes, refusal, shown
+from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, decoded_chunks, unreadable
+from ptkit.core.data.loading.entries import (
+    FORMAT_VERSION,
+    PIXELS,
+    SIZES,
+    Entry,
+    EntryWriter,
+    cache_folder,
+    entry_name,
+    find_entry,
+    free_disk_bytes,
+    refusal,
+    shown,
+)
+from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import DataError, StorageError, UsageError
-from ptkit.core.machine import free_bytes
+from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
+from ptkit.core.machine import free_bytes, num_cores
 from ptkit.core.wording import amount
 
-# Shows how far a pass over the images is: (what, total) -> a function told how many more are done.
+# Shows how far a pass over the images is: (what, total) -> a function called with how many more are
+# done.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 
+_STATS_AT_ONCE = 1024
+# Reading a file takes the disk's time, not a core's: on a network more threads ask at once.
+_STAT_THREADS = 16
+
 
 @dataclass(frozen=True)
-class Source:
+class LoadedList:
     """One list without the images that cannot be read, its decoded images if they are kept, and
     where they are.
 
@@ -38,9 +69,9 @@ class Source:
     skipped: tuple[str, ...] = ()
 
 
-def load_source(
+def load_list(
     images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
-) -> Source:
+) -> LoadedList:
     """Keep the decoded images of a list where the settings, the memory and the disk say; deal with
     unreadable ones.
 
@@ -52,17 +83,17 @@ def load_source(
     choose = {"off": _nothing, "ram": _in_memory, "disk": _on_disk, "auto": _wherever_it_fits}[
         data.cache
     ]
-    source = choose(images, pipeline, settings, counting)
-    if source.kept is not None:
-        return _without_bad(source, source.kept.bad, data)
+    loaded = choose(images, pipeline, settings, counting)
+    if loaded.kept is not None:
+        return _without_bad(loaded, loaded.kept.bad, data)
     if data.on_bad != "skip":
-        return source
+        return loaded
     with counting(f"checking {images.file.name}", len(images)) as on_images:
         bad = unreadable(images, workers=data.workers, on_images=on_images)
-    return _without_bad(source, bad, data)
+    return _without_bad(loaded, bad, data)
 
 
-def where_note(train: Source, valid: Source) -> str:
+def where_note(train: LoadedList, valid: LoadedList) -> str:
     """Say where the decoded images of both lists are."""
     if (train.where, train.reason) == (valid.where, valid.reason):
         return _place_note(train, _nbytes(train) + _nbytes(valid))
@@ -74,13 +105,13 @@ def where_note(train: Source, valid: Source) -> str:
 
 def _nothing(
     images: ImageList, _pipeline: Pipeline, _settings: Settings, _counting: Counting
-) -> Source:
-    return Source(images, None, NOWHERE)
+) -> LoadedList:
+    return LoadedList(images, None, NOWHERE)
 
 
 def _in_memory(
     images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
-) -> Source:
+) -> LoadedList:
     needed, free = decoded_bytes(images, pipeline), free_bytes()
     if needed > free:
         raise UsageError(
@@ -89,54 +120,54 @@ def _in_memory(
         )
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
         kept = decode_all(images, pipeline, workers=settings.data.workers, on_images=on_images)
-    return Source(images, kept, MEMORY)
+    return LoadedList(images, kept, MEMORY)
 
 
 def _on_disk(
     images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
-) -> Source:
+) -> LoadedList:
     workers = settings.data.workers
     key = key_of(images, pipeline, workers=workers)
     kept = open_kept(images, key=key)
     if kept is not None:
-        return Source(images, kept, OPENED)
+        return LoadedList(images, kept, OPENED)
     needed, free = decoded_bytes(images, pipeline), free_disk_bytes()
     if needed > free:
         raise refusal(OSError(f"{images.file} needs {amount(needed)}, and {amount(free)} are free"))
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
         kept = decode_to_disk(images, pipeline, key=key, workers=workers, on_images=on_images)
-    return Source(images, kept, DISK)
+    return LoadedList(images, kept, DISK)
 
 
 def _wherever_it_fits(
     images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
-) -> Source:
-    """Keep the images in memory, or else on disk, where they take less than half of what is free."""
+) -> LoadedList:
+    """Keep the images in memory, else on disk, where they take less than half of what is free."""
     is_once = settings.train.epochs == 1
     if is_once and pipeline.plan.prefix_size is None:
         # A pass that decodes whole images pays from the second epoch on.
-        return Source(images, None, NOWHERE, "once only, in the one epoch")
+        return LoadedList(images, None, NOWHERE, "once only, in the one epoch")
     needed = decoded_bytes(images, pipeline)
     if needed < free_bytes() // 2:
         return _in_memory(images, pipeline, settings, counting)
     kept = open_kept(images, key=key_of(images, pipeline, workers=settings.data.workers))
     if kept is not None:
-        return Source(images, kept, OPENED)
+        return LoadedList(images, kept, OPENED)
     if is_once or needed >= free_disk_bytes() // 2:
-        return Source(images, None, NOWHERE, f"all of them would take {amount(needed)}")
+        return LoadedList(images, None, NOWHERE, f"all of them would take {amount(needed)}")
     try:
         return _on_disk(images, pipeline, settings, counting)
     except StorageError as error:
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
-        return Source(
+        return LoadedList(
             images, None, NOWHERE, f"{shown(cache_folder())} cannot be written: {reason or error}"
         )
 
 
-def _without_bad(source: Source, bad: Bad, data: DataSettings) -> Source:
-    images = source.images
+def _without_bad(loaded: LoadedList, bad: Bad, data: DataSettings) -> LoadedList:
+    images = loaded.images
     if not bad:
-        return source
+        return loaded
     if data.on_bad == "stop":
         more = f" ({len(bad)} images of {images.file} cannot be read)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0][1]}{more}; --set data.on_bad=skip leaves such images out")
@@ -144,19 +175,158 @@ def _without_bad(source: Source, bad: Bad, data: DataSettings) -> Source:
     if not len(good):
         raise DataError(f"no image of {images.file} can be read; the first: {bad[0][1]}")
     # What is kept are the readable ones already.
-    return replace(source, images=images.subset(good), skipped=tuple(reason for _, reason in bad))
+    return replace(loaded, images=images.subset(good), skipped=tuple(reason for _, reason in bad))
 
 
-def _place_note(source: Source, nbytes: int) -> str:
+def _place_note(loaded: LoadedList, nbytes: int) -> str:
     folder = shown(cache_folder())
     notes = {
         MEMORY: f"kept in memory ({amount(nbytes)})",
         DISK: f"kept on disk ({amount(nbytes)}, {folder}; `ptkit cache` removes it)",
         OPENED: f"opened from {folder} ({amount(nbytes)})",
-        NOWHERE: "decoded as they are needed" + (f" ({source.reason})" if source.reason else ""),
+        NOWHERE: "decoded as they are needed" + (f" ({loaded.reason})" if loaded.reason else ""),
     }
-    return notes[source.where]
+    return notes[loaded.where]
 
 
-def _nbytes(source: Source) -> int:
-    return 0 if source.kept is None else source.kept.nbytes
+def _nbytes(loaded: LoadedList) -> int:
+    return 0 if loaded.kept is None else loaded.kept.nbytes
+
+
+def open_kept(images: ImageList, *, key: str) -> Kept | None:
+    """Return the images of a list from the entry that an earlier run made; None if there is none.
+
+    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could
+    not be read are
+    tried again: what failed may have been the disk, and then the entry is of no use.
+    """
+    entry = find_entry(entry_name(images.file, key), key=key)
+    try:
+        kept = None if entry is None else _mapped(entry)
+    except (OSError, ValueError, KeyError):  # removed or damaged since it was found
+        return None
+    return (
+        None if kept is None or any(_can_be_read(images, index) for index, _ in kept.bad) else kept
+    )
+
+
+def decode_to_disk(
+    images: ImageList,
+    pipeline: Pipeline,
+    *,
+    key: str,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
+) -> Kept:
+    """Decode every image of a list into an entry on disk, after the pipeline's prefix, and return
+    it.
+
+    Raises:
+        StorageError: the disk refused; nothing of the entry is left.
+    """
+    name = entry_name(images.file, key)
+    bad: list[tuple[int, str]] = []
+    sizes = []
+    with EntryWriter(name, _facts(images, pipeline, key)) as writer:
+        for chunk in decoded_chunks(images, pipeline, workers=workers, on_images=on_images):
+            writer.write(chunk.pixels)
+            sizes.append(chunk.sizes)
+            bad += chunk.bad
+        table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
+        nbytes = writer.pixels.tell()
+        found = {
+            "num_images": len(images) - len(bad),
+            "bad": bad,
+            "nbytes": nbytes,
+            "sizes_nbytes": len(table or b""),
+        }
+        writer.finish(found, sizes=table)
+    kept = open_kept(images, key=key)
+    if kept is None:
+        raise refusal(FileNotFoundError(2, "the images that were just written are gone"))
+    return kept
+
+
+def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
+    """Return the hexadecimal key of a list's decoded images: another one as soon as anything about
+    them changes.
+
+    It covers path, size and time of every file, the transforms of the prefix, and the versions of
+    all that computes.
+    """
+    total = hashlib.sha256()
+    for part in (FORMAT_VERSION, *_versions(pipeline).items(), *_prefix_calls(pipeline)):
+        total.update(f"{part}\0".encode())
+
+    def files(start: int) -> bytes:
+        return b"".join(
+            _file_facts(images, index)
+            for index in range(start, min(start + _STATS_AT_ONCE, len(images)))
+        )
+
+    with ThreadPoolExecutor(workers or max(num_cores(), _STAT_THREADS), "ptkit-stat") as pool:
+        for part in pool.map(files, range(0, len(images), _STATS_AT_ONCE)):
+            total.update(part)
+    return total.hexdigest()
+
+
+def _can_be_read(images: ImageList, index: int) -> bool:
+    try:
+        decoder.read(images.image_path(index))
+    except PtkitError:
+        return False
+    return True
+
+
+def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
+    return pipeline.calls[: len(pipeline.plan.prefix)]
+
+
+def _versions(pipeline: Pipeline) -> dict[str, str]:
+    """Return what decodes and, where there is a prefix, what computes it."""
+    versions = {"ptkit": __version__, "opencv": decoder.cv2.__version__, "pillow": PIL.__version__}
+    if pipeline.plan.prefix:
+        versions |= {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    return versions
+
+
+def _file_facts(images: ImageList, index: int) -> bytes:
+    path = os.path.abspath(images.image_path(index))
+    try:
+        status = os.stat(path)
+        # The time of change too: copying and unpacking may set the other back.
+        facts = f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
+    except (OSError, ValueError):
+        facts = "\0missing\n"
+    return os.fsencode(path) + facts.encode()
+
+
+def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "list": os.path.abspath(images.file),
+        "num_images": len(images),
+        "size": pipeline.plan.prefix_size,
+        "calls": _prefix_calls(pipeline),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": _versions(pipeline),
+    }
+
+
+def _mapped(entry: Entry) -> Kept:
+    facts, file = entry.facts, entry.folder / PIXELS
+    count = facts["num_images"]
+    bad = tuple((index, reason) for index, reason in facts["bad"])
+    if facts["size"] is not None:
+        return Kept(_mapped_pixels(file, (count, *facts["size"], 3)), bad, origin=file)
+    sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
+    block = _mapped_pixels(file, (facts["nbytes"],))
+    layout = Layout((block,), np.zeros(count, np.int32), starts_of(sizes), sizes)
+    return Kept(np.empty(0, np.uint8), bad, layout, file)
+
+
+def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:
+    if not all(shape):
+        return np.empty(shape, np.uint8)  # nothing to map
+    # "c": pages of its own where somebody writes, so that torch takes the array without a warning.
+    return np.asarray(np.memmap(file, np.uint8, "c", shape=shape))

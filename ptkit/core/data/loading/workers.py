@@ -10,39 +10,40 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ptkit.core.data.loading.streaming import Plan, Prepared, Source
+from ptkit.core.data.loading.kept import Selection
+from ptkit.core.data.loading.streaming import BatchMaker, HostBatch
 from ptkit.core.errors import PtkitError
 
 
 class WorkerProcesses:
-    """Processes that prepare whole batches; they start with the first epoch and stay.
+    """Processes that make whole batches; they start with the first epoch and stay.
 
-    plans: gives the plans of an epoch. num_batches: their number.
+    selections: gives those of an epoch. num_batches: their number.
     """
 
     def __init__(
         self,
-        source: Source,
-        plans: Callable[[int], Iterator[Plan]],
+        maker: BatchMaker,
+        selections: Callable[[int], Iterator[Selection]],
         *,
         num_batches: int,
         workers: int,
     ) -> None:
-        self._source, self._workers = source, workers
-        self._requests = _Requests(plans, num_batches)
+        self._maker, self._workers = maker, workers
+        self._requests = _Requests(selections, num_batches)
         self._loader: DataLoader[Any] | None = None
 
-    def prepared(self, epoch: int) -> Iterator[Prepared]:
+    def made(self, epoch: int) -> Iterator[HostBatch]:
         """Yield the batches of an epoch.
 
         Raises:
             PtkitError: what an image or a transform gave; the processes end with it.
         """
-        for prepared in self._requested(epoch):
-            if isinstance(prepared, PtkitError):
+        for batch in self._requested(epoch):
+            if isinstance(batch, PtkitError):
                 self.close()
-                raise prepared
-            yield prepared
+                raise batch
+            yield batch
 
     def close(self) -> None:
         """End the processes; the next epoch starts others."""
@@ -55,7 +56,7 @@ class WorkerProcesses:
             warnings.simplefilter("ignore", UserWarning)
             if self._loader is None:
                 self._loader = DataLoader(
-                    _InWorkers(self._source),
+                    _InWorkers(self._maker),
                     batch_sampler=self._requests,  # type: ignore[arg-type]
                     num_workers=self._workers,
                     collate_fn=_as_it_is,
@@ -72,28 +73,28 @@ class _Requests:
     last.
     """
 
-    def __init__(self, plans: Callable[[int], Iterator[Plan]], num_batches: int) -> None:
-        self.plans, self.num_batches, self.epoch = plans, num_batches, 0
+    def __init__(self, selections: Callable[[int], Iterator[Selection]], num_batches: int) -> None:
+        self.selections, self.num_batches, self.epoch = selections, num_batches, 0
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[Plan]:
-        return self.plans(self.epoch)
+    def __iter__(self) -> Iterator[Selection]:
+        return self.selections(self.epoch)
 
 
 @dataclass(frozen=True)
 class _InWorkers(Dataset[Any]):
     """What DataLoader hands to its worker processes: one request is one batch."""
 
-    source: Source
+    maker: BatchMaker
 
-    def __getitems__(self, plan: Plan) -> Prepared | PtkitError:
+    def __getitems__(self, selection: Selection) -> HostBatch | PtkitError:
         """Return the batch, or the error: DataLoader would put a traceback into the message of one
         that is raised.
         """
         try:
-            return plan, self.source.prepared(plan)
+            return selection, self.maker.make(selection)
         except PtkitError as error:
             return error
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import read_list
+from ptkit.core.data.lists import classes_file, read_list
 from ptkit.core.errors import DataError
 
 IMAGE_EXTENSIONS = frozenset(
@@ -83,7 +83,7 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
         DataError: the list is wrong (see `read_list`), its labels are not classes, an image is
             missing or not a file, or there is only one class.
     """
-    has_names = (file.parent / "classes.txt").is_file()
+    has_names = classes_file(file) is not None
     images = read_list(file, classes=None if has_names else known_classes, kind=SINGLE)
     in_file = [
         (label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())

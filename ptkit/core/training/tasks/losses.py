@@ -393,8 +393,7 @@ def _task_of(kind: str, use: Use | Pairing, facts: LabelFacts, threshold: float 
     if kind == MULTI:
         limit = 0.5 if threshold is None else threshold
         return Task(kind, decoder.name, thresholds=torch.full((facts.num_classes,), limit))
-    # Numbers are learned in units of their spread, so that the rate does not depend on it; counts
-    # stay counts.
+    # Numbers are learned in units of their spread, so that it does not change the rate; not counts.
     if kind == REGRESSION and decoder is AS_IS:
         return Task(kind, decoder.name, scale=facts.std, shift=facts.mean)
     return Task(kind, decoder.name)

@@ -1,5 +1,4 @@
-"""Batches of decoded images of one size, several at once: on the training device itself, or in
-memory for a CPU.
+"""Decoded images, kept in memory, in a mapped file or on a GPU, and the batches cut out of them.
 
 A batch of small images takes so little work that what matters is how many calls and copies it
 takes. The batches are those that any other way would give.
@@ -9,7 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +17,127 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.transforms.geometry import Draws, Size
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.device import sent
 
 Indices = npt.NDArray[np.int64]
+Bad = tuple[tuple[int, str], ...]
 
-# Indices into the images and the draws of each, (n,) and (n, num_draws).
-Wanted = tuple[Indices, Draws]
-
-# How many batches are copied to a GPU's indices and draws at once; and how many bytes of pixels are
-# augmented at once on a CPU, where they should stay in a core's cache.
+_STACKED_AT_ONCE = 64
+# How many batches' indices and draws are copied to a GPU at once.
 _BATCHES_AT_ONCE = 8
+# How many bytes of pixels are augmented at once on a CPU, where they should stay in a core's cache.
 _BYTES_AT_ONCE = 1 << 19
 _BYTES_MOVED_AT_ONCE = 64 << 20
 
 
+class Selection(NamedTuple):
+    """The images of a batch, or of a part of it: indices (n,) into the list, and the draws of each
+    image, (n, num_draws).
+    """
+
+    indices: Indices
+    draws: Draws
+
+    def part(self, start: int, end: int) -> "Selection":
+        return Selection(self.indices[start:end], self.draws[start:end])
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where images of different sizes lie: image k is sizes[k] pixels from starts[k] of
+    blocks[block_of[k]].
+
+    blocks: uint8, flat. block_of: int32 (N,). starts: int64 (N,). sizes: int32 (N, 2), height and
+    width.
+    """
+
+    blocks: tuple[Pixels, ...]
+    block_of: npt.NDArray[np.int32]
+    starts: Indices
+    sizes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The readable images of a list, decoded once: uint8 RGB after the prefix of a pipeline, in the
+    list's order.
+
+    pixels: (N, H, W, 3) where all have one size; else empty, and `layout` says where each image is.
+    bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
+    of the others.
+    origin: the file that the pixels are mapped from; None in memory.
+    """
+
+    pixels: Pixels
+    bad: Bad
+    layout: Layout | None = None
+    origin: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels) if self.layout is None else len(self.layout.starts)
+
+    @property
+    def size(self) -> Size | None:
+        """(height, width) of every image, or None where they differ."""
+        return None if self.layout is not None else (self.pixels.shape[1], self.pixels.shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all images."""
+        if self.layout is None:
+            return self.pixels.nbytes
+        return 3 * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
+
+    def image(self, index: int) -> Pixels:
+        """Return one image (H, W, 3), not copied."""
+        image: Pixels
+        if self.layout is None:
+            image = self.pixels[index]
+            return image
+        height, width = self.layout.sizes[index].tolist()
+        block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
+        image = block[start : start + height * width * 3].reshape(height, width, 3)
+        return image
+
+    def gathered(self, indices: Indices | list[int]) -> Pixels:
+        """Return a copy of some images (n, H, W, 3), which must have one size."""
+        assert self.layout is None
+        pixels: Pixels = self.pixels[indices]
+        return pixels
+
+    def stacks(self, indices: Indices) -> Iterator[Pixels]:
+        """Yield some images, in that order, as stacks (n, H, W, 3)."""
+        if self.layout is None:
+            yield from (
+                self.gathered(indices[start : start + _STACKED_AT_ONCE])
+                for start in range(0, len(indices), _STACKED_AT_ONCE)
+            )
+        else:
+            yield from (self.image(index)[None] for index in indices.tolist())
+
+    def subset(self, indices: Indices | list[int]) -> "Kept":
+        """Return some of the images in that order; those of one size are copied."""
+        if self.layout is None:
+            return Kept(self.pixels[indices], (), origin=self.origin)
+        layout = self.layout
+        chosen = Layout(
+            layout.blocks, layout.block_of[indices], layout.starts[indices], layout.sizes[indices]
+        )
+        return Kept(self.pixels, (), chosen, self.origin)
+
+
+def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
+    """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
+    lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
+    starts: Indices = lengths.cumsum() - lengths
+    return starts
+
+
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Images of one size with their labels, in memory or in a mapped file, and the plan that makes
+    """Images of one size with their labels, in memory or a mapped file, and the pipeline that makes
     batches of them.
 
     pixels: uint8 (N, H, W, 3). labels: (N, ...).
@@ -45,25 +147,25 @@ class InMemory:
     labels: npt.NDArray[Any]
     pipeline: Pipeline
 
-    def batches(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images float32 (n * num_crops, 3, H, W), channels last, and labels (n, ...), in the
-        order wanted.
+        order of the selections.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        for several in self._together(iter(wanted)):
+        for several in self._together(iter(selections)):
             indices, draws = (
                 several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
             )
             pixels = torch.from_numpy(self.pipeline.apply_to_batch(self.pixels[indices], draws))
             labels = torch.from_numpy(self.labels[indices])
             counts = [len(some) for some, _ in several]
-            # A matrix times a batch may round as the size of the batch says, so the tail gets
-            # batches as wanted.
+            # A matrix product may round differently for another batch size, so these steps get
+            # one batch at a time.
             if not self.pipeline.plan.float_steps:
                 pixels = self.pipeline.finish_on_device(pixels, draws)
-            # The tail may have the crops still to come.
+            # The crops may be among the steps still to come.
             crops = len(pixels) // len(indices)
             parts = zip(
                 several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True
@@ -73,23 +175,23 @@ class InMemory:
                     images = self.pipeline.finish_on_device(images, own)
                 yield images, some
 
-    def _together(self, wanted: Iterator[Wanted]) -> Iterator[list[Wanted]]:
+    def _together(self, selections: Iterator[Selection]) -> Iterator[list[Selection]]:
         """Yield batches that are made together: more than one only if they are small."""
-        for first in wanted:
+        for first in selections:
             num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
-            yield [first, *islice(wanted, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
+            yield [first, *islice(selections, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
 
 
 def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
     """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth
     of its work.
     """
-    return [tensor] if len(counts) == 1 else tensor.split([count * each for count in counts])
+    return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
 
 
 @dataclass(frozen=True, eq=False)
 class OnDevice:
-    """Images of one size with their labels, on a device, and the plan that makes batches of them
+    """Images of one size with their labels, on a device, and the pipeline that makes batches
     there.
 
     Only indices and draws are copied, for several batches at a time, and nothing waits.
@@ -101,17 +203,18 @@ class OnDevice:
     labels: Tensor
     pipeline: Pipeline
 
-    def batches(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `InMemory.batches` does, on the device.
 
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        wanted = iter(wanted)
-        while several := list(islice(wanted, _BATCHES_AT_ONCE)):
+        remaining = iter(selections)
+        while several := list(islice(remaining, _BATCHES_AT_ONCE)):
             # Whole numbers stay exact in float64, so one copy takes both.
             table = np.concatenate([np.column_stack(pair) for pair in several])
-            parts = sent(table, self.pixels.device).split([len(indices) for indices, _ in several])
+            counts = [len(indices) for indices, _ in several]
+            parts = torch.split(sent(table, self.pixels.device), counts)
             for (_, draws), part in zip(several, parts, strict=True):
                 index = part[:, 0].long()
                 images = self.pipeline.finish_on_device(
@@ -183,7 +286,7 @@ class _Copy:
     done: torch.cuda.Event | None
 
     def arrived(self) -> tuple[Tensor, ...]:
-        """Return the tensors; the device's work from here on waits for them, the program does not."""
+        """Return the tensors; the device's next work waits for them, the program does not."""
         if self.done is not None:
             here = torch.cuda.current_stream(self.tensors[0].device)
             here.wait_event(self.done)

@@ -118,22 +118,13 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    resolved = replace(
-        settings,
-        data=data.settings,
-        model=replace(settings.model, call=model.call, weights=_lasting(settings.model.weights)),
-        loss=replace(settings.loss, call=loss.call.source),
-        optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
-        train=replace(
-            asked, batch_size=data.train.sampling.batch_size, channels_last=channels_last
-        ),
-    )
+    resolved = _resolved(settings, data, model, loss, optimizer, channels_last=channels_last)
     choices = (
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
         f" {schedule.warmup_text}; loss: {loss.call.source}; {_place(device, threads, dtype)}"
     )
-    group_notes = _group_notes(optimizer) if _asks_for_groups(settings.optimizer) else []
-    _report(watch, data, model, [choices, *notes_of(optimizer.call), *group_notes])
+    notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
+    _report(watch, data, model, notes)
     training = Training(
         model.module,
         data.train,
@@ -212,6 +203,28 @@ def _try_first_batch(
     return batch.images
 
 
+def _resolved(
+    settings: Settings,
+    data: PreparedData,
+    model: PreparedModel,
+    loss: Loss,
+    optimizer: OptimizerSetup,
+    *,
+    channels_last: bool,
+) -> Settings:
+    """Return the settings with all that was chosen written out."""
+    return replace(
+        settings,
+        data=data.settings,
+        model=replace(settings.model, call=model.call, weights=_lasting(settings.model.weights)),
+        loss=replace(settings.loss, call=loss.call.source),
+        optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
+        train=replace(
+            settings.train, batch_size=data.train.sampling.batch_size, channels_last=channels_last
+        ),
+    )
+
+
 def _lasting(weights: str | None) -> str | None:
     """Return a path that still names the same file after ./ckpt.pkl points at this run."""
     if weights and os.path.islink(weights):
@@ -233,12 +246,10 @@ def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: lis
         watch.warn(f"left out: {reason}")
 
 
-def _asks_for_groups(asked: OptimizerSettings) -> bool:
-    return bool(asked.groups) or asked.head_lr != 1.0 or asked.layer_decay is not None
-
-
-def _group_notes(optimizer: OptimizerSetup) -> list[str]:
-    """Return what became of the parameter groups."""
+def _group_notes(asked: OptimizerSettings, optimizer: OptimizerSetup) -> list[str]:
+    """Return what became of the parameter groups, where the user asked for any."""
+    if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
+        return []
     notes = [
         f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
         for group in optimizer.param_groups

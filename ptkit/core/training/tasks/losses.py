@@ -253,11 +253,8 @@ class Loss(nn.Module):
         )
         if values.ndim == 1:
             return values
-        return (
-            values.flatten(1).sum(1)
-            if self.criterion.reduction == "batchmean"
-            else values.flatten(1).mean(1)
-        )
+        is_sum = self.criterion.reduction == "batchmean"
+        return values.flatten(1).sum(1) if is_sum else values.flatten(1).mean(1)
 
     def _target_of(self, use: Use, labels: Tensor) -> Tensor:
         target = use.target(labels, self.facts.num_classes)
@@ -334,12 +331,14 @@ def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
     except Exception as error:  # the user's code may raise anything
         shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
         raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
-    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        why = "no gradient" if isinstance(value, Tensor) and not value.ndim else found
-        raise UsageError(
-            f"{name} must give one number with a gradient, the mean of the batch; found {why}"
-        )
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor) and not value.ndim:
+        if value.requires_grad:
+            return
+        found = "no gradient"
+    raise UsageError(
+        f"{name} must give one number with a gradient, the mean of the batch; found {found}"
+    )
 
 
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use | Pairing, str]:

@@ -21,7 +21,8 @@ DEFAULT_MAX_PIXELS = 89_000_000
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
 
-import cv2  # noqa: E402
+# Re-exported: whoever needs OpenCV gets it with these settings.
+import cv2 as cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 

@@ -82,7 +82,7 @@ def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run
         }
     )
     training = prepare(settings, Watcher(), is_resumed=False).training
-    dtype = training.settings.dtype
+    dtype = training.dtype
 
     def ours() -> None:
         evaluate(training.model, training.valid, loss=training.loss, dtype=dtype)

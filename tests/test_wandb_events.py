@@ -24,7 +24,8 @@ from ptkit.core.training.observers import (
     PrCurve,
     Text,
 )
-from ptkit.core.training.recorders import check_log, open_recorders
+from ptkit.core.training.run_folder import open_recorders
+from ptkit.core.training.setup import check_log
 from ptkit.core.training.wandb_events import WandbEvents
 
 needs_wandb = pytest.mark.skipif(

@@ -93,7 +93,7 @@ class Events(Recorder):
             self.folder, filename_suffix=settings.filename_suffix, purge_step=purge
         )
         self._json = run / "scalars.json"
-        self._scalars = _read_scalars(self._json, up_to_epoch=up_to_epoch)
+        self._scalars = _read_scalars(self._json, up_to_epoch) if up_to_epoch else {}
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
         if up_to_epoch:
@@ -125,8 +125,6 @@ class Events(Recorder):
                 self._writer.add_histogram(tag, values, result.epoch)
         self._writer.flush()
         self._remember(scalars(result), result.epoch)
-        # Whole after every epoch, so that it survives an interruption.
-        self._export()
 
     def show(self, item: Item, step: int) -> None:
         """Write one item."""
@@ -196,31 +194,20 @@ class Events(Recorder):
         _blank_rest(sprite, side * -(-len(thumbnails) // columns))
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
-        """Keep the values for scalars.json: add_scalar, unlike add_scalars, does not."""
-        written = {
+        """Write scalars.json whole, so that it survives an interruption."""
+        # The writer remembers what add_scalars gets; add_scalar's values are not among them.
+        points = {
             Path(tag).relative_to(self.folder).as_posix(): points
             for tag, points in self._writer.scalar_dict.items()
         }
-        time = next((points[-1][0] for points in written.values()), None)
-        for tag, points in [
-            *written.items(),
-            *((tag, [[time, step, value]]) for tag, value in values.items()),
-        ]:
+        self._writer.scalar_dict = {}
+        time = next((known[-1][0] for known in points.values()), None)
+        points |= {tag: [[time, step, value]] for tag, value in values.items()}
+        for tag, new in points.items():
             # JSON knows no NaN.
-            known = [
-                [when, at, value if math.isfinite(value) else None] for when, at, value in points
-            ]
+            known = [[t, at, value if math.isfinite(value) else None] for t, at, value in new]
             self._scalars.setdefault(tag, []).extend(known)
-
-    def _export(self) -> None:
-        temporary = self._json.with_name(f".{self._json.name}.{os.getpid()}")
-        self._writer.scalar_dict = self._scalars
-        try:
-            self._writer.export_scalars_to_json(str(temporary))
-            os.replace(temporary, self._json)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {self._json}: {error.strerror or error}") from error
+        write_atomically(self._json, json.dumps(self._scalars).encode())
 
 
 def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False) -> Path:
@@ -230,15 +217,13 @@ def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False)
     """
     if settings.folder is None:
         return run / f"tensorboard{settings.comment}"
-    for number in itertools.count(1):
-        name = f"{run.name}{settings.comment}" + (f"-{number}" if number > 1 else "")
-        folder = Path(settings.folder) / name
-        own = folder / _MARKER
-        if not folder.exists() or (
-            is_resumed and own.is_file() and own.read_bytes() == _path_to(run, folder)
-        ):
-            return folder
-    raise AssertionError
+    name = Path(settings.folder) / f"{run.name}{settings.comment}"
+    names = itertools.chain([name], (Path(f"{name}-{number}") for number in itertools.count(2)))
+    return next(
+        folder
+        for folder in names
+        if not folder.exists() or (is_resumed and _marker_of(folder) == _path_to(run, folder))
+    )
 
 
 def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> None:
@@ -251,6 +236,11 @@ def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> N
     for tag, image in images.items():
         writer.add_image(tag, image, step, dataformats="HWC")
     writer.close()
+
+
+def _marker_of(folder: Path) -> bytes | None:
+    file = folder / _MARKER
+    return file.read_bytes() if file.is_file() else None
 
 
 def _path_to(run: Path, folder: Path) -> bytes:
@@ -279,10 +269,8 @@ def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
         file.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
-def _read_scalars(file: Path, *, up_to_epoch: int) -> dict[str, list[list[Any]]]:
+def _read_scalars(file: Path, up_to_epoch: int) -> dict[str, list[list[Any]]]:
     """Return what a resumed run has written to scalars.json; nothing if that cannot be read."""
-    if not up_to_epoch:
-        return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
@@ -54,6 +55,7 @@ class Totals:
         labels: Tensor | None = None,
     ) -> None:
         """Add one batch; loss: its mean. answers, labels: classes to compare, (n * num_crops,)."""
+        # Detached: the loss would keep the graph of its batch in memory.
         self._losses.append(loss.detach())
         self._sizes.append(num_images)
         if answers is not None and labels is not None:
@@ -74,7 +76,7 @@ class Totals:
             answers, labels = torch.cat(self._answers), torch.cat(self._labels)
             # Every crop of an image is an answer, and an image counts once.
             self.num_right += (answers == labels).sum().item() * sum(self._sizes) / len(answers)
-        for loss, size in zip(_numbers(self._losses), self._sizes, strict=True):
+        for loss, size in zip(torch.stack(self._losses).tolist(), self._sizes, strict=True):
             if self.first_bad is None and not math.isfinite(loss):
                 self.first_bad = self.num_batches
             self.num_batches += 1
@@ -89,17 +91,6 @@ class Totals:
     def accuracy(self) -> float:
         """Return the share of right answers, where each image has one."""
         return self.read().num_right / max(self.num_images, 1)
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """epochs: the last epoch. dtype: of autocast. clip_grad: largest norm of all gradients."""
-
-    epochs: int
-    seed: int = 0
-    accumulate: int = 1
-    clip_grad: float | None = None
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +145,8 @@ class Training:
     loss: Loss
     optimizer_setup: OptimizerSetup
     schedule: Schedule
-    settings: LoopSettings
+    settings: TrainSettings
+    dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
     clock: Clock = NO_CLOCK
@@ -196,18 +188,21 @@ def fit(
     training.clock.start()
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
+        # Before the first step, which gives the groups that join their rates.
         unfrozen = training.optimizer_setup.unfreeze(epoch)
         # Reading waits for the device: without it `seconds` would end before the last steps do.
         totals = train_epoch(training, epoch, on_step).read()
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
+        # Before the schedule sees the epoch: these are the rates of its last step.
         lrs = training.schedule.rates(training.optimizer)
+        # An average stays in the model until the caller has saved it: the yield is inside.
         with training.evaluated_weights():
             found = evaluate(
                 training.model,
                 training.valid,
                 loss=training.loss,
-                dtype=training.settings.dtype,
+                dtype=training.dtype,
                 forward=training.forward,
             )
             training.clock.lap("validation")
@@ -266,6 +261,7 @@ def evaluate(
 
     forward: called instead of the model.
     """
+    # Every count stays on the device until the end: nothing below waits for it between batches.
     model.eval()
     totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
@@ -307,17 +303,20 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     parts = []
     clock.lap("rest")
     for batch in batches:
-        with autocast(device, settings.dtype):
+        # The model alone: a loss computes in float32, and backward follows the types of forward.
+        with autocast(device, training.dtype):
             outputs = training.forward(batch.images)
         loss, answers = _loss_of(training, outputs, batch)
         # A batch weighs as many images as it has: together they step like one large batch.
         part = loss if len(batches) == 1 else loss * (len(batch.labels) / num_images)
         clock.lap("forward")
+        # Batch by batch, which frees each graph: the memory is that of one batch.
         part.backward()
         clock.lap("backward")
         parts.append(part.detach())
         if totals is not None:
             totals.add(loss, len(batch.labels), **answers)
+    # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
@@ -341,8 +340,10 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
         return
+    # Found only now, some steps later; `bad` counts the batches of the epoch.
     accumulate = training.settings.accumulate
     step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
+    # The gradients are those of the newest step; the first bad layer is the likely cause.
     values = (
         (name, parameter if parameter.grad is None else _dense(parameter.grad))
         for name, parameter in training.model.named_parameters()
@@ -381,10 +382,3 @@ def _seed_device(device: torch.device, key: int) -> None:
             torch.mps.manual_seed(key)
         case _:
             torch.default_generator.manual_seed(key)
-
-
-def _numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """Return the values of some scalars in one transfer."""
-    if len(scalars) < 2:
-        return [scalar.item() for scalar in scalars]
-    return torch.stack(list(scalars)).tolist()

@@ -18,8 +18,8 @@ from ptkit.core.training.loop import EpochResult, Progress, fit
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.run_folder import Run, new_run, resumed_run
-from ptkit.core.training.saved_state import read_saved_state
+from ptkit.core.training.resuming import read_saved_state, resumed_run
+from ptkit.core.training.run_folder import Run, new_run
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.task import Task
 
@@ -74,11 +74,12 @@ def run(
         _train_or_explain(current, watch, link)
         profile = current.training.clock.profile()
         if profile is not None:
-            current.files.write_profile(profile)
+            current.write_profile(profile)
         files = at_end(current)
     finally:
         watch.end()
-        current.files.close()
+        for recorder in current.recorders:
+            recorder.close()
         for batches in (setup.data.train, setup.data.valid, setup.data.reference):
             batches.close()
     assert current.best is not None
@@ -121,7 +122,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
             if link is not None and result.epoch == start_epoch + 1:
-                warning = current.files.link_from(link)
+                warning = current.link_from(link)
                 if warning:
                     watch.warn(warning)
             # After the last epoch the run is finished: its pictures are worth waiting for.
@@ -143,7 +144,7 @@ def _record(current: Run, result: EpochResult) -> bool:
     is_best = current.history.add(result, metric=current.metric)
     if is_best:
         current.history.task = _task_now(current)
-    current.files.record(current, result, is_best=is_best)
+    current.record(result, is_best=is_best)
     return is_best
 
 
@@ -156,7 +157,7 @@ def _task_now(current: Run) -> Task:
         training.model,
         current.data.reference,
         num_classes=loss.facts.num_classes,
-        dtype=training.settings.dtype,
+        dtype=training.dtype,
     )
     return replace(loss.task, class_means=means)
 

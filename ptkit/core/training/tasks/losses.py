@@ -231,10 +231,7 @@ class Loss(nn.Module):
         values = outputs.float()
         if not isinstance(self.use, Use):
             return self.use(self.criterion, F.normalize(values, dim=1), labels)
-        loss: Tensor = self.criterion(
-            self.use.activation(values), self._target_of(self.use, labels)
-        )
-        return loss
+        return self._applied(self.criterion, self.use, values, labels)
 
     def mixed(
         self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor
@@ -248,20 +245,21 @@ class Loss(nn.Module):
         one_by_one = copy.copy(self.criterion)
         one_by_one.reduction = "none"  # type: ignore[assignment]
         assert isinstance(self.use, Use)
-        values: Tensor = one_by_one(
-            self.use.activation(outputs.float()), self._target_of(self.use, labels)
-        )
+        values = self._applied(one_by_one, self.use, outputs.float(), labels)
         if values.ndim == 1:
             return values
         is_sum = self.criterion.reduction == "batchmean"
         return values.flatten(1).sum(1) if is_sum else values.flatten(1).mean(1)
 
-    def _target_of(self, use: Use, labels: Tensor) -> Tensor:
+    def _applied(self, criterion: nn.Module, use: Use, values: Tensor, labels: Tensor) -> Tensor:
         target = use.target(labels, self.facts.num_classes)
         if self.task.scale is not None and self.task.shift is not None:
             target = (target - self.task.shift) / self.task.scale
         # KLDivLoss(log_target=True) takes logarithms of probabilities.
-        return target.log() if getattr(self.criterion, "log_target", False) else target
+        if getattr(criterion, "log_target", False):
+            target = target.log()
+        loss: Tensor = criterion(use.activation(values), target)
+        return loss
 
     @property
     def usual_optimizer(self) -> str:

@@ -1,5 +1,6 @@
 """How a model's outputs are read: as probabilities, numbers or a point; and scored."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -190,7 +191,7 @@ class Score:
         return {"accuracy": int(torch.stack(self._num_right).sum()) / self._num_images}
 
 
-class _KeptScore(Score):
+class KeptScore(Score):
     """Keeps all outputs and labels, for metrics that need them together."""
 
     def __init__(self, task: Task, num_classes: int) -> None:
@@ -202,46 +203,28 @@ class _KeptScore(Score):
         self._outputs.append(outputs.float())
         self._labels.append(labels)
 
-    def _all(self) -> tuple[Tensor, Tensor]:
-        return torch.cat(self._outputs), torch.cat(self._labels)
-
-
-class LabelScore(_KeptScore):
-    """Several classes per image: mean average precision, and micro averages at the thresholds."""
-
     def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        chances, truth = self.task.values(outputs).cpu().numpy(), labels.cpu().numpy()
+        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        if self.task.kind == EMBEDDING:
+            return _embedding_metrics(outputs, labels, self.num_classes)
+        truth, values = labels.cpu().numpy(), self.task.values(outputs).cpu().numpy()
+        # In the labels' units, over all numbers of all images.
+        if self.task.kind == REGRESSION:
+            return errors_of_numbers(truth, values)
         counts = counts_of_labels(truth, self.task.answers(outputs).cpu().numpy())
-        return {"map": mean_of_known(average_precisions(truth, chances)), **micro_rates(counts)}
+        return {"map": mean_of_known(average_precisions(truth, values)), **micro_rates(counts)}
 
 
-class NumberScore(_KeptScore):
-    """Numbers: errors in the labels' units, over all numbers of all images."""
-
-    def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        return errors_of_numbers(labels.cpu().numpy(), self.task.values(outputs).cpu().numpy())
+SCORES = {SINGLE: Score, MULTI: KeptScore, REGRESSION: KeptScore, EMBEDDING: KeptScore}
 
 
-class EmbeddingScore(_KeptScore):
-    """Embeddings: each image is classified by its neighbours among the others of the pass."""
-
-    def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        by_vote, by_nearest = _neighbours(F.normalize(outputs, dim=1), labels, self.num_classes)
-        return {
-            "accuracy": (by_vote == labels).float().mean().item(),
-            "recall_at_1": (by_nearest == labels).float().mean().item(),
-        }
-
-
-SCORES: dict[str, type[Score]] = {
-    SINGLE: Score,
-    MULTI: LabelScore,
-    REGRESSION: NumberScore,
-    EMBEDDING: EmbeddingScore,
-}
+def _embedding_metrics(outputs: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+    """Classify each image by its neighbours among the others of the pass."""
+    by_vote, by_nearest = _neighbours(F.normalize(outputs, dim=1), labels, num_classes)
+    return {
+        "accuracy": (by_vote == labels).float().mean().item(),
+        "recall_at_1": (by_nearest == labels).float().mean().item(),
+    }
 
 
 def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -291,21 +274,17 @@ class LabelFacts:
 def facts_of(images: ImageList) -> LabelFacts:
     """Describe the labels of a list."""
     kind, labels, none = images.label_kind, images.labels, torch.empty(0)
-    counts = mean = std = none
-    lowest = 0.0
+    describe = functools.partial(LabelFacts, kind, images.num_classes, len(images))
     if kind == REGRESSION:
-        mean = torch.tensor(labels.mean(axis=0, dtype=np.float64), dtype=torch.float32)
-        spread = torch.tensor(labels.std(axis=0, dtype=np.float64), dtype=torch.float32)
-        lowest = float(labels.min())
-        std = torch.where(spread > 0, spread, torch.ones_like(spread))
-    else:
-        found = (
-            labels.sum(axis=0)
-            if kind == MULTI
-            else np.bincount(labels, minlength=images.num_classes)
-        )
-        counts = torch.from_numpy(found.astype(np.float32))
-    return LabelFacts(kind, images.num_classes, len(images), counts, mean, std, lowest)
+        # In float64: over a long list the sums lose digits otherwise.
+        mean, std = (take(axis=0, dtype=np.float64) for take in (labels.mean, labels.std))
+        mean, std = (torch.from_numpy(values.astype(np.float32)) for values in (mean, std))
+        std[std == 0] = 1
+        return describe(none, mean, std, float(labels.min()))
+    found = (
+        labels.sum(axis=0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
+    )
+    return describe(torch.from_numpy(found.astype(np.float32)), none, none)
 
 
 def label_kind_of(kind: str) -> str:

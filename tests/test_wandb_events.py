@@ -14,10 +14,10 @@ from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
-from ptkit.core.training.loop import EpochResult
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Picture,

@@ -9,12 +9,11 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
@@ -23,6 +22,7 @@ from ptkit.core.models.hooks import evaluating
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Item,
@@ -34,17 +34,13 @@ from ptkit.core.training.observers import (
     Text,
 )
 
-if TYPE_CHECKING:
-    # viz-weights writes events too and must not wait for what the loop imports.
-    from ptkit.core.training.loop import EpochResult
-
 # TensorBoard's viewer does not load a larger picture of all thumbnails.
 MAX_SPRITE = 8192
 # In an events folder outside the run: the path from there to the run.
 _MARKER = "run.txt"
 
 
-def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
+def charts(result: EpochResult) -> dict[str, dict[str, float]]:
     """Return the charts that compare training and validation: chart -> line -> value."""
     accuracies = {"train": result.train_accuracy, "valid": result.valid.get("accuracy")}
     found = {
@@ -54,7 +50,7 @@ def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
     return {chart: lines for chart, lines in found.items() if lines}
 
 
-def scalars(result: "EpochResult") -> dict[str, float]:
+def scalars(result: EpochResult) -> dict[str, float]:
     """Return the charts with one line: the rate of every group, throughput, the other metrics."""
     rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
     metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
@@ -100,21 +96,17 @@ class Events(Recorder):
             _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
 
     def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
+        self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Write the texts, the input as a picture and the model's graph, traced on one example."""
         for tag, text in texts.items():
             self.show(Text(tag, text), 0)
-        if input_image is not None and self.settings.pictures:
+        if self.settings.pictures:
             self.show(Picture("input", input_image), 0)
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Write one epoch's charts and histograms, then scalars.json."""
         for chart, lines in charts(result).items():
             self._writer.add_scalars(chart, lines, result.epoch)
@@ -295,7 +287,7 @@ def _blank_rest(sprite: Path, used: int) -> None:
     Image.fromarray(pixels).save(sprite)
 
 
-def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
+def _add_graph(writer: Any, model: nn.Module, example: Tensor) -> None:
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import DivergedError
+from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
@@ -91,34 +92,6 @@ class Totals:
     def accuracy(self) -> float:
         """Return the share of right answers, where each image has one."""
         return self.read().num_right / max(self.num_images, 1)
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch. Losses are means over images; rates are those of the last step.
-
-    train_accuracy: None where an image has no single right answer: with MixUp and CutMix, and for
-    labels other than one class. valid: the metrics of the task, the main one first. lrs: by the
-    names of the parameter groups. unfrozen: names of the groups that began to train.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float | None
-    valid_loss: float
-    valid: Mapping[str, float]
-    lrs: Mapping[str, float]
-    unfrozen: tuple[str, ...]
-    seconds: float
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """loss: mean over images. metrics: of the task, the main one first."""
-
-    loss: float
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -198,21 +171,15 @@ def fit(
         lrs = training.schedule.rates(training.optimizer)
         # An average stays in the model until the caller has saved it: the yield is inside.
         with training.evaluated_weights():
-            found = evaluate(
-                training.model,
-                training.valid,
-                loss=training.loss,
-                dtype=training.dtype,
-                forward=training.forward,
-            )
+            valid_loss, valid = evaluate(training)
             training.clock.lap("validation")
-            training.schedule.after_epoch(valid_loss=found.loss, metrics=found.metrics)
+            training.schedule.after_epoch(valid_loss=valid_loss, metrics=valid)
             yield EpochResult(
                 epoch=epoch,
                 train_loss=totals.mean_loss(),
                 train_accuracy=totals.accuracy() if training.counts_right_answers else None,
-                valid_loss=found.loss,
-                valid=found.metrics,
+                valid_loss=valid_loss,
+                valid=valid,
                 lrs=lrs,
                 unfrozen=unfrozen,
                 seconds=time.perf_counter() - begin,
@@ -249,27 +216,21 @@ def train_epoch(
     return totals
 
 
-def evaluate(
-    model: nn.Module,
-    batches: Batches,
-    *,
-    loss: Loss,
-    dtype: torch.dtype | None = None,
-    forward: Forward | None = None,
-) -> Evaluated:
-    """Return mean loss and metrics over a list, in which every image counts once.
+def evaluate(training: Training) -> tuple[float, dict[str, float]]:
+    """Return mean loss and metrics over the validation list, in which every image counts once.
 
-    forward: called instead of the model.
+    The metrics are those of the task, the main one first.
     """
-    # Every count stays on the device until the end: nothing below waits for it between batches.
-    model.eval()
-    totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
+    training.model.eval()
+    loss, totals = training.loss, Totals()
+    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
-        for batch in batches.epoch():
-            outputs = batch.outputs(forward or model, dtype)
+        for batch in training.valid.epoch():
+            outputs = batch.outputs(training.forward, training.dtype)
+            # Both keep their numbers on the device: nothing here waits for it between batches.
             totals.add(loss(outputs, batch.labels), len(batch.labels))
             score.add(outputs, batch.labels)
-    return Evaluated(totals.mean_loss(), score.metrics())
+    return totals.mean_loss(), score.metrics()
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:

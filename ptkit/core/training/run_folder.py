@@ -20,8 +20,7 @@ from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.observers import Item, Recorder
+from ptkit.core.training.observers import EpochResult, Item, Recorder
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task

@@ -14,8 +14,8 @@ import torch
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
-from ptkit.core.training.loop import EpochResult, Progress, fit
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.loop import Progress, fit
+from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run

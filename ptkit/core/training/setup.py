@@ -94,11 +94,11 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     call = parse(settings.optimizer.call or loss.usual_optimizer)
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
-    model = _prepare_model(settings, data, loss, start)
+    model = _prepare_model(settings, data, loss, start=start)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     images = _try_first_batch(model, loss, data, is_fresh=start is None)
-    optimizer = _prepare_optimizer(settings, call, model, data)
+    optimizer = _prepare_optimizer(settings, call, model, data=data)
     schedule = build_schedule(
         settings.scheduler,
         optimizer,
@@ -278,7 +278,7 @@ def _compiled(
 
 
 def _prepare_model(
-    settings: Settings, data: PreparedData, loss: Loss, start: Weights | None
+    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None
 ) -> PreparedModel:
     """Build the model, initialise it and take over old weights, on the CPU.
 
@@ -310,7 +310,7 @@ def _prepare_model(
 
 
 def _prepare_optimizer(
-    settings: Settings, call: Call, model: PreparedModel, data: PreparedData
+    settings: Settings, call: Call, model: PreparedModel, *, data: PreparedData
 ) -> OptimizerSetup:
     """Return the optimizer with its groups; the user's own lines override the rate of the head.
 

@@ -118,7 +118,7 @@ def prepare_data(
         size=size,
         skipped=train.skipped + valid.skipped,
         notes=(
-            _data_note(train, valid, train_pipeline, data),
+            _data_note(train, valid, train_pipeline, data=data),
             f"augment: {', '.join(train_calls) or 'none'}; normalised with {origin}",
         ),
     )
@@ -244,7 +244,9 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
 
-def _data_note(train: LoadedList, valid: LoadedList, pipeline: Pipeline, data: DataSettings) -> str:
+def _data_note(
+    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings
+) -> str:
     images, size, count = train.images, data.size, train.images.num_classes
     if images.label_kind == REGRESSION:
         labels = "one number per image" if count == 1 else f"{count} numbers per image"

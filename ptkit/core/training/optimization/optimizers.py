@@ -188,16 +188,13 @@ def build_optimizer(
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
     if call.name == "LBFGS" and not call.prefix:
         _check_one_group(call, plans.values())
-    by_epoch = make_groups(
-        model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0
-    )
+    weight_decay = _weight_decay(call, takes)
+    by_epoch = make_groups(model, plans, spares_1d=not decay_all and weight_decay != 0)
     _check_epochs(by_epoch, epochs)
     for some in by_epoch.values():
         _check_options(call, some, takes)
-    frozen = tuple(
-        name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded
-    )
     excluded = tuple(name for name, plan in plans.items() if plan.is_excluded)
+    frozen = tuple(n for n, plan in plans.items() if plan.first_epoch != 1 and n not in excluded)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     first, *later = (
@@ -206,7 +203,7 @@ def build_optimizer(
         Waiting(
             epoch,
             tuple(p for group in some for p in group["params"]),
-            _construct(call, some, model, lr=lr),
+            _construct(call, some, model, lr=lr, weight_decay=weight_decay),
         )
         for epoch, some in by_epoch.items()
     )
@@ -274,16 +271,15 @@ def _check_options(
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
-        own = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
-        for key in own.keys() - allowed:
-            if not takes_any:
-                raise UsageError(
-                    f"{call.name} has no option {key} for a"
-                    f" group{nearest(key, allowed | {'unfreeze'})}"
-                )
-        if own.keys() - {"lr"} and not call.prefix:
+        unknown = group.keys() - NOT_OPTIONS - allowed
+        if unknown and not takes_any:
+            key = min(unknown)
+            raise UsageError(
+                f"{call.name} has no option {key} for a group{nearest(key, allowed | {'unfreeze'})}"
+            )
+        options = {k: value for k, value in group.items() if k not in NOT_OPTIONS | {"lr"}}
+        if options and not call.prefix:
             # PyTorch checks only the arguments of the call, so it is built once with the group's.
-            options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
             OPTIMIZERS.build(
                 Call(call.name, kwargs={**call.kwargs, **options}),
@@ -301,7 +297,9 @@ def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
     return decay
 
 
-def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
+def _construct(
+    call: Call, groups: list[Group], model: nn.Module, *, lr: float, weight_decay: float
+) -> Any:
     def build(some: list[Group], **how: Any) -> Any:
         return OPTIMIZERS.build(call, supplied={"params": some, "lr": lr, **how})
 
@@ -314,13 +312,8 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
         return optimizer
     if call.name == "Muon":
         # The classifying layer's gradients are of another kind than hidden layers'.
-        head = next(
-            (parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2),
-            None,
-        )
-        return muon_with_adamw(
-            groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build
-        )
+        head = next((p for p in reversed([*model.parameters()]) if p.ndim == 2), None)
+        return muon_with_adamw(groups, lr=lr, weight_decay=weight_decay, head=head, build=build)
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)
         return sparse_adam_with_adam(

@@ -33,43 +33,24 @@ def _shares(values: Tensor) -> Tensor:
     return values / values.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """What makes probabilities or numbers of outputs (n, outputs).
-
-    name: in checkpoints, as `task.activation`; known among the decoders of one kind of task.
-    """
-
-    name: str
-    decode: Callable[[Tensor], Tensor]
-
-
-# One class per image: probabilities that sum to 1.
-SOFTMAX = Decoder("softmax", lambda outputs: F.softmax(outputs, dim=1))
-SIGMOID_SHARES = Decoder("sigmoid", lambda outputs: _shares(torch.sigmoid(outputs)))
-EXP_SHARES = Decoder("exp", lambda outputs: F.softmax(outputs, dim=1))
-SOFTPLUS_SHARES = Decoder("softplus", lambda outputs: _shares(F.softplus(outputs)))
-CLAMPED_SHARES = Decoder("clamp", lambda outputs: _shares(outputs.clamp(1e-6, 1)))
-LOWEST_WINS = Decoder("negative", lambda outputs: F.softmax(-outputs, dim=1))
-# Several classes per image: a probability for each.
-SIGMOIDS = Decoder("sigmoid", torch.sigmoid)
-# Numbers.
-AS_IS = Decoder("number", lambda outputs: outputs)
-EXP = Decoder("exp", torch.exp)
-SOFTPLUS = Decoder("softplus", F.softplus)
-# Embeddings: a point on the unit sphere.
-NEAREST = Decoder("nearest", lambda outputs: F.normalize(outputs, dim=1))
-
-_BY_KIND = {
-    SINGLE: (SOFTMAX, SIGMOID_SHARES, EXP_SHARES, SOFTPLUS_SHARES, CLAMPED_SHARES, LOWEST_WINS),
-    MULTI: (SIGMOIDS,),
-    REGRESSION: (AS_IS, EXP, SOFTPLUS),
-    EMBEDDING: (NEAREST,),
-}
-# By the kind of task and the name in checkpoints.
+# What makes probabilities or numbers of outputs (n, num_outputs), by the kind of task and the name
+# that checkpoints carry as `task.activation`.
 DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
-    kind: {decoder.name: decoder.decode for decoder in decoders}
-    for kind, decoders in _BY_KIND.items()
+    # Probabilities that sum to 1.
+    SINGLE: {
+        "softmax": lambda outputs: F.softmax(outputs, dim=1),
+        "sigmoid": lambda outputs: _shares(torch.sigmoid(outputs)),
+        "exp": lambda outputs: F.softmax(outputs, dim=1),
+        "softplus": lambda outputs: _shares(F.softplus(outputs)),
+        "clamp": lambda outputs: _shares(outputs.clamp(1e-6, 1)),
+        # The lowest output wins.
+        "negative": lambda outputs: F.softmax(-outputs, dim=1),
+    },
+    # A probability for each class.
+    MULTI: {"sigmoid": torch.sigmoid},
+    REGRESSION: {"number": lambda outputs: outputs, "exp": torch.exp, "softplus": F.softplus},
+    # A point on the unit sphere.
+    EMBEDDING: {"nearest": lambda outputs: F.normalize(outputs, dim=1)},
 }
 
 
@@ -92,10 +73,8 @@ class Task:
 
     def on(self, device: torch.device) -> "Task":
         """Return the task with its tensors on a device, so that no batch waits for a copy."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        return replace(
-            self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
-        )
+        given = [name for name in _TENSORS if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name).to(device) for name in given})
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K), or numbers (n, D) in the labels' units."""
@@ -111,11 +90,8 @@ class Task:
         """Return classes, int64 (n,); or which are present, bool (n, K); or numbers (n, D)."""
         if self.kind == SINGLE:
             # From the outputs, not the probabilities: those saturate, and two classes look alike.
-            return (
-                outputs.argmin(dim=1)
-                if self.activation == LOWEST_WINS.name
-                else outputs.argmax(dim=1)
-            )
+            find = torch.argmin if self.activation == "negative" else torch.argmax
+            return find(outputs, dim=1)
         values = self.values(outputs)
         if self.kind == MULTI:
             return values > (0.5 if self.thresholds is None else self.thresholds)

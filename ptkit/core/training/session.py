@@ -190,15 +190,18 @@ def stop_on_signals() -> Iterator[StopFlag]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def remember(number: int, _frame: FrameType | None) -> None:
         flag.signal_number = number
-        for each in before:
-            signal.signal(each, before[each])
+        # The second signal acts at once.
+        restore()
 
     for number in before:
         signal.signal(number, remember)
     try:
         yield flag
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

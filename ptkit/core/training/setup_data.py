@@ -2,7 +2,6 @@
 
 import functools
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from ptkit.core.config import DataSettings, Settings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
@@ -22,6 +20,7 @@ from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
+    MeanAndStd,
     Statistics,
     complete,
     evaluation_of,
@@ -36,6 +35,8 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 
+_UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
+# Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
 # Of so many files the headers are read, to choose a size.
@@ -99,8 +100,8 @@ def prepare_data(
         or _known_statistics(train.images, data, start)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
-    train_pipeline = _pipeline(train_calls, size, mean, std)
-    eval_pipeline = _pipeline(eval_calls, size, mean, std)
+    train_pipeline = _pipeline(train_calls, size, (mean, std))
+    eval_pipeline = _pipeline(eval_calls, size, (mean, std))
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -146,13 +147,8 @@ def _has(calls: tuple[str, ...], name: str) -> bool:
     return any(parse(call).name == name for call in calls)
 
 
-def _pipeline(
-    calls: tuple[str, ...],
-    size: int,
-    mean: Sequence[float] = (0, 0, 0),
-    std: Sequence[float] = (1, 1, 1),
-) -> Pipeline:
-    return Pipeline.parse(complete(calls, size=size, mean=mean, std=std))
+def _pipeline(calls: tuple[str, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
+    return Pipeline.parse(complete(calls, size=size, mean=scale[0], std=scale[1]))
 
 
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
@@ -183,18 +179,19 @@ def _measured(
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
 
-    def read(path: str) -> Pixels:
-        return pipeline.apply_prefix(decoder.read(path))
-
     if train.kept is not None:
         stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
         found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
     else:
         try:
             with counting("measuring", num or len(images)) as on_images:
-                workers = data.workers or num_cores()
                 found = statistics.measure(
-                    images, num=num, seed=seed, workers=workers, on_images=on_images, read=read
+                    images,
+                    num=num,
+                    seed=seed,
+                    workers=data.workers or num_cores(),
+                    on_images=on_images,
+                    read=lambda path: pipeline.apply_prefix(decoder.read(path)),
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None

@@ -97,15 +97,13 @@ def arguments_by_group(
         )
     if call.name == "OneCycleLR":
         _check_one_rate(call, given, groups)
-    found: dict[str, Any] = {}
-    for key in PER_GROUP.get(call.name, ()):
-        value = given.get(key)
-        if isinstance(value, list | tuple):
-            found[key] = _for_each(call, key, values=value, groups=groups)
-        elif key == "lr_lambda":
-            found[key] = value
-    if "lr_lambda" in found:
-        texts = found["lr_lambda"]
+    found: dict[str, Any] = {
+        key: _for_each(call, key, values=given[key], groups=groups)
+        for key in PER_GROUP.get(call.name, ())
+        if isinstance(given.get(key), list | tuple)
+    }
+    if call.name == "LambdaLR":
+        texts = found.get("lr_lambda", given["lr_lambda"])
         spot = "lr_lambda" if "lr_lambda" in call.spots else 0
         build = partial(
             _function, call=call, spot=spot, epochs=epochs, ticks_per_epoch=ticks_per_epoch

@@ -70,13 +70,12 @@ class KernelFilm(Recorder):
             k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
         }
         content = io.BytesIO()
-        kernels, epochs = np.stack(list(self._frames.values())), np.array(list(self._frames))
         np.savez(
             content,
             layer=np.array(layer),
             num_outputs=np.array(len(weight)),
-            epochs=epochs,
-            kernels=kernels,
+            epochs=np.array(list(self._frames)),
+            kernels=np.stack(list(self._frames.values())),
         )
         write_atomically(self._file, content.getvalue())
 

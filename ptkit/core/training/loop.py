@@ -108,8 +108,8 @@ class Progress:
 class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
-    average: of the weights, evaluated instead of them. compiled: called instead of the model.
-    clock: measures the parts of a step.
+    dtype: of autocast, None for float32. average: of the weights, evaluated instead of them.
+    compiled: called instead of the model. clock: measures the parts of a step.
     """
 
     model: nn.Module
@@ -161,7 +161,7 @@ def fit(
     training.clock.start()
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
-        # Before the first step, which gives the groups that join their rates.
+        # First, so that the groups that join have their rates from the first step on.
         unfrozen = training.optimizer_setup.unfreeze(epoch)
         # Reading waits for the device: without it `seconds` would end before the last steps do.
         totals = train_epoch(training, epoch, on_step).read()
@@ -301,10 +301,10 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
         return
-    # Found only now, some steps later; `bad` counts the batches of the epoch.
+    # `bad` counts the batches of the epoch, not its steps.
     accumulate = training.settings.accumulate
     step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
-    # The gradients are those of the newest step; the first bad layer is the likely cause.
+    # The gradients are those of the newest step, some after the one that failed.
     values = (
         (name, parameter if parameter.grad is None else _dense(parameter.grad))
         for name, parameter in training.model.named_parameters()

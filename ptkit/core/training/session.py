@@ -153,12 +153,7 @@ def _task_now(current: Run) -> Task:
     training, loss = current.training, current.training.loss
     if not loss.compares:
         return loss.task
-    means = class_means(
-        training.model,
-        current.data.reference,
-        num_classes=loss.facts.num_classes,
-        dtype=training.dtype,
-    )
+    means = class_means(training.model, current.data.reference, dtype=training.dtype)
     return replace(loss.task, class_means=means)
 
 

@@ -88,12 +88,9 @@ class WandbEvents(Recorder):
 
     def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Send one epoch, whose number is the step."""
-        lines = {
-            f"{chart}/{line}": value
-            for chart, pair in charts(result).items()
-            for line, value in pair.items()
-        }
-        found: dict[str, Any] = {**lines, **scalars(result)}
+        found: dict[str, Any] = scalars(result)
+        for chart, lines in charts(result).items():
+            found |= {f"{chart}/{line}": value for line, value in lines.items()}
         if self.settings.histograms:
             found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
         self._run.log(found, step=result.epoch)

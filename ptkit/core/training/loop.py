@@ -223,7 +223,8 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     """
     training.model.eval()
     loss = training.loss
-    totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
+    totals = Totals()
+    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
         for batch in training.valid.epoch():
             outputs = batch.outputs(training.forward, training.dtype)

@@ -224,14 +224,14 @@ def _checked(name: str, value: Any, setting: Field) -> Any:
 
 def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
     low, high, above = rules["low"], rules["high"], rules["above"]
-    is_broken = {
+    breaks = {
         "a finite number": isinstance(number, float) and not math.isfinite(number),
         f"above {above}": above is not None and number <= above,
         f"at least {low}": low is not None and number < low,
         f"at most {high}": high is not None and number > high,
     }
-    for rule in (rule for rule, broken in is_broken.items() if broken):
-        raise UsageError(f"{name} must be {rule}, found {number}")
+    if broken := [rule for rule, is_broken in breaks.items() if is_broken]:
+        raise UsageError(f"{name} must be {broken[0]}, found {number}")
 
 
 def _converted(name: str, value: Any, wanted: Any) -> Any:

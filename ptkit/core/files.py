@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from ptkit.core.errors import DataError, StorageError
 
 T = TypeVar("T")
-# What a network disk says while its server starts anew.
+# What a network disk says while its server restarts.
 _TRANSIENT = {errno.EIO, errno.ESTALE}
 
 

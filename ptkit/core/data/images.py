@@ -84,11 +84,10 @@ def decode(data: bytes, path: str | Path = "image") -> Pixels:
 
 
 def decode_reduced(data: bytes, times: int) -> Pixels | None:
-    """Return the pixels of a JPEG `times` (2, 4 or 8) smaller, its sides rounded up; None where
-    only `decode` can.
+    """Return a JPEG decoded `times` (2, 4 or 8) smaller, its sides rounded up; None where only
+    `decode` can.
 
-    A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the
-    file.
+    A pixel is nearly the mean over `times` by `times` pixels; less of each block is computed.
     """
     if not is_jpeg(data) or not _ends_well("JPEG", data):
         return None

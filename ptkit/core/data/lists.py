@@ -36,8 +36,7 @@ class ImageList:
     sha256: of the file; a subset keeps its parent's.
     class_names: of the classes, or of the numbers.
     labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
-    labels; float32
-        (N, num_classes) where they have numbers.
+    labels; float32 (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
     num_repeated: lines that repeat an earlier one.
     """
@@ -108,9 +107,7 @@ class ImageList:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
 
     def raw_paths(self) -> Iterator[bytes | bytearray]:
-        """Yield all paths as the list has them, in bytes and some thousand at a time: no list of
-        millions.
-        """
+        """Yield all paths as the list has them, in bytes; never all of them at once."""
         start = 0
         for block in range(0, len(self), _BLOCK):
             for end in self.path_ends[block : block + _BLOCK].tolist():
@@ -148,7 +145,8 @@ def read_list(
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
     table, class_names = label_table(lines, file=file, class_names=class_names, wanted=kind)
     ends, hashes, codes = (np.frombuffer(numbers, np.int64) for numbers in arrays)
-    sha256 = _file_sha256(file)
+    with _open_text(file) as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     found = ImageList(file, file.parent, class_names, sha256, table[codes], paths, ends)
     if images_must_exist:
         _check_images(found)
@@ -256,11 +254,6 @@ def _read_rows(
         codes.append(code)
         hashes.append(hash(path))
     return paths, ends, hashes, codes, lines
-
-
-def _file_sha256(file: Path) -> str:
-    with _open_text(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_images(images: ImageList) -> None:

@@ -1,5 +1,5 @@
-"""The batches of a list on the device: which images each has, and the draws of each image, decide
-them.
+"""The batches of a list on the device; they depend only on which images each has, and on the draws
+of each image.
 
 Images kept in memory are cut into batches as they are asked for; others come from threads
 (streaming.py), or, where transforms draw from global generators, from worker processes
@@ -40,7 +40,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.machine import free_bytes, num_cores
 
 _DRAWS_AT_ONCE = 4096
-# A batch that is quicker made than handed to threads.
+# A batch up to this size is made faster than it is handed to threads.
 _QUICK_BYTES = 1 << 20
 
 
@@ -52,11 +52,10 @@ Forward = Callable[[Tensor], Tensor]
 class Batch:
     """One batch of n images; images and labels are on the device.
 
-    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: rows of the
-    list's own, int64
-    (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the images were
-    mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop, 2
-    with WithHorizontalFlip.
+    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: the list's own
+    rows, int64 (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the
+    images were mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or
+    TenCrop, 2 with WithHorizontalFlip.
     """
 
     images: Tensor
@@ -84,12 +83,12 @@ class Batches:
     not on whether the images are kept (`kept`), and without MixUp and CutMix not on the batch an
     image falls into.
 
-    reduced_decode: JPEGs come at a half, quarter or eighth of their size where the first transform
-    makes what it takes of them at least that much smaller; the pixels are not quite the same then.
+    reduced_decode: JPEGs are decoded at a half, quarter or eighth of their size where the first
+    transform shrinks its crop at least that much; the pixels differ slightly.
 
     Raises:
-        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it
-            cannot be.
+        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it has
+            no effect.
     """
 
     def __init__(

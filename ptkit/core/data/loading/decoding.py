@@ -32,7 +32,7 @@ _CHUNK = 64
 _CHUNK_BYTES = 4 << 20
 _NUM_HEADERS = 256
 
-# They wait and need no core: a disk that answers after 10 ms gives them 3,200 files a second.
+# They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
 NUM_READERS = 32
 _BYTES_AHEAD = 128 << 20
 # Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
@@ -43,7 +43,7 @@ _FILES_AT_ONCE = 8
 
 
 class PendingFiles:
-    """Some files of a list: read when their contents are asked for, or ahead of that."""
+    """Some files of a list, read when their contents are asked for, or ahead."""
 
     def __init__(self, images: ImageList, indices: Sequence[int], speed: "_DiskSpeed") -> None:
         self._images, self._indices, self._speed = images, indices, speed
@@ -65,9 +65,7 @@ class PendingFiles:
 
 
 def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
-    """Return (height, width) of some images from their headers, None for what cannot be read; many
-    at a time.
-    """
+    """Return (height, width) of some images from their headers, None for unreadable ones."""
 
     def size(index: int) -> Size | None:
         try:
@@ -94,7 +92,7 @@ def checked(content: Content) -> bytes:
 def read_ahead(
     images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]
 ) -> Iterator[tuple[T, PendingFiles]]:
-    """Yield the name of each group, which may be anything, with the files at its indices.
+    """Yield the name of each group (any object) with the files at its indices.
 
     On a fast disk, files are read by the thread that asks for their contents. On a slow one, many
     readers fetch the following files, 128 MiB of them and at least one group, until this iterator

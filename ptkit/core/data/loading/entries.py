@@ -2,8 +2,8 @@
 removed.
 
 An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size,
-`sizes.bin`. It is made under another name beside it and renamed when all of it is on the disk: what
-has its name is complete.
+`sizes.bin`. It is made under a temporary name and renamed when all of it is on the disk: an entry
+with its final name is complete.
 """
 
 import errno
@@ -35,9 +35,7 @@ _TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: its name, its folder, its state, the bytes it takes, and what entry.json says of
-    it.
-    """
+    """One entry; facts: what entry.json says."""
 
     name: str
     folder: Path
@@ -114,7 +112,7 @@ def remove_entry(entry: Entry) -> None:
         StorageError: the disk refused, or something that is not ptkit's is there.
     """
     try:
-        # First what makes it an entry: nobody may meet one without its pixels.
+        # What makes it an entry goes first: nobody may find one without its pixels.
         for name in (FACTS, SIZES, PIXELS):
             (entry.folder / name).unlink(missing_ok=True)
         entry.folder.rmdir()
@@ -165,7 +163,7 @@ class EntryWriter:
         Where another process was faster its entry stays: both are equal.
         """
         try:
-            # Before the rename: after a power cut, what has its name must have its bytes.
+            # Before the rename: a power cut must not leave a final name without its bytes.
             self.pixels.flush()
             os.fsync(self.pixels.fileno())
             if sizes is not None:

@@ -42,8 +42,8 @@ from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.machine import free_bytes, num_cores
 from ptkit.core.wording import amount
 
-# Shows how far a pass over the images is: (what, total) -> a function called with how many more are
-# done.
+# Shows the progress of a pass over images: (what, total) -> a function called with how many more
+# are done.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
@@ -58,8 +58,8 @@ class LoadedList:
     """One list without the images that cannot be read, its decoded images if they are kept, and
     where they are.
 
-    skipped: reasons for images that were left out. reason: why the images are not kept, where
-    nobody asked for that.
+    skipped: why images were left out. reason: why the images are not kept, unless that was asked
+    for.
     """
 
     images: ImageList
@@ -77,8 +77,7 @@ def load_list(
     *,
     is_once: bool = False,
 ) -> LoadedList:
-    """Keep the decoded images of a list where the settings, the memory and the disk say; deal with
-    unreadable ones.
+    """Keep a list's decoded images where settings, memory and disk allow; skip or refuse bad ones.
 
     is_once: the images are needed for one epoch only.
 
@@ -199,9 +198,8 @@ def _place_note(*lists: LoadedList) -> str:
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could
-    not be read are
-    tried again: what failed may have been the disk, and then the entry is of no use.
+    key: see `key_of`. What is written to the pixels never reaches the disk. Images that could not
+    be read are tried again: if the disk was at fault, the entry is of no use.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
     if entry is None:
@@ -250,8 +248,8 @@ def decode_to_disk(
 
 
 def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
-    """Return the hexadecimal key of a list's decoded images: another one as soon as anything about
-    them changes.
+    """Return the hexadecimal key of a list's decoded images, which changes when anything about them
+    does.
 
     It covers path, size and time of every file, the transforms of the prefix, and the versions of
     all that computes.

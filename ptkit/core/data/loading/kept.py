@@ -170,8 +170,8 @@ class InMemory:
 
 
 def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
-    """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth
-    of its work.
+    """Return parts of counts * each rows; a single part is not cut, which saves a hundredth of the
+    work.
     """
     return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
 
@@ -218,8 +218,8 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
-    """Say whether images are better off on the device: they leave it three quarters free, and all
-    steps run there.
+    """Say whether images belong on the device: three quarters of it stay free, and all steps run
+    there.
 
     pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
@@ -249,8 +249,7 @@ def copied(
 ) -> Iterator[tuple[T, tuple[Tensor, ...]]]:
     """Yield each item with its tensors and arrays on a device.
 
-    On CUDA the next item is on its way, in a stream of its own, before one is yielded: it arrives
-    while the model works on the one before.
+    On CUDA the next item is copied in a separate stream while the model works on the one before.
     """
     if device.type != "cuda":
         for name, values in items:

@@ -126,18 +126,15 @@ def _listed_images(
             index = indices[0]
             image, name, size = scan.paths[index], scan.names[index], scan.sizes[index]
         else:
-            image, name = path, _name_of(path, existing.class_names[label], is_folder=is_folder)
+            # What --group-by searches: CLASS/... as in class folders, where the path has that.
+            start = path.rfind(f"/{existing.class_names[label]}/") + 1 if is_folder else 0
+            image, name = path, path[start:]
         # A missing file counts as an empty one, which equals nothing.
         images.setdefault(image, (name, label, size or 0))
         masks[image] |= 1 << part
     names, labels, sizes = map(list, zip(*images.values(), strict=True))
     listed = Scan(existing.folder, existing.class_names, names, list(images), labels, sizes)
     return listed, list(masks.values()), num_missing, num_elsewhere
-
-
-def _name_of(path: str, class_name: str, *, is_folder: bool) -> str:
-    """Return what --group-by searches: CLASS/... as in class folders, where the path has that."""
-    return path[path.rfind(f"/{class_name}/") + 1 :] if is_folder else path
 
 
 def _size(path: str) -> int | None:

@@ -42,7 +42,7 @@ def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
         DataError: a file cannot be read.
     """
     groups, num_ungrouped = ([], 0) if group_by is None else _groups_by_name(scan.names, group_by)
-    # After the names: a wrong pattern is said before files are read.
+    # After the names: a wrong pattern is reported before files are read.
     duplicates = find_duplicates(scan.paths, scan.sizes)
     return Grouping(
         units=_joined([*duplicates, *groups]),

@@ -191,7 +191,7 @@ def _held_out(split: Split) -> Split:
 
 def _translated(split: Split, part_of: Mapping[int, int]) -> bytes:
     """Return the part of each image after parts are renumbered; those not named are in no list."""
-    # One byte an image: ten million take a blink.
+    # One byte an image: ten million take some milliseconds.
     table = bytes(part_of.get(part, _IN_NO_LIST) for part in range(256))
     return bytes(split.part_of).translate(table)
 

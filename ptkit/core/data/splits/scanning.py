@@ -102,7 +102,8 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
             f"{folder} holds {len(loose):,} images outside class folders, such as {first}; "
             f"expected {folder}/<class>/{first}"
         )
-    above = _identities_above(folder)
+    real = Path(os.path.realpath(folder))
+    above = {_identity(str(place)) for place in (real, *real.parents)}
     found = {}
     for name in sorted(below.rstrip("/") for below in folders):
         if _identity(os.path.join(folder, name)) in above:
@@ -165,7 +166,10 @@ def _contents(
         elif _is_image(name):
             images.append((below + name, _file_size(entry.path)))
         else:
-            _ignore(entry, ignored)
+            if entry.is_symlink():
+                # A broken one may have been a folder of images.
+                _file_size(entry.path)
+            ignored[os.path.splitext(name)[1] or name] += 1
             num_others += 1
     return folders, images, num_others
 
@@ -220,11 +224,6 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
-    real = Path(os.path.realpath(folder))
-    return frozenset(_identity(str(above)) for above in (real, *real.parents))
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -261,10 +260,3 @@ def _is_hidden(name: str) -> bool:
 
 def _is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and name[0] != "."
-
-
-def _ignore(entry: os.DirEntry[str], ignored: Counter[str]) -> None:
-    if entry.is_symlink():
-        # A broken one may have been a folder of images.
-        _file_size(entry.path)
-    ignored[os.path.splitext(entry.name)[1] or entry.name] += 1

@@ -80,13 +80,18 @@ def test_any_text_is_a_call_or_a_usage_error(text):
         ("StepLR(step_size=50, gamma=0.1)", Call("StepLR", (), {"step_size": 50, "gamma": 0.1})),
         ("normal_(-1, +2.5)", Call("normal_", (-1, 2.5))),
         ("Resize((16, 32), antialias=True)", Call("Resize", ((16, 32),), {"antialias": True})),
-        ("RandomApply([ColorJitter(0.4)], p=0.5)", Call("RandomApply", ([Call("ColorJitter", (0.4,))],), {"p": 0.5})),
-        ("RandomRotation(9, InterpolationMode.NEAREST)",
-         Call("RandomRotation", (9, Symbol("InterpolationMode", "NEAREST")))),
+        (
+            "RandomApply([ColorJitter(0.4)], p=0.5)",
+            Call("RandomApply", ([Call("ColorJitter", (0.4,))],), {"p": 0.5}),
+        ),
+        (
+            "RandomRotation(9, InterpolationMode.NEAREST)",
+            Call("RandomRotation", (9, Symbol("InterpolationMode", "NEAREST"))),
+        ),
         ("normal_(\n    0,\r\n    std=1,\n)", Call("normal_", (0,), {"std": 1})),
         (r"Lambda('C:\data\my.py:f')", Call("Lambda", (r"C:\data\my.py:f",))),
     ],
-)  # fmt: skip
+)
 def test_calls_are_read_as_pytorch_writes_them(text, call):
     assert parse(text) == call
 

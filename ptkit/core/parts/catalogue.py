@@ -151,17 +151,14 @@ class Catalogue:
         """Replace nested calls, symbols and lists of them by what they mean."""
         if isinstance(value, Symbol):
             return self._symbol(call, value, spot)
-        if isinstance(value, Call):
-            return self._nested(value)
         if isinstance(value, list | tuple):
             return type(value)(self.resolve(call, item, spot=spot) for item in value)
-        return value
-
-    def _nested(self, call: Call) -> Any:
-        if call.name in self.functions and not call.prefix:
-            part = Part(self.functions[call.name], "")
-            return _constructed(call, part, self.bind(call, part))
-        return self.build(call)
+        if not isinstance(value, Call):
+            return value
+        if value.name in self.functions and not value.prefix:
+            part = Part(self.functions[value.name], "")
+            return _constructed(value, part, self.bind(value, part))
+        return self.build(value)
 
     def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
         if symbol.owner not in self.symbols:
@@ -205,11 +202,8 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
     if prefix.endswith(".py") and not Path(prefix).is_file():
         raise shown.error(f"no file {prefix}")
     try:
-        module = (
-            _file_module(os.path.realpath(prefix))
-            if prefix.endswith(".py")
-            else _named_module(prefix)
-        )
+        is_file = prefix.endswith(".py")
+        module = _file_module(os.path.realpath(prefix)) if is_file else _named_module(prefix)
     except Exception as error:  # the user's module may raise anything
         raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
@@ -256,11 +250,7 @@ def _positions(parameters: Parameters, part: Part) -> list[str]:
     The first one is left out where the run supplies it: the tensor to fill, the optimizer to
     schedule.
     """
-    names = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
+    names = [key for key, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return names[1:] if names and names[0] in part.supplied else names
 
 
@@ -269,9 +259,8 @@ def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
     first = dict(zip(names, call.args, strict=False))
     for key in first.keys() & call.kwargs.keys():
         raise call.error(f"{call.name} got {key} twice", key)
-    places = enumerate(first)
-    spots = dict(call.spots) | {
-        name: call.spots[place] for place, name in places if place in call.spots
+    spots: dict[str | int, int] = {
+        names[k] if isinstance(k, int) else k: spot for k, spot in call.spots.items()
     }
     return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
 
@@ -292,11 +281,9 @@ def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
 
 def _names_code(value: Any) -> bool:
     if isinstance(value, Call):
-        return bool(value.prefix) or any(
-            _names_code(item) for item in (*value.args, *value.kwargs.values())
-        )
+        return bool(value.prefix) or _names_code([*value.args, *value.kwargs.values()])
     if isinstance(value, list | tuple):
-        return any(_names_code(item) for item in value)
+        return any(map(_names_code, value))
     return isinstance(value, str) and ":" in value
 
 

@@ -108,11 +108,6 @@ def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, 
     return planes.mul(share.float()).addcmul_(other, (1.0 - share).float()).clamp_(0, 255).floor_()
 
 
-def grayscale(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Turn an image grey, with three channels."""
-    return F.rgb_to_grayscale(image, num_output_channels=3)
-
-
 def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Turn a batch grey in place, with three channels."""
     for part in in_cache(images):
@@ -123,22 +118,19 @@ def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
 
 def grayscale_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
     """Turn a batch grey, with three channels."""
-    return (
-        _gray(images.movedim(-1, 0).float())
-        .to(torch.uint8)[..., None]
-        .expand(images.shape)
-        .contiguous()
-    )
+    gray = _gray(images.movedim(-1, 0).float()).to(torch.uint8)
+    return gray[..., None].expand(images.shape).contiguous()
 
 
 def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
     """Turn a float batch (n, 3, H, W) grey, with three channels."""
-    return F.rgb_to_grayscale(images, num_output_channels=3).contiguous()
+    images = F.rgb_to_grayscale(images, num_output_channels=3)
+    return images.contiguous()
 
 
 def random_grayscale(t: v2.RandomGrayscale, image: Tensor, draws: Draws) -> Tensor:
     """Turn an image grey with probability p."""
-    return grayscale(t, image, draws) if draws[0] < t.p else image
+    return F.rgb_to_grayscale(image, num_output_channels=3) if draws[0] < t.p else image
 
 
 def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) -> Pixels:
@@ -150,9 +142,8 @@ def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) 
 
 def random_grayscale_device(t: v2.RandomGrayscale, images: Tensor, draws: Tensor) -> Tensor:
     """Turn some images of a batch grey."""
-    return torch.where(
-        (draws[:, 0] < t.p)[:, None, None, None], grayscale_device(t, images, draws), images
-    )
+    is_chosen = (draws[:, 0] < t.p)[:, None, None, None]
+    return torch.where(is_chosen, grayscale_device(t, images, draws), images)
 
 
 def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws) -> Tensor:
@@ -206,7 +197,7 @@ def _gray(floats: Tensor) -> Tensor:
     """Return luma, float32 (n, P). `add_` with alpha rounds once, a product and a sum would round
     twice.
     """
-    red, green, blue = floats
+    red, green, blue = floats.unbind()
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 

@@ -42,7 +42,8 @@ def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
     if any(padding):
         image = F.pad(image, padding, fill=t.fill, padding_mode=t.padding_mode)
     top, left = _crop_corners(t, tuple(F.get_size(image)), draws)
-    return F.crop(image, int(top), int(left), *t.size)
+    window: Tensor = F.crop(image, int(top), int(left), *t.size)
+    return window
 
 
 def random_crop_batch(t: v2.RandomCrop, images: Pixels, draws: Draws) -> Pixels:
@@ -189,7 +190,8 @@ def _windows(
     every_start = np.ndarray((flat.size - row.itemsize + 1,), row, flat, 0, (1,))
     corner = (np.arange(n) * height + top) * (width * channels) + left * channels
     starts = corner[:, None] + np.arange(size[0]) * (width * channels)
-    return every_start[starts.reshape(-1)].view(np.uint8).reshape(n, *size, channels)
+    windows: Pixels = every_start[starts.reshape(-1)].view(np.uint8)
+    return windows.reshape(n, *size, channels)
 
 
 _FIVE_CROP = Spec(

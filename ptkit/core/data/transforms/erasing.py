@@ -1,6 +1,5 @@
 """RandomErasing: boxes from keyed draws, for one float image and for whole float batches."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, between
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, place_box, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
 from ptkit.core.parts.argument_rules import (
@@ -20,8 +19,6 @@ from ptkit.core.parts.argument_rules import (
     list_of,
     one_of,
 )
-
-Box = tuple[int, int, int, int]
 
 
 def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
@@ -83,13 +80,10 @@ def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> B
     """
     if draws[0] >= t.p:
         return None
-    low, high = math.log(t.ratio[0]), math.log(t.ratio[1])
-    for k in range(TRIES):
-        area = height * width * between(draws[2 + 2 * k], *t.scale)
-        aspect = math.exp(between(draws[3 + 2 * k], low, high))
-        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    # The other way round than RandomResizedCrop: here the aspect is height by width.
+    for h, w in random_sides(t, height * width, draws[2:]):
         if h < height and w < width:
-            return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+            return place_box(h, w, height, width, draws)
     return None
 
 

@@ -107,8 +107,7 @@ SPECS = (
         'a function of your own: Lambda("module:function")',
         arguments={
             "function": text(
-                "text that names a function, as in 'module:function' or 'file.py:function'",
-                example="m:f",
+                "text that names a function, as in 'module:function' or 'file.py:function'"
             )
         },
         example='"augment.py:invert"',

@@ -23,15 +23,7 @@ from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is_mix, resolved
 from ptkit.core.data.transforms.foreign import global_generators_kept
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.plan import (
-    Plan,
-    Step,
-    check_order,
-    check_sizes,
-    divide,
-    sizes_of,
-    steps_of,
-)
+from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, sizes_of, steps_of
 from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 from ptkit.core.errors import DataError, UsageError
@@ -88,12 +80,10 @@ class Pipeline:
             if not allow_user_code:
                 remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
                 refuse_user_code(call, where="the saved pipeline", remedy=remedy)
-        mix = parsed[-1] if parsed and is_mix(parsed[-1]) else None
-        of_images = parsed if mix is None else parsed[:-1]
-        transforms = [build_transform(call) for call in of_images]
-        check_order(of_images, transforms, mix=mix)
-        sizes, steps = sizes_of(transforms), steps_of(transforms)
-        check_sizes(of_images, transforms, sizes)
+        mix = parsed.pop() if parsed and is_mix(parsed[-1]) else None
+        steps = steps_of(parsed)
+        check_order(steps, mix=mix)
+        sizes = sizes_of(steps)
         return Pipeline(
             calls=tuple(str(call) for call in written),
             plan=divide(steps, sizes),
@@ -119,7 +109,8 @@ class Pipeline:
         draws = keyed.uniforms(
             seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws
         )[:, offset:]
-        for step in self.plan.random_steps:
+        plan = self.plan
+        for step in plan.image_steps + plan.batch_steps + plan.device_steps + plan.float_steps:
             if step.spec.alternates:
                 columns = step.columns.stop - step.columns.start
                 same = keyed.uniforms(seed, "alternate", epoch=0, indices=keys, columns=columns)
@@ -161,8 +152,7 @@ class Pipeline:
         ):
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        for step in self.plan.prefix:
-            image = _applied(step, image, np.empty(0))
+        image = _applied(self.plan.prefix, image, np.empty(0))
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
     def size_after_prefix(self, size: Size) -> Size:
@@ -172,8 +162,7 @@ class Pipeline:
             UsageError: a transform that does not fit such an image.
         """
         image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
-        for step in self.plan.prefix:
-            image = _applied(step, image, np.empty(0))
+        image = _applied(self.plan.prefix, image, np.empty(0))
         return image.shape[1], image.shape[2]
 
     def apply_to_image(
@@ -195,8 +184,7 @@ class Pipeline:
             step, steps = steps[0], steps[1:]
             assert step.spec.apply_reduced is not None
             image = step.spec.apply_reduced(step.transform, image, draws[step.columns], reduction)
-        for step in steps:
-            image = _applied(step, image, draws[step.columns])
+        image = _applied(steps, image, draws)
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if self.plan.scale is not None and tensor.dtype != torch.uint8:
             found = str(tensor.dtype).removeprefix("torch.")
@@ -319,12 +307,15 @@ def denormalise(
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
-def _applied(step: Step, image: Any, draws: Draws) -> Any:
-    """Apply one step to one image."""
-    try:
-        return step.spec.apply(step.transform, image, draws)
-    except Exception as error:  # a user's own code may raise anything
-        raise _refusal(step, error) from error
+def _applied(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
+    """Apply steps to one image, whose draws these are."""
+    for step in steps:
+        try:
+            image = step.spec.apply(step.transform, image, draws[step.columns])
+        # A user's own code may raise anything.
+        except Exception as error:
+            raise _refusal(step, error) from error
+    return image
 
 
 def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:

@@ -26,13 +26,7 @@ Size = tuple[int, int]
 Form = Callable[[Any, Any, Any], Any]
 
 # What an image can be on its way through a list.
-UINT8, PIL, FLOAT, WHITENED, NORMALISED = (
-    "uint8",
-    "PIL image",
-    "float",
-    "whitened",
-    "normalised",
-)
+UINT8, PIL, FLOAT, WHITENED, NORMALISED = "uint8", "PIL image", "float", "whitened", "normalised"
 
 # Rules that several transforms share.
 SIZE = either(SIDE, list_of(SIDE, 1, 2))
@@ -65,11 +59,6 @@ CROPS_NEED_TENSOR = refused("{} needs a tensor: put it before ToPILImage", PIL)
 NEEDS_0_TO_1 = refused(
     "{} takes values 0..1: put it before LinearTransformation", WHITENED
 ) | refused("{} takes values 0..1: put it before Normalize", NORMALISED)
-
-
-def applied_itself(transform: Any, image: Any, _draws: Any) -> Any:
-    """Apply a transform without randomness."""
-    return transform(image)
 
 
 def same_size(_transform: Any, size: Size | None) -> Size | None:
@@ -125,7 +114,8 @@ class Spec(Part):
     example: str = ""
 
     draws: int | Callable[[Any], int] = 0
-    apply: Form = applied_itself
+    # Without randomness the transform applies itself.
+    apply: Form = lambda t, image, _draws: t(image)
     batch: Form | None = None
     device: Form | None = None
     floats: Form | None = None

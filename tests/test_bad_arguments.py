@@ -240,8 +240,8 @@ def supplied(kind):
 def error_of(kind, call):
     with pytest.raises(UsageError) as caught:
         CATALOGUES[kind].build(call, supplied=supplied(kind))
-    told, source, caret = str(caught.value).split("\n")
-    return told, source[caret.index("^") :]
+    reason, source, caret = str(caught.value).split("\n")
+    return reason, source[caret.index("^") :]
 
 
 def bound(kind, text):
@@ -377,10 +377,10 @@ def test_a_number_is_allowed_as_far_as_the_words_say(part):
 
 
 @pytest.mark.parametrize(("kind", "part", "argument", "rule"), RULES, ids=IDS)
-def test_a_misspelled_argument_is_told_with_the_right_one(kind, part, argument, rule):
-    told, at = error_of(kind, Call(part, kwargs={f"{argument}_": 1}))
-    assert told.startswith(f"{part} has no argument {argument}_; ")
-    assert argument in told.partition(";")[2]
+def test_a_misspelled_argument_is_refused_with_the_right_one(kind, part, argument, rule):
+    reason, at = error_of(kind, Call(part, kwargs={f"{argument}_": 1}))
+    assert reason.startswith(f"{part} has no argument {argument}_; ")
+    assert argument in reason.partition(";")[2]
     assert at.startswith(f"{part}(")
 
 
@@ -415,7 +415,7 @@ def test_pytorch_takes_what_is_allowed(kind, text):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "reason"),
     [
         (
             "schedule",
@@ -516,12 +516,12 @@ def test_pytorch_takes_what_is_allowed(kind, text):
         ("initialisation", "uniform_(1, 0)", "uniform_: a must not be above b"),
     ],
 )
-def test_messages_say_what_is_allowed_and_what_was_found(kind, text, told):
-    assert error_of(kind, parse(text))[0] == told
+def test_messages_say_what_is_allowed_and_what_was_found(kind, text, reason):
+    assert error_of(kind, parse(text))[0] == reason
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "reason"),
     [
         (
             "loss",
@@ -543,8 +543,8 @@ def test_messages_say_what_is_allowed_and_what_was_found(kind, text, told):
         ("model", "yolo()", f"no model is called yolo; `ptkit list` has all {len(models().parts)}"),
     ],
 )
-def test_an_unknown_name_is_told_with_what_may_be_meant(kind, text, told):
-    assert error_of(kind, parse(text))[0] == told
+def test_an_unknown_name_is_refused_with_what_may_be_meant(kind, text, reason):
+    assert error_of(kind, parse(text))[0] == reason
 
 
 def test_the_tables_have_no_row_that_no_part_uses():
@@ -556,7 +556,7 @@ def test_the_tables_have_no_row_that_no_part_uses():
 
 
 @pytest.mark.parametrize(
-    ("flag", "call", "told"),
+    ("flag", "call", "reason"),
     [
         (
             "--loss",
@@ -591,10 +591,10 @@ def test_the_tables_have_no_row_that_no_part_uses():
     ],
 )
 def test_train_stops_with_exit_code_2_before_it_makes_a_run(
-    flag, call, told, tmp_path, monkeypatch
+    flag, call, reason, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(make_lists(tmp_path, train=6, valid=3, test=3))
     result = CliRunner().invoke(app, ["train", "--set", "log.tensorboard=false", flag, call])
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, told)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, reason)
     assert result.stderr.splitlines()[2].strip() == "^"
     assert not Path("runs").exists()

@@ -162,18 +162,18 @@ def test_a_call_that_python_could_run_is_only_read(tmp_path):
         ("", "expected a name or a call such as Name(key=1), found", ""),
     ],
 )
-def test_the_caret_stands_under_the_mistake(text, message, marked):
+def test_the_caret_is_under_the_mistake(text, message, marked):
     found, line, caret = error_of(text)
     assert found == message
     assert line[caret.index("^") :] == marked
 
 
-def test_the_caret_stands_under_the_mistake_after_chinese_which_is_twice_as_wide():
+def test_the_caret_is_under_the_mistake_after_chinese_which_is_twice_as_wide():
     assert error_of('f("图像", x)')[1:] == ['    f("图像", x)', "              ^"]
     assert error_of('图像/é.py:f("ü" 1)')[1:] == ['    图像/é.py:f("ü" 1)', "                ^"]
 
 
-def test_the_caret_stands_under_the_mistake_after_tabs_and_combining_marks():
+def test_the_caret_is_under_the_mistake_after_tabs_and_combining_marks():
     assert error_of("f(1,\tx)")[1:] == ["    f(1, x)", "         ^"]
     assert error_of('f("e\u0301", x)')[1:] == ['    f("e\u0301", x)', "           ^"]
 

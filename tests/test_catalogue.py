@@ -43,8 +43,8 @@ def error_of(kind, text):
 
 def marked(message):
     """Return the message and the source from the caret on."""
-    told, line, caret = message.split("\n")
-    return told, line[caret.index("^") :]
+    reason, line, caret = message.split("\n")
+    return reason, line[caret.index("^") :]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told", "at"),
+    ("kind", "text", "reason", "at"),
     [
         (
             "optimizer",
@@ -223,8 +223,8 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         ),
     ],
 )
-def test_a_mistake_is_told_and_pointed_at(kind, text, told, at):
-    assert marked(error_of(kind, text)) == (told, at)
+def test_a_mistake_is_reported_and_pointed_at(kind, text, reason, at):
+    assert marked(error_of(kind, text)) == (reason, at)
 
 
 def test_the_arguments_of_a_part_are_those_that_the_user_may_give():
@@ -264,7 +264,7 @@ def test_what_a_part_does_not_take_is_not_supplied_to_it():
     assert isinstance(LOSSES.build(parse("L1Loss()"), supplied={"num_classes": 3}), nn.L1Loss)
 
 
-def test_lists_of_numbers_become_tensors_where_pytorch_wants_tensors():
+def test_lists_of_numbers_become_tensors_where_pytorch_needs_tensors():
     assert build("loss", "CrossEntropyLoss(weight=[1, 2, 3])").weight.equal(
         torch.tensor([1.0, 2.0, 3.0])
     )
@@ -280,7 +280,7 @@ def test_nested_calls_are_built():
     assert choice.transforms[1].padding == [1, 2]
 
 
-def test_a_function_of_the_table_may_stand_as_an_argument():
+def test_a_function_of_the_table_may_be_an_argument():
     tensor = torch.zeros(100, 100)
     INITS.build(
         parse("orthogonal_(gain=calculate_gain('leaky_relu', 0))"), supplied={"tensor": tensor}
@@ -299,7 +299,7 @@ def test_a_users_function_may_have_arguments_of_any_name(user_file):
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "at"),
+    ("text", "reason", "at"),
     [
         ("mine.py:scael()", "mine.py has no scael; did you mean scale?", "scael()"),
         ("mine.py:scale(wdith=3)", "scale has no argument wdith; did you mean width?", "wdith=3)"),
@@ -318,14 +318,14 @@ def test_a_users_function_may_have_arguments_of_any_name(user_file):
         ),
     ],
 )
-def test_a_mistake_about_a_users_own_part_is_told_and_pointed_at(user_file, text, told, at):
-    assert marked(error_of("transform", text)) == (told, at)
+def test_a_mistake_about_a_users_own_part_is_reported_and_pointed_at(user_file, text, reason, at):
+    assert marked(error_of("transform", text)) == (reason, at)
 
 
 def test_an_error_inside_a_users_file_is_not_taken_for_a_missing_file(user_file):
     user_file.with_name("opens.py").write_text("open('gone.txt')\n")
-    told, _ = marked(error_of("transform", "opens.py:f()"))
-    assert told.startswith("cannot import opens.py: FileNotFoundError: ")
+    reason, _ = marked(error_of("transform", "opens.py:f()"))
+    assert reason.startswith("cannot import opens.py: FileNotFoundError: ")
 
 
 def test_two_files_of_one_name_do_not_replace_each_other(user_file, tmp_path):

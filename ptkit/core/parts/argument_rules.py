@@ -132,6 +132,7 @@ def list_of(
 
 def either(*rules: Allowed, words: str = "") -> Allowed:
     """Allow what any of the rules allows; `words` replaces the text."""
+    # Rules of rules are taken apart: the text then has one "or".
     parts = tuple(part for rule in rules for part in rule.parts or (rule,))
     return Allowed(
         text=words or listing([part.text for part in parts]),

@@ -84,12 +84,10 @@ class Catalogue:
             UsageError: unknown name or argument, or a value that the part refuses.
         """
         part = self.find(call)
-        arguments = self.bind(call, part)
+        bound = self.bind(call, part)
         takes = _parameters(call, part)
-        for key, value in (supplied or {}).items():
-            if key in takes:
-                arguments.setdefault(key, value)
-        return _constructed(call, part, arguments)
+        of_the_run = {key: value for key, value in (supplied or {}).items() if key in takes}
+        return _constructed(call, part, of_the_run | bound)
 
     def bind(self, call: Call, part: Part) -> dict[str, Any]:
         """Return the call's arguments by name, checked against the part's signature, nested calls
@@ -113,6 +111,7 @@ class Catalogue:
             if key in part.to_float:
                 bound[key] = float(bound[key])
             elif key in part.tensors and isinstance(bound[key], list | tuple):
+                # Imported only here: names and arguments are checked without waiting for torch.
                 import torch
 
                 bound[key] = torch.tensor(bound[key], dtype=torch.float32)
@@ -139,13 +138,12 @@ class Catalogue:
     def arguments(self, name: str) -> list[Argument]:
         """Return the arguments of one part that a user may give."""
         part = self.parts[name]
-        found = []
-        for key, parameter in inspect.signature(part.load()).parameters.items():
-            if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
-                continue
-            rule, default = part.rule(name, parameter), _default_text(parameter)
-            found.append(Argument(key, default, rule.text if rule else ""))
-        return found
+        hidden = part.supplied | OLD_ARGUMENTS.keys()
+        return [
+            Argument(key, _default_text(p), rule.text if (rule := part.rule(name, p)) else "")
+            for key, p in inspect.signature(part.load()).parameters.items()
+            if key not in hidden and p.kind not in VARIADIC
+        ]
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
         """Replace nested calls, symbols and lists of them by what they mean."""
@@ -183,7 +181,7 @@ def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
 
 
 def load_user_object(call: Call) -> Any:
-    """Import the object that `module:name` or `path/to/file.py:name` stands for.
+    """Import the object that `module:name` or `path/to/file.py:name` names.
 
     Raises:
         UsageError: no such file, module or name, or the import itself fails.
@@ -226,6 +224,7 @@ def _file_module(path: str) -> Any:
 
 
 def _named_module(name: str) -> Any:
+    # Modules in the current folder, as `python -m` finds them; the ptkit script would not.
     if "" not in sys.path:
         sys.path.insert(0, "")
     return importlib.import_module(name)

@@ -4,6 +4,7 @@ containers of other transforms, which look rows up themselves.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -141,14 +142,10 @@ def specs_in(call: Call) -> Iterator[Spec]:
 # --------------------------------------------------------------------------------------- containers
 
 
-def _apply(transform: Any, image: Any, draws: Draws) -> Any:
-    return spec_of(transform).apply(transform, image, draws)
-
-
 def _random_apply(t: v2.RandomApply, image: Any, draws: Draws) -> Any:
     if draws[0] < t.p:
         for inner, own in zip(t.transforms, _shares(t.transforms, draws[1:]), strict=True):
-            image = _apply(inner, image, own)
+            image = spec_of(inner).apply(inner, image, own)
     return image
 
 
@@ -160,7 +157,8 @@ def _random_apply_batch(t: v2.RandomApply, images: Any, draws: Any) -> Any:
 
 def _random_choice(t: v2.RandomChoice, image: Tensor, draws: Draws) -> Any:
     k = int(_chosen(t, draws[0]))
-    return _apply(t.transforms[k], image, _shares(t.transforms, draws[1:])[k])
+    inner = t.transforms[k]
+    return spec_of(inner).apply(inner, image, _shares(t.transforms, draws[1:])[k])
 
 
 def _random_choice_batch(t: v2.RandomChoice, images: Any, draws: Any) -> Any:
@@ -174,7 +172,7 @@ def _random_order(t: v2.RandomOrder, image: Tensor, draws: Draws) -> Tensor:
     count = len(t.transforms)
     shares = _shares(t.transforms, draws[count:])
     for k in np.argsort(draws[:count], kind="stable"):
-        image = _apply(t.transforms[k], image, shares[k])
+        image = spec_of(t.transforms[k]).apply(t.transforms[k], image, shares[k])
     return image
 
 
@@ -197,12 +195,8 @@ def _chosen(t: v2.RandomChoice, draws: Any) -> Any:
 
 def _shares(transforms: Sequence[Any], draws: Any) -> list[Any]:
     """Return each transform's own columns of the draws, (k,) or (n, k), an array or a tensor."""
-    shares, start = [], 0
-    for inner in transforms:
-        end = start + num_draws(inner)
-        shares.append(draws[..., start:end])
-        start = end
-    return shares
+    counts = list(map(num_draws, transforms))
+    return [draws[..., end - n : end] for n, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:

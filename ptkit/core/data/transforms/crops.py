@@ -154,10 +154,12 @@ def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Ten
     places = starts[:, None] + torch.arange(count, device=starts.device)
     is_own = (places >= 0) & (places < length)
     if mode == "reflect":
+        # The border pixel once: 2 1 0 1 2.
         period = max(2 * (length - 1), 1)
         places = places.remainder(period)
         places = torch.minimum(places, period - places)
     elif mode == "symmetric":
+        # The border pixel twice: 1 0 0 1.
         places = places.remainder(2 * length)
         places = torch.minimum(places, 2 * length - 1 - places)
     return places.clamp(0, length - 1), is_own
@@ -170,6 +172,7 @@ def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
         padded = F.pad(tensor, padding, fill=t.fill, padding_mode=t.padding_mode)
         return np.ascontiguousarray(padded.permute(0, 2, 3, 1).numpy())
     n, height, width, channels = images.shape
+    # Zeros are the usual case: numpy copies rows of pixels, where F.pad would go through planes.
     padded = np.zeros((n, height + top + bottom, width + left + right, channels), np.uint8)
     padded[:, top : top + height, left : left + width] = images
     return padded

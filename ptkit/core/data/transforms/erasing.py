@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, place_box, random_sides
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, place_box, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
 from ptkit.core.parts.argument_rules import (
@@ -54,14 +55,9 @@ def _sent_together(values: Sequence[Tensor], device: torch.device) -> Sequence[T
 
 
 def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]) -> Tensor:
-    height, width = images.shape[-2:]
-    top, left, h, w = sent(torch.tensor([box or (0, 0, 0, 0) for box in boxes]), images.device).T[
-        :, :, None
-    ]
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows, columns = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
+    corners = [(x, y, x + w, y + h) for y, x, h, w in (box or (0, 0, 0, 0) for box in boxes)]
     value = constant(t.value, images.device).view(1, -1, 1, 1)
-    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], value, images)
+    return torch.where(box_mask(np.array(corners), images), value, images)
 
 
 def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
@@ -70,6 +66,7 @@ def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
     """
     if t.value is not None:
         return torch.tensor(t.value)[:, None, None]
+    # Seeded by a draw: the noise of an image does not depend on its batch.
     generator = torch.Generator().manual_seed(int(draws[1] * (1 << 53)))
     return torch.randn((3, box[2], box[3]), generator=generator)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -27,6 +28,7 @@ from ptkit.core.data.transforms.spec import (
     Spec,
     own_size,
 )
+from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
     SIDE,
@@ -68,14 +70,6 @@ def crop_of_reduced(
     return _resized_box(
         t, image, (top // times, left // times, bottom - top // times, right - left // times)
     )
-
-
-def _times_smaller_for_resize(t: v2.Resize, size: Size, _draws: Draws) -> int:
-    return _times_smaller(size, t.size or [max(size)])
-
-
-def _times_smaller_for_box(t: v2.RandomResizedCrop, size: Size, draws: Draws) -> int:
-    return _times_smaller(random_box(t, size, draws)[2:], t.size)
 
 
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
@@ -153,6 +147,19 @@ def _size_of_pad(t: v2.Pad, size: Size | None) -> Size | None:
     return size[0] + top + bottom, size[1] + left + right
 
 
+def box_mask(boxes: npt.NDArray[np.int64], images: Tensor) -> Tensor:
+    """Return which pixels of images (n, 3, H, W) lie in each one's box, (n, 1, H, W), on their
+    device.
+
+    boxes: (n, 4), left, top, right, bottom.
+    """
+    height, width = images.shape[-2:]
+    left, top, right, bottom = sent(boxes, images.device).T[:, :, None].unbind()
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
 def between(draw: float, low: float, high: float) -> float:
     """Return the value that a draw in [0, 1) means between low and high."""
     return low + float(draw) * (high - low)
@@ -166,9 +173,8 @@ def in_cache(images: npt.NDArray[np.uint8]) -> Iterator[slice]:
 
 def _is_below_max_size(given: Mapping[str, Any]) -> bool:
     size, most = given["size"], given["max_size"]
-    if most is None or size is None or isinstance(size, int):
-        return most is None or size is None or size < most
-    return len(size) == 1 and size[0] < most
+    sides = [size] if isinstance(size, int) else size
+    return most is None or size is None or (len(sides) == 1 and sides[0] < most)
 
 
 SPECS = (
@@ -187,7 +193,8 @@ SPECS = (
         example="(16, 16)",
         size=_size_of_resize,
         tensor_modes=MOST_MODES,
-        times_smaller=_times_smaller_for_resize,
+        # No size: only max_size, for the longer side.
+        times_smaller=lambda t, size, _draws: _times_smaller(size, t.size or [max(size)]),
         can_keep=True,
         skips_fitting=True,
     ),
@@ -206,7 +213,7 @@ SPECS = (
         apply=random_resized_crop,
         size=own_size,
         tensor_modes=MOST_MODES,
-        times_smaller=_times_smaller_for_box,
+        times_smaller=lambda t, size, draws: _times_smaller(random_box(t, size, draws)[2:], t.size),
         apply_reduced=crop_of_reduced,
     ),
     Spec(

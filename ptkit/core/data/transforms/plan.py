@@ -43,8 +43,8 @@ class Plan:
     image_steps: one image.
     batch_steps: whole uint8 batches, on the CPU.
     device_steps: whole uint8 batches on the training device, where that is not a CPU.
-    scale, shift: ToTensor and a Normalize right after it are float(pixels) * scale + shift, (3,)
-        each; None where ToTensor is one of `image_steps`.
+    fused: scale and shift, (3,) each: ToTensor and a Normalize right after it are float(pixels) *
+        scale + shift; None where ToTensor is one of `image_steps`.
     float_steps: whole float batches, on the device.
     prefix_size: (height, width) after the prefix; None where it depends on the image.
     num_device_forms: how many steps at the end of `batch_steps` could run on a GPU.
@@ -54,8 +54,7 @@ class Plan:
     image_steps: tuple[Step, ...]
     batch_steps: tuple[Step, ...]
     device_steps: tuple[Step, ...] = ()
-    scale: Tensor | None
-    shift: Tensor | None
+    fused: tuple[Tensor, Tensor] | None
     float_steps: tuple[Step, ...]
     prefix_size: Size | None
     num_device_forms: int
@@ -88,7 +87,7 @@ def steps_of(calls: Sequence[Call]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Plan:
+def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
     """Divide a list whose order has been checked; sizes: before each step and at the end."""
     first = next((k for k, step in enumerate(steps) if not step.spec.can_keep), len(steps))
     to_tensor = next(
@@ -98,20 +97,19 @@ def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Plan:
     if floats != to_tensor + 1:
         # Something after ToTensor runs image by image, and so does all before it.
         batch_start = batch_end = min(floats, len(steps))
-        scale = shift = None
+        fused = None
     else:
         batch_start = _start_of_forms(steps, sizes, first=first, end=to_tensor, form="batch")
         batch_end = to_tensor
-        (scale, shift), num_fused = _scale_and_shift(steps[floats:])
+        fused, num_fused = _scale_and_shift(steps[floats:])
         floats += num_fused
     device_start = _start_of_forms(steps, sizes, first=batch_start, end=batch_end, form="device")
     return Plan(
-        prefix=tuple(steps[:first]),
-        image_steps=tuple(steps[first:batch_start]),
-        batch_steps=tuple(steps[batch_start:batch_end]),
-        float_steps=tuple(steps[floats:]),
-        scale=scale,
-        shift=shift,
+        prefix=steps[:first],
+        image_steps=steps[first:batch_start],
+        batch_steps=steps[batch_start:batch_end],
+        float_steps=steps[floats:],
+        fused=fused,
         prefix_size=sizes[first],
         num_device_forms=batch_end - device_start,
     )
@@ -147,6 +145,7 @@ def _scale_and_shift(after: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]
         torch.as_tensor(values, dtype=torch.float64).reshape(-1).expand(3)
         for values in (normalize.mean, normalize.std)
     )
+    # Computed in float64 and rounded once.
     return ((1 / (255 * std)).float(), (-mean / std).float()), 1
 
 
@@ -182,6 +181,7 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     spec = spec_of(transform)
     if spec.is_container:
         return _after_container(call, transform, kinds)
+    # Sorted: which of two reasons is given must not depend on the order of a set.
     for kind in sorted(kinds & spec.refuses.keys()):
         raise call.error(spec.refuses[kind].format(call.name))
     modes = spec.tensor_modes

@@ -31,7 +31,7 @@ from ptkit.core.parts.argument_rules import (
     list_of,
 )
 
-# Text and Pillow's numbers serve too.
+# Text and Pillow's numbers are allowed too.
 _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
 _BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)
 # OpenCV's maps hold places as int16.

@@ -87,6 +87,7 @@ def misfit(t: LinearTransformation, size: Size) -> str:
     height, width = size
     if 3 * height * width == t.num_values:
         return ""
+    # The matrix may be of square images, whose side can be named.
     side = round((t.num_values / 3) ** 0.5)
     fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
     return (
@@ -109,6 +110,7 @@ def read_whitening(file: str) -> Tensor:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             matrix, mean = (arrays[name] for name in _ARRAYS)
+    # What numpy raises for other kinds of files, for damaged ones and for pickled objects.
     except (
         OSError,
         ValueError,

@@ -17,8 +17,8 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
-from ptkit.core.data.transforms.geometry import Size
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import num_cores

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.transforms.geometry import Draws, Size
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 
 Indices = npt.NDArray[np.int64]

@@ -22,6 +22,7 @@ import torch
 from ptkit.core.errors import CheckpointError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.pickles import foreign_globals
+from ptkit.core.wording import reason_of
 
 _COMMENT = b"ptkit crc32 %08x"
 _COMMENT_LENGTH = len(_COMMENT % 0)
@@ -257,14 +258,13 @@ def _check_records(path: Path) -> None:
     """Check the CRC of every record, which torch.load does not."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [entry.filename.rpartition("/")[2] for entry in archive.infolist()]
-            is_packed = any(
-                entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()
-            )
-            broken = archive.testzip() if not is_packed else None
+            entries = archive.infolist()
+            names = [entry.filename.rpartition("/")[2] for entry in entries]
+            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            broken = None if is_packed else archive.testzip()
     except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.
-        raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{path} is damaged: {reason_of(error)}") from error
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path} is a TorchScript archive, a program; nothing was run: {_ADVICE}"

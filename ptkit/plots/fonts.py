@@ -93,7 +93,8 @@ def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list
 
 
 def fitted(text: str, *, width: float, size: float, bold: bool = False) -> str:
-    """Return `text`, with an ellipsis in its middle where it is wider than `width` pixels."""
+    """Return a drawable `text`, with an ellipsis in its middle where it is wider than `width`."""
+    text = drawable(text)
     if text_width(text, size=size, bold=bold) <= width:
         return text
     # The end of a path says more than its start, so more of it is kept.

@@ -11,15 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ptkit.plots.fonts import font_families
 from ptkit.plots.kernel_stats import kernel_colors, kernel_stats
 from ptkit.plots.saving import pixels
-from ptkit.plots.style import (
-    BLUE_RGB,
-    FAINT_RGB,
-    FRAME_RGB,
-    SIGNED,
-    house_style,
-    new_page,
-    number,
-)
+from ptkit.plots.style import BLUE_RGB, FAINT_RGB, FRAME_RGB, SIGNED, house_style, new_page, number
 from ptkit.plots.tiles import enlarged, mosaic
 
 MAX_TILES = 64

@@ -172,8 +172,7 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     axes.axvline(epoch, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
-        look = {"marker": "o", "markeredgecolor": "white", "color": ORANGE}
-        axes.plot([epoch], [value], markersize=7, zorder=5, **look)
+        axes.plot(epoch, value, "o", markersize=7, color=ORANGE, mec="white", zorder=5)
 
 
 def _draw_legend(page: Page, *, has_band: bool) -> None:

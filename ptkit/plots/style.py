@@ -176,6 +176,11 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
 
 
+def dead_text(what: str, is_dead: np.ndarray) -> str:
+    """Return the question which ones are dead, with the answer."""
+    return f"Which {what}? {f'{is_dead.sum():,}' if is_dead.any() else 'none'} of {len(is_dead):,}"
+
+
 def percent(share: float) -> str:
     """Return a share of 0..1 as a percentage; only an exact 0 or 1 is shown without decimals."""
     if share in (0, 1):

@@ -52,7 +52,7 @@ WALKS = {
         confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
         _triplets loop._step outputs_of|Batch.outputs Loss.forward loop.evaluate
-        _embedding_metrics|EmbeddingScore check_metric""",
+        KeptScore|EmbeddingScore check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")
 

@@ -222,7 +222,8 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     The metrics are those of the task, the main one first.
     """
     training.model.eval()
-    loss, totals = training.loss, Totals()
+    loss = training.loss
+    totals = Totals()
     score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
         for batch in training.valid.epoch():

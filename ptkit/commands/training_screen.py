@@ -12,8 +12,8 @@ import typer
 from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar
 from ptkit.core.models.transfer import TransferReport
-from ptkit.core.training.loop import EpochResult, Progress
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.loop import Progress
+from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.profiling import BETWEEN, STEP, Profile
 from ptkit.core.training.session import RunResult
 from ptkit.core.wording import counted

@@ -32,9 +32,7 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     # The gradients give their memory to the weights that are read.
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
-    found = predict_list(
-        training.model, training.valid, task=run.task, dtype=training.settings.dtype
-    )
+    found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
     files = [_draw_curves(run)]
     if run.task.kind not in (MULTI, REGRESSION):
         files.append(_draw_confusion(run, found))

@@ -181,7 +181,8 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
     """Return the steps before `place` that are not random, and a resize to the size that the others
     lead to.
     """
-    fixed = [call for call in calls[:place] if spec_named(call).is_fixed]
+    specs = [(call, spec_named(call)) for call in calls[:place]]
+    fixed = [call for call, spec in specs if spec.can_keep or spec.is_conversion]
     # Of a user's own transform nobody knows what it does to the size.
     sizes = (_planned(calls[:k]).size for k in range(place, -1, -1))
     size = next((size for size in sizes if size is not None), None)

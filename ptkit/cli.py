@@ -6,7 +6,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 # In the order of the help.
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "split": split,
     "normstats": normstats,
     "train": train,

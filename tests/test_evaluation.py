@@ -105,7 +105,6 @@ def test_most_confused_pairs_come_by_count_and_then_by_share():
 
 def test_worst_mistakes_have_the_smallest_probability_of_the_true_class(evaluation):
     assert worst_mistakes(evaluation).tolist() == [2, 3, 4, 1]
-    assert worst_mistakes(evaluation, 2).tolist() == [2, 3]
 
 
 def test_mistakes_of_a_pair_are_its_images_the_surest_first(evaluation):

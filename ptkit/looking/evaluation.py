@@ -201,12 +201,12 @@ def read_matching_list(
         raise DataError(f"{beside} has {len(names):,} classes, but {model} knows {len(known):,}")
     if not subject.has_class_names:
         return images, names
-    for index, (name, own) in enumerate(zip(names, known, strict=True)):
-        if name != own:
-            raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {model}: these are"
-                " other classes"
-            )
+    if names != known:
+        index = next(k for k, name in enumerate(names) if name != known[k])
+        raise DataError(
+            f"class {index} is {names[index]!r} in {beside} but {known[index]!r} in {model}: these"
+            " are other classes"
+        )
     return images, known
 
 
@@ -224,20 +224,20 @@ def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
     return [ConfusedPair(*pair) for pair in zip(*columns, strict=True)]
 
 
-def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarray:
+def worst_mistakes(evaluation: Evaluation) -> np.ndarray:
     """Return the indices of wrong answers, those with the smallest probability of the true class
     first.
     """
     wrong = np.flatnonzero(evaluation.answers != evaluation.labels)
     chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
-    return wrong[np.argsort(chances, kind="stable")][:limit]
+    return wrong[np.argsort(chances, kind="stable")]
 
 
 def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
-    is_true = evaluation.labels[worst] == pair.true
-    found: np.ndarray = worst[is_true & (evaluation.answers[worst] == pair.predicted)]
+    is_true, is_answer = evaluation.labels == pair.true, evaluation.answers == pair.predicted
+    found: np.ndarray = worst[(is_true & is_answer)[worst]]
     return found[:limit]
 
 

@@ -23,9 +23,10 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\
 # The catalogue
 
-Every part that a command can name. This page is written by `scripts/make_catalogue.py` from the tables in the code, and
-`ptkit list KIND` prints the same. How calls are written: [notation.md](notation.md). What is left out has PyTorch's own
-default; what an argument may be follows it, and anything else is refused before training begins.
+Every part that a command can name. This page is written by `scripts/make_catalogue.py` from the
+tables in the code, and `ptkit list KIND` prints the same. How calls are written:
+[notation.md](notation.md). An argument that you leave out has PyTorch's own default; its allowed
+values follow it, and anything else is refused before training begins.
 """
 
 

@@ -82,12 +82,11 @@ def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run
         }
     )
     training = prepare(settings, Watcher(), is_resumed=False).training
-    dtype = training.settings.dtype
 
     def ours() -> None:
-        evaluate(training.model, training.valid, loss=training.loss, dtype=dtype)
+        evaluate(training)
 
-    return ours, alone(training.model, training.valid, device=device, dtype=dtype)
+    return ours, alone(training.model, training.valid, device=device, dtype=training.dtype)
 
 
 def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run, Run]:

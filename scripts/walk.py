@@ -26,8 +26,8 @@ WALKS = {
         train_and_print|api.train TrainingScreen session.run stop_on_signals prepare check_log
         choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
-        read_ahead images.decode Batches build_loss RULES facts_of prepare_model build_model
-        build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
+        read_ahead images.decode Batches build_loss RULES facts_of _prepare_model|prepare_model
+        build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
         new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
         fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
         Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent
@@ -48,8 +48,8 @@ WALKS = {
         images.decode most_confused worst_mistakes draw_evaluation confusion_figure
         contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
-        _triplets loop._step outputs_of|Batch.outputs Loss.forward loop.evaluate EmbeddingScore
-        check_metric""",
+        _triplets loop._step outputs_of|Batch.outputs Loss.forward loop.evaluate
+        _embedding_metrics|EmbeddingScore check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")
 

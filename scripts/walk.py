@@ -44,12 +44,12 @@ WALKS = {
         Loss.forward""",
     "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
         calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
-        evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch InMemory.batches
-        images.decode most_confused worst_mistakes draw_evaluation confusion_figure
-        contact_sheet PictureFolder write_atomically""",
+        evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
+        InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
+        confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
         _triplets loop._step outputs_of|Batch.outputs Loss.forward loop.evaluate
-        _embedding_metrics|EmbeddingScore check_metric""",
+        EmbeddingScore|KeptScore check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")
 
@@ -219,6 +219,10 @@ class Reader:
                     self.types.setdefault(to, package.annotated(self.module, note))
                 case ast.Assign(targets=[ast.Name(id=to)], value=value):
                     self.types[to] = self.type_of(value) or self.types.get(to)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                    for name, value in zip(names, values, strict=False):
+                        if isinstance(name, ast.Name):
+                            self.types[name.id] = self.type_of(value) or self.types.get(name.id)
                 case ast.AnnAssign(target=ast.Name(id=to)):
                     self.types[to] = package.annotated(self.module, node.annotation)
                 case ast.NamedExpr(target=ast.Name(id=to), value=value):

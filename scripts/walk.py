@@ -23,31 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 # The first word is the start; a + makes a station another start.
 WALKS = {
     "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
-        train_and_print|api.train TrainingScreen session.run stop_on_signals prepare
-        check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines
-        label_table load_source|load_list Pipeline check_order steps_of divide
-        kernel_of|spec_of decode_all read_ahead images.decode Batches build_loss RULES
-        facts_of _prepare_model|prepare_model build_model build_optimizer plan_parameters calls.parse
-        Catalogue.resolve build_schedule new_run_folder|new_run
-        open_events|open_recorders session._start|new_run session._train fit
-        train_epoch Batches.epoch epoch_order permutation InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device sent outputs_of|Batch.outputs
-        loop._step Loss.forward Totals.add loop.evaluate session._record
-        row_of|_row_of write_metrics|_write_metrics checkpoint_of
-        environment|_environment save_checkpoint write_weight_file Events
-        last_checkpoint write_atomically""",
+        train_and_print|api.train TrainingScreen session.run stop_on_signals prepare check_log
+        choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
+        load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
+        read_ahead images.decode Batches build_loss RULES facts_of _prepare_model|prepare_model
+        build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
+        new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
+        fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
+        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent
+        outputs_of|Batch.outputs loop._step Loss.forward Totals.add loop.evaluate
+        session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
+        environment|_environment save_checkpoint write_weight_file Events last_checkpoint
+        write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines|_numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode
-        Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide
-        kernel_of|spec_of Batches.epoch epoch_order permutation
-        Batches._plans|Batches._selections InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device sent loop._step
-        outputs_of|Batch.outputs Loss.forward""",
-    "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model calls.parse
-        Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
-        evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
+        Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
+        Batches.epoch epoch_order permutation Batches._plans|Batches._selections
+        InMemory.batches Pipeline.together|Pipeline.apply_to_batch
+        Pipeline.finish|Pipeline.finish_on_device sent loop._step outputs_of|Batch.outputs
+        Loss.forward""",
+    "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
+        calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
+        evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
@@ -73,6 +70,7 @@ class Package:
     # Of each module, what a name in it means.
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     methods: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     subclasses: dict[str, list[str]] = field(default_factory=dict)
     edges: dict[str, list[str]] = field(default_factory=dict)
 
@@ -107,9 +105,6 @@ class Package:
             name = again if again != name else None
         return name
 
-    def is_class(self, name: str | None) -> bool:
-        return isinstance(self.nodes.get(name or ""), ast.ClassDef)
-
     def annotated(self, module: str, note: ast.AST | None) -> str | None:
         """Return the class of the package that an annotation names."""
         match note:
@@ -120,14 +115,14 @@ class Package:
             case ast.Constant(value=str(text)):
                 return self.annotated(module, ast.parse(text, mode="eval").body)
         found = self.resolve(module, note)
-        return found if self.is_class(found) else None
+        return found if found in self.classes else None
 
     def lineage(self, owner: str | None) -> Iterator[tuple[str, ast.ClassDef]]:
         """Yield a class and those that it inherits from."""
-        if isinstance(node := self.nodes.get(owner or ""), ast.ClassDef):
-            yield owner or "", node
-            for base in node.bases:
-                yield from self.lineage(self.resolve(self.module_of(owner or ""), base))
+        if owner in self.classes:
+            yield owner, self.classes[owner]
+            for base in self.classes[owner].bases:
+                yield from self.lineage(self.resolve(self.module_of(owner), base))
 
     def member(self, owner: str | None, name: str) -> str | None:
         """Return a method of a class or of those that it inherits from."""
@@ -155,7 +150,7 @@ class Package:
     def calls(self, name: str) -> list[str]:
         """Return what a node calls: of a class its making; of a method also what overrides it."""
         if name not in self.edges:
-            if self.is_class(name):
+            if name in self.classes:
                 made = ("__init__", "__post_init__")
                 found = [method for key in made if (method := self.member(name, key))]
             else:
@@ -181,8 +176,8 @@ def read_package(root: Path, name: str = "ptkit") -> Package:
             elif isinstance(node, ast.Import):
                 names |= {a.asname: a.name for a in node.names if a.asname}
         _define(package, module, tree.body, names)
-    for name, node in package.nodes.items():
-        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+    for name, node in package.classes.items():
+        for base in node.bases:
             parent = package.resolve(package.module_of(name), base)
             package.subclasses.setdefault(parent or "", []).append(name)
     return package
@@ -195,6 +190,7 @@ def _define(package: Package, scope: str, body: Iterable[ast.stmt], names: dict[
             package.nodes[name] = node
             names[node.name] = name
             if isinstance(node, ast.ClassDef):
+                package.classes[name] = node
                 _define(package, name, node.body, {})
             if scope not in package.trees:
                 package.methods.setdefault(node.name, []).append(name)
@@ -215,17 +211,18 @@ class Reader:
         self.node = package.nodes[name]
         self.types: dict[str, str | None] = {}
         owner = name.rpartition(".")[0]
-        for node in ast.walk(self.node):
-            if isinstance(node, ast.FunctionDef | ast.Lambda):
-                some = node.args
-                for arg in (*some.posonlyargs, *some.args, *some.kwonlyargs):
-                    self.types[arg.arg] = package.annotated(self.module, arg.annotation)
         if owner in package.nodes:
-            self.types |= {"self": owner, "cls": owner}
+            self.types = {"self": owner, "cls": owner}
         for node in sorted(ast.walk(self.node), key=lambda n: getattr(n, "lineno", 0)):
             match node:
+                case ast.arg(arg=to, annotation=note):
+                    self.types.setdefault(to, package.annotated(self.module, note))
                 case ast.Assign(targets=[ast.Name(id=to)], value=value):
                     self.types[to] = self.type_of(value) or self.types.get(to)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                    for name, value in zip(names, values, strict=False):
+                        if isinstance(name, ast.Name):
+                            self.types[name.id] = self.type_of(value) or self.types.get(name.id)
                 case ast.AnnAssign(target=ast.Name(id=to)):
                     self.types[to] = package.annotated(self.module, node.annotation)
                 case ast.NamedExpr(target=ast.Name(id=to), value=value):
@@ -248,7 +245,7 @@ class Reader:
                 target = self.target(node.func)
                 if isinstance(self.package.nodes.get(target or ""), ast.FunctionDef):
                     return self.package.returned(target or "")
-                return target if self.package.is_class(target) else None
+                return target if target in self.package.classes else None
         return None
 
     def target(self, called: ast.AST) -> str | None:
@@ -288,7 +285,7 @@ class Reader:
         owner = self.type_of(node.value) if isinstance(node, ast.Attribute) and not found else None
         found = self.package.member(owner, node.attr) if owner else found
         # A class is made where it is called, or by what looks it up in a table.
-        is_made = self.package.is_class(found) and isinstance(self.node, ast.FunctionDef)
+        is_made = found in self.package.classes and isinstance(self.node, ast.FunctionDef)
         return None if is_made else found
 
 
@@ -347,8 +344,8 @@ def handed_on(package: Package, start: str, settings: str) -> list[str]:
     seen, path = {start}, [package.module_of(start)]
 
     def follow(name: str) -> None:
-        inside: Iterable[tuple[str | None, ast.expr | None]] = ()
-        if package.is_class(name):
+        inside = ()
+        if name in package.classes:
             inside = ((made, None) for made in package.calls(name))
         elif isinstance(package.nodes[name], ast.FunctionDef):
             reader = Reader(package, name)
@@ -397,8 +394,8 @@ def main() -> None:
             print(f"  {module.replace('.', '/')}.py: {', '.join(names)}")
         print(*(f"  not found: {text}" for text in missing), sep="\n", end="\n" if missing else "")
     if not asked.walks and not own:
-        start, settings = (package.find(name) or "" for name in SETTINGS)
-        path, height = handed_on(package, start, settings), heights(package)
+        path = handed_on(package, *(package.find(name) or "" for name in SETTINGS))
+        height = heights(package)
         climbs = sum(height[after] > height[before] for before, after in itertools.pairwise(path))
         print(f"settings: in {len(set(path))} files, climbs {climbs} times")
         entry = package.module_of(package.find("train.train") or "")

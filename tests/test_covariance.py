@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 from torchvision.transforms import v2
 
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.statistics import sample
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.covariance import (

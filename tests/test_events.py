@@ -18,10 +18,10 @@ from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training.events import Events, events_folder, write_images
 from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.core.training.loop import EpochResult
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Picture,
@@ -29,7 +29,8 @@ from ptkit.core.training.observers import (
     PrCurve,
     Text,
 )
-from ptkit.core.training.recorders import check_log, open_recorders
+from ptkit.core.training.run_folder import open_recorders
+from ptkit.core.training.setup import check_log
 from ptkit.plots.kernel_film import gif_bytes
 
 
@@ -390,7 +391,7 @@ def test_a_model_that_cannot_be_traced_is_recorded_without_its_graph(events, exa
         def forward(self, images):
             raise RuntimeError("not under a tracer")
 
-    events.start(Untraceable(), example, {})
+    events.start(Untraceable(), example, {}, np.zeros((1, 1, 3), np.uint8))
     events.close()
     assert (
         b"cannot be traced"

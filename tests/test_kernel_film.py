@@ -32,7 +32,7 @@ def film_of(run, model, epochs, *, up_to_epoch=0):
         (
             film.epoch(SimpleNamespace(epoch=epoch), model)
             if epoch
-            else film.start(model, torch.zeros(1), {})
+            else film.start(model, torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
         )
     return read_film(run)
 
@@ -73,12 +73,14 @@ def test_a_damaged_film_begins_anew(tmp_path, model):
 
 
 def test_a_model_without_convolutions_has_no_film(tmp_path):
-    KernelFilm(tmp_path).start(nn.Linear(2, 2), torch.zeros(1), {})
+    film = KernelFilm(tmp_path)
+    film.start(nn.Linear(2, 2), torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_large_layers_are_filmed_in_part(tmp_path):
-    KernelFilm(tmp_path).start(nn.Conv2d(3, 768, 16), torch.zeros(1), {})
+    film = KernelFilm(tmp_path)
+    film.start(nn.Conv2d(3, 768, 16), torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
     film = read_film(tmp_path)
     assert (film.num_outputs, film.kernels.shape) == (768, (1, 42, 3, 16, 16))
 

@@ -145,7 +145,7 @@ def test_the_documented_rates_are_the_usual_ones() -> None:
         r"^\| ([A-Z][\w, ]+) \| ([\d.]+)", DOCS.read_text(encoding="utf-8"), re.MULTILINE
     )
     found = {name: float(rate) for names, rate in rows for name in names.split(", ")}
-    assert found == {name: usual.lr for name, usual in USUAL_RATES.items()}
+    assert found == USUAL_RATES
     assert found.keys() == OPTIMIZERS.parts.keys()
 
 

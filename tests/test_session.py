@@ -19,8 +19,8 @@ import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
-from ptkit.core.training.loop import EpochResult, Progress
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.loop import Progress
+from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.session import RunResult, run
 from ptkit.looking.end_of_run import write_summaries
 

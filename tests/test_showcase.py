@@ -128,7 +128,7 @@ def image_of(recorded, tag):
 
 def test_everything_is_drawn_and_recorded(run, network, batches):
     film = KernelFilm(run)
-    film.start(network, torch.zeros(1), {})
+    film.start(network, torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
     files, recorded = show_run(run, network, batches)
     assert files == {
         "kernels/0.png", "kernels/3.png", "kernels.gif", "feature_maps/2.png",

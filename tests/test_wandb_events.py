@@ -14,17 +14,18 @@ from torch import nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
-from ptkit.core.training.loop import EpochResult
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Picture,
     PrCurve,
     Text,
 )
-from ptkit.core.training.recorders import check_log, open_recorders
+from ptkit.core.training.run_folder import open_recorders
+from ptkit.core.training.setup import check_log
 from ptkit.core.training.wandb_events import WandbEvents
 
 needs_wandb = pytest.mark.skipif(

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, table
+from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import amount, counted, nearest
+from ptkit.core.wording import amount, counted, nearest, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.loading.entries import Entry

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.schedule_preview import Preview, preview_schedule
-from ptkit.plots.saving import PictureFolder, save_figure
+from ptkit.looking.pictures import picture_folder
+from ptkit.plots.saving import save_figure
 from ptkit.plots.schedule import schedule_figure
-
-COMMAND = "list"
 
 
 def draw_schedule(call: str, *, epochs: int, out: Path | None = None) -> tuple[Preview, Path]:
@@ -31,7 +30,7 @@ def draw_schedule(call: str, *, epochs: int, out: Path | None = None) -> tuple[P
         _check_picture(out)
         file = save_figure(figure, out)
     else:
-        with PictureFolder(out or Path(f"ptkit-{COMMAND}"), command=COMMAND) as pictures:
+        with picture_folder("list", out=out) as pictures:
             pictures.add_figure("schedule.png", figure)
         file = pictures.files[0]
     return found, file

@@ -9,12 +9,11 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
@@ -23,6 +22,7 @@ from ptkit.core.models.hooks import evaluating
 from ptkit.core.training.observers import (
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Item,
@@ -34,17 +34,13 @@ from ptkit.core.training.observers import (
     Text,
 )
 
-if TYPE_CHECKING:
-    # viz-weights writes events too and must not wait for what the loop imports.
-    from ptkit.core.training.loop import EpochResult
-
 # TensorBoard's viewer does not load a larger picture of all thumbnails.
 MAX_SPRITE = 8192
 # In an events folder outside the run: the path from there to the run.
 _MARKER = "run.txt"
 
 
-def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
+def charts(result: EpochResult) -> dict[str, dict[str, float]]:
     """Return the charts that compare training and validation: chart -> line -> value."""
     accuracies = {"train": result.train_accuracy, "valid": result.valid.get("accuracy")}
     found = {
@@ -54,7 +50,7 @@ def charts(result: "EpochResult") -> dict[str, dict[str, float]]:
     return {chart: lines for chart, lines in found.items() if lines}
 
 
-def scalars(result: "EpochResult") -> dict[str, float]:
+def scalars(result: EpochResult) -> dict[str, float]:
     """Return the charts with one line: the rate of every group, throughput, the other metrics."""
     rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
     metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
@@ -93,28 +89,24 @@ class Events(Recorder):
             self.folder, filename_suffix=settings.filename_suffix, purge_step=purge
         )
         self._json = run / "scalars.json"
-        self._scalars = _read_scalars(self._json, up_to_epoch=up_to_epoch)
+        self._scalars = _read_scalars(self._json, up_to_epoch) if up_to_epoch else {}
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
         if up_to_epoch:
             _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
 
     def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
+        self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Write the texts, the input as a picture and the model's graph, traced on one example."""
         for tag, text in texts.items():
             self.show(Text(tag, text), 0)
-        if input_image is not None and self.settings.pictures:
+        if self.settings.pictures:
             self.show(Picture("input", input_image), 0)
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Write one epoch's charts and histograms, then scalars.json."""
         for chart, lines in charts(result).items():
             self._writer.add_scalars(chart, lines, result.epoch)
@@ -125,8 +117,6 @@ class Events(Recorder):
                 self._writer.add_histogram(tag, values, result.epoch)
         self._writer.flush()
         self._remember(scalars(result), result.epoch)
-        # Whole after every epoch, so that it survives an interruption.
-        self._export()
 
     def show(self, item: Item, step: int) -> None:
         """Write one item."""
@@ -196,31 +186,20 @@ class Events(Recorder):
         _blank_rest(sprite, side * -(-len(thumbnails) // columns))
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
-        """Keep the values for scalars.json: add_scalar, unlike add_scalars, does not."""
-        written = {
+        """Write scalars.json whole, so that it survives an interruption."""
+        # The writer remembers what add_scalars gets; add_scalar's values are not among them.
+        points = {
             Path(tag).relative_to(self.folder).as_posix(): points
             for tag, points in self._writer.scalar_dict.items()
         }
-        time = next((points[-1][0] for points in written.values()), None)
-        for tag, points in [
-            *written.items(),
-            *((tag, [[time, step, value]]) for tag, value in values.items()),
-        ]:
+        self._writer.scalar_dict = {}
+        time = next((known[-1][0] for known in points.values()), None)
+        points |= {tag: [[time, step, value]] for tag, value in values.items()}
+        for tag, new in points.items():
             # JSON knows no NaN.
-            known = [
-                [when, at, value if math.isfinite(value) else None] for when, at, value in points
-            ]
+            known = [[t, at, value if math.isfinite(value) else None] for t, at, value in new]
             self._scalars.setdefault(tag, []).extend(known)
-
-    def _export(self) -> None:
-        temporary = self._json.with_name(f".{self._json.name}.{os.getpid()}")
-        self._writer.scalar_dict = self._scalars
-        try:
-            self._writer.export_scalars_to_json(str(temporary))
-            os.replace(temporary, self._json)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {self._json}: {error.strerror or error}") from error
+        write_atomically(self._json, json.dumps(self._scalars).encode())
 
 
 def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False) -> Path:
@@ -230,15 +209,13 @@ def events_folder(run: Path, settings: LogSettings, *, is_resumed: bool = False)
     """
     if settings.folder is None:
         return run / f"tensorboard{settings.comment}"
-    for number in itertools.count(1):
-        name = f"{run.name}{settings.comment}" + (f"-{number}" if number > 1 else "")
-        folder = Path(settings.folder) / name
-        own = folder / _MARKER
-        if not folder.exists() or (
-            is_resumed and own.is_file() and own.read_bytes() == _path_to(run, folder)
-        ):
-            return folder
-    raise AssertionError
+    name = Path(settings.folder) / f"{run.name}{settings.comment}"
+    names = itertools.chain([name], (Path(f"{name}-{number}") for number in itertools.count(2)))
+    return next(
+        folder
+        for folder in names
+        if not folder.exists() or (is_resumed and _marker_of(folder) == _path_to(run, folder))
+    )
 
 
 def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> None:
@@ -251,6 +228,11 @@ def write_images(folder: Path, images: Mapping[str, Pixels], step: int = 0) -> N
     for tag, image in images.items():
         writer.add_image(tag, image, step, dataformats="HWC")
     writer.close()
+
+
+def _marker_of(folder: Path) -> bytes | None:
+    file = folder / _MARKER
+    return file.read_bytes() if file.is_file() else None
 
 
 def _path_to(run: Path, folder: Path) -> bytes:
@@ -279,10 +261,8 @@ def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
         file.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
-def _read_scalars(file: Path, *, up_to_epoch: int) -> dict[str, list[list[Any]]]:
+def _read_scalars(file: Path, up_to_epoch: int) -> dict[str, list[list[Any]]]:
     """Return what a resumed run has written to scalars.json; nothing if that cannot be read."""
-    if not up_to_epoch:
-        return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {
@@ -307,7 +287,7 @@ def _blank_rest(sprite: Path, used: int) -> None:
     Image.fromarray(pixels).save(sprite)
 
 
-def _add_graph(writer: Any, model: nn.Module, example: torch.Tensor) -> None:
+def _add_graph(writer: Any, model: nn.Module, example: Tensor) -> None:
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -5,18 +5,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptkit.core.files import write_atomically
-from ptkit.core.training.observers import Pixels, Recorder
-
-if TYPE_CHECKING:
-    from ptkit.core.training.loop import EpochResult
+from ptkit.core.training.observers import EpochResult, Pixels, Recorder
 
 # About so many frames at most, each of at most so many weights: the file stays small.
 MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
@@ -50,16 +45,12 @@ class KernelFilm(Recorder):
         self._frames = {epoch: kernels for epoch, kernels in frames if epoch <= up_to_epoch}
 
     def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
+        self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Keep the kernels before training, as epoch 0."""
         self._add(model, 0)
 
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Keep the kernels after an epoch."""
         self._add(model, result.epoch)
 
@@ -79,18 +70,17 @@ class KernelFilm(Recorder):
             k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
         }
         content = io.BytesIO()
-        kernels, epochs = np.stack(list(self._frames.values())), np.array(list(self._frames))
         np.savez(
             content,
             layer=np.array(layer),
             num_outputs=np.array(len(weight)),
-            epochs=epochs,
-            kernels=kernels,
+            epochs=np.array(list(self._frames)),
+            kernels=np.stack(list(self._frames.values())),
         )
         write_atomically(self._file, content.getvalue())
 
 
-def first_convolution(model: nn.Module) -> tuple[str, torch.Tensor] | None:
+def first_convolution(model: nn.Module) -> tuple[str, Tensor] | None:
     """Return the name and the weights (outputs, inputs, H, W) of the first convolution, or None."""
     layers = (
         (name, m)

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import DivergedError
+from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
@@ -54,6 +56,7 @@ class Totals:
         labels: Tensor | None = None,
     ) -> None:
         """Add one batch; loss: its mean. answers, labels: classes to compare, (n * num_crops,)."""
+        # Detached: the loss would keep the graph of its batch in memory.
         self._losses.append(loss.detach())
         self._sizes.append(num_images)
         if answers is not None and labels is not None:
@@ -74,7 +77,7 @@ class Totals:
             answers, labels = torch.cat(self._answers), torch.cat(self._labels)
             # Every crop of an image is an answer, and an image counts once.
             self.num_right += (answers == labels).sum().item() * sum(self._sizes) / len(answers)
-        for loss, size in zip(_numbers(self._losses), self._sizes, strict=True):
+        for loss, size in zip(torch.stack(self._losses).tolist(), self._sizes, strict=True):
             if self.first_bad is None and not math.isfinite(loss):
                 self.first_bad = self.num_batches
             self.num_batches += 1
@@ -92,45 +95,6 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """epochs: the last epoch. dtype: of autocast. clip_grad: largest norm of all gradients."""
-
-    epochs: int
-    seed: int = 0
-    accumulate: int = 1
-    clip_grad: float | None = None
-    dtype: torch.dtype | None = None
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch. Losses are means over images; rates are those of the last step.
-
-    train_accuracy: None where an image has no single right answer: with MixUp and CutMix, and for
-    labels other than one class. valid: the metrics of the task, the main one first. lrs: by the
-    names of the parameter groups. unfrozen: names of the groups that began to train.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float | None
-    valid_loss: float
-    valid: Mapping[str, float]
-    lrs: Mapping[str, float]
-    unfrozen: tuple[str, ...]
-    seconds: float
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """loss: mean over images. metrics: of the task, the main one first."""
-
-    loss: float
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Progress:
     """One step; reading `totals` waits for the device."""
 
@@ -144,8 +108,8 @@ class Progress:
 class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
-    average: of the weights, evaluated instead of them. compiled: called instead of the model.
-    clock: measures the parts of a step.
+    dtype: of autocast, None for float32. average: of the weights, evaluated instead of them.
+    compiled: called instead of the model. clock: measures the parts of a step.
     """
 
     model: nn.Module
@@ -154,7 +118,8 @@ class Training:
     loss: Loss
     optimizer_setup: OptimizerSetup
     schedule: Schedule
-    settings: LoopSettings
+    settings: TrainSettings
+    dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
     clock: Clock = NO_CLOCK
@@ -196,28 +161,25 @@ def fit(
     training.clock.start()
     for epoch in range(start_epoch + 1, training.settings.epochs + 1):
         begin = time.perf_counter()
+        # First, so that the groups that join have their rates from the first step on.
         unfrozen = training.optimizer_setup.unfreeze(epoch)
         # Reading waits for the device: without it `seconds` would end before the last steps do.
         totals = train_epoch(training, epoch, on_step).read()
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
+        # Before the schedule sees the epoch: these are the rates of its last step.
         lrs = training.schedule.rates(training.optimizer)
+        # An average stays in the model until the caller has saved it: the yield is inside.
         with training.evaluated_weights():
-            found = evaluate(
-                training.model,
-                training.valid,
-                loss=training.loss,
-                dtype=training.settings.dtype,
-                forward=training.forward,
-            )
+            valid_loss, valid = evaluate(training)
             training.clock.lap("validation")
-            training.schedule.after_epoch(valid_loss=found.loss, metrics=found.metrics)
+            training.schedule.after_epoch(valid_loss=valid_loss, metrics=valid)
             yield EpochResult(
                 epoch=epoch,
                 train_loss=totals.mean_loss(),
                 train_accuracy=totals.accuracy() if training.counts_right_answers else None,
-                valid_loss=found.loss,
-                valid=found.metrics,
+                valid_loss=valid_loss,
+                valid=valid,
                 lrs=lrs,
                 unfrozen=unfrozen,
                 seconds=time.perf_counter() - begin,
@@ -254,26 +216,21 @@ def train_epoch(
     return totals
 
 
-def evaluate(
-    model: nn.Module,
-    batches: Batches,
-    *,
-    loss: Loss,
-    dtype: torch.dtype | None = None,
-    forward: Forward | None = None,
-) -> Evaluated:
-    """Return mean loss and metrics over a list, in which every image counts once.
+def evaluate(training: Training) -> tuple[float, dict[str, float]]:
+    """Return mean loss and metrics over the validation list, in which every image counts once.
 
-    forward: called instead of the model.
+    The metrics are those of the task, the main one first.
     """
-    model.eval()
-    totals, score = Totals(), SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
+    training.model.eval()
+    loss, totals = training.loss, Totals()
+    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
-        for batch in batches.epoch():
-            outputs = batch.outputs(forward or model, dtype)
+        for batch in training.valid.epoch():
+            outputs = batch.outputs(training.forward, training.dtype)
+            # Both keep their numbers on the device: nothing here waits for it between batches.
             totals.add(loss(outputs, batch.labels), len(batch.labels))
             score.add(outputs, batch.labels)
-    return Evaluated(totals.mean_loss(), score.metrics())
+    return totals.mean_loss(), score.metrics()
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
@@ -307,17 +264,20 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     parts = []
     clock.lap("rest")
     for batch in batches:
-        with autocast(device, settings.dtype):
+        # The model alone: a loss computes in float32, and backward follows the types of forward.
+        with autocast(device, training.dtype):
             outputs = training.forward(batch.images)
         loss, answers = _loss_of(training, outputs, batch)
         # A batch weighs as many images as it has: together they step like one large batch.
         part = loss if len(batches) == 1 else loss * (len(batch.labels) / num_images)
         clock.lap("forward")
+        # Batch by batch, which frees each graph: the memory is that of one batch.
         part.backward()
         clock.lap("backward")
         parts.append(part.detach())
         if totals is not None:
             totals.add(loss, len(batch.labels), **answers)
+    # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
@@ -341,8 +301,10 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
         return
+    # `bad` counts the batches of the epoch, not its steps.
     accumulate = training.settings.accumulate
     step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
+    # The gradients are those of the newest step, some after the one that failed.
     values = (
         (name, parameter if parameter.grad is None else _dense(parameter.grad))
         for name, parameter in training.model.named_parameters()
@@ -381,10 +343,3 @@ def _seed_device(device: torch.device, key: int) -> None:
             torch.mps.manual_seed(key)
         case _:
             torch.default_generator.manual_seed(key)
-
-
-def _numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """Return the values of some scalars in one transfer."""
-    if len(scalars) < 2:
-        return [scalar.item() for scalar in scalars]
-    return torch.stack(list(scalars)).tolist()

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptkit.core.models.transfer import TransferReport
 
 if TYPE_CHECKING:
     # viz-weights writes events too and must not wait for what the loop imports.
-    from ptkit.core.training.loop import EpochResult, Progress
+    from ptkit.core.training.loop import Progress
 
 # uint8 (H, W, 3).
 Pixels = npt.NDArray[np.uint8]
@@ -95,19 +94,35 @@ class PrCounts:
 Item = Text | Picture | Figure | Boxes | Film | Embedding | PrCurve | PrCounts
 
 
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch. Losses are means over images; rates are those of the last step.
+
+    train_accuracy: None where an image has no single right answer: with MixUp and CutMix, and for
+    labels other than one class. valid: the metrics of the task, the main one first. lrs: by the
+    names of the parameter groups. unfrozen: names of the groups that began to train.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float | None
+    valid_loss: float
+    valid: Mapping[str, float]
+    lrs: Mapping[str, float]
+    unfrozen: tuple[str, ...]
+    seconds: float
+    images_per_s: float
+
+
 class Recorder:
     """Records nothing; subclasses override what they keep of a run."""
 
     def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
+        self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Record the beginning: one input (1, 3, H, W), texts by tag, the input as a picture."""
 
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Record one epoch; the model still has the gradients of its last step."""
 
     def show(self, item: Item, step: int) -> None:
@@ -140,7 +155,7 @@ class Watcher:
     def step(self, progress: "Progress") -> None:
         """Show one step."""
 
-    def epoch(self, result: "EpochResult", *, is_best: bool) -> None:
+    def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         """Show one epoch."""
 
     def end(self) -> None:

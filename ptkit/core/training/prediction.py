@@ -41,21 +41,17 @@ def predict_list(
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 
 
-def class_means(
-    model: nn.Module, batches: Batches, *, num_classes: int, dtype: torch.dtype | None = None
-) -> Tensor:
+def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None = None) -> Tensor:
     """Return the mean unit-length output of each class (num_classes, D), on the CPU.
 
     A class without images is put far outside the unit sphere: nothing is nearest to it.
     """
     places = F.normalize(_outputs(model, batches, dtype), dim=1)
     labels = torch.from_numpy(batches.images.labels).to(places.device)
-    sums = torch.zeros(num_classes, places.shape[1], device=places.device).index_add_(
-        0, labels, places
-    )
+    num_classes = batches.images.num_classes
+    sums = places.new_zeros(num_classes, places.shape[1]).index_add_(0, labels, places)
     counts = torch.bincount(labels, minlength=num_classes)[:, None]
-    means = torch.where(counts > 0, sums / counts.clamp_min(1), _FAR)
-    return means.cpu()
+    return torch.where(counts > 0, sums / counts.clamp_min(1), _FAR).cpu()
 
 
 def _outputs(model: nn.Module, batches: Batches, dtype: torch.dtype | None) -> Tensor:

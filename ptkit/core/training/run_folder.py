@@ -1,120 +1,84 @@
-"""The folder of a run: everything that a run writes, and opening it again to resume."""
+"""The folder of a run: everything that a run writes while it trains."""
 
-import csv
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import to_toml
+import torch
+
+from ptkit import __version__
+from ptkit.core.config import LogSettings, Settings
+from ptkit.core.config_layers import to_layer, to_toml
 from ptkit.core.data.transforms.pipeline import denormalise
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically, write_csv
-from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
-from ptkit.core.training.loop import EpochResult
-from ptkit.core.training.observers import Item, Recorder
+from ptkit.core.training.events import Events
+from ptkit.core.training.kernel_film import KernelFilm
+from ptkit.core.training.observers import EpochResult, Item, Recorder
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.recorders import open_recorders
-from ptkit.core.training.saved_state import (
-    History,
-    Row,
-    SavedState,
-    checkpoint_of,
-    last_checkpoint,
-    restore,
-)
 from ptkit.core.training.setup import Setup
-from ptkit.core.training.tasks.task import Task, read_task
+from ptkit.core.training.tasks.task import METRICS, Task
+from ptkit.core.training.wandb_events import WandbEvents
+
+# A row of metrics.csv, column to value; None where an image has no single right answer.
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Writes all that a run leaves behind; no other code writes into the folder while it trains."""
+@dataclass
+class History:
+    """task: how the outputs of the best weights are read.
 
-    path: Path
-    recorders: tuple[Recorder, ...]
+    best: epoch, loss and metrics of the best epoch. saved_epoch: of the state to resume from.
+    """
 
-    @property
-    def checkpoint(self) -> Path:
-        """The best checkpoint."""
-        return self.path / "ckpt.pkl"
+    task: Task
+    rows: list[Row] = field(default_factory=list)
+    best: dict[str, float] | None = None
+    epochs_without_better: int = 0
+    saved_epoch: int = 0
 
-    def show(self, item: Item, step: int) -> None:
-        """Hand an item to every recorder; step is its epoch."""
-        for recorder in self.recorders:
-            recorder.show(item, step)
-
-    def record(self, run: "Run", result: EpochResult, *, is_best: bool) -> None:
-        """Write one epoch; the model has its evaluated weights.
-
-        Raises:
-            StorageError: the disk refused.
-        """
-        # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
-        _write_metrics(self.path / "metrics.csv", run.rows)
+    def add(self, result: EpochResult, *, metric: str) -> bool:
+        """Add an epoch and return whether it is the best so far, by `metric`."""
+        self.rows.append(_row_of(result))
+        found = {"epoch": result.epoch, "loss": result.valid_loss, **result.valid}
+        is_best = self.best is None or self._score(found, metric) > self._score(self.best, metric)
         if is_best:
-            save_checkpoint(
-                self.checkpoint, checkpoint_of(run, run.history, task=run.task, kind="best")
-            )
-        # Before the state to resume from, which cuts the events back: after it, a kill in between
-        # would leave a gap.
-        for recorder in self.recorders:
-            recorder.epoch(result, run.training.model)
-        train = run.settings.train
-        if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
-            save_checkpoint(self.path / "last.pkl", last_checkpoint(run, run.history))
-            run.history.saved_epoch = result.epoch
+            self.best = found
+        self.epochs_without_better = 0 if is_best else self.epochs_without_better + 1
+        return is_best
 
-    def link_from(self, link: Path) -> str | None:
-        """Make `link` a relative symlink to the best checkpoint; return why not if that fails.
+    def _score(self, found: Mapping[str, float], metric: str) -> tuple[float, float]:
+        """Return what decides between epochs: the metric, then the loss; the earlier wins a tie.
 
-        The new link is renamed over the old one, and nothing is ever written through it.
+        By loss, the main metric of the task settles a tie.
         """
-        if link.exists() and not link.is_symlink():
-            return (
-                f"{link} is a regular file and was left alone; the checkpoint is {self.checkpoint}"
-            )
-        target = os.path.relpath(self.checkpoint, link.parent)
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
-        try:
-            os.symlink(target, temporary)
-            os.replace(temporary, link)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            return (
-                f"{link} cannot be linked here ({error.strerror}); the checkpoint is"
-                f" {self.checkpoint}"
-            )
-        return None
-
-    def write_profile(self, profile: Profile) -> None:
-        """Write profile.json."""
-        text = json.dumps(profile.as_dict(), indent=2) + "\n"
-        write_atomically(self.path / "profile.json", text.encode())
-
-    def close(self) -> None:
-        """End the recordings."""
-        for recorder in self.recorders:
-            recorder.close()
+        modes = METRICS[self.task.kind]
+        name = next(iter(modes)) if metric == "loss" else metric
+        value = found[name] if modes[name] == "max" else -found[name]
+        return (-found["loss"], value) if metric == "loss" else (value, -found["loss"])
 
 
 @dataclass(frozen=True)
 class Run(Setup):
-    """A run under way: what it is made of, its folder, and what its epochs have led to."""
+    """A run under way: what it is made of, its folder, and what its epochs have led to.
 
-    files: RunFolder
+    No other code writes into the folder while it trains.
+    """
+
+    folder: Path
+    recorders: tuple[Recorder, ...]
     history: History
 
     @property
-    def folder(self) -> Path:
-        return self.files.path
-
-    @property
     def checkpoint(self) -> Path:
-        return self.files.checkpoint
+        """The best checkpoint."""
+        return self.folder / "ckpt.pkl"
 
     @property
     def task(self) -> Task:
@@ -132,7 +96,50 @@ class Run(Setup):
 
     def show(self, item: Item, step: int) -> None:
         """Hand an item to every recorder; step is its epoch."""
-        self.files.show(item, step)
+        for recorder in self.recorders:
+            recorder.show(item, step)
+
+    def record(self, result: EpochResult, *, is_best: bool) -> None:
+        """Write one epoch; the model has its evaluated weights.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
+        _write_metrics(self.folder / "metrics.csv", self.rows)
+        if is_best:
+            best = checkpoint_of(self, task=self.task, kind="best")
+            save_checkpoint(self.checkpoint, best)
+        # Before the state to resume from, which cuts the events back: after it, a kill in between
+        # would leave a gap.
+        for recorder in self.recorders:
+            recorder.epoch(result, self.training.model)
+        train = self.settings.train
+        if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
+            save_checkpoint(self.folder / "last.pkl", last_checkpoint(self))
+            self.history.saved_epoch = result.epoch
+
+    def link_from(self, link: Path) -> str | None:
+        """Make `link` a relative symlink to the best checkpoint; return why not if that fails.
+
+        The new link is renamed over the old one, and nothing is ever written through it.
+        """
+        where = f"the checkpoint is {self.checkpoint}"
+        if link.exists() and not link.is_symlink():
+            return f"{link} is a regular file and was left alone; {where}"
+        temporary = link.with_name(f".{link.name}.{os.getpid()}")
+        try:
+            os.symlink(os.path.relpath(self.checkpoint, link.parent), temporary)
+            os.replace(temporary, link)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            return f"{link} cannot be linked here ({error.strerror}); {where}"
+        return None
+
+    def write_profile(self, profile: Profile) -> None:
+        """Write profile.json."""
+        text = json.dumps(profile.as_dict(), indent=2) + "\n"
+        write_atomically(self.folder / "profile.json", text.encode())
 
 
 def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
@@ -148,50 +155,29 @@ def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
     # Before the folder is made: an unreadable image must not leave an empty one.
     example = next(iter(setup.training.valid.epoch())).images[:1]
     folder = _new_folder(parent, name)
-    toml = _write_config(folder, setup.settings)
+    toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)
         write_atomically(folder / "skipped.txt", text.encode(errors="surrogateescape"))
-    files = RunFolder(folder, open_recorders(folder, setup.settings.log))
+    recorders = open_recorders(folder, setup.settings.log)
     seen = denormalise(example[0], setup.data.settings.mean, setup.data.settings.std)
     texts = {
         "config": toml,
         "data": "\n".join((*setup.data.notes, *setup.model.notes)),
         "weights before training": as_text(weight_statistics(setup.training.model)),
     }
-    for recorder in files.recorders:
+    for recorder in recorders:
         recorder.start(setup.training.model, example, texts, seen)
-    return _run(setup, files, History(setup.training.loss.task))
-
-
-def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
-    """Put a saved state into a fresh setup, in place; return the run, and how exactly it continues.
-
-    Raises:
-        DataError, UsageError, CheckpointError: see `restore`.
-        StorageError: the disk refused.
-    """
-    how_exact = restore(saved, setup)
-    folder, train = saved.folder, saved.checkpoint["train"]
-    history = History(
-        task=read_task(read_checkpoint(folder / "ckpt.pkl")["task"]),
-        rows=_read_metrics(folder / "metrics.csv", up_to_epoch=saved.epoch),
-        best=dict(train["best"]),
-        epochs_without_better=train["epochs_without_better"],
-        saved_epoch=saved.epoch,
-    )
-    _write_config(folder, setup.settings)
-    recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
-    return _run(setup, RunFolder(folder, recorders), history), how_exact
-
-
-def _run(setup: Setup, files: RunFolder, history: History) -> Run:
     return Run(
-        setup.settings, setup.data, setup.model, setup.training, setup.metric, files, history
+        **vars(setup),
+        folder=folder,
+        recorders=recorders,
+        history=History(setup.training.loss.task),
     )
 
 
-def _write_config(folder: Path, settings: Settings) -> str:
+def write_config(folder: Path, settings: Settings) -> str:
+    """Write config.toml and return its text."""
     toml = to_toml(settings, folder=folder)
     write_atomically(folder / "config.toml", toml.encode())
     return toml
@@ -225,6 +211,27 @@ def _new_folder(parent: Path, name: str | None) -> Path:
             return folder
 
 
+def open_recorders(
+    run: Path, settings: LogSettings, *, up_to_epoch: int = 0
+) -> tuple[Recorder, ...]:
+    """Return the recorders of a run: the film of its kernels, TensorBoard, Weights & Biases.
+
+    up_to_epoch: the last epoch that a resumed run keeps, 0 for a new run.
+
+    Raises:
+        StorageError: the disk refused.
+        UsageError: Weights & Biases refused.
+    """
+    recorders: list[Recorder] = []
+    if settings.pictures:
+        recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
+    if settings.tensorboard:
+        recorders.append(Events(run, settings, up_to_epoch=up_to_epoch))
+    if settings.wandb:
+        recorders.append(WandbEvents(run, settings))
+    return tuple(recorders)
+
+
 def _write_metrics(file: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv whole, with the columns of the first row."""
     columns = list(rows[0])
@@ -235,14 +242,92 @@ def _write_metrics(file: Path, rows: Sequence[Row]) -> None:
     write_csv(file, columns, cells)
 
 
-def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
-    """Return the rows of metrics.csv up to an epoch; none where there is no such file."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as lines:
-        rows = [
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(lines)
-        ]
-    done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
-    return [row for row in done if row["epoch"] <= up_to_epoch]
+def _row_of(result: EpochResult) -> Row:
+    """Return the row of metrics.csv for one epoch; the rate is that of the first group."""
+    return {
+        "epoch": result.epoch,
+        "train_loss": result.train_loss,
+        "train_accuracy": result.train_accuracy,
+        "valid_loss": result.valid_loss,
+        "valid_accuracy": None,
+        **{f"valid_{name}": value for name, value in result.valid.items()},
+        "lr": next(iter(result.lrs.values())),
+        "seconds": result.seconds,
+        "images_per_s": result.images_per_s,
+    }
+
+
+def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
+    """Return a checkpoint of the weights that are evaluated now, with all that their use needs.
+
+    task: of these weights. kind: "best" or "last".
+    """
+    training, data, settings = run.training, run.data, run.settings
+    pipeline = training.valid.pipeline
+    return {
+        "kind": kind,
+        "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
+        "classes": list(data.class_names),
+        "task": task.as_dict(),
+        "pipeline": {
+            "calls": list(pipeline.calls),
+            "tensors": pipeline.tensors,
+            "size": data.size,
+            "mean": list(data.settings.mean),
+            "std": list(data.settings.std),
+        },
+        "state_dict": training.model.state_dict(),
+        "metrics": {**run.rows[-1], "best": dict(run.best or {})},
+        "data": {
+            "seed": settings.train.seed,
+            "list_sha256": training.train.images.sha256,
+            "valid_sha256": training.valid.images.sha256,
+            "num_images": len(training.train.images),
+        },
+        "env": environment(run),
+        "config": to_layer(settings),
+    }
+
+
+def last_checkpoint(run: Run) -> dict[str, Any]:
+    """Return the contents of last.pkl: a checkpoint, and what training needs to continue."""
+    training = run.training
+    # The class means of an embedding belong to the best weights, so they are not in this task.
+    contents = checkpoint_of(run, task=training.loss.task, kind="last")
+    raw: dict[str, Any] = {}
+    if training.average is not None:
+        # While the average is in the model, the weights that the optimizer steps are in its place.
+        state = training.average.state_dict()
+        raw = {
+            "raw_state_dict": contents["state_dict"] | state["averages"],
+            "num_averaged": state["num_updates"],
+        }
+    return contents | {
+        "train": {
+            **raw,
+            "epoch": int(run.rows[-1]["epoch"]),
+            "step": training.schedule.num_steps,
+            "optimizer": training.optimizer.state_dict(),
+            "scheduler": training.schedule.state_dict(),
+            "best": dict(run.best or {}),
+            "epochs_without_better": run.history.epochs_without_better,
+        },
+    }
+
+
+def environment(setup: Setup) -> dict[str, Any]:
+    """Return what the numbers of a run depend on besides its settings."""
+    import cv2
+    import torchvision
+
+    return {
+        "ptkit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "opencv": str(cv2.__version__),
+        "device": setup.training.train.device.type,
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",
+    }

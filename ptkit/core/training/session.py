@@ -14,12 +14,12 @@ import torch
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
-from ptkit.core.training.loop import EpochResult, Progress, fit
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.loop import Progress, fit
+from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.run_folder import Run, new_run, resumed_run
-from ptkit.core.training.saved_state import read_saved_state
+from ptkit.core.training.resuming import read_saved_state, resumed_run
+from ptkit.core.training.run_folder import Run, new_run
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.task import Task
 
@@ -74,11 +74,12 @@ def run(
         _train_or_explain(current, watch, link)
         profile = current.training.clock.profile()
         if profile is not None:
-            current.files.write_profile(profile)
+            current.write_profile(profile)
         files = at_end(current)
     finally:
         watch.end()
-        current.files.close()
+        for recorder in current.recorders:
+            recorder.close()
         for batches in (setup.data.train, setup.data.valid, setup.data.reference):
             batches.close()
     assert current.best is not None
@@ -121,7 +122,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
             if link is not None and result.epoch == start_epoch + 1:
-                warning = current.files.link_from(link)
+                warning = current.link_from(link)
                 if warning:
                     watch.warn(warning)
             # After the last epoch the run is finished: its pictures are worth waiting for.
@@ -143,7 +144,7 @@ def _record(current: Run, result: EpochResult) -> bool:
     is_best = current.history.add(result, metric=current.metric)
     if is_best:
         current.history.task = _task_now(current)
-    current.files.record(current, result, is_best=is_best)
+    current.record(result, is_best=is_best)
     return is_best
 
 
@@ -152,12 +153,7 @@ def _task_now(current: Run) -> Task:
     training, loss = current.training, current.training.loss
     if not loss.compares:
         return loss.task
-    means = class_means(
-        training.model,
-        current.data.reference,
-        num_classes=loss.facts.num_classes,
-        dtype=training.settings.dtype,
-    )
+    means = class_means(training.model, current.data.reference, dtype=training.dtype)
     return replace(loss.task, class_means=means)
 
 
@@ -189,15 +185,18 @@ def stop_on_signals() -> Iterator[StopFlag]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def remember(number: int, _frame: FrameType | None) -> None:
         flag.signal_number = number
-        for each in before:
-            signal.signal(each, before[each])
+        # The second signal acts at once.
+        restore()
 
     for number in before:
         signal.signal(number, remember)
     try:
         yield flag
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

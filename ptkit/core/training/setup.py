@@ -1,14 +1,13 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import LossSettings, ModelSettings, OptimizerSettings, Settings
+from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.loading.batches import Forward, batches_at
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
@@ -20,7 +19,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.compiling import compile_model
-from ptkit.core.training.loop import LoopSettings, Training
+from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import (
@@ -33,16 +32,18 @@ from ptkit.core.training.optimization.optimizers import (
 )
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
-from ptkit.core.training.recorders import check_log
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
 from ptkit.core.training.tasks.task import METRICS, check_metric, facts_of
+from ptkit.core.training.wandb_events import check_wandb
 from ptkit.core.wording import counted
 
 # How many training images a model with `fit_inputs` gets.
 _FITTED_IMAGES = 2000
 # Outputs of a model whose images are compared with each other.
 _EMBEDDING = 64
+# Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
+_FINETUNE_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
     dtype = choose_dtype(asked.precision, device)
+    # A resumed run has its own weights: those that it once started from may be gone.
     weights = None if is_resumed else settings.model.weights
     start = find_weights(weights, model=settings.model.call) if weights else None
     data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
@@ -89,28 +91,14 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     modes = METRICS[loss.task.kind]
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
-    optimizer_call = parse(settings.optimizer.call or loss.usual_optimizer)
+    call = parse(settings.optimizer.call or loss.usual_optimizer)
     # LBFGS flattens gradients as views, which channels_last does not allow.
-    channels_last = asked.channels_last and optimizer_call.name != "LBFGS"
-    model = prepare_model(
-        settings.model,
-        class_names=data.class_names,
-        num_outputs=_num_outputs(settings.loss, loss),
-        size=data.size,
-        seed=asked.seed,
-        start=start,
-    )
+    channels_last = asked.channels_last and call.name != "LBFGS"
+    model = _prepare_model(settings, data, loss, start=start)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     images = _try_first_batch(model, loss, data, is_fresh=start is None)
-    optimizer = prepare_optimizer(
-        settings.optimizer,
-        model,
-        call=optimizer_call,
-        batch_size=data.train.sampling.batch_size * asked.accumulate,
-        epochs=asked.epochs,
-        is_finetuned=bool(settings.model.weights),
-    )
+    optimizer = _prepare_optimizer(settings, call, model, data=data)
     schedule = build_schedule(
         settings.scheduler,
         optimizer,
@@ -118,10 +106,11 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    resolved = _resolved(settings, data, model, loss, optimizer, channels_last=channels_last)
+    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     choices = (
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {_place(device, threads, dtype)}"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
+        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
     )
     notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
     _report(watch, data, model, notes)
@@ -132,12 +121,34 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         loss,
         optimizer,
         schedule,
-        LoopSettings(asked.epochs, asked.seed, asked.accumulate, asked.clip_grad, dtype),
+        asked,
+        dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
         compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
+    resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
+
+
+def check_log(settings: LogSettings) -> None:
+    """Refuse log settings that cannot take effect, before anything is written.
+
+    Raises:
+        UsageError: a comment or suffix that cannot be in a file name, settings of events that are
+            switched off, or Weights & Biases without its package or its key.
+    """
+    for key in ("comment", "filename_suffix"):
+        value = getattr(settings, key)
+        if any(character in value for character in '/\\\0:*?"<>|\n'):
+            raise UsageError(f"log.{key} becomes a part of a file name and cannot hold {value!r}")
+    named = [key for key in ("folder", "comment", "filename_suffix") if getattr(settings, key)]
+    if named and not settings.tensorboard:
+        raise UsageError(
+            f"log.{named[0]} is for TensorBoard events, which log.tensorboard=false switches off"
+        )
+    if settings.wandb:
+        check_wandb()
 
 
 def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device) -> Loss:
@@ -147,13 +158,13 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
         pairs=asked.pairs,
         threshold=asked.threshold,
     )
-    if asked.embedding is not None and not loss.compares:
+    if loss.compares:
+        _check_pairs(data)
+    elif asked.embedding is not None:
         raise UsageError(
             "loss.embedding is for losses that compare images with each other, such as"
             " TripletMarginLoss"
         )
-    if loss.compares:
-        _check_pairs(data)
     if data.train.pipeline.mix is not None and (
         loss.compares or not hasattr(loss.criterion, "reduction")
     ):
@@ -180,10 +191,6 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
-def _num_outputs(asked: LossSettings, loss: Loss) -> int:
-    return (asked.embedding or _EMBEDDING) if loss.compares else loss.facts.num_classes
-
-
 def _try_first_batch(
     model: PreparedModel, loss: Loss, data: PreparedData, *, is_fresh: bool
 ) -> Tensor:
@@ -207,34 +214,25 @@ def _resolved(
     settings: Settings,
     data: PreparedData,
     model: PreparedModel,
-    loss: Loss,
-    optimizer: OptimizerSetup,
+    training: Training,
     *,
     channels_last: bool,
 ) -> Settings:
     """Return the settings with all that was chosen written out."""
+    loss, optimizer = training.loss, training.optimizer_setup
+    weights = settings.model.weights
+    # A path that still names the same file after ./ckpt.pkl points at this run.
+    if weights and os.path.islink(weights):
+        weights = os.path.relpath(os.path.realpath(weights))
+    batch_size = data.train.sampling.batch_size
     return replace(
         settings,
         data=data.settings,
-        model=replace(settings.model, call=model.call, weights=_lasting(settings.model.weights)),
+        model=replace(settings.model, call=model.call, weights=weights),
         loss=replace(settings.loss, call=loss.call.source),
         optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
-        train=replace(
-            settings.train, batch_size=data.train.sampling.batch_size, channels_last=channels_last
-        ),
+        train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
     )
-
-
-def _lasting(weights: str | None) -> str | None:
-    """Return a path that still names the same file after ./ckpt.pkl points at this run."""
-    if weights and os.path.islink(weights):
-        return os.path.relpath(os.path.realpath(weights))
-    return weights
-
-
-def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
-    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    return f"{place}, {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
 
 
 def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: list[str]) -> None:
@@ -279,39 +277,30 @@ def _compiled(
     return compiled
 
 
-# Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
-_FINETUNE_RATE = 0.1
-
-
-def prepare_model(
-    asked: ModelSettings,
-    *,
-    class_names: Sequence[str],
-    num_outputs: int,
-    size: int,
-    seed: int,
-    start: Weights | None = None,
+def _prepare_model(
+    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None
 ) -> PreparedModel:
     """Build the model, initialise it and take over old weights, on the CPU.
-
-    num_outputs: one per class, one per number, or the size of an embedding.
 
     Raises:
         UsageError: unknown model or initialisation, or a size that the model does not take.
         CheckpointError: none of the weights fit.
     """
+    asked, seed, size = settings.model, settings.train.seed, data.size
+    num_outputs = loss.facts.num_classes
+    if loss.compares:
+        num_outputs = settings.loss.embedding or _EMBEDDING
     chosen = asked.call or (start.call if start else None) or default_model(size)
     module, call = build_model(chosen, num_classes=num_outputs, size=size, seed=seed)
     check_forward(module, size, num_classes=num_outputs)
-    if asked.init:
-        initialize(module, asked.init, seed=seed)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]
     if asked.init:
+        initialize(module, asked.init, seed=seed)
         notes.append(f"init: {'; '.join(asked.init)}")
     report = None
     if start is not None:
-        is_same_task = start.class_names is None or start.class_names == tuple(class_names)
+        is_same_task = start.class_names in (None, data.class_names)
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
         report = transfer(module, start.state_dict, leave_out=leave_out)
@@ -320,30 +309,29 @@ def prepare_model(
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 
 
-def prepare_optimizer(
-    asked: OptimizerSettings,
-    model: PreparedModel,
-    *,
-    call: Call,
-    batch_size: int,
-    epochs: int,
-    is_finetuned: bool,
+def _prepare_optimizer(
+    settings: Settings, call: Call, model: PreparedModel, *, data: PreparedData
 ) -> OptimizerSetup:
     """Return the optimizer with its groups; the user's own lines override the rate of the head.
-
-    batch_size: images per optimizer step.
 
     Raises:
         UsageError: unknown names, selectors that match nothing, or options that do not fit.
     """
+    asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
     if lr is None:
-        lr = usual_lr(call, model.module, batch_size=batch_size)
-        lr *= _FINETUNE_RATE if is_finetuned else 1.0
+        images_per_step = data.train.sampling.batch_size * settings.train.accumulate
+        lr = usual_lr(call, model.module, batch_size=images_per_step)
+        lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(asked.groups)
     # LBFGS takes no groups, so the head moves as the body does.
     if asked.head_lr != 1.0 and call.name != "LBFGS":
-        lines.insert(0, f"{_head(model.module, model.num_outputs)}: lr={asked.head_lr:g}x")
+        head = find_head(model.module, model.num_outputs)
+        if not head:
+            raise UsageError(
+                "the model is one layer and has no separate head: use --set optimizer.head_lr=1"
+            )
+        lines.insert(0, f"{head}: lr={asked.head_lr:g}x")
     return build_optimizer(
         call,
         model.module,
@@ -351,14 +339,5 @@ def prepare_optimizer(
         groups=lines,
         decay_all=asked.decay_all,
         layer_decay=asked.layer_decay,
-        epochs=epochs,
+        epochs=settings.train.epochs,
     )
-
-
-def _head(model: nn.Module, num_outputs: int) -> str:
-    name = find_head(model, num_outputs)
-    if not name:
-        raise UsageError(
-            "the model is one layer and has no separate head: use --set optimizer.head_lr=1"
-        )
-    return name

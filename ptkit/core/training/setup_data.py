@@ -2,17 +2,16 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ptkit.core.config import DataSettings, Settings, TrainSettings
+from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
@@ -21,6 +20,7 @@ from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
+    MeanAndStd,
     Statistics,
     complete,
     evaluation_of,
@@ -35,8 +35,12 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 
+_UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
+# Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
+# Of so many files the headers are read, to choose a size.
+_NUM_HEADERS = 64
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,13 @@ class PreparedData:
     valid: Batches
     reference: Batches
     settings: DataSettings
+    size: int
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.images.class_names
-
-    @property
-    def size(self) -> int:
-        assert self.settings.size is not None
-        return self.settings.size
 
 
 def prepare_data(
@@ -82,60 +82,64 @@ def prepare_data(
     """
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
-    train_calls, eval_calls = _calls(data, size)
-    if start is not None and start.is_whitened and not _has(train_calls, "LinearTransformation"):
-        raise UsageError(
-            "these weights were trained on whitened images: pass --transform"
-            " 'LinearTransformation(\"FILE\")' too"
-        )
     data = replace(data, size=size)
+    train_calls, eval_calls = _calls(data, size, start)
     # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
     # comes before Normalize does not depend on them.
-    train_draft, eval_draft = (_pipeline(calls, size) for calls in (train_calls, eval_calls))
+    train_draft, eval_draft = _pipeline(train_calls, size), _pipeline(eval_calls, size)
+    if eval_draft.is_random or eval_draft.mix is not None:
+        raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
     if data.reduced_decode:
         _check_reduced(data, train_list, train_draft)
-    # Each crop decodes a JPEG in its own way then: there is nothing to keep.
+    # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
-    train = load_list(train_list, train_draft, Settings(data=train_data, train=asked), counting)
-    valid = load_list(valid_list, eval_draft, Settings(data=data, train=asked), counting)
+    is_once = asked.epochs == 1
+    train = load_list(train_list, train_draft, train_data, counting, is_once=is_once)
+    valid = load_list(valid_list, eval_draft, data, counting, is_once=is_once)
     mean, std, origin = (
         own_statistics(train_calls, data.mean, data.std)
         or _known_statistics(train.images, data, start)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
-    train_pipeline = _pipeline(train_calls, size, mean, std)
-    eval_pipeline = _pipeline(eval_calls, size, mean, std)
-    if eval_pipeline.is_random or eval_pipeline.mix is not None:
-        raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
-    kept = train.kept if _share_a_prefix(train_pipeline, eval_pipeline) else None
-    note = _data_note(train, valid, size)
-    if train_pipeline.size not in (None, (size, size)):
-        note += f"; training images become {'×'.join(map(str, train_pipeline.size or ()))}"
-    if data.reduced_decode:
-        note += "; training JPEGs are decoded smaller where the crop allows it"
+    train_pipeline = _pipeline(train_calls, size, (mean, std))
+    eval_pipeline = _pipeline(eval_calls, size, (mean, std))
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
+        # Without gradients a batch takes less than half the memory.
         sampling=Sampling(2 * (asked.batch_size or _BATCH_SIZE)),
         device=device,
         workers=data.workers,
     )
+    kept = train.kept if _share_a_prefix(train_pipeline, eval_pipeline) else None
     return PreparedData(
         train=_training_batches(train, train_pipeline, data, asked, device),
         valid=evaluated(valid.images, kept=valid.kept),
         reference=evaluated(train.images, kept=kept),
         settings=replace(data, mean=mean, std=std),
+        size=size,
         skipped=train.skipped + valid.skipped,
-        notes=(note, f"augment: {', '.join(train_calls) or 'none'}; normalised with {origin}"),
+        notes=(
+            _data_note(train, valid, train_pipeline, data=data),
+            f"augment: {', '.join(train_calls) or 'none'}; normalised with {origin}",
+        ),
     )
 
 
-def _calls(data: DataSettings, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _calls(
+    data: DataSettings, size: int, start: Weights | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the transforms for training and for evaluation, as the user or the defaults say."""
     train = training_calls(data.transforms, data.augment, size)
     if _has(data.eval_transforms, "WithHorizontalFlip") and not mirrors(train):
         raise UsageError(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
+        )
+    if start is not None and start.is_whitened and not _has(train, "LinearTransformation"):
+        raise UsageError(
+            "these weights were trained on whitened images: pass --transform"
+            " 'LinearTransformation(\"FILE\")' too"
         )
     return train, data.eval_transforms or evaluation_of(train, size)
 
@@ -144,13 +148,8 @@ def _has(calls: tuple[str, ...], name: str) -> bool:
     return any(parse(call).name == name for call in calls)
 
 
-def _pipeline(
-    calls: tuple[str, ...],
-    size: int,
-    mean: Sequence[float] = (0, 0, 0),
-    std: Sequence[float] = (1, 1, 1),
-) -> Pipeline:
-    return Pipeline.parse(complete(calls, size=size, mean=mean, std=std))
+def _pipeline(calls: tuple[str, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
+    return Pipeline.parse(complete(calls, size=size, mean=scale[0], std=scale[1]))
 
 
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
@@ -181,18 +180,19 @@ def _measured(
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
 
-    def read(path: str) -> Pixels:
-        return pipeline.apply_prefix(decoder.read(path))
-
     if train.kept is not None:
         stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
         found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
     else:
         try:
             with counting("measuring", num or len(images)) as on_images:
-                workers = data.workers or num_cores()
                 found = statistics.measure(
-                    images, num=num, seed=seed, workers=workers, on_images=on_images, read=read
+                    images,
+                    num=num,
+                    seed=seed,
+                    workers=data.workers or num_cores(),
+                    on_images=on_images,
+                    read=lambda path: pipeline.apply_prefix(decoder.read(path)),
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
@@ -242,23 +242,25 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
 
-def _data_note(train: LoadedList, valid: LoadedList, size: int) -> str:
-    return (
-        f"data: {len(train.images):,} training and {len(valid.images):,} validation images, "
-        f"{_labels_note(train.images)}, {size}×{size}, {where_note(train, valid)}"
-    )
-
-
-def _labels_note(images: ImageList) -> str:
-    count = images.num_classes
+def _data_note(
+    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings
+) -> str:
+    images, size, count = train.images, data.size, train.images.num_classes
     if images.label_kind == REGRESSION:
-        return "one number per image" if count == 1 else f"{count} numbers per image"
-    if images.label_kind == SINGLE:
-        return f"{count} classes"
-    return f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
-
-
-_NUM_HEADERS = 64
+        labels = "one number per image" if count == 1 else f"{count} numbers per image"
+    elif images.label_kind == SINGLE:
+        labels = f"{count} classes"
+    else:
+        labels = f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
+    note = (
+        f"data: {len(images):,} training and {len(valid.images):,} validation images, {labels},"
+        f" {size}×{size}, {where_note(train, valid)}"
+    )
+    if pipeline.size not in (None, (size, size)):
+        note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
+    if data.reduced_decode:
+        note += "; training JPEGs are decoded smaller where the crop allows it"
+    return note
 
 
 def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
@@ -289,19 +291,27 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             f"{valid.file} has labels up to {valid.num_classes - 1}, the training list"
             f" {train.num_classes} classes"
         )
-    _check_names(train, data)
-    _check_leak(train, valid, data)
+    beside = classes_file(Path(data.valid))
+    if classes is None and beside and (others := read_classes(beside)) != train.class_names:
+        raise DataError(
+            f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
+        )
+    path = None if data.allow_leak else first_shared(train, valid)
+    if path is not None:
+        raise DataError(
+            f"{path} is in both {train.file} and {valid.file}: accuracy would be inflated; "
+            "split again, or pass --set data.allow_leak=true"
+        )
     return train, valid.with_classes(train.class_names)
 
 
 def has_jpegs(images: ImageList) -> bool:
     """Say whether there is a JPEG among some images of a list, by their first bytes."""
     for index in _some_of(images):
-        try:
+        # What cannot be read is reported by decoding.
+        with suppress(DataError):
             if decoder.sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
                 return True
-        except DataError:
-            continue
     return False
 
 
@@ -318,8 +328,10 @@ def choose_size(images: ImageList) -> int:
 
 
 def _some_of(images: ImageList) -> list[int]:
-    places = np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int)
-    return [int(place) for place in np.unique(places)]
+    places: list[int] = (
+        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int).tolist()
+    )
+    return places
 
 
 def _check_variety(train: ImageList) -> None:
@@ -329,27 +341,3 @@ def _check_variety(train: ImageList) -> None:
     if train.label_kind == SINGLE:
         raise DataError(f"{train.file} has images of one class only; a classifier needs two")
     raise DataError(f"{train.file} gives every image the same label: there is nothing to learn")
-
-
-def _check_names(train: ImageList, data: DataSettings) -> None:
-    """Refuse a validation list that has other class names beside it."""
-    beside = classes_file(Path(data.valid))
-    if (
-        data.classes is None
-        and beside is not None
-        and (names := read_classes(beside)) != train.class_names
-    ):
-        raise DataError(
-            f"{beside} names other classes ({', '.join(names[:3])}, ...) than the training list's"
-        )
-
-
-def _check_leak(train: ImageList, valid: ImageList, data: DataSettings) -> None:
-    if data.allow_leak:
-        return
-    path = first_shared(train, valid)
-    if path is not None:
-        raise DataError(
-            f"{path} is in both {train.file} and {valid.file}: accuracy would be inflated; "
-            "split again, or pass --set data.allow_leak=true"
-        )

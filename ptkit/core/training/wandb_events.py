@@ -5,12 +5,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
@@ -19,6 +18,7 @@ from ptkit.core.training.observers import (
     Box,
     Boxes,
     Embedding,
+    EpochResult,
     Figure,
     Film,
     Item,
@@ -29,9 +29,6 @@ from ptkit.core.training.observers import (
     Recorder,
     Text,
 )
-
-if TYPE_CHECKING:
-    from ptkit.core.training.loop import EpochResult
 
 # Where WANDB_PROJECT does not name another.
 _PROJECT = "ptkit"
@@ -80,27 +77,20 @@ class WandbEvents(Recorder):
             ) from error
 
     def start(
-        self,
-        model: nn.Module,
-        example: torch.Tensor,
-        texts: Mapping[str, str],
-        input_image: Pixels | None = None,
+        self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Send the settings, the texts and the picture of the input."""
         self._run.config.update(tomllib.loads(texts.get("config", "")), allow_val_change=True)
         found = {f"text/{tag}": self._html(text) for tag, text in texts.items()}
-        if input_image is not None and self.settings.pictures:
+        if self.settings.pictures:
             found["input"] = self._wandb.Image(input_image)
         self._run.log(found, step=0)
 
-    def epoch(self, result: "EpochResult", model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Send one epoch, whose number is the step."""
-        lines = {
-            f"{chart}/{line}": value
-            for chart, pair in charts(result).items()
-            for line, value in pair.items()
-        }
-        found: dict[str, Any] = {**lines, **scalars(result)}
+        found: dict[str, Any] = scalars(result)
+        for chart, lines in charts(result).items():
+            found |= {f"{chart}/{line}": value for line, value in lines.items()}
         if self.settings.histograms:
             found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
         self._run.log(found, step=result.epoch)

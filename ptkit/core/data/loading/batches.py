@@ -8,9 +8,11 @@ Images kept in memory are cut into batches as they are asked for; others come fr
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import tee
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -70,9 +72,9 @@ class Batch:
         """
         with autocast(self.images.device, dtype):
             outputs = model(self.images)
-        if self.num_crops == 1:
-            return outputs
-        return outputs.unflatten(0, (-1, self.num_crops)).mean(dim=1)
+        if self.num_crops > 1:
+            outputs = cast(Tensor, outputs.unflatten(0, (-1, self.num_crops))).mean(dim=1)
+        return outputs
 
 
 class Batches:
@@ -109,16 +111,13 @@ class Batches:
         self.sampling, self.workers = sampling, workers or num_cores()
         is_balanced = sampling.sampler == "balanced"
         self._weights = balanced_weights(images.labels) if is_balanced else None
-        finishes = (
-            self.device.type == "cpu"
-            and not self.pipeline.plan.float_steps
-            and not self.pipeline.is_foreign
-        )
+        # A matrix product may round differently for a part of a batch, and worker processes would
+        # hand over floats, four times the bytes.
+        is_divisible = not (self.pipeline.plan.float_steps or self.pipeline.is_foreign)
+        finishes = self.device.type == "cpu" and is_divisible
         self._maker = BatchMaker(images, self.pipeline, kept, reduced_decode, finishes)
         self._pool: ThreadPoolExecutor | None = None
-        self._processes = WorkerProcesses(
-            self._maker, self._selections, num_batches=len(self), workers=self.workers
-        )
+        self._processes = WorkerProcesses(self._maker, self._selections, workers=self.workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -147,6 +146,7 @@ class Batches:
         mixer, seed = self.pipeline.mix, self.sampling.seed
         for number, (selection, images, labels) in enumerate(batches):
             mixed = None
+            # On the device and last: partners come from the same batch, augmented and normalised.
             if mixer is not None:
                 images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
             yield Batch(images, labels, selection.indices, mixed, self.pipeline.num_crops)
@@ -157,6 +157,7 @@ class Batches:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        # The copy on the device, which may be a quarter of its memory.
         self.__dict__.pop("_held", None)
 
     def _made(self, epoch: int) -> Iterator[HostBatch]:
@@ -181,6 +182,7 @@ class Batches:
         self, held: InMemory | OnDevice, epoch: int, on_ready: Callable[[], None]
     ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
         """Yield batches cut out of kept images, which are where they are needed."""
+        # Small batches are cut several at a time, so `held` runs ahead of what is yielded here.
         selections, again = tee(self._selections(epoch))
         for selection, (images, labels) in zip(selections, held.batches(again), strict=True):
             on_ready()
@@ -227,6 +229,7 @@ class Batches:
         count, sampling, weights = len(self.images), self.sampling, self._weights
         seed, size = sampling.seed, sampling.batch_size
         order = epoch_order(count, weights, seed=seed, epoch=epoch, shuffle=sampling.shuffle)
+        # Drawn twice in an epoch, an image is augmented in two ways.
         keys = order if weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
         per_block = max(_DRAWS_AT_ONCE // size, 1) * size
@@ -254,11 +257,9 @@ def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
         workers=batches.workers,
         kept=None if batches.kept is None else batches.kept.subset(places),
     )
-    try:
+    with closing(chosen):
         for batch in chosen.epoch():
             yield batch.images[:: batch.num_crops]
-    finally:
-        chosen.close()
 
 
 def check_reduced_decode(pipeline: Pipeline, *, is_kept: bool) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -74,6 +75,7 @@ def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
         except DataError:
             return None
 
+    # Waiting for the disk, not for a core: so more threads than cores.
     with ThreadPoolExecutor(NUM_READERS, "ptkit-read") as readers:
         return list(readers.map(size, indices))
 
@@ -98,27 +100,26 @@ def read_ahead(
     readers fetch the following files, 128 MiB of them and at least one group, until this iterator
     is closed.
     """
-    speed, remaining = _DiskSpeed(), iter(groups)
+    speed = _DiskSpeed()
     waiting: deque[tuple[T, PendingFiles, int]] = deque()
     num_waiting = 0
     readers = ThreadPoolExecutor(NUM_READERS, "ptkit-read")
     try:
-        while True:
-            while not waiting or (speed.is_slow and speed.has_room(num_waiting)):
-                group = next(remaining, None)
-                if group is None:
-                    break
-                name, indices = group
-                speed.probe(images, indices)
-                files = PendingFiles(images, indices, speed)
-                if speed.is_slow:
-                    files.start(readers)
-                waiting.append((name, files, len(indices)))
-                num_waiting += len(indices)
-            if not waiting:
-                return
-            name, files, count = waiting.popleft()
-            num_waiting -= count
+        for name, indices in groups:
+            speed.probe(images, indices)
+            files = PendingFiles(images, indices, speed)
+            if speed.is_slow:
+                files.start(readers)
+            waiting.append((name, files, len(indices)))
+            num_waiting += len(indices)
+            # Handed over as soon as there is no reason to start another one first.
+            while waiting and not (speed.is_slow and speed.has_room(num_waiting)):
+                name, files, count = waiting.popleft()
+                num_waiting -= count
+                yield name, files
+        while waiting:
+            # Taken out: what was read is not held longer than it is needed.
+            name, files, _ = waiting.popleft()
             yield name, files
     except GeneratorExit:
         # The epoch was given up: nobody asks for the rest.
@@ -156,9 +157,9 @@ class _DiskSpeed:
         contents = [_content(images, index) for index in indices]
         # Not the whole time: on a busy machine that is long for files in memory, too.
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
+        found = [len(content) for content in contents if isinstance(content, bytes)]
         with self._lock:
             self._num_files += len(contents)
-            found = [len(content) for content in contents if isinstance(content, bytes)]
             self._num_read += len(found)
             self._num_bytes += sum(found)
             self._waited_s += waited
@@ -167,6 +168,7 @@ class _DiskSpeed:
 
 
 def _content(images: ImageList, index: int) -> Content:
+    # Raised where the image is asked for: the first in the order of the list decides.
     try:
         return decoder.read_bytes(images.image_path(index))
     except PtkitError as error:
@@ -185,24 +187,17 @@ def decode_all(
     on_images: called with how many more are done, for a progress bar.
     """
     if pipeline.plan.prefix_size is None:
-        return _of_different_sizes(
-            decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
-        )
+        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
+        return _of_different_sizes(list(chunks))
+    # One array for all: threads write into it, and nothing is copied or pickled.
     pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
 
     def fill(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
-        return _decoded(
-            images,
-            pipeline,
-            indices,
-            files,
-            lambda index, image: pixels.__setitem__(index, image),
-        )
+        return _decoded(images, pipeline, indices, files, pixels.__setitem__)
 
-    found: list[tuple[int, str]] = []
-    for bad in _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images):
-        found += bad
-    return Kept(_closed_up(pixels, [index for index, _ in found]), tuple(found))
+    found = _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images)
+    bad = tuple(chain.from_iterable(found))
+    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,16 +226,12 @@ def decoded_chunks(
         found: list[Pixels] = []
         bad = _decoded(images, pipeline, indices, files, lambda _index, image: found.append(image))
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
-        pixels = (
-            np.concatenate([image.reshape(-1) for image in found])
-            if found
-            else np.empty(0, np.uint8)
-        )
-        return Chunk(pixels, sizes, bad)
+        # All of them may be unreadable, and numpy refuses to join nothing.
+        flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
+        return Chunk(np.concatenate(flat), sizes, bad)
 
-    length = max(
-        1, min(_CHUNK, _CHUNK_BYTES // max(decoded_bytes(images, pipeline) // len(images), 1))
-    )
+    image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
+    length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
     return _in_threads(work, images, length, workers=workers, on_images=on_images)
 
 
@@ -268,7 +259,7 @@ def unreadable(
         return _decoded(images, None, indices, files, lambda _index, _image: None)
 
     found = _in_threads(check, images, _CHUNK, workers=workers, on_images=on_images)
-    return tuple(bad for some in found for bad in some)
+    return tuple(chain.from_iterable(found))
 
 
 def _decoded(
@@ -317,6 +308,7 @@ def _in_threads(
     try:
         for chunk, files in read_ahead(images, ((chunk, chunk) for chunk in chunks)):
             waiting.append((len(chunk), pool.submit(work, chunk, files)))
+            # Without a limit the results of a slow consumer would fill the memory.
             if len(waiting) > 2 * workers:
                 yield first()
         while waiting:
@@ -334,15 +326,13 @@ def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
     return pixels[: len(pixels) - len(bad)]
 
 
-def _of_different_sizes(chunks: Iterable[Chunk]) -> Kept:
-    blocks, block_of, starts, sizes, bad = [], [], [], [], []
-    for number, chunk in enumerate(chunks):
-        blocks.append(chunk.pixels)
-        block_of.append(np.full(len(chunk.sizes), number, np.int32))
-        starts.append(starts_of(chunk.sizes))
-        sizes.append(chunk.sizes)
-        bad += chunk.bad
+def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
+    counts = [len(chunk.sizes) for chunk in chunks]
     layout = Layout(
-        tuple(blocks), np.concatenate(block_of), np.concatenate(starts), np.concatenate(sizes)
+        tuple(chunk.pixels for chunk in chunks),
+        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        np.concatenate([starts_of(chunk.sizes) for chunk in chunks]),
+        np.concatenate([chunk.sizes for chunk in chunks]),
     )
-    return Kept(np.empty(0, np.uint8), tuple(bad), layout)
+    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
+    return Kept(np.empty(0, np.uint8), bad, layout)

@@ -12,8 +12,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, load_user_object
 from ptkit.core.parts.part import Part
-from ptkit.core.training.optimization.muon import muon_with_adamw, sparse_adam_with_adam
-from ptkit.core.training.optimization.paired import take_in
+from ptkit.core.training.optimization.paired import muon_with_adamw, sparse_adam_with_adam, take_in
 from ptkit.core.training.optimization.parameter_groups import (
     NOT_OPTIONS,
     Group,
@@ -31,49 +30,29 @@ _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
 _CAPTURABLE = ("ASGD",)
 
 
-@dataclass(frozen=True)
-class UsualRate:
-    """The usual learning rate of an optimizer; `per_64`: for 64 images a step, in proportion."""
-
-    lr: float
-    per_64: bool = False
-
-
-USUAL_RATES = {
-    "SGD": UsualRate(0.1, per_64=True),
-    "ASGD": UsualRate(0.2),
-    "Rprop": UsualRate(0.001),
-    "Adagrad": UsualRate(0.01),
-    "Adadelta": UsualRate(1.0),
-    "RMSprop": UsualRate(0.001),
-    "Adam": UsualRate(0.002),
-    "Adamax": UsualRate(0.004),
-    "SparseAdam": UsualRate(0.002),
-    "LBFGS": UsualRate(0.5),
-    "AdamW": UsualRate(0.002),
-    "NAdam": UsualRate(0.002),
-    "RAdam": UsualRate(0.005),
-    "Muon": UsualRate(0.02),
+# The usual learning rate of each optimizer; that of SGD is for 64 images a step, in proportion.
+_ROWS = {
+    "SGD": (0.1, "stochastic gradient descent with momentum"),
+    "ASGD": (0.2, "averaged SGD (Polyak and Juditsky 1992)"),
+    "Rprop": (0.001, "signs of gradients only; made for full batches (Riedmiller and Braun 1993)"),
+    "Adagrad": (0.01, "rates shrink with the gradients seen (Duchi et al. 2011)"),
+    "Adadelta": (1.0, "Adagrad with a window (Zeiler 2012)"),
+    "RMSprop": (0.001, "gradients over their running rms (Hinton 2012)"),
+    "Adam": (0.002, "adaptive moments (Kingma and Ba 2015)"),
+    "Adamax": (0.004, "Adam with the infinity norm"),
+    "SparseAdam": (0.002, "Adam for parameters with sparse gradients, Adam itself for the others"),
+    "LBFGS": (0.5, "quasi-Newton, through a closure; made for full or large batches"),
+    "AdamW": (0.002, "Adam with decoupled weight decay (Loshchilov and Hutter 2019)"),
+    "NAdam": (0.002, "Adam with Nesterov momentum (Dozat 2016)"),
+    "RAdam": (0.005, "Adam with a rectified start (Liu et al. 2020)"),
+    "Muon": (
+        0.02,
+        "orthogonalised momentum for weight matrices, AdamW for the rest (Jordan et al. 2024)",
+    ),
 }
+USUAL_RATES = {name: lr for name, (lr, _) in _ROWS.items()}
 # Without normalisation layers SGD at the usual rate diverges: a tenth of it.
 _WITHOUT_NORM = 0.1
-
-_SUMMARIES = {
-    "SGD": "stochastic gradient descent with momentum",
-    "ASGD": "averaged SGD (Polyak and Juditsky 1992)",
-    "Rprop": "signs of gradients only; made for full batches (Riedmiller and Braun 1993)",
-    "Adagrad": "rates shrink with the gradients seen (Duchi et al. 2011)",
-    "Adadelta": "Adagrad with a window (Zeiler 2012)",
-    "RMSprop": "gradients over their running rms (Hinton 2012)",
-    "Adam": "adaptive moments (Kingma and Ba 2015)",
-    "Adamax": "Adam with the infinity norm",
-    "SparseAdam": "Adam for parameters with sparse gradients, Adam itself for the others",
-    "LBFGS": "quasi-Newton, through a closure; made for full or large batches",
-    "AdamW": "Adam with decoupled weight decay (Loshchilov and Hutter 2019)",
-    "NAdam": "Adam with Nesterov momentum (Dozat 2016)",
-    "RAdam": "Adam with a rectified start (Liu et al. 2020)",
-    "Muon": "orthogonalised momentum for weight matrices, AdamW for the rest (Jordan et al. 2024)",
-}
 
 _NOTES = {
     "Rprop": "Rprop is made for full batches: on small ones gradients change sign by chance; raise"
@@ -86,7 +65,7 @@ OPTIMIZERS = Catalogue(
     "optimizer",
     {
         name: Part(f"torch.optim:{name}", text, supplied=_SUPPLIED)
-        for name, text in _SUMMARIES.items()
+        for name, (_, text) in _ROWS.items()
     },
 )
 
@@ -126,10 +105,6 @@ class OptimizerSetup:
             for some in (self.optimizer, *(w.optimizer for w in self.waiting))
             for group in some.param_groups
         ]
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        return tuple(group["name"] for group in self.param_groups)
 
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
@@ -174,11 +149,11 @@ def split_rate(call: Call, *, lr: float | None) -> tuple[Call, float | None]:
 
 def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
     """Return the rate an optimizer is usually run with on such a model and batch size."""
-    usual = UsualRate(0.001) if call.prefix else USUAL_RATES.get(call.name, UsualRate(0.001))
-    lr = usual.lr * batch_size / 64 if usual.per_64 else usual.lr
-    if usual.per_64 and not any("Norm" in type(module).__name__ for module in model.modules()):
-        lr *= _WITHOUT_NORM
-    return lr
+    lr = 0.001 if call.prefix else USUAL_RATES[call.name]
+    if call.prefix or call.name != "SGD":
+        return lr
+    has_norm = any("Norm" in type(module).__name__ for module in model.modules())
+    return lr * batch_size / 64 * (1.0 if has_norm else _WITHOUT_NORM)
 
 
 def notes_of(call: Call) -> tuple[str, ...]:
@@ -213,16 +188,13 @@ def build_optimizer(
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
     if call.name == "LBFGS" and not call.prefix:
         _check_one_group(call, plans.values())
-    by_epoch = make_groups(
-        model, plans, spares_1d=not decay_all and _weight_decay(call, takes) != 0
-    )
+    weight_decay = _weight_decay(call, takes)
+    by_epoch = make_groups(model, plans, spares_1d=not decay_all and weight_decay != 0)
     _check_epochs(by_epoch, epochs)
     for some in by_epoch.values():
         _check_options(call, some, takes)
-    frozen = tuple(
-        name for name, plan in plans.items() if plan.first_epoch != 1 and not plan.is_excluded
-    )
     excluded = tuple(name for name, plan in plans.items() if plan.is_excluded)
+    frozen = tuple(n for n, plan in plans.items() if plan.first_epoch != 1 and n not in excluded)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     first, *later = (
@@ -231,7 +203,7 @@ def build_optimizer(
         Waiting(
             epoch,
             tuple(p for group in some for p in group["params"]),
-            _construct(call, some, model, lr=lr),
+            _construct(call, some, model, lr=lr, weight_decay=weight_decay),
         )
         for epoch, some in by_epoch.items()
     )
@@ -299,16 +271,15 @@ def _check_options(
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for group in groups:
-        own = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
-        for key in own.keys() - allowed:
-            if not takes_any:
-                raise UsageError(
-                    f"{call.name} has no option {key} for a"
-                    f" group{nearest(key, allowed | {'unfreeze'})}"
-                )
-        if own.keys() - {"lr"} and not call.prefix:
+        unknown = group.keys() - NOT_OPTIONS - allowed
+        if unknown and not takes_any:
+            key = min(unknown)
+            raise UsageError(
+                f"{call.name} has no option {key} for a group{nearest(key, allowed | {'unfreeze'})}"
+            )
+        options = {k: value for k, value in group.items() if k not in NOT_OPTIONS | {"lr"}}
+        if options and not call.prefix:
             # PyTorch checks only the arguments of the call, so it is built once with the group's.
-            options = {key: value for key, value in own.items() if key != "lr"}
             matrix = nn.Parameter(torch.zeros(1, 1))
             OPTIMIZERS.build(
                 Call(call.name, kwargs={**call.kwargs, **options}),
@@ -326,7 +297,9 @@ def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
     return decay
 
 
-def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) -> Any:
+def _construct(
+    call: Call, groups: list[Group], model: nn.Module, *, lr: float, weight_decay: float
+) -> Any:
     def build(some: list[Group], **how: Any) -> Any:
         return OPTIMIZERS.build(call, supplied={"params": some, "lr": lr, **how})
 
@@ -339,13 +312,8 @@ def _construct(call: Call, groups: list[Group], model: nn.Module, *, lr: float) 
         return optimizer
     if call.name == "Muon":
         # The classifying layer's gradients are of another kind than hidden layers'.
-        head = next(
-            (parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2),
-            None,
-        )
-        return muon_with_adamw(
-            groups, lr=lr, weight_decay=_weight_decay(call, _takes(call)), head=head, build=build
-        )
+        head = next((p for p in reversed([*model.parameters()]) if p.ndim == 2), None)
+        return muon_with_adamw(groups, lr=lr, weight_decay=weight_decay, head=head, build=build)
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)
         return sparse_adam_with_adam(

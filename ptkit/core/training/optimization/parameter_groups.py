@@ -83,14 +83,20 @@ def parse_group(line: str) -> GroupLine:
             f" excluded, found {rest!r}{nearest(rest, ['frozen', 'excluded', 'unfreeze'])}"
         )
     factor, plain = None, []
-    for item in _comma_parts(rest):
-        key, _, value = item.partition("=")
-        if key.strip() == "lr" and value.strip().endswith("x"):
-            factor = _factor(line, value.strip())
-        else:
+    # At commas outside brackets, so that betas=(0.9, 0.99) stays whole.
+    for item in re.split(r",(?![^(\[]*[)\]])", rest):
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key != "lr" or not value.endswith("x"):
             plain.append(item)
+            continue
+        try:
+            factor = float(value[:-1])
+        except ValueError:
+            raise UsageError(
+                f"--group {line!r}: expected a rate such as lr=0.01 or lr=10x, found lr={value}"
+            ) from None
     try:
-        call = parse(f"group({', '.join(plain)})")
+        call = parse(f"group({', '.join(filter(str.strip, plain))})")
     except UsageError:
         raise UsageError(
             f"--group {line!r}: expected options such as lr=0.01, lr=10x, weight_decay=0,"
@@ -202,17 +208,3 @@ def _check_values(
         raise UsageError(
             f"--group {line!r}: unfreeze must be an epoch, counted from 1, found {unfreeze!r}"
         )
-
-
-def _comma_parts(text: str) -> list[str]:
-    """Split at commas outside brackets, so that betas=(0.9, 0.99) stays whole."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
-
-
-def _factor(line: str, value: str) -> float:
-    try:
-        return float(value[:-1])
-    except ValueError:
-        raise UsageError(
-            f"--group {line!r}: expected a rate such as lr=0.01 or lr=10x, found lr={value}"
-        ) from None

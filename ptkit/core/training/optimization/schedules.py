@@ -44,11 +44,6 @@ _ROWS = {
     "LinearLR": ("step", "linear between two factors"),
     "PolynomialLR": ("step", "polynomial down to zero"),
 }
-_OWN_SUMMARY = (
-    "up over warmup_epochs, then a cosine down; delay_epochs may be a list, one for each parameter"
-    " group"
-)
-
 SCHEDULERS = Catalogue(
     "schedule",
     {
@@ -58,7 +53,8 @@ SCHEDULERS = Catalogue(
     | {
         "WarmupCosineLR": Part(
             "ptkit.core.training.optimization.warmup_cosine:WarmupCosineLR",
-            _OWN_SUMMARY,
+            "up over warmup_epochs, then a cosine down; delay_epochs may be a list, one for each"
+            " parameter group",
             supplied=frozenset({"optimizer", "epochs", "ticks_per_epoch"}),
         )
     },

@@ -15,23 +15,7 @@ from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
 from ptkit.core.training.tasks import pairs as compare
-from ptkit.core.training.tasks.task import (
-    AS_IS,
-    CLAMPED_SHARES,
-    EMBEDDING,
-    EXP,
-    EXP_SHARES,
-    LOWEST_WINS,
-    NEAREST,
-    SIGMOID_SHARES,
-    SIGMOIDS,
-    SOFTMAX,
-    SOFTPLUS,
-    SOFTPLUS_SHARES,
-    Decoder,
-    LabelFacts,
-    Task,
-)
+from ptkit.core.training.tasks.task import EMBEDDING, LabelFacts, Task
 
 Activation = Callable[[Tensor], Tensor]
 Target = Callable[[Tensor, int], Tensor]
@@ -81,11 +65,15 @@ def class_indices(labels: Tensor, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Use:
-    """How a loss is used with one kind of labels: the three functions that surround it."""
+    """How a loss is used with one kind of labels.
+
+    activation: what the outputs pass before it. target: what it gets of the labels. decoder: name
+    of what reads the same outputs, in DECODERS.
+    """
 
     activation: Activation
     target: Target
-    decoder: Decoder
+    decoder: str
 
 
 @dataclass(frozen=True)
@@ -104,47 +92,40 @@ class LossRule:
 
 
 # Uses that several losses share.
-_SCORES = Use(unchanged, as_labels, SOFTMAX)
-_ONE_SCORE_EACH = Use(unchanged, hot, SIGMOID_SHARES)
-_MANY_SCORES = Use(unchanged, hot, SIGMOIDS)
-_CLOSE_TO_HOT = Use(unchanged, hot, CLAMPED_SHARES)
-_CLOSE_TO_NUMBER = Use(unchanged, as_labels, AS_IS)
+_SCORES = Use(unchanged, as_labels, "softmax")
+_SCORE_EACH = Use(unchanged, hot, "sigmoid")
+_CHANCE_EACH = Use(torch.sigmoid, hot, "sigmoid")
+_SIGN_EACH = Use(unchanged, signs, "sigmoid")
+_CLOSE_TO_HOT = Use(unchanged, hot, "clamp")
+_CLOSE_TO_NUMBER = Use(unchanged, as_labels, "number")
 
 RULES: dict[str, LossRule] = {
     "CrossEntropyLoss": LossRule("softmax and negative log-likelihood", single=_SCORES),
     "NLLLoss": LossRule(
-        "negative log-likelihood of log-softmax", single=Use(log_softmax, as_labels, SOFTMAX)
+        "negative log-likelihood of log-softmax", single=Use(log_softmax, as_labels, "softmax")
     ),
     "MultiMarginLoss": LossRule("hinge between the true class and each other", single=_SCORES),
     "KLDivLoss": LossRule(
-        "divergence from the smoothed one-hot", single=Use(log_softmax, smoothed_one_hot, SOFTMAX)
+        "divergence from the smoothed one-hot", single=Use(log_softmax, smoothed_one_hot, "softmax")
     ),
     "BCELoss": LossRule(
-        "binary cross-entropy of each class",
-        single=Use(torch.sigmoid, hot, SIGMOID_SHARES),
-        multi=Use(torch.sigmoid, hot, SIGMOIDS),
+        "binary cross-entropy of each class", single=_CHANCE_EACH, multi=_CHANCE_EACH
     ),
     "BCEWithLogitsLoss": LossRule(
-        "binary cross-entropy of each class, sigmoid inside",
-        single=_ONE_SCORE_EACH,
-        multi=_MANY_SCORES,
+        "binary cross-entropy of each class, sigmoid inside", single=_SCORE_EACH, multi=_SCORE_EACH
     ),
-    "SoftMarginLoss": LossRule(
-        "logistic loss of each class",
-        single=Use(unchanged, signs, SIGMOID_SHARES),
-        multi=Use(unchanged, signs, SIGMOIDS),
-    ),
+    "SoftMarginLoss": LossRule("logistic loss of each class", single=_SIGN_EACH, multi=_SIGN_EACH),
     "MultiLabelSoftMarginLoss": LossRule(
-        "one against all, maximum entropy", single=_ONE_SCORE_EACH, multi=_MANY_SCORES
+        "one against all, maximum entropy", single=_SCORE_EACH, multi=_SCORE_EACH
     ),
     "MultiLabelMarginLoss": LossRule(
         "hinge between each class that is there and each that is not",
-        single=Use(unchanged, class_indices, SOFTMAX),
-        multi=Use(unchanged, class_indices, SIGMOIDS),
+        single=Use(unchanged, class_indices, "softmax"),
+        multi=Use(unchanged, class_indices, "sigmoid"),
     ),
     "HingeEmbeddingLoss": LossRule(
         "distances: small for the true class, or (loss.pairs) between images of one class",
-        single=Use(F.softplus, signs, LOWEST_WINS),
+        single=Use(F.softplus, signs, "negative"),
         pairs=compare.distances_of_pairs,
     ),
     "L1Loss": LossRule("absolute error", single=_CLOSE_TO_HOT, numbers=_CLOSE_TO_NUMBER),
@@ -156,8 +137,8 @@ RULES: dict[str, LossRule] = {
     ),
     "PoissonNLLLoss": LossRule(
         "counts; of classes the one-hot",
-        single=Use(unchanged, hot, EXP_SHARES),
-        numbers=Use(unchanged, as_labels, EXP),
+        single=Use(unchanged, hot, "exp"),
+        numbers=Use(unchanged, as_labels, "exp"),
     ),
     "CosineEmbeddingLoss": LossRule(
         "cosine of pairs: 1 for one class, below the margin for two", pairs=compare.signed_pairs
@@ -172,12 +153,10 @@ RULES: dict[str, LossRule] = {
 }
 # With log_input=False the output itself is the expected count, which must be above zero.
 _POISSON_WITHOUT_LOG = LossRule(
-    "",
-    single=Use(F.softplus, hot, SOFTPLUS_SHARES),
-    numbers=Use(F.softplus, as_labels, SOFTPLUS),
+    "", single=Use(F.softplus, hot, "softplus"), numbers=Use(F.softplus, as_labels, "softplus")
 )
 # A user's own loss takes scores and labels, as these do.
-_OWN_CODE = LossRule("", single=_SCORES, multi=_MANY_SCORES, numbers=_CLOSE_TO_NUMBER)
+_OWN_CODE = LossRule("", single=_SCORES, multi=_SCORE_EACH, numbers=_CLOSE_TO_NUMBER)
 
 # The losses where none is named.
 DEFAULTS = {
@@ -231,10 +210,7 @@ class Loss(nn.Module):
         values = outputs.float()
         if not isinstance(self.use, Use):
             return self.use(self.criterion, F.normalize(values, dim=1), labels)
-        loss: Tensor = self.criterion(
-            self.use.activation(values), self._target_of(self.use, labels)
-        )
-        return loss
+        return self._applied(self.criterion, self.use, values, labels)
 
     def mixed(
         self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor
@@ -248,20 +224,21 @@ class Loss(nn.Module):
         one_by_one = copy.copy(self.criterion)
         one_by_one.reduction = "none"  # type: ignore[assignment]
         assert isinstance(self.use, Use)
-        values: Tensor = one_by_one(
-            self.use.activation(outputs.float()), self._target_of(self.use, labels)
-        )
+        values = self._applied(one_by_one, self.use, outputs.float(), labels)
         if values.ndim == 1:
             return values
         is_sum = self.criterion.reduction == "batchmean"
         return values.flatten(1).sum(1) if is_sum else values.flatten(1).mean(1)
 
-    def _target_of(self, use: Use, labels: Tensor) -> Tensor:
+    def _applied(self, criterion: nn.Module, use: Use, values: Tensor, labels: Tensor) -> Tensor:
         target = use.target(labels, self.facts.num_classes)
         if self.task.scale is not None and self.task.shift is not None:
             target = (target - self.task.shift) / self.task.scale
         # KLDivLoss(log_target=True) takes logarithms of probabilities.
-        return target.log() if getattr(self.criterion, "log_target", False) else target
+        if getattr(criterion, "log_target", False):
+            target = target.log()
+        loss: Tensor = criterion(use.activation(values), target)
+        return loss
 
     @property
     def usual_optimizer(self) -> str:
@@ -389,11 +366,11 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
 
 
 def _task_of(kind: str, use: Use | Pairing, facts: LabelFacts, threshold: float | None) -> Task:
-    decoder = use.decoder if isinstance(use, Use) else NEAREST
+    task = Task(kind, use.decoder if isinstance(use, Use) else "nearest")
     if kind == MULTI:
         limit = 0.5 if threshold is None else threshold
-        return Task(kind, decoder.name, thresholds=torch.full((facts.num_classes,), limit))
+        return replace(task, thresholds=torch.full((facts.num_classes,), limit))
     # Numbers are learned in units of their spread, so that it does not change the rate; not counts.
-    if kind == REGRESSION and decoder is AS_IS:
-        return Task(kind, decoder.name, scale=facts.std, shift=facts.mean)
-    return Task(kind, decoder.name)
+    if task.activation == "number":
+        return replace(task, scale=facts.std, shift=facts.mean)
+    return task

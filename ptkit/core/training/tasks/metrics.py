@@ -15,15 +15,9 @@ def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_clas
 
 def per_class(matrix: Matrix) -> dict[str, Values]:
     """Return precision, recall, f1 and support of each class (K,); 0/0 is nan."""
-    hits = np.diag(matrix).astype(float)
-    support, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "precision": hits / predicted,
-            "recall": hits / support,
-            "f1": 2 * hits / (support + predicted),
-            "support": support.astype(float),
-        }
+    hits = np.diag(matrix)
+    counts = (hits, matrix.sum(axis=0) - hits, matrix.sum(axis=1) - hits)
+    return rates_of_labels(np.stack(counts, axis=1))
 
 
 def accuracy(matrix: Matrix) -> float:

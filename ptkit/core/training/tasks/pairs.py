@@ -4,7 +4,7 @@ Each public function takes PyTorch's own loss, embeddings (n, D) of unit length 
 (n,), and returns the loss of what it forms. A batch without any gives 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,35 +16,31 @@ Criterion = Callable[..., Tensor]
 def signed_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the embeddings of pairs."""
     first, second, signs = _pairs(embeddings, labels)
-    if not len(first):
-        return embeddings.sum() * 0
-    return criterion(embeddings[first], embeddings[second], signs)
+    return _loss(criterion, embeddings, (embeddings[first], embeddings[second], signs))
 
 
 def distances_of_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the distances within pairs."""
     first, second, signs = _pairs(embeddings, labels)
-    if not len(first):
-        return embeddings.sum() * 0
-    return criterion(_distance(embeddings, first, second), signs)
+    return _loss(criterion, embeddings, (_distance(embeddings, first, second), signs))
 
 
 def ranked_distances(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare, in each triplet, the distance to the negative with that to the positive."""
     anchors, positives, negatives = _triplets(embeddings, labels)
-    if not len(anchors):
-        return embeddings.sum() * 0
     farther = _distance(embeddings, anchors, negatives)
     closer = _distance(embeddings, anchors, positives)
-    return criterion(farther, closer, torch.ones_like(closer))
+    return _loss(criterion, embeddings, (farther, closer, torch.ones_like(closer)))
 
 
 def semi_hard_triplets(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Compare the embeddings of triplets."""
-    anchors, positives, negatives = _triplets(embeddings, labels)
-    if not len(anchors):
-        return embeddings.sum() * 0
-    return criterion(embeddings[anchors], embeddings[positives], embeddings[negatives])
+    return _loss(criterion, embeddings, [embeddings[k] for k in _triplets(embeddings, labels)])
+
+
+def _loss(criterion: Criterion, embeddings: Tensor, compared: Sequence[Tensor]) -> Tensor:
+    # The mean over nothing is NaN; this 0 still has a gradient.
+    return criterion(*compared) if len(compared[0]) else embeddings.sum() * 0
 
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """How a model's outputs are read: as probabilities, numbers or a point; and scored."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,43 +33,24 @@ def _shares(values: Tensor) -> Tensor:
     return values / values.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """What makes probabilities or numbers of outputs (n, outputs).
-
-    name: in checkpoints, as `task.activation`; known among the decoders of one kind of task.
-    """
-
-    name: str
-    decode: Callable[[Tensor], Tensor]
-
-
-# One class per image: probabilities that sum to 1.
-SOFTMAX = Decoder("softmax", lambda outputs: F.softmax(outputs, dim=1))
-SIGMOID_SHARES = Decoder("sigmoid", lambda outputs: _shares(torch.sigmoid(outputs)))
-EXP_SHARES = Decoder("exp", lambda outputs: F.softmax(outputs, dim=1))
-SOFTPLUS_SHARES = Decoder("softplus", lambda outputs: _shares(F.softplus(outputs)))
-CLAMPED_SHARES = Decoder("clamp", lambda outputs: _shares(outputs.clamp(1e-6, 1)))
-LOWEST_WINS = Decoder("negative", lambda outputs: F.softmax(-outputs, dim=1))
-# Several classes per image: a probability for each.
-SIGMOIDS = Decoder("sigmoid", torch.sigmoid)
-# Numbers.
-AS_IS = Decoder("number", lambda outputs: outputs)
-EXP = Decoder("exp", torch.exp)
-SOFTPLUS = Decoder("softplus", F.softplus)
-# Embeddings: a point on the unit sphere.
-NEAREST = Decoder("nearest", lambda outputs: F.normalize(outputs, dim=1))
-
-_BY_KIND = {
-    SINGLE: (SOFTMAX, SIGMOID_SHARES, EXP_SHARES, SOFTPLUS_SHARES, CLAMPED_SHARES, LOWEST_WINS),
-    MULTI: (SIGMOIDS,),
-    REGRESSION: (AS_IS, EXP, SOFTPLUS),
-    EMBEDDING: (NEAREST,),
-}
-# By the kind of task and the name in checkpoints.
+# What makes probabilities or numbers of outputs (n, num_outputs), by the kind of task and the name
+# that checkpoints carry as `task.activation`.
 DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
-    kind: {decoder.name: decoder.decode for decoder in decoders}
-    for kind, decoders in _BY_KIND.items()
+    # Probabilities that sum to 1.
+    SINGLE: {
+        "softmax": lambda outputs: F.softmax(outputs, dim=1),
+        "sigmoid": lambda outputs: _shares(torch.sigmoid(outputs)),
+        "exp": lambda outputs: F.softmax(outputs, dim=1),
+        "softplus": lambda outputs: _shares(F.softplus(outputs)),
+        "clamp": lambda outputs: _shares(outputs.clamp(1e-6, 1)),
+        # The lowest output wins.
+        "negative": lambda outputs: F.softmax(-outputs, dim=1),
+    },
+    # A probability for each class.
+    MULTI: {"sigmoid": torch.sigmoid},
+    REGRESSION: {"number": lambda outputs: outputs, "exp": torch.exp, "softplus": F.softplus},
+    # A point on the unit sphere.
+    EMBEDDING: {"nearest": lambda outputs: F.normalize(outputs, dim=1)},
 }
 
 
@@ -91,10 +73,8 @@ class Task:
 
     def on(self, device: torch.device) -> "Task":
         """Return the task with its tensors on a device, so that no batch waits for a copy."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        return replace(
-            self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
-        )
+        given = [name for name in _TENSORS if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name).to(device) for name in given})
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K), or numbers (n, D) in the labels' units."""
@@ -110,11 +90,8 @@ class Task:
         """Return classes, int64 (n,); or which are present, bool (n, K); or numbers (n, D)."""
         if self.kind == SINGLE:
             # From the outputs, not the probabilities: those saturate, and two classes look alike.
-            return (
-                outputs.argmin(dim=1)
-                if self.activation == LOWEST_WINS.name
-                else outputs.argmax(dim=1)
-            )
+            find = torch.argmin if self.activation == "negative" else torch.argmax
+            return find(outputs, dim=1)
         values = self.values(outputs)
         if self.kind == MULTI:
             return values > (0.5 if self.thresholds is None else self.thresholds)
@@ -190,7 +167,7 @@ class Score:
         return {"accuracy": int(torch.stack(self._num_right).sum()) / self._num_images}
 
 
-class _KeptScore(Score):
+class KeptScore(Score):
     """Keeps all outputs and labels, for metrics that need them together."""
 
     def __init__(self, task: Task, num_classes: int) -> None:
@@ -202,46 +179,28 @@ class _KeptScore(Score):
         self._outputs.append(outputs.float())
         self._labels.append(labels)
 
-    def _all(self) -> tuple[Tensor, Tensor]:
-        return torch.cat(self._outputs), torch.cat(self._labels)
-
-
-class LabelScore(_KeptScore):
-    """Several classes per image: mean average precision, and micro averages at the thresholds."""
-
     def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        chances, truth = self.task.values(outputs).cpu().numpy(), labels.cpu().numpy()
+        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        if self.task.kind == EMBEDDING:
+            return _embedding_metrics(outputs, labels, self.num_classes)
+        truth, values = labels.cpu().numpy(), self.task.values(outputs).cpu().numpy()
+        # In the labels' units, over all numbers of all images.
+        if self.task.kind == REGRESSION:
+            return errors_of_numbers(truth, values)
         counts = counts_of_labels(truth, self.task.answers(outputs).cpu().numpy())
-        return {"map": mean_of_known(average_precisions(truth, chances)), **micro_rates(counts)}
+        return {"map": mean_of_known(average_precisions(truth, values)), **micro_rates(counts)}
 
 
-class NumberScore(_KeptScore):
-    """Numbers: errors in the labels' units, over all numbers of all images."""
-
-    def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        return errors_of_numbers(labels.cpu().numpy(), self.task.values(outputs).cpu().numpy())
+SCORES = {SINGLE: Score, MULTI: KeptScore, REGRESSION: KeptScore, EMBEDDING: KeptScore}
 
 
-class EmbeddingScore(_KeptScore):
-    """Embeddings: each image is classified by its neighbours among the others of the pass."""
-
-    def metrics(self) -> dict[str, float]:
-        outputs, labels = self._all()
-        by_vote, by_nearest = _neighbours(F.normalize(outputs, dim=1), labels, self.num_classes)
-        return {
-            "accuracy": (by_vote == labels).float().mean().item(),
-            "recall_at_1": (by_nearest == labels).float().mean().item(),
-        }
-
-
-SCORES: dict[str, type[Score]] = {
-    SINGLE: Score,
-    MULTI: LabelScore,
-    REGRESSION: NumberScore,
-    EMBEDDING: EmbeddingScore,
-}
+def _embedding_metrics(outputs: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+    """Classify each image by its neighbours among the others of the pass."""
+    by_vote, by_nearest = _neighbours(F.normalize(outputs, dim=1), labels, num_classes)
+    return {
+        "accuracy": (by_vote == labels).float().mean().item(),
+        "recall_at_1": (by_nearest == labels).float().mean().item(),
+    }
 
 
 def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -291,21 +250,17 @@ class LabelFacts:
 def facts_of(images: ImageList) -> LabelFacts:
     """Describe the labels of a list."""
     kind, labels, none = images.label_kind, images.labels, torch.empty(0)
-    counts = mean = std = none
-    lowest = 0.0
+    describe = functools.partial(LabelFacts, kind, images.num_classes, len(images))
     if kind == REGRESSION:
-        mean = torch.tensor(labels.mean(axis=0, dtype=np.float64), dtype=torch.float32)
-        spread = torch.tensor(labels.std(axis=0, dtype=np.float64), dtype=torch.float32)
-        lowest = float(labels.min())
-        std = torch.where(spread > 0, spread, torch.ones_like(spread))
-    else:
-        found = (
-            labels.sum(axis=0)
-            if kind == MULTI
-            else np.bincount(labels, minlength=images.num_classes)
-        )
-        counts = torch.from_numpy(found.astype(np.float32))
-    return LabelFacts(kind, images.num_classes, len(images), counts, mean, std, lowest)
+        # In float64: over a long list the sums lose digits otherwise.
+        mean, std = (take(axis=0, dtype=np.float64) for take in (labels.mean, labels.std))
+        mean, std = (torch.from_numpy(values.astype(np.float32)) for values in (mean, std))
+        std[std == 0] = 1
+        return describe(none, mean, std, float(labels.min()))
+    found = (
+        labels.sum(axis=0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
+    )
+    return describe(torch.from_numpy(found.astype(np.float32)), none, none)
 
 
 def label_kind_of(kind: str) -> str:

@@ -1,0 +1,184 @@
+"""Reading the last saved state of a run, and putting it back."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import to_layer
+from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.training.loop import Training
+from ptkit.core.training.run_folder import (
+    History,
+    Row,
+    Run,
+    environment,
+    open_recorders,
+    write_config,
+)
+from ptkit.core.training.setup import Setup
+from ptkit.core.training.tasks.task import read_task
+
+# What may differ from the run that is resumed; anything else would make it another run. Paths may,
+# because the files that they name are compared by content; the weights that a run started from are
+# not read again.
+_MAY_CHANGE = {
+    *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
+    *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
+}
+_EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The last saved state of a run folder."""
+
+    folder: Path
+    checkpoint: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        return int(self.checkpoint["train"]["epoch"])
+
+
+def read_saved_state(folder: Path) -> SavedState:
+    """Read last.pkl of a run folder.
+
+    Raises:
+        UsageError: not a run folder, or nothing was saved yet.
+        CheckpointError: last.pkl is damaged.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+    if not (folder / "last.pkl").is_file():
+        raise UsageError(
+            f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl"
+        )
+    checkpoint = read_checkpoint(folder / "last.pkl")
+    if "train" not in checkpoint:
+        raise CheckpointError(f"{folder / 'last.pkl'} holds no training state")
+    return SavedState(folder, checkpoint)
+
+
+def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
+    """Put a saved state into a fresh setup, in place; return the run, and how exactly it continues.
+
+    Raises:
+        DataError, UsageError, CheckpointError: other data, other settings, or a state that does not
+            fit the model.
+        StorageError: the disk refused.
+    """
+    how_exact = _restore(saved, setup)
+    folder, train = saved.folder, saved.checkpoint["train"]
+    history = History(
+        task=read_task(read_checkpoint(folder / "ckpt.pkl")["task"]),
+        rows=_read_metrics(folder / "metrics.csv", up_to_epoch=saved.epoch),
+        best=dict(train["best"]),
+        epochs_without_better=train["epochs_without_better"],
+        saved_epoch=saved.epoch,
+    )
+    write_config(folder, setup.settings)
+    recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
+    run = Run(**vars(setup), folder=folder, recorders=recorders, history=history)
+    return run, how_exact
+
+
+def _restore(saved: SavedState, setup: Setup) -> str:
+    """Put a saved state into a fresh setup, in place; return how exactly it continues.
+
+    Raises:
+        DataError: the training list is another one.
+        UsageError: other settings, or no epoch left.
+        CheckpointError: the state does not fit the model.
+    """
+    checkpoint, training = saved.checkpoint, setup.training
+    _check_same_data(saved, setup)
+    _check_same_run(checkpoint["config"], setup.settings)
+    if saved.epoch >= training.settings.epochs:
+        raise UsageError(
+            f"{saved.folder} is finished ({saved.epoch} epochs): ask for more with --epochs"
+        )
+    is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
+    try:
+        training.optimizer_setup.unfreeze(saved.epoch)
+        _restore_weights(checkpoint, training)
+        training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
+        if is_longer:
+            training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
+        else:
+            training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
+        ) from error
+    here, there = environment(setup), checkpoint.get("env", {})
+    changed = [key for key in _EXACT_KEYS if here[key] != there.get(key)]
+    if is_longer:
+        changed.append("epochs, and so the schedule")
+    return (
+        f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+    )
+
+
+def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
+    """Load what the optimizer steps into the model, and what was evaluated into the average."""
+    evaluated, state = checkpoint["state_dict"], checkpoint["train"]
+    load_state_dict(training.model, state.get("raw_state_dict", evaluated))
+    if training.average is not None:
+        names = training.average.state_dict()["averages"]
+        averages = {name: evaluated[name] for name in names}
+        training.average.load_state_dict(
+            {"num_updates": state["num_averaged"], "averages": averages}
+        )
+
+
+def _check_same_data(saved: SavedState, setup: Setup) -> None:
+    data = saved.checkpoint["data"]
+    for images, key in (
+        (setup.training.train.images, "list_sha256"),
+        (setup.training.valid.images, "valid_sha256"),
+    ):
+        if data[key] != images.sha256:
+            raise DataError(f"{images.file} is not the list that {saved.folder} was trained with")
+    if saved.checkpoint["classes"] != list(setup.data.class_names):
+        raise DataError(f"the class names are not those that {saved.folder} was trained with")
+
+
+def _check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) -> None:
+    """Refuse settings that would make it another run; the message has each difference."""
+    # A run of an earlier version lacks the settings that came later: it ran with their defaults.
+    before = {
+        section: {**values, **saved.get(section, {})}
+        for section, values in to_layer(Settings()).items()
+    }
+    differences = [
+        f"{section}.{key} is {_shown(value)}, was {_shown(before[section][key])}"
+        for section, values in to_layer(settings).items()
+        for key, value in values.items()
+        if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
+        if _shown(value) != _shown(before[section][key])
+    ]
+    if differences:
+        raise UsageError(f"--resume continues the same run, but {'; '.join(differences)}")
+
+
+def _shown(value: Any) -> Any:
+    """Return a tuple as a list: checkpoints have only lists."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
+    """Return the rows of metrics.csv up to an epoch; none where there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        rows = [
+            {key: float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+    done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    return [row for row in done if row["epoch"] <= up_to_epoch]

@@ -197,12 +197,13 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
     shown = call or Call(name, prefix=prefix, source=text)
     if not prefix or not name.isidentifier():
         raise shown.error(f'expected "module:function" or "file.py:function", found "{text}"')
-    if prefix.endswith(".py") and not Path(prefix).is_file():
+    is_file = prefix.endswith(".py")
+    if is_file and not Path(prefix).is_file():
         raise shown.error(f"no file {prefix}")
     try:
-        is_file = prefix.endswith(".py")
         module = _file_module(os.path.realpath(prefix)) if is_file else _named_module(prefix)
-    except Exception as error:  # the user's module may raise anything
+    # The user's module may raise anything.
+    except Exception as error:
         raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise shown.error(f"{prefix} has no {name}{nearest(name, vars(module))}")

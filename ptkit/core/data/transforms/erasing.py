@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, place_box, random_sides
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
 from ptkit.core.parts.argument_rules import (
@@ -78,10 +78,12 @@ def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> B
     if draws[0] >= t.p:
         return None
     # The other way round than RandomResizedCrop: here the aspect is height by width.
-    for h, w in random_sides(t, height * width, draws[2:]):
-        if h < height and w < width:
-            return place_box(h, w, height, width, draws)
-    return None
+    most = height - 1, width - 1
+    sides = random_sides(t, height * width, draws[2:], least=0, most=most)
+    if sides is None:
+        return None
+    h, w = sides
+    return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
 
 
 SPECS = (

@@ -90,9 +90,10 @@ def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
 def random_box(t: v2.RandomResizedCrop, size: Sequence[int], draws: Draws) -> Box:
     """Return the box that is cut out of an image of a size."""
     height, width = size
-    for w, h in random_sides(t, height * width, draws):
-        if 0 < w <= width and 0 < h <= height:
-            return place_box(h, w, height, width, draws)
+    sides = random_sides(t, height * width, draws, least=1, most=(width, height))
+    if sides is not None:
+        w, h = sides
+        return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
     # None fits: the central one, whose aspect is as near to the image's as the ratio allows.
     low, high = min(t.ratio), max(t.ratio)
     h = round(width / low) if width / height < low else height
@@ -100,20 +101,22 @@ def random_box(t: v2.RandomResizedCrop, size: Sequence[int], draws: Draws) -> Bo
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_sides(t: Any, area: int, draws: Draws) -> Iterator[tuple[int, int]]:
-    """Yield torchvision's tries of a box in an image of `area` pixels, by scale and ratio of the
-    transform: the side that grows with the aspect, and the other.
+def random_sides(
+    t: Any, area: int, draws: Draws, *, least: int, most: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return the sides of torchvision's random box in an image of `area` pixels, by scale and ratio
+    of the transform: first the one that grows with the aspect. None if no try fits.
+
+    least: of both sides. most: of each.
     """
     low, high = math.log(t.ratio[0]), math.log(t.ratio[1])
     for k in range(_TRIES):
         part = area * between(draws[2 * k], *t.scale)
         aspect = math.exp(between(draws[2 * k + 1], low, high))
-        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
-
-
-def place_box(h: int, w: int, height: int, width: int, draws: Draws) -> Box:
-    """Return the box h×w at a random place of an image; the last two draws say where."""
-    return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+        first, second = round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+        if least <= first <= most[0] and least <= second <= most[1]:
+            return first, second
+    return None
 
 
 def _resized_box(t: v2.RandomResizedCrop, image: Tensor, box: Box) -> Tensor:

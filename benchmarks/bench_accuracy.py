@@ -1,10 +1,10 @@
-"""Time to an accuracy: `ptkit train --recipe speed` on CIFAR-10 as JPEGs, whole processes, accuracy
-on the test part.
+"""Time to an accuracy on the test part of CIFAR-10, as JPEGs, with `ptkit train --recipe speed`.
 
     python benchmarks/bench_accuracy.py IMAGES TEST [--rounds 1] [--epochs 1 2]
 
-IMAGES and TEST are FOLDER/CLASS/*.jpg. 2,000 of IMAGES are for validation; the test part is looked
-at once a run, after it. One seed a round: the goals are for the mean of five.
+IMAGES and TEST are FOLDER/CLASS/*.jpg. 2,000 of IMAGES are for validation; the test part is
+evaluated once, after the run. One seed per round: the goals are for the mean of five. Seconds are
+those of whole processes.
 """
 
 import json
@@ -17,8 +17,7 @@ from pathlib import Path
 from common import arguments, at_least, at_most, begin, image_paths, report, write_lists
 
 NUM_VALID = 2000
-# Accuracy in percent and seconds that a run of so many epochs is to reach, with start-up and
-# loading.
+# For a number of epochs: the accuracy in percent to reach, in how many seconds with start-up.
 GOALS = {1: (72.0, 40.0), 2: (80.0, 70.0)}
 
 

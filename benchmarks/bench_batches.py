@@ -1,13 +1,12 @@
-"""Augmented, normalised batches without a model, against torchvision's and against decoding or
-gathering alone.
+"""Augmented, normalised batches without a model, against torchvision and against decoding alone.
 
     python benchmarks/bench_batches.py small IMAGES
     python benchmarks/bench_batches.py photos PHOTOS
 
 IMAGES: class folders of 32×32 JPEGs, cut with padding and flipped. PHOTOS: class folders of
 photographs, cut to 224 by RandomResizedCrop and flipped; decoded as they are needed (streaming),
-and kept decoded. The peer: torchvision.io, v2 on tensors, DataLoader with two workers that stay.
-Files lie in the page cache.
+and kept decoded. The peer: torchvision.io, v2 on tensors, DataLoader with two persistent workers.
+Batches of kept images are also compared with gathering alone. Files are in the page cache.
 """
 
 import tempfile
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--limit", type=int, default=20_000)
     parser.add_argument(
-        "--passes", type=int, default=2, help="times that an epoch has each photograph"
+        "--passes", type=int, default=2, help="how often an epoch has each photograph"
     )
     options = parser.parse_args()
     paths = image_paths(options.images, limit=options.limit)

@@ -1,5 +1,4 @@
-"""Every loss and every optimizer on the digits of data/: validation accuracy and seconds, else
-default settings.
+"""Every loss and optimizer on the digits of data/ with default settings: accuracy and seconds.
 
 python benchmarks/bench_catalogue.py [--epochs 8] [--only AdamW Muon]
 """
@@ -32,7 +31,7 @@ def main() -> None:
     from ptkit.core.training.optimization.optimizers import OPTIMIZERS
     from ptkit.core.training.tasks.losses import RULES
 
-    # At its default margin of 0 every network that gives all images one place is right.
+    # With its default margin of 0, a network that puts all images in one place would be perfect.
     losses = {name: {"call": f"{name}()"} for name in RULES} | {
         "MarginRankingLoss": {"call": "MarginRankingLoss(margin=0.5)"},
         "HingeEmbeddingLoss, of pairs": {"call": "HingeEmbeddingLoss()", "pairs": True},

@@ -1,5 +1,4 @@
-"""Files to pixels, one thread: ptkit's reading with its checks against the decoders there are. No
-goals.
+"""Files to pixels in one thread: ptkit's reading, with its checks, against other decoders.
 
 python benchmarks/bench_decode.py IMAGES [PHOTOS] [--peers PYTHON]
 """

@@ -1,4 +1,4 @@
-"""`ptkit train` with no flags on data/: accuracies and seconds of whole processes over some seeds.
+"""`ptkit train` with no flags on data/: accuracy and seconds of whole processes, by seed.
 
 python benchmarks/bench_digits.py [--rounds 3]
 """

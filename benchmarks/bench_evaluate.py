@@ -2,9 +2,9 @@
 
     python benchmarks/bench_evaluate.py IMAGES [PHOTOS] [--device cpu]
 
-Evaluation is what training does after an epoch, on images kept decoded; prediction what `ptkit
-predict` does, from the files. "Model alone": forward passes on batches that lie ready, of the same
-size, channels last, without gradients.
+Evaluation is what training does after an epoch, on images kept decoded; prediction is what `ptkit
+predict` does, from the files. "Model alone": forward passes on batches in memory, of the same size,
+channels last, without gradients.
 """
 
 import tempfile
@@ -120,7 +120,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
 
 
 def alone(model, batches, *, device: str, dtype) -> Run:  # type: ignore[no-untyped-def]
-    """Return what runs the model over the batches of a list, which lie ready."""
+    """Return a function that runs the model over the batches of a list, held in memory."""
     import torch
 
     model = model.eval().to(memory_format=torch.channels_last)

@@ -1,11 +1,10 @@
-"""Memory of batches from kept images: the growth of the process against the decoded images and two
-batches.
+"""Memory of batches from kept images, against the size of the decoded images and two batches.
 
     python benchmarks/bench_memory.py IMAGES [--limit 50000]
 
 IMAGES is ROOT/CLASS/*.jpg of 32×32. Growth: the peak of resident memory while data are prepared and
-two epochs pass, less what was resident before; a process each round. In large batches every copy of
-one shows.
+two epochs pass, minus what was resident before; one process per round. Large batches make every
+copy visible.
 """
 
 import subprocess
@@ -33,7 +32,8 @@ def resident(key):
 
 def passed(file, batch_size):
     data = {"train": file, "valid": file.replace("train", "valid"), "size": 32,
-            "mean": [0.5] * 3, "std": [0.25] * 3, "cache": "ram", "transforms": ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]}
+            "mean": [0.5] * 3, "std": [0.25] * 3, "cache": "ram",
+            "transforms": ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]}
     settings = resolve({"data": data, "train": {"batch_size": batch_size}})
     batches = prepare_data(settings, device=choose_device("cpu"), counting=Watcher().counting).train
     for number in (1, 2):

@@ -1,11 +1,11 @@
-"""`ptkit normstats` against decoding alone (in one process), and against ImageFolder with
-DataLoader (whole processes).
+"""`ptkit normstats` against decoding alone, and against ImageFolder with DataLoader.
 
     python benchmarks/bench_normstats.py IMAGES [PHOTOS] [--limit 50000]
 
-IMAGES is ROOT/CLASS/*.jpg of 32×32, such as the training part of CIFAR-10; PHOTOS the same of
-photographs, at their own sizes. Decoding alone: ptkit's own reading, with all its checks of a file,
-and nothing after it. OpenCV's bare imread, which checks nothing, stands beside it.
+IMAGES is ROOT/CLASS/*.jpg of 32×32, such as the training part of CIFAR-10; PHOTOS the same with
+photographs, at their own sizes. Decoding alone, in the same process: ptkit's own reading, with all
+its checks of a file, and nothing after it; beside it OpenCV's bare imread, which checks nothing.
+ImageFolder is compared in whole processes.
 """
 
 import sys

@@ -1,11 +1,10 @@
-"""What each recipe reaches and how long it takes: `ptkit train --recipe NAME`, whole processes,
-validation accuracy.
+"""Validation accuracy and time of each recipe: `ptkit train --recipe NAME`, whole processes.
 
     python benchmarks/bench_recipes.py IMAGES PHOTOS [--only NAME]
 
 IMAGES: CIFAR-10 as class folders of JPEGs. PHOTOS: class folders of photographs. Long recipes are
-cut short, as each row says; whole they take that many times longer. `finetune` has no pretrained
-weights here: it goes from the checkpoint of the row before to the digits of data/.
+cut short, as each row says; complete, they take that many times longer. `finetune` has no
+pretrained weights here: it trains the checkpoint of the row before on the digits of data/.
 """
 
 import json
@@ -21,7 +20,7 @@ from common import ROOT, arguments, begin, image_paths, report, write_lists
 
 @dataclass(frozen=True)
 class Row:
-    """A run: of a recipe, on the images of a folder of lists, with more flags."""
+    """A run of a recipe, on the lists of a folder, with more flags."""
 
     recipe: str
     lists: str

@@ -1,5 +1,4 @@
-"""What grows with the data and the model: time and memory of long lists, many images, many classes,
-large models.
+"""Time and memory at scale: long lists, many images, many classes, large models.
 
     python benchmarks/bench_scale.py lists [--lines 10000000]
     python benchmarks/bench_scale.py images IMAGES
@@ -7,7 +6,7 @@ large models.
     python benchmarks/bench_scale.py model
 
 IMAGES is ROOT/CLASS/*.jpg, such as the training part of CIFAR-10; it needs 40,000 of them. Memory
-is the peak of what is resident in a process of its own.
+is the peak of resident memory in a separate process.
 """
 
 import json
@@ -22,8 +21,7 @@ from pathlib import Path
 from common import arguments, at_most, begin, image_paths, report, write_lists
 
 MIB = 1 << 20
-# Of lists, images and epochs: what each takes and how much memory the process has had when all is
-# done.
+# The time of lists, images and epochs, and the peak of memory at the end.
 LISTS = """
 import json, time, numpy as np
 from ptkit.core.config import DataSettings
@@ -139,8 +137,8 @@ def lists(folder: Path, *, num_lines: int) -> None:
         "balanced": "the draws of a balanced epoch",
         "sample": "choosing images for the statistics",
     }.items():
-        # Ten times the lines: sorting takes a little more than ten times as long, memory beyond the
-        # cache as well.
+        # Ten times the lines take a little more than ten times as long: sorting, and memory beyond
+        # the cache.
         report(
             what,
             [seconds[key]],
@@ -269,7 +267,7 @@ def _write_lines(folder: Path, count: int) -> None:
 def _write_images(
     folder: Path, *, num_classes: int, train: int = 20_000, valid: int = 2_000
 ) -> None:
-    """Write lists and few files: the same two hundred images under many names."""
+    """Write lists and a few files: the same two hundred images under many names."""
     import numpy as np
     from PIL import Image
 

@@ -1,12 +1,10 @@
-"""Batches from a disk that is slow to answer and has a narrow link, against what the link alone
-lets through.
+"""Batches from a slow disk behind a narrow link, against the rate of the link.
 
     python benchmarks/bench_slow_disk.py IMAGES [--files 2000] [--rate 20] [--latency 20]
 
-IMAGES is ROOT/CLASS/*.jpg. Their first 200 stand in the list again and again, as often as 100 GB
-would: every reading waits `--latency` milliseconds, and all of them share a link of `--rate` MB/s.
-The disk is simulated where ptkit reads a file, so that reading, decoding and batching are ptkit's
-own.
+IMAGES is ROOT/CLASS/*.jpg. The list repeats the first 200, as if there were 100 GB: every
+read waits `--latency` milliseconds, and all of them share a link of `--rate` MB/s. The disk is
+simulated where ptkit reads a file, so that reading, decoding and batching are ptkit's own.
 """
 
 import threading
@@ -19,7 +17,7 @@ MB = 1e6
 
 
 class Link:
-    """Bytes come through one after the other at a rate, each file after a wait of its own."""
+    """A connection that transfers bytes at a rate, each file after a delay."""
 
     def __init__(self, rate: float, latency_s: float) -> None:
         self.rate, self.latency_s = rate, latency_s
@@ -75,7 +73,7 @@ def main() -> None:
 def measured(
     paths: list[str], num_files: int, *, rate: float, latency_s: float
 ) -> tuple[float, float]:
-    """Return the share of the link that was used, and by how many MiB the process grew."""
+    """Return the share of the link that was used, and the growth of the process in MiB."""
     from ptkit.core.data import images as decoder
     from ptkit.core.data.keyed import Sampling
     from ptkit.core.data.lists import list_of

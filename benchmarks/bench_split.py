@@ -2,9 +2,8 @@
 
     python benchmarks/bench_split.py IMAGES [TEST] [--peers PYTHON]
 
-IMAGES and TEST hold class folders, which are put together as one tree of hard links (60,000 files
-for CIFAR-10).
-Wait a minute before running it again: ext4 is slow after many deletions.
+IMAGES and TEST hold class folders, which are merged into one tree of hard links (60,000 files for
+CIFAR-10). Wait a minute before running it again: ext4 is slow after many deletions.
 """
 
 import os

@@ -1,5 +1,4 @@
-"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files against a bare Typer app's `--help`,
-whole processes.
+"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files, against a bare Typer app's `--help`.
 
 python benchmarks/bench_startup.py
 """

@@ -1,19 +1,18 @@
-"""Training with everything on (logging, recording, progress) against the model alone and against
-other trainers.
+"""Training with logging, recording and progress, against the model alone and other trainers.
 
     python benchmarks/bench_train.py ROW IMAGES [--device cpu] [--peers PYTHON]
 
 ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it), resnet18-32
 (torchvision's large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64), resnet18-224 (batch
 16), or yolo11n-cls-224 (Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32, and photographs for
-the rows of 224. Every program is a process that stays; each round has one epoch of each, after a
-first one.
+the rows of 224. Every program is one process; after an epoch that does not count, each round has
+one epoch of each.
 
 "Model alone" makes as many steps in ptkit's own process, with its memory allocator and threads, on
-batches that lie
-ready: plain PyTorch, channels last, fused SGD, the same loss; with "plain PyTorch" in a process
-that lacks both. ptkit runs as `ptkit train` does, its standard error a terminal; its figure is
-images_per_s of metrics.csv, with which the clocks of the peers around an epoch are compared.
+batches in memory: plain PyTorch, channels last, fused SGD, the same loss; "plain PyTorch" does so
+in a process without that allocator and those threads. ptkit runs as `ptkit train` does, with a
+terminal as standard error; its figure is images_per_s of metrics.csv, the others are timed around
+an epoch.
 """
 
 import os
@@ -29,9 +28,9 @@ ALONE = at_least(0.97)
 
 @dataclass(frozen=True)
 class Row:
-    """steps: of an epoch. is_recorded: what is written after an epoch is part of ptkit's time.
+    """steps: per epoch. is_recorded: ptkit's time includes what is written after an epoch.
 
-    alone, plain, course, lightning, timm: goals; None where the other is not measured.
+    alone, plain, course, lightning, timm: goals; None where that one is not measured.
     """
 
     network: str
@@ -145,9 +144,7 @@ def measure(
 def ultralytics(
     paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str, python: str | Path
 ) -> None:
-    """Say how much of its own model's rate Ultralytics' trainer reaches: a figure to compare
-    ptkit's shares with.
-    """
+    """Report Ultralytics' trainer against its own model alone, to compare ptkit's share with."""
     tree = link_tree(paths[:-NUM_VALID], folder / "train").parent
     link_tree(paths[-NUM_VALID:], folder / "val")
     words = (str(tree), str(row.batch_size), str(row.size), device)

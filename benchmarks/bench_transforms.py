@@ -1,18 +1,18 @@
-"""Each transform, alone and in a typical list: ptkit's kernels against torchvision v2 image by
-image, one thread each.
+"""Each transform, alone and in a typical list: ptkit's kernels against torchvision v2.
 
     python benchmarks/bench_transforms.py [--rounds 5] [--device cpu]
 
 Images are in memory, decoded: random pixels of 32×32 in batches of 128, and of 256×256, cut to 224,
-in batches of 16. Both end in a batch, and make the same pixels for the same draws (tests hold them
-against each other); drawing is part of the time. What has no form for whole batches runs image by
-image in ptkit too: Resize, CenterCrop and Pad once for a whole run, the others in threads, and
-torchvision's policies, seeded for each image, in worker processes. The last table is the path of
-small images from the cache to the model, against gathering their pixels alone (bench_batches.py has
-it against torchvision's loader).
+in batches of 16. torchvision gets image by image; each has one thread. Both end in a batch and make
+the same pixels for the same draws (tests compare them); drawing is part of the time. Transforms
+without a form for whole batches run image by image in ptkit too: Resize, CenterCrop and Pad once
+for a whole run, the others in threads, and torchvision's policies, seeded for each image, in worker
+processes. The last table is the path of small images from the cache to the model, against gathering
+their pixels alone (bench_batches.py compares it with torchvision's loader).
 
-With `--device cuda` the images lie there, and torchvision gets whole batches, with one draw for
-all: image by image it would only start kernels. What has no form for the device is left out.
+With `--device cuda` the images are on the GPU, and torchvision gets whole batches, with one draw
+for all: image by image it would only start kernels. Transforms without a form for the device are
+left out.
 """
 
 import statistics
@@ -42,7 +42,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NORMALIZE = f"Normalize({MEAN}, {STD})"
 SIZES = {32: (32, 128), 224: (256, 16)}
 
-# {0} is the size of training, {1} that of the images, {2} that of one of several crops.
+# {0} is the training size, {1} that of the images, {2} that of one of several crops.
 ON_PIXELS = (
     "CenterCrop({0})",
     "FiveCrop({2})",
@@ -180,7 +180,7 @@ def one(
 
 
 def linear(pixels: Any, *, rounds: int, device: torch.device) -> None:
-    """Time LinearTransformation: one product for a batch against one an image."""
+    """Time LinearTransformation: one product per batch against one per image."""
     images = as_floats(pixels).to(device)
     matrix, mean = torch.randn(images[0].numel(), images[0].numel()), torch.randn(images[0].numel())
     mine, other = (
@@ -201,7 +201,7 @@ def linear(pixels: Any, *, rounds: int, device: torch.device) -> None:
 
 
 def mixing(call: str, pixels: Any, *, rounds: int, device: torch.device) -> None:
-    """Time what mixes batches; ptkit draws for each image, torchvision once."""
+    """Time the transforms that mix a batch; ptkit draws for each image, torchvision once."""
     images = as_floats(pixels).contiguous(memory_format=torch.channels_last).to(device)
     labels = torch.arange(len(pixels), device=device) % 10
     mine = build_transform(parse(call))
@@ -261,7 +261,7 @@ def small(batch_size: int, *, rounds: int, device: torch.device) -> None:
 def batches_of(
     pixels: Any, calls: Sequence[str], *, batch_size: int, device: torch.device
 ) -> Batches:
-    """Return the batches of images that are kept already."""
+    """Return batches of images that are already kept in memory."""
     count, side = len(pixels), pixels.shape[1]
     listed = ImageList(
         Path("bench"), Path(), ("a",), "", np.zeros(count, np.int64), b"", np.zeros(count, np.int64)

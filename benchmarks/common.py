@@ -1,6 +1,4 @@
-"""Measuring in turns, and one row per comparison: printed as Markdown, and written as a JSON line
-for table.py.
-"""
+"""Measure in turns, and report each comparison as a Markdown row and a JSON line for table.py."""
 
 import argparse
 import json
@@ -26,7 +24,7 @@ OUR_LIBRARIES = ("torch", "torchvision", "opencv-python", "numpy", "pillow", "ty
 
 @dataclass(frozen=True)
 class Goal:
-    """What the ratio, ptkit's figure over the other's, is to be."""
+    """What the ratio of ptkit's figure to the other's should be."""
 
     limit: float
     is_least: bool
@@ -50,7 +48,7 @@ def at_least(limit: float) -> Goal:
 
 
 def arguments(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark takes."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,15 +57,13 @@ def arguments(description: str | None, *, rounds: int) -> argparse.ArgumentParse
     parser.add_argument(
         "--peers",
         default=os.environ.get("BENCH_PEERS", ROOT / ".bench-venv/bin/python"),
-        help="a Python that has them",
+        help="a Python that has the other libraries",
     )
     return parser
 
 
 def begin(section: str, part: str = "", *, note: str = "") -> None:
-    """Print machine and header; a later run of the same section and part replaces the rows of this
-    one.
-    """
+    """Print machine and header; rerunning a section and part replaces the rows recorded before."""
     about = {
         "section": section,
         "part": part,
@@ -119,8 +115,9 @@ def image_paths(folder: Path, *, limit: int | None = None) -> list[Path]:
 
 
 def write_lists(paths: Sequence[Path], folder: Path, *, num_valid: int = 0) -> Path:
-    """Write train.txt, valid.txt and classes.txt; the last `num_valid` images are for validation.
-    Return train.txt.
+    """Write train.txt, valid.txt and classes.txt, and return train.txt.
+
+    The last `num_valid` images are for validation.
     """
     names = sorted({path.parent.name for path in paths})
     lines = [f"{path} {names.index(path.parent.name)}\n" for path in paths]
@@ -172,8 +169,7 @@ def run_process(
 
 
 def in_turns(runs: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each run, all of them once a round, so that a slow moment of the
-    machine hits all.
+    """Return the seconds of each run; a round has each once, so a slow moment hits them all.
 
     Each run gets the number of its round; -1 is a warm-up that does not count.
     """
@@ -191,7 +187,7 @@ def in_turns(runs: Mapping[str, Callable[[int], object]], *, rounds: int) -> dic
 def figures_in_turns(
     runs: Mapping[str, Callable[[int], float]], *, rounds: int
 ) -> dict[str, list[float]]:
-    """Return what each run gives, all of them once a round, as `in_turns` does for seconds."""
+    """Return the figures that each run returns, as `in_turns` does with seconds."""
     figures: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-1, rounds):
         for name, run in runs.items():
@@ -216,8 +212,8 @@ def report(
     """Print and record a row: medians with the smallest and largest, and the median ratio.
 
     ours, other: the figures of each round, or why there are none. Where both have the same number
-    of rounds, the ratio is the median over the rounds, which drift of the machine does not touch;
-    else that of the medians.
+    of rounds, the ratio is the median over the rounds, which a drift of the machine does not
+    change; otherwise it is that of the medians.
     """
     row = {"what": what, "against": against, "unit": unit, "goal": goal and str(goal)}
     reason = next((figures for figures in (ours, other) if isinstance(figures, str)), None)

@@ -1,4 +1,4 @@
-"""Programs in processes of their own that stay and are measured in turns, a round at a time.
+"""Measure programs in turns, a round at a time; each stays in its own process.
 
 Each program is a script of sides/. It says READY, then waits for a word on its standard input, does
 one round of work and answers with `FIGURE number`, such as images per second; see sides/turns.py.
@@ -18,7 +18,7 @@ from typing import IO, Any
 from common import figures_in_turns
 
 SIDES = Path(__file__).resolve().parent / "sides"
-# A program that takes longer for its start or a round is ended.
+# A program that needs longer to start or for a round is killed.
 PATIENCE_S = 180
 
 
@@ -27,7 +27,7 @@ class Program:
     """A script of sides/ with its arguments, and the word that asks for a round of it.
 
     Programs with the same command share a process. module: what must be installed for it.
-    has_terminal: standard error is a terminal, so that what is drawn there costs what it costs.
+    has_terminal: standard error is a terminal, so the cost of drawing there is included.
     source: the tree that ptkit is imported from, if not the one on PYTHONPATH.
     """
 
@@ -61,10 +61,9 @@ class SideFailedError(Exception):
 
 
 def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[float] | str]:
-    """Start all programs, measure them in turns, and return the figures of each, or why there are
-    none.
+    """Start all programs, measure them in turns, and return their figures, or why there are none.
 
-    A first round of each does not count.
+    The first round of each does not count.
     """
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
@@ -107,7 +106,7 @@ class _Side:
         stderr, self._terminal = self.errors.fileno(), None
         if program.has_terminal:
             self._terminal, stderr = os.openpty()
-        # Settings that ptkit makes for itself, and where it lies, are no business of the peers.
+        # The settings that ptkit makes for itself, and its location, must not affect the peers.
         environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
         if program.python != sys.executable:
             environment.pop("PYTHONPATH", None)
@@ -130,7 +129,7 @@ class _Side:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the program: no more words is its sign to leave."""
+        """End the program: it leaves when its standard input ends."""
         self._stdin.close()
         try:
             self.process.wait(timeout=10)

@@ -1,13 +1,11 @@
-"""From the JSON lines of the benchmarks to one table: Markdown and JSON, and into pages with
-markers.
+"""Turn the JSON lines of the benchmarks into one table, Markdown and JSON, and fill in pages.
 
     python benchmarks/table.py ROWS.jsonl FOLDER [--docs PAGE.md] [--peers PYTHON]
 
 Writes FOLDER/table.md and FOLDER/results.json: machine, date, versions of ptkit's libraries and of
-the peers, all rows. Of a section measured again the later rows count. In PAGE.md what stands
-between `<!-- bench SECTION -->` and
-`<!-- end -->` is replaced by the rows of the section, and of `<!-- bench -->` by machine, date and
-versions.
+the peers, all rows. If a section was measured again, its later rows count. In PAGE.md the text
+between `<!-- bench SECTION -->` and `<!-- end -->` is replaced by the rows of the section, that
+after `<!-- bench -->` by machine, date and versions.
 """
 
 import argparse

@@ -67,20 +67,17 @@ def split(
     from ptkit.core.data.splits.trees import Tree
     from ptkit.core.machine import without_garbage_collection
 
-    if copy is not None and link is not None:
+    given = {"copy": copy, "link": link}
+    trees = [Tree(Path(place), kind) for kind, place in given.items() if place is not None]
+    if len(trees) > 1:
         raise UsageError(
             "--copy and --link cannot be combined: the lists name either copies or links"
         )
-    tree = None
-    if copy is not None:
-        tree = Tree(Path(copy), "copy")
-    elif link is not None:
-        tree = Tree(Path(link), "link")
     job = SplitJob(
         source=Path(folder),
         out=Path(out or ""),
         ratio=ratio,
-        tree=tree,
+        tree=trees[0] if trees else None,
         kfold=kfold,
         extend=extend,
         group_by=group_by,

@@ -6,7 +6,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -52,18 +52,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command("split")(split)
-app.command("normstats")(normstats)
-app.command("train")(train)
-app.command("finetune")(finetune)
-app.command("viz-weights")(viz_weights)
-app.command("viz-featuremaps")(viz_featuremaps)
-app.command("viz-transforms")(viz_transforms)
-app.command("confmat")(confmat)
-app.command("summary")(summary)
-app.command("predict")(predict)
-app.command("list")(list_parts)
-app.command("cache")(cache)
+# In the order of the help.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "split": split,
+    "normstats": normstats,
+    "train": train,
+    "finetune": finetune,
+    "viz-weights": viz_weights,
+    "viz-featuremaps": viz_featuremaps,
+    "viz-transforms": viz_transforms,
+    "confmat": confmat,
+    "summary": summary,
+    "predict": predict,
+    "list": list_parts,
+    "cache": cache,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -23,9 +23,10 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\
 # The catalogue
 
-Every part that a command can name. This page is written by `scripts/make_catalogue.py` from the tables in the code, and
-`ptkit list KIND` prints the same. How calls are written: [notation.md](notation.md). What is left out has PyTorch's own
-default; what an argument may be follows it, and anything else is refused before training begins.
+Every part that a command can name, written by `scripts/make_catalogue.py` from the tables in the
+code; `ptkit list KIND` prints the same. [notation.md](notation.md) explains how to write a call. An
+argument that you leave out has PyTorch's own default, shown after its name; the values that it
+takes follow, and any other is refused before training begins.
 """
 
 
@@ -120,7 +121,7 @@ def section(kind: Kind) -> str:
 
 
 def example(kind: Kind, name: str) -> str:
-    """Return a call of a part that works as it stands."""
+    """Return a complete call of a part."""
     return kind.examples.get(name, f"{name}()")
 
 

@@ -14,7 +14,7 @@ reads, counts as called. "In reach" is every file that some chain of calls from 
 import argparse
 import ast
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,31 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 # The first word is the start; a + makes a station another start.
 WALKS = {
     "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
-        train_and_print|api.train TrainingScreen session.run stop_on_signals prepare
-        check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines
-        label_table load_source|load_list Pipeline check_order steps_of divide
-        kernel_of|spec_of decode_all read_ahead images.decode Batches build_loss RULES
-        facts_of _prepare_model|prepare_model build_model build_optimizer plan_parameters
-        calls.parse Catalogue.resolve build_schedule new_run_folder|new_run
-        open_events|open_recorders session._start|new_run session._train fit
-        train_epoch Batches.epoch epoch_order permutation InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device sent outputs_of|Batch.outputs
-        loop._step Loss.forward Totals.add loop.evaluate session._record
-        row_of|_row_of write_metrics|_write_metrics checkpoint_of
-        environment|_environment save_checkpoint write_weight_file Events
-        last_checkpoint write_atomically""",
+        train_and_print|api.train TrainingScreen session.run stop_on_signals prepare check_log
+        choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
+        load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
+        read_ahead images.decode Batches build_loss RULES facts_of _prepare_model|prepare_model
+        build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
+        new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
+        fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
+        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent
+        outputs_of|Batch.outputs loop._step Loss.forward Totals.add loop.evaluate
+        session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
+        environment|_environment save_checkpoint write_weight_file Events last_checkpoint
+        write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines|_numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode
-        Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide
-        kernel_of|spec_of Batches.epoch epoch_order permutation
-        Batches._plans|Batches._selections InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device sent loop._step
-        outputs_of|Batch.outputs Loss.forward""",
-    "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model calls.parse
-        Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
-        evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
+        Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
+        Batches.epoch epoch_order permutation Batches._plans|Batches._selections
+        InMemory.batches Pipeline.together|Pipeline.apply_to_batch
+        Pipeline.finish|Pipeline.finish_on_device sent loop._step outputs_of|Batch.outputs
+        Loss.forward""",
+    "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
+        calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
+        evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
@@ -67,13 +64,13 @@ FOREIGN |= {"to", "train", "zero_grad"}
 class Package:
     """What is defined where. Names are qualified, as `ptkit.core.files.write_atomically`."""
 
-    root: Path
     trees: dict[str, ast.Module] = field(default_factory=dict)
     # Functions, methods, classes, and module variables that hold tables.
     nodes: dict[str, ast.AST] = field(default_factory=dict)
     # Of each module, what a name in it means.
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     methods: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     subclasses: dict[str, list[str]] = field(default_factory=dict)
     edges: dict[str, list[str]] = field(default_factory=dict)
 
@@ -92,10 +89,82 @@ class Package:
                 return found[0]
         return None
 
+    def resolve(self, module: str, node: ast.AST) -> str | None:
+        """Return the node, or the module, that a dotted name in a module means."""
+        if isinstance(node, ast.Name):
+            name = self.names[module].get(node.id)
+        elif isinstance(node, ast.Attribute):
+            base = self.resolve(module, node.value)
+            name = f"{base}.{node.attr}" if base else None
+        else:
+            return None
+        # A name may be imported from a module that imported it.
+        while name and name not in self.nodes and name not in self.trees:
+            above, _, last = name.rpartition(".")
+            again = self.names.get(above, {}).get(last)
+            name = again if again != name else None
+        return name
+
+    def annotated(self, module: str, note: ast.AST | None) -> str | None:
+        """Return the class of the package that an annotation names."""
+        match note:
+            case None:
+                return None
+            case ast.BinOp(left=left, right=right):
+                return self.annotated(module, left) or self.annotated(module, right)
+            case ast.Constant(value=str(text)):
+                return self.annotated(module, ast.parse(text, mode="eval").body)
+        found = self.resolve(module, note)
+        return found if found in self.classes else None
+
+    def lineage(self, owner: str | None) -> Iterator[tuple[str, ast.ClassDef]]:
+        """Yield a class and those that it inherits from."""
+        if owner in self.classes:
+            yield owner, self.classes[owner]
+            for base in self.classes[owner].bases:
+                yield from self.lineage(self.resolve(self.module_of(owner), base))
+
+    def member(self, owner: str | None, name: str) -> str | None:
+        """Return a method of a class or of those that it inherits from."""
+        places = (f"{kind}.{name}" for kind, _ in self.lineage(owner))
+        return next((place for place in places if place in self.nodes), None)
+
+    def member_type(self, owner: str, attribute: str) -> str | None:
+        """Return the class of a field or property."""
+        for kind, node in self.lineage(owner):
+            for item in node.body:
+                match item:
+                    case ast.AnnAssign(target=ast.Name(id=name)) if name == attribute:
+                        return self.annotated(self.module_of(kind), item.annotation)
+                    case ast.FunctionDef(name=name) if name == attribute:
+                        return self.returned(f"{kind}.{name}")
+        return None
+
+    def returned(self, function: str) -> str | None:
+        """Return the class that a function is annotated to return."""
+        note = getattr(self.nodes[function], "returns", None)
+        if isinstance(note, ast.Name) and note.id == "Self":
+            return function.rpartition(".")[0]
+        return self.annotated(self.module_of(function), note)
+
+    def calls(self, name: str) -> list[str]:
+        """Return what a node calls: of a class its making; of a method also what overrides it."""
+        if name not in self.edges:
+            if name in self.classes:
+                made = ("__init__", "__post_init__")
+                found = [method for key in made if (method := self.member(name, key))]
+            else:
+                found = [target for target, _ in Reader(self, name).in_order() if target]
+            owner, _, method = name.rpartition(".")
+            below = (f"{child}.{method}" for child in self.subclasses.get(owner, ()))
+            found += [place for place in below if place in self.nodes]
+            self.edges[name] = list(dict.fromkeys(found))
+        return self.edges[name]
+
 
 def read_package(root: Path, name: str = "ptkit") -> Package:
     """Parse every module under root/name."""
-    package = Package(root)
+    package = Package()
     for file in sorted((root / name).rglob("*.py")):
         module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         package.trees[module] = ast.parse(file.read_text(encoding="utf-8"))
@@ -107,9 +176,9 @@ def read_package(root: Path, name: str = "ptkit") -> Package:
             elif isinstance(node, ast.Import):
                 names |= {a.asname: a.name for a in node.names if a.asname}
         _define(package, module, tree.body, names)
-    for name, node in package.nodes.items():
-        for base in node.bases if isinstance(node, ast.ClassDef) else ():
-            parent = resolve(package, package.module_of(name), base)
+    for name, node in package.classes.items():
+        for base in node.bases:
+            parent = package.resolve(package.module_of(name), base)
             package.subclasses.setdefault(parent or "", []).append(name)
     return package
 
@@ -117,12 +186,14 @@ def read_package(root: Path, name: str = "ptkit") -> Package:
 def _define(package: Package, scope: str, body: Iterable[ast.stmt], names: dict[str, str]) -> None:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            package.nodes[f"{scope}.{node.name}"] = node
-            names[node.name] = f"{scope}.{node.name}"
+            name = f"{scope}.{node.name}"
+            package.nodes[name] = node
+            names[node.name] = name
             if isinstance(node, ast.ClassDef):
-                _define(package, f"{scope}.{node.name}", node.body, {})
+                package.classes[name] = node
+                _define(package, name, node.body, {})
             if scope not in package.trees:
-                package.methods.setdefault(node.name, []).append(f"{scope}.{node.name}")
+                package.methods.setdefault(node.name, []).append(name)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and scope in package.trees and node.value:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
@@ -130,23 +201,6 @@ def _define(package: Package, scope: str, body: Iterable[ast.stmt], names: dict[
                     names[target.id] = f"{scope}.{target.id}"
         elif isinstance(node, ast.If | ast.Try):
             _define(package, scope, node.body, names)
-
-
-def resolve(package: Package, module: str, node: ast.AST) -> str | None:
-    """Return the node, or the module, that a dotted name in a module means."""
-    if isinstance(node, ast.Name):
-        name = package.names[module].get(node.id)
-    elif isinstance(node, ast.Attribute):
-        base = resolve(package, module, node.value)
-        name = f"{base}.{node.attr}" if base else None
-    else:
-        return None
-    # A name may be imported from a module that imported it.
-    while name and name not in package.nodes and name not in package.trees:
-        above, _, last = name.rpartition(".")
-        again = package.names.get(above, {}).get(last)
-        name = again if again != name else None
-    return name
 
 
 class Reader:
@@ -157,34 +211,24 @@ class Reader:
         self.node = package.nodes[name]
         self.types: dict[str, str | None] = {}
         owner = name.rpartition(".")[0]
-        functions = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef | ast.Lambda)]
-        for function in functions:
-            arguments = function.args
-            for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-                self.types[arg.arg] = self.annotated(arg.annotation)
         if owner in package.nodes:
-            self.types |= {"self": owner, "cls": owner}
+            self.types = {"self": owner, "cls": owner}
         for node in sorted(ast.walk(self.node), key=lambda n: getattr(n, "lineno", 0)):
             match node:
+                case ast.arg(arg=to, annotation=note):
+                    self.types.setdefault(to, package.annotated(self.module, note))
                 case ast.Assign(targets=[ast.Name(id=to)], value=value):
                     self.types[to] = self.type_of(value) or self.types.get(to)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                    for name, value in zip(names, values, strict=False):
+                        if isinstance(name, ast.Name):
+                            self.types[name.id] = self.type_of(value) or self.types.get(name.id)
                 case ast.AnnAssign(target=ast.Name(id=to)):
-                    self.types[to] = self.annotated(node.annotation)
+                    self.types[to] = package.annotated(self.module, node.annotation)
                 case ast.NamedExpr(target=ast.Name(id=to), value=value):
                     self.types[to] = self.type_of(value)
                 case ast.withitem(context_expr=value, optional_vars=ast.Name(id=to)):
                     self.types[to] = self.type_of(value)
-
-    def annotated(self, note: ast.AST | None) -> str | None:
-        match note:
-            case ast.BinOp(left=left, right=right):
-                return self.annotated(left) or self.annotated(right)
-            case ast.Constant(value=str(text)):
-                return self.annotated(ast.parse(text, mode="eval").body)
-            case None:
-                return None
-        found = resolve(self.package, self.module, note)
-        return found if isinstance(self.package.nodes.get(found or ""), ast.ClassDef) else None
 
     def type_of(self, node: ast.AST) -> str | None:
         match node:
@@ -192,153 +236,78 @@ class Reader:
                 return self.types.get(name)
             case ast.Attribute(value=value, attr=attribute):
                 owner = self.type_of(value)
-                return member_type(self.package, owner, attribute) if owner else None
+                return self.package.member_type(owner, attribute) if owner else None
             case ast.Call(func=ast.Name(id="replace"), args=[first, *_]):
                 return self.type_of(first)
             case ast.IfExp(body=body, orelse=other):
                 return self.type_of(body) or self.type_of(other)
             case ast.Call():
                 target = self.target(node.func)
-                made = self.package.nodes.get(target or "")
-                if isinstance(made, ast.FunctionDef):
-                    return returned(self.package, target or "")
-                return target if isinstance(made, ast.ClassDef) else None
+                if isinstance(self.package.nodes.get(target or ""), ast.FunctionDef):
+                    return self.package.returned(target or "")
+                return target if target in self.package.classes else None
         return None
 
     def target(self, called: ast.AST) -> str | None:
         """Return the node that is called."""
+        member = self.package.member
         if isinstance(called, ast.Name) and called.id in self.types:
             owner = self.types[called.id]
-            methods = [
-                member(self.package, owner, name) for name in ("__call__", "forward") if owner
-            ]
-            return next(filter(None, methods), None)
-        found = resolve(self.package, self.module, called)
+            return member(owner, "__call__") or member(owner, "forward")
+        found = self.package.resolve(self.module, called)
         if found in self.package.nodes or not isinstance(called, ast.Attribute):
             return found
-        owner = self.type_of(called.value)
-        if owner:
-            return member(self.package, owner, called.attr)
+        if owner := self.type_of(called.value):
+            return member(owner, called.attr)
         only = self.package.methods.get(called.attr, [])
         return only[0] if len(only) == 1 and called.attr not in FOREIGN else None
 
     def in_order(self) -> Iterator[tuple[str | None, ast.expr]]:
         """Yield names and calls in textual order, inner ones first, with what they enter."""
-        inside = [
-            n for n in ast.walk(self.node) if isinstance(n, ast.Call | ast.Name | ast.Attribute)
-        ]
+        nodes = list(ast.walk(self.node))
+        inside = [n for n in nodes if isinstance(n, ast.Call | ast.Name | ast.Attribute)]
         inside.sort(key=lambda n: (n.end_lineno, n.end_col_offset, isinstance(n, ast.Call)))
         skipped = {id(n.func) for n in inside if isinstance(n, ast.Call)}
-        notes = [
-            getattr(n, key, None) for n in ast.walk(self.node) for key in ("annotation", "returns")
-        ]
+        notes = [getattr(n, key, None) for n in nodes for key in ("annotation", "returns")]
         skipped |= {id(part) for note in notes if note for part in ast.walk(note)}
+        skipped |= {id(n) for n in inside if isinstance(n, ast.Name) and n.id in self.types}
         for node in inside:
             found = None
             if isinstance(node, ast.Call):
                 found = self.target(node.func)
-            elif id(node) not in skipped and not (
-                isinstance(node, ast.Name) and node.id in self.types
-            ):
+            elif id(node) not in skipped:
                 found = self.handed(node)
             yield found if found in self.package.nodes else None, node
 
     def handed(self, node: ast.expr) -> str | None:
         """Return the function, method, property or table that is named without being called."""
-        found = resolve(self.package, self.module, node)
+        found = self.package.resolve(self.module, node)
         owner = self.type_of(node.value) if isinstance(node, ast.Attribute) and not found else None
-        found = member(self.package, owner, node.attr) if owner else found
+        found = self.package.member(owner, node.attr) if owner else found
         # A class is made where it is called, or by what looks it up in a table.
-        is_class = isinstance(self.package.nodes.get(found or ""), ast.ClassDef)
-        return None if is_class and isinstance(self.node, ast.FunctionDef) else found
+        is_made = found in self.package.classes and isinstance(self.node, ast.FunctionDef)
+        return None if is_made else found
 
 
-def member(package: Package, owner: str, name: str) -> str | None:
-    """Return a method of a class or of those that it inherits from."""
-    if f"{owner}.{name}" in package.nodes:
-        return f"{owner}.{name}"
-    node = package.nodes.get(owner)
-    for base in node.bases if isinstance(node, ast.ClassDef) else ():
-        parent = resolve(package, package.module_of(owner), base)
-        found = member(package, parent, name) if parent else None
-        if found:
-            return found
-    return None
-
-
-def returned(package: Package, function: str) -> str | None:
-    node = package.nodes[function]
-    assert isinstance(node, ast.FunctionDef)
-    if isinstance(node.returns, ast.Name) and node.returns.id == "Self":
-        return function.rpartition(".")[0]
-    return annotated_in(package, package.module_of(function), node.returns)
-
-
-def annotated_in(package: Package, module: str, note: ast.AST | None) -> str | None:
-    reader = Reader.__new__(Reader)
-    reader.package, reader.module = package, module
-    return reader.annotated(note)
-
-
-def member_type(package: Package, owner: str, attribute: str) -> str | None:
-    """Return the class of a field or property."""
-    node = package.nodes.get(owner)
-    for item in node.body if isinstance(node, ast.ClassDef) else ():
-        match item:
-            case ast.AnnAssign(target=ast.Name(id=name)) if name == attribute:
-                return annotated_in(package, package.module_of(owner), item.annotation)
-            case ast.FunctionDef(name=name) if name == attribute:
-                return returned(package, f"{owner}.{name}")
-    for base in node.bases if isinstance(node, ast.ClassDef) else ():
-        parent = resolve(package, package.module_of(owner), base)
-        if parent and (found := member_type(package, parent, attribute)):
-            return found
-    return None
-
-
-def calls(package: Package, name: str) -> list[str]:
-    """Return what a node calls: of a class its making; of a method also what overrides it."""
-    if name not in package.edges:
-        node = package.nodes[name]
-        if isinstance(node, ast.ClassDef):
-            made = (member(package, name, method) for method in ("__init__", "__post_init__"))
-            found = [method for method in made if method]
-        else:
-            found = [target for target, _ in Reader(package, name).in_order() if target]
-        owner, _, method = name.rpartition(".")
-        for child in package.subclasses.get(owner, ()):
-            found += [f"{child}.{method}"] if f"{child}.{method}" in package.nodes else []
-        package.edges[name] = list(dict.fromkeys(found))
-    return package.edges[name]
+def spread(starts: Iterable[str], onwards: Callable[[str], Iterable[str]]) -> dict[str, str]:
+    """Return all that can be reached, nearest first, each with what it was reached from."""
+    came = dict.fromkeys(starts, "")
+    waiting = list(came)
+    for name in waiting:
+        new = [target for target in onwards(name) if target not in came]
+        came |= dict.fromkeys(new, name)
+        waiting += new
+    return came
 
 
 def chain(package: Package, passed: Iterable[str], goal: str) -> list[str]:
     """Return the shortest chain of calls from anything passed to the goal, without its start."""
-    came = dict.fromkeys(passed, "")
-    waiting = list(came)
-    for name in waiting:
-        if name == goal:
-            break
-        for target in calls(package, name):
-            if target not in came:
-                came[target] = name
-                waiting.append(target)
+    came = spread(passed, package.calls)
     steps = []
-    while goal and came.get(goal):
+    while came.get(goal):
         steps.append(goal)
         goal = came[goal]
     return steps[::-1]
-
-
-def reach(package: Package, start: str) -> list[str]:
-    """Return every node that a chain of calls from the start enters, nearest first."""
-    found = {start: None}
-    waiting = [start]
-    for name in waiting:
-        new = [target for target in calls(package, name) if target not in found]
-        found |= dict.fromkeys(new)
-        waiting += new
-    return list(found)
 
 
 def imports(package: Package, module: str) -> set[str]:
@@ -349,15 +318,18 @@ def imports(package: Package, module: str) -> set[str]:
     return (found & package.trees.keys()) - {module}
 
 
+def closure(package: Package, module: str) -> set[str]:
+    """Return the modules that one imports, directly or not, also inside functions."""
+    return set(spread([module], lambda name: imports(package, name)))
+
+
 def heights(package: Package) -> dict[str, int]:
     """Return the layer of each module: how long the longest chain of imports below it is."""
     below = {module: imports(package, module) for module in package.trees}
     found = dict.fromkeys(below, 0)
     # Each round lifts a module above those that it imports; circles stop with the rounds.
     for _ in range(len(below) // 2):
-        found = {
-            m: max((found[name] + 1 for name in names), default=0) for m, names in below.items()
-        }
+        found = {m: max((found[n] + 1 for n in names), default=0) for m, names in below.items()}
     return found
 
 
@@ -366,29 +338,24 @@ def handed_on(package: Package, start: str, settings: str) -> list[str]:
 
     Return the modules that use one of them, in the order in which a reader passes.
     """
-    node = package.nodes[settings]
-    assert isinstance(node, ast.ClassDef)
-    fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
-    kinds = {settings, *(member_type(package, settings, ast.unparse(name)) for name in fields)}
-    kinds.discard(None)
+    (_, node), *_ = package.lineage(settings)
+    fields = [ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)]
+    kinds = {settings, *(package.member_type(settings, name) for name in fields)} - {None}
     seen, path = {start}, [package.module_of(start)]
 
     def follow(name: str) -> None:
-        if isinstance(package.nodes[name], ast.ClassDef):
-            for made in calls(package, name):
-                enter(made)
+        inside = ()
+        if name in package.classes:
+            inside = ((made, None) for made in package.calls(name))
         elif isinstance(package.nodes[name], ast.FunctionDef):
             reader = Reader(package, name)
-            for place, node in reader.in_order():
-                if reader.type_of(node) in kinds and path[-1] != reader.module:
-                    path.append(reader.module)
-                if place:
-                    enter(place)
-
-    def enter(name: str) -> None:
-        if name not in seen:
-            seen.add(name)
-            follow(name)
+            inside = reader.in_order()
+        for place, used in inside:
+            if used and reader.type_of(used) in kinds and path[-1] != reader.module:
+                path.append(reader.module)
+            if place and place not in seen:
+                seen.add(place)
+                follow(place)
 
     follow(start)
     return path
@@ -408,16 +375,6 @@ def walk(package: Package, stations: str) -> tuple[dict[str, list[str]], list[st
     return files, [text for text, name in names.items() if name not in passed]
 
 
-def closure(package: Package, module: str) -> set[str]:
-    """Return the modules that one imports, directly or not, also inside functions."""
-    found, waiting = {module}, [module]
-    for name in waiting:
-        new = set(imports(package, name)) - found
-        found |= new
-        waiting += sorted(new)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("walks", nargs="*", help=f"{', '.join(WALKS)}; all, in short, if left out")
@@ -431,14 +388,14 @@ def main() -> None:
     for name, stations in chosen.items():
         files, missing = walk(package, stations)
         start = package.find(stations.split()[0]) or ""
-        in_reach = len({package.module_of(node) for node in reach(package, start)})
+        in_reach = len({package.module_of(node) for node in spread([start], package.calls)})
         print(f"{name}: {len(files)} files, {in_reach} in reach")
         for module, names in files.items() if own or asked.walks else ():
             print(f"  {module.replace('.', '/')}.py: {', '.join(names)}")
         print(*(f"  not found: {text}" for text in missing), sep="\n", end="\n" if missing else "")
     if not asked.walks and not own:
-        start, settings = (package.find(name) or "" for name in SETTINGS)
-        path, height = handed_on(package, start, settings), heights(package)
+        path = handed_on(package, *(package.find(name) or "" for name in SETTINGS))
+        height = heights(package)
         climbs = sum(height[after] > height[before] for before, after in itertools.pairwise(path))
         print(f"settings: in {len(set(path))} files, climbs {climbs} times")
         entry = package.module_of(package.find("train.train") or "")

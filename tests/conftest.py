@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_data import write_list
 from tiny_scans import CATS_AND_DOGS, make_tree
 
 # Before anything else imports cv2, which reads its settings when it is imported.
 from ptkit.core.data import images  # noqa: F401
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.machine import prepare_environment
 
 # Tiny networks: handing work to a second thread costs more than it saves.

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -163,9 +164,9 @@ USUAL = {
     ),
     "LambdaLR": "LambdaLR(lr_lambda=['0.95 ** epoch'])",
     "OneCycleLR": (
-        "OneCycleLR(max_lr=0.01, total_steps=20, epochs=10, steps_per_epoch=2, pct_start=0.3,"
-        " anneal_strategy='linear', cycle_momentum=True, base_momentum=0.85, max_momentum=[0.95],"
-        " div_factor=25, final_div_factor=1e4, three_phase=True)"
+        "OneCycleLR(max_lr=0.01, total_steps=20, epochs=10, steps_per_epoch=2, pct_start=0.3, "
+        "anneal_strategy='linear', cycle_momentum=True, base_momentum=0.85, max_momentum=[0.95], "
+        "div_factor=25, final_div_factor=1e4, three_phase=True)"
     ),
     "CosineAnnealingWarmRestarts": "CosineAnnealingWarmRestarts(T_0=10, T_mult=2, eta_min=1e-6)",
     "LinearLR": "LinearLR(start_factor=0.5, end_factor=1, total_iters=4)",
@@ -239,14 +240,99 @@ def supplied(kind):
 def error_of(kind, call):
     with pytest.raises(UsageError) as caught:
         CATALOGUES[kind].build(call, supplied=supplied(kind))
-    told, source, caret = str(caught.value).split("\n")
-    return told, source[caret.index("^") :]
+    reason, source, caret = str(caught.value).split("\n")
+    return reason, source[caret.index("^") :]
 
 
 def bound(kind, text):
     call = parse(text)
     part = CATALOGUES[kind].find(call)
     return CATALOGUES[kind].bind(call, part)
+
+
+WRONG = ("x", True, None, [])
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+LIST = re.compile(
+    r"a list of (?P<counts>\d[\d, or]* )?(?P<items>.+?)(?P<rises>, the smaller first)?"
+    r"(?P<sum>, not all 0)?"
+)
+# What rules refuse whose words do not give it away, by how their words begin.
+REFUSED = {
+    "a list of 2 numbers, above 0 and below 1, and above 1": (
+        *("x", 1.2, None, [], ["x", 1.2], [1.2, 0.5], [0, 1.2]),
+        *([0.5, 1], [0.5, 1.2, 1.2], [0.5, 1e999]),
+    ),
+    "a list of transforms": ("x", 1, None, [], [1], ["x"]),
+    "the name of a file": (1, True, None, [], [1], ["x"], [[]], [["x"]], [[1, 1e999]]),
+    "16 pixels or larger": (*WRONG, 1.5, 2**64, 15, 65_536),
+    "InterpolationMode": (*WRONG, 1.5, 99, 2**64, -1, 6),
+    "AutoAugmentPolicy": (*WRONG, 1.5),
+    "-1 (1 to 3, drawn)": (*WRONG, 1.5, 2**64, 0, -2),
+    '"mean", as the loop': (*WRONG, 1.5, 99),
+    "text": (1, True, None, []),
+    "such texts": (1, True, None, []),
+    "True or False": ("x", 1, None),
+    "of True or False": ("x", 1, None),
+    "None": (),
+}
+
+
+def limits_in(words):
+    """Return low and high, inclusive, and above and below, exclusive; None where there is none."""
+    if found := re.search(rf"of {NUMBER}\.\.{NUMBER}", words):
+        return float(found[1]), float(found[2]), None, None
+    found = (re.search(rf"{word} {NUMBER}", words) for word in ("least", "most", "above", "below"))
+    return tuple(float(one[1]) if one else None for one in found)
+
+
+def value_inside(words):
+    """Return a number that the words allow."""
+    low, high, above, below = limits_in(words)
+    first, last = above if low is None else low, below if high is None else high
+    if "whole" in words or first is None or last is None:
+        return int(first or 0) + 1 if "whole" in words else (first or 0.0) + 1.0
+    return first + (last - first) * 0.75
+
+
+def just_outside(words):
+    steps = zip(limits_in(words), (-1, 1, 0, 0), strict=True)
+    kind = int if "whole" in words else float
+    return [kind(limit + step) for limit, step in steps if limit is not None]
+
+
+def values_outside(words):
+    """Return what the words refuse: wrong types, and numbers just out of range."""
+    for start, refused in REFUSED.items():
+        if words.startswith(start):
+            return refused
+    if found := LIST.fullmatch(words):
+        counts = [int(count) for count in re.findall(r"\d+", found["counts"] or "")]
+        size = (counts or [2])[0]
+        good = True if "True" in found["items"] else value_inside(found["items"])
+        return (
+            *WRONG,
+            *([bad] * size for bad in values_outside(found["items"])),
+            *([[good] * (max(counts) + 1)] if counts else []),
+            *([[good, good / 2]] if found["rises"] else []),
+            *([[0] * size] if found["sum"] else []),
+        )
+    if "number" not in words:
+        # One text or number that is meant exactly.
+        return (*WRONG, 1.5, 99)
+    others = (1.5, 2**64) if "whole" in words else (math.inf,)
+    return (*WRONG, *others, *just_outside(words), *((0,) if "decimal point" in words else ()))
+
+
+def refused_by(rule):
+    """Return what a rule refuses: what each of its parts does, unless another part allows it."""
+    parts = rule.parts or (rule,)
+    refused = [
+        value
+        for part in parts
+        for value in values_outside(part.text)
+        if not any(other.check(value) for other in parts if other is not part)
+    ]
+    return tuple({repr(value): value for value in refused}.values())
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, c in CATALOGUES.items() for n in c.parts])
@@ -258,7 +344,7 @@ def test_every_argument_says_what_it_may_be(kind, name):
 def test_wrong_types_and_values_out_of_range_are_refused_with_what_is_allowed(
     kind, part, argument, rule
 ):
-    shown = [str(Call("", (bad,)))[1:-1] for bad in rule.bad_examples]
+    shown = [str(Call("", (bad,)))[1:-1] for bad in refused_by(rule)]
     found = [error_of(kind, parse(f"{part}({argument}={text})")) for text in shown]
     assert found == [
         (f"{part}: {argument} must be {rule.text}, found {text}", f"{argument}={text})")
@@ -268,24 +354,33 @@ def test_wrong_types_and_values_out_of_range_are_refused_with_what_is_allowed(
 
 @pytest.mark.parametrize(("kind", "part", "argument", "rule"), RULES, ids=IDS)
 def test_what_no_argument_may_be_is_among_what_is_tried(kind, part, argument, rule):
-    assert {int, list, str, type(None)} & {type(bad) for bad in rule.bad_examples}
-    assert not any(
-        map(rule.check, (*rule.bad_examples, math.nan, math.inf, -math.inf, [math.nan] * 3))
-    )
+    assert {int, list, str, type(None)} & {type(bad) for bad in refused_by(rule)}
+    refused = (*refused_by(rule), math.nan, math.inf, -math.inf, [math.nan] * 3)
+    assert [value for value in refused if rule.check(value)] == []
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for *_, rule in RULES if rule.example is not None], ids=lambda rule: rule.text
+    "part",
+    {
+        part.text: part
+        for *_, rule in RULES
+        for part in rule.parts or (rule,)
+        if re.match("a (finite |whole )?number", part.text)
+    }.values(),
+    ids=lambda part: part.text,
 )
-def test_the_example_of_a_rule_is_allowed(rule):
-    assert rule.check(rule.example)
+def test_a_number_is_allowed_as_far_as_the_words_say(part):
+    kind = int if "whole" in part.text else float
+    at_the_limits = [kind(limit) for limit in limits_in(part.text)[:2] if limit is not None]
+    assert all(map(part.check, [value_inside(part.text), *at_the_limits]))
+    assert not any(map(part.check, just_outside(part.text)))
 
 
 @pytest.mark.parametrize(("kind", "part", "argument", "rule"), RULES, ids=IDS)
-def test_a_misspelled_argument_is_told_with_the_right_one(kind, part, argument, rule):
-    told, at = error_of(kind, Call(part, kwargs={f"{argument}_": rule.example}))
-    assert told.startswith(f"{part} has no argument {argument}_; ")
-    assert argument in told.partition(";")[2]
+def test_a_misspelled_argument_is_refused_with_the_right_one(kind, part, argument, rule):
+    reason, at = error_of(kind, Call(part, kwargs={f"{argument}_": 1}))
+    assert reason.startswith(f"{part} has no argument {argument}_; ")
+    assert argument in reason.partition(";")[2]
     assert at.startswith(f"{part}(")
 
 
@@ -320,68 +415,136 @@ def test_pytorch_takes_what_is_allowed(kind, text):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "reason"),
     [
-        ("schedule", "StepLR(0)", "StepLR: step_size must be a whole number of at least 1, found 0"),
+        (
+            "schedule",
+            "StepLR(0)",
+            "StepLR: step_size must be a whole number of at least 1, found 0",
+        ),
         ("optimizer", "SGD(momentum=1e999)", "SGD: momentum must be a number of 0..1, found 1e999"),
-        ("transform", "RandomCrop(32, padding=(1, 2, 3))",
-         "RandomCrop: padding must be a whole number of 0..65535, a list of 1, 2 or 4 whole numbers of 0..65535 or "
-         "None, found (1, 2, 3)"),
-        ("transform", "RandomApply(RandomCrop(32, padding=4), p=0.5)",
-         "RandomApply: transforms must be a list of transforms, such as [RandomCrop(32, padding=4)], "
-         "found RandomCrop(32, padding=4)"),
-        ("transform", "RandomOrder([RandomHorizontalFlip(), 'Pad(1)'])",
-         "RandomOrder: transforms must be a list of transforms, such as [RandomCrop(32, padding=4)], "
-         "found [RandomHorizontalFlip(), 'Pad(1)']"),
-        ("transform", "Resize(8, interpolation='cubic')",
-         "Resize: interpolation must be InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, BICUBIC, BOX, HAMMING or "
-         "LANCZOS, found 'cubic'"),
-        ("transform", "Resize(8, interpolation=AutoAugmentPolicy.SVHN)",
-         "Resize: interpolation must be InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, BICUBIC, BOX, HAMMING or "
-         "LANCZOS, found AutoAugmentPolicy.SVHN"),
-        ("transform", "RandomResizedCrop(8, scale=(1, 0.5))",
-         "RandomResizedCrop: scale must be a list of 2 numbers above 0 and of at most 1, the smaller first, "
-         "found (1, 0.5)"),
-        ("loss", "CrossEntropyLoss([0, 0])",
-         "CrossEntropyLoss: weight must be a list of numbers of at least 0, not all 0, 'balanced' or None, "
-         "found [0, 0]"),
-        ("initialisation", "xavier_normal_(gain=calculate_gain('rely'))",
-         "calculate_gain: nonlinearity must be 'linear', 'conv1d', 'conv2d', 'conv3d', 'conv_transpose1d', "
-         "'conv_transpose2d', 'conv_transpose3d', 'sigmoid', 'tanh', 'relu', 'leaky_relu' or 'selu', found 'rely'"),
-        ("model", "resnet18(stem='tiny')", "resnet18: stem must be 'small', 'standard' or None, found 'tiny'"),
-        ("transform", "Resize()",
-         "Resize: missing a required argument: 'size'; it must be a whole number of 1..65535, a list of 1 or 2 whole "
-         "numbers of 1..65535 or None"),
-        ("transform", "RandomHorizontalFlip(0.5, 3)",
-         "RandomHorizontalFlip takes at most 1 arguments without their names: p"),
-        ("model", "lenet(32)", "lenet takes at most 0 arguments without their names; with their names: size"),
-        ("loss", "KLDivLoss(reduction='sum')", "KLDivLoss has no argument reduction here: it comes from the run"),
-        ("transform", "Resize(9, max_size=9)", "Resize: max_size must be larger than size, which is then one number"),
-        ("transform", "RandAugment(magnitude=31)", "RandAugment: magnitude must be below num_magnitude_bins"),
-        ("schedule", "OneCycleLR(0.1, 9, base_momentum=0.96)",
-         "OneCycleLR: base_momentum must not be above max_momentum"),
+        (
+            "transform",
+            "RandomCrop(32, padding=(1, 2, 3))",
+            "RandomCrop: padding must be a whole number of 0..65535, a list of 1, 2 or 4 whole "
+            "numbers of 0..65535 or None, found (1, 2, 3)",
+        ),
+        (
+            "transform",
+            "RandomApply(RandomCrop(32, padding=4), p=0.5)",
+            "RandomApply: transforms must be a list of transforms, such as [RandomCrop(32, "
+            "padding=4)], found RandomCrop(32, padding=4)",
+        ),
+        (
+            "transform",
+            "RandomOrder([RandomHorizontalFlip(), 'Pad(1)'])",
+            "RandomOrder: transforms must be a list of transforms, such as [RandomCrop(32, "
+            "padding=4)], found [RandomHorizontalFlip(), 'Pad(1)']",
+        ),
+        (
+            "transform",
+            "Resize(8, interpolation='cubic')",
+            "Resize: interpolation must be InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, "
+            "BICUBIC, BOX, HAMMING or LANCZOS, found 'cubic'",
+        ),
+        (
+            "transform",
+            "Resize(8, interpolation=AutoAugmentPolicy.SVHN)",
+            "Resize: interpolation must be InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, "
+            "BICUBIC, BOX, HAMMING or LANCZOS, found AutoAugmentPolicy.SVHN",
+        ),
+        (
+            "transform",
+            "RandomResizedCrop(8, scale=(1, 0.5))",
+            "RandomResizedCrop: scale must be a list of 2 numbers above 0 and of at most 1, the "
+            "smaller first, found (1, 0.5)",
+        ),
+        (
+            "loss",
+            "CrossEntropyLoss([0, 0])",
+            "CrossEntropyLoss: weight must be a list of numbers of at least 0, not all 0, "
+            "'balanced' or None, found [0, 0]",
+        ),
+        (
+            "initialisation",
+            "xavier_normal_(gain=calculate_gain('rely'))",
+            "calculate_gain: nonlinearity must be 'linear', 'conv1d', 'conv2d', 'conv3d', "
+            "'conv_transpose1d', 'conv_transpose2d', 'conv_transpose3d', 'sigmoid', 'tanh', "
+            "'relu', 'leaky_relu' or 'selu', found 'rely'",
+        ),
+        (
+            "model",
+            "resnet18(stem='tiny')",
+            "resnet18: stem must be 'small', 'standard' or None, found 'tiny'",
+        ),
+        (
+            "transform",
+            "Resize()",
+            "Resize: missing a required argument: 'size'; it must be a whole number of 1..65535, a "
+            "list of 1 or 2 whole numbers of 1..65535 or None",
+        ),
+        (
+            "transform",
+            "RandomHorizontalFlip(0.5, 3)",
+            "RandomHorizontalFlip takes at most 1 arguments without their names: p",
+        ),
+        (
+            "model",
+            "lenet(32)",
+            "lenet takes at most 0 arguments without their names; with their names: size",
+        ),
+        (
+            "loss",
+            "KLDivLoss(reduction='sum')",
+            "KLDivLoss has no argument reduction here: it comes from the run",
+        ),
+        (
+            "transform",
+            "Resize(9, max_size=9)",
+            "Resize: max_size must be larger than size, which is then one number",
+        ),
+        (
+            "transform",
+            "RandAugment(magnitude=31)",
+            "RandAugment: magnitude must be below num_magnitude_bins",
+        ),
+        (
+            "schedule",
+            "OneCycleLR(0.1, 9, base_momentum=0.96)",
+            "OneCycleLR: base_momentum must not be above max_momentum",
+        ),
         ("initialisation", "uniform_(1, 0)", "uniform_: a must not be above b"),
     ],
-)  # fmt: skip
-def test_messages_say_what_is_allowed_and_what_was_found(kind, text, told):
-    assert error_of(kind, parse(text))[0] == told
+)
+def test_messages_say_what_is_allowed_and_what_was_found(kind, text, reason):
+    assert error_of(kind, parse(text))[0] == reason
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "reason"),
     [
-        ("loss", "CrossEntropy()", "no loss is called CrossEntropy; did you mean CrossEntropyLoss?"),
+        (
+            "loss",
+            "CrossEntropy()",
+            "no loss is called CrossEntropy; did you mean CrossEntropyLoss?",
+        ),
         ("transform", "Scale(8)", "no transform is called Scale; it is called Resize now"),
-        ("schedule", "cosine()",
-         "no schedule is called cosine; "
-         "did you mean CosineAnnealingLR, CosineAnnealingWarmRestarts or WarmupCosineLR?"),
-        ("initialisation", "lecun()",
-         "no initialisation is called lecun; there are: " + ", ".join(INITS.parts)),
+        (
+            "schedule",
+            "cosine()",
+            "no schedule is called cosine; "
+            "did you mean CosineAnnealingLR, CosineAnnealingWarmRestarts or WarmupCosineLR?",
+        ),
+        (
+            "initialisation",
+            "lecun()",
+            "no initialisation is called lecun; there are: " + ", ".join(INITS.parts),
+        ),
         ("model", "yolo()", f"no model is called yolo; `ptkit list` has all {len(models().parts)}"),
     ],
-)  # fmt: skip
-def test_an_unknown_name_is_told_with_what_may_be_meant(kind, text, told):
-    assert error_of(kind, parse(text))[0] == told
+)
+def test_an_unknown_name_is_refused_with_what_may_be_meant(kind, text, reason):
+    assert error_of(kind, parse(text))[0] == reason
 
 
 def test_the_tables_have_no_row_that_no_part_uses():
@@ -393,24 +556,45 @@ def test_the_tables_have_no_row_that_no_part_uses():
 
 
 @pytest.mark.parametrize(
-    ("flag", "call", "told"),
+    ("flag", "call", "reason"),
     [
-        ("--loss", "CrossEntropyLoss(label_smoothing=2)",
-         "ptkit: CrossEntropyLoss: label_smoothing must be a number of 0..1, found 2"),
-        ("--optimizer", "SGD(momentum=9)", "ptkit: SGD: momentum must be a number of 0..1, found 9"),
-        ("--scheduler", "StepLR(0)", "ptkit: StepLR: step_size must be a whole number of at least 1, found 0"),
-        ("--transform", "RandomHorizontalFlip(1.5)",
-         "ptkit: RandomHorizontalFlip: p must be a number of 0..1, found 1.5"),
-        ("--init", "Conv2d=normal_(0, -1)", "ptkit: normal_: std must be a number of at least 0, found -1"),
-        ("--model", "resnet18(groups=0)", "ptkit: resnet18: groups must be a whole number of at least 1 or None, "
-         "found 0"),
+        (
+            "--loss",
+            "CrossEntropyLoss(label_smoothing=2)",
+            "ptkit: CrossEntropyLoss: label_smoothing must be a number of 0..1, found 2",
+        ),
+        (
+            "--optimizer",
+            "SGD(momentum=9)",
+            "ptkit: SGD: momentum must be a number of 0..1, found 9",
+        ),
+        (
+            "--scheduler",
+            "StepLR(0)",
+            "ptkit: StepLR: step_size must be a whole number of at least 1, found 0",
+        ),
+        (
+            "--transform",
+            "RandomHorizontalFlip(1.5)",
+            "ptkit: RandomHorizontalFlip: p must be a number of 0..1, found 1.5",
+        ),
+        (
+            "--init",
+            "Conv2d=normal_(0, -1)",
+            "ptkit: normal_: std must be a number of at least 0, found -1",
+        ),
+        (
+            "--model",
+            "resnet18(groups=0)",
+            "ptkit: resnet18: groups must be a whole number of at least 1 or None, found 0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_train_stops_with_exit_code_2_before_it_makes_a_run(
-    flag, call, told, tmp_path, monkeypatch
+    flag, call, reason, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(make_lists(tmp_path, train=6, valid=3, test=3))
     result = CliRunner().invoke(app, ["train", "--set", "log.tensorboard=false", flag, call])
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, told)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, reason)
     assert result.stderr.splitlines()[2].strip() == "^"
     assert not Path("runs").exists()

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data import keyed
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.loading.kept import Kept

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 
 from ptkit.core.config_layers import resolve
 from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, unreadable
 from ptkit.core.data.loading.entries import (
@@ -392,7 +393,11 @@ class Quiet(Watcher):
 def source(images, pipeline, **settings):
     epochs = settings.pop("epochs", 2)
     return load_list(
-        images, pipeline, resolve({"data": settings, "train": {"epochs": epochs}}), Quiet().counting
+        images,
+        pipeline,
+        resolve({"data": settings}).data,
+        Quiet().counting,
+        is_once=epochs == 1,
     )
 
 

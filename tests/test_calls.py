@@ -80,13 +80,18 @@ def test_any_text_is_a_call_or_a_usage_error(text):
         ("StepLR(step_size=50, gamma=0.1)", Call("StepLR", (), {"step_size": 50, "gamma": 0.1})),
         ("normal_(-1, +2.5)", Call("normal_", (-1, 2.5))),
         ("Resize((16, 32), antialias=True)", Call("Resize", ((16, 32),), {"antialias": True})),
-        ("RandomApply([ColorJitter(0.4)], p=0.5)", Call("RandomApply", ([Call("ColorJitter", (0.4,))],), {"p": 0.5})),
-        ("RandomRotation(9, InterpolationMode.NEAREST)",
-         Call("RandomRotation", (9, Symbol("InterpolationMode", "NEAREST")))),
+        (
+            "RandomApply([ColorJitter(0.4)], p=0.5)",
+            Call("RandomApply", ([Call("ColorJitter", (0.4,))],), {"p": 0.5}),
+        ),
+        (
+            "RandomRotation(9, InterpolationMode.NEAREST)",
+            Call("RandomRotation", (9, Symbol("InterpolationMode", "NEAREST"))),
+        ),
         ("normal_(\n    0,\r\n    std=1,\n)", Call("normal_", (0,), {"std": 1})),
         (r"Lambda('C:\data\my.py:f')", Call("Lambda", (r"C:\data\my.py:f",))),
     ],
-)  # fmt: skip
+)
 def test_calls_are_read_as_pytorch_writes_them(text, call):
     assert parse(text) == call
 
@@ -157,18 +162,18 @@ def test_a_call_that_python_could_run_is_only_read(tmp_path):
         ("", "expected a name or a call such as Name(key=1), found", ""),
     ],
 )
-def test_the_caret_stands_under_the_mistake(text, message, marked):
+def test_the_caret_is_under_the_mistake(text, message, marked):
     found, line, caret = error_of(text)
     assert found == message
     assert line[caret.index("^") :] == marked
 
 
-def test_the_caret_stands_under_the_mistake_after_chinese_which_is_twice_as_wide():
+def test_the_caret_is_under_the_mistake_after_chinese_which_is_twice_as_wide():
     assert error_of('f("图像", x)')[1:] == ['    f("图像", x)', "              ^"]
     assert error_of('图像/é.py:f("ü" 1)')[1:] == ['    图像/é.py:f("ü" 1)', "                ^"]
 
 
-def test_the_caret_stands_under_the_mistake_after_tabs_and_combining_marks():
+def test_the_caret_is_under_the_mistake_after_tabs_and_combining_marks():
     assert error_of("f(1,\tx)")[1:] == ["    f(1, x)", "         ^"]
     assert error_of('f("e\u0301", x)')[1:] == ['    f("e\u0301", x)', "           ^"]
 

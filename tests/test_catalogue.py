@@ -43,8 +43,8 @@ def error_of(kind, text):
 
 def marked(message):
     """Return the message and the source from the caret on."""
-    told, line, caret = message.split("\n")
-    return told, line[caret.index("^") :]
+    reason, line, caret = message.split("\n")
+    return reason, line[caret.index("^") :]
 
 
 @pytest.fixture
@@ -53,10 +53,8 @@ def user_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     file = tmp_path / "mine.py"
     file.write_text(
-        "WIDTH = 3\n"
-        "def scale(width=1, verbose=False, reduce='x'): return (width, verbose, reduce)\n"
-        "def needs(width): return width\n"
-        "def fails(): return [][1]\n"
+        "WIDTH = 3\ndef scale(width=1, verbose=False, reduce='x'): return (width, verbose, "
+        "reduce)\ndef needs(width): return width\ndef fails(): return [][1]\n"
     )
     return file
 
@@ -77,53 +75,156 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told", "at"),
+    ("kind", "text", "reason", "at"),
     [
-        ("optimizer", "SDG(momentum=0.9)", "no optimizer is called SDG; did you mean SGD?", "SDG(momentum=0.9)"),
-        ("loss", "crossentropyloss()", "no loss is called crossentropyloss; did you mean CrossEntropyLoss?",
-         "crossentropyloss()"),
-        ("optimizer", "SGD(momentun=0.9)", "SGD has no argument momentun; did you mean momentum?", "momentun=0.9)"),
-        ("schedule", "StepLR(5, width=2)", "StepLR has no argument width; it takes: step_size, gamma", "width=2)"),
-        ("transform", "RandomApply([RandomCorp(32)])", "no transform is called RandomCorp; did you mean RandomCrop?",
-         "RandomCorp(32)])"),
-        ("transform", "RandomApply([RandomCrop(32, pading=4)], p=0.5)",
-         "RandomCrop has no argument pading; did you mean padding?", "pading=4)], p=0.5)"),
-        ("loss", "L1Loss(size_average=True)",
-         'size_average is called differently now: use reduction="mean"', "size_average=True)"),
-        ("transform", "RandomRotation(9, resample=2)",
-         "resample is called differently now: use interpolation", "resample=2)"),
-        ("transform", "RandomAffine(9, fillcolor=0)", "fillcolor is called differently now: use fill", "fillcolor=0)"),
-        ("schedule", "StepLR(5, last_epoch=3)",
-         "last_epoch is called differently now: use --resume, which restores the schedule", "last_epoch=3)"),
-        ("loss", "L1Loss('elementwise_mean')", '"elementwise_mean" is called "mean" now', "'elementwise_mean')"),
-        ("optimizer", "SGD(lr=0.1)", "SGD has no argument lr here: it comes from the run", "lr=0.1)"),
-        ("optimizer", "SGD(0.1)",
-         "SGD has no argument lr here: it comes from the run", "0.1)"),
-        ("schedule", "StepLR(5, 0.1, 2)",
-         "StepLR takes at most 2 arguments without their names: step_size, gamma", "2)"),
+        (
+            "optimizer",
+            "SDG(momentum=0.9)",
+            "no optimizer is called SDG; did you mean SGD?",
+            "SDG(momentum=0.9)",
+        ),
+        (
+            "loss",
+            "crossentropyloss()",
+            "no loss is called crossentropyloss; did you mean CrossEntropyLoss?",
+            "crossentropyloss()",
+        ),
+        (
+            "optimizer",
+            "SGD(momentun=0.9)",
+            "SGD has no argument momentun; did you mean momentum?",
+            "momentun=0.9)",
+        ),
+        (
+            "schedule",
+            "StepLR(5, width=2)",
+            "StepLR has no argument width; it takes: step_size, gamma",
+            "width=2)",
+        ),
+        (
+            "transform",
+            "RandomApply([RandomCorp(32)])",
+            "no transform is called RandomCorp; did you mean RandomCrop?",
+            "RandomCorp(32)])",
+        ),
+        (
+            "transform",
+            "RandomApply([RandomCrop(32, pading=4)], p=0.5)",
+            "RandomCrop has no argument pading; did you mean padding?",
+            "pading=4)], p=0.5)",
+        ),
+        (
+            "loss",
+            "L1Loss(size_average=True)",
+            'size_average is called differently now: use reduction="mean"',
+            "size_average=True)",
+        ),
+        (
+            "transform",
+            "RandomRotation(9, resample=2)",
+            "resample is called differently now: use interpolation",
+            "resample=2)",
+        ),
+        (
+            "transform",
+            "RandomAffine(9, fillcolor=0)",
+            "fillcolor is called differently now: use fill",
+            "fillcolor=0)",
+        ),
+        (
+            "schedule",
+            "StepLR(5, last_epoch=3)",
+            "last_epoch is called differently now: use --resume, which restores the schedule",
+            "last_epoch=3)",
+        ),
+        (
+            "loss",
+            "L1Loss('elementwise_mean')",
+            '"elementwise_mean" is called "mean" now',
+            "'elementwise_mean')",
+        ),
+        (
+            "optimizer",
+            "SGD(lr=0.1)",
+            "SGD has no argument lr here: it comes from the run",
+            "lr=0.1)",
+        ),
+        ("optimizer", "SGD(0.1)", "SGD has no argument lr here: it comes from the run", "0.1)"),
+        (
+            "schedule",
+            "StepLR(5, 0.1, 2)",
+            "StepLR takes at most 2 arguments without their names: step_size, gamma",
+            "2)",
+        ),
         ("schedule", "StepLR(5, step_size=5)", "StepLR got step_size twice", "step_size=5)"),
-        ("model", "lenet(32)", "lenet takes at most 0 arguments without their names; with their names: size", "32)"),
-        ("optimizer", 'SGD(momentum="0.9")', "SGD: momentum must be a number of 0..1, found '0.9'", 'momentum="0.9")'),
-        ("optimizer", "SGD(nesterov=1)", "SGD: nesterov must be True or False, found 1", "nesterov=1)"),
-        ("loss", "L1Loss(None)",
-         'L1Loss: reduction must be "mean", as the loop steps on the mean of a batch, found None', "None)"),
-        ("transform", 'AutoAugment("cifar10")',
-         "AutoAugment: policy must be AutoAugmentPolicy.IMAGENET, CIFAR10 or SVHN, found 'cifar10'", '"cifar10")'),
-        ("transform", "Resize(8, InterpolationMode.BILINAER)",
-         "InterpolationMode has no BILINAER; did you mean BILINEAR?", "InterpolationMode.BILINAER)"),
-        ("transform", "Resize(8, os.path)",
-         "os.path is not known here; enumerations: InterpolationMode, AutoAugmentPolicy", "os.path)"),
-        ("schedule", "StepLR()",
-         "StepLR: missing a required argument: 'step_size'; it must be a whole number of at least 1", "StepLR()"),
-        ("optimizer", "SGD(nesterov=True)",
-         "SGD: Nesterov momentum requires a momentum and zero dampening", "SGD(nesterov=True)"),
-        ("optimizer", "Adam(betas=[0.9])",
-         "Adam: betas must be a list of 2 numbers of at least 0 and below 1 with a decimal point, found [0.9]",
-         "betas=[0.9])"),
+        (
+            "model",
+            "lenet(32)",
+            "lenet takes at most 0 arguments without their names; with their names: size",
+            "32)",
+        ),
+        (
+            "optimizer",
+            'SGD(momentum="0.9")',
+            "SGD: momentum must be a number of 0..1, found '0.9'",
+            'momentum="0.9")',
+        ),
+        (
+            "optimizer",
+            "SGD(nesterov=1)",
+            "SGD: nesterov must be True or False, found 1",
+            "nesterov=1)",
+        ),
+        (
+            "loss",
+            "L1Loss(None)",
+            'L1Loss: reduction must be "mean", as the loop steps on the mean of a batch, found '
+            "None",
+            "None)",
+        ),
+        (
+            "transform",
+            'AutoAugment("cifar10")',
+            "AutoAugment: policy must be AutoAugmentPolicy.IMAGENET, CIFAR10 or SVHN, found "
+            "'cifar10'",
+            '"cifar10")',
+        ),
+        (
+            "transform",
+            "Resize(8, InterpolationMode.BILINAER)",
+            "InterpolationMode has no BILINAER; did you mean BILINEAR?",
+            "InterpolationMode.BILINAER)",
+        ),
+        (
+            "transform",
+            "Resize(8, os.path)",
+            "os.path is not known here; enumerations: InterpolationMode, AutoAugmentPolicy",
+            "os.path)",
+        ),
+        (
+            "schedule",
+            "StepLR()",
+            "StepLR: missing a required argument: 'step_size'; it must be a whole number of at "
+            "least 1",
+            "StepLR()",
+        ),
+        (
+            "optimizer",
+            "SGD(nesterov=True)",
+            "SGD: Nesterov momentum requires a momentum and zero dampening",
+            "SGD(nesterov=True)",
+        ),
+        (
+            "optimizer",
+            "Adam(betas=[0.9])",
+            "Adam: betas must be a list of 2 numbers of at least 0 and below 1 with a decimal "
+            "point, found [0.9]",
+            "betas=[0.9])",
+        ),
     ],
-)  # fmt: skip
-def test_a_mistake_is_told_and_pointed_at(kind, text, told, at):
-    assert marked(error_of(kind, text)) == (told, at)
+)
+def test_a_mistake_is_reported_and_pointed_at(kind, text, reason, at):
+    assert marked(error_of(kind, text)) == (reason, at)
 
 
 def test_the_arguments_of_a_part_are_those_that_the_user_may_give():
@@ -163,7 +264,7 @@ def test_what_a_part_does_not_take_is_not_supplied_to_it():
     assert isinstance(LOSSES.build(parse("L1Loss()"), supplied={"num_classes": 3}), nn.L1Loss)
 
 
-def test_lists_of_numbers_become_tensors_where_pytorch_wants_tensors():
+def test_lists_of_numbers_become_tensors_where_pytorch_needs_tensors():
     assert build("loss", "CrossEntropyLoss(weight=[1, 2, 3])").weight.equal(
         torch.tensor([1.0, 2.0, 3.0])
     )
@@ -179,7 +280,7 @@ def test_nested_calls_are_built():
     assert choice.transforms[1].padding == [1, 2]
 
 
-def test_a_function_of_the_table_may_stand_as_an_argument():
+def test_a_function_of_the_table_may_be_an_argument():
     tensor = torch.zeros(100, 100)
     INITS.build(
         parse("orthogonal_(gain=calculate_gain('leaky_relu', 0))"), supplied={"tensor": tensor}
@@ -198,26 +299,33 @@ def test_a_users_function_may_have_arguments_of_any_name(user_file):
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "at"),
+    ("text", "reason", "at"),
     [
         ("mine.py:scael()", "mine.py has no scael; did you mean scale?", "scael()"),
         ("mine.py:scale(wdith=3)", "scale has no argument wdith; did you mean width?", "wdith=3)"),
         ("mine.py:needs()", "needs: missing a required argument: 'width'", "needs()"),
         ("mine.py:WIDTH(3)", "WIDTH is a int, not a function or class with arguments", "WIDTH(3)"),
-        ("mine.py:fails()", "fails cannot take these arguments (IndexError: list index out of range)", "fails()"),
+        (
+            "mine.py:fails()",
+            "fails cannot take these arguments (IndexError: list index out of range)",
+            "fails()",
+        ),
         ("gone.py:scale()", "no file gone.py", "scale()"),
-        ("no_such_module:scale()",
-         "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'", "scale()"),
+        (
+            "no_such_module:scale()",
+            "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'",
+            "scale()",
+        ),
     ],
-)  # fmt: skip
-def test_a_mistake_about_a_users_own_part_is_told_and_pointed_at(user_file, text, told, at):
-    assert marked(error_of("transform", text)) == (told, at)
+)
+def test_a_mistake_about_a_users_own_part_is_reported_and_pointed_at(user_file, text, reason, at):
+    assert marked(error_of("transform", text)) == (reason, at)
 
 
 def test_an_error_inside_a_users_file_is_not_taken_for_a_missing_file(user_file):
     user_file.with_name("opens.py").write_text("open('gone.txt')\n")
-    told, _ = marked(error_of("transform", "opens.py:f()"))
-    assert told.startswith("cannot import opens.py: FileNotFoundError: ")
+    reason, _ = marked(error_of("transform", "opens.py:f()"))
+    assert reason.startswith("cannot import opens.py: FileNotFoundError: ")
 
 
 def test_two_files_of_one_name_do_not_replace_each_other(user_file, tmp_path):

@@ -195,7 +195,7 @@ def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tm
     found = Evaluation(images, names, rows, rows.argmax(axis=1))
     assert found.as_dict()["matrix"] is None
     with PictureFolder(tmp_path / "out", command="confmat") as pictures:
-        draw_evaluation(found, pictures, source="", num_images=1)
+        draw_evaluation(found, pictures, num_images=1)
     assert (tmp_path / "out" / "confusion.csv").read_text().splitlines() == [
         "true,predicted,images",
         "class7,class7,2",

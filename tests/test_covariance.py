@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 from torchvision.transforms import v2
 
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.statistics import sample
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.covariance import (
@@ -175,9 +176,9 @@ def test_only_the_chosen_images_count(listed, correlated):
 
 
 def test_progress_counts_every_image_once(listed, correlated):
-    told = []
-    mean_and_covariance(*listed(correlated[:300]), size=(4, 4), on_images=told.append)
-    assert sum(told) == 300
+    counts = []
+    mean_and_covariance(*listed(correlated[:300]), size=(4, 4), on_images=counts.append)
+    assert sum(counts) == 300
 
 
 def test_saved_whitening_is_plain_arrays_that_make_the_transform(listed, correlated):

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from ptkit.core.errors import StorageError
-from ptkit.core.files import make_folder, sha256, write_atomically, write_csv
+from ptkit.core.files import make_folder, sha256, with_retries, write_atomically, write_csv
 
 
 @pytest.fixture
@@ -125,3 +125,17 @@ def test_folder_is_made_with_its_parents_and_may_be_there(tmp_path):
 
 def test_sha256_is_hexadecimal():
     assert sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_disk_that_fails_for_a_moment_gets_three_tries():
+    failures = [OSError(errno.EIO, "I/O error")] * 2
+
+    def read(path):
+        if failures:
+            raise failures.pop()
+        return path
+
+    assert with_retries("a.png", read, "a.png") == "a.png"
+    failures.extend([OSError(errno.ESTALE, "stale")] * 3)
+    with pytest.raises(StorageError, match=r"cannot read a\.png after three tries: stale"):
+        with_retries("a.png", read, "a.png")

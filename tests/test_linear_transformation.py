@@ -107,7 +107,7 @@ def test_saved_pipeline_never_reads_a_file_that_it_names(whitening, call, tensor
 @pytest.mark.parametrize("held", [torch.zeros(3, 3), torch.zeros(4), "whitening.npz", [[1.0]]])
 def test_something_else_in_a_checkpoint_is_a_checkpoint_error(held):
     with pytest.raises(
-        CheckpointError, match=r"holds something else than a matrix and a mean as whitening\.npz"
+        CheckpointError, match=r"holds something other than a matrix and a mean as whitening\.npz"
     ):
         Pipeline.parse(CALLS, tensors={"whitening.npz": held}, allow_user_code=False)
 

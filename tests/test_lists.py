@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_data import write_list
 
 from ptkit.core.data.lists import (
     classes_bytes,
@@ -12,7 +13,6 @@ from ptkit.core.data.lists import (
     list_bytes,
     read_classes,
     read_list,
-    write_list,
 )
 from ptkit.core.errors import DataError
 

@@ -234,7 +234,7 @@ def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(
     pipeline = Pipeline.parse(["Resize((8, 8))", *calls])
     assert names(pipeline.plan.image_steps) == [parse(call).name for call in middle]
     assert (names(pipeline.plan.batch_steps), names(pipeline.plan.float_steps)) == (batched, tail)
-    assert (pipeline.plan.scale is None) == (TENSOR in middle)
+    assert (pipeline.plan.fused is None) == (TENSOR in middle)
 
 
 @pytest.mark.parametrize(

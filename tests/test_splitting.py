@@ -1,4 +1,3 @@
-import errno
 import random
 from collections import Counter
 
@@ -7,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
 
-from ptkit.core.data.splits.grouping import find_duplicates, with_retries
+from ptkit.core.data.splits.grouping import find_duplicates
 from ptkit.core.data.splits.scanning import scan_class_folders
 from ptkit.core.data.splits.splitting import largest_remainder, parse_ratio, split_images
-from ptkit.core.errors import DataError, StorageError, UsageError
+from ptkit.core.errors import DataError, UsageError
 
 RATIOS = st.sampled_from([(8, 1, 1), (7, 3), (2, 1, 1), (1, 1), (13, 5, 7)])
 
@@ -234,17 +233,3 @@ def test_many_files_are_compared_as_few_are(make_tree, monkeypatch):
 def test_a_file_that_vanished_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*gone\.png: No such file"):
         find_duplicates([str(tmp_path / "gone.png")] * 2, [5, 5])
-
-
-def test_a_disk_that_fails_for_a_moment_gets_three_tries():
-    failures = [OSError(errno.EIO, "I/O error")] * 2
-
-    def read(path):
-        if failures:
-            raise failures.pop()
-        return path
-
-    assert with_retries(read, "a.png") == "a.png"
-    failures.extend([OSError(errno.ESTALE, "stale")] * 3)
-    with pytest.raises(StorageError, match=r"cannot read a\.png: stale, three times"):
-        with_retries(read, "a.png")

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_data import write_list
 
 from ptkit.core.data import statistics
 from ptkit.core.data.images import read
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.statistics import ChannelStatistics, find, measure, of_stacks, save
 from ptkit.core.errors import DataError, StorageError
 

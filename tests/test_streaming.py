@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading import decoding
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.decoding import decode_all, read_ahead, sizes_of

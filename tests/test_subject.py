@@ -7,7 +7,8 @@ import torch
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weights import Weights
-from ptkit.looking.subject import load_subject, output_folder
+from ptkit.looking.pictures import picture_folder
+from ptkit.looking.subject import load_subject
 
 from example_run import CLASSES, write_run  # isort: skip
 
@@ -113,9 +114,9 @@ def test_user_code_in_a_checkpoint_must_be_named_again(run):
 
 
 def test_pictures_go_to_the_run_or_beside_or_where_out_says(run):
-    assert output_folder(Path("runs/1"), command="confmat", out=None) == Path("runs/1/confmat")
-    assert output_folder(None, command="confmat", out=None) == Path("ptkit-confmat")
-    assert output_folder(Path("runs/1"), command="confmat", out=Path("x")) == Path("x")
+    assert picture_folder("confmat", run=Path("runs/1")).folder == Path("runs/1/confmat")
+    assert picture_folder("confmat").folder == Path("ptkit-confmat")
+    assert picture_folder("confmat", run=Path("runs/1"), out=Path("x")).folder == Path("x")
 
 
 def test_a_file_is_described_by_its_path_and_epoch_if_known():

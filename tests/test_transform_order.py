@@ -144,11 +144,11 @@ def own(tmp_path):
         ),
     ],
 )
-def test_what_cannot_stand_where_it_stands_is_refused_and_pointed_at(calls, message, pointed_at):
+def test_a_transform_in_the_wrong_place_is_refused_and_pointed_at(calls, message, pointed_at):
     with pytest.raises(UsageError) as caught:
         Pipeline.parse(["Resize((8, 8))", *calls])
-    told, source, caret = str(caught.value).split("\n")
-    assert message in told
+    reason, source, caret = str(caught.value).split("\n")
+    assert message in reason
     assert source[caret.index("^") :].startswith(pointed_at)
 
 
@@ -258,14 +258,14 @@ def test_evaluation_takes_the_crops_of_training(training, size, expected):
 # ----------------------------------------------------------------------------------- text as a call
 
 
-def test_own_class_stands_in_a_container_as_text(own):
+def test_own_class_in_a_container_can_be_text(own):
     pipeline = Pipeline.parse([f"RandomApply([RandomHorizontalFlip(), '{own}'], p=0.5)", TENSOR])
     (apply,) = (step.transform for step in pipeline.plan.image_steps)
     assert [type(inner).__name__ for inner in apply.transforms] == ["RandomHorizontalFlip", "Blur"]
     assert Pipeline.parse(pipeline.calls).is_foreign
 
 
-def test_own_class_stands_in_nested_containers_as_text(own):
+def test_own_class_in_nested_containers_can_be_text(own):
     pipeline = Pipeline.parse(
         [f"RandomOrder(transforms=[RandomChoice(['{own}', 'RandomVerticalFlip()'])])", TENSOR]
     )
@@ -274,7 +274,7 @@ def test_own_class_stands_in_nested_containers_as_text(own):
     assert [type(inner).__name__ for inner in choice.transforms] == ["Blur", "RandomVerticalFlip"]
 
 
-def test_mistakes_in_text_are_told_as_elsewhere(own):
+def test_mistakes_in_text_are_reported_as_elsewhere(own):
     for text, message in (
         (
             "RandomVerticalFlop()",

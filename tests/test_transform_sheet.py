@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_list
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.config_layers import resolve
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import read_list, write_list
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise

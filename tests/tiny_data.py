@@ -2,10 +2,13 @@
 folders and lists.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ptkit.core.data.lists import list_bytes
 
 CLASS_NAMES = ("bar", "cross", "square")
 
@@ -40,3 +43,8 @@ def make_lists(folder: Path, *, train: int = 48, valid: int = 21, test: int = 15
         (folder / f"{part}.txt").write_text("".join(lines))
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
     return folder
+
+
+def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
+    """Write a list file of (path, label) rows."""
+    file.write_bytes(list_bytes(rows))

@@ -1,5 +1,4 @@
-"""A plain training loop as beginners write it: files opened with Pillow, transforms image by image,
-the loss read after every step.
+"""A training loop as beginners write it: Pillow, one image at a time, loss read after every step.
 
 course_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """

@@ -1,5 +1,4 @@
-"""A plain LightningModule with a DataLoader of two workers; no logger, no checkpoints, no progress
-bar.
+"""A plain LightningModule and a DataLoader of two workers, no logger, checkpoints or progress.
 
 lightning_loop.py TREE NETWORK BATCH_SIZE SIZE DEVICE
 """
@@ -23,7 +22,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class Module(lightning.LightningModule):
-    """Stops before each epoch until it is asked for."""
+    """The network, which waits before each epoch until it is asked for."""
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
@@ -45,9 +44,7 @@ class Clock(lightning.Callback):
 
 
 class Waiting(DataLoader):  # type: ignore[type-arg]
-    """The turn begins when the loop asks for the first batch: what is read ahead then is part of
-    it.
-    """
+    """A turn begins when the loop asks for the first batch, so reading ahead is part of it."""
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         self.module.turns.begin()

@@ -1,6 +1,4 @@
-"""In plain PyTorch: the networks that the peers train, which ptkit calls by the same names, and
-their steps alone.
-"""
+"""The networks of the peers in plain PyTorch, named as in ptkit, and their training steps alone."""
 
 import time
 from collections.abc import Callable
@@ -45,10 +43,9 @@ def network(name: str, num_classes: int) -> nn.Module:
 def make_alone(
     name: str, batch_size: int, size: int, *, device: str, dtype: torch.dtype | None
 ) -> Callable[[int], float]:
-    """Return a function that makes some training steps of the model alone and gives images per
-    second.
+    """Return a function that trains the model alone for some steps and returns images per second.
 
-    Batches lie ready in memory, channels last; dtype: of autocast, or None.
+    Batches are in memory, channels last; dtype: of autocast, or None.
     """
     model = network(name, 10).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(

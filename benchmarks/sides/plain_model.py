@@ -1,5 +1,4 @@
-"""The model alone in a process of plain PyTorch, without the memory allocator and thread settings
-that ptkit makes.
+"""The model alone in plain PyTorch, without ptkit's memory allocator and thread settings.
 
 plain_model.py NUM_STEPS NETWORK BATCH_SIZE SIZE DEVICE
 """

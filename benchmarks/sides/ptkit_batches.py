@@ -1,10 +1,10 @@
-"""ptkit's batches without a model, and what they cannot be faster than.
+"""ptkit's batches without a model, and the two limits on their speed.
 
 ptkit_batches.py LIST SIZE BATCH_SIZE CACHE DEVICE TRANSFORM...
 
-Words: `round`, an epoch of augmented, normalised batches; `decode`, decoding alone, in a thread a
-core; `gather`, taking the uint8 images of each batch together, in one thread. Figures: images per
-second.
+Words: `round`, an epoch of augmented, normalised batches; `decode`, decoding alone, with one
+thread per core; `gather`, collecting the uint8 images of each batch, in one thread. Figures: images
+per second.
 """
 
 import sys
@@ -74,7 +74,7 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def decode(paths: list[str]) -> int:
-    """Decode all images with OpenCV in a thread a core, and nothing else."""
+    """Decode all images with OpenCV in one thread per core, and nothing else."""
     chunks = [paths[start : start + 16] for start in range(0, len(paths), 16)]
     with ThreadPoolExecutor(num_cores()) as pool:
         for _ in pool.map(

@@ -1,12 +1,11 @@
-"""A whole run of ptkit with everything on: events, checkpoints, records, the live line; and its
-model alone.
+"""A whole run of ptkit with events, checkpoints, records and the live line; and its model alone.
 
 ptkit_train.py LIST NETWORK BATCH_SIZE SIZE DEVICE
 
-Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches that lie
-ready in memory, with the network, memory format, precision, loss and kind of optimizer of the run,
-in its process. Figures: images per
-second of training. `recorded`: the figure of the last epoch with what was written after it.
+Words: `round`, an epoch of the run; `alone`, as many steps of plain PyTorch on batches in
+memory, with the network, memory format, precision, loss and kind of optimizer of the run, in its
+process. Figures: images per second of training. `recorded`: the figure of the last epoch with what
+was written after it.
 """
 
 import sys
@@ -47,8 +46,7 @@ def main() -> None:
                 "transforms": SMALL_IMAGES if size == "32" else [],
             },
             "model": {"call": CALLS[name]},
-            # Of an unlimited run the first epochs are looked at: a rate that does not move them
-            # far.
+            # Only the first epochs of an unlimited run are measured: a rate that changes little.
             "optimizer": {
                 "call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)",
                 "lr": 0.001,
@@ -65,7 +63,7 @@ def main() -> None:
 
 
 class Screen(TrainingScreen):
-    """What `ptkit train` shows, stopping before each epoch until it is asked for."""
+    """The display of `ptkit train`, which waits before each epoch until it is asked for."""
 
     def __init__(self, make: Callable[[], Callable[[int], float]]) -> None:
         super().__init__(Printer(as_json=False, quiet=False))
@@ -78,7 +76,7 @@ class Screen(TrainingScreen):
         self.wait()
 
     def epoch(self, result, *, is_best):  # type: ignore[no-untyped-def]
-        # Of all the time since the turn began, only evaluation is left out.
+        # All the time since the turn began counts, except for evaluation.
         train_s = self.num_images / result.images_per_s
         self.recorded = self.num_images / (
             time.perf_counter() - self.began - result.seconds + train_s

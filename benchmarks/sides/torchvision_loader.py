@@ -1,5 +1,4 @@
-"""Batches as torchvision makes them at its best: torchvision.io, v2 on tensors, DataLoader with two
-workers that stay.
+"""torchvision's batches at their best: torchvision.io, v2 on tensors, two persistent workers.
 
 torchvision_loader.py LIST SIZE BATCH_SIZE KIND DEVICE
 

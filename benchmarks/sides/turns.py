@@ -1,18 +1,18 @@
-"""How a side of a contest takes its turns: words on standard input, figures on standard output."""
+"""Take turns as one side of a contest: words on standard input, figures on standard output."""
 
 import sys
 from collections.abc import Callable, Iterator
 
 
 def words() -> Iterator[str]:
-    """Say READY and yield each word that asks for a round, until there are no more."""
+    """Print READY and yield each word that asks for a round, until there are no more."""
     print("\nREADY", flush=True)
     for line in sys.stdin:
         yield line.strip()
 
 
 def answer(figure: float) -> None:
-    """Give the figure of a round."""
+    """Print the figure of a round."""
     print(f"\nFIGURE {figure}", flush=True)
 
 
@@ -23,7 +23,7 @@ def serve(rounds: dict[str, Callable[[], float]]) -> None:
 
 
 class Turns:
-    """For a framework's own loop: `begin` waits for the turn, `end` gives its figure."""
+    """Turns inside a framework's own loop: `begin` waits for one, `end` prints its figure."""
 
     def __init__(self) -> None:
         self._words: Iterator[str] | None = None

@@ -1,10 +1,9 @@
-"""Ultralytics' trainer for classification on yolo11n-cls, its validation and saving left out of the
-time; and its model alone, as plain PyTorch.
+"""Ultralytics' classification trainer on yolo11n-cls, and its model alone as plain PyTorch.
 
 ultralytics_loop.py TREE BATCH_SIZE SIZE DEVICE
 
-TREE has train/CLASS and val/CLASS. Words: `round`, an epoch; `alone`, steps on a batch that lies
-ready.
+TREE has train/CLASS and val/CLASS. Words: `round`, an epoch; `alone`, steps on a batch in
+memory. Validation and saving do not count.
 """
 
 import os
@@ -13,8 +12,7 @@ import time
 from pathlib import Path
 
 TREE = Path(sys.argv[1])
-# Before the import: it must neither install anything, nor ask the network, nor write into the
-# user's folders.
+# Before the import: it must not install anything, use the network, or write to the user's folders.
 os.environ |= {
     "YOLO_AUTOINSTALL": "false",
     "YOLO_OFFLINE": "true",
@@ -65,7 +63,7 @@ def main() -> None:
 
 
 def make_alone(batch_size: int, size: int, device: str, *, num_classes: int):  # type: ignore[no-untyped-def]
-    """Return a function that makes some steps of the model alone and gives images per second."""
+    """Return a function that trains the model alone for some steps: images per second."""
     model = (
         ClassificationModel("yolo11n-cls.yaml", nc=num_classes, verbose=False).to(device).train()
     )

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, table
+from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import amount, counted, nearest
+from ptkit.core.wording import amount, counted, nearest, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.loading.entries import Entry
@@ -28,10 +28,9 @@ def cache(
     """List the decoded images that training keeps on disk, or remove them.
 
     They are in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and
-    its first
-    transforms. A changed image makes a new entry; the old one stays until it is removed. Entries
-    that are left over from a process that was killed are listed too; what a running process is
-    making stays.
+    its first transforms. A changed image makes a new entry; the old one stays until it is removed.
+    Entries that are left over from a process that was killed are listed too; what a running process
+    is making stays.
 
     Example: ptkit cache --remove all
     """
@@ -47,24 +46,21 @@ def cache(
     if remove and not names:
         raise UsageError("--remove needs entry names, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])
-    built = [
-        entry.name
-        for entry in entries
-        if remove and entry.state == BUILDING and entry.name in (names or ())
-    ]
-    if built:
-        raise UsageError(
-            f"{built[0]} is being built by a running process: remove it when that process has ended"
-        )
     removed = [entry for entry in entries if remove and entry.state != BUILDING]
+    left = [entry for entry in entries if entry not in removed]
+    for entry in left:
+        if remove and entry.name in (names or ()):
+            raise UsageError(
+                f"{entry.name} is being built by a running process: remove it when that process has"
+                " ended"
+            )
     for entry in removed:
         remove_entry(entry)
-    left = [entry for entry in entries if entry not in removed]
     if left:
         printer.say(_entry_table(left))
-    folder, total = shown(cache_folder()), amount(sum(entry.nbytes for entry in removed or left))
-    done = "removed from" if removed else "in"
-    printer.say(f"{counted(len(removed or left), 'entry', 'entries')}, {total}, {done} {folder}")
+    total = amount(sum(entry.nbytes for entry in removed or left))
+    place = f"{'removed from' if removed else 'in'} {shown(cache_folder())}"
+    printer.say(f"{counted(len(removed or left), 'entry', 'entries')}, {total}, {place}")
     printer.result(
         {
             "folder": str(cache_folder()),
@@ -92,23 +88,15 @@ def _entry_table(entries: "list[Entry]") -> str:
 
 
 def _cells(entry: "Entry") -> list[Any]:
-    size = entry.facts.get("size")
+    facts = entry.facts
+    sides = "×".join(map(str, facts.get("size") or ())) or "own"
     # The time without its zone.
-    made = entry.facts.get("made", "?").replace("T", " ")[:16]
-    sides = "×".join(map(str, size)) if size else "own"
-    return [
-        entry.name,
-        entry.facts.get("num_images", "?"),
-        sides,
-        amount(entry.nbytes),
-        made,
-        entry.state,
-    ]
+    made = facts.get("made", "?").replace("T", " ")[:16]
+    num_images = facts.get("num_images", "?")
+    return [entry.name, num_images, sides, amount(entry.nbytes), made, entry.state]
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
-    facts = {
-        key: entry.facts.get(key)
-        for key in ("list", "num_images", "size", "calls", "made", "versions")
-    }
+    keys = ("list", "num_images", "size", "calls", "made", "versions")
+    facts = {key: entry.facts.get(key) for key in keys}
     return {"name": entry.name, "state": entry.state, "bytes": entry.nbytes, **facts}

@@ -1,29 +1,23 @@
 """`ptkit confmat`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_device, table
+from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files, say_missing_font
+from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
 
-COMMAND = "confmat"
 # Of a table with more lines, the lowest ones are printed; the file has all of them.
 MAX_LINES, MAX_PAIRS = 30, 10
 
 
 def confmat(
-    ckpt: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
-    ],
-    list_file: Annotated[
-        Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
-    ],
+    ckpt: options.Checkpoint,
+    list_file: options.ListFile,
     num_images: options.NumImages = 24,
     model: options.Model = None,
     mean: options.Mean = None,
@@ -47,20 +41,17 @@ def confmat(
     Example: ptkit confmat ckpt.pkl test.txt
     """
     from ptkit.looking.confusion import draw_evaluation
-    from ptkit.looking.evaluation import evaluate_list
-    from ptkit.looking.subject import load_subject, output_folder
-    from ptkit.plots.saving import PictureFolder
+    from ptkit.looking.pictures import picture_folder
 
-    check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
-    subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    found = evaluate_list(subject, list_file, classes=classes, device=device, workers=workers)
+    answers: dict[str, Any] = {"model": model, "mean": mean, "std": std, "size": size}
+    found = api.evaluate(
+        ckpt, list_file, classes=classes, device=device, workers=workers, **answers
+    )
     # Before the pictures: a disk that refuses them does not cost the numbers.
     _print_tables(printer, found)
-    folder = output_folder(subject.weights.run, command=COMMAND, out=out)
-    with PictureFolder(folder, command=COMMAND) as pictures:
-        source = subject.weights.described
-        draw_evaluation(found, pictures, source=source, num_images=num_images)
+    with picture_folder("confmat", run=found.run, out=out) as pictures:
+        draw_evaluation(found, pictures, num_images=num_images)
     say_missing_font(printer, found.class_names)
     say_files(printer, pictures)
     printer.result({**found.as_dict(), "files": list(map(str, pictures.files))})
@@ -69,19 +60,8 @@ def confmat(
 def _print_tables(printer: Printer, found: "Evaluation") -> None:
     from ptkit.looking.evaluation import MAX_MATRIX, most_confused
 
-    total, num_classes = len(found.labels), len(found.class_names)
-    if found.has_several:
-        shares = [f"{name} {value:.2%}" for name, value in found.metrics.items()]
-        printer.say(
-            f"{', '.join(shares[:-1])}; every label right: {found.accuracy:.2%} of"
-            f" {total:,} images\n"
-        )
-    else:
-        right = int(found.matrix.trace())
-        printer.say(
-            f"accuracy {found.accuracy:.2%} ± {found.standard_error:.2%} ({right:,} of {total:,}"
-            " images)\n"
-        )
+    num_classes, names = len(found.class_names), found.class_names
+    printer.say(_accuracy(found) + "\n")
     rows = found.class_rows()
     if len(rows) > MAX_LINES:
         # Classes without images have no recall; they are not the lowest.
@@ -94,16 +74,26 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
     rates = [name.replace("_", " ") for name in found.rates]
     lines = [(name, *map(_percent, shares), count) for name, *shares, count in rows[:MAX_LINES]]
     printer.say(table(["class", *rates, "images"], lines) + "\n")
-    pairs = [] if found.has_several else most_confused(found.matrix, MAX_PAIRS)
-    if pairs:
-        names = found.class_names
+    if found.has_several:
+        return
+    if pairs := most_confused(found.matrix, MAX_PAIRS):
         lines = [(names[p.true], names[p.predicted], p.count, _percent(p.share)) for p in pairs]
         printer.say(table(["most confused", "taken for", "images", "of the class"], lines) + "\n")
-    if not found.has_several and num_classes > MAX_MATRIX:
+    if num_classes > MAX_MATRIX:
         printer.say(
             f"confusion.csv has the pairs of the {num_classes:,} classes that occur, not the whole"
             " matrix\n"
         )
+
+
+def _accuracy(found: "Evaluation") -> str:
+    total = len(found.labels)
+    if not found.has_several:
+        right = int(found.matrix.trace())
+        error = f"{found.standard_error:.2%}"
+        return f"accuracy {found.accuracy:.2%} ± {error} ({right:,} of {total:,} images)"
+    *shares, _ = (f"{name} {value:.2%}" for name, value in found.metrics.items())
+    return f"{', '.join(shares)}; every label right: {found.accuracy:.2%} of {total:,} images"
 
 
 def _percent(share: float | None) -> str:

@@ -1,6 +1,8 @@
 """`ptkit list`."""
 
 import dataclasses
+import importlib
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,16 @@ from ptkit.core.wording import check_choice, counted
 if TYPE_CHECKING:
     from ptkit.core.training.optimization.schedule_preview import Preview
 
-KINDS = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
+# The table of each kind, or the function that returns it; imported when it is asked for.
+CATALOGUES = {
+    "transforms": "ptkit.core.data.transforms.catalogue:TRANSFORMS",
+    "losses": "ptkit.core.training.tasks.losses:LOSSES",
+    "optimizers": "ptkit.core.training.optimization.optimizers:OPTIMIZERS",
+    "schedulers": "ptkit.core.training.optimization.schedules:SCHEDULERS",
+    "inits": "ptkit.core.models.initialization:INITS",
+    "models": "ptkit.core.models.zoo:models",
+}
+KINDS = (*CATALOGUES, "recipes")
 
 
 def list_parts(
@@ -58,7 +69,10 @@ def list_parts(
     if kind == "recipes":
         _list_recipes(printer)
         return
-    catalogue = _catalogue(kind)
+    module, _, table = CATALOGUES[kind].partition(":")
+    catalogue = getattr(importlib.import_module(module), table)
+    if kind == "models":
+        catalogue = catalogue()
     rows = []
     for name in catalogue.parts:
         call, summary = catalogue.describe(name)
@@ -84,18 +98,12 @@ def _list_recipes(printer: Printer) -> None:
     """Print every recipe with the text of its file."""
     from ptkit.core.config_layers import recipe_names, recipe_summary, recipe_text
 
-    names = recipe_names()
-    for name in names:
-        indented = "".join(
-            f"    {line}\n" if line else "\n" for line in recipe_text(name).splitlines()
-        )
-        printer.say(f"{name}\n{indented}")
-    printer.result(
-        [
-            {"name": name, "summary": recipe_summary(name), "toml": recipe_text(name)}
-            for name in names
-        ]
-    )
+    rows = []
+    for name in recipe_names():
+        text = recipe_text(name)
+        printer.say(f"{name}\n{textwrap.indent(text, '    ')}")
+        rows.append({"name": name, "summary": recipe_summary(name), "toml": text})
+    printer.result(rows)
 
 
 def _origin(kind: str, name: str) -> dict[str, str]:
@@ -112,46 +120,9 @@ def _other_models(printer: Printer) -> list[dict[str, str]]:
     from ptkit.core.models import timm_models
 
     names = timm_models.names() if timm_models.is_installed() else []
+    found = f"not installed ({timm_models.INSTALL})"
     if names:
-        printer.say(
-            f"timm:NAME\n    timm: {len(names):,} models; `ptkit list models --json` has their"
-            " names"
-        )
-    else:
-        printer.say(f"timm:NAME\n    timm: not installed ({timm_models.INSTALL})")
-    return [
-        {
-            "name": f"timm:{n}",
-            "call": f"timm:{n}()",
-            "summary": "timm's own arguments",
-            "origin": "timm",
-        }
-        for n in names
-    ]
-
-
-def _catalogue(kind: str):  # type: ignore[no-untyped-def]  # naming the type would import the core's tables
-    match kind:
-        case "transforms":
-            from ptkit.core.data.transforms.catalogue import TRANSFORMS
-
-            return TRANSFORMS
-        case "losses":
-            from ptkit.core.training.tasks.losses import LOSSES
-
-            return LOSSES
-        case "optimizers":
-            from ptkit.core.training.optimization.optimizers import OPTIMIZERS
-
-            return OPTIMIZERS
-        case "schedulers":
-            from ptkit.core.training.optimization.schedules import SCHEDULERS
-
-            return SCHEDULERS
-        case "inits":
-            from ptkit.core.models.initialization import INITS
-
-            return INITS
-    from ptkit.core.models.zoo import models
-
-    return models()
+        found = f"{len(names):,} models; `ptkit list models --json` has their names"
+    printer.say(f"timm:NAME\n    timm: {found}")
+    row = {"summary": "timm's own arguments", "origin": "timm"}
+    return [{"name": f"timm:{name}", "call": f"timm:{name}()", **row} for name in names]

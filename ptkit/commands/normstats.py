@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def normstats(
-    list_file: Annotated[
-        Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
-    ],
+    list_file: options.ListFile,
     num: Annotated[
         int | None, typer.Option(help="Measure a random sample of this many images.", min=1)
     ] = None,
@@ -48,6 +46,7 @@ def normstats(
     Example: ptkit normstats train.txt --size 32
     """
     printer = Printer(as_json=as_json, quiet=quiet)
+    counting = functools.partial(bar, quiet=printer.silent)
     measured = api.normstats(
         list_file,
         num=num,
@@ -56,17 +55,13 @@ def normstats(
         seed=seed,
         workers=workers,
         out=out,
-        counting=functools.partial(bar, quiet=printer.silent),
+        counting=counting,
     )
     found = measured.statistics
     mean, std = (f"[{', '.join(f'{v:.6f}' for v in values)}]" for values in (found.mean, found.std))
-    printer.say(f"normMean = {mean}")
-    printer.say(f"normStd  = {std}")
-    printer.say(f"Normalize(mean={mean}, std={std})")
-    printer.say(
-        f"{found.num_images:,} images, {f'{size}×{size}' if size else 'own sizes'};"
-        f" saved in {measured.file}"
-    )
+    printer.say(f"normMean = {mean}\nnormStd  = {std}\nNormalize(mean={mean}, std={std})")
+    sizes = f"{size}×{size}" if size else "own sizes"
+    printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
     result = {
         "mean": found.mean,
         "std": found.std,

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
+]
+ListFile = Annotated[
+    Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
+]
+Images = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")]
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")
 ]

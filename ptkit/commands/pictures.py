@@ -18,9 +18,9 @@ def say_files(printer: Printer, pictures: "PictureFolder") -> None:
 
 def say_missing_font(printer: Printer, texts: Iterable[str]) -> None:
     """Print once, if a text has characters that no font here can draw, what replaces them."""
-    from ptkit.plots.fonts import cjk_font, has_undrawable
+    from ptkit.plots.fonts import cjk_font, is_drawable
 
-    if not has_undrawable(texts):
+    if all(map(is_drawable, texts)):
         return
     hint = (
         ""

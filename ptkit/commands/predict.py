@@ -1,18 +1,17 @@
 """`ptkit predict`."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_device, table
+from ptkit.commands.output import Printer
+from ptkit.core.wording import table
 
 
 def predict(
-    ckpt: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
-    ],
+    ckpt: options.Checkpoint,
     sources: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
     ],
@@ -36,15 +35,13 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    from ptkit.looking.predictions import predict_sources, write_predictions
-    from ptkit.looking.subject import load_subject
-
-    check_device(device)
     printer = Printer(as_json=as_json, quiet=quiet)
-    subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    found = predict_sources(subject, sources, top=top, device=device, workers=workers)
+    answers: dict[str, Any] = {"model": model, "mean": mean, "std": std, "size": size}
+    found = api.predict(
+        ckpt, sources, top=top, classes=classes, device=device, workers=workers, **answers
+    )
     header, *lines = found.table("{:.1%}")
     printer.say(table(header, lines))
     if out is not None:
-        printer.say(f"saved in {write_predictions(found, out)}")
+        printer.say(f"saved in {found.save(out)}")
     printer.result(found.rows)

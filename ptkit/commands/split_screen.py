@@ -1,10 +1,10 @@
 """What `ptkit split` prints: a table of counts, a line for each note, and what was written."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.commands.output import printable, table
+from ptkit.commands.output import printable
+from ptkit.core.wording import first_of, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.splits.extending import Extension
@@ -86,12 +86,9 @@ def _narrow(counts: list[int], num_folds: int) -> list[Any]:
 
 
 def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
-    counts = [
-        list(outcome.split.part_of).count(part) for part in range(len(outcome.split.part_names))
-    ]
-    added = ", ".join(
-        f"{name} {n:,}" for name, n in zip(outcome.split.part_names, counts, strict=True) if n
-    )
+    parts = list(outcome.split.part_of)
+    counts = {name: parts.count(part) for part, name in enumerate(outcome.split.part_names)}
+    added = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     lines = [
         f"New images: {len(extension.scan):,}{f' ({added})' if added else ''}; kept:"
         f" {extension.num_kept:,}."
@@ -102,27 +99,27 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
     if extension.new_classes:
         first = len(extension.scan.class_names) - len(extension.new_classes)
         names = [f"{_one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
-        lines.append(f"New classes, with their indices: {_shortened(names)}.")
+        lines.append(f"New classes, with their indices: {first_of(names, 5)}.")
     if extension.num_missing:
         lines.append(
             f"Listed images that are no longer there: {extension.num_missing:,}; their lines are"
             " kept."
         )
     if extension.num_elsewhere:
-        where = _one_line(str(extension.scan.source))
+        source = _one_line(str(extension.scan.source))
         lines.append(
-            f"Listed images that are not from {where}: {extension.num_elsewhere:,}; their lines are"
-            " kept."
+            f"Listed images that are not from {source}: {extension.num_elsewhere:,}; their lines"
+            " are kept."
         )
     if extension.edited:
         lines.append(
             f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
         )
     if extension.straddling:
-        name, parts = extension.straddling[0]
+        name, where = extension.straddling[0]
         lines.append(
             f"Images, duplicates or groups already in several parts: {len(extension.straddling):,},"
-            f" such as that of {_one_line(name)} in {' and '.join(parts)}; new members go to the"
+            f" such as that of {_one_line(name)} in {' and '.join(where)}; new members go to the"
             " first of these."
         )
     return lines
@@ -157,7 +154,7 @@ def _notes(outcome: "Outcome") -> list[str]:
         ]
         if without:
             lines.append(
-                f"Classes without an image in {name}: {len(without):,} ({_shortened(without)})."
+                f"Classes without an image in {name}: {len(without):,} ({first_of(without, 5)})."
             )
     if scan.num_ignored:
         lines.append(
@@ -171,10 +168,8 @@ def _places(outcome: "Outcome") -> list[str]:
     written = outcome.written
     lines = []
     if written.removed:
-        lines.append(
-            f"Removed {_shortened(_paths(written.removed))}, written by an earlier split and not by"
-            " this one."
-        )
+        removed = first_of([_one_line(str(path)) for path in written.removed], 5)
+        lines.append(f"Removed {removed}, written by an earlier split and not by this one.")
     if not written.files:
         return [*lines, "Nothing to write."]
     if written.tree is not None:
@@ -203,14 +198,6 @@ def _where(folder: Path) -> str:
 
 def _enumerated(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _paths(paths: Iterable[Path]) -> list[str]:
-    return [_one_line(str(path)) for path in paths]
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _one_line(text: str) -> str:

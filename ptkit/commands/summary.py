@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, table
+from ptkit.commands.output import Printer
+from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.summary import ModelSummary, Row
@@ -105,14 +106,16 @@ def _trainable(row: "Row") -> str:
 
 def _totals(found: "ModelSummary") -> str:
     trainable = "all" if found.trainable == found.parameters else f"{found.trainable:,}"
-    return (
-        f"parameters     {found.parameters:,} ({trainable} trainable)\nmultiply-adds "
-        f" {_scaled(found.multiply_adds)}MACs an image,"
-        f" {_scaled(2 * found.multiply_adds)}FLOPs\nweights       "
-        f" {_scaled(found.weight_bytes)}B\nactivations    {_scaled(found.activation_bytes)}B an"
-        f" image, kept for the backward pass\ntraining       {_scaled(found.training_bytes)}B with"
-        " Adam and one image: weights, gradients, two moments, activations"
-    )
+    macs, flops = _scaled(found.multiply_adds), _scaled(2 * found.multiply_adds)
+    lines = {
+        "parameters": f"{found.parameters:,} ({trainable} trainable)",
+        "multiply-adds": f"{macs}MACs an image, {flops}FLOPs",
+        "weights": f"{_scaled(found.weight_bytes)}B",
+        "activations": f"{_scaled(found.activation_bytes)}B an image, kept for the backward pass",
+        "training": f"{_scaled(found.training_bytes)}B with Adam and one image: weights, gradients,"
+        " two moments, activations",
+    }
+    return "\n".join(f"{name:<15}{text}" for name, text in lines.items())
 
 
 def _as_json(row: "Row", found: "ModelSummary") -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The flags of settings: a command gets them from the fields of core/config.py."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ def with_setting_flags(*keywords: str) -> Callable[[Command], Command]:
         own = list(inspect.signature(command).parameters.values())[:-1]
         flags = [_parameter(keyword) for keyword in keywords or all_flags()]
 
+        @functools.wraps(command)
         def with_flags(**values: Any) -> None:
             given = {flag.name: values.pop(flag.name) for flag in flags}
             command(**values, **{k: v for k, v in given.items() if v is not None and v != []})
@@ -32,8 +34,6 @@ def with_setting_flags(*keywords: str) -> Callable[[Command], Command]:
         parameters = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*arguments, *flags, *others)
         ]
-        for name in ("__name__", "__module__", "__doc__"):
-            setattr(with_flags, name, getattr(command, name))
         with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
         with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return with_flags

@@ -60,44 +60,35 @@ class TrainingScreen(Watcher):
 
     def step(self, progress: Progress) -> None:
         now = time.perf_counter()
-        is_last = progress.step == progress.num_steps
-        if (
-            self.printer.silent
-            or not sys.stderr.isatty()
-            or (now - self._last_drawn < _REFRESH_S and not is_last)
-        ):
+        is_due = now - self._last_drawn >= _REFRESH_S or progress.step == progress.num_steps
+        if self.printer.silent or not is_due or not sys.stderr.isatty():
             return
         self._last_drawn = now
         if self._live is None:
             self._show_live(progress.num_steps)
         rate = progress.totals.read().num_images / (now - self._epoch_began)
         left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
-        self._live.update(
-            self._task,
-            description=f"epoch {progress.epoch}/{self._epochs}",
-            completed=progress.step,
-            numbers=(
-                f"loss {progress.totals.mean_loss():.4f}  {rate:,.0f} images/s  {left:.0f} s left"
-            ),
-        )
+        epoch = f"epoch {progress.epoch}/{self._epochs}"
+        loss = progress.totals.mean_loss()
+        numbers = f"loss {loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left"
+        self._live.update(self._task, description=epoch, completed=progress.step, numbers=numbers)
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         width = len(str(self._epochs))
-        learned = (
-            "" if result.train_accuracy is None else f"  accuracy {result.train_accuracy:7.2%}"
-        )
+        learned = ""
+        if result.train_accuracy is not None:
+            learned = f"  accuracy {result.train_accuracy:7.2%}"
         found = "  ".join(
             f"{name} {metric_text(name, value)}" for name, value in result.valid.items()
         )
         rate, mark = next(iter(result.lrs.values())), "  best" if is_best else ""
         for name in result.unfrozen:
             self.say(f"epoch {result.epoch:>{width}}/{self._epochs}  unfrozen: {name}")
-        line = (
+        self.say(
             f"epoch {result.epoch:>{width}}/{self._epochs}  loss {result.train_loss:.4f}{learned}  "
             f"valid loss {result.valid_loss:.4f}  {found}  "
             f"lr {rate:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
         )
-        self.say(line)
         self._epoch_began = time.perf_counter()
 
     def end(self) -> None:
@@ -134,16 +125,11 @@ def print_run(printer: Printer, result: RunResult) -> None:
         f" {result.seconds:.1f} s in all"
     )
     printer.say(f"checkpoint: {result.checkpoint}")
-    for line in profile_lines(result.profile) if result.profile is not None else ():
-        printer.say(line)
-    pictures = [
-        str(file.relative_to(result.run))
-        for file in result.files
-        if file.suffix in (".png", ".gif")
-    ]
-    printer.say(
-        f"{counted(len(pictures), 'picture')} in {result.run}, such as {', '.join(pictures[:2])}"
-    )
+    if result.profile is not None:
+        printer.say("\n".join(profile_lines(result.profile)))
+    pictures = [file for file in result.files if file.suffix in (".png", ".gif")]
+    some = ", ".join(str(file.relative_to(result.run)) for file in pictures[:2])
+    printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {some}")
     printer.result(
         {
             "run": str(result.run),
@@ -160,16 +146,18 @@ def print_run(printer: Printer, result: RunResult) -> None:
 def profile_lines(profile: Profile) -> list[str]:
     """Return where the time of the steps went, a line a part, and what limits."""
     each = 1000 / max(profile.num_steps, 1)
+    steps = counted(profile.num_steps, "step")
     lines = [
-        f"a step takes {profile.of_steps * each:.3g} ms (mean of"
-        f" {counted(profile.num_steps, 'step')}), of that"
-    ]
-    lines += [
         f"  {words:<18} {profile.share(part):6.1%}  {profile.seconds[part] * each:8.3g} ms"
         for part, words in STEP.items()
     ]
     between = ", ".join(f"{words} {profile.seconds[part]:.1f} s" for part, words in BETWEEN.items())
-    return [*lines, f"steps {profile.of_steps:.1f} s, {between}", profile.verdict]
+    return [
+        f"a step takes {profile.of_steps * each:.3g} ms (mean of {steps}), of that",
+        *lines,
+        f"steps {profile.of_steps:.1f} s, {between}",
+        profile.verdict,
+    ]
 
 
 def metric_text(name: str, value: float) -> str:

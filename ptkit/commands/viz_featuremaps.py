@@ -1,28 +1,23 @@
 """`ptkit viz-featuremaps`."""
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, check_device, table
+from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files
+from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.core.models.hooks import Layer
 
-COMMAND = "viz-featuremaps"
-
 
 def viz_featuremaps(
-    ckpt: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
-    ],
-    images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
-    ] = None,
+    ckpt: options.Checkpoint,
+    images: options.Images = None,
     layers: options.Layers = None,
     list_layers: Annotated[
         bool, typer.Option("--list", help="List the layers and their output shapes.")
@@ -49,34 +44,26 @@ def viz_featuremaps(
     Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
     """
     from ptkit.core.device import choose_device
-    from ptkit.core.models.hooks import (
-        default_layers,
-        match_layers,
-        record_activations,
-        trace_layers,
-    )
+    from ptkit.core.models import hooks
     from ptkit.looking.feature_maps import draw_feature_maps, load_images
-    from ptkit.looking.subject import load_subject, output_folder
-    from ptkit.plots.saving import PictureFolder
+    from ptkit.looking.pictures import picture_folder
+    from ptkit.looking.subject import load_subject
 
-    check_device(device)
-    printer = Printer(as_json=as_json, quiet=quiet)
+    printer, place = Printer(as_json=as_json, quiet=quiet), choose_device(device)
     subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
     given = images or []
     views = load_images(subject, given[:num_images], is_optional=list_layers)
-    place = choose_device(device)
     network, tensors = subject.model.to(place), views.tensors.to(place)
-    traced = trace_layers(network, tensors)
-    defaults = default_layers(traced)
+    traced = hooks.trace_layers(network, tensors)
+    defaults = hooks.default_layers(traced)
     if list_layers:
         _list_layers(printer, traced, defaults)
         return
-    chosen = match_layers(traced, layers) if layers else defaults
+    chosen = hooks.match_layers(traced, layers) if layers else defaults
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
-    found = record_activations(network, tensors, chosen)
-    folder = output_folder(subject.weights.run, command=COMMAND, out=out)
-    with PictureFolder(folder, command=COMMAND) as pictures:
+    found = hooks.record_activations(network, tensors, chosen)
+    with picture_folder("viz-featuremaps", run=subject.weights.run, out=out) as pictures:
         lines = draw_feature_maps(found, views, pictures, source=subject.weights.described)
     printer.say("\n".join(lines))
     say_files(printer, pictures)
@@ -85,16 +72,9 @@ def viz_featuremaps(
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:
     rows = [
-        (
-            layer.name,
-            layer.kind,
-            "×".join(map(str, layer.shape)),
-            str(layer.num_calls),
-            "*" * (layer.name in defaults),
-        )
+        [layer.name, layer.kind, "×".join(map(str, layer.shape)), str(layer.num_calls), mark]
         for layer in layers
+        for mark in ["*" if layer.name in defaults else ""]
     ]
     printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))
-    keys = ("name", "kind", "shape", "num_calls")
-    listed = [{key: getattr(layer, key) for key in keys} for layer in layers]
-    printer.result({"files": [], "layers": listed})
+    printer.result({"files": [], "layers": [dataclasses.asdict(layer) for layer in layers]})

@@ -6,22 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptkit.commands import options
-from ptkit.commands.output import Printer, table
+from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files
 from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
 
-COMMAND = "viz-transforms"
-
 
 @with_setting_flags("transforms", "augment", "size", "seed")
 def viz_transforms(
-    images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
-    ] = None,
+    images: options.Images = None,
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
@@ -46,22 +43,17 @@ def viz_transforms(
     "RandomErasing()"
     """
     from ptkit.core.config_layers import gather
-    from ptkit.looking.pictures import add_events
-    from ptkit.looking.subject import output_folder
+    from ptkit.looking.pictures import add_events, picture_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms
-    from ptkit.plots.saving import PictureFolder
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    given = {"mean": mean, "std": std}
-    chosen = gather(
-        settings | {keyword: text for keyword, text in given.items() if text is not None},
-        config=config,
-    )
+    given = {key: text for key, text in {"mean": mean, "std": std}.items() if text is not None}
+    chosen = gather(settings | given, config=config)
     printer = Printer(as_json=as_json, quiet=quiet)
     shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
-    with PictureFolder(output_folder(None, command=COMMAND, out=out), command=COMMAND) as pictures:
+    with picture_folder("viz-transforms", out=out) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))
     printer.say(_table(shown.sheets))
     for note in shown.notes:

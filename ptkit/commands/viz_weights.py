@@ -1,22 +1,13 @@
 """`ptkit viz-weights`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files
 from ptkit.core.wording import check_choice
 
-COMMAND = "viz-weights"
-
 
 def viz_weights(
-    ckpt: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
-    ],
+    ckpt: options.Checkpoint,
     layers: options.Layers = None,
     scale: options.Scale = "layer",
     out: options.Out = None,
@@ -32,17 +23,15 @@ def viz_weights(
     Example: ptkit viz-weights ckpt.pkl --layers "layer1.*"
     """
     from ptkit.core.models.locate import read_weights
-    from ptkit.looking.subject import output_folder
+    from ptkit.looking.pictures import picture_folder
     from ptkit.looking.weights import draw_kernels, find_kernels
     from ptkit.plots.kernels import SCALES
-    from ptkit.plots.saving import PictureFolder
 
     check_choice("--scale", scale, SCALES)
     printer = Printer(as_json=as_json, quiet=quiet)
     weights = read_weights(ckpt)
     kernels = find_kernels(weights.state_dict, layers, path=ckpt)
-    folder = output_folder(weights.run, command=COMMAND, out=out)
-    with PictureFolder(folder, command=COMMAND) as pictures:
+    with picture_folder("viz-weights", run=weights.run, out=out) as pictures:
         lines = draw_kernels(kernels, pictures, source=weights.described, scale=scale)
     printer.say("\n".join(lines))
     say_files(printer, pictures)

@@ -94,9 +94,7 @@ class DataSettings:
         " larger than what it is resized to; for large photographs; pixels differ slightly.",
     )
     on_bad: str = _setting(
-        "stop",
-        "Stop at an image that cannot be read, or skip it.",
-        choices=("stop", "skip"),
+        "stop", "Stop at an image that cannot be read, or skip it.", choices=("stop", "skip")
     )
     allow_leak: bool = _setting(False, "Continue although a file is in both lists.")
     sampler: str = _setting(
@@ -183,9 +181,7 @@ class SchedulerSettings:
         flag="--scheduler",
     )
     per: str = _setting(
-        "auto",
-        "Step the schedule once a step or once an epoch.",
-        choices=("auto", "step", "epoch"),
+        "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
     )
     warmup: float = _setting(
         0.1, "Share of the run over which the rate rises linearly.", low=0, high=1
@@ -207,12 +203,7 @@ class TrainSettings:
         low=1,
     )
     seed: int = _setting(0, "Same seed, same result.", flag="--seed", low=0, high=2**63 - 1)
-    device: str = _setting(
-        "auto",
-        "Where the model runs.",
-        flag="--device",
-        choices=DEVICES,
-    )
+    device: str = _setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
     precision: str = _setting(
         "auto",
         "Number format of the model; auto: bf16 on CUDA, fp32 elsewhere.",

@@ -40,14 +40,13 @@ def gather(
     Raises:
         UsageError: a bad setting, or a TOML file that cannot be read.
     """
-    layers = [base or {}]
-    if recipe is not None:
-        layers.append(read_recipe(recipe))
-    if resume is not None:
-        layers.append(read_toml(resume / "config.toml"))
-    if config is not None:
-        layers.append(read_toml(config))
-    return resolve(*layers, layer_of(keywords))
+    return resolve(
+        base or {},
+        {} if recipe is None else read_recipe(recipe),
+        {} if resume is None else read_toml(resume / "config.toml"),
+        {} if config is None else read_toml(config),
+        layer_of(keywords),
+    )
 
 
 def resolve(*layers: Layer) -> Settings:
@@ -132,6 +131,7 @@ def read_toml(file: Path) -> Layer:
         UsageError: no such file, or not TOML.
     """
     try:
+        # Windows' editors put a BOM in front, which TOML forbids.
         layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
@@ -216,6 +216,7 @@ def _checked(name: str, value: Any, setting: Field) -> Any:
     if rules["is_path"] and value is not None and (not value or "\0" in value):
         raise UsageError(f"{name} must name a file, found {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
+        # True is an int for Python.
         if isinstance(number, int | float) and not isinstance(number, bool):
             _check_range(name, number, rules)
     return value
@@ -223,14 +224,14 @@ def _checked(name: str, value: Any, setting: Field) -> Any:
 
 def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
     low, high, above = rules["low"], rules["high"], rules["above"]
-    if isinstance(number, float) and not math.isfinite(number):
-        raise UsageError(f"{name} must be a finite number, found {number}")
-    if above is not None and number <= above:
-        raise UsageError(f"{name} must be above {above}, found {number}")
-    if low is not None and number < low:
-        raise UsageError(f"{name} must be at least {low}, found {number}")
-    if high is not None and number > high:
-        raise UsageError(f"{name} must be at most {high}, found {number}")
+    breaks = {
+        "a finite number": isinstance(number, float) and not math.isfinite(number),
+        f"above {above}": above is not None and number <= above,
+        f"at least {low}": low is not None and number < low,
+        f"at most {high}": high is not None and number > high,
+    }
+    if broken := [rule for rule, is_broken in breaks.items() if is_broken]:
+        raise UsageError(f"{name} must be {broken[0]}, found {number}")
 
 
 def _converted(name: str, value: Any, wanted: Any) -> Any:
@@ -247,6 +248,7 @@ def _converted(name: str, value: Any, wanted: Any) -> Any:
             return ()
         item_kind = typing.get_args(kind)[0]
         return tuple(_converted(name, item, item_kind) for item in _items(value, item_kind))
+    # TOML's 1 is an integer where 1.0 was meant; it may have any number of digits.
     if kind is float and type(value) is int:
         return float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not kind:

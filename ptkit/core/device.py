@@ -24,13 +24,11 @@ def choose_device(name: str) -> torch.device:
         UsageError: none of these, or that device is not there.
     """
     check_choice("--device", name, DEVICES)
-    has_mps = torch.backends.mps.is_available()
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is available here; use --device cpu or auto")
-    if name == "mps" and not has_mps:
-        raise UsageError("no MPS device is available here; use --device cpu or auto")
+        name = next((known for known, backend in backends.items() if backend.is_available()), "cpu")
+    if name != "cpu" and not backends[name].is_available():
+        raise UsageError(f"no {name.upper()} device is available here; use --device cpu or auto")
     return torch.device(name)
 
 
@@ -49,6 +47,7 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_cores())
     if device.type == "cuda":
+        # Trying kernels pays, as every batch but the last has one shape.
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
         if deterministic:

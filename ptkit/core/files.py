@@ -1,15 +1,36 @@
 """Writing files so that a reader never sees half of one."""
 
 import csv
+import errno
 import hashlib
 import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from ptkit.core.errors import StorageError
+from ptkit.core.errors import DataError, StorageError
+
+T = TypeVar("T")
+# What a network disk says while its server restarts.
+_TRANSIENT = {errno.EIO, errno.ESTALE}
+
+
+def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
+    """Return what `read(*args)` gives for a file; a disk that fails for a moment gets three tries.
+
+    Raises:
+        DataError: the file cannot be read. StorageError: the disk failed three times.
+    """
+    for _attempt in range(3):
+        try:
+            return read(*args)
+        except OSError as error:
+            failure = error
+            if error.errno not in _TRANSIENT:
+                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    raise StorageError(f"cannot read {path} after three tries: {failure.strerror}") from failure
 
 
 def write_atomically(

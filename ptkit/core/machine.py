@@ -17,8 +17,7 @@ def num_cores() -> int:
 
 
 def free_bytes() -> int:
-    """Return how much memory could be taken without swapping, or 4 GiB where the system does not
-    say.
+    """Return how much memory is free without swapping, or 4 GiB where the system does not say.
 
     A container's limit (cgroup v2) counts too.
     """
@@ -62,9 +61,8 @@ def search_garbage_rarely() -> None:
 def prepare_environment() -> None:
     """Set what torch reads when it is imported, unless the user set it.
 
-    OpenMP's threads wait by spinning. For long, that starves the decoding threads and every other
-    process of a
-    shared machine; not waiting at all costs small nets time when nothing else runs.
+    OpenMP's threads wait by spinning. Long spinning starves the decoding threads and every other
+    process of a shared machine; none at all costs small nets time when nothing else runs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -74,8 +72,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what tensors free, up to 1 GiB: else every step maps and clears the same pages
     anew.
 
-    Small nets train faster by it (docs/speed.md); where the C library is another one nothing
-    happens.
+    Small nets train faster for it (docs/speed.md); with another C library nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ptkit.core.errors import UsageError
 
@@ -17,6 +18,29 @@ def amount(nbytes: int) -> str:
         if nbytes >= unit:
             return f"{nbytes / unit:,.1f} {name}"
     return f"{nbytes} bytes"
+
+
+def first_of(names: Sequence[str], limit: int) -> str:
+    """Return the first names with commas, and `, ...` where there are more."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as aligned columns: the first to the left, the others to the right."""
+    cells = [
+        list(header),
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for first, *others in cells
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -22,26 +22,24 @@ from ptkit.plots.style import percent
 NUM_STRIPS, NUM_THUMBNAILS = 10, 8
 
 
-def draw_evaluation(
-    found: Evaluation, pictures: PictureFolder, *, source: str, num_images: int = 24
-) -> None:
+def draw_evaluation(found: Evaluation, pictures: PictureFolder, *, num_images: int = 24) -> None:
     """Write an evaluation as PNG, CSV and TensorBoard images.
 
     The matrix, the rates of the classes, the most confused pairs and the worst mistakes, the latter
     two only as tables where there are no mistakes. Where images have several classes, the rates.
 
-    source: of the model, for the footers. num_images: of the picture of mistakes.
+    num_images: of the picture of mistakes.
     """
-    footer = f"{found.images.file}, n = {len(found.images):,} · {source}"
-    draw = _draw_rates if found.has_several else _draw_confusion
-    drawn = draw(found, pictures, num_images, footer)
+    footer = f"{found.images.file}, n = {len(found.images):,} · {found.source}"
+    if found.has_several:
+        drawn = _draw_rates(found, pictures, footer)
+    else:
+        drawn = _draw_confusion(found, pictures, num_images, footer)
     pictures.add_csv("classes.csv", ["class", *found.rates, "images"], found.class_rows())
     add_events(pictures, drawn)
 
 
-def _draw_rates(
-    found: Evaluation, pictures: PictureFolder, _num_images: int, footer: str
-) -> dict[str, np.ndarray]:
+def _draw_rates(found: Evaluation, pictures: PictureFolder, footer: str) -> dict[str, np.ndarray]:
     mean = found.metrics["map"]
     figure = label_rates(
         found.per_class, found.class_names, mean_average_precision=mean, footer=footer
@@ -82,71 +80,65 @@ def _write_pairs(found: Evaluation, pictures: PictureFolder) -> None:
 
 
 def _write_mistakes(found: Evaluation, pictures: PictureFolder) -> None:
-    names, rows = found.class_names, []
-    for index in worst_mistakes(found).tolist():
-        true, predicted = int(found.labels[index]), int(found.answers[index])
-        chances = found.probabilities[index]
-        rows.append(
-            (
-                found.images.listed_path(index),
-                names[true],
-                names[predicted],
-                float(chances[true]),
-                float(chances[predicted]),
-            )
-        )
+    names, path = found.class_names, found.images.listed_path
+    rows = [
+        (path(index), names[true], names[predicted], *chances)
+        for index, true, predicted, *chances in _mistakes(found)
+    ]
     header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
     pictures.add_csv("mistakes.csv", header, rows)
 
 
 def _draw_pairs(found: Evaluation, pictures: PictureFolder, footer: str) -> np.ndarray:
     images, labels = found.images, class_labels(found.class_names)
-    strips = []
-    for pair in most_confused(found.matrix, NUM_STRIPS):
+    pairs, strips = most_confused(found.matrix, found.matrix.size), []
+    for pair in pairs[:NUM_STRIPS]:
         thumbnails = [_read(images, index) for index in mistakes_of(found, pair, NUM_THUMBNAILS)]
+        heading = f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”"
         line = f"{pair.count:,} of {found.matrix[pair.true].sum():,} ({percent(pair.share)})"
-        strips.append(
-            Strip(f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”", line, thumbnails)
-        )
-    num_pairs = len(most_confused(found.matrix, found.matrix.size))
+        strips.append(Strip(heading, line, thumbnails))
     title = f"What do confused classes look like? {strips[0].heading}: {strips[0].line}"
-    shown = f"{len(strips):,} of {num_pairs:,} confused pairs"
+    shown = f"{len(strips):,} of {len(pairs):,} confused pairs"
     notes = [f"{shown}; up to {NUM_THUMBNAILS} images each, the surest mistakes first."]
-    return pictures.add_figure(
-        "pairs.png", strip_sheet(strips, title=title, notes=notes, footer=footer)
-    )
+    figure = strip_sheet(strips, title=title, notes=notes, footer=footer)
+    return pictures.add_figure("pairs.png", figure)
 
 
 def _draw_mistakes(
     found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
 ) -> np.ndarray:
     images, labels = found.images, class_labels(found.class_names)
-    worst = worst_mistakes(found)
-    captions = []
-    for index in worst[:num_images].tolist():
-        true, predicted = int(found.labels[index]), int(found.answers[index])
-        chances = found.probabilities[index]
-        captions.append(
-            (
-                images.listed_path(index),
-                f"true: {labels[true]} ({percent(float(chances[true]))})",
-                f"predicted: {labels[predicted]} ({percent(float(chances[predicted]))})",
-            )
+    mistakes = _mistakes(found)
+    shown = mistakes[:num_images]
+    captions = [
+        (
+            images.listed_path(index),
+            f"true: {labels[true]} ({percent(of_true)})",
+            f"predicted: {labels[predicted]} ({percent(of_predicted)})",
         )
-    first = worst[0]
-    sureness = percent(float(found.probabilities[first, found.answers[first]]))
-    pair = f"“{labels[found.labels[first]]}” taken for “{labels[found.answers[first]]}”"
+        for index, true, predicted, of_true, of_predicted in shown
+    ]
+    _, true, predicted, _, sureness = mistakes[0]
+    pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"
+    count = f"{len(shown):,} of {len(mistakes):,} mistakes"
     figure = contact_sheet(
-        [_read(images, index) for index in worst[:num_images]],
+        [_read(images, index) for index, *_ in shown],
         captions,
-        title=f"Which mistakes are the worst? {pair} with {sureness}",
-        notes=[
-            f"{len(captions):,} of {len(worst):,} mistakes, the smallest probability of the true"
-            " class first."
-        ],
+        title=f"Which mistakes are the worst? {pair}",
+        notes=[f"{count}, the smallest probability of the true class first."],
         footer=footer,
     )
     return pictures.add_figure("mistakes.png", figure)
+
+
+def _mistakes(found: Evaluation) -> list[tuple[int, int, int, float, float]]:
+    """Return the mistakes, the worst first: the image, its class, the predicted class, and the
+    probabilities of both.
+    """
+    worst = worst_mistakes(found)
+    true, predicted = found.labels[worst], found.answers[worst]
+    chances = (found.probabilities[worst, classes].tolist() for classes in (true, predicted))
+    return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *chances, strict=True))
 
 
 def _read(images: ImageList, index: int) -> np.ndarray:

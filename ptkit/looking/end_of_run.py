@@ -82,20 +82,11 @@ def _table(run: Run, found: Predicted) -> tuple[Sequence[str], Iterable[Sequence
     """Return the header and rows of the predictions, by the kind of task."""
     images = run.training.valid.images
     names, truth = images.class_names, zip(found.values, found.answers, images.labels, strict=True)
-    if run.task.kind == REGRESSION:
-        header = [f"{what} {name}" for name in names for what in ("true", "predicted")]
+    if run.task.kind in (MULTI, REGRESSION):
+        answer = "predicted" if run.task.kind == REGRESSION else "probability of"
+        header = [f"{what} {name}" for name in names for what in ("true", answer)]
         return header, (
-            [f"{v:.6g}" for pair in zip(label, row, strict=True) for v in pair]
-            for row, _, label in truth
-        )
-    if run.task.kind == MULTI:
-        header = [f"{what} {name}" for name in names for what in ("true", "probability of")]
-        return header, (
-            [
-                text
-                for is_there, chance in zip(label, row, strict=True)
-                for text in (int(is_there), f"{chance:.6g}")
-            ]
+            [f"{float(v):.6g}" for pair in zip(label, row, strict=True) for v in pair]
             for row, _, label in truth
         )
     return ["true", "predicted", "probability", "probability_of_true"], (

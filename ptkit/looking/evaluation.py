@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList, classes_file, read_list
-from ptkit.core.data.loading.batches import Batches
-from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
-from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import predict_list
 from ptkit.core.training.tasks.metrics import (
     accuracy,
     average_precisions,
@@ -27,7 +21,7 @@ from ptkit.core.training.tasks.metrics import (
     per_class,
     rates_of_labels,
 )
-from ptkit.core.training.tasks.task import Task, label_kind_of
+from ptkit.core.training.tasks.task import label_kind_of
 from ptkit.looking.subject import Subject
 
 # Of more classes, confusion.csv has only the pairs that occur, and as_dict no matrix: nearly all of
@@ -40,13 +34,16 @@ class Evaluation:
     """A model's answers for every image of a list, in the list's order.
 
     class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
-    images have several, bool (N, K).
+    images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
+    run folder that the file is in, if any.
     """
 
     images: ImageList
     class_names: tuple[str, ...]
     probabilities: np.ndarray
     answers: np.ndarray
+    source: str = ""
+    run: Path | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -156,6 +153,7 @@ def evaluate_list(
     classes: a file of class names, by default classes.txt beside the list.
 
     Raises:
+        CheckpointError: the model gives another number of scores than there are classes.
         DataError: other classes than the model's, or an image or list that cannot be read.
         UsageError: the model gives numbers, which are not classes.
     """
@@ -167,35 +165,15 @@ def evaluate_list(
             " validation"
         )
     images, names = read_matching_list(list_file, subject, classes=classes)
-    place = choose_device(device)
-    batches = Batches(
-        images,
-        subject.parse_pipeline(),
-        Sampling(evaluation_batch_size(subject.weights.size)),
-        device=place,
-        workers=workers,
-    )
-    return evaluate(subject.model.to(place), batches, class_names=names, task=subject.task)
-
-
-def evaluate(
-    model: nn.Module, batches: Batches, *, class_names: tuple[str, ...], task: Task
-) -> Evaluation:
-    """Run the model over all images and return its answers; the model is left in evaluation mode.
-
-    batches: in the list's order, not shuffled. task: as in the checkpoint.
-
-    Raises:
-        CheckpointError: the model gives another number of scores than there are classes.
-        DataError: an image that cannot be read.
-    """
-    assert not batches.sampling.shuffle
-    found = predict_list(model, batches, task=task)
-    if found.values.shape[1:] != (len(class_names),):
+    found = subject.predict(images, device=device, workers=workers)
+    if found.values.shape[1:] != (len(names),):
         raise CheckpointError(
-            f"the model gives {found.values.shape[1]} scores an image, expected {len(class_names)}"
+            f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
-    return Evaluation(batches.images, class_names, found.values, found.answers)
+    weights = subject.weights
+    return Evaluation(
+        images, names, found.values, found.answers, source=weights.described, run=weights.run
+    )
 
 
 def read_matching_list(
@@ -223,12 +201,12 @@ def read_matching_list(
         raise DataError(f"{beside} has {len(names):,} classes, but {model} knows {len(known):,}")
     if not subject.has_class_names:
         return images, names
-    for index, (name, own) in enumerate(zip(names, known, strict=True)):
-        if name != own:
-            raise DataError(
-                f"class {index} is {name!r} in {beside} but {own!r} in {model}: these are"
-                " other classes"
-            )
+    if names != known:
+        index = next(k for k, name in enumerate(names) if name != known[k])
+        raise DataError(
+            f"class {index} is {names[index]!r} in {beside} but {known[index]!r} in {model}: these"
+            " are other classes"
+        )
     return images, known
 
 
@@ -246,20 +224,20 @@ def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
     return [ConfusedPair(*pair) for pair in zip(*columns, strict=True)]
 
 
-def worst_mistakes(evaluation: Evaluation, limit: int | None = None) -> np.ndarray:
+def worst_mistakes(evaluation: Evaluation) -> np.ndarray:
     """Return the indices of wrong answers, those with the smallest probability of the true class
     first.
     """
     wrong = np.flatnonzero(evaluation.answers != evaluation.labels)
     chances = evaluation.probabilities[wrong, evaluation.labels[wrong]]
-    return wrong[np.argsort(chances, kind="stable")][:limit]
+    return wrong[np.argsort(chances, kind="stable")]
 
 
 def mistakes_of(evaluation: Evaluation, pair: ConfusedPair, limit: int) -> np.ndarray:
     """Return the indices of the images behind one confused pair, the surest mistakes first."""
     worst = worst_mistakes(evaluation)
-    is_true = evaluation.labels[worst] == pair.true
-    found: np.ndarray = worst[is_true & (evaluation.answers[worst] == pair.predicted)]
+    is_true, is_answer = evaluation.labels == pair.true, evaluation.answers == pair.predicted
+    found: np.ndarray = worst[(is_true & is_answer)[worst]]
     return found[:limit]
 
 

@@ -29,11 +29,6 @@ class Views:
     pixels: np.ndarray
     names: tuple[str, ...]
 
-    @property
-    def sheet(self) -> np.ndarray:
-        """The pixels of all images side by side, uint8 (H, n * W, 3)."""
-        return np.concatenate(list(self.pixels), axis=1)
-
 
 def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = False) -> Views:
     """Read images through the subject's evaluation pipeline.
@@ -48,18 +43,13 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
     pipeline = subject.parse_pipeline()
     if paths:
         tensors = [_one_view(pipeline.read_image(path)) for path in paths]
-    elif is_optional and (pipeline.size or subject.weights.size):
-        height, width = pipeline.size or (subject.weights.size or 0, subject.weights.size or 0)
-        tensors = [torch.zeros(3, height, width)]
+    elif is_optional and (size := pipeline.size or subject.weights.size):
+        tensors = [torch.zeros(3, *np.broadcast_to(size, 2).tolist())]
     else:
         raise UsageError("no images: name at least one image file")
     same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
-    return Views(
-        batch,
-        subject.pixels(batch),
-        tuple(Path(path).name for path in paths),
-    )
+    return Views(batch, subject.pixels(batch), tuple(Path(path).name for path in paths))
 
 
 def _one_view(image: Tensor) -> Tensor:
@@ -75,10 +65,11 @@ def draw_feature_maps(
 
     maps: by layer, (n, C, H, W). Returns a line of text for each layer.
     """
-    drawn, rows, lines = {"input": views.sheet}, [], []
-    for layer, name, figure in layer_figures(
-        maps, views.pixels, names=views.names, footer=f"n = {len(views.names)} · {source}"
-    ):
+    # The images side by side.
+    drawn, rows, lines = {"input": np.concatenate(list(views.pixels), axis=1)}, [], []
+    footer = f"n = {len(views.names)} · {source}"
+    figures = layer_figures(maps, views.pixels, names=views.names, footer=footer)
+    for layer, name, figure in figures:
         drawn[f"feature maps/{layer}"] = pictures.add_figure(f"features-{name}.png", figure)
         stats = map_stats(maps[layer])
         rows += map_rows(layer, stats)

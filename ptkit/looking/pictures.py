@@ -9,6 +9,14 @@ from ptkit.core.training.events import write_images
 from ptkit.plots.saving import PictureFolder
 
 
+def picture_folder(
+    command: str, *, run: Path | None = None, out: Path | None = None
+) -> PictureFolder:
+    """Return where a command's pictures go: `out`, else RUN/COMMAND, else ./ptkit-COMMAND."""
+    default = run / command if run is not None else Path(f"ptkit-{command}")
+    return PictureFolder(out or default, command=command)
+
+
 def add_events(pictures: PictureFolder, images: Mapping[str, np.ndarray]) -> None:
     """Write pictures, uint8 (H, W, 3), as TensorBoard images into the folder."""
 

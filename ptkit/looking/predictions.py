@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,14 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
-from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.device import choose_device
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import make_folder, write_csv
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import predict_list
 from ptkit.looking.subject import Subject
 
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
@@ -33,9 +30,9 @@ Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 class Answers:
     """What a model says about some images, in order.
 
-    paths: None for images that are no files. kind: of the task, as Task.kind. values: float32 (N, K) probabilities, or (N, D) numbers.
-    answers: int64 (N,) classes, bool (N, K) for several labels, or the numbers again.
-    paths: None for an image that came from memory. top: how many classes a row names.
+    paths: None for an image that came from memory. kind: of the task, as Task.kind. values: float32
+    (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
+    labels, or the numbers again. top: how many classes a row names.
     """
 
     paths: tuple[str | None, ...]
@@ -63,6 +60,17 @@ class Answers:
             lines.append([row["path"] or "", *cells.values()])
         return lines
 
+    def save(self, folder: Path) -> Path:
+        """Write predictions.csv into a folder and return its path.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        file = make_folder(folder) / "predictions.csv"
+        header, *rows = self.table()
+        write_csv(file, header, rows)
+        return file
+
     def _answer(self, row: int) -> dict[str, Any]:
         values, names = self.values[row], self.class_names
         if self.kind == REGRESSION:
@@ -74,17 +82,14 @@ class Answers:
                 "indices": present,
                 "probabilities": dict(zip(names, map(float, values), strict=True)),
             }
-        best = int(self.answers[row])
-        answer: dict[str, Any] = {
-            "class": names[best],
-            "index": best,
-            "probability": float(values[best]),
-        }
+
+        def named(k: int) -> dict[str, Any]:
+            return {"class": names[k], "index": k, "probability": float(values[k])}
+
+        answer = named(int(self.answers[row]))
         if self.top > 1:
             order = np.argsort(-values, kind="stable")[: self.top].tolist()
-            answer["top"] = [
-                {"class": names[k], "index": k, "probability": float(values[k])} for k in order
-            ]
+            answer["top"] = list(map(named, order))
         return answer
 
 
@@ -105,7 +110,9 @@ def predict_sources(
     """
     _check_top(subject, top)
     images = find_images(sources, subject.class_names)
-    return replace(answer(subject, images, device=choose_device(device), workers=workers), top=top)
+    found = subject.predict(images, device=device, workers=workers)
+    paths = tuple(map(images.listed_path, range(len(images))))
+    return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers, top)
 
 
 def predict_images(
@@ -139,34 +146,6 @@ def predict_images(
     return Answers(paths, subject.class_names, task.kind, values, answers, top)
 
 
-def write_predictions(answers: Answers, folder: Path) -> Path:
-    """Write predictions.csv into a folder and return its path.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    file = make_folder(folder) / "predictions.csv"
-    header, *rows = answers.table()
-    write_csv(file, header, rows)
-    return file
-
-
-def answer(subject: Subject, images: ImageList, *, device: Any, workers: int = 0) -> Answers:
-    """Run the subject over a list of images, on the device.
-
-    Raises:
-        DataError: an image that cannot be read.
-        CheckpointError: the saved pipeline names user code.
-    """
-    batch_size = evaluation_batch_size(subject.weights.size)
-    batches = Batches(
-        images, subject.parse_pipeline(), Sampling(batch_size), device=device, workers=workers
-    )
-    found = predict_list(subject.model.to(device), batches, task=subject.task)
-    paths = tuple(images.listed_path(k) for k in range(len(images)))
-    return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers)
-
-
 def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
     """Return the images that some image files, folders (at any depth) and list files name, in that
     order.
@@ -181,7 +160,7 @@ def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageLi
             paths += _in_folder(source)
         elif source.endswith(".txt"):
             images = read_list(Path(source))
-            paths += [images.image_path(k) for k in range(len(images))]
+            paths += map(images.image_path, range(len(images)))
         else:
             paths.append(source)
     if not paths:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.schedule_preview import Preview, preview_schedule
-from ptkit.plots.saving import PictureFolder, save_figure
+from ptkit.looking.pictures import picture_folder
+from ptkit.plots.saving import save_figure
 from ptkit.plots.schedule import schedule_figure
-
-COMMAND = "list"
 
 
 def draw_schedule(call: str, *, epochs: int, out: Path | None = None) -> tuple[Preview, Path]:
@@ -19,31 +18,24 @@ def draw_schedule(call: str, *, epochs: int, out: Path | None = None) -> tuple[P
         UsageError: not a schedule, or a file that is not to be replaced.
     """
     found = preview_schedule(call, epochs=epochs)
+    notes, plain = found.notes, found.plain_rates
     figure = schedule_figure(
-        found.call,
-        found.epochs,
-        found.rates,
-        plain_rates=found.plain_rates,
-        num_epochs=epochs,
-        notes=found.notes,
+        found.call, found.epochs, found.rates, plain_rates=plain, num_epochs=epochs, notes=notes
     )
     if out is not None and out.suffix.lower() == ".png":
         _check_picture(out)
-        file = save_figure(figure, out)
-    else:
-        with PictureFolder(out or Path(f"ptkit-{COMMAND}"), command=COMMAND) as pictures:
-            pictures.add_figure("schedule.png", figure)
-        file = pictures.files[0]
-    return found, file
+        return found, save_figure(figure, out)
+    with picture_folder("list", out=out) as pictures:
+        pictures.add_figure("schedule.png", figure)
+    return found, pictures.files[0]
 
 
 def _check_picture(file: Path) -> None:
     """Refuse to replace a file that is not a PNG."""
     if file.is_dir():
         raise UsageError(f"{file} is a folder: name a .png file instead")
-    if not file.exists():
-        return
-    with file.open("rb") as opened:
-        is_png = opened.read(4) == b"\x89PNG"
-    if not is_png:
-        raise UsageError(f"{file} exists and is not a PNG: move it away or pass another --out")
+    if file.exists():
+        with file.open("rb") as opened:
+            is_png = opened.read(4) == b"\x89PNG"
+        if not is_png:
+            raise UsageError(f"{file} exists and is not a PNG: move it away or pass another --out")

@@ -29,15 +29,7 @@ from ptkit.core.models.hooks import default_layers, evaluating, record_activatio
 from ptkit.core.models.zoo import find_head
 from ptkit.core.training.events import MAX_SPRITE
 from ptkit.core.training.kernel_film import read_film
-from ptkit.core.training.observers import (
-    Boxes,
-    Embedding,
-    Film,
-    Picture,
-    PrCounts,
-    PrCurve,
-    Text,
-)
+from ptkit.core.training.observers import Boxes, Embedding, Film, Picture, PrCounts, PrCurve, Text
 from ptkit.core.training.prediction import Predicted
 from ptkit.core.training.run_folder import Run
 from ptkit.looking.feature_maps import layer_figures
@@ -108,13 +100,8 @@ def _draw_film(run: Run, _found: Predicted) -> Iterator[Path]:
     film = read_film(run.folder)
     if film is None:
         return
-    frames = film_frames(
-        film.kernels,
-        film.epochs,
-        layer=film.layer,
-        num_outputs=film.num_outputs,
-        footer=str(run.folder),
-    )
+    layer, count, footer = film.layer, film.num_outputs, str(run.folder)
+    frames = film_frames(film.kernels, film.epochs, layer=layer, num_outputs=count, footer=footer)
     file = run.folder / "kernels.gif"
     write_atomically(file, gif_bytes(frames))
     run.show(Film("kernels_by_epoch", file), film.epochs[-1])
@@ -140,21 +127,23 @@ def _draw_feature_maps(run: Run, _found: Predicted) -> Iterator[Path]:
 def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
     """Grad-CAM of what was predicted, wrong answers first."""
     listed, model = run.training.valid.images, run.training.model
-    names, is_regression = listed.class_names, listed.label_kind == REGRESSION
+    names, kind = listed.class_names, listed.label_kind
     chosen, is_wrong = to_explain(
-        found.values, listed.labels, label_kind=listed.label_kind, count=_NUM_EXPLAINED
+        found.values, listed.labels, label_kind=kind, count=_NUM_EXPLAINED
     )
     images = _images(run, chosen)
-    classes = np.zeros(len(chosen), int) if is_regression else found.values[chosen].argmax(axis=1)
-    sign = 1.0 if is_regression else _sign_of_scores(model, images, classes, len(names))
+    classes, sign = np.zeros(len(chosen), int), 1.0
+    if kind != REGRESSION:
+        classes = found.values[chosen].argmax(axis=1)
+        sign = _sign_of_scores(model, images, classes, len(names))
     layer = explained_layer(model, images, classes.tolist(), sign=sign)
     heats = gradcam(model, images, classes.tolist(), layer=layer, sign=sign)
     explained = []
     for rank, index in enumerate(chosen):
         answer = f"explained: {names[classes[rank]]}"
-        if not is_regression:
+        if kind != REGRESSION:
             # Of several labels the explained one need not be above its threshold.
-            word = "predicted" if listed.label_kind == SINGLE else "most probable"
+            word = "predicted" if kind == SINGLE else "most probable"
             answer = f"{word}: {names[classes[rank]]}, {found.values[index].max():.1%}"
         lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
         image, heat = _pixels(run, images[rank]), heats[rank]
@@ -264,11 +253,10 @@ def to_explain(
     if label_kind == SINGLE:
         is_wrong, badness = values.argmax(axis=1) != labels, 1 - values[rows, labels]
     else:
-        is_wrong, badness = (
-            ((values > 0.5) != labels).any(axis=1),
-            np.abs(labels - values).max(axis=1),
-        )
-    wrong = [index for index in np.argsort(-badness, kind="stable").tolist() if is_wrong[index]]
+        is_wrong = ((values > 0.5) != labels).any(axis=1)
+        badness = np.abs(labels - values).max(axis=1)
+    worst = np.argsort(-badness, kind="stable")
+    wrong = worst[is_wrong[worst]].tolist()
     right = np.flatnonzero(~is_wrong).tolist()
     wrong = wrong[: max(count // 2, count - len(right))]
     return wrong + spread(right, count - len(wrong)), is_wrong
@@ -280,9 +268,8 @@ def squares(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     """
     tensor = torch.from_numpy(images).movedim(-1, 1).float()
     how = "area" if max(images.shape[1:3]) > side else "nearest"
-    return (
-        F.interpolate(tensor, (side, side), mode=how).round().to(torch.uint8).movedim(1, -1).numpy()
-    )
+    resized = F.interpolate(tensor, (side, side), mode=how)
+    return resized.round().to(torch.uint8).movedim(1, -1).numpy()
 
 
 def _label_of(images: ImageList, index: int) -> str:
@@ -319,10 +306,10 @@ def _sign_of_scores(
     """Return 1 where the largest output wins, -1 where the smallest does."""
     with torch.no_grad():
         outputs = model(images).float().cpu().numpy()
-    for sign in (1.0, -1.0):
-        has_scores = outputs.shape[1] == num_classes
-        if has_scores and ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5:
-            return sign
+    if outputs.shape[1] == num_classes:
+        for sign in (1.0, -1.0):
+            if ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5:
+                return sign
     raise UsageError("Grad-CAM: the outputs are not one score a class")
 
 

@@ -3,23 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import ImageList, read_classes
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.transforms.completion import complete, evaluation_geometry
+from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
+from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.locate import read_weights
 from ptkit.core.models.weights import Weights
+from ptkit.core.models.zoo import build_model, find_head
 from ptkit.core.parts.calls import parse
+from ptkit.core.sizes import evaluation_batch_size
+from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ptkit.core.data.transforms.pipeline import Pipeline
 
 # A number of outputs that no layer but the head has.
 _UNUSUAL = 1013
@@ -42,22 +46,31 @@ class Subject:
         """Whether the classes have names, rather than mere indices."""
         return self.weights.class_names is not None
 
-    def parse_pipeline(self) -> "Pipeline":
+    def parse_pipeline(self) -> Pipeline:
         """Return the pipeline, planned; it names built-in transforms only.
 
         Raises:
             CheckpointError: it names user code.
         """
-        from ptkit.core.data.transforms.pipeline import Pipeline
-
         return Pipeline.parse(
             self.weights.pipeline, allow_user_code=False, tensors=self.weights.tensors
         )
 
-    def pixels(self, images: Tensor) -> "npt.NDArray[np.uint8]":
-        """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""
-        from ptkit.core.data.transforms.pipeline import denormalise
+    def predict(self, images: ImageList, *, device: str, workers: int) -> Predicted:
+        """Run the model over a list of images; it stays on the device.
 
+        Raises:
+            DataError: an image that cannot be read.
+            CheckpointError: the pipeline names user code.
+            UsageError: not a device, or one that is not there.
+        """
+        place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
+        pipeline = self.parse_pipeline()
+        batches = Batches(images, pipeline, sampling, device=place, workers=workers)
+        return predict_list(self.model.to(place), batches, task=self.task)
+
+    def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
+        """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""
         # Without Normalize the pixels are what the model sees.
         mean, std = self.weights.mean or (0.0, 0.0, 0.0), self.weights.std or (1.0, 1.0, 1.0)
         return denormalise(images, mean, std)
@@ -88,26 +101,15 @@ def load_subject(
             weights, model=model, mean=mean, std=std, size=size, classes=classes
         )
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
-    needless = [flag for flag, value in given.items() if value is not None]
-    if needless:
-        raise UsageError(
-            f"{path} is a checkpoint and already stores this: leave out {', '.join(needless)}"
-        )
+    if needless := ", ".join(flag for flag, value in given.items() if value is not None):
+        raise UsageError(f"{path} is a checkpoint and already stores this: leave out {needless}")
     module = rebuild(checkpoint, model=model)
     try:
         task = read_task(checkpoint["task"])
     except UsageError as error:
-        raise CheckpointError(
-            f"this ptkit cannot read the outputs of {weights.path}: {error}"
-        ) from error
+        text = f"this ptkit cannot read the outputs of {weights.path}: {error}"
+        raise CheckpointError(text) from error
     return Subject(weights, module, tuple(checkpoint["classes"]), task)
-
-
-def output_folder(run: Path | None, *, command: str, out: Path | None) -> Path:
-    """Return where a command's pictures go: `out`, else RUN/COMMAND, else ./ptkit-COMMAND."""
-    if out is not None:
-        return out
-    return Path(f"ptkit-{command}") if run is None else run / command
 
 
 def _of_bare_weights(
@@ -126,9 +128,6 @@ def _of_bare_weights(
         raise UsageError(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
-    from ptkit.core.data.lists import read_classes
-    from ptkit.core.data.transforms.completion import complete, evaluation_geometry
-
     means, stds = _rgb("--mean", mean), _rgb("--std", std)
     if min(stds) <= 0:
         raise UsageError(f"--std must be above 0, found {std}")
@@ -161,8 +160,6 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
     last layer do.
     """
-    from ptkit.core.models.zoo import build_model, find_head
-
     call = parse(model)
     given = call.kwargs.get("num_classes")
     if isinstance(given, int):

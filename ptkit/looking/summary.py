@@ -6,7 +6,7 @@ what it keeps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ class Row:
     """One layer, or all layers of a module where the table is not that deep.
 
     name: empty for the model itself. kind: its class. shape: of its output for one image, of the
-    last call; None if
-    it never ran. num_calls: in one pass. parameters: what is shared counts where it is listed
-    first.
+    last call; None if it never ran. num_calls: in one pass. parameters: what is shared counts where
+    it is listed first.
     """
 
     name: str
@@ -50,11 +49,9 @@ class ModelSummary:
     """The rows in the order in which the layers run, and sums over all of them.
 
     multiply_adds: for one image; torch counts two floating-point operations each. weight_bytes:
-    parameters and
-    buffers. activation_bytes: what autograd keeps of one image until the backward pass, the image
-    among it.
-    training_bytes: weights, a gradient and two moments (Adam) for each trainable parameter, and one
-    image's activations.
+    parameters and buffers. activation_bytes: what autograd keeps of one image until the backward
+    pass, the image included. training_bytes: weights, a gradient and two moments (Adam) for each
+    trainable parameter, and one image's activations.
     """
 
     rows: tuple[Row, ...]
@@ -82,9 +79,8 @@ def summarize(
     stays as it was.
 
     depth: how many levels of modules the rows show; None goes down to the layers. A module with
-    layers inside has a
-    row of its own only for what no layer of it has: a class token, a product of two activations.
-    num_classes: the number of scores an image must give, if known.
+    layers inside has a row of its own only for what no layer of it has: a class token, a product of
+    two activations. num_classes: the number of scores an image must give, if known.
 
     Raises:
         UsageError: the model does not take this size.
@@ -145,12 +141,9 @@ def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
 
     with _watchable(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         seen = _count_flops(model, image)
-    weights = {
-        tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
-    }
-    return seen, sum(
-        storage.nbytes() for identity, storage in kept.items() if identity not in weights
-    )
+    for tensor in (*model.parameters(), *model.buffers()):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    return seen, sum(storage.nbytes() for storage in kept.values())
 
 
 def _count_flops(model: nn.Module, image: Tensor) -> dict[nn.Module, _Seen]:
@@ -190,69 +183,38 @@ def _count_flops(model: nn.Module, image: Tensor) -> dict[nn.Module, _Seen]:
 
 def _rows(model: nn.Module, seen: Mapping[nn.Module, _Seen], *, levels: int) -> list[Row]:
     """Return the rows in the order in which their modules began; what never ran comes last."""
-    tree = _Tree(model, seen)
     order = {module: position for position, module in enumerate(seen)}
-    rows = sorted(
-        tree.rows("", levels),
-        key=lambda found: min((order[m] for m in found[1] if m in order), default=len(order)),
-    )
-    return [row for row, _ in rows]
+    # What is shared is listed once, under its first name.
+    modules = dict(model.named_modules())
+    parameters: dict[str, list[nn.Parameter]] = {name: [] for name in modules}
+    for name, parameter in model.named_parameters():
+        parameters[name.rpartition(".")[0]].append(parameter)
 
-
-class _Tree:
-    """The modules of a model by name, a shared one under its first name, with what is known about
-    each.
-    """
-
-    def __init__(self, model: nn.Module, seen: Mapping[nn.Module, _Seen]) -> None:
-        self.modules = dict(model.named_modules())
-        self.seen = seen
-        self.children: dict[str, list[str]] = {name: [] for name in self.modules}
-        for name in self.modules:
-            if name:
-                self.children[_parent(name)].append(name)
-        self.parameters: dict[str, list[nn.Parameter]] = {name: [] for name in self.modules}
-        for name, parameter in model.named_parameters():
-            self.parameters[_parent(name)].append(parameter)
-
-    def rows(self, name: str, levels: int) -> Iterator[tuple[Row, list[nn.Module]]]:
-        """Yield rows for the module and all inside it, each with the modules that it sums over."""
-        inside = self.inside(name)
-        is_taken_apart = levels > 0 and any(
-            self.modules[other] in self.seen for other in inside[1:]
-        )
-        own = self.row(name, [name] if is_taken_apart else inside)
-        if own.parameters or own.multiply_adds or (own.num_calls and not is_taken_apart):
-            yield own, [self.modules[other] for other in ([name] if is_taken_apart else inside)]
-        for child in self.children[name] if is_taken_apart else ():
-            yield from self.rows(child, levels - 1)
-
-    def inside(self, name: str) -> list[str]:
-        """Return the name and those of all modules below it."""
-        return [name, *(inner for child in self.children[name] for inner in self.inside(child))]
-
-    def row(self, name: str, names: Iterable[str]) -> Row:
-        """Return the row of a module that sums over the modules called `names`."""
-        names = list(names)
-        parameters = [parameter for other in names for parameter in self.parameters[other]]
-        found = [
-            self.seen[self.modules[other]] for other in names if self.modules[other] in self.seen
-        ]
-        own = self.seen.get(self.modules[name], _Seen())
-        return Row(
+    def below(name: str, levels: int) -> Iterator[tuple[int, Row]]:
+        """Yield rows for a module and all inside it, each with its place in the order."""
+        module, own = modules[name], seen.get(modules[name], _Seen())
+        inside = [inner for inner, _ in module.named_modules(prefix=name) if inner in modules]
+        is_taken_apart = levels > 0 and any(modules[inner] in seen for inner in inside[1:])
+        summed = [name] if is_taken_apart else inside
+        held = [parameter for inner in summed for parameter in parameters[inner]]
+        ran = [modules[inner] for inner in summed if modules[inner] in seen]
+        row = Row(
             name=name,
-            kind=type(self.modules[name]).__name__,
+            kind=type(module).__name__,
             shape=own.shape,
             num_calls=own.num_calls,
-            parameters=sum(parameter.numel() for parameter in parameters),
-            trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-            multiply_adds=sum(record.flops for record in found) // 2,
+            parameters=sum(parameter.numel() for parameter in held),
+            trainable=sum(parameter.numel() for parameter in held if parameter.requires_grad),
+            multiply_adds=sum(seen[inner].flops for inner in ran) // 2,
         )
+        if row.parameters or row.multiply_adds or (row.num_calls and not is_taken_apart):
+            yield min((order[inner] for inner in ran), default=len(order)), row
+        for child, _ in module.named_children() if is_taken_apart else ():
+            inner = f"{name}.{child}" if name else child
+            if inner in modules:
+                yield from below(inner, levels - 1)
 
-
-def _parent(name: str) -> str:
-    """Return the name of the module that holds a module or parameter."""
-    return name.rpartition(".")[0]
+    return [row for _, row in sorted(below("", levels), key=lambda found: found[0])]
 
 
 def _shape(output: Any) -> tuple[int, ...] | None:
@@ -309,8 +271,7 @@ def summarize_subject(
     """Summarize the model that a call, a checkpoint or a run folder means.
 
     num_classes: 10 where it is not given. size: by default what the model is made for, or was
-    trained on.
-    model: the user's own call, for a checkpoint that names user code.
+    trained on. model: the user's own call, for a checkpoint that names user code.
 
     Raises:
         UsageError: unknown model or argument, a size that it does not take, a Python file without
@@ -332,10 +293,19 @@ def summarize_subject(
             " it out"
         )
     call = parse(text)
-    if num_classes is not None and "num_classes" in call.kwargs:
+    if num_classes is None:
+        num_classes = _given_classes(call)
+    elif "num_classes" in call.kwargs:
         raise call.error("num_classes is given twice: here and by --num-classes", "num_classes")
-    num_classes = _given_classes(call) if num_classes is None else num_classes
-    return _of_call(call, num_classes=num_classes, size=size or usual_size(call), depth=depth)
+    size = size or usual_size(call)
+    is_light = call.prefix in ("", "timm")
+    try:
+        return _of_call(call, num_classes, size, depth=depth, is_light=is_light)
+    except UsageError:
+        if call.prefix != "timm":
+            raise
+    # Some of timm's models compute with their weights while they are built.
+    return _of_call(call, num_classes, size, depth=depth, is_light=False)
 
 
 def _of_checkpoint(
@@ -355,12 +325,8 @@ def _of_checkpoint(
     # Only a user's own model may hold tensors that cannot leave their device.
     if not parse(call).prefix:
         module = module.to("meta")
-    return Summarized(
-        str(parse(call)),
-        num_classes,
-        size,
-        summarize(module, size, num_classes=num_classes, depth=depth),
-    )
+    summary = summarize(module, size, num_classes=num_classes, depth=depth)
+    return Summarized(str(parse(call)), num_classes, size, summary)
 
 
 def _freeze(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -368,9 +334,8 @@ def _freeze(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
     plans = plan_parameters(module, groups, lr=1.0)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(
-            plans[name].first_epoch is not None and not plans[name].is_excluded
-        )
+        plan = plans[name]
+        parameter.requires_grad_(plan.first_epoch is not None and not plan.is_excluded)
 
 
 def _given_classes(call: Call) -> int:
@@ -383,22 +348,12 @@ def _given_classes(call: Call) -> int:
     return given
 
 
-def _of_call(call: Call, *, num_classes: int, size: int, depth: int | None) -> Summarized:
-    if call.prefix in ("", "timm"):
-        try:
-            return _without_values(call, num_classes=num_classes, size=size, depth=depth)
-        except UsageError:
-            # Some of timm's models compute with their weights while they are built.
-            if not call.prefix:
-                raise
-    module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
-    return Summarized(
-        text, num_classes, size, summarize(module, size, num_classes=num_classes, depth=depth)
-    )
-
-
-def _without_values(call: Call, *, num_classes: int, size: int, depth: int | None) -> Summarized:
-    with without_weights():
+def _of_call(
+    call: Call, num_classes: int, size: int, *, depth: int | None, is_light: bool
+) -> Summarized:
+    """Build a model and summarize it; is_light: without values in its weights."""
+    with without_weights() if is_light else nullcontext():
         module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
-    summary = summarize(module.to("meta"), size, num_classes=num_classes, depth=depth)
+    module = module.to("meta") if is_light else module
+    summary = summarize(module, size, num_classes=num_classes, depth=depth)
     return Summarized(text, num_classes, size, summary)

@@ -29,22 +29,18 @@ def draw_sheets(shown: Shown, pictures: PictureFolder) -> dict[str, Pixels]:
     drawn, rows = {}, []
     names = file_names(_PREFIX, [Path(sheet.path).stem for sheet in shown.sheets])
     for sheet, name in zip(shown.sheets, names, strict=True):
-        num_draws = len(sheet.whole.draws) // sheet.whole.num_crops
+        count = counted(sheet.whole.num_draws, "draw")
         figure = transform_figure(
             [_step(row, row.call) for row in sheet.steps],
             _step(sheet.whole, "The whole list, as the model sees it"),
             title=_title(sheet),
             notes=[", ".join(shown.calls), *shown.notes],
-            footer=f"n = {counted(num_draws, 'draw')} · seed {shown.seed} · {sheet.path}",
+            footer=f"n = {count} · seed {shown.seed} · {sheet.path}",
         )
-        drawn[f"transforms/{name.removeprefix(_PREFIX)}"] = pictures.add_figure(
-            f"{name}.png", figure
-        )
-        rows += [
-            row
-            for place, one in enumerate((*sheet.steps, sheet.whole))
-            for row in _table(sheet.path, place, one)
-        ]
+        tag = f"transforms/{name.removeprefix(_PREFIX)}"
+        drawn[tag] = pictures.add_figure(f"{name}.png", figure)
+        for place, row in enumerate((*sheet.steps, sheet.whole), start=1):
+            rows += _table(sheet.path, place, row)
     pictures.add_csv("transforms.csv", _HEADER, rows)
     return drawn
 
@@ -69,7 +65,7 @@ def _caption(row: Row, k: int) -> str:
 
 
 def _line(row: Row) -> str:
-    num_draws, num_changed = len(row.draws) // row.num_crops, sum(row.is_changed)
+    num_draws, num_changed = row.num_draws, sum(row.is_changed)
     sizes = {_size(draw) for draw in row.draws}
     parts = []
     if sizes != {_size(row.before)}:
@@ -87,23 +83,18 @@ def _line(row: Row) -> str:
     if row.is_stretched:
         parts.append("grey is the mean, black and white ±3 standard deviations")
     elif any(row.clipped):
-        parts.append(
-            f"{percent(sum(row.clipped) / len(row.clipped))} of the values are outside 0..255 and"
-            " are clipped"
-        )
+        share = percent(sum(row.clipped) / len(row.clipped))
+        parts.append(f"{share} of the values are outside 0..255 and are clipped")
     return ", ".join(parts)
 
 
 def _title(sheet: Sheet) -> str:
     row = sheet.whole
     crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""
-    one, several = (
-        (f"different set of {crops}", f"different sets of {crops}")
-        if crops
-        else ("different image", "")
-    )
-    num_draws = len(row.draws) // row.num_crops
-    answer = f"{counted(row.num_different, one, several)} in {counted(num_draws, 'draw')}"
+    one, several = "different image", ""
+    if crops:
+        one, several = f"different set of {crops}", f"different sets of {crops}"
+    answer = f"{counted(row.num_different, one, several)} in {counted(row.num_draws, 'draw')}"
     if not row.is_random:
         answer = f"Always the same {crops or 'image'}"
     return f"What does the model see of {Path(sheet.path).name}? {answer}"
@@ -122,18 +113,6 @@ def _table(path: str, place: int, row: Row) -> list[tuple[object, ...]]:
         number, crop = divmod(k, row.num_crops)
         is_same_size = draw.shape == row.before.shape
         change = float(abs(draw.astype(int) - row.before).mean()) if is_same_size else ""
-        size = draw.shape[0], draw.shape[1]
-        rows.append(
-            (
-                path,
-                place + 1,
-                row.call or "all",
-                number + 1,
-                crop + 1,
-                *size,
-                is_changed,
-                change,
-                clipped,
-            )
-        )
+        which = (path, place, row.call or "all", number + 1, crop + 1)
+        rows.append((*which, *draw.shape[:2], is_changed, change, clipped))
     return rows

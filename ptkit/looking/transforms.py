@@ -1,6 +1,4 @@
-"""What transforms make of images: each step alone, and the whole list as the model sees
-it.
-"""
+"""What transforms make of images: each step alone, and the whole list as the model sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,11 +34,10 @@ class Row:
     """One step alone, or all of them, on one image.
 
     call: of the step; "" for all. before: uint8 (h, w, 3), what the step gets; for all, the file.
-    draws: uint8
-    (h, w, 3) each, without randomness only one; num_crops of them belong together. clipped: share
-    of values outside 0..255, which become 0 or 255, for each draw. is_stretched: whitened values
-    are shown, 3 standard deviations from mid-grey to black and to white. partner: the file of the
-    image that it is mixed with, or "".
+    draws: uint8 (h, w, 3) each, without randomness only one; num_crops of them belong together.
+    clipped: share of values outside 0..255, which become 0 or 255, for each draw. is_stretched:
+    whitened values are shown, 3 standard deviations from mid-grey to black and to white. partner:
+    the file of the image that it is mixed with, or "".
     """
 
     call: str
@@ -56,6 +53,11 @@ class Row:
     def is_changed(self) -> tuple[bool, ...]:
         """Whether each of the draws differs from `before`."""
         return tuple(not np.array_equal(draw, self.before) for draw in self.draws)
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws there are; several crops count as one."""
+        return len(self.draws) // self.num_crops
 
     @property
     def num_different(self) -> int:
@@ -105,11 +107,11 @@ def show_transforms(
     """
     calls = calls_for(paths, data)
     sheets = transform_sheets(paths, calls, num_draws=num_draws, seed=seed)
-    left_out = [call for call in calls if len(paths) == 1 and is_mix(parse(call))]
-    notes = [
+    notes = (
         f"{call} is left out: it mixes images with each other, name a second one"
-        for call in left_out
-    ]
+        for call in calls
+        if len(paths) == 1 and is_mix(parse(call))
+    )
     return Shown(tuple(sheets), calls, seed, tuple(notes))
 
 
@@ -179,18 +181,17 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
     """Return the steps before `place` that are not random, and a resize to the size that the others
     lead to.
     """
-    fixed = [call for call in calls[:place] if spec_named(call).is_fixed]
+    specs = [(call, spec_named(call)) for call in calls[:place]]
+    fixed = [call for call, spec in specs if spec.can_keep or spec.is_conversion]
     # Of a user's own transform nobody knows what it does to the size.
     sizes = (_planned(calls[:k]).size for k in range(place, -1, -1))
     size = next((size for size in sizes if size is not None), None)
     if size is None or _planned(fixed).size == size:
         return fixed
     height, width = size
-    resize = (
-        [f"Resize({height})", f"CenterCrop({height})"]
-        if height == width
-        else [f"Resize(({height}, {width}))"]
-    )
+    resize = [f"Resize(({height}, {width}))"]
+    if height == width:
+        resize = [f"Resize({height})", f"CenterCrop({height})"]
     first = next((k for k, call in enumerate(fixed) if spec_named(call).is_conversion), len(fixed))
     return [*fixed[:first], *map(parse, resize), *fixed[first:]]
 
@@ -215,11 +216,9 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
     for epoch in range(1, num_epochs + 1):
         draws = pipeline.draws(source.seed, epoch=epoch, keys=indices, offset=offset)
         images = [pipeline.apply(*pair) for pair in zip(source.pixels, draws, strict=True)]
-        epochs.append(
-            images
-            if pipeline.mix is None
-            else _mixed(pipeline, images, seed=source.seed, epoch=epoch)
-        )
+        if pipeline.mix is not None:
+            images = _mixed(pipeline, images, seed=source.seed, epoch=epoch)
+        epochs.append(images)
     return epochs
 
 
@@ -246,18 +245,8 @@ def _rows(
         clipped = [share for crops in images for share in _clipped(crops, mean, std)]
         # Each image is mixed with the one before it.
         partner = source.paths[place - 1] if pipeline.mix is not None else ""
-        rows.append(
-            Row(
-                call,
-                pixels,
-                tuple(draws),
-                tuple(clipped),
-                len(images[0]),
-                is_random,
-                is_stretched,
-                partner,
-            )
-        )
+        num_crops, shown = len(images[0]), (tuple(draws), tuple(clipped))
+        rows.append(Row(call, pixels, *shown, num_crops, is_random, is_stretched, partner))
     return rows
 
 

@@ -72,9 +72,6 @@ def kernel_figures(
 ) -> Iterator[tuple[str, str, Figure]]:
     """Yield each layer with a name for a file and its picture."""
     for layer, file_name in zip(kernels, file_names("", kernels), strict=True):
-        footer = f"n = {len(kernels[layer]):,} output channels · {source}"
-        yield (
-            layer,
-            file_name,
-            kernel_figure(kernels[layer], layer=layer, scale=scale, footer=footer),
-        )
+        weight, footer = kernels[layer], f"n = {len(kernels[layer]):,} output channels · {source}"
+        figure = kernel_figure(weight, layer=layer, scale=scale, footer=footer)
+        yield layer, file_name, figure

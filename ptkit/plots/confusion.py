@@ -1,10 +1,10 @@
 """The confusion matrix as a picture that is readable from two classes to thousands."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
@@ -14,8 +14,8 @@ from ptkit.plots.style import (
     EMPTY,
     INK,
     MAGNITUDE,
-    MUTED,
     RED,
+    SMALL,
     Page,
     contrasting,
     house_style,
@@ -28,6 +28,8 @@ from ptkit.plots.tiles import as_pixels, enlarged
 MAX_ANNOTATED = 30
 MAX_NAMED = 100
 
+# Colours of shares of 0..1; nan is a share of nothing.
+_COLORS = matplotlib.colormaps[MAGNITUDE].with_extremes(bad=EMPTY)
 _MAX_SIDE = 1600
 _LABEL_WIDTH = 190
 
@@ -44,15 +46,12 @@ def confusion_figure(
     """
     matrix = np.asarray(matrix)
     labels = class_labels(class_names)
-    heading = title or _title(matrix, labels)
-    if len(matrix) <= MAX_ANNOTATED:
-        return _annotated(matrix, labels, title=heading, footer=footer)
-    if len(matrix) <= MAX_NAMED:
-        return _named(matrix, labels, title=heading, footer=footer)
-    return _in_blocks(matrix, labels, title=heading, footer=footer)
+    small = _annotated if len(matrix) <= MAX_ANNOTATED else _named
+    draw = small if len(matrix) <= MAX_NAMED else _in_blocks
+    return draw(matrix, labels, title=title or _title(matrix, labels), footer=footer)
 
 
-def _annotated(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
+def _annotated(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
     """Draw cells with counts, recall and number of images at the right, precision below."""
     cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
     side, left, head = cell * len(matrix), _label_width(labels), _head(labels, cell)
@@ -60,11 +59,10 @@ def _annotated(matrix: np.ndarray, labels: list[str], *, title: str, footer: str
     page = new_page(
         left + max(side + 140, 350),
         head + side + foot + 34,
-        title=title,
         notes=[_accuracy_text(matrix), _reading_text(matrix)],
-        footer=footer,
+        **words,
     )
-    colors = _share_colors(matrix, gamma=1.0)
+    colors = _colors(matrix, np.arange(len(matrix)), step=1, gamma=1.0)
     page.image(enlarged(as_pixels(colors), cell), left, head)
     _draw_labels(page, labels, left=left, head=head, cell=cell)
     size = min(9.0, 8 + cell / 64)
@@ -77,55 +75,36 @@ def _annotated(matrix: np.ndarray, labels: list[str], *, title: str, footer: str
     return page.figure
 
 
-def _named(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
+def _named(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
     """Draw cells without counts but with every class's name; recall and precision are strips."""
     cell = max(10, min(20, 900 // len(matrix)))
     left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
-    order = np.arange(len(matrix))
-    page = _strip_page(
-        matrix,
-        order,
-        cell=cell,
-        left=left,
-        head=head,
-        title=title,
-        notes=[_reading_text(matrix)],
-        footer=footer,
-    )
+    order, notes = np.arange(len(matrix)), [_reading_text(matrix)]
+    page = _strip_page(matrix, order, cell=cell, left=left, head=head, notes=notes, **words)
     _draw_labels(page, labels, left=left, head=head, cell=cell, size=6.5)
     return page.figure
 
 
-def _in_blocks(matrix: np.ndarray, labels: list[str], *, title: str, footer: str) -> Figure:
+def _in_blocks(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
     """Draw all classes in blocks of similar ones, which are framed and named."""
     blocks = similar_blocks(matrix)
     order = np.concatenate(blocks)
     cell = max(1, 1000 // len(matrix))
     pooled = -(-len(matrix) // _MAX_SIDE)
-    mistakes = matrix.sum() - np.trace(matrix)
-    inside = sum(
-        matrix[np.ix_(block, block)].sum() - matrix[block, block].sum()
-        for block in blocks
-        if len(block) > 1
-    )
+    inside = sum(_num_mistakes(matrix[np.ix_(b, b)]) for b in blocks if len(b) > 1)
+    share = percent(inside / max(_num_mistakes(matrix), 1))
+    reading = _reading_text(matrix)
     notes = [
-        (
-            f"{len(blocks):,} blocks of classes confused with each other hold"
-            f" {percent(inside / max(mistakes, 1))} of the mistakes; a block is named after its"
-            " first class."
-        ),
-        _reading_text(matrix)
-        + (f" A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else ""),
+        f"{len(blocks):,} blocks of classes confused with each other hold {share} of the mistakes;"
+        " a block is named after its first class.",
+        f"{reading} A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else reading,
     ]
     names = [
-        f"{labels[block[0]]} +{len(block) - 1}" if len(block) > 1 else labels[block[0]]
-        for block in blocks
+        labels[block[0]] + (f" +{len(block) - 1}" if len(block) > 1 else "") for block in blocks
     ]
     names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
     left, head = _label_width(names, size=6.5), 24
-    page = _strip_page(
-        matrix, order, cell=cell, left=left, head=head, title=title, notes=notes, footer=footer
-    )
+    page = _strip_page(matrix, order, cell=cell, left=left, head=head, notes=notes, **words)
     _draw_blocks(page, blocks, names, left=left, head=head, scale=cell / pooled)
     return page.figure
 
@@ -156,39 +135,25 @@ def _strip_page(
     cell: int,
     left: int,
     head: int,
-    title: str,
     notes: list[str],
-    footer: str,
+    **words: str,
 ) -> Page:
     """Make the page of a matrix without counts, with strips of recall and precision."""
     step = -(-len(matrix) // _MAX_SIDE)
-    pooled = _pooled_colors(matrix, order, step=step, gamma=0.5)
-    picture = enlarged(as_pixels(pooled), cell)
+    picture = enlarged(as_pixels(_colors(matrix, order, step=step, gamma=0.5)), cell)
     side, width = len(picture), max(12, cell)
-    notes = [_accuracy_text(matrix), *notes]
-    page = new_page(
-        left + side + width + 60, head + side + width + 60, title=title, notes=notes, footer=footer
-    )
+    notes, beside = [_accuracy_text(matrix), *notes], side + width + 60
+    page = new_page(left + beside, head + beside, notes=notes, **words)
     page.image(picture, left, head)
-    recall, precision = (rates[order] for rates in _rates(matrix))
-    for values, vertical in ((recall, True), (precision, False)):
-        strip = as_pixels(_rate_colors(values)[::step]).repeat(cell, axis=0)[:side]
-        band = strip[:, None].repeat(width, axis=1)
-        page.image(
-            band if vertical else band.transpose(1, 0, 2),
-            left + (side + 6) * vertical,
-            head + (side + 6) * (not vertical),
-        )
-    page.text("recall", left + side + width + 10, head, size=8, color=MUTED)
-    page.text(
-        "precision",
-        left - 6,
-        head + side + 6 + width / 2,
-        ha="right",
-        va="center",
-        size=8,
-        color=MUTED,
+    recall, precision = (
+        as_pixels(_COLORS(rates[order])[::step, :3]).repeat(cell, axis=0)[:side]
+        for rates in _rates(matrix)
     )
+    page.image(recall[:, None].repeat(width, axis=1), left + side + 6, head)
+    page.image(precision[None].repeat(width, axis=0), left, head + side + 6)
+    page.text("recall", left + side + width + 10, head, **SMALL)
+    below = head + side + 6 + width / 2
+    page.text("precision", left - 6, below, ha="right", va="center", **SMALL)
     _draw_scale(page, left, head + side + width + 22, gamma=0.5)
     return page
 
@@ -209,35 +174,20 @@ def _draw_margins(page: Page, matrix: np.ndarray, *, left: int, head: int, cell:
     """Write recall and number of images right of each row and precision below each column."""
     side = cell * len(matrix)
     recall, precision = _rates(matrix)
-    small = {"size": 8, "va": "center"}
     turned = _is_turned(["99.9%"], cell, 8)
-    page.text("recall", left + side + 60, head - 5, ha="right", va="bottom", size=8, color=MUTED)
-    page.text("images", left + side + 112, head - 5, ha="right", va="bottom", size=8, color=MUTED)
-    page.text(
-        "precision",
-        left - 6,
-        head + side + (22 if turned else 14),
-        ha="right",
-        size=8,
-        va="center",
-        color=MUTED,
-    )
+    right, below = left + side + 60, head + side + (6 if turned else 14)
+    page.text("recall", right, head - 5, ha="right", va="bottom", **SMALL)
+    page.text("images", right + 52, head - 5, ha="right", va="bottom", **SMALL)
+    name_top = below + 16 if turned else below
+    page.text("precision", left - 6, name_top, ha="right", va="center", **SMALL)
+    how = {"ha": "center", **({"va": "top", "rotation": 90} if turned else {"va": "center"})}
     for k, (r, p) in enumerate(zip(recall, precision, strict=True)):
         middle = (k + 0.5) * cell
+        page.text(_rate_text(r), right, head + middle, ha="right", va="center", **_rate_ink(r))
         page.text(
-            _rate_text(r), left + side + 60, head + middle, ha="right", color=_rate_ink(r), **small
+            f"{matrix[k].sum():,}", right + 52, head + middle, ha="right", va="center", **SMALL
         )
-        page.text(
-            f"{matrix[k].sum():,}",
-            left + side + 112,
-            head + middle,
-            ha="right",
-            color=MUTED,
-            **small,
-        )
-        how = small | ({"rotation": 90, "va": "top"} if turned else {})
-        below = head + side + (6 if turned else 14)
-        page.text(_rate_text(p), left + middle, below, ha="center", color=_rate_ink(p), **how)
+        page.text(_rate_text(p), left + middle, below, **_rate_ink(p), **how)
 
 
 def _draw_scale(page: Page, left: float, top: float, *, gamma: float) -> None:
@@ -246,28 +196,14 @@ def _draw_scale(page: Page, left: float, top: float, *, gamma: float) -> None:
     page.color_bar(left, top, colormap=MAGNITUDE, labels=labels, meaning=meaning, width=240, gap=14)
 
 
-def _share_colors(matrix: np.ndarray, *, gamma: float) -> np.ndarray:
-    """Return colours (K, K, 3), 0..1; gamma below 1 lifts small shares."""
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = matrix / np.maximum(totals, 1)
-    colors = matplotlib.colormaps[MAGNITUDE](shares**gamma)[..., :3]
-    colors[totals[:, 0] == 0] = to_rgb(EMPTY)
-    return colors
+def _colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -> np.ndarray:
+    """Return the colours, 0..1, of the cells in `order`; gamma below 1 lifts small shares.
 
-
-def _rate_colors(rates: np.ndarray) -> np.ndarray:
-    colors = matplotlib.colormaps[MAGNITUDE](np.nan_to_num(rates))[..., :3]
-    colors[np.isnan(rates)] = to_rgb(EMPTY)
-    return colors
-
-
-def _pooled_colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -> np.ndarray:
-    """Return colours of cells in another order, of each step × step the one of the largest count.
-
-    So no class can vanish. Row by row: the colours of 10,000 classes would take gigabytes.
+    Each step × step cells become the one with the largest count, so no class can vanish.
     """
     side, totals = -(-len(matrix) // step), matrix.sum(axis=1)
     colors = np.empty((side, side, 3))
+    # Row by row: the shares of 10,000 classes would take gigabytes.
     for number in range(side):
         rows = order[number * step : (number + 1) * step]
         counts = np.full((len(rows), side * step), -1, matrix.dtype)
@@ -275,9 +211,8 @@ def _pooled_colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: f
         by_block = counts.reshape(len(rows), side, step).transpose(1, 0, 2).reshape(side, -1)
         best = by_block.argmax(axis=1)
         total = totals[rows[best // step]]
-        shares = by_block[np.arange(side), best] / np.maximum(total, 1)
-        colors[number] = matplotlib.colormaps[MAGNITUDE](shares**gamma)[..., :3]
-        colors[number, total == 0] = to_rgb(EMPTY)
+        shares = by_block[np.arange(side), best] / np.where(total > 0, total, np.nan)
+        colors[number] = _COLORS(shares**gamma)[..., :3]
     return colors
 
 
@@ -292,20 +227,23 @@ def _rate_text(rate: float) -> str:
     return "–" if np.isnan(rate) else percent(rate)
 
 
-def _rate_ink(rate: float) -> str:
-    return RED if rate < 0.5 else INK
+def _rate_ink(rate: float) -> dict[str, Any]:
+    return SMALL | {"color": RED if rate < 0.5 else INK}
+
+
+def _num_mistakes(matrix: np.ndarray) -> int:
+    return int(matrix.sum() - np.trace(matrix))
 
 
 def _title(matrix: np.ndarray, labels: list[str]) -> str:
-    total, wrong = int(matrix.sum()), int(matrix.sum() - np.trace(matrix))
+    wrong = _num_mistakes(matrix)
     if wrong == 0:
-        return f"Which classes are confused? none, all {total:,} images are right"
+        return f"Which classes are confused? none, all {matrix.sum():,} images are right"
     rows, columns = np.nonzero(matrix)
     counts = np.where(rows == columns, 0, matrix[rows, columns])
     most = counts.argmax()
-    true, predicted, count = rows[most], columns[most], int(counts[most])
-    pair = f"“{labels[true]}” taken for “{labels[predicted]}” most"
-    return f"Which classes are confused? {pair}, {count:,} of {wrong:,} mistakes"
+    pair = f"“{labels[rows[most]]}” taken for “{labels[columns[most]]}” most"
+    return f"Which classes are confused? {pair}, {counts[most]:,} of {wrong:,} mistakes"
 
 
 def _reading_text(matrix: np.ndarray) -> str:
@@ -317,22 +255,23 @@ def _accuracy_text(matrix: np.ndarray) -> str:
     total, right = int(matrix.sum()), int(np.trace(matrix))
     share = right / max(total, 1)
     error = (share * (1 - share) / max(total, 1)) ** 0.5
-    return (
-        f"Accuracy {percent(share)} ± {error:.1%} (standard error), {right:,} of"
-        f" {counted(total, 'image')}."
-    )
+    found = f"{percent(share)} ± {error:.1%} (standard error), {right:,} of"
+    return f"Accuracy {found} {counted(total, 'image')}."
 
 
 def _label_width(labels: list[str], size: float = 9) -> int:
-    widest = max(text_width(label, size=size) for label in labels)
-    return int(max(min(widest, _LABEL_WIDTH - 12), text_width("precision", size=8))) + 12
+    widest = min(_widest(labels, size), _LABEL_WIDTH - 12)
+    return int(max(widest, text_width("precision", size=8))) + 12
 
 
 def _head(labels: list[str], cell: int, size: float = 9) -> int:
-    if not _is_turned(labels, cell, size):
-        return 24
-    return int(min(max(text_width(label, size=size) for label in labels), _LABEL_WIDTH - 12)) + 10
+    widest = min(_widest(labels, size), _LABEL_WIDTH - 12)
+    return int(widest) + 10 if _is_turned(labels, cell, size) else 24
 
 
 def _is_turned(labels: list[str], cell: int, size: float) -> bool:
-    return max(text_width(label, size=size) for label in labels) > cell - 3
+    return _widest(labels, size) > cell - 3
+
+
+def _widest(labels: list[str], size: float) -> float:
+    return max(text_width(label, size=size) for label in labels)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ptkit.plots.fonts import drawable, fitted, text_width
-from ptkit.plots.style import INK, MUTED, RED, house_style, new_page
+from ptkit.plots.fonts import fitted, text_width
+from ptkit.plots.style import INK, MUTED, RED, SMALL, house_style, new_page
 from ptkit.plots.tiles import resized
 
 _CELL, _THUMBNAIL, _GAP, _LINE = 152, 140, 14, 14
@@ -40,26 +40,23 @@ def contact_sheet(
     """
     columns = max(1, min(columns, len(images)))
     tiles = [resized(image, _THUMBNAIL) for image in images]
-    num_lines = max((len(lines) for lines in captions), default=0)
-    rows = [
-        range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)
+    words = _LINE * max((len(lines) for lines in captions), default=0)
+    highest = [
+        max(tile.shape[0] for tile in tiles[start : start + columns])
+        for start in range(0, len(tiles), columns)
     ]
-    heights = [max(tiles[k].shape[0] for k in row) + 4 + _LINE * num_lines + _GAP for row in rows]
-    page = new_page(
-        columns * (_CELL + _GAP) - _GAP, sum(heights), title=title, notes=notes, footer=footer
-    )
-    top = 0
-    for row, height in zip(rows, heights, strict=True):
-        below = top + height - _GAP - _LINE * num_lines
-        for place, k in enumerate(row):
-            left = place * (_CELL + _GAP)
-            # Images of a row end at one line, so that their captions start there.
-            page.image(tiles[k], left, below - 4 - tiles[k].shape[0])
-            for number, line in enumerate(captions[k]):
-                color = MUTED if number == 0 else RED if number == len(captions[k]) - 1 else INK
-                text = fitted(drawable(line), width=_CELL, size=8)
-                page.text(text, left, below + _LINE * number, size=8, color=color)
-        top += height
+    height = sum(highest) + (4 + words + _GAP) * len(highest)
+    width = columns * (_CELL + _GAP) - _GAP
+    page = new_page(width, height, title=title, notes=notes, footer=footer)
+    for k, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
+        row, left = k // columns, k % columns * (_CELL + _GAP)
+        # Images of a row end at one line, so that their captions start there.
+        end = sum(highest[: row + 1]) + (4 + words + _GAP) * row
+        page.image(tile, left, end - tile.shape[0])
+        for number, line in enumerate(lines):
+            color = MUTED if number == 0 else RED if number == len(lines) - 1 else INK
+            text = fitted(line, width=_CELL, size=8)
+            page.text(text, left, end + 4 + _LINE * number, size=8, color=color)
     return page.figure
 
 
@@ -70,23 +67,16 @@ def strip_sheet(
     """Draw rows of images, each with its heading and line at the left."""
     most = max((len(strip.images) for strip in strips), default=0)
     pitch = _STRIP_THUMBNAIL + 6
-    headings = [
-        fitted(drawable(strip.heading), width=_STRIP_TEXT, size=9, bold=True) for strip in strips
-    ]
-    left = max((text_width(heading, size=9, bold=True) for heading in headings), default=0)
-    left = round(max(left, *(text_width(strip.line, size=8) for strip in strips))) + 16
-    page = new_page(
-        left + most * pitch,
-        len(strips) * (_STRIP_THUMBNAIL + _GAP),
-        title=title,
-        notes=notes,
-        footer=footer,
-    )
+    headings = [fitted(strip.heading, width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
+    widths = [text_width(heading, size=9, bold=True) for heading in headings]
+    left = round(max(widths + [text_width(strip.line, size=8) for strip in strips])) + 16
+    height = len(strips) * (_STRIP_THUMBNAIL + _GAP)
+    page = new_page(left + most * pitch, height, title=title, notes=notes, footer=footer)
     for row, (strip, heading) in enumerate(zip(strips, headings, strict=True)):
         top = row * (_STRIP_THUMBNAIL + _GAP)
         middle = top + _STRIP_THUMBNAIL / 2
         page.text(heading, 0, middle - 2, va="bottom", weight="bold")
-        page.text(strip.line, 0, middle + 3, size=8, color=MUTED)
+        page.text(strip.line, 0, middle + 3, **SMALL)
         for place, image in enumerate(strip.images):
             tile = resized(image, _STRIP_THUMBNAIL)
             page.image(tile, left + place * pitch, top + (_STRIP_THUMBNAIL - tile.shape[0]) / 2)

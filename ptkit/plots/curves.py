@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ptkit.plots.style import (
     BLUE,
     INK,
     MUTED,
     ORANGE,
+    SMALL,
     Page,
     house_style,
     light_grid,
     new_page,
     number,
+    number_labels,
     percent,
 )
 
@@ -26,7 +28,6 @@ Row = Mapping[str, float | None]
 _WIDTH, _LEFT, _PANEL, _STRIP, _BETWEEN = 760, 56, 230, 72, 22
 # Metrics of which less is better.
 _ERRORS = ("mae", "rmse")
-_COLORS = {"train": BLUE, "valid": ORANGE}
 
 
 @house_style()
@@ -51,9 +52,8 @@ def learning_curves(
     the one with the best metric.
     """
     epochs = _column(rows, "epoch")
-    best = next((row for row in rows if row["epoch"] == best_epoch), None) or _best_row(
-        rows, metric
-    )
+    kept = next((row for row in rows if row["epoch"] == best_epoch), None)
+    best = kept or _best_row(rows, metric)
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
@@ -61,10 +61,10 @@ def learning_curves(
         notes=[_note(epochs)],
         footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
     )
-    tops = (18, 18 + _PANEL + _BETWEEN, 18 + 2 * (_PANEL + _BETWEEN))
-    loss = page.axes(_LEFT, tops[0], _WIDTH - _LEFT, _PANEL)
-    middle = page.axes(_LEFT, tops[1], _WIDTH - _LEFT, _PANEL)
-    strip = page.axes(_LEFT, tops[2], _WIDTH - _LEFT, _STRIP)
+    loss, middle, strip = (
+        page.axes(_LEFT, 18 + place * (_PANEL + _BETWEEN), _WIDTH - _LEFT, height)
+        for place, height in enumerate((_PANEL, _PANEL, _STRIP))
+    )
     _draw_losses(loss, rows, chance_loss)
     _draw_metric(middle, rows, metric=metric, num_valid=num_valid)
     if majority_share is not None:
@@ -83,32 +83,24 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     is.
     """
     half = max(1, len(values) // 20)
+    values = np.where(np.isfinite(values), values, np.nan)
     result = np.full(len(values), np.nan)
     for k in np.flatnonzero(np.isfinite(values)).tolist():
         reach = min(half, k, len(values) - 1 - k)
-        result[k] = np.nanmean(
-            np.where(np.isfinite(values), values, np.nan)[k - reach : k + reach + 1]
-        )
+        result[k] = np.nanmean(values[k - reach : k + reach + 1])
     return result
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
-    epochs = _column(rows, "epoch")
-    losses = {part: _column(rows, f"{part}_loss") for part in _COLORS}
-    for part, values in losses.items():
-        _draw_curve(axes, epochs, values=values, color=_COLORS[part])
-    known = np.concatenate([values[np.isfinite(values)] for values in losses.values()])
-    axes.set_ylabel("loss")
+    losses = np.concatenate(_draw_curves(axes, rows, "loss"))
+    known = losses[np.isfinite(losses)]
     if chance is not None:
         _baseline(axes, chance, f"chance, ln K = {number(chance)}")
     # Compared with chance or with the median: one bad start must not flatten the rest.
     scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
     highest = max(known.max(initial=0), chance or 0)
     if known.size and highest > 8 * scale and known.min() > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        number_labels(axes, log=LogLocator(subs=(1, 2, 5)))
     elif known.min(initial=0) >= 0:
         axes.set_ylim(0, highest * 1.1 or 1)
 
@@ -117,42 +109,38 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
     epochs, valid = _column(rows, "epoch"), _column(rows, f"valid_{metric}")
     if metric == "accuracy":
         error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
-        axes.fill_between(
-            epochs, valid - error, valid + error, color=ORANGE, alpha=0.18, linewidth=0
-        )
-    for part, color in _COLORS.items():
-        _draw_curve(axes, epochs, values=_column(rows, f"{part}_{metric}"), color=color)
-    axes.set_ylabel(metric)
+        low, high = valid - error, valid + error
+        axes.fill_between(epochs, low, high, color=ORANGE, alpha=0.18, linewidth=0)
+    _draw_curves(axes, rows, metric)
     if metric in _ERRORS:
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        number_labels(axes)
         return
     axes.set_ylim(min(0, float(np.nanmin(valid, initial=0))), 1.04)
     axes.yaxis.set_major_formatter("{x:.0%}")
 
 
 def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
-    axes.plot(
-        epochs,
-        rates,
-        color=INK,
-        linewidth=1.2,
-        marker="o" if len(epochs) < 4 else None,
-        markersize=4,
-    )
-    axes.set_ylabel("lr")
-    axes.set_xlabel("epoch")
+    marker = "o" if len(epochs) < 4 else None
+    axes.plot(epochs, rates, color=INK, linewidth=1.2, marker=marker, markersize=4)
+    axes.set(xlabel="epoch", ylabel="lr")
     axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_formatter(lambda value, _: number(value))
+    number_labels(axes)
 
 
-def _draw_curve(axes: Axes, epochs: np.ndarray, *, values: np.ndarray, color: str) -> None:
-    if len(epochs) < 6:
-        axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=4)
-        return
-    axes.plot(epochs, values, color=color, linewidth=0.8, alpha=0.55)
-    axes.plot(epochs, smoothed(values), color=color, linewidth=2.2, solid_capstyle="round")
+def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndarray]:
+    """Draw a quantity of training and validation, and return the values of both."""
+    axes.set_ylabel(quantity)
+    epochs = _column(rows, "epoch")
+    both = [_column(rows, f"{part}_{quantity}") for part in ("train", "valid")]
+    for values, color in zip(both, (BLUE, ORANGE), strict=True):
+        if len(rows) < 6:
+            axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=4)
+            continue
+        axes.plot(epochs, values, color=color, linewidth=0.8, alpha=0.55)
+        axes.plot(epochs, smoothed(values), color=color, linewidth=2.2, solid_capstyle="round")
+    return both
 
 
 def _baseline(axes: Axes, value: float, label: str) -> None:
@@ -165,10 +153,9 @@ def _baseline(axes: Axes, value: float, label: str) -> None:
         textcoords="offset points",
         ha="right",
         va="bottom",
-        size=8,
-        color=MUTED,
         zorder=1.5,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
+        **SMALL,
     )
 
 
@@ -185,35 +172,23 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     axes.axvline(epoch, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
-        axes.plot(
-            [epoch],
-            [value],
-            marker="o",
-            markersize=7,
-            color=ORANGE,
-            markeredgecolor="white",
-            zorder=5,
-        )
+        axes.plot(epoch, value, "o", markersize=7, color=ORANGE, mec="white", zorder=5)
 
 
 def _draw_legend(page: Page, *, has_band: bool) -> None:
-    left = float(_LEFT)
-    for text, color in (("train", BLUE), ("validation", ORANGE)):
-        page.color_key(text, left, color=color)
-        left += 110
+    page.color_key("train", _LEFT, color=BLUE)
+    page.color_key("validation", _LEFT + 110, color=ORANGE)
     band = "     band: ±1 standard error" if has_band else ""
-    page.text(f"│ best epoch{band}", left, 7, va="center", size=9, color=MUTED)
+    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=MUTED)
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
     """Return the row of the best validation metric; ties go to the lower loss, then the earlier."""
-    sign, key = (-1 if metric in _ERRORS else 1), f"valid_{metric}"
-
-    def score(row: Row) -> tuple[float, float]:
-        return sign * _known(row.get(key), 0), -_known(row.get("valid_loss"), math.inf)
-
-    scored = [row for row in rows if math.isfinite(_known(row.get(key), math.nan))]
-    return max(scored, key=score, default=None)
+    sign, values = (-1 if metric in _ERRORS else 1), _column(rows, f"valid_{metric}")
+    losses = np.nan_to_num(_column(rows, "valid_loss"), nan=math.inf)
+    known = np.flatnonzero(np.isfinite(values)).tolist()
+    best = max(known, key=lambda k: (sign * values[k], -losses[k]), default=None)
+    return None if best is None else rows[best]
 
 
 def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int) -> str:

@@ -2,27 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ptkit.plots.fonts import class_labels, fitted
-from ptkit.plots.style import FAINT, MUTED, Page, house_style, new_page, percent
+from ptkit.plots.style import FAINT, SMALL, Page, house_style, new_page, percent
 from ptkit.plots.tiles import resized
 
 # Colours that can be told apart; classes beyond them are grey.
 COLORS = (
-    "#1f6fb4",
-    "#d9660a",
-    "#2a9d5c",
-    "#d1242f",
-    "#8250c4",
-    "#8c6239",
-    "#d65aa5",
-    "#5f6b7a",
-    "#a8a12a",
-    "#21a9bd",
-)
+    "#1f6fb4", "#d9660a", "#2a9d5c", "#d1242f", "#8250c4",
+    "#8c6239", "#d65aa5", "#5f6b7a", "#a8a12a", "#21a9bd",
+)  # fmt: skip
 MARKERS = ("o", "^")
 MAX_CLASSES = len(COLORS) * len(MARKERS)
 
@@ -30,12 +24,10 @@ _SIDE, _LEGEND = 440, 150
 
 
 def principal_axes(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return the first two principal components of features (n, D): (n, 2), and their shares.
+    """Return the first two principal components of features (n, D), (n, 2), and their shares.
 
-    The shares are of the variance.
-
-    A component points to where its largest weight is positive, so that the picture does not depend
-    on the library.
+    The shares are of the variance. A component points to where its largest weight is positive, so
+    that the picture does not depend on the library.
     """
     centred = features.astype(np.float64) - features.mean(axis=0)
     _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
@@ -78,85 +70,57 @@ def embedding_figure(
     image.
     """
     points, shares = principal_axes(features)
-    one_label = (
-        labels if labels.ndim == 1 else np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
-    )
-    title = (
-        f"Do images of a class lie together? {percent(nearest_share(features, labels))} have a"
-        " nearest neighbour "
-    )
-    title += "of their class" if labels.ndim == 1 else "with a class in common"
     notes = [
         f"{len(features):,} images, {features.shape[1]:,} features going into {layer}; two"
         f" principal components with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
         " Neighbours by all features."
     ]
+    alike, of_what = percent(nearest_share(features, labels)), "of their class"
     if labels.ndim > 1:
+        labels = np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+        of_what = "with a class in common"
         notes.append("Colour: the first of an image's classes.")
-    page = new_page(2 * _SIDE + _LEGEND + 32, _SIDE + 20, title=title, notes=notes, footer=footer)
+    title = f"Do images of a class lie together? {alike} have a nearest neighbour {of_what}"
+    right = _SIDE + _LEGEND + 32
+    page = new_page(right + _SIDE, _SIDE + 20, title=title, notes=notes, footer=footer)
     low, high = points.min(axis=0), points.max(axis=0)
-    span = np.where(high > low, high - low, 1)
-    places = (points - low) / span * 0.92 + 0.04
+    places = (points - low) / np.where(high > low, high - low, 1) * 0.92 + 0.04
     axes = page.axes(0, 0, _SIDE, _SIDE)
-    shown = _most_frequent(one_label)
-    others = places[~np.isin(one_label, shown)]
-    axes.scatter(others[:, 0], others[:, 1], s=14, color=FAINT, linewidths=0)
-    for number, label in enumerate(shown):
-        color, marker = _symbol(number)
-        mine = places[one_label == label]
-        axes.scatter(
-            mine[:, 0], mine[:, 1], s=20, color=color, marker=marker, alpha=0.8, linewidths=0
-        )
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    page.text("→ first component, ↑ second", 0, _SIDE + 4, size=8, color=MUTED)
-    page.text(
-        "the image nearest to the middle of each cell",
-        _SIDE + _LEGEND + 32,
-        _SIDE + 4,
-        size=8,
-        color=MUTED,
-    )
-    _draw_legend(
-        page, shown, class_labels(class_names), num_others=len(set(one_label.tolist()) - set(shown))
-    )
-    sheet = page.axes(_SIDE + _LEGEND + 32, 0, _SIDE, _SIDE)
+    _draw_points(page, axes, places, labels, class_labels(class_names))
+    sheet = page.axes(right, 0, _SIDE, _SIDE)
     sheet.imshow(_thumbnail_map(places, thumbnails), interpolation="nearest", aspect="auto")
+    page.text("→ first component, ↑ second", 0, _SIDE + 4, **SMALL)
+    page.text("the image nearest to the middle of each cell", right, _SIDE + 4, **SMALL)
     for panel in (axes, sheet):
         panel.spines[:].set(visible=True, color=FAINT)
         panel.set(xticks=[], yticks=[])
     return page.figure
 
 
-def _draw_legend(
-    page: Page, shown: Sequence[int], names: Sequence[str], *, num_others: int
+def _draw_points(
+    page: Page, axes: Axes, places: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    axes = page.axes(_SIDE + 16, 0, _LEGEND, _SIDE)
-    axes.set(xlim=(0, _LEGEND), ylim=(_SIDE, 0))
-    axes.set_axis_off()
-    for number, label in enumerate(shown):
-        (color, marker), top = _symbol(number), 10 + 19 * number
-        axes.scatter([8], [top], s=26, color=color, marker=marker, linewidths=0)
-        name = names[label] if label >= 0 else "no class"
-        axes.text(20, top, fitted(name, width=_LEGEND - 24, size=8), size=8, va="center")
-    if num_others:
-        axes.text(
-            2,
-            14 + 19 * len(shown),
-            f"grey: {num_others:,} more classes",
-            size=8,
-            color=MUTED,
-            va="center",
-        )
-
-
-def _symbol(number: int) -> tuple[str, str]:
-    return COLORS[number % len(COLORS)], MARKERS[number // len(COLORS)]
-
-
-def _most_frequent(labels: np.ndarray) -> list[int]:
-    """Return the classes that get a colour, in their order."""
+    """Draw a point an image, and the legend: the most frequent classes get a symbol."""
     classes, counts = np.unique(labels, return_counts=True)
-    return sorted(classes[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist())
+    shown = sorted(classes[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist())
+    x, y = places[~np.isin(labels, shown)].T
+    axes.scatter(x, y, s=14, color=FAINT, linewidths=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    legend = page.axes(_SIDE + 16, 0, _LEGEND, _SIDE)
+    legend.set(xlim=(0, _LEGEND), ylim=(_SIDE, 0))
+    legend.set_axis_off()
+    for number, label in enumerate(shown):
+        marker, color = MARKERS[number // len(COLORS)], COLORS[number % len(COLORS)]
+        look: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
+        x, y = places[labels == label].T
+        axes.scatter(x, y, s=20, alpha=0.8, **look)
+        top = 10 + 19 * number
+        legend.scatter([8], [top], s=26, **look)
+        name = fitted(names[label] if label >= 0 else "no class", width=_LEGEND - 24, size=8)
+        legend.text(20, top, name, size=8, va="center")
+    if len(classes) > len(shown):
+        rest = f"grey: {len(classes) - len(shown):,} more classes"
+        legend.text(2, 14 + 19 * len(shown), rest, va="center", **SMALL)
 
 
 def _thumbnail_map(places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> np.ndarray:
@@ -167,12 +131,10 @@ def _thumbnail_map(places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> np.n
     picture = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
     cells = np.minimum((places * count).astype(int), count - 1)
     away = ((places * count - cells - 0.5) ** 2).sum(axis=1)
-    taken: set[tuple[int, int]] = set()
-    for index in np.argsort(away, kind="stable").tolist():
+    order = np.argsort(away, kind="stable")
+    _, firsts = np.unique(cells[order], axis=0, return_index=True)
+    for index in order[firsts].tolist():
         column, row = cells[index].tolist()
-        if (column, row) in taken:
-            continue
-        taken.add((column, row))
         tile = resized(thumbnails[index], size - 2)
         top, left = (count - 1 - row) * size, column * size
         picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
-from ptkit.plots.fonts import drawable, fitted, text_width
-from ptkit.plots.style import MAGNITUDE, MUTED, SIGNED, house_style, new_page, number
+from ptkit.plots.fonts import fitted, text_width
+from ptkit.plots.style import MAGNITUDE, SIGNED, SMALL, dead_text, house_style, new_page, number
 from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
 
 MAX_CHANNELS = 16
@@ -71,18 +71,26 @@ def feature_map_figure(
     stats = map_stats(maps)
     mean = np.abs(maps).mean(axis=1)
     mean_limit = float(np.nan_to_num(mean, posinf=0).max()) or 1.0
-    groups = _tiles(maps, images, mean=mean, stats=stats, mean_limit=mean_limit)
+    size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
+    means = [magnitude_colors(resized(one, size), mean_limit) for one in mean]
+    # An input much larger than the maps would pull the rows apart.
+    inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
+    paint = signed_colors if stats.is_signed else magnitude_colors
+    strongest = stats.strongest.tolist()
+    channels = [paint(resized(one[k], size), stats.limit) for one in maps for k in strongest]
+    groups = (inputs, means, channels)
     widths = [max(tile.shape[1] for tile in tiles) for tiles in groups]
     height = max(tile.shape[0] for tiles in groups for tile in tiles)
-    labels = [fitted(drawable(name), width=120, size=8) for name in names]
+    labels = [fitted(name, width=120, size=8) for name in names]
     left = max(text_width(label, size=8) for label in labels) + 10
     pictures = [
         _column_group(tiles, len(maps), height=height, width=width)
         for tiles, width in zip(groups, widths, strict=True)
     ]
+    bottom = _HEAD + pictures[0].shape[0]
     page = new_page(
         left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN,
-        _HEAD + pictures[0].shape[0] + 44,
+        bottom + 44,
         title=_title(layer, stats, len(maps)),
         notes=[_shape_text(maps, stats)],
         footer=footer,
@@ -90,47 +98,27 @@ def feature_map_figure(
     for k, label in enumerate(labels):
         middle = _HEAD + _GAP + k * (height + _BELOW + _GAP) + height / 2
         page.text(label, left - 6, middle, ha="right", va="center", size=8)
-    headings = (["input"], ["mean |a|"], [str(channel) for channel in stats.strongest])
+    headings = (["input"], ["mean |a|"], strongest)
     for picture, heads, width in zip(pictures, headings, widths, strict=True):
         page.image(picture, left, _HEAD)
         for k, head in enumerate(heads):
             middle = left + _GAP + k * (width + _GAP) + width / 2
-            page.text(head, middle, _HEAD - 3, ha="center", va="bottom", size=8, color=MUTED)
+            page.text(str(head), middle, _HEAD - 3, ha="center", va="bottom", **SMALL)
         left += picture.shape[1] + _BETWEEN
-    top = _HEAD + pictures[0].shape[0] + 12
-    highest = number(stats.limit)
-    labels = [f"−{highest}", "0", highest] if stats.is_signed else ["0", highest]
-    colormap = SIGNED if stats.is_signed else MAGNITUDE
-    page.color_bar(0, top, colormap=colormap, labels=labels, meaning="channels", gap=8)
-    labels = ["0", number(mean_limit)]
-    page.color_bar(230, top, colormap=MAGNITUDE, labels=labels, meaning="mean |a|", gap=8)
+    labels, colormap = ["0", number(stats.limit)], MAGNITUDE
+    if stats.is_signed:
+        labels, colormap = [f"−{labels[1]}", *labels], SIGNED
+    page.color_bar(0, bottom + 12, colormap=colormap, labels=labels, meaning="channels", gap=8)
+    labels, meaning = ["0", number(mean_limit)], "mean |a|"
+    page.color_bar(230, bottom + 12, colormap=MAGNITUDE, labels=labels, meaning=meaning, gap=8)
     return page.figure
 
 
 def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, float, bool]]:
     """Return table rows: layer, channel, min, max, mean magnitude, is_dead."""
-    values = zip(stats.minima, stats.maxima, stats.mean_magnitudes, stats.is_dead, strict=True)
-    return [
-        (layer, k, float(low), float(high), float(m), bool(dead))
-        for k, (low, high, m, dead) in enumerate(values)
-    ]
-
-
-def _tiles(
-    maps: np.ndarray, images: np.ndarray, *, mean: np.ndarray, stats: MapStats, mean_limit: float
-) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Return coloured tiles: the inputs, the mean magnitudes, and the channels image by image."""
-    size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
-    paint = signed_colors if stats.is_signed else magnitude_colors
-    means = [magnitude_colors(resized(one, size), mean_limit) for one in mean]
-    # An input much larger than the maps would pull the rows apart.
-    inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
-    channels = [
-        paint(resized(one[channel], size), stats.limit)
-        for one in maps
-        for channel in stats.strongest
-    ]
-    return inputs, means, channels
+    columns = (stats.minima, stats.maxima, stats.mean_magnitudes, stats.is_dead)
+    values = zip(*(column.tolist() for column in columns), strict=True)
+    return [(layer, k, *row) for k, row in enumerate(values)]
 
 
 def _column_group(tiles: list[np.ndarray], rows: int, *, height: int, width: int) -> np.ndarray:
@@ -143,23 +131,17 @@ def _column_group(tiles: list[np.ndarray], rows: int, *, height: int, width: int
 
 
 def _title(layer: str, stats: MapStats, num_images: int) -> str:
-    num_dead = int(stats.is_dead.sum())
     where = "this image" if num_images == 1 else f"these {num_images:,} images"
-    answer = "none" if num_dead == 0 else f"{num_dead:,}"
-    return f"Which channels of {layer} are dead on {where}? {answer} of {len(stats.is_dead):,}"
+    return dead_text(f"channels of {layer} are dead on {where}", stats.is_dead)
 
 
 def _shape_text(maps: np.ndarray, stats: MapStats) -> str:
     _, channels, height, width = maps.shape
     shown = len(stats.strongest)
-    cap = (
-        f"the {shown} with the largest maximum shown"
-        if shown < channels
-        else "all shown, the largest maximum first"
-    )
-    low, high = number(stats.minima.min()), number(stats.maxima.max())
-    share = stats.is_dead.mean()
+    cap = "all shown, the largest maximum first"
+    if shown < channels:
+        cap = f"the {shown} with the largest maximum shown"
     size = f"{height}×{width}" if (height, width) != (1, 1) else "one value each"
-    return (
-        f"{counted(channels, 'channel')}, {size}, {cap}. Values {low} to {high}. {share:.1%} dead."
-    )
+    values = f"Values {number(stats.minima.min())} to {number(stats.maxima.max())}."
+    dead = f"{stats.is_dead.mean():.1%} dead."
+    return f"{counted(channels, 'channel')}, {size}, {cap}. {values} {dead}"

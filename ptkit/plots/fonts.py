@@ -2,9 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import cast
 
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -66,11 +68,6 @@ def class_labels(class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def has_undrawable(texts: Iterable[str]) -> bool:
-    """Return whether one of the texts holds a character without a glyph."""
-    return not all(map(is_drawable, texts))
-
-
 @lru_cache(maxsize=4096)
 def text_width(text: str, *, size: float, bold: bool = False) -> float:
     """Return the width in pixels at `DPI` of one line of text; size: points."""
@@ -93,7 +90,8 @@ def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list
 
 
 def fitted(text: str, *, width: float, size: float, bold: bool = False) -> str:
-    """Return `text`, with an ellipsis in its middle where it is wider than `width` pixels."""
+    """Return a drawable `text`, with an ellipsis in its middle where it is wider than `width`."""
+    text = drawable(text)
     if text_width(text, size=size, bold=bold) <= width:
         return text
     # The end of a path says more than its start, so more of it is kept.
@@ -111,18 +109,14 @@ def _known_cjk_font() -> str | None:
 
 
 def _add_new_fonts() -> bool:
-    known = {entry.fname for entry in font_manager.fontManager.ttflist}
-    found = False
+    fonts = font_manager.fontManager
+    known = {entry.fname for entry in fonts.ttflist}
     for path in font_manager.findSystemFonts():
-        if path in known or not _CJK_FILES.search(Path(path).name):
-            continue
-        try:
-            font_manager.fontManager.addfont(path)
-        except (OSError, RuntimeError):
-            # A damaged font file.
-            continue
-        found = True
-    return found
+        if path not in known and _CJK_FILES.search(Path(path).name):
+            # A font file may be damaged.
+            with suppress(OSError, RuntimeError):
+                fonts.addfont(path)
+    return any(entry.fname not in known for entry in fonts.ttflist)
 
 
 @cache
@@ -133,4 +127,4 @@ def _glyphs() -> tuple[frozenset[int], ...]:
 
 @cache
 def _renderer() -> RendererAgg:
-    return FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+    return cast(RendererAgg, FigureCanvasAgg(Figure(dpi=DPI)).get_renderer())

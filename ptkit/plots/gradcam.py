@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ptkit.plots.fonts import drawable, fitted
+from ptkit.plots.fonts import fitted
 from ptkit.plots.style import INK, MAGNITUDE, MUTED, RED, Page, house_style, new_page, percent
 from ptkit.plots.tiles import resized
 
@@ -34,43 +35,37 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Return the image, greyed, with the colours of its heat over it: uint8 (H, W, 3)."""
     grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
     colors = matplotlib.colormaps[MAGNITUDE](heat)[..., :3] * 255
-    return (0.45 * grey + 0.55 * colors).round().clip(0, 255).astype(np.uint8)
+    mixed: np.ndarray = 0.45 * grey + 0.55 * colors
+    return mixed.round().clip(0, 255).astype(np.uint8)
 
 
 @house_style()
 def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = "") -> Figure:
     """Draw each image and its heat with a box; a wrong answer has a red last line."""
     columns = min(_COLUMNS, len(explained))
-    num_lines = max(len(one.lines) for one in explained)
-    height, width = np.max(
-        [resized(one.image, _TILE).shape[:2] for one in explained], axis=0
-    ).tolist()
-    cell_width, cell_height = (
-        max(2 * width + _GAP, _MIN_CELL) + _BETWEEN,
-        height + 6 + _LINE * num_lines + 18,
-    )
-    rows = -(-len(explained) // columns)
-    shares = [_share(one) for one in explained if one.box is not None]
-    found = (
-        f"in a box of {percent(float(np.median(shares)))} of the image (median)"
-        if shares
-        else "in no region"
-    )
+    sizes = [resized(one.image, _TILE).shape[:2] for one in explained]
+    height, width = np.max(sizes, axis=0).tolist()
+    cell_width = max(2 * width + _GAP, _MIN_CELL) + _BETWEEN
+    cell_height = height + 6 + _LINE * max(len(one.lines) for one in explained) + 18
+    end = -(-len(explained) // columns) * cell_height
+    boxes = [(one.box, one.heat.size) for one in explained if one.box is not None]
+    shares = [(x2 - x1) * (y2 - y1) / size for (x1, y1, x2, y2), size in boxes]
+    found = "in no region"
+    if shares:
+        found = f"in a box of {percent(float(np.median(shares)))} of the image (median)"
+    box = "Box: the largest region above half of the highest heat."
     page = new_page(
         columns * cell_width - _BETWEEN,
-        rows * cell_height + 34,
+        end + 34,
         title=f"Where did it look when it decided? {found}",
-        notes=[
-            f"Grad-CAM of {layer} for the predicted class. Box: the largest region above half of"
-            " the highest heat."
-        ],
+        notes=[f"Grad-CAM of {layer} for the predicted class. {box}"],
         footer=footer,
     )
     for place, one in enumerate(explained):
         left, bottom = place % columns * cell_width, place // columns * cell_height + height
         _draw(page, one, left=left, bottom=bottom, room=cell_width - _BETWEEN)
     meaning = "heat, share of the image's highest"
-    page.color_bar(0, rows * cell_height, colormap=MAGNITUDE, labels=["0", "1"], meaning=meaning)
+    page.color_bar(0, end, colormap=MAGNITUDE, labels=["0", "1"], meaning=meaning)
     return page.figure
 
 
@@ -80,24 +75,14 @@ def _draw(page: Page, one: Explained, *, left: float, bottom: float, room: float
     height, width = tile.shape[:2]
     page.image(tile, left, bottom - height)
     axes = page.axes(left + width + _GAP, bottom - height, width, height)
-    axes.imshow(
-        resized(overlay(one.image, one.heat), _TILE), interpolation="nearest", aspect="auto"
-    )
+    heat = resized(overlay(one.image, one.heat), _TILE)
+    axes.imshow(heat, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     if one.box is not None:
         x1, y1, x2, y2 = (end * width / one.image.shape[1] - 0.5 for end in one.box)
-        axes.add_patch(
-            Rectangle(
-                (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=RED, linewidth=1.6, clip_on=False
-            )
-        )
+        look: dict[str, Any] = {"fill": False, "edgecolor": RED, "linewidth": 1.6}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, clip_on=False, **look))
     for number, line in enumerate(one.lines):
         color = RED if one.is_wrong and number == len(one.lines) - 1 else INK if number else MUTED
-        text = fitted(drawable(line), width=room, size=8)
+        text = fitted(line, width=room, size=8)
         page.text(text, left, bottom + 5 + _LINE * number, size=8, color=color)
-
-
-def _share(one: Explained) -> float:
-    assert one.box is not None
-    x1, y1, x2, y2 = one.box
-    return (x2 - x1) * (y2 - y1) / one.heat.size

@@ -3,23 +3,16 @@
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from ptkit.plots.fonts import font_families
-from ptkit.plots.kernel_stats import kernel_colors, kernel_stats
+from ptkit.plots.kernel_stats import draw_legend, kernel_colors, kernel_stats
 from ptkit.plots.saving import pixels
-from ptkit.plots.style import (
-    BLUE_RGB,
-    FAINT_RGB,
-    FRAME_RGB,
-    SIGNED,
-    house_style,
-    new_page,
-    number,
-)
+from ptkit.plots.style import BLUE_RGB, FAINT_RGB, FRAME_RGB, INK, house_style, new_page
 from ptkit.plots.tiles import enlarged, mosaic
 
 MAX_TILES = 64
@@ -47,25 +40,18 @@ def film_frames(
     moved = float(np.linalg.norm(last - first) / (np.linalg.norm(first) or 1))
     height, width = mosaics[0].shape[:2]
     is_rgb = kernels.shape[2] == 3
+    end = _HEAD + height + _BAR
+    answer = f"by {moved:.0%} of their norm at epoch {epochs[0]}"
     with house_style():
         page = new_page(
             width,
-            _HEAD + height + _BAR + 12 + _LEGEND,
-            title=(
-                f"How do the kernels of {layer} move? by {moved:.0%} of their norm at epoch"
-                f" {epochs[0]}"
-            ),
+            end + 12 + _LEGEND,
+            title=f"How do the kernels of {layer} move? {answer}",
             notes=[_note(kernels.shape, outputs, num_outputs)],
             footer=footer,
         )
-        labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
-        page.color_bar(
-            0,
-            _HEAD + height + _BAR + 14,
-            colormap="gray" if is_rgb else SIGNED,
-            labels=labels,
-            meaning="each colour" if is_rgb else "weight",
-        )
+        meaning = "each colour" if is_rgb else "weight"
+        draw_legend(page, end + 14, stats, scale="layer", is_rgb=is_rgb, meaning=meaning)
         empty = pixels(page.figure)
     top, left = page.top + _HEAD, page.left
     return [
@@ -86,22 +72,15 @@ def gif_bytes(frames: Sequence[np.ndarray]) -> bytes:
     # nearest colour is coarse.
     colors[colors.min(axis=1) > 240] = 255
     palette.putpalette(colors.ravel().tolist())
-    images = [
+    first, *others = (
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames
-    ]
-    each = min(500, max(60, 1000 * _SECONDS // len(frames)))
-    durations = [each] * (len(frames) - 1) + [_LAST_MS]
-    content = io.BytesIO()
-    images[0].save(
-        content,
-        "GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        optimize=False,
     )
+    each = min(500, max(60, 1000 * _SECONDS // len(frames)))
+    durations = [each] * len(others) + [_LAST_MS]
+    content = io.BytesIO()
+    film: dict[str, Any] = {"save_all": True, "loop": 0, "optimize": False}
+    first.save(content, "GIF", append_images=others, duration=durations, **film)
     return content.getvalue()
 
 
@@ -129,26 +108,18 @@ def _frame(
     frame = empty.copy()
     height, width = picture.shape[:2]
     frame[top : top + height, left : left + width] = picture
-    text, share = f"epoch {epoch} of {last}", epoch / max(last, 1)
-    frame[top + height + 6 : top + height + 6 + _BAR, left : left + width] = FAINT_RGB
-    frame[top + height + 6 : top + height + 6 + _BAR, left : left + round(share * width)] = BLUE_RGB
-    image = Image.fromarray(frame)
+    bar = frame[top + height + 6 : top + height + 6 + _BAR, left : left + width]
+    bar[:] = FAINT_RGB
+    bar[:, : round(epoch / max(last, 1) * width)] = BLUE_RGB
+    image, text = Image.fromarray(frame), f"epoch {epoch} of {last}"
     font = ImageFont.truetype(font_manager.findfont(font_families()[0]), 13)
-    ImageDraw.Draw(image).text((left, top - _HEAD + 3), text, fill="#1f2328", font=font)
+    ImageDraw.Draw(image).text((left, top - _HEAD + 3), text, fill=INK, font=font)
     return np.asarray(image)
 
 
 def _note(shape: tuple[int, ...], shown: int, num_outputs: int) -> str:
     _, _, inputs, height, width = shape
-    how = (
-        "RGB, grey is 0"
-        if inputs == 3
-        else "signed"
-        if inputs == 1
-        else "signed, the strongest input of each"
-    )
+    how = {1: "Signed", 3: "RGB, grey is 0"}.get(inputs, "Signed, the strongest input of each")
     cap = f", the first {shown:,} shown" if shown < num_outputs else ""
-    return (
-        f"{num_outputs:,} output channels × {inputs:,}, kernels of {height}×{width}{cap}."
-        f" {how[0].upper()}{how[1:]}."
-    )
+    kernels = f"{num_outputs:,} output channels × {inputs:,}, kernels of {height}×{width}"
+    return f"{kernels}{cap}. {how}."

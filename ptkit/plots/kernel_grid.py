@@ -57,6 +57,7 @@ def grid_figure(
     for panel in panels:
         _draw_panel(page, panel, stats=stats, left=left)
         left += panel.width + _BETWEEN
+    # Below the strongest, next to a taller whole layer, is room for the norms of all outputs.
     space = tallest - panels[0].height
     if space > 150:
         _draw_norms(page, stats, panels[0], height=min(space, 420))
@@ -83,11 +84,11 @@ class _Panel:
 
     @property
     def width(self) -> int:
-        return max(self.labels + self.picture.shape[1] + _BARS, 350)
+        return max(self.labels + int(self.picture.shape[1]) + _BARS, 350)
 
     @property
     def height(self) -> int:
-        return _HEAD + self.picture.shape[0]
+        return _HEAD + int(self.picture.shape[0])
 
 
 def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
@@ -101,11 +102,9 @@ def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
     columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
     total, shown = outputs * inputs, len(rows) * len(columns)
     noun = "weights" if is_matrix else "kernels"
-    name = (
-        f"Whole layer: {total:,} {noun}"
-        if shown == total
-        else f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
-    )
+    name = f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
+    if shown == total:
+        name = f"Whole layer: {total:,} {noun}"
     draw = partial(_panel, weight, stats, scale=scale)
     panels = [draw(rows=rows, columns=columns, side=640, name=name)]
     if not is_matrix and max(outputs, inputs) > _STRONGEST:
@@ -128,11 +127,8 @@ def _panel(
 ) -> _Panel:
     kernels = weight[np.ix_(rows, columns)]
     height, width = kernels.shape[2:]
-    zoom = min(
-        side // (len(rows) * height),
-        side // (len(columns) * width),
-        max(36 // max(height, width), 1),
-    )
+    room = min(side // (len(rows) * height), side // (len(columns) * width))
+    zoom = min(room, max(36 // max(height, width), 1))
     # A large kernel may have a wide frame; where a weight is one pixel, frames would hide it.
     gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
     colors = kernel_colors(kernels.reshape(-1, 1, height, width), limit=stats.limit, scale=scale)
@@ -146,20 +142,15 @@ def _draw_panel(page: Page, panel: _Panel, *, stats: KernelStats, left: int) -> 
     start = left + panel.labels
     page.image(panel.picture, start, _HEAD)
     page.image(_bars(panel, stats), start + panel.picture.shape[1] + 6, _HEAD)
-    small = {"size": 7, "color": MUTED}
-    for k in range(0, len(panel.rows), math.ceil(14 / panel.pitch[0])):
-        how = small | ({"color": RED} if stats.is_dead[panel.rows[k]] else {})
-        page.text(
-            str(panel.rows[k]),
-            start - 5,
-            _HEAD + (k + 0.5) * panel.pitch[0],
-            ha="right",
-            va="center",
-            **how,
-        )
-    for k in range(0, len(panel.columns), math.ceil(14 / panel.pitch[1])):
-        how = small | {"ha": "center", "va": "bottom", "rotation": 90}
-        page.text(str(panel.columns[k]), start + (k + 0.5) * panel.pitch[1], _HEAD - 3, **how)
+    high, wide = panel.pitch
+    # A number needs 14 pixels: of narrower rows and columns only some get one.
+    for k in range(0, len(panel.rows), math.ceil(14 / high)):
+        row, middle = panel.rows[k], _HEAD + (k + 0.5) * high
+        color = RED if stats.is_dead[row] else MUTED
+        page.text(str(row), start - 5, middle, ha="right", va="center", size=7, color=color)
+    how = {"ha": "center", "va": "bottom", "rotation": 90, "size": 7, "color": MUTED}
+    for k in range(0, len(panel.columns), math.ceil(14 / wide)):
+        page.text(str(panel.columns[k]), start + (k + 0.5) * wide, _HEAD - 3, **how)
 
 
 def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import SIGNED, Page, number
-from ptkit.plots.tiles import signed_colors, stretched_colors
+from ptkit.plots.style import SIGNED, Page, dead_text, number
+from ptkit.plots.tiles import as_pixels, grey_colors, shares_between, signed_colors
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay
 # shrinks the kernels of units that get no gradient by such factors and more, while the weakest
@@ -61,11 +61,9 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
     """Return table rows: layer, output channel, norm, min, max, is_dead."""
-    values = zip(stats.norms, stats.minima, stats.maxima, stats.is_dead, strict=True)
-    return [
-        (layer, k, float(n), float(low), float(high), bool(dead))
-        for k, (n, low, high, dead) in enumerate(values)
-    ]
+    columns = (stats.norms, stats.minima, stats.maxima, stats.is_dead)
+    values = zip(*(column.tolist() for column in columns), strict=True)
+    return [(layer, k, *row) for k, row in enumerate(values)]
 
 
 def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarray:
@@ -74,32 +72,29 @@ def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarra
     scale: "layer" (mid-grey or white is zero, `limit` the end of the scale) or "kernel" (each from
     its min to its max).
     """
+    known = np.nan_to_num(kernels.astype(np.float64), nan=0, posinf=0, neginf=0)
+    low, high = np.asarray(-limit), np.asarray(limit)
+    if scale == "kernel":
+        low, high = (how(known, axis=(1, 2, 3), keepdims=True) for how in (np.min, np.max))
     if kernels.shape[1] == 3:
-        return _rgb(kernels, limit, scale)
-    maps = kernels[:, 0]
-    return (
-        signed_colors(maps, limit)
-        if scale == "layer"
-        else stretched_colors(maps, *_own_range(maps, (1, 2)))
-    )
+        return as_pixels(shares_between(known, low, high).clip(0, 1)).transpose(0, 2, 3, 1)
+    if scale == "layer":
+        return signed_colors(kernels[:, 0], limit)
+    return grey_colors(shares_between(kernels, low, high)[:, 0])
 
 
 def title_text(layer: str, stats: KernelStats) -> str:
     """Return the question that a layer's picture answers, with the answer."""
-    answer = "none" if stats.num_dead == 0 else f"{stats.num_dead:,}"
-    return f"Which kernels of {layer} are dead? {answer} of {len(stats.norms):,}"
+    return dead_text(f"kernels of {layer} are dead", stats.is_dead)
 
 
 def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
     """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, and broken weights."""
     outputs, inputs, height, width = weight.shape
-    text = (
-        f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}, kernels of"
-        f" {height}×{width}."
-    )
-    return (
-        f"{text} {stats.num_not_finite:,} weights are not finite." if stats.num_not_finite else text
-    )
+    counts = f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}"
+    broken = stats.num_not_finite
+    rest = f" {broken:,} weights are not finite." if broken else ""
+    return f"{counts}, kernels of {height}×{width}.{rest}"
 
 
 def bars_text(where: str, stats: KernelStats) -> str:
@@ -111,27 +106,13 @@ def bars_text(where: str, stats: KernelStats) -> str:
     )
 
 
-def draw_legend(page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool) -> None:
+def draw_legend(
+    page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool, meaning: str = ""
+) -> None:
     """Draw the colour scale at the left of a page; needs 30 pixels of height."""
-    if scale == "kernel":
-        meaning = "each kernel on its own scale"
-        page.color_bar(0, top, colormap="gray", labels=["its min", "its max"], meaning=meaning)
-        return
     labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
     colormap, which = ("gray", "each colour; ") if is_rgb else (SIGNED, "")
-    meaning = f"{which}ends: 99.5th percentile of |w|"
-    page.color_bar(0, top, colormap=colormap, labels=labels, meaning=meaning)
-
-
-def _rgb(kernels: np.ndarray, limit: float, scale: str) -> np.ndarray:
-    low, high = np.asarray(-limit), np.asarray(limit)
+    meaning = meaning or f"{which}ends: 99.5th percentile of |w|"
     if scale == "kernel":
-        low, high = _own_range(kernels, (1, 2, 3))
-    known = np.nan_to_num(kernels.astype(np.float64), nan=0, posinf=0, neginf=0)
-    shares = np.where(high > low, (known - low) / np.where(high > low, high - low, 1), 0.5)
-    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def _own_range(values: np.ndarray, axis: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    known = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
-    return known.min(axis=axis, keepdims=True), known.max(axis=axis, keepdims=True)
+        colormap, labels, meaning = "gray", ["its min", "its max"], "each kernel on its own scale"
+    page.color_bar(0, top, colormap=colormap, labels=labels, meaning=meaning)

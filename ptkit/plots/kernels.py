@@ -76,30 +76,21 @@ def _sheet_figure(
     tiles = _captioned(enlarged(colors, zoom), stats, shown)
     picture = mosaic(tiles, columns, gap=6)[6:, 6:]
     how = f"RGB{', grey is 0' if scale == 'layer' else ''}." if is_rgb else "Signed."
-    cap = (
-        f" {len(shown):,} of {len(weight):,} shown, the strongest."
-        if len(shown) < len(weight)
-        else ""
-    )
+    if len(shown) < len(weight):
+        how += f" {len(shown):,} of {len(weight):,} shown, the strongest."
     page = new_page(
         picture.shape[1],
         picture.shape[0] + 40,
         title=title_text(layer, stats),
-        notes=[f"{shape_text(weight, stats)} {how}{cap}", bars_text("below a kernel", stats)],
+        notes=[f"{shape_text(weight, stats)} {how}", bars_text("below a kernel", stats)],
         footer=footer,
     )
     page.image(picture, 0, 0)
     height, width = tiles.shape[1] + 6, tiles.shape[2] + 6
     for k, channel in enumerate(shown):
         left, bottom = (k % columns) * width, (k // columns + 1) * height - 6
-        page.text(
-            str(channel),
-            left,
-            bottom,
-            va="bottom",
-            size=6.5,
-            color=RED if stats.is_dead[channel] else MUTED,
-        )
+        color = RED if stats.is_dead[channel] else MUTED
+        page.text(str(channel), left, bottom, va="bottom", size=6.5, color=color)
     draw_legend(page, picture.shape[0] + 8, stats, scale=scale, is_rgb=is_rgb)
     return page.figure
 

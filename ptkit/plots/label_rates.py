@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
-from ptkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, Page, house_style, new_page, percent
+from ptkit.plots.style import BLUE, FAINT, INK, ORANGE, SMALL, house_style, new_page, percent
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
 _MARKERS = {
@@ -30,27 +30,19 @@ def label_rates(
     rates: precision, recall, average_precision and support, each (K,); nan is left out.
     """
     shown = np.argsort(rates["average_precision"], kind="stable")[:_MAX_ROWS]
-    worst, labels = int(shown[0]), class_labels(class_names)
-    page = new_page(
-        _WIDTH,
-        _ROW * len(shown) + 60,
-        title=(
-            f"Which classes are found? mAP {percent(mean_average_precision)}, lowest"
-            f" “{labels[worst]}” with"
-            f" {percent(float(np.nan_to_num(rates['average_precision'][worst])))}"
-        ),
-        notes=[
-            f"{len(shown)} of {counted(len(class_names), 'class', 'classes')}, the lowest average"
-            " precision first."
-        ],
-        footer=footer,
+    labels = class_labels(class_names)
+    lowest = percent(float(np.nan_to_num(rates["average_precision"][shown[0]])))
+    title = (
+        f"Which classes are found? mAP {percent(mean_average_precision)}, lowest"
+        f" “{labels[shown[0]]}” with {lowest}"
     )
+    total = counted(len(class_names), "class", "classes")
+    notes = [f"{len(shown)} of {total}, the lowest average precision first."]
+    page = new_page(_WIDTH, _ROW * len(shown) + 60, title=title, notes=notes, footer=footer)
     axes = page.axes(_LEFT, 24, _WIDTH - _LEFT - _RIGHT, _ROW * len(shown))
     rows = np.arange(len(shown))
-    low, high = (
-        np.nan_to_num(how(rates["precision"][shown], rates["recall"][shown]))
-        for how in (np.fmin, np.fmax)
-    )
+    precision, recall = rates["precision"][shown], rates["recall"][shown]
+    low, high = (np.nan_to_num(how(precision, recall)) for how in (np.fmin, np.fmax))
     axes.hlines(rows, low, high, color=FAINT, linewidth=3, zorder=1)
     for key, (color, marker, _) in _MARKERS.items():
         size = 150 if marker == "|" else 36
@@ -63,20 +55,11 @@ def label_rates(
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=8, length=0)
     for row, k in enumerate(shown):
-        page.text(
-            f"{int(rates['support'][k]):,} images",
-            _WIDTH - _RIGHT + 12,
-            24 + _ROW * (row + 0.5),
-            va="center",
-            size=8,
-        )
-    _draw_legend(page)
-    return page.figure
-
-
-def _draw_legend(page: Page) -> None:
+        text, middle = f"{int(rates['support'][k]):,} images", 24 + _ROW * (row + 0.5)
+        page.text(text, _WIDTH - _RIGHT + 12, middle, va="center", size=8)
     left = 0.0
     for color, marker, text in _MARKERS.values():
         page.text("●" if marker == "o" else "│", left, 6, va="center", size=10, color=color)
-        page.text(text, left + 16, 6, va="center", size=8, color=MUTED)
+        page.text(text, left + 16, 6, va="center", **SMALL)
         left += 30 + 5.6 * len(text)
+    return page.figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from ptkit.plots.fonts import class_labels, fitted, text_width
-from ptkit.plots.style import BLUE, MUTED, ORANGE, Page, house_style, light_grid, new_page
+from ptkit.plots.style import BLUE, MUTED, ORANGE, SMALL, Page, house_style, light_grid, new_page
 
 MAX_PANELS = 20
 
@@ -83,7 +83,7 @@ def pr_figure(
     rows = math.ceil(len(shown) / columns)
     height = max(_MAIN + _HEAD + 30, rows * (_PANEL + _HEAD) + 24)
     labels = class_labels(class_names)
-    mean, worst = float(np.mean([curve.ap for curve in curves.values()])), by_ap[0]
+    mean, worst = np.mean([curve.ap for curve in curves.values()]), by_ap[0]
     page = new_page(
         44 + _MAIN + 52 + columns * (_PANEL + _BETWEEN),
         height,
@@ -99,11 +99,11 @@ def pr_figure(
     _draw(axes, micro, color=BLUE, width=2)
     page.text(f"Micro average over all classes: AP {micro.ap:.3f}", 44, _HEAD - 18, weight="bold")
     axes.set(xlabel="recall", ylabel="precision")
-    where: dict[str, Any] = {"textcoords": "offset points", "size": 8, "color": MUTED}
-    axes.annotate(f"chance, {micro.prevalence:.1%}", (0.02, micro.prevalence), (0, 3), **where)
-    for place, k in enumerate(shown):
-        left = 44 + _MAIN + 52 + place % columns * (_PANEL + _BETWEEN)
-        top = _HEAD + place // columns * (_PANEL + _HEAD)
+    chance, place = f"chance, {micro.prevalence:.1%}", (0.02, micro.prevalence)
+    axes.annotate(chance, place, (0, 3), textcoords="offset points", **SMALL)
+    for n, k in enumerate(shown):
+        left = 44 + _MAIN + 52 + n % columns * (_PANEL + _BETWEEN)
+        top = _HEAD + n // columns * (_PANEL + _HEAD)
         axes = page.axes(left, top, _PANEL, _PANEL)
         _draw(axes, curves[k], color=ORANGE, width=1.4)
         axes.tick_params(labelbottom=False, labelleft=False, length=2)
@@ -120,7 +120,7 @@ def _draw_heading(page: Page, name: str, *, left: float, top: float, ap: float, 
     page.text(name, left, top - 5, **how)
     if text_width(f"{name} {count:,}", size=8) < room:
         after = left + text_width(f"{name} ", size=8)
-        page.text(f"{count:,}", after, top - 5, color=MUTED, **how)
+        page.text(f"{count:,}", after, top - 5, va="bottom", **SMALL)
     page.text(text, left + _PANEL, top - 5, ha="right", **how)
 
 
@@ -152,15 +152,10 @@ def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:
     num_images, num_classes = truth.shape
-    which = (
-        "all classes"
-        if num_shown == num_known
-        else f"the {num_shown} classes of {num_known:,} with the lowest AP"
-    )
-    missing = (
-        "" if num_known == num_classes else f"; {num_classes - num_known:,} without images left out"
-    )
-    return (
-        f"{num_images:,} images; small: {which}{missing}, with the number of images. Dashed:"
-        " prevalence."
-    )
+    which = f"the {num_shown} classes of {num_known:,} with the lowest AP"
+    if num_shown == num_known:
+        which = "all classes"
+    if num_known < num_classes:
+        which += f"; {num_classes - num_known:,} without images left out"
+    small = f"{which}, with the number of images"
+    return f"{num_images:,} images; small: {small}. Dashed: prevalence."

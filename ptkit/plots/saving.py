@@ -1,6 +1,5 @@
 """Save figures and tables, one picture or the folder of a command."""
 
-import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -40,18 +39,16 @@ def pixels(figure: Figure) -> np.ndarray:
 
 def file_names(prefix: str, texts: Iterable[str]) -> list[str]:
     """Return a file name, without ending, for each text; all differ and suit any system."""
-    names: list[str] = []
-    taken: set[str] = set()
+    # Keys in lower case: some file systems do not tell it from upper case.
+    names: dict[str, str] = {}
     for text in texts:
         name = plain = prefix + re.sub(r"[^\w.-]+", "_", text)[:120].rstrip(".")
-        # Some file systems do not tell upper from lower case.
-        for number in itertools.count(2):
-            if name.lower() not in taken:
-                break
+        number = 2
+        while name.lower() in names:
             name = f"{plain}-{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+            number += 1
+        names[name.lower()] = name
+    return list(names.values())
 
 
 class PictureFolder:
@@ -80,8 +77,12 @@ class PictureFolder:
         if kind is not None:
             return
         written = {path.name for path in self.files}
-        for name in self._owned - written:
-            _remove(self.folder / name)
+        for path in (self.folder / name for name in self._owned - written):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                reason = error.strerror or error
+                raise StorageError(f"cannot remove the old {path}: {reason}") from error
         self._owned = written
         self._save_list()
 
@@ -101,8 +102,11 @@ class PictureFolder:
 
     def adopt(self, path: Path) -> None:
         """Count a file in this folder that another part of this command wrote as the command's."""
-        self._own(path.name)
         self.files.append(path)
+        # The list is on disk before the file, so that the next run knows all files of a killed one.
+        if path.name not in self._owned:
+            self._owned.add(path.name)
+            self._save_list()
 
     def _claimed(self, name: str) -> Path:
         path = self.folder / name
@@ -111,22 +115,13 @@ class PictureFolder:
                 f"{path} exists and `ptkit {self.command}` did not write it: move it away or pass"
                 " another --out"
             )
-        self._own(name)
-        self.files.append(path)
+        self.adopt(path)
         return path
-
-    def _own(self, name: str) -> None:
-        # The list is on disk before the file, so that the next run knows all files of a killed one.
-        if name not in self._owned:
-            self._owned.add(name)
-            self._save_list()
 
     def _save_list(self) -> None:
         self._lists[self.command] = sorted(self._owned)
-        write_atomically(
-            self.folder / _LIST,
-            (json.dumps(self._lists, ensure_ascii=False, indent=1) + "\n").encode(),
-        )
+        text = json.dumps(self._lists, ensure_ascii=False, indent=1) + "\n"
+        write_atomically(self.folder / _LIST, text.encode())
 
 
 def save_pixels(drawn: np.ndarray, path: Path) -> None:
@@ -151,10 +146,3 @@ def _read_lists(path: Path) -> dict[str, list[str]]:
         for command, names in found.items()
         if isinstance(names, list)
     }
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot remove the old {path}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ptkit.core.wording import counted
 from ptkit.plots.style import (
@@ -20,6 +20,7 @@ from ptkit.plots.style import (
     light_grid,
     new_page,
     number,
+    number_labels,
 )
 
 _WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
@@ -44,6 +45,7 @@ def schedule_figure(
     and without the warm-up in front of the schedule; where they differ the latter are dashed.
     """
     kinds = _alike(rates)
+    colors = _colors(len(kinds))
     legend_height = 20 if len(kinds) > 1 else 4
     page = new_page(
         _WIDTH,
@@ -59,19 +61,24 @@ def schedule_figure(
     highest = max(float(rates.max()), float(plain_rates.max())) or 1.0
     # On the logarithmic scale zero is far below its edge.
     for axes, lowest in ((linear, 0.0), (log, highest * _LOWEST / 1000)):
-        for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
-            shown, plain = (
-                np.maximum(values[:, columns[0]], lowest) for values in (rates, plain_rates)
-            )
+        for color, (first, *_) in zip(colors, kinds, strict=True):
+            shown, plain = (np.maximum(values[:, first], lowest) for values in (rates, plain_rates))
             # A rate holds until the next step begins; the last one to the end of the run.
             times = np.append(epochs, num_epochs)
             _draw(axes, times, rates=shown, plain=plain, color=color)
-        _finish(axes, num_epochs, is_last=axes is log)
-    linear.set_ylim(0, highest * 1.08)
-    linear.set_ylabel("rate")
-    _make_logarithmic(log, rates, highest)
+        axes.set_xlim(0, num_epochs)
+        axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
+        light_grid(axes, "y")
+    linear.tick_params(labelbottom=False)
+    linear.set(ylim=(0, highest * 1.08), ylabel="rate")
+    number_labels(linear)
+    number_labels(log, log=LogLocator(numticks=6))
+    seen = rates[rates > highest * _LOWEST]
+    lowest = float(seen.min()) if seen.size else highest / 10
+    log.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
+    log.set(xlabel="epochs done", ylabel="rate, logarithmic")
     if len(kinds) > 1:
-        _draw_legend(page, kinds)
+        _draw_legend(page, kinds, colors)
     return page.figure
 
 
@@ -84,27 +91,6 @@ def _draw(
         dashed = (0, (4, 3))
         axes.step(times[:-1][:end], plain[:end], linewidth=1, linestyle=dashed, alpha=0.7, **how)
     axes.step(times, np.append(rates, rates[-1]), linewidth=2, solid_capstyle="butt", **how)
-
-
-def _finish(axes: Axes, num_epochs: int, *, is_last: bool) -> None:
-    axes.set_xlim(0, num_epochs)
-    axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-    light_grid(axes, "y")
-    axes.tick_params(labelbottom=is_last)
-    axes.yaxis.set_major_formatter(lambda value, _: number(value))
-    if is_last:
-        axes.set_xlabel("epochs done")
-
-
-def _make_logarithmic(axes: Axes, rates: np.ndarray, highest: float) -> None:
-    seen = rates[rates > highest * _LOWEST]
-    lowest = float(seen.min()) if seen.size else highest / 10
-    axes.set_yscale("log")
-    axes.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_major_formatter(lambda value, _: number(value))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("rate, logarithmic")
 
 
 def _alike(rates: np.ndarray) -> list[list[int]]:
@@ -122,25 +108,22 @@ def _colors(count: int) -> list[str]:
     return [matplotlib.colors.to_hex(shade) for shade in shades]
 
 
-def _draw_legend(page: Page, kinds: list[list[int]]) -> None:
-    left = float(_LEFT)
-    for color, columns in zip(_colors(len(kinds)), kinds, strict=True):
-        text = (
-            f"group{'s' if len(columns) > 1 else ''}"
-            f" {', '.join(str(column + 1) for column in columns)}"
-        )
+def _draw_legend(page: Page, kinds: list[list[int]], colors: list[str]) -> None:
+    left = _LEFT
+    for color, columns in zip(colors, kinds, strict=True):
         if left > _WIDTH - 90:
-            page.text("…", left, 7, va="center", size=9, color=MUTED)
+            page.text("…", left, 7, va="center", color=MUTED)
             return
-        written = page.color_key(text, left, color=color)
-        left += 28 + len(written.get_text()) * 6 + 18
+        text = f"group{'s' * (len(columns) > 1)} {', '.join(str(k + 1) for k in columns)}"
+        page.color_key(text, left, color=color)
+        left += 28 + len(text) * 6 + 18
 
 
 def _title(call: str, rates: np.ndarray, num_epochs: int) -> str:
     top = rates.max(axis=1)
     peak = int(top.argmax())
-    end = f"{number(float(top[-1]))} at the end of {num_epochs:,}"
+    found, end = f"{call}: rate {number(top[peak])}", f"{number(top[-1])} at the end of"
     if peak == 0:
-        return f"{call}: rate {number(float(top[0]))} at first, {end} epochs"
+        return f"{found} at first, {end} {num_epochs:,} epochs"
     when = round((peak + 1) / len(rates) * num_epochs, 1)
-    return f"{call}: rate {number(float(top[peak]))} at most, after {when:g} epochs, {end}"
+    return f"{found} at most, after {when:g} epochs, {end} {num_epochs:,}"

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ptkit.plots.fonts import DPI, drawable, font_families, wrapped
 
@@ -19,6 +20,8 @@ INK, MUTED, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#e6e8eb"
 BLUE, ORANGE, RED = "#1f6fb4", "#d9660a", "#d1242f"
 MAGNITUDE, SIGNED = "viridis", "RdBu_r"
 NOT_FINITE = "#ff00ff"
+# How notes inside a picture are written.
+SMALL: dict[str, Any] = {"size": 8, "color": MUTED}
 # The same as pixels.
 FRAME_RGB, FAINT_RGB = (176, 183, 191), (226, 229, 233)
 BAR_RGB, RED_RGB, BLUE_RGB = (110, 118, 129), (209, 36, 47), (31, 111, 180)
@@ -56,12 +59,11 @@ def house_style() -> Iterator[None]:
 class Page:
     """A figure whose content is placed in pixels from the content's left upper corner.
 
-    width, height: of the content; left, top: where it begins in the figure, in pixels.
+    width: of the content; left, top: where it begins in the figure, in pixels.
     """
 
     figure: Figure
     width: int
-    height: int
     left: int
     top: int
 
@@ -83,7 +85,7 @@ class Page:
         """Write a line at a place, which is its upper left corner unless `how` says otherwise."""
         total_width, total_height = self.figure.get_size_inches() * DPI
         x, y = (self.left + left) / total_width, 1 - (self.top + top) / total_height
-        placed: dict[str, Any] = {"ha": "left", "va": "top", "size": 9} | how
+        placed: dict[str, Any] = {"va": "top", "size": 9} | how
         return self.figure.text(x, y, drawable(text), **placed)
 
     def color_bar(
@@ -106,14 +108,14 @@ class Page:
         for k, label in enumerate(labels):
             share = k / max(len(labels) - 1, 1)
             align = {0.0: "left", 1.0: "right"}.get(share, "center")
-            self.text(label, left + share * width, top + 13, ha=align, size=8, color=MUTED)
-        self.text(meaning, left + width + gap, top - 2, size=8, color=MUTED)
+            self.text(label, left + share * width, top + 13, ha=align, **SMALL)
+        self.text(meaning, left + width + gap, top - 2, **SMALL)
 
-    def color_key(self, text: str, left: float, *, color: str) -> Text:
+    def color_key(self, text: str, left: float, *, color: str) -> None:
         """Draw a short bar of a colour and its meaning, in a legend at the top."""
         rgb = np.rint(np.array(to_rgb(color)) * 255).astype(np.uint8)
         self.image(np.broadcast_to(rgb, (3, 22, 3)), left, 5)
-        return self.text(text, left + 28, 7, va="center", size=9)
+        self.text(text, left + 28, 7, va="center")
 
 
 def new_page(
@@ -127,20 +129,29 @@ def new_page(
     titles = wrapped(title, width=page_width, size=_TITLE, bold=True)
     lines = [line for note in notes for line in wrapped(note, width=page_width, size=_NOTE)]
     footers = wrapped(footer, width=page_width, size=_FOOTER)
-    top = _MARGIN + 21 * len(titles) + 16 * len(lines) + (12 if titles or lines else 0)
+    below = _MARGIN + 21 * len(titles)
+    top = below + 16 * len(lines) + (12 if titles or lines else 0)
     total = top + int(np.ceil(height)) + (8 + 14 * len(footers) if footers else 0) + _MARGIN
-    figure = Figure(
-        figsize=((page_width + 2 * _MARGIN) / DPI, total / DPI), dpi=DPI, facecolor="white"
-    )
+    size = ((page_width + 2 * _MARGIN) / DPI, total / DPI)
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    frame = Page(figure, page_width, total, _MARGIN, 0)
+    page = Page(figure, page_width, _MARGIN, top)
     for k, line in enumerate(titles):
-        frame.text(line, 0, _MARGIN + 21 * k, size=_TITLE, weight="bold")
+        page.text(line, 0, _MARGIN + 21 * k - top, size=_TITLE, weight="bold")
     for k, line in enumerate(lines):
-        frame.text(line, 0, _MARGIN + 21 * len(titles) + 3 + 16 * k, size=_NOTE, color=MUTED)
-    for k, line in enumerate(footers):
-        frame.text(line, 0, total - _MARGIN - 14 * (len(footers) - k), size=_FOOTER, color=MUTED)
-    return Page(figure, page_width, int(np.ceil(height)), _MARGIN, top)
+        page.text(line, 0, below + 3 + 16 * k - top, size=_NOTE, color=MUTED)
+    for k, line in enumerate(footers, -len(footers)):
+        page.text(line, 0, total - _MARGIN + 14 * k - top, size=_FOOTER, color=MUTED)
+    return page
+
+
+def number_labels(axes: Axes, *, log: LogLocator | None = None) -> None:
+    """Label the y axis with `number`; log: make it logarithmic with these ticks."""
+    if log is not None:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(log)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
 
 
 def light_grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
@@ -162,8 +173,12 @@ def contrasting(rgb: Sequence[float]) -> str:
 
 def number(value: float) -> str:
     """Return a number with three significant digits and no needless zeros."""
-    text = f"{value:.3g}"
-    return text.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+
+
+def dead_text(what: str, is_dead: np.ndarray) -> str:
+    """Return the question which ones are dead, with the answer."""
+    return f"Which {what}? {f'{is_dead.sum():,}' if is_dead.any() else 'none'} of {len(is_dead):,}"
 
 
 def percent(share: float) -> str:

@@ -14,20 +14,16 @@ def resized(tile: np.ndarray, size: int) -> np.ndarray:
 
     tile: (H, W) or (H, W, C). size: of the longer side, never exceeded. Enlarging repeats pixels.
     """
-    longest = max(tile.shape[:2])
-    if longest <= size:
-        factor = size // longest
-        return tile.repeat(factor, axis=0).repeat(factor, axis=1)
-    return _block_means(tile, math.ceil(longest / size))
-
-
-def _block_means(tile: np.ndarray, block: int) -> np.ndarray:
     height, width = tile.shape[:2]
+    if max(height, width) <= size:
+        factor = size // max(height, width)
+        return enlarged(tile, factor, axis=0)
+    block = math.ceil(max(height, width) / size)
     rows, columns = np.arange(0, height, block), np.arange(0, width, block)
     sums = np.add.reduceat(np.add.reduceat(tile.astype(np.float64), rows, axis=0), columns, axis=1)
     counts = np.outer(np.diff(np.append(rows, height)), np.diff(np.append(columns, width)))
-    means = sums / counts.reshape(counts.shape + (1,) * (tile.ndim - 2))
-    return np.rint(means).astype(tile.dtype) if tile.dtype == np.uint8 else means.astype(tile.dtype)
+    means: np.ndarray = sums / counts.reshape(counts.shape + (1,) * (tile.ndim - 2))
+    return (means.round() if tile.dtype == np.uint8 else means).astype(tile.dtype)
 
 
 def mosaic(
@@ -36,22 +32,23 @@ def mosaic(
     """Lay tiles, uint8 (n, H, W, 3), out row by row; the gap is also the frame around them."""
     number, height, width, _ = tiles.shape
     rows = math.ceil(number / columns)
-    page = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
-    page[:] = fill
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
+    page = np.full(shape, fill, np.uint8)
     for k, tile in enumerate(tiles):
         top, left = (k // columns) * (height + gap) + gap, (k % columns) * (width + gap) + gap
         page[top : top + height, left : left + width] = tile
     return page
 
 
-def enlarged(tiles: np.ndarray, factor: int) -> np.ndarray:
-    """Return tiles (..., H, W, C) with each pixel repeated in both directions."""
-    return tiles.repeat(factor, axis=-3).repeat(factor, axis=-2)
+def enlarged(tiles: np.ndarray, factor: int, *, axis: int = -3) -> np.ndarray:
+    """Return tiles (..., H, W, C) with each pixel repeated in both directions; axis: that of H."""
+    return tiles.repeat(factor, axis=axis).repeat(factor, axis=axis + 1)
 
 
 def as_pixels(colors: np.ndarray) -> np.ndarray:
     """Return colours of 0..1 as uint8."""
-    return np.rint(colors * 255).astype(np.uint8)
+    scaled: np.ndarray = colors * 255
+    return scaled.round().astype(np.uint8)
 
 
 def signed_colors(values: np.ndarray, limit: float) -> np.ndarray:
@@ -64,14 +61,15 @@ def magnitude_colors(values: np.ndarray, limit: float) -> np.ndarray:
     return _colors(values, MAGNITUDE, low=0.0, high=limit)
 
 
-def stretched_colors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return uint8 greys (..., 3), from black at `low` to white at `high` (both broadcast).
-
-    Where these are equal it is mid-grey.
-    """
-    span = high - low
-    shares = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
+def grey_colors(shares: np.ndarray) -> np.ndarray:
+    """Return uint8 greys (..., 3), from black at 0 to white at 1."""
     return _colors(shares, "gray", low=0.0, high=1.0)
+
+
+def shares_between(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return where values are between `low`, 0, and `high`, 1; 0.5 where these are equal."""
+    span = high - low
+    return np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
 
 
 def _colors(values: np.ndarray, colormap: str, *, low: float, high: float) -> np.ndarray:

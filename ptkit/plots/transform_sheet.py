@@ -1,5 +1,6 @@
 """What transforms make of one image: a row a step, and below them the whole list, larger."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ptkit.plots.fonts import drawable, fitted, text_width
-from ptkit.plots.style import FAINT_RGB, FRAME_RGB, MUTED, Page, house_style, new_page
-from ptkit.plots.tiles import resized
+from ptkit.plots.style import FAINT_RGB, FRAME_RGB, MUTED, SMALL, Page, house_style, new_page
+from ptkit.plots.tiles import mosaic, resized
 
 _TILE, _GAP, _BESIDE = 104, 8, 22
 _HEAD, _CAPTION, _BELOW = 20, 15, 16
@@ -19,9 +20,9 @@ _RULE = 26
 
 @dataclass(frozen=True)
 class Step:
-    """One row. heading: the call; line: what is to be said of it. before, draws: uint8 (h, w, 3),
-    of any sizes.
+    """One row.
 
+    heading: the call; line: a remark beside it. before, draws: uint8 (h, w, 3), of any sizes.
     captions: below `before` and below each of the draws. columns: draws side by side, where they
     belong together.
     """
@@ -36,9 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A step with its tiles, `columns` of them side by side, each `pitch` pixels from the one
-    before.
-    """
+    """A step with its tiles, `columns` of them side by side and `pitch` pixels apart."""
 
     step: Step
     before: np.ndarray
@@ -48,39 +47,32 @@ class _Placed:
 
     @property
     def row_heights(self) -> list[int]:
-        rows = [
-            self.tiles[start : start + self.columns]
-            for start in range(0, len(self.tiles), self.columns)
-        ]
-        heights = [max(tile.shape[0] for tile in row) for row in rows]
-        return [max(heights[0], self.before.shape[0]), *heights[1:]]
+        heights = [tile.shape[0] for tile in self.tiles]
+        heights[0] = max(heights[0], self.before.shape[0])
+        starts = range(0, len(heights), self.columns)
+        return [max(heights[start : start + self.columns]) for start in starts]
 
     @property
     def height(self) -> int:
-        return (
-            _HEAD
-            + sum(self.row_heights)
-            + (_CAPTION + _GAP) * len(self.row_heights)
-            - _GAP
-            + _BELOW
-        )
+        rows = self.row_heights
+        return _HEAD + sum(rows) + (_CAPTION + _GAP) * len(rows) - _GAP + _BELOW
 
 
 @house_style()
 def transform_figure(
     steps: Sequence[Step], whole: Step, *, title: str, notes: Sequence[str] = (), footer: str = ""
 ) -> Figure:
-    """Draw each step alone, what it gets at the left, and then what the whole list makes of the
-    file.
-    """
+    """Draw each step alone with its input at the left, and then what the whole list does."""
     most = max((len(step.draws) for step in steps), default=0)
     places = min(max(most, _FEWEST_COLUMNS), _MOST_COLUMNS)
     width = places * (_TILE + _GAP)
     placed = [_placed(step, width, columns=step.columns or places, largest=_TILE) for step in steps]
-    largest = _TILE if whole.columns else 2 * _TILE + _GAP
-    last = _placed(
-        whole, width, columns=whole.columns or _whole_columns(len(whole.draws)), largest=largest
-    )
+    columns, largest = whole.columns, _TILE
+    if not columns:
+        # Large tiles: up to four in one row, else two even rows or rows of four.
+        count, largest = len(whole.draws), 2 * _TILE + _GAP
+        columns = min(count if count <= _WHOLE_COLUMNS else -(-count // 2), _WHOLE_COLUMNS)
+    last = _placed(whole, width, columns=columns, largest=largest)
     height = sum(one.height for one in placed) + _RULE + last.height - _BELOW
     page = new_page(_TILE + _BESIDE + width - _GAP, height, title=title, notes=notes, footer=footer)
     # One image for all tiles: axes of its own for each would take seconds.
@@ -96,13 +88,6 @@ def transform_figure(
     return page.figure
 
 
-def _whole_columns(count: int) -> int:
-    """Return how many large tiles are side by side: up to four in one row, else two even rows or
-    rows of four.
-    """
-    return count if count <= _WHOLE_COLUMNS else min(-(-count // 2), _WHOLE_COLUMNS)
-
-
 def _placed(step: Step, width: int, *, columns: int, largest: int) -> _Placed:
     """Choose the size of a step's tiles so that `columns` of them fit side by side into `width`."""
     pitch = min(width // columns, largest + _GAP)
@@ -111,9 +96,7 @@ def _placed(step: Step, width: int, *, columns: int, largest: int) -> _Placed:
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    """Return an image whose longer side is `size`; a small one shows its pixels, enlarged by a
-    whole factor.
-    """
+    """Return an image with a longer side of `size`; a small one is enlarged by a whole factor."""
     longest = max(image.shape[:2])
     if 2 * longest <= size:
         return resized(image, size)
@@ -123,33 +106,25 @@ def _fitted(image: np.ndarray, size: int) -> np.ndarray:
 
 def _framed(tile: np.ndarray) -> np.ndarray:
     """Return a tile with a thin frame: a white one would not be seen on the page."""
-    framed = np.empty((tile.shape[0] + 2, tile.shape[1] + 2, 3), np.uint8)
-    framed[:] = FRAME_RGB
-    framed[1:-1, 1:-1] = tile
-    return framed
+    return mosaic(tile[None], 1, fill=FRAME_RGB)
 
 
 def _draw(page: Page, canvas: np.ndarray, placed: _Placed, top: int) -> None:
     """Write the words of a row onto the page and its tiles into the canvas."""
     step = placed.step
     room = max(page.width - text_width(drawable(step.line), size=8) - 12, page.width / 2)
-    heading = fitted(drawable(step.heading), width=room, size=9, bold=True)
+    heading = fitted(step.heading, width=room, size=9, bold=True)
     page.text(heading, 0, top, weight="bold")
     beside = text_width(heading, size=9, bold=True) + 12
-    line = fitted(drawable(step.line), width=page.width - beside, size=8)
-    page.text(line, beside, top + 1, size=8, color=MUTED)
-    top += _HEAD
-    _tile(page, canvas, placed.before, step.captions[0], 0, top)
-    for row, height in enumerate(placed.row_heights):
-        here = range(row * placed.columns, min((row + 1) * placed.columns, len(placed.tiles)))
-        for k in here:
-            left = _TILE + _BESIDE + (k - here.start) * placed.pitch
-            _tile(page, canvas, placed.tiles[k], step.captions[k + 1], left, top)
-        top += height + _CAPTION + _GAP
-
-
-def _tile(
-    page: Page, canvas: np.ndarray, tile: np.ndarray, caption: str, left: int, top: int
-) -> None:
-    canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    page.text(caption, left, top + tile.shape[0] + 2, size=7.5, color=MUTED)
+    line = fitted(step.line, width=page.width - beside, size=8)
+    page.text(line, beside, top + 1, **SMALL)
+    tops = list(itertools.accumulate(placed.row_heights, initial=top + _HEAD))
+    places = [(0, tops[0])]
+    for k in range(len(placed.tiles)):
+        row, column = divmod(k, placed.columns)
+        down = tops[row] + row * (_CAPTION + _GAP)
+        places.append((_TILE + _BESIDE + column * placed.pitch, down))
+    tiles = [placed.before, *placed.tiles]
+    for (left, start), tile, caption in zip(places, tiles, step.captions, strict=True):
+        canvas[start : start + tile.shape[0], left : left + tile.shape[1]] = tile
+        page.text(caption, left, start + tile.shape[0] + 2, size=7.5, color=MUTED)

@@ -45,13 +45,11 @@ class ListDataset(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         pixels = images.read(self.images.image_path(index))
-        image: Any
+        image: Any = torch.from_numpy(pixels).permute(2, 0, 1)
         if self._takes_pil:
             from PIL import Image
 
             image = Image.fromarray(pixels)
-        else:
-            image = torch.from_numpy(pixels).permute(2, 0, 1)
         row = self.images.labels[index]
         label: Any = torch.from_numpy(row) if row.ndim else int(row)
         if self.transform is not None:

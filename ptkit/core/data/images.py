@@ -2,7 +2,6 @@
 alike.
 """
 
-import errno
 import io
 import os
 import stat
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.errors import DataError, StorageError
+from ptkit.core.errors import DataError
+from ptkit.core.files import with_retries
 
 DEFAULT_MAX_PIXELS = 89_000_000
 
@@ -59,7 +59,6 @@ _HEADER_BYTES = 1 << 16
 _ONE_HEADER = threading.Lock()
 # The EXIF tag, and those of its values that turn rows into columns.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-_TRANSIENT = {errno.EIO, errno.ESTALE}
 
 
 def read(path: str | Path) -> Pixels:
@@ -85,11 +84,10 @@ def decode(data: bytes, path: str | Path = "image") -> Pixels:
 
 
 def decode_reduced(data: bytes, times: int) -> Pixels | None:
-    """Return the pixels of a JPEG `times` (2, 4 or 8) smaller, its sides rounded up; None where
-    only `decode` can.
+    """Return a JPEG decoded `times` (2, 4 or 8) smaller, its sides rounded up; None where only
+    `decode` can.
 
-    A pixel is nearly the mean over `times` by `times` pixels; less is computed of each block of the
-    file.
+    A pixel is nearly the mean over `times` by `times` pixels; less of each block is computed.
     """
     if not is_jpeg(data) or not _ends_well("JPEG", data):
         return None
@@ -108,14 +106,7 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
     Raises:
         DataError, StorageError: see `read`.
     """
-    for _attempt in range(3):
-        try:
-            return _regular_bytes(path, most)
-        except OSError as error:
-            failure = error
-            if error.errno not in _TRANSIENT:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    raise StorageError(f"cannot read {path} after three tries: {failure.strerror}") from failure
+    return with_retries(path, _regular_bytes, path, most)
 
 
 def sniff(data: bytes, path: str | Path = "image") -> str:
@@ -125,6 +116,7 @@ def sniff(data: bytes, path: str | Path = "image") -> str:
         DataError: empty, or another format; the message names it.
     """
     for kind, start in _ALLOWED.items():
+        # RIFF is the container of sound and films too.
         if data.startswith(start) and (kind != "WebP" or data[8:12] == b"WEBP"):
             return kind
     raise DataError(f"cannot read {path}: {_what_else(data)}")
@@ -167,10 +159,8 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
             raise DataError(f"cannot read {path}: not a regular file")
         wanted = status.st_size if most is None else min(most, status.st_size)
         data = os.read(descriptor, wanted)
-        while len(data) < wanted:
-            more = os.read(descriptor, wanted - len(data))
-            if not more:
-                break
+        # One read gives all of it on most disks; the file may have become shorter meanwhile.
+        while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
             data += more
         return data
     finally:
@@ -180,11 +170,9 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
 def _what_else(data: bytes) -> str:
     if not data:
         return "the file is empty"
-    for kind, start in _REFUSED.items():
-        if data.startswith(start):
-            return f"it is {kind.strip()}; convert it to PNG or JPEG"
-    if data[4:8] == b"ftyp":
-        return "it is HEIC or AVIF; convert it to PNG or JPEG"
+    named = [kind.strip() for kind, start in _REFUSED.items() if data.startswith(start)]
+    if named or data[4:8] == b"ftyp":
+        return f"it is {named[0] if named else 'HEIC or AVIF'}; convert it to PNG or JPEG"
     if not data.strip(b"\0"):
         return "it holds only zero bytes"
     if data.lstrip()[:1] == b"<":
@@ -241,8 +229,7 @@ def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
     image = _opened(data, path)
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
-    upright = _pillow_call(lambda: ImageOps.exif_transpose(image) or image, path, kind)
-    pixels = _pillow_call(lambda: to_rgb(upright), path, kind)
+    pixels = _pillow_call(lambda: to_rgb(ImageOps.exif_transpose(image) or image), path, kind)
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
     return np.array(pixels, order="C")
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,12 @@ _SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
 _NUMBER = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _NUMBERS = re.compile(_NUMBER + rb"(," + _NUMBER + rb")*")
 
+# What a label means, and the number of the first line that has it.
+_Value = tuple[tuple[float, ...], int]
+
 
 def label_table(
-    texts: Sequence[bytes],
-    lines: Sequence[int],
+    lines: Mapping[bytes, int],
     *,
     file: Path,
     class_names: tuple[str, ...] | None,
@@ -38,31 +40,30 @@ def label_table(
 ) -> "tuple[np.ndarray, tuple[str, ...]]":
     """Return a row for each distinct label text of a list, and the names of the classes or numbers.
 
-    lines: number of the first line of each text. class_names: None makes names up. wanted: the kind
-    it must be; class indices also serve as lists of one class, and as numbers.
+    lines: the texts, with the number of the first line of each. class_names: None makes names up.
+    wanted: the kind it must be; class indices also serve as lists of one class, and as numbers.
     The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
 
     Raises:
         DataError: a text that is not a label, or does not fit the others or the names; with its
             line.
     """
-    kind = _kind_of(texts)
+    kind = _kind_of(lines)
     values = []
-    for text, number in zip(texts, lines, strict=True):
+    for text, number in lines.items():
         try:
-            values.append(_parse_label(text, kind))
+            values.append((_parse_label(text, kind), number))
         except DataError as error:
             raise DataError(f"{file}, line {number}: {error}") from None
-    if REGRESSION in (kind, wanted):
-        class_names = _names_of_numbers(values, lines, file, class_names)
-    else:
-        class_names = _names_of_classes(values, lines, file, class_names)
+    names_of = _names_of_numbers if REGRESSION in (kind, wanted) else _names_of_classes
+    class_names = names_of(values, file, class_names)
     if wanted is not None and kind not in (SINGLE, wanted):
         raise DataError(f"{file} has {DESCRIPTIONS[kind]}, expected {DESCRIPTIONS[wanted]}")
-    return _rows(values, wanted or kind, num_classes=len(class_names)), class_names
+    rows = _rows([value for value, _ in values], wanted or kind, num_classes=len(class_names))
+    return rows, class_names
 
 
-def _kind_of(texts: Sequence[bytes]) -> str:
+def _kind_of(texts: Collection[bytes]) -> str:
     """One decimal point makes all of them numbers, else one comma makes all of them lists of
     classes.
     """
@@ -109,41 +110,33 @@ def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> 
 
 
 def _names_of_classes(
-    values: Sequence[Sequence[float]],
-    lines: Sequence[int],
-    file: Path,
-    class_names: tuple[str, ...] | None,
+    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     limit = _MAX_CLASSES if class_names is None else len(class_names)
-    for value, number in zip(values, lines, strict=True):
+    for value, number in values:
         beyond = next((int(index) for index in value if index >= limit), None)
         if beyond is not None:
             message = f"label {beyond} is beyond the last class, {limit - 1}; see classes.txt"
             raise DataError(f"{file}, line {number}: {message}")
-    largest = max((int(index) for value in values for index in value), default=-1)
+    largest = max((int(index) for value, _ in values for index in value), default=-1)
     if largest < 0:
         raise DataError(f"{file} has no labels: every line has an empty list of classes")
     return class_names or tuple(str(index) for index in range(largest + 1))
 
 
 def _names_of_numbers(
-    values: Sequence[Sequence[float]],
-    lines: Sequence[int],
-    file: Path,
-    class_names: tuple[str, ...] | None,
+    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-    count = len(values[0])
-    for value, number in zip(values, lines, strict=True):
+    first, line = values[0]
+    count = len(first)
+    for value, number in values:
         if len(value) != count:
             raise DataError(
-                f"{file}, line {number}: {len(value)} numbers, but line {lines[0]} has {count}"
+                f"{file}, line {number}: {len(value)} numbers, but line {line} has {count}"
             )
     if class_names is not None and len(class_names) != count:
         # A number that is not whole is what a list of classes has by mistake.
-        decimal = next(
-            (n for value, n in zip(values, lines, strict=True) if any(x != int(x) for x in value)),
-            lines[0],
-        )
+        decimal = next((n for value, n in values if any(x != int(x) for x in value)), line)
         raise DataError(
             f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names"
             f" {len(class_names)} classes; for numbers it names each number, or is not there"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
 from ptkit.core.errors import DataError
-from ptkit.core.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +36,7 @@ class ImageList:
     sha256: of the file; a subset keeps its parent's.
     class_names: of the classes, or of the numbers.
     labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
-    labels; float32
-        (N, num_classes) where they have numbers.
+    labels; float32 (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
     num_repeated: lines that repeat an earlier one.
     """
@@ -88,16 +86,9 @@ class ImageList:
         import numpy as np
 
         rows = np.asarray(indices, dtype=np.int64)
-        paths = [self._raw_path(int(row)) for row in rows]
-        ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        return ImageList(
-            self.file,
-            self.folder,
-            self.class_names,
-            self.sha256,
-            self.labels[rows],
-            b"".join(paths),
-            ends,
+        path_bytes, ends = _packed([self._raw_path(int(row)) for row in rows])
+        return replace(
+            self, labels=self.labels[rows], path_bytes=path_bytes, path_ends=ends, num_repeated=0
         )
 
     def with_classes(self, class_names: tuple[str, ...]) -> "ImageList":
@@ -116,9 +107,7 @@ class ImageList:
         return "" if self.folder == Path() else os.path.join(self.folder, "")
 
     def raw_paths(self) -> Iterator[bytes | bytearray]:
-        """Yield all paths as the list has them, in bytes and some thousand at a time: no list of
-        millions.
-        """
+        """Yield all paths as the list has them, in bytes; never all of them at once."""
         start = 0
         for block in range(0, len(self), _BLOCK):
             for end in self.path_ends[block : block + _BLOCK].tolist():
@@ -151,22 +140,17 @@ def read_list(
 
     classes = classes_file(file, classes)
     class_names = None if classes is None else read_classes(classes)
-    rows = _read_rows(file)
-    if not rows.codes:
+    paths, *arrays, lines = _read_rows(file)
+    if not lines:
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
-    table, class_names = label_table(
-        rows.texts, rows.lines, file=file, class_names=class_names, wanted=kind
-    )
-    label_array = table[np.frombuffer(rows.codes, dtype=np.int64)]
-    end_array = np.frombuffer(rows.ends, dtype=np.int64)
-    found = ImageList(
-        file, file.parent, class_names, _file_sha256(file), label_array, rows.paths, end_array
-    )
+    table, class_names = label_table(lines, file=file, class_names=class_names, wanted=kind)
+    ends, hashes, codes = (np.frombuffer(numbers, np.int64) for numbers in arrays)
+    with _open_text(file) as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = ImageList(file, file.parent, class_names, sha256, table[codes], paths, ends)
     if images_must_exist:
         _check_images(found)
-    return replace(
-        found, num_repeated=_count_repeated(found, np.frombuffer(rows.hashes, dtype=np.int64))
-    )
+    return replace(found, num_repeated=_count_repeated(found, hashes))
 
 
 def classes_file(list_file: Path, classes: Path | None = None) -> Path | None:
@@ -181,24 +165,19 @@ def list_of(paths: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
     """
     import numpy as np
 
-    raw = [path.encode("utf-8", "surrogateescape") for path in paths]
-    ends = np.cumsum([len(path) for path in raw], dtype=np.int64)
-    return ImageList(
-        Path(), Path(), class_names, "", np.zeros(len(raw), np.int64), b"".join(raw), ends
-    )
+    packed = _packed([path.encode("utf-8", "surrogateescape") for path in paths])
+    return ImageList(Path(), Path(), class_names, "", np.zeros(len(paths), np.int64), *packed)
 
 
-def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
-    """Write a list file of (path, label) rows.
+def _packed(paths: Sequence[bytes | bytearray]) -> "tuple[bytes, np.ndarray]":
+    """Return paths in one piece, and where each of them ends."""
+    import numpy as np
 
-    Raises:
-        StorageError: the disk refused.
-    """
-    write_atomically(file, list_bytes(rows))
+    return b"".join(paths), np.cumsum([len(path) for path in paths], dtype=np.int64)
 
 
 def list_bytes(rows: Iterable[tuple[str, int]]) -> bytes:
-    """Return what `write_list` writes."""
+    """Return the text of a list file with these (path, label) rows."""
     return "".join([f"{format_path(path)} {label}\n" for path, label in rows]).encode()
 
 
@@ -243,27 +222,15 @@ def format_path(path: str) -> str:
     return json.dumps(path) if _NEEDS_QUOTES.search(path) else path
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The lines of a list: all paths in one piece, where each ends, a hash of each, and its label.
-
-    codes: of each line, the place of its label in `texts`. lines: the number of the first line of
-    each text.
+def _read_rows(
+    file: Path,
+) -> "tuple[bytearray, array[int], array[int], array[int], dict[bytes, int]]":
+    """Return all paths of a list in one piece, where each ends, a hash of each, the place of its
+    label among the distinct texts, and these with the number of the first line of each.
     """
-
-    paths: bytearray
-    ends: "array[int]"
-    hashes: "array[int]"
-    codes: "array[int]"
-    texts: list[bytes]
-    lines: list[int]
-
-
-def _read_rows(file: Path) -> _Rows:
     paths, ends, hashes, codes = bytearray(), array("q"), array("q"), array("q")
-    texts: list[bytes] = []
-    lines: list[int] = []
-    known: dict[bytes, int] = {}
+    places: dict[bytes, int] = {}
+    lines: dict[bytes, int] = {}
     for number, line in _numbered_lines(file):
         # At white space, from the right, once: so blanks at the end of the line and before the
         # label go as well.
@@ -275,11 +242,9 @@ def _read_rows(file: Path) -> _Rows:
                 f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0"
             )
         path, text = parts
-        code = known.get(text)
-        if code is None:
-            code = known[text] = len(known)
-            texts.append(text)
-            lines.append(number)
+        code = places.setdefault(text, len(places))
+        if code == len(lines):
+            lines[text] = number
         if path[0] == 34:
             path = _unquoted(path, place=f"{file}, line {number}").encode(
                 "utf-8", "surrogateescape"
@@ -288,22 +253,16 @@ def _read_rows(file: Path) -> _Rows:
         ends.append(len(paths))
         codes.append(code)
         hashes.append(hash(path))
-    return _Rows(paths, ends, hashes, codes, texts, lines)
-
-
-def _file_sha256(file: Path) -> str:
-    with _open_text(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return paths, ends, hashes, codes, lines
 
 
 def _check_images(images: ImageList) -> None:
-    missing = [
-        index for index in range(len(images)) if not os.path.exists(images.image_path(index))
-    ]
+    rows = range(len(images))
+    missing = [row for row in rows if not os.path.exists(images.image_path(row))]
     if missing:
-        first = images.listed_path(missing[0])
         raise DataError(
-            f"{images.file} names {len(missing):,} images that are not there, first {first}"
+            f"{images.file} names {len(missing):,} images that are not there, first"
+            f" {images.listed_path(missing[0])}"
         )
 
 
@@ -345,8 +304,15 @@ def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 line = line.removeprefix(_BOM)
             if b"\0" in line:
                 raise DataError(f"{file}, line {number}: a zero byte; this is not a text file")
-            if not line.isascii():
-                _check_utf8(line, place=f"{file}, line {number}")
+            try:
+                # Nearly all lines are ASCII, and decoding makes a text of each.
+                if not line.isascii():
+                    line.decode()
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{file}, line {number}: not UTF-8; save the file as UTF-8 (a path of other"
+                    " bytes goes in as a JSON string)"
+                ) from None
             yield number, line
 
 
@@ -366,16 +332,6 @@ def _open_text(file: Path) -> BufferedReader:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
     raise DataError(f"{file} is {found}; expected a text file")
-
-
-def _check_utf8(line: bytes, *, place: str) -> None:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{place}: not UTF-8; save the file as UTF-8 (a path of other bytes goes in as a JSON"
-            " string)"
-        ) from None
 
 
 def _unquoted(raw: bytes, *, place: str) -> str:

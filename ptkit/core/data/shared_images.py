@@ -1,5 +1,5 @@
-"""Whether two lists name the same image: ten million lines are compared as hashes, and without
-looking at the disk.
+"""Whether two lists name the same image: ten million lines are compared by hashes, not by asking
+the disk.
 """
 
 import os
@@ -16,12 +16,10 @@ _Hashes = npt.NDArray[np.int64]
 
 
 def first_shared(one: ImageList, other: ImageList) -> str | None:
-    """Return the path of the first image of `other` that `one` names as well, however each writes
-    it; else None.
+    """Return the path of the first image of `other` that `one` also names, in any form, or None.
 
-    A path may mean a file beside its list or in the working directory. Only where some of what it
-    may mean is the
-    same does a look at the disk decide: one look a line would take hours on a slow disk.
+    A path may mean a file beside its list or in the working directory. The disk is asked only about
+    paths that may mean the same file: to ask about every line would take hours on a slow disk.
     """
     ours, theirs = _possible(one), _possible(other)
     common = _common(ours, theirs)

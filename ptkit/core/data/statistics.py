@@ -35,13 +35,10 @@ class ChannelStatistics:
     list_sha256: str
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Exact integer sums per channel: number of pixels, of values, of squares (in 0..255)."""
-
-    count: int
-    total: tuple[int, ...]
-    squares: tuple[int, ...]
+# Sums per channel, (3, 3): the number of pixels, of their values (in 0..255), and of the squares.
+# Python's integers: they never overflow, and E[x²] - E[x]² loses no digit.
+_Sums = npt.NDArray[np.object_]
+_NOTHING: _Sums = np.zeros((3, 3), object)
 
 
 def measure(
@@ -71,18 +68,18 @@ def measure(
             [images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size, read
         )
 
-    sums, bad = [], []
+    sums, bad = _NOTHING, []
     starts = range(0, len(chosen), _CHUNK)
+    # Threads, not processes: the decoder and cv2 release the interpreter lock.
     with ThreadPoolExecutor(workers, "ptkit-decode") as pool:
         for start, (part, failed) in zip(starts, pool.map(work, starts), strict=True):
-            sums.append(part)
+            sums = sums + part
             bad += failed
             if on_images is not None:
                 on_images(min(_CHUNK, len(chosen) - start))
     if bad:
         raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
-    mean, std = _finish(sums)
-    return ChannelStatistics(mean, std, len(chosen), size, images.sha256)
+    return ChannelStatistics(*_mean_and_std(sums), len(chosen), size, images.sha256)
 
 
 def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -102,12 +99,11 @@ def of_stacks(stacks: Iterable[Pixels], *, size: int | None, list_sha256: str) -
     """Return the statistics of decoded images, which come as stacks (n, H, W, 3) of some that have
     one size.
     """
-    sums, count = [], 0
+    sums, count = _NOTHING, 0
     for stack in stacks:
-        sums.append(_stack_sums(stack))
+        sums = sums + _stack_sums(stack)
         count += len(stack)
-    mean, std = _finish(sums)
-    return ChannelStatistics(mean, std, count, size, list_sha256)
+    return ChannelStatistics(*_mean_and_std(sums), count, size, list_sha256)
 
 
 def save(statistics: ChannelStatistics, list_file: Path) -> Path:
@@ -127,19 +123,13 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
     file = list_file.parent / FILE_NAME
     try:
         values = json.loads(file.read_text())
-        found = ChannelStatistics(
-            _three(values["mean"]),
-            _three(values["std"]),
-            values["num_images"],
-            values["size"],
-            values["list_sha256"],
-        )
-    except FileNotFoundError:
+        mean, std = _three(values["mean"]), _three(values["std"])
+        others = (values[name] for name in ("num_images", "size", "list_sha256"))
+        found = ChannelStatistics(mean, std, *others)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        return None
     fits = found.list_sha256 == list_sha256 and found.size in (None, size) and min(found.std) > 0
     return found if fits else None
 
@@ -165,7 +155,8 @@ def _chunk_sums(
             sums.append(_stack_sums(pixels[None]))
         else:
             stacks.setdefault(pixels.shape, []).append(pixels)
-    return _added([*sums, *(_stack_sums(np.stack(stack)) for stack in stacks.values())]), bad
+    sums += [_stack_sums(np.stack(stack)) for stack in stacks.values()]
+    return sum(sums, _NOTHING), bad
 
 
 def _stack_sums(pixels: Pixels) -> _Sums:
@@ -180,32 +171,18 @@ def _stack_sums(pixels: Pixels) -> _Sums:
     n, height, width, _ = pixels.shape
     count = n * height * width
     mean, std = cv2.meanStdDev(pixels.reshape(n * height, width, 3))
-    total = np.rint(mean[:, 0] * count)
-    squares = np.rint((std[:, 0] ** 2 + mean[:, 0] ** 2) * count)
-    return _Sums(count, tuple(int(v) for v in total), tuple(int(v) for v in squares))
+    values, squares = mean[:, 0] * count, (std[:, 0] ** 2 + mean[:, 0] ** 2) * count
+    return np.rint([[count] * 3, values, squares]).astype(np.int64).astype(object)
 
 
-def _added(parts: Sequence[_Sums]) -> _Sums:
-    return _Sums(
-        sum(part.count for part in parts),
-        tuple(sum(part.total[c] for part in parts) for c in range(3)),
-        tuple(sum(part.squares[c] for part in parts) for c in range(3)),
-    )
+def _mean_and_std(sums: _Sums) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    count, values, squares = sums
+    count = np.maximum(count, 1)
+    variance = np.maximum(count * squares - values**2, 0)
+    return _three(values / count / 255), _three(variance**0.5 / count / 255)
 
 
-def _finish(
-    parts: Sequence[_Sums],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    sums = _added(parts)
-    n = max(sums.count, 1)
-    # In Python's integers: E[x²] - E[x]² loses no digit.
-    variance = [n * sums.squares[c] - sums.total[c] ** 2 for c in range(3)]
-    mean = [sums.total[c] / n / 255 for c in range(3)]
-    std = [max(value, 0) ** 0.5 / n / 255 for value in variance]
-    return _three(mean), _three(std)
-
-
-def _three(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float, float]:
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 

@@ -1,7 +1,7 @@
 """ptkit checkpoints: saving, reading with every key checked, and rebuilding the model inside."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ptkit.core.models.weight_files import plain, read_weight_file, write_weight
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import refuse_user_code
+from ptkit.core.wording import first_of
 
 FORMAT = "ptkit.checkpoint"
 FORMAT_VERSION = 1
@@ -52,14 +53,8 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
         StorageError: the disk refused.
         TypeError: contents hold something else than plain containers, numbers and tensors.
     """
-    stamped = plain(
-        {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "ptkit_version": __version__,
-            **contents,
-        }
-    )
+    stamp = {"format": FORMAT, "format_version": FORMAT_VERSION, "ptkit_version": __version__}
+    stamped = plain({**stamp, **contents})
     fault = _fault(stamped)
     assert fault is None, f"not a checkpoint: {fault}"
     write_weight_file(path, stamped)
@@ -90,15 +85,14 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
             fit.
         UsageError: `model` is not a model.
     """
+    # The checkpoint's own call has all that its size settled; a user's call has not.
     if model is None:
-        call, size = _own_call(checkpoint), None
+        call, size = own_call(checkpoint["model"]["call"]), None
     else:
-        call, size = parse(model), checkpoint["pipeline"].get("size")
+        call, size = parse(model), size_of(checkpoint["pipeline"])
     num_classes = checkpoint["model"]["num_classes"]
     try:
-        module, text = build_model(
-            call, num_classes=num_classes, size=size if isinstance(size, int) else None, seed=0
-        )
+        module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
     except UsageError as error:
         if model is not None:
             raise
@@ -107,8 +101,12 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
     return module.eval()
 
 
-def _own_call(checkpoint: Mapping[str, Any]) -> Call:
-    text = checkpoint["model"]["call"]
+def own_call(text: str) -> Call:
+    """Return the call that a checkpoint stores for its model.
+
+    Raises:
+        CheckpointError: it cannot be read, or names user code.
+    """
     try:
         call = parse(text)
     except UsageError as error:
@@ -128,14 +126,16 @@ def _load_exactly(module: nn.Module, state_dict: Mapping[str, Tensor], text: str
             if key in state_dict and state_dict[key].shape != own[key].shape
         ],
     }
-    found = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
+    found = [f"{len(keys)} {fault} ({first_of(keys, 3)})" for fault, keys in faults.items() if keys]
     if found:
         raise CheckpointError(f"the checkpoint's weights do not fit {text}: {'; '.join(found)}")
     load_state_dict(module, state_dict)
 
 
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def size_of(pipeline: Mapping[str, Any]) -> int | None:
+    """Return the pixels of a side that a checkpoint's pipeline gives, where it gives a square."""
+    size = pipeline.get("size")
+    return size if isinstance(size, int) else None
 
 
 def file_of(path: Path) -> Path:
@@ -177,11 +177,9 @@ def _fault(contents: Mapping[str, Any]) -> str | None:
         if key in contents and not isinstance(contents[key], kind):
             return f"{key} is a {type(contents[key]).__name__}, expected {kind.__name__}"
     for outer, key, kind in _INSIDE:
-        if not isinstance(contents[outer].get(key), kind):
-            return (
-                f"{outer}.{key} is a {type(contents[outer].get(key)).__name__}, expected"
-                f" {kind.__name__}"
-            )
+        found = contents[outer].get(key)
+        if not isinstance(found, kind):
+            return f"{outer}.{key} is a {type(found).__name__}, expected {kind.__name__}"
     if not all(
         isinstance(name, str) for name in [*contents["classes"], *contents["pipeline"]["calls"]]
     ):

@@ -91,6 +91,7 @@ def _explained(
         )
     kept: dict[str, Tensor] = {}
 
+    # The hook of every watched module.
     def keep(name: str, output: object) -> Tensor | None:
         # Of a module that runs several times the last output counts, in that place.
         kept.pop(name, None)
@@ -114,21 +115,17 @@ def _explained(
         found = [
             name
             for name, output in kept.items()
-            if _is_map(output, len(images)) and output.requires_grad
+            if output.requires_grad and _is_map(output, len(images))
         ]
         if not found:
             raise UsageError(_no_map(model, layer))
         found = found[-_NUM_CANDIDATES:]
-        rows = torch.arange(len(images), device=outputs.device)
-        score = (
-            sign
-            * outputs.flatten(1)[rows, torch.as_tensor(list(classes), device=outputs.device)].sum()
+        columns = torch.as_tensor(list(classes), device=outputs.device)
+        score = sign * outputs.flatten(1).gather(1, columns[:, None]).sum()
+        gradients = torch.autograd.grad(
+            score, [kept[name] for name in found], allow_unused=True, materialize_grads=True
         )
-        gradients = torch.autograd.grad(score, [kept[name] for name in found], allow_unused=True)
-    slopes = {
-        n: torch.zeros_like(kept[n]) if g is None else g
-        for n, g in zip(found, gradients, strict=True)
-    }
+    slopes = dict(zip(found, gradients, strict=True))
     # Where nothing at all matters, as with a head of zeros, the last one is as good as any.
     chosen = next((name for name in reversed(found) if as_maps(slopes[name]).any()), found[-1])
     return chosen, as_maps(kept[chosen]).detach().float(), as_maps(slopes[chosen]).float()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import nearest
+from ptkit.core.wording import first_of, nearest, reason_of
 
 MAX_DEFAULT_LAYERS = 6
 
@@ -118,10 +118,8 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
     for pattern in patterns:
         matched = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not matched:
-            known = f"; there are {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-            raise UsageError(
-                f"--layers {pattern} matches no {what}{nearest(pattern, names) or known}"
-            )
+            hint = nearest(pattern, names) or f"; there are {first_of(names, 6)}"
+            raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]
 
@@ -161,6 +159,30 @@ def evaluating(model: nn.Module, *, keeps_random_state: bool = False) -> Iterato
 
 
 @contextmanager
+def taking(model: nn.Module, images: Tensor, *, remedy: str = "") -> Iterator[None]:
+    """Turn an error of the model's code into one that names the size of the images.
+
+    Raises:
+        UsageError: the model does not take images (n, 3, H, W) of this size.
+    """
+    try:
+        yield
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        IndexError,
+        TypeError,
+        ZeroDivisionError,
+    ) as error:
+        height, width = images.shape[2:]
+        raise UsageError(
+            f"{type(model).__name__} does not take {height}×{width} images"
+            f" ({reason_of(error)}){remedy}"
+        ) from error
+
+
+@contextmanager
 def hooked(
     model: nn.Module, names: Iterable[str], see: Callable[[str, Any], Tensor | None]
 ) -> Iterator[None]:
@@ -197,15 +219,8 @@ def _run(
             see(name, tensor)
 
     watched = hooked(model, [name for name in names if name in known], see_tensor)
-    try:
-        with watched, evaluating(model), torch.inference_mode():
-            model(images)
-    except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
-        size = "×".join(map(str, images.shape[2:]))
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(
-            f"{type(model).__name__} does not take {size} images ({reason})"
-        ) from error
+    with taking(model, images), watched, evaluating(model), torch.inference_mode():
+        model(images)
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -1,7 +1,6 @@
 """A model's parameters in the order of its layers, from the input to the head."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,14 +10,6 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _WRAPPER = 0.5
 # One block of many may hold half of a small model; only a whole network has nearly everything.
 _WRAPPER_IN_CONTAINER = 0.9
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Parameters that stay together. is_loose: a norm or a token, which goes with its neighbour."""
-
-    names: list[str]
-    is_loose: bool
 
 
 def layer_names(model: nn.Module) -> list[list[str]]:
@@ -33,12 +24,12 @@ def layer_names(model: nn.Module) -> list[list[str]]:
     total = sum(parameter.numel() for parameter in model.parameters())
     layers: list[list[str]] = []
     waiting: list[str] = []
-    for piece in _pieces(model, "", total=total):
+    for piece, is_loose in _pieces(model, "", total=total):
         # A shared parameter counts where it is listed first.
-        names = [name for name in piece.names if own.pop(name, "") is None]
+        names = [name for name in piece if own.pop(name, "") is None]
         if not names:
             continue
-        if not piece.is_loose:
+        if not is_loose:
             layers.append([*waiting, *names])
             waiting = []
         elif layers:
@@ -48,12 +39,14 @@ def layer_names(model: nn.Module) -> list[list[str]]:
     return [*layers, waiting] if waiting else layers
 
 
-def _pieces(module: nn.Module, prefix: str, *, total: int) -> Iterator[_Piece]:
+def _pieces(module: nn.Module, prefix: str, *, total: int) -> Iterator[tuple[list[str], bool]]:
+    """Yield names of parameters that stay together, and whether they are loose: a norm or a token,
+    which goes with its neighbour.
+    """
     direct = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
     children = list(module.named_children())
     if direct:
-        is_leaf = not children
-        yield _Piece(direct, is_loose=not is_leaf or _is_flat(module))
+        yield direct, bool(children) or _is_flat(module)
     limit = _WRAPPER_IN_CONTAINER if isinstance(module, _CONTAINERS) else _WRAPPER
     for name, child in children:
         is_wrapper = sum(parameter.numel() for parameter in child.parameters()) > limit * total
@@ -61,7 +54,7 @@ def _pieces(module: nn.Module, prefix: str, *, total: int) -> Iterator[_Piece]:
             yield from _pieces(child, f"{prefix}{name}.", total=total)
         else:
             inside = [f"{prefix}{name}.{inner}" for inner, _ in child.named_parameters()]
-            yield _Piece(inside, is_loose=_is_flat(child))
+            yield inside, _is_flat(child)
 
 
 def _is_flat(module: nn.Module) -> bool:

@@ -37,4 +37,5 @@ class LeNet(nn.Module):
         maps = self.pool1(F.relu(self.conv1(images)))
         maps = self.pool2(F.relu(self.conv2(maps)))
         features = F.relu(self.fc1(maps.flatten(1)))
-        return self.fc3(F.relu(self.fc2(features)))
+        scores: Tensor = self.fc3(F.relu(self.fc2(features)))
+        return scores

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
-from ptkit.core.models.checkpoints import file_of, is_checkpoint, validated
+from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
-from ptkit.core.parts.calls import parse
-from ptkit.core.parts.catalogue import refuse_user_code
 from ptkit.core.wording import nearest
 
 _WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
@@ -58,16 +56,12 @@ def find_weights(text: str, *, model: str | None) -> Weights:
     if path is None or not os.path.lexists(path):
         return _pretrained(text, is_path=path is not None)
     weights = read_weights(path)
-    if model is None and weights.call is None:
-        raise UsageError(
-            f"{path} holds bare weights: say which model they are for with --model NAME"
-        )
-    if model is None and weights.call is not None:
-        refuse_user_code(
-            parse(weights.call),
-            where="the checkpoint's model",
-            remedy="name it again with --model",
-        )
+    if model is None:
+        if weights.call is None:
+            raise UsageError(
+                f"{path} holds bare weights: say which model they are for with --model NAME"
+            )
+        own_call(weights.call)
     return weights
 
 
@@ -85,7 +79,6 @@ def _pretrained(name: str, *, is_path: bool) -> Weights:
 
 def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, *, source: str) -> Weights:
     pipeline, epoch = checkpoint["pipeline"], checkpoint.get("metrics", {}).get("epoch")
-    size = pipeline.get("size")
     return Weights(
         state_dict=checkpoint["state_dict"],
         path=file,
@@ -95,7 +88,7 @@ def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, *, source: str) ->
         class_names=tuple(checkpoint["classes"]),
         pipeline=tuple(pipeline["calls"]),
         tensors=pipeline.get("tensors") or {},
-        size=size if isinstance(size, int) else None,
+        size=size_of(pipeline),
         mean=tuple(pipeline["mean"]) if pipeline.get("mean") else None,
         std=tuple(pipeline["std"]) if pipeline.get("std") else None,
         epoch=int(epoch) if isinstance(epoch, int | float) else None,

@@ -36,9 +36,9 @@ class SmallResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _make_layer(16, 16, num_blocks, stride=1)
-        self.layer2 = _make_layer(16, 32, num_blocks, stride=2)
-        self.layer3 = _make_layer(32, 64, num_blocks, stride=2)
+        self.layer1 = _stage(SmallBlock, 16, 16, num_blocks)
+        self.layer2 = _stage(SmallBlock, 16, 32, num_blocks, stride=2)
+        self.layer3 = _stage(SmallBlock, 32, 64, num_blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, num_classes)
         for module in self.modules():
@@ -49,26 +49,27 @@ class SmallResNet(nn.Module):
         """Return the scores (n, classes) of images (n, 3, H, W) of any size."""
         maps = self.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
-        return self.fc(self.avgpool(maps).flatten(1))
+        scores: Tensor = self.fc(self.avgpool(maps).flatten(1))
+        return scores
 
 
 class SmallBlock(nn.Module):
     """Two 3×3 convolutions around a shortcut."""
 
-    def __init__(self, width_in: int, width: int, *, stride: int) -> None:
+    def __init__(self, width_in: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        changes_shape = stride != 1 or width_in != width
-        self.shortcut = _projection(width_in, width, stride) if changes_shape else nn.Identity()
+        self.shortcut = _projection(width_in, width, stride) or nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps (n, width, H / stride, W / stride)."""
         inner = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
-        return self.relu(inner + self.shortcut(maps))
+        outputs: Tensor = self.relu(inner + self.shortcut(maps))
+        return outputs
 
 
 class TutorialResNet(nn.Module):
@@ -86,10 +87,10 @@ class TutorialResNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
         )
-        self.layer1 = self._make_layer(64, 128, 3)
-        self.layer2 = self._make_layer(128, 256, 4, stride=2)
-        self.layer3 = self._make_layer(256, 512, 6, stride=2)
-        self.layer4 = self._make_layer(512, 512, 3, stride=2)
+        self.layer1 = _stage(TutorialBlock, 64, 128, 3)
+        self.layer2 = _stage(TutorialBlock, 128, 256, 4, stride=2)
+        self.layer3 = _stage(TutorialBlock, 256, 512, 6, stride=2)
+        self.layer4 = _stage(TutorialBlock, 512, 512, 3, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512, num_classes)
 
@@ -97,24 +98,17 @@ class TutorialResNet(nn.Module):
         """Return the scores (n, classes) of images (n, 3, H, W) of any size."""
         maps = self.layer2(self.layer1(self.pre(images)))
         maps = self.layer4(self.layer3(maps))
-        return self.fc(self.avgpool(maps).flatten(1))
-
-    def _make_layer(
-        self, width_in: int, width: int, num_blocks: int, *, stride: int = 1
-    ) -> nn.Sequential:
-        first = TutorialBlock(
-            width_in, width, stride=stride, shortcut=_projection(width_in, width, stride)
-        )
-        return nn.Sequential(first, *(TutorialBlock(width, width) for _ in range(num_blocks - 1)))
+        scores: Tensor = self.fc(self.avgpool(maps).flatten(1))
+        return scores
 
 
 class TutorialBlock(nn.Module):
     """The course's residual block: `left` has the convolutions, `right` is the shortcut or None."""
 
-    def __init__(
-        self, width_in: int, width: int, *, stride: int = 1, shortcut: nn.Module | None = None
-    ) -> None:
+    def __init__(self, width_in: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
+        # Made before `left` and listed after it: the same seed gives the same weights as ever.
+        shortcut = _projection(width_in, width, stride)
         self.left = nn.Sequential(
             nn.Conv2d(width_in, width, 3, stride, 1, bias=False),
             nn.BatchNorm2d(width),
@@ -130,12 +124,20 @@ class TutorialBlock(nn.Module):
         return F.relu(self.left(maps) + residual)
 
 
-def _make_layer(width_in: int, width: int, num_blocks: int, *, stride: int) -> nn.Sequential:
-    first = SmallBlock(width_in, width, stride=stride)
-    return nn.Sequential(
-        first, *(SmallBlock(width, width, stride=1) for _ in range(num_blocks - 1))
-    )
+def _stage(
+    block: type[SmallBlock | TutorialBlock],
+    width_in: int,
+    width: int,
+    num_blocks: int,
+    *,
+    stride: int = 1,
+) -> nn.Sequential:
+    first = block(width_in, width, stride=stride)
+    return nn.Sequential(first, *(block(width, width) for _ in range(num_blocks - 1)))
 
 
-def _projection(width_in: int, width: int, stride: int) -> nn.Sequential:
+def _projection(width_in: int, width: int, stride: int) -> nn.Module | None:
+    """Return the shortcut of a block that changes the shape."""
+    if stride == 1 and width_in == width:
+        return None
     return nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))

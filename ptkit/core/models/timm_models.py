@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptkit.core.parts.calls import Call
-from ptkit.core.wording import nearest
+from ptkit.core.wording import nearest, reason_of
 
 INSTALL = "pip install 'ptkit[timm]'"
 # Arguments that name weights; a model here always starts fresh.
@@ -26,7 +26,8 @@ def names() -> list[str]:
     """Return the names of timm's models."""
     import timm
 
-    return timm.list_models()
+    found: list[str] = timm.list_models()
+    return found
 
 
 def check_name(call: Call) -> None:
@@ -40,25 +41,19 @@ def check_name(call: Call) -> None:
     except ImportError as error:
         raise call.error(f"timm's models need timm ({error}): {INSTALL}") from error
     if not timm.is_model(call.name):
-        raise call.error(f"timm has no model {call.name}{nearest(call.name, timm.list_models())}")
+        raise call.error(f"timm has no model {call.name}{nearest(call.name, names())}")
 
 
 def usual_size(name: str) -> int:
     """Return the side in pixels that timm describes a model with."""
-    return _config(name).input_size[-1]
+    return int(_config(name).input_size[-1])
 
 
 def settled(call: Call, size: int | None) -> Mapping[str, Any]:
     """Return `img_size` for a model of one size that is to be built for another."""
     config = _config(call.name)
-    if (
-        size is not None
-        and config.fixed_input_size
-        and "img_size" not in call.kwargs
-        and size != config.input_size[-1]
-    ):
-        return {"img_size": size}
-    return {}
+    is_bound = config.fixed_input_size and "img_size" not in call.kwargs
+    return {"img_size": size} if is_bound and size not in (None, config.input_size[-1]) else {}
 
 
 def create(call: Call, *, num_classes: int) -> Any:
@@ -71,8 +66,7 @@ def create(call: Call, *, num_classes: int) -> Any:
 
     if call.args:
         raise call.error("timm's models take their arguments by name only", 0)
-    parameters = _parameters(call.name)
-    _check_types(call, parameters)
+    parameters = _checked_parameters(call)
     try:
         return timm.create_model(
             call.name, pretrained=False, num_classes=num_classes, **call.kwargs
@@ -87,28 +81,28 @@ def create(call: Call, *, num_classes: int) -> Any:
         AttributeError,
         LookupError,
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         wrong = next((key for key in call.kwargs if f"'{key}'" in reason), "")
         hint = nearest(wrong, parameters) if "unexpected keyword" in reason else ""
         raise call.error(f"timm: {reason}{hint}", wrong) from error
 
 
-def _check_types(call: Call, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse text for a number, and a number for True or False, as timm notices neither."""
+def _checked_parameters(call: Call) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a model's class, as far as timm says which class it is.
+
+    Refuses text for a number, and a number for True or False, as timm notices neither.
+    """
+    from timm.models import model_entrypoint
+
+    model_class = typing.get_type_hints(model_entrypoint(call.name)).get("return")
+    parameters = {} if model_class is None else inspect.signature(model_class).parameters
     for key, value in call.kwargs.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool) and not isinstance(value, bool | None):
             raise call.error(f"{call.name}: {key} must be True or False, found {value!r}", key)
         if isinstance(default, int | float) and isinstance(value, str):
             raise call.error(f"{call.name}: {key} must be a number, found {value!r}", key)
-
-
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a model's class, as far as timm says which class it is."""
-    from timm.models import model_entrypoint
-
-    model_class = typing.get_type_hints(model_entrypoint(name)).get("return")
-    return {} if model_class is None else inspect.signature(model_class).parameters
+    return parameters
 
 
 def _config(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Old weights into a new model: take what fits, and report what did not fit and why."""
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -53,7 +54,13 @@ class TransferReport:
             "not in the model": self.unexpected,
             "names": self.notes,
         }
-        return "\n".join(_listing(title, lines) for title, lines in sections.items() if lines)
+        lines = [
+            line
+            for title, found in sections.items()
+            if found
+            for line in [f"{title} ({len(found)}):", *(f"  {name}" for name in found)]
+        ]
+        return "\n".join(lines)
 
 
 def transfer(
@@ -109,28 +116,26 @@ def _renamed(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return the weights under the names that fit the model best, and what was done to get them."""
-    best, note, num_best = given, "", _num_fitting(own, given)
-    for prefix in _prefixes(given):
-        shorter = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
-        if (num_fitting := _num_fitting(own, shorter)) > num_best:
-            best, note, num_best = (
-                shorter,
-                f"removed the prefix {prefix} from the weights' names",
-                num_fitting,
-            )
-    for prefix in _prefixes(own):
-        longer = {prefix + name: tensor for name, tensor in given.items()}
-        if (num_fitting := _num_fitting(own, longer)) > num_best:
-            best, note, num_best = (
-                longer,
-                f"added the prefix {prefix} to the weights' names",
-                num_fitting,
-            )
-    return best, (note,) if note else ()
+    removed = (
+        (
+            {name.removeprefix(prefix): tensor for name, tensor in given.items()},
+            (f"removed the prefix {prefix} from the weights' names",),
+        )
+        for prefix in _prefixes(given)
+    )
+    added = (
+        (
+            {prefix + name: tensor for name, tensor in given.items()},
+            (f"added the prefix {prefix} to the weights' names",),
+        )
+        for prefix in _prefixes(own)
+    )
 
+    def num_fitting(candidate: tuple[Mapping[str, Tensor], tuple[str, ...]]) -> int:
+        return sum(_fits(own, name, tensor) for name, tensor in candidate[0].items())
 
-def _num_fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
-    return sum(_fits(own, name, tensor) for name, tensor in given.items())
+    # Of equals max takes the first: names are left alone unless a change fits more of them.
+    return max(itertools.chain([(given, ())], removed, added), key=num_fitting)
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -144,19 +149,13 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 def _nothing_fits(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     same_name = next((name for name in own if name in given), None)
-    if same_name is not None:
-        there, here = tuple(given[same_name].shape), tuple(own[same_name].shape)
-        reason = f"{same_name} is {there} in the weights, {here} in the model"
+    if same_name is None:
+        there, here = (", ".join(list(names)[:2]) for names in (given, own))
+        reason = f"the weights have {there}; the model has {here}"
     else:
-        reason = (
-            f"the weights have {', '.join(list(given)[:2])}; the model has"
-            f" {', '.join(list(own)[:2])}"
-        )
+        there, here = (str(tuple(tensors[same_name].shape)) for tensors in (given, own))
+        reason = f"{same_name} is {there} in the weights, {here} in the model"
     return (
         f"no weights fit {type(model).__name__}: {reason}; choose the --model that they were"
         " made for"
     )
-
-
-def _listing(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)])

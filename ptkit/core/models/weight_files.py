@@ -22,6 +22,7 @@ import torch
 from ptkit.core.errors import CheckpointError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.pickles import foreign_globals
+from ptkit.core.wording import reason_of
 
 _COMMENT = b"ptkit crc32 %08x"
 _COMMENT_LENGTH = len(_COMMENT % 0)
@@ -32,25 +33,22 @@ _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
 # How files that are no weights begin; the order counts.
-_STRANGERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+_STRANGERS: tuple[tuple[bytes, str], ...] = (
     (
-        re.compile(rb"version https://git-lfs"),
+        rb"version https://git-lfs",
         "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
     ),
     (
-        re.compile(rb"\s*<(!doctype|html|head|\?xml|!--)", re.I),
+        rb"(?i)\s*<(!doctype|html|head|\?xml|!--)",
         "a web page, not weights: the download gave an HTML page",
     ),
-    (
-        re.compile(rb"\0+\Z"),
-        "zeros from its beginning: the download or copy was cut short; fetch it again",
-    ),
-    (re.compile(rb"\x89HDF"), "an HDF5 (Keras) file; only PyTorch and .safetensors files are read"),
-    (re.compile(rb"\x93NUMPY"), "a NumPy array; only PyTorch and .safetensors files are read"),
-    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc"), "a compressed archive: unpack it first"),
-    (re.compile(rb".{257}ustar", re.S), "a tar archive: unpack it first"),
-    (re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|BM"), "an image, not weights"),
-    (re.compile(rb"GGUF"), "a GGUF file; only PyTorch and .safetensors files are read"),
+    (rb"\0+\Z", "zeros from its beginning: the download or copy was cut short; fetch it again"),
+    (rb"\x89HDF", "an HDF5 (Keras) file; only PyTorch and .safetensors files are read"),
+    (rb"\x93NUMPY", "a NumPy array; only PyTorch and .safetensors files are read"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc", "a compressed archive: unpack it first"),
+    (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|BM", "an image, not weights"),
+    (rb"GGUF", "a GGUF file; only PyTorch and .safetensors files are read"),
 )
 
 
@@ -100,12 +98,6 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
             # A view would be saved with the whole storage it looks into.
             return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
         case Mapping():
-            for key in value:
-                if type(key) not in (str, int):
-                    raise TypeError(
-                        f"{where} has the key {key!r} ({type(key).__name__}); only str and int can"
-                        " be saved"
-                    )
             return _plain_dict(value, where)
         case list() | tuple():
             return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
@@ -123,6 +115,10 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
 
 
 def _plain_dict(value: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    for key in value:
+        if type(key) not in (str, int):
+            found = f"{key!r} ({type(key).__name__})"
+            raise TypeError(f"{where} has the key {found}; only str and int can be saved")
     items = {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if not hasattr(value, "_metadata"):
         return items
@@ -206,7 +202,7 @@ def _stranger(path: Path, head: bytes) -> str:
     if not head:
         return "empty (0 bytes): the download or copy failed; fetch it again"
     for pattern, description in _STRANGERS:
-        if pattern.match(head):
+        if re.match(pattern, head):
             return description
     if re.match(rb"\x80[\2-\5]", head):
         return (
@@ -257,14 +253,13 @@ def _check_records(path: Path) -> None:
     """Check the CRC of every record, which torch.load does not."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [entry.filename.rpartition("/")[2] for entry in archive.infolist()]
-            is_packed = any(
-                entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()
-            )
-            broken = archive.testzip() if not is_packed else None
+            entries = archive.infolist()
+            names = [entry.filename.rpartition("/")[2] for entry in entries]
+            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            broken = None if is_packed else archive.testzip()
     except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.
-        raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{path} is damaged: {reason_of(error)}") from error
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path} is a TorchScript archive, a program; nothing was run: {_ADVICE}"
@@ -286,20 +281,13 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
             return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         # A damaged or hostile pickle may raise anything; torch's text advises against safety.
-        asks = _asks(path)
-        if asks:
-            kind = (
-                "a whole pickled model"
-                if "torch.nn.modules." in asks
-                else "a pickle with more than weights"
-            )
+        if asks := _asks(path):
+            is_model = "torch.nn.modules." in asks
+            kind = "a whole pickled model" if is_model else "a pickle with more than weights"
             raise CheckpointError(f"{path} is {kind}{asks}; nothing was run: {_ADVICE}") from error
-        reason = _WHY.search(str(error))
-        cause = (
-            "it is not what torch.save writes by default; save it again"
-            if is_whole
-            else "it is damaged"
-        )
+        reason, cause = _WHY.search(str(error)), "it is damaged"
+        if is_whole:
+            cause = "it is not what torch.save writes by default; save it again"
         what = reason[1] if reason else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights ({what}): {cause}") from error
 

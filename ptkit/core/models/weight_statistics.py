@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-_HEADER = ("parameter", "shape", "mean", "std", "min", "max", "std for ReLU")
+from ptkit.core.wording import table
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def weight_statistics(model: nn.Module) -> list[WeightStatistics]:
 
 def as_text(rows: Sequence[WeightStatistics]) -> str:
     """Return the rows as a table in aligned columns."""
+    header = ["parameter", "shape", "mean", "std", "min", "max", "std for ReLU"]
     cells = [
         (
             row.name,
@@ -49,17 +50,7 @@ def as_text(rows: Sequence[WeightStatistics]) -> str:
         )
         for row in rows
     ]
-    lines = [_HEADER, *cells]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(_HEADER))]
-    return "\n".join(_aligned(line, widths) for line in lines)
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    name, *values = (
-        cell.ljust(w) if k == 0 else cell.rjust(w)
-        for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-    )
-    return "  ".join([name, *values])
+    return table(header, cells)
 
 
 def _row(name: str, parameter: Tensor) -> WeightStatistics:

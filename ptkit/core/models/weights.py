@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.parts.calls import parse
+from ptkit.core.wording import first_of
 
 # Where training scripts put the weights; the order counts when a file has several.
 _NESTS = (
@@ -88,7 +89,8 @@ def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not state_dict or any(isinstance(value, Mapping) for value in nested.values()):
-        raise CheckpointError(f"{path} holds no state dict: found {_described(nested)}")
+        keys = first_of(list(map(str, nested)), 8) or "an empty dictionary"
+        raise CheckpointError(f"{path} holds no state dict: found {keys}")
     if len(state_dict) < len(nested):
         notes.append(f"left out {len(nested) - len(state_dict)} entries that are not tensors")
     while prefix := _common_prefix(state_dict):
@@ -114,15 +116,6 @@ def _unnested(contents: Any, path: Path) -> tuple[Mapping[Any, Any], list[str]]:
 def _common_prefix(state_dict: Mapping[str, Tensor]) -> str:
     return next(
         (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state_dict)), ""
-    )
-
-
-def _described(contents: Mapping[Any, Any]) -> str:
-    keys = [str(key) for key in contents]
-    return (
-        f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-        if keys
-        else "an empty dictionary"
     )
 
 

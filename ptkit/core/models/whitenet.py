@@ -39,18 +39,14 @@ class WhiteNet(nn.Module):
         super().__init__()
         width = 2 * 3 * kernel_size**2
         self.whiten = nn.Conv2d(3, width, kernel_size, stride=stride)
-        self.blocks = nn.Sequential(
-            *(
-                _Block(before, after)
-                for before, after in zip((width, *widths), widths, strict=False)
-            )
-        )
+        self.blocks = nn.Sequential(*map(_Block, (width, *widths[:-1]), widths))
         self.fc = nn.Linear(widths[-1], num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores (n, classes) of images (n, 3, H, W)."""
-        maps = self.blocks(F.gelu(self.whiten(images)))
-        return self.fc(maps.amax(dim=(2, 3))) * _SCORE_SCALE
+        maps: Tensor = self.blocks(F.gelu(self.whiten(images)))
+        scores: Tensor = self.fc(maps.amax(dim=(2, 3)))
+        return scores * _SCORE_SCALE
 
     @torch.no_grad()
     def fit_inputs(self, images: Tensor) -> None:
@@ -60,16 +56,12 @@ class WhiteNet(nn.Module):
         second moments, each divided by the root of its eigenvalue, and their negatives (section
         3.2).
         """
-        kernel_size, stride = self.whiten.kernel_size, self.whiten.stride
-        patches = (
-            F.unfold(images, kernel_size, stride=stride).transpose(1, 2).flatten(0, 1).double()
-        )
+        columns = F.unfold(images, self.whiten.kernel_size, stride=self.whiten.stride)
+        # In double precision: eigenvalues of patches differ by many powers of 10.
+        patches = columns.transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (
-            (vectors / (values + _VARIANCE_FLOOR).sqrt())
-            .T.flip(0)
-            .view(-1, *self.whiten.weight.shape[1:])
-        )
+        whitened = (vectors / (values + _VARIANCE_FLOOR).sqrt()).T.flip(0)
+        filters = whitened.view(-1, *self.whiten.weight.shape[1:])
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
         self.whiten.bias.zero_()

@@ -9,42 +9,26 @@ from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
-from ptkit.core.models.hooks import evaluating
+from ptkit.core.models.hooks import evaluating, taking
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
 from ptkit.core.sizes import is_small
 
 _RUN_GIVES = frozenset({"num_classes"})
+_SUMMARIES = {
+    "lenet:lenet": "LeNet, 62,000 parameters at 32 pixels",
+    "resnet:resnet8": "78,000 parameters, for small images",
+    "resnet:resnet20": "0.27 million parameters, for small images",
+    "resnet:resnet56": "0.86 million parameters, for small images",
+    "whitenet:whitenet": "quick to train, first layer whitens; for small images",
+    "resnet:resnet34_tutorial": "the course's ResNet-34, 47 million parameters",
+}
 _OURS = Catalogue(
     "model",
     {
-        "lenet": Part(
-            "ptkit.core.models.lenet:lenet", "LeNet, 62,000 parameters at 32 pixels", _RUN_GIVES
-        ),
-        "resnet8": Part(
-            "ptkit.core.models.resnet:resnet8", "78,000 parameters, for small images", _RUN_GIVES
-        ),
-        "resnet20": Part(
-            "ptkit.core.models.resnet:resnet20",
-            "0.27 million parameters, for small images",
-            _RUN_GIVES,
-        ),
-        "resnet56": Part(
-            "ptkit.core.models.resnet:resnet56",
-            "0.86 million parameters, for small images",
-            _RUN_GIVES,
-        ),
-        "whitenet": Part(
-            "ptkit.core.models.whitenet:whitenet",
-            "quick to train, first layer whitens; for small images",
-            _RUN_GIVES,
-        ),
-        "resnet34_tutorial": Part(
-            "ptkit.core.models.resnet:resnet34_tutorial",
-            "the course's ResNet-34, 47 million parameters",
-            _RUN_GIVES,
-        ),
+        place.partition(":")[2]: Part(f"ptkit.core.models.{place}", summary, _RUN_GIVES)
+        for place, summary in _SUMMARIES.items()
     },
 )
 # What a model is looked at with where nobody says a size: ours are made for small images,
@@ -122,7 +106,10 @@ def build_model(
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = _built(call, catalogue, num_classes)
+        if call.prefix == "timm":
+            model = timm_models.create(call, num_classes=num_classes)
+        else:
+            model = catalogue.build(call, supplied={"num_classes": num_classes})
     if not isinstance(model, nn.Module):
         raise call.error(f"{call.name} must return a torch.nn.Module, found {type(model).__name__}")
     return model, str(call)
@@ -142,22 +129,10 @@ def check_forward(
     """
     like = next(model.parameters(), torch.zeros(()))
     height, width = (size, size) if isinstance(size, int) else size
-    try:
-        with evaluating(model), torch.no_grad():
-            scores = model(torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device))
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-        IndexError,
-        TypeError,
-        ZeroDivisionError,
-    ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(
-            f"{type(model).__name__} does not take {height}×{width} images ({reason}): "
-            "change --size, --model or the transforms"
-        ) from error
+    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+    remedy = ": change --size, --model or the transforms"
+    with taking(model, image, remedy=remedy), evaluating(model), torch.no_grad():
+        scores = model(image)
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes or scores.shape[-1]):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise UsageError(
@@ -195,9 +170,10 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
         )
     is_torchvisions = not call.prefix and call.name not in _OURS.parts
     start = call.name if is_torchvisions else f"FILE --model {call.prefix}:{call.name}"
-    refused = _WEIGHT_ARGUMENTS if is_torchvisions or call.prefix == "timm" else ()
-    for key in refused:
-        if key in call.kwargs:
+    # Those of a user's own model mean what the user says.
+    has_pretrained = is_torchvisions or call.prefix == "timm"
+    for key in _WEIGHT_ARGUMENTS:
+        if has_pretrained and key in call.kwargs:
             raise call.error(
                 f"{key} is not part of a model: ptkit finetune {start} starts from pretrained"
                 " weights",
@@ -210,11 +186,10 @@ def _settled(call: Call, part: Part, size: int | None) -> Call:
     """Return the call with the arguments that follow from the size of the images, where they are
     left out.
     """
-    by_size: dict[str, Any] = {
-        "stem": "small" if size is not None and is_small(size) else "standard"
-    }
+    by_size: dict[str, Any] = {"stem": "standard"}
     if size is not None:
-        by_size |= {"size": size, "image_size": size, "input_size": (size, size)}
+        stem = "small" if is_small(size) else "standard"
+        by_size = {"stem": stem, "size": size, "image_size": size, "input_size": (size, size)}
     takes = inspect.signature(part.load()).parameters
     settled = {
         key: value
@@ -222,9 +197,3 @@ def _settled(call: Call, part: Part, size: int | None) -> Call:
         if key in takes and call.kwargs.get(key) is None and value != takes[key].default
     }
     return call.updated(settled)
-
-
-def _built(call: Call, catalogue: Catalogue, num_classes: int) -> Any:
-    if call.prefix == "timm":
-        return timm_models.create(call, num_classes=num_classes)
-    return catalogue.build(call, supplied={"num_classes": num_classes})

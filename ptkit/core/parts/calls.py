@@ -131,9 +131,8 @@ class _Reader:
             return Call(node.id, prefix=prefix, source=self.source, spots={"": self.column(node)})
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             raise self.error(node, "expected a name or a call such as Name(key=1)")
-        spots: dict[str | int, int] = {"": self.column(node)}
-        for position, value in enumerate(node.args):
-            spots[position] = self.column(value)
+        spots: dict[str | int, int] = {k: self.column(value) for k, value in enumerate(node.args)}
+        spots[""] = self.column(node)
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
             if keyword.arg is None:

@@ -84,12 +84,10 @@ class Catalogue:
             UsageError: unknown name or argument, or a value that the part refuses.
         """
         part = self.find(call)
-        arguments = self.bind(call, part)
+        bound = self.bind(call, part)
         takes = _parameters(call, part)
-        for key, value in (supplied or {}).items():
-            if key in takes:
-                arguments.setdefault(key, value)
-        return _constructed(call, part, arguments)
+        of_the_run = {key: value for key, value in (supplied or {}).items() if key in takes}
+        return _constructed(call, part, of_the_run | bound)
 
     def bind(self, call: Call, part: Part) -> dict[str, Any]:
         """Return the call's arguments by name, checked against the part's signature, nested calls
@@ -113,6 +111,7 @@ class Catalogue:
             if key in part.to_float:
                 bound[key] = float(bound[key])
             elif key in part.tensors and isinstance(bound[key], list | tuple):
+                # Imported only here: names and arguments are checked without waiting for torch.
                 import torch
 
                 bound[key] = torch.tensor(bound[key], dtype=torch.float32)
@@ -139,29 +138,25 @@ class Catalogue:
     def arguments(self, name: str) -> list[Argument]:
         """Return the arguments of one part that a user may give."""
         part = self.parts[name]
-        found = []
-        for key, parameter in inspect.signature(part.load()).parameters.items():
-            if key in part.supplied or key in OLD_ARGUMENTS or parameter.kind in VARIADIC:
-                continue
-            rule, default = part.rule(name, parameter), _default_text(parameter)
-            found.append(Argument(key, default, rule.text if rule else ""))
-        return found
+        hidden = part.supplied | OLD_ARGUMENTS.keys()
+        return [
+            Argument(key, _default_text(p), rule.text if (rule := part.rule(name, p)) else "")
+            for key, p in inspect.signature(part.load()).parameters.items()
+            if key not in hidden and p.kind not in VARIADIC
+        ]
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
         """Replace nested calls, symbols and lists of them by what they mean."""
         if isinstance(value, Symbol):
             return self._symbol(call, value, spot)
-        if isinstance(value, Call):
-            return self._nested(value)
         if isinstance(value, list | tuple):
             return type(value)(self.resolve(call, item, spot=spot) for item in value)
-        return value
-
-    def _nested(self, call: Call) -> Any:
-        if call.name in self.functions and not call.prefix:
-            part = Part(self.functions[call.name], "")
-            return _constructed(call, part, self.bind(call, part))
-        return self.build(call)
+        if not isinstance(value, Call):
+            return value
+        if value.name in self.functions and not value.prefix:
+            part = Part(self.functions[value.name], "")
+            return _constructed(value, part, self.bind(value, part))
+        return self.build(value)
 
     def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
         if symbol.owner not in self.symbols:
@@ -186,7 +181,7 @@ def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
 
 
 def load_user_object(call: Call) -> Any:
-    """Import the object that `module:name` or `path/to/file.py:name` stands for.
+    """Import the object that `module:name` or `path/to/file.py:name` names.
 
     Raises:
         UsageError: no such file, module or name, or the import itself fails.
@@ -202,15 +197,13 @@ def load_function(text: str, *, call: Call | None = None) -> Any:
     shown = call or Call(name, prefix=prefix, source=text)
     if not prefix or not name.isidentifier():
         raise shown.error(f'expected "module:function" or "file.py:function", found "{text}"')
-    if prefix.endswith(".py") and not Path(prefix).is_file():
+    is_file = prefix.endswith(".py")
+    if is_file and not Path(prefix).is_file():
         raise shown.error(f"no file {prefix}")
     try:
-        module = (
-            _file_module(os.path.realpath(prefix))
-            if prefix.endswith(".py")
-            else _named_module(prefix)
-        )
-    except Exception as error:  # the user's module may raise anything
+        module = _file_module(os.path.realpath(prefix)) if is_file else _named_module(prefix)
+    # The user's module may raise anything.
+    except Exception as error:
         raise shown.error(f"cannot import {prefix}: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise shown.error(f"{prefix} has no {name}{nearest(name, vars(module))}")
@@ -232,6 +225,7 @@ def _file_module(path: str) -> Any:
 
 
 def _named_module(name: str) -> Any:
+    # Modules in the current folder, as `python -m` finds them; the ptkit script would not.
     if "" not in sys.path:
         sys.path.insert(0, "")
     return importlib.import_module(name)
@@ -256,11 +250,7 @@ def _positions(parameters: Parameters, part: Part) -> list[str]:
     The first one is left out where the run supplies it: the tensor to fill, the optimizer to
     schedule.
     """
-    names = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
+    names = [key for key, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return names[1:] if names and names[0] in part.supplied else names
 
 
@@ -269,9 +259,8 @@ def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
     first = dict(zip(names, call.args, strict=False))
     for key in first.keys() & call.kwargs.keys():
         raise call.error(f"{call.name} got {key} twice", key)
-    places = enumerate(first)
-    spots = dict(call.spots) | {
-        name: call.spots[place] for place, name in places if place in call.spots
+    spots: dict[str | int, int] = {
+        names[k] if isinstance(k, int) else k: spot for k, spot in call.spots.items()
     }
     return replace(call, args=(), kwargs={**first, **call.kwargs}, spots=spots)
 
@@ -292,11 +281,9 @@ def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
 
 def _names_code(value: Any) -> bool:
     if isinstance(value, Call):
-        return bool(value.prefix) or any(
-            _names_code(item) for item in (*value.args, *value.kwargs.values())
-        )
+        return bool(value.prefix) or _names_code([*value.args, *value.kwargs.values()])
     if isinstance(value, list | tuple):
-        return any(_names_code(item) for item in value)
+        return any(map(_names_code, value))
     return isinstance(value, str) and ":" in value
 
 

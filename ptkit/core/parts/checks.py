@@ -36,6 +36,7 @@ def name_hint(name: str, names: Collection[str]) -> str:
     """
     if _OLD_PARTS.get(name) in names:
         return f"; it is called {_OLD_PARTS[name]} now"
+    # A piece of a name, such as "cosine", is not near to any whole one.
     longer = [known for known in names if len(name) > 1 and name.lower() in known.lower()]
     if 0 < len(longer) <= _FEW_NAMES:
         return f"; did you mean {listing(longer)}?"

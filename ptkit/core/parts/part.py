@@ -1,4 +1,4 @@
-"""One part: what a name in a call stands for, and what its arguments may be."""
+"""One part: what a name in a call means, and what its arguments may be."""
 
 import inspect
 import pkgutil
@@ -36,7 +36,9 @@ class Part:
     def rule(self, name: str, parameter: inspect.Parameter) -> Allowed | None:
         """Return what an argument of the part called `name` may be; None where nothing says."""
         key = parameter.name
+        # The most special rule first.
         rule = self.arguments.get(key) or OF_ONE_PART.get((name, key)) or ARGUMENTS.get(key)
+        # What PyTorch writes as its default is allowed, though most rules do not mention None.
         if rule and parameter.default is None and not rule.check(None):
             return or_none(rule)
         return rule

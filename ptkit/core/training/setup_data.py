@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptkit.core.config import DataSettings, Settings, TrainSettings
+from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.keyed import Sampling
@@ -93,8 +93,9 @@ def prepare_data(
         _check_reduced(data, train_list, train_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
-    train = load_list(train_list, train_draft, Settings(data=train_data, train=asked), counting)
-    valid = load_list(valid_list, eval_draft, Settings(data=data, train=asked), counting)
+    is_once = asked.epochs == 1
+    train = load_list(train_list, train_draft, train_data, counting, is_once=is_once)
+    valid = load_list(valid_list, eval_draft, data, counting, is_once=is_once)
     mean, std, origin = (
         own_statistics(train_calls, data.mean, data.std)
         or _known_statistics(train.images, data, start)

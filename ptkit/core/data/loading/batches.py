@@ -1,5 +1,5 @@
-"""The batches of a list on the device: which images each has, and the draws of each image, decide
-them.
+"""The batches of a list on the device; they depend only on which images each has, and on the draws
+of each image.
 
 Images kept in memory are cut into batches as they are asked for; others come from threads
 (streaming.py), or, where transforms draw from global generators, from worker processes
@@ -8,9 +8,11 @@ Images kept in memory are cut into batches as they are asked for; others come fr
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import tee
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.machine import free_bytes, num_cores
 
 _DRAWS_AT_ONCE = 4096
-# A batch that is quicker made than handed to threads.
+# A batch up to this size is made faster than it is handed to threads.
 _QUICK_BYTES = 1 << 20
 
 
@@ -50,11 +52,10 @@ Forward = Callable[[Tensor], Tensor]
 class Batch:
     """One batch of n images; images and labels are on the device.
 
-    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: rows of the
-    list's own, int64
-    (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the images were
-    mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or TenCrop, 2
-    with WithHorizontalFlip.
+    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: the list's own
+    rows, int64 (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the
+    images were mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or
+    TenCrop, 2 with WithHorizontalFlip.
     """
 
     images: Tensor
@@ -70,9 +71,9 @@ class Batch:
         """
         with autocast(self.images.device, dtype):
             outputs = model(self.images)
-        if self.num_crops == 1:
-            return outputs
-        return outputs.unflatten(0, (-1, self.num_crops)).mean(dim=1)
+        if self.num_crops > 1:
+            outputs = cast(Tensor, outputs.unflatten(0, (-1, self.num_crops))).mean(dim=1)
+        return outputs
 
 
 class Batches:
@@ -82,12 +83,12 @@ class Batches:
     not on whether the images are kept (`kept`), and without MixUp and CutMix not on the batch an
     image falls into.
 
-    reduced_decode: JPEGs come at a half, quarter or eighth of their size where the first transform
-    makes what it takes of them at least that much smaller; the pixels are not quite the same then.
+    reduced_decode: JPEGs are decoded at a half, quarter or eighth of their size where the first
+    transform shrinks its crop at least that much; the pixels differ slightly.
 
     Raises:
-        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it
-            cannot be.
+        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it has
+            no effect.
     """
 
     def __init__(
@@ -109,16 +110,13 @@ class Batches:
         self.sampling, self.workers = sampling, workers or num_cores()
         is_balanced = sampling.sampler == "balanced"
         self._weights = balanced_weights(images.labels) if is_balanced else None
-        finishes = (
-            self.device.type == "cpu"
-            and not self.pipeline.plan.float_steps
-            and not self.pipeline.is_foreign
-        )
+        # A matrix product may round differently for a part of a batch, and worker processes would
+        # hand over floats, four times the bytes.
+        is_divisible = not (self.pipeline.plan.float_steps or self.pipeline.is_foreign)
+        finishes = self.device.type == "cpu" and is_divisible
         self._maker = BatchMaker(images, self.pipeline, kept, reduced_decode, finishes)
         self._pool: ThreadPoolExecutor | None = None
-        self._processes = WorkerProcesses(
-            self._maker, self._selections, num_batches=len(self), workers=self.workers
-        )
+        self._processes = WorkerProcesses(self._maker, self._selections, workers=self.workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -147,6 +145,7 @@ class Batches:
         mixer, seed = self.pipeline.mix, self.sampling.seed
         for number, (selection, images, labels) in enumerate(batches):
             mixed = None
+            # On the device and last: partners come from the same batch, augmented and normalised.
             if mixer is not None:
                 images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
             yield Batch(images, labels, selection.indices, mixed, self.pipeline.num_crops)
@@ -157,6 +156,7 @@ class Batches:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        # The copy on the device, which may be a quarter of its memory.
         self.__dict__.pop("_held", None)
 
     def _made(self, epoch: int) -> Iterator[HostBatch]:
@@ -181,6 +181,7 @@ class Batches:
         self, held: InMemory | OnDevice, epoch: int, on_ready: Callable[[], None]
     ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
         """Yield batches cut out of kept images, which are where they are needed."""
+        # Small batches are cut several at a time, so `held` runs ahead of what is yielded here.
         selections, again = tee(self._selections(epoch))
         for selection, (images, labels) in zip(selections, held.batches(again), strict=True):
             on_ready()
@@ -227,6 +228,7 @@ class Batches:
         count, sampling, weights = len(self.images), self.sampling, self._weights
         seed, size = sampling.seed, sampling.batch_size
         order = epoch_order(count, weights, seed=seed, epoch=epoch, shuffle=sampling.shuffle)
+        # Drawn twice in an epoch, an image is augmented in two ways.
         keys = order if weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
         per_block = max(_DRAWS_AT_ONCE // size, 1) * size
@@ -254,11 +256,9 @@ def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
         workers=batches.workers,
         kept=None if batches.kept is None else batches.kept.subset(places),
     )
-    try:
+    with closing(chosen):
         for batch in chosen.epoch():
             yield batch.images[:: batch.num_crops]
-    finally:
-        chosen.close()
 
 
 def check_reduced_decode(pipeline: Pipeline, *, is_kept: bool) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -17,8 +18,8 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
-from ptkit.core.data.transforms.geometry import Size
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import num_cores
@@ -31,7 +32,7 @@ _CHUNK = 64
 _CHUNK_BYTES = 4 << 20
 _NUM_HEADERS = 256
 
-# They wait and need no core: a disk that answers after 10 ms gives them 3,200 files a second.
+# They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
 NUM_READERS = 32
 _BYTES_AHEAD = 128 << 20
 # Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
@@ -42,7 +43,7 @@ _FILES_AT_ONCE = 8
 
 
 class PendingFiles:
-    """Some files of a list: read when their contents are asked for, or ahead of that."""
+    """Some files of a list, read when their contents are asked for, or ahead."""
 
     def __init__(self, images: ImageList, indices: Sequence[int], speed: "_DiskSpeed") -> None:
         self._images, self._indices, self._speed = images, indices, speed
@@ -64,9 +65,7 @@ class PendingFiles:
 
 
 def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
-    """Return (height, width) of some images from their headers, None for what cannot be read; many
-    at a time.
-    """
+    """Return (height, width) of some images from their headers, None for unreadable ones."""
 
     def size(index: int) -> Size | None:
         try:
@@ -74,6 +73,7 @@ def sizes_of(images: ImageList, indices: Sequence[int]) -> list[Size | None]:
         except DataError:
             return None
 
+    # Waiting for the disk, not for a core: so more threads than cores.
     with ThreadPoolExecutor(NUM_READERS, "ptkit-read") as readers:
         return list(readers.map(size, indices))
 
@@ -92,33 +92,32 @@ def checked(content: Content) -> bytes:
 def read_ahead(
     images: ImageList, groups: Iterable[tuple[T, Sequence[int]]]
 ) -> Iterator[tuple[T, PendingFiles]]:
-    """Yield the name of each group, which may be anything, with the files at its indices.
+    """Yield the name of each group (any object) with the files at its indices.
 
     On a fast disk, files are read by the thread that asks for their contents. On a slow one, many
     readers fetch the following files, 128 MiB of them and at least one group, until this iterator
     is closed.
     """
-    speed, remaining = _DiskSpeed(), iter(groups)
+    speed = _DiskSpeed()
     waiting: deque[tuple[T, PendingFiles, int]] = deque()
     num_waiting = 0
     readers = ThreadPoolExecutor(NUM_READERS, "ptkit-read")
     try:
-        while True:
-            while not waiting or (speed.is_slow and speed.has_room(num_waiting)):
-                group = next(remaining, None)
-                if group is None:
-                    break
-                name, indices = group
-                speed.probe(images, indices)
-                files = PendingFiles(images, indices, speed)
-                if speed.is_slow:
-                    files.start(readers)
-                waiting.append((name, files, len(indices)))
-                num_waiting += len(indices)
-            if not waiting:
-                return
-            name, files, count = waiting.popleft()
-            num_waiting -= count
+        for name, indices in groups:
+            speed.probe(images, indices)
+            files = PendingFiles(images, indices, speed)
+            if speed.is_slow:
+                files.start(readers)
+            waiting.append((name, files, len(indices)))
+            num_waiting += len(indices)
+            # Handed over as soon as there is no reason to start another one first.
+            while waiting and not (speed.is_slow and speed.has_room(num_waiting)):
+                name, files, count = waiting.popleft()
+                num_waiting -= count
+                yield name, files
+        while waiting:
+            # Taken out: what was read is not held longer than it is needed.
+            name, files, _ = waiting.popleft()
             yield name, files
     except GeneratorExit:
         # The epoch was given up: nobody asks for the rest.
@@ -156,9 +155,9 @@ class _DiskSpeed:
         contents = [_content(images, index) for index in indices]
         # Not the whole time: on a busy machine that is long for files in memory, too.
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
+        found = [len(content) for content in contents if isinstance(content, bytes)]
         with self._lock:
             self._num_files += len(contents)
-            found = [len(content) for content in contents if isinstance(content, bytes)]
             self._num_read += len(found)
             self._num_bytes += sum(found)
             self._waited_s += waited
@@ -167,6 +166,7 @@ class _DiskSpeed:
 
 
 def _content(images: ImageList, index: int) -> Content:
+    # Raised where the image is asked for: the first in the order of the list decides.
     try:
         return decoder.read_bytes(images.image_path(index))
     except PtkitError as error:
@@ -185,24 +185,17 @@ def decode_all(
     on_images: called with how many more are done, for a progress bar.
     """
     if pipeline.plan.prefix_size is None:
-        return _of_different_sizes(
-            decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
-        )
+        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
+        return _of_different_sizes(list(chunks))
+    # One array for all: threads write into it, and nothing is copied or pickled.
     pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
 
     def fill(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
-        return _decoded(
-            images,
-            pipeline,
-            indices,
-            files,
-            lambda index, image: pixels.__setitem__(index, image),
-        )
+        return _decoded(images, pipeline, indices, files, pixels.__setitem__)
 
-    found: list[tuple[int, str]] = []
-    for bad in _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images):
-        found += bad
-    return Kept(_closed_up(pixels, [index for index, _ in found]), tuple(found))
+    found = _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images)
+    bad = tuple(chain.from_iterable(found))
+    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,16 +224,12 @@ def decoded_chunks(
         found: list[Pixels] = []
         bad = _decoded(images, pipeline, indices, files, lambda _index, image: found.append(image))
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
-        pixels = (
-            np.concatenate([image.reshape(-1) for image in found])
-            if found
-            else np.empty(0, np.uint8)
-        )
-        return Chunk(pixels, sizes, bad)
+        # All of them may be unreadable, and numpy refuses to join nothing.
+        flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
+        return Chunk(np.concatenate(flat), sizes, bad)
 
-    length = max(
-        1, min(_CHUNK, _CHUNK_BYTES // max(decoded_bytes(images, pipeline) // len(images), 1))
-    )
+    image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
+    length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
     return _in_threads(work, images, length, workers=workers, on_images=on_images)
 
 
@@ -268,7 +257,7 @@ def unreadable(
         return _decoded(images, None, indices, files, lambda _index, _image: None)
 
     found = _in_threads(check, images, _CHUNK, workers=workers, on_images=on_images)
-    return tuple(bad for some in found for bad in some)
+    return tuple(chain.from_iterable(found))
 
 
 def _decoded(
@@ -317,6 +306,7 @@ def _in_threads(
     try:
         for chunk, files in read_ahead(images, ((chunk, chunk) for chunk in chunks)):
             waiting.append((len(chunk), pool.submit(work, chunk, files)))
+            # Without a limit the results of a slow consumer would fill the memory.
             if len(waiting) > 2 * workers:
                 yield first()
         while waiting:
@@ -334,15 +324,13 @@ def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
     return pixels[: len(pixels) - len(bad)]
 
 
-def _of_different_sizes(chunks: Iterable[Chunk]) -> Kept:
-    blocks, block_of, starts, sizes, bad = [], [], [], [], []
-    for number, chunk in enumerate(chunks):
-        blocks.append(chunk.pixels)
-        block_of.append(np.full(len(chunk.sizes), number, np.int32))
-        starts.append(starts_of(chunk.sizes))
-        sizes.append(chunk.sizes)
-        bad += chunk.bad
+def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
+    counts = [len(chunk.sizes) for chunk in chunks]
     layout = Layout(
-        tuple(blocks), np.concatenate(block_of), np.concatenate(starts), np.concatenate(sizes)
+        tuple(chunk.pixels for chunk in chunks),
+        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        np.concatenate([starts_of(chunk.sizes) for chunk in chunks]),
+        np.concatenate([chunk.sizes for chunk in chunks]),
     )
-    return Kept(np.empty(0, np.uint8), tuple(bad), layout)
+    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
+    return Kept(np.empty(0, np.uint8), bad, layout)

@@ -2,8 +2,8 @@
 removed.
 
 An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size,
-`sizes.bin`. It is made under another name beside it and renamed when all of it is on the disk: what
-has its name is complete.
+`sizes.bin`. It is made under a temporary name and renamed when all of it is on the disk: an entry
+with its final name is complete.
 """
 
 import errno
@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,9 +35,7 @@ _TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: its name, its folder, its state, the bytes it takes, and what entry.json says of
-    it.
-    """
+    """One entry; facts: what entry.json says."""
 
     name: str
     folder: Path
@@ -56,10 +55,9 @@ def cache_folder() -> Path:
 
 def shown(folder: Path) -> str:
     """Return a folder as people write it, with `~` for their home."""
-    home = Path.home()
-    return (
-        f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
-    )
+    if not folder.is_relative_to(Path.home()):
+        return str(folder)
+    return f"~/{folder.relative_to(Path.home()).as_posix()}"
 
 
 def free_disk_bytes() -> int:
@@ -67,6 +65,7 @@ def free_disk_bytes() -> int:
     not say.
     """
     folder = cache_folder().absolute()
+    # The first entry makes the folder; until then the disk is that of the nearest parent.
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -113,7 +112,7 @@ def remove_entry(entry: Entry) -> None:
         StorageError: the disk refused, or something that is not ptkit's is there.
     """
     try:
-        # First what makes it an entry: nobody may meet one without its pixels.
+        # What makes it an entry goes first: nobody may find one without its pixels.
         for name in (FACTS, SIZES, PIXELS):
             (entry.folder / name).unlink(missing_ok=True)
         entry.folder.rmdir()
@@ -136,6 +135,7 @@ class EntryWriter:
     def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
         self.name = name
         self.facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **facts}
+        # A unique name: several processes may make the same entry at once.
         self.folder = cache_folder() / f".{name}.{secrets.token_hex(4)}"
         self.pixels: BinaryIO
 
@@ -146,7 +146,7 @@ class EntryWriter:
             _lock(self.pixels)
             _write(self.folder / FACTS, json.dumps(self.facts).encode())
         except OSError as error:
-            self._drop()
+            self.__exit__()
             raise refusal(error) from error
         return self
 
@@ -163,6 +163,7 @@ class EntryWriter:
         Where another process was faster its entry stays: both are equal.
         """
         try:
+            # Before the rename: a power cut must not leave a final name without its bytes.
             self.pixels.flush()
             os.fsync(self.pixels.fileno())
             if sizes is not None:
@@ -173,7 +174,9 @@ class EntryWriter:
             raise refusal(error) from error
 
     def __exit__(self, *_error: object) -> None:
-        self._drop()
+        if hasattr(self, "pixels"):
+            self.pixels.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _rename(self, bad: Any) -> None:
         target = cache_folder() / self.name
@@ -183,18 +186,13 @@ class EntryWriter:
             if not _is_ours(target):
                 raise
             there = _entry(target)
-            if there.state == COMPLETE and there.facts.get("bad") == [
-                list(pair) for pair in bad or ()
-            ]:
+            # JSON knows no tuples.
+            listed = [list(pair) for pair in bad or ()]
+            if there.state == COMPLETE and there.facts.get("bad") == listed:
                 return
             # Damaged from outside, or images that could not be read then.
             remove_entry(there)
             os.rename(self.folder, target)
-
-    def _drop(self) -> None:
-        if hasattr(self, "pixels"):
-            self.pixels.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def refusal(error: OSError) -> StorageError:
@@ -222,13 +220,11 @@ def _is_ours(folder: Path) -> bool:
 def _entry(folder: Path) -> Entry:
     facts = _facts(folder)
     sizes = {name: _size_of(folder / name) for name in (PIXELS, SIZES, FACTS)}
-    if _NAME.fullmatch(folder.name):
-        is_whole = facts.get("nbytes") == sizes[PIXELS] and sizes[SIZES] == facts.get(
-            "sizes_nbytes"
-        )
-        state = COMPLETE if is_whole else LEFT_OVER
-    else:
+    state = LEFT_OVER
+    if not _NAME.fullmatch(folder.name):
         state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER
+    elif (facts.get("nbytes"), facts.get("sizes_nbytes")) == (sizes[PIXELS], sizes[SIZES]):
+        state = COMPLETE
     return Entry(folder.name, folder, state, sum(sizes.values()), facts)
 
 
@@ -259,10 +255,8 @@ def _write(file: Path, data: Any) -> None:
 def _lock(file: BinaryIO) -> None:
     """Show that this process is alive, for as long as the file is open."""
     if flock is not None:
-        try:
+        with suppress(OSError):  # a file system without locks
             flock(file, LOCK_EX | LOCK_NB)
-        except OSError:  # a file system without locks
-            return
 
 
 def _is_locked(file: Path) -> bool:

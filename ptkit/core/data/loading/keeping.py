@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from ptkit import __version__
-from ptkit.core.config import DataSettings, Settings
+from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
@@ -42,8 +42,8 @@ from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.machine import free_bytes, num_cores
 from ptkit.core.wording import amount
 
-# Shows how far a pass over the images is: (what, total) -> a function called with how many more are
-# done.
+# Shows the progress of a pass over images: (what, total) -> a function called with how many more
+# are done.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
@@ -58,8 +58,8 @@ class LoadedList:
     """One list without the images that cannot be read, its decoded images if they are kept, and
     where they are.
 
-    skipped: reasons for images that were left out. reason: why the images are not kept, where
-    nobody asked for that.
+    skipped: why images were left out. reason: why the images are not kept, unless that was asked
+    for.
     """
 
     images: ImageList
@@ -70,24 +70,35 @@ class LoadedList:
 
 
 def load_list(
-    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+    images: ImageList,
+    pipeline: Pipeline,
+    data: DataSettings,
+    counting: Counting,
+    *,
+    is_once: bool = False,
 ) -> LoadedList:
-    """Keep the decoded images of a list where the settings, the memory and the disk say; deal with
-    unreadable ones.
+    """Keep a list's decoded images where settings, memory and disk allow; skip or refuse bad ones.
+
+    is_once: the images are needed for one epoch only.
 
     Raises:
         DataError: images that cannot be read, with data.on_bad=stop.
         UsageError, StorageError: no room in memory, or on the disk, for what was asked for.
     """
-    data = settings.data
-    choose = {"off": _nothing, "ram": _in_memory, "disk": _on_disk, "auto": _wherever_it_fits}[
-        data.cache
-    ]
-    loaded = choose(images, pipeline, settings, counting)
+    match data.cache:
+        case "off":
+            loaded = LoadedList(images, None, NOWHERE)
+        case "ram":
+            loaded = _in_memory(images, pipeline, data, counting)
+        case "disk":
+            loaded = _on_disk(images, pipeline, data, counting)
+        case _:
+            loaded = _wherever_it_fits(images, pipeline, data, counting, is_once=is_once)
     if loaded.kept is not None:
         return _without_bad(loaded, loaded.kept.bad, data)
     if data.on_bad != "skip":
         return loaded
+    # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
         bad = unreadable(images, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
@@ -96,21 +107,12 @@ def load_list(
 def where_note(train: LoadedList, valid: LoadedList) -> str:
     """Say where the decoded images of both lists are."""
     if (train.where, train.reason) == (valid.where, valid.reason):
-        return _place_note(train, _nbytes(train) + _nbytes(valid))
-    return (
-        f"training images {_place_note(train, _nbytes(train))}, validation images"
-        f" {_place_note(valid, _nbytes(valid))}"
-    )
-
-
-def _nothing(
-    images: ImageList, _pipeline: Pipeline, _settings: Settings, _counting: Counting
-) -> LoadedList:
-    return LoadedList(images, None, NOWHERE)
+        return _place_note(train, valid)
+    return f"training images {_place_note(train)}, validation images {_place_note(valid)}"
 
 
 def _in_memory(
-    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+    images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
     needed, free = decoded_bytes(images, pipeline), free_bytes()
     if needed > free:
@@ -119,55 +121,57 @@ def _in_memory(
             f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
         )
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
-        kept = decode_all(images, pipeline, workers=settings.data.workers, on_images=on_images)
+        kept = decode_all(images, pipeline, workers=data.workers, on_images=on_images)
     return LoadedList(images, kept, MEMORY)
 
 
 def _on_disk(
-    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+    images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
-    workers = settings.data.workers
-    key = key_of(images, pipeline, workers=workers)
-    kept = open_kept(images, key=key)
-    if kept is not None:
+    key = key_of(images, pipeline, workers=data.workers)
+    if (kept := open_kept(images, key=key)) is not None:
         return LoadedList(images, kept, OPENED)
     needed, free = decoded_bytes(images, pipeline), free_disk_bytes()
     if needed > free:
         raise refusal(OSError(f"{images.file} needs {amount(needed)}, and {amount(free)} are free"))
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
-        kept = decode_to_disk(images, pipeline, key=key, workers=workers, on_images=on_images)
+        kept = decode_to_disk(images, pipeline, key=key, workers=data.workers, on_images=on_images)
     return LoadedList(images, kept, DISK)
 
 
 def _wherever_it_fits(
-    images: ImageList, pipeline: Pipeline, settings: Settings, counting: Counting
+    images: ImageList,
+    pipeline: Pipeline,
+    data: DataSettings,
+    counting: Counting,
+    *,
+    is_once: bool,
 ) -> LoadedList:
     """Keep the images in memory, else on disk, where they take less than half of what is free."""
-    is_once = settings.train.epochs == 1
     if is_once and pipeline.plan.prefix_size is None:
         # A pass that decodes whole images pays from the second epoch on.
         return LoadedList(images, None, NOWHERE, "once only, in the one epoch")
     needed = decoded_bytes(images, pipeline)
+    # The other half is for the model, the validation images, and whoever shares the machine.
     if needed < free_bytes() // 2:
-        return _in_memory(images, pipeline, settings, counting)
-    kept = open_kept(images, key=key_of(images, pipeline, workers=settings.data.workers))
+        return _in_memory(images, pipeline, data, counting)
+    kept = open_kept(images, key=key_of(images, pipeline, workers=data.workers))
     if kept is not None:
         return LoadedList(images, kept, OPENED)
     if is_once or needed >= free_disk_bytes() // 2:
         return LoadedList(images, None, NOWHERE, f"all of them would take {amount(needed)}")
     try:
-        return _on_disk(images, pipeline, settings, counting)
+        return _on_disk(images, pipeline, data, counting)
     except StorageError as error:
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
-        return LoadedList(
-            images, None, NOWHERE, f"{shown(cache_folder())} cannot be written: {reason or error}"
-        )
+        note = f"{shown(cache_folder())} cannot be written: {reason or error}"
+        return LoadedList(images, None, NOWHERE, note)
 
 
 def _without_bad(loaded: LoadedList, bad: Bad, data: DataSettings) -> LoadedList:
-    images = loaded.images
     if not bad:
         return loaded
+    images = loaded.images
     if data.on_bad == "stop":
         more = f" ({len(bad)} images of {images.file} cannot be read)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0][1]}{more}; --set data.on_bad=skip leaves such images out")
@@ -178,36 +182,33 @@ def _without_bad(loaded: LoadedList, bad: Bad, data: DataSettings) -> LoadedList
     return replace(loaded, images=images.subset(good), skipped=tuple(reason for _, reason in bad))
 
 
-def _place_note(loaded: LoadedList, nbytes: int) -> str:
-    folder = shown(cache_folder())
+def _place_note(*lists: LoadedList) -> str:
+    """Say where lists are that are in one place."""
+    folder, reason = shown(cache_folder()), lists[0].reason
+    size = amount(sum(loaded.kept.nbytes for loaded in lists if loaded.kept is not None))
     notes = {
-        MEMORY: f"kept in memory ({amount(nbytes)})",
-        DISK: f"kept on disk ({amount(nbytes)}, {folder}; `ptkit cache` removes it)",
-        OPENED: f"opened from {folder} ({amount(nbytes)})",
-        NOWHERE: "decoded as they are needed" + (f" ({loaded.reason})" if loaded.reason else ""),
+        MEMORY: f"kept in memory ({size})",
+        DISK: f"kept on disk ({size}, {folder}; `ptkit cache` removes it)",
+        OPENED: f"opened from {folder} ({size})",
+        NOWHERE: "decoded as they are needed" + (f" ({reason})" if reason else ""),
     }
-    return notes[loaded.where]
-
-
-def _nbytes(loaded: LoadedList) -> int:
-    return 0 if loaded.kept is None else loaded.kept.nbytes
+    return notes[lists[0].where]
 
 
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. Only images that could
-    not be read are
-    tried again: what failed may have been the disk, and then the entry is of no use.
+    key: see `key_of`. What is written to the pixels never reaches the disk. Images that could not
+    be read are tried again: if the disk was at fault, the entry is of no use.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
+    if entry is None:
+        return None
     try:
-        kept = None if entry is None else _mapped(entry)
+        kept = _mapped(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
-    return (
-        None if kept is None or any(_can_be_read(images, index) for index, _ in kept.bad) else kept
-    )
+    return None if any(_can_be_read(images, index) for index, _ in kept.bad) else kept
 
 
 def decode_to_disk(
@@ -224,23 +225,22 @@ def decode_to_disk(
     Raises:
         StorageError: the disk refused; nothing of the entry is left.
     """
-    name = entry_name(images.file, key)
     bad: list[tuple[int, str]] = []
     sizes = []
-    with EntryWriter(name, _facts(images, pipeline, key)) as writer:
+    with EntryWriter(entry_name(images.file, key), _facts(images, pipeline, key)) as writer:
         for chunk in decoded_chunks(images, pipeline, workers=workers, on_images=on_images):
             writer.write(chunk.pixels)
             sizes.append(chunk.sizes)
             bad += chunk.bad
         table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
-        nbytes = writer.pixels.tell()
         found = {
             "num_images": len(images) - len(bad),
             "bad": bad,
-            "nbytes": nbytes,
+            "nbytes": writer.pixels.tell(),
             "sizes_nbytes": len(table or b""),
         }
         writer.finish(found, sizes=table)
+    # Mapped, not held: the memory of the decoded images is the system's to take back.
     kept = open_kept(images, key=key)
     if kept is None:
         raise refusal(FileNotFoundError(2, "the images that were just written are gone"))
@@ -248,8 +248,8 @@ def decode_to_disk(
 
 
 def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
-    """Return the hexadecimal key of a list's decoded images: another one as soon as anything about
-    them changes.
+    """Return the hexadecimal key of a list's decoded images, which changes when anything about them
+    does.
 
     It covers path, size and time of every file, the transforms of the prefix, and the versions of
     all that computes.
@@ -259,10 +259,8 @@ def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
         total.update(f"{part}\0".encode())
 
     def files(start: int) -> bytes:
-        return b"".join(
-            _file_facts(images, index)
-            for index in range(start, min(start + _STATS_AT_ONCE, len(images)))
-        )
+        some = range(start, min(start + _STATS_AT_ONCE, len(images)))
+        return b"".join(_file_facts(images, index) for index in some)
 
     with ThreadPoolExecutor(workers or max(num_cores(), _STAT_THREADS), "ptkit-stat") as pool:
         for part in pool.map(files, range(0, len(images), _STATS_AT_ONCE)):
@@ -316,7 +314,7 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
 def _mapped(entry: Entry) -> Kept:
     facts, file = entry.facts, entry.folder / PIXELS
     count = facts["num_images"]
-    bad = tuple((index, reason) for index, reason in facts["bad"])
+    bad = tuple(map(tuple, facts["bad"]))
     if facts["size"] is not None:
         return Kept(_mapped_pixels(file, (count, *facts["size"], 3)), bad, origin=file)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.transforms.geometry import Draws, Size
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 
 Indices = npt.NDArray[np.int64]
@@ -92,30 +92,20 @@ class Kept:
 
     def image(self, index: int) -> Pixels:
         """Return one image (H, W, 3), not copied."""
-        image: Pixels
         if self.layout is None:
-            image = self.pixels[index]
-            return image
+            return cast(Pixels, self.pixels[index])
         height, width = self.layout.sizes[index].tolist()
         block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
-        image = block[start : start + height * width * 3].reshape(height, width, 3)
-        return image
-
-    def gathered(self, indices: Indices | list[int]) -> Pixels:
-        """Return a copy of some images (n, H, W, 3), which must have one size."""
-        assert self.layout is None
-        pixels: Pixels = self.pixels[indices]
-        return pixels
+        flat: Pixels = block[start : start + height * width * 3]
+        return flat.reshape(height, width, 3)
 
     def stacks(self, indices: Indices) -> Iterator[Pixels]:
         """Yield some images, in that order, as stacks (n, H, W, 3)."""
-        if self.layout is None:
-            yield from (
-                self.gathered(indices[start : start + _STACKED_AT_ONCE])
-                for start in range(0, len(indices), _STACKED_AT_ONCE)
-            )
-        else:
+        if self.layout is not None:
             yield from (self.image(index)[None] for index in indices.tolist())
+            return
+        for start in range(0, len(indices), _STACKED_AT_ONCE):
+            yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
 
     def subset(self, indices: Indices | list[int]) -> "Kept":
         """Return some of the images in that order; those of one size are copied."""
@@ -131,8 +121,7 @@ class Kept:
 def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
     """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
     lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
-    starts: Indices = lengths.cumsum() - lengths
-    return starts
+    return lengths.cumsum() - lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +143,11 @@ class InMemory:
         Raises:
             UsageError: a transform that does not fit the images.
         """
-        for several in self._together(iter(selections)):
+        remaining = iter(selections)
+        for first in remaining:
+            # Small batches are made several at a time.
+            num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
+            several = [first, *islice(remaining, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
             indices, draws = (
                 several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
             )
@@ -175,16 +168,10 @@ class InMemory:
                     images = self.pipeline.finish_on_device(images, own)
                 yield images, some
 
-    def _together(self, selections: Iterator[Selection]) -> Iterator[list[Selection]]:
-        """Yield batches that are made together: more than one only if they are small."""
-        for first in selections:
-            num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
-            yield [first, *islice(selections, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
-
 
 def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
-    """Return parts of counts * each rows; a whole tensor is not cut, which would take a hundredth
-    of its work.
+    """Return parts of counts * each rows; a single part is not cut, which saves a hundredth of the
+    work.
     """
     return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
 
@@ -225,18 +212,19 @@ class OnDevice:
 
 def free_gpu_bytes(device: torch.device) -> int:
     """Return the memory of a CUDA device that is free, for this process or for any."""
+    # What torch's allocator keeps for itself counts as taken for the driver.
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
-    """Say whether images are better off on the device: they leave it three quarters free, and all
-    steps run there.
+    """Say whether images belong on the device: three quarters of it stay free, and all steps run
+    there.
 
     pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
-    runs_there = not (pipeline.plan.image_steps or pipeline.plan.batch_steps)
-    return pixels.ndim == 4 and runs_there and pixels.nbytes <= free // 4
+    runs_here = pipeline.plan.image_steps or pipeline.plan.batch_steps
+    return pixels.ndim == 4 and not runs_here and pixels.nbytes <= free // 4
 
 
 def move(
@@ -244,14 +232,12 @@ def move(
 ) -> OnDevice:
     """Copy images (N, H, W, 3) to a device, a part at a time: they may be mapped from a file."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-    for part in _parts(pixels):
-        there[part] = torch.from_numpy(np.array(pixels[part])).to(device)
-    return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline)
-
-
-def _parts(pixels: Pixels) -> Sequence[slice]:
     step = max(_BYTES_MOVED_AT_ONCE // max(pixels[0].nbytes, 1), 1)
-    return [slice(start, start + step) for start in range(0, len(pixels), step)]
+    for start in range(0, len(pixels), step):
+        # Copied first: a mapped file cannot be written to, and torch warns of such arrays.
+        part = np.array(pixels[start : start + step])
+        there[start : start + step] = torch.from_numpy(part).to(device)
+    return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline)
 
 
 T = TypeVar("T")
@@ -263,42 +249,32 @@ def copied(
 ) -> Iterator[tuple[T, tuple[Tensor, ...]]]:
     """Yield each item with its tensors and arrays on a device.
 
-    On CUDA the next item is on its way, in a stream of its own, before one is yielded: it arrives
-    while the model works on the one before.
+    On CUDA the next item is copied in a separate stream while the model works on the one before.
     """
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    under_way: deque[tuple[T, _Copy]] = deque()
+    if device.type != "cuda":
+        for name, values in items:
+            yield name, tuple(sent(value, device) for value in values)
+        return
+    stream = torch.cuda.Stream(device)
+    under_way: deque[tuple[T, tuple[Tensor, ...], torch.cuda.Event]] = deque()
     for name, values in items:
-        under_way.append((name, _started(values, device, stream)))
-        if stream is None or len(under_way) > 1:
-            name, copy = under_way.popleft()
-            yield name, copy.arrived()
+        with torch.cuda.stream(stream):
+            tensors = tuple(sent(value, device) for value in values)
+            under_way.append((name, tensors, stream.record_event()))
+        # One ahead is enough to hide the copy; more would only take memory.
+        if len(under_way) > 1:
+            yield _arrived(*under_way.popleft())
     while under_way:
-        name, copy = under_way.popleft()
-        yield name, copy.arrived()
+        yield _arrived(*under_way.popleft())
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """Tensors on the device, and what says when they are there; None: they are."""
-
-    tensors: tuple[Tensor, ...]
-    done: torch.cuda.Event | None
-
-    def arrived(self) -> tuple[Tensor, ...]:
-        """Return the tensors; the device's next work waits for them, the program does not."""
-        if self.done is not None:
-            here = torch.cuda.current_stream(self.tensors[0].device)
-            here.wait_event(self.done)
-            for tensor in self.tensors:
-                # Else the copying stream may get the memory again while this one still reads it.
-                tensor.record_stream(here)
-        return self.tensors
-
-
-def _started(values: Values, device: torch.device, stream: torch.cuda.Stream | None) -> _Copy:
-    if stream is None:
-        return _Copy(tuple(sent(value, device) for value in values), None)
-    with torch.cuda.stream(stream):
-        tensors = tuple(sent(value, device) for value in values)
-        return _Copy(tensors, stream.record_event())
+def _arrived(
+    name: T, tensors: tuple[Tensor, ...], done: torch.cuda.Event
+) -> tuple[T, tuple[Tensor, ...]]:
+    """Return the tensors; the device's next work waits for them, the program does not."""
+    here = torch.cuda.current_stream(tensors[0].device)
+    here.wait_event(done)
+    for tensor in tensors:
+        # Else the copying stream may get the memory again while this one still reads it.
+        tensor.record_stream(here)
+    return name, tensors

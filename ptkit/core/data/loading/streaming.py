@@ -74,20 +74,17 @@ class BatchMaker:
         if self.is_whole:
             assert self.kept is not None
             return self.pipeline.apply_to_batch(
-                self.kept.gathered(selection.indices), selection.draws
+                self.kept.pixels[selection.indices], selection.draws
             )
         read = contents if contents is not None else [None] * len(selection.indices)
-        triples = zip(selection.indices.tolist(), selection.draws, read, strict=True)
-        batch = self.pipeline.stack(
-            [self._image(index, row, content) for index, row, content in triples]
-        )
-        return (
-            batch
-            if isinstance(batch, Tensor)
-            else self.pipeline.apply_to_batch(batch, selection.draws)
-        )
+        images = map(self._image, selection.indices.tolist(), selection.draws, read)
+        batch = self.pipeline.stack(list(images))
+        if isinstance(batch, Tensor):
+            return batch
+        return self.pipeline.apply_to_batch(batch, selection.draws)
 
     def _image(self, index: int, draws: Draws, content: Content | None) -> Tensor:
+        # What is kept has been through the prefix already.
         if self.kept is not None:
             return self.pipeline.apply_to_image(self.kept.image(index), draws)
         path = self.images.image_path(index)
@@ -108,11 +105,8 @@ class BatchMaker:
         reduction = self.pipeline.reduction(size, draws)
         pixels = decoder.decode_reduced(data, reduction.times) if reduction.times > 1 else None
         # A header that others read in another way must not move the crop.
-        if pixels is None or pixels.shape[:2] != tuple(
-            -(-side // reduction.times) for side in size
-        ):
-            return None
-        return pixels, reduction
+        expected = tuple(-(-side // reduction.times) for side in size)
+        return None if pixels is None or pixels.shape[:2] != expected else (pixels, reduction)
 
 
 def in_threads(
@@ -131,6 +125,7 @@ def in_threads(
     """
     started: deque[_PendingBatch] = deque()
     parts = _parts(maker, selections, workers=workers, pinned=pinned)
+    # Closed when the epoch is given up: its readers stop then, not when the collector comes by.
     with closing(_with_files(maker, parts)) as parts_and_files:
         try:
             for part, files in parts_and_files:
@@ -160,6 +155,7 @@ def _parts(
     image_bytes = 3 * math.prod(size or (1, 1))
     for selection in selections:
         count, batch = len(selection.indices), _PendingBatch(selection, pinned)
+        # No part without an image.
         num_parts = min(max(math.ceil(count * image_bytes / _BYTES_A_PART), least), count)
         for k in range(num_parts):
             start, end = count * k // num_parts, count * (k + 1) // num_parts
@@ -191,25 +187,21 @@ class _PendingBatch:
     def put(self, pixels: Tensor, *, start: int, count: int) -> None:
         """Copy the pixels of `count` images to their place, from the `start`-th image on."""
         crops = len(pixels) // count
+        # As convolutions want it: the model would rearrange every batch otherwise.
+        layout = torch.channels_last if pixels.is_floating_point() else torch.contiguous_format
         with self.lock:
             if self.memory is None:
-                self.memory = self._memory_for(pixels, crops)
+                # Of pinned memory torch keeps what was used, and gives it out again after the
+                # copies from it ended.
+                self.memory = torch.empty(
+                    (len(self.selection.indices) * crops, *pixels.shape[1:]),
+                    dtype=pixels.dtype,
+                    pin_memory=self.pinned,
+                    memory_format=layout,
+                )
         # Sizes that differ are an error, which `finished` raises when all sizes are known.
         if self.memory.shape[1:] == pixels.shape[1:]:
             self.memory[start * crops : (start + count) * crops] = pixels
-
-    def _memory_for(self, pixels: Tensor, crops: int) -> Tensor:
-        shape = (len(self.selection.indices) * crops, *pixels.shape[1:])
-        # Of pinned memory torch keeps what was used, and gives it out again after the copies from
-        # it ended.
-        return torch.empty(
-            shape,
-            dtype=pixels.dtype,
-            pin_memory=self.pinned,
-            memory_format=(
-                torch.channels_last if pixels.is_floating_point() else torch.contiguous_format
-            ),
-        )
 
     def finished(self, pipeline: Pipeline) -> HostBatch:
         """Wait for all parts and return the batch."""

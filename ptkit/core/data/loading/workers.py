@@ -18,7 +18,7 @@ from ptkit.core.errors import PtkitError
 class WorkerProcesses:
     """Processes that make whole batches; they start with the first epoch and stay.
 
-    selections: gives those of an epoch. num_batches: their number.
+    selections: gives those of an epoch.
     """
 
     def __init__(
@@ -26,11 +26,10 @@ class WorkerProcesses:
         maker: BatchMaker,
         selections: Callable[[int], Iterator[Selection]],
         *,
-        num_batches: int,
         workers: int,
     ) -> None:
         self._maker, self._workers = maker, workers
-        self._requests = _Requests(selections, num_batches)
+        self._requests = _Requests(selections)
         self._loader: DataLoader[Any] | None = None
 
     def made(self, epoch: int) -> Iterator[HostBatch]:
@@ -60,6 +59,7 @@ class WorkerProcesses:
                     batch_sampler=self._requests,  # type: ignore[arg-type]
                     num_workers=self._workers,
                     collate_fn=_as_it_is,
+                    # Else every epoch would start them anew.
                     persistent_workers=True,
                     # Else it takes a number from the global one.
                     generator=torch.Generator(),
@@ -68,16 +68,14 @@ class WorkerProcesses:
             return iter(self._loader)
 
 
+@dataclass
 class _Requests:
     """What DataLoader takes as its batch sampler: whole batches with their draws, for the epoch set
     last.
     """
 
-    def __init__(self, selections: Callable[[int], Iterator[Selection]], num_batches: int) -> None:
-        self.selections, self.num_batches, self.epoch = selections, num_batches, 0
-
-    def __len__(self) -> int:
-        return self.num_batches
+    selections: Callable[[int], Iterator[Selection]]
+    epoch: int = 0
 
     def __iter__(self) -> Iterator[Selection]:
         return self.selections(self.epoch)

@@ -1,5 +1,6 @@
 """Read the lists that are to be extended, and find which images of the source they name."""
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,13 +10,7 @@ from typing import Any
 
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import read_classes, read_list
-from ptkit.core.data.splits.records import (
-    CLASSES,
-    RECORD,
-    is_unchanged,
-    read_record,
-    recorded_tree,
-)
+from ptkit.core.data.splits.records import CLASSES, RECORD, is_unchanged, read_record, recorded_tree
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import PART_NAMES
 from ptkit.core.errors import DataError, UsageError
@@ -49,8 +44,9 @@ class ExistingLists:
         Raises:
             UsageError: none is recorded, and there is no training or no validation list.
         """
-        if isinstance(self.record.get("ratio"), str):
-            return self.record["ratio"]
+        recorded = self.record.get("ratio")
+        if isinstance(recorded, str):
+            return recorded
         if self.list_names[:2] != PART_NAMES[:2]:
             raise UsageError(
                 f"{self.folder} has only a list for {', '.join(self.list_names)}; pass --ratio"
@@ -86,13 +82,11 @@ def read_existing(out: Path) -> ExistingLists:
     edited = tuple(
         f"{name}.txt" for name in present if not is_unchanged(out / f"{name}.txt", record)
     )
-    existing = ExistingLists(out, record, class_names, present, edited, [], [], [])
-    for name in present:
-        images = read_list(out / f"{name}.txt", kind=SINGLE)
-        existing.paths.extend([images.image_path(row) for row in range(len(images))])
-        existing.labels.extend(images.labels.tolist())
-        existing.parts.extend([PART_NAMES.index(name)] * len(images))
-    return existing
+    lists = {name: read_list(out / f"{name}.txt", kind=SINGLE) for name in present}
+    paths = [images.image_path(row) for images in lists.values() for row in range(len(images))]
+    labels = [label for images in lists.values() for label in images.labels.tolist()]
+    parts = [PART_NAMES.index(name) for name, images in lists.items() for _ in range(len(images))]
+    return ExistingLists(out, record, class_names, present, edited, paths, labels, parts)
 
 
 def match_lines(existing: ExistingLists, scan: Scan) -> list[list[int]]:
@@ -130,14 +124,13 @@ def _by_tree(existing: ExistingLists, scan: Scan, places: Iterable[str]) -> list
     tree = recorded_tree(existing.record, existing.folder)
     if tree is None or not scan.source.is_dir():
         return [[] for _ in existing.paths]
-    prefix = os.path.join(os.path.realpath(tree[0]), "")
+    prefix = os.path.join(os.path.realpath(tree.folder), "")
     by_name = {name: [index] for index, name in enumerate(scan.names)}
-    return [
-        by_name.get(place.removeprefix(prefix).partition("/")[2], [])
-        if place.startswith(prefix)
-        else []
-        for place in places
-    ]
+    # Below the folder of the copies come the part and the name; the source has the name alone.
+    names = (
+        p.removeprefix(prefix).partition("/")[2] if p.startswith(prefix) else "" for p in places
+    )
+    return [by_name.get(name, []) for name in names]
 
 
 def _match_by_identity(existing: ExistingLists, scan: Scan, found: list[list[int]]) -> None:
@@ -151,21 +144,17 @@ def _match_by_identity(existing: ExistingLists, scan: Scan, found: list[list[int
         return
     known = {index for indices in found for index in indices}
     for index, path in enumerate(scan.paths):
+        # One look at the disk for each image that no list names by its path.
         identity = None if index in known else _identity(path)
-        for line in lines.get(identity, ()) if identity is not None else ():
+        for line in lines.get(identity, ()) if identity else ():
             found[line] = [*found[line], index]
 
 
 def _places(paths: Iterable[str]) -> list[str]:
     """Return each path with its folder's symbolic links resolved; the file may still be one."""
-    folders: dict[str, str] = {}
-    result = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder or ("/" if path.startswith("/") else "."))
-        result.append(f"{folders[folder]}/{name}")
-    return result
+    real = functools.cache(os.path.realpath)
+    cuts = ((path, path.rfind("/") + 1) for path in paths)
+    return [f"{real(path[:cut] or '.')}/{path[cut:]}" for path, cut in cuts]
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -68,9 +68,9 @@ def extend_split(
     found = match_lines(existing, scan)
     known = {index for indices in found for index in indices}
     new = _new_images(scan, known, class_names=existing.class_names + new_classes)
-    listed = _listed_images(existing, scan, found=found)
-    grouping = group_images(_joined(listed.images, new), group_by=group_by)
-    split = _place(new, existing, masks=listed.masks, grouping=grouping, ratio=ratio, seed=seed)
+    listed, masks, num_missing, num_elsewhere = _listed_images(existing, scan, found=found)
+    grouping = group_images(_joined(listed, new), group_by=group_by)
+    split = _place(new, existing, masks=masks, grouping=grouping, ratio=ratio, seed=seed)
     sizes = {new.class_names[label]: sum(split.counts[label]) for label in sorted({*new.labels})}
     check_sizes(sizes, num_parts=len(ratio), allow_missing=allow_missing)
     if len(new):
@@ -79,10 +79,10 @@ def extend_split(
         scan=new,
         split=split,
         num_kept=len(existing),
-        num_missing=listed.num_missing,
-        num_elsewhere=listed.num_elsewhere,
+        num_missing=num_missing,
+        num_elsewhere=num_elsewhere,
         new_classes=new_classes,
-        straddling=_straddling(listed, grouping.units),
+        straddling=_straddling(listed.names, masks, grouping.units),
         edited=existing.edited,
     )
 
@@ -103,23 +103,14 @@ def _new_images(scan: Scan, known: set[int], *, class_names: tuple[str, ...]) ->
     )
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """The images that lists name, each once, in the order of the lists.
-
-    masks: bit k is set where part k has the image.
-    """
-
-    images: Scan
-    masks: list[int]
-    num_missing: int
-    num_elsewhere: int
-
-
 def _listed_images(
     existing: ExistingLists, scan: Scan, *, found: Sequence[Sequence[int]]
-) -> _Listed:
-    """Return the images of all lines; `found` has those of the scan that a line names."""
+) -> tuple[Scan, list[int], int, int]:
+    """Return the images that lists name, each once and in their order, a mask for each (bit k is
+    set where part k has it), and how many files are gone, and how many not in the source.
+
+    found: the images of the scan that each line names.
+    """
     images: dict[str, tuple[str, int, int]] = {}
     masks: Counter[str] = Counter()
     num_missing = num_elsewhere = 0
@@ -132,29 +123,18 @@ def _listed_images(
         num_missing += size is None
         num_elsewhere += size is not None and not indices
         if indices:
-            image = scan.paths[indices[0]]
-            facts = scan.names[indices[0]], label, scan.sizes[indices[0]]
+            index = indices[0]
+            image, name, size = scan.paths[index], scan.names[index], scan.sizes[index]
         else:
-            image = path
-            # A missing file counts as an empty one, which equals nothing.
-            name = _name_of(path, existing.class_names[label], is_folder=is_folder)
-            facts = name, label, size or 0
-        images.setdefault(image, facts)
+            # What --group-by searches: CLASS/... as in class folders, where the path has that.
+            start = path.rfind(f"/{existing.class_names[label]}/") + 1 if is_folder else 0
+            image, name = path, path[start:]
+        # A missing file counts as an empty one, which equals nothing.
+        images.setdefault(image, (name, label, size or 0))
         masks[image] |= 1 << part
-    listed = Scan(
-        existing.folder,
-        existing.class_names,
-        names=[name for name, _, _ in images.values()],
-        paths=list(images),
-        labels=[label for _, label, _ in images.values()],
-        sizes=[size for _, _, size in images.values()],
-    )
-    return _Listed(listed, list(masks.values()), num_missing, num_elsewhere)
-
-
-def _name_of(path: str, class_name: str, *, is_folder: bool) -> str:
-    """Return what --group-by searches: CLASS/... as in class folders, where the path has that."""
-    return path[path.rfind(f"/{class_name}/") + 1 :] if is_folder else path
+    names, labels, sizes = map(list, zip(*images.values(), strict=True))
+    listed = Scan(existing.folder, existing.class_names, names, list(images), labels, sizes)
+    return listed, list(masks.values()), num_missing, num_elsewhere
 
 
 def _size(path: str) -> int | None:
@@ -189,6 +169,7 @@ def _place(
     free_units = []
     for unit in grouping.units:
         members = [index - len(masks) for index in unit if index >= len(masks)]
+        # Whatever the ratio: duplicates in two parts would be a leak.
         if parts := _parts_of(masks, unit):
             part_of.update(dict.fromkeys(members, parts[0]))
         else:
@@ -215,14 +196,14 @@ def _place(
 
 
 def _straddling(
-    listed: _Listed, units: Sequence[Sequence[int]]
+    names: Sequence[str], masks: Sequence[int], units: Sequence[Sequence[int]]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     in_units = {index for unit in units for index in unit}
-    single = [[index] for index in range(len(listed.masks)) if index not in in_units]
+    single = [[index] for index in range(len(masks)) if index not in in_units]
     return tuple(
-        (listed.images.names[unit[0]], tuple(PART_NAMES[part] for part in parts))
+        (names[unit[0]], tuple(PART_NAMES[part] for part in parts))
         for unit in (*units, *single)
-        if len(parts := _parts_of(listed.masks, unit)) > 1
+        if len(parts := _parts_of(masks, unit)) > 1
     )
 
 

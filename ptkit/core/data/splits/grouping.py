@@ -1,6 +1,5 @@
 """Find images that must stay together: exact duplicates, and groups that share part of a name."""
 
-import errno
 import hashlib
 import os
 import re
@@ -8,11 +7,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
 
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.errors import DataError, StorageError, UsageError
+from ptkit.core.errors import UsageError
+from ptkit.core.files import with_retries
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,8 @@ def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
         UsageError: group_by is not a regular expression or matches nothing.
         DataError: a file cannot be read.
     """
-    groups, num_ungrouped = (
-        _groups_by_name(scan.names, group_by) if group_by is not None else ([], 0)
-    )
+    groups, num_ungrouped = ([], 0) if group_by is None else _groups_by_name(scan.names, group_by)
+    # After the names: a wrong pattern is reported before files are read.
     duplicates = find_duplicates(scan.paths, scan.sizes)
     return Grouping(
         units=_joined([*duplicates, *groups]),
@@ -87,6 +84,7 @@ def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
 
     for first, *others in groups:
         for other in others:
+            # The smaller index becomes the root, so that the result depends on the sets alone.
             low, high = sorted((root(first), root(other)))
             parent[high] = low
     units: defaultdict[int, list[int]] = defaultdict(list)
@@ -96,15 +94,12 @@ def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for first, *others in duplicates:
-        other = next((k for k in others if scan.labels[k] != scan.labels[first]), None)
-        if other is not None:
-            pairs.append((scan.names[first], scan.names[other]))
-    return tuple(pairs)
+    unlike = (
+        [k for k in same if k == same[0] or scan.labels[k] != scan.labels[same[0]]]
+        for same in duplicates
+    )
+    return tuple((scan.names[some[0]], scan.names[some[1]]) for some in unlike if len(some) > 1)
 
-
-T = TypeVar("T")
 
 # Nearly all files of equal size differ within the first block, so few are read to the end.
 _BLOCK_BYTES = 16384
@@ -114,7 +109,6 @@ _NUM_THREADS = 4
 _NUM_TIMED = 200
 _SLOW_FILE_S = 30e-6
 _WORTH_THREADS_S = 0.2
-_TRANSIENT = {errno.EIO, errno.ESTALE}
 
 
 def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int]]:
@@ -135,7 +129,9 @@ def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int
     return sorted(
         same
         for group in alike
-        for same in _grouped(group, key=lambda index: with_retries(_digest, paths[index]))
+        for same in _grouped(
+            group, key=lambda index: with_retries(paths[index], _digest, paths[index])
+        )
     )
 
 
@@ -165,13 +161,7 @@ def _all_block_hashes(files: Sequence[tuple[str, int]]) -> list[int]:
 
 
 def _block_hashes(files: Iterable[tuple[str, int]]) -> list[int]:
-    hashes = []
-    for path, size in files:
-        try:
-            hashes.append(_block_hash(path, size))
-        except OSError:
-            hashes.append(with_retries(partial(_block_hash, size=size), path))
-    return hashes
+    return [with_retries(path, _block_hash, path, size) for path, size in files]
 
 
 def _block_hash(path: str, size: int) -> int:
@@ -187,18 +177,3 @@ def _block_hash(path: str, size: int) -> int:
 def _digest(path: str) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def with_retries(read: Callable[[str], T], path: str) -> T:
-    """Return `read(path)`; a disk or network that fails for a moment gets three tries."""
-    for tries_left in (2, 1, 0):
-        try:
-            return read(path)
-        except OSError as error:
-            if error.errno not in _TRANSIENT:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-            if not tries_left:
-                raise StorageError(
-                    f"cannot read {path}: {error.strerror or error}, three times"
-                ) from error
-    raise AssertionError("not reached")

@@ -147,6 +147,7 @@ def _extend(job: SplitJob) -> Outcome:
     from ptkit.core.data.splits.existing_lists import read_existing
     from ptkit.core.data.splits.extending import extend_split
 
+    # A wrong flag is reported before lists of millions are read.
     if job.ratio is not None:
         parse_ratio(job.ratio)
     existing = read_existing(job.out)

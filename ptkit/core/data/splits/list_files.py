@@ -1,5 +1,6 @@
 """Write the lists of a split, of folds or of an extension, and refuse to destroy other files."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from ptkit.core.data.splits.records import (
     is_unchanged,
     new_record,
     read_record,
-    record_bytes,
     recorded_tree,
 )
 from ptkit.core.data.splits.scanning import Scan
@@ -62,12 +62,13 @@ def check_targets(
         if not os.path.lexists(path):
             continue
         _check_file(scan, path)
-        same_classes = (
+        # Written by hand and left as they are, class names are no loss.
+        is_same = (
             name == CLASSES
             and path.is_file()
             and path.read_bytes() == classes_bytes(scan.class_names)
         )
-        if not overwrite and not same_classes and not is_unchanged(path, record):
+        if not overwrite and not is_same and not is_unchanged(path, record):
             raise UsageError(
                 f"{path} exists and no earlier split wrote it; pass --overwrite or another folder"
                 " with --out"
@@ -77,7 +78,7 @@ def check_targets(
 
 
 def check_fold_targets(
-    scan: Scan, part_names: Iterable[str], *, out: Path, overwrite: bool = False
+    scan: Scan, part_names: Iterable[str], *, out: Path, overwrite: bool
 ) -> None:
     """Refuse as `check_targets` does.
 
@@ -97,17 +98,13 @@ def check_extension(scan: Scan, existing: "ExistingLists", *, tree: Tree | None 
     folder = existing.folder
     for name in [*_list_names(PART_NAMES), CLASSES, RECORD]:
         _check_file(scan, folder / name)
-    recorded = recorded_tree(existing.record, folder)
-    known = Tree(*recorded) if recorded else None
+    known = recorded_tree(existing.record, folder)
     if tree is None:
         if known:
             raise UsageError(f"the lists in {folder} name what {known.flag} made; pass that too")
         return
-    is_same = known and (known.kind, os.path.realpath(known.folder)) == (
-        tree.kind,
-        os.path.realpath(tree.folder),
-    )
-    if not is_same:
+    wanted = (tree.kind, os.path.realpath(tree.folder))
+    if not known or (known.kind, os.path.realpath(known.folder)) != wanted:
         made_by = known.flag if known else "no --copy or --link"
         raise UsageError(f"{tree.flag} cannot be extended: the lists in {folder} are of {made_by}")
     if not scan.source.is_dir():
@@ -175,28 +172,28 @@ def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, A
     if has_test:
         facts = {**settings, "num_folds": num_folds}
         written.append(write_split(scan, _held_out(split), out=out, settings=facts))
-    return Written(
-        tuple(path for each in written for path in each.files),
-        (*removed, *(path for each in written for path in each.removed)),
-    )
+    files = tuple(path for each in written for path in each.files)
+    return Written(files, (*removed, *(path for each in written for path in each.removed)))
 
 
 def _fold(split: Split, fold: int, *, num_folds: int) -> Split:
     """Return the split as the folder of one fold has it."""
-    sides = bytearray([_IN_NO_LIST] * 256)
-    sides[:num_folds] = bytes(num_folds)
-    sides[fold] = 1
     counts = [[sum(row[:num_folds]) - row[fold], row[fold]] for row in split.counts]
-    part_of = bytes(split.part_of).translate(sides)
-    return Split(PART_NAMES[:2], part_of, counts, split.grouping)
+    side_of = {part: int(part == fold) for part in range(num_folds)}
+    return Split(PART_NAMES[:2], _translated(split, side_of), counts, split.grouping)
 
 
 def _held_out(split: Split) -> Split:
     """Return the split as the folder of the test part, which is the last, has it."""
-    sides = bytearray([_IN_NO_LIST] * 256)
-    sides[len(split.part_names) - 1] = 0
-    part_of = bytes(split.part_of).translate(sides)
+    part_of = _translated(split, {len(split.part_names) - 1: 0})
     return Split(("test",), part_of, [row[-1:] for row in split.counts], split.grouping)
+
+
+def _translated(split: Split, part_of: Mapping[int, int]) -> bytes:
+    """Return the part of each image after parts are renumbered; those not named are in no list."""
+    # One byte an image: ten million take some milliseconds.
+    table = bytes(part_of.get(part, _IN_NO_LIST) for part in range(256))
+    return bytes(split.part_of).translate(table)
 
 
 def _remove_stale_folds(out: Path, num_folds: int, *, has_test: bool) -> list[Path]:
@@ -297,5 +294,5 @@ def _write(
         write_atomically(out / name, content)
     for path in removed:
         path.unlink(missing_ok=True)
-    write_atomically(out / RECORD, record_bytes(record))
+    write_atomically(out / RECORD, json.dumps(record, indent=1).encode() + b"\n")
     return Written((*(out / name for name in contents), out / RECORD), tuple(removed), tree)

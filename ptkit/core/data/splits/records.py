@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.data.splits.splitting import Split
+from ptkit.core.data.splits.trees import Tree
 from ptkit.core.files import sha256
 
 RECORD = "split.json"
@@ -44,11 +45,11 @@ def is_unchanged(path: Path, record: Mapping[str, Any]) -> bool:
     return path.is_file() and sha256(path.read_bytes()) == record["sha256"].get(path.name)
 
 
-def recorded_tree(record: Mapping[str, Any], folder: Path) -> tuple[Path, str] | None:
-    """Return where a split into `folder` put images, and "copy" or "link"; None if nowhere."""
+def recorded_tree(record: Mapping[str, Any], folder: Path) -> Tree | None:
+    """Return the copies or links that a split into `folder` made."""
     if not (tree := record.get("tree")):
         return None
-    return Path(os.path.normpath(folder / str(tree.get("folder")))), str(tree.get("kind"))
+    return Tree(Path(os.path.normpath(folder / str(tree.get("folder")))), str(tree.get("kind")))
 
 
 def new_record(
@@ -85,11 +86,6 @@ def extended_record(
         "sha256": hashes,
         "history": [*old.get("history", []), {**settings, "num_new": len(split.part_of)}],
     }
-
-
-def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """Return the content of split.json."""
-    return json.dumps(record, indent=1).encode() + b"\n"
 
 
 def _counts(split: Split, class_names: Sequence[str]) -> dict[str, Any]:

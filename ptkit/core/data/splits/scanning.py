@@ -11,9 +11,7 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import classes_file, read_list
 from ptkit.core.errors import DataError
 
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
-)
+IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 _PART_NAMES = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 )
@@ -63,14 +61,11 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
     found = _scan_top(folder, ignored)
     _check_found(folder, found, ignored, known_classes=known_classes)
     prefix = os.path.join(folder, "")
-    scan = Scan(folder, tuple(found), [], [], [], [], dict(ignored))
-    for label, (class_name, images) in enumerate(found.items()):
-        names = [f"{class_name}/{name}" for name, _ in images]
-        scan.names.extend(names)
-        scan.paths.extend([prefix + name for name in names])
-        scan.labels.extend([label] * len(names))
-        scan.sizes.extend([size for _, size in images])
-    return scan
+    names = [f"{class_name}/{name}" for class_name, images in found.items() for name, _ in images]
+    paths = [prefix + name for name in names]
+    labels = [label for label, images in enumerate(found.values()) for _ in images]
+    sizes = [size for images in found.values() for _, size in images]
+    return Scan(folder, tuple(found), names, paths, labels, sizes, dict(ignored))
 
 
 def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
@@ -85,10 +80,9 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
     """
     has_names = classes_file(file) is not None
     images = read_list(file, classes=None if has_names else known_classes, kind=SINGLE)
-    in_file = [
-        (label, images.listed_path(row), row) for row, label in enumerate(images.labels.tolist())
-    ]
-    labels, names, rows = map(list, zip(*sorted(in_file), strict=True))
+    listed = map(images.listed_path, range(len(images)))
+    in_order = sorted(zip(images.labels.tolist(), listed, range(len(images)), strict=True))
+    labels, names, rows = map(list, zip(*in_order, strict=True))
     if labels[0] == labels[-1] and known_classes is None:
         raise DataError(
             f"{file} has images of one class only, {images.class_names[labels[0]]}; expected two or"
@@ -101,24 +95,17 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
 
 def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
     """Return (path below the class folder, size) of the images of each class."""
-    folders, loose = [], []
-    for entry in _entries(str(folder)):
-        if _is_hidden(entry.name):
-            ignored[entry.name] += 1
-        elif _is_folder(entry):
-            folders.append(entry.name)
-        elif _is_image(entry.name):
-            loose.append(entry.name)
-        else:
-            _ignore(entry, ignored)
+    folders, loose, _ = _contents(str(folder), "", ignored)
     if loose:
+        first, _ = min(loose)
         raise DataError(
-            f"{folder} holds {len(loose):,} images outside class folders, such as {min(loose)}; "
-            f"expected {folder}/<class>/{min(loose)}"
+            f"{folder} holds {len(loose):,} images outside class folders, such as {first}; "
+            f"expected {folder}/<class>/{first}"
         )
-    above = _identities_above(folder)
+    real = Path(os.path.realpath(folder))
+    above = {_identity(str(place)) for place in (real, *real.parents)}
     found = {}
-    for name in sorted(folders):
+    for name in sorted(below.rstrip("/") for below in folders):
         if _identity(os.path.join(folder, name)) in above:
             ignored[name] += 1
             continue
@@ -149,25 +136,42 @@ def _scan_class(
         if identity in seen:
             continue
         seen.add(identity)
-        folders = []
-        for entry in _entries(path):
-            name = entry.name
-            # Nearly all entries are plain images, so their test comes first.
-            if _is_image(name) and entry.is_file(follow_symlinks=False):
-                images.append((below + name, _entry_size(entry)))
-            elif _is_hidden(name):
-                ignored[name] += 1
-            elif _is_folder(entry):
-                folders.append(f"{below}{name}/")
-            elif _is_image(name):
-                images.append((below + name, _file_size(entry.path)))
-            else:
-                _ignore(entry, ignored)
-                num_others += 1
+        folders, found, others = _contents(path, below, ignored)
+        images += found
+        num_others += others
         # Of two paths to one folder the same is used whatever order the file system returns.
         waiting.extend(sorted(folders, reverse=True))
     images.sort()
     return images, num_others
+
+
+def _contents(
+    folder: str, below: str, ignored: Counter[str]
+) -> tuple[list[str], list[tuple[str, int]], int]:
+    """Return the folders in a folder, (path, size) of the images, and how many other files are not
+    hidden.
+
+    below: what the paths begin with; those of folders end with a slash.
+    """
+    folders, images, num_others = [], [], 0
+    for entry in _entries(folder):
+        name = entry.name
+        # Nearly all entries are plain images, so their test comes first.
+        if _is_image(name) and entry.is_file(follow_symlinks=False):
+            images.append((below + name, _entry_size(entry)))
+        elif _is_hidden(name):
+            ignored[name] += 1
+        elif _is_folder(entry):
+            folders.append(f"{below}{name}/")
+        elif _is_image(name):
+            images.append((below + name, _file_size(entry.path)))
+        else:
+            if entry.is_symlink():
+                # A broken one may have been a folder of images.
+                _file_size(entry.path)
+            ignored[os.path.splitext(name)[1] or name] += 1
+            num_others += 1
+    return folders, images, num_others
 
 
 def _check_found(
@@ -179,9 +183,7 @@ def _check_found(
 ) -> None:
     expected = f"expected {folder}/<class>/<image>.png"
     if len(found) > 1 and all(name.lower() in _PART_NAMES for name in found):
-        train = next(
-            (name for name in found if name.lower().startswith("train")), next(iter(found))
-        )
+        train = min(found, key=lambda name: not name.lower().startswith("train"))
         raise DataError(
             f"{folder} looks split already ({', '.join(found)}); to split one part anew: `ptkit"
             f" split {folder / train}`"
@@ -191,12 +193,9 @@ def _check_found(
         raise DataError(f"{folder} has no images{others}; {expected}")
     if len(found) == 1 and not found.keys() & set(known_classes):
         [(only, images)] = found.items()
-        nested = all("/" in name for name, _ in images)
-        advice = (
-            f"did you mean `ptkit split {folder / only}`?"
-            if nested
-            else f"{expected} for two or more classes"
-        )
+        advice = f"{expected} for two or more classes"
+        if all("/" in name for name, _ in images):
+            advice = f"did you mean `ptkit split {folder / only}`?"
         raise DataError(f"{folder} has images of one class only, {only}; {advice}")
 
 
@@ -223,11 +222,6 @@ def _identity(folder: str) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     return found.st_dev, found.st_ino
-
-
-def _identities_above(folder: Path) -> frozenset[tuple[int, int]]:
-    real = Path(os.path.realpath(folder))
-    return frozenset(_identity(str(above)) for above in (real, *real.parents))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -266,10 +260,3 @@ def _is_hidden(name: str) -> bool:
 
 def _is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and name[0] != "."
-
-
-def _ignore(entry: os.DirEntry[str], ignored: Counter[str]) -> None:
-    if entry.is_symlink():
-        # A broken one may have been a folder of images.
-        _file_size(entry.path)
-    ignored[os.path.splitext(entry.name)[1] or entry.name] += 1

@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,34 +130,27 @@ def _fill(
     """Put all images below `folder`, which will be `target`."""
     for below in _folders(names):
         make_folder(folder / below)
-    if tree.kind == "copy":
-        for path, name in zip(paths, names, strict=True):
-            _copy(path, f"{folder}/{name}", tree=tree)
-        return
+    put: Callable[[str, str], object] = shutil.copyfile if tree.kind == "copy" else os.symlink
     folders = (f"{target}/{name}".rpartition("/")[0] for name in names)
-    for text, name in zip(_relative(paths, folders), names, strict=True):
-        _link(text, f"{folder}/{name}", tree=tree)
+    sources = paths if tree.kind == "copy" else _relative(paths, folders)
+    for source, name in zip(sources, names, strict=True):
+        try:
+            put(source, f"{folder}/{name}")
+        except OSError as error:
+            raise _refusal(error, source, tree) from error
 
 
-def _copy(path: str, copied: str, *, tree: Tree) -> None:
-    try:
-        shutil.copyfile(path, copied)
-    except OSError as error:
-        reason = (
-            f"cannot copy {error.filename} to {tree.folder}: {error.strerror or error}; no copies"
-            " are left behind"
+def _refusal(error: OSError, source: str, tree: Tree) -> DataError | StorageError:
+    reason = error.strerror or error
+    if tree.kind == "link":
+        return StorageError(
+            f"cannot make symbolic links in {tree.folder}: {reason}; no links are left behind;"
+            " --copy works without them"
         )
-        raise (DataError if error.filename == path else StorageError)(reason) from error
-
-
-def _link(text: str, link: str, *, tree: Tree) -> None:
-    try:
-        os.symlink(text, link)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make symbolic links in {tree.folder}: {error.strerror or error}; "
-            "no links are left behind; --copy works without them"
-        ) from error
+    kind = DataError if error.filename == source else StorageError
+    return kind(
+        f"cannot copy {error.filename} to {tree.folder}: {reason}; no copies are left behind"
+    )
 
 
 def listed_paths(folder: Path, paths: Iterable[str], *, names: Iterable[str]) -> list[str]:

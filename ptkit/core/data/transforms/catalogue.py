@@ -2,16 +2,15 @@
 containers of other transforms, which look rows up themselves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, where
 from torchvision.transforms import v2
 
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms import (
     color,
     conversions,
@@ -143,31 +142,23 @@ def specs_in(call: Call) -> Iterator[Spec]:
 # --------------------------------------------------------------------------------------- containers
 
 
-def _sum_of_draws(transforms: Sequence[Any]) -> int:
-    return sum(map(num_draws, transforms))
-
-
-def _apply(transform: Any, image: Any, draws: Draws) -> Any:
-    return spec_of(transform).apply(transform, image, draws)
-
-
-def _random_apply(t: v2.RandomApply, image: Tensor, draws: Draws) -> Tensor:
-    if draws[0] >= t.p:
-        return image
-    for inner, some in zip(t.transforms, _shares(t.transforms, draws[1:]), strict=True):
-        image = _apply(inner, image, some)
+def _random_apply(t: v2.RandomApply, image: Any, draws: Draws) -> Any:
+    if draws[0] < t.p:
+        for inner, own in zip(t.transforms, _shares(t.transforms, draws[1:]), strict=True):
+            image = spec_of(inner).apply(inner, image, own)
     return image
 
 
 def _random_apply_batch(t: v2.RandomApply, images: Any, draws: Any) -> Any:
-    for inner, some in zip(t.transforms, _shares(t.transforms, draws[:, 1:]), strict=True):
-        images = _on_some(inner, images, draws[:, 0] < t.p, some)
+    for inner, own in zip(t.transforms, _shares(t.transforms, draws[:, 1:]), strict=True):
+        images = _on_some(inner, images, draws[:, 0] < t.p, own)
     return images
 
 
 def _random_choice(t: v2.RandomChoice, image: Tensor, draws: Draws) -> Any:
     k = int(_chosen(t, draws[0]))
-    return _apply(t.transforms[k], image, _shares(t.transforms, draws[1:])[k])
+    inner = t.transforms[k]
+    return spec_of(inner).apply(inner, image, _shares(t.transforms, draws[1:])[k])
 
 
 def _random_choice_batch(t: v2.RandomChoice, images: Any, draws: Any) -> Any:
@@ -181,7 +172,7 @@ def _random_order(t: v2.RandomOrder, image: Tensor, draws: Draws) -> Tensor:
     count = len(t.transforms)
     shares = _shares(t.transforms, draws[count:])
     for k in np.argsort(draws[:count], kind="stable"):
-        image = _apply(t.transforms[k], image, shares[k])
+        image = spec_of(t.transforms[k]).apply(t.transforms[k], image, shares[k])
     return image
 
 
@@ -204,12 +195,8 @@ def _chosen(t: v2.RandomChoice, draws: Any) -> Any:
 
 def _shares(transforms: Sequence[Any], draws: Any) -> list[Any]:
     """Return each transform's own columns of the draws, (k,) or (n, k), an array or a tensor."""
-    shares, start = [], 0
-    for inner in transforms:
-        end = start + num_draws(inner)
-        shares.append(draws[..., start:end])
-        start = end
-    return shares
+    counts = list(map(num_draws, transforms))
+    return [draws[..., end - n : end] for n, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
@@ -217,45 +204,25 @@ def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
     floats.
     """
     spec = spec_of(inner)
-    if not isinstance(images, Tensor):
-        assert spec.batch is not None
-        return _on_some_pixels(
-            spec.batch, inner, images, chosen=np.flatnonzero(is_chosen), draws=draws
-        )
-    if images.dtype.is_floating_point:
-        assert spec.floats is not None
-        return _on_some_floats(spec.floats, inner, images, is_chosen=is_chosen, draws=draws)
-    assert spec.device is not None
-    # All images and a mask: taking some out would wait for the device.
-    return where(is_chosen[:, None, None, None], spec.device(inner, images, draws), images)
-
-
-def _on_some_pixels(
-    form: Form, inner: Any, images: Pixels, *, chosen: npt.NDArray[np.int64], draws: Draws
-) -> Pixels:
+    is_tensor = isinstance(images, Tensor)
+    if is_tensor and not images.dtype.is_floating_point:
+        assert spec.device is not None
+        # All images and a mask: taking some out would wait for the device.
+        return where(is_chosen[:, None, None, None], spec.device(inner, images, draws), images)
+    form = spec.floats if is_tensor else spec.batch
+    assert form is not None
+    chosen = np.flatnonzero(is_chosen)
     if len(chosen) == len(images):
-        changed: Pixels = form(inner, images, draws)
-        return changed
+        return form(inner, images, draws)
     # Large images one by one in place: copies of some of them would not stay in a core's
     # cache.
-    if images[0].nbytes > _LARGE:
-        for some in (slice(k, k + 1) for k in chosen.tolist()):
-            changed = form(inner, images[some], draws[some])
+    if not is_tensor and images[0].nbytes > _LARGE:
+        for one in (slice(k, k + 1) for k in chosen.tolist()):
+            changed = form(inner, images[one], draws[one])
             if not np.may_share_memory(changed, images):
-                images[some] = changed
+                images[one] = changed
     elif len(chosen):
-        images[chosen] = form(inner, images[chosen], draws[chosen])
-    return images
-
-
-def _on_some_floats(
-    form: Form, inner: Any, images: Tensor, *, is_chosen: npt.NDArray[np.bool_], draws: Draws
-) -> Any:
-    if is_chosen.all():
-        return form(inner, images, draws)
-    chosen = np.flatnonzero(is_chosen)
-    if len(chosen):
-        index = sent(chosen, images.device)
+        index = sent(chosen, images.device) if is_tensor else chosen
         images[index] = form(inner, images[index], draws[chosen])
     return images
 
@@ -273,15 +240,19 @@ def _contained_size(t: Any, size: Size | None) -> Size | None:
 
 
 def _container(
-    target: type, summary: str, draws: Callable[[Any], int], forms: tuple[Form, Form], **more: Any
+    target: type, summary: str, forms: tuple[Form, Form], p: Allowed = SHARE, **more: Any
 ) -> Spec:
     """Return a container's row; forms: for one image, and for batches of every sort."""
     apply, apply_to_batch = forms
     return Spec(
         target,
         summary,
-        arguments={"transforms": _LIST, "p": more.pop("p", SHARE)},
-        draws=draws,
+        arguments={"transforms": _LIST, "p": p},
+        # RandomOrder draws a place for each transform, the others one number for all.
+        draws=lambda t: (
+            (len(t.transforms) if target is v2.RandomOrder else 1)
+            + sum(map(num_draws, t.transforms))
+        ),
         apply=apply,
         batch=apply_to_batch,
         device=apply_to_batch,
@@ -296,14 +267,11 @@ def _container(
 _LIST = Allowed(
     "a list of transforms, such as [RandomCrop(32, padding=4)]",
     lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(callable, value)),
-    example=[len],
-    bad_examples=("x", 1, None, [], [1], ["x"]),
 )
 _CONTAINERS = (
     _container(
         v2.RandomChoice,
         "one of a list of transforms",
-        lambda t: 1 + _sum_of_draws(t.transforms),
         (_random_choice, _random_choice_batch),
         p=list_of(AT_LEAST_0, has_sum=True),
         example="[RandomRotation(10), ColorJitter(0.4)]",
@@ -311,28 +279,26 @@ _CONTAINERS = (
     _container(
         v2.RandomApply,
         "a list of transforms, with probability p",
-        lambda t: 1 + _sum_of_draws(t.transforms),
         (_random_apply, _random_apply_batch),
         example="[ColorJitter(0.4)], p=0.3",
     ),
     _container(
         v2.RandomOrder,
         "a list of transforms in random order",
-        lambda t: len(t.transforms) + _sum_of_draws(t.transforms),
         (_random_order, _random_order_batch),
         example="[RandomRotation(10), ColorJitter(0.4)]",
     ),
 )
 # The order of `ptkit list transforms`.
 _MODULES = (crops, geometry, flips, rotation, conversions, whitening, color, erasing)
-_SPECS = (
+_SPECS: tuple[Spec, ...] = (
     *(spec for module in _MODULES for spec in module.SPECS),
     *_CONTAINERS,
     *foreign.SPECS,
     *mixing.SPECS,
 )
 BY_NAME = {spec.name: spec for spec in _SPECS}
-BY_CLASS = {spec.target: spec for spec in _SPECS}
+BY_CLASS: dict[Any, Spec] = {spec.target: spec for spec in _SPECS}
 TRANSFORMS = Catalogue(
     "transform",
     BY_NAME,

@@ -43,25 +43,23 @@ Floats = npt.NDArray[np.float64]
 def color_jitter(t: v2.ColorJitter, image: Tensor, draws: Draws) -> Tensor:
     """Change brightness, contrast, saturation and hue, in the order of the first four draws."""
     steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-    for k in np.argsort(draws[:4], kind="stable"):
-        span = _spans(t)[k]
-        if span is not None:
-            image = steps[k](image, between(draws[4 + k], *span))
+    spans = _spans(t)
+    for k in np.argsort(draws[:4], kind="stable").tolist():
+        if k in spans:
+            image = steps[k](image, between(draws[4 + k], *spans[k]))
     return image
 
 
 def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixels:
     """Change the colours of a batch in place, each image in its own order."""
-    active = [k for k, span in enumerate(_spans(t)) if span is not None]
-    for part in in_cache(images) if active else ():
+    spans = _spans(t)
+    for part in in_cache(images) if spans else ():
         planes = _split(images[part])
-        order = np.argsort(draws[part][:, active], axis=1, kind="stable")
-        for place in range(len(active)):
-            for rank, k in enumerate(active):
-                low, high = _spans(t)[k]
-                _adjust_some(
-                    planes, order[:, place] == rank, k, low + draws[part, 4 + k] * (high - low)
-                )
+        order = np.argsort(draws[part][:, list(spans)], axis=1, kind="stable")
+        for place in range(len(spans)):
+            for rank, (k, (low, high)) in enumerate(spans.items()):
+                factors = low + draws[part, 4 + k] * (high - low)
+                _adjust_some(planes, order[:, place] == rank, k, factors)
         _merge(planes, images[part])
     return images
 
@@ -73,24 +71,21 @@ def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Ten
     with grey: so
     each place of the order takes one blend for the whole batch, and one change of hue.
     """
-    active = [k for k, span in enumerate(_spans(t)) if span is not None]
-    planes = _planes(images)
-    # Not `draws[:, active]`: an index made of numbers is a copy that waits.
-    order = (
-        torch.stack([draws[:, k] for k in active], dim=1).argsort(dim=1, stable=True)
-        if active
-        else draws
-    )
-    spans = {k: _spans(t)[k] for k in active}
+    spans = _spans(t)
+    # Floats, (3, n, P).
+    planes = images.movedim(-1, 0).flatten(2).float()
+    # Not `draws[:, list(spans)]`: an index made of numbers is a copy that waits.
+    columns = [draws[:, k] for k in spans]
+    order = torch.stack(columns, dim=1).argsort(dim=1, stable=True) if columns else draws
     factors = {k: low + draws[:, 4 + k, None] * (high - low) for k, (low, high) in spans.items()}
-    for place in range(len(active)):
-        is_at = {k: (order[:, place] == number)[:, None] for number, k in enumerate(active)}
-        if any(k != _HUE for k in active):
+    for place in range(len(spans)):
+        is_at = {k: (order[:, place] == number)[:, None] for number, k in enumerate(spans)}
+        if spans.keys() - {_HUE}:
             planes = _blended(planes, is_at, factors)
-        if _HUE in active:
+        if _HUE in spans:
             shifted = _hue_shifted(planes / 255.0, factors[_HUE].float()).floor_()
             planes = torch.where(is_at[_HUE], shifted, planes)
-    return _pixels(planes, images)
+    return planes.to(torch.uint8).movedim(0, -1).reshape(images.shape)
 
 
 def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Tensor:
@@ -108,37 +103,29 @@ def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, 
     return planes.mul(share.float()).addcmul_(other, (1.0 - share).float()).clamp_(0, 255).floor_()
 
 
-def grayscale(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Turn an image grey, with three channels."""
-    return F.rgb_to_grayscale(image, num_output_channels=3)
-
-
 def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Turn a batch grey in place, with three channels."""
     for part in in_cache(images):
-        gray = _bytes(_gray(_floats(_split(images[part]))))
+        gray = _bytes(_gray(torch.from_numpy(_split(images[part])).float()))
         _merge((gray, gray, gray), images[part])
     return images
 
 
 def grayscale_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
     """Turn a batch grey, with three channels."""
-    return (
-        _gray(images.movedim(-1, 0).float())
-        .to(torch.uint8)[..., None]
-        .expand(images.shape)
-        .contiguous()
-    )
+    gray = _gray(images.movedim(-1, 0).float()).to(torch.uint8)
+    return gray[..., None].expand(images.shape).contiguous()
 
 
 def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
     """Turn a float batch (n, 3, H, W) grey, with three channels."""
-    return F.rgb_to_grayscale(images, num_output_channels=3).contiguous()
+    images = F.rgb_to_grayscale(images, num_output_channels=3)
+    return images.contiguous()
 
 
 def random_grayscale(t: v2.RandomGrayscale, image: Tensor, draws: Draws) -> Tensor:
     """Turn an image grey with probability p."""
-    return grayscale(t, image, draws) if draws[0] < t.p else image
+    return F.rgb_to_grayscale(image, num_output_channels=3) if draws[0] < t.p else image
 
 
 def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) -> Pixels:
@@ -150,9 +137,8 @@ def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) 
 
 def random_grayscale_device(t: v2.RandomGrayscale, images: Tensor, draws: Tensor) -> Tensor:
     """Turn some images of a batch grey."""
-    return torch.where(
-        (draws[:, 0] < t.p)[:, None, None, None], grayscale_device(t, images, draws), images
-    )
+    is_chosen = (draws[:, 0] < t.p)[:, None, None, None]
+    return torch.where(is_chosen, grayscale_device(t, images, draws), images)
 
 
 def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws) -> Tensor:
@@ -161,18 +147,10 @@ def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws)
     return torch.where(mask, grayscale_floats(t, images, draws), images)
 
 
-def _spans(t: v2.ColorJitter) -> tuple[Any, ...]:
-    return t.brightness, t.contrast, t.saturation, t.hue
-
-
-def _planes(images: Tensor) -> Tensor:
-    """Return the planes of images on the device, as floats (3, n, P)."""
-    return images.movedim(-1, 0).flatten(2).float()
-
-
-def _pixels(planes: Tensor, like: Tensor) -> Tensor:
-    """Return uint8 images (n, H, W, 3) for planes of whole numbers."""
-    return planes.to(torch.uint8).movedim(0, -1).reshape(like.shape)
+def _spans(t: v2.ColorJitter) -> dict[int, Any]:
+    """Return the lowest and highest parameter of each step that the transform has, by its place."""
+    spans = (t.brightness, t.contrast, t.saturation, t.hue)
+    return {k: span for k, span in enumerate(spans) if span is not None}
 
 
 def _split(images: Pixels) -> Pixels:
@@ -206,12 +184,8 @@ def _gray(floats: Tensor) -> Tensor:
     """Return luma, float32 (n, P). `add_` with alpha rounds once, a product and a sum would round
     twice.
     """
-    red, green, blue = floats
+    red, green, blue = floats.unbind()
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
-
-
-def _floats(planes: Pixels) -> Tensor:
-    return torch.from_numpy(planes).float()
 
 
 def _brightness(planes: Pixels, factors: Floats) -> Pixels:
@@ -220,12 +194,12 @@ def _brightness(planes: Pixels, factors: Floats) -> Pixels:
 
 def _contrast(planes: Pixels, factors: Floats) -> Pixels:
     # Whole numbers: the sum of up to 65,793 pixels is exact in float32 whatever the order.
-    mean = _gray(_floats(planes)).floor_().mean(dim=1, keepdim=True)
+    mean = _gray(torch.from_numpy(planes).float()).floor_().mean(dim=1, keepdim=True)
     return _looked_up(planes, _LEVELS.mul(_column(factors)).addcmul_(mean, _column(1.0 - factors)))
 
 
 def _saturation(planes: Pixels, factors: Floats) -> Pixels:
-    floats = _floats(planes)
+    floats = torch.from_numpy(planes).float()
     gray = _gray(floats).floor_()
     # addcmul rounds once, as torchvision's `add_` with alpha does.
     return _bytes(

@@ -11,7 +11,7 @@ from ptkit.core.data.transforms.catalogue import (
     spec_named,
     specs_in,
 )
-from ptkit.core.data.transforms.spec import NORMALISED, Spec, same_size
+from ptkit.core.data.transforms.spec import NORMALISED, UINT8, Spec, kept_size
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import is_small
@@ -146,7 +146,11 @@ def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
         fixed = [spec for spec in specs if spec.can_keep or not spec.resizes]
         geometry = (
             *_automatic_geometry(fixed, size),
-            *(text for text, spec in written if _is_fixed_geometry(spec) or _takes_crops(spec)),
+            *(
+                text
+                for text, spec in written
+                if _takes_crops(spec) or (spec.can_keep and spec.size is not kept_size)
+            ),
         )
     linear = [text for text, spec in written if spec.name == "LinearTransformation"]
     normalize = [text for text, spec in written if spec.name == "Normalize"]
@@ -165,13 +169,9 @@ def _takes_crops(spec: Spec) -> bool:
     return spec.is_crop and spec.num_crops > 1
 
 
-def _is_fixed_geometry(spec: Spec) -> bool:
-    return spec.can_keep and spec.size is not same_size
-
-
 def _needs_floats(call: Call) -> bool:
     # A Normalize inside a container is refused where the order is checked.
-    return any(spec.needs_floats and spec.gives != NORMALISED for spec in specs_in(call))
+    return any(UINT8 in spec.refuses and spec.gives != NORMALISED for spec in specs_in(call))
 
 
 def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[str, ...]:

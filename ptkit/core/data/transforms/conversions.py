@@ -22,13 +22,14 @@ from ptkit.core.parts.argument_rules import ABOVE_0, ANY, flag, list_of, one_of
 
 
 class ToTensor(nn.Module):
-    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1; v2's own leaves
-    tensors unscaled.
-    """
+    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1."""
+
+    # Not v2's own, which leaves tensors unscaled.
 
     def forward(self, image: Any) -> Tensor:
-        tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        return F.to_dtype(tensor, torch.float32, scale=True)
+        tensor: Tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
+        tensor = F.to_dtype(tensor, torch.float32, scale=True)
+        return tensor
 
 
 def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:

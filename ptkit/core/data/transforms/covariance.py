@@ -228,8 +228,8 @@ def _common_size(images: ImageList, chosen: Indices) -> tuple[int, int]:
 
 
 def _geometry(size: tuple[int, int]) -> Pipeline:
-    """Plan what training does before LinearTransformation; it makes images square unless told
-    otherwise.
+    """Plan what training does before LinearTransformation; it makes images square by
+    default.
     """
     height, width = size
     calls = evaluation_geometry(height) if height == width else (f"Resize(({height}, {width}))",)

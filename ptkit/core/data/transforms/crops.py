@@ -42,7 +42,8 @@ def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
     if any(padding):
         image = F.pad(image, padding, fill=t.fill, padding_mode=t.padding_mode)
     top, left = _crop_corners(t, tuple(F.get_size(image)), draws)
-    return F.crop(image, int(top), int(left), *t.size)
+    window: Tensor = F.crop(image, int(top), int(left), *t.size)
+    return window
 
 
 def random_crop_batch(t: v2.RandomCrop, images: Pixels, draws: Draws) -> Pixels:
@@ -153,10 +154,12 @@ def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Ten
     places = starts[:, None] + torch.arange(count, device=starts.device)
     is_own = (places >= 0) & (places < length)
     if mode == "reflect":
+        # The border pixel once: 2 1 0 1 2.
         period = max(2 * (length - 1), 1)
         places = places.remainder(period)
         places = torch.minimum(places, period - places)
     elif mode == "symmetric":
+        # The border pixel twice: 1 0 0 1.
         places = places.remainder(2 * length)
         places = torch.minimum(places, 2 * length - 1 - places)
     return places.clamp(0, length - 1), is_own
@@ -169,6 +172,7 @@ def _pad_batch(t: v2.RandomCrop, images: Pixels, padding: list[int]) -> Pixels:
         padded = F.pad(tensor, padding, fill=t.fill, padding_mode=t.padding_mode)
         return np.ascontiguousarray(padded.permute(0, 2, 3, 1).numpy())
     n, height, width, channels = images.shape
+    # Zeros are the usual case: numpy copies rows of pixels, where F.pad would go through planes.
     padded = np.zeros((n, height + top + bottom, width + left + right, channels), np.uint8)
     padded[:, top : top + height, left : left + width] = images
     return padded
@@ -189,7 +193,8 @@ def _windows(
     every_start = np.ndarray((flat.size - row.itemsize + 1,), row, flat, 0, (1,))
     corner = (np.arange(n) * height + top) * (width * channels) + left * channels
     starts = corner[:, None] + np.arange(size[0]) * (width * channels)
-    return every_start[starts.reshape(-1)].view(np.uint8).reshape(n, *size, channels)
+    windows: Pixels = every_start[starts.reshape(-1)].view(np.uint8)
+    return windows.reshape(n, *size, channels)
 
 
 _FIVE_CROP = Spec(

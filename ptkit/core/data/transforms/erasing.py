@@ -1,14 +1,14 @@
 """RandomErasing: boxes from keyed draws, for one float image and for whole float batches."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.data.transforms.geometry import BOX_DRAWS, TRIES, between
+from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
 from ptkit.core.parts.argument_rules import (
@@ -20,8 +20,6 @@ from ptkit.core.parts.argument_rules import (
     list_of,
     one_of,
 )
-
-Box = tuple[int, int, int, int]
 
 
 def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
@@ -57,14 +55,9 @@ def _sent_together(values: Sequence[Tensor], device: torch.device) -> Sequence[T
 
 
 def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]) -> Tensor:
-    height, width = images.shape[-2:]
-    top, left, h, w = sent(torch.tensor([box or (0, 0, 0, 0) for box in boxes]), images.device).T[
-        :, :, None
-    ]
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows, columns = (y >= top) & (y < top + h), (x >= left) & (x < left + w)
+    corners = [(x, y, x + w, y + h) for y, x, h, w in (box or (0, 0, 0, 0) for box in boxes)]
     value = constant(t.value, images.device).view(1, -1, 1, 1)
-    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], value, images)
+    return torch.where(box_mask(np.array(corners), images), value, images)
 
 
 def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
@@ -73,6 +66,7 @@ def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
     """
     if t.value is not None:
         return torch.tensor(t.value)[:, None, None]
+    # Seeded by a draw: the noise of an image does not depend on its batch.
     generator = torch.Generator().manual_seed(int(draws[1] * (1 << 53)))
     return torch.randn((3, box[2], box[3]), generator=generator)
 
@@ -83,14 +77,13 @@ def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> B
     """
     if draws[0] >= t.p:
         return None
-    low, high = math.log(t.ratio[0]), math.log(t.ratio[1])
-    for k in range(TRIES):
-        area = height * width * between(draws[2 + 2 * k], *t.scale)
-        aspect = math.exp(between(draws[3 + 2 * k], low, high))
-        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if h < height and w < width:
-            return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
-    return None
+    # The other way round than RandomResizedCrop: here the aspect is height by width.
+    most = height - 1, width - 1
+    sides = random_sides(t, height * width, draws[2:], least=0, most=most)
+    if sides is None:
+        return None
+    h, w = sides
+    return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
 
 
 SPECS = (

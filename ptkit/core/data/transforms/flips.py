@@ -3,10 +3,10 @@
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -28,23 +28,16 @@ class AlternatingFlip(nn.Module):
     and so on.
 
     Two epochs then show each image both ways (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
-    GPU", 2024,
-    section 3.6).
+    GPU", 2024, section 3.6).
     """
 
     p = 0.5
-
-    def __init__(self) -> None:
-        super().__init__()
 
 
 class WithHorizontalFlip(nn.Module):
     """Make two of each image, itself and its mirror image: the model's outputs are averaged over
     both.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
 
 
 def horizontal_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
@@ -58,13 +51,15 @@ def vertical_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
 
 
 def horizontal_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
-    """Mirror some images of a batch, in place."""
+    """Mirror some images of a batch left to right, in place."""
     chosen = np.flatnonzero(draws[:, 0] < t.p)
     if images[0].nbytes > _LARGE:
         for image in (images[number] for number in chosen.tolist()):
             cv2.flip(image, 1, image)
     elif len(chosen):
-        images[chosen] = _mirrored(images[chosen])
+        # All rows as one tall image: one call instead of n.
+        rows = images[chosen].reshape(-1, *images.shape[2:])
+        images[chosen] = np.reshape(cv2.flip(rows, 1), (-1, *images.shape[1:]))
     return images
 
 
@@ -75,27 +70,15 @@ def vertical_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
     return images
 
 
-def horizontal_flip_device(t: Any, images: Tensor, draws: Tensor) -> Tensor:
-    """Mirror some images of a batch."""
-    return torch.where((draws[:, 0] < t.p)[:, None, None, None], images.flip(2), images)
+def flip_device(t: Any, images: Tensor, draws: Tensor, *, dim: int) -> Tensor:
+    """Flip some images of a batch along a dimension."""
+    # All images and a mask: taking some out would wait for the device.
+    return torch.where((draws[:, 0] < t.p)[:, None, None, None], images.flip(dim), images)
 
 
-def vertical_flip_device(t: Any, images: Tensor, draws: Tensor) -> Tensor:
-    """Turn some images of a batch upside down."""
-    return torch.where((draws[:, 0] < t.p)[:, None, None, None], images.flip(1), images)
-
-
-def horizontal_flip_floats(t: Any, images: Tensor, draws: Draws) -> Tensor:
-    """Mirror some images of a float batch, in place on a CPU."""
-    return _flipped(images, draws[:, 0] < t.p, dim=-1)
-
-
-def vertical_flip_floats(t: Any, images: Tensor, draws: Draws) -> Tensor:
-    """Turn some images of a float batch upside down, in place on a CPU."""
-    return _flipped(images, draws[:, 0] < t.p, dim=-2)
-
-
-def _flipped(images: Tensor, is_chosen: npt.NDArray[np.bool_], *, dim: int) -> Tensor:
+def flip_floats(t: Any, images: Tensor, draws: Draws, *, dim: int) -> Tensor:
+    """Flip some images of a float batch along a dimension, in place on a CPU."""
+    is_chosen = draws[:, 0] < t.p
     if images.device.type != "cpu":
         mask = sent(is_chosen, images.device).view(-1, 1, 1, 1)
         return torch.where(mask, images.flip(dim), images)
@@ -103,13 +86,6 @@ def _flipped(images: Tensor, is_chosen: npt.NDArray[np.bool_], *, dim: int) -> T
     values, chosen = images.numpy(), np.flatnonzero(is_chosen)
     values[chosen] = np.flip(values[chosen], dim)
     return images
-
-
-def _mirrored(images: Pixels) -> Pixels:
-    n, height, width, channels = images.shape
-    # All rows as one tall image: one call instead of n.
-    flipped: Pixels = np.asarray(cv2.flip(images.reshape(n * height, width, channels), 1), np.uint8)
-    return flipped.reshape(images.shape)
 
 
 def with_flip(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
@@ -122,16 +98,12 @@ def with_flip_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
     return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
 
 
-def with_flip_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
-    """Return all images and mirror images, (2 * n, H, W, 3), image by image."""
-    return torch.stack([images, images.flip(2)], dim=1).flatten(0, 1)
+def with_flip_tensors(_t: Any, images: Tensor, _draws: Any, *, dim: int) -> Tensor:
+    """Return all images of a batch and their mirror images along a dimension, image by image."""
+    return torch.stack([images, images.flip(dim)], dim=1).flatten(0, 1)
 
 
-def with_flip_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Return all images and mirror images, (2 * n, 3, H, W), image by image."""
-    return torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)
-
-
+# The width is dimension 2 of uint8 (n, H, W, 3) and -1 of floats (n, 3, H, W).
 _HORIZONTAL_FLIP = Spec(
     v2.RandomHorizontalFlip,
     "mirror left to right with probability p",
@@ -139,23 +111,22 @@ _HORIZONTAL_FLIP = Spec(
     draws=1,
     apply=horizontal_flip,
     batch=horizontal_flip_batch,
-    device=horizontal_flip_device,
-    floats=horizontal_flip_floats,
+    device=partial(flip_device, dim=2),
+    floats=partial(flip_floats, dim=-1),
     mirrors=True,
     moves_pixels=True,
 )
 SPECS = (
     _HORIZONTAL_FLIP,
-    Spec(
-        v2.RandomVerticalFlip,
-        "mirror top to bottom with probability p",
-        arguments={"p": SHARE},
-        draws=1,
+    replace(
+        _HORIZONTAL_FLIP,
+        target=v2.RandomVerticalFlip,
+        summary="mirror top to bottom with probability p",
         apply=vertical_flip,
         batch=vertical_flip_batch,
-        device=vertical_flip_device,
-        floats=vertical_flip_floats,
-        moves_pixels=True,
+        device=partial(flip_device, dim=1),
+        floats=partial(flip_floats, dim=-2),
+        mirrors=False,
     ),
     replace(
         _HORIZONTAL_FLIP,
@@ -170,8 +141,8 @@ SPECS = (
         "each image and its mirror image: the mean of both answers counts",
         apply=with_flip,
         batch=with_flip_batch,
-        device=with_flip_device,
-        floats=with_flip_floats,
+        device=partial(with_flip_tensors, dim=2),
+        floats=partial(with_flip_tensors, dim=-1),
         refuses=CROPS_NEED_TENSOR,
         num_crops=2,
         mirrors=True,

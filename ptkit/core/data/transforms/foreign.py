@@ -42,7 +42,6 @@ class Lambda(nn.Module):
 
     def __init__(self, function: str) -> None:
         super().__init__()
-        self.name = function
         self.function = load_function(function)
 
     def forward(self, image: Any) -> Any:
@@ -54,6 +53,7 @@ def global_generators_kept() -> Iterator[None]:
     """Put the global generators back to where they were."""
     before = np.random.get_state(), random.getstate()
     try:
+        # No devices: to save their generators would start CUDA in a process that does not use it.
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
@@ -63,6 +63,7 @@ def global_generators_kept() -> Iterator[None]:
 
 def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     """Apply a transform after seeding all global generators for this one image."""
+    # A draw has 53 random bits; numpy takes 32 of them.
     key = int(draws[0] * (1 << 53))
     torch.default_generator.manual_seed(key)
     np.random.seed(key % (1 << 32))
@@ -107,8 +108,7 @@ SPECS = (
         'a function of your own: Lambda("module:function")',
         arguments={
             "function": text(
-                "text that names a function, as in 'module:function' or 'file.py:function'",
-                example="m:f",
+                "text that names a function, as in 'module:function' or 'file.py:function'"
             )
         },
         example='"augment.py:invert"',

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -27,6 +28,7 @@ from ptkit.core.data.transforms.spec import (
     Spec,
     own_size,
 )
+from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
     SIDE,
@@ -40,8 +42,9 @@ from ptkit.core.parts.argument_rules import (
 # Top, left, height and width.
 Box = tuple[int, int, int, int]
 
-TRIES = 10  # torchvision's number of tries for a box that fits
-BOX_DRAWS = 2 * TRIES + 2
+# torchvision's number of tries for a box that fits.
+_TRIES = 10
+BOX_DRAWS = 2 * _TRIES + 2
 
 _PIXELS_IN_CACHE = 1 << 16
 
@@ -69,14 +72,6 @@ def crop_of_reduced(
     )
 
 
-def _times_smaller_for_resize(t: v2.Resize, size: Size, _draws: Draws) -> int:
-    return _times_smaller(size, t.size or [max(size)])
-
-
-def _times_smaller_for_box(t: v2.RandomResizedCrop, size: Size, draws: Draws) -> int:
-    return _times_smaller(random_box(t, size, draws)[2:], t.size)
-
-
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
     """Return how many times smaller (1, 2, 4 or 8) what is resized may come.
 
@@ -95,9 +90,33 @@ def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
 def random_box(t: v2.RandomResizedCrop, size: Sequence[int], draws: Draws) -> Box:
     """Return the box that is cut out of an image of a size."""
     height, width = size
-    return _box_that_fits(height, width, t.scale, t.ratio, draws) or _central_box(
-        height, width, t.ratio
-    )
+    sides = random_sides(t, height * width, draws, least=1, most=(width, height))
+    if sides is not None:
+        w, h = sides
+        return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+    # None fits: the central one, whose aspect is as near to the image's as the ratio allows.
+    low, high = min(t.ratio), max(t.ratio)
+    h = round(width / low) if width / height < low else height
+    w = round(height * high) if width / height > high else width
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_sides(
+    t: Any, area: int, draws: Draws, *, least: int, most: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return the sides of torchvision's random box in an image of `area` pixels, by scale and ratio
+    of the transform: first the one that grows with the aspect. None if no try fits.
+
+    least: of both sides. most: of each.
+    """
+    low, high = math.log(t.ratio[0]), math.log(t.ratio[1])
+    for k in range(_TRIES):
+        part = area * between(draws[2 * k], *t.scale)
+        aspect = math.exp(between(draws[2 * k + 1], low, high))
+        first, second = round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+        if least <= first <= most[0] and least <= second <= most[1]:
+            return first, second
+    return None
 
 
 def _resized_box(t: v2.RandomResizedCrop, image: Tensor, box: Box) -> Tensor:
@@ -106,60 +125,42 @@ def _resized_box(t: v2.RandomResizedCrop, image: Tensor, box: Box) -> Tensor:
         # Each pixel's colours side by side, as decoded: torch gives such too then, not planes,
         # costly to turn back.
         cropped = cropped.movedim(-3, -1).contiguous().movedim(-1, -3)
-    return F.resize(cropped, t.size, interpolation=t.interpolation, antialias=t.antialias)
+    resized: Tensor = F.resize(
+        cropped, t.size, interpolation=t.interpolation, antialias=t.antialias
+    )
+    return resized
 
 
-def _box_that_fits(
-    height: int, width: int, scale: Sequence[float], ratio: Sequence[float], draws: Draws
-) -> Box | None:
-    """Return (top, left, height, width) of torchvision's random box, or None if ten tries found
-    none.
-    """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for k in range(TRIES):
-        area = height * width * between(draws[2 * k], *scale)
-        aspect = math.exp(between(draws[2 * k + 1], low, high))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+def _size_of_resize(t: v2.Resize, size: Size | None) -> Size | None:
+    """Return the size after Resize; None where it depends on the image."""
+    match t.size:
+        case [height, width]:
+            return height, width
+        case [side] if size is not None and size[0] == size[1]:
+            return side, side
     return None
 
 
-def _central_box(height: int, width: int, ratio: Sequence[float]) -> Box:
-    h, w = height, width
-    if width / height < min(ratio):
-        h = round(width / min(ratio))
-    elif width / height > max(ratio):
-        w = round(height * max(ratio))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def size_of_resize(t: v2.Resize, size: Size | None) -> Size | None:
-    """Return the size after Resize; None where it depends on the image."""
-    wanted = t.size
-    if wanted is not None and len(wanted) == 2:
-        return wanted[0], wanted[1]
-    return None if size is None or size[0] != size[1] or wanted is None else (wanted[0], wanted[0])
-
-
-def size_of_pad(t: v2.Pad, size: Size | None) -> Size | None:
-    """Return the size after Pad."""
+def _size_of_pad(t: v2.Pad, size: Size | None) -> Size | None:
     if size is None:
         return None
-    left, top, right, bottom = _four_sides(t.padding)
+    sides = [t.padding] if isinstance(t.padding, int) else list(t.padding)
+    # One number is for all sides, two are for left and right, and for top and bottom.
+    left, top, right, bottom = (sides * 4)[:4]
     return size[0] + top + bottom, size[1] + left + right
 
 
-def _four_sides(padding: Any) -> tuple[int, int, int, int]:
-    values = [padding] if isinstance(padding, int) else list(padding)
-    match values:
-        case [a]:
-            return a, a, a, a
-        case [a, b]:
-            return a, b, a, b
-        case [a, b, c, d]:
-            return a, b, c, d
-    raise ValueError(f"padding must be 1, 2 or 4 numbers, found {padding}")
+def box_mask(boxes: npt.NDArray[np.int64], images: Tensor) -> Tensor:
+    """Return which pixels of images (n, 3, H, W) lie in each one's box, (n, 1, H, W), on their
+    device.
+
+    boxes: (n, 4), left, top, right, bottom.
+    """
+    height, width = images.shape[-2:]
+    left, top, right, bottom = sent(boxes, images.device).T[:, :, None].unbind()
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 def between(draw: float, low: float, high: float) -> float:
@@ -175,9 +176,8 @@ def in_cache(images: npt.NDArray[np.uint8]) -> Iterator[slice]:
 
 def _is_below_max_size(given: Mapping[str, Any]) -> bool:
     size, most = given["size"], given["max_size"]
-    if most is None or size is None or isinstance(size, int):
-        return most is None or size is None or size < most
-    return len(size) == 1 and size[0] < most
+    sides = [size] if isinstance(size, int) else size
+    return most is None or size is None or (len(sides) == 1 and sides[0] < most)
 
 
 SPECS = (
@@ -194,9 +194,10 @@ SPECS = (
             _is_below_max_size, "max_size must be larger than size, which is then one number"
         ),
         example="(16, 16)",
-        size=size_of_resize,
+        size=_size_of_resize,
         tensor_modes=MOST_MODES,
-        times_smaller=_times_smaller_for_resize,
+        # No size: only max_size, for the longer side.
+        times_smaller=lambda t, size, _draws: _times_smaller(size, t.size or [max(size)]),
         can_keep=True,
         skips_fitting=True,
     ),
@@ -215,7 +216,7 @@ SPECS = (
         apply=random_resized_crop,
         size=own_size,
         tensor_modes=MOST_MODES,
-        times_smaller=_times_smaller_for_box,
+        times_smaller=lambda t, size, draws: _times_smaller(random_box(t, size, draws)[2:], t.size),
         apply_reduced=crop_of_reduced,
     ),
     Spec(
@@ -223,7 +224,7 @@ SPECS = (
         "add a border",
         arguments={"padding": PADDING, "fill": FILL, "padding_mode": PADDING_MODE},
         example="2",
-        size=size_of_pad,
+        size=_size_of_pad,
         can_keep=True,
     ),
 )

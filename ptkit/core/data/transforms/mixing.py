@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ptkit.core.data.keyed import stream_key
+from ptkit.core.data.transforms.geometry import box_mask
 from ptkit.core.data.transforms.spec import Spec
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import ABOVE_0
@@ -86,6 +87,7 @@ def _pasted(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
     """Return images with a box of each one's partner, on a CPU; boxes: (n, 4), left, top, right,
     bottom.
     """
+    # numpy writes into the memory of the tensors.
     mixed = images.clone()
     source, target = images.numpy(), mixed.numpy()
     for k, (left, top, right, bottom) in enumerate(boxes.tolist()):
@@ -95,13 +97,7 @@ def _pasted(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
 
 def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
     """Do the same in a few operations on whole batches, on any device."""
-    height, width = images.shape[-2:]
-    left, top, right, bottom = sent(boxes, images.device).T[:, :, None]
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
-    return torch.where(
-        rows[:, None, :, None] & columns[:, None, None, :], images.roll(1, 0), images
-    )
+    return torch.where(box_mask(boxes, images), images.roll(1, 0), images)
 
 
 # The loop knows the labels and mixes losses, not targets.

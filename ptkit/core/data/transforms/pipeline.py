@@ -23,15 +23,7 @@ from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is_mix, resolved
 from ptkit.core.data.transforms.foreign import global_generators_kept
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.plan import (
-    Plan,
-    Step,
-    check_order,
-    check_sizes,
-    divide,
-    sizes_of,
-    steps_of,
-)
+from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, sizes_of, steps_of
 from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 from ptkit.core.errors import DataError, UsageError
@@ -84,16 +76,14 @@ class Pipeline:
         written = [parse(call) for call in calls]
         may_read = allow_user_code and tensors is None
         parsed = [resolved(call, tensors=held, may_read=may_read) for call in written]
-        for call in parsed:
-            if not allow_user_code:
-                remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
-                refuse_user_code(call, where="the saved pipeline", remedy=remedy)
-        mix = parsed[-1] if parsed and is_mix(parsed[-1]) else None
-        of_images = parsed if mix is None else parsed[:-1]
-        transforms = [build_transform(call) for call in of_images]
-        check_order(of_images, transforms, mix=mix)
-        sizes, steps = sizes_of(transforms), steps_of(transforms)
-        check_sizes(of_images, transforms, sizes)
+        # Before anything is built: building imports a user's file, which runs it.
+        for call in () if allow_user_code else parsed:
+            remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
+            refuse_user_code(call, where="the saved pipeline", remedy=remedy)
+        mix = parsed.pop() if parsed and is_mix(parsed[-1]) else None
+        steps = steps_of(parsed)
+        check_order(steps, mix=mix)
+        sizes = sizes_of(steps)
         return Pipeline(
             calls=tuple(str(call) for call in written),
             plan=divide(steps, sizes),
@@ -119,9 +109,12 @@ class Pipeline:
         draws = keyed.uniforms(
             seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws
         )[:, offset:]
-        for step in self.plan.random_steps:
+        plan = self.plan
+        for step in plan.image_steps + plan.batch_steps + plan.device_steps + plan.float_steps:
             if step.spec.alternates:
                 columns = step.columns.stop - step.columns.start
+                # The draws of epoch 0, half a turn further in every other epoch: what was below 0.5
+                # is above it then.
                 same = keyed.uniforms(seed, "alternate", epoch=0, indices=keys, columns=columns)
                 draws[:, step.columns] = (same + epoch % 2 / 2) % 1.0
         return draws
@@ -155,14 +148,15 @@ class Pipeline:
     def apply_prefix(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3)."""
         size = pixels.shape[0], pixels.shape[1]
+        # Images that have their size already are neither copied nor turned into tensors.
         if all(
             step.spec.skips_fitting and step.spec.size(step.transform, size) == size
             for step in self.plan.prefix
         ):
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        for step in self.plan.prefix:
-            image = _applied(step, image, np.empty(0))
+        image = _applied(self.plan.prefix, image, np.empty(0))
+        # Kept as rows of pixels: every later copy of them is then one piece of memory.
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
     def size_after_prefix(self, size: Size) -> Size:
@@ -171,9 +165,9 @@ class Pipeline:
         Raises:
             UsageError: a transform that does not fit such an image.
         """
+        # A meta tensor has a shape, but no memory.
         image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
-        for step in self.plan.prefix:
-            image = _applied(step, image, np.empty(0))
+        image = _applied(self.plan.prefix, image, np.empty(0))
         return image.shape[1], image.shape[2]
 
     def apply_to_image(
@@ -195,10 +189,9 @@ class Pipeline:
             step, steps = steps[0], steps[1:]
             assert step.spec.apply_reduced is not None
             image = step.spec.apply_reduced(step.transform, image, draws[step.columns], reduction)
-        for step in steps:
-            image = _applied(step, image, draws[step.columns])
+        image = _applied(steps, image, draws)
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        if self.plan.scale is not None and tensor.dtype != torch.uint8:
+        if self.plan.fused is not None and tensor.dtype != torch.uint8:
             found = str(tensor.dtype).removeprefix("torch.")
             raise UsageError(
                 f"found {found} before ToTensor: a transform there must keep uint8 pixels, 0..255"
@@ -213,7 +206,7 @@ class Pipeline:
             DataError: images that differ in size.
         """
         same_size([tuple(tensor.shape[-2:]) for tensor in tensors], self.calls)
-        if self.plan.scale is None:
+        if self.plan.fused is None:
             return torch.stack(list(tensors)).flatten(0, -4)
         # Not np.stack: it keeps the strides of its parts, and what follows needs whole rows.
         first = tensors[0].movedim(-3, -1)
@@ -249,7 +242,7 @@ class Pipeline:
             there = sent(draws, batch.device) if device_draws is None else device_draws
             for step in self.plan.device_steps:
                 batch = _applied_to_all(step, step.spec.device, batch, there)
-        if self.plan.scale is not None:
+        if self.plan.fused is not None:
             batch = self.normalise_batch(batch)
         for step in self.plan.float_steps:
             batch = _applied_to_all(step, step.spec.floats, batch, draws)
@@ -268,9 +261,8 @@ class Pipeline:
         """Return scale and shift for a whole row: a broadcast over three channels is ten times
         slower.
         """
-        scale, shift = self.plan.scale, self.plan.shift
-        assert scale is not None
-        assert shift is not None
+        assert self.plan.fused is not None
+        scale, shift = self.plan.fused
         return scale.repeat(width).to(device), shift.repeat(width).to(device)
 
     def apply(self, pixels: Pixels, draws: Draws) -> Tensor:
@@ -319,12 +311,15 @@ def denormalise(
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
-def _applied(step: Step, image: Any, draws: Draws) -> Any:
-    """Apply one step to one image."""
-    try:
-        return step.spec.apply(step.transform, image, draws)
-    except Exception as error:  # a user's own code may raise anything
-        raise _refusal(step, error) from error
+def _applied(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
+    """Apply steps to one image, whose draws these are."""
+    for step in steps:
+        try:
+            image = step.spec.apply(step.transform, image, draws[step.columns])
+        # A user's own code may raise anything.
+        except Exception as error:
+            raise _refusal(step, error) from error
+    return image
 
 
 def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
@@ -338,6 +333,7 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
         )
     try:
         return form(step.transform, batch, draws[:, step.columns])
+    # A RuntimeError too, but not a fault of the transform.
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError, TypeError, cv2.error) as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from ptkit.core.data.transforms.catalogue import (
+    build_transform,
     has_form,
     inner_calls,
     is_foreign,
@@ -24,8 +25,11 @@ from ptkit.core.parts.calls import Call
 
 @dataclass(frozen=True)
 class Step:
-    """One transform, its row, and the columns of the draws that it takes."""
+    """One transform, the call that it was built from, its row, and the columns of the draws that it
+    takes.
+    """
 
+    call: Call
     transform: Any
     spec: Spec
     columns: slice
@@ -39,8 +43,8 @@ class Plan:
     image_steps: one image.
     batch_steps: whole uint8 batches, on the CPU.
     device_steps: whole uint8 batches on the training device, where that is not a CPU.
-    scale, shift: ToTensor and a Normalize right after it are float(pixels) * scale + shift, (3,)
-        each; None where ToTensor is one of `image_steps`.
+    fused: scale and shift, (3,) each: ToTensor and a Normalize right after it are float(pixels) *
+        scale + shift; None where ToTensor is one of `image_steps`.
     float_steps: whole float batches, on the device.
     prefix_size: (height, width) after the prefix; None where it depends on the image.
     num_device_forms: how many steps at the end of `batch_steps` could run on a GPU.
@@ -50,15 +54,10 @@ class Plan:
     image_steps: tuple[Step, ...]
     batch_steps: tuple[Step, ...]
     device_steps: tuple[Step, ...] = ()
-    scale: Tensor | None
-    shift: Tensor | None
+    fused: tuple[Tensor, Tensor] | None
     float_steps: tuple[Step, ...]
     prefix_size: Size | None
     num_device_forms: int
-
-    @property
-    def random_steps(self) -> tuple[Step, ...]:
-        return self.image_steps + self.batch_steps + self.device_steps + self.float_steps
 
     def for_gpu(self) -> "Plan":
         """Let as many steps run on the training device as can: the last ones, as batches do not
@@ -73,17 +72,22 @@ class Plan:
         )
 
 
-def steps_of(transforms: Sequence[Any]) -> tuple[Step, ...]:
-    """Give each transform its columns of the draws."""
+def steps_of(calls: Sequence[Call]) -> tuple[Step, ...]:
+    """Build each call's transform and give it its columns of the draws.
+
+    Raises:
+        UsageError, DataError: see `build_transform`.
+    """
     steps, start = [], 0
-    for transform in transforms:
+    for call in calls:
+        transform = build_transform(call)
         end = start + num_draws(transform)
-        steps.append(Step(transform, spec_of(transform), slice(start, end)))
+        steps.append(Step(call, transform, spec_of(transform), slice(start, end)))
         start = end
     return tuple(steps)
 
 
-def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Plan:
+def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
     """Divide a list whose order has been checked; sizes: before each step and at the end."""
     first = next((k for k, step in enumerate(steps) if not step.spec.can_keep), len(steps))
     to_tensor = next(
@@ -93,20 +97,19 @@ def divide(steps: Sequence[Step], sizes: Sequence[Size | None]) -> Plan:
     if floats != to_tensor + 1:
         # Something after ToTensor runs image by image, and so does all before it.
         batch_start = batch_end = min(floats, len(steps))
-        scale = shift = None
+        fused = None
     else:
         batch_start = _start_of_forms(steps, sizes, first=first, end=to_tensor, form="batch")
         batch_end = to_tensor
-        (scale, shift), num_fused = _scale_and_shift(steps[floats:])
+        fused, num_fused = _scale_and_shift(steps[floats:])
         floats += num_fused
     device_start = _start_of_forms(steps, sizes, first=batch_start, end=batch_end, form="device")
     return Plan(
-        prefix=tuple(steps[:first]),
-        image_steps=tuple(steps[first:batch_start]),
-        batch_steps=tuple(steps[batch_start:batch_end]),
-        float_steps=tuple(steps[floats:]),
-        scale=scale,
-        shift=shift,
+        prefix=steps[:first],
+        image_steps=steps[first:batch_start],
+        batch_steps=steps[batch_start:batch_end],
+        float_steps=steps[floats:],
+        fused=fused,
         prefix_size=sizes[first],
         num_device_forms=batch_end - device_start,
     )
@@ -138,51 +141,34 @@ def _scale_and_shift(after: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]
     if not after or not isinstance(after[0].transform, v2.Normalize):
         return (torch.full((3,), 1 / 255), torch.zeros(3)), 0
     normalize = after[0].transform
-    mean = torch.as_tensor(normalize.mean, dtype=torch.float64).reshape(-1).expand(3)
-    std = torch.as_tensor(normalize.std, dtype=torch.float64).reshape(-1).expand(3)
+    mean, std = (
+        torch.as_tensor(values, dtype=torch.float64).reshape(-1).expand(3)
+        for values in (normalize.mean, normalize.std)
+    )
+    # Computed in float64 and rounded once.
     return ((1 / (255 * std)).float(), (-mean / std).float()), 1
 
 
 Kinds = frozenset[str]
 
 
-def check_order(calls: Sequence[Call], transforms: Sequence[Any], *, mix: Call | None) -> None:
+def check_order(steps: Sequence[Step], *, mix: Call | None) -> None:
     """Refuse a list in which a transform cannot work at its place.
 
-    calls: what the transforms were built from. mix: the call at the end that mixes batches.
+    mix: the call at the end that mixes batches.
 
     Raises:
         UsageError: the message says what is wrong with which call.
     """
     kinds: Kinds = frozenset({UINT8})
-    for call, transform in zip(calls, transforms, strict=True):
-        kinds = _after(call, transform, kinds)
-    if PIL in kinds:
-        raise UsageError(
-            "the transforms must end in a float tensor: add ToTensor() after ToPILImage()"
-        )
-    if UINT8 in kinds:
-        raise UsageError("the transforms must end in a float tensor: add ToTensor()")
-    _check_crops(calls, transforms, mix)
-    alternating = [call for call, t in zip(calls, transforms, strict=True) if spec_of(t).alternates]
-    if len(alternating) > 1:
-        second = alternating[1]
+    for step in steps:
+        kinds = _after(step.call, step.transform, kinds)
+    if kinds & {PIL, UINT8}:
+        place = " after ToPILImage()" if PIL in kinds else ""
+        raise UsageError(f"the transforms must end in a float tensor: add ToTensor(){place}")
+    _check_crops(steps, mix)
+    for second in [step.call for step in steps if step.spec.alternates][1:]:
         raise second.error(f"{second.name} appears twice: the second undoes the first")
-
-
-def check_sizes(
-    calls: Sequence[Call], transforms: Sequence[Any], sizes: Sequence[Size | None]
-) -> None:
-    """Refuse a transform that does not fit the images, where their size is known.
-
-    sizes: before each transform.
-
-    Raises:
-        UsageError: the message shows both sizes.
-    """
-    for call, transform, size in zip(calls, transforms, sizes, strict=False):
-        if size is not None and (reason := spec_of(transform).misfit(transform, size)):
-            raise call.error(reason)
 
 
 def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
@@ -195,6 +181,7 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     spec = spec_of(transform)
     if spec.is_container:
         return _after_container(call, transform, kinds)
+    # Sorted: which of two reasons is given must not depend on the order of a set.
     for kind in sorted(kinds & spec.refuses.keys()):
         raise call.error(spec.refuses[kind].format(call.name))
     modes = spec.tensor_modes
@@ -208,51 +195,56 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
 
 
 def _after_container(call: Call, transform: Any, kinds: Kinds) -> Kinds:
-    results, here = [], kinds
+    results, here, is_chain = [], kinds, isinstance(transform, v2.RandomApply)
     for inner, inner_transform in zip(inner_calls(call), transform.transforms, strict=True):
         assert isinstance(inner, Call)
-        if spec_of(inner_transform).num_crops > 1:
-            raise inner.error(
-                f"{inner.name} makes several images of each: it cannot be in {call.name}"
+        spec = spec_of(inner_transform)
+        if spec.num_crops > 1 or spec.alternates:
+            does = (
+                "makes several images of each"
+                if spec.num_crops > 1
+                else "takes turns from epoch to epoch"
             )
-        if spec_of(inner_transform).alternates:
-            raise inner.error(
-                f"{inner.name} takes turns from epoch to epoch: it cannot be in {call.name}"
-            )
-        here = _after(
-            inner, inner_transform, here if isinstance(transform, v2.RandomApply) else kinds
-        )
+            raise inner.error(f"{inner.name} {does}: it cannot be in {call.name}")
+        # RandomApply runs all of them, one after the other; RandomChoice runs one.
+        here = _after(inner, inner_transform, here if is_chain else kinds)
         if isinstance(transform, v2.RandomOrder) and here != kinds:
             raise inner.error(
                 f"{inner.name} changes what an image is: in a RandomOrder the others could not"
                 " follow it"
             )
         results.append(here)
-    return kinds | here if isinstance(transform, v2.RandomApply) else frozenset().union(*results)
+    return kinds | here if is_chain else frozenset().union(*results)
 
 
-def _check_crops(calls: Sequence[Call], transforms: Sequence[Any], mix: Call | None) -> None:
-    places = [k for k, transform in enumerate(transforms) if spec_of(transform).num_crops > 1]
-    if not places:
-        return
-    crop = calls[places[0]]
-    if len(places) > 1:
-        second = calls[places[1]]
-        raise second.error(
-            f"{second.name} cannot follow {crop.name}: the image is several images already"
-        )
-    if mix is not None:
-        raise mix.error(f"{mix.name} mixes single images: it cannot be used with {crop.name}")
-    for call, transform in list(zip(calls, transforms, strict=True))[places[0] + 1 :]:
-        if isinstance(transform, v2.ToPILImage) or is_foreign(transform):
+def _check_crops(steps: Sequence[Step], mix: Call | None) -> None:
+    crop: Call | None = None
+    for step in steps:
+        call = step.call
+        if crop is None:
+            crop = call if step.spec.num_crops > 1 else None
+        elif step.spec.num_crops > 1:
+            raise call.error(
+                f"{call.name} cannot follow {crop.name}: the image is several images already"
+            )
+        elif isinstance(step.transform, v2.ToPILImage) or is_foreign(step.transform):
             raise call.error(
                 f"{call.name} takes one image, not the crops of one: put it before {crop.name}"
             )
+    if crop is not None and mix is not None:
+        raise mix.error(f"{mix.name} mixes single images: it cannot be used with {crop.name}")
 
 
-def sizes_of(transforms: Sequence[Any]) -> list[Size | None]:
-    """Return the size before each transform, and at the end; None where it depends on the image."""
+def sizes_of(steps: Sequence[Step]) -> list[Size | None]:
+    """Return the size before each step, and at the end; None where it depends on the image.
+
+    Raises:
+        UsageError: a step that does not fit such images; the message shows both sizes.
+    """
     sizes: list[Size | None] = [None]
-    for transform in transforms:
-        sizes.append(spec_of(transform).size(transform, sizes[-1]))
+    for step in steps:
+        size = sizes[-1]
+        if size is not None and (reason := step.spec.misfit(step.transform, size)):
+            raise step.call.error(reason)
+        sizes.append(step.spec.size(step.transform, size))
     return sizes

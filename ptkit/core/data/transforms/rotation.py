@@ -31,7 +31,7 @@ from ptkit.core.parts.argument_rules import (
     list_of,
 )
 
-# Text and Pillow's numbers serve too.
+# Text and Pillow's numbers are allowed too.
 _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
 _BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)
 # OpenCV's maps hold places as int16.
@@ -44,23 +44,20 @@ _NO_MAP = np.empty((0, 0), np.int16)
 def random_rotation(t: v2.RandomRotation, image: Tensor, draws: Draws) -> Tensor:
     """Rotate by a random angle."""
     angle = between(draws[0], *t.degrees)
-    return F.rotate(
+    image = F.rotate(
         image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill
     )
+    return image
 
 
 def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
     """Rotate, shift, scale and shear at random."""
     height, width = F.get_size(image)
     parameters = _affine_parameters(t, height, width, draws)
-    return F.affine(
+    image = F.affine(
         image, **parameters, interpolation=t.interpolation, fill=t.fill, center=t.center
     )
-
-
-def size_of_rotation(t: v2.RandomRotation, size: Size | None) -> Size | None:
-    """Return the size after RandomRotation; None where it expands."""
-    return None if t.expand else size
+    return image
 
 
 def can_rotate_batch(t: Any, size: Size | None, _form: str) -> bool:
@@ -153,12 +150,8 @@ def _inverse_matrix(
 def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixels:
     """Sample each image through its own matrix."""
     height, width = images.shape[1:3]
-    thetas = (
-        torch.tensor(matrices)
-        .view(-1, 2, 3)
-        .transpose(1, 2)
-        .div_(torch.tensor([0.5 * width, 0.5 * height]))
-    )
+    halves = torch.tensor([0.5 * width, 0.5 * height])
+    thetas = torch.tensor(matrices).view(-1, 2, 3).transpose(1, 2).div_(halves)
     base, sample = _base_grid(height, width), _nearest if t.interpolation in _NEAREST else _bilinear
     warped = np.empty_like(images)
     for part in in_cache(images):
@@ -171,21 +164,16 @@ def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixe
 @functools.lru_cache(maxsize=8)
 def _base_grid(height: int, width: int) -> Tensor:
     """Return (x, y, 1) of each pixel, from the centre, (1, H * W, 3)."""
-    x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, steps=width).expand(height, width)
-    y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, steps=height)[:, None].expand(
-        height, width
-    )
-    return torch.stack([x, y, torch.ones(height, width)], dim=-1).view(1, height * width, 3)
+    x, y = (torch.linspace((1.0 - n) * 0.5, (n - 1.0) * 0.5, steps=n) for n in (width, height))
+    places = torch.meshgrid(x, y, indexing="xy")
+    return torch.stack([*places, torch.ones(height, width)], dim=-1).view(1, height * width, 3)
 
 
 def _nearest(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
     n, height, width, _ = images.shape
-    # 0 is what grid_sample gives outside.
-    x, y = (
-        torch.arange(1.0, width + 1).expand(height, width),
-        torch.arange(1.0, height + 1)[:, None],
-    )
-    places = torch.stack([x, y.expand(height, width)]).expand(n, 2, height, width)
+    # Places count from 1: 0 is what grid_sample gives outside.
+    x, y = torch.arange(1.0, width + 1), torch.arange(1.0, height + 1)
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(n, 2, height, width)
     sources = grid_sample(places, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     maps = sources.numpy().astype(np.int16) - np.int16(1)
     border = [float(np.rint(value)) for value in _three(fill)]
@@ -214,10 +202,8 @@ def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
 
 def _three(fill: Any) -> list[float]:
     """Return a fill value for each channel."""
-    values = (
-        [float(value) for value in fill] if isinstance(fill, list | tuple) else [float(fill or 0)]
-    )
-    return values * 3 if len(values) == 1 else values
+    values: list[float] = np.broadcast_to(np.ravel(fill or 0), 3).astype(float).tolist()
+    return values
 
 
 _ARGUMENTS = {
@@ -236,7 +222,7 @@ SPECS = (
         apply=random_rotation,
         batch=random_rotation_batch,
         can_batch=can_rotate_batch,
-        size=size_of_rotation,
+        size=lambda t, size: None if t.expand else size,
         tensor_modes=FEW_MODES,
     ),
     Spec(

@@ -26,13 +26,7 @@ Size = tuple[int, int]
 Form = Callable[[Any, Any, Any], Any]
 
 # What an image can be on its way through a list.
-UINT8, PIL, FLOAT, WHITENED, NORMALISED = (
-    "uint8",
-    "PIL image",
-    "float",
-    "whitened",
-    "normalised",
-)
+UINT8, PIL, FLOAT, WHITENED, NORMALISED = "uint8", "PIL image", "float", "whitened", "normalised"
 
 # Rules that several transforms share.
 SIZE = either(SIDE, list_of(SIDE, 1, 2))
@@ -67,12 +61,7 @@ NEEDS_0_TO_1 = refused(
 ) | refused("{} takes values 0..1: put it before Normalize", NORMALISED)
 
 
-def applied_itself(transform: Any, image: Any, _draws: Any) -> Any:
-    """Apply a transform without randomness."""
-    return transform(image)
-
-
-def same_size(_transform: Any, size: Size | None) -> Size | None:
+def kept_size(_transform: Any, size: Size | None) -> Size | None:
     """Return the size of an image that keeps it."""
     return size
 
@@ -89,7 +78,7 @@ class Spec(Part):
     Every form has the same result. A form for batches may change its input, the one for the device
     may not.
 
-    example: arguments of a call that works as it stands, where it needs some.
+    example: arguments of a call that is complete, where it needs some.
     draws: how many uniform numbers one image takes, or a function of the transform.
     apply: (transform, image (3, H, W), draws (k,)) -> image; crops of an image, (C, 3, H, W), share
         their draws.
@@ -125,12 +114,13 @@ class Spec(Part):
     example: str = ""
 
     draws: int | Callable[[Any], int] = 0
-    apply: Form = applied_itself
+    # Without randomness the transform applies itself.
+    apply: Form = lambda t, image, _draws: t(image)
     batch: Form | None = None
     device: Form | None = None
     floats: Form | None = None
     can_batch: Callable[[Any, Size | None, str], bool] = lambda _t, _size, _form: True
-    size: Callable[[Any, Size | None], Size | None] = same_size
+    size: Callable[[Any, Size | None], Size | None] = kept_size
     misfit: Callable[[Any, Size], str] = lambda _t, _size: ""
 
     refuses: Mapping[str, str] = field(default_factory=dict)
@@ -158,14 +148,5 @@ class Spec(Part):
         return self.target.__name__
 
     @property
-    def needs_floats(self) -> bool:
-        return UINT8 in self.refuses
-
-    @property
     def resizes(self) -> bool:
         return self.times_smaller is not None
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether a picture of a later step shows it applied."""
-        return self.can_keep or self.is_conversion

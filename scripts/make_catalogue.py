@@ -163,7 +163,7 @@ def _use(use: Use | Pairing | None) -> str:
         return ""
     if not isinstance(use, Use):
         return f"unit length → {_words(use)} → nearest"
-    return f"{_words(use.activation)} → {_words(use.target)} → {use.decoder.name}"
+    return f"{_words(use.activation)} → {_words(use.target)} → {use.decoder}"
 
 
 def _words(function: Callable[..., object]) -> str:

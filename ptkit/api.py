@@ -6,7 +6,6 @@ calls. Every error that the user can fix is a `PtkitError`.
 """
 
 import functools
-import itertools
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -154,7 +153,7 @@ def train(
     config: StrPath | None = None,
     recipe: str | None = None,
     name: str | None = None,
-    runs: StrPath | None = None,
+    out: StrPath | None = None,
     resume: StrPath | None = None,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
@@ -163,7 +162,7 @@ def train(
     """Train a classifier on train.txt and valid.txt, as `split` leaves them, into a run folder.
 
     Settings take precedence over the TOML file `config`, that over the `recipe`.
-    runs: the parent of the run folder, `runs` by default. resume: a run folder to continue.
+    out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
     >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
@@ -177,7 +176,7 @@ def train(
     """
     from ptkit.core.config_layers import gather
 
-    given = {"name": name, "out": runs, "recipe": recipe}
+    given = {"name": name, "out": out, "recipe": recipe}
     refused = [flag for flag, value in given.items() if value is not None]
     if resume is not None and refused:
         raise UsageError(
@@ -186,7 +185,7 @@ def train(
     found = gather(
         settings, recipe=recipe, resume=_path_or_none(resume), config=_path_or_none(config)
     )
-    return _run(found, name=name, runs=runs, resume=resume, link=link, watch=watch)
+    return _run(found, name=name, out=out, resume=resume, link=link, watch=watch)
 
 
 def finetune(
@@ -195,7 +194,7 @@ def finetune(
     config: StrPath | None = None,
     recipe: str | None = None,
     name: str | None = None,
-    runs: StrPath | None = None,
+    out: StrPath | None = None,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
     **settings: Unpack[FinetuneSettings],
@@ -220,7 +219,7 @@ def finetune(
         recipe=recipe,
         config=_path_or_none(config),
     )
-    return _run(found, name=name, runs=runs, resume=None, link=link, watch=watch)
+    return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
 
 
 def evaluate(
@@ -342,21 +341,19 @@ def load(
 
 
 def _predict_here(
-    subject: "Subject", images: "Image | list[Image]", *, top: int = 1
+    subject: "Subject", images: "Image | Sequence[Image]", *, top: int = 1
 ) -> list[dict[str, Any]]:
     """Predict on the device that the model is on."""
     from ptkit.looking.predictions import predict_images
 
-    tensors = itertools.chain(subject.model.parameters(), subject.model.buffers())
-    device = next((tensor.device.type for tensor in tensors), "cpu")
-    return predict_images(subject, images, top=top, device=device).rows
+    return predict_images(subject, images, top=top).rows
 
 
 def _run(
     settings: "Settings",
     *,
     name: str | None,
-    runs: StrPath | None,
+    out: StrPath | None,
     resume: StrPath | None,
     link: StrPath | None,
     watch: "Watcher | None",
@@ -367,7 +364,7 @@ def _run(
     return session.run(
         settings,
         watch=watch or Watcher(),
-        runs=Path(runs or "runs"),
+        runs=Path(out or "runs"),
         name=name,
         link=_path_or_none(link),
         resume=_path_or_none(resume),

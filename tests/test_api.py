@@ -109,7 +109,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     command = commands.get(name, name)
     module = __import__(f"ptkit.commands.{command}", fromlist=[command])
     only_there = {"as_json", "quiet", "verbose", "assignments", *all_flags()}
-    # What is drawn or shown of the record is the command's own affair; `runs` is its --out.
+    # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         "train": {"out"},
         "finetune": {"out", "resume"},
@@ -160,7 +160,7 @@ def test_train_in_python_and_on_the_command_line_make_the_same_settings(here: Pa
 
 
 def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
-    first = ptkit.train(**QUIET_RUN, runs=here / "mine", name="a", link=None)
+    first = ptkit.train(**QUIET_RUN, out=here / "mine", name="a", link=None)
     assert first.run == here / "mine/a"
     assert not Path("ckpt.pkl").exists()
     again = ptkit.train(resume=first.run, epochs=2, link=None)

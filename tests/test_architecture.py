@@ -59,7 +59,11 @@ WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config
                  "core.data.loading.entries", "core.data.splits.scanning",
                  "core.data.splits.splitting", "core.data.splits.jobs"]  # fmt: skip
 
-MAX_FUNCTION_LINES = 80
+MAX_FUNCTION_LINES, MAX_PARAMETERS = 60, 7
+# A command and the Python door have a parameter for each flag.
+DOORS = ("ptkit.commands", "ptkit.api")
+# What a field of the settings declares.
+MANY_PARAMETERS = {"_setting"}
 MAX_FILE_LINES = 400
 # Longer files, with the reason.
 LONG_FILES: dict[str, int] = {}
@@ -240,6 +244,17 @@ def test_functions_stay_short(module):
     functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef)]
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("module", [m for m in TREES if not m.startswith(DOORS)])
+def test_functions_have_few_parameters(module):
+    found = {
+        node.name: len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.FunctionDef) and ast.unparse(node.args).split(",")[0] != "self"
+    }
+    long = {name for name, count in found.items() if count > MAX_PARAMETERS}
+    assert long - MANY_PARAMETERS == set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

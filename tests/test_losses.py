@@ -191,8 +191,12 @@ def test_counts_are_read_as_counts() -> None:
 
 
 def test_the_labels_choose_the_loss() -> None:
-    assert {facts.kind: type(build_loss(None, facts).criterion).__name__ for facts in (CLASSES, MANY, DECIMALS)} == {
-        SINGLE: "CrossEntropyLoss", MULTI: "BCEWithLogitsLoss", REGRESSION: "SmoothL1Loss"}  # fmt: skip
+    losses = {f.kind: build_loss(None, f).criterion for f in (CLASSES, MANY, DECIMALS)}
+    assert {kind: type(loss).__name__ for kind, loss in losses.items()} == {
+        SINGLE: "CrossEntropyLoss",
+        MULTI: "BCEWithLogitsLoss",
+        REGRESSION: "SmoothL1Loss",
+    }
     assert DEFAULTS[SINGLE] == "CrossEntropyLoss(label_smoothing=0.1)"
 
 

@@ -56,7 +56,7 @@ def finetune(
         config=config,
         recipe=recipe,
         name=name,
-        runs=out,
+        out=out,
         watch=TrainingScreen(printer, is_verbose=verbose),
         **settings,
     )

@@ -36,7 +36,7 @@ def train(
         config=config,
         recipe=recipe,
         name=name,
-        runs=out,
+        out=out,
         resume=resume,
         watch=TrainingScreen(printer),
         **settings,

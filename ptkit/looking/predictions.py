@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -16,9 +17,9 @@ from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
-from ptkit.core.device import choose_device
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import make_folder, write_csv
+from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.looking.subject import Subject
 
@@ -115,11 +116,10 @@ def predict_sources(
     return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers, top)
 
 
-def predict_images(
-    subject: Subject, images: Image | list[Image], *, top: int = 1, device: str = "auto"
-) -> Answers:
-    """Return what the model says about one image or several: paths, the bytes of image files, PIL
-    images, arrays (H, W, 3) uint8.
+def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:
+    """Return what the model says about one image or several, on the device that it is on.
+
+    An image is a path, the bytes of a file, a PIL image, or an array (H, W, 3) uint8.
 
     Raises:
         DataError: an image that cannot be read.
@@ -127,17 +127,17 @@ def predict_images(
         CheckpointError: the saved pipeline names user code.
     """
     _check_top(subject, top)
-    pipeline, place = subject.parse_pipeline(), choose_device(device)
-    several = images if isinstance(images, list) else [images]
+    pipeline, model = subject.parse_pipeline(), subject.model
+    several = list(images) if isinstance(images, list | tuple) else [cast("Image", images)]
     if not several:
         raise UsageError("no images: give at least one")
-    model, size = subject.model.to(place).eval(), evaluation_batch_size(subject.weights.size)
-    outputs = []
+    place = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    size, outputs = evaluation_batch_size(subject.weights.size), []
     for start in range(0, len(several), size):
         views = [pipeline.view(_pixels(image)) for image in several[start : start + size]]
         same_size([tuple(view.shape[-2:]) for view in views], pipeline.calls)
         crops = torch.stack(views).flatten(0, -4).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with evaluating(model), torch.inference_mode():
             found = model(crops.to(place)).float()
         outputs.append(found.unflatten(0, (-1, pipeline.num_crops)).mean(dim=1))
     task, every = subject.task.on(place), torch.cat(outputs)
@@ -201,6 +201,8 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
 
 def _check_top(subject: Subject, top: int) -> None:
     kind = subject.task.kind
+    if top < 1:
+        raise UsageError(f"top must be at least 1, found {top}")
     if top > 1 and kind in (MULTI, REGRESSION):
         raise UsageError(
             f"--top ranks classes, of which an image has one; {subject.weights.source} is a {kind}"
@@ -216,10 +218,12 @@ def _pixels(image: Image) -> np.ndarray:
         return decoder.decode(image)
     if isinstance(image, PIL.Image.Image):
         return np.array(decoder.to_rgb(PIL.ImageOps.exif_transpose(image)))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        found = f"{image.dtype} of {image.shape}" if is_array else type(image).__name__
         raise UsageError(
-            f"an array must be uint8 of shape (height, width, 3), found {image.dtype} of"
-            f" {image.shape}"
+            "an image must be a path, bytes, a Pillow image or a uint8 array (height, width, 3),"
+            f" found {found}"
         )
     # A copy where it is read-only or turned: torch takes neither.
     return np.require(image, requirements=["C", "W"])

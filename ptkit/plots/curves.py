@@ -39,7 +39,6 @@ def learning_curves(
     chance_loss: float | None = None,
     majority_share: float | None = None,
     best_epoch: int | None = None,
-    title: str | None = None,
     footer: str = "",
 ) -> Figure:
     """Draw loss, a metric and the learning rate over the epochs.
@@ -57,7 +56,7 @@ def learning_curves(
     page = new_page(
         _WIDTH,
         2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
-        title=title or _title(rows, best, metric=metric, num_valid=num_valid),
+        title=_title(rows, best, metric=metric, num_valid=num_valid),
         notes=[_note(epochs)],
         footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
     )

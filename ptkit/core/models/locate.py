@@ -72,7 +72,7 @@ def _pretrained(name: str, *, is_path: bool) -> Weights:
     if is_path or name not in torchvision_models.names():
         hint = "" if is_path else nearest(name, torchvision_models.names())
         raise CheckpointError(
-            f"no weights {name}: neither a file or run folder here nor a torchvision model{hint}"
+            f"no weights {name}: not a file, a run folder or a torchvision model{hint}"
         )
     return torchvision_models.pretrained_weights(name)
 

@@ -172,7 +172,7 @@ def _stop_if_asked(flag: StopFlag, current: Run) -> None:
 
 def _what_is_left(current: Run) -> str:
     if current.best is None:
-        return "no epoch finished, so there is no checkpoint"
+        return "no epoch had a finite loss, so there is no checkpoint"
     return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Stations: the end of a qualified name, which must be unique; after | the name in older versions.
-# The first word is the start; a + makes a station another start.
+# Stations: what a run on the CPU with the default settings enters. Each is the end of a qualified
+# name, which must be unique; after | the name in older versions. The first is the start; a + makes
+# a station another start.
 WALKS = {
     "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
         train_and_print|api.train TrainingScreen session.run stop_on_signals prepare check_log
@@ -30,7 +31,7 @@ WALKS = {
         build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
         new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
         fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device sent
+        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device
         outputs_of|Batch.outputs loop._step Loss.forward Totals.add loop.evaluate
         session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
         environment|_environment save_checkpoint write_weight_file Events last_checkpoint
@@ -40,7 +41,7 @@ WALKS = {
         Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
         Batches.epoch epoch_order permutation Batches._plans|Batches._selections
         InMemory.batches Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device sent loop._step outputs_of|Batch.outputs
+        Pipeline.finish|Pipeline.finish_on_device loop._step outputs_of|Batch.outputs
         Loss.forward""",
     "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
         calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines

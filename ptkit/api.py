@@ -121,9 +121,8 @@ def normstats(
     from ptkit.core.data.lists import read_list
     from ptkit.core.machine import num_cores
 
-    for name, value in {"num": num, "size": size}.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, found {value}")
+    _check_at_least(1, num=num, size=size)
+    _check_at_least(0, workers=workers)
     images = read_list(Path(list_file))
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
     total, threads = min(num or len(images), len(images)), workers or num_cores()
@@ -252,6 +251,7 @@ def evaluate(
     from ptkit.looking.evaluation import evaluate_list
     from ptkit.looking.subject import load_subject
 
+    _check_at_least(0, workers=workers)
     names = _path_or_none(classes)
     subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
     return evaluate_list(subject, Path(list_file), classes=names, device=device, workers=workers)
@@ -287,6 +287,7 @@ def predict(
     from ptkit.looking.predictions import predict_sources
     from ptkit.looking.subject import load_subject
 
+    _check_at_least(0, workers=workers)
     names = _path_or_none(classes)
     subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
@@ -377,6 +378,12 @@ def _draw_summaries(run: "Run") -> tuple[Path, ...]:
     from ptkit.looking.end_of_run import write_summaries
 
     return write_summaries(run)
+
+
+def _check_at_least(low: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UsageError(f"{name} must be at least {low}, found {value}")
 
 
 def _path_or_none(path: StrPath | None) -> Path | None:

@@ -67,11 +67,11 @@ def _values(setting: Field) -> Iterator[str]:
     name = kind.removeprefix("tuple[").split(",")[0].split(" |")[0]
     word = "path" if rules["is_path"] else words[name]
     yield f"list of {word}s".replace("texts", "text") if kind.startswith("tuple") else word
-    limits = {"above": "above", "low": "at least", "high": "at most"}
-    for rule, text in limits.items():
+    low, high, above = rules["within"]
+    for text, limit in {"above": above, "at least": low, "at most": high}.items():
         # A limit that nobody reaches.
-        if rules[rule] is not None and rules[rule] < 2**32:
-            yield f"{text} {rules[rule]}"
+        if limit is not None and limit < 2**32:
+            yield f"{text} {limit}"
 
 
 def main() -> None:

@@ -7,9 +7,20 @@ torch.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Limits(NamedTuple):
+    """The range of a number; low and high are inclusive, above is exclusive."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+
+_NO_LIMITS = Limits()
 
 
 def _setting(
@@ -19,12 +30,10 @@ def _setting(
     flag: str | None = None,
     keyword: str | None = None,
     choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
+    within: Limits = _NO_LIMITS,
     is_path: bool = False,
 ) -> Any:
-    """Declare a setting; low and high are inclusive, above is exclusive.
+    """Declare a setting.
 
     meaning: a sentence, shown as help and in the docs. flag: of the command line, for the few
     settings that have one. keyword: in Python, where the key is not unique or not clear by itself.
@@ -34,9 +43,7 @@ def _setting(
         "flag": flag,
         "keyword": keyword,
         "choices": choices,
-        "low": low,
-        "high": high,
-        "above": above,
+        "within": within,
         "is_path": is_path,
     }
     return field(default=default, metadata=rules)
@@ -56,7 +63,10 @@ class DataSettings:
         is_path=True,
     )
     size: int | None = _setting(
-        None, "Input size in pixels; by default chosen from the images.", flag="--size", low=1
+        None,
+        "Input size in pixels; by default chosen from the images.",
+        flag="--size",
+        within=Limits(low=1),
     )
     augment: str = _setting(
         "auto",
@@ -75,13 +85,12 @@ class DataSettings:
     mean: tuple[float, ...] = _setting(
         (),
         "Mean for Normalize: R,G,B in 0..1; by default measured from the training list.",
-        low=0,
-        high=1,
+        within=Limits(low=0, high=1),
     )
     std: tuple[float, ...] = _setting(
         (),
         "Standard deviation for Normalize: R,G,B in 0..1; by default measured likewise.",
-        above=0,
+        within=Limits(above=0),
     )
     cache: str = _setting(
         "auto",
@@ -104,7 +113,9 @@ class DataSettings:
     drop_last: bool = _setting(
         False, "Leave out a last batch that is not full; a batch of a single image always is."
     )
-    workers: int = _setting(0, "Decoding threads; 0 chooses.", flag="--workers", low=0)
+    workers: int = _setting(
+        0, "Decoding threads; 0 chooses.", flag="--workers", within=Limits(low=0)
+    )
 
 
 @dataclass(frozen=True)
@@ -138,11 +149,10 @@ class LossSettings:
         None,
         "With several labels an image: the probability above which a label is given; by default"
         " 0.5.",
-        low=0,
-        high=1,
+        within=Limits(low=0, high=1),
     )
     embedding: int | None = _setting(
-        None, "Outputs of the model where images are compared; by default 64.", low=2
+        None, "Outputs of the model where images are compared; by default 64.", within=Limits(low=2)
     )
 
 
@@ -157,7 +167,7 @@ class OptimizerSettings:
         None,
         "Learning rate; by default the optimizer's usual one for the batch size.",
         flag="--lr",
-        above=0,
+        within=Limits(above=0),
     )
     groups: tuple[str, ...] = _setting(
         (),
@@ -166,10 +176,12 @@ class OptimizerSettings:
     )
     decay_all: bool = _setting(False, "Apply weight decay to norms and biases too.")
     layer_decay: float | None = _setting(
-        None, "Rate of each layer, as a multiple of the next one's.", above=0, high=1
+        None, "Rate of each layer, as a multiple of the next one's.", within=Limits(above=0, high=1)
     )
     head_lr: float = _setting(
-        1.0, "Rate of the head, as a multiple of the others'; finetune uses 10.", above=0
+        1.0,
+        "Rate of the head, as a multiple of the others'; finetune uses 10.",
+        within=Limits(above=0),
     )
 
 
@@ -184,7 +196,7 @@ class SchedulerSettings:
         "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
     )
     warmup: float = _setting(
-        0.1, "Share of the run over which the rate rises linearly.", low=0, high=1
+        0.1, "Share of the run over which the rate rises linearly.", within=Limits(low=0, high=1)
     )
     metric: str = _setting(
         "loss",
@@ -195,14 +207,18 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: int = _setting(15, "Passes over the training images.", flag="--epochs", low=1)
+    epochs: int = _setting(
+        15, "Passes over the training images.", flag="--epochs", within=Limits(low=1)
+    )
     batch_size: int | None = _setting(
         None,
         "Images per step; by default 64, or all where there are fewer.",
         flag="--batch-size",
-        low=1,
+        within=Limits(low=1),
     )
-    seed: int = _setting(0, "Same seed, same result.", flag="--seed", low=0, high=2**63 - 1)
+    seed: int = _setting(
+        0, "Same seed, same result.", flag="--seed", within=Limits(low=0, high=2**63 - 1)
+    )
     device: str = _setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
     precision: str = _setting(
         "auto",
@@ -210,10 +226,12 @@ class TrainSettings:
         flag="--precision",
         choices=("auto", "fp32", "bf16"),
     )
-    accumulate: int = _setting(1, "Batches whose gradients are added before a step.", low=1)
-    clip_grad: float | None = _setting(None, "Largest total gradient norm.", above=0)
+    accumulate: int = _setting(
+        1, "Batches whose gradients are added before a step.", within=Limits(low=1)
+    )
+    clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=Limits(above=0))
     patience: int | None = _setting(
-        None, "Stop after this many epochs without a better one.", low=1
+        None, "Stop after this many epochs without a better one.", within=Limits(low=1)
     )
     metric: str = _setting(
         "auto", "What the best epoch is chosen by: loss, or a metric of the labels."
@@ -221,11 +239,13 @@ class TrainSettings:
     ema: float | None = _setting(
         None,
         "Decay of the moving average of the weights; the average is then what is evaluated.",
-        above=0,
-        high=1,
+        within=Limits(above=0, high=1),
     )
     save_every: int = _setting(
-        1, "Epochs between two saved states to resume from.", flag="--save-every", low=1
+        1,
+        "Epochs between two saved states to resume from.",
+        flag="--save-every",
+        within=Limits(low=1),
     )
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import FIELDS, KEYWORDS, Field, Settings, keyword_of
+from ptkit.core.config import FIELDS, KEYWORDS, Field, Limits, Settings, keyword_of
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
 
@@ -218,12 +218,12 @@ def _checked(name: str, value: Any, setting: Field) -> Any:
     for number in value if isinstance(value, tuple) else (value,):
         # True is an int for Python.
         if isinstance(number, int | float) and not isinstance(number, bool):
-            _check_range(name, number, rules)
+            _check_range(name, number, rules["within"])
     return value
 
 
-def _check_range(name: str, number: float, rules: Mapping[str, Any]) -> None:
-    low, high, above = rules["low"], rules["high"], rules["above"]
+def _check_range(name: str, number: float, within: Limits) -> None:
+    low, high, above = within
     breaks = {
         "a finite number": isinstance(number, float) and not math.isfinite(number),
         f"above {above}": above is not None and number <= above,

@@ -144,7 +144,7 @@ def test_images_are_resized_as_training_resizes_them(listed, size):
     images, chosen = listed(
         [random.integers(0, 256, (30, 20 + k, 3), dtype=np.uint8) for k in range(4)]
     )
-    training = Pipeline.parse(complete((), size=size, mean=(0, 0, 0), std=(1, 1, 1)))
+    training = Pipeline.of(complete((), size=size, mean=(0, 0, 0), std=(1, 1, 1)))
     seen = [training.read_image(images.image_path(index)).flatten().numpy() for index in range(4)]
     found = measure_whitening(images, chosen, kind="zca", size=size)
     np.testing.assert_allclose(found.mean, np.mean(seen, axis=0), rtol=0, atol=1e-6)

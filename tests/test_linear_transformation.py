@@ -11,7 +11,7 @@ from ptkit.core.data.transforms.completion import complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import CheckpointError, DataError, UsageError
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import parse, parse_all
 
 SIZE, COUNT = "Resize((4, 5))", 60
 RANDOM = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_pipeline_is_rebuilt_from_its_tensors_without_the_file(whitening, pictur
     expected = pipeline.read_image(picture)
     whitening.unlink()
     assert list(pipeline.tensors) == ["whitening.npz"]
-    again = Pipeline.parse(pipeline.calls, tensors=pipeline.tensors, allow_user_code=False)
+    again = Pipeline.of(pipeline.calls, tensors=pipeline.tensors, allow_user_code=False)
     assert torch.equal(again.read_image(picture), expected)
     assert again.calls == pipeline.calls
     assert torch.equal(again.tensors["whitening.npz"], pipeline.tensors["whitening.npz"])
@@ -189,24 +189,19 @@ AROUND = {"size": 8, "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
 
 def test_list_that_whitens_gets_a_tensor_before_it_and_no_normalize():
     linear = CALLS[2]
-    assert complete(["RandomCrop(8, padding=1)", linear, "RandomErasing()"], **AROUND) == (
-        "Resize((8, 8))",
-        "RandomCrop(8, padding=1)",
-        "ToTensor()",
-        linear,
-        "RandomErasing()",
+    crop, erase = "RandomCrop(8, padding=1)", "RandomErasing()"
+    assert complete(parse_all([crop, linear, erase]), **AROUND) == parse_all(
+        ["Resize((8, 8))", crop, "ToTensor()", linear, erase]
     )
-    named = ["Resize((8, 8))", "ToTensor()", linear, "Normalize([0], [2])"]
-    assert complete(named, **AROUND) == tuple(named)
+    named = parse_all(["Resize((8, 8))", "ToTensor()", linear, "Normalize([0], [2])"])
+    assert complete(named, **AROUND) == named
 
 
 def test_evaluation_whitens_as_training_does():
     linear = CALLS[2]
-    assert evaluation_of(["RandomCrop(8, padding=1)", linear], 8) == ("Resize((8, 8))", linear)
-    named = ["Resize((8, 8))", "RandomVerticalFlip()", "ToTensor()", linear, "Normalize([0], [2])"]
-    assert evaluation_of(named, 8) == (
-        "Resize((8, 8))",
-        "ToTensor()",
-        linear,
-        "Normalize([0], [2])",
-    )
+    resize = "Resize((8, 8))"
+    training = parse_all(["RandomCrop(8, padding=1)", linear])
+    assert evaluation_of(training, 8) == parse_all([resize, linear])
+    after = ("ToTensor()", linear, "Normalize([0], [2])")
+    named = parse_all([resize, "RandomVerticalFlip()", *after])
+    assert evaluation_of(named, 8) == parse_all([resize, *after])

@@ -7,7 +7,7 @@ from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import parse, parse_all
 
 IMAGES = torch.randn(6, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -100,9 +100,10 @@ def test_a_choice_takes_turns() -> None:
 
 
 def test_a_mix_goes_to_the_end_of_an_automatic_list() -> None:
-    calls = complete(["MixUp(alpha=0.2)", "RandomCrop(8)"], size=8, mean=(0, 0, 0), std=(1, 1, 1))
-    assert calls[-1] == "MixUp(alpha=0.2)"
-    assert isinstance(Pipeline.parse(calls).mix, v2.MixUp)
+    listed = parse_all(["MixUp(alpha=0.2)", "RandomCrop(8)"])
+    calls = complete(listed, size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    assert calls[-1] == listed[0]
+    assert isinstance(Pipeline.of(calls).mix, v2.MixUp)
 
 
 def test_only_mixes_and_choices_of_mixes_are_mixes() -> None:

@@ -3,6 +3,7 @@ import pytest
 from ptkit.core.data.transforms.completion import complete, evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import parse, parse_all
 
 TENSOR, NORMALIZE, LINEAR = (
     "ToTensor()",
@@ -188,37 +189,32 @@ def test_list_that_ends_in_something_else_is_refused(calls, message):
     ],
 )
 def test_orders_that_work_are_taken(calls):
-    assert Pipeline.parse(calls).calls == tuple(calls)
+    assert Pipeline.parse(calls).calls == parse_all(calls)
+
+
+def completed(*calls, size=8):
+    return complete(parse_all(calls), size=size, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def test_pil_image_at_the_end_of_an_automatic_list_is_refused():
     with pytest.raises(
         UsageError, match="ToPILImage at the end: nothing that takes a PIL image follows it"
     ):
-        complete(["RandomHorizontalFlip()", "ToPILImage()"], size=8, mean=(0, 0, 0), std=(1, 1, 1))
+        completed("RandomHorizontalFlip()", "ToPILImage()")
 
 
 def test_what_takes_float_tensors_gets_one_in_an_automatic_list():
-    around = {"size": 8, "mean": (0, 0, 0), "std": (1, 1, 1)}
     normalize = "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
     erase = "RandomApply([RandomErasing(value='random')])"
-    assert complete(["RandomHorizontalFlip()", erase, "RandomVerticalFlip()"], **around) == (
-        "Resize((8, 8))",
-        "RandomHorizontalFlip()",
-        TENSOR,
-        erase,
-        "RandomVerticalFlip()",
-        normalize,
-    )
-    assert complete([TENSOR, erase], **around) == ("Resize((8, 8))", TENSOR, erase, normalize)
+    resize, flip, turn = "Resize((8, 8))", "RandomHorizontalFlip()", "RandomVerticalFlip()"
+    expected = (resize, flip, TENSOR, erase, turn, normalize)
+    assert completed(flip, erase, turn) == parse_all(expected)
+    assert completed(TENSOR, erase) == parse_all([resize, TENSOR, erase, normalize])
 
 
 def test_users_own_normalize_does_not_stop_the_automatic_one(own):
     mine = own.replace("Blur(width=5)", "Normalize()")
-    assert (
-        complete([mine], size=8, mean=(0, 0, 0), std=(1, 1, 1))[-1]
-        == "Normalize(mean=[0, 0, 0], std=[1, 1, 1])"
-    )
+    assert completed(mine)[-1] == parse("Normalize(mean=[0, 0, 0], std=[1, 1, 1])")
 
 
 # ------------------------------------------------------------------------------------ several crops
@@ -249,10 +245,11 @@ def test_users_own_normalize_does_not_stop_the_automatic_one(own):
     ],
 )
 def test_evaluation_takes_the_crops_of_training(training, size, expected):
-    assert evaluation_of(training, size) == expected
-    complete_list = complete(expected, size=size, mean=(0, 0, 0), std=(1, 1, 1))
-    assert complete_list[: len(expected)] == expected
-    assert not Pipeline.parse(complete_list).is_random
+    evaluation = evaluation_of(parse_all(training), size)
+    assert evaluation == parse_all(expected)
+    complete_list = completed(*expected, size=size)
+    assert complete_list[: len(expected)] == evaluation
+    assert not Pipeline.of(complete_list).is_random
 
 
 # ----------------------------------------------------------------------------------- text as a call
@@ -262,7 +259,7 @@ def test_own_class_in_a_container_can_be_text(own):
     pipeline = Pipeline.parse([f"RandomApply([RandomHorizontalFlip(), '{own}'], p=0.5)", TENSOR])
     (apply,) = (step.transform for step in pipeline.plan.image_steps)
     assert [type(inner).__name__ for inner in apply.transforms] == ["RandomHorizontalFlip", "Blur"]
-    assert Pipeline.parse(pipeline.calls).is_foreign
+    assert Pipeline.of(pipeline.calls).is_foreign
 
 
 def test_own_class_in_nested_containers_can_be_text(own):

@@ -12,7 +12,7 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Spec, refused
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.argument_rules import SHARE, Together
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import parse, parse_all
 from ptkit.looking.transforms import transform_sheets
 
 
@@ -76,11 +76,9 @@ def test_a_row_says_which_arguments_are_wrong(row, call, message):
 
 
 def test_a_row_says_what_its_transform_does_in_a_list(row):
-    assert complete(["Negative()"], size=8, mean=(0, 0, 0), std=(1, 1, 1))[1] == "Negative()"
-    assert (mirrors(["Negative()"]), evaluation_of(["Negative()"], 8)) == (
-        True,
-        ("Resize((8, 8))",),
-    )
+    calls = parse_all(["Negative()"])
+    assert complete(calls, size=8, mean=(0, 0, 0), std=(1, 1, 1))[1] == calls[0]
+    assert (mirrors(calls), evaluation_of(calls, 8)) == (True, parse_all(["Resize((8, 8))"]))
     with pytest.raises(UsageError, match="Negative takes whole numbers"):
         Pipeline.parse(["ToTensor()", "Negative()"])
 
@@ -100,7 +98,7 @@ def test_a_row_with_a_batch_form_runs_on_batches(row):
 
 def test_a_row_is_drawn(row, tmp_path):
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "a.png")
-    calls = ["Resize((8, 8))", "Negative(1.0)", "ToTensor()"]
+    calls = parse_all(["Resize((8, 8))", "Negative(1.0)", "ToTensor()"])
     (sheet,) = transform_sheets([str(tmp_path / "a.png")], calls, num_draws=2)
     assert [step.call for step in sheet.steps] == ["Resize((8, 8))", "Negative(1.0)"]
     assert [draw[0, 0].tolist() for draw in sheet.steps[1].draws] == [[0, 255, 255]] * 2

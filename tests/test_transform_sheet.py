@@ -12,6 +12,7 @@ from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import complete, default_transforms
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.parts.calls import parse_all
 from ptkit.looking.transforms import calls_for, transform_sheets
 from ptkit.plots.transform_sheet import Step, transform_figure
 
@@ -39,7 +40,7 @@ def flat_paths(tmp_path):
 
 
 def completed(*calls, size=16):
-    return complete(calls, size=size, mean=MEAN, std=STD)
+    return complete(parse_all(calls), size=size, mean=MEAN, std=STD)
 
 
 def settings(**data):
@@ -53,8 +54,8 @@ def row_of(sheet, name):
 # ----------------------------------------------------------------------------------- as in training
 
 LISTS = {
-    "safe": default_transforms("safe", 16),
-    "natural": default_transforms("natural", 16),
+    "safe": tuple(map(str, default_transforms("safe", 16))),
+    "natural": tuple(map(str, default_transforms("natural", 16))),
     "image by image, then floats": ("RandomRotation(20)", "ToTensor()", "RandomErasing(p=0.7)"),
     "in a container": ("RandomChoice([ColorJitter(0.5), RandomVerticalFlip(1.0)])",),
     "mixed": ("RandomHorizontalFlip()", "RandomChoice([MixUp(), CutMix()])"),
@@ -65,7 +66,7 @@ LISTS = {
 @pytest.mark.parametrize("calls", LISTS.values(), ids=LISTS)
 def test_draws_of_the_whole_list_are_those_of_the_epochs_of_a_training(paths, tmp_path, calls):
     write_list(tmp_path / "list.txt", [(path, 0) for path in paths])
-    pipeline = Pipeline.parse(completed(*calls))
+    pipeline = Pipeline.of(completed(*calls))
     batches = Batches(read_list(tmp_path / "list.txt"), pipeline, Sampling(3, seed=5))
     trained = [denormalise(next(batches.epoch(epoch)).images, MEAN, STD) for epoch in (1, 2, 3)]
     batches.close()
@@ -161,7 +162,7 @@ def test_a_users_own_transform_does_not_hide_the_size(paths, tmp_path):
 
 def test_what_stands_behind_normalize_is_shown_in_pixels(flat_paths):
     calls = ("ToTensor()", f"Normalize(mean={list(MEAN)}, std={list(STD)})", "RandomErasing(p=1.0)")
-    row = transform_sheets(flat_paths[:1], calls, num_draws=3)[0].steps[0]
+    row = transform_sheets(flat_paths[:1], parse_all(calls), num_draws=3)[0].steps[0]
     assert {tuple(color) for color in row.before.reshape(-1, 3).tolist()} == {(51, 51, 51)}
     # Erased with 0, which is the mean.
     colors = {tuple(color) for draw in row.draws for color in draw.reshape(-1, 3).tolist()}
@@ -231,29 +232,25 @@ def _rotated(path):
 
 
 def test_calls_are_those_of_training_and_without_statistics_not_normalised(paths):
-    assert calls_for(paths, settings()) == (
-        "Resize((30, 30))",
-        "RandomCrop(30, padding=3)",
-        "ToTensor()",
+    assert calls_for(paths, settings()) == parse_all(
+        ["Resize((30, 30))", "RandomCrop(30, padding=3)", "ToTensor()"]
     )
-    assert calls_for(paths, settings(augment="none", size=8)) == (
-        "Resize((8, 8))",
-        "ToTensor()",
+    assert calls_for(paths, settings(augment="none", size=8)) == parse_all(
+        ["Resize((8, 8))", "ToTensor()"]
     )
     natural = calls_for(
         paths, settings(augment="natural", size=8, mean="0.5,0.5,0.5", std="0.1,0.1,0.1")
     )
-    assert (natural[0], natural[-1]) == (
-        "RandomResizedCrop(8)",
-        "Normalize(mean=[0.5, 0.5, 0.5], std=[0.1, 0.1, 0.1])",
+    assert (natural[0], natural[-1]) == parse_all(
+        ["RandomResizedCrop(8)", "Normalize(mean=[0.5, 0.5, 0.5], std=[0.1, 0.1, 0.1])"]
     )
 
 
 def test_a_list_that_names_normalize_is_taken_as_it_is(paths):
     calls = ["ToTensor()", "Normalize([0.5, 0.5, 0.5], [0.1, 0.1, 0.1])"]
-    assert calls_for(paths, settings(transforms=calls)) == tuple(calls)
+    assert calls_for(paths, settings(transforms=calls)) == parse_all(calls)
     # As the config.toml of a run with that list has it.
-    assert calls_for(paths, settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3)) == tuple(
+    assert calls_for(paths, settings(transforms=calls, mean=[0.5] * 3, std=[0.1] * 3)) == parse_all(
         calls
     )
     with pytest.raises(

@@ -59,7 +59,9 @@ def viz_transforms(
     for note in shown.notes:
         printer.say(note)
     say_files(printer, pictures)
-    printer.result({"files": list(map(str, pictures.files)), "transforms": list(shown.calls)})
+    printer.result(
+        {"files": list(map(str, pictures.files)), "transforms": list(map(str, shown.calls))}
+    )
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

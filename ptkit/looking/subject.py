@@ -142,11 +142,12 @@ def _of_bare_weights(
         "pipeline": {"size": size},
         "state_dict": weights.state_dict,
     }
+    calls = complete(evaluation_geometry(size), size=size, mean=means, std=stds)
     completed = replace(
         weights,
         call=model,
         class_names=names,
-        pipeline=complete(evaluation_geometry(size), size=size, mean=means, std=stds),
+        pipeline=tuple(map(str, calls)),
         size=size,
         mean=means,
         std=stds,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ptkit.core.data.images import Pixels
+from ptkit.core.parts.calls import joined
 from ptkit.core.wording import counted
 from ptkit.looking.transforms import Row, Sheet, Shown
 from ptkit.plots.saving import PictureFolder, file_names
@@ -34,7 +35,7 @@ def draw_sheets(shown: Shown, pictures: PictureFolder) -> dict[str, Pixels]:
             [_step(row, row.call) for row in sheet.steps],
             _step(sheet.whole, "The whole list, as the model sees it"),
             title=_title(sheet),
-            notes=[", ".join(shown.calls), *shown.notes],
+            notes=[joined(shown.calls), *shown.notes],
             footer=f"n = {count} · seed {shown.seed} · {sheet.path}",
         )
         tag = f"transforms/{name.removeprefix(_PREFIX)}"

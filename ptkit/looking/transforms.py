@@ -22,7 +22,7 @@ from ptkit.core.data.transforms.completion import (
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
 from ptkit.core.data.transforms.spec import NORMALISED, WHITENED
-from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.calls import Call
 from ptkit.core.training.setup_data import choose_size
 
 # Of each epoch, of each image: float (num_crops, 3, h, w).
@@ -81,7 +81,7 @@ class Shown:
     """A sheet for each image, the list of transforms, the seed of the draws, and what to say."""
 
     sheets: tuple[Sheet, ...]
-    calls: tuple[str, ...]
+    calls: tuple[Call, ...]
     seed: int
     notes: tuple[str, ...]
 
@@ -110,12 +110,12 @@ def show_transforms(
     notes = (
         f"{call} is left out: it mixes images with each other, name a second one"
         for call in calls
-        if len(paths) == 1 and is_mix(parse(call))
+        if len(paths) == 1 and is_mix(call)
     )
     return Shown(tuple(sheets), calls, seed, tuple(notes))
 
 
-def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[str, ...]:
+def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[Call, ...]:
     """Return the transforms with which `ptkit train` would train on these images; without
     statistics no Normalize.
 
@@ -128,12 +128,11 @@ def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[str, ...]:
     own = own_statistics(calls, data.mean, data.std)
     mean, std = (own[0], own[1]) if own else (data.mean, data.std)
     completed = complete(calls, size=size, mean=mean or (0, 0, 0), std=std or (1, 1, 1))
-    parsed = [parse(call) for call in completed]
-    return tuple(str(c) for c in parsed if mean or spec_named(c).gives != NORMALISED)
+    return tuple(call for call in completed if mean or spec_named(call).gives != NORMALISED)
 
 
 def transform_sheets(
-    paths: Sequence[str], calls: Sequence[str], *, num_draws: int = 8, seed: int = 0
+    paths: Sequence[str], calls: Sequence[Call], *, num_draws: int = 8, seed: int = 0
 ) -> list[Sheet]:
     """Return a sheet for each image; draw k is what training with this seed draws in its epoch k.
 
@@ -146,15 +145,15 @@ def transform_sheets(
     """
     source = _Source(tuple(paths), tuple(decoder.read(path) for path in paths), num_draws, seed)
     # Refuses what does not fit before anything is drawn.
-    parsed = list(map(parse, Pipeline.parse(calls).calls))
+    Pipeline.of(calls)
     if len(paths) == 1:
-        parsed = [call for call in parsed if not is_mix(call)]
+        calls = [call for call in calls if not is_mix(call)]
     steps = [
-        _step_rows(source, parsed, k)
-        for k, call in enumerate(parsed)
+        _step_rows(source, calls, k)
+        for k, call in enumerate(calls)
         if not spec_named(call).is_conversion
     ]
-    whole = _rows(source, parsed, call="", before=source.pixels, drawn=_drawn(source, parsed))
+    whole = _rows(source, calls, call="", before=source.pixels, drawn=_drawn(source, calls))
     return [Sheet(path, tuple(rows[k] for rows in steps), whole[k]) for k, path in enumerate(paths)]
 
 
@@ -189,19 +188,19 @@ def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
     if size is None or _planned(fixed).size == size:
         return fixed
     height, width = size
-    resize = [f"Resize(({height}, {width}))"]
+    resize = [Call("Resize", (size,))]
     if height == width:
-        resize = [f"Resize({height})", f"CenterCrop({height})"]
+        resize = [Call("Resize", (height,)), Call("CenterCrop", (height,))]
     first = next((k for k, call in enumerate(fixed) if spec_named(call).is_conversion), len(fixed))
-    return [*fixed[:first], *map(parse, resize), *fixed[first:]]
+    return [*fixed[:first], *resize, *fixed[first:]]
 
 
 def _planned(calls: Sequence[Call]) -> Pipeline:
     """Plan a part of a list, made to end in a float tensor."""
     mixes = [call for call in calls if is_mix(call)]
     others = [call for call in calls if not is_mix(call)]
-    ending = [] if any(spec_named(call).name == "ToTensor" for call in calls) else ["ToTensor()"]
-    return Pipeline.parse([*map(str, others), *ending, *map(str, mixes)])
+    has_tensor = any(spec_named(call).name == "ToTensor" for call in calls)
+    return Pipeline.of([*others, *([] if has_tensor else [Call("ToTensor")]), *mixes])
 
 
 def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs:

@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +104,16 @@ def parse(text: str) -> Call:
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"cannot read this call: {error}\n{_pointed(text, 0)}") from None
     return _Reader(text, offset, form["call"]).call(tree.body, prefix=form["prefix"] or "")
+
+
+def parse_all(texts: Iterable[str]) -> tuple[Call, ...]:
+    """Read several calls; see `parse`."""
+    return tuple(map(parse, texts))
+
+
+def joined(calls: Iterable[Call]) -> str:
+    """Return several calls as one text, to show."""
+    return ", ".join(map(str, calls))
 
 
 def split_selector(text: str, separator: str) -> tuple[str, str]:

@@ -270,7 +270,7 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
         "classes": list(data.class_names),
         "task": task.as_dict(),
         "pipeline": {
-            "calls": list(pipeline.calls),
+            "calls": [str(call) for call in pipeline.calls],
             "tensors": pipeline.tensors,
             "size": data.size,
             "mean": list(data.settings.mean),

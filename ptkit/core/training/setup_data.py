@@ -32,7 +32,7 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.sizes import is_small
 
 _UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
@@ -88,7 +88,7 @@ def prepare_data(
     # comes before Normalize does not depend on them.
     train_draft, eval_draft = _pipeline(train_calls, size), _pipeline(eval_calls, size)
     if eval_draft.is_random or eval_draft.mix is not None:
-        raise UsageError(f"data.eval_transforms must not be random, found {', '.join(eval_calls)}")
+        raise UsageError(f"data.eval_transforms must not be random, found {joined(eval_calls)}")
     if data.reduced_decode:
         _check_reduced(data, train_list, train_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
@@ -121,17 +121,18 @@ def prepare_data(
         skipped=train.skipped + valid.skipped,
         notes=(
             _data_note(train, valid, train_pipeline, data=data),
-            f"augment: {', '.join(train_calls) or 'none'}; normalised with {origin}",
+            f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
         ),
     )
 
 
 def _calls(
     data: DataSettings, size: int, start: Weights | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
     """Return the transforms for training and for evaluation, as the user or the defaults say."""
     train = training_calls(data.transforms, data.augment, size)
-    if _has(data.eval_transforms, "WithHorizontalFlip") and not mirrors(train):
+    evaluation = parse_all(data.eval_transforms)
+    if _has(evaluation, "WithHorizontalFlip") and not mirrors(train):
         raise UsageError(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
@@ -141,15 +142,15 @@ def _calls(
             "these weights were trained on whitened images: pass --transform"
             " 'LinearTransformation(\"FILE\")' too"
         )
-    return train, data.eval_transforms or evaluation_of(train, size)
+    return train, evaluation or evaluation_of(train, size)
 
 
-def _has(calls: tuple[str, ...], name: str) -> bool:
-    return any(parse(call).name == name for call in calls)
+def _has(calls: tuple[Call, ...], name: str) -> bool:
+    return any(call.name == name for call in calls)
 
 
-def _pipeline(calls: tuple[str, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
-    return Pipeline.parse(complete(calls, size=size, mean=scale[0], std=scale[1]))
+def _pipeline(calls: tuple[Call, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
+    return Pipeline.of(complete(calls, size=size, mean=scale[0], std=scale[1]))
 
 
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:

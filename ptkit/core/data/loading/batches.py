@@ -275,5 +275,5 @@ def check_reduced_decode(pipeline: Pipeline, *, is_kept: bool) -> None:
     if not pipeline.can_reduce:
         raise UsageError(
             "data.reduced_decode needs a first transform that makes images smaller, Resize or"
-            " RandomResizedCrop, found " + (pipeline.calls[0] if pipeline.calls else "none")
+            " RandomResizedCrop, found " + (str(pipeline.calls[0]) if pipeline.calls else "none")
         )

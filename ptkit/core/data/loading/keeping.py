@@ -277,7 +277,7 @@ def _can_be_read(images: ImageList, index: int) -> bool:
 
 
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
-    return pipeline.calls[: len(pipeline.plan.prefix)]
+    return tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:

@@ -5,15 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ptkit.core.data.transforms.catalogue import (
-    build_transform,
-    is_mix,
-    spec_named,
-    specs_in,
-)
+from ptkit.core.data.transforms.catalogue import build_transform, is_mix, spec_named, specs_in
 from ptkit.core.data.transforms.spec import NORMALISED, UINT8, Spec, kept_size
 from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import Call, parse
+from ptkit.core.parts.calls import Call, parse, parse_all
 from ptkit.core.sizes import is_small
 
 # Three numbers each.
@@ -22,24 +17,24 @@ MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
 Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
-def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[str, ...]:
+def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[Call, ...]:
     """Return the list that a run trains with, not yet completed: the user's own or a ready one.
 
     Raises:
-        UsageError: both are asked for.
+        UsageError: both are asked for, or text that is not a call.
     """
     if transforms and augment not in ("auto", "none"):
         raise UsageError("--transform replaces the ready list: leave --augment out")
-    return tuple(transforms) or default_transforms(augment, size)
+    return parse_all(transforms) or default_transforms(augment, size)
 
 
-def default_transforms(augment: str, size: int) -> tuple[str, ...]:
+def default_transforms(augment: str, size: int) -> tuple[Call, ...]:
     """Return the ready list of calls `none`, `safe` or `natural` for images of `size` pixels.
 
     `auto` is `safe` up to 64 pixels, `natural` above.
     """
     name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
-    return {
+    ready: dict[str, tuple[str, ...]] = {
         "none": (),
         # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
         "safe": (f"RandomCrop({size}, padding={max(size // 8, 1)})",),
@@ -48,11 +43,12 @@ def default_transforms(augment: str, size: int) -> tuple[str, ...]:
             "RandomHorizontalFlip()",
             "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)",
         ),
-    }[name]
+    }
+    return parse_all(ready[name])
 
 
 def own_statistics(
-    calls: Sequence[str], mean: Sequence[float], std: Sequence[float]
+    calls: Sequence[Call], mean: Sequence[float], std: Sequence[float]
 ) -> Statistics | None:
     """Return mean and std where the list itself decides them; None where it leaves them to the run.
 
@@ -64,7 +60,7 @@ def own_statistics(
     """
     if bool(mean) != bool(std) or len(mean) not in (0, 3) or len(std) not in (0, 3):
         raise UsageError("mean and std go together, three numbers each")
-    named = {call.name: call for call in map(parse, calls) if not call.prefix}
+    named = {call.name: call for call in calls if not call.prefix}
     if normalize := named.get("Normalize"):
         own = mean_and_std_of(normalize)
         # The config.toml of such a run has both.
@@ -86,18 +82,18 @@ def mean_and_std_of(normalize: Call) -> MeanAndStd:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def evaluation_geometry(size: int) -> tuple[str, ...]:
+def evaluation_geometry(size: int) -> tuple[Call, ...]:
     """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8
     above.
     """
     if is_small(size):
-        return (f"Resize(({size}, {size}))",)
-    return (f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})")
+        return parse_all([f"Resize(({size}, {size}))"])
+    return parse_all([f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"])
 
 
 def complete(
-    calls: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float]
-) -> tuple[str, ...]:
+    calls: Sequence[Call], *, size: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Call, ...]:
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
     A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
@@ -108,38 +104,34 @@ def complete(
     Raises:
         UsageError: ToPILImage at the end.
     """
-    parsed = [parse(call) for call in calls]
-    names = [call.name for call in parsed if not call.prefix]
-    if parsed and not parsed[-1].prefix and parsed[-1].name == "ToPILImage":
-        raise parsed[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
+    names = [call.name for call in calls if not call.prefix]
+    if calls and not calls[-1].prefix and calls[-1].name == "ToPILImage":
+        raise calls[-1].error("ToPILImage at the end: nothing that takes a PIL image follows it")
     if "Normalize" in names:
         return tuple(calls)
-    written = list(zip(calls, parsed, strict=True))
-    mixes = [text for text, call in written if is_mix(call)]
-    of_images = [(text, call) for text, call in written if not is_mix(call)]
-    listed = [text for text, _ in of_images]
-    start = next((k for k, (_, call) in enumerate(of_images) if _needs_floats(call)), len(listed))
-    to_tensor = () if "ToTensor" in names else ("ToTensor()",)
+    mixes = [call for call in calls if is_mix(call)]
+    listed = [call for call in calls if not is_mix(call)]
+    start = next((k for k, call in enumerate(listed) if _needs_floats(call)), len(listed))
     normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
     return (
-        *_automatic_geometry([spec_named(call) for call in parsed], size),
+        *_automatic_geometry([spec_named(call) for call in calls], size),
         *listed[:start],
-        *to_tensor,
+        *(() if "ToTensor" in names else (Call("ToTensor"),)),
         *listed[start:],
-        *(() if "LinearTransformation" in names else (normalize,)),
+        *(() if "LinearTransformation" in names else (parse(normalize),)),
         *mixes,
     )
 
 
-def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
+def evaluation_of(train_calls: Sequence[Call], size: int) -> tuple[Call, ...]:
     """Return the calls for evaluation that go with a training list.
 
     They are those of `evaluation_geometry`; where training takes several crops of an image, the
     same crops after the same fixed steps; where it whitens, LinearTransformation, and the Normalize
     that may follow it.
     """
-    written = [(text, spec_named(parse(text))) for text in train_calls]
-    specs = [spec for _, spec in written]
+    specs = [spec_named(call) for call in train_calls]
+    named = list(zip(train_calls, specs, strict=True))
     geometry = evaluation_geometry(size)
     if any(map(_takes_crops, specs)):
         # A resized crop is random: evaluation resizes as it does without one.
@@ -147,22 +139,22 @@ def evaluation_of(train_calls: Sequence[str], size: int) -> tuple[str, ...]:
         geometry = (
             *_automatic_geometry(fixed, size),
             *(
-                text
-                for text, spec in written
+                call
+                for call, spec in named
                 if _takes_crops(spec) or (spec.can_keep and spec.size is not kept_size)
             ),
         )
-    linear = [text for text, spec in written if spec.name == "LinearTransformation"]
-    normalize = [text for text, spec in written if spec.name == "Normalize"]
+    linear = [call for call, spec in named if spec.name == "LinearTransformation"]
+    normalize = [call for call, spec in named if spec.name == "Normalize"]
     # A list that names Normalize is not completed.
     if linear and normalize:
-        return (*geometry, "ToTensor()", *linear, *normalize)
+        return (*geometry, Call("ToTensor"), *linear, *normalize)
     return (*geometry, *linear)
 
 
-def mirrors(calls: Sequence[str]) -> bool:
+def mirrors(calls: Sequence[Call]) -> bool:
     """Say whether a list may mirror images left to right; a user's own transforms may."""
-    return any(spec.mirrors for call in calls for spec in specs_in(parse(call)))
+    return any(spec.mirrors for call in calls for spec in specs_in(call))
 
 
 def _takes_crops(spec: Spec) -> bool:
@@ -174,7 +166,7 @@ def _needs_floats(call: Call) -> bool:
     return any(UINT8 in spec.refuses and spec.gives != NORMALISED for spec in specs_in(call))
 
 
-def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[str, ...]:
+def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[Call, ...]:
     """Return what brings images to their size in front of a list of such transforms."""
     if any(spec.resizes for spec in specs):
         return ()

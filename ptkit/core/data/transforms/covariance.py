@@ -24,6 +24,7 @@ from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.machine import free_bytes
+from ptkit.core.parts.calls import Call
 
 FILE_NAME = "whitening.npz"
 KINDS = ("zca", "pca")
@@ -232,8 +233,8 @@ def _geometry(size: tuple[int, int]) -> Pipeline:
     default.
     """
     height, width = size
-    calls = evaluation_geometry(height) if height == width else (f"Resize(({height}, {width}))",)
-    return Pipeline.parse([*calls, "ToTensor()"])
+    calls = evaluation_geometry(height) if height == width else (Call("Resize", (size,)),)
+    return Pipeline.of([*calls, Call("ToTensor")])
 
 
 def _flattened(images: ImageList, part: Indices, pipeline: Pipeline) -> tuple[Pixels, list[str]]:

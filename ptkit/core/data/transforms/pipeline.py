@@ -6,7 +6,7 @@ batch.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, siz
 from ptkit.core.data.transforms.spec import Draws, Size
 from ptkit.core.device import sent
 from ptkit.core.errors import DataError, UsageError
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.parts.catalogue import refuse_user_code
 
 
@@ -38,7 +38,7 @@ class Pipeline:
     For one image: `apply_prefix`, `apply_to_image`; for a batch: `stack`, `apply_to_batch`,
     `finish_on_device`; `apply` does it all to one image.
 
-    calls: the list, as text. plan: its steps by what they run on.
+    calls: the list. plan: its steps by what they run on.
     mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
     size: (height, width) at the end; None where it depends on the image.
     num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop, 2 with
@@ -47,7 +47,7 @@ class Pipeline:
         LinearTransformation read there.
     """
 
-    calls: tuple[str, ...]
+    calls: tuple[Call, ...]
     plan: Plan
     size: Size | None
     num_draws: int
@@ -56,8 +56,13 @@ class Pipeline:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def parse(
-        calls: Sequence[str],
+    def parse(texts: Iterable[str], **options: Any) -> "Pipeline":
+        """Plan a list of calls that are not parsed yet; options: see `of`."""
+        return Pipeline.of(parse_all(texts), **options)
+
+    @staticmethod
+    def of(
+        calls: Sequence[Call],
         *,
         allow_user_code: bool = True,
         tensors: Mapping[str, Tensor] | None = None,
@@ -73,9 +78,8 @@ class Pipeline:
             CheckpointError: user code where it is not allowed, or tensors that are missing.
         """
         held = dict(tensors or {})
-        written = [parse(call) for call in calls]
         may_read = allow_user_code and tensors is None
-        parsed = [resolved(call, tensors=held, may_read=may_read) for call in written]
+        parsed = [resolved(call, tensors=held, may_read=may_read) for call in calls]
         # Before anything is built: building imports a user's file, which runs it.
         for call in () if allow_user_code else parsed:
             remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
@@ -85,7 +89,7 @@ class Pipeline:
         check_order(steps, mix=mix)
         sizes = sizes_of(steps)
         return Pipeline(
-            calls=tuple(str(call) for call in written),
+            calls=tuple(calls),
             plan=divide(steps, sizes),
             size=sizes[-1],
             num_draws=steps[-1].columns.stop if steps else 0,
@@ -289,15 +293,17 @@ class Pipeline:
         return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to worker processes as text: a user's file is not a module that could be imported
+        """Travel to worker processes as calls: a user's file is not a module that could be imported
         there.
         """
         plan = self.plan
-        return _parsed_again, (self.calls, dict(self.tensors), bool(plan.device_steps))
+        return _planned_again, (self.calls, dict(self.tensors), bool(plan.device_steps))
 
 
-def _parsed_again(calls: tuple[str, ...], tensors: dict[str, Tensor], is_for_gpu: bool) -> Pipeline:
-    pipeline = Pipeline.parse(calls, tensors=tensors)
+def _planned_again(
+    calls: tuple[Call, ...], tensors: dict[str, Tensor], is_for_gpu: bool
+) -> Pipeline:
+    pipeline = Pipeline.of(calls, tensors=tensors)
     return pipeline.for_device(torch.device("cuda")) if is_for_gpu else pipeline
 
 
@@ -347,7 +353,7 @@ def _refusal(step: Step, error: Exception) -> UsageError:
     return UsageError(f"{type(step.transform).__name__} cannot be applied: {reason}")
 
 
-def same_size(shapes: Sequence[tuple[int, ...]], calls: Sequence[str]) -> None:
+def same_size(shapes: Sequence[tuple[int, ...]], calls: Sequence[Call]) -> None:
     """Refuse a batch whose images differ in size.
 
     Raises:
@@ -357,5 +363,5 @@ def same_size(shapes: Sequence[tuple[int, ...]], calls: Sequence[str]) -> None:
     if len(sizes) > 1:
         raise DataError(
             f"images come out of the transforms in different sizes ({sizes[0]} and {sizes[-1]}): "
-            f"add Resize((height, width)) or a crop to {', '.join(calls) or 'the empty list'}"
+            f"add Resize((height, width)) or a crop to {joined(calls) or 'the empty list'}"
         )

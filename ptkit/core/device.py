@@ -1,10 +1,12 @@
-"""Where and in which precision the model runs."""
+"""Where and in which precision the model runs, and how data gets there."""
 
 import functools
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ from ptkit.core.config import DEVICES
 from ptkit.core.errors import UsageError
 from ptkit.core.machine import keep_freed_memory, num_cores
 from ptkit.core.wording import check_choice
+
+T = TypeVar("T")
+Values = tuple[Tensor | npt.NDArray[Any], ...]
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,6 +72,42 @@ def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def copied(
+    items: Iterable[tuple[T, Values]], device: torch.device
+) -> Iterator[tuple[T, tuple[Tensor, ...]]]:
+    """Yield each item with its tensors and arrays on a device.
+
+    On CUDA the next item is copied in a separate stream while the model works on the one before.
+    """
+    if device.type != "cuda":
+        for name, values in items:
+            yield name, tuple(sent(value, device) for value in values)
+        return
+    stream = torch.cuda.Stream(device)
+    under_way: deque[tuple[T, tuple[Tensor, ...], torch.cuda.Event]] = deque()
+    for name, values in items:
+        with torch.cuda.stream(stream):
+            tensors = tuple(sent(value, device) for value in values)
+            under_way.append((name, tensors, stream.record_event()))
+        # One ahead is enough to hide the copy; more would only take memory.
+        if len(under_way) > 1:
+            yield _arrived(*under_way.popleft())
+    while under_way:
+        yield _arrived(*under_way.popleft())
+
+
+def _arrived(
+    name: T, tensors: tuple[Tensor, ...], done: torch.cuda.Event
+) -> tuple[T, tuple[Tensor, ...]]:
+    """Return the tensors; the device's next work waits for them, the program does not."""
+    here = torch.cuda.current_stream(tensors[0].device)
+    here.wait_event(done)
+    for tensor in tensors:
+        # Else the copying stream may get the memory again while this one still reads it.
+        tensor.record_stream(here)
+    return name, tensors
 
 
 def constant(values: Any, device: torch.device, *, dtype: torch.dtype = torch.float32) -> Tensor:

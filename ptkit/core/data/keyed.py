@@ -9,7 +9,7 @@ number of workers, on the batch an image falls into, or on where a run was inter
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,18 @@ class Sampling:
         """Return how many batches an epoch over so many images has."""
         missing = 0 if self.drop_last else self.batch_size - 1
         return (num_images + missing) // self.batch_size
+
+
+class Selection(NamedTuple):
+    """The images of a batch, or of a part of it: indices (n,) into the list, and the draws of each
+    image, (n, num_draws).
+    """
+
+    indices: Indices
+    draws: npt.NDArray[np.float64]
+
+    def part(self, start: int, end: int) -> "Selection":
+        return Selection(self.indices[start:end], self.draws[start:end])
 
 
 def epoch_order(

@@ -1,4 +1,6 @@
-"""Reading files ahead of the threads that decode them, and decoding whole lists once."""
+"""Decoding whole lists once, in threads that get their files read ahead, and the images as they are
+kept.
+"""
 
 import math
 import threading
@@ -8,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,6 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
@@ -25,12 +27,15 @@ from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import num_cores
 
 T = TypeVar("T")
+Indices = npt.NDArray[np.int64]
+Bad = tuple[tuple[int, str], ...]
 Content = bytes | PtkitError
 
 _CHUNK = 64
 # A thread holds the images of a chunk twice: as they were decoded, and in one piece.
 _CHUNK_BYTES = 4 << 20
 _NUM_HEADERS = 256
+_STACKED_AT_ONCE = 64
 
 # They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
 NUM_READERS = 32
@@ -40,6 +45,86 @@ _BYTES_AHEAD = 128 << 20
 _SLOW = 4e-4
 _NUM_PROBED = 2
 _FILES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where images of different sizes lie: image k is sizes[k] pixels from starts[k] of
+    blocks[block_of[k]].
+
+    blocks: uint8, flat. block_of: int32 (N,). starts: int64 (N,). sizes: int32 (N, 2), height and
+    width.
+    """
+
+    blocks: tuple[Pixels, ...]
+    block_of: npt.NDArray[np.int32]
+    starts: Indices
+    sizes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The readable images of a list, decoded once: uint8 RGB after the prefix of a pipeline, in the
+    list's order.
+
+    pixels: (N, H, W, 3) where all have one size; else empty, and `layout` says where each image is.
+    bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
+    of the others.
+    origin: the file that the pixels are mapped from; None in memory.
+    """
+
+    pixels: Pixels
+    bad: Bad
+    layout: Layout | None = None
+    origin: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels) if self.layout is None else len(self.layout.starts)
+
+    @property
+    def size(self) -> Size | None:
+        """(height, width) of every image, or None where they differ."""
+        return None if self.layout is not None else (self.pixels.shape[1], self.pixels.shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all images."""
+        if self.layout is None:
+            return self.pixels.nbytes
+        return 3 * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
+
+    def image(self, index: int) -> Pixels:
+        """Return one image (H, W, 3), not copied."""
+        if self.layout is None:
+            return cast(Pixels, self.pixels[index])
+        height, width = self.layout.sizes[index].tolist()
+        block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
+        flat: Pixels = block[start : start + height * width * 3]
+        return flat.reshape(height, width, 3)
+
+    def stacks(self, indices: Indices) -> Iterator[Pixels]:
+        """Yield some images, in that order, as stacks (n, H, W, 3)."""
+        if self.layout is not None:
+            yield from (self.image(index)[None] for index in indices.tolist())
+            return
+        for start in range(0, len(indices), _STACKED_AT_ONCE):
+            yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
+
+    def subset(self, indices: Indices | list[int]) -> "Kept":
+        """Return some of the images in that order; those of one size are copied."""
+        if self.layout is None:
+            return Kept(self.pixels[indices], (), origin=self.origin)
+        layout = self.layout
+        chosen = Layout(
+            layout.blocks, layout.block_of[indices], layout.starts[indices], layout.sizes[indices]
+        )
+        return Kept(self.pixels, (), chosen, self.origin)
+
+
+def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
+    """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
+    lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
+    return lengths.cumsum() - lengths
 
 
 class PendingFiles:
@@ -173,31 +258,6 @@ def _content(images: ImageList, index: int) -> Content:
         return error
 
 
-def decode_all(
-    images: ImageList,
-    pipeline: Pipeline,
-    *,
-    workers: int = 0,
-    on_images: Callable[[int], None] | None = None,
-) -> Kept:
-    """Decode every image of a list into memory, after the pipeline's prefix.
-
-    on_images: called with how many more are done, for a progress bar.
-    """
-    if pipeline.plan.prefix_size is None:
-        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
-        return _of_different_sizes(list(chunks))
-    # One array for all: threads write into it, and nothing is copied or pickled.
-    pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
-
-    def fill(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
-        return _decoded(images, pipeline, indices, files, pixels.__setitem__)
-
-    found = _in_threads(fill, images, _CHUNK, workers=workers, on_images=on_images)
-    bad = tuple(chain.from_iterable(found))
-    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
-
-
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); bad: (index in the list,
@@ -248,15 +308,25 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
     return int(3 * np.prod(found, axis=1, dtype=np.int64).mean() * len(images)) if found else 0
 
 
-def unreadable(
-    images: ImageList, *, workers: int = 0, on_images: Callable[[int], None] | None = None
+def decode_each(
+    images: ImageList,
+    pipeline: Pipeline | None,
+    take: Callable[[int, Pixels], object],
+    *,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
 ) -> Bad:
-    """Decode every image and keep none: return what cannot be read as (index, reason)."""
+    """Decode every image in threads, hand each to `take` with its index, and return what cannot be
+    read as (index, reason).
 
-    def check(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
-        return _decoded(images, None, indices, files, lambda _index, _image: None)
+    pipeline: its prefix is applied; None for images as they are. on_images: called with how many
+    more are done, for a progress bar.
+    """
 
-    found = _in_threads(check, images, _CHUNK, workers=workers, on_images=on_images)
+    def work(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
+        return _decoded(images, pipeline, indices, files, take)
+
+    found = _in_threads(work, images, _CHUNK, workers=workers, on_images=on_images)
     return tuple(chain.from_iterable(found))
 
 
@@ -313,24 +383,3 @@ def _in_threads(
             yield first()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
-    """Move the rows after unreadable ones up, in place, and return the rows that are left."""
-    first = bad[0] if bad else len(pixels)
-    # Row by row: numpy copies what overlaps, which could be nearly all.
-    for target, row in enumerate(np.setdiff1d(np.arange(first, len(pixels)), bad), start=first):
-        pixels[target] = pixels[row]
-    return pixels[: len(pixels) - len(bad)]
-
-
-def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
-    counts = [len(chunk.sizes) for chunk in chunks]
-    layout = Layout(
-        tuple(chunk.pixels for chunk in chunks),
-        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        np.concatenate([starts_of(chunk.sizes) for chunk in chunks]),
-        np.concatenate([chunk.sizes for chunk in chunks]),
-    )
-    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
-    return Kept(np.empty(0, np.uint8), bad, layout)

@@ -5,10 +5,11 @@ are needed.
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import decode_all, decoded_bytes, decoded_chunks, unreadable
+from ptkit.core.data.loading.decoding import (
+    Bad,
+    Chunk,
+    Kept,
+    Layout,
+    decode_each,
+    decoded_bytes,
+    decoded_chunks,
+    starts_of,
+)
 from ptkit.core.data.loading.entries import (
     FORMAT_VERSION,
     PIXELS,
@@ -36,7 +46,6 @@ from ptkit.core.data.loading.entries import (
     refusal,
     shown,
 )
-from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.machine import free_bytes, num_cores
@@ -100,7 +109,7 @@ def load_list(
         return loaded
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
-        bad = unreadable(images, workers=data.workers, on_images=on_images)
+        bad = decode_each(images, None, lambda *_: None, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
 
 
@@ -209,6 +218,48 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
     return None if any(_can_be_read(images, index) for index, _ in kept.bad) else kept
+
+
+def decode_all(
+    images: ImageList,
+    pipeline: Pipeline,
+    *,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
+) -> Kept:
+    """Decode every image of a list into memory, after the pipeline's prefix.
+
+    on_images: called with how many more are done, for a progress bar.
+    """
+    if pipeline.plan.prefix_size is None:
+        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
+        return _of_different_sizes(list(chunks))
+    # One array for all: threads write into it, and nothing is copied or pickled.
+    pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
+    take = pixels.__setitem__
+    bad = decode_each(images, pipeline, take, workers=workers, on_images=on_images)
+    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
+
+
+def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
+    """Move the rows after unreadable ones up, in place, and return the rows that are left."""
+    first = bad[0] if bad else len(pixels)
+    # Row by row: numpy copies what overlaps, which could be nearly all.
+    for target, row in enumerate(np.setdiff1d(np.arange(first, len(pixels)), bad), start=first):
+        pixels[target] = pixels[row]
+    return pixels[: len(pixels) - len(bad)]
+
+
+def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
+    counts = [len(chunk.sizes) for chunk in chunks]
+    layout = Layout(
+        tuple(chunk.pixels for chunk in chunks),
+        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        np.concatenate([starts_of(chunk.sizes) for chunk in chunks]),
+        np.concatenate([chunk.sizes for chunk in chunks]),
+    )
+    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
+    return Kept(np.empty(0, np.uint8), bad, layout)
 
 
 def decode_to_disk(

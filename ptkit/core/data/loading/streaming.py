@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.keyed import Selection
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import Content, PendingFiles, checked, read_ahead
-from ptkit.core.data.loading.kept import Kept, Selection
+from ptkit.core.data.loading.decoding import Content, Kept, PendingFiles, checked, read_ahead
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 from ptkit.core.data.transforms.spec import Draws, Size

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ptkit.core.data.loading.kept import Selection
+from ptkit.core.data.keyed import Selection
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch
 from ptkit.core.errors import PtkitError
 

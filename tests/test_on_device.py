@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ptkit.core.data.keyed import uniforms
-from ptkit.core.data.loading.kept import InMemory, OnDevice, can_move, move
+from ptkit.core.data.loading.batches import InMemory
+from ptkit.core.data.loading.on_device import OnDevice, can_move, move
 from ptkit.core.data.transforms.pipeline import Pipeline
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)

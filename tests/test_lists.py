@@ -9,12 +9,12 @@ from tiny_data import write_list
 
 from ptkit.core.data.lists import (
     classes_bytes,
-    format_path,
     list_bytes,
     read_classes,
     read_list,
 )
 from ptkit.core.errors import DataError
+from ptkit.core.files import quoted
 
 # What a file system can hold: any bytes but zero, as Python shows them.
 PATHS = st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw).map(os.fsdecode)
@@ -82,7 +82,7 @@ def test_plain_paths_are_written_without_quotes():
     ],
 )
 def test_paths_that_would_not_come_back_are_written_as_json(path):
-    assert format_path(path).startswith('"')
+    assert quoted(path).startswith('"')
 
 
 def test_crlf_bom_blank_lines_tabs_and_blanks_at_the_end_are_read(list_file):
@@ -178,13 +178,6 @@ def test_a_label_beyond_classes_txt_is_a_data_error(list_file):
     (list_file.parent / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(DataError, match=r"line 2: label 2 is beyond the last class, 1"):
         read_list(list_file)
-
-
-def test_missing_images_are_told_if_asked(list_file):
-    write_list(list_file, [("a.png", 0), ("b.png", 1)])
-    (list_file.parent / "a.png").touch()
-    with pytest.raises(DataError, match=r"names 1 images that are not there, first b\.png"):
-        read_list(list_file, images_must_exist=True)
 
 
 def test_a_missing_list_a_folder_and_a_pipe_are_data_errors(tmp_path):

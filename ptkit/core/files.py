@@ -1,12 +1,18 @@
-"""Writing files so that a reader never sees half of one."""
+"""Reading files that may fail for a moment, reading text line by line, and writing files so that a
+reader never sees half of one.
+"""
 
 import csv
 import errno
 import hashlib
 import io
+import json
 import os
+import re
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -15,6 +21,13 @@ from ptkit.core.errors import DataError, StorageError
 T = TypeVar("T")
 # What a network disk says while its server restarts.
 _TRANSIENT = {errno.EIO, errno.ESTALE}
+
+# What would not come back as it was: a quote or BOM in front, a blank at the end, control
+# characters and line separators (many programs break lines at all of them), bytes that are not
+# UTF-8.
+_NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+_BOM = b"\xef\xbb\xbf"
 
 
 def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
@@ -31,6 +44,81 @@ def with_retries(path: str | Path, read: Callable[..., T], *args: Any) -> T:
             if error.errno not in _TRANSIENT:
                 raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     raise StorageError(f"cannot read {path} after three tries: {failure.strerror}") from failure
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield line numbers, from 1, and lines of UTF-8 text, without the BOM and with their ends.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8 text.
+    """
+    with open_text(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"{file}, line 1: this is UTF-16 text; save the file as UTF-8")
+                line = line.removeprefix(_BOM)
+            if b"\0" in line:
+                raise DataError(f"{file}, line {number}: a zero byte; this is not a text file")
+            try:
+                # Nearly all lines are ASCII, and decoding makes a text of each.
+                if not line.isascii():
+                    line.decode()
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{file}, line {number}: not UTF-8; save the file as UTF-8 (a path of other"
+                    " bytes goes in as a JSON string)"
+                ) from None
+            yield number, line
+
+
+def open_text(file: Path) -> BufferedReader:
+    """Open a regular file for reading.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISREG(mode):
+            return file.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"no {file} here; `ptkit split FOLDER` writes lists") from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+    found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
+    raise DataError(f"{file} is {found}; expected a text file")
+
+
+def quoted(path: str) -> str:
+    """Return the path as a list holds it: as it is, or as a JSON string where it could not be read
+    back.
+    """
+    # isprintable is quick and true for nearly all paths; what it refuses need not need quotes.
+    if path.isprintable() and path[:1] != '"' and path[-1:] != " ":
+        return path
+    return json.dumps(path) if _NEEDS_QUOTES.search(path) else path
+
+
+def unquoted(raw: bytes, *, place: str) -> str:
+    """Return a path or name, taken out of its JSON quotes if it has them.
+
+    Raises:
+        DataError: quotes that are not a JSON string, or nothing in them.
+    """
+    text = raw.decode()
+    if not text.startswith('"'):
+        return text
+    try:
+        value: str = json.loads(text)
+        value.encode("utf-8", "surrogateescape")
+    except ValueError:
+        raise DataError(
+            f"{place}: {text} starts with a quote but is not a JSON string; quote it as JSON does"
+        ) from None
+    if not value or "\0" in value:
+        raise DataError(f"{place}: {text} cannot be a path")
+    return value
 
 
 def write_atomically(

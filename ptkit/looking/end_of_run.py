@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
 from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.transfer import load_state_dict

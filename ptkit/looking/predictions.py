@@ -13,8 +13,7 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.labels import MULTI, REGRESSION
-from ptkit.core.data.lists import ImageList, list_of, read_list
+from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.errors import DataError, UsageError

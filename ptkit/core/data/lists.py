@@ -1,31 +1,44 @@
-"""List files: one image a line, `PATH LABEL`, kept as arrays and not as millions of objects."""
+"""List files: one image a line, `PATH LABEL`, the label being one class, several classes, or
+numbers; kept as arrays and not as millions of objects.
+"""
 
 import hashlib
-import json
+import math
 import os
 import re
-import stat
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
 from ptkit.core.errors import DataError
+from ptkit.core.files import numbered_lines, open_text, quoted, unquoted
 
 if TYPE_CHECKING:
     import numpy as np
 
-# What would not come back as it was: a quote or BOM in front, a blank at the end, control
-# characters and line separators (many programs break lines at all of them), bytes that are not
-# UTF-8.
-_NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
-
 _BLOCK = 1 << 16
-_BOM = b"\xef\xbb\xbf"
+
+# The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
+SINGLE, MULTI, REGRESSION = "single-label", "multi-label", "regression"
+DESCRIPTIONS = {
+    SINGLE: "one class an image",
+    MULTI: "several classes an image",
+    REGRESSION: "numbers",
+}
+
+# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for
+# billions.
+_MAX_CLASSES = 1_000_000
+_WHOLE = re.compile(rb"\d+")
+_SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
+_NUMBER = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+_NUMBERS = re.compile(_NUMBER + rb"(," + _NUMBER + rb")*")
+
+# What a label means, and the number of the first line that has it.
+_Value = tuple[tuple[float, ...], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +72,7 @@ class ImageList:
 
     @property
     def label_kind(self) -> str:
-        """The kind of the labels: SINGLE, MULTI or REGRESSION of labels.py."""
+        """The kind of the labels: SINGLE, MULTI or REGRESSION."""
         if self.labels.ndim == 1:
             return SINGLE
         return MULTI if self.labels.dtype == bool else REGRESSION
@@ -119,13 +132,7 @@ class ImageList:
         return self.path_bytes[start : self.path_ends[index]]
 
 
-def read_list(
-    file: Path,
-    *,
-    classes: Path | None = None,
-    images_must_exist: bool = False,
-    kind: str | None = None,
-) -> ImageList:
+def read_list(file: Path, *, classes: Path | None = None, kind: str | None = None) -> ImageList:
     """Read a list file. CRLF, a BOM, blank lines and quoted paths are accepted.
 
     classes: see `classes_file`; without one the names are "0", "1", ... up to the largest label.
@@ -134,7 +141,7 @@ def read_list(
 
     Raises:
         DataError: no such file, not UTF-8 text, a line without a label or with one that is not a
-            class index, one path with two labels, no lines at all, or (if asked) a missing image.
+            class index, one path with two labels, or no lines at all.
     """
     import numpy as np
 
@@ -145,11 +152,9 @@ def read_list(
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
     table, class_names = label_table(lines, file=file, class_names=class_names, wanted=kind)
     ends, hashes, codes = (np.frombuffer(numbers, np.int64) for numbers in arrays)
-    with _open_text(file) as stream:
+    with open_text(file) as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     found = ImageList(file, file.parent, class_names, sha256, table[codes], paths, ends)
-    if images_must_exist:
-        _check_images(found)
     return replace(found, num_repeated=_count_repeated(found, hashes))
 
 
@@ -178,7 +183,7 @@ def _packed(paths: Sequence[bytes | bytearray]) -> "tuple[bytes, np.ndarray]":
 
 def list_bytes(rows: Iterable[tuple[str, int]]) -> bytes:
     """Return the text of a list file with these (path, label) rows."""
-    return "".join([f"{format_path(path)} {label}\n" for path, label in rows]).encode()
+    return "".join([f"{quoted(path)} {label}\n" for path, label in rows]).encode()
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
@@ -189,7 +194,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
             at all.
     """
     names: dict[str, int] = {}
-    for number, line in _numbered_lines(file):
+    for number, line in numbered_lines(file):
         text = line.rstrip()
         if not text:
             continue
@@ -198,7 +203,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
                 f"{file}, line {len(names) + 1}: empty; expected a class name, as the line number"
                 " is its index"
             )
-        name = _unquoted(text, place=f"{file}, line {number}")
+        name = unquoted(text, place=f"{file}, line {number}")
         if name in names:
             raise DataError(f"{file}, line {number}: {name!r} repeats line {names[name]}")
         names[name] = number
@@ -209,17 +214,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 def classes_bytes(class_names: Iterable[str]) -> bytes:
     """Return the text of a classes file."""
-    return "".join([format_path(name) + "\n" for name in class_names]).encode()
-
-
-def format_path(path: str) -> str:
-    """Return the path as a list holds it: as it is, or as a JSON string where it could not be read
-    back.
-    """
-    # isprintable is quick and true for nearly all paths; what it refuses need not need quotes.
-    if path.isprintable() and path[:1] != '"' and path[-1:] != " ":
-        return path
-    return json.dumps(path) if _NEEDS_QUOTES.search(path) else path
+    return "".join([quoted(name) + "\n" for name in class_names]).encode()
 
 
 def _read_rows(
@@ -231,7 +226,7 @@ def _read_rows(
     paths, ends, hashes, codes = bytearray(), array("q"), array("q"), array("q")
     places: dict[bytes, int] = {}
     lines: dict[bytes, int] = {}
-    for number, line in _numbered_lines(file):
+    for number, line in numbered_lines(file):
         # At white space, from the right, once: so blanks at the end of the line and before the
         # label go as well.
         parts = line.rsplit(None, 1)
@@ -246,24 +241,12 @@ def _read_rows(
         if code == len(lines):
             lines[text] = number
         if path[0] == 34:
-            path = _unquoted(path, place=f"{file}, line {number}").encode(
-                "utf-8", "surrogateescape"
-            )
+            path = unquoted(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
         paths += path
         ends.append(len(paths))
         codes.append(code)
         hashes.append(hash(path))
     return paths, ends, hashes, codes, lines
-
-
-def _check_images(images: ImageList) -> None:
-    rows = range(len(images))
-    missing = [row for row in rows if not os.path.exists(images.image_path(row))]
-    if missing:
-        raise DataError(
-            f"{images.file} names {len(missing):,} images that are not there, first"
-            f" {images.listed_path(missing[0])}"
-        )
 
 
 def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
@@ -290,66 +273,114 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
     return len(rows) - len(labels)
 
 
-def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield line numbers, from 1, and lines of UTF-8 text, without the BOM and with their ends.
+def label_table(
+    lines: Mapping[bytes, int],
+    *,
+    file: Path,
+    class_names: tuple[str, ...] | None,
+    wanted: str | None = None,
+) -> "tuple[np.ndarray, tuple[str, ...]]":
+    """Return a row for each distinct label text of a list, and the names of the classes or numbers.
+
+    lines: the texts, with the number of the first line of each. class_names: None makes names up.
+    wanted: the kind it must be; class indices also serve as lists of one class, and as numbers.
+    The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
 
     Raises:
-        DataError: the file cannot be read or is not UTF-8 text.
+        DataError: a text that is not a label, or does not fit the others or the names; with its
+            line.
     """
-    with _open_text(file) as stream:
-        for number, line in enumerate(stream, 1):
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise DataError(f"{file}, line 1: this is UTF-16 text; save the file as UTF-8")
-                line = line.removeprefix(_BOM)
-            if b"\0" in line:
-                raise DataError(f"{file}, line {number}: a zero byte; this is not a text file")
-            try:
-                # Nearly all lines are ASCII, and decoding makes a text of each.
-                if not line.isascii():
-                    line.decode()
-            except UnicodeDecodeError:
-                raise DataError(
-                    f"{file}, line {number}: not UTF-8; save the file as UTF-8 (a path of other"
-                    " bytes goes in as a JSON string)"
-                ) from None
-            yield number, line
+    kind = _kind_of(lines)
+    values = []
+    for text, number in lines.items():
+        try:
+            values.append((_parse_label(text, kind), number))
+        except DataError as error:
+            raise DataError(f"{file}, line {number}: {error}") from None
+    names_of = _names_of_numbers if REGRESSION in (kind, wanted) else _names_of_classes
+    class_names = names_of(values, file, class_names)
+    if wanted is not None and kind not in (SINGLE, wanted):
+        raise DataError(f"{file} has {DESCRIPTIONS[kind]}, expected {DESCRIPTIONS[wanted]}")
+    rows = _rows([value for value, _ in values], wanted or kind, num_classes=len(class_names))
+    return rows, class_names
 
 
-def _open_text(file: Path) -> BufferedReader:
-    """Open a regular file for reading.
-
-    Raises:
-        DataError: there is none, or it cannot be read.
+def _kind_of(texts: Collection[bytes]) -> str:
+    """One decimal point makes all of them numbers, else one comma makes all of them lists of
+    classes.
     """
-    try:
-        mode = file.stat().st_mode
-        if stat.S_ISREG(mode):
-            return file.open("rb")
-    except FileNotFoundError:
-        raise DataError(f"no {file} here; `ptkit split FOLDER` writes lists") from None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
-    raise DataError(f"{file} is {found}; expected a text file")
+    if any(
+        not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text)
+        for text in texts
+    ):
+        return REGRESSION
+    return MULTI if any(b"," in text for text in texts) else SINGLE
 
 
-def _unquoted(raw: bytes, *, place: str) -> str:
-    """Return a path or name, taken out of its JSON quotes if it has them.
-
-    Raises:
-        DataError: quotes that are not a JSON string, or nothing in them.
-    """
-    text = raw.decode()
-    if not text.startswith('"'):
-        return text
-    try:
-        value: str = json.loads(text)
-        value.encode("utf-8", "surrogateescape")
-    except ValueError:
+def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
+    """Return the class indices or numbers that a label means."""
+    if kind == REGRESSION and _NUMBERS.fullmatch(text):
+        numbers = tuple(float(part) for part in text.split(b","))
+        if not all(map(math.isfinite, numbers)):
+            raise DataError(f"label '{text.decode()}' is too large for a number")
+        return numbers
+    if _WHOLE.fullmatch(text) or (kind == MULTI and _SEVERAL.fullmatch(text)):
+        return tuple(int(part) for part in text.split(b",") if part)
+    shown = repr(text.decode("utf-8", "replace"))
+    if re.fullmatch(rb"-\d+", text):
+        raise DataError(f"label {shown} is negative; class indices start at 0")
+    if _NUMBERS.fullmatch(text) or _SEVERAL.fullmatch(text):
         raise DataError(
-            f"{place}: {text} starts with a quote but is not a JSON string; quote it as JSON does"
-        ) from None
-    if not value or "\0" in value:
-        raise DataError(f"{place}: {text} cannot be a path")
-    return value
+            f"label {shown} does not fit the other lines, which have {DESCRIPTIONS[kind]}"
+        )
+    raise DataError(
+        f"label {shown} is not a number; expected PATH LABEL, the label being a class index"
+    )
+
+
+def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> "np.ndarray":
+    import numpy as np
+
+    if kind == SINGLE:
+        return np.array([value[0] for value in values], np.int64)
+    if kind == REGRESSION:
+        return np.array(values, np.float32)
+    rows = np.zeros((len(values), num_classes), bool)
+    for row, indices in zip(rows, values, strict=True):
+        row[[int(index) for index in indices]] = True
+    return rows
+
+
+def _names_of_classes(
+    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    limit = _MAX_CLASSES if class_names is None else len(class_names)
+    for value, number in values:
+        beyond = next((int(index) for index in value if index >= limit), None)
+        if beyond is not None:
+            message = f"label {beyond} is beyond the last class, {limit - 1}; see classes.txt"
+            raise DataError(f"{file}, line {number}: {message}")
+    largest = max((int(index) for value, _ in values for index in value), default=-1)
+    if largest < 0:
+        raise DataError(f"{file} has no labels: every line has an empty list of classes")
+    return class_names or tuple(str(index) for index in range(largest + 1))
+
+
+def _names_of_numbers(
+    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    first, line = values[0]
+    count = len(first)
+    for value, number in values:
+        if len(value) != count:
+            raise DataError(
+                f"{file}, line {number}: {len(value)} numbers, but line {line} has {count}"
+            )
+    if class_names is not None and len(class_names) != count:
+        # A number that is not whole is what a list of classes has by mistake.
+        decimal = next((n for value, n in values if any(x != int(x) for x in value)), line)
+        raise DataError(
+            f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names"
+            f" {len(class_names)} classes; for numbers it names each number, or is not there"
+        )
+    return class_names or (("value",) if count == 1 else tuple(f"value {k}" for k in range(count)))

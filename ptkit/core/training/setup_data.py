@@ -13,8 +13,14 @@ from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.labels import REGRESSION, SINGLE
-from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
+from ptkit.core.data.lists import (
+    REGRESSION,
+    SINGLE,
+    ImageList,
+    classes_file,
+    read_classes,
+    read_list,
+)
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note

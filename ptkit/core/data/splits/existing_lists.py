@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import read_classes, read_list
+from ptkit.core.data.lists import SINGLE, read_classes, read_list
 from ptkit.core.data.splits.records import CLASSES, RECORD, is_unchanged, read_record, recorded_tree
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import PART_NAMES

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import classes_file, read_list
+from ptkit.core.data.lists import SINGLE, classes_file, read_list
 from ptkit.core.errors import DataError
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.labels import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue

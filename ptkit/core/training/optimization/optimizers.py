@@ -216,10 +216,7 @@ def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
     """
     names = set(frozen)
     for prefix, module in model.named_modules():
-        own = [
-            f"{prefix}.{name}" if prefix else name
-            for name, _ in module.named_parameters(recurse=False)
-        ]
+        own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
         has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
         if has_statistics and own and names.issuperset(own):
             module.eval()

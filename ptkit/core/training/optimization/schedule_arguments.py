@@ -137,9 +137,7 @@ def _function(
     return lambda tick: expression(tick / ticks_per_epoch)
 
 
-def _checked_factor(
-    function: Callable[[int], Any], tick: int, *, call: Call, spot: str | int
-) -> float:
+def _checked_factor(function: Any, tick: int, *, call: Call, spot: str | int) -> float:
     try:
         return float(function(tick))
     except Exception as error:  # the user's function may raise anything

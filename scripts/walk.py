@@ -34,7 +34,7 @@ WALKS = {
         Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device
         outputs_of|Batch.outputs loop._step Loss.forward Totals.add loop.evaluate
         session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
-        environment|_environment save_checkpoint write_weight_file Events last_checkpoint
+        environment|_environment save_checkpoint Events last_checkpoint
         write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode

@@ -48,6 +48,7 @@ def test_a_schedule_that_warms_up_by_itself_gets_no_other_warm_up() -> None:
 
 def test_a_length_in_steps_is_drawn_with_that_many_steps() -> None:
     assert len(preview_schedule("OneCycleLR(total_steps=70)", epochs=10).rates) == 70
+    assert len(preview_schedule("OneCycleLR(1, 70)", epochs=10).rates) == 70
     assert len(preview_schedule("OneCycleLR(steps_per_epoch=3)", epochs=10).rates) == 30
 
 

@@ -1,16 +1,22 @@
 """ptkit checkpoints: saving, reading with every key checked, and rebuilding the model inside."""
 
 import os
+import struct
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor, nn
 
 from ptkit import __version__
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.files import write_atomically
 from ptkit.core.models.transfer import load_state_dict
-from ptkit.core.models.weight_files import plain, read_weight_file, write_weight_file
+from ptkit.core.models.weight_files import COMMENT, check_zip, read_weight_file
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import refuse_user_code
@@ -20,21 +26,10 @@ FORMAT = "ptkit.checkpoint"
 FORMAT_VERSION = 1
 # Keys that every checkpoint has, those that may be absent, and the type of what each holds.
 _REQUIRED: dict[str, type] = {
-    "ptkit_version": str,
-    "kind": str,
-    "model": dict,
-    "classes": list,
-    "task": dict,
-    "pipeline": dict,
-    "state_dict": dict,
-}
-_OPTIONAL: dict[str, type] = {
-    "metrics": dict,
-    "train": dict,
-    "data": dict,
-    "env": dict,
-    "config": dict,
-}
+    "ptkit_version": str, "kind": str, "model": dict, "classes": list, "task": dict,
+    "pipeline": dict, "state_dict": dict,
+}  # fmt: skip
+_OPTIONAL: dict[str, type] = dict.fromkeys(("metrics", "train", "data", "env", "config"), dict)
 _INSIDE: tuple[tuple[str, str, type], ...] = (
     ("model", "call", str),
     ("model", "num_classes", int),
@@ -48,16 +43,101 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     back.
 
     contents: the keys of a checkpoint; `format`, `format_version` and `ptkit_version` are added.
+    Tuples become lists; tensors become plain, contiguous storage on the CPU.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the disk refused, or gave back other bytes; what was at `path` is as it was.
         TypeError: contents hold something else than plain containers, numbers and tensors.
     """
     stamp = {"format": FORMAT, "format_version": FORMAT_VERSION, "ptkit_version": __version__}
-    stamped = plain({**stamp, **contents})
+    stamped = _plain({**stamp, **contents})
     fault = _fault(stamped)
     assert fault is None, f"not a checkpoint: {fault}"
-    write_weight_file(path, stamped)
+    write_atomically(path, partial(_write, stamped), check=_check_written)
+
+
+def _write(contents: dict[str, Any], file: BinaryIO) -> None:
+    summing = _SummingFile(file)
+    try:
+        torch.save(contents, summing)  # type: ignore[arg-type]
+    except RuntimeError:
+        # torch turns a full disk into an error of its own about an unexpected position.
+        if summing.error is not None:
+            raise summing.error from None
+        raise
+    comment = COMMENT % summing.crc
+    # The end record's last two bytes are the length of the comment.
+    file.seek(-2, 2)
+    file.write(struct.pack("<H", len(comment)) + comment)
+
+
+class _SummingFile:
+    """Passes bytes on to a file, and knows their CRC and the first error."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.crc = file, 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _check_written(path: Path) -> None:
+    try:
+        check_zip(path)
+    except CheckpointError as error:
+        raise OSError(f"the disk gave back other bytes ({error})") from error
+
+
+def _plain(value: Any, where: str = "checkpoint") -> Any:
+    """Return `value` as dict, list, str, int, float, bool, None and plain CPU tensors, or say what
+    cannot be so.
+
+    Raises:
+        TypeError: something else is in it, such as a Path; the message says where.
+    """
+    match value:
+        case torch.Tensor():
+            tensor = value.detach().cpu()
+            # A view would be saved with the whole storage it looks into.
+            return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+        case Mapping():
+            return _plain_dict(value, where)
+        case list() | tuple():
+            return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        case None | bool():
+            return value
+        case str():
+            return str.__str__(value)
+        case int() | float():
+            # numpy.float64 is a float, and weights-only loading refuses it.
+            return int(value) if isinstance(value, int) else float(value)
+    raise TypeError(
+        f"{where} is a {type(value).__name__}; a checkpoint holds plain containers, numbers and"
+        " tensors only"
+    )
+
+
+def _plain_dict(value: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    for key in value:
+        if type(key) not in (str, int):
+            found = f"{key!r} ({type(key).__name__})"
+            raise TypeError(f"{where} has the key {found}; only str and int can be saved")
+    items = {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if not hasattr(value, "_metadata"):
+        return items
+    # The versions of a state dict's layers: torchvision's MNASNet does not load without them.
+    state_dict = OrderedDict(items)
+    state_dict._metadata = _plain(value._metadata, f"{where}._metadata")  # type: ignore[attr-defined]
+    return state_dict
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -180,12 +260,10 @@ def _fault(contents: Mapping[str, Any]) -> str | None:
         found = contents[outer].get(key)
         if not isinstance(found, kind):
             return f"{outer}.{key} is a {type(found).__name__}, expected {kind.__name__}"
-    if not all(
-        isinstance(name, str) for name in [*contents["classes"], *contents["pipeline"]["calls"]]
-    ):
+    texts = [*contents["classes"], *contents["pipeline"]["calls"]]
+    if not all(isinstance(text, str) for text in texts):
         return "classes and pipeline.calls must hold text"
-    if not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in contents["state_dict"].items()
-    ):
+    tensors = contents["state_dict"].items()
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors):
         return "state_dict must hold tensors by name"
     return None

@@ -40,9 +40,8 @@ def gradcam(
         UsageError: no such layer, or none whose output is a map.
     """
     _, maps, slopes = _explained(model, images, classes, layer=layer, sign=sign)
-    heat = (
-        (slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True).relu().nan_to_num()
-    )
+    weighted = slopes.mean(dim=(2, 3), keepdim=True) * maps
+    heat = weighted.sum(dim=1, keepdim=True).relu().nan_to_num()
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     largest = heat.amax(dim=(1, 2), keepdim=True)
     return (heat / torch.where(largest > 0, largest, 1)).cpu().numpy()
@@ -112,11 +111,7 @@ def _explained(
         # The input asks for gradients, so that a model frozen as a whole has them too; a copy of it
         # may be changed in place.
         outputs = model(images.detach().clone().requires_grad_().clone())
-        found = [
-            name
-            for name, output in kept.items()
-            if output.requires_grad and _is_map(output, len(images))
-        ]
+        found = [n for n, maps in kept.items() if maps.requires_grad and _is_map(maps, len(images))]
         if not found:
             raise UsageError(_no_map(model, layer))
         found = found[-_NUM_CANDIDATES:]

@@ -14,6 +14,8 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import first_of, nearest, reason_of
 
 MAX_DEFAULT_LAYERS = 6
+# What a model's code raises on images of a size that it does not take.
+_REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,7 @@ def taking(model: nn.Module, images: Tensor, *, remedy: str = "") -> Iterator[No
     """
     try:
         yield
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-        IndexError,
-        TypeError,
-        ZeroDivisionError,
-    ) as error:
+    except _REFUSALS as error:
         height, width = images.shape[2:]
         raise UsageError(
             f"{type(model).__name__} does not take {height}×{width} images"

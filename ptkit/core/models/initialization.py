@@ -27,10 +27,7 @@ _SUMMARIES = {
 _SUPPLIED = frozenset({"tensor", "generator"})
 INITS = Catalogue(
     "initialisation",
-    {
-        name: Part(f"torch.nn.init:{name}", summary, _SUPPLIED)
-        for name, summary in _SUMMARIES.items()
-    },
+    {name: Part(f"torch.nn.init:{name}", text, _SUPPLIED) for name, text in _SUMMARIES.items()},
     functions={"calculate_gain": "torch.nn.init:calculate_gain"},
 )
 # The course's initialize_weights: layer class, parameter, call.
@@ -64,7 +61,8 @@ def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
         for name, call in calls.items():
             _check(call, name, parameters[name].shape)
             # torch.nn.init.sparse_ draws its zeros from the default generator in any case.
-            torch.default_generator.manual_seed(_seed_of(name, seed))
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little"))
             values = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
             INITS.build(call, supplied={"tensor": values})
             parameters[name].copy_(values)
@@ -115,7 +113,3 @@ def _check(call: Call, name: str, shape: torch.Size) -> None:
             f"{call.name} needs two dimensions or more, and {found}: name the weights it is"
             " meant for"
         )
-
-
-def _seed_of(name: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")

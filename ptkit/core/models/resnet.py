@@ -125,12 +125,7 @@ class TutorialBlock(nn.Module):
 
 
 def _stage(
-    block: type[SmallBlock | TutorialBlock],
-    width_in: int,
-    width: int,
-    num_blocks: int,
-    *,
-    stride: int = 1,
+    block: type[nn.Module], width_in: int, width: int, num_blocks: int, *, stride: int = 1
 ) -> nn.Sequential:
     first = block(width_in, width, stride=stride)
     return nn.Sequential(first, *(block(width, width) for _ in range(num_blocks - 1)))

@@ -23,16 +23,12 @@ def matching_parameters(model: nn.Module, selector: str) -> list[str]:
     if _is_glob(selector):
         found = [name for name in names if fnmatchcase(name, selector)]
     else:
-        owners = {
+        owners = tuple(
             f"{name}." if name else ""
             for name, module in model.named_modules()
             if _is_named(module, name, selector)
-        }
-        found = [
-            name
-            for name in names
-            if name == selector or any(name.startswith(owner) for owner in owners)
-        ]
+        )
+        found = [name for name in names if name == selector or name.startswith(owners)]
     if not found:
         raise UsageError(_nothing(model, selector, names))
     return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptkit.core.parts.calls import Call
+from ptkit.core.parts.catalogue import REFUSALS, STUMBLES
 from ptkit.core.wording import nearest, reason_of
 
 INSTALL = "pip install 'ptkit[timm]'"
@@ -26,8 +27,7 @@ def names() -> list[str]:
     """Return the names of timm's models."""
     import timm
 
-    found: list[str] = timm.list_models()
-    return found
+    return list(timm.list_models())
 
 
 def check_name(call: Call) -> None:
@@ -72,15 +72,7 @@ def create(call: Call, *, num_classes: int) -> Any:
             call.name, pretrained=False, num_classes=num_classes, **call.kwargs
         )
     # timm passes arguments on unchecked, so a wrong one may raise anything.
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AssertionError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-    ) as error:
+    except (*REFUSALS, *STUMBLES) as error:
         reason = reason_of(error)
         wrong = next((key for key in call.kwargs if f"'{key}'" in reason), "")
         hint = nearest(wrong, parameters) if "unexpected keyword" in reason else ""

@@ -56,10 +56,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 # Auxiliary heads make the output a tuple in training; init_weights is warned about when it is left
 # out.
-_FIXED: dict[str, dict[str, Any]] = {
-    "GoogLeNet": {"aux_logits": False, "init_weights": True},
-    "Inception3": {"aux_logits": False, "init_weights": True},
-}
+_PLAIN_INCEPTION = {"aux_logits": False, "init_weights": True}
+_FIXED = {"GoogLeNet": _PLAIN_INCEPTION, "Inception3": _PLAIN_INCEPTION}
 
 
 def names() -> list[str]:
@@ -82,14 +80,11 @@ def __getattr__(name: str) -> Callable[..., nn.Module]:
 
 @functools.cache
 def _builder(name: str) -> Callable[..., nn.Module]:
-    class_name = typing.get_type_hints(torchvision.models.get_model_builder(name))[
-        "return"
-    ].__name__
+    builder = torchvision.models.get_model_builder(name)
+    class_name = typing.get_type_hints(builder)["return"].__name__
 
     def build(*, num_classes: int, **arguments: Any) -> Any:
-        given = {key: value for key, value in arguments.items() if value is not None} | _FIXED.get(
-            class_name, {}
-        )
+        given = {k: v for k, v in arguments.items() if v is not None} | _FIXED.get(class_name, {})
         stem = given.pop("stem", "standard")
         if stem not in ("small", "standard"):
             raise ValueError(f"stem must be 'small' or 'standard', found {stem!r}")
@@ -100,9 +95,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
     arguments = {"num_classes": inspect.Parameter.empty, **_ARGUMENTS.get(class_name, {})}
     kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(key, kind, default=default) for key, default in arguments.items()
-    ]
+    parameters = [inspect.Parameter(k, kind, default=v) for k, v in arguments.items()]
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return build
 
@@ -148,18 +141,15 @@ def pretrained_weights(name: str) -> Weights:
 def _call(name: str, weights: Any) -> str:
     """Return the call that fits weights: what torchvision's builders settle when given them."""
     takes = _builder(name).__signature__.parameters  # type: ignore[attr-defined]
-    min_size = weights.meta["min_size"]
+    size = weights.meta["min_size"]
     settled = {
         "stem": "standard",
         "transform_input": True,
-        "image_size": min_size[0],
-        "input_size": min_size,
+        "image_size": size[0],
+        "input_size": size,
     }
-    return str(
-        Call(
-            name, kwargs={k: v for k, v in settled.items() if k in takes and v != takes[k].default}
-        )
-    )
+    kwargs = {k: v for k, v in settled.items() if k in takes and v != takes[k].default}
+    return str(Call(name, kwargs=kwargs))
 
 
 def _downloaded(name: str, url: str) -> Path:
@@ -169,12 +159,10 @@ def _downloaded(name: str, url: str) -> Path:
     if file.exists():
         return file
     make_folder(folder)
-    digest = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    match = re.search(r"-([0-9a-f]{8,})\.", file.name)
     try:
         # Not get_state_dict: that prints, and loads with weights_only=False.
-        torch.hub.download_url_to_file(
-            url, str(file), digest[1] if digest else None, progress=False
-        )
+        torch.hub.download_url_to_file(url, str(file), match[1] if match else None, progress=False)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "reason", None) or error
         raise StorageError(

@@ -1,8 +1,7 @@
 """Old weights into a new model: take what fits, and report what did not fit and why."""
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -77,7 +76,11 @@ def transfer(
         CheckpointError: no parameter fits.
     """
     own = model.state_dict()
-    renamed, notes = _renamed(own, state_dict)
+    # Of equals max takes the first: names are left alone unless a change fits more of them.
+    renamed, notes = max(
+        _candidates(own, state_dict),
+        key=lambda found: sum(_fits(own, name, tensor) for name, tensor in found[0].items()),
+    )
     is_left_out = {name: bool(leave_out) and f"{name}.".startswith(f"{leave_out}.") for name in own}
     fits = {name: _fits(own, name, tensor) for name, tensor in renamed.items()}
     taken = tuple(name for name in own if fits.get(name) and not is_left_out[name])
@@ -112,30 +115,17 @@ def _fits(own: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
     return name in own and own[name].shape == tensor.shape
 
 
-def _renamed(
+def _candidates(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor]
-) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """Return the weights under the names that fit the model best, and what was done to get them."""
-    removed = (
-        (
-            {name.removeprefix(prefix): tensor for name, tensor in given.items()},
-            (f"removed the prefix {prefix} from the weights' names",),
-        )
-        for prefix in _prefixes(given)
-    )
-    added = (
-        (
-            {prefix + name: tensor for name, tensor in given.items()},
-            (f"added the prefix {prefix} to the weights' names",),
-        )
-        for prefix in _prefixes(own)
-    )
-
-    def num_fitting(candidate: tuple[Mapping[str, Tensor], tuple[str, ...]]) -> int:
-        return sum(_fits(own, name, tensor) for name, tensor in candidate[0].items())
-
-    # Of equals max takes the first: names are left alone unless a change fits more of them.
-    return max(itertools.chain([(given, ())], removed, added), key=num_fitting)
+) -> Iterator[tuple[Mapping[str, Tensor], tuple[str, ...]]]:
+    """Yield the weights under names that may fit the model, and what was done to get them."""
+    yield given, ()
+    for prefix in _prefixes(given):
+        renamed = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
+        yield renamed, (f"removed the prefix {prefix} from the weights' names",)
+    for prefix in _prefixes(own):
+        renamed = {prefix + name: tensor for name, tensor in given.items()}
+        yield renamed, (f"added the prefix {prefix} to the weights' names",)
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

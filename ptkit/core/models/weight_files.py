@@ -1,4 +1,5 @@
-"""Files of weights: what a file really is, whether it is whole, and reading it without running it.
+"""Reading files of weights: what a file really is, whether it is whole, and what code it asks for,
+without running it.
 
 Ours are `torch.save` zip files with one addition, the zip's comment: `ptkit crc32 XXXXXXXX`, the
 CRC of the file before the comment was added. The CRCs of the records leave out headers and padding;
@@ -6,26 +7,23 @@ with it one flipped bit anywhere is found.
 """
 
 import json
+import pickletools
 import re
 import stat
 import struct
 import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from ptkit.core.errors import CheckpointError
-from ptkit.core.files import write_atomically
-from ptkit.core.models.pickles import foreign_globals
 from ptkit.core.wording import reason_of
 
-_COMMENT = b"ptkit crc32 %08x"
-_COMMENT_LENGTH = len(_COMMENT % 0)
+COMMENT = b"ptkit crc32 %08x"
+_COMMENT_LENGTH = len(COMMENT % 0)
 _ZIP_END, _ZIP_END_LENGTH = b"PK\5\6", 22
 _CHUNK = 1 << 20
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -51,6 +49,17 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (rb"GGUF", "a GGUF file; only PyTorch and .safetensors files are read"),
 )
 
+# What weights-only loading rebuilds tensors and plain containers from.
+_HARMLESS = re.compile(
+    r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.(\w+\.)?\w*Storage|"
+    r"torch\.Size|torch\.device|"
+    r"torch\.(float|double|half|bfloat|int|uint|long|short|bool|complex)\w*|"
+    r"collections\.(OrderedDict|Counter)|"
+    r"torch\.nn\.parameter\.\w+|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.set"
+)
+# torch's files from before version 1.6 hold five pickles in a row, then the bytes of the tensors.
+_NUM_LEGACY_PICKLES = 5
+
 
 def read_weight_file(path: Path) -> Any:
     """Return what a file of torch.save (zip or legacy) or a .safetensors file holds, with tensors
@@ -62,7 +71,7 @@ def read_weight_file(path: Path) -> Any:
     """
     head, num_bytes = _head(path)
     if head.startswith(b"PK\3\4"):
-        _check_zip(path)
+        check_zip(path)
         return _loaded(path, is_whole=True)
     # A length, and a JSON header of that length.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= num_bytes - 8:
@@ -70,106 +79,6 @@ def read_weight_file(path: Path) -> Any:
     if _LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
     return _loaded(path, is_whole=False)
-
-
-def write_weight_file(path: Path, contents: Mapping[str, Any]) -> None:
-    """Save plain containers and tensors so that a reader never sees half a file, and read them back
-    before the rename.
-
-    Tuples become lists; tensors become plain, contiguous storage on the CPU.
-
-    Raises:
-        StorageError: the disk refused, or gave back other bytes; what was at `path` is as it was.
-        TypeError: contents hold something that weights-only loading would refuse.
-    """
-    write_atomically(path, _writer(plain(contents)), check=_check_written)
-
-
-def plain(value: Any, where: str = "checkpoint") -> Any:
-    """Return `value` as dict, list, str, int, float, bool, None and plain CPU tensors, or say what
-    cannot be so.
-
-    Raises:
-        TypeError: something else is in it, such as a Path; the message says where.
-    """
-    match value:
-        case torch.Tensor():
-            tensor = value.detach().cpu()
-            # A view would be saved with the whole storage it looks into.
-            return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
-        case Mapping():
-            return _plain_dict(value, where)
-        case list() | tuple():
-            return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-        case None | bool():
-            return value
-        case str():
-            return str.__str__(value)
-        case int() | float():
-            # numpy.float64 is a float, and weights-only loading refuses it.
-            return int(value) if isinstance(value, int) else float(value)
-    raise TypeError(
-        f"{where} is a {type(value).__name__}; a checkpoint holds plain containers, numbers and"
-        " tensors only"
-    )
-
-
-def _plain_dict(value: Mapping[Any, Any], where: str) -> dict[Any, Any]:
-    for key in value:
-        if type(key) not in (str, int):
-            found = f"{key!r} ({type(key).__name__})"
-            raise TypeError(f"{where} has the key {found}; only str and int can be saved")
-    items = {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if not hasattr(value, "_metadata"):
-        return items
-    # The versions of a state dict's layers: torchvision's MNASNet does not load without them.
-    state_dict = OrderedDict(items)
-    state_dict._metadata = plain(value._metadata, f"{where}._metadata")  # type: ignore[attr-defined]
-    return state_dict
-
-
-def _writer(contents: Any) -> Callable[[BinaryIO], None]:
-    def write(file: BinaryIO) -> None:
-        summing = _SummingFile(file)
-        try:
-            torch.save(contents, summing)  # type: ignore[arg-type]
-        except RuntimeError:
-            # torch turns a full disk into an error of its own about an unexpected position.
-            if summing.error is not None:
-                raise summing.error from None
-            raise
-        comment = _COMMENT % summing.crc
-        # The end record's last two bytes are the length of the comment.
-        file.seek(-2, 2)
-        file.write(struct.pack("<H", len(comment)) + comment)
-
-    return write
-
-
-class _SummingFile:
-    """Passes bytes on to a file, and knows their CRC and the first error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.crc = file, 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.crc = zlib.crc32(data, self.crc)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _check_written(path: Path) -> None:
-    try:
-        _check_zip(path)
-    except CheckpointError as error:
-        raise OSError(f"the disk gave back other bytes ({error})") from error
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -215,7 +124,7 @@ def _stranger(path: Path, head: bytes) -> str:
     )
 
 
-def _check_zip(path: Path) -> None:
+def check_zip(path: Path) -> None:
     """Check every byte of a zip file of ours, every record of another's.
 
     Raises:
@@ -234,7 +143,7 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError(
             f"{path} is damaged: it does not end as it should; it was cut off, copy it again"
         )
-    if comment != _COMMENT % _crc_without_comment(path):
+    if comment != COMMENT % _crc_without_comment(path):
         raise CheckpointError(
             f"{path} is damaged: its bytes are not those that were written (CRC); copy it again"
         )
@@ -317,8 +226,52 @@ def _asks(path: Path) -> str:
     """Return ` (it asks for X, Y)` with the foreign functions and classes that a file names, or
     nothing.
     """
-    names = foreign_globals(path)
+    names = _foreign_globals(path)
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f" (it asks for {', '.join(names[:5])}{more})"
+
+
+def _foreign_globals(path: Path) -> list[str]:
+    """Return the functions and classes beyond tensors and containers that a file names.
+
+    path: a pickle or a file of torch.save. Nothing is imported or run. Names after a damaged place
+    are not found.
+    """
+    found: list[str] = []
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    if name.rpartition("/")[2] == "data.pkl":
+                        with archive.open(name) as record:
+                            _collect(record, found)  # type: ignore[arg-type]
+        else:
+            file.seek(0)
+            for _ in range(_NUM_LEGACY_PICKLES):
+                _collect(file, found)
+    return [name for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
+
+
+def _collect(file: BinaryIO, found: list[str]) -> None:
+    """Append the `module.name` of every global of the next pickle in `file`."""
+    strings: list[str] = []
+    memo: dict[int, str] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("GLOBAL", "INST"):
+                found.append(str(argument).replace(" ", ".", 1))
+            elif opcode.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+                # Only strings are kept: only the two before STACK_GLOBAL matter.
+                place = len(memo) if argument is None else int(argument)
+                memo[place] = strings[-1] if strings else ""
+            elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
+                strings.append(memo.get(int(argument or 0), ""))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except Exception:
+        # A damaged pickle may break the reader anywhere; the names before that are reported.
+        return

@@ -33,9 +33,7 @@ def weight_statistics(model: nn.Module) -> list[WeightStatistics]:
     expected_std is sqrt(2 / fan_in), which keeps the variance through rectifiers (He et al. 2015,
     equation 10).
     """
-    return [
-        _row(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()
-    ]
+    return [_row(name, p) for name, p in model.named_parameters() if p.numel()]
 
 
 def as_text(rows: Sequence[WeightStatistics]) -> str:
@@ -59,14 +57,8 @@ def _row(name: str, parameter: Tensor) -> WeightStatistics:
     mean, std, low, high = torch.stack(
         [values.mean(), values.std(correction=0), values.min(), values.max()]
     ).tolist()
-    return WeightStatistics(
-        name, tuple(parameter.shape), mean, std, low, high, _expected_std(name, parameter)
-    )
-
-
-def _expected_std(name: str, parameter: Tensor) -> float | None:
-    """Return sqrt(2 / fan_in) of a layer's weight; tokens and tables of positions have none."""
-    if parameter.ndim < 2 or not name.rpartition(".")[2].endswith("weight"):
-        return None
-    fan_in, _ = nn.init._calculate_fan_in_and_fan_out(parameter)
-    return math.sqrt(2 / fan_in)
+    expected = None
+    # Tokens and tables of positions have none.
+    if parameter.ndim >= 2 and name.rpartition(".")[2].endswith("weight"):
+        expected = math.sqrt(2 / nn.init._calculate_fan_in_and_fan_out(parameter)[0])
+    return WeightStatistics(name, tuple(parameter.shape), mean, std, low, high, expected)

@@ -14,20 +14,9 @@ from ptkit.core.wording import first_of
 
 # Where training scripts put the weights; the order counts when a file has several.
 _NESTS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "module",
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "ema",
-)
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights",
+    "params", "module", "state_dict_ema", "model_ema", "ema_state_dict", "ema",
+)  # fmt: skip
 # A file can nest a dictionary in itself.
 _DEEPEST = 6
 # Put before every name by DataParallel, torch.compile, Lightning and classes that wrap a model.
@@ -83,17 +72,15 @@ def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         CheckpointError: there is none.
     """
     nested, notes = _unnested(contents, path)
-    state_dict = {
-        key: value
-        for key, value in nested.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    state_dict = {k: v for k, v in nested.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not state_dict or any(isinstance(value, Mapping) for value in nested.values()):
         keys = first_of(list(map(str, nested)), 8) or "an empty dictionary"
         raise CheckpointError(f"{path} holds no state dict: found {keys}")
     if len(state_dict) < len(nested):
         notes.append(f"left out {len(nested) - len(state_dict)} entries that are not tensors")
-    while prefix := _common_prefix(state_dict):
+    while prefix := next(
+        (p for p in _PREFIXES if all(key.startswith(p) for key in state_dict)), ""
+    ):
         state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
         notes.append(f"removed the prefix {prefix} from every name")
     return state_dict, tuple(notes)
@@ -111,12 +98,6 @@ def _unnested(contents: Any, path: Path) -> tuple[Mapping[Any, Any], list[str]]:
         notes.append(f"took the weights under {nests[0]}{also}")
         contents = contents[nests[0]]
     raise CheckpointError(f"{path} holds no state dict: found a {type(contents).__name__}")
-
-
-def _common_prefix(state_dict: Mapping[str, Tensor]) -> str:
-    return next(
-        (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state_dict)), ""
-    )
 
 
 def _short(path: Path) -> Path:

@@ -59,7 +59,9 @@ def number(
         text=f"a {'' if limits else 'finite '}number{words}",
         plural=f"numbers{words}",
         check=lambda value: (
-            _is_number(value, kinds)
+            isinstance(value, kinds)
+            # True is a whole number to Python.
+            and not isinstance(value, bool)
             and abs(value) <= _LARGEST
             and (low is None or value >= low)
             and (high is None or value <= high)
@@ -71,15 +73,12 @@ def number(
 
 def whole(low: int | None = None, high: int | None = None, *, words: str = "") -> Allowed:
     """Allow whole numbers from low to high, both inclusive; `words` replaces the text."""
-    limits = _limits(low, high)
+    limits, inside = _limits(low, high), number(low, high)
     return Allowed(
         text=words or f"a whole number{limits}",
         plural=f"whole numbers{limits}",
         check=lambda value: (
-            _is_number(value, int)
-            and abs(value) <= _LARGEST_WHOLE
-            and (low is None or value >= low)
-            and (high is None or value <= high)
+            isinstance(value, int) and abs(value) <= _LARGEST_WHOLE and inside.check(value)
         ),
     )
 
@@ -163,11 +162,6 @@ def _limits(
 def _exactly(choice: str | int) -> Allowed:
     # 1 == 1.0 == True to Python.
     return Allowed(repr(choice), lambda value: type(value) is type(choice) and value == choice)
-
-
-def _is_number(value: Any, kinds: Any) -> bool:
-    # True is a whole number to Python.
-    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 # The ranges that most arguments have.

@@ -17,19 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.parts import checks
 from ptkit.core.parts.calls import Call, Symbol
-from ptkit.core.parts.checks import (
-    OLD_ARGUMENTS,
-    VARIADIC,
-    Parameters,
-    check_complete,
-    check_count,
-    check_name,
-    check_value,
-    name_hint,
-)
 from ptkit.core.parts.part import Part
-from ptkit.core.wording import nearest
+from ptkit.core.wording import nearest, reason_of
+
+# What a class raises that checks its arguments, and one that stumbles over wrong ones instead.
+REFUSALS = (TypeError, ValueError, RuntimeError, AssertionError)
+STUMBLES = (ArithmeticError, AttributeError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Catalogue:
         part = self.parts.get(call.name)
         if part is None:
             raise call.error(
-                f"no {self.kind} is called {call.name}{name_hint(call.name, self.parts)}"
+                f"no {self.kind} is called {call.name}{checks.name_hint(call.name, self.parts)}"
             )
         return part
 
@@ -95,19 +90,19 @@ class Catalogue:
         """
         takes = _parameters(call, part)
         # A user's own function may have arguments of old names, and may take any name.
-        old = () if call.prefix else OLD_ARGUMENTS
+        old = () if call.prefix else checks.OLD_ARGUMENTS
         takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        own = {k: p for k, p in takes.items() if k not in old and p.kind not in VARIADIC}
+        own = {k: p for k, p in takes.items() if k not in old and p.kind not in checks.VARIADIC}
         parameters = {k: p for k, p in own.items() if k not in part.supplied}
         call = _with_names(call, _positions(own, part), parameters)
         bound: dict[str, Any] = {}
         for key, given in call.kwargs.items():
             if not takes_any:
-                check_name(call, key, parameters, of_the_run=own.keys() - parameters.keys())
+                checks.check_name(call, key, parameters, of_the_run=own.keys() - parameters.keys())
             bound[key] = self.resolve(call, given, spot=key)
             # Of a user's own function nothing is known but the names of its arguments.
             if not call.prefix:
-                check_value(call, part, parameters[key], bound[key], given=given)
+                checks.check_value(call, part, parameters[key], bound[key], given=given)
             if key in part.to_float:
                 bound[key] = float(bound[key])
             elif key in part.tensors and isinstance(bound[key], list | tuple):
@@ -138,11 +133,11 @@ class Catalogue:
     def arguments(self, name: str) -> list[Argument]:
         """Return the arguments of one part that a user may give."""
         part = self.parts[name]
-        hidden = part.supplied | OLD_ARGUMENTS.keys()
+        hidden = part.supplied | checks.OLD_ARGUMENTS.keys()
         return [
             Argument(key, _default_text(p), rule.text if (rule := part.rule(name, p)) else "")
             for key, p in inspect.signature(part.load()).parameters.items()
-            if key not in hidden and p.kind not in VARIADIC
+            if key not in hidden and p.kind not in checks.VARIADIC
         ]
 
     def resolve(self, call: Call, value: Any, *, spot: str | int) -> Any:
@@ -231,7 +226,7 @@ def _named_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _parameters(call: Call, part: Part) -> Parameters:
+def _parameters(call: Call, part: Part) -> checks.Parameters:
     target = part.load()
     try:
         return inspect.signature(target).parameters
@@ -244,7 +239,7 @@ def _has_no_arguments(call: Call, target: Any) -> UsageError:
     return call.error(f"{call.name} is a {found}, not a function or class with arguments")
 
 
-def _positions(parameters: Parameters, part: Part) -> list[str]:
+def _positions(parameters: checks.Parameters, part: Part) -> list[str]:
     """Return the arguments that may go without a name, in PyTorch's order.
 
     The first one is left out where the run supplies it: the tensor to fill, the optimizer to
@@ -254,8 +249,8 @@ def _positions(parameters: Parameters, part: Part) -> list[str]:
     return names[1:] if names and names[0] in part.supplied else names
 
 
-def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
-    check_count(call, names, parameters)
+def _with_names(call: Call, names: list[str], parameters: checks.Parameters) -> Call:
+    checks.check_count(call, names, parameters)
     first = dict(zip(names, call.args, strict=False))
     for key in first.keys() & call.kwargs.keys():
         raise call.error(f"{call.name} got {key} twice", key)
@@ -266,14 +261,12 @@ def _with_names(call: Call, names: list[str], parameters: Parameters) -> Call:
 
 
 def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
-    check_complete(call, part, _parameters(call, part), arguments)
+    checks.check_complete(call, part, _parameters(call, part), arguments)
     try:
         return part.load()(**arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise call.error(f"{call.name}: {message}") from error
-    # PyTorch stumbles over some wrong arguments instead of checking them.
-    except (ArithmeticError, AttributeError, LookupError) as error:
+    except REFUSALS as error:
+        raise call.error(f"{call.name}: {reason_of(error)}") from error
+    except STUMBLES as error:
         raise call.error(
             f"{call.name} cannot take these arguments ({type(error).__name__}: {error})"
         ) from error

@@ -42,11 +42,9 @@ def name_hint(name: str, names: Collection[str]) -> str:
         return f"; did you mean {listing(longer)}?"
     if hint := nearest(name, names):
         return hint
-    return (
-        f"; `ptkit list` has all {len(names)}"
-        if len(names) > _MANY_NAMES
-        else f"; there are: {', '.join(names)}"
-    )
+    if len(names) > _MANY_NAMES:
+        return f"; `ptkit list` has all {len(names)}"
+    return f"; there are: {', '.join(names)}"
 
 
 def check_count(call: Call, names: Sequence[str], parameters: Parameters) -> None:

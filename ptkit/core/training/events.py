@@ -19,20 +19,8 @@ from ptkit.core.config import LogSettings
 from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.hooks import evaluating
-from ptkit.core.training.observers import (
-    Boxes,
-    Embedding,
-    EpochResult,
-    Figure,
-    Film,
-    Item,
-    Picture,
-    Pixels,
-    PrCounts,
-    PrCurve,
-    Recorder,
-    Text,
-)
+from ptkit.core.training import observers
+from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder
 
 # TensorBoard's viewer does not load a larger picture of all thumbnails.
 MAX_SPRITE = 8192
@@ -43,11 +31,9 @@ _MARKER = "run.txt"
 def charts(result: EpochResult) -> dict[str, dict[str, float]]:
     """Return the charts that compare training and validation: chart -> line -> value."""
     accuracies = {"train": result.train_accuracy, "valid": result.valid.get("accuracy")}
-    found = {
-        "loss": {"train": result.train_loss, "valid": result.valid_loss},
-        "accuracy": {line: value for line, value in accuracies.items() if value is not None},
-    }
-    return {chart: lines for chart, lines in found.items() if lines}
+    known = {line: value for line, value in accuracies.items() if value is not None}
+    found = {"loss": {"train": result.train_loss, "valid": result.valid_loss}}
+    return found | ({"accuracy": known} if known else {})
 
 
 def scalars(result: EpochResult) -> dict[str, float]:
@@ -63,13 +49,11 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]
     One after the other: a copy of all would be as large as the model and its gradients.
     """
     for name, parameter in model.named_parameters():
-        found = {"weights": parameter.detach(), "gradients": parameter.grad}
-        for kind, tensor in found.items():
+        for kind, tensor in (("weights", parameter.detach()), ("gradients", parameter.grad)):
             if tensor is None:
                 continue
-            values = (
-                (tensor.to_dense() if tensor.is_sparse else tensor).float().cpu().numpy().ravel()
-            )
+            dense = tensor.to_dense() if tensor.is_sparse else tensor
+            values = dense.float().cpu().numpy().ravel()
             finite = values[np.isfinite(values)]
             if finite.size:
                 yield f"{kind}/{name}", finite
@@ -85,24 +69,23 @@ class Events(Recorder):
         self.settings = settings
         self.folder = events_folder(run, settings, is_resumed=up_to_epoch > 0)
         purge = up_to_epoch + 1 if up_to_epoch else None
-        self._writer = _writer(
-            self.folder, filename_suffix=settings.filename_suffix, purge_step=purge
-        )
+        suffix = settings.filename_suffix
+        self._writer = _writer(self.folder, filename_suffix=suffix, purge_step=purge)
         self._json = run / "scalars.json"
         self._scalars = _read_scalars(self._json, up_to_epoch) if up_to_epoch else {}
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
         if up_to_epoch:
-            _hide_later(self._writer, self.folder, up_to_epoch + 1, settings.filename_suffix)
+            _hide_later(self._writer, self.folder, up_to_epoch + 1, suffix)
 
     def start(
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Write the texts, the input as a picture and the model's graph, traced on one example."""
         for tag, text in texts.items():
-            self.show(Text(tag, text), 0)
+            self.show(observers.Text(tag, text), 0)
         if self.settings.pictures:
-            self.show(Picture("input", input_image), 0)
+            self.show(observers.Picture("input", input_image), 0)
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
@@ -122,27 +105,27 @@ class Events(Recorder):
         """Write one item."""
         writer = self._writer
         match item:
-            case Text(tag, text):
+            case observers.Text(tag, text):
                 # Indented, so that it is not taken for Markdown.
                 writer.add_text(tag, f"    {text.replace(chr(10), chr(10) + '    ')}", step)
-            case Picture(tag, pixels):
+            case observers.Picture(tag, pixels):
                 writer.add_image(tag, pixels, step, dataformats="HWC")
-            case Figure(tag, figure):
+            case observers.Figure(tag, figure):
                 writer.add_figure(tag, figure, step, close=False)
-            case Boxes(tag, pixels, boxes):
+            case observers.Boxes(tag, pixels, boxes):
                 # The writer's own font has few letters; a name that it lacks must not end the run.
                 names = [name.encode("ascii", "replace").decode() for name in boxes]
                 corners = np.array(list(boxes.values()), np.int64).reshape(-1, 4)
                 writer.add_image_with_boxes(
                     tag, pixels, corners, step, dataformats="HWC", labels=names
                 )
-            case Film():
+            case observers.Film():
                 self._add_film(item, step)
-            case Embedding():
+            case observers.Embedding():
                 self._add_embedding(item, step)
-            case PrCurve(tag, truth, scores):
+            case observers.PrCurve(tag, truth, scores):
                 writer.add_pr_curve(_one_line(tag), truth, scores.clip(0, 1), step)
-            case PrCounts(tag, counts):
+            case observers.PrCounts(tag, counts):
                 tp, fp, tn, fn = (counts[k].astype(np.float64) for k in ("tp", "fp", "tn", "fn"))
                 precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)
                 writer.add_pr_curve_raw(
@@ -155,7 +138,7 @@ class Events(Recorder):
         """Write what is still waiting and end."""
         self._writer.close()
 
-    def _add_film(self, film: Film, step: int) -> None:
+    def _add_film(self, film: observers.Film, step: int) -> None:
         """Write what `add_video` would, which needs moviepy: an image that is a GIF."""
         from PIL import Image
         from tensorboardX.proto.summary_pb2 import Summary
@@ -168,7 +151,7 @@ class Events(Recorder):
         summary = Summary(value=[Summary.Value(tag=film.tag, image=image)])
         self._writer.file_writer.add_summary(summary, step)
 
-    def _add_embedding(self, item: Embedding, step: int) -> None:
+    def _add_embedding(self, item: observers.Embedding, step: int) -> None:
         """Write features for the projector, with their rows and a sprite of all thumbnails."""
         thumbnails = item.thumbnails
         side, columns = thumbnails.shape[-1], math.ceil(math.sqrt(len(thumbnails)))
@@ -265,10 +248,7 @@ def _read_scalars(file: Path, up_to_epoch: int) -> dict[str, list[list[Any]]]:
     """Return what a resumed run has written to scalars.json; nothing if that cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            tag: [point for point in points if point[1] <= up_to_epoch]
-            for tag, points in found.items()
-        }
+        return {tag: [p for p in points if p[1] <= up_to_epoch] for tag, points in found.items()}
     except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}
 
@@ -288,13 +268,10 @@ def _blank_rest(sprite: Path, used: int) -> None:
 
 
 def _add_graph(writer: Any, model: nn.Module, example: Tensor) -> None:
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        evaluating(model, keeps_random_state=True),
-    ):
-        # The tracer warns about every shape that a model looks at, and prints where it fails.
-        warnings.simplefilter("ignore")
+    # The tracer warns about every shape that a model looks at, and prints where it fails.
+    quiet = warnings.catch_warnings(action="ignore")
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with quiet, silent, evaluating(model, keeps_random_state=True):
         try:
             writer.add_graph(model, example)
         except Exception:  # a model that cannot be traced still trains; its graph is left out

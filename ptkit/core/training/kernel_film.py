@@ -66,28 +66,22 @@ class KernelFilm(Recorder):
         stride = 1
         while epoch // stride > MAX_FRAMES:
             stride *= 2
-        self._frames = {
-            k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
-        }
-        content = io.BytesIO()
-        np.savez(
-            content,
-            layer=np.array(layer),
-            num_outputs=np.array(len(weight)),
-            epochs=np.array(list(self._frames)),
-            kernels=np.stack(list(self._frames.values())),
+        self._frames = {k: f for k, f in self._frames.items() if k == epoch or k % stride == 0}
+        content, epochs, kernels = (
+            io.BytesIO(),
+            list(self._frames),
+            np.stack([*self._frames.values()]),
         )
+        np.savez(content, layer=layer, num_outputs=len(weight), epochs=epochs, kernels=kernels)
         write_atomically(self._file, content.getvalue())
 
 
 def first_convolution(model: nn.Module) -> tuple[str, Tensor] | None:
     """Return the name and the weights (outputs, inputs, H, W) of the first convolution, or None."""
-    layers = (
-        (name, m)
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Conv2d) and m.weight.numel()
-    )
-    return next(((name, layer.weight) for name, layer in layers), None)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel():
+            return name, layer.weight
+    return None
 
 
 def read_film(run: Path) -> KernelFrames | None:
@@ -95,9 +89,7 @@ def read_film(run: Path) -> KernelFrames | None:
     try:
         # From memory: numpy leaves the handle of a damaged file open.
         with np.load(io.BytesIO((run / _FILE).read_bytes()), allow_pickle=False) as found:
-            epochs = tuple(found["epochs"].tolist())
-            return KernelFrames(
-                str(found["layer"]), int(found["num_outputs"]), epochs, found["kernels"]
-            )
+            layer, epochs = str(found["layer"]), tuple(found["epochs"].tolist())
+            return KernelFrames(layer, int(found["num_outputs"]), epochs, found["kernels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -170,9 +170,7 @@ class Profile:
         return {
             "num_steps": self.num_steps,
             "seconds": sum(self.seconds.values()),
-            "step": {
-                part: {"seconds": self.seconds[part], "share": self.share(part)} for part in STEP
-            },
+            "step": {p: {"seconds": self.seconds[p], "share": self.share(p)} for p in STEP},
             "between": {part: {"seconds": self.seconds[part]} for part in BETWEEN},
             "verdict": self.verdict,
         }

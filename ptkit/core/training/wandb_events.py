@@ -13,22 +13,10 @@ from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
+from ptkit.core.training import observers
 from ptkit.core.training.events import charts, scalars, tensors_of
-from ptkit.core.training.observers import (
-    Box,
-    Boxes,
-    Embedding,
-    EpochResult,
-    Figure,
-    Film,
-    Item,
-    Picture,
-    Pixels,
-    PrCounts,
-    PrCurve,
-    Recorder,
-    Text,
-)
+from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder
+from ptkit.core.wording import reason_of
 
 # Where WANDB_PROJECT does not name another.
 _PROJECT = "ptkit"
@@ -71,9 +59,8 @@ class WandbEvents(Recorder):
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
             raise UsageError(
-                f"Weights & Biases: {reason}; WANDB_MODE=offline sends nothing"
+                f"Weights & Biases: {reason_of(error)}; WANDB_MODE=offline sends nothing"
             ) from error
 
     def start(
@@ -100,7 +87,7 @@ class WandbEvents(Recorder):
         # Steps may not decrease, and the best epoch is past: items go to the newest step, with
         # their epoch.
         value = self._value_of(item)
-        tag = f"text/{item.tag}" if isinstance(item, Text) else item.tag
+        tag = f"text/{item.tag}" if isinstance(item, observers.Text) else item.tag
         self._run.log({tag: value, f"{tag}_epoch": step}, commit=False)
 
     def close(self) -> None:
@@ -109,23 +96,23 @@ class WandbEvents(Recorder):
 
     def _value_of(self, item: Item) -> Any:
         match item:
-            case Text(_, text):
+            case observers.Text(_, text):
                 return self._html(text)
-            case Picture(_, pixels):
+            case observers.Picture(_, pixels):
                 return self._wandb.Image(pixels)
-            case Figure(_, figure):
+            case observers.Figure(_, figure):
                 return self._wandb.Image(_drawn(figure))
-            case Boxes(_, pixels, boxes):
+            case observers.Boxes(_, pixels, boxes):
                 drawn = [_box(number, *named) for number, named in enumerate(boxes.items())]
                 regions = {"box_data": drawn, "class_labels": dict(enumerate(boxes))}
                 return self._wandb.Image(pixels, boxes={"regions": regions})
-            case Film(_, gif):
+            case observers.Film(_, gif):
                 return self._wandb.Video(str(gif), format="gif")
-            case Embedding():
+            case observers.Embedding():
                 return self._embedding_table(item)
-            case PrCurve(tag, truth, scores):
+            case observers.PrCurve(tag, truth, scores):
                 return self._pr_plot(tag, _counts(truth, scores))
-            case PrCounts(tag, counts):
+            case observers.PrCounts(tag, counts):
                 return self._pr_plot(tag, counts)
             case _:
                 assert_never(item)
@@ -133,7 +120,7 @@ class WandbEvents(Recorder):
     def _html(self, text: str) -> Any:
         return self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
 
-    def _embedding_table(self, item: Embedding) -> Any:
+    def _embedding_table(self, item: observers.Embedding) -> Any:
         """Return a table for the projector: per image its words, thumbnail and features."""
         heading, *cells = item.rows
         pictures = (item.thumbnails * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
@@ -174,7 +161,7 @@ def _earlier_id(run: Path) -> str | None:
     return folders[-1].name.rpartition("-")[2] if folders else None
 
 
-def _box(number: int, name: str, corners: Box) -> dict[str, Any]:
+def _box(number: int, name: str, corners: observers.Box) -> dict[str, Any]:
     x1, y1, x2, y2 = corners
     position = {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2}
     return {"position": position, "domain": "pixel", "class_id": number, "box_caption": name}

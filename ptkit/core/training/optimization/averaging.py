@@ -19,9 +19,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay, self.num_updates = decay, 0
-        self._parameters = {
-            name: p for name, p in model.named_parameters() if p.is_floating_point()
-        }
+        self._parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def update(self) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.argument_rules import ABOVE_0
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, load_user_object
+from ptkit.core.parts.checks import Parameters
 from ptkit.core.parts.part import Part
 from ptkit.core.training.optimization.paired import muon_with_adamw, sparse_adam_with_adam, take_in
 from ptkit.core.training.optimization.parameter_groups import (
@@ -26,9 +28,6 @@ _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
 )
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
-# On a GPU this one sends numbers from the CPU every step and waits, unless it computes them there.
-_CAPTURABLE = ("ASGD",)
-
 
 # The usual learning rate of each optimizer; that of SGD is for 64 images a step, in proportion.
 _ROWS = {
@@ -63,10 +62,7 @@ _NOTES = {
 
 OPTIMIZERS = Catalogue(
     "optimizer",
-    {
-        name: Part(f"torch.optim:{name}", text, supplied=_SUPPLIED)
-        for name, (_, text) in _ROWS.items()
-    },
+    {name: Part(f"torch.optim:{name}", text, _SUPPLIED) for name, (_, text) in _ROWS.items()},
 )
 
 
@@ -100,11 +96,8 @@ class OptimizerSetup:
     @property
     def param_groups(self) -> list[Group]:
         """All groups of the run: those of the optimizer, then those that wait."""
-        return [
-            group
-            for some in (self.optimizer, *(w.optimizer for w in self.waiting))
-            for group in some.param_groups
-        ]
+        optimizers = (self.optimizer, *(waiting.optimizer for waiting in self.waiting))
+        return [group for some in optimizers for group in some.param_groups]
 
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
@@ -140,17 +133,18 @@ def split_rate(call: Call, *, lr: float | None) -> tuple[Call, float | None]:
     rate = call.kwargs["lr"]
     if lr is not None:
         raise call.error("the rate is given twice: here and by --lr (optimizer.lr)", "lr")
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < float("inf"):
+    if not ABOVE_0.check(rate):
         raise call.error(f"lr must be a number above 0, found {rate!r}", "lr")
-    rest = {key: value for key, value in call.kwargs.items() if key != "lr"}
     # Parsed anew, so that errors point into the text without the rate.
-    return parse(str(Call(call.name, kwargs=rest, prefix=call.prefix))), float(rate)
+    return parse(str(call.without("lr"))), float(rate)
 
 
 def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
     """Return the rate an optimizer is usually run with on such a model and batch size."""
-    lr = 0.001 if call.prefix else USUAL_RATES[call.name]
-    if call.prefix or call.name != "SGD":
+    if call.prefix:
+        return 0.001
+    lr = USUAL_RATES[call.name]
+    if call.name != "SGD":
         return lr
     has_norm = any("Norm" in type(module).__name__ for module in model.modules())
     return lr * batch_size / 64 * (1.0 if has_norm else _WITHOUT_NORM)
@@ -188,7 +182,11 @@ def build_optimizer(
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
     if call.name == "LBFGS" and not call.prefix:
         _check_one_group(call, plans.values())
-    weight_decay = _weight_decay(call, takes)
+    # Given or by default; 0 for optimizers without one.
+    usual = takes["weight_decay"].default if "weight_decay" in takes else 0.0
+    weight_decay = call.kwargs.get(
+        "weight_decay", 0.0 if usual is inspect.Parameter.empty else usual
+    )
     by_epoch = make_groups(model, plans, spares_1d=not decay_all and weight_decay != 0)
     _check_epochs(by_epoch, epochs)
     for some in by_epoch.values():
@@ -218,21 +216,18 @@ def freeze_statistics(model: nn.Module, frozen: Iterable[str]) -> None:
     """
     names = set(frozen)
     for prefix, module in model.named_modules():
-        own = [
-            f"{prefix}.{name}" if prefix else name
-            for name, _ in module.named_parameters(recurse=False)
-        ]
+        own = [name for name, _ in module.named_parameters(prefix, recurse=False)]
         has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
         if has_statistics and own and names.issuperset(own):
             module.eval()
 
 
-def _takes(call: Call) -> dict[str, inspect.Parameter]:
+def _takes(call: Call) -> Parameters:
     """Return the arguments of the optimizer that a call names."""
     if not call.prefix:
-        return dict(inspect.signature(OPTIMIZERS.find(call).load()).parameters)
+        return inspect.signature(OPTIMIZERS.find(call).load()).parameters
     target = load_user_object(call)
-    takes = dict(inspect.signature(target).parameters) if callable(target) else {}
+    takes = inspect.signature(target).parameters if callable(target) else {}
     missing = [name for name in ("params", "lr") if name not in takes]
     if missing:
         raise call.error(
@@ -264,9 +259,7 @@ def _check_epochs(by_epoch: dict[int, list[Group]], epochs: int | None) -> None:
         raise UsageError(f"{name} is unfrozen at epoch {last}, but the run has {epochs} epochs")
 
 
-def _check_options(
-    call: Call, groups: Iterable[Group], takes: dict[str, inspect.Parameter]
-) -> None:
+def _check_options(call: Call, groups: list[Group], takes: Parameters) -> None:
     """Refuse options of groups that the optimizer does not have, or whose values it refuses."""
     allowed = set(takes) - _SUPPLIED | {"lr"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
@@ -285,16 +278,6 @@ def _check_options(
                 Call(call.name, kwargs={**call.kwargs, **options}),
                 supplied={"params": [matrix], "lr": 1},
             )
-
-
-def _weight_decay(call: Call, takes: dict[str, inspect.Parameter]) -> float:
-    """Return the decay that the call means, given or by default; 0 for optimizers without one."""
-    if "weight_decay" not in takes:
-        return 0.0
-    default = takes["weight_decay"].default
-    usual = 0.0 if default is inspect.Parameter.empty else default
-    decay: float = call.kwargs.get("weight_decay", usual)
-    return decay
 
 
 def _construct(
@@ -316,12 +299,12 @@ def _construct(
         return muon_with_adamw(groups, lr=lr, weight_decay=weight_decay, head=head, build=build)
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)
-        return sparse_adam_with_adam(
-            groups, lr=lr, sparse=sparse, options=dict(call.kwargs), build=build
-        )
+        options = dict(call.kwargs)
+        return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=options, build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
     how = {"fused" if call.name in _FUSED else "foreach": True}
-    if call.name in _CAPTURABLE and next(model.parameters()).is_cuda:
+    # On a GPU it sends numbers from the CPU every step and waits, unless it computes them there.
+    if call.name == "ASGD" and next(model.parameters()).is_cuda:
         how["capturable"] = True
     return build(groups, **how)
 

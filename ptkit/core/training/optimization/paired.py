@@ -1,6 +1,6 @@
 """Optimizers that cannot take every parameter, each with a companion for the rest."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ _COMPANION_RATE = 0.1
 _COMPANION_OPTIONS = frozenset({"lr", "weight_decay", "eps"})
 
 Build = Callable[[list[Group]], torch.optim.Optimizer]
+# A parameter of the model and its flattened copy.
+Copied = tuple[nn.Parameter, nn.Parameter]
 
 
 class PairedOptimizer:
@@ -23,10 +25,7 @@ class PairedOptimizer:
     """
 
     def __init__(
-        self,
-        parts: Iterable[torch.optim.Optimizer],
-        *,
-        flattened: Sequence[tuple[nn.Parameter, nn.Parameter]] = (),
+        self, parts: Iterable[torch.optim.Optimizer], *, flattened: Sequence[Copied] = ()
     ) -> None:
         self._parts = {type(part): part for part in parts}
         self._flattened = list(flattened)
@@ -76,7 +75,7 @@ def muon_with_adamw(
         of the classifying layer, whose gradients are of another kind: AdamW gets it too. build:
         makes torch.optim.Muon of groups.
     """
-    flattened: list[tuple[nn.Parameter, nn.Parameter]] = []
+    flattened: list[Copied] = []
 
     def matrix(parameter: nn.Parameter) -> nn.Parameter:
         if parameter.ndim == 2:
@@ -110,12 +109,7 @@ def muon_with_adamw(
 
 
 def sparse_adam_with_adam(
-    groups: list[Group],
-    *,
-    lr: float,
-    sparse: Collection[str],
-    options: dict[str, Any],
-    build: Build,
+    groups: list[Group], *, lr: float, sparse: set[str], options: dict[str, Any], build: Build
 ) -> PairedOptimizer:
     """Return SparseAdam for parameters with sparse gradients, and Adam alike for the others.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.models.selectors import matching_parameters
+from ptkit.core.parts.argument_rules import AT_LEAST_0
 from ptkit.core.parts.calls import parse, split_selector
 from ptkit.core.wording import nearest
 
@@ -175,30 +176,21 @@ def _name(plan: ParameterPlan, options: dict[str, Any]) -> str:
     """Return a name that no group with other options has."""
     words = [f"from epoch {plan.first_epoch}"] if plan.first_epoch != 1 else []
     words += [plan.layer] if plan.layer else []
-    words += [
-        f"{k}={_shown(v)}" for k, v in sorted(options.items()) if not (plan.layer and k == "lr")
-    ]
+    for key, value in sorted(options.items()):
+        # A rate by layer is in the layer's words.
+        if not (plan.layer and key == "lr"):
+            words.append(
+                f"{key}={value:.12g}" if isinstance(value, int | float) else f"{key}={value}"
+            )
     return ", ".join(words) or "all"
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, int | float) else str(value)
-
-
-def _check_values(
-    line: str, options: dict[str, Any], *, factor: float | None, unfreeze: Any
-) -> None:
-    if NOT_OPTIONS & options.keys():
-        raise UsageError(
-            f"--group {line!r}: no optimizer has an option {min(NOT_OPTIONS & options.keys())}"
-        )
+def _check_values(line: str, options: Group, *, factor: float | None, unfreeze: Any) -> None:
+    if refused := NOT_OPTIONS & options.keys():
+        raise UsageError(f"--group {line!r}: no optimizer has an option {min(refused)}")
     for key in ("lr", "weight_decay"):
         value = options.get(key, 1.0)
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not 0 <= value < float("inf")
-        ):
+        if not AT_LEAST_0.check(value):
             raise UsageError(
                 f"--group {line!r}: {key} must be a number of at least 0, found {value!r}"
             )

@@ -28,41 +28,28 @@ _OPERATORS: dict[type, Callable[..., float]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
-    ast.USub: operator.neg,
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
 _FUNCTIONS: dict[str, Callable[..., float]] = {
-    "cos": math.cos,
-    "sin": math.sin,
-    "exp": math.exp,
-    "sqrt": math.sqrt,
-    "log": math.log,
+    **{name: getattr(math, name) for name in ("cos", "sin", "exp", "sqrt", "log")},
     "min": min,
     "max": max,
 }
 
 
 def arguments_of_run(
-    call: Call,
-    given: Mapping[str, Any],
-    groups: Sequence[Group],
-    *,
-    epochs: int,
-    ticks_per_epoch: int,
+    call: Call, given: Mapping[str, Any], groups: list[Group], *, epochs: int, ticks_per_epoch: int
 ) -> dict[str, Any]:
     """Return what the run fills in where the call leaves it out.
 
     given: the arguments of the call by name.
     """
     ticks = epochs * ticks_per_epoch
-    found: dict[str, Any] = {
-        "T_max": ticks,
-        "total_iters": ticks,
-        "max_lr": [group["lr"] for group in groups],
-    }
+    rates = [group["lr"] for group in groups]
+    found: dict[str, Any] = {"T_max": ticks, "total_iters": ticks, "max_lr": rates}
     # OneCycleLR takes its length in either form.
     if "epochs" in given:
         found["steps_per_epoch"] = ticks_per_epoch
@@ -76,12 +63,7 @@ def arguments_of_run(
 
 
 def arguments_by_group(
-    call: Call,
-    given: Mapping[str, Any],
-    groups: Sequence[Group],
-    *,
-    epochs: int,
-    ticks_per_epoch: int,
+    call: Call, given: Mapping[str, Any], groups: list[Group], *, epochs: int, ticks_per_epoch: int
 ) -> dict[str, Any]:
     """Return the arguments that are lists, with one value a group, and LambdaLR's functions.
 
@@ -105,9 +87,7 @@ def arguments_by_group(
     if call.name == "LambdaLR":
         texts = found.get("lr_lambda", given["lr_lambda"])
         spot = "lr_lambda" if "lr_lambda" in call.spots else 0
-        build = partial(
-            _function, call=call, spot=spot, epochs=epochs, ticks_per_epoch=ticks_per_epoch
-        )
+        build = partial(_function, call, spot, epochs=epochs, ticks_per_epoch=ticks_per_epoch)
         found["lr_lambda"] = list(map(build, texts)) if isinstance(texts, list) else build(texts)
     return found
 
@@ -139,7 +119,7 @@ def _check_one_rate(call: Call, given: Mapping[str, Any], groups: Sequence[Group
 
 
 def _function(
-    text: Any, *, call: Call, spot: str | int, epochs: int, ticks_per_epoch: int
+    call: Call, spot: str | int, text: Any, *, epochs: int, ticks_per_epoch: int
 ) -> Callable[[int], float]:
     if not isinstance(text, str):
         raise call.error(
@@ -157,9 +137,7 @@ def _function(
     return lambda tick: expression(tick / ticks_per_epoch)
 
 
-def _checked_factor(
-    function: Callable[[int], Any], tick: int, *, call: Call, spot: str | int
-) -> float:
+def _checked_factor(function: Any, tick: int, *, call: Call, spot: str | int) -> float:
     try:
         return float(function(tick))
     except Exception as error:  # the user's function may raise anything
@@ -229,9 +207,8 @@ class Expression:
             case ast.Compare(ops=[op], comparators=[right]) if type(op) in _OPERATORS:
                 return self._applied(op, (node.left, right), epoch)
             case ast.IfExp():
-                return self._value(
-                    node.body if self._value(node.test, epoch) else node.orelse, epoch
-                )
+                chosen = node.body if self._value(node.test, epoch) else node.orelse
+                return self._value(chosen, epoch)
             case ast.UnaryOp(op=ast.USub()):
                 return -self._value(node.operand, epoch)
             case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _FUNCTIONS:

@@ -1,6 +1,7 @@
 """The rates that a schedule gives, without training."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization.schedule_arguments import PER_GROUP
-from ptkit.core.training.optimization.schedules import Schedule, build_schedule
+from ptkit.core.training.optimization.schedules import SCHEDULERS, Schedule, build_schedule
 
 # Enough for a smooth curve; more steps an epoch change nothing visible.
 _STEPS_PER_EPOCH, _MAX_STEPS = 100, 20_000
@@ -44,20 +45,17 @@ def preview_schedule(text: str, *, epochs: int) -> Preview:
         UsageError: unknown name or argument, or one that does not fit such a run.
     """
     call = parse(text)
-    num_groups, steps_per_epoch = _num_groups(call), _steps_per_epoch(call, epochs)
+    named = SCHEDULERS.named(call) if call.name in SCHEDULERS.parts and not call.prefix else call
+    num_groups, steps_per_epoch = _num_groups(named), _steps_per_epoch(named, epochs)
     warmup = SchedulerSettings().warmup
-    found = []
+    found, length = [], dict[str, Any](epochs=epochs, steps_per_epoch=steps_per_epoch)
     for share in (warmup, 0.0):
         optimizer = _optimizer(num_groups)
-        schedule = build_schedule(
-            SchedulerSettings(call=text, warmup=share),
-            optimizer,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
-        found.append(_rates(schedule, optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch))
+        asked = SchedulerSettings(call=text, warmup=share)
+        schedule = build_schedule(asked, optimizer, **length)
+        found.append(_rates(schedule, optimizer, **length))
     times = np.arange(epochs * steps_per_epoch) / steps_per_epoch
-    notes = _notes(call, schedule, warmup_epochs=warmup * epochs)
+    notes = _notes(named, schedule, warmup_epochs=warmup * epochs)
     return Preview(str(call), schedule.per, times, found[0], found[1], notes)
 
 
@@ -84,7 +82,7 @@ def _optimizer(num_groups: int) -> torch.optim.Optimizer:
 
 
 def _num_groups(call: Call) -> int:
-    values = (value for key, value in _by_name(call).items() if key in PER_GROUP.get(call.name, ()))
+    values = (value for key, value in call.kwargs.items() if key in PER_GROUP.get(call.name, ()))
     lengths = {len(value) for value in values if isinstance(value, list | tuple)}
     if len(lengths) > 1:
         raise call.error(
@@ -94,15 +92,6 @@ def _num_groups(call: Call) -> int:
     if lengths == {0}:
         raise call.error("a list with one item for each parameter group cannot be empty")
     return max(lengths, default=1)
-
-
-def _by_name(call: Call) -> dict[str, object]:
-    """Return the arguments that may be lists by name; only the first may be positional."""
-    first = {"LambdaLR": "lr_lambda", "OneCycleLR": "max_lr"}.get(call.name)
-    positional = {first: call.args[0]} if first and call.args else {}
-    if call.name == "WarmupCosineLR" and len(call.args) > 1:
-        positional = {"delay_epochs": call.args[1]}
-    return {**positional, **call.kwargs}
 
 
 def _steps_per_epoch(call: Call, epochs: int) -> int:
@@ -131,7 +120,7 @@ def _notes(call: Call, schedule: Schedule, *, warmup_epochs: float) -> tuple[str
         )
     if call.name == "ReduceLROnPlateau":
         notes.append("Shown for a validation loss that never improves.")
-    absolute = [key for key in ("eta_min", "min_lr", "max_lr") if key in _by_name(call)]
+    absolute = [key for key in ("eta_min", "min_lr", "max_lr") if key in call.kwargs]
     if absolute:
         notes.append(
             f"{' and '.join(absolute)} is a rate itself: shown for groups whose own rate is 1."

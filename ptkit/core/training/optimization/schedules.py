@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 
 from ptkit.core.config import SchedulerSettings
 from ptkit.core.errors import UsageError
@@ -24,7 +24,7 @@ from ptkit.core.training.optimization.schedule_arguments import (
     arguments_of_run,
     check_length,
 )
-from ptkit.core.wording import nearest
+from ptkit.core.wording import nearest, reason_of
 
 _ROWS = {
     "StepLR": ("epoch", "times gamma every step_size epochs"),
@@ -77,22 +77,14 @@ class Schedule:
     """
 
     def __init__(
-        self,
-        scheduler: Any,
-        shadow: torch.optim.Optimizer,
-        *,
-        per: str,
-        metric: str,
-        warmup_steps: int | None,
+        self, scheduler: Any, shadow: Optimizer, *, per: str, metric: str, warmup_steps: int | None
     ) -> None:
         self._scheduler, self._shadow = scheduler, shadow
         self.per, self.metric = per, metric
         self.warms_up_itself, self.warmup_steps = warmup_steps is None, warmup_steps or 0
         self.num_steps = 0
         self._cycles_momentum = bool(getattr(scheduler, "cycle_momentum", False))
-        self._shadows = {
-            _name(group, index): group for index, group in enumerate(shadow.param_groups)
-        }
+        self._shadows = {_name(group, k): group for k, group in enumerate(shadow.param_groups)}
 
     @property
     def warmup_text(self) -> str:
@@ -122,8 +114,7 @@ class Schedule:
     def rates(self, optimizer: Any) -> dict[str, float]:
         """Return the rate that every group of `optimizer` has now, by the group's name."""
         return {
-            _name(group, index): float(group["lr"])
-            for index, group in enumerate(optimizer.param_groups)
+            _name(group, k): float(group["lr"]) for k, group in enumerate(optimizer.param_groups)
         }
 
     def after_step(self) -> None:
@@ -145,7 +136,7 @@ class Schedule:
         """Return plain values, enough to resume exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
         groups = [
-            {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
+            {k: group[k] for k in group if k != "params"} for group in self._shadow.param_groups
         ]
         return {"num_steps": self.num_steps, "scheduler": inner, "groups": _plain(groups)}
 
@@ -171,7 +162,7 @@ class Schedule:
             self._scheduler.step()
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
-                f"the schedule stopped after step {self.num_steps}: {_line(error)}"
+                f"the schedule stopped after step {self.num_steps}: {reason_of(error)}"
             ) from error
 
 
@@ -222,9 +213,8 @@ def build_schedule(
             )
         supplied["mode"] = best
     by_group = {} if call.prefix else arguments_by_group(call, given, shadow.param_groups, **length)
-    scheduler = _built(
-        call, {k: v for k, v in given.items() if k not in by_group}, supplied | by_group
-    )
+    fixed = {k: v for k, v in given.items() if k not in by_group}
+    scheduler = _built(call, fixed, supplied | by_group)
     check_length(call, scheduler, ticks=epochs * length["ticks_per_epoch"])
     has_own = call.name in _WARM_UP_THEMSELVES and not call.prefix
     return Schedule(
@@ -232,7 +222,7 @@ def build_schedule(
     )
 
 
-def _shadow_of(optimizer: Any) -> torch.optim.Optimizer:
+def _shadow_of(optimizer: Any) -> Optimizer:
     """Return an optimizer with a dummy parameter for each group, at its rate and momentum."""
     groups = []
     for index, group in enumerate(optimizer.param_groups):
@@ -278,8 +268,7 @@ def _usual_tick(call: Call, given: Mapping[str, Any]) -> str:
 
 def _built(call: Call, given: Mapping[str, Any], supplied: Mapping[str, Any]) -> Any:
     plain = Call(call.name, kwargs=given, prefix=call.prefix, source=call.source, spots=call.spots)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         scheduler = SCHEDULERS.build(plain, supplied=supplied)
     if not isinstance(scheduler, lr_scheduler.LRScheduler):
         raise call.error(
@@ -314,7 +303,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_plain(item) for item in value)
     return value
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +57,8 @@ def class_indices(labels: Tensor, num_classes: int) -> Tensor:
     """Return (n, num_classes) class indices ended by -1, as MultiLabelMarginLoss needs them."""
     rows = hot(labels, num_classes)
     order = rows.argsort(dim=1, descending=True, stable=True)
-    return torch.where(
-        torch.arange(num_classes, device=rows.device) < rows.sum(dim=1, keepdim=True), order, -1
-    )
+    is_there = torch.arange(num_classes, device=rows.device) < rows.sum(dim=1, keepdim=True)
+    return torch.where(is_there, order, -1)
 
 
 @dataclass(frozen=True)
@@ -268,9 +266,8 @@ def build_loss(
         call = LOSSES.named(call)
     use, kind = _use_of(call, facts, pairs)
     call = _balanced(call, facts)
-    criterion = LOSSES.build(
-        call, supplied={"reduction": "batchmean"} if call.name == "KLDivLoss" else None
-    )
+    supplied = {"reduction": "batchmean"} if call.name == "KLDivLoss" else None
+    criterion = LOSSES.build(call, supplied=supplied)
     if not isinstance(criterion, nn.Module):
         raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
     if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean"):
@@ -330,11 +327,8 @@ def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use | Pairing, 
         raise UsageError(f"loss.pairs is for losses that compare images of one class each: {names}")
     use = _column(rule, facts.kind)
     if use is None:
-        fitting = [
-            name
-            for name, row in RULES.items()
-            if _column(row, facts.kind) or (facts.kind == SINGLE and row.pairs)
-        ]
+        is_single = facts.kind == SINGLE
+        fitting = [n for n, r in RULES.items() if _column(r, facts.kind) or (is_single and r.pairs)]
         raise call.error(
             f"{call.name} does not fit these labels ({DESCRIPTIONS[facts.kind]}); use one of"
             f" {', '.join(fitting)}"
@@ -355,14 +349,13 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
         raise call.error(
             "balanced counts images of classes, and these labels are numbers", asked[0]
         )
-    counts, num_images = facts.counts, facts.num_images
+    counts = facts.counts
     # A class without images weighs as if it had one.
     weights: Mapping[str, Tensor] = {
         "weight": counts.sum() / (facts.num_classes * counts.clamp_min(1)),
-        "pos_weight": (num_images - counts) / counts.clamp_min(1),
+        "pos_weight": (facts.num_images - counts) / counts.clamp_min(1),
     }
-    kwargs: dict[str, Any] = dict(call.kwargs) | {key: weights[key].tolist() for key in asked}
-    return replace(call, kwargs=kwargs)
+    return call.updated({key: weights[key].tolist() for key in asked})
 
 
 def _task_of(kind: str, use: Use | Pairing, facts: LabelFacts, threshold: float | None) -> Task:

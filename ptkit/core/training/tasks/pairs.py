@@ -74,12 +74,8 @@ def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
         # Of every image and every other: how many negatives are not farther than it.
         place = torch.searchsorted(to_negatives, distances, right=True)
         negatives = order.gather(1, torch.minimum(place, num_negatives - 1).clamp_min(0))
-        is_pair = (
-            same
-            & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-            & (num_negatives > 0)
-        )
-        anchors, positives = is_pair.nonzero().T
+        is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        anchors, positives = (same & ~is_self & (num_negatives > 0)).nonzero().T
     return anchors, positives, negatives[anchors, positives]
 
 

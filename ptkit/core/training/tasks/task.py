@@ -98,12 +98,8 @@ class Task:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds under `task`."""
-        return {
-            "kind": self.kind,
-            "activation": self.activation,
-            **{name: getattr(self, name) for name in _TENSORS},
-            "temperature": None,
-        }
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {"kind": self.kind, "activation": self.activation, **tensors, "temperature": None}
 
 
 def read_task(task: Mapping[str, Any]) -> Task:
@@ -220,9 +216,8 @@ def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[T
         distances = torch.cdist(embeddings[rows], embeddings)
         distances[torch.arange(len(rows), device=rows.device), rows] = float("inf")
         classes = labels[distances.topk(num_neighbours, largest=False).indices]
-        votes = torch.zeros(len(rows), num_classes, device=labels.device).scatter_add_(
-            1, classes, weights.expand(len(rows), -1)
-        )
+        votes = torch.zeros(len(rows), num_classes, device=labels.device)
+        votes.scatter_add_(1, classes, weights.expand(len(rows), -1))
         by_vote.append(votes.argmax(dim=1))
         by_nearest.append(classes[:, 0])
     return torch.cat(by_vote), torch.cat(by_nearest)
@@ -256,9 +251,7 @@ def facts_of(images: ImageList) -> LabelFacts:
         mean, std = (torch.from_numpy(values.astype(np.float32)) for values in (mean, std))
         std[std == 0] = 1
         return describe(none, mean, std, float(labels.min()))
-    found = (
-        labels.sum(axis=0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
-    )
+    found = labels.sum(0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
     return describe(torch.from_numpy(found.astype(np.float32)), none, none)
 
 

@@ -12,15 +12,17 @@ from torch.nn import functional as F
 from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, read_list
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
+from ptkit.core.training.setup import check_own_loss
 from ptkit.core.training.tasks.losses import (
     DEFAULTS,
     LOSSES,
     RULES,
+    LabelFacts,
     Loss,
     build_loss,
-    check_own_loss,
+    facts_of,
 )
-from ptkit.core.training.tasks.task import DECODERS, LabelFacts, Task, facts_of
+from ptkit.core.training.tasks.task import DECODERS, Task
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(SINGLE, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)

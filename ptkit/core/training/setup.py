@@ -33,8 +33,8 @@ from ptkit.core.training.optimization.optimizers import (
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
-from ptkit.core.training.tasks.losses import Loss, build_loss, check_own_loss
-from ptkit.core.training.tasks.task import METRICS, check_metric, facts_of
+from ptkit.core.training.tasks.losses import RULES, Loss, build_loss, facts_of
+from ptkit.core.training.tasks.task import METRICS, check_metric
 from ptkit.core.training.wandb_events import check_wandb
 from ptkit.core.wording import counted
 
@@ -275,6 +275,31 @@ def _compiled(
     compiled, note = compile_model(model.module, images, dtype=dtype)
     watch.say(note)
     return compiled
+
+
+def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
+    """Try a user's own loss on the labels of one batch.
+
+    Raises:
+        UsageError: it fails, or gives something else than one number that has a gradient.
+    """
+    name = type(loss.criterion).__name__
+    if name in RULES:
+        return
+    outputs = torch.zeros(len(labels), num_outputs, device=labels.device, requires_grad=True)
+    try:
+        value = loss(outputs, labels)
+    except Exception as error:  # the user's code may raise anything
+        shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
+        raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor) and not value.ndim:
+        if value.requires_grad:
+            return
+        found = "no gradient"
+    raise UsageError(
+        f"{name} must give one number with a gradient, the mean of the batch; found {found}"
+    )
 
 
 def _prepare_model(

@@ -1,20 +1,22 @@
 """The table of losses: the labels that each is for, and the functions that surround it there."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.lists import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import DESCRIPTIONS, MULTI, REGRESSION, SINGLE, ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
 from ptkit.core.training.tasks import pairs as compare
-from ptkit.core.training.tasks.task import EMBEDDING, LabelFacts, Task
+from ptkit.core.training.tasks.task import EMBEDDING, Task
 
 Activation = Callable[[Tensor], Tensor]
 Target = Callable[[Tensor, int], Tensor]
@@ -182,6 +184,38 @@ LOSSES = Catalogue(
 )
 
 
+@dataclass(frozen=True, eq=False)
+class LabelFacts:
+    """What the labels of a list are like.
+
+    kind: of the labels. num_classes: or how many numbers an image has. counts: (K,) images of each
+    class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
+    smallest number; 0 for classes.
+    """
+
+    kind: str
+    num_classes: int
+    num_images: int
+    counts: Tensor
+    mean: Tensor
+    std: Tensor
+    lowest: float = 0.0
+
+
+def facts_of(images: ImageList) -> LabelFacts:
+    """Describe the labels of a list."""
+    kind, labels, none = images.label_kind, images.labels, torch.empty(0)
+    describe = functools.partial(LabelFacts, kind, images.num_classes, len(images))
+    if kind == REGRESSION:
+        # In float64: over a long list the sums lose digits otherwise.
+        mean, std = (take(axis=0, dtype=np.float64) for take in (labels.mean, labels.std))
+        mean, std = (torch.from_numpy(values.astype(np.float32)) for values in (mean, std))
+        std[std == 0] = 1
+        return describe(none, mean, std, float(labels.min()))
+    found = labels.sum(0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
+    return describe(torch.from_numpy(found.astype(np.float32)), none, none)
+
+
 class Loss(nn.Module):
     """A loss with what surrounds it: from outputs and labels to a scalar.
 
@@ -288,31 +322,6 @@ def build_loss(
             f" {DESCRIPTIONS[facts.kind]}"
         )
     return Loss(criterion, given, use, _task_of(kind, use, facts, threshold), facts)
-
-
-def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
-    """Try a user's own loss on the labels of one batch.
-
-    Raises:
-        UsageError: it fails, or gives something else than one number that has a gradient.
-    """
-    name = type(loss.criterion).__name__
-    if name in RULES:
-        return
-    outputs = torch.zeros(len(labels), num_outputs, device=labels.device, requires_grad=True)
-    try:
-        value = loss(outputs, labels)
-    except Exception as error:  # the user's code may raise anything
-        shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
-        raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
-    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    if isinstance(value, Tensor) and not value.ndim:
-        if value.requires_grad:
-            return
-        found = "no gradient"
-    raise UsageError(
-        f"{name} must give one number with a gradient, the mean of the batch; found {found}"
-    )
 
 
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use | Pairing, str]:

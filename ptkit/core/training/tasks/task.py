@@ -1,16 +1,14 @@
 """How a model's outputs are read: as probabilities, numbers or a point; and scored."""
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, ImageList
+from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
     average_precisions,
@@ -221,38 +219,6 @@ def _neighbours(embeddings: Tensor, labels: Tensor, num_classes: int) -> tuple[T
         by_vote.append(votes.argmax(dim=1))
         by_nearest.append(classes[:, 0])
     return torch.cat(by_vote), torch.cat(by_nearest)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelFacts:
-    """What the labels of a list are like.
-
-    kind: of the labels. num_classes: or how many numbers an image has. counts: (K,) images of each
-    class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
-    smallest number; 0 for classes.
-    """
-
-    kind: str
-    num_classes: int
-    num_images: int
-    counts: Tensor
-    mean: Tensor
-    std: Tensor
-    lowest: float = 0.0
-
-
-def facts_of(images: ImageList) -> LabelFacts:
-    """Describe the labels of a list."""
-    kind, labels, none = images.label_kind, images.labels, torch.empty(0)
-    describe = functools.partial(LabelFacts, kind, images.num_classes, len(images))
-    if kind == REGRESSION:
-        # In float64: over a long list the sums lose digits otherwise.
-        mean, std = (take(axis=0, dtype=np.float64) for take in (labels.mean, labels.std))
-        mean, std = (torch.from_numpy(values.astype(np.float32)) for values in (mean, std))
-        std[std == 0] = 1
-        return describe(none, mean, std, float(labels.min()))
-    found = labels.sum(0) if kind == MULTI else np.bincount(labels, minlength=images.num_classes)
-    return describe(torch.from_numpy(found.astype(np.float32)), none, none)
 
 
 def label_kind_of(kind: str) -> str:

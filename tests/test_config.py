@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.config import FIELDS, KEYWORDS, Settings
+from ptkit.core.config import FIELDS, FLAGS, KEYWORDS, Settings
 from ptkit.core.config_layers import (
     gather,
     layer_of,
@@ -261,8 +261,8 @@ def test_settings_cannot_be_changed_by_accident():
 def test_every_setting_has_a_keyword_and_a_flag_of_its_own():
     assert len(KEYWORDS) == len(SETTINGS)
     assert all(keyword.isidentifier() for keyword in KEYWORDS)
-    flags = [field.metadata["flag"] for _, field in SETTINGS if field.metadata["flag"]]
-    assert sorted(flags) == sorted(set(flags))
+    assert FLAGS.keys() <= KEYWORDS.keys()
+    assert len(set(FLAGS.values())) == len(FLAGS)
 
 
 def test_keywords_name_settings_without_their_section(tmp_path):

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import amount, counted, nearest, table
@@ -16,14 +15,13 @@ EVERYTHING = "all"
 
 
 def cache(
+    printer: Printer,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Entries; all if none is named.")
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")
     ] = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the decoded images that training keeps on disk, or remove them.
 
@@ -42,7 +40,6 @@ def cache(
         shown,
     )
 
-    printer = Printer(as_json=as_json, quiet=quiet)
     if remove and not names:
         raise UsageError("--remove needs entry names, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])

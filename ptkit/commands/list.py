@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice, counted
@@ -29,6 +28,7 @@ KINDS = (*CATALOGUES, "recipes")
 
 
 def list_parts(
+    printer: Printer,
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
     plot: Annotated[
         str | None,
@@ -43,15 +43,12 @@ def list_parts(
         Path | None,
         typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list."),
     ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the parts of a kind by name, with their arguments.
 
     Example: ptkit list optimizers
     """
     check_choice("KIND", kind, KINDS)
-    printer = Printer(as_json=as_json, quiet=quiet)
     if plot is not None:
         from ptkit.looking.schedule import draw_schedule
 

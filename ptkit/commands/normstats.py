@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def normstats(
+    printer: Printer,
     list_file: options.ListFile,
     num: Annotated[
         int | None, typer.Option(help="Measure a random sample of this many images.", min=1)
@@ -33,8 +34,6 @@ def normstats(
     seed: options.Seed = 0,
     workers: options.Workers = 0,
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Measure mean and standard deviation per channel, for Normalize.
 
@@ -45,7 +44,6 @@ def normstats(
 
     Example: ptkit normstats train.txt --size 32
     """
-    printer = Printer(as_json=as_json, quiet=quiet)
     counting = functools.partial(bar, quiet=printer.silent)
     measured = api.normstats(
         list_file,

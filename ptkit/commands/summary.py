@@ -18,6 +18,7 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def summary(
+    printer: Printer,
     subject: Annotated[
         str,
         typer.Argument(
@@ -38,8 +39,6 @@ def summary(
         int | None,
         typer.Option(help="Levels of modules in the table; all layers if not given.", min=1),
     ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Show a model layer by layer: output shape, parameters, multiply-adds, and the memory it
     takes.
@@ -52,7 +51,6 @@ def summary(
     """
     from ptkit.looking.summary import summarize_subject
 
-    printer = Printer(as_json=as_json, quiet=quiet)
     found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)
     printer.say(f"{found.call}: {found.num_classes:,} classes, {found.size}×{found.size} pixels\n")
     printer.say(_layer_table(found.summary))

@@ -180,6 +180,8 @@ def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
         (lambda: ptkit.normstats("train.txt", workers=-1), "workers must be at least 0, found -1"),
         (lambda: ptkit.evaluate("a.pkl", "a.txt", workers=-1), "workers must be at least 0"),
         (lambda: ptkit.predict("a.pkl", "a.txt", workers=-1), "workers must be at least 0"),
+        (lambda: ptkit.evaluate("a.pkl", "a.txt", device="gpu"), "--device must be one of auto"),
+        (lambda: ptkit.predict("a.pkl", "a.txt", device="gpu"), "--device must be one of auto"),
         (lambda: ptkit.normstats("train.txt", whiten="cza"), "did you mean zca?"),
         (lambda: ptkit.load("nope.pkl"), "nope.pkl"),
     ],

@@ -151,6 +151,23 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(layer, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("key", "full"),
+    [
+        ("lrr", "optimizer.lr"),
+        ("headlr", "optimizer.head_lr"),
+        ("optimizer", "optimizer.call"),
+        ("folder", "log.folder"),
+    ],
+)
+def test_a_setting_in_the_wrong_section_is_named_in_full(key, full):
+    with pytest.raises(UsageError) as refused:
+        resolve({"train": {key: 1}})
+    said = str(refused.value)
+    assert said.startswith(f"[train] has no setting {key}; it has: epochs, batch_size, ")
+    assert said.endswith(f", profile; did you mean {full}?")
+
+
 def test_a_whole_number_serves_where_a_number_is_wanted():
     assert resolve({"optimizer": {"lr": 1}}).optimizer.lr == 1.0
     assert isinstance(resolve({"optimizer": {"lr": 1}}).optimizer.lr, float)

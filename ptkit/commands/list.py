@@ -93,13 +93,15 @@ def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer)
 
 def _list_recipes(printer: Printer) -> None:
     """Print every recipe with the text of its file."""
-    from ptkit.core.config_layers import recipe_names, recipe_summary, recipe_text
+    from ptkit.core.config_layers import recipe_names, recipe_text
 
     rows = []
     for name in recipe_names():
         text = recipe_text(name)
         printer.say(f"{name}\n{textwrap.indent(text, '    ')}")
-        rows.append({"name": name, "summary": recipe_summary(name), "toml": text})
+        # The first line of its comment.
+        summary = text.split("\n", 1)[0].removeprefix("#").strip()
+        rows.append({"name": name, "summary": summary, "toml": text})
     printer.result(rows)
 
 

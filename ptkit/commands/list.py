@@ -66,20 +66,21 @@ def list_parts(
     if kind == "recipes":
         _list_recipes(printer)
         return
-    module, _, table = CATALOGUES[kind].partition(":")
-    catalogue = getattr(importlib.import_module(module), table)
-    if kind == "models":
-        catalogue = catalogue()
-    rows = []
+    path, _, table = CATALOGUES[kind].partition(":")
+    module = importlib.import_module(path)
+    catalogue = getattr(module, table)
+    # Of models it depends on the libraries that are there, and some are not PyTorch's.
+    is_models = kind == "models"
+    catalogue, rows = catalogue() if is_models else catalogue, []
     for name in catalogue.parts:
         call, summary = catalogue.describe(name)
-        origin = _origin(kind, name)
+        origin = {"origin": module.origin(name)} if is_models else {}
         arguments = [dataclasses.asdict(argument) for argument in catalogue.arguments(name)]
         rows.append(
             {"name": name, "call": call, "summary": summary, "arguments": arguments, **origin}
         )
         printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
-    printer.result(rows + _other_models(printer) if kind == "models" else rows)
+    printer.result(rows + _other_models(printer) if is_models else rows)
 
 
 def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer) -> None:
@@ -103,15 +104,6 @@ def _list_recipes(printer: Printer) -> None:
         summary = text.split("\n", 1)[0].removeprefix("#").strip()
         rows.append({"name": name, "summary": summary, "toml": text})
     printer.result(rows)
-
-
-def _origin(kind: str, name: str) -> dict[str, str]:
-    """Return whose a model is; other parts are PyTorch's."""
-    if kind != "models":
-        return {}
-    from ptkit.core.models.zoo import origin
-
-    return {"origin": origin(name)}
 
 
 def _other_models(printer: Printer) -> list[dict[str, str]]:

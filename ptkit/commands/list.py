@@ -4,16 +4,13 @@ import dataclasses
 import importlib
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice, counted
-
-if TYPE_CHECKING:
-    from ptkit.core.training.optimization.schedule_preview import Preview
 
 # The table of each kind, or the function that returns it; imported when it is asked for.
 CATALOGUES = {
@@ -50,13 +47,11 @@ def list_parts(
     """
     check_choice("KIND", kind, KINDS)
     if plot is not None:
-        from ptkit.looking.schedule import draw_schedule
-
         if kind != "schedulers":
             raise UsageError(
                 f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
             )
-        _print_schedule(*draw_schedule(plot, epochs=epochs or 100, out=out), epochs or 100, printer)
+        _draw_schedule(printer, plot, epochs or 100, out)
         return
     if epochs is not None or out is not None:
         raise UsageError(
@@ -67,11 +62,10 @@ def list_parts(
         _list_recipes(printer)
         return
     path, _, table = CATALOGUES[kind].partition(":")
-    module = importlib.import_module(path)
-    catalogue = getattr(module, table)
-    # Of models it depends on the libraries that are there, and some are not PyTorch's.
-    is_models = kind == "models"
-    catalogue, rows = catalogue() if is_models else catalogue, []
+    module, is_models = importlib.import_module(path), kind == "models"
+    # Which models there are depends on the libraries that are installed.
+    catalogue = module.models() if is_models else getattr(module, table)
+    rows = []
     for name in catalogue.parts:
         call, summary = catalogue.describe(name)
         origin = {"origin": module.origin(name)} if is_models else {}
@@ -83,7 +77,10 @@ def list_parts(
     printer.result(rows + _other_models(printer) if is_models else rows)
 
 
-def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer) -> None:
+def _draw_schedule(printer: Printer, call: str, epochs: int, out: Path | None) -> None:
+    from ptkit.looking.schedule import draw_schedule
+
+    found, file = draw_schedule(call, epochs=epochs, out=out)
     for note in found.notes:
         printer.say(note)
     groups = counted(found.rates.shape[1], "parameter group")

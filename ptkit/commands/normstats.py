@@ -91,11 +91,8 @@ def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None
         f" largest eigenvalue); saved in {file}"
     )
     if rank < count:
-        why = (
-            f"fewer images than values: {whitening.num_images:,}; "
-            if whitening.num_images <= count
-            else ""
-        )
+        few = f"fewer images than values: {whitening.num_images:,}; "
+        why = few if whitening.num_images <= count else ""
         printer.say(
             f"note: the covariance does not have full rank ({why}rank {rank:,} of {count:,}); "
             "what these images never show is scaled by 1/sqrt(epsilon)"

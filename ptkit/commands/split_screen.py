@@ -29,17 +29,15 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
     totals = dict(zip(split.part_names, split.totals, strict=True))
     folds = _folds(split)
     num_folded = sum(totals[name] for name in folds)
+    in_folds = [
+        {"folder": name, "train": num_folded - totals[name], "valid": totals[name]}
+        for name in folds
+    ]
     return {
         "train": None if folds else totals["train"],
         "valid": None if folds else totals["valid"],
         "test": totals.get("test", 0),
-        "folds": (
-            [
-                {"folder": name, "train": num_folded - totals[name], "valid": totals[name]}
-                for name in folds
-            ]
-            or None
-        ),
+        "folds": in_folds or None,
         "num_new": len(outcome.scan),
         "num_kept": extension.num_kept if extension else 0,
         "num_missing": extension.num_missing if extension else 0,
@@ -61,28 +59,21 @@ def _table_lines(outcome: "Outcome") -> list[str]:
     """Return counts per class and part: of many classes the first, of many folds the range."""
     split = outcome.split
     folds = _folds(split)
-    is_wide = len(folds) > _MAX_FOLD_COLUMNS
-    header = (
-        [f"fold1-{len(folds)}", *split.part_names[len(folds) :]] if is_wide else split.part_names
-    )
-    named = [
-        *zip(map(_one_line, outcome.scan.class_names), split.counts, strict=True),
-        ("total", split.totals),
-    ]
-    rows = [
-        [name, *(_narrow(counts, len(folds)) if is_wide else counts), sum(counts)]
-        for name, counts in named
-    ]
-    num_classes = len(rows) - 1
-    lines = table(["class", *header, "total"], [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
-    if num_classes > _MAX_ROWS:
-        lines.insert(-1, f"... {num_classes - _MAX_ROWS:,} more classes")
+    header = ["class", *split.part_names, "total"]
+    names = [*map(_one_line, outcome.scan.class_names), "total"]
+    named = zip(names, [*split.counts, split.totals], strict=True)
+    rows: list[list[Any]] = [[name, *counts, sum(counts)] for name, counts in named]
+    in_folds = slice(1, 1 + len(folds))
+    if len(folds) > _MAX_FOLD_COLUMNS:
+        header[in_folds] = [f"fold1-{len(folds)}"]
+        for row in rows:
+            least, most = min(row[in_folds]), max(row[in_folds])
+            row[in_folds] = [f"{least:,}" if least == most else f"{least:,}-{most:,}"]
+    num_more = len(rows) - 1 - _MAX_ROWS
+    lines = table(header, [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
+    if num_more > 0:
+        lines.insert(-1, f"... {num_more:,} more classes")
     return lines
-
-
-def _narrow(counts: list[int], num_folds: int) -> list[Any]:
-    least, most = min(counts[:num_folds]), max(counts[:num_folds])
-    return [f"{least:,}" if least == most else f"{least:,}-{most:,}", *counts[num_folds:]]
 
 
 def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
@@ -147,12 +138,8 @@ def _notes(outcome: "Outcome") -> list[str]:
             f" {grouping.num_ungrouped:,}."
         )
     for part, name in enumerate(split.part_names):
-        without = [
-            _one_line(scan.class_names[k])
-            for k, counts in enumerate(split.counts)
-            if not counts[part]
-        ]
-        if without:
+        named = zip(scan.class_names, split.counts, strict=True)
+        if without := [_one_line(label) for label, counts in named if not counts[part]]:
             lines.append(
                 f"Classes without an image in {name}: {len(without):,} ({first_of(without, 5)})."
             )

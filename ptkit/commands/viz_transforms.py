@@ -14,7 +14,10 @@ from ptkit.core.wording import table
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
 
-FLAGS = options.setting_flags(("transforms", "augment", "size", "seed"))
+FLAGS = options.setting_flags(("transforms", "augment", "size", "seed")) | {
+    "mean": Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")],
+    "std": Annotated[str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")],
+}
 
 
 @options.with_flags(FLAGS, before="num_images")
@@ -24,10 +27,6 @@ def viz_transforms(
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
-    mean: Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")
-    ] = None,
     config: options.Config = None,
     out: options.Out = None,
     **settings: Any,
@@ -49,8 +48,7 @@ def viz_transforms(
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    given = {key: text for key, text in {"mean": mean, "std": std}.items() if text is not None}
-    chosen = gather(settings | given, config=config)
+    chosen = gather(settings, config=config)
     shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with picture_folder("viz-transforms", out=out) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))

@@ -248,10 +248,13 @@ def evaluate(
         DataError: a list that cannot be read, or other classes than the model's.
         UsageError: a model that gives numbers, or bare weights with an answer missing.
     """
+    from ptkit.core.device import choose_device
     from ptkit.looking.evaluation import evaluate_list
     from ptkit.looking.subject import load_subject
 
+    # Before anything is read.
     _check_at_least(0, workers=workers)
+    choose_device(device)
     names = _path_or_none(classes)
     subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
     return evaluate_list(subject, Path(list_file), classes=names, device=device, workers=workers)
@@ -284,10 +287,13 @@ def predict(
         DataError: images that cannot be read.
         UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
     """
+    from ptkit.core.device import choose_device
     from ptkit.looking.predictions import predict_sources
     from ptkit.looking.subject import load_subject
 
+    # Before anything is read.
     _check_at_least(0, workers=workers)
+    choose_device(device)
     names = _path_or_none(classes)
     subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
     given = [sources] if isinstance(sources, str | os.PathLike) else sources

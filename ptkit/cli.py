@@ -19,6 +19,7 @@ from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
+from ptkit.commands.options import with_printer
 from ptkit.commands.output import printable
 from ptkit.commands.predict import predict
 from ptkit.commands.split import split
@@ -68,7 +69,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(with_printer(_command))
 
 
 def _print_version(is_asked: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import FIELDS, Field, keyword_of
+from ptkit.core.config import FIELDS, FLAGS, Field, keyword_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"
@@ -38,10 +38,10 @@ def table() -> str:
 
 
 def _row(section: str, setting: Field) -> str:
-    flag, keyword = setting.metadata["flag"], keyword_of(section, setting)
+    keyword = keyword_of(section, setting)
     cells = [
         f"`{setting.name}`",
-        f"`{flag}`" if flag else "",
+        f"`{FLAGS[keyword]}`" if keyword in FLAGS else "",
         f"`{keyword}`" if keyword != setting.name else "",
         _default(setting.default),
         ", ".join(_values(setting)),

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit import api_types
 from ptkit.cli import app
-from ptkit.commands.training_flags import all_flags
 from ptkit.core import config
 from ptkit.core.errors import PtkitError, UsageError
 
@@ -97,7 +96,7 @@ def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
     hand_made = inspect.signature(
         getattr(__import__(f"ptkit.commands.{name}", fromlist=[name]), name)
     )
-    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(all_flags())
+    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(config.FLAGS)
 
 
 @pytest.mark.parametrize("name", ORDER[:6])
@@ -108,7 +107,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     commands = {"evaluate": "confmat"}
     command = commands.get(name, name)
     module = __import__(f"ptkit.commands.{command}", fromlist=[command])
-    only_there = {"as_json", "quiet", "verbose", "assignments", *all_flags()}
+    only_there = {"printer", "verbose", "assignments", *config.FLAGS}
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         "train": {"out"},
@@ -181,6 +180,8 @@ def test_a_run_goes_elsewhere_leaves_no_link_and_is_resumed(here: Path) -> None:
         (lambda: ptkit.normstats("train.txt", workers=-1), "workers must be at least 0, found -1"),
         (lambda: ptkit.evaluate("a.pkl", "a.txt", workers=-1), "workers must be at least 0"),
         (lambda: ptkit.predict("a.pkl", "a.txt", workers=-1), "workers must be at least 0"),
+        (lambda: ptkit.evaluate("a.pkl", "a.txt", device="gpu"), "--device must be one of auto"),
+        (lambda: ptkit.predict("a.pkl", "a.txt", device="gpu"), "--device must be one of auto"),
         (lambda: ptkit.normstats("train.txt", whiten="cza"), "did you mean zca?"),
         (lambda: ptkit.load("nope.pkl"), "nope.pkl"),
     ],

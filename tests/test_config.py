@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.config import FIELDS, KEYWORDS, Settings
+from ptkit.core.config import FIELDS, FLAGS, KEYWORDS, Settings
 from ptkit.core.config_layers import (
     gather,
     layer_of,
@@ -151,6 +151,23 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(layer, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("key", "full"),
+    [
+        ("lrr", "optimizer.lr"),
+        ("headlr", "optimizer.head_lr"),
+        ("optimizer", "optimizer.call"),
+        ("folder", "log.folder"),
+    ],
+)
+def test_a_setting_in_the_wrong_section_is_named_in_full(key, full):
+    with pytest.raises(UsageError) as refused:
+        resolve({"train": {key: 1}})
+    said = str(refused.value)
+    assert said.startswith(f"[train] has no setting {key}; it has: epochs, batch_size, ")
+    assert said.endswith(f", profile; did you mean {full}?")
+
+
 def test_a_whole_number_serves_where_a_number_is_wanted():
     assert resolve({"optimizer": {"lr": 1}}).optimizer.lr == 1.0
     assert isinstance(resolve({"optimizer": {"lr": 1}}).optimizer.lr, float)
@@ -261,8 +278,8 @@ def test_settings_cannot_be_changed_by_accident():
 def test_every_setting_has_a_keyword_and_a_flag_of_its_own():
     assert len(KEYWORDS) == len(SETTINGS)
     assert all(keyword.isidentifier() for keyword in KEYWORDS)
-    flags = [field.metadata["flag"] for _, field in SETTINGS if field.metadata["flag"]]
-    assert sorted(flags) == sorted(set(flags))
+    assert FLAGS.keys() <= KEYWORDS.keys()
+    assert len(set(FLAGS.values())) == len(FLAGS)
 
 
 def test_keywords_name_settings_without_their_section(tmp_path):

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import amount, counted, nearest, table
@@ -16,14 +15,13 @@ EVERYTHING = "all"
 
 
 def cache(
+    printer: Printer,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Entries; all if none is named.")
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")
     ] = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the decoded images that training keeps on disk, or remove them.
 
@@ -42,18 +40,15 @@ def cache(
         shown,
     )
 
-    printer = Printer(as_json=as_json, quiet=quiet)
     if remove and not names:
         raise UsageError("--remove needs entry names, or all: ptkit cache --remove all")
     entries = _chosen(list_entries(), names or [EVERYTHING])
     removed = [entry for entry in entries if remove and entry.state != BUILDING]
     left = [entry for entry in entries if entry not in removed]
-    for entry in left:
-        if remove and entry.name in (names or ()):
-            raise UsageError(
-                f"{entry.name} is being built by a running process: remove it when that process has"
-                " ended"
-            )
+    if remove and (busy := [entry.name for entry in left if entry.name in (names or ())]):
+        raise UsageError(
+            f"{busy[0]} is being built by a running process: remove it when that process has ended"
+        )
     for entry in removed:
         remove_entry(entry)
     if left:
@@ -82,18 +77,17 @@ def _chosen(entries: "list[Entry]", names: list[str]) -> "list[Entry]":
 
 def _entry_table(entries: "list[Entry]") -> str:
     header = ["entry", "images", "size", "bytes", "made", "state"]
-    lines = table(header, [_cells(entry) for entry in entries]).split("\n")
+    rows: list[list[Any]] = []
+    for entry in entries:
+        sides = "×".join(map(str, entry.facts.get("size") or ())) or "own"
+        # The time without its zone.
+        made = entry.facts.get("made", "?").replace("T", " ")[:16]
+        num_images = entry.facts.get("num_images", "?")
+        rows.append([entry.name, num_images, sides, amount(entry.nbytes), made, entry.state])
+    # Not a column of the table, which puts all but the first to the right.
     lists = ["list", *(entry.facts.get("list", "") for entry in entries)]
-    return "\n".join(f"{line}  {name}".rstrip() for line, name in zip(lines, lists, strict=True))
-
-
-def _cells(entry: "Entry") -> list[Any]:
-    facts = entry.facts
-    sides = "×".join(map(str, facts.get("size") or ())) or "own"
-    # The time without its zone.
-    made = facts.get("made", "?").replace("T", " ")[:16]
-    num_images = facts.get("num_images", "?")
-    return [entry.name, num_images, sides, amount(entry.nbytes), made, entry.state]
+    lines = zip(table(header, rows).split("\n"), lists, strict=True)
+    return "\n".join(f"{line}  {name}".rstrip() for line, name in lines)
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:

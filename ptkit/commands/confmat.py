@@ -1,6 +1,6 @@
 """`ptkit confmat`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from ptkit import api
 from ptkit.commands import options
@@ -15,20 +15,16 @@ if TYPE_CHECKING:
 MAX_LINES, MAX_PAIRS = 30, 10
 
 
+@options.for_bare_weights
 def confmat(
+    printer: Printer,
     ckpt: options.Checkpoint,
     list_file: options.ListFile,
     num_images: options.NumImages = 24,
-    model: options.Model = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    classes: options.Classes = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    **answers: Unpack[options.BareWeights],
 ) -> None:
     """Test a model on a list: accuracy, confusion matrix, precision and recall per class, worst
     mistakes.
@@ -43,18 +39,13 @@ def confmat(
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 
-    printer = Printer(as_json=as_json, quiet=quiet)
-    answers: dict[str, Any] = {"model": model, "mean": mean, "std": std, "size": size}
-    found = api.evaluate(
-        ckpt, list_file, classes=classes, device=device, workers=workers, **answers
-    )
+    found = api.evaluate(ckpt, list_file, device=device, workers=workers, **answers)
     # Before the pictures: a disk that refuses them does not cost the numbers.
     _print_tables(printer, found)
     with picture_folder("confmat", run=found.run, out=out) as pictures:
         draw_evaluation(found, pictures, num_images=num_images)
     say_missing_font(printer, found.class_names)
-    say_files(printer, pictures)
-    printer.result({**found.as_dict(), "files": list(map(str, pictures.files))})
+    say_files(printer, pictures, **found.as_dict())
 
 
 def _print_tables(printer: Printer, found: "Evaluation") -> None:

@@ -7,12 +7,12 @@ import typer
 from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 
 
-@with_setting_flags()
+@options.for_training
 def finetune(
+    printer: Printer,
     weights: Annotated[
         str,
         typer.Argument(
@@ -23,14 +23,6 @@ def finetune(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List every tensor and what became of it.")
     ] = False,
-    config: options.Config = None,
-    recipe: options.Recipe = None,
-    assignments: options.Assignments = None,
-    name: options.RunName = None,
-    resume: options.Resume = None,
-    out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
     **settings: Any,
 ) -> None:
     """Train on from old weights: take what fits, report the rest, and move the head faster than the
@@ -45,19 +37,10 @@ def finetune(
     from ptkit.commands.training_screen import TrainingScreen, print_run
     from ptkit.core.config_layers import parse_assignments
 
-    if resume is not None:
-        raise UsageError(f"resume a finetuned run with: ptkit train --resume {resume}")
-    printer = Printer(as_json=as_json, quiet=quiet)
-    settings = parse_assignments(assignments or ()) | settings
+    if "resume" in settings:
+        raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
+    settings = parse_assignments(settings.pop("assignments", ())) | settings
     # The argument says which weights are meant.
     settings.pop("weights", None)
-    result = api.finetune(
-        weights,
-        config=config,
-        recipe=recipe,
-        name=name,
-        out=out,
-        watch=TrainingScreen(printer, is_verbose=verbose),
-        **settings,
-    )
-    print_run(printer, result)
+    watch = TrainingScreen(printer, is_verbose=verbose)
+    print_run(printer, api.finetune(weights, watch=watch, **settings))

@@ -4,17 +4,13 @@ import dataclasses
 import importlib
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice, counted
-
-if TYPE_CHECKING:
-    from ptkit.core.training.optimization.schedule_preview import Preview
 
 # The table of each kind, or the function that returns it; imported when it is asked for.
 CATALOGUES = {
@@ -29,6 +25,7 @@ KINDS = (*CATALOGUES, "recipes")
 
 
 def list_parts(
+    printer: Printer,
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
     plot: Annotated[
         str | None,
@@ -43,23 +40,18 @@ def list_parts(
         Path | None,
         typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list."),
     ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the parts of a kind by name, with their arguments.
 
     Example: ptkit list optimizers
     """
     check_choice("KIND", kind, KINDS)
-    printer = Printer(as_json=as_json, quiet=quiet)
     if plot is not None:
-        from ptkit.looking.schedule import draw_schedule
-
         if kind != "schedulers":
             raise UsageError(
                 f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
             )
-        _print_schedule(*draw_schedule(plot, epochs=epochs or 100, out=out), epochs or 100, printer)
+        _draw_schedule(printer, plot, epochs or 100, out)
         return
     if epochs is not None or out is not None:
         raise UsageError(
@@ -69,23 +61,26 @@ def list_parts(
     if kind == "recipes":
         _list_recipes(printer)
         return
-    module, _, table = CATALOGUES[kind].partition(":")
-    catalogue = getattr(importlib.import_module(module), table)
-    if kind == "models":
-        catalogue = catalogue()
+    path, _, table = CATALOGUES[kind].partition(":")
+    module, is_models = importlib.import_module(path), kind == "models"
+    # Which models there are depends on the libraries that are installed.
+    catalogue = module.models() if is_models else getattr(module, table)
     rows = []
     for name in catalogue.parts:
         call, summary = catalogue.describe(name)
-        origin = _origin(kind, name)
+        origin = {"origin": module.origin(name)} if is_models else {}
         arguments = [dataclasses.asdict(argument) for argument in catalogue.arguments(name)]
         rows.append(
             {"name": name, "call": call, "summary": summary, "arguments": arguments, **origin}
         )
         printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
-    printer.result(rows + _other_models(printer) if kind == "models" else rows)
+    printer.result(rows + _other_models(printer) if is_models else rows)
 
 
-def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer) -> None:
+def _draw_schedule(printer: Printer, call: str, epochs: int, out: Path | None) -> None:
+    from ptkit.looking.schedule import draw_schedule
+
+    found, file = draw_schedule(call, epochs=epochs, out=out)
     for note in found.notes:
         printer.say(note)
     groups = counted(found.rates.shape[1], "parameter group")
@@ -96,23 +91,16 @@ def _print_schedule(found: "Preview", file: Path, epochs: int, printer: Printer)
 
 def _list_recipes(printer: Printer) -> None:
     """Print every recipe with the text of its file."""
-    from ptkit.core.config_layers import recipe_names, recipe_summary, recipe_text
+    from ptkit.core.config_layers import recipe_names, recipe_text
 
     rows = []
     for name in recipe_names():
         text = recipe_text(name)
         printer.say(f"{name}\n{textwrap.indent(text, '    ')}")
-        rows.append({"name": name, "summary": recipe_summary(name), "toml": text})
+        # The first line of its comment.
+        summary = text.split("\n", 1)[0].removeprefix("#").strip()
+        rows.append({"name": name, "summary": summary, "toml": text})
     printer.result(rows)
-
-
-def _origin(kind: str, name: str) -> dict[str, str]:
-    """Return whose a model is; other parts are PyTorch's."""
-    if kind != "models":
-        return {}
-    from ptkit.core.models.zoo import origin
-
-    return {"origin": origin(name)}
 
 
 def _other_models(printer: Printer) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ import functools
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import typer
 
@@ -17,24 +17,30 @@ if TYPE_CHECKING:
     from ptkit.core.data.transforms.covariance import Whitening
 
 
-def normstats(
-    list_file: options.ListFile,
+class Choices(TypedDict, total=False):
+    """What is measured."""
+
     num: Annotated[
         int | None, typer.Option(help="Measure a random sample of this many images.", min=1)
-    ] = None,
+    ]
     size: Annotated[
         int | None,
         typer.Option(help="Resize to this many pixels first (default: own sizes).", min=1),
-    ] = None,
+    ]
     whiten: Annotated[
         str | None,
         typer.Option(help="Also compute the matrix for LinearTransformation: zca or pca."),
-    ] = None,
+    ]
+
+
+@options.with_flags(Choices.__annotations__, before="seed")
+def normstats(
+    printer: Printer,
+    list_file: options.ListFile,
     seed: options.Seed = 0,
     workers: options.Workers = 0,
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    **choices: Unpack[Choices],
 ) -> None:
     """Measure mean and standard deviation per channel, for Normalize.
 
@@ -45,35 +51,22 @@ def normstats(
 
     Example: ptkit normstats train.txt --size 32
     """
-    printer = Printer(as_json=as_json, quiet=quiet)
     counting = functools.partial(bar, quiet=printer.silent)
     measured = api.normstats(
-        list_file,
-        num=num,
-        size=size,
-        whiten=whiten,
-        seed=seed,
-        workers=workers,
-        out=out,
-        counting=counting,
+        list_file, seed=seed, workers=workers, out=out, counting=counting, **choices
     )
     found = measured.statistics
     mean, std = (f"[{', '.join(f'{v:.6f}' for v in values)}]" for values in (found.mean, found.std))
     printer.say(f"normMean = {mean}\nnormStd  = {std}\nNormalize(mean={mean}, std={std})")
-    sizes = f"{size}×{size}" if size else "own sizes"
+    sizes = f"{found.size}×{found.size}" if found.size else "own sizes"
     printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
-    result = {
-        "mean": found.mean,
-        "std": found.std,
-        "num_images": found.num_images,
-        "size": size,
-        "file": str(measured.file),
-    }
+    facts = {name: getattr(found, name) for name in ("mean", "std", "num_images", "size")}
+    result = {**facts, "file": str(measured.file)}
     if measured.whitening is not None and measured.whitening_file is not None:
         _say_whitening(printer, measured.whitening, measured.whitening_file)
         result |= {
             "whitening": str(measured.whitening_file),
-            "kind": whiten,
+            "kind": measured.whitening.kind,
             "num_dimensions": len(measured.whitening.mean),
         }
     printer.result(result)
@@ -93,11 +86,8 @@ def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None
         f" largest eigenvalue); saved in {file}"
     )
     if rank < count:
-        why = (
-            f"fewer images than values: {whitening.num_images:,}; "
-            if whitening.num_images <= count
-            else ""
-        )
+        few = f"fewer images than values: {whitening.num_images:,}; "
+        why = few if whitening.num_images <= count else ""
         printer.say(
             f"note: the covariance does not have full rank ({why}rank {rank:,} of {count:,}); "
             "what these images never show is scaled by 1/sqrt(epsilon)"

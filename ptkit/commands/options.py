@@ -1,9 +1,89 @@
-"""Options that several commands share, declared once."""
+"""Options that several commands share, declared once, and how a command gets groups of them."""
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypedDict, get_args, get_origin
 
 import typer
+
+from ptkit.commands.output import Printer
+from ptkit.core.config import FLAGS, KEYWORDS
+
+Command = Callable[..., None]
+
+
+def setting_flags(keywords: Sequence[str] = tuple(FLAGS)) -> dict[str, Any]:
+    """Return the flags of settings, as Typer reads them: those that have one, or these."""
+    return {name: Annotated[_kind(name) | None, setting_option(name)] for name in keywords}
+
+
+def setting_option(keyword: str, **more: Any) -> Any:
+    """Return a setting's flag; of its range only the settings know, for all doors."""
+    rules, is_list = KEYWORDS[keyword][1].metadata, get_origin(_kind(keyword)) is list
+    help_text = rules["meaning"] + (" May be repeated." if is_list else "")
+    metavar = "|".join(rules["choices"]) or None
+    return typer.Option(FLAGS[keyword], help=help_text, metavar=metavar, **more)
+
+
+def _kind(keyword: str) -> Any:
+    """Return what Typer reads for a field of type T, T | None, or a tuple of T."""
+    _, setting = KEYWORDS[keyword]
+    kind: Any = setting.type
+    if get_origin(kind) is tuple:
+        return list[get_args(kind)[0]]  # type: ignore[misc]
+    if setting.metadata["is_path"]:
+        return Path
+    return next((part for part in get_args(kind) if part is not type(None)), kind)
+
+
+def with_flags(
+    flags: Mapping[str, Any], *, before: str | None = None
+) -> Callable[[Command], Command]:
+    """Give a command more flags (name -> what Typer reads), before one of its own or at the end.
+
+    They take the place of the command's last parameter, **, which gets what the user gave.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command).parameters.values())[:-1]
+        place = [*(parameter.name for parameter in own), None].index(before)
+
+        @functools.wraps(command)
+        def with_more(**values: Any) -> None:
+            command(**{k: v for k, v in values.items() if k not in flags or v not in (None, [])})
+
+        more = [_parameter(name, kind, default=None) for name, kind in flags.items()]
+        return _showing(with_more, [*own[:place], *more, *own[place:]])
+
+    return decorate
+
+
+def with_printer(command: Command) -> Command:
+    """Give a command --json and --quiet in place of its `printer`."""
+
+    @functools.wraps(command)
+    def with_both(*, as_json: bool, quiet: bool, **values: Any) -> None:
+        command(**values, printer=Printer(as_json=as_json, quiet=quiet))
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "printer"]
+    both = {"as_json": Json, "quiet": Quiet}
+    more = [_parameter(name, kind, default=False) for name, kind in both.items()]
+    return _showing(with_both, [*own, *more])
+
+
+def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _showing(command: Command, parameters: Sequence[inspect.Parameter]) -> Command:
+    """Show Typer these parameters; it reads the signature and the annotations."""
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    command.__annotations__ = {p.name: p.annotation for p in keywords}
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    return command
+
 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
@@ -17,40 +97,56 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[int, typer.Option(help="Decoding threads; 0 chooses.", min=0)]
+Seed = Annotated[int, setting_option("seed", min=0)]
+Device = Annotated[str, setting_option("device")]
+Workers = Annotated[int, setting_option("workers", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
-
-Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
-NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
-Scale = Annotated[
-    str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
-]
-
-# What a checkpoint would have said about bare weights.
-Model = Annotated[
-    str | None, typer.Option(help="Model of bare weights, such as 'resnet18(num_classes=10)'.")
-]
-Mean = Annotated[
-    str | None, typer.Option(help="Mean of bare weights' training data, R,G,B in 0..1.")
-]
-Std = Annotated[str | None, typer.Option(help="Standard deviation, R,G,B in 0..1.")]
-Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
-Classes = Annotated[Path | None, typer.Option(help="File with one class name a line.")]
-
-
-# Of train and finetune, beside the settings, whose flags come from core/config.py.
 Config = Annotated[
     Path | None, typer.Option(help="TOML file with settings; flags take precedence.")
 ]
-Recipe = Annotated[
-    str | None, typer.Option(help="Ready settings by name (`ptkit list recipes`), or a TOML file.")
+Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
+
+Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
+Scale = Annotated[
+    str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
 ]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting: section.key=value. May be repeated.")
-]
-RunName = Annotated[
-    str | None, typer.Option("--name", help="Name of the run folder; by default the next number.")
-]
-Resume = Annotated[Path | None, typer.Option(help="Continue this run after its last saved epoch.")]
+NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
+
+
+class BareWeights(TypedDict, total=False):
+    """What a checkpoint would have said about bare weights."""
+
+    model: Annotated[
+        str | None, typer.Option(help="Model of bare weights, such as 'resnet18(num_classes=10)'.")
+    ]
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of bare weights' training data, R,G,B in 0..1.")
+    ]
+    std: Annotated[str | None, typer.Option(help="Standard deviation, R,G,B in 0..1.")]
+    size: Size
+    classes: Annotated[Path | None, typer.Option(help="File with one class name a line.")]
+
+
+for_bare_weights = with_flags(BareWeights.__annotations__, before="device")
+
+# Of train and finetune, beside the settings.
+RUN_FLAGS: dict[str, Any] = {
+    "config": Config,
+    "recipe": Annotated[
+        str | None,
+        typer.Option(help="Ready settings by name (`ptkit list recipes`), or a TOML file."),
+    ],
+    "assignments": Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting: section.key=value. May be repeated."),
+    ],
+    "name": Annotated[
+        str | None,
+        typer.Option(help="Name of the run folder; by default the next number."),
+    ],
+    "resume": Annotated[
+        Path | None, typer.Option(help="Continue this run after its last saved epoch.")
+    ],
+    "out": Out,
+}
+for_training = with_flags(setting_flags() | RUN_FLAGS)

@@ -1,19 +1,23 @@
 """What the commands that draw print once their figures are made."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptkit.commands.output import Printer
+from ptkit.core.wording import counted
 
 if TYPE_CHECKING:
     from ptkit.plots.saving import PictureFolder
 
 
-def say_files(printer: Printer, pictures: "PictureFolder") -> None:
-    """Print how many pictures there are, where, and how to see them in TensorBoard."""
+def say_files(printer: Printer, pictures: "PictureFolder", **facts: Any) -> None:
+    """Print how many pictures there are, where, and how to see them in TensorBoard; with --json the
+    facts and all files.
+    """
     num_pictures = sum(path.suffix == ".png" for path in pictures.files)
-    what = "1 picture" if num_pictures == 1 else f"{num_pictures:,} pictures"
-    printer.say(f"{what} in {pictures.folder} (tensorboard --logdir {pictures.folder})")
+    where = f"{pictures.folder} (tensorboard --logdir {pictures.folder})"
+    printer.say(f"{counted(num_pictures, 'picture')} in {where}")
+    printer.result({**facts, "files": list(map(str, pictures.files))})
 
 
 def say_missing_font(printer: Printer, texts: Iterable[str]) -> None:
@@ -22,9 +26,6 @@ def say_missing_font(printer: Printer, texts: Iterable[str]) -> None:
 
     if all(map(is_drawable, texts)):
         return
-    hint = (
-        ""
-        if cjk_font()
-        else " (no font with Chinese characters is installed: fonts-noto-cjk is one)"
-    )
+    install = " (no font with Chinese characters is installed: fonts-noto-cjk is one)"
+    hint = "" if cjk_font() else install
     printer.say(f"class names that no font here can draw are shown by their index{hint}")

@@ -1,6 +1,6 @@
 """`ptkit predict`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Unpack
 
 import typer
 
@@ -10,7 +10,9 @@ from ptkit.commands.output import Printer
 from ptkit.core.wording import table
 
 
+@options.for_bare_weights
 def predict(
+    printer: Printer,
     ckpt: options.Checkpoint,
     sources: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
@@ -18,16 +20,10 @@ def predict(
     top: Annotated[
         int, typer.Option(help="How many classes are named, the most probable first.", min=1)
     ] = 1,
-    model: options.Model = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    classes: options.Classes = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    **answers: Unpack[options.BareWeights],
 ) -> None:
     """Say what a model sees in images: the class with its probability, several classes, or numbers.
 
@@ -35,11 +31,7 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    printer = Printer(as_json=as_json, quiet=quiet)
-    answers: dict[str, Any] = {"model": model, "mean": mean, "std": std, "size": size}
-    found = api.predict(
-        ckpt, sources, top=top, classes=classes, device=device, workers=workers, **answers
-    )
+    found = api.predict(ckpt, sources, top=top, device=device, workers=workers, **answers)
     header, *lines = found.table("{:.1%}")
     printer.say(table(header, lines))
     if out is not None:

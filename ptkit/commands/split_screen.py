@@ -1,5 +1,6 @@
 """What `ptkit split` prints: a table of counts, a line for each note, and what was written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,9 @@ _MAX_FOLD_COLUMNS = 10
 
 def split_lines(outcome: "Outcome") -> list[str]:
     """Return the lines to print."""
-    lines = [*_table_lines(outcome), ""]
-    if outcome.extension is not None:
-        lines += _extension_notes(outcome, outcome.extension)
-    return [*lines, *_notes(outcome), *_places(outcome)]
+    extension = outcome.extension
+    added = [] if extension is None else _extension_notes(outcome, extension)
+    return [*_table_lines(outcome), "", *added, *_notes(outcome), *_places(outcome)]
 
 
 def split_result(outcome: "Outcome") -> dict[str, Any]:
@@ -29,17 +29,15 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
     totals = dict(zip(split.part_names, split.totals, strict=True))
     folds = _folds(split)
     num_folded = sum(totals[name] for name in folds)
+    in_folds = [
+        {"folder": name, "train": num_folded - totals[name], "valid": totals[name]}
+        for name in folds
+    ]
     return {
         "train": None if folds else totals["train"],
         "valid": None if folds else totals["valid"],
         "test": totals.get("test", 0),
-        "folds": (
-            [
-                {"folder": name, "train": num_folded - totals[name], "valid": totals[name]}
-                for name in folds
-            ]
-            or None
-        ),
+        "folds": in_folds or None,
         "num_new": len(outcome.scan),
         "num_kept": extension.num_kept if extension else 0,
         "num_missing": extension.num_missing if extension else 0,
@@ -61,131 +59,102 @@ def _table_lines(outcome: "Outcome") -> list[str]:
     """Return counts per class and part: of many classes the first, of many folds the range."""
     split = outcome.split
     folds = _folds(split)
-    is_wide = len(folds) > _MAX_FOLD_COLUMNS
-    header = (
-        [f"fold1-{len(folds)}", *split.part_names[len(folds) :]] if is_wide else split.part_names
-    )
-    named = [
-        *zip(map(_one_line, outcome.scan.class_names), split.counts, strict=True),
-        ("total", split.totals),
-    ]
-    rows = [
-        [name, *(_narrow(counts, len(folds)) if is_wide else counts), sum(counts)]
-        for name, counts in named
-    ]
-    num_classes = len(rows) - 1
-    lines = table(["class", *header, "total"], [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
-    if num_classes > _MAX_ROWS:
-        lines.insert(-1, f"... {num_classes - _MAX_ROWS:,} more classes")
+    header = ["class", *split.part_names, "total"]
+    names = [*map(_one_line, outcome.scan.class_names), "total"]
+    named = zip(names, [*split.counts, split.totals], strict=True)
+    rows: list[list[Any]] = [[name, *counts, sum(counts)] for name, counts in named]
+    in_folds = slice(1, 1 + len(folds))
+    if len(folds) > _MAX_FOLD_COLUMNS:
+        header[in_folds] = [f"fold1-{len(folds)}"]
+        for row in rows:
+            least, most = min(row[in_folds]), max(row[in_folds])
+            row[in_folds] = [f"{least:,}" if least == most else f"{least:,}-{most:,}"]
+    num_more = len(rows) - 1 - _MAX_ROWS
+    lines = table(header, [*rows[:-1][:_MAX_ROWS], rows[-1]]).split("\n")
+    if num_more > 0:
+        lines.insert(-1, f"... {num_more:,} more classes")
     return lines
 
 
-def _narrow(counts: list[int], num_folds: int) -> list[Any]:
-    least, most = min(counts[:num_folds]), max(counts[:num_folds])
-    return [f"{least:,}" if least == most else f"{least:,}-{most:,}", *counts[num_folds:]]
-
-
-def _extension_notes(outcome: "Outcome", extension: "Extension") -> list[str]:
+def _extension_notes(outcome: "Outcome", extension: "Extension") -> Iterator[str]:
     parts = list(outcome.split.part_of)
     counts = {name: parts.count(part) for part, name in enumerate(outcome.split.part_names)}
     added = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    lines = [
-        f"New images: {len(extension.scan):,}{f' ({added})' if added else ''}; kept:"
-        f" {extension.num_kept:,}."
-    ]
+    placed = f" ({added})" if added else ""
+    yield f"New images: {len(extension.scan):,}{placed}; kept: {extension.num_kept:,}."
     if added:
         group_by = "" if outcome.group_by is None else f", groups by {_one_line(outcome.group_by)}"
-        lines.append(f"Ratio {outcome.ratio} of old and new images together{group_by}.")
+        yield f"Ratio {outcome.ratio} of old and new images together{group_by}."
     if extension.new_classes:
         first = len(extension.scan.class_names) - len(extension.new_classes)
         names = [f"{_one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
-        lines.append(f"New classes, with their indices: {first_of(names, 5)}.")
+        yield f"New classes, with their indices: {first_of(names, 5)}."
     if extension.num_missing:
-        lines.append(
-            f"Listed images that are no longer there: {extension.num_missing:,}; their lines are"
-            " kept."
-        )
+        count = f"{extension.num_missing:,}"
+        yield f"Listed images that are no longer there: {count}; their lines are kept."
     if extension.num_elsewhere:
-        source = _one_line(str(extension.scan.source))
-        lines.append(
-            f"Listed images that are not from {source}: {extension.num_elsewhere:,}; their lines"
-            " are kept."
-        )
+        source, count = _one_line(str(extension.scan.source)), f"{extension.num_elsewhere:,}"
+        yield f"Listed images that are not from {source}: {count}; their lines are kept."
     if extension.edited:
-        lines.append(
-            f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
-        )
+        yield f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
     if extension.straddling:
         name, where = extension.straddling[0]
-        lines.append(
+        yield (
             f"Images, duplicates or groups already in several parts: {len(extension.straddling):,},"
             f" such as that of {_one_line(name)} in {' and '.join(where)}; new members go to the"
             " first of these."
         )
-    return lines
 
 
-def _notes(outcome: "Outcome") -> list[str]:
+def _notes(outcome: "Outcome") -> Iterator[str]:
     from ptkit.core.data.splits.scanning import describe_ignored
 
-    scan, split, lines = outcome.scan, outcome.split, []
+    scan, split = outcome.scan, outcome.split
     grouping = split.grouping
     if grouping.num_duplicates:
-        lines.append(
-            f"Exact duplicates: {grouping.num_duplicates:,}; copies of one picture are in one part."
-        )
+        count = f"{grouping.num_duplicates:,}"
+        yield f"Exact duplicates: {count}; copies of one picture are in one part."
     if grouping.conflicts:
         first, second = map(_one_line, grouping.conflicts[0])
         count = f"{len(grouping.conflicts):,}"
-        lines.append(
+        yield (
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
             " labels."
         )
     if grouping.num_groups:
-        lines.append(
-            f"Groups kept whole: {grouping.num_groups:,}; images in no group:"
-            f" {grouping.num_ungrouped:,}."
-        )
+        count, others = f"{grouping.num_groups:,}", f"{grouping.num_ungrouped:,}"
+        yield f"Groups kept whole: {count}; images in no group: {others}."
     for part, name in enumerate(split.part_names):
-        without = [
-            _one_line(scan.class_names[k])
-            for k, counts in enumerate(split.counts)
-            if not counts[part]
-        ]
-        if without:
-            lines.append(
-                f"Classes without an image in {name}: {len(without):,} ({first_of(without, 5)})."
-            )
+        named = zip(scan.class_names, split.counts, strict=True)
+        if without := [_one_line(label) for label, counts in named if not counts[part]]:
+            some = first_of(without, 5)
+            yield f"Classes without an image in {name}: {len(without):,} ({some})."
     if scan.num_ignored:
-        lines.append(
-            f"Other files, ignored: {scan.num_ignored:,}"
-            f" ({_one_line(describe_ignored(scan.ignored))})."
-        )
-    return lines
+        kinds = _one_line(describe_ignored(scan.ignored))
+        yield f"Other files, ignored: {scan.num_ignored:,} ({kinds})."
 
 
-def _places(outcome: "Outcome") -> list[str]:
+def _places(outcome: "Outcome") -> Iterator[str]:
     written = outcome.written
-    lines = []
     if written.removed:
         removed = first_of([_one_line(str(path)) for path in written.removed], 5)
-        lines.append(f"Removed {removed}, written by an earlier split and not by this one.")
+        yield f"Removed {removed}, written by an earlier split and not by this one."
     if not written.files:
-        return [*lines, "Nothing to write."]
+        yield "Nothing to write."
+        return
     if written.tree is not None:
         done = {"copy": "Copied", "link": "Linked"}[written.tree.kind]
-        lines.append(f"{done} the images to {_one_line(str(written.tree.folder))}.")
+        yield f"{done} the images to {_one_line(str(written.tree.folder))}."
     folds = _folds(outcome.split)
     if not folds:
-        return [*lines, _place(written.files)]
+        yield _place(written.files)
+        return
     in_folds = [path for path in written.files if path.parent.name in folds]
     each = _enumerated([path.name for path in in_folds[:4]])
-    where = _where(in_folds[0].parent.parent)
-    lines.append(
-        f"Wrote {folds[0]} {'and' if len(folds) == 2 else 'to'} {folds[-1]} in {where}, each with"
-        f" {each}."
-    )
-    return lines + [_place(rest) for rest in [written.files[len(in_folds) :]] if rest]
+    all_folds = f"{folds[0]} {'and' if len(folds) == 2 else 'to'} {folds[-1]}"
+    yield f"Wrote {all_folds} in {_where(in_folds[0].parent.parent)}, each with {each}."
+    if rest := written.files[len(in_folds) :]:
+        yield _place(rest)
 
 
 def _place(files: "tuple[Path, ...]") -> str:

@@ -1,6 +1,6 @@
 """`ptkit summary`."""
 
-from collections.abc import Sequence
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def summary(
+    printer: Printer,
     subject: Annotated[
         str,
         typer.Argument(
@@ -38,8 +39,6 @@ def summary(
         int | None,
         typer.Option(help="Levels of modules in the table; all layers if not given.", min=1),
     ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Show a model layer by layer: output shape, parameters, multiply-adds, and the memory it
     takes.
@@ -52,7 +51,6 @@ def summary(
     """
     from ptkit.looking.summary import summarize_subject
 
-    printer = Printer(as_json=as_json, quiet=quiet)
     found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)
     printer.say(f"{found.call}: {found.num_classes:,} classes, {found.size}×{found.size} pixels\n")
     printer.say(_layer_table(found.summary))
@@ -82,26 +80,22 @@ def _layer_table(found: "ModelSummary") -> str:
     cells = [_cells(row, found) for row in found.rows]
     others = sum(max(len(line[k]) for line in (header, *cells)) + 2 for k in range(1, len(header)))
     room = max(_MIN_NAME, WIDTH - others)
-    return table(header, [[_ending(line[0], room), *line[1:]] for line in cells])
+    for line in cells:
+        # The end: there names of layers differ.
+        line[0] = line[0] if len(line[0]) <= room else f"…{line[0][1 - room :]}"
+    return table(header, cells)
 
 
 def _cells(row: "Row", found: "ModelSummary") -> list[str]:
     kind = row.kind if len(row.kind) <= _MAX_KIND else f"{row.kind[: _MAX_KIND - 1]}…"
-    return [
-        row.name or "(model)",
-        kind,
-        "never runs" if row.num_calls == 0 and row.shape is None else _times(row.shape),
-        f"{row.parameters:,}" if row.parameters else "-",
-        _trainable(row),
-        _scaled(row.multiply_adds) if row.multiply_adds else "-",
-        f"{row.multiply_adds / found.multiply_adds:.1%}" if row.multiply_adds else "-",
-    ]
-
-
-def _trainable(row: "Row") -> str:
-    if not row.parameters:
-        return "-"
-    return {0: "no", row.parameters: "yes"}.get(row.trainable, f"{row.trainable:,}")
+    shape = "never runs" if row.num_calls == 0 else "-"
+    if row.shape is not None:
+        shape = "×".join(map(str, row.shape)) or "1"
+    trainable = {0: "no", row.parameters: "yes"}.get(row.trainable, f"{row.trainable:,}")
+    parameters = [f"{row.parameters:,}", trainable] if row.parameters else ["-", "-"]
+    macs = row.multiply_adds
+    work = [_scaled(macs), f"{macs / found.multiply_adds:.1%}"] if macs else ["-", "-"]
+    return [row.name or "(model)", kind, shape, *parameters, *work]
 
 
 def _totals(found: "ModelSummary") -> str:
@@ -119,25 +113,9 @@ def _totals(found: "ModelSummary") -> str:
 
 
 def _as_json(row: "Row", found: "ModelSummary") -> dict[str, object]:
-    return {
-        "name": row.name,
-        "class": row.kind,
-        "shape": row.shape,
-        "num_calls": row.num_calls,
-        "parameters": row.parameters,
-        "trainable": row.trainable,
-        "multiply_adds": row.multiply_adds,
-        "share": row.multiply_adds / found.multiply_adds if found.multiply_adds else 0.0,
-    }
-
-
-def _ending(name: str, room: int) -> str:
-    """Return a name, or its end where there is no room: names of layers differ at the end."""
-    return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
-
-
-def _times(shape: Sequence[int] | None) -> str:
-    return "-" if shape is None else "×".join(map(str, shape)) or "1"
+    share = row.multiply_adds / found.multiply_adds if found.multiply_adds else 0.0
+    facts = dataclasses.asdict(row)
+    return {"name": facts.pop("name"), "class": facts.pop("kind"), **facts, "share": share}
 
 
 def _scaled(count: int) -> str:

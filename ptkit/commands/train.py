@@ -5,21 +5,10 @@ from typing import Any
 from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.training_flags import with_setting_flags
 
 
-@with_setting_flags()
-def train(
-    config: options.Config = None,
-    recipe: options.Recipe = None,
-    assignments: options.Assignments = None,
-    name: options.RunName = None,
-    resume: options.Resume = None,
-    out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    **settings: Any,
-) -> None:
+@options.for_training
+def train(printer: Printer, **settings: Any) -> None:
     """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here.
 
     Writes a run folder (runs/NAME, or into --out) with the best checkpoint, the state to resume
@@ -30,15 +19,6 @@ def train(
     from ptkit.commands.training_screen import TrainingScreen, print_run
     from ptkit.core.config_layers import parse_assignments
 
-    printer = Printer(as_json=as_json, quiet=quiet)
-    settings = parse_assignments(assignments or ()) | settings
-    result = api.train(
-        config=config,
-        recipe=recipe,
-        name=name,
-        out=out,
-        resume=resume,
-        watch=TrainingScreen(printer),
-        **settings,
-    )
+    settings = parse_assignments(settings.pop("assignments", ())) | settings
+    result = api.train(watch=TrainingScreen(printer), **settings)
     print_run(printer, result)

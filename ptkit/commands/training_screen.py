@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ptkit.commands.output import Printer, printable
-from ptkit.commands.progress import bar
+from ptkit.commands.progress import bar, live_line
 from ptkit.core.models.transfer import TransferReport
 from ptkit.core.training.loop import Progress
 from ptkit.core.training.observers import EpochResult, Watcher
@@ -52,9 +52,8 @@ class TrainingScreen(Watcher):
             yield advance
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        self.say(
-            f"run: {run}, {counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}"
-        )
+        length = f"{counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}"
+        self.say(f"run: {run}, {length}")
         self._epochs = epochs
         self._epoch_began = time.perf_counter()
 
@@ -74,18 +73,17 @@ class TrainingScreen(Watcher):
         self._live.update(self._task, description=epoch, completed=progress.step, numbers=numbers)
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
-        width = len(str(self._epochs))
-        learned = ""
-        if result.train_accuracy is not None:
-            learned = f"  accuracy {result.train_accuracy:7.2%}"
+        epoch = f"epoch {result.epoch:>{len(str(self._epochs))}}/{self._epochs}"
+        accuracy = result.train_accuracy
+        learned = "" if accuracy is None else f"  accuracy {accuracy:7.2%}"
         found = "  ".join(
             f"{name} {metric_text(name, value)}" for name, value in result.valid.items()
         )
         rate, mark = next(iter(result.lrs.values())), "  best" if is_best else ""
         for name in result.unfrozen:
-            self.say(f"epoch {result.epoch:>{width}}/{self._epochs}  unfrozen: {name}")
+            self.say(f"{epoch}  unfrozen: {name}")
         self.say(
-            f"epoch {result.epoch:>{width}}/{self._epochs}  loss {result.train_loss:.4f}{learned}  "
+            f"{epoch}  loss {result.train_loss:.4f}{learned}  "
             f"valid loss {result.valid_loss:.4f}  {found}  "
             f"lr {rate:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
         )
@@ -95,13 +93,9 @@ class TrainingScreen(Watcher):
         self._hide_live()
 
     def _show_live(self, num_steps: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Live
+        from rich.progress import TextColumn
 
-        numbers = TextColumn("{task.fields[numbers]}", markup=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), numbers)
-        self._live = Live(*columns, console=Console(stderr=True), transient=True)
+        self._live = live_line(TextColumn("{task.fields[numbers]}", markup=False))
         self._task = self._live.add_task("", total=num_steps, numbers="")
         self._live.start()
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ptkit.core.models.hooks import Layer
 
 
+@options.for_bare_weights
 def viz_featuremaps(
+    printer: Printer,
     ckpt: options.Checkpoint,
     images: options.Images = None,
     layers: options.Layers = None,
@@ -23,15 +25,9 @@ def viz_featuremaps(
         bool, typer.Option("--list", help="List the layers and their output shapes.")
     ] = False,
     num_images: options.NumImages = 8,
-    model: options.Model = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    classes: options.Classes = None,
     device: options.Device = "auto",
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    **answers: Unpack[options.BareWeights],
 ) -> None:
     """Draw what layers give for some images, as PNG files and TensorBoard images.
 
@@ -44,37 +40,37 @@ def viz_featuremaps(
     Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
     """
     from ptkit.core.device import choose_device
-    from ptkit.core.models import hooks
-    from ptkit.looking.feature_maps import draw_feature_maps, load_images
+    from ptkit.core.models.hooks import record_activations
+    from ptkit.looking.feature_maps import draw_feature_maps, find_layers, load_images
     from ptkit.looking.pictures import picture_folder
     from ptkit.looking.subject import load_subject
 
-    printer, place = Printer(as_json=as_json, quiet=quiet), choose_device(device)
-    subject = load_subject(ckpt, model=model, mean=mean, std=std, size=size, classes=classes)
-    given = images or []
-    views = load_images(subject, given[:num_images], is_optional=list_layers)
-    network, tensors = subject.model.to(place), views.tensors.to(place)
-    traced = hooks.trace_layers(network, tensors)
-    defaults = hooks.default_layers(traced)
+    place, given = choose_device(device), images or []
+    subject = load_subject(ckpt, **answers)
+    views = load_images(subject, given[:num_images], device=place, is_optional=list_layers)
+    found, chosen = find_layers(subject, views, None if list_layers else layers)
     if list_layers:
-        _list_layers(printer, traced, defaults)
+        _list_layers(printer, found, chosen)
         return
-    chosen = hooks.match_layers(traced, layers) if layers else defaults
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
-    found = hooks.record_activations(network, tensors, chosen)
+    maps = record_activations(subject.model, views.tensors, chosen)
     with picture_folder("viz-featuremaps", run=subject.weights.run, out=out) as pictures:
-        lines = draw_feature_maps(found, views, pictures, source=subject.weights.described)
+        lines = draw_feature_maps(maps, views, pictures, source=subject.weights.described)
     printer.say("\n".join(lines))
     say_files(printer, pictures)
-    printer.result({"files": list(map(str, pictures.files))})
 
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:
     rows = [
-        [layer.name, layer.kind, "×".join(map(str, layer.shape)), str(layer.num_calls), mark]
+        [
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.shape)),
+            str(layer.num_calls),
+            "*" if layer.name in defaults else "",
+        ]
         for layer in layers
-        for mark in ["*" if layer.name in defaults else ""]
     ]
     printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))
     printer.result({"files": [], "layers": [dataclasses.asdict(layer) for layer in layers]})

@@ -8,28 +8,27 @@ import typer
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files
-from ptkit.commands.training_flags import with_setting_flags
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
 
+FLAGS = options.setting_flags(("transforms", "augment", "size", "seed")) | {
+    "mean": Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")],
+    "std": Annotated[str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")],
+}
 
-@with_setting_flags("transforms", "augment", "size", "seed")
+
+@options.with_flags(FLAGS, before="num_images")
 def viz_transforms(
+    printer: Printer,
     images: options.Images = None,
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
-    mean: Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")
-    ] = None,
     config: options.Config = None,
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
     **settings: Any,
 ) -> None:
     """Draw what transforms make of images: each step alone, and all together as the model sees it.
@@ -49,19 +48,14 @@ def viz_transforms(
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    given = {key: text for key, text in {"mean": mean, "std": std}.items() if text is not None}
-    chosen = gather(settings | given, config=config)
-    printer = Printer(as_json=as_json, quiet=quiet)
+    chosen = gather(settings, config=config)
     shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with picture_folder("viz-transforms", out=out) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))
     printer.say(_table(shown.sheets))
     for note in shown.notes:
         printer.say(note)
-    say_files(printer, pictures)
-    printer.result(
-        {"files": list(map(str, pictures.files)), "transforms": list(map(str, shown.calls))}
-    )
+    say_files(printer, pictures, transforms=list(map(str, shown.calls)))
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

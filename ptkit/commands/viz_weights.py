@@ -7,12 +7,11 @@ from ptkit.core.wording import check_choice
 
 
 def viz_weights(
+    printer: Printer,
     ckpt: options.Checkpoint,
     layers: options.Layers = None,
     scale: options.Scale = "layer",
     out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Draw the kernels of every convolution, as PNG files and TensorBoard images.
 
@@ -28,11 +27,9 @@ def viz_weights(
     from ptkit.plots.kernels import SCALES
 
     check_choice("--scale", scale, SCALES)
-    printer = Printer(as_json=as_json, quiet=quiet)
     weights = read_weights(ckpt)
     kernels = find_kernels(weights.state_dict, layers, path=ckpt)
     with picture_folder("viz-weights", run=weights.run, out=out) as pictures:
         lines = draw_kernels(kernels, pictures, source=weights.described, scale=scale)
     printer.say("\n".join(lines))
     say_files(printer, pictures)
-    printer.result({"files": list(map(str, pictures.files))})

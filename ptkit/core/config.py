@@ -21,13 +21,16 @@ class Limits(NamedTuple):
 
 
 _NO_LIMITS = Limits()
+_COUNT = Limits(low=1)
+_POSITIVE = Limits(above=0)
+_SHARE = Limits(low=0, high=1)
+_DECAY = Limits(above=0, high=1)
 
 
 def _setting(
     default: Any,
     meaning: str,
     *,
-    flag: str | None = None,
     keyword: str | None = None,
     choices: tuple[str, ...] = (),
     within: Limits = _NO_LIMITS,
@@ -35,12 +38,11 @@ def _setting(
 ) -> Any:
     """Declare a setting.
 
-    meaning: a sentence, shown as help and in the docs. flag: of the command line, for the few
-    settings that have one. keyword: in Python, where the key is not unique or not clear by itself.
+    meaning: a sentence, shown as help and in the docs. keyword: in Python, where the key is not
+    unique or not clear by itself.
     """
     rules = {
         "meaning": meaning,
-        "flag": flag,
         "keyword": keyword,
         "choices": choices,
         "within": within,
@@ -51,33 +53,23 @@ def _setting(
 
 @dataclass(frozen=True)
 class DataSettings:
-    train: str = _setting(
-        "train.txt", "List file of the training images.", flag="--train", is_path=True
-    )
-    valid: str = _setting(
-        "valid.txt", "List file of the validation images.", flag="--valid", is_path=True
-    )
+    train: str = _setting("train.txt", "List file of the training images.", is_path=True)
+    valid: str = _setting("valid.txt", "List file of the validation images.", is_path=True)
     classes: str | None = _setting(
         None,
         "File with one class name a line; by default classes.txt beside the training list.",
         is_path=True,
     )
     size: int | None = _setting(
-        None,
-        "Input size in pixels; by default chosen from the images.",
-        flag="--size",
-        within=Limits(low=1),
+        None, "Input size in pixels; by default chosen from the images.", within=_COUNT
     )
     augment: str = _setting(
         "auto",
         "Ready list of training transforms; auto chooses by the input size.",
-        flag="--augment",
         choices=("auto", "none", "safe", "natural"),
     )
     transforms: tuple[str, ...] = _setting(
-        (),
-        "Training transforms, such as 'RandomCrop(32, padding=4)'; they replace the ready list.",
-        flag="--transform",
+        (), "Training transforms, such as 'RandomCrop(32, padding=4)'; they replace the ready list."
     )
     eval_transforms: tuple[str, ...] = _setting(
         (), "Evaluation transforms; by default derived from the training transforms."
@@ -85,12 +77,12 @@ class DataSettings:
     mean: tuple[float, ...] = _setting(
         (),
         "Mean for Normalize: R,G,B in 0..1; by default measured from the training list.",
-        within=Limits(low=0, high=1),
+        within=_SHARE,
     )
     std: tuple[float, ...] = _setting(
         (),
         "Standard deviation for Normalize: R,G,B in 0..1; by default measured likewise.",
-        within=Limits(above=0),
+        within=_POSITIVE,
     )
     cache: str = _setting(
         "auto",
@@ -113,9 +105,7 @@ class DataSettings:
     drop_last: bool = _setting(
         False, "Leave out a last batch that is not full; a batch of a single image always is."
     )
-    workers: int = _setting(
-        0, "Decoding threads; 0 chooses.", flag="--workers", within=Limits(low=0)
-    )
+    workers: int = _setting(0, "Decoding threads; 0 chooses.", within=Limits(low=0))
 
 
 @dataclass(frozen=True)
@@ -124,11 +114,8 @@ class ModelSettings:
         None,
         "The model, such as resnet8, 'resnet18(stem=\"small\")' or net.py:Net; by default chosen"
         " by the input size.",
-        flag="--model",
     )
-    init: tuple[str, ...] = _setting(
-        (), "Initial weights: SELECTOR=method(...), or tutorial.", flag="--init"
-    )
+    init: tuple[str, ...] = _setting((), "Initial weights: SELECTOR=method(...), or tutorial.")
     weights: str | None = _setting(
         None, "Weights to start from: a file, a run or a torchvision model.", is_path=True
     )
@@ -140,7 +127,6 @@ class LossSettings:
         None,
         "The loss, such as 'CrossEntropyLoss(label_smoothing=0.1)'; by default chosen by the"
         " labels.",
-        flag="--loss",
     )
     pairs: bool = _setting(
         False, "Compare images with each other, for HingeEmbeddingLoss, which works without too."
@@ -149,7 +135,7 @@ class LossSettings:
         None,
         "With several labels an image: the probability above which a label is given; by default"
         " 0.5.",
-        within=Limits(low=0, high=1),
+        within=_SHARE,
     )
     embedding: int | None = _setting(
         None, "Outputs of the model where images are compared; by default 64.", within=Limits(low=2)
@@ -161,27 +147,22 @@ class OptimizerSettings:
     call: str | None = _setting(
         None,
         "The optimizer, such as 'Adam(betas=(0.9, 0.99))'; by default chosen to suit the loss.",
-        flag="--optimizer",
     )
     lr: float | None = _setting(
         None,
         "Learning rate; by default the optimizer's usual one for the batch size.",
-        flag="--lr",
-        within=Limits(above=0),
+        within=_POSITIVE,
     )
     groups: tuple[str, ...] = _setting(
         (),
         "Parameter groups: 'SELECTOR: lr=10x, weight_decay=0, unfreeze=5', or frozen, or excluded.",
-        flag="--group",
     )
     decay_all: bool = _setting(False, "Apply weight decay to norms and biases too.")
     layer_decay: float | None = _setting(
-        None, "Rate of each layer, as a multiple of the next one's.", within=Limits(above=0, high=1)
+        None, "Rate of each layer, as a multiple of the next one's.", within=_DECAY
     )
     head_lr: float = _setting(
-        1.0,
-        "Rate of the head, as a multiple of the others'; finetune uses 10.",
-        within=Limits(above=0),
+        1.0, "Rate of the head, as a multiple of the others'; finetune uses 10.", within=_POSITIVE
     )
 
 
@@ -190,13 +171,12 @@ class SchedulerSettings:
     call: str = _setting(
         "CosineAnnealingLR()",
         "The learning rate's schedule, such as 'StepLR(step_size=5)', or none.",
-        flag="--scheduler",
     )
     per: str = _setting(
         "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
     )
     warmup: float = _setting(
-        0.1, "Share of the run over which the rate rises linearly.", within=Limits(low=0, high=1)
+        0.1, "Share of the run over which the rate rises linearly.", within=_SHARE
     )
     metric: str = _setting(
         "loss",
@@ -207,31 +187,21 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: int = _setting(
-        15, "Passes over the training images.", flag="--epochs", within=Limits(low=1)
-    )
+    epochs: int = _setting(15, "Passes over the training images.", within=_COUNT)
     batch_size: int | None = _setting(
-        None,
-        "Images per step; by default 64, or all where there are fewer.",
-        flag="--batch-size",
-        within=Limits(low=1),
+        None, "Images per step; by default 64, or all where there are fewer.", within=_COUNT
     )
-    seed: int = _setting(
-        0, "Same seed, same result.", flag="--seed", within=Limits(low=0, high=2**63 - 1)
-    )
-    device: str = _setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
+    seed: int = _setting(0, "Same seed, same result.", within=Limits(low=0, high=2**63 - 1))
+    device: str = _setting("auto", "Where the model runs.", choices=DEVICES)
     precision: str = _setting(
         "auto",
         "Number format of the model; auto: bf16 on CUDA, fp32 elsewhere.",
-        flag="--precision",
         choices=("auto", "fp32", "bf16"),
     )
-    accumulate: int = _setting(
-        1, "Batches whose gradients are added before a step.", within=Limits(low=1)
-    )
-    clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=Limits(above=0))
+    accumulate: int = _setting(1, "Batches whose gradients are added before a step.", within=_COUNT)
+    clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=_POSITIVE)
     patience: int | None = _setting(
-        None, "Stop after this many epochs without a better one.", within=Limits(low=1)
+        None, "Stop after this many epochs without a better one.", within=_COUNT
     )
     metric: str = _setting(
         "auto", "What the best epoch is chosen by: loss, or a metric of the labels."
@@ -239,14 +209,9 @@ class TrainSettings:
     ema: float | None = _setting(
         None,
         "Decay of the moving average of the weights; the average is then what is evaluated.",
-        within=Limits(above=0, high=1),
+        within=_DECAY,
     )
-    save_every: int = _setting(
-        1,
-        "Epochs between two saved states to resume from.",
-        flag="--save-every",
-        within=Limits(low=1),
-    )
+    save_every: int = _setting(1, "Epochs between two saved states to resume from.", within=_COUNT)
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")
     compile: bool = _setting(
@@ -304,6 +269,14 @@ def keyword_of(section: str, setting: Field) -> str:
     """Return a setting's name in Python: its own keyword, its key, or its section for `call`."""
     return setting.metadata["keyword"] or (section if setting.name == "call" else setting.name)
 
+
+# The few settings that have a flag on the command line, by keyword.
+FLAGS = {"train": "--train", "valid": "--valid", "size": "--size", "augment": "--augment",
+         "transforms": "--transform", "workers": "--workers", "model": "--model",
+         "init": "--init", "loss": "--loss", "optimizer": "--optimizer", "lr": "--lr",
+         "groups": "--group", "scheduler": "--scheduler", "epochs": "--epochs",
+         "batch_size": "--batch-size", "seed": "--seed", "device": "--device",
+         "precision": "--precision", "save_every": "--save-every"}  # fmt: skip
 
 # Keyword -> section and field.
 KEYWORDS: dict[str, tuple[str, Field]] = {

@@ -4,6 +4,7 @@ Later layers win, key by key. A layer is a mapping {section: {key: value}}.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import FIELDS, KEYWORDS, Field, Limits, Settings, keyword_of
+from ptkit.core.config import FIELDS, KEYWORDS, Limits, Settings, keyword_of
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
 
@@ -58,17 +59,14 @@ def resolve(*layers: Layer) -> Settings:
     sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Settings)}
     for layer in layers:
         for section, values in layer.items():
-            fields = _fields_of(section)
+            if section not in FIELDS:
+                hint = nearest(section, FIELDS)
+                raise UsageError(f"no section [{section}]{hint}; sections: {', '.join(FIELDS)}")
             if not isinstance(values, Mapping):
                 raise UsageError(
                     f"{section} must be a section, as in [{section}], found {values!r}"
                 )
-            checked = {}
-            for key, value in values.items():
-                if key not in fields:
-                    hint = nearest(key, fields) or f"; it has: {', '.join(fields)}"
-                    raise UsageError(f"[{section}] has no setting {key}{hint}")
-                checked[key] = _checked(f"{section}.{key}", value, fields[key])
+            checked = {key: _checked(section, key, value) for key, value in values.items()}
             sections[section] = dataclasses.replace(sections[section], **checked)
     return Settings(**sections)
 
@@ -174,11 +172,6 @@ def recipe_text(name: str) -> str:
     return (_RECIPES / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def recipe_summary(name: str) -> str:
-    """Return the first line of a recipe's comment."""
-    return recipe_text(name).split("\n", 1)[0].removeprefix("#").strip()
-
-
 def read_recipe(name: str) -> Layer:
     """Return the settings of a recipe, or of the user's own file (a name that ends in .toml).
 
@@ -191,24 +184,25 @@ def read_recipe(name: str) -> Layer:
     return read_toml(_RECIPES / f"{name}.toml")
 
 
-def _fields_of(section: str) -> dict[str, Field]:
-    if section not in FIELDS:
-        raise UsageError(
-            f"no section [{section}]{nearest(section, FIELDS)}; sections: {', '.join(FIELDS)}"
-        )
-    return FIELDS[section]
-
-
 def _full_name(key: str) -> str:
-    """Return a hint such as `; did you mean train.epochs?` for a name without section or key."""
-    known = [f"{section}.{name}" for section, fields in FIELDS.items() for name in fields]
-    meant = [name for name in known if name.partition(".")[2] == key or name == f"{key}.call"]
-    return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, known)
+    """Return a hint such as `; did you mean train.epochs?` for a name without its section, or with
+    a wrong one.
+    """
+    known = {f"{section}.{name}": name for section, fields in FIELDS.items() for name in fields}
+    for wanted in (key, *difflib.get_close_matches(key, known.values(), n=1)):
+        meant = [full for full, name in known.items() if wanted == name or f"{wanted}.call" == full]
+        if meant:
+            return f"; did you mean {' or '.join(meant)}?"
+    return nearest(key, known)
 
 
-def _checked(name: str, value: Any, setting: Field) -> Any:
-    rules = setting.metadata
-    value = _converted(name, value, setting.type)
+def _checked(section: str, key: str, value: Any) -> Any:
+    name, fields = f"{section}.{key}", FIELDS[section]
+    if key not in fields:
+        hint = nearest(key, fields) or f"; it has: {', '.join(fields)}{_full_name(key)}"
+        raise UsageError(f"[{section}] has no setting {key}{hint}")
+    rules = fields[key].metadata
+    value = _converted(name, value, fields[key].type)
     choices = rules["choices"]
     if choices and value not in choices:
         hint = nearest(str(value), choices)
@@ -279,27 +273,20 @@ def _check_text(name: str, value: str) -> None:
 
 def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:
     """Return the layer with every path of a file changed; what is not a section stays."""
-    changed: dict[str, Any] = dict(layer)
-    for section, values in layer.items():
-        if section in FIELDS and isinstance(values, Mapping):
-            fields = FIELDS[section]
-            changed[section] = {
-                key: _moved(key, value, change)
-                if key in fields and fields[key].metadata["is_path"]
-                else value
-                for key, value in values.items()
-            }
+    # resolve() says what is wrong with a section that is none.
+    changed: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in layer.items()
+    }
+    for section, setting in KEYWORDS.values():
+        values, key = changed.get(section), setting.name
+        if not setting.metadata["is_path"] or not isinstance(values, dict):
+            continue
+        if isinstance(path := values.get(key), str):
+            moved = change(path)
+            # Weights may be the name of a torchvision model instead of a file.
+            if key != "weights" or os.path.exists(path) or os.path.exists(moved):
+                values[key] = moved
     return changed
-
-
-def _moved(key: str, value: Any, change: Callable[[str], str]) -> Any:
-    if not isinstance(value, str):
-        return value
-    moved = change(value)
-    # Weights may be the name of a torchvision model instead of a file.
-    if key == "weights" and not os.path.exists(value) and not os.path.exists(moved):
-        return value
-    return moved
 
 
 def _toml_value(value: Any) -> str:

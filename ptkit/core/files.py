@@ -9,8 +9,8 @@ import io
 import json
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -141,8 +141,9 @@ def write_atomically(
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        # Opened here, not by tempfile, which makes files for the owner alone: the umask counts.
+        with open(path.parent / f".{path.name}.{secrets.token_hex(4)}", "xb") as file:
+            temporary = Path(file.name)
             if callable(write):
                 write(file)
             else:
@@ -150,9 +151,7 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         if check is not None:
-            check(Path(temporary))
-        # mkstemp makes files for the owner alone; follow the umask as open() would.
-        os.chmod(temporary, 0o666 & ~_umask())
+            check(temporary)
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
@@ -162,7 +161,7 @@ def write_atomically(
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -193,12 +192,6 @@ def make_folder(path: Path) -> Path:
 def sha256(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import Layer, default_layers, match_layers, trace_layers
 from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
 from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
@@ -21,8 +22,8 @@ from ptkit.plots.saving import PictureFolder, file_names
 class Views:
     """Some images, n of them.
 
-    tensors: float (n, 3, H, W), what the model gets. pixels: the same de-normalised, uint8 (n, H,
-    W, 3). names: files.
+    tensors: float (n, 3, H, W), what the model gets, on its device. pixels: the same de-normalised,
+    uint8 (n, H, W, 3). names: files.
     """
 
     tensors: Tensor
@@ -30,8 +31,10 @@ class Views:
     names: tuple[str, ...]
 
 
-def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = False) -> Views:
-    """Read images through the subject's evaluation pipeline.
+def load_images(
+    subject: Subject, paths: Sequence[str], *, device: torch.device, is_optional: bool = False
+) -> Views:
+    """Read images through the subject's evaluation pipeline, and move its model to their device.
 
     is_optional: without paths, one black image of the subject's size.
 
@@ -49,13 +52,28 @@ def load_images(subject: Subject, paths: Sequence[str], *, is_optional: bool = F
         raise UsageError("no images: name at least one image file")
     same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
-    return Views(batch, subject.pixels(batch), tuple(Path(path).name for path in paths))
+    subject.model.to(device)
+    names = tuple(Path(path).name for path in paths)
+    return Views(batch.to(device), subject.pixels(batch), names)
 
 
 def _one_view(image: Tensor) -> Tensor:
     """Return (3, H, W): of several crops that of the centre, of two views the first."""
     # The fifth of FiveCrop and TenCrop.
     return image if image.ndim == 3 else image[4 if len(image) > 4 else 0]
+
+
+def find_layers(
+    subject: Subject, views: Views, patterns: Sequence[str] | None
+) -> tuple[list[Layer], list[str]]:
+    """Return the layers that run, and the names of those to draw: that match names or globs, or
+    the usual ones.
+
+    Raises:
+        UsageError: a pattern that matches nothing, or images of a size that it does not take.
+    """
+    layers = trace_layers(subject.model, views.tensors)
+    return layers, match_layers(layers, patterns) if patterns else default_layers(layers)
 
 
 def draw_feature_maps(

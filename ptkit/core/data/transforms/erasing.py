@@ -11,15 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    ANY,
-    SHARE,
-    either,
-    flag,
-    list_of,
-    one_of,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, ANY, SHARE, either, flag, list_of, one_of
 
 
 def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:

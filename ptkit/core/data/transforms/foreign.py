@@ -89,12 +89,7 @@ def _foreign(target: type, summary: str, **more: Any) -> Spec:
 def _policy(target: type, summary: str, **more: Any) -> Spec:
     arguments = {"interpolation": INTERPOLATION, "fill": FILL, **more.pop("arguments")}
     return _foreign(
-        target,
-        summary,
-        arguments=arguments,
-        refuses=NEEDS_0_TO_1,
-        tensor_modes=FEW_MODES,
-        **more,
+        target, summary, arguments=arguments, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES, **more
     )
 
 

@@ -29,15 +29,7 @@ from ptkit.core.data.transforms.spec import (
     own_size,
 )
 from ptkit.core.device import sent
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    SIDE,
-    Together,
-    flag,
-    list_of,
-    number,
-    or_none,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, SIDE, Together, flag, list_of, number, or_none
 
 # Top, left, height and width.
 Box = tuple[int, int, int, int]

@@ -21,15 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import between, in_cache
 from ptkit.core.data.transforms.spec import FEW_MODES, FILL, INTERPOLATION, Draws, Size, Spec
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    ANY,
-    AT_LEAST_0,
-    SHARE,
-    either,
-    flag,
-    list_of,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, ANY, AT_LEAST_0, SHARE, either, flag, list_of
 
 # Text and Pillow's numbers are allowed too.
 _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)

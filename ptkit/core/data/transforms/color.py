@@ -8,6 +8,7 @@ a batch take part in each.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.geometry import between, in_cache
+from ptkit.core.data.transforms.geometry import at_random, between, in_cache
 from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
@@ -121,11 +122,6 @@ def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
     """Turn a float batch (n, 3, H, W) grey, with three channels."""
     images = F.rgb_to_grayscale(images, num_output_channels=3)
     return images.contiguous()
-
-
-def random_grayscale(t: v2.RandomGrayscale, image: Tensor, draws: Draws) -> Tensor:
-    """Turn an image grey with probability p."""
-    return F.rgb_to_grayscale(image, num_output_channels=3) if draws[0] < t.p else image
 
 
 def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) -> Pixels:
@@ -324,7 +320,7 @@ SPECS = (
         "to grey with probability p",
         arguments={"p": SHARE},
         draws=1,
-        apply=random_grayscale,
+        apply=partial(at_random, change=partial(F.rgb_to_grayscale, num_output_channels=3)),
         batch=random_grayscale_batch,
         device=random_grayscale_device,
         floats=random_grayscale_floats,

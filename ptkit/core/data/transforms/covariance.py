@@ -191,15 +191,9 @@ def whitening_matrix(
 def save(whitening: Whitening, list_file: Path) -> Path:
     """Write whitening.npz beside the list and return its path."""
     file = list_file.parent / FILE_NAME
-    arrays: dict[str, Any] = {
-        "transformation_matrix": whitening.matrix,
-        "mean_vector": whitening.mean,
-        "kind": np.array(whitening.kind),
-        "size": np.array(whitening.size),
-        "num_images": np.array(whitening.num_images),
-        "epsilon": np.array(whitening.epsilon),
-        "list_sha256": np.array(whitening.list_sha256),
-    }
+    names = ("kind", "size", "num_images", "epsilon", "list_sha256")
+    arrays: dict[str, Any] = {name: getattr(whitening, name) for name in names}
+    arrays = {"transformation_matrix": whitening.matrix, "mean_vector": whitening.mean, **arrays}
     write_atomically(file, lambda opened: np.savez(opened, **arrays))
     return file
 

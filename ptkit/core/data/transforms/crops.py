@@ -70,9 +70,11 @@ def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tenso
     return torch.where((is_row[:, :, None] & is_column[:, None, :])[..., None], windows, fill)
 
 
-def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Return the crops of one image as (count, 3, h, w), in torchvision's order."""
-    return torch.stack(_crops_of(t, image))
+def several_crops(t: Any, images: Tensor, _draws: Draws) -> Tensor:
+    """Return the crops of one image, (count, 3, h, w), in torchvision's order; or of float images
+    (n, 3, H, W), as (n * count, 3, h, w), image by image.
+    """
+    return torch.stack(_crops_of(t, images), dim=-4).flatten(0, -4)
 
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
@@ -93,11 +95,6 @@ def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:
     """Return all crops, (n * count, h, w, 3), image by image."""
     views = [view.permute(0, 2, 3, 1) for view in _crops_of(t, images.permute(0, 3, 1, 2))]
     return torch.stack(views, dim=1).flatten(0, 1)
-
-
-def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Return all crops, (n * count, 3, h, w), image by image."""
-    return torch.stack(_crops_of(t, images), dim=1).flatten(0, 1)
 
 
 def _crops_of(t: Any, images: Tensor) -> tuple[Tensor, ...]:
@@ -125,11 +122,8 @@ def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws | Tensor) -> tuple[
             " padding)"
         )
     top, left = draws[..., 0] * (height - t.size[0] + 1), draws[..., 1] * (width - t.size[1] + 1)
-    return (
-        (top.long(), left.long())
-        if isinstance(top, Tensor)
-        else (top.astype(np.int64), left.astype(np.int64))
-    )
+    as_whole: Any = Tensor.long if isinstance(draws, Tensor) else np.int64
+    return as_whole(top), as_whole(left)
 
 
 def _check_padding(t: v2.RandomCrop, size: Size, padding: Sequence[int]) -> None:
@@ -205,7 +199,7 @@ _FIVE_CROP = Spec(
     apply=several_crops,
     batch=several_crops_batch,
     device=several_crops_device,
-    floats=several_crops_floats,
+    floats=several_crops,
     size=own_size,
     refuses=CROPS_NEED_TENSOR,
     is_crop=True,

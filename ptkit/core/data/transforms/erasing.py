@@ -30,9 +30,8 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
         return _erased_by_mask(t, images, boxes)
     erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
     values = [_value(t, box, draws[number]) for number, box in erased]
-    for (number, (top, left, h, w)), value in zip(
-        erased, _sent_together(values, images.device), strict=True
-    ):
+    sent_values = _sent_together(values, images.device)
+    for (number, (top, left, h, w)), value in zip(erased, sent_values, strict=True):
         images[number, :, top : top + h, left : left + w] = value
     return images
 

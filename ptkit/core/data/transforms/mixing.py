@@ -50,11 +50,8 @@ def mix(
     if isinstance(transform, v2.CutMix):
         mixed, shares = _cut(images, shares, draws)
     else:
-        own, partner = (
-            _on(shares, images),
-            _on((1.0 - shares.astype(np.float64)).astype(np.float32), images),
-        )
-        mixed = images.roll(1, 0).mul_(partner).add_(images * own)
+        partner = (1.0 - shares.astype(np.float64)).astype(np.float32)
+        mixed = images.roll(1, 0).mul_(_on(partner, images)).add_(images * _on(shares, images))
     share = sent(shares, images.device)
     return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
 
@@ -102,20 +99,10 @@ def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
 
 # The loop knows the labels and mixes losses, not targets.
 _GIVEN = frozenset({"num_classes", "labels_getter"})
-_ARGUMENTS = {"alpha": ABOVE_0}
-SPECS = (
-    Spec(
-        v2.MixUp,
-        "blend each image with another of its batch (Zhang et al. 2018)",
-        _GIVEN,
-        arguments=_ARGUMENTS,
-        mixes=True,
-    ),
-    Spec(
-        v2.CutMix,
-        "paste a box of another image of the batch (Yun et al. 2019)",
-        _GIVEN,
-        arguments=_ARGUMENTS,
-        mixes=True,
-    ),
+SPECS = tuple(
+    Spec(target, summary, _GIVEN, arguments={"alpha": ABOVE_0}, mixes=True)
+    for target, summary in (
+        (v2.MixUp, "blend each image with another of its batch (Zhang et al. 2018)"),
+        (v2.CutMix, "paste a box of another image of the batch (Yun et al. 2019)"),
+    )
 )

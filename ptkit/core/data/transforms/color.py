@@ -160,9 +160,8 @@ def _split(images: Pixels) -> Pixels:
 def _merge(planes: Iterable[Pixels], images: Pixels) -> None:
     """Put planes back into contiguous images."""
     n, height, width, _ = images.shape
-    cv2.merge(
-        [plane.reshape(n * height, width) for plane in planes], images.reshape(n * height, width, 3)
-    )
+    rows = images.reshape(n * height, width, 3)
+    cv2.merge([plane.reshape(n * height, width) for plane in planes], rows)
 
 
 def _adjust_some(planes: Pixels, is_chosen: npt.NDArray[np.bool_], k: int, factors: Floats) -> None:
@@ -198,9 +197,8 @@ def _saturation(planes: Pixels, factors: Floats) -> Pixels:
     floats = torch.from_numpy(planes).float()
     gray = _gray(floats).floor_()
     # addcmul rounds once, as torchvision's `add_` with alpha does.
-    return _bytes(
-        floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors)).clamp_(0, 255)
-    )
+    floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors))
+    return _bytes(floats.clamp_(0, 255))
 
 
 def _hue(planes: Pixels, factors: Floats) -> Pixels:

@@ -29,9 +29,8 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
     if images.device.type != "cpu" and t.value is not None:
         return _erased_by_mask(t, images, boxes)
     erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
-    values = [_value(t, box, draws[number]) for number, box in erased]
-    sent_values = _sent_together(values, images.device)
-    for (number, (top, left, h, w)), value in zip(erased, sent_values, strict=True):
+    values = _sent_together([_value(t, box, draws[k]) for k, box in erased], images.device)
+    for (number, (top, left, h, w)), value in zip(erased, values, strict=True):
         images[number, :, top : top + h, left : left + w] = value
     return images
 

@@ -7,7 +7,6 @@ same mix of two losses, image by
 image, so every loss can be trained with them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +68,8 @@ def _cut(
     """
     n, _, height, width = images.shape
     x, y = draws.integers(width, size=n), draws.integers(height, size=n)
-    half = [0.5 * math.sqrt(1.0 - share) for share in shares.tolist()]
-    half_w = np.array([int(r * width) for r in half])
-    half_h = np.array([int(r * height) for r in half])
+    half = 0.5 * np.sqrt(1.0 - shares.astype(np.float64))
+    half_w, half_h = (half * width).astype(np.int64), (half * height).astype(np.int64)
     x1, x2 = np.maximum(x - half_w, 0), np.minimum(x + half_w, width)
     y1, y2 = np.maximum(y - half_h, 0), np.minimum(y + half_h, height)
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.

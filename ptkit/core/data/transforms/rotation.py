@@ -36,9 +36,7 @@ _NO_MAP = np.empty((0, 0), np.int16)
 def random_rotation(t: v2.RandomRotation, image: Tensor, draws: Draws) -> Tensor:
     """Rotate by a random angle."""
     angle = between(draws[0], *t.degrees)
-    image = F.rotate(
-        image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill
-    )
+    image = F.rotate(image, angle, t.interpolation, t.expand, t.center, t.fill)
     return image
 
 

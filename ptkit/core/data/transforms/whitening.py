@@ -131,8 +131,7 @@ def held_whitening(tensors: dict[str, Any], name: str) -> Tensor:
     Raises:
         CheckpointError: it is not there, or of another form.
     """
-    held = tensors.get(name)
-    if held is None:
+    if (held := tensors.get(name)) is None:
         raise CheckpointError(f"the saved pipeline names {name}, but does not hold its matrix")
     if not isinstance(held, Tensor) or held.ndim != 2 or len(held) != held.shape[1] + 1:
         raise CheckpointError(

@@ -37,6 +37,7 @@ class ListDataset(Dataset[tuple[Any, Any]]):
         target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.images = read_list(Path(list_file))
+        self.class_names = self.images.class_names
         self.transform, self.target_transform = transform, target_transform
         self._takes_pil = transform is not None and _takes_pil(transform)
 
@@ -57,10 +58,6 @@ class ListDataset(Dataset[tuple[Any, Any]]):
         if self.target_transform is not None:
             label = self.target_transform(label)
         return image, label
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.class_names
 
 
 def _takes_pil(transform: Any) -> bool:

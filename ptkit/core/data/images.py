@@ -2,6 +2,7 @@
 alike.
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -39,12 +40,11 @@ _ALLOWED = {
     "GIF": b"GIF8",
     "WebP": b"RIFF",
 }
-_REFUSED = {
+_REFUSED: dict[str, bytes | tuple[bytes, ...]] = {
     "EPS": b"%!PS",
     "PSD": b"8BPS",
     "PDF": b"%PDF",
-    "TIFF": b"II*\x00",
-    "TIFF ": b"MM\x00*",
+    "TIFF": (b"II*\x00", b"MM\x00*"),
     "JPEG 2000": b"\x00\x00\x00\x0cjP",
     "a Git LFS pointer (run `git lfs pull`)": b"version https://git-lfs",
     "a zip archive": b"PK\x03\x04",
@@ -55,6 +55,7 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
 _ONE_HEADER = threading.Lock()
 # The EXIF tag, and those of its values that turn rows into columns.
@@ -76,11 +77,8 @@ def read(path: str | Path) -> Pixels:
 def decode(data: bytes, path: str | Path = "image") -> Pixels:
     """Return the pixels of an encoded image, see `read`; `path` is for messages."""
     kind = sniff(data, path)
-    if _ends_well(kind, data):
-        pixels = _with_opencv(data)
-        if pixels is not None:
-            return pixels
-    return _with_pillow(data, path, kind)
+    pixels = _with_opencv(data) if _ends_well(kind, data) else None
+    return _with_pillow(data, path, kind) if pixels is None else pixels
 
 
 def decode_reduced(data: bytes, times: int) -> Pixels | None:
@@ -89,9 +87,8 @@ def decode_reduced(data: bytes, times: int) -> Pixels | None:
 
     A pixel is nearly the mean over `times` by `times` pixels; less of each block is computed.
     """
-    if not is_jpeg(data) or not _ends_well("JPEG", data):
-        return None
-    return _with_opencv(data, _REDUCED[times])
+    is_whole = is_jpeg(data) and _ends_well("JPEG", data)
+    return _with_opencv(data, _REDUCED[times]) if is_whole else None
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -131,10 +128,9 @@ def size_of(path: str | Path) -> tuple[int, int]:
     data = read_bytes(path, most=_HEADER_BYTES)
     # A PNG may have its orientation after its pixels.
     if not data.startswith(_ALLOWED["PNG"]):
-        try:
+        # A damaged header, or one that ends beyond what was read.
+        with contextlib.suppress(DataError):
             return header_size(data, path)
-        except DataError:
-            pass  # a damaged header, or one that ends beyond what was read
     return header_size(data if len(data) < _HEADER_BYTES else read_bytes(path), path)
 
 
@@ -150,9 +146,7 @@ def header_size(data: bytes, path: str | Path = "image") -> tuple[int, int]:
 
 
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
-    descriptor = os.open(
-        os.fsencode(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    descriptor = os.open(os.fsencode(path), _READ_FLAGS)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -170,7 +164,7 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
 def _what_else(data: bytes) -> str:
     if not data:
         return "the file is empty"
-    named = [kind.strip() for kind, start in _REFUSED.items() if data.startswith(start)]
+    named = [kind for kind, start in _REFUSED.items() if data.startswith(start)]
     if named or data[4:8] == b"ftyp":
         return f"it is {named[0] if named else 'HEIC or AVIF'}; convert it to PNG or JPEG"
     if not data.strip(b"\0"):
@@ -197,10 +191,9 @@ def _ends_well(kind: str, data: bytes) -> bool:
 def _png_chunks_are_whole(data: bytes) -> bool:
     """Compare the checksums of all chunks up to IEND."""
     for name, content, checksum in _png_chunks(data):
-        if zlib.crc32(content, zlib.crc32(name)) != checksum:
-            return False
-        if name == b"IEND":
-            return True
+        is_whole = zlib.crc32(content, zlib.crc32(name)) == checksum
+        if name == b"IEND" or not is_whole:
+            return is_whole
     return False
 
 
@@ -262,14 +255,10 @@ def _orientation(image: Any, data: bytes) -> int:
     # Not image.getexif(), which decodes a PNG to look behind its pixels.
     raw = image.info.get("exif")
     if raw is None and image.format == "PNG":
-        raw = next(
-            (bytes(content) for name, content, _ in _png_chunks(data) if name == b"eXIf"), None
-        )
-    if raw is None:
-        return 1
+        raw = next((bytes(chunk) for name, chunk, _ in _png_chunks(data) if name == b"eXIf"), None)
     exif = Image.Exif()
     try:
-        exif.load(raw)
+        exif.load(raw or b"")
         return int(exif.get(_ORIENTATION, 1))
     except Exception:  # as in _pillow_call
         return 1
@@ -292,7 +281,6 @@ def to_rgb(image: Any) -> Pixels:
     white).
     """
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        grey8 = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey8[:, :, None], 3, axis=2)
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))

@@ -42,9 +42,8 @@ def stream_key(seed: int, purpose: str, number: int = 0) -> int:
     """Return a 64-bit key for (seed, purpose, number): the seed of a generator, or the base of a
     family of draws.
     """
-    key = _mix_int(seed + _GOLDEN)
-    key = _mix_int(key ^ zlib.crc32(purpose.encode()))
-    return _mix_int((key + (number + 1) * _GOLDEN) & _MASK)
+    key = _mix_int(_mix_int(seed + _GOLDEN) ^ zlib.crc32(purpose.encode()))
+    return _mix_int(key + (number + 1) * _GOLDEN)
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

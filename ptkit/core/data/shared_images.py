@@ -22,15 +22,16 @@ def first_shared(one: ImageList, other: ImageList) -> str | None:
     paths that may mean the same file: to ask about every line would take hours on a slow disk.
     """
     ours, theirs = _possible(one), _possible(other)
-    common = _common(ours, theirs)
+    # What is in both; sorting takes a tenth of np.intersect1d's time.
+    ordered, sought = np.sort(ours, axis=None), np.sort(theirs, axis=None)
+    places = np.searchsorted(ordered, sought)
+    common = sought[ordered[np.minimum(places, len(ordered) - 1)] == sought]
     if not len(common):
         return None
     rows = np.flatnonzero(np.isin(ours, common).any(axis=0))
     candidates = np.flatnonzero(np.isin(theirs, common).any(axis=0))
-    known, found = (
-        _hashes(_meant(one, rows), len(rows)),
-        _hashes(_meant(other, candidates), len(candidates)),
-    )
+    known = _hashes(_meant(one, rows), len(rows))
+    found = _hashes(_meant(other, candidates), len(candidates))
     for place in np.flatnonzero(np.isin(found, known)).tolist():
         path = other.image_path(int(candidates[place]))
         # Paths that differ may have one hash.
@@ -44,9 +45,8 @@ def _possible(images: ImageList) -> _Hashes:
     working directory.
     """
     folders = dict.fromkeys([os.fsencode(os.path.abspath(images.folder)), os.getcwdb()])
-    return np.stack(
-        [_hashes(_joined(folder, images.raw_paths()), len(images)) for folder in folders]
-    )
+    paths = (_joined(folder, images.raw_paths()) for folder in folders)
+    return np.stack([_hashes(joined, len(images)) for joined in paths])
 
 
 def _joined(folder: bytes, paths: Iterable[bytes | bytearray]) -> Iterator[bytes]:
@@ -55,14 +55,6 @@ def _joined(folder: bytes, paths: Iterable[bytes | bytearray]) -> Iterator[bytes
         joined = prefix + path if path[0] != _SLASH else bytes(path)
         # normpath changes only paths with one of these, or a folder's own name: not an image.
         yield os.path.normpath(joined) if b"./" in joined or b"//" in joined else joined
-
-
-def _common(ours: _Hashes, theirs: _Hashes) -> _Hashes:
-    """Return what is in both; sorting takes a tenth of np.intersect1d's time."""
-    ordered, sought = np.sort(ours, axis=None), np.sort(theirs, axis=None)
-    places = np.searchsorted(ordered, sought)
-    common: _Hashes = sought[ordered[np.minimum(places, len(ordered) - 1)] == sought]
-    return common
 
 
 def _meant(images: ImageList, rows: npt.NDArray[np.int64]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Mean and standard deviation per channel, exact, at the speed of the decoder."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def measure(
     size: int | None = None,
     seed: int = 0,
     workers: int = 2,
-    on_images: Callable[[int], None] | None = None,
+    on_images: Callable[[int], object] = lambda _count: None,
     read: Callable[[str], Pixels] = decoder.read,
 ) -> ChannelStatistics:
     """Return the statistics of a list's images, or of a random sample of `num`.
@@ -64,9 +64,8 @@ def measure(
     chosen = sample(images, num=num, seed=seed)
 
     def work(start: int) -> tuple[_Sums, list[str]]:
-        return _chunk_sums(
-            [images.image_path(int(i)) for i in chosen[start : start + _CHUNK]], size, read
-        )
+        paths = map(images.image_path, chosen[start : start + _CHUNK].tolist())
+        return _chunk_sums(paths, size, read)
 
     sums, bad = _NOTHING, []
     starts = range(0, len(chosen), _CHUNK)
@@ -75,8 +74,7 @@ def measure(
         for start, (part, failed) in zip(starts, pool.map(work, starts), strict=True):
             sums = sums + part
             bad += failed
-            if on_images is not None:
-                on_images(min(_CHUNK, len(chosen) - start))
+            on_images(min(_CHUNK, len(chosen) - start))
     if bad:
         raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
     return ChannelStatistics(*_mean_and_std(sums), len(chosen), size, images.sha256)
@@ -135,28 +133,38 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
 
 
 def _chunk_sums(
-    paths: Sequence[str], size: int | None, read: Callable[[str], Pixels]
+    paths: Iterable[str], size: int | None, read: Callable[[str], Pixels]
 ) -> tuple[_Sums, list[str]]:
     """Decode some images and sum them: small ones of equal size are stacked first, so that one call
     serves many.
     """
     sums: list[_Sums] = []
     stacks: dict[tuple[int, ...], list[Pixels]] = {}
-    bad = []
-    for path in paths:
-        try:
-            pixels = read(path)
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        if size is not None:
-            pixels = _resized(pixels, size)
+    bad: list[str] = []
+    for pixels in readable(paths, read, bad=bad):
+        if size is not None and pixels.shape[:2] != (size, size):
+            from PIL import Image
+
+            whole = Image.fromarray(pixels)
+            # Pillow's antialiased bilinear is within one level of training's.
+            pixels = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
         if pixels.nbytes > _MAX_STACKED_BYTES:
             sums.append(_stack_sums(pixels[None]))
         else:
             stacks.setdefault(pixels.shape, []).append(pixels)
     sums += [_stack_sums(np.stack(stack)) for stack in stacks.values()]
     return sum(sums, _NOTHING), bad
+
+
+def readable(
+    paths: Iterable[str], read: Callable[[str], Pixels], *, bad: list[str]
+) -> Iterator[Pixels]:
+    """Yield the pixels of each image; where it cannot be read, `bad` gets the reason instead."""
+    for path in paths:
+        try:
+            yield read(path)
+        except DataError as error:
+            bad.append(str(error))
 
 
 def _stack_sums(pixels: Pixels) -> _Sums:
@@ -185,14 +193,3 @@ def _mean_and_std(sums: _Sums) -> tuple[tuple[float, float, float], tuple[float,
 def _three(values: Iterable[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _resized(pixels: Pixels, size: int) -> Pixels:
-    """Resize the whole image to size × size; Pillow's antialiased bilinear is within one level of
-    training's.
-    """
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))

@@ -78,10 +78,9 @@ def read_existing(out: Path) -> ExistingLists:
             f"no {out / CLASSES}: --extend keeps the indices of the classes; write one name a line"
         )
     class_names = read_classes(out / CLASSES)
-    edited = tuple(
-        f"{name}.txt" for name in present if not is_unchanged(out / f"{name}.txt", record)
-    )
-    lists = {name: read_list(out / f"{name}.txt", kind=SINGLE) for name in present}
+    files = [out / f"{name}.txt" for name in present]
+    edited = tuple(file.name for file in files if not is_unchanged(file, record))
+    lists = {file.stem: read_list(file, kind=SINGLE) for file in files}
     paths = [images.image_path(row) for images in lists.values() for row in range(len(images))]
     labels = [label for images in lists.values() for label in images.labels.tolist()]
     parts = [PART_NAMES.index(name) for name, images in lists.items() for _ in range(len(images))]
@@ -101,10 +100,8 @@ def match_lines(existing: ExistingLists, scan: Scan) -> list[list[int]]:
     for index, place in enumerate(_places(scan.paths)):
         by_place[place].append(index)
     places = _places(existing.paths)
-    found = [
-        named or by_place.get(place, [])
-        for named, place in zip(_by_tree(existing, scan, places), places, strict=True)
-    ]
+    by_tree = zip(_by_tree(existing, scan, places), places, strict=True)
+    found = [named or by_place.get(place, []) for named, place in by_tree]
     _match_by_identity(existing, scan, found)
     for line, indices in enumerate(found):
         name = existing.class_names[existing.labels[line]]
@@ -126,26 +123,24 @@ def _by_tree(existing: ExistingLists, scan: Scan, places: Iterable[str]) -> list
     prefix = os.path.join(os.path.realpath(tree.folder), "")
     by_name = {name: [index] for index, name in enumerate(scan.names)}
     # Below the folder of the copies come the part and the name; the source has the name alone.
-    names = (
-        p.removeprefix(prefix).partition("/")[2] if p.startswith(prefix) else "" for p in places
-    )
+    names = (p[len(prefix) :].partition("/")[2] if p.startswith(prefix) else "" for p in places)
     return [by_name.get(name, []) for name in names]
 
 
 def _match_by_identity(existing: ExistingLists, scan: Scan, found: list[list[int]]) -> None:
     """Match the lines and images left over by device and inode; `found` is changed in place."""
-    lines: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    lines: defaultdict[tuple[int, int] | None, list[int]] = defaultdict(list)
     for line, indices in enumerate(found):
-        identity = None if indices else _identity(existing.paths[line])
-        if identity is not None:
-            lines[identity].append(line)
+        if not indices:
+            lines[_identity(existing.paths[line])].append(line)
+    # Those whose file is gone.
+    lines.pop(None, None)
     if not lines:
         return
     known = {index for indices in found for index in indices}
     for index, path in enumerate(scan.paths):
         # One look at the disk for each image that no list names by its path.
-        identity = None if index in known else _identity(path)
-        for line in lines.get(identity, ()) if identity else ():
+        for line in lines.get(_identity(path), ()) if index not in known else ():
             found[line] = [*found[line], index]
 
 

@@ -69,7 +69,14 @@ def extend_split(
     known = {index for indices in found for index in indices}
     new = _new_images(scan, known, class_names=existing.class_names + new_classes)
     listed, masks, num_missing, num_elsewhere = _listed_images(existing, scan, found=found)
-    grouping = group_images(_joined(listed, new), group_by=group_by)
+    both = replace(
+        new,
+        names=listed.names + new.names,
+        paths=listed.paths + new.paths,
+        labels=listed.labels + new.labels,
+        sizes=listed.sizes + new.sizes,
+    )
+    grouping = group_images(both, group_by=group_by)
     split = _place(new, existing, masks=masks, grouping=grouping, ratio=ratio, seed=seed)
     sizes = {new.class_names[label]: sum(split.counts[label]) for label in sorted({*new.labels})}
     check_sizes(sizes, num_parts=len(ratio), allow_missing=allow_missing)
@@ -90,9 +97,7 @@ def extend_split(
 def _new_images(scan: Scan, known: set[int], *, class_names: tuple[str, ...]) -> Scan:
     """Return the images not known, by their labels among `class_names`."""
     labels = [class_names.index(name) for name in scan.class_names]
-    rows = sorted(
-        (labels[label], index) for index, label in enumerate(scan.labels) if index not in known
-    )
+    rows = sorted((labels[label], k) for k, label in enumerate(scan.labels) if k not in known)
     return replace(
         scan,
         class_names=class_names,
@@ -143,16 +148,6 @@ def _size(path: str) -> int | None:
         return os.stat(path).st_size
     except OSError:
         return None
-
-
-def _joined(first: Scan, second: Scan) -> Scan:
-    return replace(
-        second,
-        names=first.names + second.names,
-        paths=first.paths + second.paths,
-        labels=first.labels + second.labels,
-        sizes=first.sizes + second.sizes,
-    )
 
 
 def _place(

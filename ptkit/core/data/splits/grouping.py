@@ -94,11 +94,9 @@ def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:
-    unlike = (
-        [k for k in same if k == same[0] or scan.labels[k] != scan.labels[same[0]]]
-        for same in duplicates
-    )
-    return tuple((scan.names[some[0]], scan.names[some[1]]) for some in unlike if len(some) > 1)
+    names, labels = scan.names, scan.labels
+    unlike = ((same[0], [k for k in same if labels[k] != labels[same[0]]]) for same in duplicates)
+    return tuple((names[first], names[others[0]]) for first, others in unlike if others)
 
 
 # Nearly all files of equal size differ within the first block, so few are read to the end.
@@ -120,19 +118,13 @@ def find_duplicates(paths: Sequence[str], sizes: Sequence[int]) -> list[list[int
     Raises:
         DataError: a file cannot be read. StorageError: the disk failed three times.
     """
-    of_a_size = _grouped(range(len(paths)), key=sizes.__getitem__)
-    candidates = [group for group in of_a_size if sizes[group[0]] > 0]
+    candidates = _grouped((k for k, size in enumerate(sizes) if size > 0), key=sizes.__getitem__)
     indices = [index for group in candidates for index in group]
     hashes = _all_block_hashes([(paths[index], sizes[index]) for index in indices])
     blocks = dict(zip(indices, hashes, strict=True))
     alike = [same for group in candidates for same in _grouped(group, key=blocks.__getitem__)]
-    return sorted(
-        same
-        for group in alike
-        for same in _grouped(
-            group, key=lambda index: with_retries(paths[index], _digest, paths[index])
-        )
-    )
+    digests = {k: with_retries(paths[k], _digest, paths[k]) for group in alike for k in group}
+    return sorted(same for group in alike for same in _grouped(group, key=digests.__getitem__))
 
 
 def _grouped(indices: Iterable[int], *, key: Callable[[int], Hashable]) -> list[list[int]]:
@@ -152,10 +144,9 @@ def _all_block_hashes(files: Sequence[tuple[str, int]]) -> list[int]:
         return hashes + _block_hashes(rest)
     from concurrent.futures import ThreadPoolExecutor
 
+    pieces = [rest[first : first + 500] for first in range(0, len(rest), 500)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for piece in pool.map(
-            _block_hashes, [rest[first : first + 500] for first in range(0, len(rest), 500)]
-        ):
+        for piece in pool.map(_block_hashes, pieces):
             hashes += piece
     return hashes
 

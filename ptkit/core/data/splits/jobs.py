@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ptkit.core.data.splits.list_files import (
     Written,
     check_extension,
-    check_fold_targets,
     check_targets,
     write_extension,
     write_folds,
@@ -57,11 +56,10 @@ class SplitJob:
     def command(self) -> str:
         """The command line that repeats the split, for its record."""
         is_plain = not self.extend and self.kfold is None
-        tree = {} if self.tree is None else {f"--{self.tree.kind}": self.tree.folder}
         values = {
             "--ratio": self.ratio or (DEFAULT_RATIO if is_plain else None),
             "--seed": self.seed,
-            **tree,
+            **({f"--{self.tree.kind}": self.tree.folder} if self.tree else {}),
             "--kfold": self.kfold,
             "--group-by": self.group_by,
             "--out": None if self.out == Path() else self.out,
@@ -107,29 +105,20 @@ def run_split(job: SplitJob) -> Outcome:
             f"--kfold and --{job.tree.kind} cannot be combined: every image is in the training part"
             " of all folds but one; the lists name the images where they are"
         )
-    if job.extend:
-        return _extend(job)
-    return _split(job) if job.kfold is None else _fold(job, job.kfold)
+    return _extend(job) if job.extend else _split(job)
 
 
 def _split(job: SplitJob) -> Outcome:
-    ratio = job.ratio or DEFAULT_RATIO
-    shares = parse_ratio(ratio)
-    names = PART_NAMES[: len(shares)]
+    """Split into lists or into folds."""
+    if job.kfold is not None:
+        ratio = job.ratio
+        names, shares = fold_parts(job.kfold, None if ratio is None else parse_ratio(ratio))
+    else:
+        ratio = job.ratio or DEFAULT_RATIO
+        shares = parse_ratio(ratio)
+        names = PART_NAMES[: len(shares)]
     scan = _scan(job.source)
     check_targets(scan, names, out=job.out, tree=job.tree, overwrite=job.overwrite)
-    split = split_images(
-        scan, shares, seed=job.seed, group_by=job.group_by, allow_missing=job.allow_missing
-    )
-    settings = _settings(job, ratio, job.group_by)
-    written = write_split(scan, split, out=job.out, tree=job.tree, settings=settings)
-    return Outcome(scan, split, written, ratio, job.group_by)
-
-
-def _fold(job: SplitJob, num_folds: int) -> Outcome:
-    names, shares = fold_parts(num_folds, parse_ratio(job.ratio) if job.ratio is not None else None)
-    scan = _scan(job.source)
-    check_fold_targets(scan, names, out=job.out, overwrite=job.overwrite)
     split = split_images(
         scan,
         shares,
@@ -138,9 +127,12 @@ def _fold(job: SplitJob, num_folds: int) -> Outcome:
         group_by=job.group_by,
         allow_missing=job.allow_missing,
     )
-    settings = _settings(job, job.ratio, job.group_by)
-    written = write_folds(scan, split, out=job.out, settings=settings)
-    return Outcome(scan, split, written, job.ratio, job.group_by)
+    settings = _settings(job, ratio, job.group_by)
+    if job.kfold is None:
+        written = write_split(scan, split, out=job.out, tree=job.tree, settings=settings)
+    else:
+        written = write_folds(scan, split, out=job.out, settings=settings)
+    return Outcome(scan, split, written, ratio, job.group_by)
 
 
 def _extend(job: SplitJob) -> Outcome:
@@ -155,13 +147,9 @@ def _extend(job: SplitJob) -> Outcome:
     group_by = job.group_by if job.group_by is not None else existing.record.get("group_by")
     scan = _scan(job.source, existing.class_names, classes_file=job.out / CLASSES)
     check_extension(scan, existing, tree=job.tree)
+    shares = parse_ratio(ratio)
     extension = extend_split(
-        scan,
-        existing,
-        parse_ratio(ratio),
-        seed=job.seed,
-        group_by=group_by,
-        allow_missing=job.allow_missing,
+        scan, existing, shares, seed=job.seed, group_by=group_by, allow_missing=job.allow_missing
     )
     settings = _settings(job, ratio, group_by)
     written = write_extension(extension, existing, tree=job.tree, settings=settings)

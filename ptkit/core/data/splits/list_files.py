@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ptkit.core.data.splits.existing_lists import ExistingLists
     from ptkit.core.data.splits.extending import Extension
 
+# What splits and extensions write.
+_OURS = (*(f"{name}.txt" for name in PART_NAMES), CLASSES, RECORD)
 # A part of no list; folds are far fewer.
 _IN_NO_LIST = 255
 
@@ -42,7 +44,7 @@ class Written:
 
 def check_targets(
     scan: Scan,
-    part_names: Iterable[str],
+    part_names: Sequence[str],
     *,
     out: Path,
     tree: Tree | None = None,
@@ -50,24 +52,28 @@ def check_targets(
 ) -> None:
     """Refuse, before anything is written, to destroy a file that no earlier split wrote.
 
+    part_names: of lists in `out`, and of folds, which have a folder each.
+
     Raises:
         UsageError: there is such a file, a list is also the input, or the folder for copies or
             links holds something. DataError: a class name cannot be a folder name.
     """
+    lists = [name for name in part_names if name in PART_NAMES]
+    for fold in (name for name in part_names if name not in lists):
+        check_targets(scan, PART_NAMES[:2], out=out / fold, overwrite=overwrite)
+    if not lists:
+        return
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is not a folder; lists are written into a folder")
     record = read_record(out)
-    for name in [*_list_names(part_names), CLASSES, RECORD]:
+    class_lines = classes_bytes(scan.class_names)
+    for name in [*(f"{name}.txt" for name in lists), CLASSES, RECORD]:
         path = out / name
         if not os.path.lexists(path):
             continue
         _check_file(scan, path)
         # Written by hand and left as they are, class names are no loss.
-        is_same = (
-            name == CLASSES
-            and path.is_file()
-            and path.read_bytes() == classes_bytes(scan.class_names)
-        )
+        is_same = name == CLASSES and path.is_file() and path.read_bytes() == class_lines
         if not overwrite and not is_same and not is_unchanged(path, record):
             raise UsageError(
                 f"{path} exists and no earlier split wrote it; pass --overwrite or another folder"
@@ -77,18 +83,6 @@ def check_targets(
         check_tree(scan, tree)
 
 
-def check_fold_targets(
-    scan: Scan, part_names: Iterable[str], *, out: Path, overwrite: bool
-) -> None:
-    """Refuse as `check_targets` does.
-
-    part_names: fold1 ... foldK, and test if it is held out.
-    """
-    for name in part_names:
-        folder, parts = (out, ["test"]) if name == "test" else (out / name, ["train", "valid"])
-        check_targets(scan, parts, out=folder, overwrite=overwrite)
-
-
 def check_extension(scan: Scan, existing: "ExistingLists", *, tree: Tree | None = None) -> None:
     """Refuse, before anything is written, what cannot be extended.
 
@@ -96,7 +90,7 @@ def check_extension(scan: Scan, existing: "ExistingLists", *, tree: Tree | None 
         UsageError: a list is also the input, or the lists name other copies or links than `tree`.
     """
     folder = existing.folder
-    for name in [*_list_names(PART_NAMES), CLASSES, RECORD]:
+    for name in _OURS:
         _check_file(scan, folder / name)
     known = recorded_tree(existing.record, folder)
     if tree is None:
@@ -138,10 +132,10 @@ def write_split(
         scan = make_tree(scan, split, tree)
         folder = os.path.relpath(os.path.realpath(tree.folder), os.path.realpath(out))
         settings = {**settings, "tree": {"kind": tree.kind, "folder": folder}}
-    old, lists = read_record(out), _list_contents(scan, split, out)
-    stale = [out / name for name in _list_names(PART_NAMES) if name not in lists]
+    contents = _list_contents(scan, split, out) | {CLASSES: classes_bytes(scan.class_names)}
+    old = read_record(out)
+    stale = [out / name for name in _OURS if name not in (*contents, RECORD)]
     removed = tuple(path for path in stale if os.path.lexists(path) and is_unchanged(path, old))
-    contents = {**lists, CLASSES: classes_bytes(scan.class_names)}
     record = new_record(split, scan.class_names, settings=settings, contents=contents)
     return _write(out, contents, record=record, removed=removed, tree=tree)
 
@@ -160,40 +154,29 @@ def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, A
     num_folds = sum(name != "test" for name in split.part_names)
     has_test = num_folds < len(split.part_names)
     removed = _remove_stale_folds(make_folder(out), num_folds, has_test=has_test)
-    written = [
-        write_split(
-            scan,
-            _fold(split, fold, num_folds=num_folds),
-            out=out / split.part_names[fold],
-            settings={**settings, "fold": fold + 1, "num_folds": num_folds},
-        )
-        for fold in range(num_folds)
-    ]
+    written = []
+    for fold in range(num_folds):
+        is_valid = {part: int(part == fold) for part in range(num_folds)}
+        sides = _regrouped(split, PART_NAMES[:2], number_of=is_valid)
+        facts = {**settings, "fold": fold + 1, "num_folds": num_folds}
+        written.append(write_split(scan, sides, out=out / split.part_names[fold], settings=facts))
     if has_test:
+        held_out = _regrouped(split, ("test",), number_of={num_folds: 0})
         facts = {**settings, "num_folds": num_folds}
-        written.append(write_split(scan, _held_out(split), out=out, settings=facts))
+        written.append(write_split(scan, held_out, out=out, settings=facts))
     files = tuple(path for each in written for path in each.files)
     return Written(files, (*removed, *(path for each in written for path in each.removed)))
 
 
-def _fold(split: Split, fold: int, *, num_folds: int) -> Split:
-    """Return the split as the folder of one fold has it."""
-    counts = [[sum(row[:num_folds]) - row[fold], row[fold]] for row in split.counts]
-    side_of = {part: int(part == fold) for part in range(num_folds)}
-    return Split(PART_NAMES[:2], _translated(split, side_of), counts, split.grouping)
-
-
-def _held_out(split: Split) -> Split:
-    """Return the split as the folder of the test part, which is the last, has it."""
-    part_of = _translated(split, {len(split.part_names) - 1: 0})
-    return Split(("test",), part_of, [row[-1:] for row in split.counts], split.grouping)
-
-
-def _translated(split: Split, part_of: Mapping[int, int]) -> bytes:
-    """Return the part of each image after parts are renumbered; those not named are in no list."""
+def _regrouped(split: Split, part_names: tuple[str, ...], *, number_of: Mapping[int, int]) -> Split:
+    """Return the split with its parts renumbered, and so joined; those not named are in no list."""
+    counts = [[0] * len(part_names) for _ in split.counts]
+    for part, number in number_of.items():
+        for row, old in zip(counts, split.counts, strict=True):
+            row[number] += old[part]
     # One byte an image: ten million take some milliseconds.
-    table = bytes(part_of.get(part, _IN_NO_LIST) for part in range(256))
-    return bytes(split.part_of).translate(table)
+    table = bytes(number_of.get(part, _IN_NO_LIST) for part in range(256))
+    return Split(part_names, bytes(split.part_of).translate(table), counts, split.grouping)
 
 
 def _remove_stale_folds(out: Path, num_folds: int, *, has_test: bool) -> list[Path]:
@@ -213,8 +196,7 @@ def _remove_fold_files(folder: Path) -> list[Path]:
     record = read_record(folder)
     if "num_folds" not in record:
         return []
-    paths = [folder / name for name in (*_list_names(PART_NAMES), CLASSES, RECORD)]
-    unchanged = [path for path in paths if is_unchanged(path, record)]
+    unchanged = [folder / name for name in _OURS if is_unchanged(folder / name, record)]
     for path in unchanged:
         path.unlink()
     return unchanged
@@ -244,14 +226,9 @@ def write_extension(
     if extension.new_classes:
         added[CLASSES] = classes_bytes(extension.new_classes)
     contents = {name: _appended(out / name, lines) for name, lines in added.items()}
-    hashes = {
-        name: text for name, text in old.get("sha256", {}).items() if is_unchanged(out / name, old)
-    }
-    hashes |= {
-        name: sha256(content)
-        for name, content in contents.items()
-        if name in hashes or not os.path.lexists(out / name)
-    }
+    hashes = {k: v for k, v in old.get("sha256", {}).items() if is_unchanged(out / k, old)}
+    ours = [name for name in contents if name in hashes or not os.path.lexists(out / name)]
+    hashes |= {name: sha256(contents[name]) for name in ours}
     record = extended_record(old, split, scan.class_names, settings=settings, hashes=hashes)
     return _write(out, contents, record=record, tree=tree)
 
@@ -266,10 +243,6 @@ def _appended(path: Path, added: bytes) -> bytes:
     return content + b"\n" * (not content.endswith(b"\n")) + added
 
 
-def _list_names(part_names: Iterable[str]) -> list[str]:
-    return [f"{name}.txt" for name in part_names]
-
-
 def _list_contents(scan: Scan, split: Split, out: Path) -> dict[str, bytes]:
     """Return, by file name, the lists of the parts that have images."""
     rows: list[list[tuple[str, int]]] = [[] for _ in split.part_names]
@@ -277,8 +250,8 @@ def _list_contents(scan: Scan, split: Split, out: Path) -> dict[str, bytes]:
     for part, path, label in zip(split.part_of, paths, scan.labels, strict=True):
         if part != _IN_NO_LIST:
             rows[part].append((path, label))
-    named = zip(_list_names(split.part_names), rows, strict=True)
-    return {name: list_bytes(lines) for name, lines in named if lines}
+    named = zip(split.part_names, rows, strict=True)
+    return {f"{name}.txt": list_bytes(lines) for name, lines in named if lines}
 
 
 def _write(

@@ -11,9 +11,7 @@ from ptkit.core.data.lists import SINGLE, classes_file, read_list
 from ptkit.core.errors import DataError
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
-_PART_NAMES = frozenset(
-    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
-)
+_PART_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,7 @@ def _scan_class(
     while waiting:
         below = waiting.pop()
         path = os.path.join(folder, below)
-        identity = _identity(path)
-        if identity in seen:
+        if (identity := _identity(path)) in seen:
             continue
         seen.add(identity)
         folders, found, others = _contents(path, below, ignored)
@@ -140,8 +137,7 @@ def _scan_class(
         num_others += others
         # Of two paths to one folder the same is used whatever order the file system returns.
         waiting.extend(sorted(folders, reverse=True))
-    images.sort()
-    return images, num_others
+    return sorted(images), num_others
 
 
 def _contents(
@@ -157,10 +153,11 @@ def _contents(
         name = entry.name
         # Nearly all entries are plain images, so their test comes first.
         if _is_image(name) and entry.is_file(follow_symlinks=False):
-            images.append((below + name, _entry_size(entry)))
-        elif _is_hidden(name):
+            images.append((below + name, _file_size(entry.path)))
+        elif name[0] == "." or name in ("Thumbs.db", "__MACOSX", "desktop.ini"):
             ignored[name] += 1
-        elif _is_folder(entry):
+        # isdir: a symlink to itself is no folder; reading it raises with a message.
+        elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             folders.append(f"{below}{name}/")
         elif _is_image(name):
             images.append((below + name, _file_size(entry.path)))
@@ -223,21 +220,6 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A symlink to itself; reading it raises with a message.
-        return False
-
-
-def _entry_size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return _file_size(entry.path)
-
-
 def _file_size(path: str) -> int:
     try:
         found = os.stat(path)
@@ -251,10 +233,6 @@ def _file_size(path: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path} is not a regular file; expected an image")
     return found.st_size
-
-
-def _is_hidden(name: str) -> bool:
-    return name[0] == "." or name in ("Thumbs.db", "__MACOSX", "desktop.ini")
 
 
 def _is_image(name: str) -> bool:

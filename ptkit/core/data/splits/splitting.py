@@ -1,5 +1,6 @@
 """Dividing images into parts that share nothing: training, validation and test, or folds."""
 
+import functools
 import random
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from ptkit.core.data.splits.grouping import Grouping, group_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
 
-PART_NAMES = ("train", "valid", "test")
+PART_NAMES: tuple[str, ...] = ("train", "valid", "test")
 # Far above what anyone trains; the part of an image is one byte.
 _MAX_FOLDS = 100
 
@@ -79,14 +80,13 @@ def parse_ratio(text: str) -> tuple[int, ...]:
     Raises:
         UsageError: not two or three positive numbers.
     """
-    numbers = text.split(":")
-    form = re.compile(r"\s*([0-9]*)(?:\.([0-9]*))?\s*")
-    matches = [form.fullmatch(number) for number in numbers]
-    parts = [(match[1], match[2] or "") for match in matches if match]
+    form = re.compile(r"\s*([0-9]*)\.?([0-9]*)\s*")
+    matches = [form.fullmatch(number) for number in text.split(":")]
+    parts = [match.groups() for match in matches if match]
     digits = max((len(fraction) for _, fraction in parts), default=0)
     # Integers, so that shares of exactly one half are seen as such.
     values = tuple(int((whole + fraction.ljust(digits, "0")) or "0") for whole, fraction in parts)
-    if len(values) != len(numbers) or len(values) not in (2, 3) or min(values) == 0:
+    if len(values) != len(matches) or len(values) not in (2, 3) or min(values) == 0:
         raise UsageError(
             "--ratio must be two or three positive numbers such as 8:1:1 (train:valid:test), found"
             f" {text!r}"
@@ -202,11 +202,11 @@ def place_images(
         if index not in in_units:
             singles[labels[index]].append(index)
     for images, class_gaps in zip(singles, gaps, strict=True):
-        start = 0
-        for part, count in enumerate(_fill(class_gaps, len(images))):
-            for index in images[start : start + count]:
-                part_of[index] = part
-            start += count
+        if min(class_gaps) < 0:
+            class_gaps = _dealt(len(images), class_gaps, step=1, needs=[0] * len(ratio))
+        parts = b"".join(bytes([part]) * count for part, count in enumerate(class_gaps))
+        for index, part in zip(images, parts, strict=True):
+            part_of[index] = part
     return part_of
 
 
@@ -282,24 +282,30 @@ def _gaps(
     for label, counts in enumerate(existing):
         size = sizes[label] + sum(counts)
         left = [size * share - count * total for share, count in zip(ratio, counts, strict=True)]
-        given = [0] * len(ratio)
-        for _ in range(sizes[label]):
-            part = max(range(len(ratio)), key=lambda part: (left[part], needs[part]))
-            left[part] -= total
-            given[part] += 1
+        result.append(_dealt(sizes[label], left, step=total, needs=needs))
         needs = [sum(pair) for pair in zip(needs, left, strict=True)]
-        result.append(given)
     return result
+
+
+def _dealt(num_images: int, left: list[int], *, step: int, needs: Sequence[int]) -> list[int]:
+    """Return how many of `num_images` each part gets, each going where most is left: that falls by
+    `step`, in place. Where as much is left, the part in greatest need gets it.
+    """
+    counts = [0] * len(left)
+    for _ in range(num_images):
+        part = max(range(len(left)), key=lambda part: (left[part], needs[part]))
+        left[part] -= step
+        counts[part] += 1
+    return counts
 
 
 def _shuffled(labels: Sequence[int], class_names: Sequence[str], *, seed: int) -> list[int]:
     """Return all indices, shuffled by seed, and in each class by its name and size alone."""
     draws: list[float] = []
     for label, num_images in sorted(Counter(labels).items()):
+        key = b"%d/" % seed + class_names[label].encode("utf-8", "surrogateescape")
         # Seeded with bytes, random() is the same in every Python; shuffle() may not be.
-        draw = random.Random(
-            b"%d/" % seed + class_names[label].encode("utf-8", "surrogateescape")
-        ).random
+        draw = random.Random(key).random
         draws.extend([draw() for _ in range(num_images)])
     return sorted(range(len(labels)), key=draws.__getitem__)
 
@@ -327,19 +333,14 @@ def _place_units(
     # would get all units.
     total_gaps = [sum(column) for column in zip(*gaps, strict=True)]
     parts = range(len(total_gaps))
+    gain = functools.partial(_gain, gaps=gaps, largest=largest)
     for unit in placed:
-        unit.part = max(
-            parts,
-            key=lambda part: (_gain(unit, part, gaps=gaps, largest=largest), total_gaps[part]),
-        )
+        unit.part = max(parts, key=lambda part: (gain(unit, part), total_gaps[part]))
         _count(unit, gaps, total_gaps, sign=-1)
     for _ in range(_NUM_PASSES if placed and len(placed[0].classes) > 1 else 0):
         for unit in placed:
             _count(unit, gaps, total_gaps, sign=1)
-            unit.part = max(
-                parts,
-                key=lambda part: (_gain(unit, part, gaps=gaps, largest=largest), part == unit.part),
-            )
+            unit.part = max(parts, key=lambda part: (gain(unit, part), part == unit.part))
             _count(unit, gaps, total_gaps, sign=-1)
     return placed
 
@@ -350,24 +351,10 @@ def _gain(unit: _Unit, part: int, *, gaps: Sequence[Sequence[int]], largest: Cou
     It is the fall of the sum of squared gaps, in units of each class's largest group, without what
     all parts share.
     """
-    return sum(
-        count * gaps[label][part] / largest[label] ** 2 for label, count in unit.classes.items()
-    )
+    return sum(n * gaps[label][part] / largest[label] ** 2 for label, n in unit.classes.items())
 
 
 def _count(unit: _Unit, gaps: list[list[int]], total_gaps: list[int], *, sign: int) -> None:
     for label, count in unit.classes.items():
         gaps[label][unit.part] += sign * count
         total_gaps[unit.part] += sign * count
-
-
-def _fill(gaps: Sequence[int], num_images: int) -> list[int]:
-    """Return how many single images each part gets, always the part with the largest gap first."""
-    if min(gaps) >= 0:
-        return list(gaps)
-    counts, left = [0] * len(gaps), list(gaps)
-    for _ in range(num_images):
-        part = max(range(len(gaps)), key=left.__getitem__)
-        counts[part] += 1
-        left[part] -= 1
-    return counts

@@ -72,8 +72,7 @@ def make_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     except OSError as error:
         raise StorageError(f"cannot make the folder {target}: {error.strerror or error}") from error
     finally:
-        if unfinished.exists():
-            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return replace(scan, names=names, paths=[f"{target}/{name}" for name in names])
 
 
@@ -89,9 +88,7 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
     for name, path in zip(names, paths, strict=True):
         if os.path.lexists(path):
             raise UsageError(f"{tree.folder / name} exists and no list here names it; move it away")
-    folders = {
-        target / above for below in _folders(names) for above in (Path(below), *Path(below).parents)
-    }
+    folders = {target / place for below in _folders(names) for place in (below, *below.parents)}
     new_folders = [folder for folder in sorted(folders, reverse=True) if not folder.exists()]
     try:
         _fill(target, scan.paths, names, tree=tree, target=target)
@@ -109,19 +106,17 @@ def _tree_names(scan: Scan, split: Split) -> list[str]:
     parts = [split.part_names[part] for part in split.part_of]
     if scan.source.is_dir():
         return [f"{part}/{name}" for part, name in zip(parts, scan.names, strict=True)]
-    taken: set[str] = set()
-    result = []
+    taken: dict[str, None] = {}
     for index, (part, name, label) in enumerate(zip(parts, scan.names, scan.labels, strict=True)):
         folder, base = f"{part}/{scan.class_names[label]}", name.rpartition("/")[2]
         while f"{folder}/{base}" in taken:
             base = f"{index}-{base}"
-        taken.add(f"{folder}/{base}")
-        result.append(f"{folder}/{base}")
-    return result
+        taken[f"{folder}/{base}"] = None
+    return list(taken)
 
 
-def _folders(names: Sequence[str]) -> list[str]:
-    return sorted({name.rpartition("/")[0] for name in names})
+def _folders(names: Sequence[str]) -> list[Path]:
+    return [Path(folder) for folder in sorted({name.rpartition("/")[0] for name in names})]
 
 
 def _fill(
@@ -147,10 +142,9 @@ def _refusal(error: OSError, source: str, tree: Tree) -> DataError | StorageErro
             f"cannot make symbolic links in {tree.folder}: {reason}; no links are left behind;"
             " --copy works without them"
         )
-    kind = DataError if error.filename == source else StorageError
-    return kind(
-        f"cannot copy {error.filename} to {tree.folder}: {reason}; no copies are left behind"
-    )
+    file = error.filename
+    kind = DataError if file == source else StorageError
+    return kind(f"cannot copy {file} to {tree.folder}: {reason}; no copies are left behind")
 
 
 def listed_paths(folder: Path, paths: Iterable[str], *, names: Iterable[str]) -> list[str]:

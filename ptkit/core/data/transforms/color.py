@@ -8,6 +8,7 @@ a batch take part in each.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
-from ptkit.core.data.transforms.geometry import between, in_cache
+from ptkit.core.data.transforms.geometry import at_random, between, in_cache
 from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
@@ -123,11 +124,6 @@ def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
     return images.contiguous()
 
 
-def random_grayscale(t: v2.RandomGrayscale, image: Tensor, draws: Draws) -> Tensor:
-    """Turn an image grey with probability p."""
-    return F.rgb_to_grayscale(image, num_output_channels=3) if draws[0] < t.p else image
-
-
 def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) -> Pixels:
     """Turn some images of a batch grey, in place."""
     chosen = np.flatnonzero(draws[:, 0] < t.p)
@@ -164,9 +160,8 @@ def _split(images: Pixels) -> Pixels:
 def _merge(planes: Iterable[Pixels], images: Pixels) -> None:
     """Put planes back into contiguous images."""
     n, height, width, _ = images.shape
-    cv2.merge(
-        [plane.reshape(n * height, width) for plane in planes], images.reshape(n * height, width, 3)
-    )
+    rows = images.reshape(n * height, width, 3)
+    cv2.merge([plane.reshape(n * height, width) for plane in planes], rows)
 
 
 def _adjust_some(planes: Pixels, is_chosen: npt.NDArray[np.bool_], k: int, factors: Floats) -> None:
@@ -202,9 +197,8 @@ def _saturation(planes: Pixels, factors: Floats) -> Pixels:
     floats = torch.from_numpy(planes).float()
     gray = _gray(floats).floor_()
     # addcmul rounds once, as torchvision's `add_` with alpha does.
-    return _bytes(
-        floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors)).clamp_(0, 255)
-    )
+    floats.mul_(_column(factors)).addcmul_(gray, _column(1.0 - factors))
+    return _bytes(floats.clamp_(0, 255))
 
 
 def _hue(planes: Pixels, factors: Floats) -> Pixels:
@@ -324,7 +318,7 @@ SPECS = (
         "to grey with probability p",
         arguments={"p": SHARE},
         draws=1,
-        apply=random_grayscale,
+        apply=partial(at_random, change=partial(F.rgb_to_grayscale, num_output_channels=3)),
         batch=random_grayscale_batch,
         device=random_grayscale_device,
         floats=random_grayscale_floats,

@@ -68,11 +68,7 @@ SPECS = (
     Spec(
         v2.Normalize,
         "subtract the mean, divide by the standard deviation, per channel",
-        arguments={
-            "mean": list_of(ANY, 1, 3),
-            "std": list_of(ABOVE_0, 1, 3),
-            "inplace": flag(),
-        },
+        arguments={"mean": list_of(ANY, 1, 3), "std": list_of(ABOVE_0, 1, 3), "inplace": flag()},
         example="mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25]",
         floats=normalize_floats,
         refuses=NEEDS_FLOATS | refused("{} appears twice", NORMALISED),

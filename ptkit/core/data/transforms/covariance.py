@@ -18,6 +18,7 @@ import torch
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.statistics import readable
 from ptkit.core.data.transforms.completion import evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
@@ -99,7 +100,7 @@ def measure_whitening(
     kind: str,
     size: int | None = None,
     workers: int = 2,
-    on_images: Callable[[int], None] | None = None,
+    on_images: Callable[[int], object] = lambda _count: None,
 ) -> Whitening:
     """Decode the chosen images, resized to `size` (else their own) as training does it, and return
     their whitening.
@@ -135,30 +136,33 @@ def mean_and_covariance(
     *,
     size: tuple[int, int],
     workers: int = 2,
-    on_images: Callable[[int], None] | None = None,
+    on_images: Callable[[int], object] = lambda _count: None,
 ) -> tuple[Doubles, Doubles]:
     """Return mean (D,) and covariance (D, D), divided by the number of images; the sums are exact.
 
     Only one block of images is in memory at a time.
     """
-    pipeline = _geometry(size)
-    count = 3 * size[0] * size[1]
+    height, width = size
+    # What training does before LinearTransformation; it makes images square by default.
+    calls = (
+        evaluation_geometry(height) if height == width else (Call("Resize", ((height, width),)),)
+    )
+    pipeline = Pipeline.of([*calls, Call("ToTensor")])
+    count = 3 * height * width
     total, products = np.zeros(count, np.int64), np.zeros((count, count))
     bad: list[str] = []
     with thread_pool(workers) as pool:
         for start in range(0, len(chosen), _BLOCK):
             here = chosen[start : start + _BLOCK]
             parts = [here[k : k + _CHUNK] for k in range(0, len(here), _CHUNK)]
-            rows, failed = zip(
-                *pool.map(lambda part: _flattened(images, part, pipeline), parts), strict=True
-            )
-            bad += [reason for reasons in failed for reason in reasons]
-            block = np.concatenate(rows).astype(np.float32)
+            found = list(pool.map(lambda part: _flattened(images, part, pipeline), parts))
+            bad += [reason for _, reasons in found for reason in reasons]
+            rows = [row for some, _ in found for row in some]
+            block = np.array(rows, np.float32).reshape(len(rows), count)
             total += block.sum(axis=0, dtype=np.float64).astype(np.int64)
             # numpy sees that both are one array, and computes half of it.
             products += block.T @ block
-            if on_images is not None:
-                on_images(len(here))
+            on_images(len(here))
     if bad:
         raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
     mean = total / len(chosen)
@@ -192,15 +196,9 @@ def whitening_matrix(
 def save(whitening: Whitening, list_file: Path) -> Path:
     """Write whitening.npz beside the list and return its path."""
     file = list_file.parent / FILE_NAME
-    arrays: dict[str, Any] = {
-        "transformation_matrix": whitening.matrix,
-        "mean_vector": whitening.mean,
-        "kind": np.array(whitening.kind),
-        "size": np.array(whitening.size),
-        "num_images": np.array(whitening.num_images),
-        "epsilon": np.array(whitening.epsilon),
-        "list_sha256": np.array(whitening.list_sha256),
-    }
+    names = ("kind", "size", "num_images", "epsilon", "list_sha256")
+    arrays: dict[str, Any] = {name: getattr(whitening, name) for name in names}
+    arrays = {"transformation_matrix": whitening.matrix, "mean_vector": whitening.mean, **arrays}
     write_atomically(file, lambda opened: np.savez(opened, **arrays))
     return file
 
@@ -228,25 +226,10 @@ def _common_size(images: ImageList, chosen: Indices) -> tuple[int, int]:
     return next(iter(found))
 
 
-def _geometry(size: tuple[int, int]) -> Pipeline:
-    """Plan what training does before LinearTransformation; it makes images square by
-    default.
-    """
-    height, width = size
-    calls = evaluation_geometry(height) if height == width else (Call("Resize", (size,)),)
-    return Pipeline.of([*calls, Call("ToTensor")])
-
-
-def _flattened(images: ImageList, part: Indices, pipeline: Pipeline) -> tuple[Pixels, list[str]]:
-    """Return images as rows, uint8 (n, D), and the reasons for those that cannot be read."""
-    rows, bad = [], []
-    for index in part.tolist():
-        try:
-            pixels = pipeline.apply_prefix(decoder.read(images.image_path(index)))
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        rows.append(pixels.transpose(2, 0, 1).reshape(-1))
-    assert pipeline.plan.prefix_size is not None
-    height, width = pipeline.plan.prefix_size
-    return np.array(rows, np.uint8).reshape(len(rows), 3 * height * width), bad
+def _flattened(
+    images: ImageList, part: Indices, pipeline: Pipeline
+) -> tuple[list[Pixels], list[str]]:
+    """Return images as rows, uint8 (D,), and the reasons for those that cannot be read."""
+    bad: list[str] = []
+    decoded = readable(map(images.image_path, part.tolist()), decoder.read, bad=bad)
+    return [pipeline.apply_prefix(p).transpose(2, 0, 1).reshape(-1) for p in decoded], bad

@@ -7,7 +7,7 @@ k), `..._floats` float (n, 3, H, W), and give the same; `..._device` too, for ui
 are tensors on the training device.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,10 @@ from ptkit.core.data.transforms.spec import (
 from ptkit.core.device import constant
 from ptkit.core.parts.argument_rules import flag
 
+# Of borders that mirror the image, how many of its last pixels are not in the mirror: "reflect" is
+# 2 1 0 1 2, "symmetric" is 1 0 0 1.
+_SPARE = {"reflect": 1, "symmetric": 0}
+
 
 def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
     """Pad, and cut a window at a random place."""
@@ -58,7 +62,13 @@ def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tenso
     """Cut a window of each padded image, by its rows and columns: no padded copy is made."""
     n, height, width, _ = images.shape
     left, top, right, bottom = _crop_padding(t, height, width)
-    _check_padding(t, (height, width), (left, top, right, bottom))
+    spare = _SPARE.get(t.padding_mode, -math.inf)
+    # As torch does, refuse a border that mirrors more of the image than there is.
+    if max(top, bottom) > height - spare or max(left, right) > width - spare:
+        raise ValueError(
+            f"padding of {max(left, top, right, bottom)} pixels, {t.padding_mode}, around an image"
+            f" of {height}×{width}"
+        )
     tops, lefts = _crop_corners(t, (height + top + bottom, width + left + right), draws)
     rows, is_row = _sources(tops - top, t.size[0], height, mode=t.padding_mode)
     columns, is_column = _sources(lefts - left, t.size[1], width, mode=t.padding_mode)
@@ -70,9 +80,11 @@ def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tenso
     return torch.where((is_row[:, :, None] & is_column[:, None, :])[..., None], windows, fill)
 
 
-def several_crops(t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Return the crops of one image as (count, 3, h, w), in torchvision's order."""
-    return torch.stack(_crops_of(t, image))
+def several_crops(t: Any, images: Tensor, _draws: Draws) -> Tensor:
+    """Return the crops of one image, (count, 3, h, w), in torchvision's order; or of float images
+    (n, 3, H, W), as (n * count, 3, h, w), image by image.
+    """
+    return torch.stack(_crops_of(t, images), dim=-4).flatten(0, -4)
 
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
@@ -93,11 +105,6 @@ def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:
     """Return all crops, (n * count, h, w, 3), image by image."""
     views = [view.permute(0, 2, 3, 1) for view in _crops_of(t, images.permute(0, 3, 1, 2))]
     return torch.stack(views, dim=1).flatten(0, 1)
-
-
-def several_crops_floats(t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Return all crops, (n * count, 3, h, w), image by image."""
-    return torch.stack(_crops_of(t, images), dim=1).flatten(0, 1)
 
 
 def _crops_of(t: Any, images: Tensor) -> tuple[Tensor, ...]:
@@ -125,24 +132,8 @@ def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws | Tensor) -> tuple[
             " padding)"
         )
     top, left = draws[..., 0] * (height - t.size[0] + 1), draws[..., 1] * (width - t.size[1] + 1)
-    return (
-        (top.long(), left.long())
-        if isinstance(top, Tensor)
-        else (top.astype(np.int64), left.astype(np.int64))
-    )
-
-
-def _check_padding(t: v2.RandomCrop, size: Size, padding: Sequence[int]) -> None:
-    """Refuse a border that mirrors more of the image than there is, as torch does."""
-    spare = {"reflect": 1, "symmetric": 0}.get(t.padding_mode)
-    left, top, right, bottom = padding
-    if spare is not None and (
-        max(top, bottom) > size[0] - spare or max(left, right) > size[1] - spare
-    ):
-        raise ValueError(
-            f"padding of {max(padding)} pixels, {t.padding_mode}, around an image of"
-            f" {size[0]}×{size[1]}"
-        )
+    as_whole: Any = Tensor.long if isinstance(draws, Tensor) else np.int64
+    return as_whole(top), as_whole(left)
 
 
 def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Tensor, Tensor]:
@@ -153,15 +144,10 @@ def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Ten
     """
     places = starts[:, None] + torch.arange(count, device=starts.device)
     is_own = (places >= 0) & (places < length)
-    if mode == "reflect":
-        # The border pixel once: 2 1 0 1 2.
-        period = max(2 * (length - 1), 1)
+    if mode in _SPARE:
+        period = max(2 * (length - _SPARE[mode]), 1)
         places = places.remainder(period)
-        places = torch.minimum(places, period - places)
-    elif mode == "symmetric":
-        # The border pixel twice: 1 0 0 1.
-        places = places.remainder(2 * length)
-        places = torch.minimum(places, 2 * length - 1 - places)
+        places = torch.minimum(places, period - 1 + _SPARE[mode] - places)
     return places.clamp(0, length - 1), is_own
 
 
@@ -205,7 +191,7 @@ _FIVE_CROP = Spec(
     apply=several_crops,
     batch=several_crops_batch,
     device=several_crops_device,
-    floats=several_crops_floats,
+    floats=several_crops,
     size=own_size,
     refuses=CROPS_NEED_TENSOR,
     is_crop=True,

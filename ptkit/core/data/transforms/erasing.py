@@ -11,15 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, random_sides
 from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
 from ptkit.core.device import constant, sent
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    ANY,
-    SHARE,
-    either,
-    flag,
-    list_of,
-    one_of,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, ANY, SHARE, either, flag, list_of, one_of
 
 
 def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
@@ -37,10 +29,8 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
     if images.device.type != "cpu" and t.value is not None:
         return _erased_by_mask(t, images, boxes)
     erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
-    values = [_value(t, box, draws[number]) for number, box in erased]
-    for (number, (top, left, h, w)), value in zip(
-        erased, _sent_together(values, images.device), strict=True
-    ):
+    values = _sent_together([_value(t, box, draws[k]) for k, box in erased], images.device)
+    for (number, (top, left, h, w)), value in zip(erased, values, strict=True):
         images[number, :, top : top + h, left : left + w] = value
     return images
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
+from ptkit.core.data.transforms.geometry import at_random
 from ptkit.core.data.transforms.spec import CROPS_NEED_TENSOR, Draws, Spec
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import SHARE
@@ -38,16 +39,6 @@ class WithHorizontalFlip(nn.Module):
     """Make two of each image, itself and its mirror image: the model's outputs are averaged over
     both.
     """
-
-
-def horizontal_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
-    """Mirror left to right with probability p."""
-    return F.horizontal_flip(image) if draws[0] < t.p else image
-
-
-def vertical_flip(t: Any, image: Tensor, draws: Draws) -> Tensor:
-    """Mirror top to bottom with probability p."""
-    return F.vertical_flip(image) if draws[0] < t.p else image
 
 
 def horizontal_flip_batch(t: Any, images: Pixels, draws: Draws) -> Pixels:
@@ -88,19 +79,16 @@ def flip_floats(t: Any, images: Tensor, draws: Draws, *, dim: int) -> Tensor:
     return images
 
 
-def with_flip(_t: Any, image: Tensor, _draws: Draws) -> Tensor:
-    """Return an image and its mirror image, (2, 3, H, W)."""
-    return torch.stack([image, F.horizontal_flip(image)])
-
-
 def with_flip_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
     """Return all images and mirror images, (2 * n, H, W, 3), image by image."""
     return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
 
 
 def with_flip_tensors(_t: Any, images: Tensor, _draws: Any, *, dim: int) -> Tensor:
-    """Return all images of a batch and their mirror images along a dimension, image by image."""
-    return torch.stack([images, images.flip(dim)], dim=1).flatten(0, 1)
+    """Return all images of a batch and their mirror images along a dimension, image by image; or
+    one image (3, H, W) and its mirror image.
+    """
+    return torch.stack([images, images.flip(dim)], dim=-4).flatten(0, -4)
 
 
 # The width is dimension 2 of uint8 (n, H, W, 3) and -1 of floats (n, 3, H, W).
@@ -109,7 +97,7 @@ _HORIZONTAL_FLIP = Spec(
     "mirror left to right with probability p",
     arguments={"p": SHARE},
     draws=1,
-    apply=horizontal_flip,
+    apply=partial(at_random, change=F.horizontal_flip),
     batch=horizontal_flip_batch,
     device=partial(flip_device, dim=2),
     floats=partial(flip_floats, dim=-1),
@@ -122,7 +110,7 @@ SPECS = (
         _HORIZONTAL_FLIP,
         target=v2.RandomVerticalFlip,
         summary="mirror top to bottom with probability p",
-        apply=vertical_flip,
+        apply=partial(at_random, change=F.vertical_flip),
         batch=vertical_flip_batch,
         device=partial(flip_device, dim=1),
         floats=partial(flip_floats, dim=-2),
@@ -139,7 +127,7 @@ SPECS = (
     Spec(
         WithHorizontalFlip,
         "each image and its mirror image: the mean of both answers counts",
-        apply=with_flip,
+        apply=partial(with_flip_tensors, dim=-1),
         batch=with_flip_batch,
         device=partial(with_flip_tensors, dim=2),
         floats=partial(with_flip_tensors, dim=-1),

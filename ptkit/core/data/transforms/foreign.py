@@ -7,6 +7,7 @@ Each is seeded anew for each image, by that image's draw.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,54 +75,33 @@ def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     return result
 
 
-def _foreign(target: type, summary: str, **more: Any) -> Spec:
-    return Spec(
-        target,
-        summary,
-        draws=1,
-        apply=apply_foreign,
-        size=lambda _t, _size: None,
-        is_foreign=True,
-        **more,
-    )
-
-
-def _policy(target: type, summary: str, **more: Any) -> Spec:
-    arguments = {"interpolation": INTERPOLATION, "fill": FILL, **more.pop("arguments")}
-    return _foreign(
-        target,
-        summary,
-        arguments=arguments,
-        refuses=NEEDS_0_TO_1,
-        tensor_modes=FEW_MODES,
-        **more,
-    )
-
-
+# What the rows share.
+_foreign = partial(Spec, draws=1, apply=apply_foreign, size=lambda _t, _size: None, is_foreign=True)
+_policy = partial(_foreign, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES)
+_OF_POLICIES = {"interpolation": INTERPOLATION, "fill": FILL}
 # The row of what is not in the catalogue; for all we know it mirrors.
 USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True)
 
+_FUNCTION = text("text that names a function, as in 'module:function' or 'file.py:function'")
 _BINS = whole(2, 1000)
 SPECS = (
     _foreign(
         Lambda,
         'a function of your own: Lambda("module:function")',
-        arguments={
-            "function": text(
-                "text that names a function, as in 'module:function' or 'file.py:function'"
-            )
-        },
+        arguments={"function": _FUNCTION},
         example='"augment.py:invert"',
     ),
     _policy(
         v2.AutoAugment,
         "learned policies (Cubuk et al. 2019)",
-        arguments={"policy": member_of("AutoAugmentPolicy", "IMAGENET", "CIFAR10", "SVHN")},
+        arguments=_OF_POLICIES
+        | {"policy": member_of("AutoAugmentPolicy", "IMAGENET", "CIFAR10", "SVHN")},
     ),
     _policy(
         v2.RandAugment,
         "n random operations of one strength (Cubuk et al. 2020)",
-        arguments={"num_ops": COUNT, "magnitude": whole(0, 999), "num_magnitude_bins": _BINS},
+        arguments=_OF_POLICIES
+        | {"num_ops": COUNT, "magnitude": whole(0, 999), "num_magnitude_bins": _BINS},
         together=Together(
             lambda given: given["magnitude"] < given["num_magnitude_bins"],
             "magnitude must be below num_magnitude_bins",
@@ -130,14 +110,15 @@ SPECS = (
     _policy(
         v2.TrivialAugmentWide,
         "one random operation (Müller and Hutter 2021)",
-        arguments={"num_magnitude_bins": _BINS},
+        arguments=_OF_POLICIES | {"num_magnitude_bins": _BINS},
     ),
     _policy(
         v2.AugMix,
         "mixed chains of operations (Hendrycks et al. 2020)",
         # torch draws from a tensor of this number, and cannot for whole ones.
         to_float=frozenset({"alpha"}),
-        arguments={
+        arguments=_OF_POLICIES
+        | {
             "severity": whole(1, 10),
             "mixture_width": COUNT,
             "chain_depth": either(

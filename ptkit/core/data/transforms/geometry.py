@@ -6,7 +6,7 @@ the image's own draws.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,15 +29,7 @@ from ptkit.core.data.transforms.spec import (
     own_size,
 )
 from ptkit.core.device import sent
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    SIDE,
-    Together,
-    flag,
-    list_of,
-    number,
-    or_none,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, SIDE, Together, flag, list_of, number, or_none
 
 # Top, left, height and width.
 Box = tuple[int, int, int, int]
@@ -67,9 +59,8 @@ def crop_of_reduced(
     """Do what `random_resized_crop` does to the whole image when it comes smaller."""
     (top, left, height, width), times = random_box(t, reduction.size, draws), reduction.times
     bottom, right = -(-(top + height) // times), -(-(left + width) // times)
-    return _resized_box(
-        t, image, (top // times, left // times, bottom - top // times, right - left // times)
-    )
+    top, left = top // times, left // times
+    return _resized_box(t, image, (top, left, bottom - top, right - left))
 
 
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
@@ -77,13 +68,8 @@ def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
 
     It still has at least the height and width that it is resized to.
     """
-    height, width = size
     # A single number is of the shorter side.
-    most = (
-        min(height // wanted[0], width // wanted[-1])
-        if len(wanted) == 2
-        else min(size) // wanted[0]
-    )
+    most = min(size[0] // wanted[0], size[1] // wanted[-1])
     return next((times for times in (8, 4, 2) if times <= most), 1)
 
 
@@ -125,9 +111,7 @@ def _resized_box(t: v2.RandomResizedCrop, image: Tensor, box: Box) -> Tensor:
         # Each pixel's colours side by side, as decoded: torch gives such too then, not planes,
         # costly to turn back.
         cropped = cropped.movedim(-3, -1).contiguous().movedim(-1, -3)
-    resized: Tensor = F.resize(
-        cropped, t.size, interpolation=t.interpolation, antialias=t.antialias
-    )
+    resized: Tensor = F.resize(cropped, t.size, t.interpolation, antialias=t.antialias)
     return resized
 
 
@@ -161,6 +145,11 @@ def box_mask(boxes: npt.NDArray[np.int64], images: Tensor) -> Tensor:
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
     return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def at_random(t: Any, image: Tensor, draws: Draws, *, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change an image with probability p."""
+    return change(image) if draws[0] < t.p else image
 
 
 def between(draw: float, low: float, high: float) -> float:

@@ -7,7 +7,6 @@ same mix of two losses, image by
 image, so every loss can be trained with them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +49,8 @@ def mix(
     if isinstance(transform, v2.CutMix):
         mixed, shares = _cut(images, shares, draws)
     else:
-        own, partner = (
-            _on(shares, images),
-            _on((1.0 - shares.astype(np.float64)).astype(np.float32), images),
-        )
-        mixed = images.roll(1, 0).mul_(partner).add_(images * own)
+        partner = (1.0 - shares.astype(np.float64)).astype(np.float32)
+        mixed = images.roll(1, 0).mul_(_on(partner, images)).add_(images * _on(shares, images))
     share = sent(shares, images.device)
     return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
 
@@ -72,9 +68,8 @@ def _cut(
     """
     n, _, height, width = images.shape
     x, y = draws.integers(width, size=n), draws.integers(height, size=n)
-    half = [0.5 * math.sqrt(1.0 - share) for share in shares.tolist()]
-    half_w = np.array([int(r * width) for r in half])
-    half_h = np.array([int(r * height) for r in half])
+    half = 0.5 * np.sqrt(1.0 - shares.astype(np.float64))
+    half_w, half_h = (half * width).astype(np.int64), (half * height).astype(np.int64)
     x1, x2 = np.maximum(x - half_w, 0), np.minimum(x + half_w, width)
     y1, y2 = np.maximum(y - half_h, 0), np.minimum(y + half_h, height)
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
@@ -102,20 +97,10 @@ def _pasted_by_mask(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
 
 # The loop knows the labels and mixes losses, not targets.
 _GIVEN = frozenset({"num_classes", "labels_getter"})
-_ARGUMENTS = {"alpha": ABOVE_0}
-SPECS = (
-    Spec(
-        v2.MixUp,
-        "blend each image with another of its batch (Zhang et al. 2018)",
-        _GIVEN,
-        arguments=_ARGUMENTS,
-        mixes=True,
-    ),
-    Spec(
-        v2.CutMix,
-        "paste a box of another image of the batch (Yun et al. 2019)",
-        _GIVEN,
-        arguments=_ARGUMENTS,
-        mixes=True,
-    ),
+SPECS = tuple(
+    Spec(target, summary, _GIVEN, arguments={"alpha": ABOVE_0}, mixes=True)
+    for target, summary in (
+        (v2.MixUp, "blend each image with another of its batch (Zhang et al. 2018)"),
+        (v2.CutMix, "paste a box of another image of the batch (Yun et al. 2019)"),
+    )
 )

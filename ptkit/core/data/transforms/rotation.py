@@ -21,15 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import between, in_cache
 from ptkit.core.data.transforms.spec import FEW_MODES, FILL, INTERPOLATION, Draws, Size, Spec
-from ptkit.core.parts.argument_rules import (
-    ABOVE_0,
-    ANY,
-    AT_LEAST_0,
-    SHARE,
-    either,
-    flag,
-    list_of,
-)
+from ptkit.core.parts.argument_rules import ABOVE_0, ANY, AT_LEAST_0, SHARE, either, flag, list_of
 
 # Text and Pillow's numbers are allowed too.
 _NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
@@ -44,19 +36,14 @@ _NO_MAP = np.empty((0, 0), np.int16)
 def random_rotation(t: v2.RandomRotation, image: Tensor, draws: Draws) -> Tensor:
     """Rotate by a random angle."""
     angle = between(draws[0], *t.degrees)
-    image = F.rotate(
-        image, angle, interpolation=t.interpolation, expand=t.expand, center=t.center, fill=t.fill
-    )
+    image = F.rotate(image, angle, t.interpolation, t.expand, t.center, t.fill)
     return image
 
 
 def random_affine(t: v2.RandomAffine, image: Tensor, draws: Draws) -> Tensor:
     """Rotate, shift, scale and shear at random."""
-    height, width = F.get_size(image)
-    parameters = _affine_parameters(t, height, width, draws)
-    image = F.affine(
-        image, **parameters, interpolation=t.interpolation, fill=t.fill, center=t.center
-    )
+    some = _affine_parameters(t, F.get_size(image), draws)
+    image = F.affine(image, **some, interpolation=t.interpolation, fill=t.fill, center=t.center)
     return image
 
 
@@ -72,10 +59,10 @@ def can_rotate_batch(t: Any, size: Size | None, _form: str) -> bool:
 
 def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) -> Pixels:
     """Rotate each image of a batch by an angle of its own."""
-    height, width = images.shape[1:3]
+    size = images.shape[1:3]
     angles = np.array([between(row[0], *t.degrees) % 360 for row in draws])
     # torchvision turns by right angles without sampling.
-    right = [] if t.center is not None else [0, 180, 90, 270] if height == width else [0, 180]
+    right = [] if t.center is not None else [0, 180, 90, 270] if size[0] == size[1] else [0, 180]
     is_right = np.isin(angles, right)
     rest = np.flatnonzero(~is_right)
     warped = np.empty_like(images)
@@ -83,41 +70,35 @@ def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) ->
         image = torch.from_numpy(images[number]).permute(2, 0, 1)
         warped[number] = random_rotation(t, image, draws[number]).permute(1, 2, 0).numpy()
     if len(rest):
-        matrices = [
-            _inverse_matrix(t, height, width, angle=-angle) for angle in angles[rest].tolist()
-        ]
+        matrices = [_inverse_matrix(t, size, angle=-angle) for angle in angles[rest].tolist()]
         warped[rest] = _warped(t, images[rest], matrices)
     return warped
 
 
 def random_affine_batch(t: v2.RandomAffine, images: Pixels, draws: Draws) -> Pixels:
     """Rotate, shift, scale and shear each image of a batch in its own way."""
-    height, width = images.shape[1:3]
-    parameters = (_affine_parameters(t, height, width, row) for row in draws)
-    return _warped(t, images, [_inverse_matrix(t, height, width, **some) for some in parameters])
+    size = images.shape[1:3]
+    parameters = (_affine_parameters(t, size, row) for row in draws)
+    return _warped(t, images, [_inverse_matrix(t, size, **some) for some in parameters])
 
 
-def _affine_parameters(t: v2.RandomAffine, height: int, width: int, draws: Draws) -> dict[str, Any]:
-    reach_x, reach_y = (
-        (t.translate[0] * width, t.translate[1] * height) if t.translate else (0.0, 0.0)
-    )
-    shear_x = between(draws[4], t.shear[0], t.shear[1]) if t.shear else 0.0
-    shear_y = between(draws[5], t.shear[2], t.shear[3]) if t.shear and len(t.shear) == 4 else 0.0
+def _affine_parameters(t: v2.RandomAffine, size: Sequence[int], draws: Draws) -> dict[str, Any]:
+    share_x, share_y = t.translate or (0.0, 0.0)
+    reach_x, reach_y = share_x * size[1], share_y * size[0]
+    move_x, move_y = between(draws[1], -reach_x, reach_x), between(draws[2], -reach_y, reach_y)
+    # Shear may be None, of x alone, or of x and y.
+    shear = [*(t.shear or ()), 0.0, 0.0, 0.0, 0.0]
     return {
         "angle": between(draws[0], *t.degrees),
-        "translate": [
-            round(between(draws[1], -reach_x, reach_x)),
-            round(between(draws[2], -reach_y, reach_y)),
-        ],
-        "scale": between(draws[3], *t.scale) if t.scale else 1.0,
-        "shear": [shear_x, shear_y],
+        "translate": [round(move_x), round(move_y)],
+        "scale": between(draws[3], *(t.scale or (1.0, 1.0))),
+        "shear": [between(draws[4], *shear[:2]), between(draws[5], *shear[2:4])],
     }
 
 
 def _inverse_matrix(
     t: Any,
-    height: int,
-    width: int,
+    size: Sequence[int],
     *,
     angle: float,
     translate: Sequence[float] = (0.0, 0.0),
@@ -130,21 +111,16 @@ def _inverse_matrix(
     The formulas are those of torchvision's `_get_inverse_affine_matrix`, term by term.
     """
     rotation, shear_x, shear_y = math.radians(angle), math.radians(shear[0]), math.radians(shear[1])
-    center_x, center_y = (
-        (t.center[0] - width * 0.5, t.center[1] - height * 0.5) if t.center else (0.0, 0.0)
-    )
+    half_x, half_y = size[1] * 0.5, size[0] * 0.5
+    x, y = t.center or (half_x, half_y)
+    center_x, center_y = x - half_x, y - half_y
     moved_x, moved_y = center_x + float(translate[0]), center_y + float(translate[1])
     a = math.cos(rotation - shear_y) / math.cos(shear_y)
     b = -(a * math.tan(shear_x) + math.sin(rotation))
     c = math.sin(rotation - shear_y) / math.cos(shear_y)
     d = math.cos(rotation) - c * math.tan(shear_x)
-    first, second = (d / scale, -b / scale), (-c / scale, a / scale)
-    return [
-        *first,
-        center_x - first[0] * moved_x - first[1] * moved_y,
-        *second,
-        center_y - second[0] * moved_x - second[1] * moved_y,
-    ]
+    rows = ((d / scale, -b / scale, center_x), (-c / scale, a / scale, center_y))
+    return [value for p, q, r in rows for value in (p, q, r - p * moved_x - q * moved_y)]
 
 
 def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixels:

@@ -2,9 +2,9 @@
 or a checkpoint.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -52,27 +52,21 @@ class LinearTransformation(nn.Module):
                 "transformation_matrix must be D×D and mean_vector of length D,"
                 f" found {_shapes(matrix, mean)}"
             )
+        # The number of values of an image, D.
+        self.num_values = len(mean)
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {torch.device("cpu"): (matrix, mean)}
-
-    @property
-    def num_values(self) -> int:
-        """The number of values of an image, D."""
-        return len(self._on[torch.device("cpu")][1])
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if reason := misfit(self, (height, width)):
             raise ValueError(reason)
-        matrix, mean = self._tensors(images.device)
+        if images.device not in self._on:
+            # They are copied there once.
+            matrix, mean = self._on[torch.device("cpu")]
+            self._on[images.device] = matrix.to(images.device), mean.to(images.device)
+        matrix, mean = self._on[images.device]
         flat = images.reshape(-1, self.num_values) - mean
         return (flat @ matrix).reshape(images.shape)
-
-    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return matrix and mean on a device; they are copied there once."""
-        if device not in self._on:
-            matrix, mean = self._on[torch.device("cpu")]
-            self._on[device] = matrix.to(device), mean.to(device)
-        return self._on[device]
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
@@ -118,7 +112,7 @@ def read_whitening(file: str) -> Tensor:
         EOFError,
         TypeError,
         AttributeError,
-        zipfile.BadZipFile,
+        BadZipFile,
     ) as error:
         wanted = "what `ptkit normstats --whiten` writes, an .npz file with"
         raise DataError(f"{file} is not {wanted} {' and '.join(_ARRAYS)}") from error
@@ -137,8 +131,7 @@ def held_whitening(tensors: dict[str, Any], name: str) -> Tensor:
     Raises:
         CheckpointError: it is not there, or of another form.
     """
-    held = tensors.get(name)
-    if held is None:
+    if (held := tensors.get(name)) is None:
         raise CheckpointError(f"the saved pipeline names {name}, but does not hold its matrix")
     if not isinstance(held, Tensor) or held.ndim != 2 or len(held) != held.shape[1] + 1:
         raise CheckpointError(

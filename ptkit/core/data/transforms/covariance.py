@@ -144,9 +144,7 @@ def mean_and_covariance(
     """
     height, width = size
     # What training does before LinearTransformation; it makes images square by default.
-    calls = (
-        evaluation_geometry(height) if height == width else (Call("Resize", ((height, width),)),)
-    )
+    calls = evaluation_geometry(height) if height == width else (Call("Resize", (size,)),)
     pipeline = Pipeline.of([*calls, Call("ToTensor")])
     count = 3 * height * width
     total, products = np.zeros(count, np.int64), np.zeros((count, count))

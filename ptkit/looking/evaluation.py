@@ -116,11 +116,15 @@ class Evaluation:
         return list(zip(self.class_names, *columns, support, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return metrics, matrix and rates as plain values; None where there are none."""
+        """Return metrics, matrix and rates as plain values; None where there are none.
+
+        f1, precision and recall are those of each class; over all classes together they are called
+        micro_f1, micro_precision and micro_recall.
+        """
         is_large = not self.has_several and len(self.class_names) > MAX_MATRIX
         names = self.rates if self.has_several else ("precision", "recall")
         return {
-            **self.metrics,
+            **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
             "num_images": len(self.labels),
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),

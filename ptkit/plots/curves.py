@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,6 @@ from ptkit.plots.style import (
     MUTED,
     ORANGE,
     SMALL,
-    Page,
     house_style,
     light_grid,
     new_page,
@@ -53,13 +53,13 @@ def learning_curves(
     epochs = _column(rows, "epoch")
     kept = next((row for row in rows if row["epoch"] == best_epoch), None)
     best = kept or _best_row(rows, metric)
-    page = new_page(
-        _WIDTH,
-        2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
-        title=_title(rows, best, metric=metric, num_valid=num_valid),
-        notes=[_note(epochs)],
-        footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
-    )
+    note = "One point an epoch."
+    if len(rows) >= 6:
+        note = f"Thin: each epoch. Thick: mean of {2 * _reach(len(rows)) + 1} epochs."
+    title = _title(rows, best, metric=metric, num_valid=num_valid)
+    footer = f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}"
+    height = 2 * _PANEL + _STRIP + 2 * _BETWEEN + 44
+    page = new_page(_WIDTH, height, title=title, notes=[note], footer=footer)
     loss, middle, strip = (
         page.axes(_LEFT, 18 + place * (_PANEL + _BETWEEN), _WIDTH - _LEFT, height)
         for place, height in enumerate((_PANEL, _PANEL, _STRIP))
@@ -68,10 +68,18 @@ def learning_curves(
     _draw_metric(middle, rows, metric=metric, num_valid=num_valid)
     if majority_share is not None:
         _baseline(middle, majority_share, f"always the largest class, {percent(majority_share)}")
-    _draw_rate(strip, epochs, _column(rows, "lr"))
+    rates, marker = _column(rows, "lr"), "o" if len(rows) < 4 else None
+    strip.plot(epochs, rates, color=INK, linewidth=1.2, marker=marker, markersize=4)
+    strip.set(xlabel="epoch", ylabel="lr")
+    strip.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
+    strip.yaxis.set_major_locator(MaxNLocator(3))
+    number_labels(strip)
     for axes in (loss, middle, strip):
         _finish(axes, epochs, best, is_last=axes is strip)
-    _draw_legend(page, has_band=metric == "accuracy")
+    page.color_key("train", _LEFT, color=BLUE)
+    page.color_key("validation", _LEFT + 110, color=ORANGE)
+    band = "     band: ±1 standard error" if metric == "accuracy" else ""
+    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=MUTED)
     return page.figure
 
 
@@ -81,13 +89,18 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     At the ends the window shrinks on both sides alike, so that a steady rise or fall stays where it
     is.
     """
-    half = max(1, len(values) // 20)
+    half = _reach(len(values))
     values = np.where(np.isfinite(values), values, np.nan)
     result = np.full(len(values), np.nan)
     for k in np.flatnonzero(np.isfinite(values)).tolist():
         reach = min(half, k, len(values) - 1 - k)
         result[k] = np.nanmean(values[k - reach : k + reach + 1])
     return result
+
+
+def _reach(num_epochs: int) -> int:
+    """Return how far to both sides the moving average goes."""
+    return max(1, num_epochs // 20)
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
@@ -119,15 +132,6 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
     axes.yaxis.set_major_formatter("{x:.0%}")
 
 
-def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
-    marker = "o" if len(epochs) < 4 else None
-    axes.plot(epochs, rates, color=INK, linewidth=1.2, marker=marker, markersize=4)
-    axes.set(xlabel="epoch", ylabel="lr")
-    axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    number_labels(axes)
-
-
 def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndarray]:
     """Draw a quantity of training and validation, and return the values of both."""
     axes.set_ylabel(quantity)
@@ -144,18 +148,10 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndar
 
 def _baseline(axes: Axes, value: float, label: str) -> None:
     axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (5, 4)))
-    axes.annotate(
-        label,
-        (0.995, value),
-        (0, 2),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        zorder=1.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
-        **SMALL,
-    )
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+    how: dict[str, Any] = {"ha": "right", "va": "bottom", "zorder": 1.5, "bbox": box, **SMALL}
+    where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(label, (0.995, value), (0, 2), **where, **how)
 
 
 def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) -> None:
@@ -172,13 +168,6 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
         axes.plot(epoch, value, "o", markersize=7, color=ORANGE, mec="white", zorder=5)
-
-
-def _draw_legend(page: Page, *, has_band: bool) -> None:
-    page.color_key("train", _LEFT, color=BLUE)
-    page.color_key("validation", _LEFT + 110, color=ORANGE)
-    band = "     band: ±1 standard error" if has_band else ""
-    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=MUTED)
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
@@ -199,12 +188,6 @@ def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int
     else:
         found = f"{metric} {number(value) if metric in _ERRORS else percent(value)}"
     return f"How well does it learn? {found} at epoch {epoch} of {len(rows)}"
-
-
-def _note(epochs: np.ndarray) -> str:
-    if len(epochs) < 6:
-        return "One point an epoch."
-    return f"Thin: each epoch. Thick: mean of {2 * max(1, len(epochs) // 20) + 1} epochs."
 
 
 def _column(rows: Sequence[Row], key: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Layers with many inputs: a grid of kernels, a row per output channel and a column per input."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,14 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ptkit.plots.kernel_stats import (
-    KernelStats,
-    bars_text,
-    draw_legend,
-    kernel_colors,
-    shape_text,
-    title_text,
-)
+from ptkit.plots.kernel_stats import KernelStats, draw_legend, kernel_colors, kernel_notes
 from ptkit.plots.style import (
     BAR_RGB,
     BLUE,
@@ -34,28 +28,24 @@ from ptkit.plots.tiles import enlarged, mosaic
 _STRONGEST = 16
 _MAX_SIDE = 1024
 
+_Paint = Callable[[np.ndarray], np.ndarray]
+
 _HEAD, _BARS, _BETWEEN, _LEGEND = 46, 52, 36, 40
 
 
-def grid_figure(
-    weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str
-) -> Figure:
+def grid_figure(weight: np.ndarray, stats: KernelStats, *, scale: str, **words: Any) -> Figure:
     """Draw the strongest outputs by the strongest inputs large, and the whole layer small.
 
     Of a small layer only the whole is drawn.
     """
     panels = _panels(weight, stats, scale)
     tallest = max(panel.height for panel in panels)
-    page = new_page(
-        sum(panel.width for panel in panels) + _BETWEEN * (len(panels) - 1),
-        tallest + _LEGEND,
-        title=title_text(layer, stats),
-        notes=[f"{shape_text(weight, stats)} Signed.", bars_text("right of an output", stats)],
-        footer=footer,
-    )
+    width = sum(panel.width + _BETWEEN for panel in panels) - _BETWEEN
+    notes = kernel_notes(weight, stats, how="Signed.", bar="right of an output")
+    page = new_page(width, tallest + _LEGEND, notes=notes, **words)
     left = 0
     for panel in panels:
-        _draw_panel(page, panel, stats=stats, left=left)
+        _draw_panel(page.inset(left, 0), panel, stats)
         left += panel.width + _BETWEEN
     # Below the strongest, next to a taller whole layer, is room for the norms of all outputs.
     space = tallest - panels[0].height
@@ -105,25 +95,25 @@ def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
     name = f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
     if shown == total:
         name = f"Whole layer: {total:,} {noun}"
-    draw = partial(_panel, weight, stats, scale=scale)
-    panels = [draw(rows=rows, columns=columns, side=640, name=name)]
+    paint = partial(kernel_colors, limit=stats.limit, scale=scale)
+    panels = [_panel(weight, name, rows=rows, columns=columns, side=640, paint=paint)]
     if not is_matrix and max(outputs, inputs) > _STRONGEST:
         rows, columns = outputs_by_norm[:_STRONGEST], inputs_by_norm[:_STRONGEST]
         side = 420 if panels[0].height < 800 else 640
         name = f"Strongest outputs × inputs: {len(rows) * len(columns):,} of {total:,} shown"
-        panels.insert(0, draw(rows=rows, columns=columns, side=side, name=name))
+        strongest = _panel(weight, name, rows=rows, columns=columns, side=side, paint=paint)
+        panels.insert(0, strongest)
     return panels
 
 
 def _panel(
     weight: np.ndarray,
-    stats: KernelStats,
+    name: str,
     *,
     rows: np.ndarray,
     columns: np.ndarray,
     side: int,
-    scale: str,
-    name: str,
+    paint: _Paint,
 ) -> _Panel:
     kernels = weight[np.ix_(rows, columns)]
     height, width = kernels.shape[2:]
@@ -131,26 +121,24 @@ def _panel(
     zoom = min(room, max(36 // max(height, width), 1))
     # A large kernel may have a wide frame; where a weight is one pixel, frames would hide it.
     gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
-    colors = kernel_colors(kernels.reshape(-1, 1, height, width), limit=stats.limit, scale=scale)
-    tiles = enlarged(colors, max(zoom, 1))
+    tiles = enlarged(paint(kernels.reshape(-1, 1, height, width)), max(zoom, 1))
     picture = mosaic(tiles, len(columns), gap=gap, fill=FRAME_RGB if zoom > 1 else FAINT_RGB)
     return _Panel(name, picture, rows, columns, (tiles.shape[1] + gap, tiles.shape[2] + gap))
 
 
-def _draw_panel(page: Page, panel: _Panel, *, stats: KernelStats, left: int) -> None:
-    page.text(panel.name, left, 0, weight="bold")
-    start = left + panel.labels
-    page.image(panel.picture, start, _HEAD)
-    page.image(_bars(panel, stats), start + panel.picture.shape[1] + 6, _HEAD)
+def _draw_panel(page: Page, panel: _Panel, stats: KernelStats) -> None:
+    page.text(panel.name, 0, 0, weight="bold")
+    grid = page.inset(panel.labels, _HEAD)
+    grid.image(panel.picture, 0, 0)
+    grid.image(_bars(panel, stats), panel.picture.shape[1] + 6, 0)
     high, wide = panel.pitch
     # A number needs 14 pixels: of narrower rows and columns only some get one.
     for k in range(0, len(panel.rows), math.ceil(14 / high)):
-        row, middle = panel.rows[k], _HEAD + (k + 0.5) * high
-        color = RED if stats.is_dead[row] else MUTED
-        page.text(str(row), start - 5, middle, ha="right", va="center", size=7, color=color)
+        row, color = panel.rows[k], RED if stats.is_dead[panel.rows[k]] else MUTED
+        grid.text(str(row), -5, (k + 0.5) * high, ha="right", va="center", size=7, color=color)
     how = {"ha": "center", "va": "bottom", "rotation": 90, "size": 7, "color": MUTED}
     for k in range(0, len(panel.columns), math.ceil(14 / wide)):
-        page.text(str(panel.columns[k]), start + (k + 0.5) * wide, _HEAD - 3, **how)
+        grid.text(str(panel.columns[k]), (k + 0.5) * wide, -3, **how)
 
 
 def _bars(panel: _Panel, stats: KernelStats) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import SIGNED, Page, dead_text, number
+from ptkit.plots.style import SIGNED, Page, number
 from ptkit.plots.tiles import as_pixels, grey_colors, shares_between, signed_colors
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay
@@ -83,27 +83,20 @@ def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarra
     return grey_colors(shares_between(kernels, low, high)[:, 0])
 
 
-def title_text(layer: str, stats: KernelStats) -> str:
-    """Return the question that a layer's picture answers, with the answer."""
-    return dead_text(f"kernels of {layer} are dead", stats.is_dead)
-
-
-def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
-    """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, and broken weights."""
+def kernel_notes(weight: np.ndarray, stats: KernelStats, *, how: str, bar: str) -> list[str]:
+    """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, broken weights and how
+    kernels are drawn; and how to read the red marks and the norm bars, with the place of a `bar`.
+    """
     outputs, inputs, height, width = weight.shape
     counts = f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}"
     broken = stats.num_not_finite
     rest = f" {broken:,} weights are not finite." if broken else ""
-    return f"{counts}, kernels of {height}×{width}.{rest}"
-
-
-def bars_text(where: str, stats: KernelStats) -> str:
-    """Return how to read the norm bars and the red marks."""
     limit = number(DEAD_SHARE * stats.median_norm)
-    return (
-        f"Bar {where}: its norm, up to {number(stats.norms.max())}. Red: dead, norm below {limit}"
-        " (median / 1000)."
-    )
+    red = f"Red: dead, norm below {limit} (median / 1000)."
+    return [
+        f"{counts}, kernels of {height}×{width}.{rest} {how}",
+        f"Bar {bar}: its norm, up to {number(stats.norms.max())}. {red}",
+    ]
 
 
 def draw_legend(

@@ -5,8 +5,8 @@ colours; one input (greyscale images, depthwise layers) is a sheet of signed map
 anything else is a grid with a row per output channel.
 """
 
-import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,15 +14,22 @@ from matplotlib.figure import Figure
 from ptkit.plots.kernel_grid import grid_figure
 from ptkit.plots.kernel_stats import (
     KernelStats,
-    bars_text,
     draw_legend,
     kernel_colors,
+    kernel_notes,
     kernel_stats,
-    shape_text,
-    title_text,
 )
-from ptkit.plots.style import BAR_RGB, FRAME_RGB, MUTED, RED, RED_RGB, house_style, new_page
-from ptkit.plots.tiles import enlarged, mosaic
+from ptkit.plots.style import (
+    BAR_RGB,
+    FRAME_RGB,
+    MUTED,
+    RED,
+    RED_RGB,
+    dead_text,
+    house_style,
+    new_page,
+)
+from ptkit.plots.tiles import enlarged, mosaic, num_columns
 
 SCALES = ("layer", "kernel")
 MAX_TILES = 256
@@ -44,7 +51,8 @@ def kernel_figure(
     _, inputs, height, width = weight.shape
     stats = kernel_stats(weight)
     draw = _sheet_figure if inputs in (1, 3) and height * width > 1 else grid_figure
-    return draw(weight, stats, layer=layer, scale=scale, footer=footer)
+    title = dead_text(f"kernels of {layer} are dead", stats.is_dead)
+    return draw(weight, stats, scale=scale, title=title, footer=footer)
 
 
 def output_mosaics(
@@ -59,18 +67,15 @@ def output_mosaics(
     for channel in np.sort(np.argsort(-stats.norms, kind="stable")[:num_outputs]).tolist():
         kernels = weight[channel]
         maps = kernels[None] if len(kernels) == 3 else kernels[:num_inputs, None]
-        colors = kernel_colors(maps, limit=stats.limit, scale=scale)
-        tiles = enlarged(colors, zoom)
+        tiles = enlarged(kernel_colors(maps, limit=stats.limit, scale=scale), zoom)
         yield channel, mosaic(tiles, min(len(tiles), 16), fill=FRAME_RGB)
 
 
-def _sheet_figure(
-    weight: np.ndarray, stats: KernelStats, *, layer: str, scale: str, footer: str
-) -> Figure:
+def _sheet_figure(weight: np.ndarray, stats: KernelStats, *, scale: str, **words: Any) -> Figure:
     """Draw each output's kernel as one tile, with its norm as a bar and its number below."""
     shown = np.sort(np.argsort(-stats.norms, kind="stable")[:MAX_TILES])
     is_rgb = weight.shape[1] == 3
-    columns = _num_columns(len(shown))
+    columns = num_columns(len(shown), ratio=1, narrowest=1, widest=1.8)
     zoom = max(1, min(max(640 // columns, 38), 96) // max(weight.shape[2:]))
     colors = kernel_colors(weight[shown], limit=stats.limit, scale=scale)
     tiles = _captioned(enlarged(colors, zoom), stats, shown)
@@ -78,13 +83,8 @@ def _sheet_figure(
     how = f"RGB{', grey is 0' if scale == 'layer' else ''}." if is_rgb else "Signed."
     if len(shown) < len(weight):
         how += f" {len(shown):,} of {len(weight):,} shown, the strongest."
-    page = new_page(
-        picture.shape[1],
-        picture.shape[0] + 40,
-        title=title_text(layer, stats),
-        notes=[f"{shape_text(weight, stats)} {how}", bars_text("below a kernel", stats)],
-        footer=footer,
-    )
+    notes = kernel_notes(weight, stats, how=how, bar="below a kernel")
+    page = new_page(picture.shape[1], picture.shape[0] + 40, notes=notes, **words)
     page.image(picture, 0, 0)
     height, width = tiles.shape[1] + 6, tiles.shape[2] + 6
     for k, channel in enumerate(shown):
@@ -112,9 +112,3 @@ def _captioned(tiles: np.ndarray, stats: KernelStats, shown: np.ndarray) -> np.n
             tile[1 + downwards, 1 + rightwards] = RED_RGB
             tile[1 + downwards, width - rightwards] = RED_RGB
     return result
-
-
-def _num_columns(count: int) -> int:
-    """Return a width for `count` tiles that leaves few holes in the last row, wider than high."""
-    widths = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(count) * 1.8) + 1)
-    return min(widths, key=lambda width: (-count % width, width))

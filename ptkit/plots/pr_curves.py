@@ -74,9 +74,8 @@ def pr_figure(
     truth: bool (n, K), at least one true. scores: (n, K).
     """
     counts = truth.sum(axis=0)
-    curves = {
-        k: precision_recall(truth[:, k], scores[:, k]) for k in np.flatnonzero(counts).tolist()
-    }
+    known = np.flatnonzero(counts).tolist()
+    curves = {k: precision_recall(truth[:, k], scores[:, k]) for k in known}
     by_ap = sorted(curves, key=lambda k: (curves[k].ap, k))
     shown = sorted(by_ap[:MAX_PANELS])
     columns = min(5, max(3, math.ceil(math.sqrt(len(shown)))), len(shown))
@@ -84,16 +83,13 @@ def pr_figure(
     height = max(_MAIN + _HEAD + 30, rows * (_PANEL + _HEAD) + 24)
     labels = class_labels(class_names)
     mean, worst = np.mean([curve.ap for curve in curves.values()]), by_ap[0]
-    page = new_page(
-        44 + _MAIN + 52 + columns * (_PANEL + _BETWEEN),
-        height,
-        title=(
-            f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
-            f" {curves[worst].ap:.3f} for “{labels[worst]}”"
-        ),
-        notes=[_note(truth, num_shown=len(shown), num_known=len(curves))],
-        footer=footer,
+    title = (
+        f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
+        f" {curves[worst].ap:.3f} for “{labels[worst]}”"
     )
+    notes, right = [_note(truth, num_shown=len(shown), num_known=len(known))], 44 + _MAIN + 52
+    width = right + columns * (_PANEL + _BETWEEN)
+    page = new_page(width, height, title=title, notes=notes, footer=footer)
     micro = precision_recall(truth.ravel(), scores.ravel())
     axes = page.axes(44, _HEAD, _MAIN, _MAIN)
     _draw(axes, micro, color=BLUE, width=2)
@@ -102,7 +98,7 @@ def pr_figure(
     chance, place = f"chance, {micro.prevalence:.1%}", (0.02, micro.prevalence)
     axes.annotate(chance, place, (0, 3), textcoords="offset points", **SMALL)
     for n, k in enumerate(shown):
-        left = 44 + _MAIN + 52 + n % columns * (_PANEL + _BETWEEN)
+        left = right + n % columns * (_PANEL + _BETWEEN)
         top = _HEAD + n // columns * (_PANEL + _HEAD)
         axes = page.axes(left, top, _PANEL, _PANEL)
         _draw(axes, curves[k], color=ORANGE, width=1.4)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import matplotlib
@@ -66,6 +66,10 @@ class Page:
     width: int
     left: int
     top: int
+
+    def inset(self, left: int, top: int) -> "Page":
+        """Return the same page with its corner so many pixels further to the right and down."""
+        return replace(self, left=self.left + left, top=self.top + top)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Return axes that fill the given box."""

@@ -40,6 +40,16 @@ def mosaic(
     return page
 
 
+def num_columns(count: int, *, ratio: float, narrowest: float, widest: float) -> int:
+    """Return how many of `count` tiles make a row: few holes in the last row, wider than high.
+
+    ratio: of width to height, at best. narrowest, widest: what that width may be multiplied by.
+    """
+    best = math.sqrt(ratio * count)
+    widths = range(math.ceil(best * narrowest), math.ceil(best * widest) + 1)
+    return min(widths, key=lambda width: (-count % width, abs(width - best)))
+
+
 def enlarged(tiles: np.ndarray, factor: int, *, axis: int = -3) -> np.ndarray:
     """Return tiles (..., H, W, C) with each pixel repeated in both directions; axis: that of H."""
     return tiles.repeat(factor, axis=axis).repeat(factor, axis=axis + 1)

@@ -95,8 +95,7 @@ def load_subject(
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
     weights = read_weights(path)
-    checkpoint = weights.checkpoint
-    if checkpoint is None:
+    if (checkpoint := weights.checkpoint) is None:
         return _of_bare_weights(
             weights, model=model, mean=mean, std=std, size=size, classes=classes
         )
@@ -142,14 +141,9 @@ def _of_bare_weights(
         "pipeline": {"size": size},
         "state_dict": weights.state_dict,
     }
+    pipeline = complete(evaluation_geometry(size), size=size, mean=means, std=stds)
     completed = replace(
-        weights,
-        call=model,
-        class_names=names,
-        pipeline=complete(evaluation_geometry(size), size=size, mean=means, std=stds),
-        size=size,
-        mean=means,
-        std=stds,
+        weights, call=model, class_names=names, pipeline=pipeline, size=size, mean=means, std=stds
     )
     indices = tuple(map(str, range(num_classes)))
     module = rebuild(contents, model=model)

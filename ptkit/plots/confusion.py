@@ -1,5 +1,6 @@
 """The confusion matrix as a picture that is readable from two classes to thousands."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
-from ptkit.plots.class_order import similar_blocks
+from ptkit.plots import style
 from ptkit.plots.fonts import class_labels, fitted, text_width
-from ptkit.plots.style import (
-    EMPTY,
-    INK,
-    MAGNITUDE,
-    RED,
-    SMALL,
-    Page,
-    contrasting,
-    house_style,
-    new_page,
-    percent,
-)
 from ptkit.plots.tiles import as_pixels, enlarged
 
 # The most classes for which cells hold counts, and rows class names.
@@ -29,12 +18,12 @@ MAX_ANNOTATED = 30
 MAX_NAMED = 100
 
 # Colours of shares of 0..1; nan is a share of nothing.
-_COLORS = matplotlib.colormaps[MAGNITUDE].with_extremes(bad=EMPTY)
+_COLORS = matplotlib.colormaps[style.MAGNITUDE].with_extremes(bad=style.EMPTY)
 _MAX_SIDE = 1600
 _LABEL_WIDTH = 190
 
 
-@house_style()
+@style.house_style()
 def confusion_figure(
     matrix: np.ndarray, class_names: Sequence[str], *, title: str | None = None, footer: str = ""
 ) -> Figure:
@@ -52,20 +41,38 @@ def confusion_figure(
     return draw(matrix, labels, notes=_notes(matrix), title=title, footer=footer)
 
 
+def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
+    """Group classes confused with each other into blocks of at most the root of their number.
+
+    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes are side
+    by side, and classes without any come last, in their own order. Pairs are joined from the most
+    confused one down, as in single-linkage clustering, which needs no K³ steps.
+    """
+    pairs = _pairs_by_confusion(matrix)
+    largest = max(2, math.isqrt(len(matrix)))
+    blocks = _joined([[k] for k in range(len(matrix))], pairs, limit=largest)
+    where = {k: number for number, block in enumerate(blocks) for k in block}
+    between = [(where[a], where[b]) for a, b in pairs]
+    order = _joined([[k] for k in range(len(blocks))], between, limit=len(blocks))
+    order.sort(key=lambda group: (len(group) == 1 and len(blocks[group[0]]) == 1, -len(group)))
+    return [blocks[number] for group in order for number in group]
+
+
 def _annotated(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
     """Draw cells with counts, recall and number of images at the right, precision below."""
     cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
     side, (left, head) = cell * len(matrix), _corner(labels, cell)
     foot = 52 if _is_turned(["99.9%"], cell, 8) else 34
-    page = new_page(left + max(side + 140, 350), head + side + foot + 34, **words)
+    page = style.new_page(left + max(side + 140, 350), head + side + foot + 34, **words)
     grid = page.inset(left, head)
     colors = _colors(matrix, np.arange(len(matrix)), step=1, gamma=1.0)
     grid.image(enlarged(as_pixels(colors), cell), 0, 0)
     _draw_labels(grid, labels, cell)
     size = min(9.0, 8 + cell / 64)
     for row, column in zip(*np.nonzero(matrix), strict=True):
-        x, y, ink = (column + 0.5) * cell, (row + 0.5) * cell, contrasting(colors[row, column])
-        grid.text(f"{matrix[row, column]:,}", x, y, ha="center", va="center", size=size, color=ink)
+        x, y, ink = column + 0.5, row + 0.5, style.contrasting(colors[row, column])
+        how = {"ha": "center", "va": "center", "size": size, "color": ink}
+        grid.text(f"{matrix[row, column]:,}", x * cell, y * cell, **how)
     _draw_margins(grid, matrix, cell)
     _draw_scale(grid, side + foot, gamma=1.0)
     return page.figure
@@ -88,7 +95,7 @@ def _in_blocks(
     cell = max(1, 1000 // len(matrix))
     pooled = -(-len(matrix) // _MAX_SIDE)
     inside = sum(_num_mistakes(matrix[np.ix_(b, b)]) for b in blocks if len(b) > 1)
-    share = percent(inside / max(_num_mistakes(matrix), 1))
+    share = style.percent(inside / max(_num_mistakes(matrix), 1))
     accuracy, reading = notes
     found = (
         f"{len(blocks):,} blocks of classes confused with each other hold {share} of the mistakes;"
@@ -101,11 +108,11 @@ def _in_blocks(
     left, order = _corner(names, cell, 6.5)[0], np.concatenate(blocks)
     notes = [accuracy, found, reading]
     grid = _strip_grid(matrix, order, cell=cell, left=left, head=24, notes=notes, **words)
-    _draw_blocks(grid, blocks, names, scale=cell / pooled)
+    _draw_blocks(grid, blocks, names, cell / pooled)
     return grid.figure
 
 
-def _draw_blocks(grid: Page, blocks: list[list[int]], names: list[str], *, scale: float) -> None:
+def _draw_blocks(grid: style.Page, blocks: list[list[int]], names: list[str], scale: float) -> None:
     """Frame each block of two classes or more, and name those that have room for a line of text."""
     start, free_from = 0.0, -24.0
     for block, name in zip(blocks, names, strict=True):
@@ -124,13 +131,13 @@ def _draw_blocks(grid: Page, blocks: list[list[int]], names: list[str], *, scale
 
 def _strip_grid(
     matrix: np.ndarray, order: np.ndarray, *, cell: int, left: int, head: int, **words: Any
-) -> Page:
+) -> style.Page:
     """Draw a matrix without counts, with strips of recall and precision; return its corner."""
     step = -(-len(matrix) // _MAX_SIDE)
     picture = enlarged(as_pixels(_colors(matrix, order, step=step, gamma=0.5)), cell)
     side, width = len(picture), max(12, cell)
     beside = side + width + 60
-    grid = new_page(left + beside, head + beside, **words).inset(left, head)
+    grid = style.new_page(left + beside, head + beside, **words).inset(left, head)
     grid.image(picture, 0, 0)
     recall, precision = (
         as_pixels(_COLORS(rates[order])[::step, :3]).repeat(cell, axis=0)[:side]
@@ -138,13 +145,13 @@ def _strip_grid(
     )
     grid.image(recall[:, None].repeat(width, axis=1), side + 6, 0)
     grid.image(precision[None].repeat(width, axis=0), 0, side + 6)
-    grid.text("recall", side + width + 10, 0, **SMALL)
-    grid.text("precision", -6, side + 6 + width / 2, ha="right", va="center", **SMALL)
+    grid.text("recall", side + width + 10, 0, **style.SMALL)
+    grid.text("precision", -6, side + 6 + width / 2, ha="right", va="center", **style.SMALL)
     _draw_scale(grid, side + width + 22, gamma=0.5)
     return grid
 
 
-def _draw_labels(grid: Page, labels: list[str], cell: int, size: float = 9) -> None:
+def _draw_labels(grid: style.Page, labels: list[str], cell: int, size: float = 9) -> None:
     turned = 90 if _is_turned(labels, cell, size) else 0
     for k, label in enumerate(labels):
         text, middle = fitted(label, width=_LABEL_WIDTH - 12, size=size), (k + 0.5) * cell
@@ -152,28 +159,29 @@ def _draw_labels(grid: Page, labels: list[str], cell: int, size: float = 9) -> N
         grid.text(text, middle, -5, ha="center", va="bottom", rotation=turned, size=size)
 
 
-def _draw_margins(grid: Page, matrix: np.ndarray, cell: int) -> None:
+def _draw_margins(grid: style.Page, matrix: np.ndarray, cell: int) -> None:
     """Write recall and number of images right of each row and precision below each column."""
     side, turned = cell * len(matrix), _is_turned(["99.9%"], cell, 8)
     right, below = side + 60, side + (6 if turned else 14)
-    grid.text("recall", right, -5, ha="right", va="bottom", **SMALL)
-    grid.text("images", right + 52, -5, ha="right", va="bottom", **SMALL)
+    grid.text("recall", right, -5, ha="right", va="bottom", **style.SMALL)
+    grid.text("images", right + 52, -5, ha="right", va="bottom", **style.SMALL)
     name_top = below + 16 if turned else below
-    grid.text("precision", -6, name_top, ha="right", va="center", **SMALL)
+    grid.text("precision", -6, name_top, ha="right", va="center", **style.SMALL)
     beside = {"ha": "right", "va": "center"}
     under = {"ha": "center", **({"va": "top", "rotation": 90} if turned else {"va": "center"})}
     for k, (recall, precision) in enumerate(zip(*_rates(matrix), strict=True)):
         middle = (k + 0.5) * cell
-        grid.text(f"{matrix[k].sum():,}", right + 52, middle, **beside, **SMALL)
+        grid.text(f"{matrix[k].sum():,}", right + 52, middle, **beside, **style.SMALL)
         for rate, x, y, how in ((recall, right, middle, beside), (precision, middle, below, under)):
-            text, ink = "–" if np.isnan(rate) else percent(rate), RED if rate < 0.5 else INK
+            text = "–" if np.isnan(rate) else style.percent(rate)
+            ink = style.RED if rate < 0.5 else style.INK
             grid.text(text, x, y, size=8, color=ink, **how)
 
 
-def _draw_scale(grid: Page, top: float, *, gamma: float) -> None:
+def _draw_scale(grid: style.Page, top: float, *, gamma: float) -> None:
     labels = ["0", "25%", "50%", "75%", "100%"] if gamma == 1 else ["0", "6%", "25%", "56%", "100%"]
-    meaning = "share of the row"
-    grid.color_bar(0, top, colormap=MAGNITUDE, labels=labels, meaning=meaning, width=240, gap=14)
+    how = {"colormap": style.MAGNITUDE, "meaning": "share of the row"}
+    grid.color_bar(0, top, labels=labels, width=240, gap=14, **how)
 
 
 def _colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -> np.ndarray:
@@ -222,7 +230,7 @@ def _notes(matrix: np.ndarray) -> list[str]:
     total, right = int(matrix.sum()), int(np.trace(matrix))
     share = right / max(total, 1)
     error = (share * (1 - share) / max(total, 1)) ** 0.5
-    found = f"{percent(share)} ± {error:.1%} (standard error), {right:,} of"
+    found = f"{style.percent(share)} ± {error:.1%} (standard error), {right:,} of"
     grey = "" if matrix.sum(axis=1).all() else " Grey: no images of the class."
     return [
         f"Accuracy {found} {counted(total, 'image')}.",
@@ -243,3 +251,40 @@ def _is_turned(labels: list[str], cell: int, size: float) -> bool:
 
 def _widest(labels: list[str], size: float) -> float:
     return max(text_width(label, size=size) for label in labels)
+
+
+def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs of classes with mistakes between them, the most confused first.
+
+    Confusion: the sum of the shares that the mistakes in both directions have of their rows.
+    """
+    # 10,000 classes make 100 million cells, nearly all empty: only the others are used.
+    true, predicted = np.nonzero(matrix)
+    shares = matrix[true, predicted] / np.maximum(matrix.sum(axis=1), 1)[true]
+    is_mistake = true != predicted
+    ends = np.sort(np.stack([true, predicted])[:, is_mistake], axis=0)
+    cells, where = np.unique(ends[0] * len(matrix) + ends[1], return_inverse=True)
+    mutual = np.bincount(where, weights=shares[is_mistake], minlength=len(cells))
+    first, second = np.divmod(cells, len(matrix))
+    by_share = np.argsort(-mutual, kind="stable")
+    return list(zip(first[by_share].tolist(), second[by_share].tolist(), strict=True))
+
+
+def _joined(
+    groups: list[list[int]], pairs: list[tuple[int, int]], *, limit: int
+) -> list[list[int]]:
+    """Join the groups of each pair in turn while the result has at most `limit` members."""
+    group_of = {member: group for group in groups for member in group}
+    for a, b in pairs:
+        first, second = group_of[a], group_of[b]
+        if first is second or len(first) + len(second) > limit:
+            continue
+        # Reverse the groups where that brings the two classes of the pair nearer to each other.
+        if first.index(a) < len(first) // 2:
+            first.reverse()
+        if second.index(b) > len(second) // 2:
+            second.reverse()
+        first.extend(second)
+        for member in second:
+            group_of[member] = first
+    return sorted({id(group): group for group in group_of.values()}.values(), key=min)

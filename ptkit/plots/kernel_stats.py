@@ -6,7 +6,7 @@ import numpy as np
 
 from ptkit.core.wording import counted
 from ptkit.plots.style import SIGNED, Page, number
-from ptkit.plots.tiles import as_pixels, grey_colors, shares_between, signed_colors
+from ptkit.plots.tiles import as_pixels, mapped_colors, shares_between
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay
 # shrinks the kernels of units that get no gradient by such factors and more, while the weakest
@@ -48,15 +48,9 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
     norms = np.sqrt((known**2).sum(axis=1))
     median = float(np.median(norms))
     limit = float(np.percentile(np.abs(known), 99.5)) or float(np.abs(known).max()) or 1.0
-    return KernelStats(
-        norms=norms,
-        minima=known.min(axis=1),
-        maxima=known.max(axis=1),
-        is_dead=((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1),
-        median_norm=median,
-        limit=limit,
-        num_not_finite=int((~is_finite).sum()),
-    )
+    is_dead = ((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1)
+    minima, maxima, num_not_finite = known.min(axis=1), known.max(axis=1), int((~is_finite).sum())
+    return KernelStats(norms, minima, maxima, is_dead, median, limit, num_not_finite)
 
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
@@ -79,8 +73,8 @@ def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarra
     if kernels.shape[1] == 3:
         return as_pixels(shares_between(known, low, high).clip(0, 1)).transpose(0, 2, 3, 1)
     if scale == "layer":
-        return signed_colors(kernels[:, 0], limit)
-    return grey_colors(shares_between(kernels, low, high)[:, 0])
+        return mapped_colors(kernels[:, 0], SIGNED, low=-limit, high=limit)
+    return mapped_colors(shares_between(kernels, low, high)[:, 0], "gray", low=0, high=1)
 
 
 def kernel_notes(weight: np.ndarray, stats: KernelStats, *, how: str, bar: str) -> list[str]:

@@ -103,25 +103,31 @@ def pr_figure(
         axes = page.axes(left, top, _PANEL, _PANEL)
         _draw(axes, curves[k], color=ORANGE, width=1.4)
         axes.tick_params(labelbottom=False, labelleft=False, length=2)
-        _draw_heading(page, labels[k], left=left, top=top, ap=curves[k].ap, count=int(counts[k]))
+        heading = page.inset(left, top - 5)
+        _write_heading(heading, labels[k], f"AP {curves[k].ap:.3f}", count=f"{counts[k]:,}")
     return page.figure
 
 
-def _draw_heading(page: Page, name: str, *, left: float, top: float, ap: float, count: int) -> None:
+def _write_heading(page: Page, name: str, ap: str, *, count: str) -> None:
     """Write the name of a class, its number of images where there is room, and its AP."""
     how: dict[str, Any] = {"va": "bottom", "size": 8}
-    text = f"AP {ap:.3f}"
-    room = _PANEL - text_width(text, size=8) - 6
+    room = _PANEL - text_width(ap, size=8) - 6
     name = fitted(name, width=room, size=8)
-    page.text(name, left, top - 5, **how)
-    if text_width(f"{name} {count:,}", size=8) < room:
-        after = left + text_width(f"{name} ", size=8)
-        page.text(f"{count:,}", after, top - 5, va="bottom", **SMALL)
-    page.text(text, left + _PANEL, top - 5, ha="right", **how)
+    page.text(name, 0, 0, **how)
+    if text_width(f"{name} {count}", size=8) < room:
+        page.text(count, text_width(f"{name} ", size=8), 0, color=MUTED, **how)
+    page.text(ap, _PANEL, 0, ha="right", **how)
 
 
 def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
-    recall, precision = _drawable(curve)
+    recall, precision = curve.recall, curve.precision
+    if len(recall) > _MAX_POINTS:
+        # For millions of points matplotlib would take gigabytes: only those where recall rises.
+        # Between the first and the last point of one recall the line is vertical.
+        rises = np.diff(recall) > 0
+        kept = np.flatnonzero(np.append(True, rises) | np.append(rises, True))
+        kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_POINTS)).astype(int)]
+        recall, precision = recall[kept], precision[kept]
     axes.axhline(curve.prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (5, 4)))
     axes.fill_between(recall, precision, step="pre", color=color, alpha=0.12, linewidth=0)
     axes.step(recall, precision, where="pre", color=color, linewidth=width, clip_on=False)
@@ -130,20 +136,6 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter("{x:.0%}")
     light_grid(axes, "both")
-
-
-def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision; of millions of points only those where recall rises.
-
-    Otherwise matplotlib would take gigabytes.
-    """
-    if len(curve.recall) <= _MAX_POINTS:
-        return curve.recall, curve.precision
-    rises = np.diff(curve.recall) > 0
-    # Between the first and the last point of one recall the line is vertical.
-    kept = np.flatnonzero(np.append(True, rises) | np.append(rises, True))
-    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_POINTS)).astype(int)]
-    return curve.recall[kept], curve.precision[kept]
 
 
 def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:

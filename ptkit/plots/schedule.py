@@ -10,26 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import (
-    BLUE,
-    MUTED,
-    ORANGE,
-    RED,
-    Page,
-    house_style,
-    light_grid,
-    new_page,
-    number,
-    number_labels,
-)
+from ptkit.plots import style
 
 _WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
-_COLORS = (BLUE, ORANGE, "#2d8a4e", RED, "#7a4fb0")
+_COLORS = (style.BLUE, style.ORANGE, "#2d8a4e", style.RED, "#7a4fb0")
 # Below this share of the highest rate a logarithmic scale shows nothing that matters.
 _LOWEST = 1e-6
 
 
-@house_style()
+@style.house_style()
 def schedule_figure(
     call: str,
     epochs: np.ndarray,
@@ -55,7 +44,7 @@ def schedule_figure(
     top = 30 if len(kinds) > 1 else 14
     footer = f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}"
     title, height = _title(call, rates, num_epochs), top + _LINEAR + _LOG + _BETWEEN + 44
-    page = new_page(_WIDTH, height, title=title, notes=notes, footer=footer)
+    page = style.new_page(_WIDTH, height, title=title, notes=notes, footer=footer)
     linear = page.axes(_LEFT, top, _WIDTH - _LEFT, _LINEAR)
     log = page.axes(_LEFT, top + _LINEAR + _BETWEEN, _WIDTH - _LEFT, _LOG)
     highest = max(float(rates.max()), float(plain_rates.max())) or 1.0
@@ -68,11 +57,11 @@ def schedule_figure(
             _draw(axes, times, rates=shown, plain=plain, color=color)
         axes.set_xlim(0, num_epochs)
         axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-        light_grid(axes, "y")
+        style.light_grid(axes, "y")
     linear.tick_params(labelbottom=False)
     linear.set(ylim=(0, highest * 1.08), ylabel="rate")
-    number_labels(linear)
-    number_labels(log, log=LogLocator(numticks=6))
+    style.number_labels(linear)
+    style.number_labels(log, log=LogLocator(numticks=6))
     seen = rates[rates > highest * _LOWEST]
     lowest = float(seen.min()) if seen.size else highest / 10
     log.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
@@ -93,11 +82,11 @@ def _draw(
     axes.step(times, np.append(rates, rates[-1]), linewidth=2, solid_capstyle="butt", **how)
 
 
-def _draw_legend(page: Page, kinds: Collection[list[int]], colors: list[str]) -> None:
+def _draw_legend(page: style.Page, kinds: Collection[list[int]], colors: list[str]) -> None:
     left = _LEFT
     for color, columns in zip(colors, kinds, strict=True):
         if left > _WIDTH - 90:
-            page.text("…", left, 7, va="center", color=MUTED)
+            page.text("…", left, 7, va="center", color=style.MUTED)
             return
         text = f"group{'s' * (len(columns) > 1)} {', '.join(str(k + 1) for k in columns)}"
         page.color_key(text, left, color=color)
@@ -107,7 +96,7 @@ def _draw_legend(page: Page, kinds: Collection[list[int]], colors: list[str]) ->
 def _title(call: str, rates: np.ndarray, num_epochs: int) -> str:
     top = rates.max(axis=1)
     peak = int(top.argmax())
-    found, end = f"{call}: rate {number(top[peak])}", f"{number(top[-1])} at the end of"
+    found, end = f"{call}: rate {style.number(top[peak])}", f"{style.number(top[-1])} at the end of"
     if peak == 0:
         return f"{found} at first, {end} {num_epochs:,} epochs"
     when = round((peak + 1) / len(rates) * num_epochs, 1)

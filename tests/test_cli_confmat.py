@@ -186,6 +186,11 @@ def test_several_labels_have_rates_for_each_class(paths):
     assert (found["recall"][1], found["precision"][1]) == (0.0, None)
     assert found["matrix"][0] == [[0, 8], [0, 4]]
     assert {Path(file).name for file in found["files"]} >= {"labels.png", "classes.csv"}
+    overall = ptkit.evaluate("ckpt.pkl", "test.txt").metrics
+    assert {name: found[f"micro_{name}"] for name in ("f1", "precision", "recall")} == {
+        name: overall[name] for name in ("f1", "precision", "recall")
+    }
+    assert (found["map"], found["accuracy"]) == (overall["map"], overall["accuracy"])
 
 
 def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tmp_path):

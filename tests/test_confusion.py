@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from ptkit.plots.class_order import similar_blocks
-from ptkit.plots.confusion import confusion_figure
+from ptkit.plots.confusion import confusion_figure, similar_blocks
 from ptkit.plots.saving import pixels
 from ptkit.plots.style import INK, contrasting
 

@@ -1,11 +1,16 @@
 """The pictures and tables of an evaluation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.looking.evaluation import (
     MAX_MATRIX,
+    ConfusedPair,
     Evaluation,
     mistakes_of,
     most_confused,
@@ -18,6 +23,9 @@ from ptkit.plots.fonts import class_labels
 from ptkit.plots.label_rates import label_rates
 from ptkit.plots.saving import PictureFolder
 from ptkit.plots.style import percent
+
+# An image, its class, the predicted class, and the probabilities of both.
+Mistake = tuple[int, int, int, float, float]
 
 NUM_STRIPS, NUM_THUMBNAILS = 10, 8
 
@@ -32,87 +40,67 @@ def draw_evaluation(found: Evaluation, pictures: PictureFolder, *, num_images: i
     """
     footer = f"{found.images.file}, n = {len(found.images):,} · {found.source}"
     if found.has_several:
-        drawn = _draw_rates(found, pictures, footer)
+        rates, names, mean_ap = found.per_class, found.class_names, found.metrics["map"]
+        figure = label_rates(rates, names, mean_ap=mean_ap, footer=footer)
+        drawn = {"labels": pictures.add_figure("labels.png", figure)}
     else:
         drawn = _draw_confusion(found, pictures, num_images, footer)
     pictures.add_csv("classes.csv", ["class", *found.rates, "images"], found.class_rows())
     add_events(pictures, drawn)
 
 
-def _draw_rates(found: Evaluation, pictures: PictureFolder, footer: str) -> dict[str, np.ndarray]:
-    mean = found.metrics["map"]
-    figure = label_rates(
-        found.per_class, found.class_names, mean_average_precision=mean, footer=footer
-    )
-    return {"labels": pictures.add_figure("labels.png", figure)}
-
-
 def _draw_confusion(
     found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
 ) -> dict[str, np.ndarray]:
-    figure = confusion_figure(found.matrix, found.class_names, footer=footer)
+    names, matrix, path = found.class_names, found.matrix, found.images.listed_path
+    figure = confusion_figure(matrix, names, footer=footer)
     drawn = {"confusion": pictures.add_figure("confusion.png", figure)}
-    _write_matrix(found, pictures)
-    _write_pairs(found, pictures)
-    _write_mistakes(found, pictures)
-    if worst_mistakes(found).size:
-        drawn["pairs"] = _draw_pairs(found, pictures, footer)
-        drawn["mistakes"] = _draw_mistakes(found, pictures, num_images, footer)
+    rows: list[tuple[Any, ...]]
+    if len(names) > MAX_MATRIX:
+        header, cells = ["true", "predicted", "images"], np.argwhere(matrix).tolist()
+        rows = [(names[true], names[said], matrix[true, said]) for true, said in cells]
+    else:
+        header = ["true \\ predicted", *names]
+        rows = [(name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True)]
+    pictures.add_csv("confusion.csv", header, rows)
+    header = ["true", "predicted", "images", "share_of_true"]
+    pairs, mistakes = most_confused(matrix), _mistakes(found)
+    rows = [(names[pair.true], names[pair.predicted], pair.count, pair.share) for pair in pairs]
+    pictures.add_csv("pairs.csv", header, rows)
+    header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
+    rows = [
+        (path(index), names[true], names[predicted], *chances)
+        for index, true, predicted, *chances in mistakes
+    ]
+    pictures.add_csv("mistakes.csv", header, rows)
+    if mistakes:
+        figure = _pairs_figure(found, pairs, footer)
+        drawn["pairs"] = pictures.add_figure("pairs.png", figure)
+        figure = _mistakes_figure(found, mistakes, num_images, footer)
+        drawn["mistakes"] = pictures.add_figure("mistakes.png", figure)
     return drawn
 
 
-def _write_matrix(found: Evaluation, pictures: PictureFolder) -> None:
-    names = found.class_names
-    if len(names) > MAX_MATRIX:
-        cells = zip(*np.nonzero(found.matrix), strict=True)
-        pairs = [(names[true], names[said], int(found.matrix[true, said])) for true, said in cells]
-        pictures.add_csv("confusion.csv", ["true", "predicted", "images"], pairs)
-        return
-    rows = [(name, *counts) for name, counts in zip(names, found.matrix.tolist(), strict=True)]
-    pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
-
-
-def _write_pairs(found: Evaluation, pictures: PictureFolder) -> None:
-    names = found.class_names
-    pairs = most_confused(found.matrix, found.matrix.size)
-    rows = [(names[pair.true], names[pair.predicted], pair.count, pair.share) for pair in pairs]
-    pictures.add_csv("pairs.csv", ["true", "predicted", "images", "share_of_true"], rows)
-
-
-def _write_mistakes(found: Evaluation, pictures: PictureFolder) -> None:
-    names, path = found.class_names, found.images.listed_path
-    rows = [
-        (path(index), names[true], names[predicted], *chances)
-        for index, true, predicted, *chances in _mistakes(found)
-    ]
-    header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
-    pictures.add_csv("mistakes.csv", header, rows)
-
-
-def _draw_pairs(found: Evaluation, pictures: PictureFolder, footer: str) -> np.ndarray:
-    images, labels = found.images, class_labels(found.class_names)
-    pairs, strips = most_confused(found.matrix, found.matrix.size), []
+def _pairs_figure(found: Evaluation, pairs: list[ConfusedPair], footer: str) -> Figure:
+    labels, strips = class_labels(found.class_names), []
     for pair in pairs[:NUM_STRIPS]:
-        thumbnails = [_read(images, index) for index in mistakes_of(found, pair, NUM_THUMBNAILS)]
+        indices = mistakes_of(found, pair, NUM_THUMBNAILS).tolist()
         heading = f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”"
         line = f"{pair.count:,} of {found.matrix[pair.true].sum():,} ({percent(pair.share)})"
-        strips.append(Strip(heading, line, thumbnails))
+        strips.append(Strip(heading, line, _pixels(found.images, indices)))
     title = f"What do confused classes look like? {strips[0].heading}: {strips[0].line}"
     shown = f"{len(strips):,} of {len(pairs):,} confused pairs"
     notes = [f"{shown}; up to {NUM_THUMBNAILS} images each, the surest mistakes first."]
-    figure = strip_sheet(strips, title=title, notes=notes, footer=footer)
-    return pictures.add_figure("pairs.png", figure)
+    return strip_sheet(strips, title=title, notes=notes, footer=footer)
 
 
-def _draw_mistakes(
-    found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
-) -> np.ndarray:
-    images, labels = found.images, class_labels(found.class_names)
-    mistakes = _mistakes(found)
-    shown = mistakes[:num_images]
+def _mistakes_figure(
+    found: Evaluation, mistakes: list[Mistake], num_images: int, footer: str
+) -> Figure:
+    shown, labels = mistakes[:num_images], class_labels(found.class_names)
     captions = [
         (
-            images.listed_path(index),
+            found.images.listed_path(index),
             f"true: {labels[true]} ({percent(of_true)})",
             f"predicted: {labels[predicted]} ({percent(of_predicted)})",
         )
@@ -121,25 +109,19 @@ def _draw_mistakes(
     _, true, predicted, _, sureness = mistakes[0]
     pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"
     count = f"{len(shown):,} of {len(mistakes):,} mistakes"
-    figure = contact_sheet(
-        [_read(images, index) for index, *_ in shown],
-        captions,
-        title=f"Which mistakes are the worst? {pair}",
-        notes=[f"{count}, the smallest probability of the true class first."],
-        footer=footer,
-    )
-    return pictures.add_figure("mistakes.png", figure)
+    title = f"Which mistakes are the worst? {pair}"
+    notes = [f"{count}, the smallest probability of the true class first."]
+    drawn = _pixels(found.images, [index for index, *_ in shown])
+    return contact_sheet(drawn, captions, title=title, notes=notes, footer=footer)
 
 
-def _mistakes(found: Evaluation) -> list[tuple[int, int, int, float, float]]:
-    """Return the mistakes, the worst first: the image, its class, the predicted class, and the
-    probabilities of both.
-    """
+def _mistakes(found: Evaluation) -> list[Mistake]:
+    """Return all mistakes, the worst first."""
     worst = worst_mistakes(found)
     true, predicted = found.labels[worst], found.answers[worst]
     chances = (found.probabilities[worst, classes].tolist() for classes in (true, predicted))
     return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *chances, strict=True))
 
 
-def _read(images: ImageList, index: int) -> np.ndarray:
-    return decoder.read(images.image_path(int(index)))
+def _pixels(images: ImageList, indices: Sequence[int]) -> list[np.ndarray]:
+    return [decoder.read(images.image_path(index)) for index in indices]

@@ -10,16 +10,7 @@ import numpy as np
 
 from ptkit.core.data.lists import REGRESSION, ImageList, classes_file, read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
-from ptkit.core.training.tasks.metrics import (
-    accuracy,
-    average_precisions,
-    confusion_matrix,
-    counts_of_labels,
-    mean_of_known,
-    micro_rates,
-    per_class,
-    rates_of_labels,
-)
+from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import label_kind_of
 from ptkit.looking.subject import Subject
 
@@ -62,8 +53,8 @@ class Evaluation:
         absent and present.
         """
         if not self.has_several:
-            return confusion_matrix(self.labels, self.answers, len(self.class_names))
-        right, wrong, missed = counts_of_labels(self.labels, self.answers).T
+            return compute.confusion_matrix(self.labels, self.answers, len(self.class_names))
+        right, wrong, missed = compute.counts_of_labels(self.labels, self.answers).T
         rest = len(self.labels) - right - wrong - missed
         return np.stack([np.stack([rest, wrong], 1), np.stack([missed, right], 1)], 1)
 
@@ -74,10 +65,10 @@ class Evaluation:
         Each is (K,); nan where there is nothing to divide by.
         """
         if not self.has_several:
-            return per_class(self.matrix)
+            return compute.per_class(self.matrix)
         return {
-            **rates_of_labels(counts_of_labels(self.labels, self.answers)),
-            "average_precision": average_precisions(self.labels, self.probabilities),
+            **compute.rates_of_labels(compute.counts_of_labels(self.labels, self.answers)),
+            "average_precision": compute.average_precisions(self.labels, self.probabilities),
         }
 
     @cached_property
@@ -87,10 +78,10 @@ class Evaluation:
         Accuracy is the share of images that are right, with every label.
         """
         if not self.has_several:
-            return {"accuracy": accuracy(self.matrix)}
+            return {"accuracy": compute.accuracy(self.matrix)}
         return {
-            "map": mean_of_known(self.per_class["average_precision"]),
-            **micro_rates(counts_of_labels(self.labels, self.answers)),
+            "map": compute.mean_of_known(self.per_class["average_precision"]),
+            **compute.micro_rates(compute.counts_of_labels(self.labels, self.answers)),
             "accuracy": float((self.labels == self.answers).all(axis=1).mean()),
         }
 
@@ -115,11 +106,15 @@ class Evaluation:
         return list(zip(self.class_names, *columns, support, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return metrics, matrix and rates as plain values; None where there are none."""
+        """Return metrics, matrix and rates as plain values; None where there are none.
+
+        f1, precision and recall are those of each class; over all classes together they are called
+        micro_f1, micro_precision and micro_recall.
+        """
         is_large = not self.has_several and len(self.class_names) > MAX_MATRIX
         names = self.rates if self.has_several else ("precision", "recall")
         return {
-            **self.metrics,
+            **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
             "num_images": len(self.labels),
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
@@ -170,9 +165,7 @@ def evaluate_list(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
     weights = subject.weights
-    return Evaluation(
-        images, names, found.values, found.answers, source=weights.described, run=weights.run
-    )
+    return Evaluation(images, names, found.values, found.answers, weights.described, weights.run)
 
 
 def read_matching_list(
@@ -209,9 +202,9 @@ def read_matching_list(
     return images, known
 
 
-def most_confused(matrix: np.ndarray, limit: int) -> list[ConfusedPair]:
-    """Return the pairs of classes with the most mistakes; ties go to the larger share of the true
-    class.
+def most_confused(matrix: np.ndarray, limit: int | None = None) -> list[ConfusedPair]:
+    """Return the pairs of classes with the most mistakes, all without a limit; ties go to the
+    larger share of the true class.
     """
     # Of 10,000 classes a matrix has 100 million cells, nearly all 0: compute with the others only.
     cells = np.argwhere(matrix)

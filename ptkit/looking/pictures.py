@@ -20,13 +20,12 @@ def picture_folder(
 def add_events(pictures: PictureFolder, images: Mapping[str, np.ndarray]) -> None:
     """Write pictures, uint8 (H, W, 3), as TensorBoard images into the folder."""
 
-    def times() -> dict[Path, int]:
+    def times() -> set[tuple[Path, int]]:
         files = pictures.folder.glob("events.out.tfevents.*")
-        return {path: path.stat().st_mtime_ns for path in files}
+        return {(path, path.stat().st_mtime_ns) for path in files}
 
     before = times()
     write_images(pictures.folder, images)
     # A second run within a second writes into the file of the same name.
-    for path, time in sorted(times().items()):
-        if before.get(path) != time:
-            pictures.adopt(path)
+    for path, _ in sorted(times() - before):
+        pictures.adopt(path)

@@ -39,6 +39,7 @@ from ptkit.plots.kernel_film import film_frames, gif_bytes
 from ptkit.plots.kernels import output_mosaics
 from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall
 from ptkit.plots.saving import pixels, save_pixels
+from ptkit.plots.tiles import enlarged
 
 # How much is looked at: whole layers; images of each; points of the embedding; classes with a curve
 # in TensorBoard.
@@ -117,9 +118,8 @@ def _draw_feature_maps(run: Run, _found: Predicted) -> Iterator[Path]:
         raise UsageError("feature maps: no layer of the model gives maps")
     maps = record_activations(model, images, default_layers(traced, limit=_NUM_LAYERS))
     names = [_label_of(listed, index) for index in indices]
-    for name, file_name, figure in layer_figures(
-        maps, _pixels(run, images), names=names, footer=footer_of(run)
-    ):
+    drawn = layer_figures(maps, _pixels(run, images), names=names, footer=footer_of(run))
+    for name, file_name, figure in drawn:
         yield _saved(run, figure, f"feature_maps/{name}", f"feature_maps/{file_name}.png")
 
 
@@ -127,13 +127,12 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
     """Grad-CAM of what was predicted, wrong answers first."""
     listed, model = run.training.valid.images, run.training.model
     names, kind = listed.class_names, listed.label_kind
-    chosen, is_wrong = to_explain(
-        found.values, listed.labels, label_kind=kind, count=_NUM_EXPLAINED
-    )
+    values, labels = found.values, listed.labels
+    chosen, is_wrong = to_explain(values, labels, label_kind=kind, count=_NUM_EXPLAINED)
     images = _images(run, chosen)
     classes, sign = np.zeros(len(chosen), int), 1.0
     if kind != REGRESSION:
-        classes = found.values[chosen].argmax(axis=1)
+        classes = values[chosen].argmax(axis=1)
         sign = _sign_of_scores(model, images, classes, len(names))
     layer = explained_layer(model, images, classes.tolist(), sign=sign)
     heats = gradcam(model, images, classes.tolist(), layer=layer, sign=sign)
@@ -143,7 +142,7 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
         if kind != REGRESSION:
             # Of several labels the explained one need not be above its threshold.
             word = "predicted" if kind == SINGLE else "most probable"
-            answer = f"{word}: {names[classes[rank]]}, {found.values[index].max():.1%}"
+            answer = f"{word}: {names[classes[rank]]}, {values[index].max():.1%}"
         lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
         image, heat = _pixels(run, images[rank]), heats[rank]
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[index]))
@@ -151,8 +150,7 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
         zoom = max(1, _BOXED // max(image.shape[:2]))
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
         boxes = {answer: (x1, y1, x2, y2)} if one.box else {}
-        large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-        run.show(Boxes(f"gradcam/{rank + 1}", large, boxes), epoch_of(run))
+        run.show(Boxes(f"gradcam/{rank + 1}", enlarged(image, zoom), boxes), epoch_of(run))
     figure = gradcam_figure(explained, layer=layer, footer=footer_of(run))
     yield _saved(run, figure, "gradcam", "gradcam.png")
 
@@ -179,13 +177,9 @@ def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
     rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]
     shares = pictures.transpose(0, 3, 1, 2) / np.float32(255)
     run.show(Embedding("features", points, [("true", "image"), *rows], shares), epoch_of(run))
+    labels, names, layer = listed.labels[indices], listed.class_names, head or "the loss"
     figure = embedding_figure(
-        points,
-        listed.labels[indices],
-        list(pictures),
-        class_names=listed.class_names,
-        layer=head or "the loss",
-        footer=footer_of(run),
+        points, labels, list(pictures), class_names=names, layer=layer, footer=footer_of(run)
     )
     yield _saved(run, figure, "embedding", "embedding.png")
 
@@ -312,6 +306,7 @@ def _sign_of_scores(
     raise UsageError("Grad-CAM: the outputs are not one score a class")
 
 
+@torch.no_grad()
 def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
     """Return what goes into the head (n, D), or the outputs; of maps and tokens the mean over the
     places.
@@ -319,10 +314,7 @@ def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
     seen: list[Tensor] = []
     watched = model.get_submodule(head) if head else model
     # The handle that registering returns removes the hook at the end of `with`.
-    with (
-        watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
-        torch.no_grad(),
-    ):
+    with watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         outputs = model(images)
     found = seen[-1] if head else outputs
     if found.ndim == 4:

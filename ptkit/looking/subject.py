@@ -94,8 +94,7 @@ def load_subject(
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
     weights = read_weights(path)
-    checkpoint = weights.checkpoint
-    if checkpoint is None:
+    if (checkpoint := weights.checkpoint) is None:
         return _of_bare_weights(
             weights, model=model, mean=mean, std=std, size=size, classes=classes
         )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,19 +111,15 @@ def without_weights() -> Iterator[None]:
     they are.
     """
 
-    def emptied(
-        _module: nn.Module, _name: str, parameter: nn.Parameter | None
-    ) -> nn.Parameter | None:
+    def emptied(_: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or nn.parameter.is_lazy(parameter):
             return parameter
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation says that the hook returns nothing; its text says what it may return.
-    handle = nn.modules.module.register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
-    try:
+    # The handle removes the hook at the end of `with`.
+    with nn.modules.module.register_module_parameter_registration_hook(emptied):  # type: ignore[arg-type]
         yield
-    finally:
-        handle.remove()
 
 
 def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
@@ -139,7 +136,7 @@ def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
         kept[storage._cdata] = storage
         return tensor
 
-    with _watchable(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with evaluating(model), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         seen = _count_flops(model, image)
     for tensor in (*model.parameters(), *model.buffers()):
         kept.pop(tensor.untyped_storage()._cdata, None)
@@ -174,9 +171,12 @@ def _count_flops(model: nn.Module, image: Tensor) -> dict[nn.Module, _Seen]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(begin).remove)
-            stack.callback(module.register_forward_hook(end).remove)
-        with counter:
+            stack.enter_context(module.register_forward_pre_hook(begin))
+            stack.enter_context(module.register_forward_hook(end))
+        # Attention in plain steps, the same on any device.
+        stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+        mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH), counter:
             model(image)
     return seen
 
@@ -198,15 +198,10 @@ def _rows(model: nn.Module, seen: Mapping[nn.Module, _Seen], *, levels: int) -> 
         summed = [name] if is_taken_apart else inside
         held = [parameter for inner in summed for parameter in parameters[inner]]
         ran = [modules[inner] for inner in summed if modules[inner] in seen]
-        row = Row(
-            name=name,
-            kind=type(module).__name__,
-            shape=own.shape,
-            num_calls=own.num_calls,
-            parameters=sum(parameter.numel() for parameter in held),
-            trainable=sum(parameter.numel() for parameter in held if parameter.requires_grad),
-            multiply_adds=sum(seen[inner].flops for inner in ran) // 2,
-        )
+        count = sum(parameter.numel() for parameter in held)
+        trainable = sum(parameter.numel() for parameter in held if parameter.requires_grad)
+        multiply_adds, kind = sum(seen[inner].flops for inner in ran) // 2, type(module).__name__
+        row = Row(name, kind, own.shape, own.num_calls, count, trainable, multiply_adds)
         if row.parameters or row.multiply_adds or (row.num_calls and not is_taken_apart):
             yield min((order[inner] for inner in ran), default=len(order)), row
         for child, _ in module.named_children() if is_taken_apart else ():
@@ -231,18 +226,6 @@ def _shape(output: Any) -> tuple[int, ...] | None:
 
 def _num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-@contextmanager
-def _watchable(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation, and attention to plain steps, the same on any device; and back."""
-    had_fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(had_fast_path)
 
 
 _NUM_CLASSES = 10
@@ -294,7 +277,10 @@ def summarize_subject(
         )
     call = parse(text)
     if num_classes is None:
-        num_classes = _given_classes(call)
+        num_classes = call.kwargs.get("num_classes", _NUM_CLASSES)
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+            found = f"num_classes must be a whole number of at least 1, found {num_classes!r}"
+            raise call.error(found, "num_classes")
     elif "num_classes" in call.kwargs:
         raise call.error("num_classes is given twice: here and by --num-classes", "num_classes")
     size = size or usual_size(call)
@@ -321,31 +307,17 @@ def _of_checkpoint(
     if size is None:
         raise UsageError(f"{path} does not store the size of its images: give --size")
     call, num_classes = model or weights.call, weights.checkpoint["model"]["num_classes"]
-    _freeze(module, weights.checkpoint)
+    # What the run never trained is fixed.
+    groups = weights.checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
+    plans = plan_parameters(module, groups, lr=1.0)
+    for name, parameter in module.named_parameters():
+        plan = plans[name]
+        parameter.requires_grad_(plan.first_epoch is not None and not plan.is_excluded)
     # Only a user's own model may hold tensors that cannot leave their device.
     if not parse(call).prefix:
         module = module.to("meta")
     summary = summarize(module, size, num_classes=num_classes, depth=depth)
     return Summarized(str(parse(call)), num_classes, size, summary)
-
-
-def _freeze(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Mark as fixed, in place, what the checkpoint's run never trained."""
-    groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
-    plans = plan_parameters(module, groups, lr=1.0)
-    for name, parameter in module.named_parameters():
-        plan = plans[name]
-        parameter.requires_grad_(plan.first_epoch is not None and not plan.is_excluded)
-
-
-def _given_classes(call: Call) -> int:
-    """Return the number of classes in a call, or the default one."""
-    given = call.kwargs.get("num_classes", _NUM_CLASSES)
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise call.error(
-            f"num_classes must be a whole number of at least 1, found {given!r}", "num_classes"
-        )
-    return given
 
 
 def _of_call(

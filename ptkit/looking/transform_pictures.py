@@ -11,18 +11,10 @@ from ptkit.plots.style import percent
 from ptkit.plots.transform_sheet import Step, transform_figure
 
 _PREFIX = "transforms-"
-_HEADER = [
-    "image",
-    "step",
-    "call",
-    "draw",
-    "crop",
-    "height",
-    "width",
-    "is_changed",
-    "mean_change",
+_HEADER = (
+    "image", "step", "call", "draw", "crop", "height", "width", "is_changed", "mean_change",
     "clipped",
-]
+)  # fmt: skip
 
 
 def draw_sheets(shown: Shown, pictures: PictureFolder) -> dict[str, Pixels]:
@@ -31,13 +23,11 @@ def draw_sheets(shown: Shown, pictures: PictureFolder) -> dict[str, Pixels]:
     names = file_names(_PREFIX, [Path(sheet.path).stem for sheet in shown.sheets])
     for sheet, name in zip(shown.sheets, names, strict=True):
         count = counted(sheet.whole.num_draws, "draw")
-        figure = transform_figure(
-            [_step(row, row.call) for row in sheet.steps],
-            _step(sheet.whole, "The whole list, as the model sees it"),
-            title=_title(sheet),
-            notes=[joined(shown.calls), *shown.notes],
-            footer=f"n = {count} · seed {shown.seed} · {sheet.path}",
-        )
+        footer = f"n = {count} · seed {shown.seed} · {sheet.path}"
+        title, notes = _title(sheet), [joined(shown.calls), *shown.notes]
+        steps = [_step(row, row.call) for row in sheet.steps]
+        whole = _step(sheet.whole, "The whole list, as the model sees it")
+        figure = transform_figure(steps, whole, title=title, notes=notes, footer=footer)
         tag = f"transforms/{name.removeprefix(_PREFIX)}"
         drawn[tag] = pictures.add_figure(f"{name}.png", figure)
         for place, row in enumerate((*sheet.steps, sheet.whole), start=1):
@@ -92,9 +82,8 @@ def _line(row: Row) -> str:
 def _title(sheet: Sheet) -> str:
     row = sheet.whole
     crops = f"{row.num_crops} crops" if row.num_crops > 1 else ""
-    one, several = "different image", ""
-    if crops:
-        one, several = f"different set of {crops}", f"different sets of {crops}"
+    one = f"different set of {crops}" if crops else "different image"
+    several = f"different sets of {crops}" if crops else ""
     answer = f"{counted(row.num_different, one, several)} in {counted(row.num_draws, 'draw')}"
     if not row.is_random:
         answer = f"Always the same {crops or 'image'}"
@@ -108,9 +97,8 @@ def _size(pixels: Pixels) -> str:
 def _table(path: str, place: int, row: Row) -> list[tuple[object, ...]]:
     """Return a line of the table for each picture of a row; the change is in levels of 0..255."""
     rows: list[tuple[object, ...]] = []
-    for k, (draw, is_changed, clipped) in enumerate(
-        zip(row.draws, row.is_changed, row.clipped, strict=True)
-    ):
+    draws = zip(row.draws, row.is_changed, row.clipped, strict=True)
+    for k, (draw, is_changed, clipped) in enumerate(draws):
         number, crop = divmod(k, row.num_crops)
         is_same_size = draw.shape == row.before.shape
         change = float(abs(draw.astype(int) - row.before).mean()) if is_same_size else ""

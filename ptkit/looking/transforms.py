@@ -123,10 +123,15 @@ def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[Call, ...]:
         UsageError: settings that contradict each other.
         DataError: images that cannot be read.
     """
-    size = data.size or _own_size(paths)
+    size = data.size
+    if not size:
+        for path in paths:
+            # Names the first that cannot be read; below, those are passed over.
+            decoder.size_of(path)
+        size = choose_size(list_of(paths, ("image",)))
     calls = training_calls(data.transforms, data.augment, size)
     own = own_statistics(calls, data.mean, data.std)
-    mean, std = (own[0], own[1]) if own else (data.mean, data.std)
+    mean, std = own[:2] if own else (data.mean, data.std)
     completed = complete(calls, size=size, mean=mean or (0, 0, 0), std=std or (1, 1, 1))
     return tuple(call for call in completed if mean or spec_named(call).gives != NORMALISED)
 
@@ -155,13 +160,6 @@ def transform_sheets(
     ]
     whole = _rows(source, calls, call="", before=source.pixels, drawn=_drawn(source, calls))
     return [Sheet(path, tuple(rows[k] for rows in steps), whole[k]) for k, path in enumerate(paths)]
-
-
-def _own_size(paths: Sequence[str]) -> int:
-    for path in paths:
-        # Names the first that cannot be read; below, those are passed over.
-        decoder.size_of(path)
-    return choose_size(list_of(paths, ("image",)))
 
 
 def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
@@ -216,17 +214,13 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
         draws = pipeline.draws(source.seed, epoch=epoch, keys=indices, offset=offset)
         images = [pipeline.apply(*pair) for pair in zip(source.pixels, draws, strict=True)]
         if pipeline.mix is not None:
-            images = _mixed(pipeline, images, seed=source.seed, epoch=epoch)
+            # As the first batch of the epoch.
+            same_size([tuple(image.shape[-2:]) for image in images], pipeline.calls)
+            joined, labels = torch.cat(images), torch.zeros(len(images), dtype=torch.int64)
+            mixed, _ = mix(pipeline.mix, joined, labels, seed=source.seed, epoch=epoch, batch=0)
+            images = list(mixed.split(1))
         epochs.append(images)
     return epochs
-
-
-def _mixed(pipeline: Pipeline, images: Sequence[Tensor], *, seed: int, epoch: int) -> list[Tensor]:
-    """Mix images, (1, 3, h, w) each, as the first batch of an epoch."""
-    same_size([tuple(image.shape[-2:]) for image in images], pipeline.calls)
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    mixed, _ = mix(pipeline.mix, torch.cat(list(images)), labels, seed=seed, epoch=epoch, batch=0)
-    return list(mixed.split(1))
 
 
 def _rows(

@@ -38,9 +38,8 @@ def find_kernels(
         )
     chosen = list(found)
     if patterns:
-        chosen = match_names(
-            chosen, [pattern.removesuffix(".weight") for pattern in patterns], what="convolution"
-        )
+        named = [pattern.removesuffix(".weight") for pattern in patterns]
+        chosen = match_names(chosen, named, what="convolution")
     return {name: found[name].detach().float().cpu().numpy() for name in chosen}
 
 

@@ -1,5 +1,6 @@
 """The confusion matrix as a picture that is readable from two classes to thousands."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
-from ptkit.plots.class_order import similar_blocks
+from ptkit.plots import style
 from ptkit.plots.fonts import class_labels, fitted, text_width
-from ptkit.plots.style import (
-    EMPTY,
-    INK,
-    MAGNITUDE,
-    RED,
-    SMALL,
-    Page,
-    contrasting,
-    house_style,
-    new_page,
-    percent,
-)
 from ptkit.plots.tiles import as_pixels, enlarged
 
 # The most classes for which cells hold counts, and rows class names.
@@ -29,12 +18,12 @@ MAX_ANNOTATED = 30
 MAX_NAMED = 100
 
 # Colours of shares of 0..1; nan is a share of nothing.
-_COLORS = matplotlib.colormaps[MAGNITUDE].with_extremes(bad=EMPTY)
+_COLORS = matplotlib.colormaps[style.MAGNITUDE].with_extremes(bad=style.EMPTY)
 _MAX_SIDE = 1600
 _LABEL_WIDTH = 190
 
 
-@house_style()
+@style.house_style()
 def confusion_figure(
     matrix: np.ndarray, class_names: Sequence[str], *, title: str | None = None, footer: str = ""
 ) -> Figure:
@@ -48,152 +37,151 @@ def confusion_figure(
     labels = class_labels(class_names)
     small = _annotated if len(matrix) <= MAX_ANNOTATED else _named
     draw = small if len(matrix) <= MAX_NAMED else _in_blocks
-    return draw(matrix, labels, title=title or _title(matrix, labels), footer=footer)
+    title = title or _title(matrix, labels)
+    return draw(matrix, labels, notes=_notes(matrix), title=title, footer=footer)
 
 
-def _annotated(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
+def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
+    """Group classes confused with each other into blocks of at most the root of their number.
+
+    matrix: counts (K, K). Every class is in exactly one block; blocks that share mistakes are side
+    by side, and classes without any come last, in their own order. Pairs are joined from the most
+    confused one down, as in single-linkage clustering, which needs no K³ steps.
+    """
+    pairs = _pairs_by_confusion(matrix)
+    largest = max(2, math.isqrt(len(matrix)))
+    blocks = _joined([[k] for k in range(len(matrix))], pairs, limit=largest)
+    where = {k: number for number, block in enumerate(blocks) for k in block}
+    between = [(where[a], where[b]) for a, b in pairs]
+    order = _joined([[k] for k in range(len(blocks))], between, limit=len(blocks))
+    order.sort(key=lambda group: (len(group) == 1 and len(blocks[group[0]]) == 1, -len(group)))
+    return [blocks[number] for group in order for number in group]
+
+
+def _annotated(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
     """Draw cells with counts, recall and number of images at the right, precision below."""
     cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
-    side, left, head = cell * len(matrix), _label_width(labels), _head(labels, cell)
+    side, (left, head) = cell * len(matrix), _corner(labels, cell)
     foot = 52 if _is_turned(["99.9%"], cell, 8) else 34
-    page = new_page(
-        left + max(side + 140, 350),
-        head + side + foot + 34,
-        notes=[_accuracy_text(matrix), _reading_text(matrix)],
-        **words,
-    )
+    page = style.new_page(left + max(side + 140, 350), head + side + foot + 34, **words)
+    grid = page.inset(left, head)
     colors = _colors(matrix, np.arange(len(matrix)), step=1, gamma=1.0)
-    page.image(enlarged(as_pixels(colors), cell), left, head)
-    _draw_labels(page, labels, left=left, head=head, cell=cell)
+    grid.image(enlarged(as_pixels(colors), cell), 0, 0)
+    _draw_labels(grid, labels, cell)
     size = min(9.0, 8 + cell / 64)
     for row, column in zip(*np.nonzero(matrix), strict=True):
-        x, y = left + (column + 0.5) * cell, head + (row + 0.5) * cell
-        ink = contrasting(colors[row, column])
-        page.text(f"{matrix[row, column]:,}", x, y, ha="center", va="center", size=size, color=ink)
-    _draw_margins(page, matrix, left=left, head=head, cell=cell)
-    _draw_scale(page, left, head + side + foot, gamma=1.0)
+        x, y, ink = column + 0.5, row + 0.5, style.contrasting(colors[row, column])
+        how = {"ha": "center", "va": "center", "size": size, "color": ink}
+        grid.text(f"{matrix[row, column]:,}", x * cell, y * cell, **how)
+    _draw_margins(grid, matrix, cell)
+    _draw_scale(grid, side + foot, gamma=1.0)
     return page.figure
 
 
-def _named(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
+def _named(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
     """Draw cells without counts but with every class's name; recall and precision are strips."""
     cell = max(10, min(20, 900 // len(matrix)))
-    left, head = _label_width(labels, size=6.5), _head(labels, cell, size=6.5)
-    order, notes = np.arange(len(matrix)), [_reading_text(matrix)]
-    page = _strip_page(matrix, order, cell=cell, left=left, head=head, notes=notes, **words)
-    _draw_labels(page, labels, left=left, head=head, cell=cell, size=6.5)
-    return page.figure
+    left, head = _corner(labels, cell, 6.5)
+    grid = _strip_grid(matrix, np.arange(len(matrix)), cell=cell, left=left, head=head, **words)
+    _draw_labels(grid, labels, cell, 6.5)
+    return grid.figure
 
 
-def _in_blocks(matrix: np.ndarray, labels: list[str], **words: str) -> Figure:
+def _in_blocks(
+    matrix: np.ndarray, labels: list[str], *, notes: Sequence[str], **words: Any
+) -> Figure:
     """Draw all classes in blocks of similar ones, which are framed and named."""
     blocks = similar_blocks(matrix)
-    order = np.concatenate(blocks)
     cell = max(1, 1000 // len(matrix))
     pooled = -(-len(matrix) // _MAX_SIDE)
     inside = sum(_num_mistakes(matrix[np.ix_(b, b)]) for b in blocks if len(b) > 1)
-    share = percent(inside / max(_num_mistakes(matrix), 1))
-    reading = _reading_text(matrix)
-    notes = [
+    share = style.percent(inside / max(_num_mistakes(matrix), 1))
+    accuracy, reading = notes
+    found = (
         f"{len(blocks):,} blocks of classes confused with each other hold {share} of the mistakes;"
-        " a block is named after its first class.",
-        f"{reading} A pixel is the largest of {pooled}×{pooled} cells." if pooled > 1 else reading,
-    ]
-    names = [
-        labels[block[0]] + (f" +{len(block) - 1}" if len(block) > 1 else "") for block in blocks
-    ]
+        " a block is named after its first class."
+    )
+    if pooled > 1:
+        reading += f" A pixel is the largest of {pooled}×{pooled} cells."
+    names = [labels[b[0]] + (f" +{len(b) - 1}" if len(b) > 1 else "") for b in blocks]
     names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
-    left, head = _label_width(names, size=6.5), 24
-    page = _strip_page(matrix, order, cell=cell, left=left, head=head, notes=notes, **words)
-    _draw_blocks(page, blocks, names, left=left, head=head, scale=cell / pooled)
-    return page.figure
+    left, order = _corner(names, cell, 6.5)[0], np.concatenate(blocks)
+    notes = [accuracy, found, reading]
+    grid = _strip_grid(matrix, order, cell=cell, left=left, head=24, notes=notes, **words)
+    _draw_blocks(grid, blocks, names, cell / pooled)
+    return grid.figure
 
 
-def _draw_blocks(
-    page: Page, blocks: list[list[int]], names: list[str], *, left: int, head: int, scale: float
-) -> None:
+def _draw_blocks(grid: style.Page, blocks: list[list[int]], names: list[str], scale: float) -> None:
     """Frame each block of two classes or more, and name those that have room for a line of text."""
-    start, free_from = float(head), 0.0
+    start, free_from = 0.0, -24.0
     for block, name in zip(blocks, names, strict=True):
         length = len(block) * scale
         if len(block) > 1 and length >= 4:
-            axes = page.axes(left + start - head, start, length, length)
+            axes = grid.axes(start, start, length, length)
             axes.patch.set_visible(False)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color="white", linewidth=0.6)
         middle = start + length / 2
         if middle - 5 >= free_from:
-            page.text(name, left - 6, middle, ha="right", va="center", size=6.5)
+            grid.text(name, -6, middle, ha="right", va="center", size=6.5)
             free_from = middle + 5
         start += length
 
 
-def _strip_page(
-    matrix: np.ndarray,
-    order: np.ndarray,
-    *,
-    cell: int,
-    left: int,
-    head: int,
-    notes: list[str],
-    **words: str,
-) -> Page:
-    """Make the page of a matrix without counts, with strips of recall and precision."""
+def _strip_grid(
+    matrix: np.ndarray, order: np.ndarray, *, cell: int, left: int, head: int, **words: Any
+) -> style.Page:
+    """Draw a matrix without counts, with strips of recall and precision; return its corner."""
     step = -(-len(matrix) // _MAX_SIDE)
     picture = enlarged(as_pixels(_colors(matrix, order, step=step, gamma=0.5)), cell)
     side, width = len(picture), max(12, cell)
-    notes, beside = [_accuracy_text(matrix), *notes], side + width + 60
-    page = new_page(left + beside, head + beside, notes=notes, **words)
-    page.image(picture, left, head)
+    beside = side + width + 60
+    grid = style.new_page(left + beside, head + beside, **words).inset(left, head)
+    grid.image(picture, 0, 0)
     recall, precision = (
         as_pixels(_COLORS(rates[order])[::step, :3]).repeat(cell, axis=0)[:side]
         for rates in _rates(matrix)
     )
-    page.image(recall[:, None].repeat(width, axis=1), left + side + 6, head)
-    page.image(precision[None].repeat(width, axis=0), left, head + side + 6)
-    page.text("recall", left + side + width + 10, head, **SMALL)
-    below = head + side + 6 + width / 2
-    page.text("precision", left - 6, below, ha="right", va="center", **SMALL)
-    _draw_scale(page, left, head + side + width + 22, gamma=0.5)
-    return page
+    grid.image(recall[:, None].repeat(width, axis=1), side + 6, 0)
+    grid.image(precision[None].repeat(width, axis=0), 0, side + 6)
+    grid.text("recall", side + width + 10, 0, **style.SMALL)
+    grid.text("precision", -6, side + 6 + width / 2, ha="right", va="center", **style.SMALL)
+    _draw_scale(grid, side + width + 22, gamma=0.5)
+    return grid
 
 
-def _draw_labels(
-    page: Page, labels: list[str], *, left: int, head: int, cell: int, size: float = 9
-) -> None:
-    turned = _is_turned(labels, cell, size)
+def _draw_labels(grid: style.Page, labels: list[str], cell: int, size: float = 9) -> None:
+    turned = 90 if _is_turned(labels, cell, size) else 0
     for k, label in enumerate(labels):
-        text = fitted(label, width=_LABEL_WIDTH - 12, size=size)
-        middle = (k + 0.5) * cell
-        page.text(text, left - 6, head + middle, ha="right", va="center", size=size)
-        how = {"ha": "center", "va": "bottom", "rotation": 90 if turned else 0, "size": size}
-        page.text(text, left + middle, head - 5, **how)
+        text, middle = fitted(label, width=_LABEL_WIDTH - 12, size=size), (k + 0.5) * cell
+        grid.text(text, -6, middle, ha="right", va="center", size=size)
+        grid.text(text, middle, -5, ha="center", va="bottom", rotation=turned, size=size)
 
 
-def _draw_margins(page: Page, matrix: np.ndarray, *, left: int, head: int, cell: int) -> None:
+def _draw_margins(grid: style.Page, matrix: np.ndarray, cell: int) -> None:
     """Write recall and number of images right of each row and precision below each column."""
-    side = cell * len(matrix)
-    recall, precision = _rates(matrix)
-    turned = _is_turned(["99.9%"], cell, 8)
-    right, below = left + side + 60, head + side + (6 if turned else 14)
-    page.text("recall", right, head - 5, ha="right", va="bottom", **SMALL)
-    page.text("images", right + 52, head - 5, ha="right", va="bottom", **SMALL)
+    side, turned = cell * len(matrix), _is_turned(["99.9%"], cell, 8)
+    right, below = side + 60, side + (6 if turned else 14)
+    grid.text("recall", right, -5, ha="right", va="bottom", **style.SMALL)
+    grid.text("images", right + 52, -5, ha="right", va="bottom", **style.SMALL)
     name_top = below + 16 if turned else below
-    page.text("precision", left - 6, name_top, ha="right", va="center", **SMALL)
-    how = {"ha": "center", **({"va": "top", "rotation": 90} if turned else {"va": "center"})}
-    for k, (r, p) in enumerate(zip(recall, precision, strict=True)):
+    grid.text("precision", -6, name_top, ha="right", va="center", **style.SMALL)
+    beside = {"ha": "right", "va": "center"}
+    under = {"ha": "center", **({"va": "top", "rotation": 90} if turned else {"va": "center"})}
+    for k, (recall, precision) in enumerate(zip(*_rates(matrix), strict=True)):
         middle = (k + 0.5) * cell
-        page.text(_rate_text(r), right, head + middle, ha="right", va="center", **_rate_ink(r))
-        page.text(
-            f"{matrix[k].sum():,}", right + 52, head + middle, ha="right", va="center", **SMALL
-        )
-        page.text(_rate_text(p), left + middle, below, **_rate_ink(p), **how)
+        grid.text(f"{matrix[k].sum():,}", right + 52, middle, **beside, **style.SMALL)
+        for rate, x, y, how in ((recall, right, middle, beside), (precision, middle, below, under)):
+            text = "–" if np.isnan(rate) else style.percent(rate)
+            ink = style.RED if rate < 0.5 else style.INK
+            grid.text(text, x, y, size=8, color=ink, **how)
 
 
-def _draw_scale(page: Page, left: float, top: float, *, gamma: float) -> None:
+def _draw_scale(grid: style.Page, top: float, *, gamma: float) -> None:
     labels = ["0", "25%", "50%", "75%", "100%"] if gamma == 1 else ["0", "6%", "25%", "56%", "100%"]
-    meaning = "share of the row"
-    page.color_bar(left, top, colormap=MAGNITUDE, labels=labels, meaning=meaning, width=240, gap=14)
+    how = {"colormap": style.MAGNITUDE, "meaning": "share of the row"}
+    grid.color_bar(0, top, labels=labels, width=240, gap=14, **how)
 
 
 def _colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -> np.ndarray:
@@ -216,19 +204,10 @@ def _colors(matrix: np.ndarray, order: np.ndarray, *, step: int, gamma: float) -
     return colors
 
 
-def _rates(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rates(matrix: np.ndarray) -> list[np.ndarray]:
     """Return recall and precision (K,); nan where there is nothing to divide by."""
-    hits, true, predicted = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
-    recall = np.divide(hits, true, out=np.full(len(matrix), np.nan), where=true > 0)
-    return recall, np.divide(hits, predicted, out=np.full(len(matrix), np.nan), where=predicted > 0)
-
-
-def _rate_text(rate: float) -> str:
-    return "–" if np.isnan(rate) else percent(rate)
-
-
-def _rate_ink(rate: float) -> dict[str, Any]:
-    return SMALL | {"color": RED if rate < 0.5 else INK}
+    totals = (matrix.sum(axis=1), matrix.sum(axis=0))
+    return [np.diag(matrix) / np.where(total > 0, total, np.nan) for total in totals]
 
 
 def _num_mistakes(matrix: np.ndarray) -> int:
@@ -246,27 +225,24 @@ def _title(matrix: np.ndarray, labels: list[str]) -> str:
     return f"Which classes are confused? {pair}, {counts[most]:,} of {wrong:,} mistakes"
 
 
-def _reading_text(matrix: np.ndarray) -> str:
-    grey = "" if matrix.sum(axis=1).all() else " Grey: no images of the class."
-    return f"Rows: true class. Columns: predicted class. Colour: share of the row.{grey}"
-
-
-def _accuracy_text(matrix: np.ndarray) -> str:
+def _notes(matrix: np.ndarray) -> list[str]:
+    """Return the accuracy in words, and how to read the picture."""
     total, right = int(matrix.sum()), int(np.trace(matrix))
     share = right / max(total, 1)
     error = (share * (1 - share) / max(total, 1)) ** 0.5
-    found = f"{percent(share)} ± {error:.1%} (standard error), {right:,} of"
-    return f"Accuracy {found} {counted(total, 'image')}."
+    found = f"{style.percent(share)} ± {error:.1%} (standard error), {right:,} of"
+    grey = "" if matrix.sum(axis=1).all() else " Grey: no images of the class."
+    return [
+        f"Accuracy {found} {counted(total, 'image')}.",
+        f"Rows: true class. Columns: predicted class. Colour: share of the row.{grey}",
+    ]
 
 
-def _label_width(labels: list[str], size: float = 9) -> int:
+def _corner(labels: list[str], cell: int, size: float = 9) -> tuple[int, int]:
+    """Return the room that labels need at the left of the cells and above them."""
     widest = min(_widest(labels, size), _LABEL_WIDTH - 12)
-    return int(max(widest, text_width("precision", size=8))) + 12
-
-
-def _head(labels: list[str], cell: int, size: float = 9) -> int:
-    widest = min(_widest(labels, size), _LABEL_WIDTH - 12)
-    return int(widest) + 10 if _is_turned(labels, cell, size) else 24
+    left = int(max(widest, text_width("precision", size=8))) + 12
+    return left, int(widest) + 10 if _is_turned(labels, cell, size) else 24
 
 
 def _is_turned(labels: list[str], cell: int, size: float) -> bool:
@@ -275,3 +251,40 @@ def _is_turned(labels: list[str], cell: int, size: float) -> bool:
 
 def _widest(labels: list[str], size: float) -> float:
     return max(text_width(label, size=size) for label in labels)
+
+
+def _pairs_by_confusion(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs of classes with mistakes between them, the most confused first.
+
+    Confusion: the sum of the shares that the mistakes in both directions have of their rows.
+    """
+    # 10,000 classes make 100 million cells, nearly all empty: only the others are used.
+    true, predicted = np.nonzero(matrix)
+    shares = matrix[true, predicted] / np.maximum(matrix.sum(axis=1), 1)[true]
+    is_mistake = true != predicted
+    ends = np.sort(np.stack([true, predicted])[:, is_mistake], axis=0)
+    cells, where = np.unique(ends[0] * len(matrix) + ends[1], return_inverse=True)
+    mutual = np.bincount(where, weights=shares[is_mistake], minlength=len(cells))
+    first, second = np.divmod(cells, len(matrix))
+    by_share = np.argsort(-mutual, kind="stable")
+    return list(zip(first[by_share].tolist(), second[by_share].tolist(), strict=True))
+
+
+def _joined(
+    groups: list[list[int]], pairs: list[tuple[int, int]], *, limit: int
+) -> list[list[int]]:
+    """Join the groups of each pair in turn while the result has at most `limit` members."""
+    group_of = {member: group for group in groups for member in group}
+    for a, b in pairs:
+        first, second = group_of[a], group_of[b]
+        if first is second or len(first) + len(second) > limit:
+            continue
+        # Reverse the groups where that brings the two classes of the pair nearer to each other.
+        if first.index(a) < len(first) // 2:
+            first.reverse()
+        if second.index(b) > len(second) // 2:
+            second.reverse()
+        first.extend(second)
+        for member in second:
+            group_of[member] = first
+    return sorted({id(group): group for group in group_of.values()}.values(), key=min)

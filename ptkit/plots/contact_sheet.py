@@ -11,6 +11,7 @@ from ptkit.plots.style import INK, MUTED, RED, SMALL, house_style, new_page
 from ptkit.plots.tiles import resized
 
 _CELL, _THUMBNAIL, _GAP, _LINE = 152, 140, 14, 14
+_COLUMNS = 6
 _STRIP_THUMBNAIL, _STRIP_TEXT = 72, 240
 
 
@@ -31,20 +32,17 @@ def contact_sheet(
     title: str,
     notes: Sequence[str] = (),
     footer: str = "",
-    columns: int = 6,
 ) -> Figure:
     """Draw images in a grid with lines below each; the first line is muted, the last one red.
 
     images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels.
     captions: lines per image.
     """
-    columns = max(1, min(columns, len(images)))
+    columns = min(_COLUMNS, len(images))
     tiles = [resized(image, _THUMBNAIL) for image in images]
-    words = _LINE * max((len(lines) for lines in captions), default=0)
-    highest = [
-        max(tile.shape[0] for tile in tiles[start : start + columns])
-        for start in range(0, len(tiles), columns)
-    ]
+    words = _LINE * max(len(lines) for lines in captions)
+    heights, starts = [tile.shape[0] for tile in tiles], range(0, len(tiles), columns)
+    highest = [max(heights[start : start + columns]) for start in starts]
     height = sum(highest) + (4 + words + _GAP) * len(highest)
     width = columns * (_CELL + _GAP) - _GAP
     page = new_page(width, height, title=title, notes=notes, footer=footer)
@@ -65,7 +63,7 @@ def strip_sheet(
     strips: Sequence[Strip], *, title: str, notes: Sequence[str] = (), footer: str = ""
 ) -> Figure:
     """Draw rows of images, each with its heading and line at the left."""
-    most = max((len(strip.images) for strip in strips), default=0)
+    most = max(len(strip.images) for strip in strips)
     pitch = _STRIP_THUMBNAIL + 6
     headings = [fitted(strip.heading, width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
     widths = [text_width(heading, size=9, bold=True) for heading in headings]

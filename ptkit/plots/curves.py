@@ -2,26 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ptkit.plots.style import (
-    BLUE,
-    INK,
-    MUTED,
-    ORANGE,
-    SMALL,
-    Page,
-    house_style,
-    light_grid,
-    new_page,
-    number,
-    number_labels,
-    percent,
-)
+from ptkit.plots import style
 
 Row = Mapping[str, float | None]
 
@@ -30,7 +18,7 @@ _WIDTH, _LEFT, _PANEL, _STRIP, _BETWEEN = 760, 56, 230, 72, 22
 _ERRORS = ("mae", "rmse")
 
 
-@house_style()
+@style.house_style()
 def learning_curves(
     rows: Sequence[Row],
     *,
@@ -53,13 +41,13 @@ def learning_curves(
     epochs = _column(rows, "epoch")
     kept = next((row for row in rows if row["epoch"] == best_epoch), None)
     best = kept or _best_row(rows, metric)
-    page = new_page(
-        _WIDTH,
-        2 * _PANEL + _STRIP + 2 * _BETWEEN + 44,
-        title=_title(rows, best, metric=metric, num_valid=num_valid),
-        notes=[_note(epochs)],
-        footer=f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}",
-    )
+    note = "One point an epoch."
+    if len(rows) >= 6:
+        note = f"Thin: each epoch. Thick: mean of {2 * _reach(len(rows)) + 1} epochs."
+    title = _title(rows, best, metric=metric, num_valid=num_valid)
+    footer = f"{footer}{' · ' if footer else ''}validation n = {num_valid:,}"
+    height = 2 * _PANEL + _STRIP + 2 * _BETWEEN + 44
+    page = style.new_page(_WIDTH, height, title=title, notes=[note], footer=footer)
     loss, middle, strip = (
         page.axes(_LEFT, 18 + place * (_PANEL + _BETWEEN), _WIDTH - _LEFT, height)
         for place, height in enumerate((_PANEL, _PANEL, _STRIP))
@@ -67,11 +55,20 @@ def learning_curves(
     _draw_losses(loss, rows, chance_loss)
     _draw_metric(middle, rows, metric=metric, num_valid=num_valid)
     if majority_share is not None:
-        _baseline(middle, majority_share, f"always the largest class, {percent(majority_share)}")
-    _draw_rate(strip, epochs, _column(rows, "lr"))
+        label = f"always the largest class, {style.percent(majority_share)}"
+        _baseline(middle, majority_share, label)
+    rates, marker = _column(rows, "lr"), "o" if len(rows) < 4 else None
+    strip.plot(epochs, rates, color=style.INK, linewidth=1.2, marker=marker, markersize=4)
+    strip.set(xlabel="epoch", ylabel="lr")
+    strip.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
+    strip.yaxis.set_major_locator(MaxNLocator(3))
+    style.number_labels(strip)
     for axes in (loss, middle, strip):
         _finish(axes, epochs, best, is_last=axes is strip)
-    _draw_legend(page, has_band=metric == "accuracy")
+    page.color_key("train", _LEFT, color=style.BLUE)
+    page.color_key("validation", _LEFT + 110, color=style.ORANGE)
+    band = "     band: ±1 standard error" if metric == "accuracy" else ""
+    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=style.MUTED)
     return page.figure
 
 
@@ -81,7 +78,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     At the ends the window shrinks on both sides alike, so that a steady rise or fall stays where it
     is.
     """
-    half = max(1, len(values) // 20)
+    half = _reach(len(values))
     values = np.where(np.isfinite(values), values, np.nan)
     result = np.full(len(values), np.nan)
     for k in np.flatnonzero(np.isfinite(values)).tolist():
@@ -90,16 +87,21 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return result
 
 
+def _reach(num_epochs: int) -> int:
+    """Return how far to both sides the moving average goes."""
+    return max(1, num_epochs // 20)
+
+
 def _draw_losses(axes: Axes, rows: Sequence[Row], chance: float | None) -> None:
     losses = np.concatenate(_draw_curves(axes, rows, "loss"))
     known = losses[np.isfinite(losses)]
     if chance is not None:
-        _baseline(axes, chance, f"chance, ln K = {number(chance)}")
+        _baseline(axes, chance, f"chance, ln K = {style.number(chance)}")
     # Compared with chance or with the median: one bad start must not flatten the rest.
     scale = float(np.median(known)) if chance is None and known.size else chance or 1.0
     highest = max(known.max(initial=0), chance or 0)
     if known.size and highest > 8 * scale and known.min() > 0:
-        number_labels(axes, log=LogLocator(subs=(1, 2, 5)))
+        style.number_labels(axes, log=LogLocator(subs=(1, 2, 5)))
     elif known.min(initial=0) >= 0:
         axes.set_ylim(0, highest * 1.1 or 1)
 
@@ -109,23 +111,14 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
     if metric == "accuracy":
         error = np.sqrt(np.clip(valid * (1 - valid), 0, None) / num_valid)
         low, high = valid - error, valid + error
-        axes.fill_between(epochs, low, high, color=ORANGE, alpha=0.18, linewidth=0)
+        axes.fill_between(epochs, low, high, color=style.ORANGE, alpha=0.18, linewidth=0)
     _draw_curves(axes, rows, metric)
     if metric in _ERRORS:
         axes.set_ylim(bottom=0)
-        number_labels(axes)
+        style.number_labels(axes)
         return
     axes.set_ylim(min(0, float(np.nanmin(valid, initial=0))), 1.04)
     axes.yaxis.set_major_formatter("{x:.0%}")
-
-
-def _draw_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
-    marker = "o" if len(epochs) < 4 else None
-    axes.plot(epochs, rates, color=INK, linewidth=1.2, marker=marker, markersize=4)
-    axes.set(xlabel="epoch", ylabel="lr")
-    axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    number_labels(axes)
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndarray]:
@@ -133,7 +126,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndar
     axes.set_ylabel(quantity)
     epochs = _column(rows, "epoch")
     both = [_column(rows, f"{part}_{quantity}") for part in ("train", "valid")]
-    for values, color in zip(both, (BLUE, ORANGE), strict=True):
+    for values, color in zip(both, (style.BLUE, style.ORANGE), strict=True):
         if len(rows) < 6:
             axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=4)
             continue
@@ -143,19 +136,11 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndar
 
 
 def _baseline(axes: Axes, value: float, label: str) -> None:
-    axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (5, 4)))
-    axes.annotate(
-        label,
-        (0.995, value),
-        (0, 2),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        zorder=1.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
-        **SMALL,
-    )
+    axes.axhline(value, color=style.MUTED, linewidth=1, linestyle=(0, (5, 4)))
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+    how: dict[str, Any] = {"ha": "right", "va": "bottom", "zorder": 1.5, "bbox": box, **style.SMALL}
+    where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(label, (0.995, value), (0, 2), **where, **how)
 
 
 def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) -> None:
@@ -163,22 +148,15 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     margin = max(0.5, len(epochs) * 0.01)
     axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-    light_grid(axes, "y")
+    style.light_grid(axes, "y")
     axes.tick_params(labelbottom=is_last)
     if best is None:
         return
     epoch = float(best["epoch"] or 0)
-    axes.axvline(epoch, color=INK, linewidth=0.9, alpha=0.6, zorder=1)
+    axes.axvline(epoch, color=style.INK, linewidth=0.9, alpha=0.6, zorder=1)
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
-        axes.plot(epoch, value, "o", markersize=7, color=ORANGE, mec="white", zorder=5)
-
-
-def _draw_legend(page: Page, *, has_band: bool) -> None:
-    page.color_key("train", _LEFT, color=BLUE)
-    page.color_key("validation", _LEFT + 110, color=ORANGE)
-    band = "     band: ±1 standard error" if has_band else ""
-    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=MUTED)
+        axes.plot(epoch, value, "o", markersize=7, color=style.ORANGE, mec="white", zorder=5)
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:
@@ -195,16 +173,10 @@ def _title(rows: Sequence[Row], best: Row | None, *, metric: str, num_valid: int
         return f"How well does it learn? no validation {metric} in {len(rows):,} epochs"
     value, epoch = _known(best.get(f"valid_{metric}"), 0), int(_known(best["epoch"], 0))
     if metric == "accuracy":
-        found = f"{percent(value)} ± {math.sqrt(value * (1 - value) / num_valid):.1%}"
+        found = f"{style.percent(value)} ± {math.sqrt(value * (1 - value) / num_valid):.1%}"
     else:
-        found = f"{metric} {number(value) if metric in _ERRORS else percent(value)}"
+        found = f"{metric} {style.number(value) if metric in _ERRORS else style.percent(value)}"
     return f"How well does it learn? {found} at epoch {epoch} of {len(rows)}"
-
-
-def _note(epochs: np.ndarray) -> str:
-    if len(epochs) < 6:
-        return "One point an epoch."
-    return f"Thin: each epoch. Thick: mean of {2 * max(1, len(epochs) // 20) + 1} epochs."
 
 
 def _column(rows: Sequence[Row], key: str) -> np.ndarray:

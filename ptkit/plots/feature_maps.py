@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import fitted, text_width
 from ptkit.plots.style import MAGNITUDE, SIGNED, SMALL, dead_text, house_style, new_page, number
-from ptkit.plots.tiles import magnitude_colors, mosaic, resized, signed_colors
+from ptkit.plots.tiles import mapped_colors, mosaic, resized
 
 MAX_CHANNELS = 16
 
@@ -72,12 +72,14 @@ def feature_map_figure(
     mean = np.abs(maps).mean(axis=1)
     mean_limit = float(np.nan_to_num(mean, posinf=0).max()) or 1.0
     size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
-    means = [magnitude_colors(resized(one, size), mean_limit) for one in mean]
+    tiles = (resized(one, size) for one in mean)
+    means = [mapped_colors(tile, MAGNITUDE, low=0, high=mean_limit) for tile in tiles]
     # An input much larger than the maps would pull the rows apart.
     inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
-    paint = signed_colors if stats.is_signed else magnitude_colors
+    colormap, low = (SIGNED, -stats.limit) if stats.is_signed else (MAGNITUDE, 0)
     strongest = stats.strongest.tolist()
-    channels = [paint(resized(one[k], size), stats.limit) for one in maps for k in strongest]
+    tiles = (resized(one[k], size) for one in maps for k in strongest)
+    channels = [mapped_colors(tile, colormap, low=low, high=stats.limit) for tile in tiles]
     groups = (inputs, means, channels)
     widths = [max(tile.shape[1] for tile in tiles) for tiles in groups]
     height = max(tile.shape[0] for tiles in groups for tile in tiles)
@@ -88,13 +90,11 @@ def feature_map_figure(
         for tiles, width in zip(groups, widths, strict=True)
     ]
     bottom = _HEAD + pictures[0].shape[0]
-    page = new_page(
-        left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN,
-        bottom + 44,
-        title=_title(layer, stats, len(maps)),
-        notes=[_shape_text(maps, stats)],
-        footer=footer,
-    )
+    where = "this image" if len(maps) == 1 else f"these {len(maps):,} images"
+    title = dead_text(f"channels of {layer} are dead on {where}", stats.is_dead)
+    right = left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN
+    notes = [_shape_text(maps, stats)]
+    page = new_page(right, bottom + 44, title=title, notes=notes, footer=footer)
     for k, label in enumerate(labels):
         middle = _HEAD + _GAP + k * (height + _BELOW + _GAP) + height / 2
         page.text(label, left - 6, middle, ha="right", va="center", size=8)
@@ -105,9 +105,8 @@ def feature_map_figure(
             middle = left + _GAP + k * (width + _GAP) + width / 2
             page.text(str(head), middle, _HEAD - 3, ha="center", va="bottom", **SMALL)
         left += picture.shape[1] + _BETWEEN
-    labels, colormap = ["0", number(stats.limit)], MAGNITUDE
-    if stats.is_signed:
-        labels, colormap = [f"−{labels[1]}", *labels], SIGNED
+    limit = number(stats.limit)
+    labels = [f"−{limit}", "0", limit] if stats.is_signed else ["0", limit]
     page.color_bar(0, bottom + 12, colormap=colormap, labels=labels, meaning="channels", gap=8)
     labels, meaning = ["0", number(mean_limit)], "mean |a|"
     page.color_bar(230, bottom + 12, colormap=MAGNITUDE, labels=labels, meaning=meaning, gap=8)
@@ -128,11 +127,6 @@ def _column_group(tiles: list[np.ndarray], rows: int, *, height: int, width: int
         top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
         cell[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return mosaic(cells, len(tiles) // rows, gap=_GAP)
-
-
-def _title(layer: str, stats: MapStats, num_images: int) -> str:
-    where = "this image" if num_images == 1 else f"these {num_images:,} images"
-    return dead_text(f"channels of {layer} are dead on {where}", stats.is_dead)
 
 
 def _shape_text(maps: np.ndarray, stats: MapStats) -> str:

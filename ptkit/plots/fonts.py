@@ -32,8 +32,8 @@ _NO_GLYPH = "\N{WHITE SQUARE}"
 def cjk_font() -> str | None:
     """Return the name of a font with Chinese characters that this system has, or None."""
     name = _known_cjk_font()
-    # matplotlib keeps its list of fonts between runs and misses those installed since.
-    if name is None and _add_new_fonts():
+    if name is None:
+        _add_new_fonts()
         name = _known_cjk_font()
     if name is not None:
         # Most of these fonts have no bold face, which matplotlib would log each time.
@@ -56,16 +56,14 @@ def is_drawable(text: str) -> bool:
 
 def drawable(text: str) -> str:
     """Return `text` on one line, with an empty square for each character that has no glyph."""
-    return "".join(
-        c if is_drawable(c) else _NO_GLYPH for c in text.replace("\n", " ").replace("\t", " ")
-    )
+    line = text.replace("\n", " ").replace("\t", " ")
+    return "".join(c if is_drawable(c) else _NO_GLYPH for c in line)
 
 
 def class_labels(class_names: Sequence[str]) -> list[str]:
     """Return the label of each class: its name, or its index if the name is blank or undrawable."""
-    return [
-        name if name.strip() and is_drawable(name) else str(k) for k, name in enumerate(class_names)
-    ]
+    named = enumerate(class_names)
+    return [name if name.strip() and is_drawable(name) else str(k) for k, name in named]
 
 
 @lru_cache(maxsize=4096)
@@ -108,7 +106,8 @@ def _known_cjk_font() -> str | None:
     return next((family for family in _CJK_FAMILIES if family in installed), None)
 
 
-def _add_new_fonts() -> bool:
+def _add_new_fonts() -> None:
+    # matplotlib keeps its list of fonts between runs and misses those installed since.
     fonts = font_manager.fontManager
     known = {entry.fname for entry in fonts.ttflist}
     for path in font_manager.findSystemFonts():
@@ -116,7 +115,6 @@ def _add_new_fonts() -> bool:
             # A font file may be damaged.
             with suppress(OSError, RuntimeError):
                 fonts.addfont(path)
-    return any(entry.fname not in known for entry in fonts.ttflist)
 
 
 @cache

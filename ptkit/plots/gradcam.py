@@ -53,31 +53,25 @@ def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = 
     found = "in no region"
     if shares:
         found = f"in a box of {percent(float(np.median(shares)))} of the image (median)"
+    title = f"Where did it look when it decided? {found}"
     box = "Box: the largest region above half of the highest heat."
-    page = new_page(
-        columns * cell_width - _BETWEEN,
-        end + 34,
-        title=f"Where did it look when it decided? {found}",
-        notes=[f"Grad-CAM of {layer} for the predicted class. {box}"],
-        footer=footer,
-    )
+    notes = [f"Grad-CAM of {layer} for the predicted class. {box}"]
+    width = columns * cell_width - _BETWEEN
+    page = new_page(width, end + 34, title=title, notes=notes, footer=footer)
     for place, one in enumerate(explained):
         left, bottom = place % columns * cell_width, place // columns * cell_height + height
-        _draw(page, one, left=left, bottom=bottom, room=cell_width - _BETWEEN)
+        _draw(page.inset(left, bottom), one, room=cell_width - _BETWEEN)
     meaning = "heat, share of the image's highest"
     page.color_bar(0, end, colormap=MAGNITUDE, labels=["0", "1"], meaning=meaning)
     return page.figure
 
 
-def _draw(page: Page, one: Explained, *, left: float, bottom: float, room: float) -> None:
-    """Draw one image and its heat, both ending at `bottom`, and the lines below."""
+def _draw(page: Page, one: Explained, *, room: float) -> None:
+    """Draw one image and its heat above the page's corner, and the lines below."""
     tile = resized(one.image, _TILE)
     height, width = tile.shape[:2]
-    page.image(tile, left, bottom - height)
-    axes = page.axes(left + width + _GAP, bottom - height, width, height)
-    heat = resized(overlay(one.image, one.heat), _TILE)
-    axes.imshow(heat, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
+    page.image(tile, 0, -height)
+    axes = page.image(resized(overlay(one.image, one.heat), _TILE), width + _GAP, -height)
     if one.box is not None:
         x1, y1, x2, y2 = (end * width / one.image.shape[1] - 0.5 for end in one.box)
         look: dict[str, Any] = {"fill": False, "edgecolor": RED, "linewidth": 1.6}
@@ -85,4 +79,4 @@ def _draw(page: Page, one: Explained, *, left: float, bottom: float, room: float
     for number, line in enumerate(one.lines):
         color = RED if one.is_wrong and number == len(one.lines) - 1 else INK if number else MUTED
         text = fitted(line, width=room, size=8)
-        page.text(text, left, bottom + 5 + _LINE * number, size=8, color=color)
+        page.text(text, 0, 5 + _LINE * number, size=8, color=color)

@@ -1,7 +1,6 @@
 """The kernels of one layer from epoch to epoch, as the frames of a film and as an animated GIF."""
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ptkit.plots.fonts import font_families
 from ptkit.plots.kernel_stats import draw_legend, kernel_colors, kernel_stats
 from ptkit.plots.saving import pixels
 from ptkit.plots.style import BLUE_RGB, FAINT_RGB, FRAME_RGB, INK, house_style, new_page
-from ptkit.plots.tiles import enlarged, mosaic
+from ptkit.plots.tiles import enlarged, mosaic, num_columns
 
 MAX_TILES = 64
 
@@ -30,26 +29,28 @@ def film_frames(
     kernels: (epochs, outputs, inputs, H, W). Three inputs are colours, of others each output's
     strongest input is shown. num_outputs: of the layer, of which the film may have fewer.
     """
-    outputs = min(kernels.shape[1], MAX_TILES)
-    maps, stats = _maps(kernels[:, :outputs]), kernel_stats(kernels.reshape(-1, *kernels.shape[2:]))
-    columns = _num_columns(outputs)
-    zoom = max(1, min(420 // columns, 96) // max(kernels.shape[3:]))
+    _, outputs, inputs, *size = kernels.shape
+    outputs, stats = min(outputs, MAX_TILES), kernel_stats(kernels.reshape(-1, inputs, *size))
+    maps = kernels[:, :outputs]
+    if inputs not in (1, 3):
+        strongest = (maps[-1] ** 2).sum(axis=(2, 3)).argmax(axis=1)
+        maps = maps[:, np.arange(outputs), strongest][:, :, None]
+    columns = num_columns(outputs, ratio=1.6, narrowest=0.75, widest=1.6)
+    zoom = max(1, min(420 // columns, 96) // max(size))
     colors = [kernel_colors(one, limit=stats.limit, scale="layer") for one in maps]
     mosaics = [mosaic(enlarged(c, zoom), columns, gap=3, fill=FRAME_RGB) for c in colors]
     first, last = (kernels[k].astype(np.float64) for k in (0, -1))
     moved = float(np.linalg.norm(last - first) / (np.linalg.norm(first) or 1))
     height, width = mosaics[0].shape[:2]
-    is_rgb = kernels.shape[2] == 3
-    end = _HEAD + height + _BAR
+    is_rgb, end = inputs == 3, _HEAD + height + _BAR
     answer = f"by {moved:.0%} of their norm at epoch {epochs[0]}"
+    title = f"How do the kernels of {layer} move? {answer}"
+    how = {1: "Signed", 3: "RGB, grey is 0"}.get(inputs, "Signed, the strongest input of each")
+    cap = f", the first {outputs:,} shown" if outputs < num_outputs else ""
+    shape = f"{num_outputs:,} output channels × {inputs:,}, kernels of {size[0]}×{size[1]}"
+    notes = [f"{shape}{cap}. {how}."]
     with house_style():
-        page = new_page(
-            width,
-            end + 12 + _LEGEND,
-            title=f"How do the kernels of {layer} move? {answer}",
-            notes=[_note(kernels.shape, outputs, num_outputs)],
-            footer=footer,
-        )
+        page = new_page(width, end + 12 + _LEGEND, title=title, notes=notes, footer=footer)
         meaning = "each colour" if is_rgb else "weight"
         draw_legend(page, end + 14, stats, scale="layer", is_rgb=is_rgb, meaning=meaning)
         empty = pixels(page.figure)
@@ -84,24 +85,6 @@ def gif_bytes(frames: Sequence[np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def _num_columns(count: int) -> int:
-    """Return how many of `count` tiles make a row: few holes in the last row, wider than high."""
-    wide = math.sqrt(1.6 * count)
-    widths = range(math.ceil(wide * 0.75), math.ceil(wide * 1.6) + 1)
-    return min(widths, key=lambda width: (-count % width, abs(width - wide)))
-
-
-def _maps(kernels: np.ndarray) -> np.ndarray:
-    """Return the parts of kernels that are drawn: (epochs, outputs, 1 or 3, H, W).
-
-    kernels: (epochs, outputs, inputs, H, W).
-    """
-    if kernels.shape[2] in (1, 3):
-        return kernels
-    strongest = (kernels[-1] ** 2).sum(axis=(2, 3)).argmax(axis=1)
-    return kernels[:, np.arange(kernels.shape[1]), strongest][:, :, None]
-
-
 def _frame(
     empty: np.ndarray, picture: np.ndarray, *, epoch: int, last: int, top: int, left: int
 ) -> np.ndarray:
@@ -115,11 +98,3 @@ def _frame(
     font = ImageFont.truetype(font_manager.findfont(font_families()[0]), 13)
     ImageDraw.Draw(image).text((left, top - _HEAD + 3), text, fill=INK, font=font)
     return np.asarray(image)
-
-
-def _note(shape: tuple[int, ...], shown: int, num_outputs: int) -> str:
-    _, _, inputs, height, width = shape
-    how = {1: "Signed", 3: "RGB, grey is 0"}.get(inputs, "Signed, the strongest input of each")
-    cap = f", the first {shown:,} shown" if shown < num_outputs else ""
-    kernels = f"{num_outputs:,} output channels × {inputs:,}, kernels of {height}×{width}"
-    return f"{kernels}{cap}. {how}."

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import SIGNED, Page, dead_text, number
-from ptkit.plots.tiles import as_pixels, grey_colors, shares_between, signed_colors
+from ptkit.plots.style import SIGNED, Page, number
+from ptkit.plots.tiles import as_pixels, mapped_colors, shares_between
 
 # A kernel is dead when its norm is below this share of the layer's median norm: weight decay
 # shrinks the kernels of units that get no gradient by such factors and more, while the weakest
@@ -48,15 +48,9 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
     norms = np.sqrt((known**2).sum(axis=1))
     median = float(np.median(norms))
     limit = float(np.percentile(np.abs(known), 99.5)) or float(np.abs(known).max()) or 1.0
-    return KernelStats(
-        norms=norms,
-        minima=known.min(axis=1),
-        maxima=known.max(axis=1),
-        is_dead=((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1),
-        median_norm=median,
-        limit=limit,
-        num_not_finite=int((~is_finite).sum()),
-    )
+    is_dead = ((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1)
+    minima, maxima, num_not_finite = known.min(axis=1), known.max(axis=1), int((~is_finite).sum())
+    return KernelStats(norms, minima, maxima, is_dead, median, limit, num_not_finite)
 
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:
@@ -79,31 +73,24 @@ def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarra
     if kernels.shape[1] == 3:
         return as_pixels(shares_between(known, low, high).clip(0, 1)).transpose(0, 2, 3, 1)
     if scale == "layer":
-        return signed_colors(kernels[:, 0], limit)
-    return grey_colors(shares_between(kernels, low, high)[:, 0])
+        return mapped_colors(kernels[:, 0], SIGNED, low=-limit, high=limit)
+    return mapped_colors(shares_between(kernels, low, high)[:, 0], "gray", low=0, high=1)
 
 
-def title_text(layer: str, stats: KernelStats) -> str:
-    """Return the question that a layer's picture answers, with the answer."""
-    return dead_text(f"kernels of {layer} are dead", stats.is_dead)
-
-
-def shape_text(weight: np.ndarray, stats: KernelStats) -> str:
-    """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, and broken weights."""
+def kernel_notes(weight: np.ndarray, stats: KernelStats, *, how: str, bar: str) -> list[str]:
+    """Return the shape as `64 output channels × 3 inputs, kernels of 7×7`, broken weights and how
+    kernels are drawn; and how to read the red marks and the norm bars, with the place of a `bar`.
+    """
     outputs, inputs, height, width = weight.shape
     counts = f"{counted(outputs, 'output channel')} × {counted(inputs, 'input')}"
     broken = stats.num_not_finite
     rest = f" {broken:,} weights are not finite." if broken else ""
-    return f"{counts}, kernels of {height}×{width}.{rest}"
-
-
-def bars_text(where: str, stats: KernelStats) -> str:
-    """Return how to read the norm bars and the red marks."""
     limit = number(DEAD_SHARE * stats.median_norm)
-    return (
-        f"Bar {where}: its norm, up to {number(stats.norms.max())}. Red: dead, norm below {limit}"
-        " (median / 1000)."
-    )
+    red = f"Red: dead, norm below {limit} (median / 1000)."
+    return [
+        f"{counts}, kernels of {height}×{width}.{rest} {how}",
+        f"Bar {bar}: its norm, up to {number(stats.norms.max())}. {red}",
+    ]
 
 
 def draw_legend(

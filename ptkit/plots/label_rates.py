@@ -11,19 +11,15 @@ from ptkit.plots.style import BLUE, FAINT, INK, ORANGE, SMALL, house_style, new_
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
 _MARKERS = {
-    "precision": (BLUE, "o", "precision: of those said to have it"),
-    "recall": (ORANGE, "o", "recall: of those that have it"),
-    "average_precision": (INK, "|", "average precision"),
+    "precision": (BLUE, "o", 36, "precision: of those said to have it"),
+    "recall": (ORANGE, "o", 36, "recall: of those that have it"),
+    "average_precision": (INK, "|", 150, "average precision"),
 }
 
 
 @house_style()
 def label_rates(
-    rates: dict[str, np.ndarray],
-    class_names: Sequence[str],
-    *,
-    mean_average_precision: float,
-    footer: str = "",
+    rates: dict[str, np.ndarray], class_names: Sequence[str], *, mean_ap: float, footer: str = ""
 ) -> Figure:
     """Draw a row a class, the lowest average precision first; of many classes the lowest ones.
 
@@ -33,7 +29,7 @@ def label_rates(
     labels = class_labels(class_names)
     lowest = percent(float(np.nan_to_num(rates["average_precision"][shown[0]])))
     title = (
-        f"Which classes are found? mAP {percent(mean_average_precision)}, lowest"
+        f"Which classes are found? mAP {percent(mean_ap)}, lowest"
         f" “{labels[shown[0]]}” with {lowest}"
     )
     total = counted(len(class_names), "class", "classes")
@@ -44,11 +40,9 @@ def label_rates(
     precision, recall = rates["precision"][shown], rates["recall"][shown]
     low, high = (np.nan_to_num(how(precision, recall)) for how in (np.fmin, np.fmax))
     axes.hlines(rows, low, high, color=FAINT, linewidth=3, zorder=1)
-    for key, (color, marker, _) in _MARKERS.items():
-        size = 150 if marker == "|" else 36
-        axes.scatter(
-            rates[key][shown], rows, s=size, color=color, marker=marker, zorder=3, clip_on=False
-        )
+    for key, (color, marker, size, _) in _MARKERS.items():
+        shares = rates[key][shown]
+        axes.scatter(shares, rows, s=size, color=color, marker=marker, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.set_yticks(rows, [labels[k] for k in shown])
     axes.xaxis.set_major_formatter("{x:.0%}")
@@ -58,7 +52,7 @@ def label_rates(
         text, middle = f"{int(rates['support'][k]):,} images", 24 + _ROW * (row + 0.5)
         page.text(text, _WIDTH - _RIGHT + 12, middle, va="center", size=8)
     left = 0.0
-    for color, marker, text in _MARKERS.values():
+    for color, marker, _, text in _MARKERS.values():
         page.text("●" if marker == "o" else "│", left, 6, va="center", size=10, color=color)
         page.text(text, left + 16, 6, va="center", **SMALL)
         left += 30 + 5.6 * len(text)

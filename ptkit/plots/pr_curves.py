@@ -74,9 +74,8 @@ def pr_figure(
     truth: bool (n, K), at least one true. scores: (n, K).
     """
     counts = truth.sum(axis=0)
-    curves = {
-        k: precision_recall(truth[:, k], scores[:, k]) for k in np.flatnonzero(counts).tolist()
-    }
+    known = np.flatnonzero(counts).tolist()
+    curves = {k: precision_recall(truth[:, k], scores[:, k]) for k in known}
     by_ap = sorted(curves, key=lambda k: (curves[k].ap, k))
     shown = sorted(by_ap[:MAX_PANELS])
     columns = min(5, max(3, math.ceil(math.sqrt(len(shown)))), len(shown))
@@ -84,16 +83,13 @@ def pr_figure(
     height = max(_MAIN + _HEAD + 30, rows * (_PANEL + _HEAD) + 24)
     labels = class_labels(class_names)
     mean, worst = np.mean([curve.ap for curve in curves.values()]), by_ap[0]
-    page = new_page(
-        44 + _MAIN + 52 + columns * (_PANEL + _BETWEEN),
-        height,
-        title=(
-            f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
-            f" {curves[worst].ap:.3f} for “{labels[worst]}”"
-        ),
-        notes=[_note(truth, num_shown=len(shown), num_known=len(curves))],
-        footer=footer,
+    title = (
+        f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
+        f" {curves[worst].ap:.3f} for “{labels[worst]}”"
     )
+    notes, right = [_note(truth, num_shown=len(shown), num_known=len(known))], 44 + _MAIN + 52
+    width = right + columns * (_PANEL + _BETWEEN)
+    page = new_page(width, height, title=title, notes=notes, footer=footer)
     micro = precision_recall(truth.ravel(), scores.ravel())
     axes = page.axes(44, _HEAD, _MAIN, _MAIN)
     _draw(axes, micro, color=BLUE, width=2)
@@ -102,30 +98,36 @@ def pr_figure(
     chance, place = f"chance, {micro.prevalence:.1%}", (0.02, micro.prevalence)
     axes.annotate(chance, place, (0, 3), textcoords="offset points", **SMALL)
     for n, k in enumerate(shown):
-        left = 44 + _MAIN + 52 + n % columns * (_PANEL + _BETWEEN)
+        left = right + n % columns * (_PANEL + _BETWEEN)
         top = _HEAD + n // columns * (_PANEL + _HEAD)
         axes = page.axes(left, top, _PANEL, _PANEL)
         _draw(axes, curves[k], color=ORANGE, width=1.4)
         axes.tick_params(labelbottom=False, labelleft=False, length=2)
-        _draw_heading(page, labels[k], left=left, top=top, ap=curves[k].ap, count=int(counts[k]))
+        heading = page.inset(left, top - 5)
+        _write_heading(heading, labels[k], f"AP {curves[k].ap:.3f}", count=f"{counts[k]:,}")
     return page.figure
 
 
-def _draw_heading(page: Page, name: str, *, left: float, top: float, ap: float, count: int) -> None:
+def _write_heading(page: Page, name: str, ap: str, *, count: str) -> None:
     """Write the name of a class, its number of images where there is room, and its AP."""
     how: dict[str, Any] = {"va": "bottom", "size": 8}
-    text = f"AP {ap:.3f}"
-    room = _PANEL - text_width(text, size=8) - 6
+    room = _PANEL - text_width(ap, size=8) - 6
     name = fitted(name, width=room, size=8)
-    page.text(name, left, top - 5, **how)
-    if text_width(f"{name} {count:,}", size=8) < room:
-        after = left + text_width(f"{name} ", size=8)
-        page.text(f"{count:,}", after, top - 5, va="bottom", **SMALL)
-    page.text(text, left + _PANEL, top - 5, ha="right", **how)
+    page.text(name, 0, 0, **how)
+    if text_width(f"{name} {count}", size=8) < room:
+        page.text(count, text_width(f"{name} ", size=8), 0, color=MUTED, **how)
+    page.text(ap, _PANEL, 0, ha="right", **how)
 
 
 def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
-    recall, precision = _drawable(curve)
+    recall, precision = curve.recall, curve.precision
+    if len(recall) > _MAX_POINTS:
+        # For millions of points matplotlib would take gigabytes: only those where recall rises.
+        # Between the first and the last point of one recall the line is vertical.
+        rises = np.diff(recall) > 0
+        kept = np.flatnonzero(np.append(True, rises) | np.append(rises, True))
+        kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_POINTS)).astype(int)]
+        recall, precision = recall[kept], precision[kept]
     axes.axhline(curve.prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (5, 4)))
     axes.fill_between(recall, precision, step="pre", color=color, alpha=0.12, linewidth=0)
     axes.step(recall, precision, where="pre", color=color, linewidth=width, clip_on=False)
@@ -134,20 +136,6 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter("{x:.0%}")
     light_grid(axes, "both")
-
-
-def _drawable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision; of millions of points only those where recall rises.
-
-    Otherwise matplotlib would take gigabytes.
-    """
-    if len(curve.recall) <= _MAX_POINTS:
-        return curve.recall, curve.precision
-    rises = np.diff(curve.recall) > 0
-    # Between the first and the last point of one recall the line is vertical.
-    kept = np.flatnonzero(np.append(True, rises) | np.append(rises, True))
-    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_POINTS)).astype(int)]
-    return curve.recall[kept], curve.precision[kept]
 
 
 def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:

@@ -1,6 +1,6 @@
 """The rate of every parameter group over the epochs of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import matplotlib
@@ -10,26 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ptkit.core.wording import counted
-from ptkit.plots.style import (
-    BLUE,
-    MUTED,
-    ORANGE,
-    RED,
-    Page,
-    house_style,
-    light_grid,
-    new_page,
-    number,
-    number_labels,
-)
+from ptkit.plots import style
 
 _WIDTH, _LEFT, _LINEAR, _LOG, _BETWEEN = 760, 56, 240, 150, 24
-_COLORS = (BLUE, ORANGE, "#2d8a4e", RED, "#7a4fb0")
+_COLORS = (style.BLUE, style.ORANGE, "#2d8a4e", style.RED, "#7a4fb0")
 # Below this share of the highest rate a logarithmic scale shows nothing that matters.
 _LOWEST = 1e-6
 
 
-@house_style()
+@style.house_style()
 def schedule_figure(
     call: str,
     epochs: np.ndarray,
@@ -44,41 +33,41 @@ def schedule_figure(
     epochs: (N,), where in the run each step begins, from 0. rates, plain_rates: (N, groups), with
     and without the warm-up in front of the schedule; where they differ the latter are dashed.
     """
-    kinds = _alike(rates)
-    colors = _colors(len(kinds))
-    legend_height = 20 if len(kinds) > 1 else 4
-    page = new_page(
-        _WIDTH,
-        legend_height + _LINEAR + _LOG + _BETWEEN + 54,
-        title=_title(call, rates, num_epochs),
-        notes=notes,
-        footer=(
-            f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}"
-        ),
-    )
-    linear = page.axes(_LEFT, legend_height + 10, _WIDTH - _LEFT, _LINEAR)
-    log = page.axes(_LEFT, legend_height + 10 + _LINEAR + _BETWEEN, _WIDTH - _LEFT, _LOG)
+    # The columns that are equal.
+    kinds: dict[bytes, list[int]] = {}
+    for column, values in enumerate(rates.T):
+        kinds.setdefault(values.tobytes(), []).append(column)
+    colors = list(_COLORS[: len(kinds)])
+    if len(kinds) > len(_COLORS):
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(kinds)))
+        colors = [matplotlib.colors.to_hex(shade) for shade in shades]
+    top = 30 if len(kinds) > 1 else 14
+    footer = f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}"
+    title, height = _title(call, rates, num_epochs), top + _LINEAR + _LOG + _BETWEEN + 44
+    page = style.new_page(_WIDTH, height, title=title, notes=notes, footer=footer)
+    linear = page.axes(_LEFT, top, _WIDTH - _LEFT, _LINEAR)
+    log = page.axes(_LEFT, top + _LINEAR + _BETWEEN, _WIDTH - _LEFT, _LOG)
     highest = max(float(rates.max()), float(plain_rates.max())) or 1.0
     # On the logarithmic scale zero is far below its edge.
     for axes, lowest in ((linear, 0.0), (log, highest * _LOWEST / 1000)):
-        for color, (first, *_) in zip(colors, kinds, strict=True):
+        for color, (first, *_) in zip(colors, kinds.values(), strict=True):
             shown, plain = (np.maximum(values[:, first], lowest) for values in (rates, plain_rates))
             # A rate holds until the next step begins; the last one to the end of the run.
             times = np.append(epochs, num_epochs)
             _draw(axes, times, rates=shown, plain=plain, color=color)
         axes.set_xlim(0, num_epochs)
         axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-        light_grid(axes, "y")
+        style.light_grid(axes, "y")
     linear.tick_params(labelbottom=False)
     linear.set(ylim=(0, highest * 1.08), ylabel="rate")
-    number_labels(linear)
-    number_labels(log, log=LogLocator(numticks=6))
+    style.number_labels(linear)
+    style.number_labels(log, log=LogLocator(numticks=6))
     seen = rates[rates > highest * _LOWEST]
     lowest = float(seen.min()) if seen.size else highest / 10
     log.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
     log.set(xlabel="epochs done", ylabel="rate, logarithmic")
     if len(kinds) > 1:
-        _draw_legend(page, kinds, colors)
+        _draw_legend(page, kinds.values(), colors)
     return page.figure
 
 
@@ -93,26 +82,11 @@ def _draw(
     axes.step(times, np.append(rates, rates[-1]), linewidth=2, solid_capstyle="butt", **how)
 
 
-def _alike(rates: np.ndarray) -> list[list[int]]:
-    """Return lists of the columns that are equal."""
-    kinds: dict[bytes, list[int]] = {}
-    for column in range(rates.shape[1]):
-        kinds.setdefault(np.ascontiguousarray(rates[:, column]).tobytes(), []).append(column)
-    return list(kinds.values())
-
-
-def _colors(count: int) -> list[str]:
-    if count <= len(_COLORS):
-        return list(_COLORS[:count])
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
-    return [matplotlib.colors.to_hex(shade) for shade in shades]
-
-
-def _draw_legend(page: Page, kinds: list[list[int]], colors: list[str]) -> None:
+def _draw_legend(page: style.Page, kinds: Collection[list[int]], colors: list[str]) -> None:
     left = _LEFT
     for color, columns in zip(colors, kinds, strict=True):
         if left > _WIDTH - 90:
-            page.text("…", left, 7, va="center", color=MUTED)
+            page.text("…", left, 7, va="center", color=style.MUTED)
             return
         text = f"group{'s' * (len(columns) > 1)} {', '.join(str(k + 1) for k in columns)}"
         page.color_key(text, left, color=color)
@@ -122,7 +96,7 @@ def _draw_legend(page: Page, kinds: list[list[int]], colors: list[str]) -> None:
 def _title(call: str, rates: np.ndarray, num_epochs: int) -> str:
     top = rates.max(axis=1)
     peak = int(top.argmax())
-    found, end = f"{call}: rate {number(top[peak])}", f"{number(top[-1])} at the end of"
+    found, end = f"{call}: rate {style.number(top[peak])}", f"{style.number(top[-1])} at the end of"
     if peak == 0:
         return f"{found} at first, {end} {num_epochs:,} epochs"
     when = round((peak + 1) / len(rates) * num_epochs, 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import matplotlib
@@ -67,19 +67,23 @@ class Page:
     left: int
     top: int
 
+    def inset(self, left: int, top: int) -> "Page":
+        """Return the same page with its corner so many pixels further to the right and down."""
+        return replace(self, left=self.left + left, top=self.top + top)
+
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Return axes that fill the given box."""
         total_width, total_height = self.figure.get_size_inches() * DPI
         x, y = self.left + left, total_height - self.top - top - height
-        return self.figure.add_axes(
-            (x / total_width, y / total_height, width / total_width, height / total_height)
-        )
+        box = (x / total_width, y / total_height, width / total_width, height / total_height)
+        return self.figure.add_axes(box)
 
-    def image(self, pixels: np.ndarray, left: float, top: float) -> None:
+    def image(self, pixels: np.ndarray, left: float, top: float) -> Axes:
         """Draw an image, one of its pixels to a pixel; pixels: uint8 (H, W, 3)."""
         axes = self.axes(left, top, pixels.shape[1], pixels.shape[0])
         axes.imshow(pixels, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
+        return axes
 
     def text(self, text: str, left: float, top: float, **how: Any) -> Text:
         """Write a line at a place, which is its upper left corner unless `how` says otherwise."""

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from ptkit.plots.style import MAGNITUDE, NOT_FINITE, SIGNED
+from ptkit.plots.style import NOT_FINITE
 
 
 def resized(tile: np.ndarray, size: int) -> np.ndarray:
@@ -40,6 +40,16 @@ def mosaic(
     return page
 
 
+def num_columns(count: int, *, ratio: float, narrowest: float, widest: float) -> int:
+    """Return how many of `count` tiles make a row: few holes in the last row, wider than high.
+
+    ratio: of width to height, at best. narrowest, widest: what that width may be multiplied by.
+    """
+    best = math.sqrt(ratio * count)
+    widths = range(math.ceil(best * narrowest), math.ceil(best * widest) + 1)
+    return min(widths, key=lambda width: (-count % width, abs(width - best)))
+
+
 def enlarged(tiles: np.ndarray, factor: int, *, axis: int = -3) -> np.ndarray:
     """Return tiles (..., H, W, C) with each pixel repeated in both directions; axis: that of H."""
     return tiles.repeat(factor, axis=axis).repeat(factor, axis=axis + 1)
@@ -51,32 +61,16 @@ def as_pixels(colors: np.ndarray) -> np.ndarray:
     return scaled.round().astype(np.uint8)
 
 
-def signed_colors(values: np.ndarray, limit: float) -> np.ndarray:
-    """Return uint8 colours (..., 3) of the diverging map; -limit and limit get the end colours."""
-    return _colors(values, SIGNED, low=-limit, high=limit)
-
-
-def magnitude_colors(values: np.ndarray, limit: float) -> np.ndarray:
-    """Return uint8 colours (..., 3) of the sequential map from 0 to `limit`."""
-    return _colors(values, MAGNITUDE, low=0.0, high=limit)
-
-
-def grey_colors(shares: np.ndarray) -> np.ndarray:
-    """Return uint8 greys (..., 3), from black at 0 to white at 1."""
-    return _colors(shares, "gray", low=0.0, high=1.0)
-
-
 def shares_between(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return where values are between `low`, 0, and `high`, 1; 0.5 where these are equal."""
     span = high - low
     return np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
 
 
-def _colors(values: np.ndarray, colormap: str, *, low: float, high: float) -> np.ndarray:
-    shares = (values.astype(np.float64) - low) / ((high - low) or 1.0)
-    colors = matplotlib.colormaps[colormap].with_extremes(bad=NOT_FINITE)(
-        np.ma.masked_invalid(shares)
-    )[..., :3]
+def mapped_colors(values: np.ndarray, colormap: str, *, low: float, high: float) -> np.ndarray:
+    """Return uint8 colours (..., 3); `low` and `high` get the end colours of the colormap."""
+    shares = (values.astype(np.float64) - low) / (high - low)
+    colors = matplotlib.colormaps[colormap](shares)[..., :3]
     # An infinite value is no more drawable than a NaN.
     colors[~np.isfinite(values)] = to_rgb(NOT_FINITE)
     return as_pixels(colors)

@@ -91,21 +91,21 @@ def transform_figure(
 def _placed(step: Step, width: int, *, columns: int, largest: int) -> _Placed:
     """Choose the size of a step's tiles so that `columns` of them fit side by side into `width`."""
     pitch = min(width // columns, largest + _GAP)
-    tiles = [_framed(_fitted(draw, pitch - _GAP - 2)) for draw in step.draws]
-    return _Placed(step, _framed(_fitted(step.before, _TILE - 2)), tiles, columns, pitch)
+    tiles = [_framed(draw, pitch - _GAP) for draw in step.draws]
+    return _Placed(step, _framed(step.before, _TILE), tiles, columns, pitch)
 
 
-def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    """Return an image with a longer side of `size`; a small one is enlarged by a whole factor."""
-    longest = max(image.shape[:2])
-    if 2 * longest <= size:
-        return resized(image, size)
-    height, width = (max(round(side * size / longest), 1) for side in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+def _framed(image: np.ndarray, size: int) -> np.ndarray:
+    """Return an image in a thin frame, without which a white one would not be seen on the page.
 
-
-def _framed(tile: np.ndarray) -> np.ndarray:
-    """Return a tile with a thin frame: a white one would not be seen on the page."""
+    size: of the longer side, with the frame. A small image is enlarged by a whole factor.
+    """
+    size, longest = size - 2, max(image.shape[:2])
+    tile = resized(image, size)
+    if 2 * longest > size:
+        height, width = (max(round(side * size / longest), 1) for side in image.shape[:2])
+        large = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+        tile = np.asarray(large)
     return mosaic(tile[None], 1, fill=FRAME_RGB)
 
 

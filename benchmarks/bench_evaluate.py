@@ -97,7 +97,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     from ptkit.core.data.loading.batches import Batches
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.looking.predictions import answer, find_images
+    from ptkit.looking.predictions import find_images
     from ptkit.looking.subject import load_subject
 
     classes, weights = file.parent / "classes.txt", file.parent / "weights.pt"
@@ -114,7 +114,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
         images, subject.parse_pipeline(), Sampling(evaluation_batch_size(size)), device=device
     )
     return (
-        lambda: answer(subject, images, device=torch.device(device)),
+        lambda: subject.predict(images, device=device, workers=0),
         alone(subject.model.to(device), batches, device=device, dtype=None),
     )
 

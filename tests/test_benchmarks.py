@@ -2,6 +2,7 @@
 page.
 """
 
+import ast
 import importlib
 import json
 import re
@@ -113,3 +114,14 @@ def test_a_program_whose_library_is_missing_is_not_started(contest, tmp_path):
     program = contest.Program(str(tmp_path / "none.py"), (), module="no_such_library")
     found = contest.contest({"peer": program}, rounds=1)
     assert found == {"peer": f"no_such_library is not installed for {program.python}"}
+
+
+def test_what_benchmarks_and_scripts_import_of_ptkit_is_there():
+    missing = []
+    for file in (*BENCHMARKS.glob("*.py"), *BENCHMARKS.parent.glob("scripts/*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptkit"):
+                names = {alias.name for alias in node.names}
+                found = set(dir(importlib.import_module(node.module)))
+                missing += [f"{file.name}: {node.module}.{name}" for name in names - found]
+    assert missing == []

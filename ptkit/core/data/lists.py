@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ptkit.core.errors import DataError
 from ptkit.core.files import numbered_lines, open_text, quoted, unquoted
 
+# `ptkit split FOLDER` imports this module and must start without numpy.
 if TYPE_CHECKING:
     import numpy as np
 
+# Ends made Python integers at a time: one call for many, but never ten million objects.
 _BLOCK = 1 << 16
 
 # The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
@@ -32,6 +34,7 @@ DESCRIPTIONS = {
 # Without classes.txt every index up to the largest gets a name, so a stray number must not ask for
 # billions.
 _MAX_CLASSES = 1_000_000
+# In a pattern of bytes \d is 0 to 9 alone; in one of text it takes digits of every script.
 _WHOLE = re.compile(rb"\d+")
 _SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
 _NUMBER = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
@@ -41,6 +44,7 @@ _NUMBERS = re.compile(_NUMBER + rb"(," + _NUMBER + rb")*")
 _Value = tuple[tuple[float, ...], int]
 
 
+# eq=False: a generated == would ask for the truth value of arrays, which is an error.
 @dataclass(frozen=True, eq=False)
 class ImageList:
     """The lines of a list file.
@@ -81,6 +85,7 @@ class ImageList:
         """Return the path as the list has it."""
         if not 0 <= index < len(self):
             raise IndexError(index)
+        # A path need not be UTF-8: surrogateescape lets the very same bytes go back to the system.
         return self._raw_path(index).decode("utf-8", "surrogateescape")
 
     def image_path(self, index: int) -> str:
@@ -128,6 +133,7 @@ class ImageList:
                 start = end
 
     def _raw_path(self, index: int) -> bytes | bytearray:
+        # path_ends[-1] would be the end of the last path, and no error.
         start = self.path_ends[index - 1] if index else 0
         return self.path_bytes[start : self.path_ends[index]]
 
@@ -152,6 +158,7 @@ def read_list(file: Path, *, classes: Path | None = None, kind: str | None = Non
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
     table, class_names = label_table(lines, file=file, class_names=class_names, wanted=kind)
     ends, hashes, codes = (np.frombuffer(numbers, np.int64) for numbers in arrays)
+    # Of the file as it is: normstats.json and checkpoints know their list by it.
     with open_text(file) as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     found = ImageList(file, file.parent, class_names, sha256, table[codes], paths, ends)
@@ -223,6 +230,7 @@ def _read_rows(
     """Return all paths of a list in one piece, where each ends, a hash of each, the place of its
     label among the distinct texts, and these with the number of the first line of each.
     """
+    # Arrays: in a list most numbers are a pointer and an object, four times the memory.
     paths, ends, hashes, codes = bytearray(), array("q"), array("q"), array("q")
     places: dict[bytes, int] = {}
     lines: dict[bytes, int] = {}
@@ -237,20 +245,23 @@ def _read_rows(
                 f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0"
             )
         path, text = parts
+        # Labels repeat: each distinct text is checked and parsed once, however long the list.
         code = places.setdefault(text, len(places))
         if code == len(lines):
             lines[text] = number
+        # A quotation mark: an index into bytes gives a number.
         if path[0] == 34:
             path = unquoted(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
         paths += path
         ends.append(len(paths))
         codes.append(code)
+        # Python salts this hash anew in each process: good for comparing here, never for saving.
         hashes.append(hash(path))
     return paths, ends, hashes, codes, lines
 
 
 def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
-    """Return how many lines repeat an earlier one. Only paths whose hashes meet become objects.
+    """Return how many lines repeat an earlier one.
 
     Raises:
         DataError: one path with two labels.
@@ -261,6 +272,7 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(twice):
         return 0
+    # Hashes also meet by chance, so the paths themselves decide; only these become objects.
     labels: dict[str, Any] = {}
     rows = np.flatnonzero(np.isin(hashes, twice))
     for row in rows.tolist():
@@ -309,6 +321,7 @@ def _kind_of(texts: Collection[bytes]) -> str:
     """One decimal point makes all of them numbers, else one comma makes all of them lists of
     classes.
     """
+    # isdigit first: it is quicker than a pattern, and settles lists of single classes.
     if any(
         not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text)
         for text in texts

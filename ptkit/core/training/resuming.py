@@ -30,6 +30,7 @@ _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
 }
+# Where one of these differs, sums may round differently.
 _EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
 
 
@@ -72,10 +73,12 @@ def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
             fit the model.
         StorageError: the disk refused.
     """
+    # All checks come first: until they pass, the folder stays as it is.
     how_exact = _restore(saved, setup)
     folder, train = saved.folder, saved.checkpoint["train"]
     history = History(
         task=read_task(read_checkpoint(folder / "ckpt.pkl")["task"]),
+        # Later rows are of epochs that are trained again.
         rows=_read_metrics(folder / "metrics.csv", up_to_epoch=saved.epoch),
         best=dict(train["best"]),
         epochs_without_better=train["epochs_without_better"],
@@ -104,10 +107,12 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         )
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
+        # The groups that have joined by then must be there: load_state_dict compares them.
         training.optimizer_setup.unfreeze(saved.epoch)
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         if is_longer:
+            # A longer run has another curve: it starts where that one is by now.
             training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
@@ -159,6 +164,7 @@ def _check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) 
         f"{section}.{key} is {_shown(value)}, was {_shown(before[section][key])}"
         for section, values in to_layer(settings).items()
         for key, value in values.items()
+        # What is logged changes nothing that is trained.
         if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
         if _shown(value) != _shown(before[section][key])
     ]

@@ -125,10 +125,13 @@ class Run(Setup):
         The new link is renamed over the old one, and nothing is ever written through it.
         """
         where = f"the checkpoint is {self.checkpoint}"
+        # exists() follows links: one whose target is gone is not there, and is replaced.
         if link.exists() and not link.is_symlink():
             return f"{link} is a regular file and was left alone; {where}"
+        # Beside the link: a rename stays within one file system. Each process has its own name.
         temporary = link.with_name(f".{link.name}.{os.getpid()}")
         try:
+            # Relative: it still holds when link and runs are moved together.
             os.symlink(os.path.relpath(self.checkpoint, link.parent), temporary)
             os.replace(temporary, link)
         except OSError as error:
@@ -158,6 +161,7 @@ def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)
+        # Paths in it may hold bytes that are not UTF-8.
         write_atomically(folder / "skipped.txt", text.encode(errors="surrogateescape"))
     recorders = open_recorders(folder, setup.settings.log)
     seen = denormalise(example[0], setup.data.settings.mean, setup.data.settings.std)
@@ -234,6 +238,7 @@ def open_recorders(
 
 def _write_metrics(file: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv whole, with the columns of the first row."""
+    # All of it each time: appending could leave half a line when the run is killed.
     columns = list(rows[0])
     cells = (
         ["" if row[c] is None else row[c] if c == "epoch" else f"{row[c]:.6g}" for c in columns]
@@ -249,6 +254,7 @@ def _row_of(result: EpochResult) -> Row:
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,
         "valid_loss": result.valid_loss,
+        # Every task has this column, in this place; only some fill it.
         "valid_accuracy": None,
         **{f"valid_{name}": value for name, value in result.valid.items()},
         "lr": next(iter(result.lrs.values())),
@@ -263,6 +269,7 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
     task: of these weights. kind: "best" or "last".
     """
     training, data, settings = run.training, run.data, run.settings
+    # That of evaluation: whoever uses the model prepares images as validation did.
     pipeline = training.valid.pipeline
     return {
         "kind": kind,
@@ -317,6 +324,7 @@ def last_checkpoint(run: Run) -> dict[str, Any]:
 
 def environment(setup: Setup) -> dict[str, Any]:
     """Return what the numbers of a run depend on besides its settings."""
+    # images.py has imported it before, with the settings that it needs.
     import cv2
     import torchvision
 
@@ -328,6 +336,7 @@ def environment(setup: Setup) -> dict[str, Any]:
         "opencv": str(cv2.__version__),
         "device": setup.training.train.device.type,
         "processor": platform.machine(),
+        # Sums are divided among threads: with another number of them they round differently.
         "threads": torch.get_num_threads(),
         "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",
     }

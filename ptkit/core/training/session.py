@@ -64,6 +64,7 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
+    # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
     if saved is None:
         current = new_run(setup, parent=runs, name=name)
@@ -77,9 +78,11 @@ def run(
             current.write_profile(profile)
         files = at_end(current)
     finally:
+        # First: the live line goes, whatever fails below.
         watch.end()
         for recorder in current.recorders:
             recorder.close()
+        # Their threads and worker processes would otherwise stay after an error.
         for batches in (setup.data.train, setup.data.valid, setup.data.reference):
             batches.close()
     assert current.best is not None
@@ -121,6 +124,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
         for result in fit(current.training, start_epoch=start_epoch, on_step=on_step):
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
+            # Before its first epoch a run has no checkpoint to link to.
             if link is not None and result.epoch == start_epoch + 1:
                 warning = current.link_from(link)
                 if warning:
@@ -143,6 +147,7 @@ def _record(current: Run, result: EpochResult) -> bool:
         )
     is_best = current.history.add(result, metric=current.metric)
     if is_best:
+        # For the best alone: it may take a pass over all training images.
         current.history.task = _task_now(current)
     current.record(result, is_best=is_best)
     return is_best
@@ -180,6 +185,7 @@ def _what_is_left(current: Run) -> str:
 def stop_on_signals() -> Iterator[StopFlag]:
     """Catch the first SIGINT or SIGTERM in a flag; a second one acts at once."""
     flag = StopFlag()
+    # In other threads signal.signal raises ValueError: there signals keep their usual effect.
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
@@ -190,6 +196,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
     def remember(number: int, _frame: FrameType | None) -> None:
+        # Only a flag: an exception could break off anything, such as writing a checkpoint.
         flag.signal_number = number
         # The second signal acts at once.
         restore()

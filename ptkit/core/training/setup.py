@@ -79,6 +79,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         PtkitError: anything that does not fit.
     """
     asked = settings.train
+    # First what takes no time: a wrong log setting is told before images are decoded.
     check_log(settings.log)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
@@ -96,7 +97,9 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     channels_last = asked.channels_last and call.name != "LBFGS"
     model = _prepare_model(settings, data, loss, start=start)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
     images = _try_first_batch(model, loss, data, is_fresh=start is None)
     optimizer = _prepare_optimizer(settings, call, model, data=data)
     schedule = build_schedule(
@@ -140,6 +143,7 @@ def check_log(settings: LogSettings) -> None:
     """
     for key in ("comment", "filename_suffix"):
         value = getattr(settings, key)
+        # What Windows forbids in names too: runs are copied to other systems.
         if any(character in value for character in '/\\\0:*?"<>|\n'):
             raise UsageError(f"log.{key} becomes a part of a file name and cannot hold {value!r}")
     named = [key for key in ("folder", "comment", "filename_suffix") if getattr(settings, key)]
@@ -183,6 +187,7 @@ def _check_pairs(data: PreparedData) -> None:
     """Refuse batches too small to hold two images of one class."""
     labels, batch_size = data.train.images.labels, data.train.sampling.batch_size
     shares = np.bincount(labels) / len(labels)
+    # Of n (n - 1) / 2 pairs, those of one class are the sum of the squared class shares.
     expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
     if expected < 1:
         raise UsageError(
@@ -202,9 +207,11 @@ def _try_first_batch(
     if is_fresh and callable(fit_inputs):
         some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
         fit_inputs(torch.cat(list(batches_at(data.reference, some))))
+    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
     check_own_loss(loss, batch.labels, num_outputs=model.num_outputs)
     _, _, height, width = batch.images.shape
+    # The square was tried with the model; transforms may have made another size of it.
     if (height, width) != (data.size, data.size):
         check_forward(model.module, (height, width), num_classes=model.num_outputs)
     return batch.images
@@ -270,6 +277,7 @@ def _compiled(
     watch: Watcher,
 ) -> Forward:
     """Compile the model for the first batch of an epoch: a full one."""
+    # As in an epoch: train() also wakes frozen normalisation layers.
     model.module.train()
     freeze_statistics(model.module, optimizer.frozen)
     compiled, note = compile_model(model.module, images, dtype=dtype)
@@ -320,6 +328,7 @@ def _prepare_model(
     check_forward(module, size, num_classes=num_outputs)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]
+    # Before old weights are taken over: those that fit replace it.
     if asked.init:
         initialize(module, asked.init, seed=seed)
         notes.append(f"init: {'; '.join(asked.init)}")
@@ -345,6 +354,7 @@ def _prepare_optimizer(
     asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
     if lr is None:
+        # The usual rate goes by the images of a step, not of a batch.
         images_per_step = data.train.sampling.batch_size * settings.train.accumulate
         lr = usual_lr(call, model.module, batch_size=images_per_step)
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
@@ -356,6 +366,7 @@ def _prepare_optimizer(
             raise UsageError(
                 "the model is one layer and has no separate head: use --set optimizer.head_lr=1"
             )
+        # In front, as later lines win: the user's own may override it.
         lines.insert(0, f"{head}: lr={asked.head_lr:g}x")
     return build_optimizer(
         call,

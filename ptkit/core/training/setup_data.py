@@ -41,6 +41,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.sizes import is_small
 
+# A Normalize with these changes nothing; it holds the place of numbers not known yet.
 _UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
@@ -100,6 +101,7 @@ def prepare_data(
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
     is_once = asked.epochs == 1
+    # One after the other: memory that the training images take is not free for the others.
     train = load_list(train_list, train_draft, train_data, counting, is_once=is_once)
     valid = load_list(valid_list, eval_draft, data, counting, is_once=is_once)
     mean, std, origin = (
@@ -160,6 +162,7 @@ def _pipeline(calls: tuple[Call, ...], size: int, scale: MeanAndStd = _UNSCALED)
 
 
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
+    # Asked before anything is decoded, which may take minutes.
     check_reduced_decode(pipeline, is_kept=data.cache in ("ram", "disk"))
     if not has_jpegs(images):
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
@@ -174,6 +177,7 @@ def _known_statistics(
     if start is not None and start.mean and start.std:
         return start.mean, start.std, "the statistics of the weights"
     assert data.size is not None
+    # Recognised by the list's hash: after another split they are measured anew.
     found = statistics.find(images.file, list_sha256=images.sha256, size=data.size)
     if found is None:
         return None
@@ -185,6 +189,7 @@ def _measured(
 ) -> Statistics:
     """Measure images after the pipeline's prefix, so that kept or not they give the same."""
     images = train.images
+    # The seed chooses them: kept or read anew, they are the same images.
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
 
     if train.kept is not None:
@@ -245,6 +250,7 @@ def _training_batches(
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
+    # What is kept has been through one's prefix; for another the files are decoded again.
     length = len(one.plan.prefix)
     return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
 
@@ -286,6 +292,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     train = read_list(Path(data.train), classes=classes)
     # Both lists have the class names of the training list.
     names = classes_file(Path(data.train), classes)
+    # Alone it may look like another kind: all numbers whole, or one class in every line.
     valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
     _check_variety(train)
     if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
@@ -298,11 +305,13 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             f"{valid.file} has labels up to {valid.num_classes - 1}, the training list"
             f" {train.num_classes} classes"
         )
+    # The same index would mean another class, and nothing else would show it.
     beside = classes_file(Path(data.valid))
     if classes is None and beside and (others := read_classes(beside)) != train.class_names:
         raise DataError(
             f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
         )
+    # Last, as it compares all paths of both lists.
     path = None if data.allow_leak else first_shared(train, valid)
     if path is not None:
         raise DataError(
@@ -330,11 +339,13 @@ def choose_size(images: ImageList) -> int:
     sides = [min(size) for size in sizes_of(images, _some_of(images)) if size is not None]
     if not sides:
         raise DataError(f"none of the images looked at in {images.file} can be read")
+    # The median: a few odd images do not decide.
     side = int(np.median(sides))
     return max(side, 16) if is_small(side) else 224
 
 
 def _some_of(images: ImageList) -> list[int]:
+    # From one end to the other: lists are often in the order of their classes.
     places: list[int] = (
         np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int).tolist()
     )

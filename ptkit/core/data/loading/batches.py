@@ -106,6 +106,7 @@ class InMemory:
             indices, draws = (
                 several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
             )
+            # Indexing copies: the steps may write into the batch, and never reach what is kept.
             pixels = torch.from_numpy(self.pipeline.apply_to_batch(self.pixels[indices], draws))
             labels = torch.from_numpy(self.labels[indices])
             counts = [len(some) for some, _ in several]
@@ -248,6 +249,7 @@ class Batches:
         """Yield each batch with its images and labels on the device, finished there."""
 
         def values(batch: HostBatch) -> tuple[Selection, Values]:
+            # `map` is lazy: this runs when a batch is taken, right after the wait for it.
             on_ready()
             selection, pixels = batch
             labels = self.images.labels[selection.indices]
@@ -262,6 +264,7 @@ class Batches:
                 )
             yield selection, pixels, labels
 
+    # Cached: the pixels move to a GPU once in a run, not once in an epoch.
     @cached_property
     def _held(self) -> InMemory | OnDevice | None:
         """The kept images, if threads would cost more than they save."""
@@ -286,6 +289,7 @@ class Batches:
         # Drawn twice in an epoch, an image is augmented in two ways.
         keys = order if weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
+        # Whole batches: no batch lies in two blocks.
         per_block = max(_DRAWS_AT_ONCE // size, 1) * size
         for first in range(0, self.num_images, per_block):
             last = min(first + per_block, self.num_images)
@@ -303,6 +307,7 @@ def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
         DataError: an image that cannot be read.
     """
     places = list(indices)
+    # Neither shuffled nor dropped: every place once, in the order given.
     chosen = Batches(
         batches.images.subset(places),
         batches.pipeline,

@@ -31,9 +31,11 @@ Indices = npt.NDArray[np.int64]
 Bad = tuple[tuple[int, str], ...]
 Content = bytes | PtkitError
 
+# Images of one task: handing over a single 32×32 JPEG costs about as much as decoding it.
 _CHUNK = 64
 # A thread holds the images of a chunk twice: as they were decoded, and in one piece.
 _CHUNK_BYTES = 4 << 20
+# Read to estimate the memory that a list with images of different sizes will take.
 _NUM_HEADERS = 256
 _STACKED_AT_ONCE = 64
 
@@ -44,6 +46,7 @@ _BYTES_AHEAD = 128 << 20
 # files: handing over costs more than reading.
 _SLOW = 4e-4
 _NUM_PROBED = 2
+# Files of one request: with fewer, handing over costs more; with more, readers stay idle.
 _FILES_AT_ONCE = 8
 
 
@@ -107,6 +110,7 @@ class Kept:
         if self.layout is not None:
             yield from (self.image(index)[None] for index in indices.tolist())
             return
+        # Indexing copies, so a few at a time: all at once would double the memory.
         for start in range(0, len(indices), _STACKED_AT_ONCE):
             yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
 
@@ -115,6 +119,7 @@ class Kept:
         if self.layout is None:
             return Kept(self.pixels[indices], (), origin=self.origin)
         layout = self.layout
+        # The blocks stay whole: a subset of a few images holds the pixels of all.
         chosen = Layout(
             layout.blocks, layout.block_of[indices], layout.starts[indices], layout.sizes[indices]
         )
@@ -123,6 +128,7 @@ class Kept:
 
 def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
     """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
+    # int64: the pixels of a list soon pass the 2 GiB at which int32 ends.
     lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
     return lengths.cumsum() - lengths
 
@@ -186,6 +192,7 @@ def read_ahead(
     speed = _DiskSpeed()
     waiting: deque[tuple[T, PendingFiles, int]] = deque()
     num_waiting = 0
+    # Its threads start with the first request: on a fast disk there are none.
     readers = ThreadPoolExecutor(NUM_READERS, "ptkit-read")
     try:
         for name, indices in groups:
@@ -216,10 +223,11 @@ def read_ahead(
 class _DiskSpeed:
     """The mean size of files, and how long reading one waits for the disk.
 
-    is_slow: never becomes False again, because busy readers wait for each other too.
+    is_slow: once it is True it stays so.
     """
 
     def __init__(self) -> None:
+        # Readers add up here: without a lock, += may lose what another thread has just added.
         self._lock = threading.Lock()
         self._num_files, self._num_read, self._num_bytes, self._waited_s = 0, 0, 0, 0.0
         self.is_slow = False
@@ -246,6 +254,7 @@ class _DiskSpeed:
             self._num_read += len(found)
             self._num_bytes += sum(found)
             self._waited_s += waited
+            # Never False again: busy readers wait for each other too.
             self.is_slow = self.is_slow or self._waited_s > _SLOW * self._num_files
         return contents
 
@@ -288,6 +297,7 @@ def decoded_chunks(
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
         return Chunk(np.concatenate(flat), sizes, bad)
 
+    # 0 where no header could be read: decoding will say what is wrong.
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
     length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
     return _in_threads(work, images, length, workers=workers, on_images=on_images)
@@ -301,6 +311,7 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
     if pipeline.plan.prefix_size is not None:
         height, width = pipeline.plan.prefix_size
         return len(images) * height * width * 3
+    # From all over the list: neighbours are often of one class, and alike in size.
     chosen = spread(range(len(images)), _NUM_HEADERS)
     found = [
         pipeline.size_after_prefix(size) for size in sizes_of(images, chosen) if size is not None
@@ -342,6 +353,7 @@ def _decoded(
     for index, content in zip(indices, files.contents(), strict=True):
         try:
             pixels = decoder.decode(checked(content), images.image_path(index))
+        # Only what is wrong with this image: a failing disk or a bad transform ends the pass.
         except DataError as error:
             bad.append((index, str(error)))
             continue
@@ -365,6 +377,7 @@ def _in_threads(
 
     def first() -> T:
         count, future = waiting.popleft()
+        # In the caller's thread and the list's order, so progress and errors come in order too.
         result = future.result()
         if on_images is not None:
             on_images(count)
@@ -382,4 +395,5 @@ def _in_threads(
         while waiting:
             yield first()
     finally:
+        # Waits for the tasks that run: they still write into the caller's memory.
         pool.shutdown(cancel_futures=True)

@@ -29,6 +29,7 @@ FORMAT, FORMAT_VERSION = "ptkit.cache", 1
 PIXELS, SIZES, FACTS = "pixels.bin", "sizes.bin", "entry.json"
 COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"
 
+# Folders with other names are the user's: they are neither listed nor removed.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}-[0-9a-f]{16}")
 _TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
 
@@ -102,6 +103,7 @@ def find_entry(name: str, *, key: str) -> Entry | None:
     if not _is_ours(folder):
         return None
     entry = _entry(folder)
+    # The name has only 16 digits of the key.
     return entry if entry.state == COMPLETE and entry.facts["key"] == key else None
 
 
@@ -115,8 +117,10 @@ def remove_entry(entry: Entry) -> None:
         # What makes it an entry goes first: nobody may find one without its pixels.
         for name in (FACTS, SIZES, PIXELS):
             (entry.folder / name).unlink(missing_ok=True)
+        # Not rmtree: a file that somebody else put there stays, and is an error.
         entry.folder.rmdir()
     except FileNotFoundError:
+        # Another process has just removed the folder.
         return
     except OSError as error:
         raise StorageError(f"cannot remove {entry.folder}: {error.strerror}") from None
@@ -136,6 +140,7 @@ class EntryWriter:
         self.name = name
         self.facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **facts}
         # A unique name: several processes may make the same entry at once.
+        # Beside the finished entry: a rename works within one file system only.
         self.folder = cache_folder() / f".{name}.{secrets.token_hex(4)}"
         self.pixels: BinaryIO
 
@@ -144,8 +149,10 @@ class EntryWriter:
             self.folder.mkdir(parents=True)
             self.pixels = open(self.folder / PIXELS, "wb")  # closed by __exit__
             _lock(self.pixels)
+            # From the start, so that `ptkit cache` can say what is being built.
             _write(self.folder / FACTS, json.dumps(self.facts).encode())
         except OSError as error:
+            # Python calls __exit__ only after an __enter__ that succeeded.
             self.__exit__()
             raise refusal(error) from error
         return self
@@ -181,6 +188,7 @@ class EntryWriter:
     def _rename(self, bad: Any) -> None:
         target = cache_folder() / self.name
         try:
+            # Refused where a folder with files is: an entry in use is never replaced unseen.
             os.rename(self.folder, target)
         except OSError:
             if not _is_ours(target):
@@ -197,6 +205,7 @@ class EntryWriter:
 
 def refusal(error: OSError) -> StorageError:
     """Return what to say when the disk refuses the cache."""
+    # No number: our own estimate says that it will not fit.
     is_full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
     room = "make room (`ptkit cache` lists what is there), " if is_full else ""
     return StorageError(
@@ -211,6 +220,7 @@ def _is_ours(folder: Path) -> bool:
     """
     if not (_NAME.fullmatch(folder.name) or _TEMPORARY.fullmatch(folder.name)):
         return False
+    # A link leads to another folder, which is not ours to empty.
     try:
         return not folder.is_symlink() and set(os.listdir(folder)) <= {PIXELS, SIZES, FACTS}
     except OSError:
@@ -223,6 +233,7 @@ def _entry(folder: Path) -> Entry:
     state = LEFT_OVER
     if not _NAME.fullmatch(folder.name):
         state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER
+    # Lengths alone: a checksum would read every pixel at the start of each run.
     elif (facts.get("nbytes"), facts.get("sizes_nbytes")) == (sizes[PIXELS], sizes[SIZES]):
         state = COMPLETE
     return Entry(folder.name, folder, state, sum(sizes.values()), facts)
@@ -254,6 +265,7 @@ def _write(file: Path, data: Any) -> None:
 
 def _lock(file: BinaryIO) -> None:
     """Show that this process is alive, for as long as the file is open."""
+    # The system lifts it when the process ends, even if it is killed: no lock goes stale.
     if flock is not None:
         with suppress(OSError):  # a file system without locks
             flock(file, LOCK_EX | LOCK_NB)
@@ -263,6 +275,7 @@ def _is_locked(file: Path) -> bool:
     if flock is None:
         return False
     try:
+        # Refused while a builder holds its own; else given back at once, as the file closes.
         with open(file, "rb") as opened:
             flock(opened, LOCK_SH | LOCK_NB)
     except BlockingIOError:

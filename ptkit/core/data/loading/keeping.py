@@ -57,6 +57,7 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 
+# Files of one task: on a local disk, looking at one is quicker than handing it over.
 _STATS_AT_ONCE = 1024
 # Reading a file takes the disk's time, not a core's: on a network more threads ask at once.
 _STAT_THREADS = 16
@@ -167,11 +168,13 @@ def _wherever_it_fits(
     kept = open_kept(images, key=key_of(images, pipeline, workers=data.workers))
     if kept is not None:
         return LoadedList(images, kept, OPENED)
+    # A single epoch would never read again what it writes.
     if is_once or needed >= free_disk_bytes() // 2:
         return LoadedList(images, None, NOWHERE, f"all of them would take {amount(needed)}")
     try:
         return _on_disk(images, pipeline, data, counting)
     except StorageError as error:
+        # The disk's reason alone: the remedies in the message are for those who asked for it.
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
         note = f"{shown(cache_folder())} cannot be written: {reason or error}"
         return LoadedList(images, None, NOWHERE, note)
@@ -182,6 +185,7 @@ def _without_bad(loaded: LoadedList, bad: Bad, data: DataSettings) -> LoadedList
         return loaded
     images = loaded.images
     if data.on_bad == "stop":
+        # The first in the list's order, whichever thread met a bad one first.
         more = f" ({len(bad)} images of {images.file} cannot be read)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0][1]}{more}; --set data.on_bad=skip leaves such images out")
     good = np.setdiff1d(np.arange(len(images)), [index for index, _ in bad])
@@ -207,8 +211,8 @@ def _place_note(*lists: LoadedList) -> str:
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. Images that could not
-    be read are tried again: if the disk was at fault, the entry is of no use.
+    key: see `key_of`. What is written to the pixels never reaches the disk. An entry that lacks
+    images which can be read now is not returned.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
     if entry is None:
@@ -217,6 +221,7 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
         kept = _mapped(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
+    # Tried again: if the disk was at fault then, the entry lacks images that are good.
     return None if any(_can_be_read(images, index) for index, _ in kept.bad) else kept
 
 
@@ -236,6 +241,7 @@ def decode_all(
         return _of_different_sizes(list(chunks))
     # One array for all: threads write into it, and nothing is copied or pickled.
     pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
+    # Without a lock: each row is written once, by one thread.
     take = pixels.__setitem__
     bad = decode_each(images, pipeline, take, workers=workers, on_images=on_images)
     return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
@@ -247,11 +253,13 @@ def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
     # Row by row: numpy copies what overlaps, which could be nearly all.
     for target, row in enumerate(np.setdiff1d(np.arange(first, len(pixels)), bad), start=first):
         pixels[target] = pixels[row]
+    # A view: it keeps the memory of the bad rows too, but a copy would need all of it twice.
     return pixels[: len(pixels) - len(bad)]
 
 
 def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
     counts = [len(chunk.sizes) for chunk in chunks]
+    # The chunks stay apart: joining them would take their memory twice for a moment.
     layout = Layout(
         tuple(chunk.pixels for chunk in chunks),
         np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
@@ -307,13 +315,16 @@ def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
     """
     total = hashlib.sha256()
     for part in (FORMAT_VERSION, *_versions(pipeline).items(), *_prefix_calls(pipeline)):
+        # A zero ends each part, so that no two lists of parts give the same bytes.
         total.update(f"{part}\0".encode())
 
+    # What `stat` says, not the bytes: reading every file is part of what an entry saves.
     def files(start: int) -> bytes:
         some = range(start, min(start + _STATS_AT_ONCE, len(images)))
         return b"".join(_file_facts(images, index) for index in some)
 
     with ThreadPoolExecutor(workers or max(num_cores(), _STAT_THREADS), "ptkit-stat") as pool:
+        # map keeps the list's order, which belongs to the key: pixels are found by their place.
         for part in pool.map(files, range(0, len(images), _STATS_AT_ONCE)):
             total.update(part)
     return total.hexdigest()
@@ -328,11 +339,13 @@ def _can_be_read(images: ImageList, index: int) -> bool:
 
 
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
+    # The prefix alone: runs that differ only in what follows share an entry.
     return tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
     """Return what decodes and, where there is a prefix, what computes it."""
+    # Another decoder may round differently, and kept pixels must be those of decoding anew.
     versions = {"ptkit": __version__, "opencv": decoder.cv2.__version__, "pillow": PIL.__version__}
     if pipeline.plan.prefix:
         versions |= {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
@@ -346,6 +359,7 @@ def _file_facts(images: ImageList, index: int) -> bytes:
         # The time of change too: copying and unpacking may set the other back.
         facts = f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
     except (OSError, ValueError):
+        # This is in the key as well: it changes when the file appears.
         facts = "\0missing\n"
     return os.fsencode(path) + facts.encode()
 
@@ -378,4 +392,5 @@ def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:
     if not all(shape):
         return np.empty(shape, np.uint8)  # nothing to map
     # "c": pages of its own where somebody writes, so that torch takes the array without a warning.
+    # asarray: every index into a memmap makes another memmap, which is several times slower.
     return np.asarray(np.memmap(file, np.uint8, "c", shape=shape))

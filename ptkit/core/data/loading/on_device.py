@@ -47,6 +47,7 @@ class OnDevice:
             counts = [len(indices) for indices, _ in several]
             parts = torch.split(sent(table, self.pixels.device), counts)
             for (_, draws), part in zip(several, parts, strict=True):
+                # Numbers, not a mask: the CPU would have to wait for how many a mask takes.
                 index = part[:, 0].long()
                 images = self.pipeline.finish_on_device(
                     self.pixels[index], draws, device_draws=part[:, 1:]
@@ -67,6 +68,7 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
 
     pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
+    # Images of different sizes lie elsewhere: their `pixels` are an empty array.
     runs_here = pipeline.plan.image_steps or pipeline.plan.batch_steps
     return pixels.ndim == 4 and not runs_here and pixels.nbytes <= free // 4
 

@@ -73,6 +73,7 @@ class BatchMaker:
     ) -> Pixels | Tensor:
         if self.is_whole:
             assert self.kept is not None
+            # Indexing copies, so the steps may write into the batch.
             return self.pipeline.apply_to_batch(
                 self.kept.pixels[selection.indices], selection.draws
             )
@@ -151,6 +152,7 @@ def _parts(
     size, least = maker.pipeline.size, 2 * workers
     if maker.is_whole:
         assert maker.kept is not None
+        # Copying kept pixels is quick: a small batch is not worth dividing.
         size, least = maker.kept.size, 1
     image_bytes = 3 * math.prod(size or (1, 1))
     for selection in selections:
@@ -189,6 +191,7 @@ class _PendingBatch:
         crops = len(pixels) // count
         # As convolutions want it: the model would rearrange every batch otherwise.
         layout = torch.channels_last if pixels.is_floating_point() else torch.contiguous_format
+        # The part that is ready first makes the memory; all copy side by side, each to its place.
         with self.lock:
             if self.memory is None:
                 # Of pinned memory torch keeps what was used, and gives it out again after the
@@ -205,6 +208,7 @@ class _PendingBatch:
 
     def finished(self, pipeline: Pipeline) -> HostBatch:
         """Wait for all parts and return the batch."""
+        # Part by part: of several bad images the first in the batch is named.
         same_size([future.result() for future in self.futures], pipeline.calls)
         assert self.memory is not None
         return self.selection, self.memory

@@ -58,12 +58,14 @@ class WorkerProcesses:
                     _InWorkers(self._maker),
                     batch_sampler=self._requests,  # type: ignore[arg-type]
                     num_workers=self._workers,
+                    # No lambda: where processes are spawned it could not be pickled.
                     collate_fn=_as_it_is,
                     # Else every epoch would start them anew.
                     persistent_workers=True,
                     # Else it takes a number from the global one.
                     generator=torch.Generator(),
                 )
+            # Before `iter`, which takes the first requests at once.
             self._requests.epoch = epoch
             return iter(self._loader)
 
@@ -87,12 +89,12 @@ class _InWorkers(Dataset[Any]):
 
     maker: BatchMaker
 
+    # DataLoader prefers it to __getitem__, and hands over a request as a whole.
     def __getitems__(self, selection: Selection) -> HostBatch | PtkitError:
-        """Return the batch, or the error: DataLoader would put a traceback into the message of one
-        that is raised.
-        """
+        """Return the batch, or the error that it gave."""
         try:
             return selection, self.maker.make(selection)
+        # Not raised: DataLoader would put a traceback into its message.
         except PtkitError as error:
             return error
 

@@ -35,11 +35,13 @@ _LARGE = 1 << 16
 
 def spec_of(transform: Any) -> Spec:
     """Return the row of a transform; what is not in the catalogue is a user's own."""
+    # The exact class: a subclass of the user's may draw and compute as it likes.
     return BY_CLASS.get(type(transform), foreign.USERS_OWN)
 
 
 def spec_named(call: Call) -> Spec:
     """Return the row that a call names; also an unknown name counts as a user's own."""
+    # With a prefix the name is one in the user's file, even if we have it too.
     return BY_NAME.get("" if call.prefix else call.name, foreign.USERS_OWN)
 
 
@@ -116,6 +118,7 @@ def resolved(call: Call, *, tensors: dict[str, Tensor], may_read: bool) -> Call:
             return whitening.held_whitening(tensors, value)
         return value
 
+    # Only the user's own class knows what text in its arguments means.
     if call.prefix:
         return call
     return replace(
@@ -136,6 +139,7 @@ def specs_in(call: Call) -> Iterator[Spec]:
     """Yield the rows of a call and of those inside it."""
     yield spec_named(call)
     for inner in inner_calls(call):
+        # A user's own transform in a container may be text.
         yield from specs_in(parse(inner) if isinstance(inner, str) else inner)
 
 
@@ -171,6 +175,7 @@ def _random_choice_batch(t: v2.RandomChoice, images: Any, draws: Any) -> Any:
 def _random_order(t: v2.RandomOrder, image: Tensor, draws: Draws) -> Tensor:
     count = len(t.transforms)
     shares = _shares(t.transforms, draws[count:])
+    # Stable, here and for batches: where draws are equal, numpy and torch must agree.
     for k in np.argsort(draws[:count], kind="stable"):
         image = spec_of(t.transforms[k]).apply(t.transforms[k], image, shares[k])
     return image
@@ -180,6 +185,7 @@ def _random_order_batch(t: v2.RandomOrder, images: Any, draws: Any) -> Any:
     count = len(t.transforms)
     shares = _shares(t.transforms, draws[:, count:])
     order = draws[:, :count].argsort(stable=True)
+    # Place by place: each time every image goes through the transform that it has there.
     for place in range(count):
         for k, inner in enumerate(t.transforms):
             images = _on_some(inner, images, order[:, place] == k, shares[k])
@@ -190,11 +196,14 @@ def _chosen(t: v2.RandomChoice, draws: Any) -> Any:
     """Return which transform each draw means, for a number, an array or a tensor: how many limits
     it has passed.
     """
+    # Not the last limit: rounded below 1, it would give a draw above it no transform.
+    # With a single transform there is no limit, and draws * 0 gives the sum its shape.
     return sum((draws >= limit for limit in np.cumsum(t.p)[:-1].tolist()), draws * 0)
 
 
 def _shares(transforms: Sequence[Any], draws: Any) -> list[Any]:
     """Return each transform's own columns of the draws, (k,) or (n, k), an array or a tensor."""
+    # Fixed columns, applied or not: the draws of one never depend on the turn of another.
     counts = list(map(num_draws, transforms))
     return [draws[..., end - n : end] for n, end in zip(counts, accumulate(counts), strict=True)]
 
@@ -212,6 +221,7 @@ def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
     form = spec.floats if is_tensor else spec.batch
     assert form is not None
     chosen = np.flatnonzero(is_chosen)
+    # All of them: no copy to take them out and put them back.
     if len(chosen) == len(images):
         return form(inner, images, draws)
     # Large images one by one in place: copies of some of them would not stay in a core's
@@ -219,6 +229,7 @@ def _on_some(inner: Any, images: Any, is_chosen: Any, draws: Any) -> Any:
     if not is_tensor and images[0].nbytes > _LARGE:
         for one in (slice(k, k + 1) for k in chosen.tolist()):
             changed = form(inner, images[one], draws[one])
+            # Some forms write into what they get, others return new memory.
             if not np.may_share_memory(changed, images):
                 images[one] = changed
     elif len(chosen):

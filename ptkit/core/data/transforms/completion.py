@@ -64,6 +64,7 @@ def own_statistics(
     if normalize := named.get("Normalize"):
         own = mean_and_std_of(normalize)
         # The config.toml of such a run has both.
+        # Nearly: `own` went through float32, which changes the last digits.
         if mean and not np.allclose((mean, std), own):
             raise normalize.error("the statistics are given twice: here and as mean and std")
         return *own, "the transforms' own Normalize"
@@ -87,7 +88,9 @@ def evaluation_geometry(size: int) -> tuple[Call, ...]:
     above.
     """
     if is_small(size):
+        # Squeezed, not cut: a central crop would lose what is at the edge.
         return parse_all([f"Resize(({size}, {size}))"])
+    # At 224 these are Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
     return parse_all([f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"])
 
 
@@ -170,8 +173,10 @@ def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[Call, ...]:
     """Return what brings images to their size in front of a list of such transforms."""
     if any(spec.resizes for spec in specs):
         return ()
+    # A list that crops needs no CenterCrop: its own crop gives the size.
     return evaluation_geometry(size)[: 1 if any(spec.is_crop for spec in specs) else None]
 
 
 def _numbers(values: Sequence[float]) -> str:
+    # Six digits are plenty for pixels of eight bits, and calls stay readable.
     return f"[{', '.join(f'{value:.6g}' for value in values)}]"

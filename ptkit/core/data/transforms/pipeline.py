@@ -31,6 +31,7 @@ from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.parts.catalogue import refuse_user_code
 
 
+# eq=False keeps the hash by identity that lru_cache below needs: `tensors` has no other.
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pipeline:
     """A planned list of transforms, and what applies it.
@@ -77,6 +78,7 @@ class Pipeline:
             DataError: a file that the calls name cannot be read.
             CheckpointError: user code where it is not allowed, or tensors that are missing.
         """
+        # A copy: `resolved` adds the files that it reads, and the caller's stays as it was.
         held = dict(tensors or {})
         may_read = allow_user_code and tensors is None
         parsed = [resolved(call, tensors=held, may_read=may_read) for call in calls]
@@ -110,6 +112,7 @@ class Pipeline:
         keys: a number of each image's own. offset: draws of a longer list that come before this
         one's.
         """
+        # Each column is a hash of its number, so a part of a longer list has its draws from there.
         draws = keyed.uniforms(
             seed, "augment", epoch=epoch, indices=keys, columns=offset + self.num_draws
         )[:, offset:]
@@ -126,6 +129,7 @@ class Pipeline:
     @property
     def is_foreign(self) -> bool:
         """Whether a step draws from global generators and so needs worker processes."""
+        # Such a step cannot be kept and has no form for batches, so it is among these.
         return any(is_foreign(step.transform) for step in self.plan.image_steps)
 
     @property
@@ -159,6 +163,7 @@ class Pipeline:
         ):
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
+        # No draws: nothing in a prefix is random.
         image = _applied(self.plan.prefix, image, np.empty(0))
         # Kept as rows of pixels: every later copy of them is then one piece of memory.
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
@@ -170,6 +175,7 @@ class Pipeline:
             UsageError: a transform that does not fit such an image.
         """
         # A meta tensor has a shape, but no memory.
+        # So the size is torchvision's own, rounding included, and no formula of ours.
         image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
         image = _applied(self.plan.prefix, image, np.empty(0))
         return image.shape[1], image.shape[2]
@@ -186,6 +192,7 @@ class Pipeline:
         Raises:
             UsageError: a transform that does not fit the image.
         """
+        # A view: in memory each pixel's colours stay side by side; only the shape is (3, H, W).
         image: Any = torch.from_numpy(pixels).permute(2, 0, 1)
         steps = self.plan.image_steps
         # Without a prefix the image that came smaller is the first step's own.
@@ -211,6 +218,7 @@ class Pipeline:
         """
         same_size([tuple(tensor.shape[-2:]) for tensor in tensors], self.calls)
         if self.plan.fused is None:
+            # Crops (n, C, 3, h, w) become n * C images; images without crops stay as they are.
             return torch.stack(list(tensors)).flatten(0, -4)
         # Not np.stack: it keeps the strides of its parts, and what follows needs whole rows.
         first = tensors[0].movedim(-3, -1)
@@ -250,6 +258,7 @@ class Pipeline:
             batch = self.normalise_batch(batch)
         for step in self.plan.float_steps:
             batch = _applied_to_all(step, step.spec.floats, batch, draws)
+        # After normalise_batch this copies nothing: its result is channels last already.
         return batch.contiguous(memory_format=torch.channels_last)
 
     def normalise_batch(self, batch: Tensor) -> Tensor:
@@ -257,7 +266,9 @@ class Pipeline:
         n, height, width, _ = batch.shape
         scale, shift = self._rows(width, batch.device)
         rows = batch.view(n, height, width * 3).float()
+        # One pass, written over its input: no further memory of that size.
         torch.addcmul(shift, rows, scale, out=rows)
+        # Only the shape changes: colours stay side by side, which is what channels last means.
         return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  # a pipeline lives as long as its run
@@ -289,6 +300,7 @@ class Pipeline:
 
     def view(self, pixels: Pixels) -> Tensor:
         """Return the same of decoded pixels, uint8 (H, W, 3)."""
+        # For steps that take draws but leave nothing to chance, such as a flip with p=1.
         finished = self.apply(pixels, np.zeros(self.num_draws))
         return finished if self.num_crops > 1 else finished[0]
 
@@ -303,6 +315,7 @@ class Pipeline:
 def _planned_again(
     calls: tuple[Call, ...], tensors: dict[str, Tensor], is_for_gpu: bool
 ) -> Pipeline:
+    # With the tensors, files that the calls name are not read again.
     pipeline = Pipeline.of(calls, tensors=tensors)
     return pipeline.for_device(torch.device("cuda")) if is_for_gpu else pipeline
 
@@ -313,6 +326,7 @@ def denormalise(
     """Turn normalised (..., 3, H, W) back into uint8 pixels (..., H, W, 3)."""
     spread = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
     centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+    # Rounded: a cast alone cuts off, and many values would come back a level darker.
     pixels = (tensor.detach().cpu().float() * spread + centre).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
@@ -332,6 +346,7 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
     """Apply one step to a batch; all crops of an image get its draws."""
     if len(batch) != len(draws):
         crops = len(batch) // len(draws)
+        # Two words for one thing: torch's own `repeat` tiles, and would mix up the images.
         draws = (
             draws.repeat_interleave(crops, 0)
             if isinstance(draws, Tensor)
@@ -342,6 +357,7 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
     # A RuntimeError too, but not a fault of the transform.
     except torch.OutOfMemoryError:
         raise
+    # What kernels raise for wrong sizes. Not Exception: no user's code runs here.
     except (ValueError, RuntimeError, TypeError, cv2.error) as error:
         raise _refusal(step, error) from error
 

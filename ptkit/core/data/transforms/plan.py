@@ -68,6 +68,7 @@ class Plan:
             self,
             batch_steps=self.batch_steps[:start],
             device_steps=self.batch_steps[start:] + self.device_steps,
+            # None is left to move: asked again, the plan stays as it is.
             num_device_forms=0,
         )
 
@@ -82,6 +83,7 @@ def steps_of(calls: Sequence[Call]) -> tuple[Step, ...]:
     for call in calls:
         transform = build_transform(call)
         end = start + num_draws(transform)
+        # Columns go by place in the list: a step has the same draws wherever it runs.
         steps.append(Step(call, transform, spec_of(transform), slice(start, end)))
         start = end
     return tuple(steps)
@@ -89,7 +91,9 @@ def steps_of(calls: Sequence[Call]) -> tuple[Step, ...]:
 
 def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
     """Divide a list whose order has been checked; sizes: before each step and at the end."""
+    # The prefix ends before the first step that is random or no longer takes uint8.
     first = next((k for k, step in enumerate(steps) if not step.spec.can_keep), len(steps))
+    # Without a ToTensor of its own, as when a RandomChoice has it, all runs image by image.
     to_tensor = next(
         (k for k, step in enumerate(steps) if isinstance(step.transform, ToTensor)), len(steps)
     )
@@ -119,6 +123,7 @@ def _start_of_forms(
     steps: Sequence[Step], sizes: Sequence[Size | None], *, first: int, end: int, form: str
 ) -> int:
     """Return where the steps up to `end` begin that all have a form for whole batches."""
+    # From the end: a batch is never taken apart into images again.
     start = end
     while start > first and _can_batch(steps[start - 1], sizes[start - 1], form):
         start -= 1
@@ -141,6 +146,7 @@ def _scale_and_shift(after: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]
     if not after or not isinstance(after[0].transform, v2.Normalize):
         return (torch.full((3,), 1 / 255), torch.zeros(3)), 0
     normalize = after[0].transform
+    # Normalize also takes a single number for all channels.
     mean, std = (
         torch.as_tensor(values, dtype=torch.float64).reshape(-1).expand(3)
         for values in (normalize.mean, normalize.std)
@@ -160,6 +166,7 @@ def check_order(steps: Sequence[Step], *, mix: Call | None) -> None:
     Raises:
         UsageError: the message says what is wrong with which call.
     """
+    # A set: after a choice among transforms an image may be of several kinds.
     kinds: Kinds = frozenset({UINT8})
     for step in steps:
         kinds = _after(step.call, step.transform, kinds)
@@ -184,6 +191,7 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     # Sorted: which of two reasons is given must not depend on the order of a set.
     for kind in sorted(kinds & spec.refuses.keys()):
         raise call.error(spec.refuses[kind].format(call.name))
+    # PIL images are interpolated by Pillow, which has every mode.
     modes = spec.tensor_modes
     if modes and kinds - {PIL} and InterpolationMode(transform.interpolation) not in modes:
         names = ", ".join(mode.name for mode in modes)
@@ -214,6 +222,7 @@ def _after_container(call: Call, transform: Any, kinds: Kinds) -> Kinds:
                 " follow it"
             )
         results.append(here)
+    # RandomApply may also leave the image as it was.
     return kinds | here if is_chain else frozenset().union(*results)
 
 
@@ -241,6 +250,7 @@ def sizes_of(steps: Sequence[Step]) -> list[Size | None]:
     Raises:
         UsageError: a step that does not fit such images; the message shows both sizes.
     """
+    # Files have any size.
     sizes: list[Size | None] = [None]
     for step in steps:
         size = sizes[-1]

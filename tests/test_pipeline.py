@@ -440,6 +440,15 @@ def test_a_users_own_kind_of_resize_is_not_taken_for_a_fixed_one(tmp_path):
     assert (pipeline.plan.prefix, pipeline.is_foreign) == ((), True)
 
 
+def test_a_users_transform_that_works_in_place_does_not_change_what_is_kept(tmp_path):
+    (tmp_path / "own.py").write_text("def darker(image):\n    return image.sub_(1)\n")
+    pipeline = Pipeline.parse([f"Lambda('{tmp_path}/own.py:darker')", "ToTensor()"])
+    pixels = np.full((4, 5, 3), 100, np.uint8)
+    for _ in range(2):
+        assert pipeline.view(pixels).mul(255).round().unique().tolist() == [99]
+    assert pixels.min() == 100
+
+
 @pytest.mark.parametrize(("device", "num_there"), [("cpu", 0), ("mps", 0), ("cuda", 2)])
 def test_only_cuda_takes_over_the_steps_for_batches(device, num_there):
     pipeline = Pipeline.parse(

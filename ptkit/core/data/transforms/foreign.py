@@ -69,7 +69,8 @@ def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     torch.default_generator.manual_seed(key)
     np.random.seed(key % (1 << 32))
     random.seed(key)
-    result = transform(image)
+    # A copy: what works in place must not change an image that is kept for the next epoch.
+    result = transform(image.clone() if isinstance(image, Tensor) else image)
     if not isinstance(result, Tensor | Image):
         raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
     return result

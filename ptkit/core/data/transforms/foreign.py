@@ -7,6 +7,7 @@ Each is seeded anew for each image, by that image's draw.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from torchvision.transforms import v2
 from ptkit.core.data.transforms.spec import (
     FEW_MODES,
     FILL,
-    INTERPOLATION,
     NEEDS_0_TO_1,
+    ROTATION_MODES,
     Draws,
     Spec,
+    interpolation,
 )
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
@@ -87,7 +89,7 @@ def _foreign(target: type, summary: str, **more: Any) -> Spec:
 
 
 def _policy(target: type, summary: str, **more: Any) -> Spec:
-    arguments = {"interpolation": INTERPOLATION, "fill": FILL, **more.pop("arguments")}
+    arguments = {"interpolation": ROTATION_MODES, "fill": FILL, **more.pop("arguments")}
     return _foreign(
         target,
         summary,
@@ -135,16 +137,17 @@ SPECS = (
     _policy(
         v2.AugMix,
         "mixed chains of operations (Hendrycks et al. 2020)",
-        # torch draws from a tensor of this number, and cannot for whole ones.
-        to_float=frozenset({"alpha"}),
         arguments={
             "severity": whole(1, 10),
             "mixture_width": COUNT,
             "chain_depth": either(
                 one_of(-1), COUNT, words="-1 (1 to 3, drawn) or a whole number of at least 1"
             ),
-            "alpha": ABOVE_0,
+            # torch draws from a tensor of this number, and cannot for whole ones.
+            "alpha": replace(ABOVE_0, meaning=float),
             "all_ops": flag(),
+            # It turns PIL images into tensors.
+            "interpolation": interpolation(*FEW_MODES),
         },
     ),
 )

@@ -345,6 +345,13 @@ def test_an_unreadable_image_stops_or_is_left_out(here: Path) -> None:
     assert "train0.png" in (result.run / "skipped.txt").read_text()
 
 
+def test_one_file_for_both_lists_is_named_as_such(here: Path) -> None:
+    same = {"data": {"valid": "./train.txt"}}
+    with pytest.raises(DataError, match=r"--train and --valid name the same file, train\.txt: "):
+        start(same)
+    assert start(same, {"data": {"allow_leak": True}, "train": {"epochs": 1}}).epochs == 1
+
+
 def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
     line = (here / "train.txt").read_text().splitlines()[0]
     with (here / "valid.txt").open("a") as file:

@@ -121,6 +121,8 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
         matched = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not matched:
             hint = nearest(pattern, names) or f"; there are {first_of(names, 6)}"
+            if "," in pattern:
+                hint = ": give each name its own --layers"
             raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]

@@ -247,7 +247,9 @@ def _check_one_group(call: Call, plans: Iterable[ParameterPlan]) -> None:
         if plan.first_epoch not in (1, None):
             raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
         if plan.layer:
-            raise call.error("LBFGS takes no parameter groups: leave optimizer.layer_decay out")
+            raise call.error(
+                "LBFGS takes no parameter groups: pass --set optimizer.layer_decay=none"
+            )
         if plan.options:
             raise call.error(
                 "LBFGS takes no parameter groups: leave --group out, or use frozen and excluded"

@@ -70,7 +70,8 @@ def split(
     trees = [Tree(Path(place), kind) for kind, place in given.items() if place is not None]
     if len(trees) > 1:
         raise UsageError(
-            "--copy and --link cannot be combined: the lists name either copies or links"
+            "--copy and --link cannot be combined: the lists name either copies or links;"
+            " leave one of them out"
         )
     job = SplitJob(
         source=Path(folder),

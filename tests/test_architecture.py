@@ -322,6 +322,7 @@ def test_make_bench_runs_every_benchmark():
 
 # Tests of something else than one module or command, with the subject.
 SUBJECTS = {
+    "allowed_values": "every argument of every part, with values that it may have, run",
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",

@@ -320,7 +320,7 @@ def values_outside(words):
         # One text or number that is meant exactly.
         return (*WRONG, 1.5, 99)
     others = (1.5, 2**64) if "whole" in words else (math.inf,)
-    return (*WRONG, *others, *just_outside(words), *((0,) if "decimal point" in words else ()))
+    return (*WRONG, *others, *just_outside(words))
 
 
 def refused_by(rule):

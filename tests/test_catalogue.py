@@ -217,8 +217,7 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         (
             "optimizer",
             "Adam(betas=[0.9])",
-            "Adam: betas must be a list of 2 numbers of at least 0 and below 1 with a decimal "
-            "point, found [0.9]",
+            "Adam: betas must be a list of 2 numbers of at least 0 and below 1, found [0.9]",
             "betas=[0.9])",
         ),
     ],

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from typer.testing import CliRunner
 
 from ptkit.cli import app
@@ -246,3 +247,35 @@ def test_errors_say_what_is_wrong_with_their_exit_code(here, arguments, code, me
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_a_rectangle_is_height_and_width(here):
+    found = as_json("resnet18", "--size", "36x64")
+    assert found["size"] == [36, 64]
+    plain = torchvision.models.resnet18(num_classes=10).eval()
+    shapes = {}
+    plain.layer1.register_forward_hook(
+        lambda _m, _i, output: shapes.update(layer1=output.shape[1:])
+    )
+    # The small stem of ptkit keeps the resolution, so the plain model sees four times as much.
+    plain(torch.zeros(1, 3, 36 * 4, 64 * 4))
+    by_name = {row["name"]: row["shape"] for row in found["layers"]}
+    assert by_name["layer1.1.conv2"] == list(shapes["layer1"])
+    assert (
+        "resnet18(stem='small'): 10 classes, 36×64 pixels"
+        in summary("resnet18", "--size", "36×64").stdout
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "x", "36x", "36x64x3", "-3", "1.5", "36 by 64"])
+def test_a_size_that_is_none_is_refused(text, here):
+    result = summary("resnet8", "--size", text)
+    assert result.exit_code == 2
+    assert "--size must be pixels of a side, such as 224, or height and width" in result.stderr
+
+
+@pytest.mark.parametrize("model", ["lenet", "vit_b_16"])
+def test_a_model_of_squares_refuses_a_rectangle(model, here):
+    result = summary(model, "--size", "32x48")
+    assert result.exit_code == 2
+    assert "does not take 32×48 images" in result.stderr

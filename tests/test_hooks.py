@@ -120,6 +120,12 @@ def test_a_pattern_that_matches_nothing_names_the_nearest_layer(model, images):
         match_layers(trace_layers(model, images), ["fc", "convv3"])
 
 
+def test_names_joined_by_commas_are_answered_with_how_to_give_several(model, images):
+    layers = trace_layers(model, images)
+    with pytest.raises(UsageError, match="conv1,fc matches no layer: give each name its own --lay"):
+        match_layers(layers, ["conv1,fc"])
+
+
 def test_a_layer_that_is_never_called_is_an_error(model, images):
     with pytest.raises(UsageError, match="never calls unused"):
         record_activations(model, images, ["unused"])

@@ -1,7 +1,10 @@
 """Recipes: every one is a set of settings that can be, and flags win over it."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +12,12 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.config_layers import read_recipe, recipe_names, recipe_text, resolve
+from ptkit.core.config import FLAGS, KEYWORDS
+from ptkit.core.config_layers import gather, read_recipe, recipe_names, recipe_text, resolve
 from ptkit.core.errors import UsageError
+from ptkit.core.training.observers import Watcher
+from ptkit.core.training.session import run
+from ptkit.core.training.setup import prepare
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -64,3 +71,177 @@ def test_a_recipe_of_ones_own_is_a_toml_file(
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text("[train]\nepochs = 7\n")
     assert resolve(read_recipe("mine.toml")).train.epochs == 7
+
+
+# -------------------------------------------------------------------- what is given beside a recipe
+
+# For every flag of a setting, a value that no recipe has.
+GIVEN: dict[str, Any] = {
+    "train": ["other.txt"],
+    "valid": ["other_valid.txt"],
+    "size": [24, 64],
+    "augment": ["none", "safe", "natural", "auto"],
+    "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],
+    "workers": [1],
+    "model": ["resnet8()", "resnet18(stem='standard')", "lenet()"],
+    "init": [("Linear=normal_(0, 0.5)",)],
+    "loss": ["MSELoss()", "TripletMarginLoss()"],
+    "optimizer": ["AdamW()", "SGD(momentum=0.5)", "LBFGS()", "Muon()"],
+    "lr": [0.0123],
+    "groups": [("Linear: lr=2x",), ("Conv2d: frozen",)],
+    "scheduler": ["StepLR(step_size=3)", "none", "ReduceLROnPlateau()"],
+    "epochs": [7],
+    "batch_size": [8],
+    "seed": [5],
+    "device": ["cpu"],
+    "precision": ["fp32"],
+    "save_every": [3],
+}
+WALK = [
+    (recipe, keyword, value)
+    for recipe in recipe_names()
+    for keyword, values in GIVEN.items()
+    for value in values
+]
+
+
+class Quiet(Watcher):
+    """Hears everything and says nothing."""
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_lists(tmp_path_factory.mktemp("walk"), train=270, valid=6)
+    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
+    (folder / "train.txt").write_text("".join(lines[:260]))
+    (folder / "other.txt").write_text("".join(lines[:258]))
+    (folder / "other_valid.txt").write_text("".join(lines[260:]))
+    (folder / "normstats.json").unlink(missing_ok=True)
+    return folder
+
+
+def test_the_walk_has_every_flag() -> None:
+    assert GIVEN.keys() == FLAGS.keys()
+
+
+@pytest.mark.parametrize(("recipe", "keyword", "value"), WALK)
+def test_a_flag_beside_a_recipe_is_what_the_settings_have(
+    recipe: str, keyword: str, value: Any
+) -> None:
+    section, setting = KEYWORDS[keyword]
+    settings = gather({keyword: value}, recipe=recipe)
+    assert getattr(getattr(settings, section), setting.name) == value
+
+
+@pytest.mark.parametrize(("recipe", "keyword", "value"), WALK)
+def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
+    recipe: str, keyword: str, value: Any, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lists)
+    # A large batch of 224 pixels would take most of the time.
+    beside = {"size": 40} if recipe == "photos-scratch" and keyword != "size" else {}
+    settings = gather({**beside, keyword: value}, recipe=recipe)
+    if (recipe, value) == ("finetune", "LBFGS()"):
+        with pytest.raises(UsageError, match=r"^LBFGS takes no .*layer_decay=none\n +LBFGS\(\)"):
+            prepare(settings, Quiet(), is_resumed=False)
+        return
+    setup = prepare(settings, Quiet(), is_resumed=False)
+    section, setting = KEYWORDS[keyword]
+    found = getattr(getattr(setup.settings, section), setting.name)
+    # A LeNet is built for the size of the images, which its call then has.
+    assert found == value or (value, found.partition("(")[0]) == ("lenet()", "lenet")
+    size = setup.settings.data.size
+    assert setup.data.train.pipeline.size == setup.data.valid.pipeline.size == (size, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "keyword", "value"), WALK)
+def test_a_flag_beside_a_recipe_trains(
+    recipe: str, keyword: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_lists(tmp_path, train=18, valid=6))
+    for name in ("train", "valid"):
+        shutil.copy(f"{name}.txt", f"other{'' if name == 'train' else '_valid'}.txt")
+    settings = gather({"batch_size": 6, "size": 32, keyword: value}, recipe=recipe)
+    if (recipe, value) != ("finetune", "LBFGS()"):
+        one_epoch = replace(settings, train=replace(settings.train, epochs=1))
+        assert run(one_epoch, watch=Quiet(), link=None).epochs == 1
+
+
+def test_a_rate_goes_with_its_optimizer_and_stays_with_other_arguments_of_the_same() -> None:
+    assert gather({"optimizer": "AdamW()"}, recipe="speed").optimizer.lr is None
+    assert gather({"optimizer": "Muon()"}, recipe="speed").optimizer.lr == 0.24
+    assert gather({"optimizer": "AdamW()", "lr": 0.1}, recipe="speed").optimizer.lr == 0.1
+    assert gather({"optimizer": "Muon(lr=0.1)"}, recipe="speed").optimizer.lr is None
+
+
+def test_groups_and_names_of_layers_go_with_their_model() -> None:
+    assert gather({"model": "resnet8"}, recipe="speed").optimizer.groups == ()
+    wider = gather({"model": "whitenet(widths=[64, 256, 256])"}, recipe="speed")
+    assert wider.optimizer.groups == gather({}, recipe="speed").optimizer.groups
+    assert gather({"model": "resnet8"}, recipe="course").model.init == ("tutorial",)
+
+
+@pytest.mark.parametrize("augment", ["auto", "none", "safe", "natural"])
+def test_a_ready_list_replaces_the_transforms_of_a_recipe(augment: str) -> None:
+    data = gather({"augment": augment}, recipe="speed").data
+    assert (data.augment, data.transforms, data.eval_transforms) == (augment, (), ())
+
+
+def test_own_transforms_replace_those_of_a_recipe_and_what_evaluation_has_of_them() -> None:
+    data = gather({"transforms": ["RandomCrop(32)"]}, recipe="speed").data
+    assert (data.transforms, data.eval_transforms) == (("RandomCrop(32)",), ())
+
+
+def test_the_crops_of_a_recipe_have_the_size_that_is_given() -> None:
+    assert gather({"size": 64}, recipe="photos-scratch").data.transforms == (
+        "RandomResizedCrop(64, scale=(0.25, 1))",
+        "RandomHorizontalFlip()",
+        "ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)",
+        "RandomErasing(p=0.25)",
+    )
+    assert gather({"size": 48}, recipe="speed").data.eval_transforms == (
+        "Resize((48, 48))",
+        "WithHorizontalFlip()",
+    )
+
+
+def test_a_schedule_is_stepped_as_it_is_itself_not_as_the_one_before() -> None:
+    assert gather({"scheduler": "StepLR(step_size=1)"}, recipe="speed").scheduler.per == "auto"
+
+
+def test_values_of_a_recipe_of_ones_own_go_too_and_those_beside_no_other_stay(
+    tmp_path: Path,
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        "[data]\nsize = 32\naugment = 'natural'\n"
+        "[loss]\ncall = 'TripletMarginLoss()'\nembedding = 8\n"
+        "[model]\ncall = 'lenet'\ninit = ['tutorial', 'fc3=constant_(0.3)']\n"
+        "[optimizer]\ncall = 'SGD(lr=0.3, momentum=0.5)'\n"
+    )
+    given = {"transforms": ["RandomApply([RandomCrop(20)])"], "lr": 0.1, "model": "resnet8"}
+    found = gather({**given, "loss": "CrossEntropyLoss()"}, recipe=str(recipe))
+    assert found.data.augment == "auto"
+    assert found.loss.embedding is None
+    assert found.model.init == ("tutorial",)
+    assert found.optimizer == replace(found.optimizer, call="SGD(momentum=0.5)", lr=0.1)
+    recipe.write_text("[optimizer]\nlr = 0.3\n[scheduler]\nper = 'epoch'\n")
+    plain = gather({"optimizer": "AdamW()", "scheduler": "StepLR(2)"}, recipe=str(recipe))
+    assert (plain.optimizer.lr, plain.scheduler.per) == (0.3, "epoch")
+
+
+def test_a_file_of_settings_is_a_layer_like_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[data]\nsize = 32\ntransforms = ['RandomApply([RandomCrop(size=32)])']\n")
+    assert gather({"size": 48}, config=file).data.transforms == (
+        "RandomApply([RandomCrop(size=48)])",
+    )
+    file.write_text(
+        "[data]\nsize = 32\ntransforms = ['RandomCrop((32, 32), 32)', 'f.py:MyCrop(32)']"
+    )
+    assert gather({"size": 48}, config=file).data.transforms == (
+        "RandomCrop((48, 48), 32)",
+        "f.py:MyCrop(32)",
+    )
+    assert gather({"augment": "safe"}, config=file).data.transforms == ()

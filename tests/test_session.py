@@ -19,9 +19,11 @@ import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
+from ptkit.core.models.zoo import build_model
 from ptkit.core.training.loop import Progress
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.session import RunResult, run
+from ptkit.core.training.setup import prepare
 from ptkit.looking.end_of_run import write_summaries
 
 TINY = {
@@ -65,6 +67,20 @@ class Listener(Watcher):
 
 class PowerCutError(Exception):
     pass
+
+
+PAIRS = """
+from torch import nn
+
+class Pairs(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))
+
+    def forward(self, images):
+        if self.training and len(images) % 2:
+            raise ValueError("odd")
+        return super().forward(images)
+"""
 
 
 def start(
@@ -329,6 +345,13 @@ def test_an_unreadable_image_stops_or_is_left_out(here: Path) -> None:
     assert "train0.png" in (result.run / "skipped.txt").read_text()
 
 
+def test_one_file_for_both_lists_is_named_as_such(here: Path) -> None:
+    same = {"data": {"valid": "./train.txt"}}
+    with pytest.raises(DataError, match=r"--train and --valid name the same file, train\.txt: "):
+        start(same)
+    assert start(same, {"data": {"allow_leak": True}, "train": {"epochs": 1}}).epochs == 1
+
+
 def test_an_image_in_both_lists_is_a_leak(here: Path) -> None:
     line = (here / "train.txt").read_text().splitlines()[0]
     with (here / "valid.txt").open("a") as file:
@@ -358,6 +381,59 @@ def test_settings_that_cannot_work_are_refused_before_a_folder_is_made(
     with pytest.raises(UsageError, match=message):
         start(layer)
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            {"model": {"call": "mobilenet_v2"}, "train": {"batch_size": 1}},
+            r"MobileNetV2 does not take a training batch of 1 \(16×16 images\) \(Expected more than"
+            r" 1 value per channel .*\): choose another --batch-size$",
+        ),
+        (
+            {"model": {"call": "net.py:Pairs"}, "train": {"batch_size": 9}},
+            r"Pairs does not take a training batch of 3 .* \(odd\): choose another --batch-size, or"
+            r" --set data.drop_last=true$",
+        ),
+    ],
+)
+def test_a_model_that_cannot_take_the_smallest_batch_is_refused_before_the_first_epoch(
+    layer: dict[str, Any], message: str, here: Path
+) -> None:
+    Path("net.py").write_text(PAIRS)
+    with pytest.raises(UsageError, match=message):
+        start(layer)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"model": {"call": "lenet"}},
+        {"model": {"call": "resnet8"}},
+        # Frozen, BatchNorm does not look at the batch.
+        {"model": {"call": "mobilenet_v2"}, "optimizer": {"groups": ["features: frozen"]}},
+        {"model": {"call": "net.py:Pairs"}, "train": {"batch_size": 10}},
+        {
+            "model": {"call": "net.py:Pairs"},
+            "train": {"batch_size": 46},
+            "data": {"drop_last": True},
+        },
+    ],
+)
+def test_a_model_that_takes_the_smallest_batch_trains(layer: dict[str, Any], here: Path) -> None:
+    Path("net.py").write_text(PAIRS)
+    assert start({"train": {"batch_size": 1, "epochs": 1}}, layer).epochs == 1
+
+
+def test_the_trial_of_the_smallest_batch_leaves_no_trace(here: Path) -> None:
+    call = {"model": {"call": "mobilenet_v3_small"}, "train": {"epochs": 1}}
+    before = torch.random.get_rng_state()
+    setup = prepare(resolve(TINY, call), Listener(), is_resumed=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    fresh, _ = build_model("mobilenet_v3_small", num_classes=3, size=16, seed=0)
+    assert are_equal(dict(setup.model.module.state_dict()), dict(fresh.state_dict()))
 
 
 def test_a_finetuned_run_is_resumed_wherever_its_weights_lie(here: Path) -> None:

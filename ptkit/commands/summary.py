@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.wording import table
 
@@ -25,7 +24,9 @@ def summary(
             metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder."
         ),
     ],
-    size: options.Size = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels of a side, or height and width such as 360x640.")
+    ] = None,
     num_classes: Annotated[
         int | None,
         typer.Option(
@@ -44,15 +45,18 @@ def summary(
     takes.
 
     One image runs through the model and torch's flop counter watches. Sizes are for one image,
-    without the number of images in front. --depth 1 sums over all that is inside the model's direct
-    parts.
+    without the number of images in front. --depth 1 sums over what is inside the direct parts.
 
     Example: ptkit summary resnet18 --size 224 --depth 2
     """
+    from ptkit.core.sizes import read_size
     from ptkit.looking.summary import summarize_subject
 
-    found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)
-    printer.say(f"{found.call}: {found.num_classes:,} classes, {found.size}×{found.size} pixels\n")
+    sides = None if size is None else read_size(size)
+    found = summarize_subject(
+        subject, model=model, num_classes=num_classes, size=sides, depth=depth
+    )
+    printer.say(f"{found.title}\n")
     printer.say(_layer_table(found.summary))
     printer.say("\n" + _totals(found.summary))
     printer.result(

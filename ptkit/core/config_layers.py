@@ -1,6 +1,8 @@
 """Settings out of layers: defaults, a recipe, TOML files, keywords. Free of torch.
 
-Later layers win, key by key. A layer is a mapping {section: {key: value}}.
+Later layers win, key by key; what depends on a value goes with it when another takes its place: a
+rate with its optimizer, the size of a crop with that of the images. A layer is a mapping {section:
+{key: value}}.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.config import FIELDS, KEYWORDS, Limits, Settings, keyword_of
+from ptkit.core.config_dependents import freed
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
 
@@ -57,7 +60,9 @@ def resolve(*layers: Layer) -> Settings:
         UsageError: an unknown section or key, or a value of the wrong type or out of range.
     """
     sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Settings)}
+    named: dict[str, Any] = {}
     for layer in layers:
+        given: dict[str, Any] = {}
         for section, values in layer.items():
             if section not in FIELDS:
                 hint = nearest(section, FIELDS)
@@ -66,8 +71,11 @@ def resolve(*layers: Layer) -> Settings:
                 raise UsageError(
                     f"{section} must be a section, as in [{section}], found {values!r}"
                 )
-            checked = {key: _checked(section, key, value) for key, value in values.items()}
-            sections[section] = dataclasses.replace(sections[section], **checked)
+            given |= {f"{section}.{k}": _checked(section, k, v) for k, v in values.items()}
+        named |= freed(named, given) | given
+    for name, value in named.items():
+        section, _, key = name.partition(".")
+        sections[section] = dataclasses.replace(sections[section], **{key: value})
     return Settings(**sections)
 
 

@@ -24,6 +24,7 @@ from ptkit.core.models.hooks import evaluating
 from ptkit.core.models.locate import read_weights, weights_path
 from ptkit.core.models.zoo import build_model, check_forward, usual_size
 from ptkit.core.parts.calls import Call, parse
+from ptkit.core.sizes import Sides, sides_of
 from ptkit.core.training.optimization.parameter_groups import plan_parameters
 
 
@@ -74,14 +75,14 @@ class _Seen:
 
 
 def summarize(
-    model: nn.Module, size: int, *, num_classes: int | None = None, depth: int | None = None
+    model: nn.Module, size: int | Sides, *, num_classes: int | None = None, depth: int | None = None
 ) -> ModelSummary:
-    """Run one image of `size` × `size` pixels through the model and add up what happens; the model
-    stays as it was.
+    """Run one image through the model and add up what happens; the model stays as it was.
 
-    depth: how many levels of modules the rows show; None goes down to the layers. A module with
-    layers inside has a row of its own only for what no layer of it has: a class token, a product of
-    two activations. num_classes: the number of scores an image must give, if known.
+    size: pixels of a side, or height and width. depth: how many levels of modules the rows show;
+    None goes down to the layers. A module with layers inside has a row of its own only for what no
+    layer of it has: a class token, a product of two activations. num_classes: the number of scores
+    an image must give, if known.
 
     Raises:
         UsageError: the model does not take this size.
@@ -122,12 +123,13 @@ def without_weights() -> Iterator[None]:
         yield
 
 
-def _watch(model: nn.Module, size: int) -> tuple[dict[nn.Module, _Seen], int]:
+def _watch(model: nn.Module, size: int | Sides) -> tuple[dict[nn.Module, _Seen], int]:
     """Return what each module did, in the order in which they began, and how many bytes autograd
     kept.
     """
     like = next(model.parameters(), torch.zeros(()))
-    image = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+    height, width = sides_of(size)
+    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -234,13 +236,18 @@ _NUM_CLASSES = 10
 @dataclass(frozen=True)
 class Summarized:
     """A summary with what it is of: the call that builds the model, its classes, and pixels of a
-    side.
+    side, or height and width.
     """
 
     call: str
     num_classes: int
-    size: int
+    size: int | Sides
     summary: ModelSummary
+
+    @property
+    def title(self) -> str:
+        height, width = sides_of(self.size)
+        return f"{self.call}: {self.num_classes:,} classes, {height}×{width} pixels"
 
 
 def summarize_subject(
@@ -248,7 +255,7 @@ def summarize_subject(
     *,
     model: str | None = None,
     num_classes: int | None = None,
-    size: int | None = None,
+    size: int | Sides | None = None,
     depth: int | None = None,
 ) -> Summarized:
     """Summarize the model that a call, a checkpoint or a run folder means.
@@ -295,7 +302,7 @@ def summarize_subject(
 
 
 def _of_checkpoint(
-    path: Path, *, model: str | None, size: int | None, depth: int | None
+    path: Path, *, model: str | None, size: int | Sides | None, depth: int | None
 ) -> Summarized:
     weights = read_weights(path)
     if weights.checkpoint is None or weights.call is None:
@@ -321,7 +328,7 @@ def _of_checkpoint(
 
 
 def _of_call(
-    call: Call, num_classes: int, size: int, *, depth: int | None, is_light: bool
+    call: Call, num_classes: int, size: int | Sides, *, depth: int | None, is_light: bool
 ) -> Summarized:
     """Build a model and summarize it; is_light: without values in its weights."""
     with without_weights() if is_light else nullcontext():

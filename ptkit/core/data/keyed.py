@@ -92,6 +92,10 @@ class Sampling:
         missing = 0 if self.drop_last else self.batch_size - 1
         return (num_images + missing) // self.batch_size
 
+    def smallest_batch(self, num_images: int) -> int:
+        """Return how many images the smallest batch of an epoch over so many images has."""
+        return (0 if self.drop_last else num_images % self.batch_size) or self.batch_size
+
 
 class Selection(NamedTuple):
     """The images of a batch, or of a part of it: indices (n,) into the list, and the draws of each

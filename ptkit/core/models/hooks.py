@@ -121,6 +121,8 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
         matched = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not matched:
             hint = nearest(pattern, names) or f"; there are {first_of(names, 6)}"
+            if "," in pattern:
+                hint = ": give each name its own --layers"
             raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]
@@ -161,19 +163,32 @@ def evaluating(model: nn.Module, *, keeps_random_state: bool = False) -> Iterato
 
 
 @contextmanager
-def taking(model: nn.Module, images: Tensor, *, remedy: str = "") -> Iterator[None]:
+def keeping_buffers(model: nn.Module) -> Iterator[None]:
+    """Give BatchNorm's statistics, and all other buffers, back as they were."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    yield
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+@contextmanager
+def taking(
+    model: nn.Module, images: Tensor, *, in_training: bool = False, remedy: str = ""
+) -> Iterator[None]:
     """Turn an error of the model's code into one that names the size of the images.
 
     Raises:
-        UsageError: the model does not take images (n, 3, H, W) of this size.
+        UsageError: the model does not take images (n, 3, H, W) of this size, or not so many.
     """
     try:
         yield
     except _REFUSALS as error:
-        height, width = images.shape[2:]
+        what = f"{'×'.join(map(str, images.shape[2:]))} images"
+        if in_training:
+            what = f"a training batch of {len(images)} ({what})"
         raise UsageError(
-            f"{type(model).__name__} does not take {height}×{width} images"
-            f" ({reason_of(error)}){remedy}"
+            f"{type(model).__name__} does not take {what} ({reason_of(error)}){remedy}"
         ) from error
 
 

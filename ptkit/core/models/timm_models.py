@@ -7,6 +7,7 @@ from typing import Any
 
 from ptkit.core.parts.calls import Call
 from ptkit.core.parts.catalogue import REFUSALS, STUMBLES
+from ptkit.core.sizes import Sides
 from ptkit.core.wording import nearest, reason_of
 
 INSTALL = "pip install 'ptkit[timm]'"
@@ -49,7 +50,7 @@ def usual_size(name: str) -> int:
     return int(_config(name).input_size[-1])
 
 
-def settled(call: Call, size: int | None) -> Mapping[str, Any]:
+def settled(call: Call, size: int | Sides | None) -> Mapping[str, Any]:
     """Return `img_size` for a model of one size that is to be built for another."""
     config = _config(call.name)
     is_bound = config.fixed_input_size and "img_size" not in call.kwargs

@@ -13,7 +13,7 @@ from ptkit.core.models.hooks import evaluating, taking
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
-from ptkit.core.sizes import is_small
+from ptkit.core.sizes import Sides, is_small, sides_of
 
 _RUN_GIVES = frozenset({"num_classes"})
 _SUMMARIES = {
@@ -82,14 +82,14 @@ def usual_size(call: Call) -> int:
 
 
 def build_model(
-    call: str | Call, *, num_classes: int, size: int | None, seed: int
+    call: str | Call, *, num_classes: int, size: int | Sides | None, seed: int
 ) -> tuple[nn.Module, str]:
     """Build a model with fresh weights; return it and the text of the call that would build the
     same one again.
 
-    size: pixels of a side, which settles what the call leaves open (the stem of a ResNet, a
-        transformer's patches); None leaves the model's own defaults. The text has what was settled,
-        and no num_classes.
+    size: pixels of a side, or height and width, which settles what the call leaves open (the stem
+        of a ResNet, a transformer's patches); None leaves the model's own defaults. The text has
+        what was settled, and no num_classes.
     seed: of the weights. The global random state is left as it was.
 
     Raises:
@@ -115,9 +115,7 @@ def build_model(
     return model, str(call)
 
 
-def check_forward(
-    model: nn.Module, size: int | tuple[int, int], *, num_classes: int | None = None
-) -> None:
+def check_forward(model: nn.Module, size: int | Sides, *, num_classes: int | None = None) -> None:
     """Run one black image through the model, which stays as it was.
 
     size: pixels of a side, or height and width. num_classes: the number of scores an image must
@@ -128,7 +126,7 @@ def check_forward(
             scores.
     """
     like = next(model.parameters(), torch.zeros(()))
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides_of(size)
     image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
     remedy = ": change --size, --model or the transforms"
     with taking(model, image, remedy=remedy), evaluating(model), torch.no_grad():
@@ -182,14 +180,18 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
     return call.without("num_classes")
 
 
-def _settled(call: Call, part: Part, size: int | None) -> Call:
+def _settled(call: Call, part: Part, size: int | Sides | None) -> Call:
     """Return the call with the arguments that follow from the size of the images, where they are
     left out.
     """
     by_size: dict[str, Any] = {"stem": "standard"}
     if size is not None:
-        stem = "small" if is_small(size) else "standard"
-        by_size = {"stem": stem, "size": size, "image_size": size, "input_size": (size, size)}
+        height, width = sides_of(size)
+        stem = "small" if is_small(min(height, width)) else "standard"
+        by_size = {"stem": stem, "input_size": (height, width)}
+        # Models that want one number take squares only.
+        if height == width:
+            by_size |= {"size": height, "image_size": height}
     takes = inspect.signature(part.load()).parameters
     settled = {
         key: value

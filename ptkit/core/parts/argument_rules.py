@@ -20,12 +20,14 @@ class Allowed:
     check: says of a value, nested calls and enumerations built, whether it is allowed.
     plural: the text for several of them, in a list.
     parts: the rules of which one must hold, where the text is made of theirs.
+    meaning: what the part gets for an allowed value, where people may write it in several ways.
     """
 
     text: str
     check: Callable[[Any], bool]
     plural: str = ""
     parts: tuple["Allowed", ...] = ()
+    meaning: Callable[[Any], Any] = lambda value: value
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,14 @@ def number(
     *,
     above: float | None = None,
     below: float | None = None,
-    has_point: bool = False,
 ) -> Allowed:
-    """Allow finite numbers; low and high are inclusive, above and below exclusive.
-
-    has_point: take 1.0 and refuse 1, for the few places where PyTorch asks for a float.
-    """
+    """Allow finite numbers; low and high are inclusive, above and below exclusive."""
     limits = _limits(low, high, above, below)
-    kinds = float if has_point else int | float
-    words = limits + (" with a decimal point" if has_point else "")
     return Allowed(
-        text=f"a {'' if limits else 'finite '}number{words}",
-        plural=f"numbers{words}",
+        text=f"a {'' if limits else 'finite '}number{limits}",
+        plural=f"numbers{limits}",
         check=lambda value: (
-            isinstance(value, kinds)
+            isinstance(value, int | float)
             # True is a whole number to Python.
             and not isinstance(value, bool)
             and abs(value) <= _LARGEST

@@ -6,6 +6,7 @@ documentation, narrowed where it takes what could only do harm: no momentum abov
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
@@ -31,6 +32,8 @@ _FALL_AND_RISE = Allowed(
     "a list of 2 numbers, above 0 and below 1, and above 1",
     lambda value: list_of(ABOVE_0, 2).check(value) and value[0] < 1 < value[1],
 )
+# PyTorch refuses whole numbers for these and for pct_start, though 0 and 1 are usual.
+_BETAS = replace(list_of(number(0, below=1), 2), meaning=lambda pair: tuple(map(float, pair)))
 _EXPRESSION = text("text such as '0.95 ** epoch' or 'module:function'")
 _NONLINEARITY = one_of(
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
@@ -54,7 +57,7 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     (COUNT, "max_iter max_eval history_size"),
     (whole(1, 99), "ns_steps"),
     (flag(), "nesterov centered amsgrad decoupled_weight_decay"),
-    (list_of(number(0, below=1, has_point=True), 2), "betas"),
+    (_BETAS, "betas"),
     (_FALL_AND_RISE, "etas"),
     (list_of(ABOVE_0, 2, is_rising=True), "step_sizes"),
     (list_of(ANY, 3), "ns_coefficients"),
@@ -72,7 +75,8 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     (number(above=0, below=1), "factor"),
     (number(above=0, high=1), "start_factor"),
     (SHARE, "end_factor min_factor"),
-    (number(0, 1, has_point=True), "pct_start"),
+    # With 1 PyTorch divides by zero after the last step.
+    (replace(number(0, below=1), meaning=float), "pct_start"),
     (whole(0), "patience cooldown"),
     (flag(), "cycle_momentum three_phase"),
     (one_of("rel", "abs"), "threshold_mode"),

@@ -171,6 +171,9 @@ class _Reader:
                 return tuple(self.value(element) for element in elements)
             case ast.Attribute(value=ast.Name(id=owner), attr=member):
                 return Symbol(owner, member)
+            # Of transforms.InterpolationMode.X only the last two names count.
+            case ast.Attribute(value=ast.Attribute(attr=owner), attr=member) if owner[0].isupper():
+                return Symbol(owner, member)
             case ast.Call():
                 return self.call(node)
             case ast.Name(id=name) if name in _OTHER_SPELLINGS:

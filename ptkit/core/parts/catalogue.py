@@ -89,10 +89,8 @@ class Catalogue:
         built.
         """
         takes = _parameters(call, part)
-        # A user's own function may have arguments of old names, and may take any name.
-        old = () if call.prefix else checks.OLD_ARGUMENTS
         takes_any = bool(call.prefix) and any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        own = {k: p for k, p in takes.items() if k not in old and p.kind not in checks.VARIADIC}
+        own = _own_parameters(call, takes)
         parameters = {k: p for k, p in own.items() if k not in part.supplied}
         call = _with_names(call, _positions(own, part), parameters)
         bound: dict[str, Any] = {}
@@ -102,10 +100,10 @@ class Catalogue:
             bound[key] = self.resolve(call, given, spot=key)
             # Of a user's own function nothing is known but the names of its arguments.
             if not call.prefix:
-                checks.check_value(call, part, parameters[key], bound[key], given=given)
-            if key in part.to_float:
-                bound[key] = float(bound[key])
-            elif key in part.tensors and isinstance(bound[key], list | tuple):
+                bound[key] = checks.checked_value(
+                    call, part, parameters[key], bound[key], given=given
+                )
+            if key in part.tensors and isinstance(bound[key], list | tuple):
                 # Imported only here: names and arguments are checked without waiting for torch.
                 import torch
 
@@ -120,8 +118,8 @@ class Catalogue:
             UsageError: no such part, or more arguments than it takes without their names.
         """
         part = self.find(call)
-        takes = _parameters(call, part)
-        return _with_names(call, _positions(takes, part), takes)
+        own = _own_parameters(call, _parameters(call, part))
+        return _with_names(call, _positions(own, part), own)
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return `name(arguments with defaults)` and the summary of one part."""
@@ -155,8 +153,12 @@ class Catalogue:
 
     def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
         if symbol.owner not in self.symbols:
-            known = ", ".join(self.symbols) or "none"
-            raise call.error(f"{symbol} is not known here; enumerations: {known}", spot)
+            hint = f"; enumerations: {', '.join(self.symbols) or 'none'}"
+            # Pillow's names, Image.BILINEAR and Image.Resampling.BILINEAR, as older code has them.
+            for owner, target in self.symbols.items():
+                if symbol.member in pkgutil.resolve_name(target).__members__:
+                    hint = f"; did you mean {owner}.{symbol.member}?"
+            raise call.error(f"{symbol} is not known here{hint}", spot)
         owner = pkgutil.resolve_name(self.symbols[symbol.owner])
         if symbol.member not in owner.__members__:
             hint = nearest(symbol.member, owner.__members__)
@@ -237,6 +239,12 @@ def _parameters(call: Call, part: Part) -> checks.Parameters:
 def _has_no_arguments(call: Call, target: Any) -> UsageError:
     found = type(target).__name__
     return call.error(f"{call.name} is a {found}, not a function or class with arguments")
+
+
+def _own_parameters(call: Call, takes: checks.Parameters) -> checks.Parameters:
+    """Return what a part takes today; a user's own function may have arguments of old names."""
+    old = () if call.prefix else checks.OLD_ARGUMENTS
+    return {k: p for k, p in takes.items() if k not in old and p.kind not in checks.VARIADIC}
 
 
 def _positions(parameters: checks.Parameters, part: Part) -> list[str]:

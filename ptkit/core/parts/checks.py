@@ -73,18 +73,20 @@ def check_name(call: Call, key: str, parameters: Parameters, *, of_the_run: Set[
     """
     if key in parameters:
         return
-    if key in OLD_ARGUMENTS:
-        raise call.error(f"{key} is called differently now: use {OLD_ARGUMENTS[key]}", key)
+    # Of the new names some are arguments, which the part has or not; the others are advice.
+    new = OLD_ARGUMENTS.get(key)
+    if new is not None and (not new.isidentifier() or new in parameters):
+        raise call.error(f"{key} is called differently now: use {new}", key)
     if key in of_the_run:
         raise call.error(f"{call.name} has no argument {key} here: it comes from the run", key)
     hint = nearest(key, parameters) or f"; it takes: {', '.join(parameters) or 'none'}"
     raise call.error(f"{call.name} has no argument {key}{hint}", key)
 
 
-def check_value(
+def checked_value(
     call: Call, part: Part, parameter: inspect.Parameter, value: Any, *, given: Any
-) -> None:
-    """Refuse a value that an argument may not have.
+) -> Any:
+    """Return what the part gets for a value; refuse one that the argument may not have.
 
     value: with nested calls and enumerations built. given: as written in the call.
 
@@ -94,12 +96,15 @@ def check_value(
     if isinstance(value, str) and value in _OLD_VALUES:
         raise call.error(f'"{value}" is called "{_OLD_VALUES[value]}" now', parameter.name)
     rule = part.rule(call.name, parameter)
-    if rule is not None and not rule.check(value):
+    if rule is None:
+        return value
+    if not rule.check(value):
         # A call of one argument is written as the notation writes that argument.
         found = str(Call("", (given,)))[1:-1]
         raise call.error(
             f"{call.name}: {parameter.name} must be {rule.text}, found {found}", parameter.name
         )
+    return rule.meaning(value)
 
 
 def check_complete(call: Call, part: Part, takes: Parameters, given: Mapping[str, Any]) -> None:

@@ -17,7 +17,6 @@ class Part:
     target: a class or function, or `module:attribute`, imported when the part is built.
     supplied: arguments that the run gives and the user may not.
     tensors: arguments for which lists of numbers become float tensors.
-    to_float: arguments for which whole numbers become floats.
     arguments: rules of its own; for other arguments those of `argument_table` hold.
     """
 
@@ -25,7 +24,6 @@ class Part:
     summary: str
     supplied: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
-    to_float: frozenset[str] = frozenset()
     arguments: Mapping[str, Allowed] = field(default_factory=dict)
     together: Together | None = None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import keeping_buffers
 
 # Up to here a GPU is done with a layer before Python has called the next: CUDA graphs pay.
 _SMALL = 30_000_000
@@ -61,21 +62,18 @@ def compile_model(
         UsageError: it cannot be compiled here.
     """
     begin = time.perf_counter()
-    # The trial step changes BatchNorm's statistics; they are put back below.
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     forward = CompiledForward(model, images.device)
     try:
-        with autocast(images.device, dtype):
-            outputs = forward(images)
-        outputs.float().square().mean().backward()
+        with keeping_buffers(model):
+            with autocast(images.device, dtype):
+                outputs = forward(images)
+            outputs.float().square().mean().backward()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ImportError) as error:
         raise UsageError(
             f"train.compile: {_reason(error)}; leave it out, or fix that first"
         ) from error
-    for name, buffer in model.named_buffers():
-        buffer.copy_(kept[name])
     for parameter in model.parameters():
         parameter.grad = None
     how = "compiled, with CUDA graphs" if forward.uses_graphs else "compiled"

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.loading.batches import Forward, batches_at
-from ptkit.core.device import choose_device, choose_dtype, prepare_device
+from ptkit.core.device import autocast, choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import keeping_buffers, taking
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -102,6 +103,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
     images = _try_first_batch(model, loss, data, is_fresh=start is None)
     optimizer = _prepare_optimizer(settings, call, model, data=data)
+    _try_smallest_batch(model.module, images, data=data, optimizer=optimizer, dtype=dtype)
     schedule = build_schedule(
         settings.scheduler,
         optimizer,
@@ -217,6 +219,37 @@ def _try_first_batch(
     return batch.images
 
 
+def _try_smallest_batch(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    data: PreparedData,
+    optimizer: OptimizerSetup,
+    dtype: torch.dtype | None,
+) -> None:
+    """Run the smallest batch of an epoch in training mode; the model stays as it was.
+
+    images: a full batch. BatchNorm refuses a single value per channel: one image, and no more than
+    one place of it left where it stands.
+    """
+    sampling = data.train.sampling
+    count = sampling.smallest_batch(len(data.train.images))
+    some = images[: count * data.train.pipeline.num_crops]
+    is_rest = count < sampling.batch_size
+    remedy = ": choose another --batch-size" + (", or --set data.drop_last=true" if is_rest else "")
+    model.train()
+    freeze_statistics(model, optimizer.always_frozen)
+    devices = [some.device] if some.is_cuda else []
+    with (
+        taking(model, some, in_training=True, remedy=remedy),
+        keeping_buffers(model),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        autocast(some.device, dtype),
+    ):
+        model(some)
+
+
 def _resolved(
     settings: Settings,
     data: PreparedData,
@@ -259,9 +292,7 @@ def _group_notes(asked: OptimizerSettings, optimizer: OptimizerSetup) -> list[st
         f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
         for group in optimizer.param_groups
     ]
-    waiting = {name for later in optimizer.waiting for name, _ in later.parameters}
-    frozen = [name for name in optimizer.frozen if name not in waiting]
-    untrained = {"frozen": frozen, "excluded": optimizer.excluded}
+    untrained = {"frozen": optimizer.always_frozen, "excluded": optimizer.excluded}
     return notes + [
         f"{word}: {counted(len(names), 'tensor')}, {names[0]} to {names[-1]}"
         for word, names in untrained.items()

@@ -228,7 +228,8 @@ def _training_batches(
     batch_size = asked.batch_size or min(_BATCH_SIZE, count)
     if batch_size > count:
         raise UsageError(
-            f"--batch-size {batch_size} is larger than the training list ({count} images): lower it"
+            f"train.batch_size is {batch_size}, larger than the training list ({count} images):"
+            " lower it, as with --batch-size"
         )
     return Batches(
         source.images,
@@ -288,6 +289,11 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             raise DataError(
                 f"no list {file}: run `ptkit split FOLDER` first, or name another with {flag}"
             )
+    if os.path.samefile(data.train, data.valid) and not data.allow_leak:
+        raise DataError(
+            f"--train and --valid name the same file, {data.train}: give --valid a list of other"
+            " images, as `ptkit split` writes"
+        )
     classes = Path(data.classes) if data.classes else None
     train = read_list(Path(data.train), classes=classes)
     # Both lists have the class names of the training list.

@@ -24,7 +24,10 @@ def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[
         UsageError: both are asked for, or text that is not a call.
     """
     if transforms and augment not in ("auto", "none"):
-        raise UsageError("--transform replaces the ready list: leave --augment out")
+        raise UsageError(
+            "data.transforms (--transform) replaces the ready list: leave --augment out"
+            f" (data.augment is {augment})"
+        )
     return parse_all(transforms) or default_transforms(augment, size)
 
 

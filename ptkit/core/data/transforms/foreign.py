@@ -7,6 +7,7 @@ Each is seeded anew for each image, by that image's draw.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,11 @@ from torchvision.transforms import v2
 from ptkit.core.data.transforms.spec import (
     FEW_MODES,
     FILL,
-    INTERPOLATION,
     NEEDS_0_TO_1,
+    ROTATION_MODES,
     Draws,
     Spec,
+    interpolation,
 )
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
@@ -79,7 +81,7 @@ def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
 # What the rows share.
 _foreign = partial(Spec, draws=1, apply=apply_foreign, size=lambda _t, _size: None, is_foreign=True)
 _policy = partial(_foreign, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES)
-_OF_POLICIES = {"interpolation": INTERPOLATION, "fill": FILL}
+_OF_POLICIES = {"interpolation": ROTATION_MODES, "fill": FILL}
 # The row of what is not in the catalogue; for all we know it mirrors.
 USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True)
 
@@ -116,8 +118,6 @@ SPECS = (
     _policy(
         v2.AugMix,
         "mixed chains of operations (Hendrycks et al. 2020)",
-        # torch draws from a tensor of this number, and cannot for whole ones.
-        to_float=frozenset({"alpha"}),
         arguments=_OF_POLICIES
         | {
             "severity": whole(1, 10),
@@ -125,8 +125,11 @@ SPECS = (
             "chain_depth": either(
                 one_of(-1), COUNT, words="-1 (1 to 3, drawn) or a whole number of at least 1"
             ),
-            "alpha": ABOVE_0,
+            # torch draws from a tensor of this number, and cannot for whole ones.
+            "alpha": replace(ABOVE_0, meaning=float),
             "all_ops": flag(),
+            # It turns PIL images into tensors.
+            "interpolation": interpolation(*FEW_MODES),
         },
     ),
 )

@@ -20,12 +20,17 @@ from torchvision.transforms.v2 import functional as F
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import between, in_cache
-from ptkit.core.data.transforms.spec import FEW_MODES, FILL, INTERPOLATION, Draws, Size, Spec
+from ptkit.core.data.transforms.spec import (
+    FEW_MODES,
+    FILL,
+    ROTATION_MODES,
+    Draws,
+    Size,
+    Spec,
+    mode_of,
+)
 from ptkit.core.parts.argument_rules import ABOVE_0, ANY, AT_LEAST_0, SHARE, either, flag, list_of
 
-# Text and Pillow's numbers are allowed too.
-_NEAREST = (InterpolationMode.NEAREST, "nearest", 0)
-_BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)
 # OpenCV's maps hold places as int16.
 _LARGEST_SIDE = (1 << 15) - 1
 # Above, sampling itself takes all the time.
@@ -53,8 +58,11 @@ def can_rotate_batch(t: Any, size: Size | None, _form: str) -> bool:
     """
     if size is None or getattr(t, "expand", False):
         return False
-    largest = _LARGEST_SIDE if t.interpolation in _NEAREST else _LARGEST_BILINEAR
-    return t.interpolation in (*_NEAREST, *_BILINEAR) and max(size) <= largest
+    largest = {
+        InterpolationMode.NEAREST: _LARGEST_SIDE,
+        InterpolationMode.BILINEAR: _LARGEST_BILINEAR,
+    }
+    return max(size) <= largest.get(mode_of(t.interpolation), 0)
 
 
 def random_rotation_batch(t: v2.RandomRotation, images: Pixels, draws: Draws) -> Pixels:
@@ -128,7 +136,8 @@ def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixe
     height, width = images.shape[1:3]
     halves = torch.tensor([0.5 * width, 0.5 * height])
     thetas = torch.tensor(matrices).view(-1, 2, 3).transpose(1, 2).div_(halves)
-    base, sample = _base_grid(height, width), _nearest if t.interpolation in _NEAREST else _bilinear
+    is_nearest = mode_of(t.interpolation) == InterpolationMode.NEAREST
+    base, sample = _base_grid(height, width), _nearest if is_nearest else _bilinear
     warped = np.empty_like(images)
     for part in in_cache(images):
         # One by one, as torchvision does: the product of a batch may round differently.
@@ -184,7 +193,7 @@ def _three(fill: Any) -> list[float]:
 
 _ARGUMENTS = {
     "degrees": either(AT_LEAST_0, list_of(ANY, 2, is_rising=True)),
-    "interpolation": INTERPOLATION,
+    "interpolation": ROTATION_MODES,
     "center": list_of(ANY, 2),
     "fill": FILL,
 }

@@ -1,19 +1,22 @@
 """What is known of one transform: its row, written beside the functions that the row names."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Resampling
 from torchvision.transforms import InterpolationMode
 
 from ptkit.core.parts.argument_rules import (
     PIXELS,
     SIDE,
+    Allowed,
     either,
     list_of,
-    member_of,
+    listing,
     number,
     one_of,
     whole,
@@ -33,12 +36,38 @@ SIZE = either(SIDE, list_of(SIDE, 1, 2))
 PADDING = either(whole(0, PIXELS), list_of(whole(0, PIXELS), 1, 2, 4))
 PADDING_MODE = one_of("constant", "edge", "reflect", "symmetric")
 FILL = either(number(0, 255), list_of(number(0, 255), 1, 3))
-INTERPOLATION = either(
-    one_of("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"),
-    member_of("InterpolationMode", "NEAREST"),
-    # Pillow's numbers, which torchvision takes too.
-    whole(0, 5),
-    words="InterpolationMode.NEAREST, NEAREST_EXACT, BILINEAR, BICUBIC, BOX, HAMMING or LANCZOS",
+
+
+def mode_of(value: InterpolationMode | str | int) -> InterpolationMode:
+    """Return the mode that a text or one of Pillow's numbers means, as other code writes it.
+
+    Raises:
+        ValueError: none.
+    """
+    return InterpolationMode(Resampling(value).name.lower() if isinstance(value, int) else value)
+
+
+def interpolation(*modes: InterpolationMode) -> Allowed:
+    """Allow these modes, as members, as texts, or by Pillow's numbers."""
+
+    def check(value: Any) -> bool:
+        with suppress(ValueError):
+            # True is a number to Python.
+            return not isinstance(value, bool) and mode_of(value) in modes
+        return False
+
+    # Not every kernel of torchvision takes a number or a text.
+    names = listing([mode.name for mode in modes])
+    return Allowed(f"InterpolationMode.{names}", check, meaning=mode_of)
+
+
+INTERPOLATION = interpolation(*InterpolationMode)
+# What Pillow rotates by.
+ROTATION_MODES = interpolation(
+    InterpolationMode.NEAREST,
+    InterpolationMode.NEAREST_EXACT,
+    InterpolationMode.BILINEAR,
+    InterpolationMode.BICUBIC,
 )
 # What torchvision's kernels for tensors can do, of the modes that Pillow can.
 FEW_MODES = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)

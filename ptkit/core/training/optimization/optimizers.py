@@ -99,6 +99,12 @@ class OptimizerSetup:
         optimizers = (self.optimizer, *(waiting.optimizer for waiting in self.waiting))
         return [group for some in optimizers for group in some.param_groups]
 
+    @property
+    def always_frozen(self) -> list[str]:
+        """Names of the frozen parameters that no later epoch unfreezes."""
+        waiting = {name for later in self.waiting for name, _ in later.parameters}
+        return [name for name in self.frozen if name not in waiting]
+
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 
@@ -241,7 +247,9 @@ def _check_one_group(call: Call, plans: Iterable[ParameterPlan]) -> None:
         if plan.first_epoch not in (1, None):
             raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
         if plan.layer:
-            raise call.error("LBFGS takes no parameter groups: leave optimizer.layer_decay out")
+            raise call.error(
+                "LBFGS takes no parameter groups: pass --set optimizer.layer_decay=none"
+            )
         if plan.options:
             raise call.error(
                 "LBFGS takes no parameter groups: leave --group out, or use frozen and excluded"
@@ -299,7 +307,7 @@ def _construct(
         return muon_with_adamw(groups, lr=lr, weight_decay=weight_decay, head=head, build=build)
     if call.name == "SparseAdam":
         sparse = _sparse_parameters(call, model)
-        options = dict(call.kwargs)
+        options = OPTIMIZERS.bind(call, OPTIMIZERS.find(call))
         return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=options, build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
     how = {"fused" if call.name in _FUSED else "foreach": True}

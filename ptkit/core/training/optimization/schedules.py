@@ -193,7 +193,9 @@ def build_schedule(
         return Schedule(None, shadow, per="epoch", metric=metric, warmup_steps=warmup_steps)
     call = parse(asked.call)
     part = SCHEDULERS.find(call)
-    target, given = part.load(), SCHEDULERS.bind(call, part)
+    # None, where a part takes it, is what is left out.
+    given = {k: v for k, v in SCHEDULERS.bind(call, part).items() if v is not None}
+    target = part.load()
     is_plateau = isinstance(target, type) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     _check_metric(call.name, metric, metric_modes, is_watched=is_plateau)
     if per == "auto":

@@ -1,0 +1,76 @@
+"""Settings that go with another one when a later layer replaces that. Free of torch.
+
+A recipe's learning rate is that of its optimizer, its groups name layers of its model, its crops
+have the size of its images. Layers: config_layers.py.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ptkit.core.config import FIELDS
+
+_DEPENDENTS = {
+    # A ready list excludes an own one, whatever both are.
+    "data.augment": ("data.transforms", "data.eval_transforms"),
+    "data.transforms": ("data.augment", "data.eval_transforms"),
+    # Of these another part counts, not other arguments of the same.
+    "model.call": ("model.init", "optimizer.groups"),
+    "loss.call": ("loss.pairs", "loss.embedding"),
+    "optimizer.call": ("optimizer.lr",),
+    "scheduler.call": ("scheduler.per", "scheduler.metric"),
+}
+# A rate in a call, with the comma after it.
+_RATE = re.compile(r"(?<=[(,])\s*lr\s*=\s*[^,()]+,?\s*")
+# What stands before the size of a crop or of Resize; a user's own transforms have a prefix.
+_SIZED = r"((?<![\w:.])(?:Resize|[A-Z]\w*Crop)\(\s*|\bsize\s*=\s*)"
+
+
+def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what becomes of settings of earlier layers that do not suit those given now.
+
+    before, given: what the layers name, `section.key` to value.
+    """
+    changes = _with_size(before, given.get("data.size"))
+    for name in _DEPENDENTS.keys() & given.keys():
+        if not name.endswith(".call") or _is_other_part(before.get(name), given[name]):
+            changes |= {dependent: _default(dependent) for dependent in _DEPENDENTS[name]}
+    if "model.init" in changes:
+        # A recipe of that method suits any model; lines name layers of one.
+        changes["model.init"] = tuple(t for t in before.get("model.init", ()) if "=" not in t)
+    # A rate is in the call or beside it.
+    if _has_rate(given.get("optimizer.call")):
+        changes["optimizer.lr"] = None
+    if "optimizer.lr" in given and _has_rate(before.get("optimizer.call")):
+        changes["optimizer.call"] = _RATE.sub("", before["optimizer.call"])
+    return changes
+
+
+def _default(name: str) -> Any:
+    section, _, key = name.partition(".")
+    return FIELDS[section][key].default
+
+
+def _is_other_part(before: str | None, now: str | None) -> bool:
+    """Say whether a call was named before and names another part now; its prefix counts."""
+    return before is not None and before.partition("(")[0] != (now or "").partition("(")[0]
+
+
+def _has_rate(call: str | None) -> bool:
+    return call is not None and _RATE.search(call) is not None
+
+
+def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:
+    """Return the transforms of earlier layers for images of another size than these name."""
+    old, lists = before.get("data.size"), ("data.transforms", "data.eval_transforms")
+    if old is None or size is None:
+        return {}
+    sides = re.compile(rf"{_SIZED}([(\[]\s*{old}(?:\s*,\s*{old})?\s*[)\]]|{old}\b)")
+    return {
+        name: tuple(
+            sides.sub(lambda found: found[1] + found[2].replace(str(old), str(size)), text)
+            for text in before[name]
+        )
+        for name in lists
+        if name in before
+    }

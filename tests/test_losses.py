@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, read_list
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
-from ptkit.core.training.setup import check_own_loss
 from ptkit.core.training.tasks.losses import (
     DEFAULTS,
     LOSSES,
@@ -23,6 +22,7 @@ from ptkit.core.training.tasks.losses import (
     facts_of,
 )
 from ptkit.core.training.tasks.task import DECODERS, Task
+from ptkit.core.training.trials import check_own_loss
 
 NONE = torch.empty(0)
 CLASSES = LabelFacts(SINGLE, 3, 10, torch.tensor([6.0, 3, 1]), NONE, NONE)

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
-from ptkit.core.data.keyed import spread
-from ptkit.core.data.loading.batches import Forward, batches_at
-from ptkit.core.device import autocast, choose_device, choose_dtype, prepare_device
+from ptkit.core.data.loading.batches import Forward
+from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
-from ptkit.core.models.hooks import keeping_buffers, taking
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -34,13 +32,12 @@ from ptkit.core.training.optimization.optimizers import (
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
-from ptkit.core.training.tasks.losses import RULES, Loss, build_loss, facts_of
+from ptkit.core.training.tasks.losses import Loss, build_loss, facts_of
 from ptkit.core.training.tasks.task import METRICS, check_metric
+from ptkit.core.training.trials import try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
 from ptkit.core.wording import counted
 
-# How many training images a model with `fit_inputs` gets.
-_FITTED_IMAGES = 2000
 # Outputs of a model whose images are compared with each other.
 _EMBEDDING = 64
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
@@ -101,9 +98,11 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
-    images = _try_first_batch(model, loss, data, is_fresh=start is None)
+    images = try_first_batch(
+        model.module, loss, data, num_outputs=model.num_outputs, is_fresh=start is None
+    )
     optimizer = _prepare_optimizer(settings, call, model, data=data)
-    _try_smallest_batch(model.module, images, data=data, optimizer=optimizer, dtype=dtype)
+    try_smallest_batch(model.module, images, data=data, optimizer=optimizer, dtype=dtype)
     schedule = build_schedule(
         settings.scheduler,
         optimizer,
@@ -112,10 +111,10 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         metric_modes=modes,
     )
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
+    precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     choices = (
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
-        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {place}, {precision}"
     )
     notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
     _report(watch, data, model, notes)
@@ -198,58 +197,6 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
-def _try_first_batch(
-    model: PreparedModel, loss: Loss, data: PreparedData, *, is_fresh: bool
-) -> Tensor:
-    """Show the model its images before training, and try one batch; return the images of it.
-
-    Transforms that do not fit fail here, and sizes that the model does not take.
-    """
-    fit_inputs = getattr(model.module, "fit_inputs", None)
-    if is_fresh and callable(fit_inputs):
-        some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
-        fit_inputs(torch.cat(list(batches_at(data.reference, some))))
-    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
-    batch = next(data.train.epoch(0))
-    check_own_loss(loss, batch.labels, num_outputs=model.num_outputs)
-    _, _, height, width = batch.images.shape
-    # The square was tried with the model; transforms may have made another size of it.
-    if (height, width) != (data.size, data.size):
-        check_forward(model.module, (height, width), num_classes=model.num_outputs)
-    return batch.images
-
-
-def _try_smallest_batch(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    data: PreparedData,
-    optimizer: OptimizerSetup,
-    dtype: torch.dtype | None,
-) -> None:
-    """Run the smallest batch of an epoch in training mode; the model stays as it was.
-
-    images: a full batch. BatchNorm refuses a single value per channel: one image, and no more than
-    one place of it left where it stands.
-    """
-    sampling = data.train.sampling
-    count = sampling.smallest_batch(len(data.train.images))
-    some = images[: count * data.train.pipeline.num_crops]
-    is_rest = count < sampling.batch_size
-    remedy = ": choose another --batch-size" + (", or --set data.drop_last=true" if is_rest else "")
-    model.train()
-    freeze_statistics(model, optimizer.always_frozen)
-    devices = [some.device] if some.is_cuda else []
-    with (
-        taking(model, some, in_training=True, remedy=remedy),
-        keeping_buffers(model),
-        torch.random.fork_rng(devices),
-        torch.no_grad(),
-        autocast(some.device, dtype),
-    ):
-        model(some)
-
-
 def _resolved(
     settings: Settings,
     data: PreparedData,
@@ -314,31 +261,6 @@ def _compiled(
     compiled, note = compile_model(model.module, images, dtype=dtype)
     watch.say(note)
     return compiled
-
-
-def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
-    """Try a user's own loss on the labels of one batch.
-
-    Raises:
-        UsageError: it fails, or gives something else than one number that has a gradient.
-    """
-    name = type(loss.criterion).__name__
-    if name in RULES:
-        return
-    outputs = torch.zeros(len(labels), num_outputs, device=labels.device, requires_grad=True)
-    try:
-        value = loss(outputs, labels)
-    except Exception as error:  # the user's code may raise anything
-        shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
-        raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
-    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    if isinstance(value, Tensor) and not value.ndim:
-        if value.requires_grad:
-            return
-        found = "no gradient"
-    raise UsageError(
-        f"{name} must give one number with a gradient, the mean of the batch; found {found}"
-    )
 
 
 def _prepare_model(

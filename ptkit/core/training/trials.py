@@ -1,0 +1,96 @@
+"""What is tried before the first epoch, so that what cannot work is refused in one line and not
+after minutes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.data.keyed import spread
+from ptkit.core.data.loading.batches import batches_at
+from ptkit.core.device import autocast
+from ptkit.core.errors import UsageError
+from ptkit.core.models.hooks import keeping_buffers, taking
+from ptkit.core.models.zoo import check_forward
+from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
+from ptkit.core.training.setup_data import PreparedData
+from ptkit.core.training.tasks.losses import RULES, Loss
+
+# How many training images a model with `fit_inputs` gets.
+_FITTED_IMAGES = 2000
+
+
+def try_first_batch(
+    model: nn.Module, loss: Loss, data: PreparedData, *, num_outputs: int, is_fresh: bool
+) -> Tensor:
+    """Show the model its images before training, and try one batch; return the images of it.
+
+    Transforms that do not fit fail here, and sizes that the model does not take.
+    """
+    fit_inputs = getattr(model, "fit_inputs", None)
+    if is_fresh and callable(fit_inputs):
+        some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
+        fit_inputs(torch.cat(list(batches_at(data.reference, some))))
+    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
+    batch = next(data.train.epoch(0))
+    check_own_loss(loss, batch.labels, num_outputs=num_outputs)
+    _, _, height, width = batch.images.shape
+    # The square was tried with the model; transforms may have made another size of it.
+    if (height, width) != (data.size, data.size):
+        check_forward(model, (height, width), num_classes=num_outputs)
+    return batch.images
+
+
+def try_smallest_batch(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    data: PreparedData,
+    optimizer: OptimizerSetup,
+    dtype: torch.dtype | None,
+) -> None:
+    """Run the smallest batch of an epoch in training mode; the model stays as it was.
+
+    images: a full batch. BatchNorm refuses a single value per channel: one image, and no more than
+    one place of it left where it stands.
+    """
+    sampling = data.train.sampling
+    count = sampling.smallest_batch(len(data.train.images))
+    some = images[: count * data.train.pipeline.num_crops]
+    is_rest = count < sampling.batch_size
+    remedy = ": choose another --batch-size" + (", or --set data.drop_last=true" if is_rest else "")
+    model.train()
+    freeze_statistics(model, optimizer.always_frozen)
+    devices = [some.device] if some.is_cuda else []
+    with (
+        taking(model, some, in_training=True, remedy=remedy),
+        keeping_buffers(model),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        autocast(some.device, dtype),
+    ):
+        model(some)
+
+
+def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
+    """Try a user's own loss on the labels of one batch.
+
+    Raises:
+        UsageError: it fails, or gives something else than one number that has a gradient.
+    """
+    name = type(loss.criterion).__name__
+    if name in RULES:
+        return
+    outputs = torch.zeros(len(labels), num_outputs, device=labels.device, requires_grad=True)
+    try:
+        value = loss(outputs, labels)
+    except Exception as error:  # the user's code may raise anything
+        shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
+        raise UsageError(f"{name} fails on {shapes}: {type(error).__name__}: {error}") from error
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor) and not value.ndim:
+        if value.requires_grad:
+            return
+        found = "no gradient"
+    raise UsageError(
+        f"{name} must give one number with a gradient, the mean of the batch; found {found}"
+    )

@@ -248,7 +248,8 @@ def _check_one_group(call: Call, plans: Iterable[ParameterPlan]) -> None:
             raise call.error("LBFGS cannot take in parameters during training: leave unfreeze out")
         if plan.layer:
             raise call.error(
-                "LBFGS takes no parameter groups: pass --set optimizer.layer_decay=none"
+                "LBFGS takes no parameter groups: leave optimizer.layer_decay out (--set"
+                " optimizer.layer_decay=none)"
             )
         if plan.options:
             raise call.error(

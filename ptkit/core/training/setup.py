@@ -29,7 +29,7 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
-from ptkit.core.training.optimization.schedules import build_schedule
+from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.tasks.losses import Loss, build_loss, facts_of
@@ -112,11 +112,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     )
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
-    choices = (
-        f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place}, {precision}"
-    )
-    notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
+    notes = _notes(settings, optimizer, schedule, loss, place=f"{place}, {precision}")
     _report(watch, data, model, notes)
     training = Training(
         model.module,
@@ -133,6 +129,17 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     )
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
+
+
+def _notes(
+    settings: Settings, optimizer: OptimizerSetup, schedule: Schedule, loss: Loss, *, place: str
+) -> list[str]:
+    """Say what was chosen, and what is added to it."""
+    chosen = (
+        f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {place}"
+    )
+    return [chosen, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
 
 
 def check_log(settings: LogSettings) -> None:

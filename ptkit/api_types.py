@@ -55,6 +55,7 @@ class FinetuneSettings(TypedDict, total=False):
     loss: str | None
     pairs: bool
     threshold: float | None
+    loss_smoothing: float | None
     embedding: int | None
     optimizer: str | None
     lr: float | None

@@ -137,6 +137,12 @@ class LossSettings:
         " 0.5.",
         within=_SHARE,
     )
+    smoothing: float | None = _setting(
+        None,
+        "Share of KLDivLoss's target that is spread over all classes; by default 0.1.",
+        keyword="loss_smoothing",
+        within=_SHARE,
+    )
     embedding: int | None = _setting(
         None, "Outputs of the model where images are compared; by default 64.", within=Limits(low=2)
     )

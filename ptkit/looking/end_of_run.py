@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
     found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
+    found = replace(found, counted=run.task.counted_rows(training.valid.images.labels))
     files = [_draw_curves(run)]
     if run.task.kind not in (MULTI, REGRESSION):
         files.append(_draw_confusion(run, found))
@@ -44,16 +46,17 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
 
 def _draw_curves(run: Run) -> Path:
     images, kind = run.training.valid.images, run.task.kind
-    is_cross_entropy = kind == SINGLE and "CrossEntropy" in run.training.loss.call.name
+    loss = run.training.loss
+    # What the outputs of an untrained network give; of a sum it depends on the list.
+    is_cross_entropy = kind == SINGLE and "CrossEntropy" in loss.call.name and not loss.is_sum
     has_classes = kind not in (MULTI, REGRESSION)
+    counted = images.labels[run.task.counted_rows(images.labels)] if has_classes else images.labels
     curves = learning_curves(
         run.rows,
-        num_valid=len(images),
+        num_valid=len(counted),
         metric=next(iter(METRICS[kind])),
         chance_loss=math.log(images.num_classes) if is_cross_entropy else None,
-        majority_share=(
-            float(np.bincount(images.labels).max() / len(images)) if has_classes else None
-        ),
+        majority_share=(float(np.bincount(counted).max() / len(counted)) if has_classes else None),
         best_epoch=epoch_of(run),
         footer=str(run.folder),
     )
@@ -63,7 +66,8 @@ def _draw_curves(run: Run) -> Path:
 
 def _draw_confusion(run: Run, found: Predicted) -> Path:
     images = run.training.valid.images
-    matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
+    labels, answers = images.labels[found.rows], found.answers[found.rows]
+    matrix = confusion_matrix(labels, answers, images.num_classes)
     confusion = confusion_figure(matrix, images.class_names, footer=footer_of(run))
     run.show(Figure("confusion", confusion), epoch_of(run))
     return save_figure(confusion, run.folder / "confusion.png")

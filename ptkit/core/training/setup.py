@@ -1,5 +1,6 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,14 @@ from ptkit.core.training.optimization.optimizers import (
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
-from ptkit.core.training.tasks.losses import RULES, Loss, build_loss, facts_of
+from ptkit.core.training.tasks.loss import Loss
+from ptkit.core.training.tasks.losses import (
+    RULES,
+    build_loss,
+    counting_notes,
+    facts_of,
+    usual_optimizer,
+)
 from ptkit.core.training.tasks.task import METRICS, check_metric
 from ptkit.core.training.wandb_events import check_wandb
 from ptkit.core.wording import counted
@@ -91,7 +99,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     modes = METRICS[loss.task.kind]
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
-    call = parse(settings.optimizer.call or loss.usual_optimizer)
+    call = parse(settings.optimizer.call or usual_optimizer(loss))
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
     model = _prepare_model(settings, data, loss, start=start)
@@ -107,12 +115,14 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         metric_modes=modes,
     )
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    choices = (
+    notes = [
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
         f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
-        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
-    )
-    notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
+        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}",
+        *counting_notes(loss, data.train.images, data.valid.images),
+        *notes_of(optimizer.call),
+        *_group_notes(settings.optimizer, optimizer),
+    ]
     _report(watch, data, model, notes)
     training = Training(
         model.module,
@@ -157,6 +167,7 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
         facts_of(data.train.images),
         pairs=asked.pairs,
         threshold=asked.threshold,
+        smoothing=asked.smoothing,
     )
     if loss.compares:
         _check_pairs(data)
@@ -180,10 +191,13 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
 
 
 def _check_pairs(data: PreparedData) -> None:
-    """Refuse batches too small to hold two images of one class."""
-    labels, batch_size = data.train.images.labels, data.train.sampling.batch_size
-    shares = np.bincount(labels) / len(labels)
-    expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
+    """Refuse lists without two images of one class, and batches too small to hold them."""
+    images, batch_size = data.train.images, data.train.sampling.batch_size
+    counts = np.bincount(images.labels)
+    num_pairs = int((counts * (counts - 1)).sum()) / 2
+    if not num_pairs:
+        raise UsageError(f"{images.file} has no two images of one class, which the loss compares")
+    expected = num_pairs * math.comb(batch_size, 2) / math.comb(len(images), 2)
     if expected < 1:
         raise UsageError(
             f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class,"

@@ -74,6 +74,7 @@ class FinetuneSettings(TypedDict, total=False):
     precision: str
     accumulate: int
     clip_grad: float | None
+    clip_value: float | None
     patience: int | None
     metric: str
     ema: float | None

@@ -43,6 +43,7 @@ def test_a_weighted_mean_does_not_wait_for_the_gpu(here: Path) -> None:
             "batch_size": 4,
             "device": "cuda",
             "accumulate": 2,
+            "clip_value": 1.0,
         },
     }
     training = prepare(resolve(settings), Watcher(), is_resumed=False).training

@@ -267,6 +267,14 @@ class Net(nn.Module):
     def forward(self, images):
         return self.fc(images.mean((2, 3)))
 """
+SPARSE = """
+class Sparse(Net):
+    def __init__(self, num_classes=3):
+        super().__init__(num_classes)
+        self.table = nn.Embedding(2, num_classes, sparse=True)
+    def forward(self, images):
+        return super().forward(images) + 9 * self.table((images.mean((1, 2, 3)) > 0).long())
+"""
 PLAIN = {
     "data": {"augment": "none", "shuffle": False},
     "model": {"call": "net.py:Net"},
@@ -399,6 +407,28 @@ def test_a_list_in_which_nothing_counts_is_refused(here: Path, arguments: str) -
         prepared(loss={"call": f"CrossEntropyLoss({arguments})"})
 
 
+def test_gradients_are_clipped_value_by_value(here: Path) -> None:
+    training = prepared(train={"clip_value": 1e-3}, optimizer={"lr": 1.0})
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    list(loop.fit(training))
+    moved = torch.cat([(v - before[k]).flatten() for k, v in training.model.state_dict().items()])
+    assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_sparse_gradients_are_clipped_too(here: Path) -> None:
+    Path("net.py").write_text(NET + SPARSE)
+    training = prepared(
+        model={"call": "net.py:Sparse"},
+        optimizer={"call": "SparseAdam()", "lr": 1e-3},
+        train={"clip_value": 1e-4},
+    )
+    list(loop.fit(training))
+    gradients = [
+        p.grad.coalesce().values() if p.grad.is_sparse else p.grad for p in training.parameters
+    ]
+    assert [gradient.abs().max().item() for gradient in gradients] == pytest.approx([1e-4] * 3)
+
+
 # ---------------------------------------------------------------- what cannot help is not advised
 
 
@@ -410,7 +440,7 @@ def test_no_rate_is_advised_before_the_first_step(here: Path) -> None:
         list(loop.fit(training))
 
 
-@pytest.mark.parametrize("clip", ["clip_grad"])
+@pytest.mark.parametrize("clip", ["clip_grad", "clip_value"])
 def test_clipping_is_not_advised_to_who_clips(here: Path, clip: str) -> None:
     training = prepared(train={clip: 1.0})
     assert loop.remedy(training, num_steps=1) == "try a lower --lr"

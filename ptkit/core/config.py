@@ -206,6 +206,9 @@ class TrainSettings:
     )
     accumulate: int = _setting(1, "Batches whose gradients are added before a step.", within=_COUNT)
     clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=_POSITIVE)
+    clip_value: float | None = _setting(
+        None, "Largest size of a gradient's single values; before clip_grad.", within=_POSITIVE
+    )
     patience: int | None = _setting(
         None, "Stop after this many epochs without a better one.", within=_COUNT
     )

@@ -235,10 +235,23 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         if totals is not None:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)
+    if settings.clip_value is not None:
+        _clip_values(training.optimizer_setup.trained, settings.clip_value)
     # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def _clip_values(parameters: Sequence[nn.Parameter], limit: float) -> None:
+    """Bring every value of the gradients into -limit..limit, in place."""
+    for parameter in parameters:
+        # PyTorch's function takes none of the sparse ones.
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            parameter.grad.values().clamp_(-limit, limit)
+    dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+    nn.utils.clip_grad_value_(dense, limit)
 
 
 def _labels_of(batch: Batch) -> Tensor:
@@ -300,9 +313,8 @@ def remedy(training: Training, *, num_steps: int) -> str:
             " arguments of the loss, the transforms and the initial weights"
         )
     settings = training.settings
-    advice = "try a lower --lr"
-    if settings.clip_grad is None:
-        advice += " or --set train.clip_grad=1"
+    is_clipped = settings.clip_grad is not None or settings.clip_value is not None
+    advice = "try a lower --lr" + ("" if is_clipped else " or --set train.clip_grad=1")
     call = training.loss.call
     # Such as a mean over nothing, in a batch of one class.
     return f"{advice}; or {call.name} itself gives it for some batch" if call.prefix else advice

@@ -329,6 +329,21 @@ def test_smoothing_is_for_a_divergence(call: str, instead: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("call", "facts", "described"),
+    [
+        ("CrossEntropyLoss()", CLASSES, "CrossEntropyLoss()"),
+        ("MSELoss(size_average=False)", CLASSES, "MSELoss(size_average=False), a sum over images"),
+        ("MSELoss()", DECIMALS, "MSELoss(), numbers in units of their spread"),
+        ("KLDivLoss()", CLASSES, "KLDivLoss(), a mean over images, target smoothed by 0.1"),
+    ],
+)
+def test_what_is_added_to_pytorchs_loss_is_said(
+    call: str, facts: LabelFacts, described: str
+) -> None:
+    assert build_loss(parse(call), facts).described == described
+
+
+@pytest.mark.parametrize(
     ("call", "optimizer"),
     [
         ("CrossEntropyLoss()", "SGD"),

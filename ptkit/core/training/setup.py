@@ -116,8 +116,8 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     )
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     notes = [
-        f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
+        f"optimizer: {optimizer.described}; schedule: {settings.scheduler.call},"
+        f" {schedule.warmup_text}; loss: {loss.described}; {place},"
         f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}",
         *counting_notes(loss, data.train.images, data.valid.images),
         *notes_of(optimizer.call),

@@ -160,6 +160,20 @@ class Loss(nn.Module):
         return isinstance(self.use, Pairing)
 
     @property
+    def described(self) -> str:
+        """The call, and what ptkit adds to what PyTorch does by it."""
+        added = []
+        if self.is_sum:
+            added.append("a sum over images")
+        if self.reduction == "batchmean":
+            added.append("a mean over images")
+        if isinstance(self.use, Use) and self.use.smoothing is not None:
+            added.append(f"target smoothed by {self.use.smoothing:g}")
+        if self.task.scale is not None:
+            added.append("numbers in units of their spread")
+        return ", ".join([self.call.source or str(self.call), *added])
+
+    @property
     def _is_mean_of_cells(self) -> bool:
         # Divided here: PyTorch warns at each such mean that it will once mean another.
         return self.reduction == "mean" and isinstance(self.criterion, nn.KLDivLoss)

@@ -55,6 +55,7 @@ class FinetuneSettings(TypedDict, total=False):
     loss: str | None
     pairs: bool
     threshold: float | None
+    loss_smoothing: float | None
     embedding: int | None
     optimizer: str | None
     lr: float | None
@@ -73,6 +74,7 @@ class FinetuneSettings(TypedDict, total=False):
     precision: str
     accumulate: int
     clip_grad: float | None
+    clip_value: float | None
     patience: int | None
     metric: str
     ema: float | None

@@ -17,7 +17,9 @@ from ptkit.core.models.zoo import models
 from ptkit.core.parts.catalogue import Argument, Catalogue
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS
 from ptkit.core.training.optimization.schedules import SCHEDULERS
-from ptkit.core.training.tasks.losses import LOSSES, RULES, Pairing, Use
+from ptkit.core.training.tasks.loss import Use
+from ptkit.core.training.tasks.losses import LOSSES, RULES
+from ptkit.core.training.tasks.pairs import Pairing
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalogue.md"
 INTRODUCTION = """\
@@ -153,7 +155,6 @@ _WORDS = {
     "as_labels": "the label",
     "hot": "0 and 1",
     "signs": "±1",
-    "smoothed_one_hot": "smoothed one-hot",
     "semi_hard_triplets": "semi-hard triplets",
 }
 
@@ -162,8 +163,9 @@ def _use(use: Use | Pairing | None) -> str:
     if use is None:
         return ""
     if not isinstance(use, Use):
-        return f"unit length → {_words(use)} → nearest"
-    return f"{_words(use.activation)} → {_words(use.target)} → {use.decoder}"
+        return f"unit length → {_words(use.form)} → nearest"
+    smoothed = "" if use.smoothing is None else f", smoothed by {use.smoothing:g}"
+    return f"{_words(use.activation)} → {_words(use.target)}{smoothed} → {use.decoder}"
 
 
 def _words(function: Callable[..., object]) -> str:

@@ -261,9 +261,9 @@ def test_betas_may_be_whole_numbers():
     assert OPTIMIZERS.bind(call, OPTIMIZERS.find(call)) == {"betas": (0.0, 0.9)}
 
 
-def test_places_without_names_are_counted_without_the_arguments_of_older_pytorch():
-    with pytest.raises(UsageError, match=r"takes at most 1 arguments .*: reduction\n"):
-        LOSSES.named(parse("L1Loss('mean', 1)"))
+def test_places_without_names_are_counted_as_pytorch_has_them():
+    with pytest.raises(UsageError, match="takes at most 3 arguments .*size_average, reduce, red"):
+        LOSSES.named(parse("L1Loss(True, True, 'mean', 1)"))
 
 
 def test_none_for_what_the_run_fills_in_is_as_if_it_were_left_out():

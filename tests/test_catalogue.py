@@ -114,12 +114,6 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
             "pading=4)], p=0.5)",
         ),
         (
-            "loss",
-            "L1Loss(size_average=True)",
-            'size_average is called differently now: use reduction="mean"',
-            "size_average=True)",
-        ),
-        (
             "transform",
             "RandomRotation(9, resample=2)",
             "resample is called differently now: use interpolation",
@@ -177,10 +171,9 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         ),
         (
             "loss",
-            "L1Loss(None)",
-            'L1Loss: reduction must be "mean", as the loop steps on the mean of a batch, found '
-            "None",
-            "None)",
+            "L1Loss(reduction=None)",
+            'L1Loss: reduction must be "mean" or "sum", as a step needs one number, found None',
+            "reduction=None)",
         ),
         (
             "transform",
@@ -231,7 +224,7 @@ def test_the_arguments_of_a_part_are_those_that_the_user_may_give():
         Argument("step_size", default_text="", allowed_text="a whole number of at least 1"),
         Argument("gamma", default_text="0.1", allowed_text="a number above 0"),
     ]
-    assert [a.name for a in LOSSES.arguments("KLDivLoss")] == ["log_target"]
+    assert [a.name for a in LOSSES.arguments("KLDivLoss")] == ["reduction", "log_target"]
     assert TRANSFORMS.arguments("AutoAugment")[0].default_text == "AutoAugmentPolicy.IMAGENET"
 
 

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, read_list
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
+from ptkit.core.training.tasks.loss import LabelFacts, Loss
 from ptkit.core.training.tasks.losses import (
     DEFAULTS,
     LOSSES,
     RULES,
-    LabelFacts,
-    Loss,
     build_loss,
     facts_of,
+    usual_optimizer,
 )
 from ptkit.core.training.tasks.task import DECODERS, Task
 from ptkit.core.training.trials import check_own_loss
@@ -250,9 +250,13 @@ def test_mixed_cross_entropy_is_that_of_soft_targets() -> None:
         ("CrossEntropyLos()", CLASSES, "did you mean CrossEntropyLoss?"),
         ("CrossEntropyLoss(smoothing=0.1)", CLASSES, "did you mean label_smoothing?"),
         ("CrossEntropyLoss(weight=[1, 2])", CLASSES, "weight has 2 values, the data 3 classes"),
-        ("CrossEntropyLoss(size_average=True)", CLASSES, "called differently now"),
         ('MSELoss(reduction="elementwise_mean")', CLASSES, 'called "mean" now'),
-        ('MSELoss(reduction="sum")', CLASSES, 'reduction must be "mean"'),
+        (
+            'MSELoss(reduction="none")',
+            CLASSES,
+            'must be "mean" or "sum", as a step needs one number',
+        ),
+        ("MSELoss(reduce=False)", CLASSES, 'must be "mean" or "sum", as a step needs one number'),
         (
             "CrossEntropyLoss()",
             MANY,
@@ -271,6 +275,86 @@ def test_a_loss_that_cannot_be_is_refused(call: str, facts: LabelFacts, message:
     with pytest.raises(UsageError) as refused:
         build_loss(parse(call), facts)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reduction"),
+    [
+        ("size_average=False", "sum"),
+        ("size_average=True", "mean"),
+        ("reduce=True", "mean"),
+        ("size_average=False, reduce=True", "sum"),
+        # As in PyTorch the old names win.
+        ("size_average=False, reduction='mean'", "sum"),
+        ("None, False", "sum"),
+    ],
+)
+def test_old_names_of_reductions_mean_what_they_mean_in_pytorch(
+    arguments: str, reduction: str
+) -> None:
+    loss = build_loss(parse(f"CrossEntropyLoss({arguments})"), CLASSES)
+    assert torch.equal(
+        loss(OUTPUTS, LABELS), nn.CrossEntropyLoss(reduction=reduction)(OUTPUTS, LABELS)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+@pytest.mark.parametrize("reduction", ["batchmean", "mean", "sum"])
+def test_a_divergence_takes_its_reductions(reduction: str) -> None:
+    loss = build_loss(parse(f"KLDivLoss(reduction='{reduction}')"), CLASSES)
+    target = ONE_HOT * 0.9 + 0.1 / 3
+    expected = nn.KLDivLoss(reduction=reduction)(OUTPUTS.log_softmax(1), target)
+    torch.testing.assert_close(loss(OUTPUTS, LABELS), expected)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+def test_the_target_of_a_divergence_is_smoothed_as_asked(
+    smoothing: float, log_target: bool
+) -> None:
+    loss = build_loss(parse(f"KLDivLoss(log_target={log_target})"), CLASSES, smoothing=smoothing)
+    target = ONE_HOT * (1 - smoothing) + smoothing / 3
+    expected = nn.KLDivLoss(reduction="batchmean")(OUTPUTS.log_softmax(1), target)
+    assert torch.allclose(loss(OUTPUTS, LABELS), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"), [("CrossEntropyLoss", "label_smoothing="), ("MSELoss", "KLDivLoss")]
+)
+def test_smoothing_is_for_a_divergence(call: str, instead: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"loss\.smoothing is for .*, found {call}: use {instead}"
+    ):
+        build_loss(parse(call), CLASSES, smoothing=0.2)
+
+
+@pytest.mark.parametrize(
+    ("call", "facts", "described"),
+    [
+        ("CrossEntropyLoss()", CLASSES, "CrossEntropyLoss()"),
+        ("MSELoss(size_average=False)", CLASSES, "MSELoss(size_average=False), a sum over images"),
+        ("MSELoss()", DECIMALS, "MSELoss(), numbers in units of their spread"),
+        ("KLDivLoss()", CLASSES, "KLDivLoss(), a mean over images, target smoothed by 0.1"),
+    ],
+)
+def test_what_is_added_to_pytorchs_loss_is_said(
+    call: str, facts: LabelFacts, described: str
+) -> None:
+    assert build_loss(parse(call), facts).described == described
+
+
+@pytest.mark.parametrize(
+    ("call", "optimizer"),
+    [
+        ("CrossEntropyLoss()", "SGD"),
+        ("KLDivLoss()", "SGD"),
+        # The rate of SGD would have to follow the batch size, or the number of classes.
+        ("CrossEntropyLoss(reduction='sum')", "AdamW"),
+        ("KLDivLoss(reduction='mean')", "AdamW"),
+    ],
+)
+def test_an_optimizer_suits_the_size_of_the_gradients(call: str, optimizer: str) -> None:
+    assert usual_optimizer(build_loss(parse(call), CLASSES)).startswith(optimizer)
 
 
 def test_pairs_are_for_losses_that_compare() -> None:

@@ -29,6 +29,27 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+def _on_step(progress: Progress) -> None:
+    # The first epoch's steps choose kernels and allocate; an epoch's last one reads the sums.
+    is_watched = progress.epoch == 2 and progress.step < progress.num_steps - 1
+    torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
+
+
+def test_a_weighted_mean_does_not_wait_for_the_gpu(here: Path) -> None:
+    settings = {
+        "loss": {"call": "CrossEntropyLoss(weight=[1, 2, 0], ignore_index=1)"},
+        "train": {
+            "epochs": 2,
+            "batch_size": 4,
+            "device": "cuda",
+            "accumulate": 2,
+            "clip_value": 1.0,
+        },
+    }
+    training = prepare(resolve(settings), Watcher(), is_resumed=False).training
+    assert len(list(fit(training, on_step=_on_step))) == 2
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_does_not_wait_for_the_gpu(here: Path, optimizer: str) -> None:
     settings = {
@@ -44,10 +65,4 @@ def test_a_step_does_not_wait_for_the_gpu(here: Path, optimizer: str) -> None:
         },
     }
     training = prepare(resolve(settings), Watcher(), is_resumed=False).training
-
-    def on_step(progress: Progress) -> None:
-        # The first epoch's steps choose kernels and allocate; an epoch's last one reads the sums.
-        is_watched = progress.epoch == 2 and progress.step < progress.num_steps - 1
-        torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
-
-    assert len(list(fit(training, on_step=on_step))) == 2
+    assert len(list(fit(training, on_step=_on_step))) == 2

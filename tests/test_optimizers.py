@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,27 @@ def test_norms_and_biases_get_no_weight_decay(model: nn.Module) -> None:
         "4.weight": 0.1,
         "4.bias": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("call", "settings", "added"),
+    [
+        ("SGD(weight_decay=0.1)", {}, ", no decay of norms and biases"),
+        # Decay of its own by default.
+        ("AdamW()", {}, ", no decay of norms and biases"),
+        ("Muon()", {}, ", no decay of norms and biases"),
+        ("SGD(weight_decay=0.1)", {"decay_all": True}, ""),
+        ("SGD()", {}, ""),
+        # What the user's own line says is no news.
+        ("SGD(weight_decay=0.1)", {"groups": ["*: weight_decay=0.2", "4.*: weight_decay=0"]}, ""),
+        ("LBFGS()", {}, ""),
+    ],
+)
+def test_what_is_added_to_pytorchs_optimizer_is_said(
+    call: str, settings: dict[str, Any], added: str, model: nn.Module
+) -> None:
+    prepared = build_optimizer(parse(call), model, lr=0.01, **settings)
+    assert prepared.described == f"{call}, lr 0.01{added}"
 
 
 def test_decay_all_means_all(model: nn.Module) -> None:

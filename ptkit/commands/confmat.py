@@ -6,7 +6,7 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files, say_missing_font
-from ptkit.core.wording import table
+from ptkit.core.wording import counted, table
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
@@ -53,6 +53,11 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
 
     num_classes, names = len(found.class_names), found.class_names
     printer.say(_accuracy(found) + "\n")
+    if found.num_ignored:
+        printer.say(
+            f"{counted(found.num_ignored, 'image')} left out: the model's loss ignored their"
+            " class\n"
+        )
     rows = found.class_rows()
     if len(rows) > MAX_LINES:
         # Classes without images have no recall; they are not the lowest.

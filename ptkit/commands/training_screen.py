@@ -68,7 +68,7 @@ class TrainingScreen(Watcher):
         rate = progress.totals.read().num_images / (now - self._epoch_began)
         left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
         epoch = f"epoch {progress.epoch}/{self._epochs}"
-        loss = progress.totals.mean_loss()
+        loss = progress.totals.loss()
         numbers = f"loss {loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left"
         self._live.update(self._task, description=epoch, completed=progress.step, numbers=numbers)
 

@@ -137,6 +137,12 @@ class LossSettings:
         " 0.5.",
         within=_SHARE,
     )
+    smoothing: float | None = _setting(
+        None,
+        "Share of KLDivLoss's target that is spread over all classes; by default 0.1.",
+        keyword="loss_smoothing",
+        within=_SHARE,
+    )
     embedding: int | None = _setting(
         None, "Outputs of the model where images are compared; by default 64.", within=Limits(low=2)
     )
@@ -200,6 +206,9 @@ class TrainSettings:
     )
     accumulate: int = _setting(1, "Batches whose gradients are added before a step.", within=_COUNT)
     clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=_POSITIVE)
+    clip_value: float | None = _setting(
+        None, "Largest size of a gradient's single values; before clip_grad.", within=_POSITIVE
+    )
     patience: int | None = _setting(
         None, "Stop after this many epochs without a better one.", within=_COUNT
     )

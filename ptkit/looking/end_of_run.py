@@ -1,6 +1,7 @@
 """The end of a run: its curves, and pictures and predictions of its best epoch."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,12 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
     found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
+    found = replace(found, counted=run.task.counted_rows(training.valid.images.labels))
     files = [_draw_curves(run)]
     if run.task.kind not in (MULTI, REGRESSION):
         images = training.valid.images
-        matrix = confusion_matrix(images.labels, found.answers, images.num_classes)
+        labels, answers = images.labels[found.rows], found.answers[found.rows]
+        matrix = confusion_matrix(labels, answers, images.num_classes)
         confusion = confusion_figure(matrix, images.class_names, footer=footer_of(run))
         run.show(Figure("confusion", confusion), epoch_of(run))
         files.append(save_figure(confusion, run.folder / "confusion.png"))
@@ -47,14 +50,16 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
 
 def _draw_curves(run: Run) -> Path:
     images, kind = run.training.valid.images, run.task.kind
+    loss, labels = run.training.loss, images.labels[run.task.counted_rows(images.labels)]
     baselines: dict[str, float] = {}
     if kind not in (MULTI, REGRESSION):
-        baselines["majority_share"] = float(np.bincount(images.labels).max() / len(images))
-        if isinstance(run.training.loss.criterion, nn.CrossEntropyLoss):
+        baselines["majority_share"] = float(np.bincount(labels).max() / len(labels))
+        # What the outputs of an untrained network give; of a sum it depends on the list.
+        if isinstance(loss.criterion, nn.CrossEntropyLoss) and not loss.is_sum:
             baselines["chance_loss"] = math.log(images.num_classes)
     metric, best, footer = next(iter(METRICS[kind])), epoch_of(run), str(run.folder)
     curves = learning_curves(
-        run.rows, num_valid=len(images), metric=metric, best_epoch=best, footer=footer, **baselines
+        run.rows, num_valid=len(labels), metric=metric, best_epoch=best, footer=footer, **baselines
     )
     run.show(Figure("curves", curves), int(run.rows[-1]["epoch"]))
     return save_figure(curves, run.folder / "curves.png")

@@ -25,7 +25,8 @@ class Evaluation:
 
     class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
     images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
-    run folder that the file is in, if any.
+    run folder that the file is in, if any. num_ignored: images of classes that the model's loss
+    ignored; they are left out of everything else.
     """
 
     images: ImageList
@@ -34,6 +35,7 @@ class Evaluation:
     answers: np.ndarray
     source: str = ""
     run: Path | None = None
+    num_ignored: int = 0
 
     @property
     def labels(self) -> np.ndarray:
@@ -116,6 +118,7 @@ class Evaluation:
         return {
             **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
             "num_images": len(self.labels),
+            **({"num_ignored": self.num_ignored} if self.num_ignored else {}),
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
             **{name: _plain(self.per_class[name]) for name in names},
@@ -158,14 +161,33 @@ def evaluate_list(
             f" {ckpt} {list_file}` shows them, and a run's metrics.csv has their errors in"
             " validation"
         )
-    images, names = read_matching_list(list_file, subject, classes=classes)
+    listed, names = read_matching_list(list_file, subject, classes=classes)
+    images = _counted(listed, subject)
     found = subject.predict(images, device=device, workers=workers)
     if found.values.shape[1:] != (len(names),):
         raise CheckpointError(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
     weights = subject.weights
-    return Evaluation(images, names, found.values, found.answers, weights.described, weights.run)
+    return Evaluation(
+        images,
+        names,
+        found.values,
+        found.answers,
+        source=weights.described,
+        run=weights.run,
+        num_ignored=len(listed) - len(images),
+    )
+
+
+def _counted(listed: ImageList, subject: Subject) -> ImageList:
+    """Return the images of a list that the model's loss did not ignore."""
+    if subject.task.counted is None:
+        return listed
+    rows = subject.task.counted_rows(listed.labels)
+    if not len(rows):
+        raise DataError(f"{listed.file} has only images of classes that the model's loss ignored")
+    return listed.subset(rows)
 
 
 def read_matching_list(

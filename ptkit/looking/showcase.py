@@ -127,8 +127,9 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
     """Grad-CAM of what was predicted, wrong answers first."""
     listed, model = run.training.valid.images, run.training.model
     names, kind = listed.class_names, listed.label_kind
-    values, labels = found.values, listed.labels
-    chosen, is_wrong = to_explain(values, labels, label_kind=kind, count=_NUM_EXPLAINED)
+    rows, values, labels = found.rows, found.values, listed.labels
+    ranked, is_wrong = to_explain(values[rows], labels[rows], label_kind=kind, count=_NUM_EXPLAINED)
+    chosen = rows[ranked].tolist()
     images = _images(run, chosen)
     classes, sign = np.zeros(len(chosen), int), 1.0
     if kind != REGRESSION:
@@ -145,7 +146,7 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
             answer = f"{word}: {names[classes[rank]]}, {values[index].max():.1%}"
         lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
         image, heat = _pixels(run, images[rank]), heats[rank]
-        one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[index]))
+        one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[ranked[rank]]))
         explained.append(one)
         zoom = max(1, _BOXED // max(image.shape[:2]))
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
@@ -194,7 +195,7 @@ def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
         raise UsageError(
             f"PR curves: {found.values.shape[1]} probabilities an image for {num_classes} classes"
         )
-    rows = spread(range(len(listed)), max(1, _MAX_SCORES // num_classes))
+    rows = spread(found.rows.tolist(), max(1, _MAX_SCORES // num_classes))
     scores, labels = found.values[rows], listed.labels[rows]
     truth = labels[:, None] == np.arange(num_classes) if listed.label_kind == SINGLE else labels
     known = np.flatnonzero(truth.any(axis=0)).tolist()

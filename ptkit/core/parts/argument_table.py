@@ -45,7 +45,7 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     # Losses.
     (_WEIGHTS, "weight pos_weight"),
     (whole(), "ignore_index"),
-    (one_of("mean", words='"mean", as the loop steps on the mean of a batch'), "reduction"),
+    (one_of("mean", "sum", words='"mean" or "sum", as a step needs one number'), "reduction"),
     (SHARE, "label_smoothing"),
     (AT_LEAST_0, "margin beta"),
     (flag(), "log_input full log_target swap"),
@@ -103,6 +103,7 @@ ARGUMENTS: Mapping[str, Allowed] = {name: rule for rule, names in _RULES for nam
 # Where an argument of one part means something else than its name does elsewhere.
 OF_ONE_PART: Mapping[tuple[str, str], Allowed] = {
     ("lenet", "size"): whole(16, PIXELS, words="16 pixels or larger"),
+    ("KLDivLoss", "reduction"): one_of("batchmean", "mean", "sum"),
     ("MultiMarginLoss", "p"): one_of(1, 2),
     ("TripletMarginLoss", "p"): ABOVE_0,
     ("TripletMarginLoss", "margin"): ABOVE_0,

@@ -131,7 +131,7 @@ class Catalogue:
     def arguments(self, name: str) -> list[Argument]:
         """Return the arguments of one part that a user may give."""
         part = self.parts[name]
-        hidden = part.supplied | checks.OLD_ARGUMENTS.keys()
+        hidden = part.supplied | checks.OLD_ARGUMENTS.keys() | checks.OLD_REDUCTIONS
         return [
             Argument(key, _default_text(p), rule.text if (rule := part.rule(name, p)) else "")
             for key, p in inspect.signature(part.load()).parameters.items()

@@ -13,13 +13,13 @@ from ptkit.core.wording import nearest
 
 # What an argument, a value or a part was called in older PyTorch, and what it is called now.
 OLD_ARGUMENTS = {
-    "size_average": 'reduction="mean"',
-    "reduce": 'reduction="mean"',
     "resample": "interpolation",
     "fillcolor": "fill",
     "last_epoch": "--resume, which restores the schedule",
     "verbose": "nothing: the rate of every group is always recorded",
 }
+# Old names that PyTorch still takes: they work, and are not listed.
+OLD_REDUCTIONS = frozenset({"size_average", "reduce"})
 _OLD_VALUES = {"elementwise_mean": "mean"}
 _OLD_PARTS = {"Scale": "Resize", "RandomSizedCrop": "RandomResizedCrop", "NLLLoss2d": "NLLLoss"}
 _FEW_NAMES = 5

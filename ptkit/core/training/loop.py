@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,75 +22,13 @@ from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
-from ptkit.core.training.tasks.losses import Loss
+from ptkit.core.training.tasks.loss import Count, Loss
 from ptkit.core.training.tasks.task import SCORES
+from ptkit.core.training.tasks.totals import Totals
 
-# On a GPU reading a number waits for all work queued, on a CPU it costs as much as a small layer:
-# many are read at a time. A loss that became NaN on a GPU is noticed within so many batches.
-_MANY = 50
-
-
-class Totals:
-    """Sums of an epoch; new batches are kept on the device until the sums are read.
-
-    num_images, loss_sum, num_right: over the batches read so far. first_bad: number of the first
-    batch whose loss was NaN or infinite.
-    """
-
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._sizes: list[int] = []
-        self._answers: list[Tensor] = []
-        self._labels: list[Tensor] = []
-        self.num_batches = self.num_images = 0
-        self.num_right = self.loss_sum = 0.0
-        self.first_bad: int | None = None
-
-    def add(
-        self,
-        loss: Tensor,
-        num_images: int,
-        *,
-        answers: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
-        """Add one batch; loss: its mean. answers, labels: classes to compare, (n * num_crops,)."""
-        # Detached: the loss would keep the graph of its batch in memory.
-        self._losses.append(loss.detach())
-        self._sizes.append(num_images)
-        if answers is not None and labels is not None:
-            self._answers.append(answers)
-            self._labels.append(labels)
-
-    def is_due(self) -> bool:
-        """Whether to read now: many batches wait, or the last loss is bad."""
-        # On a CPU looking at the loss waits for nothing.
-        last = self._losses[-1]
-        return len(self._losses) >= _MANY or (last.is_cpu and not math.isfinite(last.item()))
-
-    def read(self) -> "Totals":
-        """Bring the sums up to date and return self."""
-        if not self._losses:
-            return self
-        if self._answers:
-            answers, labels = torch.cat(self._answers), torch.cat(self._labels)
-            # Every crop of an image is an answer, and an image counts once.
-            self.num_right += (answers == labels).sum().item() * sum(self._sizes) / len(answers)
-        for loss, size in zip(torch.stack(self._losses).tolist(), self._sizes, strict=True):
-            if self.first_bad is None and not math.isfinite(loss):
-                self.first_bad = self.num_batches
-            self.num_batches += 1
-            self.num_images += size
-            self.loss_sum += loss * size
-        self._losses, self._sizes, self._answers, self._labels = [], [], [], []
-        return self
-
-    def mean_loss(self) -> float:
-        return self.read().loss_sum / max(self.num_images, 1)
-
-    def accuracy(self) -> float:
-        """Return the share of right answers, where each image has one."""
-        return self.read().num_right / max(self.num_images, 1)
+# How many validation images are compared with each other, where the loss compares images: the pairs
+# grow with the square.
+COMPARED = 512
 
 
 @dataclass(frozen=True)
@@ -176,7 +113,7 @@ def fit(
             training.schedule.after_epoch(valid_loss=valid_loss, metrics=valid)
             yield EpochResult(
                 epoch=epoch,
-                train_loss=totals.mean_loss(),
+                train_loss=totals.loss(),
                 train_accuracy=totals.accuracy() if training.counts_right_answers else None,
                 valid_loss=valid_loss,
                 valid=valid,
@@ -199,7 +136,7 @@ def train_epoch(
     training.model.train()
     # train() put frozen normalisation layers into training mode too.
     freeze_statistics(training.model, training.optimizer_setup.frozen)
-    totals = Totals()
+    totals = Totals(training.loss)
     num_steps = -(-len(training.train) // training.settings.accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
     batches = _timed(training.train.epoch(epoch, on_ready=on_ready), training.clock)
@@ -217,21 +154,39 @@ def train_epoch(
 
 
 def evaluate(training: Training) -> tuple[float, dict[str, float]]:
-    """Return mean loss and metrics over the validation list, in which every image counts once.
+    """Return loss and metrics over the validation list, in which every image counts once.
 
-    The metrics are those of the task, the main one first.
+    The loss is that of all images at once, whatever the batch size and the order of the lines. The
+    metrics are those of the task, the main one first.
     """
     training.model.eval()
     loss = training.loss
-    totals = Totals()
+    totals = Totals(loss)
     score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
-        for batch in training.valid.epoch():
-            outputs = batch.outputs(training.forward, training.dtype)
+        for outputs, labels in _examined(training):
+            size = len(labels)
             # Both keep their numbers on the device: nothing here waits for it between batches.
-            totals.add(loss(outputs, batch.labels), len(batch.labels))
-            score.add(outputs, batch.labels)
-    return totals.mean_loss(), score.metrics()
+            part, count = loss(outputs, labels, over=size), loss.count(labels)
+            totals.add(part, over=size, count=count, num_images=size)
+            score.add(outputs, labels)
+    return totals.loss(), score.metrics()
+
+
+def _examined(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield outputs and labels of the validation list in pieces, each image once."""
+    found = (
+        (batch.outputs(training.forward, training.dtype), batch.labels)
+        for batch in training.valid.epoch()
+    )
+    if not training.loss.compares:
+        yield from found
+        return
+    # Pairs are of one piece. Batches of a list that is sorted by class would hold one class.
+    outputs, labels = map(torch.cat, zip(*found, strict=True))
+    num_pieces = -(-len(labels) // COMPARED)
+    for first in range(num_pieces):
+        yield outputs[first::num_pieces], labels[first::num_pieces]
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
@@ -250,13 +205,15 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
 
 
 def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:
-    """Put the gradients of some batches into the parameters; return the mean loss, a scalar.
+    """Put the gradients of some batches into the parameters; return their loss, a scalar.
 
     totals: what the batches are added to, or None.
     """
     clock, settings = training.clock, training.settings
     device = batches[0].images.device
-    num_images = sum(len(batch.labels) for batch in batches)
+    # Of the whole group, before the first backward: its labels say it.
+    counts = [_count_of(training.loss, batch) for batch in batches]
+    over = sum(counts)
     # Dropout depends on the seed and the step alone: a resumed run draws the same.
     _seed_device(device, stream_key(settings.seed, "dropout", training.schedule.num_steps))
     # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
@@ -264,38 +221,67 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         parameter.grad = None
     parts = []
     clock.lap("rest")
-    for batch in batches:
+    for batch, count in zip(batches, counts, strict=True):
         # The model alone: a loss computes in float32, and backward follows the types of forward.
         with autocast(device, training.dtype):
             outputs = training.forward(batch.images)
-        loss, answers = _loss_of(training, outputs, batch)
-        # A batch weighs as many images as it has: together they step like one large batch.
-        part = loss if len(batches) == 1 else loss * (len(batch.labels) / num_images)
+        part, answers = _loss_of(training, outputs, batch, over=over)
         clock.lap("forward")
-        # Batch by batch, which frees each graph: the memory is that of one batch.
+        # Batch by batch, which frees each graph: the memory is that of one batch. The gradients add
+        # up to that of one large batch.
         part.backward()
         clock.lap("backward")
         parts.append(part.detach())
         if totals is not None:
-            totals.add(loss, len(batch.labels), **answers)
+            size = len(batch.labels)
+            totals.add(part, over=over, count=count, num_images=size, **answers)
+    if settings.clip_value is not None:
+        _clip_values(training.optimizer_setup.trained, settings.clip_value)
     # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
-def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch, and `answers` with their `labels` where these can be compared."""
-    loss, labels = training.loss, batch.labels
-    if batch.num_crops > 1:
-        # Every crop of an image is an example with the image's label.
-        labels = labels.repeat_interleave(batch.num_crops, dim=0)
-    if batch.mixed is not None:
-        return loss.mixed(outputs, labels, batch.mixed.partner_labels, batch.mixed.share), {}
-    value = loss(outputs, labels)
+def _clip_values(parameters: Sequence[nn.Parameter], limit: float) -> None:
+    """Bring every value of the gradients into -limit..limit, in place."""
+    for parameter in parameters:
+        # PyTorch's function takes none of the sparse ones.
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            parameter.grad.values().clamp_(-limit, limit)
+    dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+    nn.utils.clip_grad_value_(dense, limit)
+
+
+def _labels_of(batch: Batch) -> Tensor:
+    if batch.num_crops == 1:
+        return batch.labels
+    # Every crop of an image is an example with the image's label.
+    return batch.labels.repeat_interleave(batch.num_crops, dim=0)
+
+
+def _count_of(loss: Loss, batch: Batch) -> Count:
+    """Return what a batch adds to the denominator of the loss."""
+    labels, mixed = _labels_of(batch), batch.mixed
+    if mixed is None:
+        return loss.count(labels)
+    return loss.mixed_count(labels, mixed.partner_labels, mixed.share)
+
+
+def _loss_of(
+    training: Training, outputs: Tensor, batch: Batch, *, over: Count
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return a batch's part of the loss, and `answers` with their `labels` where these can be
+    compared.
+    """
+    loss, labels, mixed = training.loss, _labels_of(batch), batch.mixed
+    if mixed is not None:
+        return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share, over=over), {}
+    part = loss(outputs, labels, over=over)
     if not training.counts_right_answers:
-        return value, {}
-    return value, {"answers": loss.task.answers(outputs.detach()), "labels": labels}
+        return part, {}
+    return part, {"answers": loss.task.answers(outputs.detach()), "labels": labels}
 
 
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
@@ -315,8 +301,23 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     )
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
-        "try a lower --lr or --set train.clip_grad=1"
+        + remedy(training, num_steps=step - 1)
     )
+
+
+def remedy(training: Training, *, num_steps: int) -> str:
+    """Return what can help against a loss that is not finite after so many optimizer steps."""
+    if not num_steps:
+        return (
+            "no step was made before it, so neither --lr nor clipping can help: look at the"
+            " arguments of the loss, the transforms and the initial weights"
+        )
+    settings = training.settings
+    is_clipped = settings.clip_grad is not None or settings.clip_value is not None
+    advice = "try a lower --lr" + ("" if is_clipped else " or --set train.clip_grad=1")
+    call = training.loss.call
+    # Such as a mean over nothing, in a batch of one class.
+    return f"{advice}; or {call.name} itself gives it for some batch" if call.prefix else advice
 
 
 def _dense(gradient: Tensor) -> Tensor:

@@ -21,11 +21,18 @@ class Predicted:
     """A model's answers on the images of a list, in the list's order.
 
     values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool
-    (N, K) for several labels, or the same numbers.
+    (N, K) for several labels, or the same numbers. counted: indices of the images that count in
+    accuracy; None for all.
     """
 
     values: npt.NDArray[np.float32]
     answers: npt.NDArray[Any]
+    counted: npt.NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Indices of the images that count in accuracy."""
+        return np.arange(len(self.values)) if self.counted is None else self.counted
 
 
 def predict_list(

@@ -105,6 +105,13 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         raise UsageError(
             f"{saved.folder} is finished ({saved.epoch} epochs): ask for more with --epochs"
         )
+    # Its task has no `counted`: it was saved when a mean was one of the batches' means.
+    if training.loss.weighs_images and "counted" not in checkpoint["task"]:
+        raise UsageError(
+            f"{saved.folder} was begun by an earlier ptkit, whose {training.loss.call.name} over a"
+            " list with weights, ignored classes or pairs was another number (see CHANGELOG.md):"
+            f" train anew, or from its weights with `ptkit finetune {saved.folder}`"
+        )
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
         # The groups that have joined by then must be there: load_state_dict compares them.

@@ -14,7 +14,7 @@ import torch
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
-from ptkit.core.training.loop import Progress, fit
+from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.profiling import Profile
@@ -142,8 +142,8 @@ def _record(current: Run, result: EpochResult) -> bool:
     # A checkpoint of such weights would replace a good one.
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
-            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; try a"
-            " lower --lr"
+            f"the validation loss became {result.valid_loss} after epoch {result.epoch}; "
+            + remedy(current.training, num_steps=current.training.schedule.num_steps)
         )
     is_best = current.history.add(result, metric=current.metric)
     if is_best:

@@ -1,5 +1,6 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -32,7 +33,13 @@ from ptkit.core.training.optimization.optimizers import (
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
-from ptkit.core.training.tasks.losses import Loss, build_loss, facts_of
+from ptkit.core.training.tasks.loss import Loss
+from ptkit.core.training.tasks.losses import (
+    build_loss,
+    counting_notes,
+    facts_of,
+    usual_optimizer,
+)
 from ptkit.core.training.tasks.task import METRICS, check_metric
 from ptkit.core.training.trials import try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
@@ -90,7 +97,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     modes = METRICS[loss.task.kind]
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
-    call = parse(settings.optimizer.call or loss.usual_optimizer)
+    call = parse(settings.optimizer.call or usual_optimizer(loss))
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
     model = _prepare_model(settings, data, loss, start=start)
@@ -112,7 +119,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     )
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
-    notes = _notes(settings, optimizer, schedule, loss, place=f"{place}, {precision}")
+    notes = _choices(settings, optimizer, schedule, loss, data, place=f"{place}, {precision}")
     _report(watch, data, model, notes)
     training = Training(
         model.module,
@@ -131,15 +138,23 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     return Setup(resolved, data, model, training, metric)
 
 
-def _notes(
-    settings: Settings, optimizer: OptimizerSetup, schedule: Schedule, loss: Loss, *, place: str
+def _choices(
+    settings: Settings,
+    optimizer: OptimizerSetup,
+    schedule: Schedule,
+    loss: Loss,
+    data: PreparedData,
+    *,
+    place: str,
 ) -> list[str]:
-    """Say what was chosen, and what is added to it."""
-    chosen = (
-        f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place}"
-    )
-    return [chosen, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
+    """Say what was chosen, a line each."""
+    return [
+        f"optimizer: {optimizer.described}; schedule: {settings.scheduler.call},"
+        f" {schedule.warmup_text}; loss: {loss.described}; {place}",
+        *counting_notes(loss, data.train.images, data.valid.images),
+        *notes_of(optimizer.call),
+        *_group_notes(settings.optimizer, optimizer),
+    ]
 
 
 def check_log(settings: LogSettings) -> None:
@@ -169,6 +184,7 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
         facts_of(data.train.images),
         pairs=asked.pairs,
         threshold=asked.threshold,
+        smoothing=asked.smoothing,
     )
     if loss.compares:
         _check_pairs(data)
@@ -192,11 +208,14 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
 
 
 def _check_pairs(data: PreparedData) -> None:
-    """Refuse batches too small to hold two images of one class."""
-    labels, batch_size = data.train.images.labels, data.train.sampling.batch_size
-    shares = np.bincount(labels) / len(labels)
-    # Of n (n - 1) / 2 pairs, those of one class are the sum of the squared class shares.
-    expected = batch_size * (batch_size - 1) / 2 * float(np.square(shares).sum())
+    """Refuse lists without two images of one class, and batches too small to hold them."""
+    images, batch_size = data.train.images, data.train.sampling.batch_size
+    counts = np.bincount(images.labels)
+    num_pairs = int((counts * (counts - 1)).sum()) / 2
+    if not num_pairs:
+        raise UsageError(f"{images.file} has no two images of one class, which the loss compares")
+    # Of n (n - 1) / 2 pairs of the list, those of one class.
+    expected = num_pairs * math.comb(batch_size, 2) / math.comb(len(images), 2)
     if expected < 1:
         raise UsageError(
             f"a batch of {batch_size} holds on average {expected:.2g} pairs of images of one class,"

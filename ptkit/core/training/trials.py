@@ -13,7 +13,8 @@ from ptkit.core.models.hooks import keeping_buffers, taking
 from ptkit.core.models.zoo import check_forward
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
 from ptkit.core.training.setup_data import PreparedData
-from ptkit.core.training.tasks.losses import RULES, Loss
+from ptkit.core.training.tasks.loss import Loss
+from ptkit.core.training.tasks.losses import RULES
 
 # How many training images a model with `fit_inputs` gets.
 _FITTED_IMAGES = 2000

@@ -105,6 +105,18 @@ class OptimizerSetup:
         waiting = {name for later in self.waiting for name, _ in later.parameters}
         return [name for name in self.frozen if name not in waiting]
 
+    @property
+    def described(self) -> str:
+        """The call with its rate, and what ptkit adds to what PyTorch does by it."""
+        text, groups = f"{self.call}, lr {self.lr:g}", self.param_groups
+        # A decay of the user's own is in the name of the family.
+        spares = any(
+            group.get("weight_decay") == 0 and "weight_decay" not in group["family"]
+            for group in groups
+        )
+        decays = any(group.get("weight_decay") for group in groups)
+        return f"{text}, no decay of norms and biases" if spares and decays else text
+
     def unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Give the optimizer all groups whose epoch has come, in place; return their names.
 

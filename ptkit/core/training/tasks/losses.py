@@ -1,8 +1,8 @@
 """The table of losses: the labels that each is for, and the functions that surround it there."""
 
-import copy
 import functools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from ptkit.core.data.lists import DESCRIPTIONS, MULTI, REGRESSION, SINGLE, ImageList
 from ptkit.core.errors import UsageError
+from ptkit.core.parts.argument_rules import flag
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
+from ptkit.core.parts.checks import OLD_REDUCTIONS
 from ptkit.core.parts.part import Part
 from ptkit.core.training.tasks import pairs as compare
+from ptkit.core.training.tasks.loss import LabelFacts, Loss, Use, class_weights
+from ptkit.core.training.tasks.pairs import Pairing
 from ptkit.core.training.tasks.task import EMBEDDING, Task
-
-Activation = Callable[[Tensor], Tensor]
-Target = Callable[[Tensor, int], Tensor]
-Pairing = Callable[[nn.Module, Tensor, Tensor], Tensor]
+from ptkit.core.wording import first_of
 
 
 # What the outputs pass before a loss.
@@ -50,30 +51,12 @@ def signs(labels: Tensor, num_classes: int) -> Tensor:
     return hot(labels, num_classes) * 2 - 1
 
 
-def smoothed_one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Return one-hot rows smoothed by 0.1 (Szegedy et al. 2016, section 7)."""
-    return hot(labels, num_classes) * 0.9 + 0.1 / num_classes
-
-
 def class_indices(labels: Tensor, num_classes: int) -> Tensor:
     """Return (n, num_classes) class indices ended by -1, as MultiLabelMarginLoss needs them."""
     rows = hot(labels, num_classes)
     order = rows.argsort(dim=1, descending=True, stable=True)
     is_there = torch.arange(num_classes, device=rows.device) < rows.sum(dim=1, keepdim=True)
     return torch.where(is_there, order, -1)
-
-
-@dataclass(frozen=True)
-class Use:
-    """How a loss is used with one kind of labels.
-
-    activation: what the outputs pass before it. target: what it gets of the labels. decoder: name
-    of what reads the same outputs, in DECODERS.
-    """
-
-    activation: Activation
-    target: Target
-    decoder: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +89,8 @@ RULES: dict[str, LossRule] = {
     ),
     "MultiMarginLoss": LossRule("hinge between the true class and each other", single=_SCORES),
     "KLDivLoss": LossRule(
-        "divergence from the smoothed one-hot", single=Use(log_softmax, smoothed_one_hot, "softmax")
+        'divergence from the one-hot smoothed by loss.smoothing; reduction is "batchmean"',
+        single=Use(log_softmax, hot, "softmax", smoothing=0.1),
     ),
     "BCELoss": LossRule(
         "binary cross-entropy of each class", single=_CHANCE_EACH, multi=_CHANCE_EACH
@@ -126,7 +110,7 @@ RULES: dict[str, LossRule] = {
     "HingeEmbeddingLoss": LossRule(
         "distances: small for the true class, or (loss.pairs) between images of one class",
         single=Use(F.softplus, signs, "negative"),
-        pairs=compare.distances_of_pairs,
+        pairs=Pairing(compare.distances_of_pairs, compare.num_pairs),
     ),
     "L1Loss": LossRule("absolute error", single=_CLOSE_TO_HOT, numbers=_CLOSE_TO_NUMBER),
     "MSELoss": LossRule("squared error", single=_CLOSE_TO_HOT, numbers=_CLOSE_TO_NUMBER),
@@ -141,14 +125,16 @@ RULES: dict[str, LossRule] = {
         numbers=Use(unchanged, as_labels, "exp"),
     ),
     "CosineEmbeddingLoss": LossRule(
-        "cosine of pairs: 1 for one class, below the margin for two", pairs=compare.signed_pairs
+        "cosine of pairs: 1 for one class, below the margin for two",
+        pairs=Pairing(compare.signed_pairs, compare.num_pairs),
     ),
     "MarginRankingLoss": LossRule(
         "of each triplet: the other class farther than the own, by the margin",
-        pairs=compare.ranked_distances,
+        pairs=Pairing(compare.ranked_distances, compare.num_triplets),
     ),
     "TripletMarginLoss": LossRule(
-        "the same on anchor, positive and semi-hard negative", pairs=compare.semi_hard_triplets
+        "the same on anchor, positive and semi-hard negative",
+        pairs=Pairing(compare.semi_hard_triplets, compare.num_triplets),
     ),
 }
 # With log_input=False the output itself is the expected count, which must be above zero.
@@ -165,8 +151,9 @@ DEFAULTS = {
     REGRESSION: "SmoothL1Loss()",
 }
 
-# Losses that sum over the classes of an image suit SGD at its usual rate; means over classes or
-# numbers, and distances, have gradients smaller by any factor, which Adam does not feel.
+# Losses that sum over the classes of an image suit SGD at its usual rate. Means over classes or
+# numbers, sums over images and distances have gradients that differ by any factor, which Adam does
+# not feel.
 _SGD, _ADAM = "SGD(momentum=0.9, nesterov=True, weight_decay=0.0005)", "AdamW(weight_decay=0.05)"
 
 LOSSES = Catalogue(
@@ -175,31 +162,12 @@ LOSSES = Catalogue(
         name: Part(
             f"torch.nn:{name}",
             rule.summary,
-            # The loop adds up one mean per batch.
-            supplied=frozenset({"reduction"}) if name == "KLDivLoss" else frozenset(),
             tensors=frozenset({"weight", "pos_weight"}),
+            arguments=dict.fromkeys(OLD_REDUCTIONS, flag()),
         )
         for name, rule in RULES.items()
     },
 )
-
-
-@dataclass(frozen=True, eq=False)
-class LabelFacts:
-    """What the labels of a list are like.
-
-    kind: of the labels. num_classes: or how many numbers an image has. counts: (K,) images of each
-    class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
-    smallest number; 0 for classes.
-    """
-
-    kind: str
-    num_classes: int
-    num_images: int
-    counts: Tensor
-    mean: Tensor
-    std: Tensor
-    lowest: float = 0.0
 
 
 def facts_of(images: ImageList) -> LabelFacts:
@@ -216,81 +184,19 @@ def facts_of(images: ImageList) -> LabelFacts:
     return describe(torch.from_numpy(found.astype(np.float32)), none, none)
 
 
-class Loss(nn.Module):
-    """A loss with what surrounds it: from outputs and labels to a scalar.
-
-    outputs: (n, num_outputs). labels: rows of ImageList.labels.
-    call: as the user wrote it. use: a Use, or how images are compared. task: how the same outputs
-    are read.
-    """
-
-    def __init__(
-        self, criterion: nn.Module, call: Call, use: Use | Pairing, task: Task, facts: LabelFacts
-    ) -> None:
-        super().__init__()
-        self.criterion, self.call, self.use = criterion, call, use
-        self.task, self.facts = task, facts
-
-    def on(self, device: torch.device) -> "Loss":
-        """Return the loss with all its tensors on a device, so that no batch waits for a copy."""
-        return Loss(
-            self.criterion.to(device), self.call, self.use, self.task.on(device), self.facts
-        )
-
-    def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        # In float32: under bf16 autocast the sums of a loss lose digits.
-        values = outputs.float()
-        if not isinstance(self.use, Use):
-            return self.use(self.criterion, F.normalize(values, dim=1), labels)
-        return self._applied(self.criterion, self.use, values, labels)
-
-    def mixed(
-        self, outputs: Tensor, labels: Tensor, partner_labels: Tensor, share: Tensor
-    ) -> Tensor:
-        """Return the mean of each image's two losses, weighted by its share (n,) and the rest."""
-        own, partner = self._each(outputs, labels), self._each(outputs, partner_labels)
-        return (own * share + partner * (1 - share)).mean()
-
-    def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each image, (n,)."""
-        one_by_one = copy.copy(self.criterion)
-        one_by_one.reduction = "none"  # type: ignore[assignment]
-        assert isinstance(self.use, Use)
-        values = self._applied(one_by_one, self.use, outputs.float(), labels)
-        if values.ndim == 1:
-            return values
-        is_sum = self.criterion.reduction == "batchmean"
-        return values.flatten(1).sum(1) if is_sum else values.flatten(1).mean(1)
-
-    def _applied(self, criterion: nn.Module, use: Use, values: Tensor, labels: Tensor) -> Tensor:
-        target = use.target(labels, self.facts.num_classes)
-        if self.task.scale is not None and self.task.shift is not None:
-            target = (target - self.task.shift) / self.task.scale
-        # KLDivLoss(log_target=True) takes logarithms of probabilities.
-        if getattr(criterion, "log_target", False):
-            target = target.log()
-        loss: Tensor = criterion(use.activation(values), target)
-        return loss
-
-    @property
-    def usual_optimizer(self) -> str:
-        """The call of the optimizer that suits the loss."""
-        is_sum = isinstance(self.use, Use) and self.use.target in (as_labels, smoothed_one_hot)
-        return _SGD if is_sum and self.facts.kind == SINGLE else _ADAM
-
-    @property
-    def compares(self) -> bool:
-        """Whether images are compared with each other: the outputs are then an embedding."""
-        return not isinstance(self.use, Use)
-
-
 def build_loss(
-    call: Call | None, facts: LabelFacts, *, pairs: bool = False, threshold: float | None = None
+    call: Call | None,
+    facts: LabelFacts,
+    *,
+    pairs: bool = False,
+    threshold: float | None = None,
+    smoothing: float | None = None,
 ) -> Loss:
     """Return the loss that a call names (None: the usual one) for labels as in `facts`.
 
     pairs: compare images with each other, where the loss also works without. threshold: the
-    probability above which a class counts as present, for several labels; None for 0.5.
+    probability above which a class counts as present, for several labels; None for 0.5. smoothing:
+    of KLDivLoss's target, 0..1; None for 0.1.
 
     Raises:
         UsageError: unknown, not for these labels, or arguments that do not fit them.
@@ -299,13 +205,9 @@ def build_loss(
     if not call.prefix:
         call = LOSSES.named(call)
     use, kind = _use_of(call, facts, pairs)
-    call = _balanced(call, facts)
-    supplied = {"reduction": "batchmean"} if call.name == "KLDivLoss" else None
-    criterion = LOSSES.build(call, supplied=supplied)
-    if not isinstance(criterion, nn.Module):
-        raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
-    if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean"):
-        raise call.error('reduction must be "mean": a step takes the mean of a batch', "reduction")
+    if smoothing is not None:
+        use = _smoothed(call, use, smoothing)
+    criterion = _criterion_of(_balanced(call, facts))
     for key in ("weight", "pos_weight"):
         value = call.kwargs.get(key)
         if isinstance(value, list | tuple) and len(value) != facts.num_classes:
@@ -321,7 +223,65 @@ def build_loss(
             "loss.threshold is for several classes an image; these labels are"
             f" {DESCRIPTIONS[facts.kind]}"
         )
-    return Loss(criterion, given, use, _task_of(kind, use, facts, threshold), facts)
+    task = _task_of(kind, use, facts, threshold)
+    weights = class_weights(criterion, facts.num_classes)
+    if weights is not None and not weights.all():
+        task = replace(task, counted=weights > 0)
+    return Loss(criterion, given, use, task, facts)
+
+
+def usual_optimizer(loss: Loss) -> str:
+    """Return the call of the optimizer that suits a loss."""
+    sums_classes = isinstance(loss.use, Use) and (
+        loss.use.target is as_labels or loss.reduction == "batchmean"
+    )
+    return _SGD if sums_classes and loss.facts.kind == SINGLE and not loss.is_sum else _ADAM
+
+
+def counting_notes(loss: Loss, train: ImageList, valid: ImageList) -> tuple[str, ...]:
+    """Return which images of two lists count neither in a loss nor in accuracy.
+
+    Raises:
+        UsageError: none of a list counts.
+    """
+    if loss.task.counted is None:
+        return ()
+    parts = []
+    for images, word in ((train, "training"), (valid, "validation")):
+        num_ignored = len(images) - len(loss.task.counted_rows(images.labels))
+        if num_ignored == len(images):
+            raise loss.call.error(f"{images.file} has only images of classes that this ignores")
+        parts.append(f"{num_ignored:,} of {len(images):,} {word} images")
+    ignored = np.flatnonzero(~loss.task.counted.cpu().numpy()).tolist()
+    names = first_of([train.class_names[k] for k in ignored], 5)
+    return (f"ignored by the loss, and by accuracy: {names}; {' and '.join(parts)}",)
+
+
+def _criterion_of(call: Call) -> nn.Module:
+    """Build PyTorch's own loss, or the user's."""
+    supplied = {"reduction": "batchmean"} if call.name == "KLDivLoss" else None
+    # That size_average and reduce are old names is no news to who writes them.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        criterion = LOSSES.build(call, supplied=supplied)
+    if not isinstance(criterion, nn.Module):
+        raise call.error(f"a loss must be a torch.nn.Module, found {type(criterion).__name__}")
+    if getattr(criterion, "reduction", "mean") not in ("mean", "batchmean", "sum"):
+        spot = next((key for key in ("reduction", "reduce") if key in call.kwargs), "")
+        raise call.error(
+            f'{call.name}: reduction must be "mean" or "sum", as a step needs one number, found'
+            f" {criterion.reduction!r}",
+            spot,
+        )
+    return criterion
+
+
+def _smoothed(call: Call, use: Use | Pairing, smoothing: float) -> Use:
+    if not isinstance(use, Use) or use.smoothing is None:
+        instead = "label_smoothing=" if call.name == "CrossEntropyLoss" else "KLDivLoss"
+        raise UsageError(
+            f"loss.smoothing is for the target of KLDivLoss, found {call.name}: use {instead}"
+        )
+    return replace(use, smoothing=smoothing)
 
 
 def _use_of(call: Call, facts: LabelFacts, pairs: bool) -> tuple[Use | Pairing, str]:

@@ -1,46 +1,60 @@
-"""Pairs and triplets formed inside a batch from class labels, for the losses that compare images.
+"""Pairs and triplets formed from class labels, for the losses that compare images.
 
-Each public function takes PyTorch's own loss, embeddings (n, D) of unit length and class indices
-(n,), and returns the loss of what it forms. A batch without any gives 0.
+Each function that forms them takes embeddings (n, D) of unit length and class indices (n,), and
+returns what PyTorch's own loss takes. Each that counts them takes how many images each class has.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# One of PyTorch's losses.
-Criterion = Callable[..., Tensor]
+
+@dataclass(frozen=True)
+class Pairing:
+    """form: what a loss compares. count: how many, known from the labels before it is formed."""
+
+    form: Callable[[Tensor, Tensor], Sequence[Tensor]]
+    count: Callable[[Sequence[int]], int]
 
 
-def signed_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Compare the embeddings of pairs."""
+def signed_pairs(embeddings: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """Return the embeddings of pairs, and their signs."""
     first, second, signs = _pairs(embeddings, labels)
-    return _loss(criterion, embeddings, (embeddings[first], embeddings[second], signs))
+    return embeddings[first], embeddings[second], signs
 
 
-def distances_of_pairs(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Compare the distances within pairs."""
+def distances_of_pairs(embeddings: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """Return the distances within pairs, and their signs."""
     first, second, signs = _pairs(embeddings, labels)
-    return _loss(criterion, embeddings, (_distance(embeddings, first, second), signs))
+    return _distance(embeddings, first, second), signs
 
 
-def ranked_distances(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Compare, in each triplet, the distance to the negative with that to the positive."""
+def ranked_distances(embeddings: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """Return, of each triplet, the distances to the negative and to the positive."""
     anchors, positives, negatives = _triplets(embeddings, labels)
-    farther = _distance(embeddings, anchors, negatives)
     closer = _distance(embeddings, anchors, positives)
-    return _loss(criterion, embeddings, (farther, closer, torch.ones_like(closer)))
+    return _distance(embeddings, anchors, negatives), closer, torch.ones_like(closer)
 
 
-def semi_hard_triplets(criterion: Criterion, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Compare the embeddings of triplets."""
-    return _loss(criterion, embeddings, [embeddings[k] for k in _triplets(embeddings, labels)])
+def semi_hard_triplets(embeddings: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """Return the embeddings of triplets."""
+    return [embeddings[k] for k in _triplets(embeddings, labels)]
 
 
-def _loss(criterion: Criterion, embeddings: Tensor, compared: Sequence[Tensor]) -> Tensor:
-    # The mean over nothing is NaN; this 0 still has a gradient.
-    return criterion(*compared) if len(compared[0]) else embeddings.sum() * 0
+def num_pairs(per_class: Sequence[int]) -> int:
+    """Return how many pairs `_pairs` forms."""
+    alike = sum(count * (count - 1) // 2 for count in per_class)
+    unlike = math.comb(sum(per_class), 2) - alike
+    return alike + -(-unlike // _stride(alike, unlike))
+
+
+def num_triplets(per_class: Sequence[int]) -> int:
+    """Return how many triplets `_triplets` forms."""
+    num_images = sum(per_class)
+    return sum(count * (count - 1) for count in per_class if count < num_images)
 
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,10 +68,14 @@ def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     alike, unlike = same.nonzero()[:, 0], (~same).nonzero()[:, 0]
     with torch.no_grad():
         distances = (embeddings[first[unlike]] - embeddings[second[unlike]]).square().sum(1)
-    # All of them would outnumber the others by the number of classes.
-    kept = unlike[distances.argsort(stable=True)[:: max(len(unlike) // max(len(alike), 1), 1)]]
+    kept = unlike[distances.argsort(stable=True)[:: _stride(len(alike), len(unlike))]]
     chosen = torch.cat([alike, kept])
     return first[chosen], second[chosen], same[chosen].float() * 2 - 1
+
+
+def _stride(num_alike: int, num_unlike: int) -> int:
+    # All pairs of two classes would outnumber the others by the number of classes.
+    return max(num_unlike // max(num_alike, 1), 1)
 
 
 def _triplets(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,7 @@ from ptkit.core.wording import nearest
 
 # Images are compared; their labels are of the kind SINGLE.
 EMBEDDING = "embedding"
-_TENSORS = ("thresholds", "scale", "shift", "class_means")
+_TENSORS = ("thresholds", "scale", "shift", "class_means", "counted")
 # Distances on the unit sphere are at most 2: divided by this they make clear probabilities.
 _TEMPERATURE = 0.1
 
@@ -59,6 +61,8 @@ class Task:
     thresholds: (K,), the probabilities above which a class counts as present; for MULTI.
     scale, shift: (D,), from the model's units to the labels'; for REGRESSION.
     class_means: (K, D), the mean point of each class; for EMBEDDING.
+    counted: bool (K,), which classes count in accuracy: not those that the loss ignores; None for
+    all.
     """
 
     kind: str
@@ -67,6 +71,7 @@ class Task:
     scale: Tensor | None = None
     shift: Tensor | None = None
     class_means: Tensor | None = None
+    counted: Tensor | None = None
 
     def on(self, device: torch.device) -> "Task":
         """Return the task with its tensors on a device, so that no batch waits for a copy."""
@@ -94,6 +99,18 @@ class Task:
             return values > (0.5 if self.thresholds is None else self.thresholds)
         return values.argmax(dim=1) if self.kind == EMBEDDING else values
 
+    def counts(self, labels: Tensor) -> Tensor:
+        """Return which images of classes (n,) count in accuracy, bool (n,)."""
+        if self.counted is None:
+            return torch.ones_like(labels, dtype=torch.bool)
+        return self.counted[labels]
+
+    def counted_rows(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the indices of the images of a list that count in accuracy."""
+        if self.counted is None:
+            return np.arange(len(labels))
+        return np.flatnonzero(self.counted.cpu().numpy()[labels])
+
     def as_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds under `task`."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
@@ -113,6 +130,7 @@ def read_task(task: Mapping[str, Any]) -> Task:
         raise UsageError(
             f"no way to read outputs is called {activation}{nearest(activation, DECODERS[kind])}"
         )
+    # Older checkpoints lack what came later.
     return Task(kind, activation, **{name: task.get(name) for name in _TENSORS})
 
 
@@ -147,17 +165,21 @@ class Score:
 
     def __init__(self, task: Task, num_classes: int) -> None:
         self.task, self.num_classes = task, num_classes
-        self._num_images = 0
         self._num_right: list[Tensor] = []
+        self._num_counted: list[Tensor] = []
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
         """Add a batch: outputs (n, num_outputs) and label rows."""
-        self._num_images += len(labels)
-        self._num_right.append((self.task.answers(outputs) == labels).sum())
+        counts = self.task.counts(labels)
+        self._num_right.append(((self.task.answers(outputs) == labels) & counts).sum())
+        self._num_counted.append(counts.sum())
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of METRICS, in its order."""
-        return {"accuracy": int(torch.stack(self._num_right).sum()) / self._num_images}
+        right, counted = (
+            int(torch.stack(some).sum()) for some in (self._num_right, self._num_counted)
+        )
+        return {"accuracy": right / max(counted, 1)}
 
 
 class KeptScore(Score):

@@ -1,0 +1,234 @@
+"""The loss of a batch and of a list: what is added up, and what that is divided by.
+
+A mean over a list is one mean. Numerators and denominators of its batches are summed apart and
+divided once: a mean of batches' means would depend on the batch size and on the order of the lines
+wherever images do not weigh the same.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptkit.core.parts.calls import Call
+from ptkit.core.training.tasks.pairs import Pairing
+from ptkit.core.training.tasks.task import Task
+
+# What a sum of losses is divided by: images or pairs; or weights, which stay on the device.
+Count = int | Tensor
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a loss is used with one kind of labels.
+
+    activation: what the outputs pass before it. target: what it gets of the labels, given the
+    number of classes. decoder: name of what reads the same outputs, in DECODERS. smoothing: the
+    share of one-hot rows that is spread over all classes (Szegedy et al. 2016, section 7).
+    """
+
+    activation: Callable[[Tensor], Tensor]
+    target: Callable[[Tensor, int], Tensor]
+    decoder: str
+    smoothing: float | None = None
+
+    def target_of(self, labels: Tensor, num_classes: int) -> Tensor:
+        """Return what the loss gets of label rows."""
+        target = self.target(labels, num_classes)
+        if self.smoothing is None:
+            return target
+        return target * (1 - self.smoothing) + self.smoothing / num_classes
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFacts:
+    """What the labels of a list are like.
+
+    kind: of the labels. num_classes: or how many numbers an image has. counts: (K,) images of each
+    class; empty for numbers. mean, std: (D,) of the numbers; empty for classes. lowest: the
+    smallest number; 0 for classes.
+    """
+
+    kind: str
+    num_classes: int
+    num_images: int
+    counts: Tensor
+    mean: Tensor
+    std: Tensor
+    lowest: float = 0.0
+
+
+class Loss(nn.Module):
+    """A loss with what surrounds it: from outputs and labels to a scalar.
+
+    outputs: (n, num_outputs). labels: rows of ImageList.labels.
+    call: as the user wrote it. use: a Use, or how images are compared. task: how the same outputs
+    are read. is_sum: PyTorch's reduction="sum": a sum over batches and lists too, never divided.
+    """
+
+    # What each class counts for in the denominator, (K,); None where every image counts for one.
+    class_weights: Tensor | None
+
+    def __init__(
+        self, criterion: nn.Module, call: Call, use: Use | Pairing, task: Task, facts: LabelFacts
+    ) -> None:
+        super().__init__()
+        self.criterion, self.call, self.use = criterion, call, use
+        self.task, self.facts = task, facts
+        # A loss of the user's own gives a mean, unless it says otherwise as PyTorch's do.
+        self.reduction = getattr(criterion, "reduction", "mean")
+        self.is_sum = self.reduction == "sum"
+        weights = class_weights(criterion, facts.num_classes)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def on(self, device: torch.device) -> "Loss":
+        """Return the loss with all its tensors on a device, so that no batch waits for a copy."""
+        task = self.task.on(device)
+        return Loss(self.criterion, self.call, self.use, task, self.facts).to(device)
+
+    def forward(self, outputs: Tensor, labels: Tensor, *, over: Count | None = None) -> Tensor:
+        """Return the loss of a batch, as PyTorch gives it; or its part of a mean of several.
+
+        The parts add up to the loss of all their images at once.
+
+        over: the sum of the counts of all batches of the mean; None for this one alone. Where it is
+        0 the loss is 0, and so is its gradient.
+        """
+        # In float32: under bf16 autocast the sums of a loss lose digits.
+        values, size = outputs.float(), len(labels)
+        if self.is_sum or not self.weighs_images:
+            loss = self._applied(self.criterion, values, labels)
+            # PyTorch's own mean where that is all: it rounds otherwise than a sum, divided.
+            return loss if self.is_sum or over is None or over == size else loss * (size / over)
+        total = self._applied(self._summed, values, labels)
+        return _divided(total, self.count(labels) if over is None else over)
+
+    def mixed(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        partner_labels: Tensor,
+        share: Tensor,
+        *,
+        over: Count | None = None,
+    ) -> Tensor:
+        """Return the mean of each image's two losses, weighted by its share (n,) and the rest.
+
+        PyTorch's own mean for soft targets: over images, whatever their classes weigh. over: as in
+        `forward`, of `mixed_count`.
+        """
+        own, partner = self._each(outputs, labels), self._each(outputs, partner_labels)
+        total = (own * share + partner * (1 - share)).sum()
+        if self.is_sum:
+            return total
+        return _divided(
+            total, self.mixed_count(labels, partner_labels, share) if over is None else over
+        )
+
+    @property
+    def weighs_images(self) -> bool:
+        """Whether a mean is over something else than images, such as their weights, or pairs."""
+        return self.compares or self._is_mean_of_cells or self.class_weights is not None
+
+    def count(self, labels: Tensor) -> Count:
+        """Return what a batch adds to the denominator of a mean: images, their weights, or pairs.
+
+        From the labels alone, so that a group of batches has its denominator before the first of
+        them is stepped on. Only pairs wait for the device, as forming them does.
+        """
+        if isinstance(self.use, Pairing):
+            return self.use.count(torch.bincount(labels).tolist())
+        if self.class_weights is not None:
+            return self.class_weights[labels].sum()
+        return len(labels) * (self.facts.num_classes if self._is_mean_of_cells else 1)
+
+    def mixed_count(self, labels: Tensor, partner_labels: Tensor, share: Tensor) -> Count:
+        """Return what a mixed batch adds to the denominator: images, without what is ignored."""
+        ignored = getattr(self.criterion, "ignore_index", -100)
+        if ignored < 0:
+            return len(labels)
+        own, partner = (some != ignored for some in (labels, partner_labels))
+        return (own * share + partner * (1 - share)).sum()
+
+    @property
+    def compares(self) -> bool:
+        """Whether images are compared with each other: the outputs are then an embedding."""
+        return isinstance(self.use, Pairing)
+
+    @property
+    def described(self) -> str:
+        """The call, and what ptkit adds to what PyTorch does by it."""
+        added = []
+        if self.is_sum:
+            added.append("a sum over images")
+        if self.reduction == "batchmean":
+            added.append("a mean over images")
+        if isinstance(self.use, Use) and self.use.smoothing is not None:
+            added.append(f"target smoothed by {self.use.smoothing:g}")
+        if self.task.scale is not None:
+            added.append("numbers in units of their spread")
+        return ", ".join([self.call.source or str(self.call), *added])
+
+    @property
+    def _is_mean_of_cells(self) -> bool:
+        # Divided here: PyTorch warns at each such mean that it will once mean another.
+        return self.reduction == "mean" and isinstance(self.criterion, nn.KLDivLoss)
+
+    @cached_property
+    def _summed(self) -> nn.Module:
+        return _reduced(self.criterion, "sum")
+
+    @cached_property
+    def _unreduced(self) -> nn.Module:
+        return _reduced(self.criterion, "none")
+
+    def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image, (n,)."""
+        values = self._applied(self._unreduced, outputs.float(), labels)
+        if values.ndim == 1:
+            return values
+        is_mean = self.reduction == "mean"
+        return values.flatten(1).mean(1) if is_mean else values.flatten(1).sum(1)
+
+    def _applied(self, criterion: nn.Module, values: Tensor, labels: Tensor) -> Tensor:
+        if isinstance(self.use, Pairing):
+            compared: Tensor = criterion(*self.use.form(F.normalize(values, dim=1), labels))
+            return compared
+        target = self.use.target_of(labels, self.facts.num_classes)
+        if self.task.scale is not None and self.task.shift is not None:
+            target = (target - self.task.shift) / self.task.scale
+        # KLDivLoss(log_target=True) takes logarithms; of 0 it would make 0 times infinity.
+        if getattr(criterion, "log_target", False):
+            target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
+        loss: Tensor = criterion(self.use.activation(values), target)
+        return loss
+
+
+def class_weights(criterion: nn.Module, num_classes: int) -> Tensor | None:
+    """Return what PyTorch's mean divides by, for each class; None where that is 1 for all."""
+    # Other losses with weights divide by the number of images all the same; a subclass of the
+    # user's may do anything.
+    if type(criterion) not in (nn.CrossEntropyLoss, nn.NLLLoss):
+        return None
+    weight, ignored = (getattr(criterion, name) for name in ("weight", "ignore_index"))
+    if weight is None and ignored not in range(num_classes):
+        return None
+    weights = torch.ones(num_classes) if weight is None else weight.cpu()
+    return weights.masked_fill(torch.arange(num_classes).eq(ignored), 0)
+
+
+def _reduced(criterion: nn.Module, reduction: str) -> nn.Module:
+    other = copy.copy(criterion)
+    other.reduction = reduction  # type: ignore[assignment]
+    return other
+
+
+def _divided(total: Tensor, over: Count) -> Tensor:
+    # Where nothing counts, 0/0 would end a healthy run.
+    if isinstance(over, Tensor):
+        return total / over.masked_fill(over == 0, torch.inf)
+    return total / (over or torch.inf)

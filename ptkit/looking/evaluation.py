@@ -165,7 +165,9 @@ def evaluate_list(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
     weights = subject.weights
-    return Evaluation(images, names, found.values, found.answers, weights.described, weights.run)
+    return Evaluation(
+        images, names, found.values, found.answers, source=weights.described, run=weights.run
+    )
 
 
 def read_matching_list(

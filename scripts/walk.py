@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WALKS = {
     "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
         train_and_print|api.train TrainingScreen session.run stop_on_signals prepare check_log
-        choose_device prepare_data read_lists numbered_lines label_table
+        choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
         read_ahead images.decode Batches build_loss RULES facts_of _prepare_model|prepare_model
         build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
@@ -36,7 +36,7 @@ WALKS = {
         session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
         environment|_environment save_checkpoint Events last_checkpoint
         write_atomically""",
-    "image": """prepare_data +loop.fit numbered_lines _read_rows label_table
+    "image": """prepare_data +loop.fit numbered_lines|_numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode
         Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
         Batches.epoch epoch_order permutation Batches._plans|Batches._selections
@@ -44,7 +44,7 @@ WALKS = {
         Pipeline.finish|Pipeline.finish_on_device loop._step outputs_of|Batch.outputs
         Loss.forward""",
     "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
-        calls.parse Pipeline.parse read_task read_matching_list numbered_lines
+        calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
         evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",

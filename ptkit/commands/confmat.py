@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.pictures import say_files, say_missing_font
+from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.wording import counted, table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def confmat(
     with picture_folder("confmat", run=found.run, out=out) as pictures:
         draw_evaluation(found, pictures, num_images=num_images)
     say_missing_font(printer, found.class_names)
-    say_files(printer, pictures, **found.as_dict())
+    report_pictures(printer, pictures, **found.as_dict())
 
 
 def _print_tables(printer: Printer, found: "Evaluation") -> None:

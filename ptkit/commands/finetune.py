@@ -10,7 +10,8 @@ from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
 
 
-@options.for_training
+@options.with_flags(options.setting_flags(), before="verbose")
+@options.with_flags(options.RUN_FLAGS)
 def finetune(
     printer: Printer,
     weights: Annotated[

@@ -62,7 +62,8 @@ def list_parts(
         _list_recipes(printer)
         return
     path, _, table = CATALOGUES[kind].partition(":")
-    module, is_models = importlib.import_module(path), kind == "models"
+    module = importlib.import_module(path)
+    is_models = kind == "models"
     # Which models there are depends on the libraries that are installed.
     catalogue = module.models() if is_models else getattr(module, table)
     rows = []

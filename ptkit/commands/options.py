@@ -20,7 +20,9 @@ def setting_flags(keywords: Sequence[str] = tuple(FLAGS)) -> dict[str, Any]:
 
 
 def setting_option(keyword: str, **more: Any) -> Any:
-    """Return a setting's flag; of its range only the settings know, for all doors."""
+    """Return a setting's flag. The settings check its range, for all doors; `more` may give one to
+    commands without settings.
+    """
     rules, is_list = KEYWORDS[keyword][1].metadata, get_origin(_kind(keyword)) is list
     help_text = rules["meaning"] + (" May be repeated." if is_list else "")
     metavar = "|".join(rules["choices"]) or None
@@ -43,12 +45,13 @@ def with_flags(
 ) -> Callable[[Command], Command]:
     """Give a command more flags (name -> what Typer reads), before one of its own or at the end.
 
-    They take the place of the command's last parameter, **, which gets what the user gave.
+    The command's ** gets those that the user gave.
     """
 
     def decorate(command: Command) -> Command:
-        own = list(inspect.signature(command).parameters.values())[:-1]
-        place = [*(parameter.name for parameter in own), None].index(before)
+        parameters = inspect.signature(command).parameters.values()
+        own = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        place = [p.name for p in own].index(before) if before else len(own)
 
         @functools.wraps(command)
         def with_more(**values: Any) -> None:
@@ -78,7 +81,9 @@ def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
 
 
 def _showing(command: Command, parameters: Sequence[inspect.Parameter]) -> Command:
-    """Show Typer these parameters; it reads the signature and the annotations."""
+    """Show Typer these parameters: it reads them off the signature and the annotations, the help
+    off the docstring.
+    """
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     command.__annotations__ = {p.name: p.annotation for p in keywords}
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
@@ -149,4 +154,3 @@ RUN_FLAGS: dict[str, Any] = {
     ],
     "out": Out,
 }
-for_training = with_flags(setting_flags() | RUN_FLAGS)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ptkit.plots.saving import PictureFolder
 
 
-def say_files(printer: Printer, pictures: "PictureFolder", **facts: Any) -> None:
+def report_pictures(printer: Printer, pictures: "PictureFolder", **facts: Any) -> None:
     """Print how many pictures there are, where, and how to see them in TensorBoard; with --json the
     facts and all files.
     """

@@ -7,7 +7,7 @@ from ptkit.commands import options
 from ptkit.commands.output import Printer
 
 
-@options.for_training
+@options.with_flags(options.setting_flags() | options.RUN_FLAGS)
 def train(printer: Printer, **settings: Any) -> None:
     """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here.
 

@@ -8,7 +8,7 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.pictures import say_files
+from ptkit.commands.pictures import report_pictures
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def viz_featuremaps(
 
     place, given = choose_device(device), images or []
     subject = load_subject(ckpt, **answers)
+    subject.model.to(place)
     views = load_images(subject, given[:num_images], device=place, is_optional=list_layers)
     found, chosen = find_layers(subject, views, None if list_layers else layers)
     if list_layers:
@@ -58,7 +59,7 @@ def viz_featuremaps(
     with picture_folder("viz-featuremaps", run=subject.weights.run, out=out) as pictures:
         lines = draw_feature_maps(maps, views, pictures, source=subject.weights.described)
     printer.say("\n".join(lines))
-    say_files(printer, pictures)
+    report_pictures(printer, pictures)
 
 
 def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence[str]) -> None:

@@ -7,20 +7,23 @@ import typer
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.pictures import say_files
+from ptkit.commands.pictures import report_pictures
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
 
-FLAGS = options.setting_flags(("transforms", "augment", "size", "seed")) | {
+STATISTICS = {
     "mean": Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")],
     "std": Annotated[str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")],
 }
 
 
-@options.with_flags(FLAGS, before="num_images")
+@options.with_flags(
+    options.setting_flags(("transforms", "augment", "size", "seed")), before="num_images"
+)
+@options.with_flags(STATISTICS, before="config")
 def viz_transforms(
     printer: Printer,
     images: options.Images = None,
@@ -55,7 +58,7 @@ def viz_transforms(
     printer.say(_table(shown.sheets))
     for note in shown.notes:
         printer.say(note)
-    say_files(printer, pictures, transforms=list(map(str, shown.calls)))
+    report_pictures(printer, pictures, transforms=list(map(str, shown.calls)))
 
 
 def _table(sheets: "Sequence[Sheet]") -> str:

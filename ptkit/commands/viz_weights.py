@@ -2,7 +2,7 @@
 
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.commands.pictures import say_files
+from ptkit.commands.pictures import report_pictures
 from ptkit.core.wording import check_choice
 
 
@@ -32,4 +32,4 @@ def viz_weights(
     with picture_folder("viz-weights", run=weights.run, out=out) as pictures:
         lines = draw_kernels(kernels, pictures, source=weights.described, scale=scale)
     printer.say("\n".join(lines))
-    say_files(printer, pictures)
+    report_pictures(printer, pictures)

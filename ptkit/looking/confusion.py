@@ -1,7 +1,6 @@
 """The pictures and tables of an evaluation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,33 +51,45 @@ def draw_evaluation(found: Evaluation, pictures: PictureFolder, *, num_images: i
 def _draw_confusion(
     found: Evaluation, pictures: PictureFolder, num_images: int, footer: str
 ) -> dict[str, np.ndarray]:
-    names, matrix, path = found.class_names, found.matrix, found.images.listed_path
-    figure = confusion_figure(matrix, names, footer=footer)
+    pairs, mistakes = most_confused(found.matrix), _mistakes(found)
+    figure = confusion_figure(found.matrix, found.class_names, footer=footer)
     drawn = {"confusion": pictures.add_figure("confusion.png", figure)}
-    rows: list[tuple[Any, ...]]
-    if len(names) > MAX_MATRIX:
-        header, cells = ["true", "predicted", "images"], np.argwhere(matrix).tolist()
-        rows = [(names[true], names[said], matrix[true, said]) for true, said in cells]
-    else:
-        header = ["true \\ predicted", *names]
-        rows = [(name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True)]
-    pictures.add_csv("confusion.csv", header, rows)
-    header = ["true", "predicted", "images", "share_of_true"]
-    pairs, mistakes = most_confused(matrix), _mistakes(found)
-    rows = [(names[pair.true], names[pair.predicted], pair.count, pair.share) for pair in pairs]
-    pictures.add_csv("pairs.csv", header, rows)
-    header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
-    rows = [
-        (path(index), names[true], names[predicted], *chances)
-        for index, true, predicted, *chances in mistakes
-    ]
-    pictures.add_csv("mistakes.csv", header, rows)
+    _write_matrix(found, pictures)
+    _write_pairs(found, pictures, pairs)
+    _write_mistakes(found, pictures, mistakes)
     if mistakes:
         figure = _pairs_figure(found, pairs, footer)
         drawn["pairs"] = pictures.add_figure("pairs.png", figure)
         figure = _mistakes_figure(found, mistakes, num_images, footer)
         drawn["mistakes"] = pictures.add_figure("mistakes.png", figure)
     return drawn
+
+
+def _write_matrix(found: Evaluation, pictures: PictureFolder) -> None:
+    names, matrix = found.class_names, found.matrix
+    if len(names) > MAX_MATRIX:
+        cells = np.argwhere(matrix).tolist()
+        counts = [(names[true], names[said], matrix[true, said]) for true, said in cells]
+        pictures.add_csv("confusion.csv", ["true", "predicted", "images"], counts)
+        return
+    rows = [(name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True)]
+    pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
+
+
+def _write_pairs(found: Evaluation, pictures: PictureFolder, pairs: list[ConfusedPair]) -> None:
+    names = found.class_names
+    rows = [(names[pair.true], names[pair.predicted], pair.count, pair.share) for pair in pairs]
+    pictures.add_csv("pairs.csv", ["true", "predicted", "images", "share_of_true"], rows)
+
+
+def _write_mistakes(found: Evaluation, pictures: PictureFolder, mistakes: list[Mistake]) -> None:
+    names, path = found.class_names, found.images.listed_path
+    rows = [
+        (path(index), names[true], names[predicted], *chances)
+        for index, true, predicted, *chances in mistakes
+    ]
+    header = ["path", "true", "predicted", "probability_of_true", "probability_of_predicted"]
+    pictures.add_csv("mistakes.csv", header, rows)
 
 
 def _pairs_figure(found: Evaluation, pairs: list[ConfusedPair], footer: str) -> Figure:

@@ -34,7 +34,7 @@ class Views:
 def load_images(
     subject: Subject, paths: Sequence[str], *, device: torch.device, is_optional: bool = False
 ) -> Views:
-    """Read images through the subject's evaluation pipeline, and move its model to their device.
+    """Read images through the subject's evaluation pipeline, onto a device.
 
     is_optional: without paths, one black image of the subject's size.
 
@@ -52,7 +52,6 @@ def load_images(
         raise UsageError("no images: name at least one image file")
     same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
     batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
-    subject.model.to(device)
     names = tuple(Path(path).name for path in paths)
     return Views(batch.to(device), subject.pixels(batch), names)
 

@@ -200,10 +200,15 @@ def _rows(model: nn.Module, seen: Mapping[nn.Module, _Seen], *, levels: int) -> 
         summed = [name] if is_taken_apart else inside
         held = [parameter for inner in summed for parameter in parameters[inner]]
         ran = [modules[inner] for inner in summed if modules[inner] in seen]
-        count = sum(parameter.numel() for parameter in held)
-        trainable = sum(parameter.numel() for parameter in held if parameter.requires_grad)
-        multiply_adds, kind = sum(seen[inner].flops for inner in ran) // 2, type(module).__name__
-        row = Row(name, kind, own.shape, own.num_calls, count, trainable, multiply_adds)
+        row = Row(
+            name=name,
+            kind=type(module).__name__,
+            shape=own.shape,
+            num_calls=own.num_calls,
+            parameters=sum(parameter.numel() for parameter in held),
+            trainable=sum(parameter.numel() for parameter in held if parameter.requires_grad),
+            multiply_adds=sum(seen[inner].flops for inner in ran) // 2,
+        )
         if row.parameters or row.multiply_adds or (row.num_calls and not is_taken_apart):
             yield min((order[inner] for inner in ran), default=len(order)), row
         for child, _ in module.named_children() if is_taken_apart else ():
@@ -286,8 +291,8 @@ def summarize_subject(
     if num_classes is None:
         num_classes = call.kwargs.get("num_classes", _NUM_CLASSES)
         if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-            found = f"num_classes must be a whole number of at least 1, found {num_classes!r}"
-            raise call.error(found, "num_classes")
+            message = f"num_classes must be a whole number of at least 1, found {num_classes!r}"
+            raise call.error(message, "num_classes")
     elif "num_classes" in call.kwargs:
         raise call.error("num_classes is given twice: here and by --num-classes", "num_classes")
     size = size or usual_size(call)

@@ -57,18 +57,10 @@ def learning_curves(
     if majority_share is not None:
         label = f"always the largest class, {style.percent(majority_share)}"
         _baseline(middle, majority_share, label)
-    rates, marker = _column(rows, "lr"), "o" if len(rows) < 4 else None
-    strip.plot(epochs, rates, color=style.INK, linewidth=1.2, marker=marker, markersize=4)
-    strip.set(xlabel="epoch", ylabel="lr")
-    strip.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
-    strip.yaxis.set_major_locator(MaxNLocator(3))
-    style.number_labels(strip)
+    _draw_rate(strip, rows)
     for axes in (loss, middle, strip):
         _finish(axes, epochs, best, is_last=axes is strip)
-    page.color_key("train", _LEFT, color=style.BLUE)
-    page.color_key("validation", _LEFT + 110, color=style.ORANGE)
-    band = "     band: ±1 standard error" if metric == "accuracy" else ""
-    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=style.MUTED)
+    _draw_legend(page, has_band=metric == "accuracy")
     return page.figure
 
 
@@ -121,6 +113,16 @@ def _draw_metric(axes: Axes, rows: Sequence[Row], *, metric: str, num_valid: int
     axes.yaxis.set_major_formatter("{x:.0%}")
 
 
+def _draw_rate(axes: Axes, rows: Sequence[Row]) -> None:
+    rates, marker = _column(rows, "lr"), "o" if len(rows) < 4 else None
+    epochs = _column(rows, "epoch")
+    axes.plot(epochs, rates, color=style.INK, linewidth=1.2, marker=marker, markersize=4)
+    axes.set(xlabel="epoch", ylabel="lr")
+    axes.set_ylim(0, (np.nanmax(rates) if np.isfinite(rates).any() else 1) * 1.15 or 1)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    style.number_labels(axes)
+
+
 def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> list[np.ndarray]:
     """Draw a quantity of training and validation, and return the values of both."""
     axes.set_ylabel(quantity)
@@ -157,6 +159,13 @@ def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) 
     value = best.get(f"valid_{axes.get_ylabel()}")
     if value is not None and math.isfinite(value):
         axes.plot(epoch, value, "o", markersize=7, color=style.ORANGE, mec="white", zorder=5)
+
+
+def _draw_legend(page: style.Page, *, has_band: bool) -> None:
+    page.color_key("train", _LEFT, color=style.BLUE)
+    page.color_key("validation", _LEFT + 110, color=style.ORANGE)
+    band = "     band: ±1 standard error" if has_band else ""
+    page.text(f"│ best epoch{band}", _LEFT + 220, 7, va="center", color=style.MUTED)
 
 
 def _best_row(rows: Sequence[Row], metric: str) -> Row | None:

@@ -48,9 +48,15 @@ def kernel_stats(weight: np.ndarray) -> KernelStats:
     norms = np.sqrt((known**2).sum(axis=1))
     median = float(np.median(norms))
     limit = float(np.percentile(np.abs(known), 99.5)) or float(np.abs(known).max()) or 1.0
-    is_dead = ((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1)
-    minima, maxima, num_not_finite = known.min(axis=1), known.max(axis=1), int((~is_finite).sum())
-    return KernelStats(norms, minima, maxima, is_dead, median, limit, num_not_finite)
+    return KernelStats(
+        norms=norms,
+        minima=known.min(axis=1),
+        maxima=known.max(axis=1),
+        is_dead=((norms < DEAD_SHARE * median) | (norms == 0)) & is_finite.all(axis=1),
+        median_norm=median,
+        limit=limit,
+        num_not_finite=int((~is_finite).sum()),
+    )
 
 
 def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, float, float, bool]]:

@@ -105,9 +105,8 @@ def _captioned(tiles: np.ndarray, stats: KernelStats, shown: np.ndarray) -> np.n
     downwards = np.rint(steps * (height - 1)).astype(int)
     rightwards = np.rint(steps * (width - 1)).astype(int)
     for tile, channel in zip(result, shown, strict=True):
-        tile[height + 4 : height + 7, : round((width + 2) * stats.norm_shares[channel])] = (
-            style.BAR_RGB
-        )
+        bar = round((width + 2) * stats.norm_shares[channel])
+        tile[height + 4 : height + 7, :bar] = style.BAR_RGB
         if stats.is_dead[channel]:
             tile[[0, height + 1]] = style.RED_RGB
             tile[: height + 2, [0, width + 1]] = style.RED_RGB

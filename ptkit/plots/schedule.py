@@ -1,6 +1,6 @@
 """The rate of every parameter group over the epochs of a run."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -33,14 +33,8 @@ def schedule_figure(
     epochs: (N,), where in the run each step begins, from 0. rates, plain_rates: (N, groups), with
     and without the warm-up in front of the schedule; where they differ the latter are dashed.
     """
-    # The columns that are equal.
-    kinds: dict[bytes, list[int]] = {}
-    for column, values in enumerate(rates.T):
-        kinds.setdefault(values.tobytes(), []).append(column)
-    colors = list(_COLORS[: len(kinds)])
-    if len(kinds) > len(_COLORS):
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(kinds)))
-        colors = [matplotlib.colors.to_hex(shade) for shade in shades]
+    kinds = _alike(rates)
+    colors = _colors(len(kinds))
     top = 30 if len(kinds) > 1 else 14
     footer = f"rate as a multiple of the group's own · {counted(rates.shape[1], 'parameter group')}"
     title, height = _title(call, rates, num_epochs), top + _LINEAR + _LOG + _BETWEEN + 44
@@ -50,7 +44,7 @@ def schedule_figure(
     highest = max(float(rates.max()), float(plain_rates.max())) or 1.0
     # On the logarithmic scale zero is far below its edge.
     for axes, lowest in ((linear, 0.0), (log, highest * _LOWEST / 1000)):
-        for color, (first, *_) in zip(colors, kinds.values(), strict=True):
+        for color, (first, *_) in zip(colors, kinds, strict=True):
             shown, plain = (np.maximum(values[:, first], lowest) for values in (rates, plain_rates))
             # A rate holds until the next step begins; the last one to the end of the run.
             times = np.append(epochs, num_epochs)
@@ -67,8 +61,23 @@ def schedule_figure(
     log.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
     log.set(xlabel="epochs done", ylabel="rate, logarithmic")
     if len(kinds) > 1:
-        _draw_legend(page, kinds.values(), colors)
+        _draw_legend(page, kinds, colors)
     return page.figure
+
+
+def _alike(rates: np.ndarray) -> list[list[int]]:
+    """Return lists of the columns that are equal."""
+    kinds: dict[bytes, list[int]] = {}
+    for column, values in enumerate(rates.T):
+        kinds.setdefault(values.tobytes(), []).append(column)
+    return list(kinds.values())
+
+
+def _colors(count: int) -> list[str]:
+    if count <= len(_COLORS):
+        return list(_COLORS[:count])
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+    return [matplotlib.colors.to_hex(shade) for shade in shades]
 
 
 def _draw(
@@ -82,7 +91,7 @@ def _draw(
     axes.step(times, np.append(rates, rates[-1]), linewidth=2, solid_capstyle="butt", **how)
 
 
-def _draw_legend(page: style.Page, kinds: Collection[list[int]], colors: list[str]) -> None:
+def _draw_legend(page: style.Page, kinds: list[list[int]], colors: list[str]) -> None:
     left = _LEFT
     for color, columns in zip(colors, kinds, strict=True):
         if left > _WIDTH - 90:

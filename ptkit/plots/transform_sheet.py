@@ -101,8 +101,9 @@ def _framed(image: np.ndarray, size: int) -> np.ndarray:
     size: of the longer side, with the frame. A small image is enlarged by a whole factor.
     """
     size, longest = size - 2, max(image.shape[:2])
-    tile = resized(image, size)
-    if 2 * longest > size:
+    if 2 * longest <= size:
+        tile = resized(image, size)
+    else:
         height, width = (max(round(side * size / longest), 1) for side in image.shape[:2])
         large = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
         tile = np.asarray(large)

@@ -111,7 +111,9 @@ def _explained(
         # The input asks for gradients, so that a model frozen as a whole has them too; a copy of it
         # may be changed in place.
         outputs = model(images.detach().clone().requires_grad_().clone())
-        found = [n for n, maps in kept.items() if maps.requires_grad and _is_map(maps, len(images))]
+        found = [
+            name for name, maps in kept.items() if maps.requires_grad and _is_map(maps, len(images))
+        ]
         if not found:
             raise UsageError(_no_map(model, layer))
         found = found[-_NUM_CANDIDATES:]

@@ -248,7 +248,10 @@ def _read_scalars(file: Path, up_to_epoch: int) -> dict[str, list[list[Any]]]:
     """Return what a resumed run has written to scalars.json; nothing if that cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {tag: [p for p in points if p[1] <= up_to_epoch] for tag, points in found.items()}
+        return {
+            tag: [point for point in points if point[1] <= up_to_epoch]
+            for tag, points in found.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}
 

@@ -66,12 +66,11 @@ class KernelFilm(Recorder):
         stride = 1
         while epoch // stride > MAX_FRAMES:
             stride *= 2
-        self._frames = {k: f for k, f in self._frames.items() if k == epoch or k % stride == 0}
-        content, epochs, kernels = (
-            io.BytesIO(),
-            list(self._frames),
-            np.stack([*self._frames.values()]),
-        )
+        self._frames = {
+            k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
+        }
+        epochs, kernels = list(self._frames), np.stack(list(self._frames.values()))
+        content = io.BytesIO()
         np.savez(content, layer=layer, num_outputs=len(weight), epochs=epochs, kernels=kernels)
         write_atomically(self._file, content.getvalue())
 

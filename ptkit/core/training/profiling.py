@@ -167,10 +167,11 @@ class Profile:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: seconds and shares of the parts, and the verdict."""
+        step = {part: {"seconds": self.seconds[part], "share": self.share(part)} for part in STEP}
         return {
             "num_steps": self.num_steps,
             "seconds": sum(self.seconds.values()),
-            "step": {p: {"seconds": self.seconds[p], "share": self.share(p)} for p in STEP},
+            "step": step,
             "between": {part: {"seconds": self.seconds[part]} for part in BETWEEN},
             "verdict": self.verdict,
         }

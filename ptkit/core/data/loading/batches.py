@@ -84,6 +84,9 @@ class InMemory:
     """Images of one size with their labels, in memory or a mapped file, and the pipeline that makes
     batches of them.
 
+    A batch of small images takes so little work that what matters is how many calls and copies it
+    takes. The batches are those that any other way would give.
+
     pixels: uint8 (N, H, W, 3). labels: (N, ...).
     """
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.keyed import spread
+from ptkit.core.data.keyed import Indices, spread
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Size
@@ -27,7 +27,6 @@ from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import num_cores
 
 T = TypeVar("T")
-Indices = npt.NDArray[np.int64]
 Bad = tuple[tuple[int, str], ...]
 Content = bytes | PtkitError
 
@@ -321,17 +320,16 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
 
 def decode_each(
     images: ImageList,
-    pipeline: Pipeline | None,
-    take: Callable[[int, Pixels], object],
+    pipeline: Pipeline | None = None,
     *,
+    take: Callable[[int, Pixels], object] | None = None,
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> Bad:
-    """Decode every image in threads, hand each to `take` with its index, and return what cannot be
-    read as (index, reason).
+    """Decode every image in threads, and return what cannot be read as (index, reason).
 
-    pipeline: its prefix is applied; None for images as they are. on_images: called with how many
-    more are done, for a progress bar.
+    pipeline: its prefix is applied; None for images as they are. take: gets each image with its
+    index. on_images: called with how many more are done, for a progress bar.
     """
 
     def work(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
@@ -346,7 +344,7 @@ def _decoded(
     pipeline: Pipeline | None,
     indices: range,
     files: PendingFiles,
-    take: Callable[[int, Pixels], object],
+    take: Callable[[int, Pixels], object] | None,
 ) -> list[tuple[int, str]]:
     """Hand some images to `take` with their indices, and return what cannot be read."""
     bad = []
@@ -357,7 +355,8 @@ def _decoded(
         except DataError as error:
             bad.append((index, str(error)))
             continue
-        take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
+        if take is not None:
+            take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
     return bad
 
 

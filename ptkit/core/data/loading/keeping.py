@@ -110,7 +110,7 @@ def load_list(
         return loaded
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
-        bad = decode_each(images, None, lambda *_: None, workers=data.workers, on_images=on_images)
+        bad = decode_each(images, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
 
 
@@ -243,7 +243,7 @@ def decode_all(
     pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
     # Without a lock: each row is written once, by one thread.
     take = pixels.__setitem__
-    bad = decode_each(images, pipeline, take, workers=workers, on_images=on_images)
+    bad = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
     return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
 
 

@@ -204,7 +204,7 @@ def place_images(
     for images, class_gaps in zip(singles, gaps, strict=True):
         if min(class_gaps) < 0:
             class_gaps = _dealt(len(images), class_gaps, step=1, needs=[0] * len(ratio))
-        parts = b"".join(bytes([part]) * count for part, count in enumerate(class_gaps))
+        parts = (part for part, count in enumerate(class_gaps) for _ in range(count))
         for index, part in zip(images, parts, strict=True):
             part_of[index] = part
     return part_of

@@ -17,6 +17,7 @@ import torch
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.keyed import Indices
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.statistics import readable
 from ptkit.core.data.transforms.completion import evaluation_geometry
@@ -42,7 +43,6 @@ _BYTES_PER_ENTRY = 40
 # the side and more.
 _MAX_SIDE = 64
 
-Indices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
 

@@ -132,8 +132,9 @@ def _crop_corners(t: v2.RandomCrop, size: Size, draws: Draws | Tensor) -> tuple[
             " padding)"
         )
     top, left = draws[..., 0] * (height - t.size[0] + 1), draws[..., 1] * (width - t.size[1] + 1)
-    as_whole: Any = Tensor.long if isinstance(draws, Tensor) else np.int64
-    return as_whole(top), as_whole(left)
+    if isinstance(draws, Tensor):
+        return top.long(), left.long()
+    return top.astype(np.int64), left.astype(np.int64)
 
 
 def _sources(starts: Tensor, count: int, length: int, *, mode: str) -> tuple[Tensor, Tensor]:

@@ -127,8 +127,11 @@ def _inverse_matrix(
     b = -(a * math.tan(shear_x) + math.sin(rotation))
     c = math.sin(rotation - shear_y) / math.cos(shear_y)
     d = math.cos(rotation) - c * math.tan(shear_x)
-    rows = ((d / scale, -b / scale, center_x), (-c / scale, a / scale, center_y))
-    return [value for p, q, r in rows for value in (p, q, r - p * moved_x - q * moved_y)]
+    x_from_x, x_from_y = d / scale, -b / scale
+    y_from_x, y_from_y = -c / scale, a / scale
+    shift_x = center_x - x_from_x * moved_x - x_from_y * moved_y
+    shift_y = center_y - y_from_x * moved_x - y_from_y * moved_y
+    return [x_from_x, x_from_y, shift_x, y_from_x, y_from_y, shift_y]
 
 
 def _warped(t: Any, images: Pixels, matrices: Sequence[Sequence[float]]) -> Pixels:

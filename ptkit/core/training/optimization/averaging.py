@@ -19,8 +19,14 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay, self.num_updates = decay, 0
-        self._parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-        self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.is_floating_point()
+        }
+        self._averages = {
+            name: parameter.detach().clone() for name, parameter in self._parameters.items()
+        }
 
     def update(self) -> None:
         """Take in the current parameters; call after each optimizer step."""

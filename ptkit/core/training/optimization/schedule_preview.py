@@ -1,7 +1,6 @@
 """The rates that a schedule gives, without training."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +47,12 @@ def preview_schedule(text: str, *, epochs: int) -> Preview:
     named = SCHEDULERS.named(call) if call.name in SCHEDULERS.parts and not call.prefix else call
     num_groups, steps_per_epoch = _num_groups(named), _steps_per_epoch(named, epochs)
     warmup = SchedulerSettings().warmup
-    found, length = [], dict[str, Any](epochs=epochs, steps_per_epoch=steps_per_epoch)
+    found = []
     for share in (warmup, 0.0):
         optimizer = _optimizer(num_groups)
         asked = SchedulerSettings(call=text, warmup=share)
-        schedule = build_schedule(asked, optimizer, **length)
-        found.append(_rates(schedule, optimizer, **length))
+        schedule = build_schedule(asked, optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        found.append(_rates(schedule, optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch))
     times = np.arange(epochs * steps_per_epoch) / steps_per_epoch
     notes = _notes(named, schedule, warmup_epochs=warmup * epochs)
     return Preview(str(call), schedule.per, times, found[0], found[1], notes)

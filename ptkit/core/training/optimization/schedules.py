@@ -136,7 +136,7 @@ class Schedule:
         """Return plain values, enough to resume exactly."""
         inner = {} if self._scheduler is None else _plain(self._scheduler.state_dict())
         groups = [
-            {k: group[k] for k in group if k != "params"} for group in self._shadow.param_groups
+            {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
         ]
         return {"num_steps": self.num_steps, "scheduler": inner, "groups": _plain(groups)}
 

@@ -262,7 +262,7 @@ def test_betas_may_be_whole_numbers():
 
 
 def test_places_without_names_are_counted_as_pytorch_has_them():
-    with pytest.raises(UsageError, match="takes at most 3 arguments .*size_average, reduce, red"):
+    with pytest.raises(UsageError, match=r"takes at most 3 arguments .*size_average, reduce, red"):
         LOSSES.named(parse("L1Loss(True, True, 'mean', 1)"))
 
 

@@ -168,6 +168,14 @@ def test_a_setting_in_the_wrong_section_is_named_in_full(key, full):
     assert said.endswith(f", profile; did you mean {full}?")
 
 
+@pytest.mark.parametrize("name", ["optimizer.momentum", "train.weight_decay", "train.amp"])
+def test_a_name_that_no_setting_is_near_to_gets_no_hint(name):
+    section, key = name.split(".")
+    with pytest.raises(UsageError) as caught:
+        resolve({section: {key: 1}})
+    assert "did you mean" not in str(caught.value)
+
+
 def test_a_whole_number_serves_where_a_number_is_wanted():
     assert resolve({"optimizer": {"lr": 1}}).optimizer.lr == 1.0
     assert isinstance(resolve({"optimizer": {"lr": 1}}).optimizer.lr, float)

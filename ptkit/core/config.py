@@ -32,6 +32,7 @@ def _setting(
     meaning: str,
     *,
     keyword: str | None = None,
+    flag: str | None = None,
     choices: tuple[str, ...] = (),
     within: Limits = _NO_LIMITS,
     is_path: bool = False,
@@ -39,11 +40,12 @@ def _setting(
     """Declare a setting.
 
     meaning: a sentence, shown as help and in the docs. keyword: in Python, where the key is not
-    unique or not clear by itself.
+    unique or not clear by itself. flag: on the command line, for the few that have one.
     """
     rules = {
         "meaning": meaning,
         "keyword": keyword,
+        "flag": flag,
         "choices": choices,
         "within": within,
         "is_path": is_path,
@@ -53,23 +55,33 @@ def _setting(
 
 @dataclass(frozen=True)
 class DataSettings:
-    train: str = _setting("train.txt", "List file of the training images.", is_path=True)
-    valid: str = _setting("valid.txt", "List file of the validation images.", is_path=True)
+    train: str = _setting(
+        "train.txt", "List file of the training images.", flag="--train", is_path=True
+    )
+    valid: str = _setting(
+        "valid.txt", "List file of the validation images.", flag="--valid", is_path=True
+    )
     classes: str | None = _setting(
         None,
         "File with one class name a line; by default classes.txt beside the training list.",
         is_path=True,
     )
     size: int | None = _setting(
-        None, "Input size in pixels; by default chosen from the images.", within=_COUNT
+        None,
+        "Input size in pixels; by default chosen from the images.",
+        flag="--size",
+        within=_COUNT,
     )
     augment: str = _setting(
         "auto",
         "Ready list of training transforms; auto chooses by the input size.",
+        flag="--augment",
         choices=("auto", "none", "safe", "natural"),
     )
     transforms: tuple[str, ...] = _setting(
-        (), "Training transforms, such as 'RandomCrop(32, padding=4)'; they replace the ready list."
+        (),
+        "Training transforms, such as 'RandomCrop(32, padding=4)'; they replace the ready list.",
+        flag="--transform",
     )
     eval_transforms: tuple[str, ...] = _setting(
         (), "Evaluation transforms; by default derived from the training transforms."
@@ -105,7 +117,9 @@ class DataSettings:
     drop_last: bool = _setting(
         False, "Leave out a last batch that is not full; a batch of a single image always is."
     )
-    workers: int = _setting(0, "Decoding threads; 0 chooses.", within=Limits(low=0))
+    workers: int = _setting(
+        0, "Decoding threads; 0 chooses.", flag="--workers", within=Limits(low=0)
+    )
 
 
 @dataclass(frozen=True)
@@ -114,8 +128,11 @@ class ModelSettings:
         None,
         "The model, such as resnet8, 'resnet18(stem=\"small\")' or net.py:Net; by default chosen"
         " by the input size.",
+        flag="--model",
     )
-    init: tuple[str, ...] = _setting((), "Initial weights: SELECTOR=method(...), or tutorial.")
+    init: tuple[str, ...] = _setting(
+        (), "Initial weights: SELECTOR=method(...), or tutorial.", flag="--init"
+    )
     weights: str | None = _setting(
         None, "Weights to start from: a file, a run or a torchvision model.", is_path=True
     )
@@ -127,6 +144,7 @@ class LossSettings:
         None,
         "The loss, such as 'CrossEntropyLoss(label_smoothing=0.1)'; by default chosen by the"
         " labels.",
+        flag="--loss",
     )
     pairs: bool = _setting(
         False, "Compare images with each other, for HingeEmbeddingLoss, which works without too."
@@ -153,15 +171,18 @@ class OptimizerSettings:
     call: str | None = _setting(
         None,
         "The optimizer, such as 'Adam(betas=(0.9, 0.99))'; by default chosen to suit the loss.",
+        flag="--optimizer",
     )
     lr: float | None = _setting(
         None,
         "Learning rate; by default the optimizer's usual one for the batch size.",
+        flag="--lr",
         within=_POSITIVE,
     )
     groups: tuple[str, ...] = _setting(
         (),
         "Parameter groups: 'SELECTOR: lr=10x, weight_decay=0, unfreeze=5', or frozen, or excluded.",
+        flag="--group",
     )
     decay_all: bool = _setting(False, "Apply weight decay to norms and biases too.")
     layer_decay: float | None = _setting(
@@ -177,6 +198,7 @@ class SchedulerSettings:
     call: str = _setting(
         "CosineAnnealingLR()",
         "The learning rate's schedule, such as 'StepLR(step_size=5)', or none.",
+        flag="--scheduler",
     )
     per: str = _setting(
         "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
@@ -193,15 +215,21 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: int = _setting(15, "Passes over the training images.", within=_COUNT)
+    epochs: int = _setting(15, "Passes over the training images.", flag="--epochs", within=_COUNT)
     batch_size: int | None = _setting(
-        None, "Images per step; by default 64, or all where there are fewer.", within=_COUNT
+        None,
+        "Images per step; by default 64, or all where there are fewer.",
+        flag="--batch-size",
+        within=_COUNT,
     )
-    seed: int = _setting(0, "Same seed, same result.", within=Limits(low=0, high=2**63 - 1))
-    device: str = _setting("auto", "Where the model runs.", choices=DEVICES)
+    seed: int = _setting(
+        0, "Same seed, same result.", flag="--seed", within=Limits(low=0, high=2**63 - 1)
+    )
+    device: str = _setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
     precision: str = _setting(
         "auto",
         "Number format of the model; auto: bf16 on CUDA, fp32 elsewhere.",
+        flag="--precision",
         choices=("auto", "fp32", "bf16"),
     )
     accumulate: int = _setting(1, "Batches whose gradients are added before a step.", within=_COUNT)
@@ -220,7 +248,9 @@ class TrainSettings:
         "Decay of the moving average of the weights; the average is then what is evaluated.",
         within=_DECAY,
     )
-    save_every: int = _setting(1, "Epochs between two saved states to resume from.", within=_COUNT)
+    save_every: int = _setting(
+        1, "Epochs between two saved states to resume from.", flag="--save-every", within=_COUNT
+    )
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")
     compile: bool = _setting(
@@ -279,17 +309,16 @@ def keyword_of(section: str, setting: Field) -> str:
     return setting.metadata["keyword"] or (section if setting.name == "call" else setting.name)
 
 
-# The few settings that have a flag on the command line, by keyword.
-FLAGS = {"train": "--train", "valid": "--valid", "size": "--size", "augment": "--augment",
-         "transforms": "--transform", "workers": "--workers", "model": "--model",
-         "init": "--init", "loss": "--loss", "optimizer": "--optimizer", "lr": "--lr",
-         "groups": "--group", "scheduler": "--scheduler", "epochs": "--epochs",
-         "batch_size": "--batch-size", "seed": "--seed", "device": "--device",
-         "precision": "--precision", "save_every": "--save-every"}  # fmt: skip
-
 # Keyword -> section and field.
 KEYWORDS: dict[str, tuple[str, Field]] = {
     keyword_of(section, setting): (section, setting)
     for section, settings in FIELDS.items()
     for setting in settings.values()
+}
+
+# Keyword -> flag, of the few settings that have one on the command line.
+FLAGS: dict[str, str] = {
+    keyword: setting.metadata["flag"]
+    for keyword, (_, setting) in KEYWORDS.items()
+    if setting.metadata["flag"]
 }

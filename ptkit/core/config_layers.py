@@ -197,11 +197,12 @@ def _full_name(key: str) -> str:
     a wrong one.
     """
     known = {f"{section}.{name}": name for section, fields in FIELDS.items() for name in fields}
-    for wanted in (key, *difflib.get_close_matches(key, known.values(), n=1)):
+    # Only what is very near: a name of PyTorch's, such as momentum, is no misspelt setting.
+    for wanted in (key, *difflib.get_close_matches(key, known.values(), n=1, cutoff=0.8)):
         meant = [full for full, name in known.items() if wanted == name or f"{wanted}.call" == full]
         if meant:
             return f"; did you mean {' or '.join(meant)}?"
-    return nearest(key, known)
+    return ""
 
 
 def _checked(section: str, key: str, value: Any) -> Any:

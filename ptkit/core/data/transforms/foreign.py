@@ -1,20 +1,16 @@
-"""Transforms that draw from the global generators of torch, numpy and Python: torchvision's
-policies and a user's own.
+"""Transforms that draw from generators of torch, numpy and Python: torchvision's policies and a
+user's own.
 
-Each is seeded anew for each image, by that image's draw.
+The generators are seeded anew for each image, by that image's draw.
 """
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from ptkit.core.data.transforms.generators import seed_all
 from ptkit.core.data.transforms.spec import (
     FEW_MODES,
     FILL,
@@ -48,30 +44,19 @@ class Lambda(nn.Module):
         return self.function(image)
 
 
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Put the global generators back to where they were."""
-    before = np.random.get_state(), random.getstate()
-    try:
-        # No devices: to save their generators would start CUDA in a process that does not use it.
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])
-
-
 def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
-    """Apply a transform after seeding all global generators for this one image."""
-    # A draw has 53 random bits; numpy takes 32 of them.
-    key = int(draws[0] * (1 << 53))
-    torch.default_generator.manual_seed(key)
-    np.random.seed(key % (1 << 32))
-    random.seed(key)
+    """Apply a transform after seeding all generators for this one image."""
+    # A draw has 53 random bits.
+    seed_all(code_of(transform), int(draws[0] * (1 << 53)))
     result = transform(image)
     if not isinstance(result, Tensor | Image):
         raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
     return result
+
+
+def code_of(transform: Any) -> Any:
+    """Return what of a transform is the user's code, from which generators are looked for."""
+    return transform.function if isinstance(transform, Lambda) else transform
 
 
 def _foreign(target: type, summary: str, **more: Any) -> Spec:

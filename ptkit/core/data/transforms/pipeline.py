@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data import images, keyed
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is_mix, resolved
-from ptkit.core.data.transforms.foreign import global_generators_kept
+from ptkit.core.data.transforms.foreign import code_of
+from ptkit.core.data.transforms.generators import all_kept
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, sizes_of, steps_of
 from ptkit.core.data.transforms.spec import Draws, Size
@@ -271,7 +272,8 @@ class Pipeline:
 
     def apply(self, pixels: Pixels, draws: Draws) -> Tensor:
         """Return one decoded image after the whole list, float (num_crops, 3, h, w)."""
-        with global_generators_kept() if self.is_foreign else nullcontext():
+        codes = [code_of(step.transform) for step in self.plan.image_steps]
+        with all_kept(codes) if self.is_foreign else nullcontext():
             batch = self.stack([self.apply_to_image(self.apply_prefix(pixels), draws)])
         if not isinstance(batch, Tensor):
             batch = torch.from_numpy(self.apply_to_batch(batch, draws[None]))

@@ -12,6 +12,7 @@ import torch
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
     REGRESSION,
@@ -26,14 +27,13 @@ from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
-    MeanAndStd,
     Statistics,
     complete,
-    evaluation_of,
     mirrors,
     own_statistics,
     training_calls,
 )
+from ptkit.core.data.transforms.eval_lists import evaluation_of, has_own_code
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
@@ -41,10 +41,11 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.sizes import is_small
 
-_UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
+# On so many images a transform of the user's own is tried.
+_NUM_EXAMPLES = 3
 # Of so many files the headers are read, to choose a size.
 _NUM_HEADERS = 64
 
@@ -89,12 +90,12 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     data = replace(data, size=size)
-    train_calls, eval_calls = _calls(data, size, start)
+    train_calls = _training_calls(data, size, start)
     # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
     # comes before Normalize does not depend on them.
-    train_draft, eval_draft = _pipeline(train_calls, size), _pipeline(eval_calls, size)
-    if eval_draft.is_random or eval_draft.mix is not None:
-        raise UsageError(f"data.eval_transforms must not be random, found {joined(eval_calls)}")
+    train_draft = _pipeline(train_calls, size)
+    eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
+    eval_draft = _pipeline(eval_calls, size)
     if data.reduced_decode:
         _check_reduced(data, train_list, train_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
@@ -107,8 +108,8 @@ def prepare_data(
         or _known_statistics(train.images, data, start)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
-    train_pipeline = _pipeline(train_calls, size, (mean, std))
-    eval_pipeline = _pipeline(eval_calls, size, (mean, std))
+    train_pipeline = _pipeline(train_calls, size, mean=mean, std=std)
+    eval_pipeline = _pipeline(eval_calls, size, mean=mean, std=std)
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -128,35 +129,74 @@ def prepare_data(
         notes=(
             _data_note(train, valid, train_pipeline, data=data),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
+            f"evaluated with: {joined(eval_calls)}",
         ),
     )
 
 
-def _calls(
-    data: DataSettings, size: int, start: Weights | None
-) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
-    """Return the transforms for training and for evaluation, as the user or the defaults say."""
+def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tuple[Call, ...]:
+    """Return the transforms for training, as the user or the defaults say."""
     train = training_calls(data.transforms, data.augment, size)
-    evaluation = parse_all(data.eval_transforms)
-    if _has(evaluation, "WithHorizontalFlip") and not mirrors(train):
-        raise UsageError(
-            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
-            " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
-        )
     if start is not None and start.is_whitened and not _has(train, "LinearTransformation"):
         raise UsageError(
             "these weights were trained on whitened images: pass --transform"
             " 'LinearTransformation(\"FILE\")' too"
         )
-    return train, evaluation or evaluation_of(train, size)
+    return train
+
+
+def _evaluation_calls(
+    data: DataSettings, size: int, train: tuple[Call, ...], images: ImageList
+) -> tuple[Call, ...]:
+    """Return the transforms for evaluation, complete but for Normalize: the user's, or those that
+    go with a complete training list.
+    """
+    given = parse_all(data.eval_transforms)
+    if _has(given, "WithHorizontalFlip") and not mirrors(train):
+        raise UsageError(
+            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
+            " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
+        )
+    calls = complete(given, size=size) if given else train
+    fixed = evaluation_of(calls, _examples(images) if has_own_code(calls) else ())
+    if given and fixed != calls:
+        raise UsageError(
+            f"data.eval_transforms must not be random, found {joined(given)}; what is not random of"
+            f" it: {joined(fixed)}"
+        )
+    return fixed
+
+
+def _examples(images: ImageList) -> list[Pixels]:
+    """Return some decoded images of a list, on which a user's own transforms are tried.
+
+    Raises:
+        DataError: none of those looked at can be read.
+    """
+    found: list[Pixels] = []
+    places = _some_of(images)
+    # Far apart, as lists are sorted by class; others where these cannot be read.
+    for index in dict.fromkeys(places[:: _NUM_HEADERS // _NUM_EXAMPLES] + places):
+        # What cannot be read is reported by decoding.
+        with suppress(DataError):
+            found.append(decoder.read(images.image_path(index)))
+        if len(found) == _NUM_EXAMPLES:
+            return found
+    if not found:
+        raise _none_readable(images)
+    return found
+
+
+def _none_readable(images: ImageList) -> DataError:
+    return DataError(f"none of the images looked at in {images.file} can be read")
+
+
+def _pipeline(calls: tuple[Call, ...], size: int, **scale: tuple[float, ...]) -> Pipeline:
+    return Pipeline.of(complete(calls, size=size, **scale))
 
 
 def _has(calls: tuple[Call, ...], name: str) -> bool:
     return any(call.name == name for call in calls)
-
-
-def _pipeline(calls: tuple[Call, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
-    return Pipeline.of(complete(calls, size=size, mean=scale[0], std=scale[1]))
 
 
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
@@ -329,7 +369,7 @@ def choose_size(images: ImageList) -> int:
     """
     sides = [min(size) for size in sizes_of(images, _some_of(images)) if size is not None]
     if not sides:
-        raise DataError(f"none of the images looked at in {images.file} can be read")
+        raise _none_readable(images)
     side = int(np.median(sides))
     return max(side, 16) if is_small(side) else 224
 

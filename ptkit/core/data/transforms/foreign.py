@@ -46,12 +46,17 @@ class Lambda(nn.Module):
 
 def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     """Apply a transform after seeding all generators for this one image."""
-    # A draw has 53 random bits.
-    seed_all(code_of(transform), int(draws[0] * (1 << 53)))
+    seed_for(transform, draws)
     result = transform(image)
     if not isinstance(result, Tensor | Image):
         raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
     return result
+
+
+def seed_for(transform: Any, draws: Draws) -> None:
+    """Seed all generators for the image that has this draw, (1,)."""
+    # It has 53 random bits.
+    seed_all(code_of(transform), int(draws[0] * (1 << 53)))
 
 
 def code_of(transform: Any) -> Any:
@@ -84,7 +89,7 @@ def _policy(target: type, summary: str, **more: Any) -> Spec:
 
 
 # The row of what is not in the catalogue; for all we know it mirrors.
-USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True)
+USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True, is_own=True)
 
 _BINS = whole(2, 1000)
 SPECS = (
@@ -97,6 +102,7 @@ SPECS = (
             )
         },
         example='"augment.py:invert"',
+        is_own=True,
     ),
     _policy(
         v2.AutoAugment,

@@ -160,7 +160,7 @@ class Pipeline:
         ):
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        image = _applied(self.plan.prefix, image, np.empty(0))
+        image = apply_steps(self.plan.prefix, image, np.empty(0))
         # Kept as rows of pixels: every later copy of them is then one piece of memory.
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -172,7 +172,7 @@ class Pipeline:
         """
         # A meta tensor has a shape, but no memory.
         image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
-        image = _applied(self.plan.prefix, image, np.empty(0))
+        image = apply_steps(self.plan.prefix, image, np.empty(0))
         return image.shape[1], image.shape[2]
 
     def apply_to_image(
@@ -194,7 +194,7 @@ class Pipeline:
             step, steps = steps[0], steps[1:]
             assert step.spec.apply_reduced is not None
             image = step.spec.apply_reduced(step.transform, image, draws[step.columns], reduction)
-        image = _applied(steps, image, draws)
+        image = apply_steps(steps, image, draws)
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if self.plan.fused is not None and tensor.dtype != torch.uint8:
             found = str(tensor.dtype).removeprefix("torch.")
@@ -319,8 +319,12 @@ def denormalise(
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
-def _applied(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
-    """Apply steps to one image, whose draws these are."""
+def apply_steps(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
+    """Apply steps to one image, whose draws these are.
+
+    Raises:
+        UsageError: a transform that does not fit the image.
+    """
     for step in steps:
         try:
             image = step.spec.apply(step.transform, image, draws[step.columns])

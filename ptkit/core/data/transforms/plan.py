@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from ptkit.core.data.transforms.catalogue import (
     build_transform,
@@ -18,7 +18,7 @@ from ptkit.core.data.transforms.catalogue import (
     spec_of,
 )
 from ptkit.core.data.transforms.conversions import ToTensor
-from ptkit.core.data.transforms.spec import PIL, UINT8, Size, Spec
+from ptkit.core.data.transforms.spec import PIL, UINT8, Size, Spec, mode_of
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call
 
@@ -185,7 +185,7 @@ def _after(call: Call, transform: Any, kinds: Kinds) -> Kinds:
     for kind in sorted(kinds & spec.refuses.keys()):
         raise call.error(spec.refuses[kind].format(call.name))
     modes = spec.tensor_modes
-    if modes and kinds - {PIL} and InterpolationMode(transform.interpolation) not in modes:
+    if modes and kinds - {PIL} and mode_of(transform) not in modes:
         names = ", ".join(mode.name for mode in modes)
         raise call.error(
             f"{call.name}: of a tensor the interpolation is {names}; others need ToPILImage()"

@@ -20,7 +20,15 @@ from torchvision.transforms.v2 import functional as F
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import between, in_cache
-from ptkit.core.data.transforms.spec import FEW_MODES, FILL, INTERPOLATION, Draws, Size, Spec
+from ptkit.core.data.transforms.spec import (
+    FEW_MODES,
+    FILL,
+    INTERPOLATION,
+    Draws,
+    Size,
+    Spec,
+    is_one_value,
+)
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
     ANY,
@@ -212,6 +220,15 @@ _ARGUMENTS = {
     "center": list_of(ANY, 2),
     "fill": FILL,
 }
+
+
+def _is_one_affine(t: v2.RandomAffine) -> bool:
+    shear = t.shear or (0, 0)
+    return is_one_value(t.degrees, t.scale, shear[:2], shear[2:] or None) and not any(
+        t.translate or ()
+    )
+
+
 SPECS = (
     Spec(
         v2.RandomRotation,
@@ -219,6 +236,7 @@ SPECS = (
         arguments={**_ARGUMENTS, "expand": flag()},
         example="10",
         draws=1,
+        is_certain=lambda t: is_one_value(t.degrees),
         apply=random_rotation,
         batch=random_rotation_batch,
         can_batch=can_rotate_batch,
@@ -236,6 +254,7 @@ SPECS = (
         },
         example="10",
         draws=6,
+        is_certain=_is_one_affine,
         apply=random_affine,
         batch=random_affine_batch,
         can_batch=can_rotate_batch,

@@ -1,5 +1,6 @@
 """Evaluation sees what the model was trained for: what is not random stays, what is random goes."""
 
+import json
 import random
 import shlex
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 import torch
 from tiny_data import make_lists
 from torchvision.transforms import v2
+from typer.testing import CliRunner
 
+import ptkit
+from ptkit.cli import app
 from ptkit.core.config_layers import parse_assignment, resolve
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.eval_lists import evaluation_of
@@ -78,20 +82,40 @@ SMALL, LARGE = "Resize((32, 32))", "Resize(256)"
         # What is not random stays in its place.
         (["Grayscale(3)", "RandomVerticalFlip()"], 32, [SMALL, "Grayscale(3)"]),
         (["CenterCrop(24)", "Pad(4)"], 32, [SMALL, "CenterCrop(24)", "Pad(4)"]),
-        (["Pad(4, fill=9)", "ColorJitter(0.4)", "CenterCrop(24)"], 32, [SMALL, "Pad(4, fill=9)", "CenterCrop(24)"]),
+        (
+            ["Pad(4, fill=9)", "ColorJitter(0.4)", "CenterCrop(24)"],
+            32,
+            [SMALL, "Pad(4, fill=9)", "CenterCrop(24)"],
+        ),
         (["ToPILImage()", "AutoAugment()"], 32, [SMALL, "ToPILImage()"]),
-        (["Resize(40)", "RandomRotation(9)", "CenterCrop(32)"], 32, ["Resize(40)", "CenterCrop(32)"]),
+        (
+            ["Resize(40)", "RandomRotation(9)", "CenterCrop(32)"],
+            32,
+            ["Resize(40)", "CenterCrop(32)"],
+        ),
         # A random crop is the centre crop of its size.
         (["RandomCrop(32, padding=4)"], 32, [SMALL]),
         (["RandomCrop(28)"], 32, [SMALL, "CenterCrop(28)"]),
         (["RandomCrop((28, 20))"], 32, [SMALL, "CenterCrop((28, 20))"]),
         (["RandomCrop(224)"], 224, [LARGE, "CenterCrop(224)"]),
         (["RandomCrop(40, padding=4)"], 32, [SMALL, "CenterCrop(40)"]),
-        (["RandomCrop(40, padding=4, fill=9)"], 32, [SMALL, "Pad([4, 4, 4, 4], fill=9)", "CenterCrop(40)"]),
-        (["RandomCrop(40, pad_if_needed=True, padding_mode='edge')"], 32, [SMALL, "Pad([8, 8, 8, 8], padding_mode='edge')", "CenterCrop(40)"]),
+        (
+            ["RandomCrop(40, padding=4, fill=9)"],
+            32,
+            [SMALL, "Pad([4, 4, 4, 4], fill=9)", "CenterCrop(40)"],
+        ),
+        (
+            ["RandomCrop(40, pad_if_needed=True, padding_mode='edge')"],
+            32,
+            [SMALL, "Pad([8, 8, 8, 8], padding_mode='edge')", "CenterCrop(40)"],
+        ),
         (["RandomResizedCrop(224)", "RandomHorizontalFlip()"], 224, [LARGE, "CenterCrop(224)"]),
         (["RandomResizedCrop(28)"], 32, ["Resize(32)", "CenterCrop(28)"]),
-        (["RandomResizedCrop((28, 56), interpolation=3)"], 32, ["Resize((32, 64), interpolation=InterpolationMode.BICUBIC)", "CenterCrop((28, 56))"]),
+        (
+            ["RandomResizedCrop((28, 56), interpolation=3)"],
+            32,
+            ["Resize((32, 64), interpolation=InterpolationMode.BICUBIC)", "CenterCrop((28, 56))"],
+        ),
         # Random in name only.
         (["RandomHorizontalFlip(1.0)"], 32, [SMALL, "RandomHorizontalFlip(1.0)"]),
         (["RandomGrayscale(p=1.0)", "RandomGrayscale(0.9)"], 32, [SMALL, "RandomGrayscale(p=1.0)"]),
@@ -101,7 +125,11 @@ SMALL, LARGE = "Resize((32, 32))", "Resize(256)"
         (["ColorJitter([2, 2])"], 32, [SMALL, "ColorJitter([2, 2])"]),
         (["ColorJitter([2, 2], [3, 3])"], 32, [SMALL]),
         # A container is what it does in any case.
-        (["RandomApply([Grayscale(3), RandomCrop(28)], p=1.0)"], 32, [SMALL, "Grayscale(3)", "CenterCrop(28)"]),
+        (
+            ["RandomApply([Grayscale(3), RandomCrop(28)], p=1.0)"],
+            32,
+            [SMALL, "Grayscale(3)", "CenterCrop(28)"],
+        ),
         (["RandomApply([Grayscale(3)])"], 32, [SMALL]),
         (["RandomApply([Grayscale(3)], p=0.0)"], 32, [SMALL]),
         (["RandomChoice([Grayscale(3)])"], 32, [SMALL, "Grayscale(3)"]),
@@ -115,12 +143,24 @@ SMALL, LARGE = "Resize((32, 32))", "Resize(256)"
         # Several crops are averaged.
         (["FiveCrop(28)", "RandomHorizontalFlip()"], 32, [SMALL, "FiveCrop(28)"]),
         (["TenCrop(224, vertical_flip=True)"], 224, [LARGE, "TenCrop(224, vertical_flip=True)"]),
-        (["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"], 32, ["Resize(40)", "Pad(2)", "FiveCrop(32)"]),
-        (["RandomResizedCrop(28)", "FiveCrop(20)"], 32, ["Resize(32)", "CenterCrop(28)", "FiveCrop(20)"]),
+        (
+            ["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"],
+            32,
+            ["Resize(40)", "Pad(2)", "FiveCrop(32)"],
+        ),
+        (
+            ["RandomResizedCrop(28)", "FiveCrop(20)"],
+            32,
+            ["Resize(32)", "CenterCrop(28)", "FiveCrop(20)"],
+        ),
         (["TenCrop(20)", "Resize((32, 32))"], 32, ["TenCrop(20)", SMALL]),
-        (["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"], 32, [SMALL, "CenterCrop(30)", "CenterCrop(9)", "TenCrop(8)"]),
+        (
+            ["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"],
+            32,
+            [SMALL, "CenterCrop(30)", "CenterCrop(9)", "TenCrop(8)"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_evaluation_is_derived_from_the_training_list(training, size, expected):
     assert evaluation(*training, size=size) == joined(parse_all(expected))
     calls = evaluation_of(complete(parse_all(training), size=size))
@@ -143,8 +183,10 @@ def test_what_followed_to_tensor_still_gets_floats(own):
 def test_evaluation_gives_the_pixels_of_torchvision():
     training = complete(
         parse_all(["RandomCrop(12)", "RandomHorizontalFlip()", "Grayscale(3)", "Pad(2, fill=7)"]),
-        size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
-    )  # fmt: skip
+        size=16,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     found = Pipeline.of(evaluation_of(training)).view(pixels)
     theirs = v2.Compose(
@@ -158,10 +200,17 @@ def test_evaluation_gives_the_pixels_of_torchvision():
 
 
 @pytest.mark.parametrize(
-    "step", ['Lambda("{}:invert")', '{}:Invert()', 'Lambda("{}:in_place")', 'Lambda("{}:draws_in_vain")',
-             'torchvision.transforms.v2:GaussianBlur(3, 1.0)', 'torchvision.transforms.v2:RandomInvert(1.0)',
-             'RandomApply([Lambda("{}:invert")], p=1.0)']
-)  # fmt: skip
+    "step",
+    [
+        'Lambda("{}:invert")',
+        "{}:Invert()",
+        'Lambda("{}:in_place")',
+        'Lambda("{}:draws_in_vain")',
+        "torchvision.transforms.v2:GaussianBlur(3, 1.0)",
+        "torchvision.transforms.v2:RandomInvert(1.0)",
+        'RandomApply([Lambda("{}:invert")], p=1.0)',
+    ],
+)
 def test_a_step_of_ones_own_without_randomness_stays(own, step):
     step = step.format(own)
     inside = step.removeprefix("RandomApply([").removesuffix("], p=1.0)")
@@ -177,10 +226,18 @@ def test_a_step_of_ones_own_is_tried_on_what_it_gets_in_training(own):
 
 
 @pytest.mark.parametrize(
-    "step", ['Lambda("{}:rarely")', 'Lambda("{}:by_torch")', 'Lambda("{}:by_numpy")', 'Lambda("{}:by_own")',
-             'Lambda("{}:by_the_machine")', '{}:Every()', 'torchvision.transforms.v2:GaussianBlur(3)',
-             'RandomApply([Lambda("{}:invert")], p=0.5)']
-)  # fmt: skip
+    "step",
+    [
+        'Lambda("{}:rarely")',
+        'Lambda("{}:by_torch")',
+        'Lambda("{}:by_numpy")',
+        'Lambda("{}:by_own")',
+        'Lambda("{}:by_the_machine")',
+        "{}:Every()",
+        "torchvision.transforms.v2:GaussianBlur(3)",
+        'RandomApply([Lambda("{}:invert")], p=0.5)',
+    ],
+)
 def test_a_step_of_ones_own_that_is_random_goes(own, step):
     assert evaluation(step.format(own), "RandomHorizontalFlip()") == SMALL
 
@@ -199,6 +256,7 @@ def test_trying_a_step_changes_no_generator_and_no_image(own, name):
 # ------------------------------------------------------------------------------------------ in runs
 
 
+RUN = CliRunner()
 TINY = {
     "data": {"train": "train.txt", "valid": "valid.txt"},
     "train": {"epochs": 1, "batch_size": 16},
@@ -276,3 +334,26 @@ def test_a_run_that_was_evaluated_otherwise_is_refused_with_what_to_pass():
     (remedy,) = shlex.split(str(refused.value).split("--set ")[1])
     data |= parse_assignment(remedy)["data"]
     assert calls_of(train(data, epochs=2, resume=folder)) == old
+
+
+@pytest.mark.usefixtures("here")
+def test_a_checkpoint_runs_own_steps_only_when_they_are_named_again(own):
+    step = f'Lambda("{own}:invert")'
+    result = train({"transforms": [step]}, epochs=4)
+    checkpoint = str(result.checkpoint)
+    refused = RUN.invoke(app, ["confmat", checkpoint, "valid.txt"])
+    assert refused.exit_code == 4
+    assert "names user code" in refused.stderr
+    assert "again, each with a --transform" in refused.stderr
+    given = ["--transform", step, "--json"]
+    found = RUN.invoke(app, ["confmat", checkpoint, "valid.txt", *given])
+    accuracy = json.loads(found.stdout)["accuracy"]
+    assert accuracy == pytest.approx(result.best["accuracy"])
+    found = RUN.invoke(app, ["predict", checkpoint, "valid.txt", *given])
+    named = [row["class"] for row in json.loads(found.stdout)]
+    loaded = ptkit.load(checkpoint, transforms=[step])
+    paths = [line.rsplit(" ", 1)[0] for line in Path("valid.txt").read_text().splitlines()]
+    assert [row["class"] for row in loaded.predict(paths)] == named
+    twice = RUN.invoke(app, ["confmat", checkpoint, "valid.txt", *given, "--transform", step])
+    assert twice.exit_code == 2
+    assert "names the own transforms of a checkpoint again" in twice.stderr

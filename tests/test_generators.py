@@ -44,7 +44,8 @@ def make(rng=None):
 class Held:
     shared = random.Random()
     def __init__(self): self.rngs = [np.random.Generator(np.random.Philox())]
-    def __call__(self, image): return image + int(self.rngs[0].integers(50)) + self.shared.randrange(50)
+    def __call__(self, image):
+        return image + int(self.rngs[0].integers(50)) + self.shared.randrange(50)
 
 class Slots:
     __slots__ = ("rng",)
@@ -129,9 +130,12 @@ def test_trying_a_transform_leaves_every_generator_as_it_was(own, call):
     [
         ("from random import random as draw", lambda: random.Random(1 << 51).random()),
         ("from numpy.random import random as draw", lambda: np.random.RandomState(0).random()),
-        ("import torch\ndef draw(): return torch.rand(()).item()", lambda: torch.rand((), generator=torch.Generator().manual_seed(1 << 51)).item()),
+        (
+            "import torch\ndef draw(): return torch.rand(()).item()",
+            lambda: torch.rand((), generator=torch.Generator().manual_seed(1 << 51)).item(),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_global_generators_are_seeded_as_ever(tmp_path, line, number):
     # Runs of earlier versions resume with the same numbers.
     (tmp_path / "old.py").write_text(

@@ -66,10 +66,12 @@ class Pipeline:
         calls: Sequence[Call],
         *,
         allow_user_code: bool = True,
+        named_again: Sequence[Call] = (),
         tensors: Mapping[str, Tensor] | None = None,
     ) -> "Pipeline":
         """Plan a list of calls.
 
+        named_again: calls that may be user code all the same.
         tensors: what another pipeline of these calls had; the files that they name are not read
         then, and without user code never.
 
@@ -83,8 +85,9 @@ class Pipeline:
         parsed = [resolved(call, tensors=held, may_read=may_read) for call in calls]
         # Before anything is built: building imports a user's file, which runs it.
         for call in () if allow_user_code else parsed:
-            remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
-            refuse_user_code(call, where="the saved pipeline", remedy=remedy)
+            if call not in named_again:
+                remedy = "name its own steps again, each with a --transform, in their order"
+                refuse_user_code(call, where="the saved pipeline", remedy=remedy)
         mix = parsed.pop() if parsed and is_mix(parsed[-1]) else None
         steps = steps_of(parsed)
         check_order(steps, mix=mix)

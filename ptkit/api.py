@@ -231,12 +231,14 @@ def evaluate(
     std: Sequence[float] | str | None = None,
     size: int | None = None,
     classes: StrPath | None = None,
+    transforms: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
     ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
+    transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
 
     >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
     >>> found.metrics.keys()
@@ -251,14 +253,13 @@ def evaluate(
     """
     from ptkit.core.device import choose_device
     from ptkit.looking.evaluation import evaluate_list
-    from ptkit.looking.subject import load_subject
 
     # Before anything is read.
     _check_at_least(0, workers=workers)
     choose_device(device)
     names = _path_or_none(classes)
-    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
-    return evaluate_list(subject, Path(list_file), classes=names, device=device, workers=workers)
+    found = _read(ckpt, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
+    return evaluate_list(found, Path(list_file), classes=names, device=device, workers=workers)
 
 
 def predict(
@@ -271,6 +272,7 @@ def predict(
     std: Sequence[float] | str | None = None,
     size: int | None = None,
     classes: StrPath | None = None,
+    transforms: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
 ) -> "Answers":
@@ -290,16 +292,14 @@ def predict(
     """
     from ptkit.core.device import choose_device
     from ptkit.looking.predictions import predict_sources
-    from ptkit.looking.subject import load_subject
 
     # Before anything is read.
     _check_at_least(0, workers=workers)
     choose_device(device)
-    names = _path_or_none(classes)
-    subject = load_subject(Path(ckpt), model=model, mean=mean, std=std, size=size, classes=names)
+    found = _read(ckpt, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(source) for source in given]
-    return predict_sources(subject, paths, top=top, device=device, workers=workers)
+    return predict_sources(found, paths, top=top, device=device, workers=workers)
 
 
 def load(
@@ -310,6 +310,7 @@ def load(
     std: Sequence[float] | str | None = None,
     size: int | None = None,
     classes: StrPath | None = None,
+    transforms: Sequence[str] = (),
 ) -> "TrainedModel":
     """Rebuild the model of a checkpoint, a run folder or bare weights, ready to predict.
 
@@ -330,22 +331,24 @@ def load(
         CheckpointError: no such file, damaged, or it needs `model`.
         UsageError: bare weights with an answer missing.
     """
-    from ptkit.looking.subject import load_subject
-
-    subject = load_subject(
-        Path(path), model=model, mean=mean, std=std, size=size, classes=_path_or_none(classes)
-    )
-    weights = subject.weights
-    module: Any = subject.model
-    module.class_names = subject.class_names
+    found = _read(path, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
+    weights = found.weights
+    module: Any = found.model
+    module.class_names = found.class_names
     module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
         name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
     } | {"calls": list(weights.pipeline)}
     # The module has the weights; a second copy is not kept.
-    subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
+    subject = replace(found, weights=replace(weights, state_dict={}, checkpoint=None))
     # Not a method of a subclass: the module keeps its class, and can be copied and pickled.
     module.predict = functools.partial(_predict_here, subject)
     return cast("TrainedModel", module)
+
+
+def _read(path: StrPath, classes: StrPath | None, **answers: Any) -> "Subject":
+    from ptkit.looking.subject import load_subject
+
+    return load_subject(Path(path), classes=_path_or_none(classes), **answers)
 
 
 def _predict_here(

@@ -5,7 +5,6 @@ from torch import nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import (
-    as_maps,
     default_layers,
     match_layers,
     record_activations,
@@ -136,16 +135,6 @@ def test_images_of_a_size_the_model_does_not_take_are_an_error():
     with pytest.raises(UsageError, match="Sequential does not take 5×5 images"):
         trace_layers(model, torch.zeros(1, 3, 5, 5))
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_tokens_and_channels_last_maps_get_their_channels_first():
-    grid = torch.arange(2 * 9 * 5.0).reshape(2, 9, 5)
-    with_class_token = torch.cat([torch.zeros(2, 1, 5), grid], dim=1)
-    expected = grid.transpose(1, 2).reshape(2, 5, 3, 3)
-    assert torch.equal(as_maps(grid), expected)
-    assert torch.equal(as_maps(with_class_token), expected)
-    assert torch.equal(as_maps(expected.permute(0, 2, 3, 1)), expected)
-    assert torch.equal(as_maps(expected), expected)
 
 
 def test_attention_that_returns_several_tensors_is_seen_by_its_first():

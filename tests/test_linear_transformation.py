@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from ptkit.core.data.transforms.catalogue import build_transform
-from ptkit.core.data.transforms.completion import complete, evaluation_of
+from ptkit.core.data.transforms.completion import complete
+from ptkit.core.data.transforms.eval_lists import evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -200,8 +201,8 @@ def test_list_that_whitens_gets_a_tensor_before_it_and_no_normalize():
 def test_evaluation_whitens_as_training_does():
     linear = CALLS[2]
     resize = "Resize((8, 8))"
-    training = parse_all(["RandomCrop(8, padding=1)", linear])
-    assert evaluation_of(training, 8) == parse_all([resize, linear])
+    training = complete(parse_all(["RandomCrop(8, padding=1)", linear]), **AROUND)
+    assert evaluation_of(training) == parse_all([resize, "ToTensor()", linear])
     after = ("ToTensor()", linear, "Normalize([0], [2])")
     named = parse_all([resize, "RandomVerticalFlip()", *after])
-    assert evaluation_of(named, 8) == parse_all([resize, *after])
+    assert evaluation_of(named) == parse_all([resize, *after])

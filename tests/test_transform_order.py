@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
+import torch
 
-from ptkit.core.data.transforms.completion import complete, evaluation_of
+from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse, parse_all
@@ -217,41 +219,6 @@ def test_users_own_normalize_does_not_stop_the_automatic_one(own):
     assert completed(mine)[-1] == parse("Normalize(mean=[0, 0, 0], std=[1, 1, 1])")
 
 
-# ------------------------------------------------------------------------------------ several crops
-
-
-@pytest.mark.parametrize(
-    ("training", "size", "expected"),
-    [
-        (["RandomCrop(32, padding=4)"], 32, ("Resize((32, 32))",)),
-        (["FiveCrop(28)", "RandomHorizontalFlip()"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
-        (
-            ["TenCrop(224, vertical_flip=True)"],
-            224,
-            ("Resize(256)", "TenCrop(224, vertical_flip=True)"),
-        ),
-        (
-            ["ColorJitter(0.4)", "Resize(40)", "Pad(2)", "FiveCrop(32)"],
-            32,
-            ("Resize(40)", "Pad(2)", "FiveCrop(32)"),
-        ),
-        (["RandomResizedCrop(32)", "FiveCrop(28)"], 32, ("Resize((32, 32))", "FiveCrop(28)")),
-        (["TenCrop(20)", "Resize((32, 32))"], 32, ("TenCrop(20)", "Resize((32, 32))")),
-        (
-            ["RandomCrop(30)", "CenterCrop(9)", "TenCrop(8)"],
-            32,
-            ("Resize((32, 32))", "CenterCrop(9)", "TenCrop(8)"),
-        ),
-    ],
-)
-def test_evaluation_takes_the_crops_of_training(training, size, expected):
-    evaluation = evaluation_of(parse_all(training), size)
-    assert evaluation == parse_all(expected)
-    complete_list = completed(*expected, size=size)
-    assert complete_list[: len(expected)] == evaluation
-    assert not Pipeline.of(complete_list).is_random
-
-
 # ----------------------------------------------------------------------------------- text as a call
 
 
@@ -283,3 +250,13 @@ def test_mistakes_in_text_are_reported_as_elsewhere(own):
         with pytest.raises(UsageError) as caught:
             Pipeline.parse([f"RandomApply(['{text}'])", TENSOR])
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "NEAREST"), (2, "BILINEAR"), (3, "BICUBIC")])
+def test_pillows_numbers_mean_its_interpolations(number, name):
+    pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    given, named = (
+        Pipeline.parse([f"Resize((7, 7), interpolation={value})", TENSOR]).view(pixels)
+        for value in (number, f"InterpolationMode.{name}")
+    )
+    assert torch.equal(given, named)

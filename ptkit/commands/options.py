@@ -119,7 +119,7 @@ NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1
 
 
 class BareWeights(TypedDict, total=False):
-    """What a checkpoint would have said about bare weights."""
+    """What a checkpoint would have said about bare weights, and the code that it may not run."""
 
     model: Annotated[
         str | None, typer.Option(help="Model of bare weights, such as 'resnet18(num_classes=10)'.")
@@ -130,6 +130,12 @@ class BareWeights(TypedDict, total=False):
     std: Annotated[str | None, typer.Option(help="Standard deviation, R,G,B in 0..1.")]
     size: Size
     classes: Annotated[Path | None, typer.Option(help="File with one class name a line.")]
+    transforms: Annotated[
+        list[str],
+        typer.Option(
+            "--transform", help="Your own transform that the checkpoint names. May be repeated."
+        ),
+    ]
 
 
 for_bare_weights = with_flags(BareWeights.__annotations__, before="device")

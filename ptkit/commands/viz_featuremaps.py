@@ -1,6 +1,5 @@
 """`ptkit viz-featuremaps`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Unpack
 
@@ -74,4 +73,6 @@ def _list_layers(printer: Printer, layers: "Sequence[Layer]", defaults: Sequence
         for layer in layers
     ]
     printer.say(table(["layer", "kind", "output", "calls", "drawn by default"], rows))
-    printer.result({"files": [], "layers": [dataclasses.asdict(layer) for layer in layers]})
+    told = ("name", "kind", "shape", "num_calls")
+    shown = [{key: getattr(layer, key) for key in told} for layer in layers]
+    printer.result({"files": [], "layers": shown})

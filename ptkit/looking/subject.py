@@ -19,7 +19,8 @@ from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.locate import read_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, find_head
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import Call, joined, parse, parse_all
+from ptkit.core.parts.catalogue import names_code
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
@@ -32,13 +33,15 @@ _UNUSUAL = 1013
 class Subject:
     """A model with all that is needed to use it.
 
-    class_names: mere indices where nobody gave names. task: how outputs are read.
+    class_names: mere indices where nobody gave names. task: how outputs are read. own_steps: user
+    code in the pipeline that the user has named again.
     """
 
     weights: Weights
     model: nn.Module
     class_names: tuple[str, ...]
     task: Task
+    own_steps: tuple[Call, ...] = ()
 
     @property
     def has_class_names(self) -> bool:
@@ -46,13 +49,16 @@ class Subject:
         return self.weights.class_names is not None
 
     def parse_pipeline(self) -> Pipeline:
-        """Return the pipeline, planned; it names built-in transforms only.
+        """Return the pipeline, planned; it runs no user code that was not named again.
 
         Raises:
             CheckpointError: it names user code.
         """
         return Pipeline.parse(
-            self.weights.pipeline, allow_user_code=False, tensors=self.weights.tensors
+            self.weights.pipeline,
+            allow_user_code=False,
+            named_again=self.own_steps,
+            tensors=self.weights.tensors,
         )
 
     def predict(self, images: ImageList, *, device: str, workers: int) -> Predicted:
@@ -83,18 +89,22 @@ def load_subject(
     std: str | Sequence[float] | None = None,
     size: int | None = None,
     classes: Path | None = None,
+    transforms: Sequence[str] = (),
 ) -> Subject:
     """Load a model from a checkpoint or run folder, or from bare weights and the five answers.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
-    numbers of 0..1, or "R,G,B". classes: a file with one class name a line.
+    numbers of 0..1, or "R,G,B". classes: a file with one class name a line. transforms: the user's
+    own steps that a checkpoint's pipeline names, again, in their order.
 
     Raises:
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
     weights = read_weights(path)
-    if (checkpoint := weights.checkpoint) is None:
+    weights, own_steps = _with_own_steps(weights, transforms)
+    checkpoint = weights.checkpoint
+    if checkpoint is None:
         return _of_bare_weights(
             weights, model=model, mean=mean, std=std, size=size, classes=classes
         )
@@ -107,7 +117,23 @@ def load_subject(
     except UsageError as error:
         text = f"this ptkit cannot read the outputs of {weights.path}: {error}"
         raise CheckpointError(text) from error
-    return Subject(weights, module, tuple(checkpoint["classes"]), task)
+    return Subject(weights, module, tuple(checkpoint["classes"]), task, own_steps)
+
+
+def _with_own_steps(
+    weights: Weights, transforms: Sequence[str]
+) -> tuple[Weights, tuple[Call, ...]]:
+    """Put calls of the user's in the place of the user code that a pipeline names."""
+    own, calls = parse_all(transforms), parse_all(weights.pipeline)
+    saved = [call for call in calls if names_code(call)]
+    if own and len(own) != len(saved):
+        raise UsageError(
+            f"--transform names the own transforms of a checkpoint again: {weights.source} has"
+            f" {joined(saved) or 'none'}, found {joined(own)}"
+        )
+    again = iter(own)
+    named = (next(again) if own and names_code(call) else call for call in calls)
+    return replace(weights, pipeline=tuple(map(str, named))), own
 
 
 def _of_bare_weights(

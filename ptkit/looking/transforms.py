@@ -11,6 +11,7 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import list_of
+from ptkit.core.data.loading.first_look import choose_size
 from ptkit.core.data.transforms.catalogue import is_mix, spec_named
 from ptkit.core.data.transforms.completion import (
     MeanAndStd,
@@ -23,7 +24,6 @@ from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
 from ptkit.core.data.transforms.spec import NORMALISED, WHITENED
 from ptkit.core.parts.calls import Call
-from ptkit.core.training.setup_data import choose_size
 
 # Of each epoch, of each image: float (num_crops, 3, h, w).
 Epochs = list[list[Tensor]]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.models.hooks import as_maps, evaluating, hooked
+from ptkit.core.models.hooks import evaluating, hooked, trace_layers
 
 # So many of the last layers are tried for one whose gradient is not zero everywhere.
 _NUM_CANDIDATES = 40
@@ -88,13 +88,14 @@ def _explained(
         raise UsageError(
             f"{type(model).__name__} has no layer {layer}; `ptkit viz-featuremaps --list` shows all"
         )
+    layouts = {traced.name: traced.layout for traced in trace_layers(model, images)}
     kept: dict[str, Tensor] = {}
 
     # The hook of every watched module.
-    def keep(name: str, output: object) -> Tensor | None:
+    def keep(name: str, _inputs: object, output: object) -> Tensor | None:
         # Of a module that runs several times the last output counts, in that place.
         kept.pop(name, None)
-        if not isinstance(output, Tensor):
+        if not isinstance(output, Tensor) or name not in layouts:
             return None
         kept[name] = output
         # The model continues with a copy: an in-place ReLU would overwrite what was kept, and its
@@ -112,7 +113,11 @@ def _explained(
         # may be changed in place.
         outputs = model(images.detach().clone().requires_grad_().clone())
         found = [
-            name for name, maps in kept.items() if maps.requires_grad and _is_map(maps, len(images))
+            name
+            for name, output in kept.items()
+            if output.requires_grad
+            and len(output) == len(images)
+            and _is_map(layouts[name].maps(output))
         ]
         if not found:
             raise UsageError(_no_map(model, layer))
@@ -124,13 +129,14 @@ def _explained(
         )
     slopes = dict(zip(found, gradients, strict=True))
     # Where nothing at all matters, as with a head of zeros, the last one is as good as any.
-    chosen = next((name for name in reversed(found) if as_maps(slopes[name]).any()), found[-1])
-    return chosen, as_maps(kept[chosen]).detach().float(), as_maps(slopes[chosen]).float()
+    # Of tokens only those on the grid count: a class token has no place.
+    chosen = next((n for n in reversed(found) if layouts[n].maps(slopes[n]).any()), found[-1])
+    maps = layouts[chosen].maps
+    return chosen, maps(kept[chosen]).detach().float(), maps(slopes[chosen]).float()
 
 
-def _is_map(output: Tensor, num_images: int) -> bool:
-    maps = as_maps(output)
-    return len(output) == num_images and maps.ndim == 4 and min(maps.shape[2:]) > 1
+def _is_map(maps: Tensor) -> bool:
+    return maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1
 
 
 def _no_map(model: nn.Module, layer: str | None) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
+from ptkit.core.models.layouts import Flow, Layout
 from ptkit.core.wording import first_of, nearest, reason_of
 
 MAX_DEFAULT_LAYERS = 6
@@ -22,7 +23,8 @@ _REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, Ze
 class Layer:
     """One module that ran.
 
-    kind: its class. shape: of its output for one image; channels first where it is a map.
+    kind: its class. shape: of its output for one image; channels first where it is a map. layout:
+    how other outputs of it become maps.
     num_calls: in one pass; a module that is called several times (one ReLU used twice) is listed
     where it was called last, with that output.
     """
@@ -31,6 +33,7 @@ class Layer:
     kind: str
     shape: tuple[int, ...]
     num_calls: int
+    layout: Layout
 
     @property
     def resolution(self) -> tuple[int, int] | None:
@@ -51,15 +54,24 @@ def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
     Raises:
         UsageError: the model does not take images of this size.
     """
-    found: dict[str, Layer] = {}
-    kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    modules = {name: module for name, module in model.named_modules() if name}
+    flow = Flow((images.shape[2], images.shape[3]))
+    # By name: the number in the flow, the output's shape, and how often the module ran.
+    found: dict[str, tuple[int, torch.Size, int]] = {}
 
-    def note(name: str, output: Tensor) -> None:
-        calls = found.pop(name).num_calls if name in found else 0
-        found[name] = Layer(name, kinds[name], tuple(as_maps(output).shape[1:]), calls + 1)
+    def note(name: str, inputs: Sequence[Any], output: Tensor) -> None:
+        calls = found.pop(name)[2] if name in found else 0
+        found[name] = flow.note(modules[name], inputs, output), output.shape, calls + 1
 
-    _run(model, images[:1], kinds, note)
-    return list(found.values())
+    _run(model, images[:1], modules, note)
+    layers = []
+    # Only now: what a module gave may be known from the one that took it.
+    for name, (number, shape, calls) in found.items():
+        layout = flow.layout(number)
+        maps = layout.maps(torch.empty(shape, device="meta"))
+        kind = type(modules[name]).__name__
+        layers.append(Layer(name, kind, tuple(maps.shape[1:]), calls, layout))
+    return layers
 
 
 def record_activations(
@@ -72,19 +84,20 @@ def record_activations(
     Raises:
         UsageError: a layer that the model never calls, or images of a size it does not take.
     """
+    layouts = {layer.name: layer.layout for layer in trace_layers(model, images)}
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, output: Tensor) -> None:
+    def keep(name: str, _inputs: Sequence[Any], output: Tensor) -> None:
         # A copy: an in-place ReLU that follows would overwrite what is seen here.
-        found[name] = as_maps(output).detach().clone()
+        found[name] = layouts[name].drawn(output).detach().clone()
 
-    _run(model, images, layers, keep)
+    _run(model, images, [name for name in layers if name in layouts], keep)
     missing = [name for name in layers if name not in found]
     if missing:
         raise UsageError(
             f"the model never calls {', '.join(missing)}, so there is nothing to draw; see --list"
         )
-    return {name: _four_dimensional(found[name]).float().cpu().numpy() for name in layers}
+    return {name: found[name].float().cpu().numpy() for name in layers}
 
 
 def default_layers(layers: Sequence[Layer], *, limit: int = MAX_DEFAULT_LAYERS) -> list[str]:
@@ -126,23 +139,6 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
             raise UsageError(f"--layers {pattern} matches no {what}{hint}")
         chosen |= matched
     return [name for name in names if name in chosen]
-
-
-def as_maps(output: Tensor) -> Tensor:
-    """Return a layer's output (n, ...) with channels first.
-
-    Tokens (n, T, C) become (n, C, H, W) where T, or T less one class token, is a square. Square
-    channels-last maps (n, H, W, C) are turned. Anything else is returned as it is.
-    """
-    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
-        return output.permute(0, 3, 1, 2)
-    if output.ndim != 3:
-        return output
-    for skipped in (0, 1):
-        side = round((output.shape[1] - skipped) ** 0.5)
-        if side > 1 and side * side == output.shape[1] - skipped:
-            return output[:, skipped:].transpose(1, 2).reshape(len(output), -1, side, side)
-    return output
 
 
 @contextmanager
@@ -194,9 +190,9 @@ def taking(
 
 @contextmanager
 def hooked(
-    model: nn.Module, names: Iterable[str], see: Callable[[str, Any], Tensor | None]
+    model: nn.Module, names: Iterable[str], see: Callable[[str, Any, Any], Tensor | None]
 ) -> Iterator[None]:
-    """Call `see` with name and output each time one of the named modules has run.
+    """Call `see` with name, inputs and output each time one of the named modules has run.
 
     The model continues with what `see` returns, where that is not None.
     """
@@ -204,29 +200,24 @@ def hooked(
         for name in names:
             # The default argument binds this name; the loop's own changes.
             hook = model.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: see(name, output)
+                lambda _module, inputs, output, name=name: see(name, inputs, output)
             )
             stack.callback(hook.remove)
         yield
 
 
-def _four_dimensional(maps: Tensor) -> Tensor:
-    if maps.ndim == 4:
-        return maps
-    if maps.ndim == 3:  # tokens that form no square: a strip
-        return maps.transpose(1, 2).unsqueeze(2)
-    return maps.reshape(len(maps), -1, 1, 1)
-
-
 def _run(
-    model: nn.Module, images: Tensor, names: Iterable[str], see: Callable[[str, Tensor], None]
+    model: nn.Module,
+    images: Tensor,
+    names: Iterable[str],
+    see: Callable[[str, Sequence[Any], Tensor], None],
 ) -> None:
     known = dict(model.named_modules())
 
-    def see_tensor(name: str, output: Any) -> None:
+    def see_tensor(name: str, inputs: Sequence[Any], output: Any) -> None:
         tensor = _first_tensor(output)
         if tensor is not None and tensor.ndim > 1 and len(tensor) == len(images):
-            see(name, tensor)
+            see(name, inputs, tensor)
 
     watched = hooked(model, [name for name in names if name in known], see_tensor)
     with taking(model, images), watched, evaluating(model), torch.inference_mode():

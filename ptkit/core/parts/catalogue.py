@@ -173,7 +173,7 @@ def refuse_user_code(call: Call, *, where: str, remedy: str) -> None:
         CheckpointError: the call has a prefix, or names a function as `module:function` anywhere
             inside.
     """
-    if _names_code(call):
+    if names_code(call):
         raise CheckpointError(f"{where} names user code ({call}); nothing was run: {remedy}")
 
 
@@ -280,11 +280,12 @@ def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _names_code(value: Any) -> bool:
+def names_code(value: Any) -> bool:
+    """Say whether a call, or a value in one, would import code."""
     if isinstance(value, Call):
-        return bool(value.prefix) or _names_code([*value.args, *value.kwargs.values()])
+        return bool(value.prefix) or names_code([*value.args, *value.kwargs.values()])
     if isinstance(value, list | tuple):
-        return any(map(_names_code, value))
+        return any(map(names_code, value))
     return isinstance(value, str) and ":" in value
 
 

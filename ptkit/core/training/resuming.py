@@ -1,6 +1,8 @@
 """Reading the last saved state of a run, and putting it back."""
 
 import csv
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ from ptkit.core.training.tasks.task import read_task
 _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
+    # What it comes to is compared instead.
+    "data.eval_transforms",
 }
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
@@ -101,6 +105,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     checkpoint, training = saved.checkpoint, setup.training
     _check_same_data(saved, setup)
     _check_same_run(checkpoint["config"], setup.settings)
+    _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
     if saved.epoch >= training.settings.epochs:
         raise UsageError(
             f"{saved.folder} is finished ({saved.epoch} epochs): ask for more with --epochs"
@@ -177,6 +182,17 @@ def _check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) 
     ]
     if differences:
         raise UsageError(f"--resume continues the same run, but {'; '.join(differences)}")
+
+
+def _check_same_evaluation(saved: list[str], setup: Setup) -> None:
+    """Refuse to evaluate in another way, as settings or an earlier version of ptkit may have it."""
+    calls = [str(call) for call in setup.training.valid.pipeline.calls]
+    if calls != saved:
+        setting = f"data.eval_transforms={json.dumps(saved, ensure_ascii=False)}"
+        raise UsageError(
+            f"--resume continues the same run, but it was evaluated with {', '.join(saved)}, and"
+            f" would be with {', '.join(calls)}: pass --set {shlex.quote(setting)}"
+        )
 
 
 def _shown(value: Any) -> Any:

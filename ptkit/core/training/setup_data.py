@@ -2,11 +2,9 @@
 
 import functools
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ptkit.core.config import DataSettings, TrainSettings
@@ -22,32 +20,26 @@ from ptkit.core.data.lists import (
     read_list,
 )
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
-from ptkit.core.data.loading.decoding import sizes_of
+from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.transforms.completion import (
-    MeanAndStd,
     Statistics,
     complete,
-    evaluation_of,
     mirrors,
     own_statistics,
     training_calls,
 )
+from ptkit.core.data.transforms.eval_lists import evaluation_of, has_own_code
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
-from ptkit.core.sizes import is_small
 
-# A Normalize with these changes nothing; it holds the place of numbers not known yet.
-_UNSCALED: MeanAndStd = (0, 0, 0), (1, 1, 1)
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 _BATCH_SIZE = 64
-# Of so many files the headers are read, to choose a size.
-_NUM_HEADERS = 64
 
 
 @dataclass(frozen=True)
@@ -90,17 +82,16 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     data = replace(data, size=size)
-    train_calls, eval_calls = _calls(data, size, start)
+    train_calls = _training_calls(data, size, start)
     # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
     # comes before Normalize does not depend on them.
-    train_draft, eval_draft = _pipeline(train_calls, size), _pipeline(eval_calls, size)
-    if eval_draft.is_random or eval_draft.mix is not None:
-        raise UsageError(f"data.eval_transforms must not be random, found {joined(eval_calls)}")
-    if data.reduced_decode:
-        _check_reduced(data, train_list, train_draft)
+    train_draft = _pipeline(train_calls, size)
+    eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
+    eval_draft = _pipeline(eval_calls, size)
+    _check_reduced(data, train_list, train_draft)
+    is_once = asked.epochs == 1
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
-    is_once = asked.epochs == 1
     # One after the other: memory that the training images take is not free for the others.
     train = load_list(train_list, train_draft, train_data, counting, is_once=is_once)
     valid = load_list(valid_list, eval_draft, data, counting, is_once=is_once)
@@ -109,8 +100,8 @@ def prepare_data(
         or _known_statistics(train.images, data, start)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
-    train_pipeline = _pipeline(train_calls, size, (mean, std))
-    eval_pipeline = _pipeline(eval_calls, size, (mean, std))
+    train_pipeline = _pipeline(train_calls, size, mean=mean, std=std)
+    eval_pipeline = _pipeline(eval_calls, size, mean=mean, std=std)
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -130,39 +121,56 @@ def prepare_data(
         notes=(
             _data_note(train, valid, train_pipeline, data=data),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
+            f"evaluated with: {joined(eval_calls)}",
         ),
     )
 
 
-def _calls(
-    data: DataSettings, size: int, start: Weights | None
-) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
-    """Return the transforms for training and for evaluation, as the user or the defaults say."""
+def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tuple[Call, ...]:
+    """Return the transforms for training, as the user or the defaults say."""
     train = training_calls(data.transforms, data.augment, size)
-    evaluation = parse_all(data.eval_transforms)
-    if _has(evaluation, "WithHorizontalFlip") and not mirrors(train):
-        raise UsageError(
-            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
-            " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
-        )
     if start is not None and start.is_whitened and not _has(train, "LinearTransformation"):
         raise UsageError(
             "these weights were trained on whitened images: pass --transform"
             " 'LinearTransformation(\"FILE\")' too"
         )
-    return train, evaluation or evaluation_of(train, size)
+    return train
+
+
+def _evaluation_calls(
+    data: DataSettings, size: int, train: tuple[Call, ...], images: ImageList
+) -> tuple[Call, ...]:
+    """Return the transforms for evaluation, complete but for Normalize: the user's, or those that
+    go with a complete training list.
+    """
+    given = parse_all(data.eval_transforms)
+    if _has(given, "WithHorizontalFlip") and not mirrors(train):
+        raise UsageError(
+            "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
+            " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
+        )
+    calls = complete(given, size=size) if given else train
+    fixed = evaluation_of(calls, examples(images) if has_own_code(calls) else ())
+    if given and fixed != calls:
+        raise UsageError(
+            f"data.eval_transforms must not be random, found {joined(given)}; what is not random of"
+            f" it: {joined(fixed)}"
+        )
+    return fixed
+
+
+def _pipeline(calls: tuple[Call, ...], size: int, **scale: tuple[float, ...]) -> Pipeline:
+    return Pipeline.of(complete(calls, size=size, **scale))
 
 
 def _has(calls: tuple[Call, ...], name: str) -> bool:
     return any(call.name == name for call in calls)
 
 
-def _pipeline(calls: tuple[Call, ...], size: int, scale: MeanAndStd = _UNSCALED) -> Pipeline:
-    return Pipeline.of(complete(calls, size=size, mean=scale[0], std=scale[1]))
-
-
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
     # Asked before anything is decoded, which may take minutes.
+    if not data.reduced_decode:
+        return
     check_reduced_decode(pipeline, is_kept=data.cache in ("ram", "disk"))
     if not has_jpegs(images):
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
@@ -325,37 +333,6 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             "split again, or pass --set data.allow_leak=true"
         )
     return train, valid.with_classes(train.class_names)
-
-
-def has_jpegs(images: ImageList) -> bool:
-    """Say whether there is a JPEG among some images of a list, by their first bytes."""
-    for index in _some_of(images):
-        # What cannot be read is reported by decoding.
-        with suppress(DataError):
-            if decoder.sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
-                return True
-    return False
-
-
-def choose_size(images: ImageList) -> int:
-    """Return the input size for a list: its images' own up to 64 pixels, at least 16; else 224.
-
-    The median shorter side of some images decides, read from their headers.
-    """
-    sides = [min(size) for size in sizes_of(images, _some_of(images)) if size is not None]
-    if not sides:
-        raise DataError(f"none of the images looked at in {images.file} can be read")
-    # The median: a few odd images do not decide.
-    side = int(np.median(sides))
-    return max(side, 16) if is_small(side) else 224
-
-
-def _some_of(images: ImageList) -> list[int]:
-    # From one end to the other: lists are often in the order of their classes.
-    places: list[int] = (
-        np.linspace(0, len(images) - 1, min(_NUM_HEADERS, len(images))).astype(int).tolist()
-    )
-    return places
 
 
 def _check_variety(train: ImageList) -> None:

@@ -250,6 +250,17 @@ def _contained_size(t: Any, size: Size | None) -> Size | None:
     return size if sizes == {size} else None
 
 
+def _courses(t: Any, calls: Sequence[Call]) -> Sequence[Sequence[Call]]:
+    """Return the lists that a container may run."""
+    match t:
+        case v2.RandomApply():
+            return [*([calls] if t.p > 0 else []), *([()] if t.p < 1 else [])]
+        case v2.RandomChoice():
+            return [(call,) for call, p in zip(calls, t.p, strict=True) if p > 0]
+    # Two of the orders: where they come to the same, all do.
+    return [calls, calls[::-1]]
+
+
 def _container(
     target: type, summary: str, forms: tuple[Form, Form], p: Allowed = SHARE, **more: Any
 ) -> Spec:
@@ -270,7 +281,7 @@ def _container(
         floats=apply_to_batch,
         can_batch=_can_batch_all,
         size=_contained_size,
-        is_container=True,
+        courses=_courses,
         **more,
     )
 

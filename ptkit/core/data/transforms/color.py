@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import at_random, between, in_cache
-from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec
+from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec, has_p_1, is_one_value
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
     AT_LEAST_0,
@@ -281,6 +281,14 @@ def _looked_up(planes: Pixels, values: Tensor) -> Pixels:
 _STEPS: tuple[Callable[[Pixels, Floats], Pixels], ...] = (_brightness, _contrast, _saturation, _hue)
 
 _STRENGTH = either(AT_LEAST_0, list_of(AT_LEAST_0, 2, is_rising=True))
+
+
+def _is_one_change(t: v2.ColorJitter) -> bool:
+    ranges = [t.brightness, t.contrast, t.saturation, t.hue]
+    # The order of two changes is drawn.
+    return is_one_value(*ranges) and ranges.count(None) > 2
+
+
 SPECS = (
     Spec(
         v2.ColorJitter,
@@ -294,6 +302,7 @@ SPECS = (
         example="0.4, 0.4",
         # The order of the steps and their four parameters.
         draws=8,
+        is_certain=_is_one_change,
         apply=color_jitter,
         batch=color_jitter_batch,
         device=color_jitter_device,
@@ -318,6 +327,7 @@ SPECS = (
         "to grey with probability p",
         arguments={"p": SHARE},
         draws=1,
+        is_certain=has_p_1,
         apply=partial(at_random, change=partial(F.rgb_to_grayscale, num_output_channels=3)),
         batch=random_grayscale_batch,
         device=random_grayscale_device,

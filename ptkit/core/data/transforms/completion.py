@@ -1,4 +1,4 @@
-"""The lists of a run: the ready ones, completed to what the model gets, and those of evaluation."""
+"""The lists of a run: the ready ones, and any list completed to what the model gets."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ptkit.core.data.transforms.catalogue import build_transform, is_mix, spec_named, specs_in
-from ptkit.core.data.transforms.spec import NORMALISED, UINT8, Spec, kept_size
+from ptkit.core.data.transforms.spec import NORMALISED, UINT8, Spec
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse, parse_all
 from ptkit.core.sizes import is_small
@@ -98,10 +98,11 @@ def evaluation_geometry(size: int) -> tuple[Call, ...]:
 
 
 def complete(
-    calls: Sequence[Call], *, size: int, mean: Sequence[float], std: Sequence[float]
+    calls: Sequence[Call], *, size: int, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> tuple[Call, ...]:
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
+    mean, std: () while they are not known, for a list that lacks only its Normalize.
     A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
     one that crops gets the shorter side resized, with room for the crop above 64 pixels. Transforms
     that need float tensors get ToTensor before them, one that whitens no Normalize. MixUp and
@@ -117,54 +118,21 @@ def complete(
         return tuple(calls)
     mixes = [call for call in calls if is_mix(call)]
     listed = [call for call in calls if not is_mix(call)]
+    is_left_out = "LinearTransformation" in names or not mean
     start = next((k for k, call in enumerate(listed) if _needs_floats(call)), len(listed))
-    normalize = f"Normalize(mean={_numbers(mean)}, std={_numbers(std)})"
     return (
         *_automatic_geometry([spec_named(call) for call in calls], size),
         *listed[:start],
         *(() if "ToTensor" in names else (Call("ToTensor"),)),
         *listed[start:],
-        *(() if "LinearTransformation" in names else (parse(normalize),)),
+        *(() if is_left_out else (_normalize(mean, std),)),
         *mixes,
     )
-
-
-def evaluation_of(train_calls: Sequence[Call], size: int) -> tuple[Call, ...]:
-    """Return the calls for evaluation that go with a training list.
-
-    They are those of `evaluation_geometry`; where training takes several crops of an image, the
-    same crops after the same fixed steps; where it whitens, LinearTransformation, and the Normalize
-    that may follow it.
-    """
-    specs = [spec_named(call) for call in train_calls]
-    named = list(zip(train_calls, specs, strict=True))
-    geometry = evaluation_geometry(size)
-    if any(map(_takes_crops, specs)):
-        # A resized crop is random: evaluation resizes as it does without one.
-        fixed = [spec for spec in specs if spec.can_keep or not spec.resizes]
-        geometry = (
-            *_automatic_geometry(fixed, size),
-            *(
-                call
-                for call, spec in named
-                if _takes_crops(spec) or (spec.can_keep and spec.size is not kept_size)
-            ),
-        )
-    linear = [call for call, spec in named if spec.name == "LinearTransformation"]
-    normalize = [call for call, spec in named if spec.name == "Normalize"]
-    # A list that names Normalize is not completed.
-    if linear and normalize:
-        return (*geometry, Call("ToTensor"), *linear, *normalize)
-    return (*geometry, *linear)
 
 
 def mirrors(calls: Sequence[Call]) -> bool:
     """Say whether a list may mirror images left to right; a user's own transforms may."""
     return any(spec.mirrors for call in calls for spec in specs_in(call))
-
-
-def _takes_crops(spec: Spec) -> bool:
-    return spec.is_crop and spec.num_crops > 1
 
 
 def _needs_floats(call: Call) -> bool:
@@ -180,6 +148,7 @@ def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[Call, ...]:
     return evaluation_geometry(size)[: 1 if any(spec.is_crop for spec in specs) else None]
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _normalize(*mean_and_std: Sequence[float]) -> Call:
     # Six digits are plenty for pixels of eight bits, and calls stay readable.
-    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
+    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in mean_and_std)
+    return parse(f"Normalize(mean=[{mean}], std=[{std}])")

@@ -33,6 +33,7 @@ from ptkit.core.data.transforms.spec import (
 )
 from ptkit.core.device import constant
 from ptkit.core.parts.argument_rules import flag
+from ptkit.core.parts.calls import Call
 
 # Of borders that mirror the image, how many of its last pixels are not in the mirror: "reflect" is
 # 2 1 0 1 2, "symmetric" is 1 0 0 1.
@@ -78,6 +79,21 @@ def random_crop_device(t: v2.RandomCrop, images: Tensor, draws: Tensor) -> Tenso
         return windows
     fill = constant(t.fill or 0, images.device, dtype=torch.uint8)
     return torch.where((is_row[:, :, None] & is_column[:, None, :])[..., None], windows, fill)
+
+
+def central_crop(t: v2.RandomCrop, size: Size | None) -> tuple[Call, ...]:
+    """Return the calls that cut a window of that size out of the centre; none where it is all."""
+    height, width = t.size
+    if size == (height, width):
+        return ()
+    centre = Call("CenterCrop", (height if height == width else (height, width),))
+    fits = size is not None and size[0] >= height and size[1] >= width
+    padding = _crop_padding(t, *(size or t.size))
+    # CenterCrop pads too, but always with black.
+    if fits or not any(padding) or (t.padding_mode == "constant" and not t.fill):
+        return (centre,)
+    how = {"padding_mode": t.padding_mode} if t.padding_mode != "constant" else {"fill": t.fill}
+    return Call("Pad", (padding,), how), centre
 
 
 def several_crops(t: Any, images: Tensor, _draws: Draws) -> Tensor:
@@ -235,6 +251,7 @@ SPECS = (
         batch=random_crop_batch,
         device=random_crop_device,
         size=own_size,
+        in_evaluation=central_crop,
         is_crop=True,
         moves_pixels=True,
     ),

@@ -1,22 +1,18 @@
-"""Transforms that draw from the global generators of torch, numpy and Python: torchvision's
-policies and a user's own.
+"""Transforms that draw from generators of torch, numpy and Python: torchvision's policies and a
+user's own.
 
-Each is seeded anew for each image, by that image's draw.
+The generators are seeded anew for each image, by that image's draw.
 """
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from ptkit.core.data.transforms.generators import seed_all
 from ptkit.core.data.transforms.spec import (
     FEW_MODES,
     FILL,
@@ -51,26 +47,9 @@ class Lambda(nn.Module):
         return self.function(image)
 
 
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Put the global generators back to where they were."""
-    before = np.random.get_state(), random.getstate()
-    try:
-        # No devices: to save their generators would start CUDA in a process that does not use it.
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])
-
-
 def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
-    """Apply a transform after seeding all global generators for this one image."""
-    # A draw has 53 random bits; numpy takes 32 of them.
-    key = int(draws[0] * (1 << 53))
-    torch.default_generator.manual_seed(key)
-    np.random.seed(key % (1 << 32))
-    random.seed(key)
+    """Apply a transform after seeding all generators for this one image."""
+    seed_for(transform, draws)
     # A copy: what works in place must not change an image that is kept for the next epoch.
     result = transform(image.clone() if isinstance(image, Tensor) else image)
     if not isinstance(result, Tensor | Image):
@@ -78,12 +57,23 @@ def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     return result
 
 
+def seed_for(transform: Any, draws: Draws) -> None:
+    """Seed all generators for the image that has this draw, (1,)."""
+    # It has 53 random bits.
+    seed_all(code_of(transform), int(draws[0] * (1 << 53)))
+
+
+def code_of(transform: Any) -> Any:
+    """Return what of a transform is the user's code, from which generators are looked for."""
+    return transform.function if isinstance(transform, Lambda) else transform
+
+
 # What the rows share.
 _foreign = partial(Spec, draws=1, apply=apply_foreign, size=lambda _t, _size: None, is_foreign=True)
 _policy = partial(_foreign, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES)
 _OF_POLICIES = {"interpolation": ROTATION_MODES, "fill": FILL}
 # The row of what is not in the catalogue; for all we know it mirrors.
-USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True)
+USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True, is_own=True)
 
 _FUNCTION = text("text that names a function, as in 'module:function' or 'file.py:function'")
 _BINS = whole(2, 1000)
@@ -93,6 +83,7 @@ SPECS = (
         'a function of your own: Lambda("module:function")',
         arguments={"function": _FUNCTION},
         example='"augment.py:invert"',
+        is_own=True,
     ),
     _policy(
         v2.AutoAugment,

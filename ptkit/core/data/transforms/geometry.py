@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.transforms.spec import (
@@ -26,10 +26,12 @@ from ptkit.core.data.transforms.spec import (
     Draws,
     Size,
     Spec,
+    mode_of,
     own_size,
 )
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import ABOVE_0, SIDE, Together, flag, list_of, number, or_none
+from ptkit.core.parts.calls import Call, Symbol
 
 # Top, left, height and width.
 Box = tuple[int, int, int, int]
@@ -44,6 +46,21 @@ _PIXELS_IN_CACHE = 1 << 16
 def random_resized_crop(t: v2.RandomResizedCrop, image: Tensor, draws: Draws) -> Tensor:
     """Cut a box of random area and aspect and resize it."""
     return _resized_box(t, image, random_box(t, F.get_size(image), draws))
+
+
+def central_of_resized(t: v2.RandomResizedCrop, _size: Size | None) -> tuple[Call, ...]:
+    """Return the calls that resize to 8/7 of the crop's size and cut out the centre."""
+    height, width = t.size
+    larger = round(height * 8 / 7), round(width * 8 / 7)
+    how: dict[str, Any] = {}
+    if (mode := mode_of(t.interpolation)) != InterpolationMode.BILINEAR:
+        how["interpolation"] = Symbol("InterpolationMode", mode.name)
+    if not t.antialias:
+        how["antialias"] = t.antialias
+    # One number keeps the shape of the image.
+    if height == width:
+        return Call("Resize", (larger[0],), how), Call("CenterCrop", (height,))
+    return Call("Resize", (larger,), how), Call("CenterCrop", ((height, width),))
 
 
 class Reduction(NamedTuple):
@@ -204,6 +221,7 @@ SPECS = (
         draws=BOX_DRAWS,
         apply=random_resized_crop,
         size=own_size,
+        in_evaluation=central_of_resized,
         tensor_modes=MOST_MODES,
         times_smaller=lambda t, size, draws: _times_smaller(random_box(t, size, draws)[2:], t.size),
         apply_reduced=crop_of_reduced,

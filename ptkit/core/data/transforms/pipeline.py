@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as F
 from ptkit.core.data import images, keyed
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is_mix, resolved
-from ptkit.core.data.transforms.foreign import global_generators_kept
+from ptkit.core.data.transforms.foreign import code_of
+from ptkit.core.data.transforms.generators import all_kept
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, sizes_of, steps_of
 from ptkit.core.data.transforms.spec import Draws, Size
@@ -66,10 +67,12 @@ class Pipeline:
         calls: Sequence[Call],
         *,
         allow_user_code: bool = True,
+        named_again: Sequence[Call] = (),
         tensors: Mapping[str, Tensor] | None = None,
     ) -> "Pipeline":
         """Plan a list of calls.
 
+        named_again: calls that may be user code all the same.
         tensors: what another pipeline of these calls had; the files that they name are not read
         then, and without user code never.
 
@@ -84,8 +87,9 @@ class Pipeline:
         parsed = [resolved(call, tensors=held, may_read=may_read) for call in calls]
         # Before anything is built: building imports a user's file, which runs it.
         for call in () if allow_user_code else parsed:
-            remedy = "evaluate it in Python, with ptkit.load and transforms of your own"
-            refuse_user_code(call, where="the saved pipeline", remedy=remedy)
+            if call not in named_again:
+                remedy = "name its own steps again, each with a --transform, in their order"
+                refuse_user_code(call, where="the saved pipeline", remedy=remedy)
         mix = parsed.pop() if parsed and is_mix(parsed[-1]) else None
         steps = steps_of(parsed)
         check_order(steps, mix=mix)
@@ -164,7 +168,7 @@ class Pipeline:
             return pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         # No draws: nothing in a prefix is random.
-        image = _applied(self.plan.prefix, image, np.empty(0))
+        image = apply_steps(self.plan.prefix, image, np.empty(0))
         # Kept as rows of pixels: every later copy of them is then one piece of memory.
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -177,7 +181,7 @@ class Pipeline:
         # A meta tensor has a shape, but no memory.
         # So the size is torchvision's own, rounding included, and no formula of ours.
         image: Any = torch.empty((3, *size), dtype=torch.uint8, device="meta")
-        image = _applied(self.plan.prefix, image, np.empty(0))
+        image = apply_steps(self.plan.prefix, image, np.empty(0))
         return image.shape[1], image.shape[2]
 
     def apply_to_image(
@@ -200,7 +204,7 @@ class Pipeline:
             step, steps = steps[0], steps[1:]
             assert step.spec.apply_reduced is not None
             image = step.spec.apply_reduced(step.transform, image, draws[step.columns], reduction)
-        image = _applied(steps, image, draws)
+        image = apply_steps(steps, image, draws)
         tensor = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if self.plan.fused is not None and tensor.dtype != torch.uint8:
             found = str(tensor.dtype).removeprefix("torch.")
@@ -282,7 +286,8 @@ class Pipeline:
 
     def apply(self, pixels: Pixels, draws: Draws) -> Tensor:
         """Return one decoded image after the whole list, float (num_crops, 3, h, w)."""
-        with global_generators_kept() if self.is_foreign else nullcontext():
+        codes = [code_of(step.transform) for step in self.plan.image_steps]
+        with all_kept(codes) if self.is_foreign else nullcontext():
             batch = self.stack([self.apply_to_image(self.apply_prefix(pixels), draws)])
         if not isinstance(batch, Tensor):
             batch = torch.from_numpy(self.apply_to_batch(batch, draws[None]))
@@ -331,8 +336,12 @@ def denormalise(
     return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
-def _applied(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
-    """Apply steps to one image, whose draws these are."""
+def apply_steps(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
+    """Apply steps to one image, whose draws these are.
+
+    Raises:
+        UsageError: a transform that does not fit the image.
+    """
     for step in steps:
         try:
             image = step.spec.apply(step.transform, image, draws[step.columns])

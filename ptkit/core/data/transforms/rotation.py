@@ -27,6 +27,7 @@ from ptkit.core.data.transforms.spec import (
     Draws,
     Size,
     Spec,
+    is_one_value,
     mode_of,
 )
 from ptkit.core.parts.argument_rules import ABOVE_0, ANY, AT_LEAST_0, SHARE, either, flag, list_of
@@ -200,6 +201,15 @@ _ARGUMENTS = {
     "center": list_of(ANY, 2),
     "fill": FILL,
 }
+
+
+def _is_one_affine(t: v2.RandomAffine) -> bool:
+    shear = t.shear or (0, 0)
+    return is_one_value(t.degrees, t.scale, shear[:2], shear[2:] or None) and not any(
+        t.translate or ()
+    )
+
+
 SPECS = (
     Spec(
         v2.RandomRotation,
@@ -207,6 +217,7 @@ SPECS = (
         arguments={**_ARGUMENTS, "expand": flag()},
         example="10",
         draws=1,
+        is_certain=lambda t: is_one_value(t.degrees),
         apply=random_rotation,
         batch=random_rotation_batch,
         can_batch=can_rotate_batch,
@@ -224,6 +235,7 @@ SPECS = (
         },
         example="10",
         draws=6,
+        is_certain=_is_one_affine,
         apply=random_affine,
         batch=random_affine_batch,
         can_batch=can_rotate_batch,

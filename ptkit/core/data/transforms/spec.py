@@ -1,6 +1,6 @@
 """What is known of one transform: its row, written beside the functions that the row names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from ptkit.core.parts.argument_rules import (
     one_of,
     whole,
 )
+from ptkit.core.parts.calls import Call
 from ptkit.core.parts.part import Part
 
 Draws = npt.NDArray[np.float64]
@@ -100,6 +101,21 @@ def own_size(t: Any, _size: Size | None) -> Size | None:
     return t.size[0], t.size[1]
 
 
+def nothing(_transform: Any, _size: Size | None) -> tuple[Call, ...]:
+    """Return what evaluation has in the place of most random transforms."""
+    return ()
+
+
+def has_p_1(t: Any) -> bool:
+    """Say whether a transform changes every image."""
+    return bool(t.p >= 1)
+
+
+def is_one_value(*ranges: Any) -> bool:
+    """Say whether each range, (low, high) or None, leaves nothing to draw."""
+    return all(limits is None or limits[0] == limits[1] for limits in ranges)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec(Part):
     """A transform's row: the part that a call names, how it runs, and what lists must know of it.
@@ -123,6 +139,11 @@ class Spec(Part):
     gives: the kind that it makes of an image, where it changes that.
     tensor_modes: the interpolations that it has for tensors; empty where it does not interpolate.
 
+    is_certain: whether it does the same whatever is drawn, so that evaluation does it too.
+    in_evaluation: (transform, size before it or None) -> the calls in its place in evaluation,
+        where it is random.
+    is_own: it is the user's code: only trying it shows whether it is random.
+
     times_smaller: for a transform that resizes: (transform, size, draws) -> how many times smaller
         (1, 2, 4 or 8) an image of a size may come.
     apply_reduced: `apply` to an image that comes smaller, with its `Reduction` as fourth argument;
@@ -135,7 +156,8 @@ class Spec(Part):
     moves_pixels: its `batch` copies pixels and computes none.
     alternates: its draws are the same in every epoch, but for a half that is added in every other.
     is_foreign: it draws from global generators and must run in a worker process.
-    is_container: it runs other transforms, its `transforms`.
+    courses: for a container of other transforms, its `transforms`: (container, their calls) -> the
+        lists of calls that it may run.
     mixes: it mixes the images of a batch with each other; no form runs it, but `mixing.mix`.
     is_conversion: it changes how pixels are stored or scaled: in a picture there is nothing to see.
     """
@@ -156,6 +178,10 @@ class Spec(Part):
     gives: str | None = None
     tensor_modes: tuple[InterpolationMode, ...] = ()
 
+    is_certain: Callable[[Any], bool] = lambda _t: False
+    in_evaluation: Callable[[Any, Size | None], tuple[Call, ...]] = nothing
+    is_own: bool = False
+
     times_smaller: Callable[[Any, Size, Draws], int] | None = None
     apply_reduced: Callable[[Any, Any, Draws, Any], Any] | None = None
     is_crop: bool = False
@@ -166,7 +192,7 @@ class Spec(Part):
     moves_pixels: bool = False
     alternates: bool = False
     is_foreign: bool = False
-    is_container: bool = False
+    courses: Callable[[Any, Sequence[Call]], Sequence[Sequence[Call]]] | None = None
     mixes: bool = False
     is_conversion: bool = False
 
@@ -175,6 +201,10 @@ class Spec(Part):
         """The name of the class, by which users call it."""
         assert isinstance(self.target, type)
         return self.target.__name__
+
+    @property
+    def is_container(self) -> bool:
+        return self.courses is not None
 
     @property
     def resizes(self) -> bool:

@@ -85,7 +85,7 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     # Models.
     (one_of("small", "standard"), "stem"),
     (list_of(COUNT), "widths"),
-    (COUNT, "stride round_nearest bn_size groups width_per_group representation_size"),
+    (COUNT, "in_channels stride round_nearest bn_size groups width_per_group representation_size"),
     (SHARE, "dropout mlp_dropout attention_dropout drop_rate stochastic_depth_prob"),
     (AT_LEAST_0, "layer_scale"),
     (ABOVE_0, "mlp_ratio width_mult"),

@@ -280,9 +280,9 @@ def _images(run: Run, indices: Sequence[int]) -> Tensor:
 
 
 def _pixels(run: Run, images: Tensor) -> npt.NDArray[np.uint8]:
-    """Return (..., 3, H, W) as the network sees it, in pixels (..., H, W, 3)."""
+    """Return (..., C, H, W) as the network sees it, in pixels (..., H, W, 3)."""
     data = run.data.settings
-    return denormalise(images, data.mean or (0.0, 0.0, 0.0), data.std or (1.0, 1.0, 1.0))
+    return denormalise(images, data.mean or (0.0,), data.std or (1.0,))
 
 
 def _saved(run: Run, figure: Figure, tag: str, name: str) -> Path:

@@ -19,7 +19,7 @@ from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.locate import read_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, find_head
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
@@ -69,10 +69,9 @@ class Subject:
         return predict_list(self.model.to(place), batches, task=self.task)
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
-        """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""
+        """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
         # Without Normalize the pixels are what the model sees.
-        mean, std = self.weights.mean or (0.0, 0.0, 0.0), self.weights.std or (1.0, 1.0, 1.0)
-        return denormalise(images, mean, std)
+        return denormalise(images, self.weights.mean or (0.0,), self.weights.std or (1.0,))
 
 
 def load_subject(
@@ -87,7 +86,8 @@ def load_subject(
     """Load a model from a checkpoint or run folder, or from bare weights and the five answers.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
-    numbers of 0..1, or "R,G,B". classes: a file with one class name a line.
+    numbers of 0..1, or "R,G,B"; one for a model of grey images.
+    classes: a file with one class name a line.
 
     Raises:
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
@@ -126,21 +126,25 @@ def _of_bare_weights(
         raise UsageError(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
-    means, stds = _rgb("--mean", mean), _rgb("--std", std)
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
     if min(stds) <= 0:
         raise UsageError(f"--std must be above 0, found {std}")
+    if len(means) != len(stds):
+        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
     names = read_classes(classes) if classes is not None else None
-    num_classes = _num_classes(model, weights, size)
+    channels = len(means)
+    num_classes = _num_classes(model, weights, size, channels)
     if names is not None and len(names) != num_classes:
         raise DataError(
             f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
         )
     contents = {
         "model": {"call": model, "num_classes": num_classes},
-        "pipeline": {"size": size},
+        "pipeline": {"size": size, "channels": channels},
         "state_dict": weights.state_dict,
     }
-    calls = complete(evaluation_geometry(size), size=size, mean=means, std=stds)
+    grey = (Call("Grayscale"),) if channels == 1 else ()
+    calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
     completed = replace(
         weights,
         call=model,
@@ -155,7 +159,7 @@ def _of_bare_weights(
     return Subject(completed, module, names or indices, Task(SINGLE, "softmax"))
 
 
-def _num_classes(model: str, weights: Weights, size: int) -> int:
+def _num_classes(model: str, weights: Weights, size: int, channels: int) -> int:
     """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
     last layer do.
     """
@@ -163,7 +167,7 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     given = call.kwargs.get("num_classes")
     if isinstance(given, int):
         return given
-    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, seed=0)
+    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, channels=channels, seed=0)
     try:
         head = find_head(module, _UNUSUAL)
     except UsageError:
@@ -176,13 +180,14 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     return len(weight)
 
 
-def _rgb(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:
+def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:
     try:
         values = tuple(map(float, given.split(",") if isinstance(given, str) else given))
     except ValueError:
         values = ()
-    if len(values) != 3 or not all(0 <= value <= 1 for value in values):
+    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
         raise UsageError(
-            f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, found {given!r}"
+            f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, or one for a model of"
+            f" grey images, found {given!r}"
         )
     return values

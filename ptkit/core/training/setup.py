@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.keyed import spread
-from ptkit.core.data.loading.batches import Forward, batches_at
+from ptkit.core.data.loading.batches import Batch, Forward, batches_at
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -95,12 +96,13 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     call = parse(settings.optimizer.call or loss.usual_optimizer)
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
-    model = _prepare_model(settings, data, loss, start=start)
+    batch = _first_batch(data)
+    model = _prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
-    images = _try_first_batch(model, loss, data, is_fresh=start is None)
+    _try_first_batch(model, loss, data, batch=batch, is_fresh=start is None)
     optimizer = _prepare_optimizer(settings, call, model, data=data)
     schedule = build_schedule(
         settings.scheduler,
@@ -109,11 +111,9 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     choices = (
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
-        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {_place(device, threads, dtype)}"
     )
     notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
     _report(watch, data, model, notes)
@@ -127,7 +127,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         asked,
         dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
-        compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
+        compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
@@ -196,25 +196,40 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
-def _try_first_batch(
-    model: PreparedModel, loss: Loss, data: PreparedData, *, is_fresh: bool
-) -> Tensor:
-    """Show the model its images before training, and try one batch; return the images of it.
+def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
+    """Say where the model runs, and in which precision."""
+    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
+    return f"{place}, {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
 
-    Transforms that do not fit fail here, and sizes that the model does not take.
+
+def _first_batch(data: PreparedData) -> Batch:
+    """Return a batch of training images, which transforms that do not fit refuse."""
+    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
+    return next(data.train.epoch(0))
+
+
+def _try_first_batch(
+    model: PreparedModel, loss: Loss, data: PreparedData, *, batch: Batch, is_fresh: bool
+) -> None:
+    """Show the model its images before training, and try the first batch.
+
+    Labels that the loss does not take fail here, and images that the model does not take.
     """
+    check_own_loss(loss, batch.labels, num_outputs=model.num_outputs)
+    # The square was tried with the model; transforms may have made another size of it, and in
+    # evaluation, if they are the user's own, another number of channels.
+    is_unknown = data.valid.pipeline.channels is None
+    tried = {(batch.images.shape[1], data.size, data.size)}
+    for one in (batch, *([next(data.valid.epoch(0))] if is_unknown else ())):
+        _, channels, height, width = one.images.shape
+        if (channels, height, width) not in tried:
+            check_forward(
+                model.module, (height, width), num_classes=model.num_outputs, channels=channels
+            )
     fit_inputs = getattr(model.module, "fit_inputs", None)
     if is_fresh and callable(fit_inputs):
         some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
         fit_inputs(torch.cat(list(batches_at(data.reference, some))))
-    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
-    batch = next(data.train.epoch(0))
-    check_own_loss(loss, batch.labels, num_outputs=model.num_outputs)
-    _, _, height, width = batch.images.shape
-    # The square was tried with the model; transforms may have made another size of it.
-    if (height, width) != (data.size, data.size):
-        check_forward(model.module, (height, width), num_classes=model.num_outputs)
-    return batch.images
 
 
 def _resolved(
@@ -311,9 +326,11 @@ def check_own_loss(loss: Loss, labels: Tensor, *, num_outputs: int) -> None:
 
 
 def _prepare_model(
-    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None
+    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None, channels: int
 ) -> PreparedModel:
     """Build the model, initialise it and take over old weights, on the CPU.
+
+    channels: of the images that it gets.
 
     Raises:
         UsageError: unknown model or initialisation, or a size that the model does not take.
@@ -324,8 +341,10 @@ def _prepare_model(
     if loss.compares:
         num_outputs = settings.loss.embedding or _EMBEDDING
     chosen = asked.call or (start.call if start else None) or default_model(size)
-    module, call = build_model(chosen, num_classes=num_outputs, size=size, seed=seed)
-    check_forward(module, size, num_classes=num_outputs)
+    module, call = build_model(
+        chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
+    )
+    check_forward(module, size, num_classes=num_outputs, channels=channels)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]
     # Before old weights are taken over: those that fit replace it.
@@ -337,8 +356,9 @@ def _prepare_model(
         is_same_task = start.class_names in (None, data.class_names)
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
-        report = transfer(module, start.state_dict, leave_out=leave_out)
-        words = (*start.notes, *report.notes, report.summary())
+        state_dict, summed = summed_over_rgb(start.state_dict, module)
+        report = transfer(module, state_dict, leave_out=leave_out)
+        words = (*start.notes, *summed, *report.notes, report.summary())
         notes += [f"weights of {start.source}: {text}" for text in words]
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 

@@ -126,11 +126,11 @@ class NormstatsResult:
     whitening_file: Path | None = None
 
     @property
-    def mean(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, in 0..1."""
         return self.statistics.mean
 
     @property
-    def std(self) -> tuple[float, float, float]:
-        """RGB, in 0..1."""
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, in 0..1."""
         return self.statistics.std

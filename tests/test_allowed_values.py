@@ -69,9 +69,7 @@ def calls_of(catalogue, name, example=""):
 def run_transform(call):
     before = [parse("ToTensor()")] if call.name == "Normalize" else []
     after = [parse("Grayscale(3)")] if call.name == "ToPILImage" else []
-    pipeline = Pipeline.of(
-        complete([*before, call, *after], size=16, mean=[0.5] * 3, std=[0.5] * 3)
-    )
+    pipeline = Pipeline.of(complete([*before, call, *after], size=16, mean=[0.5], std=[0.5]))
     for image in IMAGES:
         for draws in pipeline.draws(0, epoch=0, keys=np.arange(3)):
             assert pipeline.apply(image, draws).isfinite().all()

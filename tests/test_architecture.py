@@ -338,6 +338,7 @@ SUBJECTS = {
     "model_summary": "looking/summary.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
+    "one_channel": "grey images, from the pixels to the commands",
     "optimizer_arguments": "every optimizer's arguments",
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",

@@ -187,23 +187,26 @@ USUAL = {
 }
 # A call of one model of each signature, by the names of its arguments.
 USUAL_MODELS = (
-    "lenet(size=28)",
-    "resnet8()",
-    "whitenet(widths=[32, 64], stride=2)",
-    "alexnet(dropout=0)",
-    "convnext_tiny(stochastic_depth_prob=0.1, layer_scale=1e-6)",
-    "densenet121(bn_size=4, drop_rate=0.2, memory_efficient=True)",
-    "efficientnet_b0(dropout=0.2, stochastic_depth_prob=0)",
-    "googlenet(transform_input=True, dropout=0.2)",
-    "maxvit_t(input_size=(224, 224), mlp_dropout=0.0, attention_dropout=0.5)",
-    "mobilenet_v2(width_mult=0.5, round_nearest=8, dropout=0.2)",
-    "mobilenet_v3_small(width_mult=1, reduced_tail=True, dilated=True, dropout=0.2)",
+    "lenet(size=28, in_channels=1)",
+    "resnet8(in_channels=1)",
+    "whitenet(widths=[32, 64], stride=2, in_channels=3)",
+    "alexnet(dropout=0, in_channels=3)",
+    "convnext_tiny(stochastic_depth_prob=0.1, layer_scale=1e-6, in_channels=3)",
+    "densenet121(bn_size=4, drop_rate=0.2, memory_efficient=True, in_channels=3)",
+    "efficientnet_b0(dropout=0.2, stochastic_depth_prob=0, in_channels=3)",
+    "googlenet(transform_input=True, dropout=0.2, in_channels=3)",
+    "maxvit_t(input_size=(224, 224), mlp_dropout=0.0, attention_dropout=0.5, in_channels=3)",
+    "mobilenet_v2(width_mult=0.5, round_nearest=8, dropout=0.2, in_channels=3)",
+    "mobilenet_v3_small(width_mult=1, reduced_tail=True, dilated=True, dropout=0.2, in_channels=3)",
     (
         "resnet50(stem='small', zero_init_residual=True, groups=32, width_per_group=4, "
-        "replace_stride_with_dilation=[False, True, True])"
+        "replace_stride_with_dilation=[False, True, True], in_channels=1)"
     ),
-    "swin_t(mlp_ratio=4, dropout=0.1, attention_dropout=0.1)",
-    "vit_b_16(image_size=384, dropout=0.1, attention_dropout=0.1, representation_size=256)",
+    "swin_t(mlp_ratio=4, dropout=0.1, attention_dropout=0.1, in_channels=3)",
+    (
+        "vit_b_16(image_size=384, dropout=0.1, attention_dropout=0.1, representation_size=256, "
+        "in_channels=3)"
+    ),
 )
 OTHER_FORMS = [
     ("transform", "Resize([256])"),
@@ -491,7 +494,8 @@ def test_pytorch_takes_what_is_allowed(kind, text):
         (
             "model",
             "lenet(32)",
-            "lenet takes at most 0 arguments without their names; with their names: size",
+            "lenet takes at most 0 arguments without their names; with their names: size,"
+            " in_channels",
         ),
         (
             "transform",

@@ -1,5 +1,7 @@
 """Whole batches give the pixels that images give one by one, each with parameters of its own."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,7 @@ PIXELS = [
     "ColorJitter(0.4, 0.4)",
     "ColorJitter(0.4, 0.4, 0.4, 0.2)",
     "ColorJitter()",
+    "Grayscale()",
     "Grayscale(num_output_channels=3)",
     "RandomGrayscale(p=0.4)",
     "RandomRotation(30)",
@@ -64,9 +67,19 @@ PIXELS = [
     ),
     "RandomOrder([ColorJitter(0.5), RandomHorizontalFlip(), RandomGrayscale(p=0.5)])",
 ]
+# Of grey images; of RGB they are compared in test_transform_kernels.py.
+MOVING = [
+    "RandomCrop((4, 5))",
+    "RandomCrop(6, padding=2, fill=9)",
+    "RandomCrop(5, padding=2, padding_mode='reflect')",
+    "RandomHorizontalFlip(p=0.5)",
+    "RandomVerticalFlip(p=0.5)",
+    "WithHorizontalFlip()",
+]
 FLOATS = [
     "RandomHorizontalFlip(p=0.6)",
     "RandomVerticalFlip(p=0.6)",
+    "Grayscale()",
     "Grayscale(num_output_channels=3)",
     "RandomGrayscale(p=0.4)",
     "Normalize([0.5], [0.1])",
@@ -82,6 +95,11 @@ FLOATS = [
 ]
 
 
+def one_channel(calls):
+    """Return the calls that take images of one channel too."""
+    return [call for call in calls if not re.search(r"(fill|value)=\[|Normalize\(\[\S+, ", call)]
+
+
 def draws_for(transform, num_images):
     columns = num_draws(transform)
     return uniforms(0, "test", epoch=0, indices=np.arange(num_images), columns=columns)
@@ -94,9 +112,7 @@ def each(transform, images, draws):
     return torch.stack(done).flatten(0, -4)
 
 
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-@pytest.mark.parametrize("call", PIXELS)
-def test_batch_of_pixels_equals_the_images_one_by_one(call, batch):
+def assert_batch_equals_images(call, batch):
     transform = build_transform(parse(call))
     draws = draws_for(transform, len(batch))
     expected = (
@@ -109,15 +125,37 @@ def test_batch_of_pixels_equals_the_images_one_by_one(call, batch):
     assert found.flags.c_contiguous
 
 
-@pytest.mark.parametrize("call", FLOATS)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_batch_of_floats_equals_the_images_one_by_one(call, layout):
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("call", PIXELS)
+def test_batch_of_pixels_equals_the_images_one_by_one(call, batch):
+    assert_batch_equals_images(call, batch)
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("call", [*one_channel(PIXELS), *MOVING])
+def test_batch_of_grey_pixels_equals_the_images_one_by_one(call, name):
+    assert_batch_equals_images(call, np.ascontiguousarray(BATCHES[name][..., :1]))
+
+
+def assert_floats_equal_images(call, batch, layout):
     transform = build_transform(parse(call))
-    images = torch.from_numpy(BATCHES["small"]).permute(0, 3, 1, 2).float().div(255)
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(255)
     draws = draws_for(transform, len(images))
     expected = each(transform, images, draws)
     found = spec_of(transform).floats(transform, images.clone(memory_format=layout), draws)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("call", FLOATS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_of_floats_equals_the_images_one_by_one(call, layout):
+    assert_floats_equal_images(call, BATCHES["small"], layout)
+
+
+@pytest.mark.parametrize("call", one_channel(FLOATS))
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_of_grey_floats_equals_the_images_one_by_one(call, layout):
+    assert_floats_equal_images(call, BATCHES["small"][..., :1], layout)
 
 
 def test_batches_of_one_differ_from_each_other_only_by_their_draws():

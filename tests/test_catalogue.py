@@ -154,7 +154,8 @@ def test_every_part_refuses_an_argument_that_it_does_not_have(kind, name):
         (
             "model",
             "lenet(32)",
-            "lenet takes at most 0 arguments without their names; with their names: size",
+            "lenet takes at most 0 arguments without their names; with their names: size,"
+            " in_channels",
             "32)",
         ),
         (

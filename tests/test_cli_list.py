@@ -28,8 +28,8 @@ def test_models_say_where_each_comes_from() -> None:
     origins = {row["name"]: row["origin"] for row in rows}
     assert (origins["resnet8"], origins["resnet18"]) == ("ptkit", "torchvision")
     text = CliRunner().invoke(app, ["list", "models"]).stdout
-    assert "resnet8()\n    ptkit: 78,000 parameters" in text
-    assert "vgg11(dropout=0.5)\n    torchvision: 132.9 million parameters" in text
+    assert "resnet8(in_channels=3)\n    ptkit: 78,000 parameters" in text
+    assert "vgg11(dropout=0.5, in_channels=3)\n    torchvision: 132.9 million parameters" in text
 
 
 def test_other_parts_have_no_origin() -> None:

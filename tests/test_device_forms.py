@@ -44,6 +44,7 @@ MOVING = [
     "RandomOrder([RandomCrop((7, 9), padding=2), RandomHorizontalFlip(), RandomVerticalFlip()])",
 ]
 COLORS = [
+    "Grayscale()",
     "Grayscale(num_output_channels=3)",
     "RandomGrayscale(p=0.4)",
     "ColorJitter(brightness=0.7)",
@@ -67,14 +68,14 @@ def draws_for(transform):
     return uniforms(0, "test", epoch=0, indices=np.arange(40), columns=columns)
 
 
-def on_cpu_and_on(device, call):
+def on_cpu_and_on(device, call, pixels=PIXELS):
     """Return the pixels of the numpy form and of the device form for the same draws."""
     transform = build_transform(parse(call))
     kernel, draws = spec_of(transform), draws_for(transform)
     there = kernel.device(
-        transform, torch.from_numpy(PIXELS).to(device), torch.from_numpy(draws).to(device)
+        transform, torch.from_numpy(pixels).to(device), torch.from_numpy(draws).to(device)
     )
-    return torch.from_numpy(kernel.batch(transform, PIXELS.copy(), draws)), there
+    return torch.from_numpy(kernel.batch(transform, pixels.copy(), draws)), there
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -93,6 +94,15 @@ def test_colors_on_the_device_are_those_of_the_cpu(call, device, levels):
     expected, found = on_cpu_and_on(device, call)
     torch.testing.assert_close(found.cpu().int(), expected.int(), rtol=0, atol=levels)
     assert (found.dtype, found.is_contiguous()) == (torch.uint8, True)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+# A fill of three numbers is for three channels.
+@pytest.mark.parametrize("call", [call for call in [*MOVING, *COLORS] if "fill=[" not in call])
+def test_grey_pixels_on_the_device_are_those_of_the_cpu(call, device):
+    expected, found = on_cpu_and_on(device, call, np.ascontiguousarray(PIXELS[..., :1]))
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=int(device == "cuda"))
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize("call", [*MOVING, *COLORS])

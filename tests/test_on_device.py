@@ -27,6 +27,8 @@ PLANS = {
     "floats at the end": [CROP, "ToTensor()", NORMALIZE, "RandomErasing(p=0.7)"],
     "ten crops": ["TenCrop(6)", FLIP, "ToTensor()", NORMALIZE],
     "ten crops of floats": [FLIP, "ToTensor()", "TenCrop(6)", NORMALIZE],
+    "one channel": [CROP, JITTER, "Grayscale()", FLIP, "ToTensor()", "Normalize([0.5], [0.2])"],
+    "one channel of floats": [CROP, "ToTensor()", "Grayscale()", "RandomErasing(p=0.7)"],
 }
 
 

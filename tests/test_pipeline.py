@@ -9,7 +9,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.transforms.catalogue import build_transform, spec_of
 from ptkit.core.data.transforms.completion import complete, default_transforms, evaluation_geometry
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
+from ptkit.core.data.transforms.conversions import denormalise
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.parts.calls import parse, parse_all
 
@@ -93,8 +94,18 @@ def names(steps):
             ["Resize(8, antialas=True)", "ToTensor()"],
             "Resize has no argument antialas; did you mean antialias?",
         ),
-        (["Grayscale()", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
-        (["RandomApply([Grayscale()])", "ToTensor()"], "use Grayscale(num_output_channels=3)"),
+        (
+            ["RandomApply([Grayscale()])", "ToTensor()"],
+            "Grayscale makes 1 of 3 channels, and in RandomApply it would not always",
+        ),
+        (
+            ["Grayscale()", "ToTensor()", "Normalize([0.5, 0.5, 0.5], [1, 1, 1])"],
+            "Normalize has 3 numbers as mean, and images have 1 channel here",
+        ),
+        (
+            ["Grayscale()", "RandomCrop(8, padding=1, fill=[1, 2, 3])", "ToTensor()"],
+            "RandomCrop has 3 numbers as fill, and images have 1 channel here",
+        ),
         (
             ["ToTensor()", "Normalize(mean=[0.5, 0.5], std=[1, 1])"],
             "Normalize: mean must be a list of 1 or 3",

@@ -85,7 +85,7 @@ def test_what_a_checkpoint_says_itself_cannot_be_said_again(run):
         load_subject(run, std="1,1,1", size=16)
 
 
-@pytest.mark.parametrize("mean", ["0.5", "a,b,c", "0.5,0.5,128", "0.5,0.5,0.5,0.5", ""])
+@pytest.mark.parametrize("mean", ["0.5,0.5", "a,b,c", "0.5,0.5,128", "0.5,0.5,0.5,0.5", ""])
 def test_a_mean_that_is_not_three_shares_is_an_error(bare, mean):
     with pytest.raises(UsageError, match="--mean must be three numbers"):
         load_subject(bare, model="resnet8", **ANSWERS | {"mean": mean})

@@ -75,6 +75,13 @@ def test_a_model_of_timm_gets_the_classes_and_size_of_the_data(call, text, head)
 
 
 @needs_timm
+def test_images_of_one_channel_get_a_model_of_one():
+    model, text = build_model("timm:resnet18", num_classes=7, size=32, channels=1, seed=0)
+    assert text == "timm:resnet18(in_chans=1)"
+    check_forward(model, 32, num_classes=7, channels=1)
+
+
+@needs_timm
 def test_arguments_take_effect():
     model, _ = built("timm:mobilenetv3_small_050(drop_rate=0.3)")
     assert model.drop_rate == 0.3

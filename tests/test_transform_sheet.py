@@ -10,7 +10,8 @@ from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import complete, default_transforms
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
+from ptkit.core.data.transforms.conversions import denormalise
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.parts.calls import parse_all
 from ptkit.looking.transforms import calls_for, transform_sheets

@@ -87,8 +87,9 @@ def test_catalogue_has_our_models_and_all_of_torchvisions():
 
 def test_catalogue_describes_a_torchvision_model_with_what_a_user_may_set():
     text, summary = models().describe("mobilenet_v3_small")
-    assert (
-        text == "mobilenet_v3_small(width_mult=1.0, reduced_tail=False, dilated=False, dropout=0.2)"
+    assert text == (
+        "mobilenet_v3_small(width_mult=1.0, reduced_tail=False, dilated=False, dropout=0.2,"
+        " in_channels=3)"
     )
     assert summary == "2.5 million parameters, 67.7 % on ImageNet-1K"
 

@@ -125,9 +125,12 @@ class BareWeights(TypedDict, total=False):
         str | None, typer.Option(help="Model of bare weights, such as 'resnet18(num_classes=10)'.")
     ]
     mean: Annotated[
-        str | None, typer.Option(help="Mean of bare weights' training data, R,G,B in 0..1.")
+        str | None,
+        typer.Option(help="Mean of bare weights' training data, R,G,B in 0..1; one for grey."),
     ]
-    std: Annotated[str | None, typer.Option(help="Standard deviation, R,G,B in 0..1.")]
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation, R,G,B in 0..1; one for grey.")
+    ]
     size: Size
     classes: Annotated[Path | None, typer.Option(help="File with one class name a line.")]
     transforms: Annotated[

@@ -88,12 +88,14 @@ class DataSettings:
     )
     mean: tuple[float, ...] = _setting(
         (),
-        "Mean for Normalize: R,G,B in 0..1; by default measured from the training list.",
+        "Mean for Normalize: R,G,B in 0..1, or one number for grey; by default measured from the"
+        " training list.",
         within=_SHARE,
     )
     std: tuple[float, ...] = _setting(
         (),
-        "Standard deviation for Normalize: R,G,B in 0..1; by default measured likewise.",
+        "Standard deviation for Normalize: R,G,B in 0..1, or one number; by default measured"
+        " likewise.",
         within=_POSITIVE,
     )
     cache: str = _setting(

@@ -110,6 +110,15 @@ def _arrived(
     return name, tensors
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Return images (n, C, H, W) in the memory format channels_last; what has it is not copied."""
+    if images.shape[1] > 1:
+        return images.contiguous(memory_format=torch.channels_last)
+    # Of one channel both formats are the same bytes, and torch goes by the strides: with those of
+    # planes a model would run in the other format, with other last digits.
+    return images[:, 0].contiguous().unsqueeze(-1).permute(0, 3, 1, 2)
+
+
 def constant(values: Any, device: torch.device, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return numbers as a tensor (n,) that is copied to the device once in a run; it must not be
     changed.

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ptkit.core.data.transforms.pipeline import same_size
+from ptkit.core.data.transforms.plan import same_shape
+from ptkit.core.device import channels_last
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import Layer, default_layers, match_layers, trace_layers
 from ptkit.looking.pictures import add_events
@@ -22,7 +23,7 @@ from ptkit.plots.saving import PictureFolder, file_names
 class Views:
     """Some images, n of them.
 
-    tensors: float (n, 3, H, W), what the model gets, on its device. pixels: the same de-normalised,
+    tensors: float (n, C, H, W), what the model gets, on its device. pixels: the same de-normalised,
     uint8 (n, H, W, 3). names: files.
     """
 
@@ -47,17 +48,17 @@ def load_images(
     if paths:
         tensors = [_one_view(pipeline.read_image(path)) for path in paths]
     elif is_optional and (size := pipeline.size or subject.weights.size):
-        tensors = [torch.zeros(3, *np.broadcast_to(size, 2).tolist())]
+        tensors = [torch.zeros(pipeline.channels or 3, *np.broadcast_to(size, 2).tolist())]
     else:
         raise UsageError("no images: name at least one image file")
-    same_size([tuple(tensor.shape[1:]) for tensor in tensors], pipeline.calls)
-    batch = torch.stack(tensors).contiguous(memory_format=torch.channels_last)
+    same_shape([tuple(tensor.shape) for tensor in tensors], pipeline.calls)
+    batch = channels_last(torch.stack(tensors))
     names = tuple(Path(path).name for path in paths)
     return Views(batch.to(device), subject.pixels(batch), names)
 
 
 def _one_view(image: Tensor) -> Tensor:
-    """Return (3, H, W): of several crops that of the centre, of two views the first."""
+    """Return (C, H, W): of several crops that of the centre, of two views the first."""
     # The fifth of FiveCrop and TenCrop.
     return image if image.ndim == 3 else image[4 if len(image) > 4 else 0]
 

@@ -15,7 +15,8 @@ import torch
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
 from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
-from ptkit.core.data.transforms.pipeline import same_size
+from ptkit.core.data.transforms.plan import same_shape
+from ptkit.core.device import channels_last
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import make_folder, write_csv
 from ptkit.core.models.hooks import evaluating
@@ -134,8 +135,8 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     size, outputs = evaluation_batch_size(subject.weights.size), []
     for start in range(0, len(several), size):
         views = [pipeline.view(_pixels(image)) for image in several[start : start + size]]
-        same_size([tuple(view.shape[-2:]) for view in views], pipeline.calls)
-        crops = torch.stack(views).flatten(0, -4).contiguous(memory_format=torch.channels_last)
+        same_shape([tuple(view.shape[-3:]) for view in views], pipeline.calls)
+        crops = channels_last(torch.stack(views).flatten(0, -4))
         with evaluating(model), torch.inference_mode():
             found = model(crops.to(place)).float()
         outputs.append(found.unflatten(0, (-1, pipeline.num_crops)).mean(dim=1))

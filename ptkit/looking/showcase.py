@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import REGRESSION, SINGLE, ImageList
 from ptkit.core.data.loading.batches import batches_at
-from ptkit.core.data.transforms.pipeline import denormalise
+from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
@@ -281,9 +281,9 @@ def _images(run: Run, indices: Sequence[int]) -> Tensor:
 
 
 def _pixels(run: Run, images: Tensor) -> npt.NDArray[np.uint8]:
-    """Return (..., 3, H, W) as the network sees it, in pixels (..., H, W, 3)."""
+    """Return (..., C, H, W) as the network sees it, in pixels (..., H, W, 3)."""
     data = run.data.settings
-    return denormalise(images, data.mean or (0.0, 0.0, 0.0), data.std or (1.0, 1.0, 1.0))
+    return denormalise(images, data.mean or (0.0,), data.std or (1.0,))
 
 
 def _saved(run: Run, figure: Figure, tag: str, name: str) -> Path:

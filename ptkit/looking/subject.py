@@ -12,7 +12,8 @@ from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import SINGLE, ImageList, read_classes
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
+from ptkit.core.data.transforms.conversions import denormalise
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
@@ -75,10 +76,9 @@ class Subject:
         return predict_list(self.model.to(place), batches, task=self.task)
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
-        """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""
+        """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
         # Without Normalize the pixels are what the model sees.
-        mean, std = self.weights.mean or (0.0, 0.0, 0.0), self.weights.std or (1.0, 1.0, 1.0)
-        return denormalise(images, mean, std)
+        return denormalise(images, self.weights.mean or (0.0,), self.weights.std or (1.0,))
 
 
 def load_subject(
@@ -94,8 +94,9 @@ def load_subject(
     """Load a model from a checkpoint or run folder, or from bare weights and the five answers.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
-    numbers of 0..1, or "R,G,B". classes: a file with one class name a line. transforms: the user's
-    own steps that a checkpoint's pipeline names, again, in their order.
+    numbers of 0..1, or "R,G,B"; one for a model of grey images. classes: a file with one class name
+    a line. transforms: the user's own steps that a checkpoint's pipeline names, again, in their
+    order.
 
     Raises:
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
@@ -152,21 +153,25 @@ def _of_bare_weights(
         raise UsageError(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
-    means, stds = _rgb("--mean", mean), _rgb("--std", std)
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
     if min(stds) <= 0:
         raise UsageError(f"--std must be above 0, found {std}")
+    if len(means) != len(stds):
+        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
     names = read_classes(classes) if classes is not None else None
-    num_classes = _num_classes(model, weights, size)
+    channels = len(means)
+    num_classes = _num_classes(model, weights, size, channels)
     if names is not None and len(names) != num_classes:
         raise DataError(
             f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
         )
     contents = {
         "model": {"call": model, "num_classes": num_classes},
-        "pipeline": {"size": size},
+        "pipeline": {"size": size, "channels": channels},
         "state_dict": weights.state_dict,
     }
-    calls = complete(evaluation_geometry(size), size=size, mean=means, std=stds)
+    grey = (Call("Grayscale"),) if channels == 1 else ()
+    calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
     completed = replace(
         weights,
         call=model,
@@ -181,7 +186,7 @@ def _of_bare_weights(
     return Subject(completed, module, names or indices, Task(SINGLE, "softmax"))
 
 
-def _num_classes(model: str, weights: Weights, size: int) -> int:
+def _num_classes(model: str, weights: Weights, size: int, channels: int) -> int:
     """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
     last layer do.
     """
@@ -189,7 +194,7 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     given = call.kwargs.get("num_classes")
     if isinstance(given, int):
         return given
-    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, seed=0)
+    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, channels=channels, seed=0)
     try:
         head = find_head(module, _UNUSUAL)
     except UsageError:
@@ -202,13 +207,14 @@ def _num_classes(model: str, weights: Weights, size: int) -> int:
     return len(weight)
 
 
-def _rgb(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:
+def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:
     try:
         values = tuple(map(float, given.split(",") if isinstance(given, str) else given))
     except ValueError:
         values = ()
-    if len(values) != 3 or not all(0 <= value <= 1 for value in values):
+    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
         raise UsageError(
-            f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, found {given!r}"
+            f"{flag} must be three numbers of 0..1 such as 0.485,0.456,0.406, or one for a model of"
+            f" grey images, found {given!r}"
         )
     return values

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.models.locate import read_weights, weights_path
@@ -87,7 +88,7 @@ def summarize(
     Raises:
         UsageError: the model does not take this size.
     """
-    check_forward(model, size, num_classes=num_classes)
+    check_forward(model, size, num_classes=num_classes, channels=input_channels(model))
     seen, activation_bytes = _watch(model, size)
     rows = _rows(model, seen, levels=depth if depth is not None else len(seen))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -128,8 +129,9 @@ def _watch(model: nn.Module, size: int | Sides) -> tuple[dict[nn.Module, _Seen],
     kept.
     """
     like = next(model.parameters(), torch.zeros(()))
-    height, width = sides_of(size)
-    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+    image = torch.zeros(
+        1, input_channels(model), *sides_of(size), dtype=like.dtype, device=like.device
+    )
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:

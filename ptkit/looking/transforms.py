@@ -20,12 +20,14 @@ from ptkit.core.data.transforms.completion import (
     own_statistics,
     training_calls,
 )
+from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.data.transforms.mixing import mix
-from ptkit.core.data.transforms.pipeline import Pipeline, denormalise, same_size
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.data.transforms.spec import NORMALISED, WHITENED
 from ptkit.core.parts.calls import Call
 
-# Of each epoch, of each image: float (num_crops, 3, h, w).
+# Of each epoch, of each image: float (num_crops, C, h, w).
 Epochs = list[list[Tensor]]
 
 
@@ -215,7 +217,7 @@ def _drawn(source: _Source, calls: Sequence[Call], *, offset: int = 0) -> Epochs
         images = [pipeline.apply(*pair) for pair in zip(source.pixels, draws, strict=True)]
         if pipeline.mix is not None:
             # As the first batch of the epoch.
-            same_size([tuple(image.shape[-2:]) for image in images], pipeline.calls)
+            same_shape([tuple(image.shape[-3:]) for image in images], pipeline.calls)
             joined, labels = torch.cat(images), torch.zeros(len(images), dtype=torch.int64)
             mixed, _ = mix(pipeline.mix, joined, labels, seed=source.seed, epoch=epoch, batch=0)
             images = list(mixed.split(1))
@@ -246,19 +248,19 @@ def _rows(
 def _mean_and_std(calls: Sequence[Call]) -> MeanAndStd:
     """Return what Normalize, if a list has it, subtracts and divides by."""
     normalize = next((call for call in calls if spec_named(call).gives == NORMALISED), None)
-    return mean_and_std_of(normalize) if normalize else ((0.0,) * 3, (1.0,) * 3)
+    return mean_and_std_of(normalize) if normalize else ((0.0,), (1.0,))
 
 
 def _stretch(images: Sequence[Tensor]) -> MeanAndStd:
     """Return the mean and std with which 3 standard deviations around the mean become 0..1."""
     values = torch.cat([image.flatten() for image in images])
     width = 6 * max(float(values.std()), 1e-6)
-    return (0.5 - float(values.mean()) / width,) * 3, (1 / width,) * 3
+    return (0.5 - float(values.mean()) / width,), (1 / width,)
 
 
 def _clipped(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[float]:
     """Return the share of values beyond 0..255, for each image."""
-    values = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    values = images * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     # Half a level is rounded back.
     is_beyond = (values < -0.5 / 255) | (values > 255.5 / 255)
     return is_beyond.flatten(1).float().mean(dim=1).tolist()

@@ -24,21 +24,21 @@ _MAX_STACKED_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """mean, std: RGB, of pixels in 0..1, over all pixels (population). size: None for the images'
-    own sizes.
+    """mean, std: of each channel, R, G, B or grey alone, of pixels in 0..1, over all pixels
+    (population). size: None for the images' own sizes.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     num_images: int
     size: int | None
     list_sha256: str
 
 
-# Sums per channel, (3, 3): the number of pixels, of their values (in 0..255), and of the squares.
+# Sums per channel, (3, C): the number of pixels, of their values (in 0..255), and of the squares.
 # Python's integers: they never overflow, and E[x²] - E[x]² loses no digit.
 _Sums = npt.NDArray[np.object_]
-_NOTHING: _Sums = np.zeros((3, 3), object)
+_NOTHING: _Sums = np.zeros((3, 1), object)
 
 
 def measure(
@@ -56,7 +56,7 @@ def measure(
     size: images are first resized to size × size as training does; None takes the images' own
     sizes.
     on_images: called with how many more are done, for a progress bar.
-    read: gives the pixels (H, W, 3) of a path.
+    read: gives the pixels (H, W, C) of a path.
 
     Raises:
         DataError: no images, or some cannot be read; the message names the first.
@@ -94,7 +94,7 @@ def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.N
 
 
 def of_stacks(stacks: Iterable[Pixels], *, size: int | None, list_sha256: str) -> ChannelStatistics:
-    """Return the statistics of decoded images, which come as stacks (n, H, W, 3) of some that have
+    """Return the statistics of decoded images, which come as stacks (n, H, W, C) of some that have
     one size.
     """
     sums, count = _NOTHING, 0
@@ -111,9 +111,11 @@ def save(statistics: ChannelStatistics, list_file: Path) -> Path:
     return file
 
 
-def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics | None:
-    """Return the statistics beside a list if they belong to it: same hash, and measured at `size`
-    or at native size.
+def find(
+    list_file: Path, *, list_sha256: str, size: int, channels: int = 3
+) -> ChannelStatistics | None:
+    """Return the statistics beside a list if they belong to it: same hash, so many channels, and
+    measured at `size` or at native size.
 
     Raises:
         StorageError: the file cannot be read.
@@ -121,14 +123,17 @@ def find(list_file: Path, *, list_sha256: str, size: int) -> ChannelStatistics |
     file = list_file.parent / FILE_NAME
     try:
         values = json.loads(file.read_text())
-        mean, std = _three(values["mean"]), _three(values["std"])
+        mean, std = _floats(values["mean"]), _floats(values["std"])
         others = (values[name] for name in ("num_images", "size", "list_sha256"))
         found = ChannelStatistics(mean, std, *others)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from None
-    fits = found.list_sha256 == list_sha256 and found.size in (None, size) and min(found.std) > 0
+    if found.list_sha256 != list_sha256 or found.size not in (None, size):
+        return None
+    # Of RGB no grey follows: its deviation depends on how the three vary together.
+    fits = len(mean) == len(std) == channels and min(std) > 0
     return found if fits else None
 
 
@@ -168,7 +173,7 @@ def readable(
 
 
 def _stack_sums(pixels: Pixels) -> _Sums:
-    """Return the exact sums of uint8 (n, H, W, 3).
+    """Return the exact sums of uint8 (n, H, W, C).
 
     cv2.meanStdDev works in float64; its results times the count are integers, so rounding makes
     them exact again as long as the sum of squares stays far below 2^53 (it is below 2^43 for 64
@@ -176,20 +181,19 @@ def _stack_sums(pixels: Pixels) -> _Sums:
     """
     import cv2
 
-    n, height, width, _ = pixels.shape
+    n, height, width, channels = pixels.shape
     count = n * height * width
-    mean, std = cv2.meanStdDev(pixels.reshape(n * height, width, 3))
+    mean, std = cv2.meanStdDev(pixels.reshape(n * height, width, channels))
     values, squares = mean[:, 0] * count, (std[:, 0] ** 2 + mean[:, 0] ** 2) * count
-    return np.rint([[count] * 3, values, squares]).astype(np.int64).astype(object)
+    return np.rint([[count] * channels, values, squares]).astype(np.int64).astype(object)
 
 
-def _mean_and_std(sums: _Sums) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _mean_and_std(sums: _Sums) -> tuple[tuple[float, ...], tuple[float, ...]]:
     count, values, squares = sums
     count = np.maximum(count, 1)
     variance = np.maximum(count * squares - values**2, 0)
-    return _three(values / count / 255), _three(variance**0.5 / count / 255)
+    return _floats(values / count / 255), _floats(variance**0.5 / count / 255)
 
 
-def _three(values: Iterable[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(map(float, values))

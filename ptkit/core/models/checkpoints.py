@@ -167,12 +167,15 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
     """
     # The checkpoint's own call has all that its size settled; a user's call has not.
     if model is None:
-        call, size = own_call(checkpoint["model"]["call"]), None
+        call, size, channels = own_call(checkpoint["model"]["call"]), None, None
     else:
-        call, size = parse(model), size_of(checkpoint["pipeline"])
+        pipeline = checkpoint["pipeline"]
+        call, size, channels = parse(model), size_of(pipeline), pipeline.get("channels")
     num_classes = checkpoint["model"]["num_classes"]
     try:
-        module, text = build_model(call, num_classes=num_classes, size=size, seed=0)
+        module, text = build_model(
+            call, num_classes=num_classes, size=size, channels=channels, seed=0
+        )
     except UsageError as error:
         if model is not None:
             raise

@@ -4,24 +4,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def resnet8(*, num_classes: int) -> nn.Module:
+def resnet8(*, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Build the CIFAR family's 8 layers: 78,000 parameters."""
-    return SmallResNet(num_classes, num_blocks=1)
+    return SmallResNet(num_classes, num_blocks=1, in_channels=in_channels)
 
 
-def resnet20(*, num_classes: int) -> nn.Module:
+def resnet20(*, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Build the CIFAR family's 20 layers: 0.27 million parameters."""
-    return SmallResNet(num_classes, num_blocks=3)
+    return SmallResNet(num_classes, num_blocks=3, in_channels=in_channels)
 
 
-def resnet56(*, num_classes: int) -> nn.Module:
+def resnet56(*, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Build the CIFAR family's 56 layers: 0.86 million parameters."""
-    return SmallResNet(num_classes, num_blocks=9)
+    return SmallResNet(num_classes, num_blocks=9, in_channels=in_channels)
 
 
-def resnet34_tutorial(*, num_classes: int) -> nn.Module:
+def resnet34_tutorial(*, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Build the course's ResNet-34, whose stages are wider than torchvision's resnet34."""
-    return TutorialResNet(num_classes)
+    return TutorialResNet(num_classes, in_channels=in_channels)
 
 
 class SmallResNet(nn.Module):
@@ -31,9 +31,9 @@ class SmallResNet(nn.Module):
     average pooling. Shortcuts are projections where the shape changes.
     """
 
-    def __init__(self, num_classes: int, *, num_blocks: int) -> None:
+    def __init__(self, num_classes: int, *, num_blocks: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(SmallBlock, 16, 16, num_blocks)
@@ -46,7 +46,7 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (n, classes) of images (n, 3, H, W) of any size."""
+        """Return the scores (n, classes) of images (n, in_channels, H, W) of any size."""
         maps = self.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
         scores: Tensor = self.fc(self.avgpool(maps).flatten(1))
@@ -79,10 +79,10 @@ class TutorialResNet(nn.Module):
     there.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
         super().__init__()
         self.pre = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False),
             nn.BatchNorm2d(64),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
@@ -95,7 +95,7 @@ class TutorialResNet(nn.Module):
         self.fc = nn.Linear(512, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (n, classes) of images (n, 3, H, W) of any size."""
+        """Return the scores (n, classes) of images (n, in_channels, H, W) of any size."""
         maps = self.layer2(self.layer1(self.pre(images)))
         maps = self.layer4(self.layer3(maps))
         scores: Tensor = self.fc(self.avgpool(maps).flatten(1))

@@ -50,11 +50,15 @@ def usual_size(name: str) -> int:
     return int(_config(name).input_size[-1])
 
 
-def settled(call: Call, size: int | Sides | None) -> Mapping[str, Any]:
-    """Return `img_size` for a model of one size that is to be built for another."""
+def settled(call: Call, size: int | Sides | None, channels: int | None) -> Mapping[str, Any]:
+    """Return what the call leaves open: `img_size` of a model of one size that is to be built for
+    another, `in_chans` where the images have not three channels.
+    """
     config = _config(call.name)
-    is_bound = config.fixed_input_size and "img_size" not in call.kwargs
-    return {"img_size": size} if is_bound and size not in (None, config.input_size[-1]) else {}
+    wanted: dict[str, Any] = {"in_chans": channels} if channels not in (None, 3) else {}
+    if config.fixed_input_size and size not in (None, config.input_size[-1]):
+        wanted["img_size"] = size
+    return {key: value for key, value in wanted.items() if key not in call.kwargs}
 
 
 def create(call: Call, *, num_classes: int) -> Any:

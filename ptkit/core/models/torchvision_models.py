@@ -21,6 +21,7 @@ from torch import nn
 
 from ptkit.core.errors import StorageError
 from ptkit.core.files import make_folder
+from ptkit.core.models.channels import take_one_channel
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.parts.calls import Call
@@ -88,12 +89,22 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         stem = given.pop("stem", "standard")
         if stem not in ("small", "standard"):
             raise ValueError(f"stem must be 'small' or 'standard', found {stem!r}")
+        channels = given.pop("in_channels", 3)
+        if channels not in (1, 3):
+            raise ValueError(f"in_channels must be 1 or 3, found {channels!r}")
+        if channels == 1 and given.get("transform_input"):
+            raise ValueError(
+                "transform_input takes three channels: leave it out with in_channels=1"
+            )
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **given)
         if stem == "small":
             _shrink_stem(model)
+        if channels == 1:
+            take_one_channel(model)
         return model
 
-    arguments = {"num_classes": inspect.Parameter.empty, **_ARGUMENTS.get(class_name, {})}
+    own = _ARGUMENTS.get(class_name, {})
+    arguments = {"num_classes": inspect.Parameter.empty, **own, "in_channels": 3}
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(k, kind, default=v) for k, v in arguments.items()]
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

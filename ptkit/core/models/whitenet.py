@@ -19,12 +19,19 @@ _SCORE_SCALE = 1 / 9
 _NORM_MOMENTUM = 0.4
 
 
-def whitenet(*, num_classes: int, widths: Sequence[int] = (64, 192), stride: int = 2) -> nn.Module:
+def whitenet(
+    *,
+    num_classes: int,
+    widths: Sequence[int] = (64, 192),
+    stride: int = 2,
+    in_channels: int = 3,
+) -> nn.Module:
     """Build the network.
 
     widths: of its blocks, each of which halves the sides. stride: of the whitening layer.
+    in_channels: 3 for RGB, 1 for grey.
     """
-    return WhiteNet(num_classes, widths=widths, stride=stride)
+    return WhiteNet(num_classes, widths=widths, stride=stride, in_channels=in_channels)
 
 
 class WhiteNet(nn.Module):
@@ -34,23 +41,30 @@ class WhiteNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, *, widths: Sequence[int], stride: int = 2, kernel_size: int = 3
+        self,
+        num_classes: int,
+        *,
+        widths: Sequence[int],
+        stride: int = 2,
+        kernel_size: int = 3,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        width = 2 * 3 * kernel_size**2
-        self.whiten = nn.Conv2d(3, width, kernel_size, stride=stride)
+        # The patches' directions and their negatives.
+        width = 2 * in_channels * kernel_size**2
+        self.whiten = nn.Conv2d(in_channels, width, kernel_size, stride=stride)
         self.blocks = nn.Sequential(*map(_Block, (width, *widths[:-1]), widths))
         self.fc = nn.Linear(widths[-1], num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (n, classes) of images (n, 3, H, W)."""
+        """Return the scores (n, classes) of images (n, in_channels, H, W)."""
         maps: Tensor = self.blocks(F.gelu(self.whiten(images)))
         scores: Tensor = self.fc(maps.amax(dim=(2, 3)))
         return scores * _SCORE_SCALE
 
     @torch.no_grad()
     def fit_inputs(self, images: Tensor) -> None:
-        """Make the first layer whiten patches of training images (n, 3, H, W).
+        """Make the first layer whiten patches of training images (n, in_channels, H, W).
 
         The images are as the model gets them. The filters are the eigenvectors of the patches'
         second moments, each divided by the root of its eigenvalue, and their negatives (section

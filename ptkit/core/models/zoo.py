@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
 from ptkit.core.models import timm_models
+from ptkit.core.models.channels import input_channels
 from ptkit.core.models.hooks import evaluating, taking
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue
 from ptkit.core.parts.part import Part
 from ptkit.core.sizes import Sides, is_small, sides_of
+from ptkit.core.wording import counted
 
 _RUN_GIVES = frozenset({"num_classes"})
 _SUMMARIES = {
@@ -82,14 +84,19 @@ def usual_size(call: Call) -> int:
 
 
 def build_model(
-    call: str | Call, *, num_classes: int, size: int | Sides | None, seed: int
+    call: str | Call,
+    *,
+    num_classes: int,
+    size: int | Sides | None,
+    seed: int,
+    channels: int | None = None,
 ) -> tuple[nn.Module, str]:
     """Build a model with fresh weights; return it and the text of the call that would build the
     same one again.
 
-    size: pixels of a side, or height and width, which settles what the call leaves open (the stem
-        of a ResNet, a transformer's patches); None leaves the model's own defaults. The text has
-        what was settled, and no num_classes.
+    size: pixels of a side, or height and width, channels: of the images; they settle what the call
+        leaves open (the stem of a ResNet, a transformer's patches, in_channels); None leaves the
+        model's own defaults. The text has what was settled, and no num_classes.
     seed: of the weights. The global random state is left as it was.
 
     Raises:
@@ -98,11 +105,11 @@ def build_model(
     """
     call = _without_num_classes(parse(call) if isinstance(call, str) else call, num_classes)
     catalogue = _OURS if call.prefix or call.name in _OURS.parts else models()
-    if not call.prefix:
-        call = _settled(call, catalogue.find(call), size)
-    elif call.prefix == "timm":
+    if call.prefix == "timm":
         timm_models.check_name(call)
-        call = call.updated(timm_models.settled(call, size))
+        call = call.updated(timm_models.settled(call, size, channels))
+    else:
+        call = _settled(call, catalogue.find(call), size, channels)
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -115,20 +122,27 @@ def build_model(
     return model, str(call)
 
 
-def check_forward(model: nn.Module, size: int | Sides, *, num_classes: int | None = None) -> None:
+def check_forward(
+    model: nn.Module, size: int | Sides, *, num_classes: int | None = None, channels: int = 3
+) -> None:
     """Run one black image through the model, which stays as it was.
 
     size: pixels of a side, or height and width. num_classes: the number of scores an image must
-    give, if known.
+    give, if known. channels: of the image.
 
     Raises:
-        UsageError: the model does not take this size, or gives something else than (1, num_classes)
-            scores.
+        UsageError: the model does not take such an image, or gives something else than
+            (1, num_classes) scores.
     """
     like = next(model.parameters(), torch.zeros(()))
     height, width = sides_of(size)
-    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, channels, height, width, dtype=like.dtype, device=like.device)
     remedy = ": change --size, --model or the transforms"
+    if (taken := input_channels(model)) != channels:
+        remedy = (
+            f": it takes {counted(taken, 'channel')} and the images have {channels}; add"
+            f" Grayscale(num_output_channels={taken}) to the transforms, or change --model"
+        )
     with taking(model, image, remedy=remedy), evaluating(model), torch.no_grad():
         scores = model(image)
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes or scores.shape[-1]):
@@ -180,22 +194,25 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
     return call.without("num_classes")
 
 
-def _settled(call: Call, part: Part, size: int | Sides | None) -> Call:
-    """Return the call with the arguments that follow from the size of the images, where they are
-    left out.
-    """
-    by_size: dict[str, Any] = {"stem": "standard"}
+def _settled(call: Call, part: Part, size: int | Sides | None, channels: int | None) -> Call:
+    """Return the call with the arguments that follow from the images, where they are left out."""
+    follows: dict[str, Any] = {"stem": "standard"}
     if size is not None:
         height, width = sides_of(size)
         stem = "small" if is_small(min(height, width)) else "standard"
-        by_size = {"stem": stem, "input_size": (height, width)}
+        follows = {"stem": stem, "input_size": (height, width)}
         # Models that want one number take squares only.
         if height == width:
-            by_size |= {"size": height, "image_size": height}
+            follows |= {"size": height, "image_size": height}
+    # Of a user's own model the other names may mean anything.
+    if call.prefix:
+        follows = {}
+    if channels is not None:
+        follows["in_channels"] = channels
     takes = inspect.signature(part.load()).parameters
     settled = {
         key: value
-        for key, value in by_size.items()
+        for key, value in follows.items()
         if key in takes and call.kwargs.get(key) is None and value != takes[key].default
     }
     return call.updated(settled)

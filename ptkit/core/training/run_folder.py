@@ -13,9 +13,10 @@ import torch
 from ptkit import __version__
 from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_layer, to_toml
-from ptkit.core.data.transforms.pipeline import denormalise
+from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically, write_csv
+from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
@@ -280,6 +281,8 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
             "calls": [str(call) for call in pipeline.calls],
             "tensors": pipeline.tensors,
             "size": data.size,
+            # A model that is named anew for these weights is built for so many.
+            "channels": pipeline.channels or input_channels(training.model),
             "mean": list(data.settings.mean),
             "std": list(data.settings.std),
         },

@@ -12,6 +12,7 @@ from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Sett
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -100,13 +101,16 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     call = parse(settings.optimizer.call or usual_optimizer(loss))
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
-    model = _prepare_model(settings, data, loss, start=start)
+    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
+    batch = next(data.train.epoch(0))
+    model = _prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
-    images = try_first_batch(
-        model.module, loss, data, num_outputs=model.num_outputs, is_fresh=start is None
+    images, is_fresh = batch.images, start is None
+    try_first_batch(
+        model.module, loss, data, batch=batch, num_outputs=model.num_outputs, is_fresh=is_fresh
     )
     optimizer = _prepare_optimizer(settings, call, model, data=data)
     try_smallest_batch(model.module, images, data=data, optimizer=optimizer, dtype=dtype)
@@ -117,10 +121,8 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
-    notes = _choices(settings, optimizer, schedule, loss, data, place=f"{place}, {precision}")
-    _report(watch, data, model, notes)
+    place = _place(device, threads, dtype)
+    _report(watch, data, model, _choices(settings, optimizer, schedule, loss, data, place=place))
     training = Training(
         model.module,
         data.train,
@@ -131,7 +133,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         asked,
         dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
-        compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
+        compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
@@ -223,6 +225,12 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
+def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
+    """Say where the model runs, and in which precision."""
+    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
+    return f"{place}, {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
+
+
 def _resolved(
     settings: Settings,
     data: PreparedData,
@@ -290,9 +298,11 @@ def _compiled(
 
 
 def _prepare_model(
-    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None
+    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None, channels: int
 ) -> PreparedModel:
     """Build the model, initialise it and take over old weights, on the CPU.
+
+    channels: of the images that it gets.
 
     Raises:
         UsageError: unknown model or initialisation, or a size that the model does not take.
@@ -303,8 +313,10 @@ def _prepare_model(
     if loss.compares:
         num_outputs = settings.loss.embedding or _EMBEDDING
     chosen = asked.call or (start.call if start else None) or default_model(size)
-    module, call = build_model(chosen, num_classes=num_outputs, size=size, seed=seed)
-    check_forward(module, size, num_classes=num_outputs)
+    module, call = build_model(
+        chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
+    )
+    check_forward(module, size, num_classes=num_outputs, channels=channels)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     notes = [f"model: {call}, {num_parameters:,} parameters"]
     # Before old weights are taken over: those that fit replace it.
@@ -316,8 +328,9 @@ def _prepare_model(
         is_same_task = start.class_names in (None, data.class_names)
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
-        report = transfer(module, start.state_dict, leave_out=leave_out)
-        words = (*start.notes, *report.notes, report.summary())
+        state_dict, summed = summed_over_rgb(start.state_dict, module)
+        report = transfer(module, state_dict, leave_out=leave_out)
+        words = (*start.notes, *summed, *report.notes, report.summary())
         notes += [f"weights of {start.source}: {text}" for text in words]
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 

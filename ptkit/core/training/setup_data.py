@@ -10,6 +10,7 @@ import torch
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
     REGRESSION,
@@ -23,6 +24,7 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
+from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
     Statistics,
     complete,
@@ -36,6 +38,7 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
+from ptkit.core.wording import counted
 
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
@@ -89,15 +92,15 @@ def prepare_data(
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
     _check_reduced(data, train_list, train_draft)
-    is_once = asked.epochs == 1
+    _check_channels(train_draft, eval_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
     # One after the other: memory that the training images take is not free for the others.
-    train = load_list(train_list, train_draft, train_data, counting, is_once=is_once)
-    valid = load_list(valid_list, eval_draft, data, counting, is_once=is_once)
+    train = load_list(train_list, train_draft, train_data, counting, is_once=asked.epochs == 1)
+    valid = load_list(valid_list, eval_draft, data, counting, is_once=asked.epochs == 1)
     mean, std, origin = (
         own_statistics(train_calls, data.mean, data.std)
-        or _known_statistics(train.images, data, start)
+        or _known_statistics(train.images, data, start, channels=train_draft.channels or 3)
         or _measured(train, train_draft, data, counting, asked.seed)
     )
     train_pipeline = _pipeline(train_calls, size, mean=mean, std=std)
@@ -115,7 +118,7 @@ def prepare_data(
         train=_training_batches(train, train_pipeline, data, asked, device),
         valid=evaluated(valid.images, kept=valid.kept),
         reference=evaluated(train.images, kept=kept),
-        settings=replace(data, mean=mean, std=std),
+        settings=_with_statistics(data, mean, std, channels=train_pipeline.channels),
         size=size,
         skipped=train.skipped + valid.skipped,
         notes=(
@@ -167,6 +170,15 @@ def _has(calls: tuple[Call, ...], name: str) -> bool:
     return any(call.name == name for call in calls)
 
 
+def _check_channels(train: Pipeline, evaluation: Pipeline) -> None:
+    if train.channels is None or evaluation.channels in (None, train.channels):
+        return
+    raise UsageError(
+        f"training images get {counted(train.channels, 'channel')}, evaluation images"
+        f" {evaluation.channels}: give data.eval_transforms the Grayscale of training"
+    )
+
+
 def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
     # Asked before anything is decoded, which may take minutes.
     if not data.reduced_decode:
@@ -177,31 +189,52 @@ def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) ->
 
 
 def _known_statistics(
-    images: ImageList, data: DataSettings, start: Weights | None
+    images: ImageList, data: DataSettings, start: Weights | None, *, channels: int
 ) -> Statistics | None:
     """Return the statistics that are given, come with the weights, or lie beside the list."""
     if data.mean:
         return data.mean, data.std, "the given statistics"
     if start is not None and start.mean and start.std:
-        return start.mean, start.std, "the statistics of the weights"
+        if len(start.mean) in (1, channels):
+            return start.mean, start.std, "the statistics of the weights"
+        # Grey for weights of RGB: each of the three would get the grey value.
+        if channels == 1:
+            mean, std = ((sum(v) / len(v),) for v in (start.mean, start.std))
+            return mean, std, "the statistics of the weights, the mean of their three channels"
     assert data.size is not None
     # Recognised by the list's hash: after another split they are measured anew.
-    found = statistics.find(images.file, list_sha256=images.sha256, size=data.size)
+    found = statistics.find(
+        images.file, list_sha256=images.sha256, size=data.size, channels=channels
+    )
     if found is None:
         return None
     return found.mean, found.std, str(images.file.parent / statistics.FILE_NAME)
 
 
+def _with_statistics(
+    data: DataSettings, mean: tuple[float, ...], std: tuple[float, ...], *, channels: int | None
+) -> DataSettings:
+    # Of a single number whoever reads it later could not tell how many channels it is for.
+    times = channels or 1 if len(mean) == 1 else 1
+    return replace(data, mean=mean * times, std=std * times)
+
+
 def _measured(
     train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> Statistics:
-    """Measure images after the pipeline's prefix, so that kept or not they give the same."""
+    """Measure images after the pipeline's prefix, so that kept or not they give the same; as grey
+    where they become grey later.
+    """
     images = train.images
+
+    def seen(pixels: Pixels) -> Pixels:
+        return grey_pixels(pixels, 1) if pipeline.channels == 1 else pixels
+
     # The seed chooses them: kept or read anew, they are the same images.
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
 
     if train.kept is not None:
-        stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
+        stacks = map(seen, train.kept.stacks(statistics.sample(images, num=num, seed=seed)))
         found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
     else:
         try:
@@ -212,7 +245,7 @@ def _measured(
                     seed=seed,
                     workers=data.workers or num_cores(),
                     on_images=on_images,
-                    read=lambda path: pipeline.apply_prefix(decoder.read(path)),
+                    read=lambda path: seen(pipeline.apply_prefix(decoder.read(path))[None])[0],
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None

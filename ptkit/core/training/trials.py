@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import spread
-from ptkit.core.data.loading.batches import batches_at
+from ptkit.core.data.loading.batches import Batch, batches_at
 from ptkit.core.device import autocast
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers, taking
@@ -21,24 +21,31 @@ _FITTED_IMAGES = 2000
 
 
 def try_first_batch(
-    model: nn.Module, loss: Loss, data: PreparedData, *, num_outputs: int, is_fresh: bool
-) -> Tensor:
-    """Show the model its images before training, and try one batch; return the images of it.
+    model: nn.Module,
+    loss: Loss,
+    data: PreparedData,
+    *,
+    batch: Batch,
+    num_outputs: int,
+    is_fresh: bool,
+) -> None:
+    """Show the model its images before training, and try the first batch.
 
-    Transforms that do not fit fail here, and sizes that the model does not take.
+    Labels that the loss does not take fail here, and images that the model does not take.
     """
+    check_own_loss(loss, batch.labels, num_outputs=num_outputs)
+    # The square was tried with the model; transforms may have made another size of it, and in
+    # evaluation, if they are the user's own, another number of channels.
+    is_unknown = data.valid.pipeline.channels is None
+    tried = {(batch.images.shape[1], data.size, data.size)}
+    for one in (batch, *([next(data.valid.epoch(0))] if is_unknown else ())):
+        _, channels, height, width = one.images.shape
+        if (channels, height, width) not in tried:
+            check_forward(model, (height, width), num_classes=num_outputs, channels=channels)
     fit_inputs = getattr(model, "fit_inputs", None)
     if is_fresh and callable(fit_inputs):
         some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
         fit_inputs(torch.cat(list(batches_at(data.reference, some))))
-    # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
-    batch = next(data.train.epoch(0))
-    check_own_loss(loss, batch.labels, num_outputs=num_outputs)
-    _, _, height, width = batch.images.shape
-    # The square was tried with the model; transforms may have made another size of it.
-    if (height, width) != (data.size, data.size):
-        check_forward(model, (height, width), num_classes=num_outputs)
-    return batch.images
 
 
 def try_smallest_batch(

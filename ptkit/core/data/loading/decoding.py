@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar, cast
@@ -62,14 +62,15 @@ class Layout:
     block_of: npt.NDArray[np.int32]
     starts: Indices
     sizes: npt.NDArray[np.int32]
+    channels: int
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The readable images of a list, decoded once: uint8 RGB after the prefix of a pipeline, in the
+    """The readable images of a list, decoded once: uint8 after the prefix of a pipeline, in the
     list's order.
 
-    pixels: (N, H, W, 3) where all have one size; else empty, and `layout` says where each image is.
+    pixels: (N, H, W, C) where all have one size; else empty, and `layout` says where each image is.
     bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
     of the others.
     origin: the file that the pixels are mapped from; None in memory.
@@ -93,19 +94,19 @@ class Kept:
         """The bytes of all images."""
         if self.layout is None:
             return self.pixels.nbytes
-        return 3 * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
+        return self.layout.channels * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
 
     def image(self, index: int) -> Pixels:
-        """Return one image (H, W, 3), not copied."""
+        """Return one image (H, W, C), not copied."""
         if self.layout is None:
             return cast(Pixels, self.pixels[index])
-        height, width = self.layout.sizes[index].tolist()
+        shape = (*self.layout.sizes[index].tolist(), self.layout.channels)
         block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
-        flat: Pixels = block[start : start + height * width * 3]
-        return flat.reshape(height, width, 3)
+        flat: Pixels = block[start : start + math.prod(shape)]
+        return flat.reshape(shape)
 
     def stacks(self, indices: Indices) -> Iterator[Pixels]:
-        """Yield some images, in that order, as stacks (n, H, W, 3)."""
+        """Yield some images, in that order, as stacks (n, H, W, C)."""
         if self.layout is not None:
             yield from (self.image(index)[None] for index in indices.tolist())
             return
@@ -119,16 +120,15 @@ class Kept:
             return Kept(self.pixels[indices], (), origin=self.origin)
         layout = self.layout
         # The blocks stay whole: a subset of a few images holds the pixels of all.
-        chosen = Layout(
-            layout.blocks, layout.block_of[indices], layout.starts[indices], layout.sizes[indices]
-        )
+        parts = {name: getattr(layout, name)[indices] for name in ("block_of", "starts", "sizes")}
+        chosen = replace(layout, **parts)
         return Kept(self.pixels, (), chosen, self.origin)
 
 
-def starts_of(sizes: npt.NDArray[np.int32]) -> Indices:
+def starts_of(sizes: npt.NDArray[np.int32], channels: int) -> Indices:
     """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
     # int64: the pixels of a list soon pass the 2 GiB at which int32 ends.
-    lengths: Indices = 3 * sizes.prod(axis=1, dtype=np.int64)
+    lengths: Indices = channels * sizes.prod(axis=1, dtype=np.int64)
     return lengths.cumsum() - lengths
 
 
@@ -309,13 +309,14 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
     """
     if pipeline.plan.prefix_size is not None:
         height, width = pipeline.plan.prefix_size
-        return len(images) * height * width * 3
+        return len(images) * height * width * pipeline.plan.prefix_channels
     # From all over the list: neighbours are often of one class, and alike in size.
     chosen = spread(range(len(images)), _NUM_HEADERS)
     found = [
         pipeline.size_after_prefix(size) for size in sizes_of(images, chosen) if size is not None
     ]
-    return int(3 * np.prod(found, axis=1, dtype=np.int64).mean() * len(images)) if found else 0
+    pixels = np.prod(found, axis=1, dtype=np.int64).mean() * len(images) if found else 0
+    return int(pipeline.plan.prefix_channels * pixels)
 
 
 def decode_each(

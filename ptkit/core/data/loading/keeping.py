@@ -236,11 +236,12 @@ def decode_all(
 
     on_images: called with how many more are done, for a progress bar.
     """
-    if pipeline.plan.prefix_size is None:
+    size, channels = pipeline.plan.prefix_size, pipeline.plan.prefix_channels
+    if size is None:
         chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
-        return _of_different_sizes(list(chunks))
+        return _of_different_sizes(list(chunks), channels)
     # One array for all: threads write into it, and nothing is copied or pickled.
-    pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
+    pixels = np.empty((len(images), *size, channels), np.uint8)
     # Without a lock: each row is written once, by one thread.
     take = pixels.__setitem__
     bad = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
@@ -257,14 +258,15 @@ def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
     return pixels[: len(pixels) - len(bad)]
 
 
-def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
+def _of_different_sizes(chunks: Sequence[Chunk], channels: int) -> Kept:
     counts = [len(chunk.sizes) for chunk in chunks]
     # The chunks stay apart: joining them would take their memory twice for a moment.
     layout = Layout(
         tuple(chunk.pixels for chunk in chunks),
         np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        np.concatenate([starts_of(chunk.sizes) for chunk in chunks]),
+        np.concatenate([starts_of(chunk.sizes, channels) for chunk in chunks]),
         np.concatenate([chunk.sizes for chunk in chunks]),
+        channels,
     )
     bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
     return Kept(np.empty(0, np.uint8), bad, layout)
@@ -370,6 +372,7 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
         "list": os.path.abspath(images.file),
         "num_images": len(images),
         "size": pipeline.plan.prefix_size,
+        "channels": pipeline.plan.prefix_channels,
         "calls": _prefix_calls(pipeline),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": _versions(pipeline),
@@ -378,13 +381,14 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
 
 def _mapped(entry: Entry) -> Kept:
     facts, file = entry.facts, entry.folder / PIXELS
-    count = facts["num_images"]
+    # Entries of earlier versions hold RGB.
+    count, channels = facts["num_images"], facts.get("channels", 3)
     bad = tuple(map(tuple, facts["bad"]))
     if facts["size"] is not None:
-        return Kept(_mapped_pixels(file, (count, *facts["size"], 3)), bad, origin=file)
+        return Kept(_mapped_pixels(file, (count, *facts["size"], channels)), bad, origin=file)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
-    block = _mapped_pixels(file, (facts["nbytes"],))
-    layout = Layout((block,), np.zeros(count, np.int32), starts_of(sizes), sizes)
+    blocks = (_mapped_pixels(file, (facts["nbytes"],)),)
+    layout = Layout(blocks, np.zeros(count, np.int32), starts_of(sizes, channels), sizes, channels)
     return Kept(np.empty(0, np.uint8), bad, layout, file)
 
 

@@ -22,14 +22,15 @@ from ptkit.core.data.keyed import Selection
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import Content, Kept, PendingFiles, checked, read_ahead
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.pipeline import Pipeline, same_size
-from ptkit.core.data.transforms.spec import Draws, Size
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.plan import same_shape
+from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.errors import DataError
 
 # What a thread gets of a batch at a time, decoded: so little that all threads end together.
 _BYTES_A_PART = 1 << 19
 
-# A batch before it goes to the device: uint8 (n, H, W, 3) or float (n, 3, H, W).
+# A batch before it goes to the device: uint8 (n, H, W, C) or float (n, C, H, W).
 HostBatch = tuple[Selection, Pixels | Tensor]
 
 
@@ -182,7 +183,7 @@ class _PendingBatch:
 
     selection: Selection
     pinned: bool
-    futures: list[Future[Size]] = field(default_factory=list)
+    futures: list[Future[tuple[int, ...]]] = field(default_factory=list)
     memory: Tensor | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -202,14 +203,14 @@ class _PendingBatch:
                     pin_memory=self.pinned,
                     memory_format=layout,
                 )
-        # Sizes that differ are an error, which `finished` raises when all sizes are known.
+        # Shapes that differ are an error, which `finished` raises when all are known.
         if self.memory.shape[1:] == pixels.shape[1:]:
             self.memory[start * crops : (start + count) * crops] = pixels
 
     def finished(self, pipeline: Pipeline) -> HostBatch:
         """Wait for all parts and return the batch."""
         # Part by part: of several bad images the first in the batch is named.
-        same_size([future.result() for future in self.futures], pipeline.calls)
+        same_shape([future.result() for future in self.futures], pipeline.calls)
         assert self.memory is not None
         return self.selection, self.memory
 
@@ -222,10 +223,10 @@ class _Part:
     start: int
     selection: Selection
 
-    def make(self, maker: BatchMaker, files: PendingFiles | None) -> Size:
-        """Make the images in the batch's memory and return their size."""
+    def make(self, maker: BatchMaker, files: PendingFiles | None) -> tuple[int, ...]:
+        """Make the images in the batch's memory and return their shape (C, H, W)."""
         pixels = maker.make(self.selection, None if files is None else files.contents())
         tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
         self.batch.put(tensor, start=self.start, count=len(self.selection.indices))
-        height, width = pixels.shape[-2:] if isinstance(pixels, Tensor) else pixels.shape[1:3]
-        return height, width
+        # Pixels that are not finished are (n, H, W, C).
+        return tuple((tensor if isinstance(pixels, Tensor) else tensor.movedim(-1, 1)).shape[1:])

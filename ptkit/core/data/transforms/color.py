@@ -1,10 +1,10 @@
 """Colour: brightness, contrast, saturation, hue and grey, for one image and for whole batches.
 
-Parameters come from keyed draws. One image, (3, H, W), goes through torchvision's functional
-kernels. Batches, uint8 (n, H, W, 3), get the same pixels with a parameter for each image: the
-operations of those kernels in their order, on planes of one colour each, uint8 (3, n, P) for P
-pixels an image. On the device, where starting an operation costs more than its work, all images of
-a batch take part in each.
+Parameters come from keyed draws. One image, (C, H, W), goes through torchvision's functional
+kernels. Batches, uint8 (n, H, W, C), get the same pixels with a parameter for each image: the
+operations of those kernels in their order, on planes of one colour each, uint8 (C, n, P) for P
+pixels an image. C is 3, or 1 for images that are grey already. On the device, where starting an
+operation costs more than its work, all images of a batch take part in each.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,6 @@ from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
     AT_LEAST_0,
     SHARE,
-    Together,
     either,
     list_of,
     number,
@@ -53,7 +52,7 @@ def color_jitter(t: v2.ColorJitter, image: Tensor, draws: Draws) -> Tensor:
 
 def color_jitter_batch(t: v2.ColorJitter, images: Pixels, draws: Draws) -> Pixels:
     """Change the colours of a batch in place, each image in its own order."""
-    spans = _spans(t)
+    spans = _spans(t, images.shape[-1])
     for part in in_cache(images) if spans else ():
         planes = _split(images[part])
         order = np.argsort(draws[part][:, list(spans)], axis=1, kind="stable")
@@ -72,8 +71,8 @@ def color_jitter_device(t: v2.ColorJitter, images: Tensor, draws: Tensor) -> Ten
     with grey: so
     each place of the order takes one blend for the whole batch, and one change of hue.
     """
-    spans = _spans(t)
-    # Floats, (3, n, P).
+    spans = _spans(t, images.shape[-1])
+    # Floats, (C, n, P).
     planes = images.movedim(-1, 0).flatten(2).float()
     # Not `draws[:, list(spans)]`: an index made of numbers is a copy that waits.
     columns = [draws[:, k] for k in spans]
@@ -104,63 +103,81 @@ def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, 
     return planes.mul(share.float()).addcmul_(other, (1.0 - share).float()).clamp_(0, 255).floor_()
 
 
-def grayscale_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
-    """Turn a batch grey in place, with three channels."""
+def grey_pixels(images: Pixels, channels: int) -> Pixels:
+    """Turn a batch grey, (n, H, W, channels), 1 or 3; in place where it has so many already."""
+    shape = (*images.shape[:-1], channels)
+    grey = images if images.shape == shape else np.empty(shape, np.uint8)
     for part in in_cache(images):
-        gray = _bytes(_gray(torch.from_numpy(_split(images[part])).float()))
-        _merge((gray, gray, gray), images[part])
-    return images
+        plane = _bytes(_gray(torch.from_numpy(_split(images[part])).float()))
+        _merge([plane] * channels, grey[part])
+    return grey
 
 
-def grayscale_device(_t: Any, images: Tensor, _draws: Tensor) -> Tensor:
-    """Turn a batch grey, with three channels."""
-    gray = _gray(images.movedim(-1, 0).float()).to(torch.uint8)
-    return gray[..., None].expand(images.shape).contiguous()
+def grayscale_batch(t: v2.Grayscale, images: Pixels, _draws: Draws) -> Pixels:
+    """Turn a batch grey, in place where it keeps its channels."""
+    return grey_pixels(images, t.num_output_channels)
 
 
-def grayscale_floats(_t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Turn a float batch (n, 3, H, W) grey, with three channels."""
-    images = F.rgb_to_grayscale(images, num_output_channels=3)
+def grayscale_device(t: v2.Grayscale, images: Tensor, _draws: Tensor) -> Tensor:
+    """Turn a batch grey."""
+    return _grey_on_device(images, t.num_output_channels)
+
+
+def grayscale_floats(t: v2.Grayscale, images: Tensor, _draws: Draws) -> Tensor:
+    """Turn a float batch (n, C, H, W) grey."""
+    images = F.rgb_to_grayscale(images, num_output_channels=t.num_output_channels)
     return images.contiguous()
+
+
+def _grey_on_device(images: Tensor, channels: int) -> Tensor:
+    gray = _gray(images.movedim(-1, 0).float()).to(torch.uint8)
+    return gray[..., None].expand(*images.shape[:-1], channels).contiguous()
+
+
+def _grey_image(image: Any) -> Any:
+    """Turn one image grey, a tensor or a PIL image, with the channels that it has."""
+    return F.rgb_to_grayscale(image, num_output_channels=F.get_num_channels(image))
 
 
 def random_grayscale_batch(t: v2.RandomGrayscale, images: Pixels, draws: Draws) -> Pixels:
     """Turn some images of a batch grey, in place."""
     chosen = np.flatnonzero(draws[:, 0] < t.p)
-    images[chosen] = grayscale_batch(t, images[chosen], draws)
+    images[chosen] = grey_pixels(images[chosen], images.shape[-1])
     return images
 
 
 def random_grayscale_device(t: v2.RandomGrayscale, images: Tensor, draws: Tensor) -> Tensor:
     """Turn some images of a batch grey."""
     is_chosen = (draws[:, 0] < t.p)[:, None, None, None]
-    return torch.where(is_chosen, grayscale_device(t, images, draws), images)
+    return torch.where(is_chosen, _grey_on_device(images, images.shape[-1]), images)
 
 
 def random_grayscale_floats(t: v2.RandomGrayscale, images: Tensor, draws: Draws) -> Tensor:
     """Turn some images of a float batch grey."""
     mask = sent(draws[:, 0] < t.p, images.device).view(-1, 1, 1, 1)
-    return torch.where(mask, grayscale_floats(t, images, draws), images)
+    return torch.where(mask, _grey_image(images), images)
 
 
-def _spans(t: v2.ColorJitter) -> dict[int, Any]:
+def _spans(t: v2.ColorJitter, channels: int = 3) -> dict[int, Any]:
     """Return the lowest and highest parameter of each step that the transform has, by its place."""
     spans = (t.brightness, t.contrast, t.saturation, t.hue)
-    return {k: span for k, span in enumerate(spans) if span is not None}
+    # As in torchvision, saturation and hue leave a single channel as it is.
+    wanted = spans if channels > 1 else spans[:_SATURATION]
+    return {k: span for k, span in enumerate(wanted) if span is not None}
 
 
 def _split(images: Pixels) -> Pixels:
-    """Return the planes of contiguous images (n, H, W, 3)."""
-    n, height, width, _ = images.shape
-    planes = np.empty((3, n * height, width), np.uint8)
-    cv2.split(images.reshape(n * height, width, 3), list(planes))
-    return planes.reshape(3, n, height * width)
+    """Return the planes of contiguous images (n, H, W, C)."""
+    n, height, width, channels = images.shape
+    planes = np.empty((channels, n * height, width), np.uint8)
+    cv2.split(images.reshape(n * height, width, channels), list(planes))
+    return planes.reshape(channels, n, height * width)
 
 
 def _merge(planes: Iterable[Pixels], images: Pixels) -> None:
     """Put planes back into contiguous images."""
-    n, height, width, _ = images.shape
-    rows = images.reshape(n * height, width, 3)
+    n, height, width, channels = images.shape
+    rows = images.reshape(n * height, width, channels)
     cv2.merge([plane.reshape(n * height, width) for plane in planes], rows)
 
 
@@ -179,6 +196,9 @@ def _gray(floats: Tensor) -> Tensor:
     """Return luma, float32 (n, P). `add_` with alpha rounds once, a product and a sum would round
     twice.
     """
+    if len(floats) == 1:
+        # A copy: what follows may work in place.
+        return floats[0].clone()
     red, green, blue = floats.unbind()
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
@@ -310,16 +330,12 @@ SPECS = (
     ),
     Spec(
         v2.Grayscale,
-        "to grey (use num_output_channels=3)",
+        "to grey, one channel; num_output_channels=3 keeps three",
         arguments={"num_output_channels": one_of(1, 3)},
-        together=Together(
-            lambda given: given["num_output_channels"] == 3,
-            "models take three channels: use Grayscale(num_output_channels=3)",
-        ),
-        example="num_output_channels=3",
         batch=grayscale_batch,
         device=grayscale_device,
         floats=grayscale_floats,
+        channels=lambda t, _channels: int(t.num_output_channels),
         can_keep=True,
     ),
     Spec(
@@ -328,7 +344,7 @@ SPECS = (
         arguments={"p": SHARE},
         draws=1,
         is_certain=has_p_1,
-        apply=partial(at_random, change=partial(F.rgb_to_grayscale, num_output_channels=3)),
+        apply=partial(at_random, change=_grey_image),
         batch=random_grayscale_batch,
         device=random_grayscale_device,
         floats=random_grayscale_floats,

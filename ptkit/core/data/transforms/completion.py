@@ -11,7 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import Call, parse, parse_all
 from ptkit.core.sizes import is_small
 
-# Three numbers each.
+# One number for all channels, or one a channel.
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
 # Mean, std, and where they come from.
 Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
@@ -61,8 +61,8 @@ def own_statistics(
     Raises:
         UsageError: the settings and the list contradict each other, or are incomplete.
     """
-    if bool(mean) != bool(std) or len(mean) not in (0, 3) or len(std) not in (0, 3):
-        raise UsageError("mean and std go together, three numbers each")
+    if len(mean) != len(std) or len(mean) not in (0, 1, 3):
+        raise UsageError("mean and std go together, three numbers each, or one for grey images")
     named = {call.name: call for call in calls if not call.prefix}
     if normalize := named.get("Normalize"):
         own = mean_and_std_of(normalize)
@@ -75,14 +75,16 @@ def own_statistics(
         # Whitened values are normalised already; the config.toml of such a run has a mean of 0.
         if any(mean):
             raise whitening.error("whitened images are not normalised: leave mean and std out")
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "LinearTransformation instead of statistics"
+        return (0.0,), (1.0,), "LinearTransformation instead of statistics"
     return None
 
 
 def mean_and_std_of(normalize: Call) -> MeanAndStd:
-    """Return what a Normalize subtracts and divides by, a number for each channel."""
+    """Return what a Normalize subtracts and divides by, a number for all channels or for each."""
     built = build_transform(normalize)
-    mean, std = (torch.as_tensor(x).flatten().expand(3).tolist() for x in (built.mean, built.std))
+    mean, std = torch.broadcast_tensors(
+        *(torch.as_tensor(values).flatten() for values in (built.mean, built.std))
+    )
     return tuple(map(float, mean)), tuple(map(float, std))
 
 

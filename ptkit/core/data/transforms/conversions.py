@@ -1,7 +1,10 @@
-"""How pixels are stored and scaled: ToTensor, ToPILImage, Normalize."""
+"""How pixels are stored and scaled: ToTensor, ToPILImage, Normalize, and back."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -22,7 +25,7 @@ from ptkit.core.parts.argument_rules import ABOVE_0, ANY, flag, list_of, one_of
 
 
 class ToTensor(nn.Module):
-    """Turn uint8 (3, H, W) or a PIL image into float32 (3, H, W) with values 0..1."""
+    """Turn uint8 (C, H, W) or a PIL image into float32 (C, H, W) with values 0..1."""
 
     # Not v2's own, which leaves tensors unscaled.
 
@@ -33,15 +36,17 @@ class ToTensor(nn.Module):
 
 
 def normalize_floats(t: v2.Normalize, images: Tensor, _draws: Draws) -> Tensor:
-    """Normalise a float batch (n, 3, H, W), in place; in rows where channels are last.
+    """Normalise a float batch (n, C, H, W), in place; in rows where channels are last.
 
     A broadcast over three channels takes ten times longer than one over a row.
     """
-    n, _, height, width = images.shape
-    mean, std = (constant(v, images.device, dtype=images.dtype).expand(3) for v in (t.mean, t.std))
+    n, channels, height, width = images.shape
+    mean, std = (
+        constant(v, images.device, dtype=images.dtype).expand(channels) for v in (t.mean, t.std)
+    )
     if not images.is_contiguous(memory_format=torch.channels_last):
-        return images.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
-    rows = images.permute(0, 2, 3, 1).view(n, height, width * 3)
+        return images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+    rows = images.permute(0, 2, 3, 1).view(n, height, width * channels)
     rows.sub_(mean.repeat(width)).div_(std.repeat(width))
     return images
 
@@ -76,3 +81,19 @@ SPECS = (
         is_conversion=True,
     ),
 )
+
+
+def denormalise(
+    tensor: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> npt.NDArray[np.uint8]:
+    """Turn normalised (..., C, H, W) back into uint8 RGB pixels (..., H, W, 3); one channel becomes
+    grey.
+
+    mean, std: a number each, or one a channel.
+    """
+    spread = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+    centre = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+    # Rounded: a cast alone cuts off, and many values would come back a level darker.
+    pixels = (tensor.detach().cpu().float() * spread + centre).mul(255).round().clamp(0, 255)
+    rgb = pixels.to(torch.uint8).movedim(-3, -1)
+    return rgb.expand(*rgb.shape[:-1], 3).contiguous().numpy()

@@ -108,13 +108,15 @@ def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
     wholes = [images]
     if isinstance(t, v2.TenCrop):
         # torch's flip would move byte by byte.
-        wholes.append(np.stack([cv2.flip(image, 0 if t.vertical_flip else 1) for image in images]))
+        mirrored = [cv2.flip(image, 0 if t.vertical_flip else 1) for image in images]
+        # Of a single channel OpenCV drops the dimension.
+        wholes.append(np.stack(mirrored).reshape(images.shape))
     tensors = (torch.from_numpy(whole).permute(0, 3, 1, 2) for whole in wholes)
     views = [view for tensor in tensors for view in F.five_crop(tensor, t.size)]
-    crops = np.empty((len(images), len(views), *t.size, 3), np.uint8)
+    crops = np.empty((len(images), len(views), *t.size, images.shape[-1]), np.uint8)
     for number, view in enumerate(views):
         crops[:, number] = view.permute(0, 2, 3, 1).numpy()
-    return crops.reshape(-1, *t.size, 3)
+    return crops.reshape(-1, *crops.shape[2:])
 
 
 def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
     """Blot out a random box with probability p."""
     height, width = F.get_size(image)
     box = _erased_box(height, width, t, draws)
-    return image if box is None else F.erase(image, *box, _value(t, box, draws))
+    return image if box is None else F.erase(image, *box, _value(t, image, box, draws))
 
 
 def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> Tensor:
@@ -29,7 +29,8 @@ def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> 
     if images.device.type != "cpu" and t.value is not None:
         return _erased_by_mask(t, images, boxes)
     erased = [(number, box) for number, box in enumerate(boxes) if box is not None]
-    values = _sent_together([_value(t, box, draws[k]) for k, box in erased], images.device)
+    drawn = [_value(t, images[k], box, draws[k]) for k, box in erased]
+    values = _sent_together(drawn, images.device)
     for (number, (top, left, h, w)), value in zip(erased, values, strict=True):
         images[number, :, top : top + h, left : left + w] = value
     return images
@@ -50,15 +51,15 @@ def _erased_by_mask(t: v2.RandomErasing, images: Tensor, boxes: list[Box | None]
     return torch.where(box_mask(np.array(corners), images), value, images)
 
 
-def _value(t: v2.RandomErasing, box: Box, draws: Draws) -> Tensor:
-    """Return what fills a box: (1 or 3, 1, 1), or normal numbers (3, h, w) where the value is
-    random.
+def _value(t: v2.RandomErasing, image: Tensor, box: Box, draws: Draws) -> Tensor:
+    """Return what fills a box of an image (C, H, W): (1 or C, 1, 1), or normal numbers (C, h, w)
+    where the value is random.
     """
     if t.value is not None:
         return torch.tensor(t.value)[:, None, None]
     # Seeded by a draw: the noise of an image does not depend on its batch.
     generator = torch.Generator().manual_seed(int(draws[1] * (1 << 53)))
-    return torch.randn((3, box[2], box[3]), generator=generator)
+    return torch.randn((image.shape[-3], box[2], box[3]), generator=generator)
 
 
 def _erased_box(height: int, width: int, t: v2.RandomErasing, draws: Draws) -> Box | None:

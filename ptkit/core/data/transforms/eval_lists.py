@@ -18,7 +18,7 @@ from ptkit.core.data.transforms.catalogue import (
 from ptkit.core.data.transforms.foreign import code_of, seed_for
 from ptkit.core.data.transforms.generators import all_kept, next_draws
 from ptkit.core.data.transforms.pipeline import apply_steps
-from ptkit.core.data.transforms.plan import Step, sizes_of, steps_of
+from ptkit.core.data.transforms.plan import Step, channels_of, sizes_of, steps_of
 from ptkit.core.parts.calls import Call, parse
 
 # A step that changes one image in ten keeps one as it is in 64 states once in a thousand times.
@@ -71,7 +71,7 @@ def _in_place_of(
     *earlier, step = steps_of([*before, call])
     if spec.is_certain(transform) or (spec.is_own and _is_always_alike(step, earlier, images)):
         return (call,)
-    return spec.in_evaluation(transform, sizes_of(earlier)[-1])
+    return spec.in_evaluation(transform, sizes_of(earlier, channels_of(earlier))[-1])
 
 
 def _is_always_alike(step: Step, earlier: Sequence[Step], images: Sequence[Pixels]) -> bool:

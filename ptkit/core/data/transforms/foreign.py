@@ -21,6 +21,7 @@ from ptkit.core.data.transforms.spec import (
     Draws,
     Spec,
     interpolation,
+    kept_channels,
 )
 from ptkit.core.parts.argument_rules import (
     ABOVE_0,
@@ -69,8 +70,16 @@ def code_of(transform: Any) -> Any:
 
 
 # What the rows share.
-_foreign = partial(Spec, draws=1, apply=apply_foreign, size=lambda _t, _size: None, is_foreign=True)
-_policy = partial(_foreign, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES)
+_foreign = partial(
+    Spec,
+    draws=1,
+    apply=apply_foreign,
+    size=lambda _t, _size: None,
+    # A user's own code may give any number of them.
+    channels=lambda _t, _channels: None,
+    is_foreign=True,
+)
+_policy = partial(_foreign, channels=kept_channels, refuses=NEEDS_0_TO_1, tensor_modes=FEW_MODES)
 _OF_POLICIES = {"interpolation": ROTATION_MODES, "fill": FILL}
 # The row of what is not in the catalogue; for all we know it mirrors.
 USERS_OWN = _foreign(object, "a transform of the user's own", mirrors=True, is_own=True)

@@ -24,12 +24,22 @@ from ptkit.core.data.transforms.catalogue import build_transform, is_foreign, is
 from ptkit.core.data.transforms.foreign import code_of
 from ptkit.core.data.transforms.generators import all_kept
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.plan import Plan, Step, check_order, divide, sizes_of, steps_of
+from ptkit.core.data.transforms.plan import (
+    Plan,
+    Step,
+    channels_of,
+    check_order,
+    divide,
+    same_shape,
+    sizes_of,
+    steps_of,
+)
 from ptkit.core.data.transforms.spec import Draws, Size
-from ptkit.core.device import sent
-from ptkit.core.errors import DataError, UsageError
-from ptkit.core.parts.calls import Call, joined, parse_all
+from ptkit.core.device import channels_last, sent
+from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, parse_all
 from ptkit.core.parts.catalogue import refuse_user_code
+from ptkit.core.wording import counted
 
 
 # eq=False keeps the hash by identity that lru_cache below needs: `tensors` has no other.
@@ -43,6 +53,7 @@ class Pipeline:
     calls: the list. plan: its steps by what they run on.
     mix: MixUp, CutMix or a choice of them, which `Batches` applies to what comes out; None without.
     size: (height, width) at the end; None where it depends on the image.
+    channels: C at the end, 3, or 1 after Grayscale(); None after a transform of the user's own.
     num_crops: how many images come out for one: 5 or 10 with FiveCrop or TenCrop, 2 with
         WithHorizontalFlip.
     tensors: what must be saved beside `calls`: by the name of a file in them, what
@@ -52,6 +63,7 @@ class Pipeline:
     calls: tuple[Call, ...]
     plan: Plan
     size: Size | None
+    channels: int | None
     num_draws: int
     num_crops: int = 1
     mix: Any = None
@@ -93,11 +105,13 @@ class Pipeline:
         mix = parsed.pop() if parsed and is_mix(parsed[-1]) else None
         steps = steps_of(parsed)
         check_order(steps, mix=mix)
-        sizes = sizes_of(steps)
+        channels = channels_of(steps)
+        sizes = sizes_of(steps, channels)
         return Pipeline(
             calls=tuple(calls),
-            plan=divide(steps, sizes),
+            plan=divide(steps, sizes, channels),
             size=sizes[-1],
+            channels=channels[-1],
             num_draws=steps[-1].columns.stop if steps else 0,
             num_crops=max((step.spec.num_crops for step in steps), default=1),
             mix=build_transform(mix) if mix is not None else None,
@@ -158,7 +172,7 @@ class Pipeline:
         return Reduction(size, step.spec.times_smaller(step.transform, size, draws[step.columns]))
 
     def apply_prefix(self, pixels: Pixels) -> Pixels:
-        """Apply the prefix to one decoded image (H, W, 3)."""
+        """Apply the prefix to one decoded image (H, W, 3); returns (h, w, prefix_channels)."""
         size = pixels.shape[0], pixels.shape[1]
         # Images that have their size already are neither copied nor turned into tensors.
         if all(
@@ -187,8 +201,8 @@ class Pipeline:
     def apply_to_image(
         self, pixels: Pixels, draws: Draws, *, reduction: Reduction | None = None
     ) -> Tensor:
-        """Apply the steps for single images to what `apply_prefix` gave: (3, h, w), or (num_crops,
-        3, h, w) where they take the crops.
+        """Apply the steps for single images to what `apply_prefix` gave: (C, h, w), or (num_crops,
+        C, h, w) where they take the crops.
 
         The result is uint8, or float where ToTensor is one of the steps. reduction: how much
         smaller the image came.
@@ -196,7 +210,7 @@ class Pipeline:
         Raises:
             UsageError: a transform that does not fit the image.
         """
-        # A view: in memory each pixel's colours stay side by side; only the shape is (3, H, W).
+        # A view: in memory each pixel's colours stay side by side; only the shape is (C, H, W).
         image: Any = torch.from_numpy(pixels).permute(2, 0, 1)
         steps = self.plan.image_steps
         # Without a prefix the image that came smaller is the first step's own.
@@ -214,13 +228,13 @@ class Pipeline:
         return tensor
 
     def stack(self, tensors: Sequence[Tensor]) -> Pixels | Tensor:
-        """Make a batch of what `apply_to_image` gave: uint8 (n, h, w, 3), or float (n, 3, h, w);
+        """Make a batch of what `apply_to_image` gave: uint8 (n, h, w, C), or float (n, C, h, w);
         crops image by image.
 
         Raises:
-            DataError: images that differ in size.
+            DataError: images that differ in size or channels.
         """
-        same_size([tuple(tensor.shape[-2:]) for tensor in tensors], self.calls)
+        same_shape([tuple(tensor.shape[-3:]) for tensor in tensors], self.calls)
         if self.plan.fused is None:
             # Crops (n, C, 3, h, w) become n * C images; images without crops stay as they are.
             return torch.stack(list(tensors)).flatten(0, -4)
@@ -232,7 +246,7 @@ class Pipeline:
         return pixels.reshape(-1, *first.shape[-3:])
 
     def apply_to_batch(self, batch: Pixels, draws: Draws) -> Pixels:
-        """Apply the steps for whole batches to uint8 (n, H, W, 3), with draws (n, num_draws); crops
+        """Apply the steps for whole batches to uint8 (n, H, W, C), with draws (n, num_draws); crops
         image by image.
 
         Raises:
@@ -245,7 +259,7 @@ class Pipeline:
     def finish_on_device(
         self, batch: Tensor, draws: Draws, *, device_draws: Tensor | None = None
     ) -> Tensor:
-        """Turn what `apply_to_batch` or `stack` gave into float32 (n, 3, H, W), channels last, on
+        """Turn what `apply_to_batch` or `stack` gave into float32 (n, C, H, W), channels last, on
         the device where it is.
 
         draws: (n, num_draws), n being the number of images and not of crops. device_draws: the same
@@ -263,29 +277,40 @@ class Pipeline:
         for step in self.plan.float_steps:
             batch = _applied_to_all(step, step.spec.floats, batch, draws)
         # After normalise_batch this copies nothing: its result is channels last already.
-        return batch.contiguous(memory_format=torch.channels_last)
+        return channels_last(batch)
 
     def normalise_batch(self, batch: Tensor) -> Tensor:
-        """Turn uint8 (n, H, W, 3) into float32 (n, 3, H, W), channels last, on its device."""
-        n, height, width, _ = batch.shape
-        scale, shift = self._rows(width, batch.device)
-        rows = batch.view(n, height, width * 3).float()
+        """Turn uint8 (n, H, W, C) into float32 (n, C, H, W), channels last, on its device.
+
+        Raises:
+            UsageError: Normalize has numbers for another C.
+        """
+        n, height, width, channels = batch.shape
+        scale, shift = self._rows(width, channels, batch.device)
+        rows = batch.view(n, height, width * channels).float()
         # One pass, written over its input: no further memory of that size.
         torch.addcmul(shift, rows, scale, out=rows)
         # Only the shape changes: colours stay side by side, which is what channels last means.
-        return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
+        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  # a pipeline lives as long as its run
-    def _rows(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _rows(self, width: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return scale and shift for a whole row: a broadcast over three channels is ten times
         slower.
         """
         assert self.plan.fused is not None
         scale, shift = self.plan.fused
-        return scale.repeat(width).to(device), shift.repeat(width).to(device)
+        # Where it is known before, planning has refused it.
+        if len(scale) not in (1, channels):
+            raise UsageError(
+                f"Normalize has {len(scale)} numbers and the images {counted(channels, 'channel')}:"
+                " give it, or data.mean and data.std, one for each"
+            )
+        scale, shift = (numbers.expand(channels).repeat(width) for numbers in (scale, shift))
+        return scale.to(device), shift.to(device)
 
     def apply(self, pixels: Pixels, draws: Draws) -> Tensor:
-        """Return one decoded image after the whole list, float (num_crops, 3, h, w)."""
+        """Return one decoded image after the whole list, float (num_crops, C, h, w)."""
         codes = [code_of(step.transform) for step in self.plan.image_steps]
         with all_kept(codes) if self.is_foreign else nullcontext():
             batch = self.stack([self.apply_to_image(self.apply_prefix(pixels), draws)])
@@ -294,7 +319,7 @@ class Pipeline:
         return self.finish_on_device(batch, draws[None])
 
     def read_image(self, path: str | Path) -> Tensor:
-        """Return the float (3, H, W) tensor of one file, or (num_crops, 3, H, W); for pipelines
+        """Return the float (C, H, W) tensor of one file, or (num_crops, C, H, W); for pipelines
         without randomness.
 
         Raises:
@@ -323,17 +348,6 @@ def _planned_again(
     # With the tensors, files that the calls name are not read again.
     pipeline = Pipeline.of(calls, tensors=tensors)
     return pipeline.for_device(torch.device("cuda")) if is_for_gpu else pipeline
-
-
-def denormalise(
-    tensor: Tensor, mean: Sequence[float], std: Sequence[float]
-) -> npt.NDArray[np.uint8]:
-    """Turn normalised (..., 3, H, W) back into uint8 pixels (..., H, W, 3)."""
-    spread = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
-    centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-    # Rounded: a cast alone cuts off, and many values would come back a level darker.
-    pixels = (tensor.detach().cpu().float() * spread + centre).mul(255).round().clamp(0, 255)
-    return pixels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
 def apply_steps(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
@@ -376,17 +390,3 @@ def _refusal(step: Step, error: Exception) -> UsageError:
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"
     return UsageError(f"{type(step.transform).__name__} cannot be applied: {reason}")
-
-
-def same_size(shapes: Sequence[tuple[int, ...]], calls: Sequence[Call]) -> None:
-    """Refuse a batch whose images differ in size.
-
-    Raises:
-        DataError: they do; the message shows two sizes.
-    """
-    sizes = sorted({f"{shape[0]}×{shape[1]}" for shape in shapes})
-    if len(sizes) > 1:
-        raise DataError(
-            f"images come out of the transforms in different sizes ({sizes[0]} and {sizes[-1]}): "
-            f"add Resize((height, width)) or a crop to {joined(calls) or 'the empty list'}"
-        )

@@ -19,8 +19,9 @@ from ptkit.core.data.transforms.catalogue import (
 )
 from ptkit.core.data.transforms.conversions import ToTensor
 from ptkit.core.data.transforms.spec import PIL, UINT8, Size, Spec, mode_of
-from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import Call
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.parts.calls import Call, joined
+from ptkit.core.wording import counted
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class Plan:
     image_steps: one image.
     batch_steps: whole uint8 batches, on the CPU.
     device_steps: whole uint8 batches on the training device, where that is not a CPU.
-    fused: scale and shift, (3,) each: ToTensor and a Normalize right after it are float(pixels) *
-        scale + shift; None where ToTensor is one of `image_steps`.
+    fused: scale and shift, one number each or one a channel: ToTensor and a Normalize right after
+        it are float(pixels) * scale + shift; None where ToTensor is one of `image_steps`.
     float_steps: whole float batches, on the device.
     prefix_size: (height, width) after the prefix; None where it depends on the image.
+    prefix_channels: of an image after the prefix.
     num_device_forms: how many steps at the end of `batch_steps` could run on a GPU.
     """
 
@@ -57,6 +59,7 @@ class Plan:
     fused: tuple[Tensor, Tensor] | None
     float_steps: tuple[Step, ...]
     prefix_size: Size | None
+    prefix_channels: int
     num_device_forms: int
 
     def for_gpu(self) -> "Plan":
@@ -89,8 +92,12 @@ def steps_of(calls: Sequence[Call]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
-    """Divide a list whose order has been checked; sizes: before each step and at the end."""
+def divide(
+    steps: tuple[Step, ...], sizes: Sequence[Size | None], channels: Sequence[int | None]
+) -> Plan:
+    """Divide a list whose order has been checked; sizes, channels: before each step and at the
+    end.
+    """
     # The prefix ends before the first step that is random or no longer takes uint8.
     first = next((k for k, step in enumerate(steps) if not step.spec.can_keep), len(steps))
     # Without a ToTensor of its own, as when a RandomChoice has it, all runs image by image.
@@ -108,6 +115,9 @@ def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
         fused, num_fused = _scale_and_shift(steps[floats:])
         floats += num_fused
     device_start = _start_of_forms(steps, sizes, first=batch_start, end=batch_end, form="device")
+    prefix_channels = channels[first]
+    # What is kept is no user's own.
+    assert prefix_channels is not None
     return Plan(
         prefix=steps[:first],
         image_steps=steps[first:batch_start],
@@ -115,6 +125,7 @@ def divide(steps: tuple[Step, ...], sizes: Sequence[Size | None]) -> Plan:
         float_steps=steps[floats:],
         fused=fused,
         prefix_size=sizes[first],
+        prefix_channels=prefix_channels,
         num_device_forms=batch_end - device_start,
     )
 
@@ -144,12 +155,14 @@ def _scale_and_shift(after: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]
     steps after ToTensor that takes.
     """
     if not after or not isinstance(after[0].transform, v2.Normalize):
-        return (torch.full((3,), 1 / 255), torch.zeros(3)), 0
+        return (torch.full((1,), 1 / 255), torch.zeros(1)), 0
     normalize = after[0].transform
     # Normalize also takes a single number for all channels.
-    mean, std = (
-        torch.as_tensor(values, dtype=torch.float64).reshape(-1).expand(3)
-        for values in (normalize.mean, normalize.std)
+    mean, std = torch.broadcast_tensors(
+        *(
+            torch.as_tensor(values, dtype=torch.float64).reshape(-1)
+            for values in (normalize.mean, normalize.std)
+        )
     )
     # Computed in float64 and rounded once.
     return ((1 / (255 * std)).float(), (-mean / std).float()), 1
@@ -244,17 +257,90 @@ def _check_crops(steps: Sequence[Step], mix: Call | None) -> None:
         raise mix.error(f"{mix.name} mixes single images: it cannot be used with {crop.name}")
 
 
-def sizes_of(steps: Sequence[Step]) -> list[Size | None]:
+def channels_of(steps: Sequence[Step]) -> list[int | None]:
+    """Return the number of channels before each step, and at the end; None after a transform of the
+    user's own.
+
+    Raises:
+        UsageError: a step with numbers for more or fewer channels, or in a container one that
+            changes them.
+    """
+    # Files are decoded to RGB.
+    channels: list[int | None] = [3]
+    for step in steps:
+        channels.append(_channels_after(step.call, step.transform, channels[-1]))
+    return channels
+
+
+def _channels_after(call: Call, transform: Any, channels: int | None) -> int | None:
+    spec = spec_of(transform)
+    if not spec.is_container:
+        _check_numbers(call, transform, channels)
+        return spec.channels(transform, channels)
+    for inner, inner_transform in zip(inner_calls(call), transform.transforms, strict=True):
+        assert isinstance(inner, Call)
+        after = _channels_after(inner, inner_transform, channels)
+        if None not in (after, channels) and after != channels:
+            raise inner.error(
+                f"{inner.name} makes {after} of {channels} channels, and in {call.name} it would"
+                f" not always: put it outside, or give num_output_channels={channels}"
+            )
+        channels = after
+    return channels
+
+
+def _check_numbers(call: Call, transform: Any, channels: int | None) -> None:
+    """Refuse a number for each channel where there are more channels or fewer."""
+    # torchvision would broadcast them: three means make three channels of one.
+    for name in spec_of(transform).arguments:
+        given = getattr(transform, name, None) if name in _ONE_A_CHANNEL else None
+        count = len(given) if isinstance(given, list | tuple) else 1
+        if channels is not None and count not in (1, channels):
+            has = counted(channels, "channel")
+            raise call.error(
+                f"{call.name} has {count} numbers as {name}, and images have {has} here", name
+            )
+
+
+# Arguments that may hold one number for each channel.
+_ONE_A_CHANNEL = ("mean", "std", "fill", "value")
+
+
+def sizes_of(steps: Sequence[Step], channels: Sequence[int | None]) -> list[Size | None]:
     """Return the size before each step, and at the end; None where it depends on the image.
+
+    channels: as `channels_of` gives them.
 
     Raises:
         UsageError: a step that does not fit such images; the message shows both sizes.
     """
     # Files have any size.
     sizes: list[Size | None] = [None]
-    for step in steps:
+    for step, count in zip(steps, channels, strict=False):
         size = sizes[-1]
-        if size is not None and (reason := step.spec.misfit(step.transform, size)):
-            raise step.call.error(reason)
+        if size is not None and count is not None:
+            reason = step.spec.misfit(step.transform, size, count)
+            if reason:
+                raise step.call.error(reason)
         sizes.append(step.spec.size(step.transform, size))
     return sizes
+
+
+def same_shape(shapes: Sequence[tuple[int, ...]], calls: Sequence[Call]) -> None:
+    """Refuse a batch whose images, (C, H, W), differ in size or channels.
+
+    Raises:
+        DataError: they do; the message shows two of them.
+    """
+    sizes = sorted({f"{shape[1]}×{shape[2]}" for shape in shapes})
+    if len(sizes) > 1:
+        raise DataError(
+            f"images come out of the transforms in different sizes ({sizes[0]} and {sizes[-1]}): "
+            f"add Resize((height, width)) or a crop to {joined(calls) or 'the empty list'}"
+        )
+    channels = sorted({shape[0] for shape in shapes})
+    if len(channels) > 1:
+        raise DataError(
+            f"images come out of the transforms with {channels[0]} and with {channels[-1]}"
+            f" channels: your own transform in {joined(calls)} must always give the same number"
+        )

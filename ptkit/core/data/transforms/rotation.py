@@ -165,18 +165,21 @@ def _nearest(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
     places = torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(n, 2, height, width)
     sources = grid_sample(places, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     maps = sources.numpy().astype(np.int16) - np.int16(1)
-    border = [float(np.rint(value)) for value in _three(fill)]
+    # OpenCV takes as many as it needs.
+    border = [float(np.rint(value)) for value in _per_channel(fill, 3)]
     warped = np.empty_like(images)
     for number, image in enumerate(images):
         where = cv2.merge(list(maps[number]))
-        warped[number] = cv2.remap(
+        moved = cv2.remap(
             image, where, _NO_MAP, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, border
         )
+        # Of a single channel OpenCV drops the dimension.
+        warped[number] = np.reshape(moved, image.shape)
     return warped
 
 
 def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
-    """Sample as torchvision's `_apply_grid_transform`: a fourth channel says how much of a pixel
+    """Sample as torchvision's `_apply_grid_transform`: one more channel says how much of a pixel
     lies inside.
     """
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).float()
@@ -184,14 +187,14 @@ def _bilinear(images: Pixels, grid: Tensor, fill: Any) -> Pixels:
         floats = torch.cat([floats, torch.ones_like(floats[:, :1])], dim=1)
     sampled = grid_sample(floats, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if fill is not None:
-        values = torch.tensor(_three(fill)).view(1, 3, 1, 1)
-        sampled = sampled[:, :3].sub_(values).mul_(sampled[:, 3:]).add_(values)
+        values = torch.tensor(_per_channel(fill, images.shape[-1])).view(1, -1, 1, 1)
+        sampled = sampled[:, :-1].sub_(values).mul_(sampled[:, -1:]).add_(values)
     return sampled.round_().permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
 
-def _three(fill: Any) -> list[float]:
+def _per_channel(fill: Any, channels: int) -> list[float]:
     """Return a fill value for each channel."""
-    values: list[float] = np.broadcast_to(np.ravel(fill or 0), 3).astype(float).tolist()
+    values: list[float] = np.broadcast_to(np.ravel(fill or 0), channels).astype(float).tolist()
     return values
 
 

@@ -101,6 +101,11 @@ def own_size(t: Any, _size: Size | None) -> Size | None:
     return t.size[0], t.size[1]
 
 
+def kept_channels(_transform: Any, channels: int | None) -> int | None:
+    """Return the number of channels of an image that keeps them."""
+    return channels
+
+
 def nothing(_transform: Any, _size: Size | None) -> tuple[Call, ...]:
     """Return what evaluation has in the place of most random transforms."""
     return ()
@@ -121,7 +126,8 @@ class Spec(Part):
     """A transform's row: the part that a call names, how it runs, and what lists must know of it.
 
     Every form has the same result. A form for batches may change its input, the one for the device
-    may not.
+    may not. Images have three channels, or one after Grayscale(): where a shape says 3 it means
+    either.
 
     example: arguments of a call that is complete, where it needs some.
     draws: how many uniform numbers one image takes, or a function of the transform.
@@ -133,7 +139,8 @@ class Spec(Part):
     floats: float batches (n, 3, H, W), on the device where they are, draws in numpy.
     can_batch: (transform, size or None for any, form) -> whether a form there is may be used.
     size: (transform, (h, w) or None where unknown) -> the size afterwards.
-    misfit: why images of a size cannot be taken; "" if they can.
+    channels: (transform, how many an image has, None where unknown) -> how many afterwards.
+    misfit: (transform, size, channels) -> why such images cannot be taken; "" if they can.
 
     refuses: the kinds of image that it does not take, with the reason ({} is its name).
     gives: the kind that it makes of an image, where it changes that.
@@ -172,7 +179,8 @@ class Spec(Part):
     floats: Form | None = None
     can_batch: Callable[[Any, Size | None, str], bool] = lambda _t, _size, _form: True
     size: Callable[[Any, Size | None], Size | None] = kept_size
-    misfit: Callable[[Any, Size], str] = lambda _t, _size: ""
+    channels: Callable[[Any, int | None], int | None] = kept_channels
+    misfit: Callable[[Any, Size, int], str] = lambda _t, _size, _channels: ""
 
     refuses: Mapping[str, str] = field(default_factory=dict)
     gives: str | None = None

@@ -26,7 +26,7 @@ _ARRAYS = ("transformation_matrix", "mean_vector")
 
 
 class LinearTransformation(nn.Module):
-    """Subtract a mean and multiply by a matrix, for images (..., 3, H, W) taken as vectors of D = 3
+    """Subtract a mean and multiply by a matrix, for images (..., C, H, W) taken as vectors of D = C
     * H * W values.
 
     transformation_matrix: (D, D), as a tensor or lists of numbers, with mean_vector (D,); or (D +
@@ -57,8 +57,8 @@ class LinearTransformation(nn.Module):
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {torch.device("cpu"): (matrix, mean)}
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        if reason := misfit(self, (height, width)):
+        channels, height, width = images.shape[-3:]
+        if reason := misfit(self, (height, width), channels):
             raise ValueError(reason)
         if images.device not in self._on:
             # They are copied there once.
@@ -76,16 +76,16 @@ def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Ten
     return t.forward(images)
 
 
-def misfit(t: LinearTransformation, size: Size) -> str:
+def misfit(t: LinearTransformation, size: Size, channels: int) -> str:
     """Return why images (height, width) do not fit the matrix; nothing if they do."""
     height, width = size
-    if 3 * height * width == t.num_values:
+    if channels * height * width == t.num_values:
         return ""
     # The matrix may be of square images, whose side can be named.
     side = round((t.num_values / 3) ** 0.5)
     fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
     return (
-        f"images of {height}×{width} have {3 * height * width} values, the matrix is"
+        f"images of {height}×{width} have {channels * height * width} values, the matrix is"
         f" {t.num_values}×{t.num_values}{fitting}: `ptkit normstats LIST --whiten zca --size"
         f" {height}` measures one that fits"
     )

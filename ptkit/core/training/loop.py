@@ -21,6 +21,7 @@ from ptkit.core.errors import DivergedError
 from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
+from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
 from ptkit.core.training.tasks.losses import Loss
@@ -108,8 +109,9 @@ class Progress:
 class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
-    dtype: of autocast, None for float32. average: of the weights, evaluated instead of them.
-    compiled: called instead of the model. clock: measures the parts of a step.
+    scaler: steps the optimizer, unless it is LBFGS. dtype: of autocast, None for float32. average:
+    of the weights, evaluated instead of them. compiled: called instead of the model. clock:
+    measures the parts of a step.
     """
 
     model: nn.Module
@@ -119,6 +121,7 @@ class Training:
     optimizer_setup: OptimizerSetup
     schedule: Schedule
     settings: TrainSettings
+    scaler: LossScaler
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
@@ -243,7 +246,7 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
     else:
         _gradients(training, batches, totals)
-        optimizer.step()
+        training.scaler.step()
     training.clock.lap("optimizer")
     if training.average is not None:
         training.average.update()
@@ -273,11 +276,12 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         part = loss if len(batches) == 1 else loss * (len(batch.labels) / num_images)
         clock.lap("forward")
         # Batch by batch, which frees each graph: the memory is that of one batch.
-        part.backward()
+        training.scaler.scaled(part).backward()
         clock.lap("backward")
         parts.append(part.detach())
         if totals is not None:
             totals.add(loss, len(batch.labels), **answers)
+    training.scaler.unscale()
     # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
@@ -301,6 +305,7 @@ def _loss_of(training: Training, outputs: Tensor, batch: Batch) -> tuple[Tensor,
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
+        training.scaler.check()
         return
     # `bad` counts the batches of the epoch, not its steps.
     accumulate = training.settings.accumulate

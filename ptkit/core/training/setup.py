@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.loading.batches import Forward, batches_at
-from ptkit.core.device import choose_device, choose_dtype, prepare_device
+from ptkit.core.device import choose_device, choose_dtype, precision_of, prepare_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
@@ -30,6 +30,7 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
+from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
@@ -82,7 +83,6 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     check_log(settings.log)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
-    dtype = choose_dtype(asked.precision, device)
     # A resumed run has its own weights: those that it once started from may be gone.
     weights = None if is_resumed else settings.model.weights
     start = find_weights(weights, model=settings.model.call) if weights else None
@@ -92,6 +92,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
     call = parse(settings.optimizer.call or loss.usual_optimizer)
+    dtype = _dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
     model = _prepare_model(settings, data, loss, start=start)
@@ -109,8 +110,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
     choices = (
         f"optimizer: {optimizer.call}, lr {optimizer.lr:g}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.call.source}; {place},"
-        f" {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
+        f" {schedule.warmup_text}; loss: {loss.call.source}; {place}, {precision_of(dtype)}"
     )
     notes = [choices, *notes_of(optimizer.call), *_group_notes(settings.optimizer, optimizer)]
     _report(watch, data, model, notes)
@@ -122,6 +122,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         optimizer,
         schedule,
         asked,
+        LossScaler(optimizer.optimizer, model.module, is_enabled=dtype is torch.float16),
         dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
         compiled=_compiled(model, optimizer, images, dtype, watch) if asked.compile else None,
@@ -129,6 +130,24 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     )
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
+
+
+def _dtype_for(call: Call, precision: str, device: torch.device) -> torch.dtype | None:
+    """Return autocast's dtype for a run with the optimizer that a call names.
+
+    Raises:
+        UsageError: fp16 with LBFGS.
+    """
+    dtype = choose_dtype(precision, device)
+    if dtype is not torch.float16 or call.name != "LBFGS":
+        return dtype
+    if precision == "auto":
+        return None
+    # A scaler cannot leave out the half of such a step.
+    raise UsageError(
+        "LBFGS computes the loss several times a step, which the scaling that fp16 needs does not"
+        " allow: use --precision fp32 or bf16"
+    )
 
 
 def check_log(settings: LogSettings) -> None:

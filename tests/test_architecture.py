@@ -4,6 +4,7 @@ every command has.
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -322,6 +323,13 @@ def test_flags_are_a_closed_table(name):
     assert options | {"--help"} == FLAGS[name] | FLAGS["every command"]
 
 
+def test_the_tests_run_with_the_oldest_versions_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {re.sub(r"([>,].*)?>=([^,]+).*", r"==\2", line) for line in project["dependencies"]}
+    lines = (ROOT / "constraints" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    assert bounds <= set(lines)
+
+
 def test_make_bench_runs_every_benchmark():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     scripts = {file.name for file in (ROOT / "benchmarks").glob("bench_*.py")}
@@ -345,6 +353,7 @@ SUBJECTS = {
     "model_summary": "looking/summary.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
+    "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",

@@ -24,6 +24,9 @@ TINY = {
     "log": {"tensorboard": False, "pictures": False},
 }
 
+# torch 2.11 to itself, on Python 3.12.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+
 
 class PowerCutError(Exception):
     pass

@@ -4,8 +4,9 @@
 # make bench   the benchmarks: make bench IMAGES=FOLDER TEST=FOLDER PHOTOS=FOLDER [DEVICE=cuda]; make bench-split one of
 #              them (targets below); make bench-docs puts the last results into docs/speed.md
 #
-# VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same. BENCH_VENV is that of
-# the programs that ptkit is measured against.
+# VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same. With
+# CONSTRAINTS=constraints/lowest.txt it has the oldest versions that ptkit works with. BENCH_VENV is that of the programs
+# that ptkit is measured against.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,13 +17,14 @@ DEVICE ?= cpu
 
 # Several clones may share an environment, into which only one of them is installed: this one's sources go first.
 RUN = PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
-HASH := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+CONSTRAINTS ?=
+HASH := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | cut -d ' ' -f 1)
 STAMP = ptkit-installed-$(HASH)
 
 # $(call installed,STAMP,WHAT). The stamp comes last: what was interrupted is done again.
 define installed
 	@test -e "$(VENV)/$(1)" -o -e "$(VENV)/$(STAMP)-dev" || { set -ex; $(PYTHON) -m venv "$(VENV)"; \
-		"$(VENV)/bin/python" -m pip install -e '$(2)'; touch "$(VENV)/$(1)"; }
+		"$(VENV)/bin/python" -m pip install $(CONSTRAINTS:%=-c %) -e '$(2)'; touch "$(VENV)/$(1)"; }
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from common import figures_in_turns
-
 SIDES = Path(__file__).resolve().parent / "sides"
 # A program that needs longer to start or for a round is killed.
 PATIENCE_S = 180
+# No round begins after so long, so that slow programs have fewer rounds and a figure all the same.
+CONTEST_S = 300
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class SideFailedError(Exception):
 def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[float] | str]:
     """Start all programs, measure them in turns, and return their figures, or why there are none.
 
-    The first round of each does not count.
+    The first round of each does not count. Standard error tells which round is under way.
     """
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
@@ -82,9 +83,17 @@ def contest(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[f
                 return 0.0
             return _tried(name, lambda: sides[tuple(program.command)].round(program.word), reasons)
 
-        figures = figures_in_turns(
-            {n: lambda _, n=n, p=p: figure(n, p) for n, p in programs.items()}, rounds=rounds
-        )
+        end = time.monotonic() + CONTEST_S
+        figures: dict[str, list[float]] = {name: [] for name in programs}
+        for number in range(-1, rounds):
+            # The one that warms up and one that counts, whatever they take.
+            if number > 0 and time.monotonic() > end:
+                break
+            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            for name, program in programs.items():
+                value = figure(name, program)
+                if number >= 0:
+                    figures[name].append(value)
     return {name: reasons.get(name) or figures[name] for name in programs}
 
 

@@ -46,6 +46,8 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+# Before 0.21.2 Typer escapes the help for rich, with backslashes, though its markup is off.
+typer.core.HAS_RICH = False
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,

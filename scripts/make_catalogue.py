@@ -104,6 +104,8 @@ _IN_COMPANY = {
     "Normalize": "ptkit train --transform 'ToTensor()' --transform '{}'",
     "ToPILImage": "ptkit train --transform '{}' --transform 'RandomRotation(10)'",
 }
+# Arguments that older versions of torch lack: the page is the same, whichever makes it.
+_NEWER = {"Adam": Argument("decoupled_weight_decay", "False", "True or False, from torch 2.7")}
 # These fill matrices, which no convolution has.
 _ON_MATRICES = ("eye_", "sparse_")
 
@@ -173,7 +175,10 @@ def _words(function: Callable[..., object]) -> str:
 
 
 def _row(kind: Kind, name: str) -> str:
-    arguments = [_argument(argument) for argument in kind.catalogue.arguments(name)]
+    newer = [_NEWER[name]] if name in _NEWER else []
+    known = {argument.name for argument in newer}
+    older = [a for a in kind.catalogue.arguments(name) if a.name not in known]
+    arguments = [_argument(argument) for argument in (*older, *newer)]
     command = kind.command.replace("Conv2d=", "fc=") if name in _ON_MATRICES else kind.command
     command = _IN_COMPANY.get(name, command)
     cells = (

@@ -4,6 +4,8 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,39 @@ def quick_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Hide GPUs from tests that do not ask for one: their numbers are those of a CPU."""
+    if "gpu" in request.keywords or "torch" not in sys.modules:
+        return
+    import torch
+
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    # Programs that a test starts.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@contextmanager
+def _nothing_waits():
+    import torch
+
+    with warnings.catch_warnings():
+        # torch says once that this mode is a prototype.
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def nothing_waits():
+    """A context in which waiting for the GPU is an error."""
+    return _nothing_waits
 
 
 @pytest.fixture

@@ -134,10 +134,10 @@ USUAL = {
     "Adagrad": "Adagrad(lr_decay=0.1, weight_decay=0, initial_accumulator_value=0.1, eps=1e-10)",
     "Adadelta": "Adadelta(rho=0.9, eps=1e-06, weight_decay=0)",
     "RMSprop": "RMSprop(alpha=0.99, eps=1e-08, weight_decay=0, momentum=0.9, centered=True)",
-    "Adam": (
-        "Adam(betas=(0.0, 0.99), eps=1e-08, weight_decay=1, amsgrad=True,"
-        " decoupled_weight_decay=True)"
-    ),
+    # decoupled_weight_decay is there from torch 2.7 on.
+    "Adam": "Adam(betas=(0.0, 0.99), eps=1e-08, weight_decay=1, amsgrad=True"
+    + ", decoupled_weight_decay=True" * ("decoupled" in str(inspect.signature(torch.optim.Adam)))
+    + ")",
     "Adamax": "Adamax(betas=(0.9, 0.999), eps=1e-08, weight_decay=0)",
     "SparseAdam": "SparseAdam(betas=(0.9, 0.999), eps=1e-08)",
     "LBFGS": (

@@ -110,6 +110,16 @@ def test_a_program_that_fails_gives_its_reason_and_leaves_the_others_their_figur
     }
 
 
+def test_a_contest_of_slow_programs_has_fewer_rounds_and_says_where_it_is(
+    contest, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(contest, "CONTEST_S", 0)
+    (tmp_path / "good.py").write_text(ANSWERS)
+    program = contest.Program(str(tmp_path / "good.py"), ())
+    assert contest.contest({"good": program}, rounds=8) == {"good": [2.0]}
+    assert capsys.readouterr().err == "round 0 of 8\nround 1 of 8\n"
+
+
 def test_a_program_whose_library_is_missing_is_not_started(contest, tmp_path):
     program = contest.Program(str(tmp_path / "none.py"), (), module="no_such_library")
     found = contest.contest({"peer": program}, rounds=1)

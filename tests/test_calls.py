@@ -156,7 +156,7 @@ def test_a_call_that_python_could_run_is_only_read(tmp_path):
         ("net.py:Net(size=big)", 'big is not a value; text needs quotes: "big"', "big)"),
         ("f(g(1, h([x])))", 'x is not a value; text needs quotes: "x"', "x])))"),
         ("f(1,\n  2,\n  x)", 'x is not a value; text needs quotes: "x"', "x)"),
-        ("f(1,\r\n  padding=)", "invalid syntax", ")"),
+        ("f(1,\r\n  padding=$)", "invalid syntax", "$)"),
         ("f(1,\r  x)", 'x is not a value; text needs quotes: "x"', "x)"),
         ("= 3", "expected a name or a call such as Name(key=1), found", "= 3"),
         ("", "expected a name or a call such as Name(key=1), found", ""),

@@ -12,6 +12,7 @@ from tiny_data import make_lists
 import ptkit
 from ptkit.core.config_layers import resolve
 from ptkit.core.errors import UsageError
+from ptkit.core.models.whitenet import whitenet
 from ptkit.core.training.compiling import CompiledForward, compile_model
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import RunResult, run
@@ -22,6 +23,9 @@ TINY = {
     "train": {"epochs": 2, "batch_size": 16, "compile": True},
     "log": {"tensorboard": False, "pictures": False},
 }
+
+# torch 2.11 to itself, on Python 3.12.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 
 
 class PowerCutError(Exception):
@@ -89,15 +93,54 @@ def test_compiling_leaves_the_model_as_it_was() -> None:
     assert note.startswith("model compiled: ")
 
 
-def test_compiling_without_a_compiler_is_one_line(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_compiled_whitenet_in_bf16_has_the_gradients_of_the_plain_one() -> None:
+    torch.manual_seed(0)
+    model = whitenet(num_classes=4, widths=(8, 12)).to(memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+
+    def directions(forward: Any, *, is_half: bool) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            outputs = forward(images)
+        found = torch.autograd.grad(outputs.float().square().mean(), [*model.parameters()])
+        return [gradient.flatten() / gradient.norm() for gradient in found]
+
+    compiled, _ = compile_model(model, images, dtype=torch.bfloat16)
+    pairs = zip(directions(compiled, is_half=True), directions(model, is_half=False), strict=True)
+    assert min(float(found @ expected) for found, expected in pairs) > 0.9
+
+
+def test_gradients_that_a_step_adds_up_outlive_the_replay_of_a_graph() -> None:
+    model, batches = torch.nn.Linear(3, 2), torch.randn(3, 4, 3)
+    forward = CompiledForward(model, torch.device("cpu"))
+    forward.uses_graphs, memory = True, []
+
+    def replay(images: torch.Tensor) -> torch.Tensor:
+        # As a graph does: each replay writes into the memory of the one before.
+        for kept in memory:
+            kept.fill_(torch.nan)
+        outputs = model(images)
+        for parameter in model.parameters():
+            parameter.grad = None if parameter.grad is None else parameter.grad + 0
+        return outputs
+
+    forward._compiled = replay
+    for images in batches:
+        forward(images).sum().backward()
+        memory[:] = [parameter.grad for parameter in model.parameters()]
+    expected = torch.autograd.grad(
+        sum(model(images).sum() for images in batches), [*model.parameters()]
+    )
+    torch.testing.assert_close([p.grad for p in model.parameters()], [*expected])
+
+
+def test_compiling_without_a_compiler_is_one_line(here: Path) -> None:
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(here / "no-compiler")))
     # What was compiled before would be taken again.
     torch.compiler.reset()
-    with torch._inductor.config.patch(fx_graph_cache=False), pytest.raises(UsageError) as error:
+    missing = {"cpp.cxx": (None, str(here / "no-compiler")), "fx_graph_cache": False}
+    with torch._inductor.config.patch(missing), pytest.raises(UsageError) as error:
         start()
     assert "No working C++ compiler found" in str(error.value)
     assert "\n" not in str(error.value)

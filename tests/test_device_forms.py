@@ -232,16 +232,13 @@ def test_erasing_on_a_gpu_is_that_of_the_cpu(call, device):
 
 @pytest.mark.parametrize("device", [GPU])
 @pytest.mark.parametrize("call", [*MOVING, *COLORS])
-def test_device_forms_never_wait_for_the_gpu(call, device):
+def test_device_forms_never_wait_for_the_gpu(call, device, nothing_waits):
     transform = build_transform(parse(call))
     images = torch.from_numpy(PIXELS).to(device)
     draws = torch.from_numpy(draws_for(transform)).to(device)
     spec_of(transform).device(transform, images, draws)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         spec_of(transform).device(transform, images, draws)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_every_batch_form_for_pixels_but_rotations_has_a_device_form():

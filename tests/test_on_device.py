@@ -78,15 +78,12 @@ def test_batches_are_those_made_one_by_one(held, calls):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("calls", PLANS.values(), ids=PLANS)
-def test_batches_on_a_gpu_are_those_of_the_cpu_and_nothing_waits(calls):
+def test_batches_on_a_gpu_are_those_of_the_cpu_and_nothing_waits(calls, nothing_waits):
     pipeline = parsed(calls)
     batches, held = wanted(pipeline, SIZES), on_device(pipeline, CUDA)
     list(held.batches(batches))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         found = list(held.batches(batches))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for batch, (images, labels) in zip(batches, found, strict=True):
         expected_images, expected_labels = one_by_one(pipeline, batch)
         # A level of a colour.

@@ -39,7 +39,7 @@ def names_of(prepared: OptimizerSetup) -> tuple[str, ...]:
 def _call(name: str) -> str:
     if name == "LBFGS":
         return "LBFGS(max_iter=4)"
-    takes = inspect.signature(getattr(torch.optim, name)).parameters
+    takes = inspect.signature(OPTIMIZERS.parts[name].load()).parameters
     return f"{name}(weight_decay=0.1)" if "weight_decay" in takes else f"{name}()"
 
 

@@ -158,7 +158,7 @@ def test_the_settings_table_in_the_docs_is_that_of_the_code():
     )
 
 
-FOLDERS = ("ptkit", "tests", "benchmarks", "scripts", "data", "docs")
+FOLDERS = ("ptkit", "tests", "benchmarks", "constraints", "scripts", "data", "docs")
 
 
 def file_tree():

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -113,5 +113,5 @@ def _other_models(printer: Printer) -> list[dict[str, str]]:
     if names:
         found = f"{len(names):,} models; `ptkit list models --json` has their names"
     printer.say(f"timm:NAME\n    timm: {found}")
-    row = {"summary": "timm's own arguments", "origin": "timm"}
+    row: dict[str, Any] = {"summary": "timm's own arguments", "arguments": [], "origin": "timm"}
     return [{"name": f"timm:{name}", "call": f"timm:{name}()", **row} for name in names]

@@ -230,9 +230,9 @@ class TrainSettings:
     device: str = _setting("auto", "Where the model runs.", flag="--device", choices=DEVICES)
     precision: str = _setting(
         "auto",
-        "Number format of the model; auto: bf16 on CUDA, fp32 elsewhere.",
+        "Number format of the model; auto: bf16 on CUDA, fp16 on GPUs without it, fp32 elsewhere.",
         flag="--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     accumulate: int = _setting(1, "Batches whose gradients are added before a step.", within=_COUNT)
     clip_grad: float | None = _setting(None, "Largest total gradient norm.", within=_POSITIVE)

@@ -21,6 +21,8 @@ from ptkit.core.wording import check_choice
 T = TypeVar("T")
 Values = tuple[Tensor | npt.NDArray[Any], ...]
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu`, `cuda` or `mps` means here.
@@ -38,10 +40,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return autocast's dtype, None for float32; `auto` is bf16 on CUDA devices that have it."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if precision == "bf16" else None
+    """Return autocast's dtype, None for float32.
+
+    `auto` is bf16 on CUDA devices that compute in it, fp16 on older ones, float32 elsewhere.
+    """
+    if precision == "auto" and device.type == "cuda":
+        # Older ones emulate it, slowly.
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if has_bf16 else "fp16"
+    return _DTYPES.get(precision)
+
+
+def precision_of(dtype: torch.dtype | None) -> str:
+    """Return `fp32`, `bf16` or `fp16`: what `--precision` calls autocast's dtype."""
+    return next((name for name, known in _DTYPES.items() if known is dtype), "fp32")
 
 
 def prepare_device(device: torch.device, *, deterministic: bool) -> int:

@@ -13,20 +13,22 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 def num_cores() -> int:
     """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    import psutil
+
+    process = psutil.Process()
+    # Windows can restrict a process; macOS cannot.
+    allowed = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None
+    return len(allowed or []) or os.cpu_count() or 1
 
 
 def free_bytes() -> int:
-    """Return how much memory is free without swapping, or 4 GiB where the system does not say.
+    """Return how much memory is free without swapping; a container's limit (cgroup v2) counts."""
+    # Only when it is asked for: on Linux it reads /proc.
+    import psutil
 
-    A container's limit (cgroup v2) counts too.
-    """
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(line for line in file if line.startswith("MemAvailable:"))
-        free = int(available.split()[1]) * 1024
-    except (OSError, StopIteration):
-        free = 4 << 30
+    free: int = psutil.virtual_memory().available
     try:
         folder = Path("/sys/fs/cgroup")
         limit, used = (

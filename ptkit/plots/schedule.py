@@ -55,10 +55,11 @@ def schedule_figure(
     linear.tick_params(labelbottom=False)
     linear.set(ylim=(0, highest * 1.08), ylabel="rate")
     style.number_labels(linear)
-    style.number_labels(log, log=LogLocator(numticks=6))
     seen = rates[rates > highest * _LOWEST]
     lowest = float(seen.min()) if seen.size else highest / 10
+    # Before the scale, which older versions of matplotlib warn of where all rates are one.
     log.set_ylim(min(lowest, highest / 2) / 1.5, highest * 1.5)
+    style.number_labels(log, log=LogLocator(numticks=6))
     log.set(xlabel="epochs done", ylabel="rate, logarithmic")
     if len(kinds) > 1:
         _draw_legend(page, kinds, colors)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.errors import DataError
+from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import with_retries
 
 DEFAULT_MAX_PIXELS = 89_000_000
@@ -23,7 +23,15 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
 
 # Re-exported: whoever needs OpenCV gets it with these settings.
-import cv2 as cv2  # noqa: E402
+try:
+    import cv2 as cv2
+except ImportError as error:
+    if ".so" not in str(error):
+        raise
+    raise UsageError(
+        f"OpenCV needs a library of the system: {error}; install it (libgl1 has libGL.so.1), or"
+        " uninstall opencv-python and then install opencv-python-headless"
+    ) from error
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 

@@ -78,7 +78,8 @@ def create(call: Call, *, num_classes: int) -> Any:
         )
     # timm passes arguments on unchecked, so a wrong one may raise anything.
     except (*REFUSALS, *STUMBLES) as error:
-        reason = reason_of(error)
+        # Python 3.13 adds a hint of its own.
+        reason = reason_of(error).partition(". Did you mean")[0]
         wrong = next((key for key in call.kwargs if f"'{key}'" in reason), "")
         hint = nearest(wrong, parameters) if "unexpected keyword" in reason else ""
         raise call.error(f"timm: {reason}{hint}", wrong) from error

@@ -59,7 +59,9 @@ class WhiteNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores (n, classes) of images (n, in_channels, H, W)."""
         maps: Tensor = self.blocks(F.gelu(self.whiten(images)))
-        scores: Tensor = self.fc(maps.amax(dim=(2, 3)))
+        # Not amax: its gradient looks for the maximum anew, and compiled code, which computes the
+        # maps anew without rounding them to bf16, finds none: 0/0.
+        scores: Tensor = self.fc(F.max_pool2d(maps, maps.shape[2:]).flatten(1))
         return scores * _SCORE_SCALE
 
     @torch.no_grad()

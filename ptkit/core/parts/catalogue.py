@@ -2,7 +2,6 @@
 checked first.
 """
 
-import enum
 import importlib
 import importlib.util
 import inspect
@@ -133,7 +132,7 @@ class Catalogue:
         part = self.parts[name]
         hidden = part.supplied | checks.OLD_ARGUMENTS.keys() | checks.OLD_REDUCTIONS
         return [
-            Argument(key, _default_text(p), rule.text if (rule := part.rule(name, p)) else "")
+            Argument(key, self._default_text(p), rule.text if (rule := part.rule(name, p)) else "")
             for key, p in inspect.signature(part.load()).parameters.items()
             if key not in hidden and p.kind not in checks.VARIADIC
         ]
@@ -150,6 +149,17 @@ class Catalogue:
             part = Part(self.functions[value.name], "")
             return _constructed(value, part, self.bind(value, part))
         return self.build(value)
+
+    def _default_text(self, parameter: inspect.Parameter) -> str:
+        default = parameter.default
+        if default is parameter.empty:
+            return ""
+        # An enumeration's member by its name; newer versions of torchvision have its value there.
+        for name, target in self.symbols.items():
+            for member in pkgutil.resolve_name(target):
+                if default in (member, member.value):
+                    return f"{name}.{member.name}"
+        return repr(default)
 
     def _symbol(self, call: Call, symbol: Symbol, spot: str | int) -> Any:
         if symbol.owner not in self.symbols:
@@ -287,13 +297,3 @@ def names_code(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(names_code, value))
     return isinstance(value, str) and ":" in value
-
-
-def _default_text(parameter: inspect.Parameter) -> str:
-    default = parameter.default
-    if default is parameter.empty:
-        return ""
-    # AutoAugmentPolicy prints as <AutoAugmentPolicy.IMAGENET: 'imagenet'>.
-    if isinstance(default, enum.Enum):
-        return f"{type(default).__name__}.{default.name}"
-    return repr(default)

@@ -27,7 +27,9 @@ class CompiledForward:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        # Collecting them takes longer than looking at each.
+        self._parameters = list(model.parameters())
+        num_parameters = sum(parameter.numel() for parameter in self._parameters)
         self.uses_graphs = device.type == "cuda" and num_parameters <= _SMALL
         self._model: nn.Module = model
         self._plain: Forward = model
@@ -47,6 +49,10 @@ class CompiledForward:
         # validation.
         if not is_training:
             return self._plain(images)
+        # So do those of the batches before, where a step adds up several.
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
         torch.compiler.cudagraph_mark_step_begin()
         return self._compiled(images).clone()
 
@@ -81,5 +87,8 @@ def compile_model(
 
 
 def _reason(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text.removeprefix("InvalidCxxCompiler: ").strip().rstrip(".")
+    lines = map(str.strip, str(error).splitlines())
+    # Before 2.7 torch begins with a line that says nothing.
+    said = (line for line in lines if line and line != "backend='inductor' raised:")
+    text = next(said, type(error).__name__)
+    return text.removeprefix("InvalidCxxCompiler: ").rstrip(".")

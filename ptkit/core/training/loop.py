@@ -20,6 +20,7 @@ from ptkit.core.errors import DivergedError
 from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
+from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
 from ptkit.core.training.tasks.loss import Count, Loss
@@ -45,8 +46,9 @@ class Progress:
 class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
-    dtype: of autocast, None for float32. average: of the weights, evaluated instead of them.
-    compiled: called instead of the model. clock: measures the parts of a step.
+    scaler: steps the optimizer, unless it is LBFGS. dtype: of autocast, None for float32. average:
+    of the weights, evaluated instead of them. compiled: called instead of the model. clock:
+    measures the parts of a step.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Training:
     optimizer_setup: OptimizerSetup
     schedule: Schedule
     settings: TrainSettings
+    scaler: LossScaler
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
@@ -198,7 +201,7 @@ def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
         optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
     else:
         _gradients(training, batches, totals)
-        optimizer.step()
+        training.scaler.step()
     training.clock.lap("optimizer")
     if training.average is not None:
         training.average.update()
@@ -229,12 +232,13 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         clock.lap("forward")
         # Batch by batch, which frees each graph: the memory is that of one batch. The gradients add
         # up to that of one large batch.
-        part.backward()
+        training.scaler.scaled(part).backward()
         clock.lap("backward")
         parts.append(part.detach())
         if totals is not None:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)
+    training.scaler.unscale()
     if settings.clip_value is not None:
         _clip_values(training.optimizer_setup.trained, settings.clip_value)
     # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
@@ -287,6 +291,7 @@ def _loss_of(
 def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
     bad = totals.read().first_bad
     if bad is None:
+        training.scaler.check()
         return
     # `bad` counts the batches of the epoch, not its steps.
     accumulate = training.settings.accumulate

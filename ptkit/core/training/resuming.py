@@ -35,7 +35,10 @@ _MAY_CHANGE = {
     "data.eval_transforms",
 }
 # Where one of these differs, sums may round differently.
-_EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
+_EXACT_KEYS = (
+    *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
+    *("threads", "memory_format"),
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         training.optimizer_setup.unfreeze(saved.epoch)
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
+        # Runs of an earlier version have none.
+        training.scaler.load_state_dict(checkpoint["train"].get("scaler", {}))
         if is_longer:
             # A longer run has another curve: it starts where that one is by now.
             training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
@@ -133,7 +138,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
         ) from error
     here, there = environment(setup), checkpoint.get("env", {})
-    changed = [key for key in _EXACT_KEYS if here[key] != there.get(key)]
+    # Of what an earlier version did not write down nothing is known.
+    changed = [key for key in _EXACT_KEYS if here[key] != there.get(key, here[key])]
     if is_longer:
         changed.append("epochs, and so the schedule")
     return (

@@ -14,6 +14,7 @@ from ptkit import __version__
 from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_layer, to_toml
 from ptkit.core.data.transforms.conversions import denormalise
+from ptkit.core.device import precision_of
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder, write_atomically, write_csv
 from ptkit.core.models.channels import input_channels
@@ -319,6 +320,7 @@ def last_checkpoint(run: Run) -> dict[str, Any]:
             "step": training.schedule.num_steps,
             "optimizer": training.optimizer.state_dict(),
             "scheduler": training.schedule.state_dict(),
+            "scaler": training.scaler.state_dict(),
             "best": dict(run.best or {}),
             "epochs_without_better": run.history.epochs_without_better,
         },
@@ -339,6 +341,9 @@ def environment(setup: Setup) -> dict[str, Any]:
         "opencv": str(cv2.__version__),
         "device": setup.training.train.device.type,
         "processor": platform.machine(),
+        # Which of torch's kernels run: those for AVX2 and AVX-512 round differently.
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "precision": precision_of(setup.training.dtype),
         # Sums are divided among threads: with another number of them they round differently.
         "threads": torch.get_num_threads(),
         "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",

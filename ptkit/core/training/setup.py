@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import choose_device, choose_dtype, prepare_device
+from ptkit.core.device import choose_device, choose_dtype, precision_of, prepare_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.initialization import initialize
@@ -31,6 +31,7 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
+from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
@@ -89,7 +90,6 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     check_log(settings.log)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
-    dtype = choose_dtype(asked.precision, device)
     # A resumed run has its own weights: those that it once started from may be gone.
     weights = None if is_resumed else settings.model.weights
     start = find_weights(weights, model=settings.model.call) if weights else None
@@ -99,6 +99,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
     call = parse(settings.optimizer.call or usual_optimizer(loss))
+    dtype = _dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
@@ -108,12 +109,11 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
-    images, is_fresh = batch.images, start is None
     try_first_batch(
-        model.module, loss, data, batch=batch, num_outputs=model.num_outputs, is_fresh=is_fresh
+        model.module, loss, data, batch=batch, num_outputs=model.num_outputs, is_fresh=start is None
     )
     optimizer = _prepare_optimizer(settings, call, model, data=data)
-    try_smallest_batch(model.module, images, data=data, optimizer=optimizer, dtype=dtype)
+    try_smallest_batch(model.module, batch.images, data=data, optimizer=optimizer, dtype=dtype)
     schedule = build_schedule(
         settings.scheduler,
         optimizer,
@@ -131,6 +131,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
         optimizer,
         schedule,
         asked,
+        LossScaler(optimizer.optimizer, model.module, is_enabled=dtype is torch.float16),
         dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
         compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
@@ -157,6 +158,24 @@ def _choices(
         *notes_of(optimizer.call),
         *_group_notes(settings.optimizer, optimizer),
     ]
+
+
+def _dtype_for(call: Call, precision: str, device: torch.device) -> torch.dtype | None:
+    """Return autocast's dtype for a run with the optimizer that a call names.
+
+    Raises:
+        UsageError: fp16 with LBFGS.
+    """
+    dtype = choose_dtype(precision, device)
+    if dtype is not torch.float16 or call.name != "LBFGS":
+        return dtype
+    if precision == "auto":
+        return None
+    # A scaler cannot leave out the half of such a step.
+    raise UsageError(
+        "LBFGS computes the loss several times a step, which the scaling that fp16 needs does not"
+        " allow: use --precision fp32 or bf16"
+    )
 
 
 def check_log(settings: LogSettings) -> None:
@@ -228,7 +247,7 @@ def _check_pairs(data: PreparedData) -> None:
 def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
     """Say where the model runs, and in which precision."""
     place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    return f"{place}, {'fp32' if dtype is None else str(dtype).removeprefix('torch.')}"
+    return f"{place}, {precision_of(dtype)}"
 
 
 def _resolved(

@@ -184,7 +184,9 @@ def _random_order(t: v2.RandomOrder, image: Tensor, draws: Draws) -> Tensor:
 def _random_order_batch(t: v2.RandomOrder, images: Any, draws: Any) -> Any:
     count = len(t.transforms)
     shares = _shares(t.transforms, draws[:, count:])
-    order = draws[:, :count].argsort(stable=True)
+    # numpy 1 has no `stable`.
+    how: Any = {"stable": True} if isinstance(draws, Tensor) else {"kind": "stable"}
+    order = draws[:, :count].argsort(**how)
     # Place by place: each time every image goes through the transform that it has there.
     for place in range(count):
         for k, inner in enumerate(t.transforms):

@@ -14,6 +14,7 @@ from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, load_user_object
 from ptkit.core.parts.checks import Parameters
 from ptkit.core.parts.part import Part
+from ptkit.core.training.optimization.muon import Muon
 from ptkit.core.training.optimization.paired import muon_with_adamw, sparse_adam_with_adam, take_in
 from ptkit.core.training.optimization.parameter_groups import (
     NOT_OPTIONS,
@@ -27,7 +28,9 @@ from ptkit.core.wording import nearest
 _SUPPLIED = frozenset(
     {"params", "lr", "foreach", "capturable", "differentiable", "fused", "maximize"}
 )
-_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+_FUSED = ("SGD", "Adam", "AdamW")
+# Older versions of torch refuse it fused elsewhere.
+_FUSED_ON_CPU = ("Adagrad",)
 
 # The usual learning rate of each optimizer; that of SGD is for 64 images a step, in proportion.
 _ROWS = {
@@ -62,7 +65,11 @@ _NOTES = {
 
 OPTIMIZERS = Catalogue(
     "optimizer",
-    {name: Part(f"torch.optim:{name}", text, _SUPPLIED) for name, (_, text) in _ROWS.items()},
+    {
+        # Only Muon may be missing: torch has it since 2.9.
+        name: Part(getattr(torch.optim, name, Muon), text, _SUPPLIED)
+        for name, (_, text) in _ROWS.items()
+    },
 )
 
 
@@ -323,9 +330,11 @@ def _construct(
         options = OPTIMIZERS.bind(call, OPTIMIZERS.find(call))
         return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=options, build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
-    how = {"fused" if call.name in _FUSED else "foreach": True}
+    on = next(model.parameters()).device.type
+    is_fused = call.name in _FUSED or (call.name in _FUSED_ON_CPU and on == "cpu")
+    how = {"fused" if is_fused else "foreach": True}
     # On a GPU it sends numbers from the CPU every step and waits, unless it computes them there.
-    if call.name == "ASGD" and next(model.parameters()).is_cuda:
+    if call.name == "ASGD" and on == "cuda":
         how["capturable"] = True
     return build(groups, **how)
 

@@ -137,3 +137,5 @@ def take_in(optimizer: Any, addition: Any) -> None:
         return
     for group in addition.param_groups:
         optimizer.add_param_group(group)
+    # Adagrad of older versions makes the state of a parameter only when it is built.
+    optimizer.state.update(addition.state)

@@ -1,0 +1,53 @@
+"""What a machine offers, on systems of every kind, and what it says where something is missing."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from ptkit.core.machine import free_bytes, num_cores
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """As on macOS and Windows, where os knows no affinity."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+
+def test_cores_are_those_that_the_process_may_use(elsewhere, monkeypatch):
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: [0, 2, 3], raising=False)
+    assert num_cores() == 3
+
+
+def test_cores_are_all_where_no_process_is_restricted(elsewhere, monkeypatch):
+    monkeypatch.delattr(psutil.Process, "cpu_affinity", raising=False)
+    assert num_cores() == os.cpu_count()
+
+
+def test_memory_is_what_is_free_without_swapping(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
+    assert free_bytes() == 12345
+
+
+def test_opencv_without_libgl_is_one_line_that_says_what_to_do(tmp_path):
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')"
+    )
+    (tmp_path / "train.txt").write_text("a.png 0\n")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "ptkit", "normstats", "train.txt"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "ptkit: OpenCV needs a library of the system: libGL.so.1: cannot open shared object file:"
+        " No such file or directory; install it (libgl1 has libGL.so.1), or uninstall opencv-python"
+        " and then install opencv-python-headless\n"
+    )

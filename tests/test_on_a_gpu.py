@@ -1,0 +1,154 @@
+"""Every part trains on a GPU as it does on the CPU: two steps of each, compared."""
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_data import make_lists
+from torch import Tensor
+
+from ptkit.core.config_layers import read_recipe, recipe_names, resolve
+from ptkit.core.training.loop import fit
+from ptkit.core.training.observers import Watcher
+from ptkit.core.training.setup import prepare
+from ptkit.core.training.tasks.losses import RULES
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+DEVICE = "cuda"
+SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "make_catalogue.py"))
+PARTS = {
+    kind.title: [SCRIPT["example"](kind, name) for name in kind.catalogue.parts]
+    for kind in SCRIPT["KINDS"]
+}
+TINY: dict[str, Any] = {
+    "data": {"augment": "none", "size": 32},
+    "model": {"call": "lenet()"},
+    "optimizer": {"call": "Adam()"},
+    "train": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
+}
+# As labels of each kind: one class, several classes, numbers.
+LABELS = {"single": "{}", "multi": "{},3", "numbers": "{}.5"}
+NAMES = {"single": "a\nb\nc\n", "multi": "a\nb\nc\nd\n", "numbers": "height\n"}
+# Calls that two steps can show.
+SHORT = {"LBFGS()": "LBFGS(max_iter=2)", "WarmupCosineLR()": "WarmupCosineLR(warmup_epochs=0)"}
+# What goes before some; others need more, which tests of their own have.
+BEFORE = {"Normalize": ["ToTensor()"], "RandomErasing": ["ToTensor()"]}
+TRANSFORMS = [
+    call
+    for call in PARTS["Transforms"]
+    if not call.startswith(("LinearTransformation", "ToPILImage"))
+]
+SPARSE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(256, num_classes, sparse=True)
+        self.scale = nn.Linear(num_classes, num_classes)
+    def forward(self, images):
+        return self.scale(self.bag((images.sigmoid() * 255).long().flatten(1)))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # Two batches.
+    monkeypatch.chdir(make_lists(tmp_path, train=16, valid=6))
+    Path("augment.py").write_text("def invert(image):\n    return 255 - image\n")
+    Path("sparse.py").write_text(SPARSE)
+    return tmp_path
+
+
+def trained(*layers: dict[str, Any], device: str) -> tuple[Tensor, float]:
+    """Return by how much two steps change the weights, and the loss after them."""
+    settings = resolve(TINY, *layers, {"train": {"device": device}})
+    training = prepare(settings, Watcher(), is_resumed=False).training
+    before = weights(training.parameters)
+    (result,) = fit(training)
+    for batches in (training.train, training.valid):
+        batches.close()
+    return weights(training.parameters) - before, result.valid_loss
+
+
+def weights(parameters: list[Any]) -> Tensor:
+    return torch.cat([parameter.detach().cpu().flatten() for parameter in parameters]).double()
+
+
+def check(*layers: dict[str, Any]) -> None:
+    """Compare steps on both devices: they round differently, and colours by a level."""
+    (ours, our_loss), (expected, loss) = (
+        trained(*layers, device=device) for device in (DEVICE, "cpu")
+    )
+    assert expected.norm() > 0
+    assert (ours - expected).norm() < 0.1 * expected.norm()
+    assert our_loss == pytest.approx(loss, rel=0.02)
+
+
+def loss_cases() -> Iterator[tuple[str, str, bool]]:
+    for name, rule in RULES.items():
+        for kind in LABELS:
+            if getattr(rule, kind) is not None:
+                yield name, kind, False
+        if rule.pairs is not None:
+            yield name, "single", True
+
+
+@pytest.mark.parametrize(("name", "kind", "pairs"), list(loss_cases()))
+def test_losses(here: Path, name: str, kind: str, pairs: bool) -> None:
+    for part in ("train", "valid"):
+        rows = [line.rsplit(" ", 1) for line in Path(f"{part}.txt").read_text().splitlines()]
+        text = "".join(f"{path} {LABELS[kind].format(label)}\n" for path, label in rows)
+        Path(f"{part}.txt").write_text(text)
+    Path("classes.txt").write_text(NAMES[kind])
+    check({"loss": {"call": f"{name}()", **({"pairs": True} if pairs else {})}})
+
+
+@pytest.mark.parametrize("call", PARTS["Optimizers"])
+def test_optimizers(here: Path, call: str) -> None:
+    model = "sparse.py:Net()" if call == "SparseAdam()" else "lenet()"
+    check({"optimizer": {"call": SHORT.get(call, call)}, "model": {"call": model}})
+
+
+@pytest.mark.parametrize("call", PARTS["Schedules"])
+def test_schedules(here: Path, call: str) -> None:
+    check({"scheduler": {"call": SHORT.get(call, call), "warmup": 0.0}})
+
+
+@pytest.mark.parametrize("call", PARTS["Weight initialisations"])
+def test_initialisations(here: Path, call: str) -> None:
+    target = "fc1" if call.startswith(("eye_", "sparse_")) else "Conv2d"
+    check({"model": {"init": [f"{target}={call}"]}})
+
+
+@pytest.mark.parametrize("call", TRANSFORMS)
+def test_transforms(here: Path, call: str) -> None:
+    before = BEFORE.get(call.partition("(")[0], [])
+    # Which takes what any of them leaves.
+    check({"data": {"transforms": [*before, call], "size": 16}, "model": {"call": "resnet8()"}})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes(here: Path, name: str) -> None:
+    # Two steps are no part of a warm-up.
+    short = {"data": {"size": 32}, "scheduler": {"warmup": 0.0}}
+    check(read_recipe(name), short, {"train": TINY["train"]})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precisions(here: Path, precision: str) -> None:
+    check({"train": {"precision": precision}, "optimizer": {"call": "SGD()"}})
+
+
+def test_a_recipe_trains_compiled(here: Path) -> None:
+    short = {"train": {"epochs": 3, "batch_size": 8, "compile": True, "device": DEVICE}}
+    training = prepare(resolve(read_recipe("speed"), short), Watcher(), is_resumed=False).training
+    assert all(torch.tensor(result.train_loss).isfinite() for result in fit(training))
+    training.train.close()
+    training.valid.close()

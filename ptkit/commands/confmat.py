@@ -40,6 +40,8 @@ def confmat(
     from ptkit.looking.pictures import picture_folder
 
     found = api.evaluate(ckpt, list_file, device=device, workers=workers, **answers)
+    for note in found.notes:
+        printer.say(note)
     # Before the pictures: a disk that refuses them does not cost the numbers.
     _print_tables(printer, found)
     with picture_folder("confmat", run=found.run, out=out) as pictures:

@@ -32,6 +32,8 @@ def predict(
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
     found = api.predict(ckpt, sources, top=top, device=device, workers=workers, **answers)
+    for note in found.notes:
+        printer.say(note)
     header, *lines = found.table("{:.1%}")
     printer.say(table(header, lines))
     if out is not None:

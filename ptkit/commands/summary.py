@@ -22,7 +22,8 @@ def summary(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder."
+            metavar="MODEL|CKPT",
+            help="A model such as resnet18, or a checkpoint, a run folder or bare weights.",
         ),
     ],
     size: options.Size = None,
@@ -33,7 +34,8 @@ def summary(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Your own model in a checkpoint, such as net.py:Net.")
+        str | None,
+        typer.Option(help="Model of bare weights, or your own in a checkpoint: net.py:Net."),
     ] = None,
     depth: Annotated[
         int | None,
@@ -52,6 +54,8 @@ def summary(
     from ptkit.looking.summary import summarize_subject
 
     found = summarize_subject(subject, model=model, num_classes=num_classes, size=size, depth=depth)
+    for note in found.notes:
+        printer.say(note)
     printer.say(f"{found.call}: {found.num_classes:,} classes, {found.size}×{found.size} pixels\n")
     printer.say(_layer_table(found.summary))
     printer.say("\n" + _totals(found.summary))

@@ -34,7 +34,7 @@ class Evaluation:
 
     class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
     images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
-    run folder that the file is in, if any.
+    run folder that the file is in, if any. notes: what was done to get bare weights, a line each.
     """
 
     images: ImageList
@@ -43,6 +43,7 @@ class Evaluation:
     answers: np.ndarray
     source: str = ""
     run: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -171,7 +172,13 @@ def evaluate_list(
         )
     weights = subject.weights
     return Evaluation(
-        images, names, found.values, found.answers, source=weights.described, run=weights.run
+        images,
+        names,
+        found.values,
+        found.answers,
+        source=weights.described,
+        run=weights.run,
+        notes=weights.lines,
     )
 
 

@@ -32,7 +32,8 @@ class Answers:
 
     paths: None for an image that came from memory. kind: of the task, as Task.kind. values: float32
     (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
-    labels, or the numbers again. top: how many classes a row names.
+    labels, or the numbers again. top: how many classes a row names. notes: what was done to get
+    bare weights, a line each.
     """
 
     paths: tuple[str | None, ...]
@@ -41,6 +42,7 @@ class Answers:
     values: np.ndarray
     answers: np.ndarray
     top: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -111,8 +113,15 @@ def predict_sources(
     _check_top(subject, top)
     images = find_images(sources, subject.class_names)
     found = subject.predict(images, device=device, workers=workers)
-    paths = tuple(map(images.listed_path, range(len(images))))
-    return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers, top)
+    return Answers(
+        tuple(map(images.listed_path, range(len(images)))),
+        subject.class_names,
+        subject.task.kind,
+        found.values,
+        found.answers,
+        top,
+        subject.weights.lines,
+    )
 
 
 def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:

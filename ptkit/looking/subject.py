@@ -16,16 +16,12 @@ from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
+from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import read_weights
 from ptkit.core.models.weights import Weights
-from ptkit.core.models.zoo import build_model, find_head
-from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
-
-# A number of outputs that no layer but the head has.
-_UNUSUAL = 1013
 
 
 @dataclass(frozen=True)
@@ -131,20 +127,17 @@ def _of_bare_weights(
     if min(stds) <= 0:
         raise UsageError(f"--std must be above 0, found {std}")
     names = read_classes(classes) if classes is not None else None
-    num_classes = _num_classes(model, weights, size)
+    fitted = fit_bare_weights(weights, model=model, size=size)
+    num_classes = fitted.num_classes
     if names is not None and len(names) != num_classes:
         raise DataError(
             f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
         )
-    contents = {
-        "model": {"call": model, "num_classes": num_classes},
-        "pipeline": {"size": size},
-        "state_dict": weights.state_dict,
-    }
     calls = complete(evaluation_geometry(size), size=size, mean=means, std=stds)
     completed = replace(
         weights,
-        call=model,
+        notes=fitted.notes,
+        call=fitted.call,
         class_names=names,
         pipeline=tuple(map(str, calls)),
         size=size,
@@ -152,29 +145,7 @@ def _of_bare_weights(
         std=stds,
     )
     indices = tuple(map(str, range(num_classes)))
-    module = rebuild(contents, model=model)
-    return Subject(completed, module, names or indices, Task(SINGLE, "softmax"))
-
-
-def _num_classes(model: str, weights: Weights, size: int) -> int:
-    """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
-    last layer do.
-    """
-    call = parse(model)
-    given = call.kwargs.get("num_classes")
-    if isinstance(given, int):
-        return given
-    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, seed=0)
-    try:
-        head = find_head(module, _UNUSUAL)
-    except UsageError:
-        raise UsageError(
-            f"cannot see how many classes {model} has: write {call.name}(num_classes=...)"
-        ) from None
-    weight = weights.state_dict.get(f"{head}.weight")
-    if weight is None:
-        raise CheckpointError(f"{weights.path} does not fit {model}: it has no {head}.weight")
-    return len(weight)
+    return Subject(completed, fitted.module, names or indices, Task(SINGLE, "softmax"))
 
 
 def _rgb(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
-"""Weights with what came with them; state dicts as other people save them, unwrapped."""
+"""Weights with what came with them; state dicts as other people nest and name them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ _NESTS = (
 )  # fmt: skip
 # A file can nest a dictionary in itself.
 _DEEPEST = 6
-# Put before every name by DataParallel, torch.compile, Lightning and classes that wrap a model.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+# Put before names by DataParallel, torch.compile, Lightning and classes that wrap a model.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+# What is not shown, and the share of all names that must have it: most, or all.
+_PREFIXES = {
+    **dict.fromkeys(WRAPPERS, 0.51),
+    **dict.fromkeys(("backbone.", "encoder."), 1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,11 @@ class Weights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     epoch: int | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The notes, each with what it is about."""
+        return tuple(f"weights of {self.source}: {note}" for note in self.notes)
 
     @property
     def is_whitened(self) -> bool:
@@ -78,12 +88,20 @@ def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         raise CheckpointError(f"{path} holds no state dict: found {keys}")
     if len(state_dict) < len(nested):
         notes.append(f"left out {len(nested) - len(state_dict)} entries that are not tensors")
-    while prefix := next(
-        (p for p in _PREFIXES if all(key.startswith(p) for key in state_dict)), ""
-    ):
-        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-        notes.append(f"removed the prefix {prefix} from every name")
     return state_dict, tuple(notes)
+
+
+def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the prefixes of wrappers, where no model says what its names are."""
+    found = dict(state_dict)
+    # Of a backbone or an encoder only where nothing lies beside it: it may be a part of a model.
+    while prefix := next((p for p, share in _PREFIXES.items() if _share(found, p) >= share), ""):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def _share(names: Collection[str], prefix: str) -> float:
+    return sum(name.startswith(prefix) for name in names) / len(names)
 
 
 def _unnested(contents: Any, path: Path) -> tuple[Mapping[Any, Any], list[str]]:

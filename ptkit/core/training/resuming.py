@@ -10,7 +10,7 @@ from ptkit.core.config import Settings
 from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.models.matching import load_state_dict
 from ptkit.core.training.loop import Training
 from ptkit.core.training.run_folder import (
     History,

@@ -12,6 +12,7 @@ from ptkit.core.data.keyed import spread
 from ptkit.core.data.loading.batches import Forward, batches_at
 from ptkit.core.device import choose_device, choose_dtype, prepare_device
 from ptkit.core.errors import UsageError
+from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -315,7 +316,10 @@ def _prepare_model(
     num_outputs = loss.facts.num_classes
     if loss.compares:
         num_outputs = settings.loss.embedding or _EMBEDDING
-    chosen = asked.call or (start.call if start else None) or default_model(size)
+    chosen = parse(asked.call or (start.call if start else None) or default_model(size))
+    stem_notes: tuple[str, ...] = ()
+    if start is not None:
+        chosen, stem_notes = with_stem(chosen, start.state_dict)
     module, call = build_model(chosen, num_classes=num_outputs, size=size, seed=seed)
     check_forward(module, size, num_classes=num_outputs)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -329,8 +333,8 @@ def _prepare_model(
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
         report = transfer(module, start.state_dict, leave_out=leave_out)
-        words = (*start.notes, *report.notes, report.summary())
-        notes += [f"weights of {start.source}: {text}" for text in words]
+        words = (*start.notes, *stem_notes, *report.notes, report.summary())
+        notes += replace(start, notes=words).lines
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 
 

@@ -97,7 +97,7 @@ class DataSettings:
     on_bad: str = _setting(
         "stop", "Stop at an image that cannot be read, or skip it.", choices=("stop", "skip")
     )
-    allow_leak: bool = _setting(False, "Continue although a file is in both lists.")
+    allow_leak: bool = _setting(False, "Continue although an image is in both lists.")
     sampler: str = _setting(
         "none", "Draw every class equally often (balanced).", choices=("none", "balanced")
     )

@@ -29,6 +29,8 @@ from ptkit.core.training.tasks.task import read_task
 _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
+    # A run from before images were compared by content may have such a leak.
+    "data.allow_leak",
 }
 _EXACT_KEYS = ("torch", "torchvision", "opencv", "device", "processor", "threads", "memory_format")
 

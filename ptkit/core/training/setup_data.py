@@ -25,6 +25,7 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.decoding import sizes_of
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
+from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.data.transforms.completion import (
     MeanAndStd,
     Statistics,
@@ -275,7 +276,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
 
     Raises:
         DataError: missing or empty lists, labels of other kinds or all alike, or an image that is
-            in both.
+            in both, under any name.
     """
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
@@ -303,13 +304,25 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
         raise DataError(
             f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
         )
-    path = None if data.allow_leak else first_shared(train, valid)
-    if path is not None:
-        raise DataError(
-            f"{path} is in both {train.file} and {valid.file}: accuracy would be inflated; "
-            "split again, or pass --set data.allow_leak=true"
-        )
+    if not data.allow_leak:
+        _check_leak(train, valid)
     return train, valid.with_classes(train.class_names)
+
+
+def _check_leak(train: ImageList, valid: ImageList) -> None:
+    """Refuse a validation image that is in the training list, by its path or by its bytes."""
+    fault = first_shared(train, valid)
+    if fault is not None:
+        fault = f"{fault} is in both {train.file} and {valid.file}"
+    elif copies := find_copies(train, valid):
+        theirs, ours = copies[0]
+        fault = f"{theirs} in {valid.file} has the bytes of {ours} in {train.file}"
+        if len(copies) > 1:
+            fault += f", and {len(copies) - 1:,} more are such copies"
+    if fault is not None:
+        raise DataError(
+            f"{fault}: accuracy would be inflated; split again, or pass --set data.allow_leak=true"
+        )
 
 
 def has_jpegs(images: ImageList) -> bool:

@@ -6,7 +6,7 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import say_files, say_missing_font
-from ptkit.core.wording import table
+from ptkit.core.wording import table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
@@ -55,6 +55,11 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
 
     num_classes, names = len(found.class_names), found.class_names
     printer.say(_accuracy(found) + "\n")
+    if count := found.num_trained_on:
+        others = "no other is left to test it on"
+        if found.unseen is not None:
+            others = f"without them: {_accuracy(found.unseen)}"
+        printer.say(f"{trained_on_note(count, len(found.labels))}; {others}\n")
     rows = found.class_rows()
     if len(rows) > MAX_LINES:
         # Classes without images have no recall; they are not the lowest.

@@ -98,6 +98,11 @@ class DataSettings:
         "stop", "Stop at an image that cannot be read, or skip it.", choices=("stop", "skip")
     )
     allow_leak: bool = _setting(False, "Continue although an image is in both lists.")
+    remember_images: bool = _setting(
+        True,
+        "Keep 8 bytes of hash for each training image in checkpoints, so that confmat and predict"
+        " recognise it; for up to a million images.",
+    )
     sampler: str = _setting(
         "none", "Draw every class equally often (balanced).", choices=("none", "balanced")
     )

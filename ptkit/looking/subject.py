@@ -23,6 +23,8 @@ from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
 
+BoolArray = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -51,8 +53,13 @@ class Subject:
             self.weights.pipeline, allow_user_code=False, tensors=self.weights.tensors
         )
 
-    def predict(self, images: ImageList, *, device: str, workers: int) -> Predicted:
+    def predict(
+        self, images: ImageList, *, device: str, workers: int
+    ) -> tuple[Predicted, BoolArray | None]:
         """Run the model over a list of images; it stays on the device.
+
+        Also says of each image whether the weights were trained on it, bool (N,): on a file with
+        the same bytes. None where they do not know.
 
         Raises:
             DataError: an image that cannot be read.
@@ -62,7 +69,10 @@ class Subject:
         place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
         pipeline = self.parse_pipeline()
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
-        return predict_list(self.model.to(place), batches, task=self.task)
+        found, known = predict_list(self.model.to(place), batches, task=self.task), None
+        if (trained_on := self.weights.image_hashes) is not None:
+            known = np.isin(batches.image_hashes(), trained_on)
+        return found, known
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""

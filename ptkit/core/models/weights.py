@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
@@ -53,6 +56,11 @@ class Weights:
     epoch: int | None = None
 
     @property
+    def image_hashes(self) -> npt.NDArray[np.int64] | None:
+        """Hashes of the images that they were trained on, where a checkpoint has them."""
+        return image_hashes(self.checkpoint or {})
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """The notes, each with what it is about."""
         return tuple(f"weights of {self.source}: {note}" for note in self.notes)
@@ -73,6 +81,16 @@ class Weights:
         """The file and its epoch, for the footer of a figure: `runs/1/ckpt.pkl · epoch 12`."""
         shown = _short(self.path.resolve()) if self.path.is_symlink() else self.path
         return str(shown) if self.epoch is None else f"{shown} · epoch {self.epoch}"
+
+
+def image_hashes(checkpoint: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+    """Return the hashes of the images that a checkpoint was trained on, where it has them."""
+    hashes = checkpoint.get("data", {}).get("image_hashes")
+    if not isinstance(hashes, Tensor) or hashes.dtype != torch.int64:
+        return None
+    # 0 stands for an image that could not be read.
+    found: npt.NDArray[np.int64] = hashes[hashes != 0].numpy()
+    return found
 
 
 def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

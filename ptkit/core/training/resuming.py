@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
+from ptkit.core.models.weights import image_hashes
 from ptkit.core.training.loop import Training
 from ptkit.core.training.run_folder import (
     History,
@@ -85,7 +86,11 @@ def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
     )
     write_config(folder, setup.settings)
     recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
-    run = Run(**vars(setup), folder=folder, recorders=recorders, history=history)
+    # Also what the weights saw that the run started from, which are not read again.
+    data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
+    run = Run(
+        **vars(replace(setup, data=data)), folder=folder, recorders=recorders, history=history
+    )
     return run, how_exact
 
 

@@ -121,9 +121,9 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
         for result in fit(current.training, start_epoch=start_epoch, on_step=on_step):
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
-            if link is not None and result.epoch == start_epoch + 1:
-                warning = current.link_from(link)
-                if warning:
+            if result.epoch == start_epoch + 1:
+                warnings = current.seen_before(), current.link_from(link) if link else None
+                for warning in filter(None, warnings):
                     watch.warn(warning)
             # After the last epoch the run is finished: its pictures are worth waiting for.
             if result.epoch < epochs:

@@ -12,6 +12,7 @@ import torch
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
+from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
     REGRESSION,
@@ -56,7 +57,7 @@ class PreparedData:
 
     reference: the training images as evaluation sees them, in the list's order.
     settings: with everything resolved. skipped: why images were left out. notes: what was chosen,
-    a line each.
+    a line each. earlier_images: hashes of the images that the weights were trained on before.
     """
 
     train: Batches
@@ -66,6 +67,7 @@ class PreparedData:
     size: int
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
+    earlier_images: Hashes | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -130,6 +132,7 @@ def prepare_data(
             _data_note(train, valid, train_pipeline, data=data),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
         ),
+        earlier_images=start.image_hashes if start else None,
     )
 
 

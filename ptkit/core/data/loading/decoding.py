@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.fingerprints import Hashes, fingerprints
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
@@ -71,12 +72,14 @@ class Kept:
     bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
     of the others.
     origin: the file that the pixels are mapped from; None in memory.
+    hashes: of the files of the images, (N,); None where nobody knows them.
     """
 
     pixels: Pixels
     bad: Bad
     layout: Layout | None = None
     origin: Path | None = None
+    hashes: Hashes | None = None
 
     def __len__(self) -> int:
         return len(self.pixels) if self.layout is None else len(self.layout.starts)
@@ -237,7 +240,7 @@ class _DiskSpeed:
 
     def read(self, images: ImageList, indices: Sequence[int]) -> list[Content]:
         start, busy_before = time.perf_counter(), time.thread_time()
-        contents = [_content(images, index) for index in indices]
+        contents = [content_of(images, index) for index in indices]
         # Not the whole time: on a busy machine that is long for files in memory, too.
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
         found = [len(content) for content in contents if isinstance(content, bytes)]
@@ -250,7 +253,8 @@ class _DiskSpeed:
         return contents
 
 
-def _content(images: ImageList, index: int) -> Content:
+def content_of(images: ImageList, index: int) -> Content:
+    """Return the content of a file, or the error of reading it."""
     # Raised where the image is asked for: the first in the order of the list decides.
     try:
         return decoder.read_bytes(images.image_path(index))
@@ -260,12 +264,13 @@ def _content(images: ImageList, index: int) -> Content:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); bad: (index in the list,
-    reason).
+    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); hashes of their files (n,);
+    bad: (index in the list, reason).
     """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int32]
+    hashes: Hashes
     bad: list[tuple[int, str]]
 
 
@@ -282,11 +287,13 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        bad = _decoded(images, pipeline, indices, files, lambda _index, image: found.append(image))
+        bad, hashes = _decoded(
+            images, pipeline, indices, files, lambda _, image: found.append(image)
+        )
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
         # All of them may be unreadable, and numpy refuses to join nothing.
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
-        return Chunk(np.concatenate(flat), sizes, bad)
+        return Chunk(np.concatenate(flat), sizes, hashes, bad)
 
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
     length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
@@ -315,19 +322,20 @@ def decode_each(
     *,
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
-) -> Bad:
+) -> tuple[Bad, Hashes]:
     """Decode every image in threads, hand each to `take` with its index, and return what cannot be
-    read as (index, reason).
+    read as (index, reason), and the hashes of the other files.
 
     pipeline: its prefix is applied; None for images as they are. on_images: called with how many
     more are done, for a progress bar.
     """
 
-    def work(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
+    def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
         return _decoded(images, pipeline, indices, files, take)
 
-    found = _in_threads(work, images, _CHUNK, workers=workers, on_images=on_images)
-    return tuple(chain.from_iterable(found))
+    found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
+    bad = tuple(chain.from_iterable(bad for bad, _ in found))
+    return bad, np.concatenate([hashes for _, hashes in found])
 
 
 def _decoded(
@@ -336,17 +344,22 @@ def _decoded(
     indices: range,
     files: PendingFiles,
     take: Callable[[int, Pixels], object],
-) -> list[tuple[int, str]]:
-    """Hand some images to `take` with their indices, and return what cannot be read."""
+) -> tuple[list[tuple[int, str]], Hashes]:
+    """Hand some images to `take` with their indices; return what cannot be read, and the hashes of
+    the others.
+    """
     bad = []
-    for index, content in zip(indices, files.contents(), strict=True):
+    contents = files.contents()
+    # Before decoding: the bytes are still in a core's cache.
+    hashes = fingerprints(contents)
+    for index, content in zip(indices, contents, strict=True):
         try:
             pixels = decoder.decode(checked(content), images.image_path(index))
         except DataError as error:
             bad.append((index, str(error)))
             continue
         take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
-    return bad
+    return bad, np.delete(hashes, [index - indices.start for index, _ in bad])
 
 
 def _in_threads(

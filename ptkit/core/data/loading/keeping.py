@@ -35,6 +35,7 @@ from ptkit.core.data.loading.decoding import (
 )
 from ptkit.core.data.loading.entries import (
     FORMAT_VERSION,
+    HASHES,
     PIXELS,
     SIZES,
     Entry,
@@ -109,7 +110,9 @@ def load_list(
         return loaded
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
-        bad = decode_each(images, None, lambda *_: None, workers=data.workers, on_images=on_images)
+        bad, _ = decode_each(
+            images, None, lambda *_: None, workers=data.workers, on_images=on_images
+        )
     return _without_bad(loaded, bad, data)
 
 
@@ -237,8 +240,8 @@ def decode_all(
     # One array for all: threads write into it, and nothing is copied or pickled.
     pixels = np.empty((len(images), *pipeline.plan.prefix_size, 3), np.uint8)
     take = pixels.__setitem__
-    bad = decode_each(images, pipeline, take, workers=workers, on_images=on_images)
-    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
+    bad, hashes = decode_each(images, pipeline, take, workers=workers, on_images=on_images)
+    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad, hashes=hashes)
 
 
 def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
@@ -259,7 +262,8 @@ def _of_different_sizes(chunks: Sequence[Chunk]) -> Kept:
         np.concatenate([chunk.sizes for chunk in chunks]),
     )
     bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
-    return Kept(np.empty(0, np.uint8), bad, layout)
+    hashes = np.concatenate([chunk.hashes for chunk in chunks])
+    return Kept(np.empty(0, np.uint8), bad, layout, hashes=hashes)
 
 
 def decode_to_disk(
@@ -277,11 +281,12 @@ def decode_to_disk(
         StorageError: the disk refused; nothing of the entry is left.
     """
     bad: list[tuple[int, str]] = []
-    sizes = []
+    sizes, hashes = [], []
     with EntryWriter(entry_name(images.file, key), _facts(images, pipeline, key)) as writer:
         for chunk in decoded_chunks(images, pipeline, workers=workers, on_images=on_images):
             writer.write(chunk.pixels)
             sizes.append(chunk.sizes)
+            hashes.append(chunk.hashes)
             bad += chunk.bad
         table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
         found = {
@@ -289,8 +294,9 @@ def decode_to_disk(
             "bad": bad,
             "nbytes": writer.pixels.tell(),
             "sizes_nbytes": len(table or b""),
+            "hashes_nbytes": 8 * (len(images) - len(bad)),
         }
-        writer.finish(found, sizes=table)
+        writer.finish(found, hashes=np.concatenate(hashes).tobytes(), sizes=table)
     # Mapped, not held: the memory of the decoded images is the system's to take back.
     kept = open_kept(images, key=key)
     if kept is None:
@@ -366,12 +372,16 @@ def _mapped(entry: Entry) -> Kept:
     facts, file = entry.facts, entry.folder / PIXELS
     count = facts["num_images"]
     bad = tuple(map(tuple, facts["bad"]))
+    # An entry of an earlier version has none.
+    is_hashed = (entry.folder / HASHES).exists()
+    hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count) if is_hashed else None
     if facts["size"] is not None:
-        return Kept(_mapped_pixels(file, (count, *facts["size"], 3)), bad, origin=file)
+        pixels = _mapped_pixels(file, (count, *facts["size"], 3))
+        return Kept(pixels, bad, origin=file, hashes=hashes)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
     block = _mapped_pixels(file, (facts["nbytes"],))
     layout = Layout((block,), np.zeros(count, np.int32), starts_of(sizes), sizes)
-    return Kept(np.empty(0, np.uint8), bad, layout, file)
+    return Kept(np.empty(0, np.uint8), bad, layout, file, hashes)
 
 
 def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:

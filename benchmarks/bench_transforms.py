@@ -29,7 +29,7 @@ from ptkit.core.data import keyed
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import Kept
+from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.catalogue import build_transform, has_form, num_draws, spec_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline

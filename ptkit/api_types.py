@@ -46,6 +46,7 @@ class FinetuneSettings(TypedDict, total=False):
     reduced_decode: bool
     on_bad: str
     allow_leak: bool
+    remember_images: bool
     sampler: str
     shuffle: bool
     drop_last: bool

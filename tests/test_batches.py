@@ -15,8 +15,8 @@ from ptkit.core.data import keyed
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import Kept
-from ptkit.core.data.loading.keeping import decode_all
+from ptkit.core.data.loading.decoding import decode_all
+from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.catalogue import build_transform, num_draws, spec_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError

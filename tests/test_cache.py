@@ -19,7 +19,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import decode_each, decoded_bytes
+from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes
 from ptkit.core.data.loading.entries import (
     BUILDING,
     COMPLETE,
@@ -29,7 +29,6 @@ from ptkit.core.data.loading.entries import (
     remove_entry,
 )
 from ptkit.core.data.loading.keeping import (
-    decode_all,
     decode_to_disk,
     key_of,
     load_list,
@@ -141,7 +140,7 @@ def test_unreadable_images_are_left_out_and_named(damaged, pipeline, folder):
     for kept in (decode_all(damaged, pipeline), opened(damaged, pipeline)):
         assert kept.bad == reasons
         assert are_equal(kept, expected)
-    assert decode_each(damaged, workers=2) == reasons
+    assert decode_each(damaged, workers=2)[0] == reasons
 
 
 def test_a_subset_has_the_images_asked_for_in_that_order(listed, pipeline, folder):
@@ -205,7 +204,7 @@ def test_filling_takes_no_more_memory_than_the_decoded_images_and_a_few_chunks(t
     setup = """
 import sys
 from pathlib import Path
-from ptkit.core.data.loading.keeping import decode_all
+from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.transforms.pipeline import Pipeline
 images = read_list(Path(sys.argv[1]))

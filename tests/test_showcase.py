@@ -19,7 +19,7 @@ from ptkit.core.config import LogSettings
 from ptkit.core.data.keyed import Sampling, spread
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches, batches_at
-from ptkit.core.data.loading.keeping import decode_all
+from ptkit.core.data.loading.decoding import decode_all
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 from ptkit.core.training.events import Events

@@ -18,8 +18,7 @@ from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading import decoding
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import read_ahead, sizes_of
-from ptkit.core.data.loading.keeping import decode_all
+from ptkit.core.data.loading.decoding import decode_all, read_ahead, sizes_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 

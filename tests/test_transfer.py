@@ -50,7 +50,7 @@ def test_missing_and_unexpected_are_reported_by_name():
     assert (
         report.summary()
         == f"took {num_own - 1} of the model's {num_own} tensors; 1 are new; 1 in the weights have"
-        " no place"
+        " no place (teacher.weight)"
     )
     assert "not in the weights, so fresh (1):\n  conv1.weight" in report.details()
     assert "not in the model (1):\n  teacher.weight" in report.details()

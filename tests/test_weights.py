@@ -12,6 +12,7 @@ from torch import nn
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.locate import read_weights
+from ptkit.core.models.weights import plain_names
 
 
 class Canary:
@@ -74,18 +75,21 @@ def test_nested_weights_are_unwrapped_with_a_note(file, state_dict, nest):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "backbone.", "module._orig_mod."])
-def test_prefix_that_all_names_carry_is_removed_with_a_note(file, state_dict, prefix):
-    torch.save({prefix + name: tensor for name, tensor in state_dict.items()}, file)
-    weights = read_weights(file)
-    assert same(weights.state_dict, state_dict)
-    assert [note.split()[3] for note in weights.notes] == [
-        part + "." for part in prefix.split(".")[:-1]
-    ]
+def test_without_a_model_the_prefix_of_all_names_is_not_shown(state_dict, prefix):
+    renamed = {prefix + name: tensor for name, tensor in state_dict.items()}
+    assert same(plain_names(renamed), state_dict)
 
 
-def test_prefix_of_some_names_stays(file):
-    torch.save({"module.fc.weight": torch.ones(2), "fc.bias": torch.ones(2)}, file)
-    assert list(read_weights(file).state_dict) == ["module.fc.weight", "fc.bias"]
+def test_a_wrapper_is_one_though_a_tensor_lies_beside_it(state_dict):
+    renamed = {"n_averaged": torch.tensor(1)} | {f"module.{n}": t for n, t in state_dict.items()}
+    assert list(plain_names(renamed)) == ["n_averaged", *state_dict]
+
+
+@pytest.mark.parametrize(
+    "names", [["module.fc.weight", "fc.bias"], ["encoder.0.weight", "encoder.1.weight", "fc.bias"]]
+)
+def test_the_prefix_of_a_part_stays(names):
+    assert list(plain_names(dict.fromkeys(names, torch.ones(2)))) == names
 
 
 def test_second_nest_and_entries_without_tensors_are_told(file, state_dict):

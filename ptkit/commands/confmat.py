@@ -6,7 +6,7 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import report_pictures, say_missing_font
-from ptkit.core.wording import counted, table
+from ptkit.core.wording import counted, table, trained_on_note
 
 if TYPE_CHECKING:
     from ptkit.looking.evaluation import Evaluation
@@ -40,6 +40,8 @@ def confmat(
     from ptkit.looking.pictures import picture_folder
 
     found = api.evaluate(ckpt, list_file, device=device, workers=workers, **answers)
+    for note in found.notes:
+        printer.say(note)
     # Before the pictures: a disk that refuses them does not cost the numbers.
     _print_tables(printer, found)
     with picture_folder("confmat", run=found.run, out=out) as pictures:
@@ -58,6 +60,11 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
             f"{counted(found.num_ignored, 'image')} left out: the model's loss ignored their"
             " class\n"
         )
+    if count := found.num_trained_on:
+        others = "no other is left to test it on"
+        if found.unseen is not None:
+            others = f"without them: {_accuracy(found.unseen)}"
+        printer.say(f"{trained_on_note(count, len(found.labels))}; {others}\n")
     rows = found.class_rows()
     if len(rows) > MAX_LINES:
         # Classes without images have no recall; they are not the lowest.

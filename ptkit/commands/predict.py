@@ -7,7 +7,7 @@ import typer
 from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
-from ptkit.core.wording import table
+from ptkit.core.wording import table, trained_on_note
 
 
 @options.for_bare_weights
@@ -32,8 +32,12 @@ def predict(
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
     found = api.predict(ckpt, sources, top=top, device=device, workers=workers, **answers)
+    for note in found.notes:
+        printer.say(note)
     header, *lines = found.table("{:.1%}")
     printer.say(table(header, lines))
+    if found.trained_on is not None and (count := int(found.trained_on.sum())):
+        printer.say("\n" + trained_on_note(count, len(found.paths)))
     if out is not None:
         printer.say(f"saved in {found.save(out)}")
     printer.result(found.rows)

@@ -1,7 +1,7 @@
 """`ptkit summary`."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,7 @@ from ptkit.commands.output import Printer
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
-    from ptkit.looking.summary import ModelSummary, Row
+    from ptkit.looking.summary import ModelSummary, Row, Summarized
 
 WIDTH = 100
 _MIN_NAME, _MAX_KIND = 24, 20
@@ -21,7 +21,8 @@ def summary(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|CKPT", help="A model such as resnet18, or a checkpoint or run folder."
+            metavar="MODEL|CKPT",
+            help="A model such as resnet18, or a checkpoint, a run folder or bare weights.",
         ),
     ],
     size: Annotated[
@@ -34,7 +35,8 @@ def summary(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Your own model in a checkpoint, such as net.py:Net.")
+        str | None,
+        typer.Option(help="Model of bare weights, or your own in a checkpoint: net.py:Net."),
     ] = None,
     depth: Annotated[
         int | None,
@@ -56,26 +58,31 @@ def summary(
     found = summarize_subject(
         subject, model=model, num_classes=num_classes, size=sides, depth=depth
     )
+    for note in found.notes:
+        printer.say(note)
     printer.say(f"{found.title}\n")
     printer.say(_layer_table(found.summary))
     printer.say("\n" + _totals(found.summary))
-    printer.result(
-        {
-            "model": found.call,
-            "num_classes": found.num_classes,
-            "size": found.size,
-            "layers": [_as_json(row, found.summary) for row in found.summary.rows],
-            "parameters": found.summary.parameters,
-            "trainable": found.summary.trainable,
-            "multiply_adds": found.summary.multiply_adds,
-            "flops": 2 * found.summary.multiply_adds,
-            "memory": {
-                "weights": found.summary.weight_bytes,
-                "activations": found.summary.activation_bytes,
-                "training": found.summary.training_bytes,
-            },
-        }
-    )
+    printer.result(_result(found))
+
+
+def _result(found: "Summarized") -> dict[str, Any]:
+    summary = found.summary
+    return {
+        "model": found.call,
+        "num_classes": found.num_classes,
+        "size": found.size,
+        "layers": [_as_json(row, summary) for row in summary.rows],
+        "parameters": summary.parameters,
+        "trainable": summary.trainable,
+        "multiply_adds": summary.multiply_adds,
+        "flops": 2 * summary.multiply_adds,
+        "memory": {
+            "weights": summary.weight_bytes,
+            "activations": summary.activation_bytes,
+            "training": summary.training_bytes,
+        },
+    }
 
 
 def _layer_table(found: "ModelSummary") -> str:

@@ -49,6 +49,8 @@ def viz_featuremaps(
     subject.model.to(place)
     views = load_images(subject, given[:num_images], device=place, is_optional=list_layers)
     found, chosen = find_layers(subject, views, None if list_layers else layers)
+    for note in subject.weights.lines:
+        printer.say(note)
     if list_layers:
         _list_layers(printer, found, chosen)
         return

@@ -111,7 +111,12 @@ class DataSettings:
     on_bad: str = _setting(
         "stop", "Stop at an image that cannot be read, or skip it.", choices=("stop", "skip")
     )
-    allow_leak: bool = _setting(False, "Continue although a file is in both lists.")
+    allow_leak: bool = _setting(False, "Continue although an image is in both lists.")
+    remember_images: bool = _setting(
+        True,
+        "Keep 8 bytes of hash for each training image in checkpoints, so that confmat and predict"
+        " recognise it; for up to a million images.",
+    )
     sampler: str = _setting(
         "none", "Draw every class equally often (balanced).", choices=("none", "balanced")
     )

@@ -12,6 +12,13 @@ def counted(count: int, singular: str, plural: str = "") -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
+def trained_on_note(count: int, total: int) -> str:
+    """Return `37 of these 179 images were trained on`."""
+    return (
+        f"{count:,} of these {counted(total, 'image')} {'was' if count == 1 else 'were'} trained on"
+    )
+
+
 def amount(nbytes: int) -> str:
     """Return `36.9 kB`, `1.2 MB`, `12,300.0 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -10,7 +10,7 @@ from torch import nn
 from ptkit.core.data.lists import MULTI, REGRESSION
 from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.models.matching import load_state_dict
 from ptkit.core.training.observers import Figure
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.run_folder import Run

@@ -1,7 +1,7 @@
 """How right a model is on a list of images, and where it is wrong."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class Evaluation:
     class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
     images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
     run folder that the file is in, if any. num_ignored: images of classes that the model's loss
-    ignored; they are left out of everything else.
+    ignored; they are left out of everything else. notes: what was done to get bare weights, a line
+    each. trained_on: bool (N,), which images the weights were trained on; None where nobody knows.
     """
 
     images: ImageList
@@ -36,6 +37,8 @@ class Evaluation:
     source: str = ""
     run: Path | None = None
     num_ignored: int = 0
+    notes: tuple[str, ...] = ()
+    trained_on: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -97,6 +100,25 @@ class Evaluation:
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
 
     @property
+    def num_trained_on(self) -> int | None:
+        """How many of the images the weights were trained on, if that is known."""
+        return None if self.trained_on is None else int(self.trained_on.sum())
+
+    @cached_property
+    def unseen(self) -> "Evaluation | None":
+        """The same without the images that the weights were trained on; None without others."""
+        if self.trained_on is None or self.trained_on.all():
+            return None
+        rows = np.flatnonzero(~self.trained_on)
+        return replace(
+            self,
+            images=self.images.subset(rows),
+            probabilities=self.probabilities[rows],
+            answers=self.answers[rows],
+            trained_on=self.trained_on[rows],
+        )
+
+    @property
     def rates(self) -> tuple[str, ...]:
         """The names of the rates in a row of `class_rows`."""
         return tuple(name for name in self.per_class if name != "support")
@@ -119,6 +141,8 @@ class Evaluation:
             **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
             "num_images": len(self.labels),
             **({"num_ignored": self.num_ignored} if self.num_ignored else {}),
+            "num_trained_on": self.num_trained_on,
+            "accuracy_without_trained_on": self.unseen and self.unseen.accuracy,
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
             **{name: _plain(self.per_class[name]) for name in names},
@@ -163,7 +187,7 @@ def evaluate_list(
         )
     listed, names = read_matching_list(list_file, subject, classes=classes)
     images = _counted(listed, subject)
-    found = subject.predict(images, device=device, workers=workers)
+    found, trained_on = subject.predict(images, device=device, workers=workers)
     if found.values.shape[1:] != (len(names),):
         raise CheckpointError(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
@@ -177,6 +201,8 @@ def evaluate_list(
         source=weights.described,
         run=weights.run,
         num_ignored=len(listed) - len(images),
+        notes=weights.lines,
+        trained_on=trained_on,
     )
 
 

@@ -33,7 +33,9 @@ class Answers:
 
     paths: None for an image that came from memory. kind: of the task, as Task.kind. values: float32
     (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
-    labels, or the numbers again. top: how many classes a row names.
+    labels, or the numbers again. top: how many classes a row names. notes: what was done to get
+    bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
+    where nobody knows.
     """
 
     paths: tuple[str | None, ...]
@@ -42,15 +44,21 @@ class Answers:
     values: np.ndarray
     answers: np.ndarray
     top: int = 1
+    notes: tuple[str, ...] = ()
+    trained_on: np.ndarray | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One plain mapping an image: path, and what the kind of task has to say.
 
         One class an image: class, index, probability, and with `top` above 1 the most probable
-        classes under `top`. Several: classes, indices, probabilities. Numbers: numbers.
+        classes under `top`. Several: classes, indices, probabilities. Numbers: numbers. All:
+        trained_on, true, for an image that the weights were trained on.
         """
-        return [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
+        rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
+        for k in [] if self.trained_on is None else np.flatnonzero(self.trained_on).tolist():
+            rows[k]["trained_on"] = True
+        return rows
 
     def table(self, share: str = "{:.6g}") -> list[list[str]]:
         """Return a header and a line of text an image; `share` formats probabilities."""
@@ -111,9 +119,17 @@ def predict_sources(
     """
     _check_top(subject, top)
     images = find_images(sources, subject.class_names)
-    found = subject.predict(images, device=device, workers=workers)
-    paths = tuple(map(images.listed_path, range(len(images))))
-    return Answers(paths, subject.class_names, subject.task.kind, found.values, found.answers, top)
+    found, trained_on = subject.predict(images, device=device, workers=workers)
+    return Answers(
+        tuple(map(images.listed_path, range(len(images)))),
+        subject.class_names,
+        subject.task.kind,
+        found.values,
+        found.answers,
+        top,
+        subject.weights.lines,
+        trained_on,
+    )
 
 
 def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:

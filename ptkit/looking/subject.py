@@ -17,17 +17,16 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
+from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import read_weights
 from ptkit.core.models.weights import Weights
-from ptkit.core.models.zoo import build_model, find_head
-from ptkit.core.parts.calls import Call, joined, parse, parse_all
+from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.parts.catalogue import names_code
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
 
-# A number of outputs that no layer but the head has.
-_UNUSUAL = 1013
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,13 @@ class Subject:
             tensors=self.weights.tensors,
         )
 
-    def predict(self, images: ImageList, *, device: str, workers: int) -> Predicted:
+    def predict(
+        self, images: ImageList, *, device: str, workers: int
+    ) -> tuple[Predicted, BoolArray | None]:
         """Run the model over a list of images; it stays on the device.
+
+        Also says of each image whether the weights were trained on it, bool (N,): on a file with
+        the same bytes. None where they do not know.
 
         Raises:
             DataError: an image that cannot be read.
@@ -73,7 +77,10 @@ class Subject:
         place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
         pipeline = self.parse_pipeline()
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
-        return predict_list(self.model.to(place), batches, task=self.task)
+        found, known = predict_list(self.model.to(place), batches, task=self.task), None
+        if (trained_on := self.weights.image_hashes) is not None:
+            known = np.isin(batches.image_hashes(), trained_on)
+        return found, known
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
@@ -160,21 +167,18 @@ def _of_bare_weights(
         raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
     names = read_classes(classes) if classes is not None else None
     channels = len(means)
-    num_classes = _num_classes(model, weights, size, channels)
+    fitted = fit_bare_weights(weights, model=model, size=size, channels=channels)
+    num_classes = fitted.num_classes
     if names is not None and len(names) != num_classes:
         raise DataError(
             f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
         )
-    contents = {
-        "model": {"call": model, "num_classes": num_classes},
-        "pipeline": {"size": size, "channels": channels},
-        "state_dict": weights.state_dict,
-    }
     grey = (Call("Grayscale"),) if channels == 1 else ()
     calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
     completed = replace(
         weights,
-        call=model,
+        notes=fitted.notes,
+        call=fitted.call,
         class_names=names,
         pipeline=tuple(map(str, calls)),
         size=size,
@@ -182,29 +186,7 @@ def _of_bare_weights(
         std=stds,
     )
     indices = tuple(map(str, range(num_classes)))
-    module = rebuild(contents, model=model)
-    return Subject(completed, module, names or indices, Task(SINGLE, "softmax"))
-
-
-def _num_classes(model: str, weights: Weights, size: int, channels: int) -> int:
-    """Return how many classes bare weights tell apart: the call says it, or the rows of the model's
-    last layer do.
-    """
-    call = parse(model)
-    given = call.kwargs.get("num_classes")
-    if isinstance(given, int):
-        return given
-    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, channels=channels, seed=0)
-    try:
-        head = find_head(module, _UNUSUAL)
-    except UsageError:
-        raise UsageError(
-            f"cannot see how many classes {model} has: write {call.name}(num_classes=...)"
-        ) from None
-    weight = weights.state_dict.get(f"{head}.weight")
-    if weight is None:
-        raise CheckpointError(f"{weights.path} does not fit {model}: it has no {head}.weight")
-    return len(weight)
+    return Subject(completed, fitted.module, names or indices, Task(SINGLE, "softmax"))
 
 
 def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:

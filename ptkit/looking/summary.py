@@ -7,8 +7,7 @@ what it keeps.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,11 +17,13 @@ from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.errors import UsageError
 from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import rebuild
+from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.models.locate import read_weights, weights_path
+from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, usual_size
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.sizes import Sides, sides_of
@@ -243,13 +244,14 @@ _NUM_CLASSES = 10
 @dataclass(frozen=True)
 class Summarized:
     """A summary with what it is of: the call that builds the model, its classes, and pixels of a
-    side, or height and width.
+    side, or height and width. notes: what was done to get bare weights, a line each.
     """
 
     call: str
     num_classes: int
     size: int | Sides
     summary: ModelSummary
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -265,15 +267,16 @@ def summarize_subject(
     size: int | Sides | None = None,
     depth: int | None = None,
 ) -> Summarized:
-    """Summarize the model that a call, a checkpoint or a run folder means.
+    """Summarize the model that a call, a checkpoint, a run folder or bare weights mean.
 
     num_classes: 10 where it is not given. size: by default what the model is made for, or was
-    trained on. model: the user's own call, for a checkpoint that names user code.
+    trained on. model: the call of bare weights, or the user's own, for a checkpoint that names user
+    code.
 
     Raises:
         UsageError: unknown model or argument, a size that it does not take, a Python file without
             the name of a model in it, or what the checkpoint already stores.
-        CheckpointError: no such file, damaged, or it needs `model`.
+        CheckpointError: no such file, damaged, weights that do not fit, or it needs `model`.
     """
     if text.endswith(".py") and ":" not in text:
         raise UsageError(f"{text} is a Python file: name the model in it, {text}:NAME")
@@ -283,7 +286,7 @@ def summarize_subject(
             raise UsageError(
                 f"{text} is a checkpoint and already stores this: leave out --num-classes"
             )
-        return _of_checkpoint(path, model=model, size=size, depth=depth)
+        return _of_weights(read_weights(path), model=model, size=size, depth=depth)
     if model is not None:
         raise UsageError(
             f"--model is for a checkpoint of a model of your own, and {text} is a model: leave"
@@ -308,30 +311,35 @@ def summarize_subject(
     return _of_call(call, num_classes, size, depth=depth, is_light=False)
 
 
-def _of_checkpoint(
-    path: Path, *, model: str | None, size: int | Sides | None, depth: int | None
+def _of_weights(
+    weights: Weights, *, model: str | None, size: int | Sides | None, depth: int | None
 ) -> Summarized:
-    weights = read_weights(path)
-    if weights.checkpoint is None or weights.call is None:
-        raise CheckpointError(
-            f"{path} holds bare weights: name their model instead, as in ptkit summary resnet18"
-        )
-    module = rebuild(weights.checkpoint, model=model)
+    checkpoint = weights.checkpoint
+    notes: tuple[str, ...] = ()
+    if checkpoint is None:
+        if model is None:
+            raise UsageError(f"{weights.source} holds bare weights: add --model NAME")
+        size = size or usual_size(parse(model))
+        fitted = fit_bare_weights(weights, model=model, size=size)
+        module, call, num_classes = fitted.module, fitted.call, fitted.num_classes
+        notes = replace(weights, notes=fitted.notes).lines
+    else:
+        module = rebuild(checkpoint, model=model)
+        call, num_classes = model or checkpoint["model"]["call"], checkpoint["model"]["num_classes"]
+        # What the run never trained is fixed.
+        groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
+        plans = plan_parameters(module, groups, lr=1.0)
+        for name, parameter in module.named_parameters():
+            plan = plans[name]
+            parameter.requires_grad_(plan.first_epoch is not None and not plan.is_excluded)
     size = size or weights.size
     if size is None:
-        raise UsageError(f"{path} does not store the size of its images: give --size")
-    call, num_classes = model or weights.call, weights.checkpoint["model"]["num_classes"]
-    # What the run never trained is fixed.
-    groups = weights.checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])
-    plans = plan_parameters(module, groups, lr=1.0)
-    for name, parameter in module.named_parameters():
-        plan = plans[name]
-        parameter.requires_grad_(plan.first_epoch is not None and not plan.is_excluded)
+        raise UsageError(f"{weights.source} does not store the size of its images: give --size")
     # Only a user's own model may hold tensors that cannot leave their device.
     if not parse(call).prefix:
         module = module.to("meta")
     summary = summarize(module, size, num_classes=num_classes, depth=depth)
-    return Summarized(str(parse(call)), num_classes, size, summary)
+    return Summarized(str(parse(call)), num_classes, size, summary, notes)
 
 
 def _of_call(

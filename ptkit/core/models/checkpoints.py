@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ptkit import __version__
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.models.fitting import with_stem
+from ptkit.core.models.matching import load_whole
 from ptkit.core.models.weight_files import COMMENT, check_zip, read_weight_file
 from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import refuse_user_code
-from ptkit.core.wording import first_of
 
 FORMAT = "ptkit.checkpoint"
 FORMAT_VERSION = 1
@@ -169,8 +169,9 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
     if model is None:
         call, size, channels = own_call(checkpoint["model"]["call"]), None, None
     else:
+        call, _ = with_stem(parse(model), checkpoint["state_dict"])
         pipeline = checkpoint["pipeline"]
-        call, size, channels = parse(model), size_of(pipeline), pipeline.get("channels")
+        size, channels = size_of(pipeline), pipeline.get("channels")
     num_classes = checkpoint["model"]["num_classes"]
     try:
         module, text = build_model(
@@ -180,7 +181,7 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
         if model is not None:
             raise
         raise CheckpointError(f"this ptkit cannot build the checkpoint's model: {error}") from error
-    _load_exactly(module, checkpoint["state_dict"], text)
+    load_whole(module, checkpoint["state_dict"], source="the checkpoint's weights", call=text)
     return module.eval()
 
 
@@ -196,23 +197,6 @@ def own_call(text: str) -> Call:
         raise CheckpointError(f"the checkpoint's model cannot be read: {error}") from error
     refuse_user_code(call, where="the checkpoint's model", remedy="name it again with --model")
     return call
-
-
-def _load_exactly(module: nn.Module, state_dict: Mapping[str, Tensor], text: str) -> None:
-    own = module.state_dict()
-    faults = {
-        "missing": [key for key in own if key not in state_dict],
-        "not in the model": [key for key in state_dict if key not in own],
-        "of another shape": [
-            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state_dict and state_dict[key].shape != own[key].shape
-        ],
-    }
-    found = [f"{len(keys)} {fault} ({first_of(keys, 3)})" for fault, keys in faults.items() if keys]
-    if found:
-        raise CheckpointError(f"the checkpoint's weights do not fit {text}: {'; '.join(found)}")
-    load_state_dict(module, state_dict)
 
 
 def size_of(pipeline: Mapping[str, Any]) -> int | None:

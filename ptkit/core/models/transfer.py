@@ -1,12 +1,13 @@
 """Old weights into a new model: take what fits, and report what did not fit and why."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.matching import fits, load_state_dict, match_names
+from ptkit.core.wording import first_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class TransferReport:
             "are new": len(self.missing),
             "have another shape": len(self.mismatched),
             "were left out": len(self.left_out),
-            "in the weights have no place": len(self.unexpected),
         }
         parts = [f"{count} {what}" for what, count in counts.items() if count]
+        if strange := self.unexpected:
+            parts.append(f"{len(strange)} in the weights have no place ({first_of(strange, 3)})")
         return "; ".join([f"took {len(self.taken)} of the model's {num_own} tensors", *parts])
 
     def details(self) -> str:
@@ -67,7 +69,7 @@ def transfer(
 ) -> TransferReport:
     """Copy every tensor that has its name and shape in the model, in place.
 
-    A prefix (`backbone.`) is removed or added first if the names fit better so.
+    Names are matched first, see `match_names`.
 
     leave_out: a module whose tensors stay fresh although they would fit, such as a head for other
     classes.
@@ -76,14 +78,10 @@ def transfer(
         CheckpointError: no parameter fits.
     """
     own = model.state_dict()
-    # Of equals max takes the first: names are left alone unless a change fits more of them.
-    renamed, notes = max(
-        _candidates(own, state_dict),
-        key=lambda found: sum(_fits(own, name, tensor) for name, tensor in found[0].items()),
-    )
+    renamed, notes = match_names(own, state_dict)
     is_left_out = {name: bool(leave_out) and f"{name}.".startswith(f"{leave_out}.") for name in own}
-    fits = {name: _fits(own, name, tensor) for name, tensor in renamed.items()}
-    taken = tuple(name for name in own if fits.get(name) and not is_left_out[name])
+    is_fitting = {name: fits(own, name, tensor) for name, tensor in renamed.items()}
+    taken = tuple(name for name in own if is_fitting.get(name) and not is_left_out[name])
     if not {name for name, _ in model.named_parameters()} & set(taken):
         raise CheckpointError(_nothing_fits(model, own, renamed))
     load_state_dict(model, {name: renamed[name] for name in taken}, strict=False)
@@ -94,47 +92,11 @@ def transfer(
         mismatched=tuple(
             (name, tuple(renamed[name].shape), tuple(own[name].shape))
             for name in own
-            if fits.get(name) is False and not is_left_out[name]
+            if is_fitting.get(name) is False and not is_left_out[name]
         ),
         left_out=tuple(name for name in own if is_left_out[name]),
         notes=notes,
     )
-
-
-def load_state_dict(
-    model: nn.Module, state_dict: Mapping[str, Tensor], *, strict: bool = True
-) -> None:
-    """Load tensors that fit, under the versions of the model's own layers."""
-    versioned = OrderedDict(state_dict)
-    # torchvision's MNASNet refuses a state dict that does not carry the versions of its layers.
-    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(versioned, strict=strict)
-
-
-def _fits(own: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
-    return name in own and own[name].shape == tensor.shape
-
-
-def _candidates(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor]
-) -> Iterator[tuple[Mapping[str, Tensor], tuple[str, ...]]]:
-    """Yield the weights under names that may fit the model, and what was done to get them."""
-    yield given, ()
-    for prefix in _prefixes(given):
-        renamed = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
-        yield renamed, (f"removed the prefix {prefix} from the weights' names",)
-    for prefix in _prefixes(own):
-        renamed = {prefix + name: tensor for name, tensor in given.items()}
-        yield renamed, (f"added the prefix {prefix} to the weights' names",)
-
-
-def _prefixes(names: Iterable[str]) -> list[str]:
-    """Return the beginnings of one to three parts that names have: `a.`, `a.b.`, `a.b.c.`."""
-    found: dict[str, None] = {}
-    for name in names:
-        parts = name.split(".")[:-1]
-        found |= {".".join(parts[:depth]) + ".": None for depth in range(1, min(len(parts), 3) + 1)}
-    return list(found)
 
 
 def _nothing_fits(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -1,11 +1,14 @@
-"""Weights with what came with them; state dicts as other people save them, unwrapped."""
+"""Weights with what came with them; state dicts as other people nest and name them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError
@@ -19,8 +22,13 @@ _NESTS = (
 )  # fmt: skip
 # A file can nest a dictionary in itself.
 _DEEPEST = 6
-# Put before every name by DataParallel, torch.compile, Lightning and classes that wrap a model.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+# Put before names by DataParallel, torch.compile, Lightning and classes that wrap a model.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+# What is not shown, and the share of all names that must have it: most, or all.
+_PREFIXES = {
+    **dict.fromkeys(WRAPPERS, 0.51),
+    **dict.fromkeys(("backbone.", "encoder."), 1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,16 @@ class Weights:
     epoch: int | None = None
 
     @property
+    def image_hashes(self) -> npt.NDArray[np.int64] | None:
+        """Hashes of the images that they were trained on, where a checkpoint has them."""
+        return image_hashes(self.checkpoint or {})
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The notes, each with what it is about."""
+        return tuple(f"weights of {self.source}: {note}" for note in self.notes)
+
+    @property
     def is_whitened(self) -> bool:
         """Whether they were trained on whitened images."""
         return any(parse(call).name == "LinearTransformation" for call in self.pipeline)
@@ -65,6 +83,16 @@ class Weights:
         return str(shown) if self.epoch is None else f"{shown} · epoch {self.epoch}"
 
 
+def image_hashes(checkpoint: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+    """Return the hashes of the images that a checkpoint was trained on, where it has them."""
+    hashes = checkpoint.get("data", {}).get("image_hashes")
+    if not isinstance(hashes, Tensor) or hashes.dtype != torch.int64:
+        return None
+    # 0 stands for an image that could not be read.
+    found: npt.NDArray[np.int64] = hashes[hashes != 0].numpy()
+    return found
+
+
 def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the state dict in what a file holds, and a note for each thing done to get it.
 
@@ -78,12 +106,20 @@ def unwrap(contents: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         raise CheckpointError(f"{path} holds no state dict: found {keys}")
     if len(state_dict) < len(nested):
         notes.append(f"left out {len(nested) - len(state_dict)} entries that are not tensors")
-    while prefix := next(
-        (p for p in _PREFIXES if all(key.startswith(p) for key in state_dict)), ""
-    ):
-        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-        notes.append(f"removed the prefix {prefix} from every name")
     return state_dict, tuple(notes)
+
+
+def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the prefixes of wrappers, where no model says what its names are."""
+    found = dict(state_dict)
+    # Of a backbone or an encoder only where nothing lies beside it: it may be a part of a model.
+    while prefix := next((p for p, share in _PREFIXES.items() if _share(found, p) >= share), ""):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def _share(names: Collection[str], prefix: str) -> float:
+    return sum(name.startswith(prefix) for name in names) / len(names)
 
 
 def _unnested(contents: Any, path: Path) -> tuple[Mapping[Any, Any], list[str]]:

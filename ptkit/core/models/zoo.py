@@ -104,7 +104,7 @@ def build_model(
             data.
     """
     call = _without_num_classes(parse(call) if isinstance(call, str) else call, num_classes)
-    catalogue = _OURS if call.prefix or call.name in _OURS.parts else models()
+    catalogue = _catalogue(call)
     if call.prefix == "timm":
         timm_models.check_name(call)
         call = call.updated(timm_models.settled(call, size, channels))
@@ -124,8 +124,8 @@ def build_model(
 
 def check_forward(
     model: nn.Module, size: int | Sides, *, num_classes: int | None = None, channels: int = 3
-) -> None:
-    """Run one black image through the model, which stays as it was.
+) -> int:
+    """Run one black image through the model, which stays as it was; return its number of scores.
 
     size: pixels of a side, or height and width. num_classes: the number of scores an image must
     give, if known. channels: of the image.
@@ -151,6 +151,14 @@ def check_forward(
             f"{type(model).__name__} must give (images, {num_classes or 'classes'}) scores, found"
             f" {found}"
         )
+    return scores.shape[-1]
+
+
+def takes(call: Call, argument: str) -> bool:
+    """Say whether a model of the catalogue takes an argument; of a user's own nothing is known."""
+    if call.prefix:
+        return False
+    return argument in inspect.signature(_catalogue(call).find(call).load()).parameters
 
 
 def find_head(model: nn.Module, num_classes: int) -> str:
@@ -171,6 +179,10 @@ def find_head(model: nn.Module, num_classes: int) -> str:
             f"{type(model).__name__} has no linear layer or convolution with {num_classes} outputs"
         )
     return heads[-1]
+
+
+def _catalogue(call: Call) -> Catalogue:
+    return _OURS if call.prefix or call.name in _OURS.parts else models()
 
 
 def _without_num_classes(call: Call, num_classes: int) -> Call:

@@ -4,7 +4,7 @@ import csv
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from ptkit.core.config import Settings
 from ptkit.core.config_layers import to_layer
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.models.transfer import load_state_dict
+from ptkit.core.models.matching import load_state_dict
+from ptkit.core.models.weights import image_hashes
 from ptkit.core.training.loop import Training
 from ptkit.core.training.run_folder import (
     History,
@@ -33,6 +34,8 @@ _MAY_CHANGE = {
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
     # What it comes to is compared instead.
     "data.eval_transforms",
+    # A run from before images were compared by content may have such a leak.
+    "data.allow_leak",
 }
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
@@ -93,7 +96,11 @@ def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
     )
     write_config(folder, setup.settings)
     recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
-    run = Run(**vars(setup), folder=folder, recorders=recorders, history=history)
+    # Also what the weights saw that the run started from, which are not read again.
+    data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
+    run = Run(
+        **vars(replace(setup, data=data)), folder=folder, recorders=recorders, history=history
+    )
     return run, how_exact
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ptkit import __version__
@@ -27,6 +28,10 @@ from ptkit.core.training.profiling import Profile
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
+from ptkit.core.wording import trained_on_note
+
+# Checkpoints carry 8 bytes for each.
+_MOST_REMEMBERED = 1_000_000
 
 # A row of metrics.csv, column to value; None where an image has no single right answer.
 Row = dict[str, Any]
@@ -120,6 +125,20 @@ class Run(Setup):
         if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
             save_checkpoint(self.folder / "last.pkl", last_checkpoint(self))
             self.history.saved_epoch = result.epoch
+
+    def seen_before(self) -> str | None:
+        """Return a warning of validation images that the first weights were trained on, if any.
+
+        After a validation, which has read the files.
+        """
+        earlier, valid = self.data.earlier_images, self.training.valid
+        count = 0 if earlier is None else int(np.isin(valid.image_hashes(), earlier).sum())
+        if not count:
+            return None
+        return (
+            f"{trained_on_note(count, len(valid.images))} before, by the weights that this run"
+            " started from: its validation accuracy is inflated"
+        )
 
     def link_from(self, link: Path) -> str | None:
         """Make `link` a relative symlink to the best checkpoint; return why not if that fails.
@@ -294,10 +313,24 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
             "list_sha256": training.train.images.sha256,
             "valid_sha256": training.valid.images.sha256,
             "num_images": len(training.train.images),
+            **_image_hashes(run),
         },
         "env": environment(run),
         "config": to_layer(settings),
     }
+
+
+def _image_hashes(run: Run) -> dict[str, torch.Tensor]:
+    """Return hashes of all images that the weights have seen: those of the list in its order, then
+    those from before, if they are wanted and not too many.
+    """
+    train, earlier = run.training.train, run.data.earlier_images
+    if not run.data.settings.remember_images or len(train.images) > _MOST_REMEMBERED:
+        return {}
+    hashes = train.image_hashes()
+    if earlier is not None:
+        hashes = np.concatenate([hashes, np.setdiff1d(earlier, hashes)])
+    return {"image_hashes": torch.from_numpy(hashes)} if len(hashes) <= _MOST_REMEMBERED else {}
 
 
 def last_checkpoint(run: Run) -> dict[str, Any]:

@@ -125,9 +125,9 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
             # Before its first epoch a run has no checkpoint to link to.
-            if link is not None and result.epoch == start_epoch + 1:
-                warning = current.link_from(link)
-                if warning:
+            if result.epoch == start_epoch + 1:
+                warnings = current.seen_before(), current.link_from(link) if link else None
+                for warning in filter(None, warnings):
                     watch.warn(warning)
             # After the last epoch the run is finished: its pictures are worth waiting for.
             if result.epoch < epochs:

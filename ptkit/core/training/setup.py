@@ -13,6 +13,7 @@ from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import choose_device, choose_dtype, precision_of, prepare_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.channels import summed_over_rgb
+from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.transfer import TransferReport, transfer
@@ -331,7 +332,10 @@ def _prepare_model(
     num_outputs = loss.facts.num_classes
     if loss.compares:
         num_outputs = settings.loss.embedding or _EMBEDDING
-    chosen = asked.call or (start.call if start else None) or default_model(size)
+    chosen = parse(asked.call or (start.call if start else None) or default_model(size))
+    stem_notes: tuple[str, ...] = ()
+    if start is not None:
+        chosen, stem_notes = with_stem(chosen, start.state_dict)
     module, call = build_model(
         chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
     )
@@ -349,8 +353,8 @@ def _prepare_model(
         leave_out = "" if is_same_task else find_head(module, num_outputs)
         state_dict, summed = summed_over_rgb(start.state_dict, module)
         report = transfer(module, state_dict, leave_out=leave_out)
-        words = (*start.notes, *summed, *report.notes, report.summary())
-        notes += [f"weights of {start.source}: {text}" for text in words]
+        words = (*start.notes, *stem_notes, *summed, *report.notes, report.summary())
+        notes += replace(start, notes=words).lines
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 
 

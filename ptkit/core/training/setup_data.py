@@ -10,6 +10,7 @@ import torch
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
+from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
@@ -24,6 +25,7 @@ from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
 from ptkit.core.data.shared_images import first_shared
+from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
     Statistics,
@@ -51,7 +53,7 @@ class PreparedData:
 
     reference: the training images as evaluation sees them, in the list's order.
     settings: with everything resolved. skipped: why images were left out. notes: what was chosen,
-    a line each.
+    a line each. earlier_images: hashes of the images that the weights were trained on before.
     """
 
     train: Batches
@@ -61,6 +63,7 @@ class PreparedData:
     size: int
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
+    earlier_images: Hashes | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -91,8 +94,7 @@ def prepare_data(
     train_draft = _pipeline(train_calls, size)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
-    _check_reduced(data, train_list, train_draft)
-    _check_channels(train_draft, eval_draft)
+    _check_drafts(data, train_list, train_draft, eval_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
     train_data = replace(data, cache="off") if data.reduced_decode else data
     # One after the other: memory that the training images take is not free for the others.
@@ -126,6 +128,7 @@ def prepare_data(
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
             f"evaluated with: {joined(eval_calls)}",
         ),
+        earlier_images=start.image_hashes if start else None,
     )
 
 
@@ -170,20 +173,18 @@ def _has(calls: tuple[Call, ...], name: str) -> bool:
     return any(call.name == name for call in calls)
 
 
-def _check_channels(train: Pipeline, evaluation: Pipeline) -> None:
-    if train.channels is None or evaluation.channels in (None, train.channels):
-        return
-    raise UsageError(
-        f"training images get {counted(train.channels, 'channel')}, evaluation images"
-        f" {evaluation.channels}: give data.eval_transforms the Grayscale of training"
-    )
-
-
-def _check_reduced(data: DataSettings, images: ImageList, pipeline: Pipeline) -> None:
-    # Asked before anything is decoded, which may take minutes.
+def _check_drafts(
+    data: DataSettings, images: ImageList, train: Pipeline, evaluation: Pipeline
+) -> None:
+    """Refuse, before anything is decoded, what may take minutes to find out otherwise."""
+    if train.channels is not None and evaluation.channels not in (None, train.channels):
+        raise UsageError(
+            f"training images get {counted(train.channels, 'channel')}, evaluation images"
+            f" {evaluation.channels}: give data.eval_transforms the Grayscale of training"
+        )
     if not data.reduced_decode:
         return
-    check_reduced_decode(pipeline, is_kept=data.cache in ("ram", "disk"))
+    check_reduced_decode(train, is_kept=data.cache in ("ram", "disk"))
     if not has_jpegs(images):
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
 
@@ -323,7 +324,7 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
 
     Raises:
         DataError: missing or empty lists, labels of other kinds or all alike, or an image that is
-            in both.
+            in both, under any name.
     """
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
@@ -359,13 +360,25 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
         )
     # Last, as it compares all paths of both lists.
-    path = None if data.allow_leak else first_shared(train, valid)
-    if path is not None:
-        raise DataError(
-            f"{path} is in both {train.file} and {valid.file}: accuracy would be inflated; "
-            "split again, or pass --set data.allow_leak=true"
-        )
+    if not data.allow_leak:
+        _check_leak(train, valid)
     return train, valid.with_classes(train.class_names)
+
+
+def _check_leak(train: ImageList, valid: ImageList) -> None:
+    """Refuse a validation image that is in the training list, by its path or by its bytes."""
+    fault = first_shared(train, valid)
+    if fault is not None:
+        fault = f"{fault} is in both {train.file} and {valid.file}"
+    elif copies := find_copies(train, valid):
+        theirs, ours = copies[0]
+        fault = f"{theirs} in {valid.file} has the bytes of {ours} in {train.file}"
+        if len(copies) > 1:
+            fault += f", and {len(copies) - 1:,} more are such copies"
+    if fault is not None:
+        raise DataError(
+            f"{fault}: accuracy would be inflated; split again, or pass --set data.allow_leak=true"
+        )
 
 
 def _check_variety(train: ImageList) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ptkit.core.data.fingerprints import Hashes, hash_files
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import (
     SAMPLERS,
@@ -30,7 +31,7 @@ from ptkit.core.data.keyed import (
     epoch_order,
 )
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import Kept
+from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
@@ -173,7 +174,13 @@ class Batches:
         # hand over floats, four times the bytes.
         is_divisible = not (self.pipeline.plan.float_steps or self.pipeline.is_foreign)
         finishes = self.device.type == "cpu" and is_divisible
-        self._maker = BatchMaker(images, self.pipeline, kept, reduced_decode, finishes)
+        # Of numpy: memory that nobody writes to is not taken.
+        self._hashes = torch.from_numpy(np.zeros(len(images), np.int64))
+        if self.pipeline.is_foreign:
+            self._hashes.share_memory_()
+        self._maker = BatchMaker(
+            images, self.pipeline, kept, self._hashes, reduced_decode, finishes
+        )
         self._pool: ThreadPoolExecutor | None = None
         self._processes = WorkerProcesses(self._maker, self._selections, workers=self.workers)
 
@@ -208,6 +215,19 @@ class Batches:
             if mixer is not None:
                 images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
             yield Batch(images, labels, selection.indices, mixed, self.pipeline.num_crops)
+
+    def image_hashes(self) -> Hashes:
+        """Return the fingerprint of each image's file, int64 (N,), 0 where it cannot be read.
+
+        They come from the pass that decoded the images. Only files that no pass has read yet are
+        read here: those that a sampler or a last batch left out.
+        """
+        if self.kept is not None and self.kept.hashes is not None:
+            return self.kept.hashes
+        known: Hashes = self._hashes.numpy()
+        unread = np.flatnonzero(known == 0)
+        known[unread] = hash_files(self.images, unread)
+        return known
 
     def close(self) -> None:
         """End the threads and worker processes; the next epoch starts them anew."""

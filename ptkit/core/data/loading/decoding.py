@@ -1,6 +1,4 @@
-"""Decoding whole lists once, in threads that get their files read ahead, and the images as they are
-kept.
-"""
+"""Reading files ahead of the threads that decode them, and decoding whole lists once."""
 
 import math
 import threading
@@ -8,18 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.fingerprints import Hashes, fingerprints
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.keyed import Indices, spread
+from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
@@ -27,7 +26,6 @@ from ptkit.core.errors import DataError, PtkitError
 from ptkit.core.machine import num_cores
 
 T = TypeVar("T")
-Bad = tuple[tuple[int, str], ...]
 Content = bytes | PtkitError
 
 # Images of one task: handing over a single 32×32 JPEG costs about as much as decoding it.
@@ -36,7 +34,6 @@ _CHUNK = 64
 _CHUNK_BYTES = 4 << 20
 # Read to estimate the memory that a list with images of different sizes will take.
 _NUM_HEADERS = 256
-_STACKED_AT_ONCE = 64
 
 # They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
 NUM_READERS = 32
@@ -47,89 +44,6 @@ _SLOW = 4e-4
 _NUM_PROBED = 2
 # Files of one request: with fewer, handing over costs more; with more, readers stay idle.
 _FILES_AT_ONCE = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where images of different sizes lie: image k is sizes[k] pixels from starts[k] of
-    blocks[block_of[k]].
-
-    blocks: uint8, flat. block_of: int32 (N,). starts: int64 (N,). sizes: int32 (N, 2), height and
-    width.
-    """
-
-    blocks: tuple[Pixels, ...]
-    block_of: npt.NDArray[np.int32]
-    starts: Indices
-    sizes: npt.NDArray[np.int32]
-    channels: int
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """The readable images of a list, decoded once: uint8 after the prefix of a pipeline, in the
-    list's order.
-
-    pixels: (N, H, W, C) where all have one size; else empty, and `layout` says where each image is.
-    bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
-    of the others.
-    origin: the file that the pixels are mapped from; None in memory.
-    """
-
-    pixels: Pixels
-    bad: Bad
-    layout: Layout | None = None
-    origin: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.pixels) if self.layout is None else len(self.layout.starts)
-
-    @property
-    def size(self) -> Size | None:
-        """(height, width) of every image, or None where they differ."""
-        return None if self.layout is not None else (self.pixels.shape[1], self.pixels.shape[2])
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all images."""
-        if self.layout is None:
-            return self.pixels.nbytes
-        return self.layout.channels * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
-
-    def image(self, index: int) -> Pixels:
-        """Return one image (H, W, C), not copied."""
-        if self.layout is None:
-            return cast(Pixels, self.pixels[index])
-        shape = (*self.layout.sizes[index].tolist(), self.layout.channels)
-        block, start = self.layout.blocks[self.layout.block_of[index]], self.layout.starts[index]
-        flat: Pixels = block[start : start + math.prod(shape)]
-        return flat.reshape(shape)
-
-    def stacks(self, indices: Indices) -> Iterator[Pixels]:
-        """Yield some images, in that order, as stacks (n, H, W, C)."""
-        if self.layout is not None:
-            yield from (self.image(index)[None] for index in indices.tolist())
-            return
-        # Indexing copies, so a few at a time: all at once would double the memory.
-        for start in range(0, len(indices), _STACKED_AT_ONCE):
-            yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
-
-    def subset(self, indices: Indices | list[int]) -> "Kept":
-        """Return some of the images in that order; those of one size are copied."""
-        if self.layout is None:
-            return Kept(self.pixels[indices], (), origin=self.origin)
-        layout = self.layout
-        # The blocks stay whole: a subset of a few images holds the pixels of all.
-        parts = {name: getattr(layout, name)[indices] for name in ("block_of", "starts", "sizes")}
-        chosen = replace(layout, **parts)
-        return Kept(self.pixels, (), chosen, self.origin)
-
-
-def starts_of(sizes: npt.NDArray[np.int32], channels: int) -> Indices:
-    """Return where each image begins when images of some sizes (n, 2) lie one after the other."""
-    # int64: the pixels of a list soon pass the 2 GiB at which int32 ends.
-    lengths: Indices = channels * sizes.prod(axis=1, dtype=np.int64)
-    return lengths.cumsum() - lengths
 
 
 class PendingFiles:
@@ -244,7 +158,7 @@ class _DiskSpeed:
 
     def read(self, images: ImageList, indices: Sequence[int]) -> list[Content]:
         start, busy_before = time.perf_counter(), time.thread_time()
-        contents = [_content(images, index) for index in indices]
+        contents = [content_of(images, index) for index in indices]
         # Not the whole time: on a busy machine that is long for files in memory, too.
         waited = time.perf_counter() - start - (time.thread_time() - busy_before)
         found = [len(content) for content in contents if isinstance(content, bytes)]
@@ -258,7 +172,8 @@ class _DiskSpeed:
         return contents
 
 
-def _content(images: ImageList, index: int) -> Content:
+def content_of(images: ImageList, index: int) -> Content:
+    """Return the content of a file, or the error of reading it."""
     # Raised where the image is asked for: the first in the order of the list decides.
     try:
         return decoder.read_bytes(images.image_path(index))
@@ -268,12 +183,13 @@ def _content(images: ImageList, index: int) -> Content:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); bad: (index in the list,
-    reason).
+    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); hashes of their files (n,);
+    bad: (index in the list, reason).
     """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int32]
+    hashes: Hashes
     bad: list[tuple[int, str]]
 
 
@@ -290,11 +206,13 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        bad = _decoded(images, pipeline, indices, files, lambda _index, image: found.append(image))
+        bad, hashes = _decoded(
+            images, pipeline, indices, files, lambda _, image: found.append(image)
+        )
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
         # All of them may be unreadable, and numpy refuses to join nothing.
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
-        return Chunk(np.concatenate(flat), sizes, bad)
+        return Chunk(np.concatenate(flat), sizes, hashes, bad)
 
     # 0 where no header could be read: decoding will say what is wrong.
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
@@ -319,6 +237,54 @@ def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
     return int(pipeline.plan.prefix_channels * pixels)
 
 
+def decode_all(
+    images: ImageList,
+    pipeline: Pipeline,
+    *,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
+) -> Kept:
+    """Decode every image of a list into memory, after the pipeline's prefix.
+
+    on_images: called with how many more are done, for a progress bar.
+    """
+    size, channels = pipeline.plan.prefix_size, pipeline.plan.prefix_channels
+    if size is None:
+        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
+        return _of_different_sizes(list(chunks), channels)
+    # One array for all: threads write into it, and nothing is copied or pickled.
+    pixels = np.empty((len(images), *size, channels), np.uint8)
+    # Without a lock: each row is written once, by one thread.
+    take = pixels.__setitem__
+    bad, hashes = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
+    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad, hashes=hashes)
+
+
+def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
+    """Move the rows after unreadable ones up, in place, and return the rows that are left."""
+    first = bad[0] if bad else len(pixels)
+    # Row by row: numpy copies what overlaps, which could be nearly all.
+    for target, row in enumerate(np.setdiff1d(np.arange(first, len(pixels)), bad), start=first):
+        pixels[target] = pixels[row]
+    # A view: it keeps the memory of the bad rows too, but a copy would need all of it twice.
+    return pixels[: len(pixels) - len(bad)]
+
+
+def _of_different_sizes(chunks: Sequence[Chunk], channels: int) -> Kept:
+    counts = [len(chunk.sizes) for chunk in chunks]
+    # The chunks stay apart: joining them would take their memory twice for a moment.
+    layout = Layout(
+        tuple(chunk.pixels for chunk in chunks),
+        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        np.concatenate([starts_of(chunk.sizes, channels) for chunk in chunks]),
+        np.concatenate([chunk.sizes for chunk in chunks]),
+        channels,
+    )
+    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
+    hashes = np.concatenate([chunk.hashes for chunk in chunks])
+    return Kept(np.empty(0, np.uint8), bad, layout, hashes=hashes)
+
+
 def decode_each(
     images: ImageList,
     pipeline: Pipeline | None = None,
@@ -326,18 +292,20 @@ def decode_each(
     take: Callable[[int, Pixels], object] | None = None,
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
-) -> Bad:
-    """Decode every image in threads, and return what cannot be read as (index, reason).
+) -> tuple[Bad, Hashes]:
+    """Decode every image in threads; return what cannot be read as (index, reason), and the hashes
+    of the other files.
 
     pipeline: its prefix is applied; None for images as they are. take: gets each image with its
     index. on_images: called with how many more are done, for a progress bar.
     """
 
-    def work(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
+    def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
         return _decoded(images, pipeline, indices, files, take)
 
-    found = _in_threads(work, images, _CHUNK, workers=workers, on_images=on_images)
-    return tuple(chain.from_iterable(found))
+    found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
+    bad = tuple(chain.from_iterable(bad for bad, _ in found))
+    return bad, np.concatenate([hashes for _, hashes in found])
 
 
 def _decoded(
@@ -346,10 +314,15 @@ def _decoded(
     indices: range,
     files: PendingFiles,
     take: Callable[[int, Pixels], object] | None,
-) -> list[tuple[int, str]]:
-    """Hand some images to `take` with their indices, and return what cannot be read."""
+) -> tuple[list[tuple[int, str]], Hashes]:
+    """Hand some images to `take` with their indices; return what cannot be read, and the hashes of
+    the others.
+    """
     bad = []
-    for index, content in zip(indices, files.contents(), strict=True):
+    contents = files.contents()
+    # Before decoding: the bytes are still in a core's cache.
+    hashes = fingerprints(contents)
+    for index, content in zip(indices, contents, strict=True):
         try:
             pixels = decoder.decode(checked(content), images.image_path(index))
         # Only what is wrong with this image: a failing disk or a bad transform ends the pass.
@@ -358,7 +331,7 @@ def _decoded(
             continue
         if take is not None:
             take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
-    return bad
+    return bad, np.delete(hashes, [index - indices.start for index, _ in bad])
 
 
 def _in_threads(

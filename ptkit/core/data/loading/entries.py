@@ -1,9 +1,9 @@
 """The decoded images on disk: where they are, which entries there are, how one is written and
 removed.
 
-An entry is a folder `NAME` with `pixels.bin`, `entry.json` and, where the images differ in size,
-`sizes.bin`. It is made under a temporary name and renamed when all of it is on the disk: an entry
-with its final name is complete.
+An entry is a folder `NAME` with `pixels.bin`, `hashes.bin` (of the files), `entry.json` and, where
+the images differ in size, `sizes.bin`. It is made under a temporary name and renamed when all of it
+is on the disk: an entry with its final name is complete.
 """
 
 import errno
@@ -26,7 +26,8 @@ except ImportError:  # Windows, where an open file cannot be removed either
     flock = None  # type: ignore[assignment]
 
 FORMAT, FORMAT_VERSION = "ptkit.cache", 1
-PIXELS, SIZES, FACTS = "pixels.bin", "sizes.bin", "entry.json"
+PIXELS, SIZES, HASHES, FACTS = "pixels.bin", "sizes.bin", "hashes.bin", "entry.json"
+_FILES = {PIXELS, SIZES, HASHES, FACTS}
 COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"
 
 # Folders with other names are the user's: they are neither listed nor removed.
@@ -115,7 +116,7 @@ def remove_entry(entry: Entry) -> None:
     """
     try:
         # What makes it an entry goes first: nobody may find one without its pixels.
-        for name in (FACTS, SIZES, PIXELS):
+        for name in (FACTS, SIZES, HASHES, PIXELS):
             (entry.folder / name).unlink(missing_ok=True)
         # Not rmtree: a file that somebody else put there stays, and is an error.
         entry.folder.rmdir()
@@ -164,8 +165,10 @@ class EntryWriter:
         except OSError as error:
             raise refusal(error) from error
 
-    def finish(self, facts: Mapping[str, Any], *, sizes: Any = None) -> None:
+    def finish(self, facts: Mapping[str, Any], *, hashes: bytes, sizes: Any = None) -> None:
         """Complete the entry with further facts, and the sizes of the images where they differ.
+
+        hashes: of the files, int64.
 
         Where another process was faster its entry stays: both are equal.
         """
@@ -173,6 +176,7 @@ class EntryWriter:
             # Before the rename: a power cut must not leave a final name without its bytes.
             self.pixels.flush()
             os.fsync(self.pixels.fileno())
+            _write(self.folder / HASHES, hashes)
             if sizes is not None:
                 _write(self.folder / SIZES, sizes)
             _write(self.folder / FACTS, json.dumps({**self.facts, **facts}).encode())
@@ -222,20 +226,23 @@ def _is_ours(folder: Path) -> bool:
         return False
     # A link leads to another folder, which is not ours to empty.
     try:
-        return not folder.is_symlink() and set(os.listdir(folder)) <= {PIXELS, SIZES, FACTS}
+        return not folder.is_symlink() and set(os.listdir(folder)) <= _FILES
     except OSError:
         return False
 
 
 def _entry(folder: Path) -> Entry:
     facts = _facts(folder)
-    sizes = {name: _size_of(folder / name) for name in (PIXELS, SIZES, FACTS)}
+    sizes = {name: _size_of(folder / name) for name in _FILES}
     state = LEFT_OVER
     if not _NAME.fullmatch(folder.name):
         state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER
-    # Lengths alone: a checksum would read every pixel at the start of each run.
-    elif (facts.get("nbytes"), facts.get("sizes_nbytes")) == (sizes[PIXELS], sizes[SIZES]):
-        state = COMPLETE
+    else:
+        # Lengths alone: a checksum would read every pixel at the start of each run.
+        # Entries of earlier versions have no hashes.
+        told = (facts.get("nbytes"), facts.get("sizes_nbytes"), facts.get("hashes_nbytes", 0))
+        if told == (sizes[PIXELS], sizes[SIZES], sizes[HASHES]):
+            state = COMPLETE
     return Entry(folder.name, folder, state, sum(sizes.values()), facts)
 
 

@@ -5,11 +5,10 @@ are needed.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,10 @@ from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import (
-    Bad,
-    Chunk,
-    Kept,
-    Layout,
-    decode_each,
-    decoded_bytes,
-    decoded_chunks,
-    starts_of,
-)
+from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes, decoded_chunks
 from ptkit.core.data.loading.entries import (
     FORMAT_VERSION,
+    HASHES,
     PIXELS,
     SIZES,
     Entry,
@@ -46,6 +37,7 @@ from ptkit.core.data.loading.entries import (
     refusal,
     shown,
 )
+from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.machine import free_bytes, num_cores
@@ -110,7 +102,7 @@ def load_list(
         return loaded
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
-        bad = decode_each(images, workers=data.workers, on_images=on_images)
+        bad, _ = decode_each(images, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
 
 
@@ -225,53 +217,6 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
     return None if any(_can_be_read(images, index) for index, _ in kept.bad) else kept
 
 
-def decode_all(
-    images: ImageList,
-    pipeline: Pipeline,
-    *,
-    workers: int = 0,
-    on_images: Callable[[int], None] | None = None,
-) -> Kept:
-    """Decode every image of a list into memory, after the pipeline's prefix.
-
-    on_images: called with how many more are done, for a progress bar.
-    """
-    size, channels = pipeline.plan.prefix_size, pipeline.plan.prefix_channels
-    if size is None:
-        chunks = decoded_chunks(images, pipeline, workers=workers, on_images=on_images)
-        return _of_different_sizes(list(chunks), channels)
-    # One array for all: threads write into it, and nothing is copied or pickled.
-    pixels = np.empty((len(images), *size, channels), np.uint8)
-    # Without a lock: each row is written once, by one thread.
-    take = pixels.__setitem__
-    bad = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
-    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad)
-
-
-def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
-    """Move the rows after unreadable ones up, in place, and return the rows that are left."""
-    first = bad[0] if bad else len(pixels)
-    # Row by row: numpy copies what overlaps, which could be nearly all.
-    for target, row in enumerate(np.setdiff1d(np.arange(first, len(pixels)), bad), start=first):
-        pixels[target] = pixels[row]
-    # A view: it keeps the memory of the bad rows too, but a copy would need all of it twice.
-    return pixels[: len(pixels) - len(bad)]
-
-
-def _of_different_sizes(chunks: Sequence[Chunk], channels: int) -> Kept:
-    counts = [len(chunk.sizes) for chunk in chunks]
-    # The chunks stay apart: joining them would take their memory twice for a moment.
-    layout = Layout(
-        tuple(chunk.pixels for chunk in chunks),
-        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        np.concatenate([starts_of(chunk.sizes, channels) for chunk in chunks]),
-        np.concatenate([chunk.sizes for chunk in chunks]),
-        channels,
-    )
-    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
-    return Kept(np.empty(0, np.uint8), bad, layout)
-
-
 def decode_to_disk(
     images: ImageList,
     pipeline: Pipeline,
@@ -287,11 +232,12 @@ def decode_to_disk(
         StorageError: the disk refused; nothing of the entry is left.
     """
     bad: list[tuple[int, str]] = []
-    sizes = []
+    sizes, hashes = [], []
     with EntryWriter(entry_name(images.file, key), _facts(images, pipeline, key)) as writer:
         for chunk in decoded_chunks(images, pipeline, workers=workers, on_images=on_images):
             writer.write(chunk.pixels)
             sizes.append(chunk.sizes)
+            hashes.append(chunk.hashes)
             bad += chunk.bad
         table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
         found = {
@@ -299,8 +245,9 @@ def decode_to_disk(
             "bad": bad,
             "nbytes": writer.pixels.tell(),
             "sizes_nbytes": len(table or b""),
+            "hashes_nbytes": 8 * (len(images) - len(bad)),
         }
-        writer.finish(found, sizes=table)
+        writer.finish(found, hashes=np.concatenate(hashes).tobytes(), sizes=table)
     # Mapped, not held: the memory of the decoded images is the system's to take back.
     kept = open_kept(images, key=key)
     if kept is None:
@@ -384,12 +331,16 @@ def _mapped(entry: Entry) -> Kept:
     # Entries of earlier versions hold RGB.
     count, channels = facts["num_images"], facts.get("channels", 3)
     bad = tuple(map(tuple, facts["bad"]))
+    # An entry of an earlier version has none.
+    is_hashed = (entry.folder / HASHES).exists()
+    hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count) if is_hashed else None
     if facts["size"] is not None:
-        return Kept(_mapped_pixels(file, (count, *facts["size"], channels)), bad, origin=file)
+        pixels = _mapped_pixels(file, (count, *facts["size"], channels))
+        return Kept(pixels, bad, origin=file, hashes=hashes)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
     blocks = (_mapped_pixels(file, (facts["nbytes"],)),)
     layout = Layout(blocks, np.zeros(count, np.int32), starts_of(sizes, channels), sizes, channels)
-    return Kept(np.empty(0, np.uint8), bad, layout, file)
+    return Kept(np.empty(0, np.uint8), bad, layout, file, hashes)
 
 
 def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:

@@ -17,10 +17,18 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.fingerprints import fingerprints
 from ptkit.core.data.images import Pixels
-from ptkit.core.data.keyed import Selection
+from ptkit.core.data.keyed import Indices, Selection
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import Content, Kept, PendingFiles, checked, read_ahead
+from ptkit.core.data.loading.decoding import (
+    Content,
+    PendingFiles,
+    checked,
+    content_of,
+    read_ahead,
+)
+from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import same_shape
@@ -39,6 +47,8 @@ class BatchMaker:
     """Makes batches of a list from its files or its kept images; a copy of it runs in each worker
     process.
 
+    hashes: of the files, int64 (N,), 0 until an image is read; filled in place, and shared between
+        processes where there are any.
     reduced_decode: JPEGs are decoded smaller where what is cut out of them is made smaller anyway.
     finishes: images come as the model takes them, normalised in the threads too: on a CPU, where
         nothing is left to do for a batch as a whole.
@@ -47,6 +57,7 @@ class BatchMaker:
     images: ImageList
     pipeline: Pipeline
     kept: Kept | None
+    hashes: Tensor
     reduced_decode: bool = False
     finishes: bool = False
 
@@ -78,8 +89,12 @@ class BatchMaker:
             return self.pipeline.apply_to_batch(
                 self.kept.pixels[selection.indices], selection.draws
             )
-        read = contents if contents is not None else [None] * len(selection.indices)
-        images = map(self._image, selection.indices.tolist(), selection.draws, read)
+        indices = selection.indices.tolist()
+        read: Sequence[Content | None] = [None] * len(indices)
+        if self.kept is None:
+            read = contents or [content_of(self.images, index) for index in indices]
+            self._remember(selection.indices, read)
+        images = map(self._image, indices, selection.draws, read)
         batch = self.pipeline.stack(list(images))
         if isinstance(batch, Tensor):
             return batch
@@ -89,12 +104,18 @@ class BatchMaker:
         # What is kept has been through the prefix already.
         if self.kept is not None:
             return self.pipeline.apply_to_image(self.kept.image(index), draws)
-        path = self.images.image_path(index)
-        data = decoder.read_bytes(path) if content is None else checked(content)
+        assert content is not None
+        data, path = checked(content), self.images.image_path(index)
         pixels, reduction = self._reduced(data, draws) or (decoder.decode(data, path), None)
         return self.pipeline.apply_to_image(
             self.pipeline.apply_prefix(pixels), draws, reduction=reduction
         )
+
+    def _remember(self, indices: Indices, contents: Sequence[Content | None]) -> None:
+        # Once, in the first epoch. Whoever else writes to these places writes the same.
+        known = self.hashes.numpy()
+        if not known[indices].all():
+            known[indices] = fingerprints(contents)
 
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""

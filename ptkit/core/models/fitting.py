@@ -1,0 +1,92 @@
+"""The model that weights were trained in: its stem and its number of classes as the file shows
+them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ptkit.core.errors import CheckpointError
+from ptkit.core.models.matching import load_whole, match_names
+from ptkit.core.models.weights import Weights
+from ptkit.core.models.zoo import build_model, check_forward, takes, usual_size
+from ptkit.core.parts.calls import Call, parse
+from ptkit.core.sizes import Sides
+
+# A number of outputs that no layer but the head has.
+_UNUSUAL = 1013
+# The side of the first kernels of a ResNet for large images.
+_LARGE_KERNEL = 7
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model with weights from a file, in evaluation mode.
+
+    call: builds the same model again. notes: what was done to get the weights, a sentence each.
+    """
+
+    module: nn.Module
+    call: str
+    num_classes: int
+    notes: tuple[str, ...]
+
+
+def fit_bare_weights(
+    weights: Weights, *, model: str, size: int | Sides | None, channels: int | None = None
+) -> Fitted:
+    """Build the model of bare weights and load all of them.
+
+    model: the user's call. size: pixels of a side, or height and width; channels: of the images;
+        None leaves the model's own defaults.
+
+    Raises:
+        UsageError: not a model.
+        CheckpointError: the weights do not fit, or do not show how many classes there are.
+    """
+    call, stem_notes = with_stem(parse(model), weights.state_dict)
+    num_classes = _num_classes(call, weights, size, channels)
+    module, text = build_model(call, num_classes=num_classes, size=size, channels=channels, seed=0)
+    source = f"the weights in {weights.path}"
+    notes = load_whole(module, weights.state_dict, source=source, call=text)
+    return Fitted(module.eval(), text, num_classes, (*weights.notes, *stem_notes, *notes))
+
+
+def with_stem(call: Call, state_dict: Mapping[str, Tensor]) -> tuple[Call, tuple[str, ...]]:
+    """Return a call with the stem that weights were trained with, where they show it and the call
+    does not say; and a note of that.
+
+    Otherwise the size of the images decides, which need not be that of the training.
+    """
+    kernels = (t for t in state_dict.values() if t.ndim == 4 and t.shape[1] in (1, 3))
+    first = next(kernels, None)
+    is_large = first is not None and tuple(first.shape[2:]) == (_LARGE_KERNEL, _LARGE_KERNEL)
+    if not is_large or call.kwargs.get("stem") is not None or not takes(call, "stem"):
+        return call, ()
+    return call.updated({"stem": "standard"}), (
+        "stem='standard', as the first convolution of the weights is 7×7",
+    )
+
+
+def _num_classes(
+    call: Call, weights: Weights, size: int | Sides | None, channels: int | None
+) -> int:
+    """Return how many classes weights tell apart: the call says it, or the last layer in the file
+    does; a factory that does not take a number settles it.
+    """
+    given = call.kwargs.get("num_classes")
+    if isinstance(given, int):
+        return given
+    module, _ = build_model(call, num_classes=_UNUSUAL, size=size, channels=channels, seed=0)
+    own = module.state_dict()
+    found, _ = match_names(own, weights.state_dict)
+    heads = [(name, t.shape.index(_UNUSUAL)) for name, t in own.items() if _UNUSUAL in t.shape]
+    if not heads:
+        return check_forward(module, size or usual_size(call), channels=channels or 3)
+    shown = [found[n].shape[axis] for n, axis in heads if n in found and found[n].ndim > axis]
+    # The head may have another name in the file.
+    shown = shown or [len(t) for name, t in found.items() if name not in own and t.ndim > 1]
+    if not shown:
+        raise CheckpointError(f"{weights.path} does not fit {call}: it has no {heads[-1][0]}")
+    return int(shown[-1])

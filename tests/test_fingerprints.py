@@ -1,0 +1,267 @@
+"""Training images are recognised by their bytes, however a run kept them."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import make_lists, write_list
+
+from ptkit import api
+from ptkit.core.data import fingerprints as module
+from ptkit.core.data.fingerprints import fingerprints, hash_files
+from ptkit.core.data.keyed import Sampling
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import InterruptedRunError
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.core.models.locate import read_weights
+from ptkit.core.parts.calls import parse_all
+from ptkit.core.training.observers import Watcher
+
+QUICK = {"tensorboard": False, "pictures": False, "batch_size": 16, "epochs": 1}
+GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    monkeypatch.setenv("PTKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def by_hand(data):
+    """Follow the docstring of `fingerprints` word by word."""
+    keys = [int(key) for key in module._keys()]
+    last = len(data) // 8 if len(data) > 8 * 4096 else None
+    words = [int.from_bytes(data[k : k + 8], "little") for k in range(0, len(data), 8)]
+    words = [word ^ (word >> 29) for word in words]
+    total = sum(word * key for word, key in zip(words, keys, strict=False))
+    if last is not None:
+        whole, rest = words[:last], int.from_bytes(data[8 * last :], "little")
+        total = 0
+        for k in range(0, last, 4096):
+            total *= GOLDEN
+            total += sum(w * key for w, key in zip(whole[k : k + 4096], keys, strict=False))
+        total = total * GOLDEN + rest
+    number = (total + len(data) * GOLDEN) & MASK
+    return number - (1 << 64) if number >> 63 else number
+
+
+LENGTHS = [1, 7, 8, 9, 300, 32_767, 32_768, 32_769, 32_776, 65_537, 200_003]
+
+
+def test_a_fingerprint_is_what_its_docstring_says_alone_or_among_others():
+    contents = [random.Random(length).randbytes(length) for length in LENGTHS]
+    expected = [by_hand(content) for content in contents]
+    assert fingerprints(contents).tolist() == expected
+    assert [int(fingerprints([content])[0]) for content in contents] == expected
+    assert len(set(expected)) == len(expected)
+
+
+def test_files_that_are_nearly_equal_differ():
+    contents = [bytes(length) for length in range(1, 100)]
+    contents += [bytes(k) + b"\1" + bytes(49_999 - k) for k in range(0, 50_000, 777)]
+    assert len(set(fingerprints(contents).tolist())) == len(contents)
+
+
+def test_what_was_not_read_has_none():
+    assert fingerprints([b"", None, OSError()]).tolist() == [0, 0, 0]
+    assert fingerprints([]).tolist() == []
+
+
+def test_files_are_read_where_no_pass_has_read_them(here):
+    images = read_list(Path("train.txt"))
+    contents = [Path(images.image_path(k)).read_bytes() for k in range(len(images))]
+    Path(images.image_path(3)).unlink()
+    expected = [0 if k == 3 else by_hand(content) for k, content in enumerate(contents)]
+    assert hash_files(images, np.arange(len(images))).tolist() == expected
+
+
+def expected_hashes(list_file="train.txt"):
+    images = read_list(Path(list_file))
+    return [by_hand(Path(images.image_path(k)).read_bytes()) for k in range(len(images))]
+
+
+def image_hashes(checkpoint):
+    return read_checkpoint(Path(checkpoint))["data"]["image_hashes"].tolist()
+
+
+def same_again():
+    return lambda image: image
+
+
+WAYS = {
+    "in memory": {"cache": "ram"},
+    "in memory, of several sizes": {"cache": "ram", "transforms": ["RandomCrop(16)"], "size": 16},
+    "on disk": {"cache": "disk"},
+    "as they are needed": {"cache": "off"},
+    "as they are needed, one thread": {"cache": "off", "workers": 1},
+    "by a sampler that leaves some out": {"cache": "off", "sampler": "balanced"},
+    "without a last batch": {"cache": "off", "batch_size": 20, "drop_last": True},
+    "in worker processes": {"cache": "off", "transforms": ["AugMix()"], "workers": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_checkpoint_has_the_hash_of_each_training_image_however_they_are_kept(here, way):
+    result = api.train(**QUICK | way)
+    assert image_hashes(result.checkpoint) == expected_hashes()
+    assert image_hashes(result.run / "last.pkl") == expected_hashes()
+
+
+def test_worker_processes_hash_what_they_read(here, monkeypatch):
+    images = read_list(Path("train.txt"))
+    pipeline = Pipeline.of(parse_all(["AugMix()", "ToTensor()"]))
+    batches = Batches(images, pipeline, Sampling(16), workers=2)
+    list(batches.epoch())
+    batches.close()
+    monkeypatch.setattr(module, "_content", None)  # nothing is left to read
+    assert batches.image_hashes().tolist() == expected_hashes()
+
+
+def test_an_entry_on_disk_keeps_them_and_one_of_an_earlier_version_has_its_files_read(here):
+    api.train(**QUICK, cache="disk")
+    expected = expected_hashes()
+    again = api.train(**QUICK, cache="disk")
+    assert image_hashes(again.checkpoint) == expected
+    for entry in Path("cache").iterdir():
+        facts = entry / "entry.json"
+        (entry / "hashes.bin").unlink()
+        facts.write_text(facts.read_text().replace('"hashes_nbytes"', '"unknown"'))
+    old = api.train(**QUICK, cache="disk")
+    assert image_hashes(old.checkpoint) == expected
+    assert not list(Path("cache").glob("*/hashes.bin"))
+
+
+def test_damaged_hashes_make_an_entry_anew(here):
+    api.train(**QUICK, cache="disk")
+    for file in Path("cache").glob("*/hashes.bin"):
+        file.write_bytes(b"short")
+    again = api.train(**QUICK, cache="disk")
+    assert image_hashes(again.checkpoint) == expected_hashes()
+
+
+def test_images_that_were_left_out_have_none(here):
+    images = read_list(Path("train.txt"))
+    expected = expected_hashes()
+    Path(images.image_path(5)).write_bytes(b"")
+    del expected[5]
+    for cache in ("ram", "disk", "off"):
+        result = api.train(**QUICK, cache=cache, on_bad="skip")
+        assert image_hashes(result.checkpoint) == expected
+
+
+class StopAfterFirst(Watcher):
+    def epoch(self, result, *, is_best):
+        raise InterruptedRunError("stop", signal_number=2)
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_a_resumed_run_has_them_too(here, cache):
+    settings = QUICK | {"epochs": 2, "cache": cache}
+    with pytest.raises(InterruptedRunError):
+        api.train(**settings, watch=StopAfterFirst())
+    result = api.train(resume="runs/1")
+    assert image_hashes(result.run / "last.pkl") == expected_hashes()
+
+
+def test_they_can_be_left_out(here):
+    result = api.train(**QUICK, remember_images=False)
+    assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
+
+
+def test_above_a_limit_they_are_left_out(here, monkeypatch):
+    monkeypatch.setattr("ptkit.core.training.run_folder._MOST_REMEMBERED", 47)
+    result = api.train(**QUICK)
+    assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
+
+
+def test_finetuned_weights_remember_what_they_saw_before_also_after_resuming(here):
+    first = api.train(**QUICK)
+    # The other way round: what was tested is trained on.
+    Path("mine.txt").write_text(Path("test.txt").read_text())
+    settings = QUICK | {"train": "mine.txt", "batch_size": 5, "epochs": 2}
+    with pytest.raises(InterruptedRunError):
+        api.finetune(first.checkpoint, **settings, watch=StopAfterFirst())
+    result = api.train(resume="runs/2")
+    found = image_hashes(result.run / "last.pkl")
+    assert found[:15] == expected_hashes("test.txt")
+    assert found[15:] == sorted(expected_hashes())
+    assert api.evaluate(result.run, "train.txt").num_trained_on == 48
+
+
+class Warnings(Watcher):
+    def __init__(self):
+        self.texts = []
+
+    def warn(self, text):
+        self.texts.append(text)
+
+
+def test_finetuning_warns_of_validation_images_that_the_weights_were_trained_on(here):
+    first = api.train(**QUICK)
+    old = Path("train.txt").read_text().splitlines(keepends=True)
+    Path("new.txt").write_text("".join(old[6:]))
+    Path("held.txt").write_text(Path("valid.txt").read_text() + "".join(old[:6]))
+    watch = Warnings()
+    api.finetune(first.checkpoint, **QUICK, train="new.txt", valid="held.txt", watch=watch)
+    assert watch.texts == [
+        "6 of these 27 images were trained on before, by the weights that this run started from:"
+        " its validation accuracy is inflated"
+    ]
+
+
+@pytest.fixture
+def mixed(here):
+    """A checkpoint, and a list of the test images and copies of nine training images."""
+    result = api.train(**QUICK)
+    rows = [line.rsplit(" ", 1) for line in Path("test.txt").read_text().splitlines()]
+    for number, line in enumerate(Path("train.txt").read_text().splitlines()[:9]):
+        path, label = line.rsplit(" ", 1)
+        Path(f"copy{number}.png").write_bytes(Path(path).read_bytes())
+        rows.insert(2 * number, (f"copy{number}.png", label))
+    write_list(Path("mixed.txt"), rows)
+    return result.checkpoint
+
+
+def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
+    found, honest = api.evaluate(mixed, "mixed.txt"), api.evaluate(mixed, "test.txt")
+    assert (found.num_trained_on, honest.num_trained_on) == (9, 0)
+    assert found.unseen.accuracy == honest.accuracy
+    assert np.array_equal(found.unseen.matrix, honest.matrix)
+    assert np.flatnonzero(found.trained_on).tolist() == list(range(0, 18, 2))
+    assert found.as_dict()["num_trained_on"] == 9
+    assert found.as_dict()["accuracy_without_trained_on"] == honest.accuracy
+
+
+def test_predict_marks_them(mixed):
+    rows = api.predict(mixed, "mixed.txt").rows
+    assert [row["path"] for row in rows if row.get("trained_on")] == [
+        f"copy{number}.png" for number in range(9)
+    ]
+
+
+def test_of_a_list_of_training_images_nothing_is_left(mixed):
+    found = api.evaluate(mixed, "train.txt").as_dict()
+    assert (found["num_trained_on"], found["accuracy_without_trained_on"]) == (48, None)
+
+
+def test_a_checkpoint_from_before_says_nothing(mixed):
+    contents = read_checkpoint(mixed)
+    del contents["data"]["image_hashes"]
+    stamp = ("format", "format_version", "ptkit_version")
+    save_checkpoint(Path("old.pkl"), {k: v for k, v in contents.items() if k not in stamp})
+    found = api.evaluate("old.pkl", "mixed.txt").as_dict()
+    assert (found["num_trained_on"], found["accuracy_without_trained_on"]) == (None, None)
+    assert read_weights(Path("old.pkl")).image_hashes is None
+
+
+def test_hashes_of_another_kind_are_not_believed(mixed):
+    contents = read_checkpoint(mixed)
+    contents["data"]["image_hashes"] = torch.zeros(3)
+    stamp = ("format", "format_version", "ptkit_version")
+    save_checkpoint(Path("odd.pkl"), {k: v for k, v in contents.items() if k not in stamp})
+    assert read_weights(Path("odd.pkl")).image_hashes is None

@@ -1,6 +1,7 @@
 """A model to look at: from a checkpoint, a run folder, or bare weights with the user's answers."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,9 +78,11 @@ class Subject:
         place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
         pipeline = self.parse_pipeline()
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
-        found, known = predict_list(self.model.to(place), batches, task=self.task), None
-        if (trained_on := self.weights.image_hashes) is not None:
-            known = np.isin(batches.image_hashes(), trained_on)
+        # Steps of the user's own run in processes, which would wait for the garbage collector.
+        with closing(batches):
+            found, known = predict_list(self.model.to(place), batches, task=self.task), None
+            if (trained_on := self.weights.image_hashes) is not None:
+                known = np.isin(batches.image_hashes(), trained_on)
         return found, known
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:

@@ -24,8 +24,11 @@ TINY = {
     "log": {"tensorboard": False, "pictures": False},
 }
 
-# torch 2.11 to itself, on Python 3.12.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+# What torch 2.11 on Python 3.12 and torch 2.6 say to themselves.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles"),
+]
 
 
 class PowerCutError(Exception):

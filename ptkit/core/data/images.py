@@ -68,6 +68,8 @@ _HEADER_BYTES = 1 << 16
 _ONE_HEADER = threading.Lock()
 # The EXIF tag, and those of its values that turn rows into columns.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+# OpenCV 4 turns no WebP as its EXIF says; Pillow does.
+_TURNS_WEBP = int(cv2.__version__.partition(".")[0]) >= 5
 
 
 def read(path: str | Path) -> Pixels:
@@ -85,7 +87,8 @@ def read(path: str | Path) -> Pixels:
 def decode(data: bytes, path: str | Path = "image") -> Pixels:
     """Return the pixels of an encoded image, see `read`; `path` is for messages."""
     kind = sniff(data, path)
-    pixels = _with_opencv(data) if _ends_well(kind, data) else None
+    is_turned_wrong = kind == "WebP" and not _TURNS_WEBP and b"EXIF" in data
+    pixels = _with_opencv(data) if _ends_well(kind, data) and not is_turned_wrong else None
     return _with_pillow(data, path, kind) if pixels is None else pixels
 
 

@@ -359,6 +359,7 @@ SUBJECTS = {
     "optimizer_arguments": "every optimizer's arguments",
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",
+    "totals": "the loss of a list, by every loss",
     "recipes": "a subject of several modules",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",
     "scoring": "the scores in tasks/task.py",

@@ -24,9 +24,8 @@ from ptkit.core.training import loop
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
-from ptkit.core.training.tasks.loss import LabelFacts
+from ptkit.core.training.tasks.loss import LabelFacts, Totals
 from ptkit.core.training.tasks.losses import RULES, build_loss
-from ptkit.core.training.tasks.totals import Totals
 from ptkit.looking.end_of_run import write_summaries
 
 N, K = 30, 3

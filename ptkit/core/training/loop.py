@@ -23,9 +23,8 @@ from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_s
 from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
-from ptkit.core.training.tasks.loss import Count, Loss
+from ptkit.core.training.tasks.loss import Count, Loss, Totals
 from ptkit.core.training.tasks.task import SCORES
-from ptkit.core.training.tasks.totals import Totals
 
 # How many validation images are compared with each other, where the loss compares images: the pairs
 # grow with the square.

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_data import make_lists, write_list
+from typer.testing import CliRunner
 
 from ptkit import api
+from ptkit.cli import app
 from ptkit.core.data import fingerprints as module
 from ptkit.core.data.fingerprints import fingerprints, hash_files
 from ptkit.core.data.keyed import Sampling
@@ -87,10 +89,6 @@ def expected_hashes(list_file="train.txt"):
 
 def image_hashes(checkpoint):
     return read_checkpoint(Path(checkpoint))["data"]["image_hashes"].tolist()
-
-
-def same_again():
-    return lambda image: image
 
 
 WAYS = {
@@ -265,3 +263,24 @@ def test_hashes_of_another_kind_are_not_believed(mixed):
     stamp = ("format", "format_version", "ptkit_version")
     save_checkpoint(Path("odd.pkl"), {k: v for k, v in contents.items() if k not in stamp})
     assert read_weights(Path("odd.pkl")).image_hashes is None
+
+
+def printed(*arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_confmat_and_predict_say_so_in_words(mixed):
+    said = printed("confmat", str(mixed), "mixed.txt")
+    honest = printed("confmat", str(mixed), "test.txt").splitlines()[0]
+    assert f"\n9 of these 24 images were trained on; without them: {honest}\n" in said
+    assert printed("predict", str(mixed), "mixed.txt").endswith(
+        "\n9 of these 24 images were trained on\n"
+    )
+    assert "; no other is left to test it on\n" in printed("confmat", str(mixed), "train.txt")
+
+
+def test_nothing_is_said_where_no_image_was_trained_on(mixed):
+    assert "trained on" not in printed("confmat", str(mixed), "test.txt")
+    assert "trained on" not in printed("predict", str(mixed), "test.txt")

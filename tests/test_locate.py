@@ -18,7 +18,8 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["ckpt.pkl", "runs/1", "runs/9", "none.pt", "none.safetensors", "./resnet18"]
+    "text",
+    ["ckpt.pkl", "runs/1", "runs/9", "none.pt", "none.ckpt", "none.safetensors", "./resnet18"],
 )
 def test_files_run_folders_and_what_looks_like_one_are_paths(run, text):
     assert weights_path(text) == Path(text)

@@ -11,7 +11,7 @@ from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.wording import nearest
 
-_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".safetensors")
+_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
 def weights_path(text: str) -> Path | None:

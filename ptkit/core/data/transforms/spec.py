@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL.Image import Resampling
+from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 
 from ptkit.core.parts.argument_rules import (
@@ -72,10 +73,13 @@ ROTATION_MODES = interpolation(
 )
 # What torchvision's kernels for tensors can do, of the modes that Pillow can.
 FEW_MODES = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)
+# Which of them resizing has depends on the version, and is written nowhere else.
+_MODES_OF_TORCH = (functional.interpolate.__doc__ or "").lower()
 MOST_MODES = tuple(
     mode
     for mode in InterpolationMode
     if mode not in (InterpolationMode.BOX, InterpolationMode.HAMMING)
+    and (mode != InterpolationMode.LANCZOS or "lanczos" in _MODES_OF_TORCH)
 )
 
 

@@ -13,8 +13,8 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import IMAGE_EXTENSIONS
 from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
-from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.pipeline import same_size
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import make_folder, write_csv

@@ -11,6 +11,7 @@ import torch
 
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import sniff
 from ptkit.core.data import statistics
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
@@ -317,7 +318,7 @@ def has_jpegs(images: ImageList) -> bool:
     for index in _some_of(images):
         # What cannot be read is reported by decoding.
         with suppress(DataError):
-            if decoder.sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
+            if sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
                 return True
     return False
 

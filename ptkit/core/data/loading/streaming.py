@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import is_jpeg
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.lists import ImageList
@@ -96,7 +97,7 @@ class BatchMaker:
 
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""
-        if not self.reduced_decode or not decoder.is_jpeg(data):
+        if not self.reduced_decode or not is_jpeg(data):
             return None
         try:
             size = decoder.header_size(data)

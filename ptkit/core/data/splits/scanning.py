@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ptkit.core.data.formats import IMAGE_EXTENSIONS
 from ptkit.core.data.lists import SINGLE, classes_file, read_list
 from ptkit.core.errors import DataError
 
-IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 _PART_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 

@@ -34,7 +34,7 @@ class Evaluation:
 
     class_names: of the columns. probabilities: float32 (N, K). answers: int64 (N,) classes; where
     images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
-    run folder that the file is in, if any.
+    run folder that the file is in, if any. skipped: why other images of the list were left out.
     """
 
     images: ImageList
@@ -43,6 +43,7 @@ class Evaluation:
     answers: np.ndarray
     source: str = ""
     run: Path | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -124,7 +125,7 @@ class Evaluation:
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
             **{name: _plain(self.per_class[name]) for name in names},
-        }
+        } | ({"skipped": list(self.skipped)} if self.skipped else {})
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,12 @@ def evaluate_list(
     classes: Path | None = None,
     device: str = "auto",
     workers: int = 0,
+    on_bad: str = "stop",
 ) -> Evaluation:
     """Test a model on a list of labelled images.
 
-    classes: a file of class names, by default classes.txt beside the list.
+    classes: a file of class names, by default classes.txt beside the list. on_bad: `skip` leaves
+    out images that cannot be read.
 
     Raises:
         CheckpointError: the model gives another number of scores than there are classes.
@@ -164,14 +167,27 @@ def evaluate_list(
             " validation"
         )
     images, names = read_matching_list(list_file, subject, classes=classes)
-    found = subject.predict(images, device=device, workers=workers)
+    bad: dict[int, str] = {}
+    found = subject.predict(
+        images, device=device, workers=workers, bad=bad if on_bad == "skip" else None
+    )
+    skipped = tuple(bad[index] for index in sorted(bad))
+    if len(bad) == len(images):
+        raise DataError(f"no image of {list_file} can be read; the first: {skipped[0]}")
+    good = np.setdiff1d(np.arange(len(images)), list(bad))
     if found.values.shape[1:] != (len(names),):
         raise CheckpointError(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
     weights = subject.weights
     return Evaluation(
-        images, names, found.values, found.answers, source=weights.described, run=weights.run
+        images.subset(good) if bad else images,
+        names,
+        found.values[good],
+        found.answers[good],
+        source=weights.described,
+        run=weights.run,
+        skipped=skipped,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import SINGLE, ImageList, read_classes
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline, denormalise
 from ptkit.core.device import choose_device
@@ -55,8 +56,10 @@ class Subject:
             self.weights.pipeline, allow_user_code=False, tensors=self.weights.tensors
         )
 
-    def predict(self, images: ImageList, *, device: str, workers: int) -> Predicted:
-        """Run the model over a list of images; it stays on the device.
+    def predict(
+        self, images: ImageList, *, device: str, workers: int, bad: Unreadable | None = None
+    ) -> Predicted:
+        """Run the model over a list of images; it stays on the device. bad: see `predict_list`.
 
         Raises:
             DataError: an image that cannot be read.
@@ -66,7 +69,7 @@ class Subject:
         place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
         pipeline = self.parse_pipeline()
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
-        return predict_list(self.model.to(place), batches, task=self.task)
+        return predict_list(self.model.to(place), batches, task=self.task, bad=bad)
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, 3, H, W) as pictures, uint8 (n, H, W, 3)."""

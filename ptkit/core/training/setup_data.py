@@ -11,8 +11,8 @@ import torch
 
 from ptkit.core.config import DataSettings, TrainSettings
 from ptkit.core.data import images as decoder
-from ptkit.core.data.formats import sniff
 from ptkit.core.data import statistics
+from ptkit.core.data.formats import sniff
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import (
     REGRESSION,
@@ -187,17 +187,16 @@ def _measured(
     """Measure images after the pipeline's prefix, so that kept or not they give the same."""
     images = train.images
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
-
+    chosen = statistics.sample(images, num=num, seed=seed)
     if train.kept is not None:
-        stacks = train.kept.stacks(statistics.sample(images, num=num, seed=seed))
+        stacks = train.kept.stacks(chosen)
         found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
     else:
         try:
-            with counting("measuring", num or len(images)) as on_images:
+            with counting("measuring", len(chosen)) as on_images:
                 found = statistics.measure(
                     images,
-                    num=num,
-                    seed=seed,
+                    chosen,
                     workers=data.workers or num_cores(),
                     on_images=on_images,
                     read=lambda path: pipeline.apply_prefix(decoder.read(path)),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.complaints import listening
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList
@@ -282,7 +283,10 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        bad = _decoded(images, pipeline, indices, files, lambda _index, image: found.append(image))
+        with listening:
+            bad = _decoded(
+                images, pipeline, indices, files, lambda _index, image: found.append(image)
+            )
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
         # All of them may be unreadable, and numpy refuses to join nothing.
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
@@ -324,7 +328,8 @@ def decode_each(
     """
 
     def work(indices: range, files: PendingFiles) -> list[tuple[int, str]]:
-        return _decoded(images, pipeline, indices, files, take)
+        with listening:
+            return _decoded(images, pipeline, indices, files, take)
 
     found = _in_threads(work, images, _CHUNK, workers=workers, on_images=on_images)
     return tuple(chain.from_iterable(found))

@@ -13,15 +13,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.complaints import listening
 from ptkit.core.data.formats import is_jpeg
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import Content, Kept, PendingFiles, checked, read_ahead
+from ptkit.core.data.loading.decoding import (
+    Content,
+    Kept,
+    PendingFiles,
+    checked,
+    read_ahead,
+    sizes_of,
+)
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline, same_size
 from ptkit.core.data.transforms.spec import Draws, Size
@@ -32,6 +41,8 @@ _BYTES_A_PART = 1 << 19
 
 # A batch before it goes to the device: uint8 (n, H, W, 3) or float (n, 3, H, W).
 HostBatch = tuple[Selection, Pixels | Tensor]
+# Index in the list -> why that image cannot be read.
+Unreadable = dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class BatchMaker:
     reduced_decode: JPEGs are decoded smaller where what is cut out of them is made smaller anyway.
     finishes: images come as the model takes them, normalised in the threads too: on a CPU, where
         nothing is left to do for a batch as a whole.
+    bad: gets the images that cannot be read, in whose place a black one is put; without it they are
+        an error.
     """
 
     images: ImageList
@@ -49,6 +62,7 @@ class BatchMaker:
     kept: Kept | None
     reduced_decode: bool = False
     finishes: bool = False
+    bad: Unreadable | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -79,7 +93,8 @@ class BatchMaker:
             )
         read = contents if contents is not None else [None] * len(selection.indices)
         images = map(self._image, selection.indices.tolist(), selection.draws, read)
-        batch = self.pipeline.stack(list(images))
+        with listening:
+            batch = self.pipeline.stack(list(images))
         if isinstance(batch, Tensor):
             return batch
         return self.pipeline.apply_to_batch(batch, selection.draws)
@@ -88,12 +103,28 @@ class BatchMaker:
         # What is kept has been through the prefix already.
         if self.kept is not None:
             return self.pipeline.apply_to_image(self.kept.image(index), draws)
-        path = self.images.image_path(index)
-        data = decoder.read_bytes(path) if content is None else checked(content)
-        pixels, reduction = self._reduced(data, draws) or (decoder.decode(data, path), None)
+        try:
+            pixels, reduction = self._decoded(index, draws, content)
+        except DataError as error:
+            if self.bad is None:
+                raise
+            self.bad[index] = str(error)
+            pixels, reduction = self._black(), None
         return self.pipeline.apply_to_image(
             self.pipeline.apply_prefix(pixels), draws, reduction=reduction
         )
+
+    def _decoded(
+        self, index: int, draws: Draws, content: Content | None
+    ) -> tuple[Pixels, Reduction | None]:
+        path = self.images.image_path(index)
+        data = decoder.read_bytes(path) if content is None else checked(content)
+        return self._reduced(data, draws) or (decoder.decode(data, path), None)
+
+    def _black(self) -> Pixels:
+        """As large as the first image that has a header: without a Resize all have one size."""
+        sizes = (sizes_of(self.images, [index])[0] for index in range(len(self.images)))
+        return np.zeros((*next(filter(None, sizes), (64, 64)), 3), np.uint8)
 
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""

@@ -5,11 +5,9 @@ in docs/training.md: `lr`, `batch_size`, and `model`, `loss`, `optimizer`, `sche
 calls. Every error that the user can fix is a `PtkitError`.
 """
 
-import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.session import RunResult
     from ptkit.looking.evaluation import Evaluation
-    from ptkit.looking.predictions import Answers, Image
+    from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
 
 
@@ -66,13 +64,11 @@ def split(
     from ptkit.core.data.splits.trees import Tree
     from ptkit.core.machine import without_garbage_collection
 
-    given = {"copy": copy, "link": link}
-    trees = [Tree(Path(place), kind) for kind, place in given.items() if place is not None]
+    given = {"copy": copy, "link": link}.items()
+    trees = [Tree(Path(place), kind) for kind, place in given if place is not None]
     if len(trees) > 1:
-        raise UsageError(
-            "--copy and --link cannot be combined: the lists name either copies or links;"
-            " leave one of them out"
-        )
+        text = "--copy and --link cannot be combined: the lists name either copies or links;"
+        raise UsageError(f"{text} leave one of them out")
     job = SplitJob(
         source=Path(folder),
         out=Path(out or ""),
@@ -100,6 +96,7 @@ def normstats(
     whiten: str | None = None,
     seed: int = 0,
     workers: int = 0,
+    on_bad: str = "stop",
     out: StrPath | None = None,
     counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
 ) -> NormstatsResult:
@@ -107,6 +104,7 @@ def normstats(
 
     num: take a random sample of this many images. size: resize them to size × size first.
     whiten: zca or pca for a whitening matrix too. out: a folder, that of the list by default.
+    on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
     counting: for a progress bar.
 
     >>> found = ptkit.normstats("train.txt")
@@ -114,38 +112,42 @@ def normstats(
     True
 
     Raises:
-        DataError: no images, or some cannot be read.
+        DataError: no images, or, with `stop`, some cannot be read.
         UsageError: whitening of images that differ in size, or that are too large.
         StorageError: the disk refused.
     """
+    from ptkit.core.config import ON_BAD
     from ptkit.core.data import statistics
     from ptkit.core.data.lists import read_list
     from ptkit.core.machine import num_cores
 
     _check_at_least(1, num=num, size=size)
     _check_at_least(0, workers=workers)
+    check_choice("--on-bad", on_bad, ON_BAD)
     images = read_list(Path(list_file))
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
-    total, threads = min(num or len(images), len(images)), workers or num_cores()
+    chosen, threads = statistics.sample(images, num=num, seed=seed), workers or num_cores()
+    total, skipped = len(chosen), list[str]()
+    bad = skipped if on_bad == "skip" else None
     whitening = whitening_file = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
         from ptkit.core.data.transforms import covariance
 
         check_choice("--whiten", whiten, covariance.KINDS)
-        chosen = statistics.sample(images, num=num, seed=seed)
         with counting("whitening", total) as advance:
             whitening = covariance.measure_whitening(
-                images, chosen, kind=whiten, size=size, workers=threads, on_images=advance
+                images, chosen, kind=whiten, size=size, workers=threads, on_images=advance, bad=bad
             )
+        skipped.clear()  # they come again
     with counting("measuring", total) as advance:
         found = statistics.measure(
-            images, num=num, size=size, seed=seed, workers=threads, on_images=advance
+            images, chosen, size=size, workers=threads, on_images=advance, bad=bad
         )
     file = statistics.save(found, target)
     if whitening is not None:
         whitening_file = covariance.save(whitening, target)
-    return NormstatsResult(found, file, whitening, whitening_file)
+    return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
 
 
 def train(
@@ -234,11 +236,13 @@ def evaluate(
     transforms: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
+    on_bad: str = "stop",
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
     ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
+    on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
 
     >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
     >>> found.metrics.keys()
@@ -248,18 +252,20 @@ def evaluate(
 
     Raises:
         CheckpointError: no such file, damaged, or weights that do not fit.
-        DataError: a list that cannot be read, or other classes than the model's.
+        DataError: a list that cannot be read, other classes than the model's, or, with `stop`, an
+            image that cannot be read.
         UsageError: a model that gives numbers, or bare weights with an answer missing.
     """
-    from ptkit.core.device import choose_device
     from ptkit.looking.evaluation import evaluate_list
 
-    # Before anything is read.
-    _check_at_least(0, workers=workers)
-    choose_device(device)
     names = _path_or_none(classes)
-    found = _read(ckpt, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
-    return evaluate_list(found, Path(list_file), classes=names, device=device, workers=workers)
+    given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
+    subject = _subject(
+        ckpt, given | {"transforms": transforms}, device=device, workers=workers, on_bad=on_bad
+    )
+    return evaluate_list(
+        subject, Path(list_file), classes=names, device=device, workers=workers, on_bad=on_bad
+    )
 
 
 def predict(
@@ -275,10 +281,12 @@ def predict(
     transforms: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
+    on_bad: str = "skip",
 ) -> "Answers":
     """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
 
-    sources: image files, folders, or lists (.txt). top: how many classes a row names.
+    sources: image files, folders, or lists (.txt). top: how many classes a row names. on_bad:
+    `skip` gives images that cannot be read a row with an `error`.
     The rest: see `evaluate`.
 
     >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
@@ -287,19 +295,18 @@ def predict(
 
     Raises:
         CheckpointError: no such file, damaged, or weights that do not fit.
-        DataError: images that cannot be read.
+        DataError: no images, or, with `stop`, one that cannot be read.
         UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
     """
-    from ptkit.core.device import choose_device
     from ptkit.looking.predictions import predict_sources
 
-    # Before anything is read.
-    _check_at_least(0, workers=workers)
-    choose_device(device)
-    found = _read(ckpt, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
-    given = [sources] if isinstance(sources, str | os.PathLike) else sources
-    paths = [os.fspath(source) for source in given]
-    return predict_sources(found, paths, top=top, device=device, workers=workers)
+    names = _path_or_none(classes)
+    given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
+    answers = given | {"transforms": transforms}
+    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
+    several = [sources] if isinstance(sources, str | os.PathLike) else sources
+    paths = [os.fspath(source) for source in several]
+    return predict_sources(subject, paths, top=top, device=device, workers=workers, on_bad=on_bad)
 
 
 def load(
@@ -331,33 +338,26 @@ def load(
         CheckpointError: no such file, damaged, or it needs `model`.
         UsageError: bare weights with an answer missing.
     """
-    found = _read(path, classes, model=model, mean=mean, std=std, size=size, transforms=transforms)
-    weights = found.weights
-    module: Any = found.model
-    module.class_names = found.class_names
-    module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
-        name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
-    } | {"calls": list(weights.pipeline)}
-    # The module has the weights; a second copy is not kept.
-    subject = replace(found, weights=replace(weights, state_dict={}, checkpoint=None))
-    # Not a method of a subclass: the module keeps its class, and can be copied and pickled.
-    module.predict = functools.partial(_predict_here, subject)
-    return cast("TrainedModel", module)
-
-
-def _read(path: StrPath, classes: StrPath | None, **answers: Any) -> "Subject":
+    from ptkit.looking.predictions import with_predict
     from ptkit.looking.subject import load_subject
 
-    return load_subject(Path(path), classes=_path_or_none(classes), **answers)
+    given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
+    subject = load_subject(Path(path), classes=_path_or_none(classes), **given)  # type: ignore[arg-type]
+    return cast("TrainedModel", with_predict(subject))
 
 
-def _predict_here(
-    subject: "Subject", images: "Image | Sequence[Image]", *, top: int = 1
-) -> list[dict[str, Any]]:
-    """Predict on the device that the model is on."""
-    from ptkit.looking.predictions import predict_images
+def _subject(
+    ckpt: StrPath, given: Mapping[str, Any], *, device: str, workers: int, on_bad: str
+) -> "Subject":
+    """Load a model to run, once everything else that was given is checked."""
+    from ptkit.core.config import ON_BAD
+    from ptkit.core.device import choose_device
+    from ptkit.looking.subject import load_subject
 
-    return predict_images(subject, images, top=top).rows
+    _check_at_least(0, workers=workers)
+    choose_device(device)
+    check_choice("--on-bad", on_bad, ON_BAD)
+    return load_subject(Path(ckpt), **given)
 
 
 def _run(

@@ -118,13 +118,15 @@ class SplitResult:
 class NormstatsResult:
     """Statistics of images for Normalize, and the files that hold them.
 
-    whitening: the matrix for LinearTransformation, where one was asked for.
+    whitening: the matrix for LinearTransformation, where one was asked for. skipped: why images
+    were left out.
     """
 
     statistics: "ChannelStatistics"
     file: Path
     whitening: "Whitening | None" = None
     whitening_file: Path | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -484,6 +484,16 @@ def test_worker_processes_end_with_an_error_and_when_closed(run, with_bad_image)
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize("calls", [END, FOREIGN_PLANS["policy"]], ids=["threads", "processes"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_epoch_goes_on_past_bad_images_where_it_is_asked_to(run, with_bad_image, calls, workers):
+    bad = {}
+    batches = run(calls, images=with_bad_image, batch_size=2, shuffle=False, workers=workers)
+    indices = [batch.indices.tolist() for batch in batches.epoch(0, bad=bad)]
+    path = with_bad_image.image_path(2)
+    assert (indices, bad) == ([[0, 1], [2, 3]], {2: f"cannot read {path}: the file is empty"})
+
+
 def test_batches_go_on_after_an_error(run, with_bad_image):
     batches = run(PLANS["both"], images=with_bad_image, batch_size=2, shuffle=False)
     for _ in range(2):

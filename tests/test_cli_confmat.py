@@ -206,3 +206,37 @@ def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tm
         "class7,class7,2",
         "class7,class1000,1",
     ]
+
+
+def test_confmat_goes_on_past_bad_images_and_names_all_of_them(paths):
+    whole = ptkit.evaluate("ckpt.pkl", "test.txt")
+    bad = [0, 7]
+    for index in bad:
+        Path(paths[index]).write_bytes(b"not an image")
+    done = confmat("ckpt.pkl", "test.txt", "--on-bad", "skip", "--json")
+    found = json.loads(done.stdout)
+    good = np.setdiff1d(np.arange(len(paths)), bad)
+    matrix = np.zeros((3, 3), int)
+    np.add.at(matrix, (whole.labels[good], whole.answers[good]), 1)
+    assert (done.exit_code, found["num_images"]) == (3, len(good))
+    assert found["matrix"] == matrix.tolist()
+    assert found["skipped"] == [line.strip() for line in done.stderr.splitlines()[1:]]
+    assert [reason.split(":")[0] for reason in found["skipped"]] == [
+        f"cannot read {paths[index]}" for index in bad
+    ]
+    assert set(found["files"]) >= {"runs/1/confmat/mistakes.csv"}
+
+
+def test_confmat_stops_at_a_bad_image_by_default(paths):
+    Path(paths[1]).write_bytes(b"not an image")
+    done = confmat("ckpt.pkl", "test.txt")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"ptkit: cannot read {paths[1]}: ")
+
+
+def test_confmat_of_bad_images_alone_is_an_error(paths):
+    for path in paths:
+        Path(path).write_bytes(b"not an image")
+    done = confmat("ckpt.pkl", "test.txt", "--on-bad", "skip")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith("ptkit: no image of test.txt can be read; the first: ")

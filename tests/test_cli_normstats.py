@@ -229,3 +229,34 @@ def test_normstats_that_cannot_whiten_ends_with_2_and_writes_nothing(
     assert done.stderr.startswith(f"ptkit: {message}")
     assert done.stderr.count("\n") == 1
     assert sorted(here.glob("*.npz")) + sorted(here.glob("*.json")) == []
+
+
+def broken_ones(here):
+    """Add two images to the list that cannot be read, and return their names."""
+    names = ["empty.png", "text.jpg"]
+    (here / "empty.png").touch()
+    (here / "text.jpg").write_text("hello, I am text")
+    with (here / "train.txt").open("a") as lines:
+        lines.writelines(f"{name} 1\n" for name in names)
+    return names
+
+
+@pytest.mark.parametrize("whiten", [[], ["--whiten", "zca", "--size", "2"]])
+def test_normstats_goes_on_past_bad_images_and_names_all_of_them(normstats, here, whiten):
+    alone = json.loads(normstats("train.txt", "--json", *whiten).stdout)
+    names = broken_ones(here)
+    done = normstats("train.txt", "--json", "--on-bad", "skip", *whiten)
+    found = json.loads(done.stdout)
+    reasons = [line.strip() for line in done.stderr.splitlines()]
+    assert (done.exit_code, reasons[0]) == (3, "ptkit: 2 images left out:")
+    assert [reason.split(":")[0] for reason in reasons[1:]] == [f"cannot read {n}" for n in names]
+    assert found == alone | {"skipped": reasons[1:]}
+    assert json.loads((here / "normstats.json").read_text())["num_images"] == 2
+
+
+def test_normstats_of_bad_images_alone_is_an_error(normstats, here):
+    (here / "train.txt").write_text("")
+    broken_ones(here)
+    done = normstats("train.txt", "--on-bad", "skip")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.endswith("(2 of 2 images cannot be read)\n")

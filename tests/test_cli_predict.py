@@ -1,5 +1,6 @@
 """`ptkit predict`: what each kind of task answers."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -139,3 +140,82 @@ def test_top_is_refused_where_classes_are_not_ranked(here):
     make_task(kind="multi-label", activation="sigmoid", thresholds=torch.tensor([0.5] * 3))
     result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--top", "2"])
     assert (result.exit_code, "--top ranks classes" in result.stderr) == (2, True)
+
+
+# --------------------------------------------------------------------- images that cannot be read
+
+
+@pytest.fixture
+def broken(here):
+    """Two of the images cannot be read; every command's answer for the others is asked for."""
+    for name in ("green/1", "red/0"):
+        path = here / f"images/{name}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    return ["images/green/1.png", "images/red/0.png"]
+
+
+def is_bad(path):
+    return path in ("images/green/1.png", "images/red/0.png")
+
+
+def test_a_bad_file_is_a_row_and_costs_no_other_answer(here):
+    before = answers("images")
+    for path in ("images/green/1.png", "images/red/0.png"):
+        (here / path).write_bytes(b"not an image")
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--json"])
+    words = "it is not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"
+    assert result.exit_code == 3
+    assert json.loads(result.stdout) == [
+        {"path": row["path"], "error": f"cannot read {row['path']}: {words}"}
+        if is_bad(row["path"])
+        else row
+        for row in before
+    ]
+    assert result.stderr.splitlines() == [
+        "ptkit: 2 images left out:",
+        f"  cannot read images/green/1.png: {words}",
+        f"  cannot read images/red/0.png: {words}",
+    ]
+
+
+def test_bad_files_have_a_column_of_their_own_in_the_table(broken):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", *broken, "images/blue/0.png", "--out", "p"])
+    assert result.exit_code == 3
+    header, *rows = csv.reader(Path("p/predictions.csv").read_text().splitlines())
+    assert header == ["path", "class", "probability", "error"]
+    assert [row[0] for row in rows] == [*broken, "images/blue/0.png"]
+    assert [row[1:3] for row in rows[:2]] == [["", ""]] * 2
+    assert rows[2][3] == ""
+    assert all(row[3].startswith(f"cannot read {row[0]}: ") for row in rows[:2])
+
+
+def test_predict_of_bad_files_alone_answers_all_the_same(broken):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", *broken, "nowhere.png", "--json"])
+    rows = json.loads(result.stdout)
+    assert (result.exit_code, [*map(sorted, rows)]) == (3, [["error", "path"]] * 3)
+
+
+def test_predict_stops_at_a_bad_file_if_asked_to(broken):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--on-bad", "stop"])
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith("ptkit: cannot read images/green/1.png: ")
+
+
+def test_an_unknown_choice_for_bad_files_is_a_usage_error(here):
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--on-bad", "skp"])
+    assert result.exit_code == 2
+    assert (
+        result.stderr
+        == "ptkit: --on-bad must be one of stop, skip, found 'skp'; did you mean skip?\n"
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_images_of_their_own_size_may_be_bad_too(broken, workers):
+    contents = read_checkpoint(Path("ckpt.pkl"))
+    calls = contents["pipeline"]["calls"][1:]
+    pipeline = {**contents["pipeline"], "calls": calls}
+    save_checkpoint(Path("runs/1/ckpt.pkl"), contents | {"pipeline": pipeline})
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--json", "--workers", workers])
+    rows = json.loads(result.stdout)
+    assert [row["path"] for row in rows if "error" in row] == broken

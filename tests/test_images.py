@@ -1,16 +1,21 @@
+import ctypes
 import errno
 import io
 import os
 import signal
+import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from ptkit.core.data import images
+from ptkit.core.data.complaints import overheard
+from ptkit.core.data.formats import can_read, sniff
 from ptkit.core.data.images import cv2
 from ptkit.core.errors import DataError, StorageError
 
@@ -26,6 +31,7 @@ KINDS = {
     "GIF": {},
     "WebP": {},
     "lossless WebP": {"lossless": True},
+    "TIFF": {},
 }
 
 # What makes a stored image upright, by the EXIF orientation it carries.
@@ -44,15 +50,13 @@ FOREIGN = {
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n",
     "PSD": b"8BPS\0\1",
     "PDF": b"%PDF-1.7\n",
-    "TIFF": b"II*\0\x08\0\0\0",
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
-    "HEIC or AVIF": b"\0\0\0\x18ftypheic\0\0\0\0",
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\n",
     "zip archive": b"PK\x03\x04\x14\0",
     "the file is empty": b"",
     "only zero bytes": bytes(1000),
     "HTML": b"\n<!DOCTYPE html><html>404</html>",
-    "not a JPEG, PNG, WebP, BMP or GIF": b"hello, I am text",
+    "not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC": b"hello, I am text",
     "not a JPEG": b"RIFF\x24\0\0\0WAVEfmt ",
 }
 
@@ -151,7 +155,7 @@ def alarm():
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), list(zip(KINDS, (18, 18, 0, 0, 18, 18, 0), strict=True))
+    ("kind", "tolerance"), list(zip(KINDS, (18, 18, 0, 0, 18, 18, 0, 0), strict=True))
 )
 def test_every_format_gives_rgb_pixels(saved, kind, tolerance):
     pixels = images.read(saved(encoded(PICTURE, kind)))
@@ -169,7 +173,7 @@ def test_both_decoders_give_the_same_pixels(kind):
     assert np.array_equal(images.decode(data + b"junk"), images.decode(data))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
 def test_every_mode_becomes_rgb_and_alpha_is_dropped(kind, mode):
     image = picture(mode)
@@ -334,18 +338,286 @@ def test_orientation_of_a_png_may_come_after_its_pixels(saved, num_bytes):
     assert images.size_of(saved(data)) == images.decode(data).shape[:2] == (20, 24)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "lossless WebP"])
-@pytest.mark.parametrize("tail", [b"", b"junk"], ids=["OpenCV", "Pillow"])
-def test_an_orientation_outside_exif_turns_nothing(kind, tail):
-    data = encoded(PICTURE, kind, xmp=b'<rdf:Description tiff:Orientation="6"/>') + tail
-    assert images.header_size(data) == images.decode(data).shape[:2] == (24, 20)
-
-
 def test_a_header_that_is_cut_off_has_no_size():
     data = encoded(PICTURE, "JPEG")
     for end in range(data.index(b"\xff\xc0") + 9):
         with pytest.raises(DataError):
             images.header_size(data[:end])
+
+
+# ------------------------------------------------------------------------------ the same as Pillow
+
+
+def with_pillow(data):
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    return np.asarray(image.convert("RGB"))
+
+
+def tiff_header(orientation):
+    return b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0%c\0\0\0\0\0\0\0" % orientation
+
+
+def png_with(chunk, *, after_pixels):
+    data = encoded(PICTURE, "PNG")
+    place = len(data) - 12 if after_pixels else 33
+    return data[:place] + chunk + data[place:]
+
+
+def webp_with(name, content):
+    """Return a WebP file with an EXIF or XMP chunk; Pillow's own writer adds a prefix to EXIF."""
+    extended = struct.pack("<IB3x", 10, {b"EXIF": 8, b"XMP ": 4}[name]) + b"\x13\0\0\x17\0\0"
+    more = name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+    body = b"WEBPVP8X" + extended + encoded(PICTURE, "WebP")[12:] + more
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def jpeg_with(segment, before=b"\xff\xdb"):
+    data = encoded(PICTURE, "JPEG")
+    whole = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+    return data.replace(before, whole + before, 1)
+
+
+def raw_profile(data):
+    return f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
+
+
+def turned(orientation):
+    """Return an image of each format with the orientation in each place where Pillow finds it."""
+    plain, prefixed = tiff_header(orientation), b"Exif\0\0" + tiff_header(orientation)
+    xmp = b'<rdf:Description tiff:Orientation="%d"/>' % orientation
+    element = b"<tiff:Orientation>%d</tiff:Orientation>" % orientation
+    text = b"XML:com.adobe.xmp\0\0\0\0\0"
+    profile = b"Raw profile type exif\0"
+    chunks = {
+        "eXIf": chunk(b"eXIf", plain),
+        "eXIf, prefix": chunk(b"eXIf", prefixed),
+        "iTXt": chunk(b"iTXt", text + xmp),
+        "iTXt element": chunk(b"iTXt", text + element),
+        "tEXt": chunk(b"tEXt", profile + raw_profile(prefixed)),
+        "zTXt": chunk(b"zTXt", profile + b"\0" + zlib.compress(raw_profile(plain))),
+    }
+    pngs = {
+        f"PNG {name}, {'after' if after else 'before'} the pixels": png_with(it, after_pixels=after)
+        for name, it in chunks.items()
+        for after in (False, True)
+    }
+    return pngs | {
+        "JPEG": jpeg_with(prefixed),
+        "JPEG, in front of the pixels": jpeg_with(prefixed, before=b"\xff\xda"),
+        "JPEG XMP": jpeg_with(b"http://ns.adobe.com/xap/1.0/\0" + xmp),
+        "JPEG element": encoded(PICTURE, "JPEG", xmp=element),
+        "MPO": encoded(PICTURE, "MPO", exif=exif(orientation)),
+        "WebP": webp_with(b"EXIF", plain),
+        "WebP, prefix": webp_with(b"EXIF", prefixed),
+        "WebP XMP": webp_with(b"XMP ", xmp),
+        "TIFF": encoded(PICTURE, "TIFF", exif=exif(orientation)),
+        "TIFF, packed": encoded(PICTURE, "TIFF", exif=exif(orientation), compression="tiff_lzw"),
+        "TIFF XMP": encoded(PICTURE, "TIFF", tiffinfo={700: xmp}),
+        "GIF XMP": encoded(PICTURE, "GIF", xmp=xmp),
+    }
+
+
+@pytest.mark.parametrize("name", turned(1))
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_an_orientation_is_found_wherever_pillow_finds_it(name, orientation):
+    data = turned(orientation)[name]
+    pixels = images.decode(data)
+    assert np.array_equal(pixels, with_pillow(data))
+    assert pixels.flags.c_contiguous
+    assert images.header_size(data) == pixels.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("name", ["JPEG", "JPEG XMP"])
+def test_a_reduced_jpeg_is_turned(name, orientation):
+    stored = images.decode_reduced(encoded(PICTURE, "JPEG"), 2)
+    reduced = images.decode_reduced(turned(orientation)[name], 2)
+    assert np.array_equal(reduced, UPRIGHT[orientation](stored))
+
+
+def test_exif_comes_before_xmp():
+    data = encoded(PICTURE, "JPEG", exif=exif(1), xmp=b'tiff:Orientation="6"')
+    assert np.array_equal(images.decode(data), encoded_and_decoded(PICTURE))
+
+
+def encoded_and_decoded(pixels):
+    return images.decode(encoded(pixels, "JPEG"))
+
+
+@pytest.mark.parametrize("name", ["AVIF", "HEIC"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_avif_and_heic_are_read_where_a_plugin_is_there(name, orientation):
+    if name == "HEIC":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encoded(PICTURE, name.replace("HEIC", "HEIF"), exif=exif(orientation))
+    pixels = images.decode(data)
+    assert sniff(data) == name
+    assert np.array_equal(pixels, with_pillow(data))
+    assert images.header_size(data) == pixels.shape[:2]
+
+
+@pytest.mark.skipif(can_read("HEIC"), reason="pillow-heif is installed")
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_a_heic_without_its_plugin_says_what_to_install(brand):
+    words = "it is HEIC; run `pip install 'ptkit[heif]'`, or convert it to PNG or JPEG"
+    assert reason(b"\0\0\0\x14ftyp%b\0\0\0\0mif1" % brand) == words
+
+
+def bmp(num_bits, rows, *, masks=(), header=40):
+    """Return a BMP of rows of numbers (24, 20), with bit masks where there are any."""
+    content = rows[::-1].astype(f"<u{num_bits // 8}").tobytes()
+    start = 14 + header + (4 * len(masks) if header == 40 else 0)
+    fields = header, 20, 24, 1, num_bits, 3 if masks else 0, len(content), 0, 0, 0, 0
+    head = struct.pack("<IiiHHIIiiII", *fields) + struct.pack(f"<{len(masks)}I", *masks)
+    file = struct.pack("<2sIII", b"BM", start + len(content), 0, start)
+    return file + head.ljust(start - 14, b"\0") + content
+
+
+RED, GREEN, BLUE = PICTURE.astype(np.uint32).transpose(2, 0, 1)
+FIVE_SIX_FIVE = (RED >> 3 << 11) | (GREEN >> 2 << 5) | BLUE >> 3
+FIVES = (RED >> 3 << 10) | (GREEN >> 3 << 5) | BLUE >> 3
+BMPS = {
+    "five bits": bmp(16, FIVES),
+    "masks of five bits": bmp(16, FIVES, masks=(0x7C00, 0x3E0, 0x1F)),
+    "565": bmp(16, FIVE_SIX_FIVE, masks=(0xF800, 0x7E0, 0x1F)),
+    "565 in a header of 56": bmp(16, FIVE_SIX_FIVE, masks=(0xF800, 0x7E0, 0x1F, 0), header=56),
+    "red in front": bmp(
+        32, (RED << 24) | (GREEN << 16) | (BLUE << 8), masks=(0xFF000000, 0xFF0000, 0xFF00)
+    ),
+    "alpha": bmp(
+        32,
+        (RED << 16) | (GREEN << 8) | BLUE | (128 << 24),
+        masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+        header=108,
+    ),
+    "32 bits": bmp(32, (RED << 16) | (GREEN << 8) | BLUE | (77 << 24)),
+}
+
+
+@pytest.mark.parametrize("name", BMPS)
+def test_bmps_of_all_masks_are_read_as_pillow_reads_them(name):
+    assert np.array_equal(images.decode(BMPS[name]), with_pillow(BMPS[name]))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_of_a_tiff_the_first_page_is_read(compression):
+    pages = [Image.fromarray(OTHER_PICTURE)]
+    data = encoded(PICTURE, "TIFF", compression=compression, save_all=True, append_images=pages)
+    assert np.array_equal(images.decode(data), PICTURE)
+
+
+def test_a_tiff_of_16_bits_is_scaled_and_never_clipped():
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 20, 3), dtype=np.uint16)
+    grey = cv2.imencode(".tif", deep[:, :, 0])[1].tobytes()
+    assert np.array_equal(images.decode(grey), np.repeat(deep[:, :, :1] >> 8, 3, axis=2))
+    colour = cv2.imencode(".tif", deep[:, :, ::-1])[1].tobytes()
+    assert np.array_equal(images.decode(colour), deep >> 8)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_tiff_of_32_bits_is_refused(mode):
+    words = "its pixels are numbers of 32 bits; save it with 8 or 16"
+    assert reason(encoded(picture(mode), "TIFF")) == words
+
+
+def test_the_first_image_of_an_apng_may_lie_outside_the_animation():
+    frames = [Image.fromarray(OTHER_PICTURE), Image.fromarray(PICTURE // 2)]
+    data = encoded(PICTURE, "PNG", save_all=True, default_image=True, append_images=frames)
+    assert np.array_equal(images.decode(data), PICTURE)
+
+
+# ----------------------------------------------------------------------------------- damaged images
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def with_hole(data, of=b"\0"):
+    """Return data with 40 equal bytes in its middle."""
+    half = len(data) // 2
+    return data[:half] + of * 40 + data[half + 40 :]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG"])
+@pytest.mark.parametrize("tail", [b"", b"junk"])
+def test_damage_inside_a_jpeg_is_an_error_with_the_decoders_words(kind, tail, capfd):
+    assert reason(with_hole(encoded(NOISE, kind)) + tail).startswith("Corrupt JPEG data: ")
+    assert images.decode_reduced(with_hole(encoded(NOISE, kind)), 2) is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_unknown_revision_is_harmless_and_hides_no_damage(capfd):
+    data = encoded(NOISE, "JPEG")
+    old = data.replace(b"JFIF\0\1\1", b"JFIF\0\0\0")
+    assert np.array_equal(images.decode(old), images.decode(data))
+    assert reason(with_hole(old)).startswith("Corrupt JPEG data: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_png_with_odd_notes_is_read_in_silence(capfd):
+    for odd in (chunk(b"iCCP", b"x\0\0garbage"), chunk(b"pHYs", b"x"), chunk(b"gAMA", bytes(4))):
+        assert np.array_equal(images.decode(png_with(odd, after_pixels=False)), PICTURE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_png_with_too_few_pixels_is_refused_in_silence(capfd):
+    data = encoded(NOISE, "PNG")
+    short = png_claiming(40, 40).replace(
+        chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IDAT", zlib.compress(bytes(2000)))
+    )
+    assert reason(short)
+    assert images.decode(data).shape == (40, 40, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damage_inside_a_fax_tiff_is_refused_in_silence(capfd):
+    data = encoded(Image.fromarray(NOISE).convert("1"), "TIFF", compression="group4")
+    assert reason(with_hole(data, of=b"\xff")).startswith("Fax4Decode: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pillow_that_logs_an_error_reaches_no_screen(capfd):
+    data = encoded(PICTURE, "TIFF")
+    entry = b"\x15\x01\x03\0\x01\0\0\0"
+    assert reason(data.replace(entry + b"\3\0", entry + b"\x99\x99"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_decoders_say_is_told_apart_by_thread(capfd):
+    good, bad = encoded(NOISE, "JPEG"), with_hole(encoded(NOISE, "JPEG"))
+    data = [bad if k % 3 == 0 else good for k in range(300)]
+    with ThreadPoolExecutor(4) as pool:
+        refused = [error is not None for error, _ in pool.map(outcome, data)]
+    assert refused == [k % 3 == 0 for k in range(300)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_threads_still_write_to_standard_error(capfd):
+    libc = ctypes.CDLL(None)
+    stderr = ctypes.c_void_p.in_dll(libc, "stderr")
+
+    def write(text):
+        libc.fputs(text, ctypes.c_void_p(stderr.value))
+        return 7
+
+    def elsewhere():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(write, b"of another\n").result()
+
+    assert overheard(write, b"ours\n") == (7, "ours\n")
+    assert overheard(elsewhere) == (7, "")
+    assert write(b"afterwards\n") == 7
+    libc.fflush(None)
+    assert capfd.readouterr() == ("", "of another\nafterwards\n")
+
+
+def test_an_error_ends_the_listening():
+    stderr = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
+    before = stderr.value
+    with pytest.raises(ZeroDivisionError):
+        overheard(lambda: 1 // 0)
+    assert stderr.value == before
 
 
 # --------------------------------------------------------------------------------------- bad images
@@ -540,6 +812,7 @@ SEEDS = [
     encoded(Image.fromarray(SMALL).convert("P"), "PNG", transparency=1),
     encoded(SMALL, "GIF", save_all=True, append_images=[Image.fromarray(255 - SMALL)]),
     encoded_16_bit(SMALL[:, :, 0].astype(np.uint16) * 257),
+    encoded(SMALL, "TIFF", compression="tiff_lzw"),
 ]
 EDITS = st.lists(
     st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 4), st.binary(max_size=4)),

@@ -1,7 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
+from ptkit.core.data.formats import can_read
 from ptkit.core.data.splits.scanning import scan_class_folders, scan_list
 from ptkit.core.errors import DataError
 
@@ -42,9 +44,7 @@ def test_files_that_are_not_images_are_ignored_and_counted(folder):
     (folder / "README.md").touch()
     (folder / ".git").mkdir()
     (folder / "__MACOSX").mkdir()
-    (folder / "notes").mkdir()
-    (folder / "notes/todo.txt").touch()
-    for name in (".DS_Store", "Thumbs.db", "._1.png", "LICENSE"):
+    for name in (".DS_Store", "Thumbs.db", "._1.png", "LICENSE", "todo.txt"):
         (folder / "cat" / name).touch()
     scan = scan_class_folders(folder)
     assert len(scan) == 4
@@ -106,8 +106,32 @@ def test_a_missing_folder_is_a_data_error(tmp_path):
 
 def test_an_empty_class_folder_is_a_data_error(folder):
     (folder / "owl/nested").mkdir(parents=True)
-    (folder / "owl/.DS_Store").touch()
     with pytest.raises(DataError, match=r"owl is empty"):
+        scan_class_folders(folder)
+
+
+@pytest.mark.parametrize("names", [["1.txt", "2.txt"], [".DS_Store"], ["deep/1.psd"]])
+def test_a_class_folder_in_which_nothing_can_be_read_is_a_data_error(folder, names):
+    for name in names:
+        (folder / "owl" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "owl" / name).touch()
+    found = f"{len(names)} {Path(names[0]).suffix or names[0]}"
+    with pytest.raises(DataError, match=rf"owl can be read as an image, only {found} found; put"):
+        scan_class_folders(folder)
+
+
+def test_a_class_folder_of_tiffs_keeps_its_place(folder):
+    (folder / "bat").mkdir()
+    for name in ("1.tif", "2.TIFF"):
+        (folder / "bat" / name).touch()
+    assert scan_class_folders(folder).class_names == ("bat", "cat", "dog")
+
+
+@pytest.mark.skipif(can_read("HEIC"), reason="pillow-heif is installed")
+def test_a_class_folder_of_heics_says_what_to_install(folder):
+    (folder / "bat").mkdir()
+    (folder / "bat/1.HEIC").touch()
+    with pytest.raises(DataError, match=r"1 \.HEIC found; run `pip install 'ptkit\[heif\]'`, or"):
         scan_class_folders(folder)
 
 
@@ -121,9 +145,8 @@ def test_images_outside_class_folders_are_a_data_error(folder):
 
 
 def test_no_images_are_a_data_error_that_says_what_is_there(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/1.heic").touch()
-    with pytest.raises(DataError, match=r"has no images, only 1 \.heic; expected"):
+    (tmp_path / "1.txt").touch()
+    with pytest.raises(DataError, match=r"has no images, only 1 \.txt; expected"):
         scan_class_folders(tmp_path)
 
 

@@ -136,20 +136,24 @@ def test_size_resizes_the_whole_image_as_training_does(listed):
     np.testing.assert_allclose([found.mean, found.std], with_numpy(resized), rtol=0, atol=1 / 255)
 
 
+def measured_sample(images, num, seed=0):
+    return measure(images, statistics.sample(images, num=num, seed=seed))
+
+
 def test_sample_is_drawn_by_the_seed(listed):
     images = listed([flat(1, 1, value) for value in range(200)])
-    sample = measure(images, num=10, seed=1)
-    assert sample == measure(images, num=10, seed=1)
-    assert sample.mean != measure(images, num=10, seed=2).mean
+    sample = measured_sample(images, 10, seed=1)
+    assert sample == measured_sample(images, 10, seed=1)
+    assert sample.mean != measured_sample(images, 10, seed=2).mean
     assert sample.num_images == 10
 
 
 def test_sample_takes_each_image_at_most_once_and_evenly(listed):
     images = listed([flat(1, 1, value) for value in range(4)])
-    ones = [round(measure(images, num=1, seed=seed).mean[0] * 255) for seed in range(200)]
+    ones = [round(measured_sample(images, 1, seed=seed).mean[0] * 255) for seed in range(200)]
     # 50 expected; 4 standard deviations of a binomial count.
     assert np.abs(np.bincount(ones, minlength=4) - 50).max() < 4 * np.sqrt(200 * 0.25 * 0.75)
-    triples = {round(measure(images, num=3, seed=seed).mean[0] * 255 * 3) for seed in range(50)}
+    triples = {round(measured_sample(images, 3, seed=seed).mean[0] * 255 * 3) for seed in range(50)}
     assert triples == {6 - left_out for left_out in range(4)}
 
 
@@ -162,7 +166,7 @@ def test_sample_keeps_the_order_of_the_list(listed):
 @pytest.mark.parametrize("num", [4, 5, 1000])
 def test_sample_of_all_images_is_exact(listed, num):
     images = listed([flat(1, 1, value) for value in (0, 10, 20, 255)])
-    assert measure(images, num=num) == measure(images)
+    assert measured_sample(images, num) == measure(images)
 
 
 def test_progress_counts_every_image_once(listed, tiny):

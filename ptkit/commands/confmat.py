@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
 from ptkit.core.wording import counted, table, trained_on_note
 
@@ -23,6 +23,7 @@ def confmat(
     num_images: options.NumImages = 24,
     device: options.Device = "auto",
     workers: options.Workers = 0,
+    on_bad: options.OnBad = "stop",
     out: options.Out = None,
     **answers: Unpack[options.BareWeights],
 ) -> None:
@@ -39,7 +40,7 @@ def confmat(
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 
-    found = api.evaluate(ckpt, list_file, device=device, workers=workers, **answers)
+    found = api.evaluate(ckpt, list_file, device=device, workers=workers, on_bad=on_bad, **answers)
     for note in found.notes:
         printer.say(note)
     # Before the pictures: a disk that refuses them does not cost the numbers.
@@ -48,6 +49,7 @@ def confmat(
         draw_evaluation(found, pictures, num_images=num_images)
     say_missing_font(printer, found.class_names)
     report_pictures(printer, pictures, **found.as_dict())
+    end_without(found.skipped)
 
 
 def _print_tables(printer: Printer, found: "Evaluation") -> None:

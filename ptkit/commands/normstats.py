@@ -10,7 +10,7 @@ import typer
 
 from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, end_without
 from ptkit.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def normstats(
     list_file: options.ListFile,
     seed: options.Seed = 0,
     workers: options.Workers = 0,
+    on_bad: options.OnBad = "stop",
     out: options.Out = None,
     **choices: Unpack[Choices],
 ) -> None:
@@ -53,7 +54,13 @@ def normstats(
     """
     counting = functools.partial(bar, quiet=printer.silent)
     measured = api.normstats(
-        list_file, seed=seed, workers=workers, out=out, counting=counting, **choices
+        list_file,
+        seed=seed,
+        workers=workers,
+        on_bad=on_bad,
+        out=out,
+        counting=counting,
+        **choices,
     )
     found = measured.statistics
     mean, std = (f"[{', '.join(f'{v:.6f}' for v in values)}]" for values in (found.mean, found.std))
@@ -62,6 +69,8 @@ def normstats(
     printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
     facts = {name: getattr(found, name) for name in ("mean", "std", "num_images", "size")}
     result = {**facts, "file": str(measured.file)}
+    if measured.skipped:
+        result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:
         _say_whitening(printer, measured.whitening, measured.whitening_file)
         result |= {
@@ -70,6 +79,7 @@ def normstats(
             "num_dimensions": len(measured.whitening.mean),
         }
     printer.result(result)
+    end_without(measured.skipped)
 
 
 def _say_whitening(printer: Printer, whitening: "Whitening", file: Path) -> None:

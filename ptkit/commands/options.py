@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import FLAGS, KEYWORDS
+from ptkit.core.config import FLAGS, KEYWORDS, ON_BAD
 
 Command = Callable[..., None]
 
@@ -104,6 +104,13 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Seed = Annotated[int, setting_option("seed", min=0)]
 Device = Annotated[str, setting_option("device")]
+OnBad = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ON_BAD),
+        help="Stop at an image that cannot be read, or skip it; the exit code is 3 all the same.",
+    ),
+]
 Workers = Annotated[int, setting_option("workers", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[

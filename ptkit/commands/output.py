@@ -6,6 +6,9 @@ from typing import Any
 
 import typer
 
+from ptkit.core.errors import DataError
+from ptkit.core.wording import counted
+
 
 class Printer:
     """Prints text unless --quiet or --json is given, and with --json the JSON object."""
@@ -20,6 +23,17 @@ class Printer:
     def result(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         if self.as_json:
             typer.echo(json.dumps(value))
+
+
+def end_without(skipped: Sequence[str]) -> None:
+    """Name the images that were left out and end with exit code 3; nothing if there are none.
+
+    Raises:
+        DataError: there are some.
+    """
+    if skipped:
+        lines = "".join(f"\n  {reason}" for reason in skipped)
+        raise DataError(f"{counted(len(skipped), 'image')} left out:{lines}")
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from ptkit import api
 from ptkit.commands import options
-from ptkit.commands.output import Printer
+from ptkit.commands.output import Printer, end_without
 from ptkit.core.wording import table, trained_on_note
 
 
@@ -22,16 +22,20 @@ def predict(
     ] = 1,
     device: options.Device = "auto",
     workers: options.Workers = 0,
+    on_bad: options.OnBad = "skip",
     out: options.Out = None,
     **answers: Unpack[options.BareWeights],
 ) -> None:
     """Say what a model sees in images: the class with its probability, several classes, or numbers.
 
-    With --out also as predictions.csv in that folder.
+    With --out also as predictions.csv in that folder. An image that cannot be read gets a line with
+    the reason.
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    found = api.predict(ckpt, sources, top=top, device=device, workers=workers, **answers)
+    found = api.predict(
+        ckpt, sources, top=top, device=device, workers=workers, on_bad=on_bad, **answers
+    )
     for note in found.notes:
         printer.say(note)
     header, *lines = found.table("{:.1%}")
@@ -41,3 +45,4 @@ def predict(
     if out is not None:
         printer.say(f"saved in {found.save(out)}")
     printer.result(found.rows)
+    end_without(list(found.errors.values()))

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+ON_BAD = ("stop", "skip")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -109,7 +110,7 @@ class DataSettings:
         " larger than what it is resized to; for large photographs; pixels differ slightly.",
     )
     on_bad: str = _setting(
-        "stop", "Stop at an image that cannot be read, or skip it.", choices=("stop", "skip")
+        "stop", "Stop at an image that cannot be read, or skip it.", choices=ON_BAD
     )
     allow_leak: bool = _setting(False, "Continue although an image is in both lists.")
     remember_images: bool = _setting(

@@ -28,6 +28,7 @@ class Evaluation:
     run folder that the file is in, if any. num_ignored: images of classes that the model's loss
     ignored; they are left out of everything else. notes: what was done to get bare weights, a line
     each. trained_on: bool (N,), which images the weights were trained on; None where nobody knows.
+    skipped: why other images of the list were left out.
     """
 
     images: ImageList
@@ -39,6 +40,7 @@ class Evaluation:
     num_ignored: int = 0
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -146,7 +148,7 @@ class Evaluation:
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
             **{name: _plain(self.per_class[name]) for name in names},
-        }
+        } | ({"skipped": list(self.skipped)} if self.skipped else {})
 
 
 @dataclass(frozen=True)
@@ -168,10 +170,12 @@ def evaluate_list(
     classes: Path | None = None,
     device: str = "auto",
     workers: int = 0,
+    on_bad: str = "stop",
 ) -> Evaluation:
     """Test a model on a list of labelled images.
 
-    classes: a file of class names, by default classes.txt beside the list.
+    classes: a file of class names, by default classes.txt beside the list. on_bad: `skip` leaves
+    out images that cannot be read.
 
     Raises:
         CheckpointError: the model gives another number of scores than there are classes.
@@ -187,22 +191,30 @@ def evaluate_list(
         )
     listed, names = read_matching_list(list_file, subject, classes=classes)
     images = _counted(listed, subject)
-    found, trained_on = subject.predict(images, device=device, workers=workers)
+    bad: dict[int, str] = {}
+    found, trained_on = subject.predict(
+        images, device=device, workers=workers, bad=bad if on_bad == "skip" else None
+    )
+    skipped = tuple(bad[index] for index in sorted(bad))
+    if len(bad) == len(images):
+        raise DataError(f"no image of {list_file} can be read; the first: {skipped[0]}")
+    good = np.setdiff1d(np.arange(len(images)), list(bad))
     if found.values.shape[1:] != (len(names),):
         raise CheckpointError(
             f"the model gives {found.values.shape[1]} scores an image, expected {len(names)}"
         )
     weights = subject.weights
     return Evaluation(
-        images,
+        images.subset(good) if bad else images,
         names,
-        found.values,
-        found.answers,
+        found.values[good],
+        found.answers[good],
         source=weights.described,
         run=weights.run,
         num_ignored=len(listed) - len(images),
         notes=weights.lines,
-        trained_on=trained_on,
+        trained_on=None if trained_on is None else trained_on[good],
+        skipped=skipped,
     )
 
 

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,8 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import IMAGE_EXTENSIONS
 from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
-from ptkit.core.data.splits.scanning import IMAGE_EXTENSIONS
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import DataError, UsageError
@@ -36,6 +37,7 @@ class Answers:
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
     bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
     where nobody knows.
+    errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
     """
 
     paths: tuple[str | None, ...]
@@ -46,6 +48,7 @@ class Answers:
     top: int = 1
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
+    errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -54,6 +57,7 @@ class Answers:
         One class an image: class, index, probability, and with `top` above 1 the most probable
         classes under `top`. Several: classes, indices, probabilities. Numbers: numbers. All:
         trained_on, true, for an image that the weights were trained on.
+        An image that cannot be read: error.
         """
         rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
         for k in [] if self.trained_on is None else np.flatnonzero(self.trained_on).tolist():
@@ -62,12 +66,11 @@ class Answers:
 
     def table(self, share: str = "{:.6g}") -> list[list[str]]:
         """Return a header and a line of text an image; `share` formats probabilities."""
-        lines: list[list[str]] = []
-        for row in self.rows:
-            cells = _cells(row, share)
-            lines = lines or [["path", *cells]]
-            lines.append([row["path"] or "", *cells.values()])
-        return lines
+        rows = [{"path": row["path"] or "", **_cells(row, share)} for row in self.rows]
+        # In the order in which they come, but errors last.
+        names = dict.fromkeys(name for row in rows for name in row if name != "error")
+        header = [*names, *(["error"] if self.errors else [])]
+        return [header, *([row.get(name, "") for name in header] for row in rows)]
 
     def save(self, folder: Path) -> Path:
         """Write predictions.csv into a folder and return its path.
@@ -81,6 +84,8 @@ class Answers:
         return file
 
     def _answer(self, row: int) -> dict[str, Any]:
+        if row in self.errors:
+            return {"error": self.errors[row]}
         values, names = self.values[row], self.class_names
         if self.kind == REGRESSION:
             return {"numbers": dict(zip(names, map(float, values), strict=True))}
@@ -109,17 +114,23 @@ def predict_sources(
     top: int = 1,
     device: str = "auto",
     workers: int = 0,
+    on_bad: str = "skip",
 ) -> Answers:
     """Return what the model says about image files, folders (at any depth) and list files.
 
+    on_bad: `skip` puts images that cannot be read into the answers' `errors`.
+
     Raises:
-        DataError: nothing there, or an image that cannot be read.
+        DataError: nothing there, or, with `stop`, an image that cannot be read.
         UsageError: no source, or `top` where classes are not ranked.
         CheckpointError: the saved pipeline names user code.
     """
     _check_top(subject, top)
     images = find_images(sources, subject.class_names)
-    found, trained_on = subject.predict(images, device=device, workers=workers)
+    errors: dict[int, str] = {}
+    bad = errors if on_bad == "skip" else None
+    found, trained_on = subject.predict(images, device=device, workers=workers, bad=bad)
+    found.values[list(errors)] = np.nan
     return Answers(
         tuple(map(images.listed_path, range(len(images)))),
         subject.class_names,
@@ -129,6 +140,7 @@ def predict_sources(
         top,
         subject.weights.lines,
         trained_on,
+        dict(sorted(errors.items())),
     )
 
 
@@ -160,6 +172,29 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
     values, answers = task.values(every).cpu().numpy(), task.answers(every).cpu().numpy()
     return Answers(paths, subject.class_names, task.kind, values, answers, top)
+
+
+def with_predict(subject: Subject) -> torch.nn.Module:
+    """Return the model with `class_names`, `pipeline` and `predict`, which runs where the model is.
+
+    It keeps its class, and can be copied and pickled; the subject's weights are not kept twice.
+    """
+    weights = subject.weights
+    module: Any = subject.model
+    module.class_names = subject.class_names
+    module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
+        name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
+    } | {"calls": list(weights.pipeline)}
+    subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
+    # Not a method of a subclass, which could not be pickled.
+    module.predict = partial(_predict_rows, subject)
+    return cast(torch.nn.Module, module)
+
+
+def _predict_rows(
+    subject: Subject, images: Image | Sequence[Image], *, top: int = 1
+) -> list[dict[str, Any]]:
+    return predict_images(subject, images, top=top).rows
 
 
 def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
@@ -201,6 +236,8 @@ def _is_image(name: str) -> bool:
 
 def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
     """Return column -> text, as the kind of task has them."""
+    if "error" in row:
+        return {"error": row["error"]}
     if "numbers" in row:
         return {name: f"{value:.6g}" for name, value in row["numbers"].items()}
     if "classes" in row:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import SINGLE, ImageList, read_classes
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -63,9 +64,9 @@ class Subject:
         )
 
     def predict(
-        self, images: ImageList, *, device: str, workers: int
+        self, images: ImageList, *, device: str, workers: int, bad: Unreadable | None = None
     ) -> tuple[Predicted, BoolArray | None]:
-        """Run the model over a list of images; it stays on the device.
+        """Run the model over a list of images; it stays on the device. bad: see `predict_list`.
 
         Also says of each image whether the weights were trained on it, bool (N,): on a file with
         the same bytes. None where they do not know.
@@ -80,7 +81,8 @@ class Subject:
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(batches):
-            found, known = predict_list(self.model.to(place), batches, task=self.task), None
+            found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
+            known = None
             if (trained_on := self.weights.image_hashes) is not None:
                 known = np.isin(batches.image_hashes(), trained_on)
         return found, known

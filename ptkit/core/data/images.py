@@ -3,20 +3,35 @@ alike.
 """
 
 import contextlib
+import importlib
 import io
+import logging
 import os
+import re
 import stat
-import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.data.complaints import overheard, without_warnings
+from ptkit.core.data.formats import (
+    JPEG_END,
+    OPTIONAL,
+    PNG_TEXT,
+    first_look,
+    is_jpeg,
+    jpeg_has_metadata,
+    png_chunks,
+    sniff,
+)
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import with_retries
 
 DEFAULT_MAX_PIXELS = 89_000_000
+# Another number whenever some file's pixels change: kept images are decoded anew.
+DECODING = 2
 
 # OpenCV reads both when it is imported: no log lines on standard error, and its own pixel limit.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -37,48 +52,50 @@ import numpy.typing as npt  # noqa: E402
 
 Pixels = npt.NDArray[np.uint8]
 
+# Pillow logs errors that it also raises; without a handler Python prints them.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 # OpenCV's own threads would compete with ours; its resize and flip are small jobs here.
 cv2.setNumThreads(1)
 
-# First bytes of what is read, and of what is only named in the error.
-_ALLOWED = {
-    "JPEG": b"\xff\xd8\xff",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "BMP": b"BM",
-    "GIF": b"GIF8",
-    "WebP": b"RIFF",
-}
-_REFUSED: dict[str, bytes | tuple[bytes, ...]] = {
-    "EPS": b"%!PS",
-    "PSD": b"8BPS",
-    "PDF": b"%PDF",
-    "TIFF": (b"II*\x00", b"MM\x00*"),
-    "JPEG 2000": b"\x00\x00\x00\x0cjP",
-    "a Git LFS pointer (run `git lfs pull`)": b"version https://git-lfs",
-    "a zip archive": b"PK\x03\x04",
-}
 # Not IMREAD_REDUCED_COLOR_2: its colours are in the other order.
 _REDUCED = {
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+# Turned here: OpenCV knows EXIF alone, and its versions differ in the formats they look at.
+_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# What makes a stored image upright, by its orientation (EXIF 2.32, section 4.6.5).
+_UPRIGHT: dict[int, Callable[[Any], Any]] = {
+    2: lambda stored: cv2.flip(stored, 1),
+    3: lambda stored: cv2.rotate(stored, cv2.ROTATE_180),
+    4: lambda stored: cv2.flip(stored, 0),
+    5: cv2.transpose,
+    6: lambda stored: cv2.rotate(stored, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda stored: cv2.rotate(cv2.transpose(stored), cv2.ROTATE_180),
+    8: lambda stored: cv2.rotate(stored, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+_TURNED = (5, 6, 7, 8)
+# How libjpeg and libtiff begin what they say of damaged pixels; the rest is about headers.
+_DAMAGE = re.compile(
+    r"(?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression"
+    r"|(?:\w*Decode\w*|JPEGLib): (?!Warning)).*"
+)
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
-_ONE_HEADER = threading.Lock()
-# The EXIF tag, and those of its values that turn rows into columns.
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-# OpenCV 4 turns no WebP as its EXIF says; Pillow does.
-_TURNS_WEBP = int(cv2.__version__.partition(".")[0]) >= 5
+_ORIENTATION = 0x0112
 
 
 def read(path: str | Path) -> Pixels:
-    """Return the image as uint8 RGB of shape (H, W, 3), turned upright where EXIF says so.
+    """Return the image as uint8 RGB of shape (H, W, 3), turned upright as Pillow's exif_transpose
+    does.
 
-    16-bit images are scaled to 8 bits, alpha is dropped, of an animation the first frame is taken.
+    16-bit images are scaled to 8 bits, alpha is dropped, of several frames or pages the first is
+    taken.
 
     Raises:
-        DataError: not a readable image; the message has path and reason.
+        DataError: not a readable image, or a damaged one; the message has path and reason.
         StorageError: the disk failed three times.
     """
     return decode(read_bytes(path), path)
@@ -86,10 +103,15 @@ def read(path: str | Path) -> Pixels:
 
 def decode(data: bytes, path: str | Path = "image") -> Pixels:
     """Return the pixels of an encoded image, see `read`; `path` is for messages."""
-    kind = sniff(data, path)
-    is_turned_wrong = kind == "WebP" and not _TURNS_WEBP and b"EXIF" in data
-    pixels = _with_opencv(data) if _ends_well(kind, data) and not is_turned_wrong else None
-    return _with_pillow(data, path, kind) if pixels is None else pixels
+    pixels, complaint = overheard(_decoded, data, path)
+    if not complaint:
+        return pixels
+    if damage := _DAMAGE.search(complaint):
+        raise DataError(f"cannot read {path}: {damage[0]}")
+    # libjpeg tells of its first complaint only, and this harmless one would hide the others.
+    if "JFIF revision" in complaint and data[6:11] == b"JFIF\0" and data[11] != 1:
+        return decode(data[:11] + b"\1" + data[12:], path)
+    return pixels
 
 
 def decode_reduced(data: bytes, times: int) -> Pixels | None:
@@ -98,13 +120,12 @@ def decode_reduced(data: bytes, times: int) -> Pixels | None:
 
     A pixel is nearly the mean over `times` by `times` pixels; less of each block is computed.
     """
-    is_whole = is_jpeg(data) and _ends_well("JPEG", data)
-    return _with_opencv(data, _REDUCED[times]) if is_whole else None
-
-
-def is_jpeg(data: bytes) -> bool:
-    """Say whether this begins as a JPEG does."""
-    return data.startswith(_ALLOWED["JPEG"])
+    if not (is_jpeg(data) and data.endswith(JPEG_END)):
+        return None
+    pixels, complaint = overheard(_with_opencv, data, _FLAGS | _REDUCED[times])
+    if pixels is None or complaint:
+        return None
+    return _upright(pixels, data, "JPEG") if jpeg_has_metadata(data) else pixels
 
 
 def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
@@ -117,19 +138,6 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
     return with_retries(path, _regular_bytes, path, most)
 
 
-def sniff(data: bytes, path: str | Path = "image") -> str:
-    """Return the format that the first bytes show: JPEG, PNG, BMP, GIF or WebP.
-
-    Raises:
-        DataError: empty, or another format; the message names it.
-    """
-    for kind, start in _ALLOWED.items():
-        # RIFF is the container of sound and films too.
-        if data.startswith(start) and (kind != "WebP" or data[8:12] == b"WEBP"):
-            return kind
-    raise DataError(f"cannot read {path}: {_what_else(data)}")
-
-
 def size_of(path: str | Path) -> tuple[int, int]:
     """Return (height, width) of what `read` gives, from the header: nothing is decoded.
 
@@ -138,7 +146,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
     """
     data = read_bytes(path, most=_HEADER_BYTES)
     # A PNG may have its orientation after its pixels.
-    if not data.startswith(_ALLOWED["PNG"]):
+    if not data.startswith(b"\x89PNG"):
         # A damaged header, or one that ends beyond what was read.
         with contextlib.suppress(DataError):
             return header_size(data, path)
@@ -151,9 +159,11 @@ def header_size(data: bytes, path: str | Path = "image") -> tuple[int, int]:
     Raises:
         DataError: see `read`.
     """
-    image = _opened(data, path)
-    is_turned = _orientation(image, data) in _TURNED
-    return (image.width, image.height) if is_turned else (image.height, image.width)
+    kind = sniff(data, path)
+    image = _header(data, path, kind)
+    # Of a TIFF, versions of Pillow differ in whether `size` is turned already.
+    width, height = map(image.tag_v2.get, (256, 257)) if kind == "TIFF" else image.size
+    return (width, height) if _orientation(image) in _TURNED else (height, width)
 
 
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
@@ -172,54 +182,50 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
         os.close(descriptor)
 
 
-def _what_else(data: bytes) -> str:
-    if not data:
-        return "the file is empty"
-    named = [kind for kind, start in _REFUSED.items() if data.startswith(start)]
-    if named or data[4:8] == b"ftyp":
-        return f"it is {named[0] if named else 'HEIC or AVIF'}; convert it to PNG or JPEG"
-    if not data.strip(b"\0"):
-        return "it holds only zero bytes"
-    if data.lstrip()[:1] == b"<":
-        return "it is HTML or XML, not an image"
-    return "it is not a JPEG, PNG, WebP, BMP or GIF image"
+def _decoded(data: bytes, path: str | Path) -> Pixels:
+    kind = sniff(data, path)
+    for_opencv, may_be_turned = first_look(kind, data)
+    pixels = _with_opencv(for_opencv) if for_opencv else None
+    if pixels is None:
+        pixels = _with_pillow(data, path, kind)
+    return _upright(pixels, data, kind) if may_be_turned else pixels
 
 
-def _ends_well(kind: str, data: bytes) -> bool:
-    """Say whether the end marker is there: OpenCV's libraries write to standard error otherwise."""
-    match kind:
-        case "JPEG":
-            return data.endswith(b"\xff\xd9")
-        case "PNG":
-            return _png_chunks_are_whole(data)
-        case "WebP":
-            return int.from_bytes(data[4:8], "little") + 8 <= len(data)
-        case "BMP":
-            return int.from_bytes(data[2:6], "little") <= len(data)
-    return False  # GIF: Pillow gives the first frame of every kind
+def _upright(pixels: Pixels, data: bytes, kind: str) -> Pixels:
+    """Return the pixels as the orientation says; it is ignored where it cannot be read."""
+    with contextlib.suppress(DataError):
+        turn = _UPRIGHT.get(_orientation(_header(data, "", kind)))
+        return pixels if turn is None else turn(pixels)
+    return pixels
 
 
-def _png_chunks_are_whole(data: bytes) -> bool:
-    """Compare the checksums of all chunks up to IEND."""
-    for name, content, checksum in _png_chunks(data):
-        is_whole = zlib.crc32(content, zlib.crc32(name)) == checksum
-        if name == b"IEND" or not is_whole:
-            return is_whole
-    return False
+def _orientation(image: Any) -> Any:
+    """Return the orientation of an opened image as Pillow finds it, in EXIF, ImageMagick's raw
+    profile or XMP: anything but 2 to 8 is none.
+    """
+    from PIL import Image
+
+    with contextlib.suppress(DataError):
+        # Not image.getexif(), which decodes a PNG to look behind its pixels.
+        return _pillow_call(lambda: Image.Image.getexif(image), "", "").get(_ORIENTATION)
+    return None
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Yield name, content and checksum of each chunk that is there as a whole."""
-    at, view = 8, memoryview(data)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
-            return
-        yield data[at + 4 : at + 8], view[at + 8 : end - 4], int.from_bytes(data[end - 4 : end])
-        at = end
+def _header(data: bytes, path: str | Path, kind: str) -> Any:
+    """Return the Pillow image to ask for its size and its orientation."""
+    if kind == "PNG":
+        # What it says behind its pixels comes to the front, and the pixels go.
+        said = [chunk for chunk in png_chunks(data) if chunk[0] in (b"IHDR", *PNG_TEXT)]
+        said.append((b"IDAT", memoryview(b""), zlib.crc32(b"IDAT")))
+        parts = (
+            (len(content).to_bytes(4), name, content, checksum.to_bytes(4))
+            for name, content, checksum in said
+        )
+        data = data[:8] + b"".join(chain.from_iterable(parts))
+    return _opened(data, path, kind)
 
 
-def _with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> Pixels | None:
+def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
     except cv2.error:  # more pixels than allowed: Pillow's header check says how many
@@ -228,28 +234,21 @@ def _with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> Pixels | Non
 
 def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
     """Decode what OpenCV refused, strictly: truncated data is an error."""
-    from PIL import ImageOps
-
-    image = _opened(data, path)
+    image = _opened(data, path, kind)
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
-    pixels = _pillow_call(lambda: to_rgb(ImageOps.exif_transpose(image) or image), path, kind)
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
-    return np.array(pixels, order="C")
+    return np.array(_pillow_call(lambda: to_rgb(image), path, kind), order="C")
 
 
-def _opened(data: bytes, path: str | Path) -> Any:
+def _opened(data: bytes, path: str | Path, kind: str) -> Any:
     """Return the Pillow image, header read and size checked, pixels not yet decoded."""
     from PIL import Image
 
-    kind = sniff(data, path)
-    formats = [kind, "MPO"] if kind == "JPEG" else [kind]
-    # Threads that enter and leave catch_warnings in turns would leave its filter in place.
-    with _ONE_HEADER:
-        image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
-    # Pillow also turns images by these, OpenCV by EXIF alone.
-    for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
-        image.info.pop(name, None)
+    formats = {"JPEG": ("JPEG", "MPO"), "HEIC": ("HEIF",)}.get(kind, (kind,))
+    if kind in OPTIONAL:
+        _load_plugin(kind, path)
+    image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
     pixels = image.width * image.height
     if pixels > DEFAULT_MAX_PIXELS:
         raise DataError(
@@ -259,26 +258,22 @@ def _opened(data: bytes, path: str | Path) -> Any:
     return image
 
 
-def _orientation(image: Any, data: bytes) -> int:
-    """Return the EXIF orientation of an opened image, 1 where it has none or a damaged one."""
-    from PIL import Image
-
-    # Not image.getexif(), which decodes a PNG to look behind its pixels.
-    raw = image.info.get("exif")
-    if raw is None and image.format == "PNG":
-        raw = next((bytes(chunk) for name, chunk, _ in _png_chunks(data) if name == b"eXIf"), None)
-    exif = Image.Exif()
+def _load_plugin(kind: str, path: str | Path) -> None:
+    """Load what reads a format that not every installation can read."""
+    module, remedy = OPTIONAL[kind]
     try:
-        exif.load(raw or b"")
-        return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # as in _pillow_call
-        return 1
+        plugin = importlib.import_module(module)
+    except ImportError:
+        raise DataError(
+            f"cannot read {path}: it is {kind}; {remedy}, or convert it to PNG or JPEG"
+        ) from None
+    if kind == "HEIC":
+        plugin.register_heif_opener()
 
 
 def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             return work()
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
         reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -290,7 +285,13 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
 def to_rgb(image: Any) -> Pixels:
     """Return RGB pixels; 16-bit greys keep their upper 8 bits (Pillow's own convert clips them to
     white).
+
+    Raises:
+        DataError: numbers of more than 16 bits, of which nobody knows what is white.
     """
+    num_bits = max(image.tag_v2.get(258, (1,))) if image.format == "TIFF" else 8
+    if image.mode == "F" or num_bits > 16:
+        raise DataError("its pixels are numbers of 32 bits; save it with 8 or 16")
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -1,7 +1,7 @@
 """Mean and standard deviation per channel, exact, at the speed of the decoder."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.complaints import listening
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import ImageList
@@ -43,41 +44,56 @@ _NOTHING: _Sums = np.zeros((3, 1), object)
 
 def measure(
     images: ImageList,
+    chosen: npt.NDArray[np.int64] | None = None,
     *,
-    num: int | None = None,
     size: int | None = None,
-    seed: int = 0,
     workers: int = 2,
     on_images: Callable[[int], object] = lambda _count: None,
     read: Callable[[str], Pixels] = decoder.read,
+    bad: list[str] | None = None,
 ) -> ChannelStatistics:
-    """Return the statistics of a list's images, or of a random sample of `num`.
+    """Return the statistics of a list's images, or of those at the indices `chosen`.
 
     size: images are first resized to size × size as training does; None takes the images' own
     sizes.
     on_images: called with how many more are done, for a progress bar.
-    read: gives the pixels (H, W, C) of a path.
+    read: gives the pixels (H, W, C) of a path. bad: gets why images cannot be read, which are left
+    out; without it they are an error.
 
     Raises:
         DataError: no images, or some cannot be read; the message names the first.
     """
-    chosen = sample(images, num=num, seed=seed)
+    chosen = sample(images) if chosen is None else chosen
 
     def work(start: int) -> tuple[_Sums, list[str]]:
         paths = map(images.image_path, chosen[start : start + _CHUNK].tolist())
-        return _chunk_sums(paths, size, read)
+        with listening:
+            return _chunk_sums(paths, size, read)
 
-    sums, bad = _NOTHING, []
+    sums, unreadable = _NOTHING, list[str]()
     starts = range(0, len(chosen), _CHUNK)
     # Threads, not processes: the decoder and cv2 release the interpreter lock.
     with ThreadPoolExecutor(workers, "ptkit-decode") as pool:
         for start, (part, failed) in zip(starts, pool.map(work, starts), strict=True):
             sums = sums + part
-            bad += failed
+            unreadable += failed
             on_images(min(_CHUNK, len(chosen) - start))
-    if bad:
-        raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
-    return ChannelStatistics(*_mean_and_std(sums), len(chosen), size, images.sha256)
+    leave_out(unreadable, total=len(chosen), bad=bad)
+    count = len(chosen) - len(unreadable)
+    return ChannelStatistics(*_mean_and_std(sums), count, size, images.sha256)
+
+
+def leave_out(unreadable: Sequence[str], *, total: int, bad: list[str] | None) -> None:
+    """Add to `bad` why some of `total` images cannot be read.
+
+    Raises:
+        DataError: there are some and no `bad`, or none of the images can be read.
+    """
+    if unreadable and (bad is None or len(unreadable) == total):
+        some = f"{len(unreadable):,} of {total:,} images cannot be read"
+        raise DataError(f"{unreadable[0]} ({some})")
+    if bad is not None:
+        bad += unreadable
 
 
 def sample(images: ImageList, *, num: int | None = None, seed: int = 0) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.training.tasks.task import Task
 
@@ -36,14 +37,22 @@ class Predicted:
 
 
 def predict_list(
-    model: nn.Module, batches: Batches, *, task: Task, dtype: torch.dtype | None = None
+    model: nn.Module,
+    batches: Batches,
+    *,
+    task: Task,
+    dtype: torch.dtype | None = None,
+    bad: Unreadable | None = None,
 ) -> Predicted:
     """Return the answers on every image of a list; the model is left in evaluation mode.
+
+    bad: gets the images that cannot be read, whose answers mean nothing; without it they are an
+    error.
 
     Raises:
         DataError: an image that cannot be read.
     """
-    outputs, task = _outputs(model, batches, dtype), task.on(batches.device)
+    outputs, task = _outputs(model, batches, dtype, bad), task.on(batches.device)
     values, answers = task.values(outputs), task.answers(outputs)
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 
@@ -61,8 +70,13 @@ def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None
     return torch.where(counts > 0, sums / counts.clamp_min(1), _FAR).cpu()
 
 
-def _outputs(model: nn.Module, batches: Batches, dtype: torch.dtype | None) -> Tensor:
+def _outputs(
+    model: nn.Module,
+    batches: Batches,
+    dtype: torch.dtype | None,
+    bad: Unreadable | None = None,
+) -> Tensor:
     keep_freed_memory()
     model.eval()
     with torch.inference_mode():
-        return torch.cat([batch.outputs(model, dtype).float() for batch in batches.epoch()])
+        return torch.cat([batch.outputs(model, dtype).float() for batch in batches.epoch(bad=bad)])

@@ -233,17 +233,16 @@ def _measured(
 
     # The seed chooses them: kept or read anew, they are the same images.
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
-
+    chosen = statistics.sample(images, num=num, seed=seed)
     if train.kept is not None:
-        stacks = map(seen, train.kept.stacks(statistics.sample(images, num=num, seed=seed)))
+        stacks = map(seen, train.kept.stacks(chosen))
         found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
     else:
         try:
-            with counting("measuring", num or len(images)) as on_images:
+            with counting("measuring", len(chosen)) as on_images:
                 found = statistics.measure(
                     images,
-                    num=num,
-                    seed=seed,
+                    chosen,
                     workers=data.workers or num_cores(),
                     on_images=on_images,
                     read=lambda path: seen(pipeline.apply_prefix(decoder.read(path))[None])[0],

@@ -9,7 +9,7 @@ Images kept in memory are cut into batches as they are asked for; others come fr
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, tee
 from typing import Any, cast
@@ -33,7 +33,7 @@ from ptkit.core.data.keyed import (
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
-from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, in_threads
+from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
 from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -194,11 +194,17 @@ class Batches:
         return min(len(self) * self.sampling.batch_size, len(self.images))
 
     def epoch(
-        self, epoch: int = 0, *, on_ready: Callable[[], None] = lambda: None
+        self,
+        epoch: int = 0,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        bad: Unreadable | None = None,
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch.
 
         on_ready: called whenever a batch is made, before it is copied to the device.
+        bad: gets the images that cannot be read, in whose place a black one is put; without it they
+        are an error.
 
         Raises:
             DataError: an image that cannot be read, or sizes that do not agree.
@@ -207,7 +213,7 @@ class Batches:
         if self._held is not None:
             batches = self._cut(self._held, epoch, on_ready)
         else:
-            batches = self._copied(self._made(epoch), on_ready)
+            batches = self._copied(self._made(epoch, bad), on_ready)
         mixer, seed = self.pipeline.mix, self.sampling.seed
         for number, (selection, images, labels) in enumerate(batches):
             mixed = None
@@ -238,14 +244,14 @@ class Batches:
         # The copy on the device, which may be a quarter of its memory.
         self.__dict__.pop("_held", None)
 
-    def _made(self, epoch: int) -> Iterator[HostBatch]:
+    def _made(self, epoch: int, bad: Unreadable | None) -> Iterator[HostBatch]:
         """Yield the batches of an epoch before they go to the device."""
         if self.pipeline.is_foreign:
-            return self._processes.made(epoch)
+            return self._processes.made(epoch, bad)
         if self._pool is None:
             self._pool = thread_pool(self.workers)
         return in_threads(
-            self._maker,
+            replace(self._maker, bad=bad),
             self._selections(epoch),
             pool=self._pool,
             workers=self.workers,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.complaints import listening
 from ptkit.core.data.fingerprints import Hashes, fingerprints
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
@@ -206,9 +207,10 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        bad, hashes = _decoded(
-            images, pipeline, indices, files, lambda _, image: found.append(image)
-        )
+        with listening:
+            bad, hashes = _decoded(
+                images, pipeline, indices, files, lambda _, image: found.append(image)
+            )
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
         # All of them may be unreadable, and numpy refuses to join nothing.
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
@@ -301,7 +303,8 @@ def decode_each(
     """
 
     def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
-        return _decoded(images, pipeline, indices, files, take)
+        with listening:
+            return _decoded(images, pipeline, indices, files, take)
 
     found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
     bad = tuple(chain.from_iterable(bad for bad, _ in found))

@@ -5,6 +5,7 @@ from contextlib import suppress
 import numpy as np
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import sniff
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import sizes_of
@@ -35,7 +36,7 @@ def has_jpegs(images: ImageList) -> bool:
     for index in _some_of(images):
         # What cannot be read is reported by decoding.
         with suppress(DataError):
-            if decoder.sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
+            if sniff(decoder.read_bytes(images.image_path(index), most=64)) == "JPEG":
                 return True
     return False
 

@@ -263,7 +263,12 @@ def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
     all that computes.
     """
     total = hashlib.sha256()
-    for part in (FORMAT_VERSION, *_versions(pipeline).items(), *_prefix_calls(pipeline)):
+    for part in (
+        FORMAT_VERSION,
+        decoder.DECODING,
+        *_versions(pipeline).items(),
+        *_prefix_calls(pipeline),
+    ):
         # A zero ends each part, so that no two lists of parts give the same bytes.
         total.update(f"{part}\0".encode())
 

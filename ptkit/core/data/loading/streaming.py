@@ -13,11 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.complaints import listening
 from ptkit.core.data.fingerprints import fingerprints
+from ptkit.core.data.formats import is_jpeg
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices, Selection
 from ptkit.core.data.lists import ImageList
@@ -27,6 +30,7 @@ from ptkit.core.data.loading.decoding import (
     checked,
     content_of,
     read_ahead,
+    sizes_of,
 )
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.geometry import Reduction
@@ -40,6 +44,8 @@ _BYTES_A_PART = 1 << 19
 
 # A batch before it goes to the device: uint8 (n, H, W, C) or float (n, C, H, W).
 HostBatch = tuple[Selection, Pixels | Tensor]
+# Index in the list -> why that image cannot be read.
+Unreadable = dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class BatchMaker:
     reduced_decode: JPEGs are decoded smaller where what is cut out of them is made smaller anyway.
     finishes: images come as the model takes them, normalised in the threads too: on a CPU, where
         nothing is left to do for a batch as a whole.
+    bad: gets the images that cannot be read, in whose place a black one is put; without it they are
+        an error.
     """
 
     images: ImageList
@@ -60,6 +68,7 @@ class BatchMaker:
     hashes: Tensor
     reduced_decode: bool = False
     finishes: bool = False
+    bad: Unreadable | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -95,7 +104,8 @@ class BatchMaker:
             read = contents or [content_of(self.images, index) for index in indices]
             self._remember(selection.indices, read)
         images = map(self._image, indices, selection.draws, read)
-        batch = self.pipeline.stack(list(images))
+        with listening:
+            batch = self.pipeline.stack(list(images))
         if isinstance(batch, Tensor):
             return batch
         return self.pipeline.apply_to_batch(batch, selection.draws)
@@ -104,9 +114,13 @@ class BatchMaker:
         # What is kept has been through the prefix already.
         if self.kept is not None:
             return self.pipeline.apply_to_image(self.kept.image(index), draws)
-        assert content is not None
-        data, path = checked(content), self.images.image_path(index)
-        pixels, reduction = self._reduced(data, draws) or (decoder.decode(data, path), None)
+        try:
+            pixels, reduction = self._decoded(index, draws, content)
+        except DataError as error:
+            if self.bad is None:
+                raise
+            self.bad[index] = str(error)
+            pixels, reduction = self._black(), None
         return self.pipeline.apply_to_image(
             self.pipeline.apply_prefix(pixels), draws, reduction=reduction
         )
@@ -117,9 +131,21 @@ class BatchMaker:
         if not known[indices].all():
             known[indices] = fingerprints(contents)
 
+    def _decoded(
+        self, index: int, draws: Draws, content: Content | None
+    ) -> tuple[Pixels, Reduction | None]:
+        assert content is not None
+        data, path = checked(content), self.images.image_path(index)
+        return self._reduced(data, draws) or (decoder.decode(data, path), None)
+
+    def _black(self) -> Pixels:
+        """As large as the first image that has a header: without a Resize all have one size."""
+        sizes = (sizes_of(self.images, [index])[0] for index in range(len(self.images)))
+        return np.zeros((*next(filter(None, sizes), (64, 64)), 3), np.uint8)
+
     def _reduced(self, data: bytes, draws: Draws) -> tuple[Pixels, Reduction] | None:
         """Decode an image smaller than it is; None where that must not or cannot be."""
-        if not self.reduced_decode or not decoder.is_jpeg(data):
+        if not self.reduced_decode or not is_jpeg(data):
             return None
         try:
             size = decoder.header_size(data)

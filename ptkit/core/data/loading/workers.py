@@ -4,15 +4,15 @@ process.
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ptkit.core.data.keyed import Selection
-from ptkit.core.data.loading.streaming import BatchMaker, HostBatch
-from ptkit.core.errors import PtkitError
+from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable
+from ptkit.core.errors import DataError, PtkitError
 
 
 class WorkerProcesses:
@@ -32,16 +32,22 @@ class WorkerProcesses:
         self._requests = _Requests(selections)
         self._loader: DataLoader[Any] | None = None
 
-    def made(self, epoch: int) -> Iterator[HostBatch]:
-        """Yield the batches of an epoch.
+    def made(self, epoch: int, bad: Unreadable | None = None) -> Iterator[HostBatch]:
+        """Yield the batches of an epoch; `bad`: see BatchMaker.
 
         Raises:
             PtkitError: what an image or a transform gave; the processes end with it.
         """
-        for batch in self._requested(epoch):
-            if isinstance(batch, PtkitError):
+        for made in self._requested(epoch):
+            if isinstance(made, PtkitError):
                 self.close()
-                raise batch
+                raise made
+            batch, unreadable = made
+            if bad is None and unreadable:
+                self.close()
+                raise DataError(next(iter(unreadable.values())))
+            if bad is not None:
+                bad |= unreadable
             yield batch
 
     def close(self) -> None:
@@ -90,11 +96,14 @@ class _InWorkers(Dataset[Any]):
     maker: BatchMaker
 
     # DataLoader prefers it to __getitem__, and hands over a request as a whole.
-    def __getitems__(self, selection: Selection) -> HostBatch | PtkitError:
-        """Return the batch, or the error that it gave."""
+    def __getitems__(self, selection: Selection) -> tuple[HostBatch, Unreadable] | PtkitError:
+        """Return the batch and what of it cannot be read, or the error: DataLoader would put a
+        traceback into the message of one that is raised.
+        """
+        unreadable: Unreadable = {}
         try:
-            return selection, self.maker.make(selection)
-        # Not raised: DataLoader would put a traceback into its message.
+            pixels = replace(self.maker, bad=unreadable).make(selection)
+            return (selection, pixels), unreadable
         except PtkitError as error:
             return error
 

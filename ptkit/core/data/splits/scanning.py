@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ptkit.core.data.formats import IMAGE_EXTENSIONS, OPTIONAL, OPTIONAL_EXTENSIONS
 from ptkit.core.data.lists import SINGLE, classes_file, read_list
 from ptkit.core.errors import DataError
 
-IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 _PART_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
@@ -45,13 +45,13 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
     """Find the images below `folder`/<class>/, nested ones too.
 
     Symlinks are followed, each folder once per class. Hidden files, __MACOSX and files that are not
-    images by extension are ignored and counted. Classes are sorted by code point, as torchvision's
-    ImageFolder does.
+    images by extension are ignored and counted, in a class that has images. Classes are sorted by
+    code point, as torchvision's ImageFolder does.
 
     known_classes: a single class folder is accepted if it is one of these.
 
     Raises:
-        DataError: no such folder, no images, images outside class folders, an empty class folder,
+        DataError: no such folder, no images, images outside class folders, a class folder without,
             fewer than two classes, a broken symlink, or a folder that is split already.
     """
     ignored: Counter[str] = Counter()
@@ -92,7 +92,7 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
 
 def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
     """Return (path below the class folder, size) of the images of each class."""
-    folders, loose, _ = _contents(str(folder), "", ignored)
+    folders, loose = _contents(str(folder), "", ignored)
     if loose:
         first, _ = min(loose)
         raise DataError(
@@ -106,25 +106,35 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
         if _identity(os.path.join(folder, name)) in above:
             ignored[name] += 1
             continue
-        images, num_others = _scan_class(folder / name, seen=set(above), ignored=ignored)
-        if not images and not num_others:
-            raise DataError(
-                f"the class folder {folder / name} is empty; put images into it or remove it"
-            )
-        if images:
-            found[name] = images
+        others: Counter[str] = Counter()
+        found[name] = _scan_class(folder / name, seen=set(above), ignored=others)
+        # Leaving it out would move the index of every class after it.
+        if not found[name]:
+            raise DataError(_no_images(folder / name, others))
+        ignored += others
     return found
+
+
+def _no_images(folder: Path, others: Mapping[str, int]) -> str:
+    if not others:
+        return f"the class folder {folder} is empty; put images into it or remove it"
+    kinds = [OPTIONAL_EXTENSIONS.get(name.lower()) for name in others]
+    remedy = next((OPTIONAL[kind][1] for kind in kinds if kind), "put images into it")
+    return (
+        f"nothing in the class folder {folder} can be read as an image, only"
+        f" {describe_ignored(others)} found; {remedy}, or remove it"
+    )
 
 
 def _scan_class(
     folder: Path, *, seen: set[tuple[int, int]], ignored: Counter[str]
-) -> tuple[list[tuple[str, int]], int]:
-    """Return the images of one class and the number of other files that are not hidden.
+) -> list[tuple[str, int]]:
+    """Return the images of one class.
 
     seen: the folders visited, changed in place; at first those above, which a symlink may lead to.
+    ignored: gets the other files.
     """
     images: list[tuple[str, int]] = []
-    num_others = 0
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -132,23 +142,21 @@ def _scan_class(
         if (identity := _identity(path)) in seen:
             continue
         seen.add(identity)
-        folders, found, others = _contents(path, below, ignored)
+        folders, found = _contents(path, below, ignored)
         images += found
-        num_others += others
         # Of two paths to one folder the same is used whatever order the file system returns.
         waiting.extend(sorted(folders, reverse=True))
-    return sorted(images), num_others
+    return sorted(images)
 
 
 def _contents(
     folder: str, below: str, ignored: Counter[str]
-) -> tuple[list[str], list[tuple[str, int]], int]:
-    """Return the folders in a folder, (path, size) of the images, and how many other files are not
-    hidden.
+) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the folders in a folder, and (path, size) of the images.
 
     below: what the paths begin with; those of folders end with a slash.
     """
-    folders, images, num_others = [], [], 0
+    folders, images = [], []
     for entry in _entries(folder):
         name = entry.name
         # Nearly all entries are plain images, so their test comes first.
@@ -166,8 +174,7 @@ def _contents(
                 # A broken one may have been a folder of images.
                 _file_size(entry.path)
             ignored[os.path.splitext(name)[1] or name] += 1
-            num_others += 1
-    return folders, images, num_others
+    return folders, images
 
 
 def _check_found(

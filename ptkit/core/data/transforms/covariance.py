@@ -19,7 +19,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.statistics import readable
+from ptkit.core.data.statistics import leave_out, readable
 from ptkit.core.data.transforms.completion import evaluation_geometry
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
@@ -101,18 +101,23 @@ def measure_whitening(
     size: int | None = None,
     workers: int = 2,
     on_images: Callable[[int], object] = lambda _count: None,
+    bad: list[str] | None = None,
 ) -> Whitening:
     """Decode the chosen images, resized to `size` (else their own) as training does it, and return
     their whitening.
+
+    bad: see `statistics.measure`.
 
     Raises:
         UsageError: see `whitening_size`; nothing has been decoded then.
         DataError: some images cannot be read (the message names the first), or all are the same.
     """
     sides = whitening_size(images, chosen, size=size)
+    unreadable: list[str] = []
     mean, covariance = mean_and_covariance(
-        images, chosen, size=sides, workers=workers, on_images=on_images
+        images, chosen, size=sides, workers=workers, on_images=on_images, bad=unreadable
     )
+    leave_out(unreadable, total=len(chosen), bad=bad)
     values, vectors = (part.numpy() for part in torch.linalg.eigh(torch.from_numpy(covariance)))
     values = np.maximum(values, 0)
     if values[-1] == 0:
@@ -123,7 +128,7 @@ def measure_whitening(
         mean=mean.astype(np.float32),
         kind=kind,
         size=sides,
-        num_images=len(chosen),
+        num_images=len(chosen) - len(unreadable),
         rank=int((values > values[-1] * len(values) * np.finfo(np.float64).eps).sum()),
         epsilon=epsilon,
         list_sha256=images.sha256,
@@ -137,10 +142,11 @@ def mean_and_covariance(
     size: tuple[int, int],
     workers: int = 2,
     on_images: Callable[[int], object] = lambda _count: None,
+    bad: list[str] | None = None,
 ) -> tuple[Doubles, Doubles]:
     """Return mean (D,) and covariance (D, D), divided by the number of images; the sums are exact.
 
-    Only one block of images is in memory at a time.
+    bad: see `statistics.measure`. Only one block of images is in memory at a time.
     """
     height, width = size
     # What training does before LinearTransformation; it makes images square by default.
@@ -148,23 +154,23 @@ def mean_and_covariance(
     pipeline = Pipeline.of([*calls, Call("ToTensor")])
     count = 3 * height * width
     total, products = np.zeros(count, np.int64), np.zeros((count, count))
-    bad: list[str] = []
+    unreadable: list[str] = []
     with thread_pool(workers) as pool:
         for start in range(0, len(chosen), _BLOCK):
             here = chosen[start : start + _BLOCK]
             parts = [here[k : k + _CHUNK] for k in range(0, len(here), _CHUNK)]
             found = list(pool.map(lambda part: _flattened(images, part, pipeline), parts))
-            bad += [reason for _, reasons in found for reason in reasons]
+            unreadable += [reason for _, reasons in found for reason in reasons]
             rows = [row for some, _ in found for row in some]
             block = np.array(rows, np.float32).reshape(len(rows), count)
             total += block.sum(axis=0, dtype=np.float64).astype(np.int64)
             # numpy sees that both are one array, and computes half of it.
             products += block.T @ block
             on_images(len(here))
-    if bad:
-        raise DataError(f"{bad[0]} ({len(bad)} of {len(chosen):,} images cannot be read)")
-    mean = total / len(chosen)
-    products /= len(chosen)
+    leave_out(unreadable, total=len(chosen), bad=bad)
+    num_images = len(chosen) - len(unreadable)
+    mean = total / num_images
+    products /= num_images
     products -= np.outer(mean, mean)
     products /= 255**2
     return mean / 255, products

@@ -13,6 +13,7 @@ from torch import nn
 from ptkit.core.config_layers import resolve
 from ptkit.core.device import choose_dtype, precision_of
 from ptkit.core.errors import DivergedError, UsageError
+from ptkit.core.models.zoo import build_model
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.optimizers import USUAL_RATES, build_optimizer
@@ -158,9 +159,10 @@ def test_a_run_in_fp16_learns_as_one_in_fp32_does(here):
     found = run(resolve(TINY), watch=Watch(), name="half")
     plain = run(resolve(TINY, {"train": {"precision": "fp32"}}), watch=Watch(), name="full")
     ours, expected = (last_of(result.run)["state_dict"] for result in (found, plain))
-    for name, value in expected.items():
-        # fp16 has 11 bits.
-        torch.testing.assert_close(ours[name], value, rtol=0.02, atol=2e-3)
+    start, _ = build_model("lenet()", num_classes=3, size=16, seed=0)
+    # By what training changed: the steps are small beside the weights.
+    for name, value in start.state_dict().items():
+        assert (ours[name] - expected[name]).norm() < 0.05 * (expected[name] - value).norm()
     assert last_of("runs/full")["train"]["scaler"] == {}
 
 

@@ -235,6 +235,18 @@ def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
     assert found.as_dict()["accuracy_without_trained_on"] == honest.accuracy
 
 
+def test_they_are_counted_right_where_a_bad_image_is_left_out(mixed):
+    Path("copy0.png").write_bytes(b"")
+    found, honest = api.evaluate(mixed, "mixed.txt", on_bad="skip"), api.evaluate(mixed, "test.txt")
+    assert np.flatnonzero(found.trained_on).tolist() == list(range(1, 17, 2))
+    assert np.array_equal(found.unseen.matrix, honest.matrix)
+    rows = api.predict(mixed, "mixed.txt").rows
+    assert "error" in rows[0]
+    assert [row["path"] for row in rows if row.get("trained_on")] == [
+        f"copy{number}.png" for number in range(1, 9)
+    ]
+
+
 def test_predict_marks_them(mixed):
     rows = api.predict(mixed, "mixed.txt").rows
     assert [row["path"] for row in rows if row.get("trained_on")] == [

@@ -474,6 +474,22 @@ def test_an_own_transform_that_makes_one_channel_of_three_statistics_is_refused(
         ptkit.train(**QUICK, **own, workers=1)
 
 
+def test_an_own_step_that_drops_channels_in_evaluation_alone_is_refused_before_the_first_epoch(
+    here,
+):
+    Path("own.py").write_text("def one(image):\n    return image[:1]\n")
+    normalised = ["Resize((16, 16))", "ToTensor()", "Normalize([0.5], [0.25])"]
+    with pytest.raises(UsageError, match="it takes 3 channels and the images have 1"):
+        ptkit.train(
+            **QUICK,
+            model="lenet",
+            transforms=normalised,
+            eval_transforms=[*normalised, "Lambda('own.py:one')"],
+            workers=1,
+        )
+    assert not Path("runs").exists()
+
+
 def test_images_of_a_batch_must_have_the_same_number_of_channels():
     pipeline = Pipeline.parse(["ToTensor()"])
     images = [torch.zeros(channels, 8, 8, dtype=torch.uint8) for channels in (1, 3)]

@@ -370,11 +370,11 @@ def _run(
     watch: "Watcher | None",
 ) -> "RunResult":
     from ptkit.core.training import session
-    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.observers import Unwatched
 
     return session.run(
         settings,
-        watch=watch or Watcher(),
+        watch=watch or Unwatched(),
         runs=Path(out or "runs"),
         name=name,
         link=_path_or_none(link),

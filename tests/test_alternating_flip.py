@@ -12,7 +12,7 @@ from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup_data import prepare_data
 from tests.tiny_data import make_lists
 
@@ -99,5 +99,5 @@ def test_evaluation_on_mirror_images_that_training_never_shows_is_refused(tmp_pa
         UsageError, match=r"no training transform mirrors images.*data\.eval_transforms=none"
     ):
         prepare_data(
-            settings.data, settings.train, device=torch.device("cpu"), counting=Watcher().counting
+            settings.data, settings.train, device=torch.device("cpu"), counting=Unwatched().counting
         )

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ptkit.cli import app
 from ptkit.core.config_layers import resolve
 from ptkit.core.training.loop import fit
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.losses import RULES
 
@@ -44,7 +44,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def accuracy_of(digits: Path, loss: dict[str, object]) -> float:
     lists = {"data": {"train": str(digits / "train.txt"), "valid": str(digits / "valid.txt")}}
-    run = prepare(resolve(RECIPE, lists, {"loss": loss}), Watcher(), is_resumed=False)
+    run = prepare(resolve(RECIPE, lists, {"loss": loss}), Unwatched(), is_resumed=False)
     *_, last = fit(run.training)
     return last.valid["accuracy"]
 

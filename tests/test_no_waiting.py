@@ -10,7 +10,7 @@ from tiny_data import make_lists
 
 from ptkit.core.config_layers import resolve
 from ptkit.core.training.loop import Progress, fit
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.optimization.optimizers import USUAL_RATES
 from ptkit.core.training.setup import prepare
 
@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _fit(settings: dict[str, Any], nothing_waits: Any) -> None:
-    training = prepare(resolve(settings), Watcher(), is_resumed=False).training
+    training = prepare(resolve(settings), Unwatched(), is_resumed=False).training
     watched = ExitStack()
 
     def on_step(progress: Progress) -> None:

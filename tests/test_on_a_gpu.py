@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptkit.core.config_layers import read_recipe, recipe_names, resolve
 from ptkit.core.training.loop import fit
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.losses import RULES
 
@@ -69,7 +69,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(*layers: dict[str, Any], device: str) -> tuple[Tensor, float]:
     """Return by how much two steps change the weights, and the loss after them."""
     settings = resolve(TINY, *layers, {"train": {"device": device}})
-    training = prepare(settings, Watcher(), is_resumed=False).training
+    training = prepare(settings, Unwatched(), is_resumed=False).training
     before = weights(training.parameters)
     (result,) = fit(training)
     for batches in (training.train, training.valid):
@@ -148,7 +148,7 @@ def test_precisions(here: Path, precision: str) -> None:
 
 def test_a_recipe_trains_compiled(here: Path) -> None:
     short = {"train": {"epochs": 3, "batch_size": 8, "compile": True, "device": DEVICE}}
-    training = prepare(resolve(read_recipe("speed"), short), Watcher(), is_resumed=False).training
+    training = prepare(resolve(read_recipe("speed"), short), Unwatched(), is_resumed=False).training
     assert all(torch.tensor(result.train_loss).isfinite() for result in fit(training))
     training.train.close()
     training.valid.close()

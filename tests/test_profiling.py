@@ -9,7 +9,7 @@ import torch
 from tiny_data import make_lists
 
 from ptkit.core.config_layers import resolve
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.profiling import BETWEEN, STEP, DeviceStopwatch, Profile, Stopwatch
 from ptkit.core.training.session import run
 
@@ -99,7 +99,7 @@ def test_a_profiled_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
             "train": {"epochs": 1, "batch_size": 16, "accumulate": 2, "profile": is_profiled},
             "log": {"tensorboard": False, "pictures": False},
         }
-        result = run(resolve(asked), watch=Watcher())
+        result = run(resolve(asked), watch=Unwatched())
         weights.append(torch.load(result.checkpoint, weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
     assert not (tmp_path / "runs/1/profile.json").exists()

@@ -21,7 +21,7 @@ from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse
 from ptkit.core.training import loop
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched, Watcher
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.loss import LabelFacts, Totals
@@ -302,7 +302,7 @@ class Listener(Watcher):
 
 
 def prepared(**layer: Any) -> loop.Training:
-    return prepare(resolve(PLAIN, layer), Watcher(), is_resumed=False).training
+    return prepare(resolve(PLAIN, layer), Unwatched(), is_resumed=False).training
 
 
 def outputs_of(training: loop.Training) -> tuple[Tensor, Tensor]:
@@ -464,10 +464,10 @@ def test_no_larger_batch_is_advised_where_no_class_has_two_images(here: Path) ->
 
 def test_a_weighted_run_of_an_earlier_version_is_not_resumed(here: Path) -> None:
     settings = resolve(PLAIN, {"loss": {"call": "CrossEntropyLoss(ignore_index=2)"}})
-    folder = run(settings, watch=Watcher()).run
+    folder = run(settings, watch=Unwatched()).run
     state = torch.load(folder / "last.pkl", weights_only=True)
     del state["task"]["counted"]
     torch.save(state, folder / "last.pkl")
     longer = replace(settings, train=replace(settings.train, epochs=2))
     with pytest.raises(UsageError, match=r"begun by an earlier ptkit, .* `ptkit finetune runs/1`"):
-        run(longer, watch=Watcher(), resume=folder)
+        run(longer, watch=Unwatched(), resume=folder)

@@ -22,7 +22,7 @@ from networks import make_alone  # noqa: E402
 from turns import Turns  # noqa: E402
 
 from ptkit.commands.output import Printer  # noqa: E402
-from ptkit.commands.training_screen import TrainingScreen  # noqa: E402
+from ptkit.commands.train import TrainingScreen  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -132,17 +132,25 @@ class Recorder:
         """End the recording."""
 
 
-class Watcher:
-    """Shows nothing; commands override what they show."""
+class Watcher(Protocol):
+    """What a run calls to be shown on a screen; here each method shows nothing.
+
+    A protocol: a command's screen has these methods without importing torch to inherit them.
+    """
+
+    # Each returns: mypy takes a method without a body for one that must be overridden.
 
     def say(self, text: str) -> None:
         """Show one line on what was decided."""
+        return
 
     def warn(self, text: str) -> None:
         """Show one line on what may surprise."""
+        return
 
     def transferred(self, report: TransferReport) -> None:
         """Show what was taken from old weights."""
+        return
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -151,12 +159,20 @@ class Watcher:
 
     def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
         """Show that training begins."""
+        return
 
     def step(self, progress: "Progress") -> None:
         """Show one step."""
+        return
 
     def epoch(self, result: EpochResult, *, is_best: bool) -> None:
         """Show one epoch."""
+        return
 
     def end(self) -> None:
         """Show that training ended, well or not."""
+        return
+
+
+class Unwatched(Watcher):
+    """Shows nothing."""

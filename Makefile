@@ -15,6 +15,9 @@ BENCH_VENV ?= .bench-venv
 BENCH_FOLDER ?= bench-results
 DEVICE ?= cpu
 
+# Two processes, on however many cores: each imports torch and makes its own images. pytest alone takes one.
+PYTEST = $(RUN) -m pytest -n 2 --dist worksteal
+
 # Several clones may share an environment, into which only one of them is installed: this one's sources go first.
 RUN = PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 CONSTRAINTS ?=
@@ -37,14 +40,14 @@ demo: install
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" sh scripts/demo.sh demo
 
 test: install-dev
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: install-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest $(ARGS)
-	$(RUN) -m pytest -m slow
+	$(PYTEST) $(ARGS)
+	$(PYTEST) -m slow
 
 BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
 # Measured one after the other, whatever -j says.

@@ -80,10 +80,10 @@ def show(section: str, rows: dict[str, dict], epochs: int, batch_size: int = 64)
 def train(settings: dict) -> list[float]:
     """Return the validation accuracy of each epoch."""
     from ptkit.core.training.loop import fit
-    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.observers import Unwatched
     from ptkit.core.training.setup import prepare
 
-    run = prepare(resolve(settings), Watcher(), is_resumed=False)
+    run = prepare(resolve(settings), Unwatched(), is_resumed=False)
     return [result.valid["accuracy"] for result in fit(run.training)]
 
 

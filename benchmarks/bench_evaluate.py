@@ -69,7 +69,7 @@ def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     """Return what evaluates a list after an epoch, and what runs the model alone."""
     from ptkit.core.config_layers import resolve
     from ptkit.core.training.loop import evaluate
-    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.observers import Unwatched
     from ptkit.core.training.setup import prepare
 
     data = {"train": str(file), "valid": str(file), "allow_leak": True, "size": size}
@@ -81,7 +81,7 @@ def evaluation(network: str, file: Path, *, size: int, device: str) -> tuple[Run
             "train": {"device": device, "batch_size": min(128, len(file.read_text().splitlines()))},
         }
     )
-    training = prepare(settings, Watcher(), is_resumed=False).training
+    training = prepare(settings, Unwatched(), is_resumed=False).training
 
     def ours() -> None:
         evaluate(training)

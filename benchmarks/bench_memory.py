@@ -24,7 +24,7 @@ import torch
 from ptkit.core.config_layers import resolve
 from ptkit.core.training.setup_data import prepare_data
 from ptkit.core.device import choose_device, prepare_device
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 
 def resident(key):
     with open("/proc/self/status") as file:
@@ -35,7 +35,8 @@ def passed(file, batch_size):
             "mean": [0.5] * 3, "std": [0.25] * 3, "cache": "ram",
             "transforms": ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]}
     settings = resolve({"data": data, "train": {"batch_size": batch_size}})
-    batches = prepare_data(settings, device=choose_device("cpu"), counting=Watcher().counting).train
+    cpu, quiet = choose_device("cpu"), Unwatched().counting
+    batches = prepare_data(settings.data, settings.train, device=cpu, counting=quiet).train
     for number in (1, 2):
         for batch in batches.epoch(number):
             pass

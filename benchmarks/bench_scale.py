@@ -57,7 +57,7 @@ from ptkit.core.config_layers import resolve
 from ptkit.core.data.lists import read_list
 from ptkit.core.training.loop import fit
 from ptkit.core.training.setup import prepare
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 
 def resident():
     with open("/proc/self/status") as file:
@@ -70,7 +70,7 @@ def measured(folder):
     data = {"train": f"{folder}/train.txt", "valid": f"{folder}/valid.txt", "cache": "ram"}
     train = {"batch_size": 128, "epochs": 2, "device": device}
     settings = {"data": data, "train": train, "model": {"call": "lenet"}}
-    run = prepare(resolve(settings), Watcher(), is_resumed=False)
+    run = prepare(resolve(settings), Unwatched(), is_resumed=False)
     prepared = time.perf_counter()
     seconds = [result.seconds for result in fit(run.training)]
     grown = resident() - before

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit import api_types
-from ptkit.cli import app
+from ptkit.cli import COMMANDS, app
 from ptkit.core import config
 from ptkit.core.errors import PtkitError, UsageError
 
@@ -93,9 +93,7 @@ def test_the_keywords_of_train_are_those_of_the_settings() -> None:
 def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
     own = [p.name for p in inspect.signature(getattr(ptkit, name)).parameters.values()][:-1]
     assert set(own) & set(config.KEYWORDS) <= {"weights"}
-    hand_made = inspect.signature(
-        getattr(__import__(f"ptkit.commands.{name}", fromlist=[name]), name)
-    )
+    hand_made = inspect.signature(COMMANDS[name])
     assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(config.FLAGS)
 
 
@@ -104,9 +102,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     def parameters(function: object) -> set[str]:
         return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
-    commands = {"evaluate": "confmat"}
-    command = commands.get(name, name)
-    module = __import__(f"ptkit.commands.{command}", fromlist=[command])
+    command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
     only_there = {"printer", "verbose", "assignments", *config.FLAGS}
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
@@ -115,7 +111,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         "evaluate": {"out", "num_images"},
         "predict": {"out"},
     }.get(name, set())
-    assert parameters(getattr(module, command)) - only_there <= parameters(getattr(ptkit, name))
+    assert parameters(command) - only_there <= parameters(getattr(ptkit, name))
 
 
 def test_every_public_function_is_typed_and_documented() -> None:

@@ -2,6 +2,7 @@
 what the commands make of those.
 """
 
+import multiprocessing
 import re
 from contextlib import closing
 from pathlib import Path
@@ -488,6 +489,8 @@ def test_an_own_step_that_drops_channels_in_evaluation_alone_is_refused_before_t
             workers=1,
         )
     assert not Path("runs").exists()
+    # Else the process waits for them at some later moment.
+    assert multiprocessing.active_children() == []
 
 
 def test_images_of_a_batch_must_have_the_same_number_of_channels():

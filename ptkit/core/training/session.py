@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -66,25 +66,24 @@ def run(
     saved = read_saved_state(resume) if resume is not None else None
     # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
-    if saved is None:
-        current = new_run(setup, parent=runs, name=name)
-    else:
-        current, how_exact = resumed_run(setup, saved)
-        watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
-    try:
-        _train_or_explain(current, watch, link)
-        profile = current.training.clock.profile()
-        if profile is not None:
-            current.write_profile(profile)
-        files = at_end(current)
-    finally:
-        # First: the live line goes, whatever fails below.
-        watch.end()
-        for recorder in current.recorders:
-            recorder.close()
-        # Their threads and worker processes would otherwise stay after an error.
-        for batches in (setup.data.train, setup.data.valid, setup.data.reference):
-            batches.close()
+    # After an error too: threads and worker processes would stay.
+    with closing(setup.data):
+        if saved is None:
+            current = new_run(setup, parent=runs, name=name)
+        else:
+            current, how_exact = resumed_run(setup, saved)
+            watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
+        try:
+            _train_or_explain(current, watch, link)
+            profile = current.training.clock.profile()
+            if profile is not None:
+                current.write_profile(profile)
+            files = at_end(current)
+        finally:
+            # First: the live line goes, whatever fails below.
+            watch.end()
+            for recorder in current.recorders:
+                recorder.close()
     assert current.best is not None
     return RunResult(
         run=current.folder,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import choose_device, choose_dtype, precision_of, prepare_device
+from ptkit.core.device import choose_device, precision_of, prepare_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.fitting import with_stem
@@ -32,7 +32,7 @@ from ptkit.core.training.optimization.optimizers import (
     split_rate,
     usual_lr,
 )
-from ptkit.core.training.optimization.scaling import LossScaler
+from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
@@ -95,12 +95,30 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     weights = None if is_resumed else settings.model.weights
     start = find_weights(weights, model=settings.model.call) if weights else None
     data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
+    try:
+        return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
+    except BaseException:
+        data.close()
+        raise
+
+
+def _prepare_training(
+    settings: Settings,
+    data: PreparedData,
+    watch: Watcher,
+    *,
+    start: Weights | None,
+    device: torch.device,
+    threads: int,
+) -> Setup:
+    """Build what trains on the data; start: weights to begin with."""
+    asked = settings.train
     loss = _prepare_loss(settings.loss, data, device)
     modes = METRICS[loss.task.kind]
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
     check_metric(metric, loss.task.kind, setting="train.metric")
     call = parse(settings.optimizer.call or usual_optimizer(loss))
-    dtype = _dtype_for(call, asked.precision, device)
+    dtype = dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow.
     channels_last = asked.channels_last and call.name != "LBFGS"
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
@@ -159,24 +177,6 @@ def _choices(
         *notes_of(optimizer.call),
         *_group_notes(settings.optimizer, optimizer),
     ]
-
-
-def _dtype_for(call: Call, precision: str, device: torch.device) -> torch.dtype | None:
-    """Return autocast's dtype for a run with the optimizer that a call names.
-
-    Raises:
-        UsageError: fp16 with LBFGS.
-    """
-    dtype = choose_dtype(precision, device)
-    if dtype is not torch.float16 or call.name != "LBFGS":
-        return dtype
-    if precision == "auto":
-        return None
-    # A scaler cannot leave out the half of such a step.
-    raise UsageError(
-        "LBFGS computes the loss several times a step, which the scaling that fp16 needs does not"
-        " allow: use --precision fp32 or bf16"
-    )
 
 
 def check_log(settings: LogSettings) -> None:

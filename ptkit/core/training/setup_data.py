@@ -69,6 +69,11 @@ class PreparedData:
     def class_names(self) -> tuple[str, ...]:
         return self.train.images.class_names
 
+    def close(self) -> None:
+        """End the threads and worker processes of the batches."""
+        for batches in (self.train, self.valid, self.reference):
+            batches.close()
+
 
 def prepare_data(
     data: DataSettings,

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.errors import DivergedError
+from ptkit.core.device import choose_dtype
+from ptkit.core.errors import DivergedError, UsageError
+from ptkit.core.parts.calls import Call
 
 # After so many overflows the loss is not too large: its gradients are NaN or infinite.
 _SMALLEST_SCALE = 2.0**-10
@@ -92,3 +94,21 @@ class _Stepped:
             self._optimizer.step()
             del self._optimizer.found_inf
         self._num_begun = len(self._optimizer.param_groups)
+
+
+def dtype_for(call: Call, precision: str, device: torch.device) -> torch.dtype | None:
+    """Return autocast's dtype for a run with the optimizer that a call names.
+
+    Raises:
+        UsageError: fp16 with LBFGS.
+    """
+    dtype = choose_dtype(precision, device)
+    if dtype is not torch.float16 or call.name != "LBFGS":
+        return dtype
+    if precision == "auto":
+        return None
+    # A scaler cannot leave out the half of such a step.
+    raise UsageError(
+        "LBFGS computes the loss several times a step, which the scaling that fp16 needs does not"
+        " allow: use --precision fp32 or bf16"
+    )

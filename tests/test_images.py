@@ -231,6 +231,18 @@ def test_exif_orientation_is_applied(kind, orientation, tail):
     assert pixels.flags.c_contiguous
 
 
+def test_an_orientation_just_before_the_pixels_is_found_after_a_jpeg_without_one():
+    plain = encoded(picture(), "JPEG")
+    start = plain.rindex(b"\xff\xda")
+    profile = exif(6)
+    segment = b"\xff\xe1" + (len(profile) + 2).to_bytes(2) + profile
+    rotated = plain[:start] + segment + plain[start:]
+    upright = images.decode(plain)
+    for _ in range(2):
+        assert np.array_equal(images.decode(rotated), np.rot90(upright, -1))
+        assert np.array_equal(images.decode(plain), upright)
+
+
 def test_broken_exif_is_ignored():
     plain = images.decode(encoded(PICTURE, "JPEG"))
     for broken in (b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\xff\xff", exif(77)):

@@ -183,8 +183,7 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
 
 
 def _decoded(data: bytes, path: str | Path) -> Pixels:
-    kind = sniff(data, path)
-    for_opencv, may_be_turned = first_look(kind, data)
+    kind, for_opencv, may_be_turned = first_look(data, path)
     pixels = _with_opencv(for_opencv) if for_opencv else None
     if pixels is None:
         pixels = _with_pillow(data, path, kind)

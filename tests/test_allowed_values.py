@@ -175,6 +175,7 @@ REFUSED = "|".join(
         "max_size must be (an integer when size is None|larger than size)",
         "magnitude must be below num_magnitude_bins",
         r"has \d values, the data 3 classes|has \d values for 1 parameter groups",
+        "ignore_index=.* is no class",
         "Nesterov momentum requires a momentum",
         "OneCycleLR is .* steps long, but the run has 12",
         "the best loss is the minimum: leave mode out",

@@ -78,7 +78,7 @@ def test_other_classes_get_a_new_head_even_where_the_old_one_would_fit(here: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nope.pkl"], 4, "no weights nope.pkl"),
+        (["nope.pkl"], 4, "no file nope.pkl"),
         (["resnet188"], 4, "did you mean resnet18?"),
         (["foreign.pth"], 2, "holds bare weights: say which model they are for with --model"),
         (["foreign.pth", "--model", "lenet"], 4, "no weights fit LeNet"),

@@ -8,7 +8,7 @@ from example_run import write_run
 
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
-from ptkit.core.models.locate import find_weights, read_weights, weights_path
+from ptkit.core.models.locate import read_weights, weights_path, weights_to_start_from
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_weights_of_a_checkpoint_come_with_what_it_stores(run):
 def test_bare_weights_need_a_model_to_start_from(run):
     torch.save(read_checkpoint(run)["state_dict"], "bare.pt")
     with pytest.raises(UsageError, match="say which model they are for with --model NAME"):
-        find_weights("bare.pt", model=None)
-    assert find_weights("bare.pt", model="resnet8").call is None
+        weights_to_start_from("bare.pt", model=None)
+    assert weights_to_start_from("bare.pt", model="resnet8").call is None
 
 
 def test_user_code_in_a_checkpoint_must_be_named_again_to_start_from_it(run):
@@ -65,12 +65,12 @@ def test_user_code_in_a_checkpoint_must_be_named_again_to_start_from_it(run):
     contents["model"]["call"] = "mine.py:net()"
     save_checkpoint(Path("theirs.pkl"), contents)
     with pytest.raises(CheckpointError, match="names user code"):
-        find_weights("theirs.pkl", model=None)
-    assert find_weights("theirs.pkl", model="resnet8").call == "mine.py:net()"
+        weights_to_start_from("theirs.pkl", model=None)
+    assert weights_to_start_from("theirs.pkl", model="resnet8").call == "mine.py:net()"
 
 
 def test_what_is_neither_here_nor_in_torchvision_is_an_error(run):
     with pytest.raises(CheckpointError, match="or a torchvision model; did you mean resnet18"):
-        find_weights("resnet19", model=None)
-    with pytest.raises(CheckpointError, match=r"no weights runs/9: not a .* torchvision model$"):
-        find_weights("runs/9", model=None)
+        weights_to_start_from("resnet19", model=None)
+    with pytest.raises(CheckpointError, match=r"no file runs/9: expected a checkpoint"):
+        weights_to_start_from("runs/9", model=None)

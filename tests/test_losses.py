@@ -393,6 +393,12 @@ def test_weights_of_another_length_are_refused_however_they_are_written(call: st
         build_loss(parse(call), CLASSES)
 
 
+@pytest.mark.parametrize("call", ["CrossEntropyLoss(ignore_index=3)", "NLLLoss(ignore_index=255)"])
+def test_an_ignore_index_that_is_no_class_is_refused(call: str) -> None:
+    with pytest.raises(UsageError, match=r"ignore_index=\d+ is no class: they are 0 to 2"):
+        build_loss(parse(call), CLASSES)
+
+
 def test_a_threshold_is_for_several_labels() -> None:
     task = build_loss(None, MANY, threshold=0.9).task
     assert task.answers(torch.tensor([[2.0, 3.0, 0.0]])).tolist() == [[False, True, False]]

@@ -1,9 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 
+from ptkit.core.data.lists import list_of
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weights import Weights
@@ -123,3 +127,25 @@ def test_a_file_is_described_by_its_path_and_epoch_if_known():
     weights = Weights(state_dict={}, path=Path("a.pt"), source="a.pt")
     assert weights.described == "a.pt"
     assert replace(weights, epoch=3).described == "a.pt · epoch 3"
+
+
+def test_a_torchvision_model_answers_as_torchvision_says(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = torchvision.models.squeezenet1_1().eval()
+    # Else all classes are about as likely, whatever the image.
+    model.classifier[1].weight.data *= 30
+    torch.save(model.state_dict(), folder / "squeezenet1_1-b8a52dc0.pth")
+    rows, columns = np.mgrid[0:300, 0:260]
+    pixels = np.stack([rows * 0.8, columns * 0.9, (rows + columns) % 256], axis=2)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    image.save("photo.png")
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    with torch.inference_mode():
+        expected = model(weights.transforms()(image)[None]).softmax(1)[0]
+    subject = load_subject(Path("squeezenet1_1"))
+    assert subject.class_names == tuple(weights.meta["categories"])
+    found, _ = subject.predict(list_of(["photo.png"], ("one",)), device="cpu", workers=0)
+    np.testing.assert_allclose(found.values[0], expected, atol=0.01)

@@ -103,3 +103,12 @@ def test_a_row_is_drawn(row, tmp_path):
     (sheet,) = transform_sheets([str(tmp_path / "a.png")], calls, num_draws=2)
     assert [step.call for step in sheet.steps] == ["Resize((8, 8))", "Negative(1.0)"]
     assert [draw[0, 0].tolist() for draw in sheet.steps[1].draws] == [[0, 255, 255]] * 2
+
+
+def test_a_step_is_drawn_after_own_steps_that_are_not_random(tmp_path):
+    (tmp_path / "own.py").write_text("def half(image):\n    return 255 - image[:, :4]\n")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "a.png")
+    calls = parse_all([f"Lambda('{tmp_path}/own.py:half')", "RandomHorizontalFlip()", "ToTensor()"])
+    (sheet,) = transform_sheets([str(tmp_path / "a.png")], calls, num_draws=2)
+    before = sheet.steps[1].before
+    assert (before.shape, before[0, 0].tolist()) == ((4, 8, 3), [0, 255, 255])

@@ -91,7 +91,10 @@ def _showing(command: Command, parameters: Sequence[inspect.Parameter]) -> Comma
 
 
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or bare weights.")
+    Path,
+    typer.Argument(
+        metavar="CKPT", help="A checkpoint, a run folder, bare weights, or a torchvision model."
+    ),
 ]
 ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")

@@ -21,14 +21,14 @@ def viz_weights(
 
     Example: ptkit viz-weights ckpt.pkl --layers "layer1.*"
     """
-    from ptkit.core.models.locate import read_weights
+    from ptkit.core.models.locate import find_weights
     from ptkit.core.models.weights import plain_names
     from ptkit.looking.pictures import picture_folder
     from ptkit.looking.weights import draw_kernels, find_kernels
     from ptkit.plots.kernels import SCALES
 
     check_choice("--scale", scale, SCALES)
-    weights = read_weights(ckpt)
+    weights = find_weights(str(ckpt))
     kernels = find_kernels(plain_names(weights.state_dict), layers, path=ckpt)
     with picture_folder("viz-weights", run=weights.run, out=out) as pictures:
         lines = draw_kernels(kernels, pictures, source=weights.described, scale=scale)

@@ -20,7 +20,7 @@ from ptkit.core.device import choose_device
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
-from ptkit.core.models.locate import read_weights
+from ptkit.core.models.locate import find_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.parts.catalogue import names_code
@@ -103,7 +103,8 @@ def load_subject(
     classes: Path | None = None,
     transforms: Sequence[str] = (),
 ) -> Subject:
-    """Load a model from a checkpoint or run folder, or from bare weights and the five answers.
+    """Load a model from a checkpoint or run folder, from bare weights and the five answers, or
+    torchvision's of a name.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
     numbers of 0..1, or "R,G,B"; one for a model of grey images. classes: a file with one class name
@@ -114,11 +115,11 @@ def load_subject(
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
-    weights = read_weights(path)
+    weights = find_weights(str(path))
     weights, own_steps = _with_own_steps(weights, transforms)
     checkpoint = weights.checkpoint
     if checkpoint is None:
-        return _of_bare_weights(
+        return _of_other_weights(
             weights, model=model, mean=mean, std=std, size=size, classes=classes
         )
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
@@ -149,7 +150,7 @@ def _with_own_steps(
     return replace(weights, pipeline=tuple(map(str, named))), own
 
 
-def _of_bare_weights(
+def _of_other_weights(
     weights: Weights,
     *,
     model: str | None,
@@ -158,6 +159,10 @@ def _of_bare_weights(
     size: int | None,
     classes: Path | None,
 ) -> Subject:
+    is_as_trained = mean is None and std is None and size is None
+    model, size = model or weights.call, size or weights.size
+    mean = weights.mean if mean is None else mean
+    std = weights.std if std is None else std
     if model is None or mean is None or std is None or size is None:
         needed = {"--model NAME": model, "--mean R,G,B": mean, "--std R,G,B": std,
                   "--size PIXELS": size}  # fmt: skip
@@ -170,22 +175,26 @@ def _of_bare_weights(
         raise UsageError(f"--std must be above 0, found {std}")
     if len(means) != len(stds):
         raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
-    names = read_classes(classes) if classes is not None else None
+    names = read_classes(classes) if classes is not None else weights.class_names
     channels = len(means)
     fitted = fit_bare_weights(weights, model=model, size=size, channels=channels)
     num_classes = fitted.num_classes
     if names is not None and len(names) != num_classes:
         raise DataError(
-            f"{classes} has {len(names)} class names, but the weights have {num_classes} outputs"
+            f"{classes or weights.source} has {len(names)} class names, but the weights have"
+            f" {num_classes} outputs"
         )
-    grey = (Call("Grayscale"),) if channels == 1 else ()
-    calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
+    pipeline = weights.pipeline
+    if not (pipeline and is_as_trained):
+        grey = (Call("Grayscale"),) if channels == 1 else ()
+        calls = complete((*evaluation_geometry(size), *grey), size=size, mean=means, std=stds)
+        pipeline = tuple(map(str, calls))
     completed = replace(
         weights,
         notes=fitted.notes,
         call=fitted.call,
         class_names=names,
-        pipeline=tuple(map(str, calls)),
+        pipeline=pipeline,
         size=size,
         mean=means,
         std=stds,

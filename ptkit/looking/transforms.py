@@ -21,6 +21,7 @@ from ptkit.core.data.transforms.completion import (
     training_calls,
 )
 from ptkit.core.data.transforms.conversions import denormalise
+from ptkit.core.data.transforms.eval_lists import evaluation_of
 from ptkit.core.data.transforms.mixing import mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import same_shape
@@ -168,7 +169,7 @@ def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
     """Return one step alone for each image: after the fixed steps before it, at the size that it
     gets in the list.
     """
-    fixed = _fixed_part(calls, place)
+    fixed = _fixed_part(source, calls[:place])
     mean, std = _mean_and_std(fixed)
     before = [denormalise(images, mean, std)[0] for images in _drawn(source, fixed)[0]]
     step = [*fixed, calls[place]]
@@ -176,23 +177,22 @@ def _step_rows(source: _Source, calls: Sequence[Call], place: int) -> list[Row]:
     return _rows(source, step, call=str(calls[place]), before=before, drawn=drawn)
 
 
-def _fixed_part(calls: Sequence[Call], place: int) -> list[Call]:
-    """Return the steps before `place` that are not random, and a resize to the size that the others
-    lead to.
+def _fixed_part(source: _Source, calls: Sequence[Call]) -> tuple[Call, ...]:
+    """Return what evaluation makes of these steps, and a resize to the size that they lead to where
+    that alone leads to another.
     """
-    specs = [(call, spec_named(call)) for call in calls[:place]]
-    fixed = [call for call, spec in specs if spec.can_keep or spec.is_conversion]
+    fixed = evaluation_of(calls, source.pixels)
     # Of a user's own transform nobody knows what it does to the size.
-    sizes = (_planned(calls[:k]).size for k in range(place, -1, -1))
+    sizes = (_planned(calls[:k]).size for k in range(len(calls), -1, -1))
     size = next((size for size in sizes if size is not None), None)
-    if size is None or _planned(fixed).size == size:
+    if size is None or _planned(fixed).size in (None, size):
         return fixed
     height, width = size
     resize = [Call("Resize", (size,))]
     if height == width:
         resize = [Call("Resize", (height,)), Call("CenterCrop", (height,))]
     first = next((k for k, call in enumerate(fixed) if spec_named(call).is_conversion), len(fixed))
-    return [*fixed[:first], *resize, *fixed[first:]]
+    return (*fixed[:first], *resize, *fixed[first:])
 
 
 def _planned(calls: Sequence[Call]) -> Pipeline:

@@ -41,40 +41,46 @@ def read_weights(path: Path) -> Weights:
     return Weights(state_dict=state_dict, path=file, source=str(path), notes=notes)
 
 
-def find_weights(text: str, *, model: str | None) -> Weights:
-    """Return the weights to start from that `text` names: a file, a run folder, or a torchvision
-    model.
+def find_weights(text: str) -> Weights:
+    """Return the weights that a text names: a file, a run folder, or a torchvision model.
+
+    Raises:
+        CheckpointError: no such thing, or nothing that can be read.
+        StorageError: the download failed.
+    """
+    path = weights_path(text)
+    if path is None:
+        # Imports torchvision, three seconds.
+        from ptkit.core.models import torchvision_models
+
+        names = torchvision_models.names()
+        if text in names:
+            return torchvision_models.pretrained_weights(text)
+        if not os.path.isdir(text):
+            raise CheckpointError(
+                f"no weights {text}: not a file, a run folder or a torchvision"
+                f" model{nearest(text, names)}"
+            )
+    return read_weights(path or Path(text))
+
+
+def weights_to_start_from(text: str, *, model: str | None) -> Weights:
+    """Return the weights that a text names, see `find_weights`.
 
     model: the call the user gave; needed for bare weights.
 
     Raises:
-        CheckpointError: no such thing, or nothing that can be read.
+        CheckpointError, StorageError: see `find_weights`.
         UsageError: bare weights without a model.
-        StorageError: the download failed.
     """
-    path = weights_path(text)
-    if path is None or not os.path.lexists(path):
-        return _pretrained(text, is_path=path is not None)
-    weights = read_weights(path)
+    weights = find_weights(text)
     if model is None:
         if weights.call is None:
             raise UsageError(
-                f"{path} holds bare weights: say which model they are for with --model NAME"
+                f"{text} holds bare weights: say which model they are for with --model NAME"
             )
         own_call(weights.call)
     return weights
-
-
-def _pretrained(name: str, *, is_path: bool) -> Weights:
-    # Imports torchvision, three seconds.
-    from ptkit.core.models import torchvision_models
-
-    if is_path or name not in torchvision_models.names():
-        hint = "" if is_path else nearest(name, torchvision_models.names())
-        raise CheckpointError(
-            f"no weights {name}: not a file, a run folder or a torchvision model{hint}"
-        )
-    return torchvision_models.pretrained_weights(name)
 
 
 def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, *, source: str) -> Weights:

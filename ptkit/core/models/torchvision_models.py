@@ -143,6 +143,12 @@ def pretrained_weights(name: str) -> Weights:
         source=str(weights),
         call=_call(name, weights),
         class_names=tuple(weights.meta["categories"]),
+        pipeline=(
+            f"Resize({preset.resize_size[0]}, InterpolationMode.{preset.interpolation.name})",
+            f"CenterCrop({preset.crop_size[0]})",
+            "ToTensor()",
+            f"Normalize({preset.mean}, {preset.std})",
+        ),
         size=preset.crop_size[0],
         mean=tuple(preset.mean),
         std=tuple(preset.std),

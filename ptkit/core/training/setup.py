@@ -15,7 +15,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
-from ptkit.core.models.locate import find_weights
+from ptkit.core.models.locate import weights_to_start_from
 from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
@@ -93,7 +93,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     threads = prepare_device(device, deterministic=asked.deterministic)
     # A resumed run has its own weights: those that it once started from may be gone.
     weights = None if is_resumed else settings.model.weights
-    start = find_weights(weights, model=settings.model.call) if weights else None
+    start = weights_to_start_from(weights, model=settings.model.call) if weights else None
     data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
     try:
         return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)

@@ -64,14 +64,25 @@ def _in_place_of(
     transform = build_transform(call)
     if spec.courses is not None:
         inner = [parse(one) if isinstance(one, str) else one for one in inner_calls(call)]
-        first, *others = (
-            _after(before, course, images) for course in spec.courses(transform, inner)
-        )
-        return first if all(other == first for other in others) else ()
+        courses = [_after(before, course, images) for course in spec.courses(transform, inner)]
+        # Of crops to one size any will do: training saw images of that size alone.
+        is_any = all(one == courses[0] for one in courses) or _resize_alike(before, courses)
+        return courses[0] if is_any else ()
     *earlier, step = steps_of([*before, call])
     if spec.is_certain(transform) or (spec.is_own and _is_always_alike(step, earlier, images)):
         return (call,)
     return spec.in_evaluation(transform, sizes_of(earlier, channels_of(earlier))[-1])
+
+
+def _resize_alike(before: tuple[Call, ...], courses: Sequence[tuple[Call, ...]]) -> bool:
+    """Say whether all courses change the size of images, to the same one."""
+    size, *after = (_size_after((*before, *course)) for course in [(), *courses])
+    return size not in after and None not in after and len(set(after)) == 1
+
+
+def _size_after(calls: Sequence[Call]) -> Any:
+    steps = steps_of(calls)
+    return sizes_of(steps, channels_of(steps))[-1]
 
 
 def _is_always_alike(step: Step, earlier: Sequence[Step], images: Sequence[Pixels]) -> bool:

@@ -214,6 +214,13 @@ def build_loss(
             raise call.error(
                 f"{key} has {len(value)} values, the data {facts.num_classes} classes", key
             )
+    ignored = call.kwargs.get("ignore_index")
+    # -100 is PyTorch's own: no class.
+    if ignored not in (None, -100, *range(facts.num_classes)):
+        raise call.error(
+            f"ignore_index={ignored} is no class: they are 0 to {facts.num_classes - 1}",
+            "ignore_index",
+        )
     if call.name == "PoissonNLLLoss" and facts.lowest < 0:
         raise call.error(
             f"PoissonNLLLoss is for counts, and the list has {facts.lowest:g}: use SmoothL1Loss"

@@ -178,8 +178,7 @@ def train(
     """
     from ptkit.core.config_layers import gather
 
-    given = {"name": name, "out": out, "recipe": recipe}
-    refused = [flag for flag, value in given.items() if value is not None]
+    refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
@@ -214,11 +213,13 @@ def finetune(
         PtkitError: any of its children; core/errors.py says what each means.
     """
     from ptkit.core.config_layers import gather
+    from ptkit.core.models.locate import model_of
 
     found = gather(
         {**settings, "weights": weights},
         base={"optimizer": {"head_lr": 10.0}},
         recipe=recipe,
+        model=None if recipe is None else model_of(os.fspath(weights)),
         config=_path_or_none(config),
     )
     return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
@@ -260,9 +261,8 @@ def evaluate(
 
     names = _path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    subject = _subject(
-        ckpt, given | {"transforms": transforms}, device=device, workers=workers, on_bad=on_bad
-    )
+    answers = given | {"transforms": transforms}
+    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject, Path(list_file), classes=names, device=device, workers=workers, on_bad=on_bad
     )

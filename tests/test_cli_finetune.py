@@ -44,6 +44,16 @@ def test_a_checkpoint_goes_on_with_its_own_statistics(here: Path) -> None:
     assert "took 56 of the model's 56 tensors" in result.stdout
 
 
+def test_the_model_of_the_weights_replaces_that_of_a_recipe(here: Path) -> None:
+    ptkit("train", *QUICK, "--model", "resnet8")
+    result = ptkit("finetune", "ckpt.pkl", "--recipe", "speed", *QUICK)
+    assert result.exit_code == 0
+    assert "model: resnet8(" in result.stdout
+    assert "frozen" not in result.stdout
+    result = ptkit("finetune", "ckpt.pkl", "--recipe", "speed", "--model", "resnet20", *QUICK)
+    assert "model: resnet20(" in result.stdout
+
+
 def test_foreign_weights_are_unwrapped_and_the_head_is_new(foreign: Path) -> None:
     result = ptkit("finetune", str(foreign), "--model", "resnet8", *QUICK, "--verbose")
     assert result.exit_code == 0

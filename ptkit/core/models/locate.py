@@ -9,6 +9,8 @@ from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
+from ptkit.core.parts.calls import parse
+from ptkit.core.parts.catalogue import names_code
 from ptkit.core.wording import nearest
 
 _WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
@@ -62,6 +64,17 @@ def find_weights(text: str) -> Weights:
                 f" model{nearest(text, names)}"
             )
     return read_weights(path or Path(text))
+
+
+def model_of(text: str) -> str | None:
+    """Return the call of the model that the weights which a text names are for; None for bare
+    weights, and for user code, which must be named again.
+
+    Raises:
+        CheckpointError, StorageError: see `find_weights`.
+    """
+    call = find_weights(text).call
+    return None if call is None or names_code(parse(call)) else call
 
 
 def weights_to_start_from(text: str, *, model: str | None) -> Weights:

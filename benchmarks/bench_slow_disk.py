@@ -80,6 +80,7 @@ def measured(
     from ptkit.core.data.loading.batches import Batches
     from ptkit.core.data.transforms.completion import complete
     from ptkit.core.data.transforms.pipeline import Pipeline
+    from ptkit.core.parts.calls import parse_all
 
     link, read, before = Link(rate, latency_s), decoder.read_bytes, _resident()
 
@@ -89,13 +90,13 @@ def measured(
         return data
 
     calls = complete(
-        ("RandomResizedCrop(224)", "RandomHorizontalFlip()"),
+        parse_all(("RandomResizedCrop(224)", "RandomHorizontalFlip()")),
         size=224,
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
     )
     listed = list_of([paths[k % len(paths)] for k in range(num_files)], ("one",))
-    batches = Batches(listed, Pipeline.parse(calls), Sampling(32, shuffle=True))
+    batches = Batches(listed, Pipeline.of(calls), Sampling(32, shuffle=True))
     decoder.read_bytes = slowly
     try:
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ptkit import __version__
 from ptkit.commands.cache import cache
 from ptkit.commands.confmat import confmat
+from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
@@ -23,7 +24,7 @@ from ptkit.commands.output import printable
 from ptkit.commands.predict import predict
 from ptkit.commands.split import split
 from ptkit.commands.summary import summary
-from ptkit.commands.train import finetune, train
+from ptkit.commands.train import train
 from ptkit.commands.viz_featuremaps import viz_featuremaps
 from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights

@@ -57,14 +57,16 @@ def quick_disk():
 @pytest.fixture(autouse=True)
 def on_the_cpu(request, monkeypatch):
     """Hide GPUs from tests that do not ask for one: their numbers are those of a CPU."""
-    if "gpu" in request.keywords or "torch" not in sys.modules:
+    if "gpu" in request.keywords:
+        return
+    # Programs that a test starts.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if "torch" not in sys.modules:
         return
     import torch
 
     for backend in (torch.cuda, torch.backends.mps):
         monkeypatch.setattr(backend, "is_available", lambda: False)
-    # Programs that a test starts.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @contextmanager

@@ -5,11 +5,15 @@ page.
 import ast
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tiny_data import make_lists
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 ANSWERS = (
@@ -128,10 +132,50 @@ def test_a_program_whose_library_is_missing_is_not_started(contest, tmp_path):
 
 def test_what_benchmarks_and_scripts_import_of_ptkit_is_there():
     missing = []
-    for file in (*BENCHMARKS.glob("*.py"), *BENCHMARKS.parent.glob("scripts/*.py")):
+    for file in (*BENCHMARKS.rglob("*.py"), *BENCHMARKS.parent.glob("scripts/*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptkit"):
                 names = {alias.name for alias in node.names}
                 found = set(dir(importlib.import_module(node.module)))
                 missing += [f"{file.name}: {node.module}.{name}" for name in names - found]
     assert missing == []
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    return make_lists(tmp_path, train=90)
+
+
+def result_of(*command: object) -> str:
+    """Return what a program printed."""
+    environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}:{BENCHMARKS}/sides"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        input="round\n",
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_our_side_of_the_contests_runs(lists: Path) -> None:
+    train = lists / "train.txt"
+    batches = [train, 32, 4, "ram", "cpu", "RandomHorizontalFlip()"]
+    assert "FIGURE" in result_of(BENCHMARKS / "sides/ptkit_batches.py", *batches)
+    assert "FIGURE" in result_of(BENCHMARKS / "sides/ptkit_train.py", train, "lenet", 4, 32, "cpu")
+
+
+@pytest.mark.slow
+def test_what_grows_and_what_waits_is_measured(
+    lists: Path, common: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growth = importlib.import_module("bench_memory").GROWTH
+    assert float(result_of("-c", growth, lists / "train.txt", lists / "train.txt", 4)) < 1000
+    slow_disk = importlib.import_module("bench_slow_disk")
+    paths = [str(path) for path in sorted(lists.rglob("*.png"))]
+    share, _ = slow_disk.measured(paths, len(paths), rate=1e6, latency_s=0.001)
+    assert 0 < share <= 1.05

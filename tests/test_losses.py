@@ -334,7 +334,17 @@ def test_smoothing_is_for_a_divergence(call: str, instead: str) -> None:
         ("CrossEntropyLoss()", CLASSES, "CrossEntropyLoss()"),
         ("MSELoss(size_average=False)", CLASSES, "MSELoss(size_average=False), a sum over images"),
         ("MSELoss()", DECIMALS, "MSELoss(), numbers in units of their spread"),
-        ("KLDivLoss()", CLASSES, "KLDivLoss(), a mean over images, target smoothed by 0.1"),
+        (
+            "KLDivLoss()",
+            CLASSES,
+            "KLDivLoss(), after log-softmax, a mean over images, target smoothed by 0.1",
+        ),
+        ("BCELoss()", CLASSES, "BCELoss(), after sigmoid"),
+        (
+            "TripletMarginLoss()",
+            CLASSES,
+            "TripletMarginLoss(), on outputs of unit length, compared within a batch",
+        ),
     ],
 )
 def test_what_is_added_to_pytorchs_loss_is_said(

@@ -15,7 +15,7 @@ from ptkit.cli import app
 from ptkit.core.config import FLAGS, KEYWORDS
 from ptkit.core.config_layers import gather, read_recipe, recipe_names, recipe_text, resolve
 from ptkit.core.errors import UsageError
-from ptkit.core.training.observers import Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
 
@@ -105,10 +105,6 @@ WALK = [
 ]
 
 
-class Quiet(Watcher):
-    """Hears everything and says nothing."""
-
-
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_lists(tmp_path_factory.mktemp("walk"), train=270, valid=6)
@@ -143,9 +139,9 @@ def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
     settings = gather({**beside, keyword: value}, recipe=recipe)
     if (recipe, value) == ("finetune", "LBFGS()"):
         with pytest.raises(UsageError, match=r"^LBFGS takes no .*layer_decay=none\)\n +LBFGS\(\)"):
-            prepare(settings, Quiet(), is_resumed=False)
+            prepare(settings, Unwatched(), is_resumed=False)
         return
-    setup = prepare(settings, Quiet(), is_resumed=False)
+    setup = prepare(settings, Unwatched(), is_resumed=False)
     section, setting = KEYWORDS[keyword]
     found = getattr(getattr(setup.settings, section), setting.name)
     # A LeNet is built for the size of the images, which its call then has.
@@ -165,7 +161,7 @@ def test_a_flag_beside_a_recipe_trains(
     settings = gather({"batch_size": 6, "size": 32, keyword: value}, recipe=recipe)
     if (recipe, value) != ("finetune", "LBFGS()"):
         one_epoch = replace(settings, train=replace(settings.train, epochs=1))
-        assert run(one_epoch, watch=Quiet(), link=None).epochs == 1
+        assert run(one_epoch, watch=Unwatched(), link=None).epochs == 1
 
 
 def test_a_rate_goes_with_its_optimizer_and_stays_with_other_arguments_of_the_same() -> None:
@@ -204,6 +200,24 @@ def test_the_crops_of_a_recipe_have_the_size_that_is_given() -> None:
         "Resize((48, 48))",
         "WithHorizontalFlip()",
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("resnet18(stem='small')", "resnet18()"),
+        ("lenet(size=32, in_channels=1)", "lenet(in_channels=1)"),
+        ("maxvit_t(mlp_dropout=0.1, input_size=(32, 32))", "maxvit_t(mlp_dropout=0.1,)"),
+        ("own.py:net(size=32)", "own.py:net(size=32)"),
+    ],
+)
+def test_what_a_model_has_of_the_size_goes_with_it(
+    tmp_path: Path, call: str, expected: str
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'[data]\nsize = 32\n[model]\ncall = "{call}"\n')
+    assert gather({"size": 64}, recipe=str(recipe)).model.call == expected
+    assert gather({"size": 32}, recipe=str(recipe)).model.call == call
 
 
 def test_a_schedule_is_stepped_as_it_is_itself_not_as_the_one_before() -> None:

@@ -36,7 +36,6 @@ LABELS = torch.arange(N) // 10
 MANY = torch.rand(N, K, generator=GENERATOR) > 0.5
 NUMBERS = torch.rand(N, K, generator=GENERATOR) * 5
 SHUFFLED = torch.randperm(N, generator=GENERATOR)
-ORDERS = {"sorted": torch.arange(N), "shuffled": SHUFFLED}
 
 NONE = torch.empty(0)
 FACTS = {
@@ -153,6 +152,49 @@ OF_LISTS: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
     (REGRESSION, "MSELoss(reduction='sum')", lambda o: nn.MSELoss(reduction="sum")(o, STANDARD)),
     (REGRESSION, "SmoothL1Loss(beta=0.3)", lambda o: nn.SmoothL1Loss(beta=0.3)(o, STANDARD)),
     (REGRESSION, "PoissonNLLLoss(full=True)", lambda o: nn.PoissonNLLLoss(full=True)(o, NUMBERS)),
+    (
+        REGRESSION,
+        "PoissonNLLLoss(log_input=False, eps=0.1)",
+        lambda o: nn.PoissonNLLLoss(log_input=False, eps=0.1)(F.softplus(o), NUMBERS),
+    ),
+    # One class an image, as one-hot rows.
+    (
+        SINGLE,
+        "KLDivLoss(log_target=True)",
+        lambda o: nn.KLDivLoss(reduction="batchmean", log_target=True)(
+            o.log_softmax(1), SMOOTHED.log()
+        ),
+    ),
+    (
+        SINGLE,
+        "BCEWithLogitsLoss(pos_weight=[1, 20, 3])",
+        lambda o: nn.BCEWithLogitsLoss(pos_weight=WEIGHT)(o, HOT),
+    ),
+    (
+        SINGLE,
+        "SoftMarginLoss(reduce=True, size_average=False)",
+        lambda o: nn.SoftMarginLoss(reduction="sum")(o, HOT * 2 - 1),
+    ),
+    (
+        SINGLE,
+        "MultiLabelSoftMarginLoss(reduction='sum')",
+        lambda o: nn.MultiLabelSoftMarginLoss(reduction="sum")(o, HOT),
+    ),
+    (SINGLE, "MultiLabelMarginLoss()", lambda o: nn.MultiLabelMarginLoss()(o, places(HOT > 0))),
+    (
+        SINGLE,
+        "HingeEmbeddingLoss(reduction='sum')",
+        lambda o: nn.HingeEmbeddingLoss(reduction="sum")(F.softplus(o), HOT * 2 - 1),
+    ),
+    (SINGLE, "L1Loss(reduction='sum')", lambda o: nn.L1Loss(reduction="sum")(o, HOT)),
+    (SINGLE, "MSELoss()", lambda o: nn.MSELoss()(o, HOT)),
+    (SINGLE, "SmoothL1Loss(beta=2)", lambda o: nn.SmoothL1Loss(beta=2)(o, HOT)),
+    (SINGLE, "PoissonNLLLoss()", lambda o: nn.PoissonNLLLoss()(o, HOT)),
+    (
+        SINGLE,
+        "PoissonNLLLoss(log_input=False, full=True)",
+        lambda o: nn.PoissonNLLLoss(log_input=False, full=True)(F.softplus(o), HOT),
+    ),
 ]
 # What these compare is formed from the list, not batch by batch.
 OF_PAIRS = [name for name, rule in RULES.items() if rule.pairs]
@@ -324,18 +366,40 @@ def test_validation_is_one_mean(here: Path, batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [4, 21])
-@pytest.mark.parametrize("name", OF_PAIRS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(f"{name}(margin=0.5)" for name in OF_PAIRS),
+        *(f"{name}(reduction='sum')" for name in OF_PAIRS),
+        "TripletMarginLoss(p=1, swap=True, eps=0.1)",
+    ],
+)
 def test_pairs_of_validation_are_those_of_the_whole_list(
-    here: Path, name: str, batch_size: int
+    here: Path, call: str, batch_size: int
 ) -> None:
     training = prepared(
-        loss={"call": f"{name}(margin=0.5)", "pairs": True, "embedding": 4},
-        train={"batch_size": batch_size},
+        loss={"call": call, "pairs": True, "embedding": 4}, train={"batch_size": batch_size}
     )
     found, _ = loop.evaluate(training)
     loss, (outputs, labels) = training.loss, outputs_of(training)
     compared = loss.use.form(F.normalize(outputs, dim=1), labels)
     assert found == pytest.approx(loss.criterion(*compared).item(), rel=1e-5)
+
+
+def test_of_many_images_each_compared_part_has_every_class_however_the_list_is_sorted(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "COMPARED", 6)
+    lines = [line for line in Path("valid.txt").read_text().splitlines() if not line.endswith(" 2")]
+    found = []
+    # In turns, every second image would be of one class.
+    for order in (lines, sorted(lines, key=lambda line: line[-1])):
+        Path("valid.txt").write_text("\n".join(order) + "\n")
+        training = prepared(loss={"call": "TripletMarginLoss()", "embedding": 4})
+        assert all(len(labels.unique()) == 2 for _, labels in loop._examined(training))
+        found.append(loop.evaluate(training)[0])
+    assert found[0] > 0
+    assert found[0] == pytest.approx(found[1])
 
 
 @pytest.mark.parametrize(
@@ -344,6 +408,9 @@ def test_pairs_of_validation_are_those_of_the_whole_list(
         "CrossEntropyLoss()",
         "CrossEntropyLoss(weight=[1, 20, 3], ignore_index=1)",
         "CrossEntropyLoss(reduction='sum')",
+        "NLLLoss(weight=[1, 20, 3])",
+        "KLDivLoss()",
+        "BCEWithLogitsLoss(weight=[1, 20, 3])",
     ],
 )
 @pytest.mark.parametrize("transforms", [(), ("FiveCrop(12)",)])

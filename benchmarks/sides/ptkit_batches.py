@@ -25,7 +25,7 @@ from turns import serve  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.data.lists import read_list  # noqa: E402
 from ptkit.core.device import choose_device, prepare_device  # noqa: E402
-from ptkit.core.training.observers import Watcher  # noqa: E402
+from ptkit.core.training.observers import Unwatched  # noqa: E402
 from ptkit.core.training.setup_data import prepare_data  # noqa: E402
 
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
@@ -46,9 +46,8 @@ def main() -> None:
     }
     settings = resolve({"data": data, "train": {"batch_size": int(batch_size)}})
     prepare_device(choose_device(device), deterministic=False)
-    batches = prepare_data(
-        settings, device=choose_device(device), counting=Watcher().counting
-    ).train
+    place, quiet = choose_device(device), Unwatched().counting
+    batches = prepare_data(settings.data, settings.train, device=place, counting=quiet).train
     listed = read_list(Path(file))
     paths = [listed.image_path(index) for index in range(len(listed))]
     number = 0

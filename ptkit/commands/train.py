@@ -1,5 +1,5 @@
-"""`ptkit train` and `ptkit finetune`, and what both print: a live line on a terminal, and one plain
-line an epoch everywhere.
+"""`ptkit train`, and what training prints: a live line on a terminal, one plain line an epoch
+everywhere.
 """
 
 import sys
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,7 +15,6 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar, live_line
-from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted
 
 if TYPE_CHECKING:
@@ -44,42 +43,6 @@ def train(printer: Printer, **settings: Any) -> None:
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     result = api.train(watch=TrainingScreen(printer), **settings)
     print_run(printer, result)
-
-
-@options.with_flags(options.setting_flags(), before="verbose")
-@options.with_flags(options.RUN_FLAGS)
-def finetune(
-    printer: Printer,
-    weights: Annotated[
-        str,
-        typer.Argument(
-            metavar="WEIGHTS",
-            help="A checkpoint, a run folder, bare weights, or a torchvision model.",
-        ),
-    ],
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="List every tensor and what became of it.")
-    ] = False,
-    **settings: Any,
-) -> None:
-    """Train on from old weights: take what fits, report the rest, and move the head faster than the
-    body.
-
-    The rate is a tenth of the usual one; the head gets ten times that. Input size and normalisation
-    come from the weights if these carry them. Groups of parameters have their own rate, or are
-    frozen (no gradients, BatchNorm statistics kept) or excluded (left out of the optimizer).
-
-    Example: ptkit finetune resnet18 --group "layer1: frozen" --epochs 5
-    """
-    from ptkit.core.config_layers import parse_assignments
-
-    if "resume" in settings:
-        raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
-    settings = parse_assignments(settings.pop("assignments", ())) | settings
-    # The argument says which weights are meant.
-    settings.pop("weights", None)
-    watch = TrainingScreen(printer, is_verbose=verbose)
-    print_run(printer, api.finetune(weights, watch=watch, **settings))
 
 
 class TrainingScreen:

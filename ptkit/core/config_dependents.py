@@ -16,12 +16,16 @@ _DEPENDENTS = {
     "data.transforms": ("data.augment", "data.eval_transforms"),
     # Of these another part counts, not other arguments of the same.
     "model.call": ("model.init", "optimizer.groups"),
-    "loss.call": ("loss.pairs", "loss.embedding"),
+    "loss.call": ("loss.pairs", "loss.embedding", "loss.smoothing"),
     "optimizer.call": ("optimizer.lr",),
     "scheduler.call": ("scheduler.per", "scheduler.metric"),
 }
 # A rate in a call, with the comma after it.
 _RATE = re.compile(r"(?<=[(,])\s*lr\s*=\s*[^,()]+,?\s*")
+# What a model has of the size of its images, where a run has written it out or a recipe names it.
+_FROM_SIZE = re.compile(
+    r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
+)
 # What stands before the size of a crop or of Resize; a user's own transforms have a prefix.
 _SIZED = r"((?<![\w:.])(?:Resize|[A-Z]\w*Crop)\(\s*|\bsize\s*=\s*)"
 
@@ -61,12 +65,14 @@ def _has_rate(call: str | None) -> bool:
 
 
 def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    """Return the transforms of earlier layers for images of another size than these name."""
+    """Return the transforms and the model of earlier layers for images of another size than these
+    name.
+    """
     old, lists = before.get("data.size"), ("data.transforms", "data.eval_transforms")
-    if old is None or size is None:
+    if size in (None, old) or old is None:
         return {}
     sides = re.compile(rf"{_SIZED}([(\[]\s*{old}(?:\s*,\s*{old})?\s*[)\]]|{old}\b)")
-    return {
+    transforms = {
         name: tuple(
             sides.sub(lambda found: found[1] + found[2].replace(str(old), str(size)), text)
             for text in before[name]
@@ -74,3 +80,7 @@ def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:
         for name in lists
         if name in before
     }
+    model = before.get("model.call") or ""
+    # A user's own model has a prefix, and arguments of its own.
+    is_known = ":" not in model.partition("(")[0]
+    return transforms | ({"model.call": _FROM_SIZE.sub("", model)} if model and is_known else {})

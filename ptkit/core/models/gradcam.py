@@ -29,7 +29,7 @@ def gradcam(
 ) -> npt.NDArray[np.float32]:
     """Return for each image where a layer's maps speak for a class: float32 (n, H, W), 0..1.
 
-    images: (n, 3, H, W). classes: the column of the outputs to explain, one an image. layer: a
+    images: (n, C, H, W). classes: the column of the outputs to explain, one an image. layer: a
     module's name; by default that of `explained_layer`. sign: -1 where low outputs win.
     The maps are weighted by the mean of their gradients and added, what is negative is cut off
     (section 3, equations 1 and 2), and the sum is enlarged to the image and divided by its largest

@@ -49,7 +49,7 @@ class Layer:
 def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
     """Run the model once and return its layers in the order in which they finished last.
 
-    images: (n, 3, H, W); the first one is used. The model is left as it was.
+    images: (n, C, H, W); the first one is used. The model is left as it was.
 
     Raises:
         UsageError: the model does not take images of this size.
@@ -175,7 +175,7 @@ def taking(
     """Turn an error of the model's code into one that names the size of the images.
 
     Raises:
-        UsageError: the model does not take images (n, 3, H, W) of this size, or not so many.
+        UsageError: the model does not take images (n, C, H, W) of this size, or not so many.
     """
     try:
         yield

@@ -39,7 +39,7 @@ class CompiledForward:
         self._compiled: Forward = torch.compile(model, dynamic=False, options=options)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the outputs (n, num_outputs) of images (n, 3, H, W)."""
+        """Return the outputs (n, num_outputs) of images (n, C, H, W)."""
         is_training = self._model.training
         if images.shape != self._shapes.setdefault(is_training, images.shape):
             return self._plain(images)

@@ -158,8 +158,9 @@ def train_epoch(
 def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     """Return loss and metrics over the validation list, in which every image counts once.
 
-    The loss is that of all images at once, whatever the batch size and the order of the lines. The
-    metrics are those of the task, the main one first.
+    The loss is that of all images at once, whatever the batch size and the order of the lines; a
+    loss that compares images compares COMPARED of them at a time. The metrics are those of the
+    task, the main one first.
     """
     training.model.eval()
     loss = training.loss
@@ -184,11 +185,14 @@ def _examined(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
     if not training.loss.compares:
         yield from found
         return
-    # Pairs are of one piece. Batches of a list that is sorted by class would hold one class.
+    # Pairs are of one piece, and each piece has its share of every class, however the list is
+    # sorted.
     outputs, labels = map(torch.cat, zip(*found, strict=True))
+    by_class = labels.argsort(stable=True)
     num_pieces = -(-len(labels) // COMPARED)
     for first in range(num_pieces):
-        yield outputs[first::num_pieces], labels[first::num_pieces]
+        piece = by_class[first::num_pieces]
+        yield outputs[piece], labels[piece]
 
 
 def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
@@ -311,14 +315,18 @@ def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
 
 def remedy(training: Training, *, num_steps: int) -> str:
     """Return what can help against a loss that is not finite after so many optimizer steps."""
+    # fp16 ends at 65,504, which large outputs pass.
+    wider = "try --precision fp32, or " if training.dtype is torch.float16 else ""
     if not num_steps:
         return (
-            "no step was made before it, so neither --lr nor clipping can help: look at the"
+            f"no step was made before it, so neither --lr nor clipping can help: {wider}look at the"
             " arguments of the loss, the transforms and the initial weights"
         )
     settings = training.settings
     is_clipped = settings.clip_grad is not None or settings.clip_value is not None
-    advice = "try a lower --lr" + ("" if is_clipped else " or --set train.clip_grad=1")
+    advice = f"{wider or 'try '}a lower --lr" + (
+        "" if is_clipped else " or --set train.clip_grad=1"
+    )
     call = training.loss.call
     # Such as a mean over nothing, in a batch of one class.
     return f"{advice}; or {call.name} itself gives it for some batch" if call.prefix else advice

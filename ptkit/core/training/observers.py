@@ -66,7 +66,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Embedding:
-    """features: (n, D). rows: a heading, then one per image. thumbnails: 0..1, (n, 3, S, S)."""
+    """features: (n, D). rows: a heading, then one per image. thumbnails: 0..1, (n, C, S, S)."""
 
     tag: str
     features: npt.NDArray[Any]
@@ -120,7 +120,7 @@ class Recorder:
     def start(
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
-        """Record the beginning: one input (1, 3, H, W), texts by tag, the input as a picture."""
+        """Record the beginning: one input (1, C, H, W), texts by tag, the input as a picture."""
 
     def epoch(self, result: EpochResult, model: nn.Module) -> None:
         """Record one epoch; the model still has the gradients of its last step."""

@@ -127,12 +127,17 @@ class Run(Setup):
             self.history.saved_epoch = result.epoch
 
     def seen_before(self) -> str | None:
-        """Return a warning of validation images that the first weights were trained on, if any.
+        """Return a warning of validation images that only the first weights were trained on, if
+        any; those of the own training list were known, and allowed.
 
         After a validation, which has read the files.
         """
         earlier, valid = self.data.earlier_images, self.training.valid
-        count = 0 if earlier is None else int(np.isin(valid.image_hashes(), earlier).sum())
+        if earlier is None:
+            return None
+        # A resumed run finds its own images among the earlier ones.
+        before = np.setdiff1d(earlier, self.training.train.image_hashes())
+        count = int(np.isin(valid.image_hashes(), before).sum())
         if not count:
             return None
         return (

@@ -28,6 +28,7 @@ from ptkit.core.training.optimization.optimizers import (
     OptimizerSetup,
     build_optimizer,
     freeze_statistics,
+    is_lbfgs,
     notes_of,
     split_rate,
     usual_lr,
@@ -120,7 +121,7 @@ def _prepare_training(
     call = parse(settings.optimizer.call or usual_optimizer(loss))
     dtype = dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow.
-    channels_last = asked.channels_last and call.name != "LBFGS"
+    channels_last = asked.channels_last and not is_lbfgs(call)
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
     model = _prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
@@ -375,7 +376,7 @@ def _prepare_optimizer(
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(asked.groups)
     # LBFGS takes no groups, so the head moves as the body does.
-    if asked.head_lr != 1.0 and call.name != "LBFGS":
+    if asked.head_lr != 1.0 and not is_lbfgs(call):
         head = find_head(model.module, model.num_outputs)
         if not head:
             raise UsageError(

@@ -48,7 +48,7 @@ _QUICK_BYTES = 1 << 20
 _BYTES_AT_ONCE = 1 << 19
 
 
-# Images (n, 3, H, W) to outputs (n, num_outputs): a model, or its compiled form.
+# Images (n, C, H, W) to outputs (n, num_outputs): a model, or its compiled form.
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -329,7 +329,7 @@ class Batches:
 
 
 def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:
-    """Yield the images at some places of the list in batches (n, 3, H, W); of several crops the
+    """Yield the images at some places of the list in batches (n, C, H, W); of several crops the
     first.
 
     Raises:

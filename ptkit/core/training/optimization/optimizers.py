@@ -180,6 +180,14 @@ def notes_of(call: Call) -> tuple[str, ...]:
     return () if call.prefix or call.name not in _NOTES else (_NOTES[call.name],)
 
 
+def is_lbfgs(call: Call) -> bool:
+    """Say whether a call names LBFGS, or a class of the user's that is made of it."""
+    if not call.prefix:
+        return call.name == "LBFGS"
+    target = OPTIMIZERS.find(call).target
+    return isinstance(target, type) and issubclass(target, torch.optim.LBFGS)
+
+
 def build_optimizer(
     call: Call,
     model: nn.Module,
@@ -205,7 +213,7 @@ def build_optimizer(
     takes = _takes(call)
     _sparse_parameters(call, model)
     plans = plan_parameters(model, groups, lr=lr, layer_decay=layer_decay)
-    if call.name == "LBFGS" and not call.prefix:
+    if is_lbfgs(call):
         _check_one_group(call, plans.values())
     # Given or by default; 0 for optimizers without one.
     usual = takes["weight_decay"].default if "weight_decay" in takes else 0.0

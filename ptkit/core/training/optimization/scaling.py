@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ptkit.core.device import choose_dtype
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import Call
+from ptkit.core.training.optimization.optimizers import is_lbfgs
 
 # After so many overflows the loss is not too large: its gradients are NaN or infinite.
 _SMALLEST_SCALE = 2.0**-10
@@ -103,7 +104,7 @@ def dtype_for(call: Call, precision: str, device: torch.device) -> torch.dtype |
         UsageError: fp16 with LBFGS.
     """
     dtype = choose_dtype(precision, device)
-    if dtype is not torch.float16 or call.name != "LBFGS":
+    if dtype is not torch.float16 or not is_lbfgs(call):
         return dtype
     if precision == "auto":
         return None

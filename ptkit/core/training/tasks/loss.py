@@ -19,6 +19,8 @@ from ptkit.core.parts.calls import Call
 from ptkit.core.training.tasks.pairs import Pairing
 from ptkit.core.training.tasks.task import Task
 
+# Losses whose mean is over the weights of the images' classes.
+_WEIGHING = (nn.CrossEntropyLoss, nn.NLLLoss)
 # What a sum of losses is divided by: images or pairs; or weights, which stay on the device.
 Count = int | Tensor
 
@@ -153,8 +155,9 @@ class Loss(nn.Module):
 
     def mixed_count(self, labels: Tensor, partner_labels: Tensor, share: Tensor) -> Count:
         """Return what a mixed batch adds to the denominator: images, without what is ignored."""
-        ignored = getattr(self.criterion, "ignore_index", -100)
-        if ignored < 0:
+        ignored = getattr(self.criterion, "ignore_index", None)
+        # Of a user's own loss nobody knows what it leaves out.
+        if type(self.criterion) not in _WEIGHING or ignored not in range(self.facts.num_classes):
             return len(labels)
         own, partner = (some != ignored for some in (labels, partner_labels))
         return (own * share + partner * (1 - share)).sum()
@@ -168,6 +171,10 @@ class Loss(nn.Module):
     def described(self) -> str:
         """The call, and what ptkit adds to what PyTorch does by it."""
         added = []
+        if isinstance(self.use, Pairing):
+            added.append("on outputs of unit length, compared within a batch")
+        elif (before := self.use.activation.__name__) != "unchanged":
+            added.append(f"after {before.replace('_', '-')}")
         if self.is_sum:
             added.append("a sum over images")
         if self.reduction == "batchmean":
@@ -217,7 +224,7 @@ def class_weights(criterion: nn.Module, num_classes: int) -> Tensor | None:
     """Return what PyTorch's mean divides by, for each class; None where that is 1 for all."""
     # Other losses with weights divide by the number of images all the same; a subclass of the
     # user's may do anything.
-    if type(criterion) not in (nn.CrossEntropyLoss, nn.NLLLoss):
+    if type(criterion) not in _WEIGHING:
         return None
     weight, ignored = (getattr(criterion, name) for name in ("weight", "ignore_index"))
     if weight is None and ignored not in range(num_classes):

@@ -215,8 +215,8 @@ def build_loss(
                 f"{key} has {len(value)} values, the data {facts.num_classes} classes", key
             )
     ignored = call.kwargs.get("ignore_index")
-    # -100 is PyTorch's own: no class.
-    if ignored not in (None, -100, *range(facts.num_classes)):
+    # -100 is PyTorch's own: no class. In a user's loss the argument may mean anything.
+    if not call.prefix and ignored not in (None, -100, *range(facts.num_classes)):
         raise call.error(
             f"ignore_index={ignored} is no class: they are 0 to {facts.num_classes - 1}",
             "ignore_index",
@@ -261,7 +261,12 @@ def counting_notes(loss: Loss, train: ImageList, valid: ImageList) -> tuple[str,
         parts.append(f"{num_ignored:,} of {len(images):,} {word} images")
     ignored = np.flatnonzero(~loss.task.counted.cpu().numpy()).tolist()
     names = first_of([train.class_names[k] for k in ignored], 5)
-    return (f"ignored by the loss, and by accuracy: {names}; {' and '.join(parts)}",)
+    weight = getattr(loss.criterion, "weight", None)
+    # PyTorch smooths over all classes for an image of a class of weight 0 too.
+    is_zero = weight is not None and not weight.all()
+    is_smoothed = is_zero and getattr(loss.criterion, "label_smoothing", 0.0) > 0
+    but = " but for label_smoothing" if is_smoothed else ""
+    return (f"ignored by the loss{but}, and by accuracy: {names}; {' and '.join(parts)}",)
 
 
 def _criterion_of(call: Call) -> nn.Module:

@@ -11,10 +11,11 @@ from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.catalogue import build_transform
+from ptkit.core.data.transforms.eval_lists import evaluation_of
 from ptkit.core.data.transforms.foreign import apply_foreign
-from ptkit.core.data.transforms.generators import all_kept, reachable
+from ptkit.core.data.transforms.generators import all_kept, next_draws, reachable
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import parse, parse_all
 
 # Each adds a number of one generator to the image; each is held in another way.
 CODE = """
@@ -47,6 +48,35 @@ class Held:
     def __call__(self, image):
         return image + int(self.rngs[0].integers(50)) + self.shared.randrange(50)
 
+LAZY = None
+def lazily(image):
+    global LAZY
+    LAZY = LAZY or np.random.default_rng()
+    return image + int(LAZY.integers(100))
+
+class Lazily:
+    rng = None
+    def __call__(self, image):
+        self.rng = self.rng or random.Random()
+        # In place: an image that is needed again must be another one.
+        image += self.rng.randrange(100)
+        return image
+
+class LazilyOnPil:
+    rng = None
+    def __call__(self, image):
+        self.rng = self.rng or random.Random()
+        image.putpixel((0, 0), image.getpixel((0, 0)) + self.rng.randrange(100))
+        return image
+
+class Seldom:
+    rngs = {{}}
+    def __call__(self, image):
+        if random.random() > 0.9 and not self.rngs:
+            self.rngs["late"] = np.random.default_rng()
+        drawn = self.rngs["late"].integers(50) if self.rngs else 0
+        return image + random.randrange(50) + int(drawn)
+
 class Slots:
     __slots__ = ("rng",)
     def __init__(self): self.rng = np.random.default_rng()
@@ -64,10 +94,10 @@ def number(): return int(RNG.integers(100))
 """
 FUNCTIONS = (
     *("from_numpy", "from_legacy", "from_python", "from_torch", "from_table", "from_bound_method"),
-    *("from_default", "from_helper"),
+    *("from_default", "from_helper", "lazily"),
 )
 CALLS = [f'Lambda("{{}}:{name}")' for name in FUNCTIONS] + [
-    f"{{}}:{name}()" for name in ("make", "Held", "Slots", "Inner")
+    f"{{}}:{name}()" for name in ("make", "Held", "Slots", "Inner", "Lazily")
 ]
 BLACK = torch.zeros(3, 2, 2, dtype=torch.uint8)
 
@@ -93,6 +123,31 @@ def test_a_generator_of_ones_own_depends_on_the_images_draw_alone(own, call):
     assert len({str(image) for image in first}) > 10
 
 
+def test_a_step_that_runs_again_gets_the_image_as_it_came(own):
+    lazily = build_transform(parse(f"{own}:LazilyOnPil()"))
+    with all_kept([lazily]):
+        first, again = (
+            apply_foreign(lazily, Image.new("L", (1, 1)), np.array([0.3])).getpixel((0, 0))
+            for _ in range(2)
+        )
+    assert first == again > 0
+
+
+def test_a_generator_that_is_made_late_is_seeded_from_the_image_that_made_it(own):
+    seldom = build_transform(parse(f"{own}:Seldom()"))
+    draws = np.random.default_rng(0).random((60, 1))
+    with all_kept([seldom]):
+        first, is_made = zip(
+            *((apply_foreign(seldom, BLACK, row).tolist(), bool(seldom.rngs)) for row in draws),
+            strict=True,
+        )
+        again = tuple(apply_foreign(seldom, BLACK, row).tolist() for row in draws)
+    # Before it was there, no image could depend on it.
+    start = is_made.index(True)
+    assert start > 0
+    assert first[start:] == again[start:]
+
+
 def test_each_generator_is_seeded_with_another_number(own):
     held = build_transform(parse(f"{own}:Held()"))
     with all_kept([held]):
@@ -114,11 +169,16 @@ def test_trying_a_transform_leaves_every_generator_as_it_was(own, call):
             [
                 *(g.bit_generator.state for g in found if isinstance(g, np.random.Generator)),
                 *(g.getstate() for g in found if isinstance(g, random.Random)),
-                *(g.get_state() for g in found if isinstance(g, torch.Generator)),
+                *(g.get_state() for g in found if isinstance(g, np.random.RandomState)),
+                *(g.get_state().tolist() for g in found if isinstance(g, torch.Generator)),
                 (random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()),
             ]
         )
 
+    # What is made when it is first needed is there from here on.
+    pipeline.view(np.zeros((2, 2, 3), np.uint8))
+    # Elsewhere than where the next image puts them.
+    next_draws(step.transform)
     before = states()
     pipeline.view(np.zeros((2, 2, 3), np.uint8))
     assert len(reachable(step.transform)) > 0
@@ -162,9 +222,13 @@ def images(tmp_path):
     return read_list(tmp_path / "list.txt")
 
 
-def test_workers_do_not_change_what_own_generators_draw(own, images):
-    pipeline = Pipeline.parse([f'Lambda("{own}:from_numpy")', "ToTensor()"])
-    epochs = []
+@pytest.mark.parametrize("name", ["from_numpy", "lazily"])
+@pytest.mark.parametrize("is_tried", [False, True])
+def test_workers_do_not_change_what_own_generators_draw(own, images, name, is_tried):
+    calls = [f'Lambda("{own}:{name}")', "ToTensor()"]
+    pipeline, epochs = Pipeline.parse(calls), []
+    if is_tried:
+        evaluation_of(parse_all(calls), [np.zeros((4, 4, 3), np.uint8)])
     for workers in (1, 2):
         batches = Batches(images, pipeline, Sampling(2), workers=workers)
         epochs.append([[batch.images for batch in batches.epoch(k)] for k in (1, 2)])

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from ptkit.core.data.transforms.generators import seed_all
+from ptkit.core.data.transforms.generators import finds_others, is_search_due, seed_all
 from ptkit.core.data.transforms.spec import (
     FEW_MODES,
     FILL,
@@ -50,9 +50,18 @@ class Lambda(nn.Module):
 
 def apply_foreign(transform: Any, image: Any, draws: Draws) -> Any:
     """Apply a transform after seeding all generators for this one image."""
+    code = code_of(transform)
     seed_for(transform, draws)
-    # A copy: what works in place must not change an image that is kept for the next epoch.
-    result = transform(image.clone() if isinstance(image, Tensor) else image)
+    is_search = is_search_due(code)
+    # Copies: what works in place must not change an image that is kept for the next epoch, or that
+    # is needed again below.
+    if isinstance(image, Tensor):
+        result = transform(image.clone())
+    else:
+        result = transform(image.copy() if is_search else image)
+    # What this very run made could not be seeded before it drew.
+    if is_search and finds_others(code):
+        return apply_foreign(transform, image, draws)
     if not isinstance(result, Tensor | Image):
         raise TypeError(f"it must return a tensor or a PIL image, found {type(result).__name__}")
     return result

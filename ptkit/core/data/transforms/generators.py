@@ -66,6 +66,8 @@ _GLOBAL: tuple[Any, ...] = (
     getattr(np.random.get_state, "__self__"),  # noqa: B009  # unknown to its stub
     getattr(random.seed, "__self__"),  # noqa: B009
 )
+# As many as a step is tried with, so that worker processes start with what is found there.
+_EARLY_RUNS = 64
 
 
 def seed_all(code: Any, key: int) -> None:
@@ -103,7 +105,28 @@ def reachable(code: Any) -> tuple[Any, ...]:
     They are looked for in attributes, closures, default arguments, lists and dicts, and in the
     globals of the modules that the code is in or imports, but not in installed libraries.
     """
-    return _searched(_Identity(code))
+    return _reach_of(_Identity(code)).generators
+
+
+def is_search_due(code: Any) -> bool:
+    """Count a run of some code, and say whether it should be followed by `finds_others`.
+
+    It should after each of the first runs, and then ever more rarely.
+    """
+    reach = _reach_of(_Identity(code))
+    reach.num_runs = count = reach.num_runs + 1
+    # Powers of two: in an epoch of any length the searches take no time that counts.
+    return count <= _EARLY_RUNS or count & (count - 1) == 0
+
+
+def finds_others(code: Any) -> bool:
+    """Look for generators again, and say whether there are some that were not reachable before, as
+    those that code makes when it first needs them.
+    """
+    reach = _reach_of(_Identity(code))
+    found, known = _searched(code), set(map(id, reach.generators))
+    reach.generators = found
+    return not known.issuperset(map(id, found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +142,24 @@ class _Identity:
         return isinstance(other, _Identity) and self.code is other.code
 
 
-# Once for each transform: a search takes longer than seeding.
+@dataclass(eq=False)
+class _Reach:
+    """The generators that some code was found to hold, and how often it has run."""
+
+    generators: tuple[Any, ...]
+    num_runs: int = 0
+
+
+# Kept for each transform: a search takes 70 times as long as seeding.
 @functools.lru_cache(maxsize=64)
-def _searched(root: _Identity) -> tuple[Any, ...]:
-    home = _package(getattr(root.code, "__module__", ""))
+def _reach_of(root: _Identity) -> _Reach:
+    return _Reach(_searched(root.code))
+
+
+def _searched(code: Any) -> tuple[Any, ...]:
+    home = _package(getattr(code, "__module__", ""))
     found: list[Any] = []
-    seen, waiting = set(map(id, _GLOBAL)), [root.code]
+    seen, waiting = set(map(id, _GLOBAL)), [code]
     while waiting:
         one = waiting.pop()
         if id(one) in seen or isinstance(one, str | bytes | int | float | None):

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import parse_assignment, resolve
+from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.eval_lists import evaluation_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import joined, parse_all
+from ptkit.core.parts.calls import joined, parse, parse_all
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import run
 
@@ -48,6 +49,8 @@ def by_numpy(image): return image if np.random.random() < 0.5 else 255 - image
 def by_own(image): return image if RNG.random() < 0.5 else 255 - image
 def by_the_machine(image): return torch.from_numpy(
     np.frombuffer(os.urandom(image.numel()), np.uint8).reshape(image.shape).copy())
+def at_times(image): return 255 - image if os.urandom(1) < b"\\x80" else image
+def made_anew(image): return image if np.random.default_rng().random() < 0.5 else 255 - image
 class Every:
     def __init__(self): self.count = 0
     def __call__(self, image):
@@ -142,6 +145,17 @@ SMALL, LARGE = "Resize((32, 32))", "Resize(256)"
         (["RandomOrder([Grayscale(3), Pad(2)])"], 32, [SMALL, "Grayscale(3)", "Pad(2)"]),
         (["RandomOrder([Resize(28), Resize(24)])"], 32, [SMALL]),
         (["RandomOrder([Pad(2), RandomVerticalFlip()])"], 32, [SMALL, "Pad(2)"]),
+        # Backwards it is the same list, but not in other orders.
+        (["RandomOrder([Pad(2), CenterCrop(20), Pad(2)])"], 32, [SMALL]),
+        (["RandomOrder([Pad(2), Pad(2), Pad(2)])"], 32, [SMALL, "Pad(2)", "Pad(2)", "Pad(2)"]),
+        (
+            ["RandomOrder([ColorJitter(0.4), RandomCrop(24), RandomRotation(9), AugMix()])"],
+            32,
+            [SMALL, "CenterCrop(24)"],
+        ),
+        # Of so many steps not all orders are compared.
+        ([f"RandomOrder([{', '.join(['Pad(2)'] * 6)}])"], 32, [SMALL]),
+        ([f"RandomOrder([{', '.join(['RandomVerticalFlip()'] * 6)}])"], 32, [SMALL]),
         (["MixUp()"], 32, [SMALL]),
         (["RandomChoice([MixUp(), CutMix()])"], 32, [SMALL]),
         # Several crops are averaged.
@@ -237,6 +251,8 @@ def test_a_step_of_ones_own_is_tried_on_what_it_gets_in_training(own):
         'Lambda("{}:by_numpy")',
         'Lambda("{}:by_own")',
         'Lambda("{}:by_the_machine")',
+        'Lambda("{}:at_times")',
+        'Lambda("{}:made_anew")',
         "{}:Every()",
         "torchvision.transforms.v2:GaussianBlur(3)",
         'RandomApply([Lambda("{}:invert")], p=0.5)',
@@ -249,12 +265,23 @@ def test_a_step_of_ones_own_that_is_random_goes(own, step):
 @pytest.mark.parametrize("name", ["invert", "draws_in_vain", "rarely", "by_own", "in_place"])
 def test_trying_a_step_changes_no_generator_and_no_image(own, name):
     images = [image.copy() for image in IMAGES]
-    before = repr((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
-    evaluation(f'Lambda("{own}:{name}")', images=images)
-    assert (
-        repr((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist())) == before
-    )
+    step = f'Lambda("{own}:{name}")'
+    rng = build_transform(parse(step)).function.__globals__["RNG"]
+
+    def states():
+        own = rng.bit_generator.state
+        return repr((own, random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
+
+    before = states()
+    evaluation(step, images=images)
+    assert states() == before
     assert all(map(np.array_equal, images, IMAGES))
+
+
+def test_a_step_of_ones_own_is_never_judged_without_an_image(own):
+    calls = parse_all([f'Lambda("{own}:invert")', "ToTensor()"])
+    with pytest.raises(AssertionError, match="no image to try"):
+        evaluation_of(calls)
 
 
 # ------------------------------------------------------------------------------------------ in runs
@@ -314,6 +341,48 @@ def test_eval_transforms_may_be_ones_own_but_not_random(own):
     assert calls_of(train(data))[1:3] == [joined(parse_all([mine])), "RandomHorizontalFlip(1.0)"]
     with pytest.raises(UsageError, match=r"data\.eval_transforms must not be random"):
         train({"eval_transforms": [random_one]})
+
+
+NOTHING_RANDOM = {
+    "RandomApply([Grayscale(3)], p=1.0)": ["Grayscale(3)"],
+    "RandomApply([RandomVerticalFlip()], p=0.0)": [],
+    "RandomChoice([Pad(2)])": ["Pad(2)"],
+    "RandomChoice([Pad(2), RandomCrop(8)], p=[1, 0])": ["Pad(2)"],
+    "RandomChoice([Pad(2), Pad(2)])": ["Pad(2)"],
+    "RandomOrder([Pad(2)])": ["Pad(2)"],
+    "RandomCrop(16)": [],
+    "RandomHorizontalFlip(0.0)": [],
+    "RandomGrayscale(p=0)": [],
+    "RandomHorizontalFlip(1.0)": ["RandomHorizontalFlip(1.0)"],
+    "ColorJitter([2, 2])": ["ColorJitter([2, 2])"],
+}
+RANDOM = [
+    "RandomApply([Grayscale(3)])",
+    "RandomApply([RandomVerticalFlip()], p=1.0)",
+    "RandomChoice([RandomCrop(16, padding=2)])",
+    "RandomChoice([RandomCrop(12), CenterCrop(12)])",
+    "RandomChoice([Resize((12, 12)), CenterCrop(12)])",
+    "RandomOrder([Pad(2), CenterCrop(12), Pad(2)])",
+    "RandomCrop(12)",
+    "RandomCrop(16, padding=2)",
+    "MixUp()",
+    "AutoAugment()",
+    "AlternatingFlip()",
+]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("call", NOTHING_RANDOM)
+def test_eval_transforms_are_taken_if_nothing_is_random_in_them(call):
+    found = calls_of(train({"eval_transforms": [call], "size": 16}))
+    assert found[1:-2] == list(map(str, parse_all(NOTHING_RANDOM[call])))
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("call", RANDOM)
+def test_eval_transforms_are_refused_if_anything_is_random_in_them(call):
+    with pytest.raises(UsageError, match=r"data\.eval_transforms must not be random"):
+        train({"eval_transforms": [call], "size": 16})
 
 
 @pytest.mark.usefixtures("here")

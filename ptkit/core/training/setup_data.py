@@ -34,7 +34,7 @@ from ptkit.core.data.transforms.completion import (
     own_statistics,
     training_calls,
 )
-from ptkit.core.data.transforms.eval_lists import evaluation_of, has_own_code
+from ptkit.core.data.transforms.eval_lists import has_own_code, without_randomness
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
@@ -161,8 +161,9 @@ def _evaluation_calls(
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
         )
     calls = complete(given, size=size) if given else train
-    fixed = evaluation_of(calls, examples(images) if has_own_code(calls) else ())
-    if given and fixed != calls:
+    tried_on = examples(images) if has_own_code(calls) else ()
+    fixed, is_random = without_randomness(calls, tried_on)
+    if given and is_random:
         raise UsageError(
             f"data.eval_transforms must not be random, found {joined(given)}; what is not random of"
             f" it: {joined(fixed)}"

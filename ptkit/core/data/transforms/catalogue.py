@@ -4,7 +4,7 @@ containers of other transforms, which look rows up themselves.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, permutations
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from ptkit.core.parts.catalogue import Catalogue
 
 # Images of more bytes go through an inner transform one by one.
 _LARGE = 1 << 16
+# Of so many transforms there are 120 orders, and of one more 720.
+_MANY = 5
 
 
 def spec_of(transform: Any) -> Spec:
@@ -252,15 +254,16 @@ def _contained_size(t: Any, size: Size | None) -> Size | None:
     return size if sizes == {size} else None
 
 
-def _courses(t: Any, calls: Sequence[Call]) -> Sequence[Sequence[Call]]:
-    """Return the lists that a container may run."""
+def _courses(t: Any, parts: Sequence[Any]) -> Sequence[Sequence[Any]]:
     match t:
         case v2.RandomApply():
-            return [*([calls] if t.p > 0 else []), *([()] if t.p < 1 else [])]
+            return [*([parts] if t.p > 0 else []), *([()] if t.p < 1 else [])]
         case v2.RandomChoice():
-            return [(call,) for call, p in zip(calls, t.p, strict=True) if p > 0]
-    # Two of the orders: where they come to the same, all do.
-    return [calls, calls[::-1]]
+            return [(part,) for part, p in zip(parts, t.p, strict=True) if p > 0]
+    if len(parts) > _MANY:
+        # Where each alone does nothing, all do nothing in any order.
+        return [(), *((part,) for part in parts)]
+    return list(permutations(parts))
 
 
 def _container(

@@ -21,7 +21,14 @@ from torchvision.transforms.v2 import functional as F
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import at_random, between, in_cache
-from ptkit.core.data.transforms.spec import NEEDS_0_TO_1, Draws, Spec, has_p_1, is_one_value
+from ptkit.core.data.transforms.spec import (
+    NEEDS_0_TO_1,
+    Draws,
+    Spec,
+    has_p_0,
+    has_p_1,
+    is_one_value,
+)
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import (
     AT_LEAST_0,
@@ -344,6 +351,7 @@ SPECS = (
         arguments={"p": SHARE},
         draws=1,
         is_certain=has_p_1,
+        changes_nothing=has_p_0,
         apply=partial(at_random, change=_grey_image),
         batch=random_grayscale_batch,
         device=random_grayscale_device,

@@ -96,6 +96,11 @@ def central_crop(t: v2.RandomCrop, size: Size | None) -> tuple[Call, ...]:
     return Call("Pad", (padding,), how), centre
 
 
+def is_whole(t: v2.RandomCrop, size: Size | None) -> bool:
+    """Say whether the only window of that size is the image itself."""
+    return size == tuple(t.size) and not any(_crop_padding(t, *size))
+
+
 def several_crops(t: Any, images: Tensor, _draws: Draws) -> Tensor:
     """Return the crops of one image, (count, 3, h, w), in torchvision's order; or of float images
     (n, 3, H, W), as (n * count, 3, h, w), image by image.
@@ -254,6 +259,7 @@ SPECS = (
         device=random_crop_device,
         size=own_size,
         in_evaluation=central_crop,
+        changes_nothing=is_whole,
         is_crop=True,
         moves_pixels=True,
     ),

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ptkit.core.data.transforms.geometry import BOX_DRAWS, Box, box_mask, random_sides
-from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec
+from ptkit.core.data.transforms.spec import NEEDS_FLOATS, Draws, Spec, has_p_0
 from ptkit.core.device import constant, sent
 from ptkit.core.parts.argument_rules import ABOVE_0, ANY, SHARE, either, flag, list_of, one_of
 
@@ -92,6 +92,7 @@ SPECS = (
         draws=2 + BOX_DRAWS,
         apply=random_erasing,
         floats=random_erasing_floats,
+        changes_nothing=has_p_0,
         refuses=NEEDS_FLOATS,
     ),
 )

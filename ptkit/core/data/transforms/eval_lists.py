@@ -23,6 +23,9 @@ from ptkit.core.parts.calls import Call, parse
 
 # A step that changes one image in ten keeps one as it is in 64 states once in a thousand times.
 _NUM_STATES = 64
+# Of a step that draws from no generator that is known. It may draw from the machine: one that
+# changes every other image gives the same eight times once in 128 times.
+_NUM_STATES_UNSEEN = 8
 
 
 def evaluation_of(calls: Sequence[Call], images: Sequence[Pixels] = ()) -> tuple[Call, ...]:
@@ -30,11 +33,19 @@ def evaluation_of(calls: Sequence[Call], images: Sequence[Pixels] = ()) -> tuple
 
     Steps that are not random stay in their places. Random ones go; in the place of a crop is what
     its row says. A container stays as what it does in any case.
-    images: decoded, uint8 (H, W, 3); a user's own steps are tried on them.
+    images: decoded, uint8 (H, W, 3); a user's own steps are tried on them. A list without such
+        steps needs none.
 
     Raises:
         UsageError: a user's step that cannot be applied to the images.
     """
+    return without_randomness(calls, images)[0]
+
+
+def without_randomness(
+    calls: Sequence[Call], images: Sequence[Pixels]
+) -> tuple[tuple[Call, ...], bool]:
+    """Return what `evaluation_of` does, and whether anything in the list is random."""
     return _after((), calls, images)
 
 
@@ -43,35 +54,39 @@ def has_own_code(calls: Sequence[Call]) -> bool:
     return any(spec.is_own for call in calls for spec in specs_in(call))
 
 
-def _after(
-    before: tuple[Call, ...], calls: Sequence[Call], images: Sequence[Pixels]
-) -> tuple[Call, ...]:
+# The calls in the place of others, and whether those are random.
+_Found = tuple[tuple[Call, ...], bool]
+
+
+def _after(before: tuple[Call, ...], calls: Sequence[Call], images: Sequence[Pixels]) -> _Found:
     """Return what evaluation makes of a list after those calls."""
-    done = before
+    done, is_random = before, False
     for call in calls:
-        done += _in_place_of(call, done, images)
-    return done[len(before) :]
+        found, is_random_step = _in_place_of(call, done, images)
+        done, is_random = done + found, is_random or is_random_step
+    return done[len(before) :], is_random
 
 
-def _in_place_of(
-    call: Call, before: tuple[Call, ...], images: Sequence[Pixels]
-) -> tuple[Call, ...]:
+def _in_place_of(call: Call, before: tuple[Call, ...], images: Sequence[Pixels]) -> _Found:
     spec = spec_named(call)
     if is_mix(call):
-        return ()
+        return (), True
     if spec.draws == 0:
-        return (call,)
+        return (call,), False
     transform = build_transform(call)
     if spec.courses is not None:
         inner = [parse(one) if isinstance(one, str) else one for one in inner_calls(call)]
-        courses = [_after(before, course, images) for course in spec.courses(transform, inner)]
+        found = [_after(before, course, images) for course in spec.courses(transform, inner)]
+        courses = [course for course, _ in found]
+        if all(course == courses[0] for course in courses):
+            return courses[0], any(is_random for _, is_random in found)
         # Of crops to one size any will do: training saw images of that size alone.
-        is_any = all(one == courses[0] for one in courses) or _resize_alike(before, courses)
-        return courses[0] if is_any else ()
+        return courses[0] if _resize_alike(before, courses) else (), True
     *earlier, step = steps_of([*before, call])
     if spec.is_certain(transform) or (spec.is_own and _is_always_alike(step, earlier, images)):
-        return (call,)
-    return spec.in_evaluation(transform, sizes_of(earlier, channels_of(earlier))[-1])
+        return (call,), False
+    size = sizes_of(earlier, channels_of(earlier))[-1]
+    return spec.in_evaluation(transform, size), not spec.changes_nothing(transform, size)
 
 
 def _resize_alike(before: tuple[Call, ...], courses: Sequence[tuple[Call, ...]]) -> bool:
@@ -87,6 +102,7 @@ def _size_after(calls: Sequence[Call]) -> Any:
 
 def _is_always_alike(step: Step, earlier: Sequence[Step], images: Sequence[Pixels]) -> bool:
     """Say whether a step gives of one image the same pixels in any state of all generators."""
+    assert images, f"no image to try {step.call.name} on"
     # Nobody's own draws may change because a step was tried.
     with all_kept([code_of(one.transform) for one in (*earlier, step)]):
         return all(_is_alike_on(pixels, step, earlier) for pixels in images)
@@ -96,8 +112,7 @@ def _is_alike_on(pixels: Pixels, step: Step, earlier: Sequence[Step]) -> bool:
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     image = apply_steps(earlier, image, np.zeros(step.columns.stop))
     first, has_drawn = _tried(step, image, 0)
-    # Where nothing is drawn other states change nothing: one is enough.
-    states = range(1, _NUM_STATES if has_drawn else 2)
+    states = range(1, _NUM_STATES if has_drawn else _NUM_STATES_UNSEEN)
     return all(_are_alike(_tried(step, image, state)[0], first) for state in states)
 
 

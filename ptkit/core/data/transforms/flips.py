@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 # Not `import cv2`: images.py sets what OpenCV reads when it is imported.
 from ptkit.core.data.images import Pixels, cv2
 from ptkit.core.data.transforms.geometry import at_random
-from ptkit.core.data.transforms.spec import CROPS_NEED_TENSOR, Draws, Spec, has_p_1
+from ptkit.core.data.transforms.spec import CROPS_NEED_TENSOR, Draws, Spec, has_p_0, has_p_1
 from ptkit.core.device import sent
 from ptkit.core.parts.argument_rules import SHARE
 
@@ -102,6 +102,7 @@ _HORIZONTAL_FLIP = Spec(
     device=partial(flip_device, dim=2),
     floats=partial(flip_floats, dim=-1),
     is_certain=has_p_1,
+    changes_nothing=has_p_0,
     mirrors=True,
     moves_pixels=True,
 )
@@ -123,6 +124,7 @@ SPECS = (
         summary="mirror a random half of the images in one epoch, the other half in the next",
         arguments={},
         is_certain=lambda _t: False,
+        changes_nothing=lambda _t, _size: False,
         alternates=True,
         moves_pixels=False,
     ),

@@ -120,6 +120,11 @@ def has_p_1(t: Any) -> bool:
     return bool(t.p >= 1)
 
 
+def has_p_0(t: Any, _size: Size | None) -> bool:
+    """Say whether a transform that changes images with probability p changes none."""
+    return bool(t.p <= 0)
+
+
 def is_one_value(*ranges: Any) -> bool:
     """Say whether each range, (low, high) or None, leaves nothing to draw."""
     return all(limits is None or limits[0] == limits[1] for limits in ranges)
@@ -153,6 +158,8 @@ class Spec(Part):
     is_certain: whether it does the same whatever is drawn, so that evaluation does it too.
     in_evaluation: (transform, size before it or None) -> the calls in its place in evaluation,
         where it is random.
+    changes_nothing: (transform, size before it or None) -> whether it leaves all such images as
+        they are, whatever is drawn.
     is_own: it is the user's code: only trying it shows whether it is random.
 
     times_smaller: for a transform that resizes: (transform, size, draws) -> how many times smaller
@@ -167,8 +174,9 @@ class Spec(Part):
     moves_pixels: its `batch` copies pixels and computes none.
     alternates: its draws are the same in every epoch, but for a half that is added in every other.
     is_foreign: it draws from global generators and must run in a worker process.
-    courses: for a container of other transforms, its `transforms`: (container, their calls) -> the
-        lists of calls that it may run.
+    courses: for a container of other transforms, its `transforms`: (container, something for each
+        of them) -> the lists of these that it may run, or shorter lists that come to the same only
+        if all those do.
     mixes: it mixes the images of a batch with each other; no form runs it, but `mixing.mix`.
     is_conversion: it changes how pixels are stored or scaled: in a picture there is nothing to see.
     """
@@ -192,6 +200,7 @@ class Spec(Part):
 
     is_certain: Callable[[Any], bool] = lambda _t: False
     in_evaluation: Callable[[Any, Size | None], tuple[Call, ...]] = nothing
+    changes_nothing: Callable[[Any, Size | None], bool] = lambda _t, _size: False
     is_own: bool = False
 
     times_smaller: Callable[[Any, Size, Draws], int] | None = None
@@ -204,7 +213,7 @@ class Spec(Part):
     moves_pixels: bool = False
     alternates: bool = False
     is_foreign: bool = False
-    courses: Callable[[Any, Sequence[Call]], Sequence[Sequence[Call]]] | None = None
+    courses: Callable[[Any, Sequence[Any]], Sequence[Sequence[Any]]] | None = None
     mixes: bool = False
     is_conversion: bool = False
 

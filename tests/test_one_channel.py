@@ -139,6 +139,7 @@ def test_images_are_those_of_torchvision(listed, calls):
     "calls",
     [
         ["Resize((8, 8))", "Grayscale()", "RandomHorizontalFlip()", "ToTensor()"],
+        ["Resize((8, 8))", "RandomChoice([Grayscale(), Grayscale()])", "ToTensor()"],
         ["Grayscale()", "RandomResizedCrop(8)", "ToTensor()", "Normalize([0.5], [0.2])"],
         ["RandomResizedCrop(8)", "ColorJitter(0.3, 0.3)", "ToTensor()", "Grayscale()"],
         ["Grayscale()", "RandAugment()", "Resize((8, 8))", "ToTensor()", "RandomErasing(p=1)"],
@@ -203,7 +204,10 @@ def test_a_file_of_statistics_for_three_channels_is_not_taken_for_one(here):
 
 
 @pytest.mark.parametrize("cache", ["ram", "off"])
-@pytest.mark.parametrize("transforms", [["Grayscale()"], GREY["transforms"]])
+@pytest.mark.parametrize(
+    "transforms",
+    [["Grayscale()"], GREY["transforms"], ["RandomApply([Grayscale()], p=1.0)"]],
+)
 def test_statistics_are_those_of_the_grey_images(here, transforms, cache):
     result = ptkit.train(**QUICK, **GREY | {"transforms": transforms}, cache=cache)
     values = np.concatenate([grey_of(path).flatten() for path in training_paths(here)]) / 255
@@ -430,7 +434,7 @@ def test_one_number_given_for_three_channels_is_for_each(here):
         ),
         (
             {"transforms": ["RandomApply([Grayscale()])"]},
-            r"Grayscale makes 1 of 3 channels, and in RandomApply it would not always",
+            "Grayscale makes 1 channel, and RandomApply would give some images 3",
         ),
     ],
 )

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,7 +97,19 @@ def names(steps):
         ),
         (
             ["RandomApply([Grayscale()])", "ToTensor()"],
-            "Grayscale makes 1 of 3 channels, and in RandomApply it would not always",
+            "Grayscale makes 1 channel, and RandomApply would give some images 3: put it outside",
+        ),
+        (
+            ["RandomChoice([Grayscale(), Pad(2)])", "ToTensor()"],
+            "Grayscale makes 1 channel, and RandomChoice would give some images 3",
+        ),
+        (
+            ["RandomOrder([Grayscale(), Grayscale(3)])", "ToTensor()"],
+            "Grayscale makes 1 channel, and RandomOrder would give some images 3",
+        ),
+        (
+            ["Grayscale()", "RandomApply([Pad(2), Grayscale(3)], p=0.9)", "ToTensor()"],
+            "Grayscale makes 3 channels, and RandomApply would give some images 1",
         ),
         (
             ["Grayscale()", "ToTensor()", "Normalize([0.5, 0.5, 0.5], [1, 1, 1])"],
@@ -262,6 +275,93 @@ def test_what_follows_the_tensor_runs_on_whole_batches_from_where_all_can(
 def test_plan_knows_the_sizes_that_do_not_depend_on_the_image(calls, prefix_size, size):
     pipeline = Pipeline.parse([*calls, "ToTensor()"])
     assert (pipeline.plan.prefix_size, pipeline.size) == (prefix_size, size)
+
+
+OWN = 'Lambda("own_code.py:invert")'
+
+
+@pytest.mark.parametrize(
+    ("calls", "channels"),
+    [
+        # Each list that a container may run starts from what comes in.
+        ([f"RandomChoice([{OWN}, Grayscale()])"], None),
+        ([f"RandomChoice([Grayscale(), {OWN}])"], None),
+        ([f"RandomChoice([{OWN}, Grayscale(3)])"], None),
+        ([f"RandomChoice([Grayscale(), {OWN}], p=[1, 0])"], 1),
+        ([f"RandomApply([{OWN}, Grayscale()], p=1.0)"], 1),
+        ([f"RandomApply([{OWN}, Grayscale(3)])"], 3),
+        ([f"RandomApply([Grayscale(), {OWN}])"], None),
+        ([f"RandomOrder([{OWN}, Grayscale()])"], None),
+        ([OWN, "RandomApply([Grayscale()])"], None),
+        ([OWN, "RandomApply([Grayscale()], p=1.0)"], 1),
+        ([OWN, "RandomChoice([Grayscale(), Grayscale()])"], 1),
+        # What is always done may change them.
+        (["RandomApply([Grayscale()], p=1.0)"], 1),
+        (["RandomApply([Grayscale()], p=0.0)"], 3),
+        (["RandomApply([Grayscale(), Grayscale(3)])"], 3),
+        (["RandomChoice([Grayscale()])"], 1),
+        (["RandomChoice([Grayscale(), Grayscale()])"], 1),
+        (["RandomChoice([RandomApply([Grayscale()], p=1.0), Pad(2)], p=[1, 0])"], 1),
+        (["RandomOrder([Grayscale(), ColorJitter(0.4)])"], 1),
+        (["Grayscale()", "RandomApply([Grayscale(3)], p=1.0)"], 3),
+    ],
+)
+def test_channels_after_a_container_are_those_after_all_that_it_may_run(
+    calls, channels, own_code, monkeypatch
+):
+    monkeypatch.chdir(Path(own_code).parent)
+    assert Pipeline.parse([*calls, "ToTensor()"]).channels == channels
+
+
+def test_own_steps_of_unknown_channels_cannot_be_followed_by_a_choice_of_them(own_code):
+    message = error_of(
+        [
+            OWN.replace("own_code.py", own_code),
+            "RandomChoice([Grayscale(), Grayscale(3)])",
+            "ToTensor()",
+        ]
+    )
+    assert "Grayscale makes 1 channel, and RandomChoice would give some images 3" in message
+
+
+@pytest.mark.parametrize(
+    ("call", "theirs"),
+    [
+        ("RandomApply([Grayscale(), ColorJitter([2, 2])], p=1.0)", v2.Grayscale()),
+        ("RandomChoice([Grayscale(), Grayscale()])", v2.Grayscale()),
+        ("RandomOrder([Grayscale(), RandomVerticalFlip(0.0)])", v2.Grayscale()),
+        ("RandomApply([Grayscale(), Grayscale(3)], p=1.0)", v2.Grayscale(3)),
+    ],
+)
+def test_a_container_that_changes_the_channels_gives_the_same_on_batches(call, theirs):
+    if "ColorJitter" in call:
+        theirs = v2.Compose([theirs, v2.ColorJitter([2, 2])])
+    calls = ["Resize((8, 8))", call, "RandomHorizontalFlip()", "ToTensor()"]
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    for pipeline in (here := Pipeline.parse(calls), here.for_device(torch.device("cuda"))):
+        draws = pipeline.draws(0, epoch=1, keys=np.arange(6))
+        stacked = pipeline.stack(list(map(pipeline.apply_to_image, images, draws)))
+        batch = torch.from_numpy(pipeline.apply_to_batch(stacked, draws))
+        found = pipeline.finish_on_device(batch, draws)
+        tensors = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
+        is_mirrored = torch.from_numpy(draws[:, pipeline.num_draws - 1] < 0.5)
+        expected = torch.where(is_mirrored[:, None, None, None], tensors.flip(-1), tensors) / 255
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_container_that_keeps_the_channels_runs_on_batches():
+    for before in ([], ["Grayscale()"]):
+        inner = f"Grayscale({1 if before else 3})"
+        calls = ["Resize((8, 8))", *before, f"RandomApply([{inner}])", "ToTensor()"]
+        assert names(Pipeline.parse(calls).plan.batch_steps) == ["RandomApply"]
+
+
+def test_a_to_tensor_that_is_always_applied_is_one():
+    calls = ["RandomApply([ToTensor()], p=1.0)", NORMALIZE]
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    expected = F.normalize(torch.from_numpy(pixels).permute(2, 0, 1) / 255, MEAN, STD)
+    torch.testing.assert_close(Pipeline.parse(calls).view(pixels), expected)
+    assert "Normalize needs a float tensor" in error_of([calls[0].replace("1.0", "0.9"), NORMALIZE])
 
 
 def test_plan_says_what_is_random_and_what_is_foreign(own_code):

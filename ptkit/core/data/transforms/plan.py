@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial, reduce
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,17 +105,18 @@ def divide(
     to_tensor = next(
         (k for k, step in enumerate(steps) if isinstance(step.transform, ToTensor)), len(steps)
     )
-    floats = _start_of_forms(steps, sizes, first=to_tensor + 1, end=len(steps), form="floats")
+    starts = partial(_start_of_forms, steps, list(zip(sizes, channels, strict=True)))
+    floats = starts(first=to_tensor + 1, end=len(steps), form="floats")
     if floats != to_tensor + 1:
         # Something after ToTensor runs image by image, and so does all before it.
         batch_start = batch_end = min(floats, len(steps))
         fused = None
     else:
-        batch_start = _start_of_forms(steps, sizes, first=first, end=to_tensor, form="batch")
+        batch_start = starts(first=first, end=to_tensor, form="batch")
         batch_end = to_tensor
         fused, num_fused = _scale_and_shift(steps[floats:])
         floats += num_fused
-    device_start = _start_of_forms(steps, sizes, first=batch_start, end=batch_end, form="device")
+    device_start = starts(first=batch_start, end=batch_end, form="device")
     prefix_channels = channels[first]
     # What is kept is no user's own.
     assert prefix_channels is not None
@@ -131,23 +133,46 @@ def divide(
 
 
 def _start_of_forms(
-    steps: Sequence[Step], sizes: Sequence[Size | None], *, first: int, end: int, form: str
+    steps: Sequence[Step],
+    images: Sequence[tuple[Size | None, int | None]],
+    *,
+    first: int,
+    end: int,
+    form: str,
 ) -> int:
-    """Return where the steps up to `end` begin that all have a form for whole batches."""
+    """Return where the steps up to `end` begin that all have a form for whole batches.
+
+    images: size and channels before each step.
+    """
     # From the end: a batch is never taken apart into images again.
     start = end
-    while start > first and _can_batch(steps[start - 1], sizes[start - 1], form):
+    while start > first and _can_batch(steps[start - 1], *images[start - 1], form=form):
         start -= 1
     return start
 
 
-def _can_batch(step: Step, size: Size | None, form: str) -> bool:
+def _can_batch(step: Step, size: Size | None, channels: int | None, *, form: str) -> bool:
     # A batch needs images of one size. Where that is not known, pixels are left alone until it is;
     # floats, which come last, must be of one size already if the step keeps it.
     is_one_size = size is not None or (
         form == "floats" and step.spec.size(step.transform, None) is None
     )
-    return is_one_size and has_form(step.transform, size, form)
+    return (
+        is_one_size
+        and has_form(step.transform, size, form)
+        and _keeps_channels_inside(step.transform, channels)
+    )
+
+
+def _keeps_channels_inside(transform: Any, channels: int | None) -> bool:
+    """Say whether no transform in a container, if it is one, changes the number of channels: the
+    forms for batches put images that went through one back among the others.
+    """
+    inner = transform.transforms if spec_of(transform).is_container else ()
+    return all(
+        spec_of(one).channels(one, channels) == channels and _keeps_channels_inside(one, channels)
+        for one in inner
+    )
 
 
 def _scale_and_shift(after: Sequence[Step]) -> tuple[tuple[Tensor, Tensor], int]:
@@ -235,8 +260,10 @@ def _after_container(call: Call, transform: Any, kinds: Kinds) -> Kinds:
                 " follow it"
             )
         results.append(here)
-    # RandomApply may also leave the image as it was.
-    return kinds | here if is_chain else frozenset().union(*results)
+    if is_chain:
+        # With p below 1 it may also leave the image as it was.
+        return here if transform.p >= 1 else kinds | here
+    return frozenset().union(*results)
 
 
 def _check_crops(steps: Sequence[Step], mix: Call | None) -> None:
@@ -263,7 +290,7 @@ def channels_of(steps: Sequence[Step]) -> list[int | None]:
 
     Raises:
         UsageError: a step with numbers for more or fewer channels, or in a container one that
-            changes them.
+            changes them for some images only.
     """
     # Files are decoded to RGB.
     channels: list[int | None] = [3]
@@ -277,16 +304,24 @@ def _channels_after(call: Call, transform: Any, channels: int | None) -> int | N
     if not spec.is_container:
         _check_numbers(call, transform, channels)
         return spec.channels(transform, channels)
-    for inner, inner_transform in zip(inner_calls(call), transform.transforms, strict=True):
-        assert isinstance(inner, Call)
-        after = _channels_after(inner, inner_transform, channels)
-        if None not in (after, channels) and after != channels:
-            raise inner.error(
-                f"{inner.name} makes {after} of {channels} channels, and in {call.name} it would"
-                f" not always: put it outside, or give num_output_channels={channels}"
-            )
-        channels = after
-    return channels
+    # Texts became calls when the list was resolved.
+    inner = list(zip(cast(Sequence[Call], inner_calls(call)), transform.transforms, strict=True))
+    assert spec.courses is not None
+    # Each list that it may run starts from what comes in.
+    ends = {
+        reduce(lambda count, one: _channels_after(one[0], one[1], count), course, channels)
+        for course in spec.courses(transform, inner)
+    }
+    known = {count for count in ends if count is not None}
+    if len(known) > 1:
+        afters = [(one, _channels_after(one, t, channels)) for one, t in inner]
+        one, after = next((one, n) for one, n in afters if n is not None and n != channels)
+        other = max(known - {after})
+        raise one.error(
+            f"{one.name} makes {counted(after, 'channel')}, and {call.name} would give some images"
+            f" {other}: put it outside, or give num_output_channels={other}"
+        )
+    return None if None in ends else known.pop()
 
 
 def _check_numbers(call: Call, transform: Any, channels: int | None) -> None:

@@ -56,7 +56,7 @@ Forward = Callable[[Tensor], Tensor]
 class Batch:
     """One batch of n images; images and labels are on the device.
 
-    images: float32 (n * num_crops, 3, H, W), channels last, image by image. labels: the list's own
+    images: float32 (n * num_crops, C, H, W), channels last, image by image. labels: the list's own
     rows, int64 (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the
     images were mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or
     TenCrop, 2 with WithHorizontalFlip.
@@ -88,7 +88,7 @@ class InMemory:
     A batch of small images takes so little work that what matters is how many calls and copies it
     takes. The batches are those that any other way would give.
 
-    pixels: uint8 (N, H, W, 3). labels: (N, ...).
+    pixels: uint8 (N, H, W, C). labels: (N, ...).
     """
 
     pixels: Pixels
@@ -96,7 +96,7 @@ class InMemory:
     pipeline: Pipeline
 
     def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images float32 (n * num_crops, 3, H, W), channels last, and labels (n, ...), in the
+        """Yield images float32 (n * num_crops, C, H, W), channels last, and labels (n, ...), in the
         order of the selections.
 
         Raises:

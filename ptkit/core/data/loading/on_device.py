@@ -27,7 +27,7 @@ class OnDevice:
 
     Only indices and draws are copied, for several batches at a time, and nothing waits.
 
-    pixels: uint8 (N, H, W, 3). labels: (N, ...).
+    pixels: uint8 (N, H, W, C). labels: (N, ...).
     """
 
     pixels: Tensor
@@ -66,7 +66,7 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
     """Say whether images belong on the device: three quarters of it stay free, and all steps run
     there.
 
-    pixels: (N, H, W, 3). pipeline: as `Pipeline.for_device` gives it. free: bytes.
+    pixels: (N, H, W, C). pipeline: as `Pipeline.for_device` gives it. free: bytes.
     """
     # Images of different sizes lie elsewhere: their `pixels` are an empty array.
     runs_here = pipeline.plan.image_steps or pipeline.plan.batch_steps
@@ -76,7 +76,7 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
 def move(
     pixels: Pixels, labels: npt.NDArray[Any], pipeline: Pipeline, *, device: torch.device
 ) -> OnDevice:
-    """Copy images (N, H, W, 3) to a device, a part at a time: they may be mapped from a file."""
+    """Copy images (N, H, W, C) to a device, a part at a time: they may be mapped from a file."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     step = max(_BYTES_MOVED_AT_ONCE // max(pixels[0].nbytes, 1), 1)
     for start in range(0, len(pixels), step):

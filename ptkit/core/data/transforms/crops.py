@@ -2,8 +2,8 @@
 
 Parameters come from keyed draws, pixels are those of torchvision's functional kernels. Each
 function takes the torchvision transform (its arguments are used, not its random draws), one image
-(3, H, W) and the image's own draws; those called `..._batch` take uint8 (n, H, W, 3) and draws (n,
-k), `..._floats` float (n, 3, H, W), and give the same; `..._device` too, for uint8 and draws that
+(C, H, W) and the image's own draws; those called `..._batch` take uint8 (n, H, W, C) and draws (n,
+k), `..._floats` float (n, C, H, W), and give the same; `..._device` too, for uint8 and draws that
 are tensors on the training device.
 """
 
@@ -102,14 +102,14 @@ def is_whole(t: v2.RandomCrop, size: Size | None) -> bool:
 
 
 def several_crops(t: Any, images: Tensor, _draws: Draws) -> Tensor:
-    """Return the crops of one image, (count, 3, h, w), in torchvision's order; or of float images
-    (n, 3, H, W), as (n * count, 3, h, w), image by image.
+    """Return the crops of one image, (count, C, h, w), in torchvision's order; or of float images
+    (n, C, H, W), as (n * count, C, h, w), image by image.
     """
     return torch.stack(_crops_of(t, images), dim=-4).flatten(0, -4)
 
 
 def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
-    """Return all crops, (n * count, h, w, 3), image by image."""
+    """Return all crops, (n * count, h, w, C), image by image."""
     wholes = [images]
     if isinstance(t, v2.TenCrop):
         # torch's flip would move byte by byte.
@@ -125,7 +125,7 @@ def several_crops_batch(t: Any, images: Pixels, _draws: Draws) -> Pixels:
 
 
 def several_crops_device(t: Any, images: Tensor, _draws: Tensor) -> Tensor:
-    """Return all crops, (n * count, h, w, 3), image by image."""
+    """Return all crops, (n * count, h, w, C), image by image."""
     views = [view.permute(0, 2, 3, 1) for view in _crops_of(t, images.permute(0, 3, 1, 2))]
     return torch.stack(views, dim=1).flatten(0, 1)
 

@@ -22,7 +22,7 @@ def random_erasing(t: v2.RandomErasing, image: Tensor, draws: Draws) -> Tensor:
 
 
 def random_erasing_floats(t: v2.RandomErasing, images: Tensor, draws: Draws) -> Tensor:
-    """Blot out a random box of some images of a float batch (n, 3, H, W), in place."""
+    """Blot out a random box of some images of a float batch (n, C, H, W), in place."""
     height, width = images.shape[-2:]
     boxes = [_erased_box(height, width, t, row) for row in draws]
     # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.

@@ -1,5 +1,5 @@
-"""Mirrored images: one (3, H, W), whole uint8 batches (n, H, W, 3), also on the device, and floats
-(n, 3, H, W).
+"""Mirrored images: one (C, H, W), whole uint8 batches (n, H, W, C), also on the device, and floats
+(n, C, H, W).
 """
 
 from dataclasses import replace
@@ -80,18 +80,18 @@ def flip_floats(t: Any, images: Tensor, draws: Draws, *, dim: int) -> Tensor:
 
 
 def with_flip_batch(_t: Any, images: Pixels, _draws: Draws) -> Pixels:
-    """Return all images and mirror images, (2 * n, H, W, 3), image by image."""
+    """Return all images and mirror images, (2 * n, H, W, C), image by image."""
     return np.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
 
 
 def with_flip_tensors(_t: Any, images: Tensor, _draws: Any, *, dim: int) -> Tensor:
     """Return all images of a batch and their mirror images along a dimension, image by image; or
-    one image (3, H, W) and its mirror image.
+    one image (C, H, W) and its mirror image.
     """
     return torch.stack([images, images.flip(dim)], dim=-4).flatten(0, -4)
 
 
-# The width is dimension 2 of uint8 (n, H, W, 3) and -1 of floats (n, 3, H, W).
+# The width is dimension 2 of uint8 (n, H, W, C) and -1 of floats (n, C, H, W).
 _HORIZONTAL_FLIP = Spec(
     v2.RandomHorizontalFlip,
     "mirror left to right with probability p",

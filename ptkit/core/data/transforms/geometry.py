@@ -1,7 +1,7 @@
 """Resized boxes, the size of an image after each transform, and what the kernels share.
 
 Parameters come from keyed draws, pixels from torchvision's functional kernels. Each function takes
-the torchvision transform (its arguments are used, not its random draws), one image (3, H, W) and
+the torchvision transform (its arguments are used, not its random draws), one image (C, H, W) and
 the image's own draws.
 """
 
@@ -152,7 +152,7 @@ def _size_of_pad(t: v2.Pad, size: Size | None) -> Size | None:
 
 
 def box_mask(boxes: npt.NDArray[np.int64], images: Tensor) -> Tensor:
-    """Return which pixels of images (n, 3, H, W) lie in each one's box, (n, 1, H, W), on their
+    """Return which pixels of images (n, C, H, W) lie in each one's box, (n, 1, H, W), on their
     device.
 
     boxes: (n, 4), left, top, right, bottom.
@@ -175,7 +175,7 @@ def between(draw: float, low: float, high: float) -> float:
 
 
 def in_cache(images: npt.NDArray[np.uint8]) -> Iterator[slice]:
-    """Yield parts of a batch (n, H, W, 3) whose float planes stay in a core's cache."""
+    """Yield parts of a batch (n, H, W, C) whose float planes stay in a core's cache."""
     step = max(_PIXELS_IN_CACHE // max(images.shape[1] * images.shape[2], 1), 1)
     return (slice(start, start + step) for start in range(0, len(images), step))
 

@@ -38,7 +38,7 @@ class Mixed:
 def mix(
     transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int, batch: int
 ) -> tuple[Tensor, Mixed]:
-    """Mix float images (n, 3, H, W) with themselves; the draws are keyed by seed, epoch and the
+    """Mix float images (n, C, H, W) with themselves; the draws are keyed by seed, epoch and the
     batch's number.
     """
     draws = np.random.Generator(np.random.Philox(key=stream_key(seed, f"mix {epoch}", batch)))

@@ -236,7 +236,7 @@ class Pipeline:
         """
         same_shape([tuple(tensor.shape[-3:]) for tensor in tensors], self.calls)
         if self.plan.fused is None:
-            # Crops (n, C, 3, h, w) become n * C images; images without crops stay as they are.
+            # Crops (n, k, C, h, w) become n * k images; images without crops stay as they are.
             return torch.stack(list(tensors)).flatten(0, -4)
         # Not np.stack: it keeps the strides of its parts, and what follows needs whole rows.
         first = tensors[0].movedim(-3, -1)

@@ -1,7 +1,7 @@
 """RandomRotation and RandomAffine: for one image by torchvision's kernels, for whole batches with
 the same pixels.
 
-A batch, uint8 (n, H, W, 3), gets a matrix for each image. Nearest-neighbour sampling asks torch's
+A batch, uint8 (n, H, W, C), gets a matrix for each image. Nearest-neighbour sampling asks torch's
 `grid_sample` only where each pixel comes from, and lets OpenCV move whole pixels.
 """
 

@@ -135,17 +135,16 @@ class Spec(Part):
     """A transform's row: the part that a call names, how it runs, and what lists must know of it.
 
     Every form has the same result. A form for batches may change its input, the one for the device
-    may not. Images have three channels, or one after Grayscale(): where a shape says 3 it means
-    either.
+    may not. C is 3, or 1 after Grayscale().
 
     example: arguments of a call that is complete, where it needs some.
     draws: how many uniform numbers one image takes, or a function of the transform.
-    apply: (transform, image (3, H, W), draws (k,)) -> image; crops of an image, (C, 3, H, W), share
-        their draws.
-    batch: whole batches on a CPU, numpy uint8 (n, H, W, 3).
-    device: whole batches on the training device, uint8 tensors (n, H, W, 3) with draws (n, k) that
+    apply: (transform, image (C, H, W), draws (k,)) -> image; crops of an image, (num_crops, C, H,
+        W), share their draws.
+    batch: whole batches on a CPU, numpy uint8 (n, H, W, C).
+    device: whole batches on the training device, uint8 tensors (n, H, W, C) with draws (n, k) that
         are there too; nothing in it waits for the device.
-    floats: float batches (n, 3, H, W), on the device where they are, draws in numpy.
+    floats: float batches (n, C, H, W), on the device where they are, draws in numpy.
     can_batch: (transform, size or None for any, form) -> whether a form there is may be used.
     size: (transform, (h, w) or None where unknown) -> the size afterwards.
     channels: (transform, how many an image has, None where unknown) -> how many afterwards.

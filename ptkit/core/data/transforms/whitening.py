@@ -70,7 +70,7 @@ class LinearTransformation(nn.Module):
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:
-    """Transform a float batch (n, 3, H, W) by one matrix product, on its device; the last bits
+    """Transform a float batch (n, C, H, W) by one matrix product, on its device; the last bits
     depend on n.
     """
     return t.forward(images)

@@ -27,6 +27,7 @@ from ptkit.core.data.transforms.conversions import ToTensor, denormalise
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.models.channels import summed_over_rgb
+from ptkit.core.models.transfer import transfer
 from ptkit.core.models.zoo import build_model, check_forward
 from ptkit.core.training.observers import Watcher
 from ptkit.looking.subject import load_subject
@@ -280,16 +281,18 @@ def test_channels_that_cannot_be_are_refused(call, message):
         build_model(call, num_classes=3, size=32, seed=0)
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model."])
 def test_kernels_of_three_channels_are_summed_for_one(prefix):
     weights = build_model("resnet8", num_classes=3, size=16, seed=0)[0].state_dict()
-    model, _ = build_model("resnet8", num_classes=3, size=16, channels=1, seed=0)
+    model, _ = build_model("resnet8", num_classes=3, size=16, channels=1, seed=1)
     given = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
-    found, notes = summed_over_rgb(given, model)
-    first = f"{prefix}conv1.weight"
-    assert torch.equal(found[first], weights["conv1.weight"].sum(1, keepdim=True))
-    assert {name for name in given if found[name] is not given[name]} == {first}
-    assert notes == (f"summed {first} over its three channels",)
+    if prefix == "model.":
+        # A second network, before the one that is taken.
+        given = {f"ema.{name}": 2 * tensor for name, tensor in weights.items()} | given
+    report = transfer(model, given)
+    assert report.notes[-1] == "summed conv1.weight over its three channels"
+    assert torch.equal(model.conv1.weight, weights["conv1.weight"].sum(1, keepdim=True))
+    assert not report.mismatched
 
 
 def test_weights_of_one_channel_stay_as_they_are():

@@ -12,7 +12,6 @@ from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Sett
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import choose_device, precision_of, prepare_device
 from ptkit.core.errors import UsageError
-from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import weights_to_start_from
@@ -352,9 +351,8 @@ def _prepare_model(
         is_same_task = start.class_names in (None, data.class_names)
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
-        state_dict, summed = summed_over_rgb(start.state_dict, module)
-        report = transfer(module, state_dict, leave_out=leave_out)
-        words = (*start.notes, *stem_notes, *summed, *report.notes, report.summary())
+        report = transfer(module, start.state_dict, leave_out=leave_out)
+        words = (*start.notes, *stem_notes, *report.notes, report.summary())
         notes += replace(start, notes=words).lines
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 

@@ -65,9 +65,7 @@ def test_the_speed_recipe_learns_in_one_epoch_and_answers_with_both_views(
     assert "WithHorizontalFlip()" in pipeline["calls"]
 
 
-def test_a_recipe_of_ones_own_is_a_toml_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_own_recipe_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text("[train]\nepochs = 7\n")
     assert resolve(read_recipe("mine.toml")).train.epochs == 7
@@ -224,7 +222,7 @@ def test_a_schedule_is_stepped_as_it_is_itself_not_as_the_one_before() -> None:
     assert gather({"scheduler": "StepLR(step_size=1)"}, recipe="speed").scheduler.per == "auto"
 
 
-def test_values_of_a_recipe_of_ones_own_go_too_and_those_beside_no_other_stay(
+def test_values_of_a_users_own_recipe_go_too_and_those_beside_no_other_stay(
     tmp_path: Path,
 ) -> None:
     recipe = tmp_path / "mine.toml"

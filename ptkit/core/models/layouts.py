@@ -33,8 +33,8 @@ _CHANNELS_FIRST = {
 class Layout:
     """How an output (n, ...) becomes maps.
 
-    axis: of the channels. grid: the places of tokens, (n, T, C) or (n, C, T); None for what is no
-    row of tokens on a grid. num_skipped: tokens before those, such as a class token.
+    axis: of the channels. grid: the places of tokens, (n, T, C) or (n, C, T); None where
+    there are none. num_skipped: tokens before those, such as a class token.
     """
 
     axis: int = 1

@@ -24,6 +24,7 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, PtkitError
+from ptkit.core.files import NUM_READERS
 from ptkit.core.machine import num_cores
 
 T = TypeVar("T")
@@ -36,8 +37,6 @@ _CHUNK_BYTES = 4 << 20
 # Read to estimate the memory that a list with images of different sizes will take.
 _NUM_HEADERS = 256
 
-# They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
-NUM_READERS = 32
 _BYTES_AHEAD = 128 << 20
 # Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
 # files: handing over costs more than reading.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.complaints import listening
+from ptkit.core.data.complaints import capturing_stderr
 from ptkit.core.data.fingerprints import Hashes, fingerprints
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
@@ -206,7 +206,7 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        with listening:
+        with capturing_stderr:
             bad, hashes = _decoded(
                 images, pipeline, indices, files, lambda _, image: found.append(image)
             )
@@ -302,7 +302,7 @@ def decode_each(
     """
 
     def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
-        with listening:
+        with capturing_stderr:
             return _decoded(images, pipeline, indices, files, take)
 
     found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))

@@ -29,6 +29,7 @@ from ptkit.core.data.loading.decoding import (
     PendingFiles,
     checked,
     content_of,
+    decoded_image,
     read_ahead,
     sizes_of,
 )
@@ -136,8 +137,8 @@ class BatchMaker:
         self, index: int, draws: Draws, content: Content | None
     ) -> tuple[Pixels, Reduction | None]:
         assert content is not None
-        data, path = checked(content), self.images.image_path(index)
-        return self._reduced(data, draws) or (decoder.decode(data, path), None)
+        reduced = self._reduced(checked(content), draws)
+        return reduced or (decoded_image(self.images, index, content), None)
 
     def _black(self) -> Pixels:
         """As large as the first image that has a header: without a Resize all have one size."""

@@ -349,6 +349,7 @@ SUBJECTS = {
     "device_forms": "transforms on a device against those on the CPU",
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",
+    "docs_json": "the table of --json in docs/files.md",
     "every_argument": "the table of arguments against the signatures",
     "folds": "--kfold in splits/splitting.py",
     "linear_transformation": "whitening from the list to the checkpoint",

@@ -255,8 +255,8 @@ def test_another_order_or_another_prefix_makes_another_entry(listed, folder):
     assert key_of(listed, Pipeline.parse(["Resize((6, 7))", "RandomRotation(9)", *END])) == keys[0]
 
 
-def test_the_key_does_not_depend_on_where_one_stands_nor_on_threads(listed, pipeline, monkeypatch):
-    key = key_of(listed, pipeline, workers=3)
+def test_the_key_does_not_depend_on_where_one_stands(listed, pipeline, monkeypatch):
+    key = key_of(listed, pipeline)
     monkeypatch.chdir(listed.folder)
     assert key_of(read_list(listed.file.relative_to(listed.folder)), pipeline) == key
 

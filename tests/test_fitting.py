@@ -109,9 +109,19 @@ def test_a_stem_that_is_given_and_models_without_one_stay(here, call):
     assert with_stem(parse(call), weights) == (parse(call), ())
 
 
-def test_weights_of_a_small_stem_leave_the_choice_to_the_size(here):
-    weights = {"conv1.weight": torch.zeros(64, 3, 3, 3)}
-    assert with_stem(parse("resnet18"), weights) == (parse("resnet18"), ())
+@pytest.mark.parametrize("size", [32, 96])
+def test_weights_of_a_3x3_convolution_get_the_small_stem_at_any_size(here, size):
+    theirs, _ = build_model("resnet18(stem='small')", num_classes=3, size=32, seed=0)
+    found = fit(theirs.state_dict(), "resnet18", size)
+    assert found.call == "resnet18(stem='small')"
+    assert found.notes == ("stem='small', as the first convolution of the weights is 3×3",)
+
+
+def test_weights_of_one_channel_get_a_model_of_one(here):
+    theirs, _ = build_model("lenet", num_classes=3, size=16, channels=1, seed=0)
+    torch.save(theirs.state_dict(), "grey.pth")
+    found = fit_bare_weights(read_weights(Path("grey.pth")), model="lenet", size=16)
+    assert found.module(torch.zeros(1, 1, 16, 16)).shape == (1, 3)
 
 
 def test_predict_confmat_and_summary_take_what_finetune_takes(here):

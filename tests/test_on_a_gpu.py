@@ -141,6 +141,14 @@ def test_recipes(here: Path, name: str) -> None:
     check(read_recipe(name), short, {"train": TINY["train"]})
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_train_in_the_precision_that_auto_takes(here: Path, name: str) -> None:
+    short = {"data": {"size": 32}, "train": {"epochs": 1, "batch_size": 8, "device": DEVICE}}
+    training = prepare(resolve(read_recipe(name), short), Unwatched(), is_resumed=False).training
+    assert training.dtype in (torch.bfloat16, torch.float16)
+    assert all(torch.tensor(result.valid_loss).isfinite() for result in fit(training))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_precisions(here: Path, precision: str) -> None:
     check({"train": {"precision": precision}, "optimizer": {"call": "SGD()"}})

@@ -23,18 +23,19 @@ from ptkit.core.data.keyed import Sampling, uniforms
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.keeping import decode_all, decode_to_disk, key_of
+from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.conversions import ToTensor, denormalise
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.models.channels import summed_over_rgb
+from ptkit.core.models.transfer import transfer
 from ptkit.core.models.zoo import build_model, check_forward
 from ptkit.core.training.observers import Watcher
 from ptkit.looking.subject import load_subject
 from ptkit.looking.summary import without_weights
 from ptkit.looking.transforms import transform_sheets
 
-GREY = {"transforms": ["RandomCrop(16, padding=2)", "Grayscale()"],
-        "eval_transforms": ["Resize((16, 16))", "Grayscale()"]}  # fmt: skip
+GREY = {"transforms": ["Grayscale()"]}
 QUICK = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
 OWN_NET = """
 from torch import nn
@@ -177,6 +178,16 @@ def test_images_that_are_kept_take_a_third_of_the_memory(listed):
     assert np.array_equal(grey.subset([1]).image(0), expected)
 
 
+@pytest.mark.parametrize("size", [[], ["Resize((7, 8))"]], ids=["of all sizes", "of one size"])
+def test_measuring_writes_nothing_into_kept_images(listed, size):
+    kept = decode_all(listed, Pipeline.parse([*size, "Grayscale()", "ToTensor()"]))
+    for pixels in kept.layout.blocks if kept.layout else [kept.pixels]:
+        pixels.flags.writeable = False
+    grey = [grey_pixels(stack, 1) for stack in kept.stacks(np.arange(5))]
+    found = [image for stack in grey for image in stack]
+    assert all(map(np.array_equal, found, map(kept.image, range(5))))
+
+
 def test_what_the_model_sees_is_drawn_in_grey(listed):
     pixels = grey_of(listed.image_path(4))
     shown = denormalise((pixels / 255 - 0.4) / 0.3, [0.4], [0.3])
@@ -206,10 +217,14 @@ def test_a_file_of_statistics_for_three_channels_is_not_taken_for_one(here):
 @pytest.mark.parametrize("cache", ["ram", "off"])
 @pytest.mark.parametrize(
     "transforms",
-    [["Grayscale()"], GREY["transforms"], ["RandomApply([Grayscale()], p=1.0)"]],
+    [
+        ["Grayscale()"],
+        ["RandomCrop(16, padding=2)", "Grayscale()"],
+        ["RandomApply([Grayscale()], p=1.0)"],
+    ],
 )
 def test_statistics_are_those_of_the_grey_images(here, transforms, cache):
-    result = ptkit.train(**QUICK, **GREY | {"transforms": transforms}, cache=cache)
+    result = ptkit.train(**QUICK, transforms=transforms, cache=cache)
     values = np.concatenate([grey_of(path).flatten() for path in training_paths(here)]) / 255
     found = statistics_of(result)
     assert found["mean"] == [pytest.approx(values.mean(), abs=1e-12)]
@@ -284,16 +299,18 @@ def test_channels_that_cannot_be_are_refused(call, message):
         build_model(call, num_classes=3, size=32, seed=0)
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model."])
 def test_kernels_of_three_channels_are_summed_for_one(prefix):
     weights = build_model("resnet8", num_classes=3, size=16, seed=0)[0].state_dict()
-    model, _ = build_model("resnet8", num_classes=3, size=16, channels=1, seed=0)
+    model, _ = build_model("resnet8", num_classes=3, size=16, channels=1, seed=1)
     given = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
-    found, notes = summed_over_rgb(given, model)
-    first = f"{prefix}conv1.weight"
-    assert torch.equal(found[first], weights["conv1.weight"].sum(1, keepdim=True))
-    assert {name for name in given if found[name] is not given[name]} == {first}
-    assert notes == (f"summed {first} over its three channels",)
+    if prefix == "model.":
+        # A second network, before the one that is taken.
+        given = {f"ema.{name}": 2 * tensor for name, tensor in weights.items()} | given
+    report = transfer(model, given)
+    assert report.notes[-1] == "summed conv1.weight over its three channels"
+    assert torch.equal(model.conv1.weight, weights["conv1.weight"].sum(1, keepdim=True))
+    assert not report.mismatched
 
 
 def test_weights_of_one_channel_stay_as_they_are():
@@ -466,7 +483,7 @@ def test_an_own_model_that_asks_for_its_channels_gets_them(here, settings, chann
 
 def test_an_own_transform_may_make_one_channel(here):
     Path("own.py").write_text("def red(image):\n    return image[:1]\n")
-    own = {"transforms": ['Lambda("own.py:red")'], "eval_transforms": GREY["eval_transforms"]}
+    own = {"transforms": ['Lambda("own.py:red")']}
     listener = Listener()
     ptkit.train(**QUICK, **own, model="resnet8", mean=(0.5,), std=(0.2,), workers=1, watch=listener)
     assert listener.model.startswith("model: resnet8(in_channels=1), ")

@@ -356,7 +356,7 @@ def lion(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_an_optimizer_of_ones_own_steps_with_its_arguments_and_groups(
+def test_a_users_own_optimizer_steps_with_its_arguments_and_groups(
     lion: str, model: nn.Module
 ) -> None:
     call, rate = split_rate(parse(f"{lion}:Lion(beta=0.5, lr=0.25)"), lr=None)

@@ -488,7 +488,7 @@ def test_a_function_that_gives_no_rate_is_an_error(
         _rates(_schedule(f'LambdaLR("{rates_file}:{name}")', optimizer), optimizer)
 
 
-def test_a_schedule_of_ones_own_is_stepped_once_an_epoch(rates_file: str) -> None:
+def test_a_users_own_schedule_is_stepped_once_an_epoch(rates_file: str) -> None:
     found = _by_epoch(f"{rates_file}:Halving(factor=0.25)")
     assert found == pytest.approx([0.1 * 0.25**k for k in range(EPOCHS)])
 

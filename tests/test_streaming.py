@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -357,3 +358,24 @@ def test_reduced_decoding_turns_photographs_upright(streamed, photographs, tmp_p
     turned = read_list(tmp_path / "list.txt")
     reduced, whole = (pixels_of(streamed(turned, reduced_decode=some)) for some in (True, False))
     assert (reduced - whole).abs().mean() < 0.01
+
+
+OWN_STEP = """
+import ctypes
+
+def speaking(image):
+    libc = ctypes.CDLL(None)
+    libc.fputs(b"of my own\\n", ctypes.c_void_p.in_dll(libc, "stderr"))
+    return image
+"""
+
+
+def test_what_a_step_of_the_users_own_writes_to_standard_error_is_seen(
+    photographs, tmp_path, capfd
+):
+    (tmp_path / "own.py").write_text(OWN_STEP)
+    calls = [f'Lambda("{tmp_path}/own.py:speaking")', "Resize((8, 8))", "ToTensor()"]
+    batches = Batches(photographs, Pipeline.parse(calls), Sampling(7), workers=1)
+    with closing(batches):
+        assert len(list(batches.epoch())) == 3
+    assert capfd.readouterr() == ("", "of my own\n" * 21)

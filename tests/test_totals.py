@@ -507,13 +507,13 @@ def test_no_rate_is_advised_before_the_first_step(here: Path) -> None:
 
 
 @pytest.mark.parametrize("clip", ["clip_grad", "clip_value"])
-def test_clipping_is_not_advised_to_who_clips(here: Path, clip: str) -> None:
+def test_clipping_is_not_advised_where_gradients_are_clipped(here: Path, clip: str) -> None:
     training = prepared(train={clip: 1.0})
     assert loop.remedy(training, num_steps=1) == "try a lower --lr"
     assert "train.clip_grad=1" in loop.remedy(prepared(), num_steps=1)
 
 
-def test_a_loss_of_ones_own_may_be_the_cause(here: Path) -> None:
+def test_a_users_own_loss_may_be_the_cause(here: Path) -> None:
     Path("own.py").write_text("from torch import nn\nclass Own(nn.CrossEntropyLoss):\n    pass\n")
     training = prepared(loss={"call": "own.py:Own"})
     assert "Own itself gives it for some batch" in loop.remedy(training, num_steps=1)

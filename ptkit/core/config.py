@@ -123,7 +123,9 @@ class DataSettings:
     )
     shuffle: bool = _setting(True, "Put the training images into a new order every epoch.")
     drop_last: bool = _setting(
-        False, "Leave out a last batch that is not full; a batch of a single image always is."
+        False,
+        "Leave out the last batch where it is smaller than the others; one of a single image is"
+        " always left out.",
     )
     workers: int = _setting(
         0, "Decoding threads; 0 chooses.", flag="--workers", within=Limits(low=0)

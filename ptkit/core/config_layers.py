@@ -201,7 +201,7 @@ def _full_name(key: str) -> str:
     a wrong one.
     """
     known = {f"{section}.{name}": name for section, fields in FIELDS.items() for name in fields}
-    # Only what is very near: a name of PyTorch's, such as momentum, is no misspelt setting.
+    # Only close matches: PyTorch's own names, such as momentum, are not misspelt settings.
     for wanted in (key, *difflib.get_close_matches(key, known.values(), n=1, cutoff=0.8)):
         meant = [full for full, name in known.items() if wanted == name or f"{wanted}.call" == full]
         if meant:
@@ -286,7 +286,7 @@ def _check_text(name: str, value: str) -> None:
 
 def _with_paths(layer: Layer, change: Callable[[str], str]) -> dict[str, dict[str, Any]]:
     """Return the layer with every path of a file changed; what is not a section stays."""
-    # resolve() says what is wrong with a section that is none.
+    # What is not a section is refused by resolve().
     changed: dict[str, Any] = {
         k: dict(v) if isinstance(v, Mapping) else v for k, v in layer.items()
     }

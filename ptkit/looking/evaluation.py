@@ -27,7 +27,7 @@ class Evaluation:
     images have several, bool (N, K). source: of the model, for people: its file and epoch. run: the
     run folder that the file is in, if any. num_ignored: images of classes that the model's loss
     ignored; they are left out of everything else. notes: what was done to get bare weights, a line
-    each. trained_on: bool (N,), which images the weights were trained on; None where nobody knows.
+    each. trained_on: bool (N,), which images the weights were trained on; None where unknown.
     skipped: why other images of the list were left out.
     """
 

@@ -36,7 +36,7 @@ class Answers:
     (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
     bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
-    where nobody knows.
+    where that is unknown.
     errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
     """
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ptkit.core.data.formats import is_png
 from ptkit.core.errors import UsageError
 from ptkit.core.training.optimization.schedule_preview import Preview, preview_schedule
 from ptkit.looking.pictures import picture_folder
@@ -36,6 +37,6 @@ def _check_picture(file: Path) -> None:
         raise UsageError(f"{file} is a folder: name a .png file instead")
     if file.exists():
         with file.open("rb") as opened:
-            is_png = opened.read(4) == b"\x89PNG"
-        if not is_png:
+            start = opened.read(8)
+        if not is_png(start):
             raise UsageError(f"{file} exists and is not a PNG: move it away or pass another --out")

@@ -125,7 +125,8 @@ def load_subject(
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
     if needless := ", ".join(flag for flag, value in given.items() if value is not None):
         raise UsageError(f"{path} is a checkpoint and already stores this: leave out {needless}")
-    module = rebuild(checkpoint, model=model)
+    module, notes = rebuild(checkpoint, model=model)
+    weights = replace(weights, notes=(*weights.notes, *notes))
     try:
         task = read_task(checkpoint["task"])
     except UsageError as error:

@@ -324,7 +324,8 @@ def _of_weights(
         module, call, num_classes = fitted.module, fitted.call, fitted.num_classes
         notes = replace(weights, notes=fitted.notes).lines
     else:
-        module = rebuild(checkpoint, model=model)
+        module, done = rebuild(checkpoint, model=model)
+        notes = replace(weights, notes=done).lines
         call, num_classes = model or checkpoint["model"]["call"], checkpoint["model"]["num_classes"]
         # What the run never trained is fixed.
         groups = checkpoint.get("config", {}).get("optimizer", {}).get("groups", [])

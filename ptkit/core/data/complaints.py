@@ -1,7 +1,7 @@
 """What the C libraries that decode images write to standard error, caught while they work.
 
 libjpeg, libpng and libtiff complain there and nowhere else: OpenCV gives a damaged JPEG as an image
-that is partly grey, and nobody hears of it. They write to C's `stderr`, which glibc lets a program
+that is partly grey, and says nothing of it. They write to C's `stderr`, which glibc lets a program
 set ("Standard Streams" in its manual). While an image is being decoded it is a stream of ours,
 which knows the thread that writes: so threads do not mix, file descriptor 2 is never moved, and
 Python's own standard error goes where it always went. Elsewhere (macOS, Windows, musl) nothing is
@@ -33,43 +33,43 @@ class _StreamFunctions(ctypes.Structure):
 
 
 # Thread -> what was written in it; a thread is in it while it decodes.
-_heard: dict[int, bytes] = {}
+_captured: dict[int, bytes] = {}
 # The filter that ignores warnings, and an entry for each thread that asked for it.
 _quiet: list[Any] = []
 _lock = threading.Lock()
 
 
-class _Listening:
-    """Listens in the thread that enters it; not to be entered twice."""
+class _StderrCapture:
+    """Captures what the thread that enters it writes; not to be entered twice."""
 
     def __enter__(self) -> None:
         with _lock:
-            if not _heard:
+            if not _captured:
                 _stderr.value = _stream
-            _heard[threading.get_ident()] = b""
+            _captured[threading.get_ident()] = b""
 
     def __exit__(self, *_error: object) -> None:
         with _lock:
-            del _heard[threading.get_ident()]
-            if not _heard:
+            del _captured[threading.get_ident()]
+            if not _captured:
                 _stderr.value = _real
 
 
 # For a block that decodes many images: to begin and to end takes half a microsecond, a twentieth of
 # what a small JPEG takes.
-listening = _Listening()
+capturing_stderr = _StderrCapture()
 
 
-def overheard(work: Callable[..., T], *args: Any) -> tuple[T, str]:
+def with_stderr(work: Callable[..., T], *args: Any) -> tuple[T, str]:
     """Return what `work(*args)` gives, and what its C code meanwhile wrote to standard error."""
     thread = threading.get_ident()
-    if thread not in _heard:
-        with listening:
-            return overheard(work, *args)
-    _heard[thread] = b""
+    if thread not in _captured:
+        with capturing_stderr:
+            return with_stderr(work, *args)
+    _captured[thread] = b""
     result = work(*args)
-    heard = _heard[thread]
-    return result, heard.decode(errors="replace") if heard else ""
+    written = _captured[thread]
+    return result, written.decode(errors="replace") if written else ""
 
 
 @contextlib.contextmanager
@@ -96,8 +96,8 @@ def without_warnings() -> Iterator[None]:
 def _write(_cookie: int | None, text: int, length: int) -> int:
     """Keep what a decoding thread writes; what any other thread writes goes on to the screen."""
     found, thread = ctypes.string_at(text, length), threading.get_ident()
-    if thread in _heard:
-        _heard[thread] += found
+    if thread in _captured:
+        _captured[thread] += found
     else:
         with contextlib.suppress(OSError):  # as C's own stream: nobody is told
             os.write(2, found)
@@ -123,8 +123,11 @@ def _open_stream(libc: ctypes.CDLL) -> int | None:
 
 def _start_anew() -> None:
     """Forget the threads of the parent process, of which none is left after a fork."""
-    _heard.clear()
+    _captured.clear()
     _stderr.value = _real
+    if _quiet:
+        _quiet[0].__exit__(None, None, None)
+        _quiet.clear()
     _lock.release()
 
 

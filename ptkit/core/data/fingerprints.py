@@ -5,15 +5,17 @@ recognised.
 import functools
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import GOLDEN, MASK
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import PtkitError
+from ptkit.core.files import from_disk
 
 # (N,): one for each image; 0 where a file could not be read.
 Hashes = npt.NDArray[np.int64]
@@ -21,8 +23,7 @@ Words = npt.NDArray[np.uint64]
 
 _BLOCK = 4096
 _SHIFT = np.uint64(29)
-_GOLDEN, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
-_NUM_READERS, _FILES_AT_ONCE = 32, 64
+_FILES_AT_ONCE = 64
 
 
 def fingerprints(contents: Sequence[Any]) -> Hashes:
@@ -41,19 +42,17 @@ def fingerprints(contents: Sequence[Any]) -> Hashes:
         sums = np.array([_sum_of_file(content) for content in data], np.uint64)
     else:
         sums = _sums_of_short(data, width)
-    return (sums + lengths * np.uint64(_GOLDEN)).view(np.int64)
+    return (sums + lengths * np.uint64(GOLDEN)).view(np.int64)
 
 
 def hash_files(images: ImageList, indices: npt.NDArray[np.int64]) -> Hashes:
     """Return the fingerprints of the files of some images, 0 for unreadable ones."""
 
-    def some(part: npt.NDArray[np.int64]) -> Hashes:
-        return fingerprints([_content(images.image_path(index)) for index in part.tolist()])
+    def some(part: Sequence[int]) -> Hashes:
+        return fingerprints([_content(images.image_path(int(indices[k]))) for k in part])
 
-    parts = np.array_split(indices, len(indices) // _FILES_AT_ONCE + 1)
-    # They wait for the disk, not for a core.
-    with ThreadPoolExecutor(_NUM_READERS, "ptkit-read") as readers:
-        return np.concatenate(list(readers.map(some, parts)))
+    found = from_disk(some, len(indices), at_once=_FILES_AT_ONCE)
+    return np.fromiter(chain.from_iterable(found), np.int64, len(indices))
 
 
 def _content(path: str) -> bytes | None:
@@ -77,9 +76,9 @@ def _sum_of_file(data: bytes) -> int:
     num_words, total = len(data) >> 3, 0
     words = np.frombuffer(data, "<u8", num_words)
     for start in range(0, num_words, _BLOCK):
-        total = (total * _GOLDEN + int(_sums(words[start : start + _BLOCK]))) & _MASK
+        total = (total * GOLDEN + int(_sums(words[start : start + _BLOCK]))) & MASK
     last = int.from_bytes(data[8 * num_words :], "little")
-    return (total * _GOLDEN + last) & _MASK
+    return (total * GOLDEN + last) & MASK
 
 
 def _sums(words: Words) -> Words:

@@ -13,7 +13,7 @@ from ptkit.core.errors import DataError
 
 # Format -> the module that reads it, which an installation may lack, and how to get it.
 OPTIONAL = {
-    "AVIF": ("PIL._avif", "install pillow 11.3 or newer"),
+    "AVIF": ("PIL._avif", "install a Pillow that was built with AVIF (this one was not)"),
     "HEIC": ("pillow_heif", "run `pip install 'ptkit[heif]'`"),
 }
 OPTIONAL_EXTENSIONS = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC"}
@@ -71,6 +71,11 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(_ALLOWED["JPEG"])
 
 
+def is_png(data: bytes) -> bool:
+    """Say whether this begins as a PNG does."""
+    return data.startswith(_ALLOWED["PNG"])
+
+
 def sniff(data: bytes, path: str | Path = "image") -> str:
     """Return the format that the first bytes show: JPEG, PNG, BMP, GIF, WebP, TIFF, AVIF or HEIC.
 
@@ -118,7 +123,9 @@ def _look(kind: str, data: bytes) -> tuple[bytes | None, bool]:
         case "WebP":
             is_whole = int.from_bytes(data[4:8], "little") + 8 <= len(data)
             # The extended header has a flag for EXIF and one for XMP.
-            has_text = data[12:16] == b"VP8X" and data[20] & 0b1100 != 0
+            # A slice: the file may end before the flags.
+            flags = int.from_bytes(data[20:21])
+            has_text = data[12:16] == b"VP8X" and flags & 0b1100 != 0
             return data if is_whole else None, has_text
         case "BMP":
             # Masks, run lengths, and the headers before Windows 3 are Pillow's.

@@ -15,13 +15,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.data.complaints import overheard, without_warnings
+from ptkit.core.data.complaints import with_stderr, without_warnings
 from ptkit.core.data.formats import (
     JPEG_END,
     OPTIONAL,
     PNG_TEXT,
     first_look,
     is_jpeg,
+    is_png,
     jpeg_has_metadata,
     png_chunks,
     sniff,
@@ -103,7 +104,7 @@ def read(path: str | Path) -> Pixels:
 
 def decode(data: bytes, path: str | Path = "image") -> Pixels:
     """Return the pixels of an encoded image, see `read`; `path` is for messages."""
-    pixels, complaint = overheard(_decoded, data, path)
+    pixels, complaint = with_stderr(_decoded, data, path)
     if not complaint:
         return pixels
     if damage := _DAMAGE.search(complaint):
@@ -122,7 +123,7 @@ def decode_reduced(data: bytes, times: int) -> Pixels | None:
     """
     if not (is_jpeg(data) and data.endswith(JPEG_END)):
         return None
-    pixels, complaint = overheard(_with_opencv, data, _FLAGS | _REDUCED[times])
+    pixels, complaint = with_stderr(_with_opencv, data, _FLAGS | _REDUCED[times])
     if pixels is None or complaint:
         return None
     return _upright(pixels, data, "JPEG") if jpeg_has_metadata(data) else pixels
@@ -146,7 +147,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
     """
     data = read_bytes(path, most=_HEADER_BYTES)
     # A PNG may have its orientation after its pixels.
-    if not data.startswith(b"\x89PNG"):
+    if not is_png(data):
         # A damaged header, or one that ends beyond what was read.
         with contextlib.suppress(DataError):
             return header_size(data, path)
@@ -200,7 +201,7 @@ def _upright(pixels: Pixels, data: bytes, kind: str) -> Pixels:
 
 def _orientation(image: Any) -> Any:
     """Return the orientation of an opened image as Pillow finds it, in EXIF, ImageMagick's raw
-    profile or XMP: anything but 2 to 8 is none.
+    profile or XMP: with anything but 2 to 8 it is upright already.
     """
     from PIL import Image
 

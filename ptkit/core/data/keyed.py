@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from ptkit.core.errors import UsageError
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+# 2^64 divided by the golden ratio, as an odd number: the step of splitmix64.
+GOLDEN = 0x9E3779B97F4A7C15
+MASK = (1 << 64) - 1
 
 
 def uniforms(
@@ -25,15 +26,15 @@ def uniforms(
 ) -> npt.NDArray[np.float64]:
     """Return draws in [0, 1) of shape (len(indices), columns), one row for each image index."""
     base = np.uint64(stream_key(seed, purpose, epoch))
-    rows = _mix(indices.astype(np.uint64) * np.uint64(_GOLDEN) + base)
-    steps = (np.arange(1, columns + 1, dtype=np.uint64)) * np.uint64(_GOLDEN)
+    rows = _mix(indices.astype(np.uint64) * np.uint64(GOLDEN) + base)
+    steps = (np.arange(1, columns + 1, dtype=np.uint64)) * np.uint64(GOLDEN)
     return (_mix(rows[:, None] + steps) >> np.uint64(11)).astype(np.float64) * (1.0 / (1 << 53))
 
 
 def permutation(seed: int, purpose: str, *, epoch: int, length: int) -> npt.NDArray[np.int64]:
     """Return a random order of 0..length-1."""
     base = np.uint64(stream_key(seed, purpose, epoch))
-    keys = _mix(np.arange(1, length + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + base)
+    keys = _mix(np.arange(1, length + 1, dtype=np.uint64) * np.uint64(GOLDEN) + base)
     # Stable: where two keys were equal, another sort might give another order elsewhere.
     return np.argsort(keys, kind="stable")
 
@@ -42,8 +43,8 @@ def stream_key(seed: int, purpose: str, number: int = 0) -> int:
     """Return a 64-bit key for (seed, purpose, number): the seed of a generator, or the base of a
     family of draws.
     """
-    key = _mix_int(_mix_int(seed + _GOLDEN) ^ zlib.crc32(purpose.encode()))
-    return _mix_int(key + (number + 1) * _GOLDEN)
+    key = _mix_int(_mix_int(seed + GOLDEN) ^ zlib.crc32(purpose.encode()))
+    return _mix_int(key + (number + 1) * GOLDEN)
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -54,9 +55,9 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _mix_int(z: int) -> int:
-    z &= _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    z &= MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
 
 

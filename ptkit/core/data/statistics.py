@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.complaints import listening
+from ptkit.core.data.complaints import capturing_stderr
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import ImageList
@@ -67,7 +67,7 @@ def measure(
 
     def work(start: int) -> tuple[_Sums, list[str]]:
         paths = map(images.image_path, chosen[start : start + _CHUNK].tolist())
-        with listening:
+        with capturing_stderr:
             return _chunk_sums(paths, size, read)
 
     sums, unreadable = _NOTHING, list[str]()

@@ -37,18 +37,16 @@ def summed_over_rgb(
     """Return weights of RGB images for a model of one channel, with a note of it; others as they
     are.
 
-    Names in the weights may have a prefix more or less than in the model.
+    state_dict: under the model's own names.
     """
     first = _first_convolution(model)
     if first is None or first[1].in_channels != 1:
         return state_dict, ()
-    own, (outputs, _, *sides) = f"{first[0]}.weight", first[1].weight.shape
-    for name, tensor in state_dict.items():
-        has_name = f".{name}".endswith(f".{own}") or f".{own}".endswith(f".{name}")
-        if has_name and tensor.shape == (outputs, 3, *sides):
-            summed = {**state_dict, name: tensor.sum(dim=1, keepdim=True)}
-            return summed, (f"summed {name} over its three channels",)
-    return state_dict, ()
+    name, (outputs, _, *sides) = f"{first[0]}.weight", first[1].weight.shape
+    if name not in state_dict or state_dict[name].shape != (outputs, 3, *sides):
+        return state_dict, ()
+    summed = {**state_dict, name: state_dict[name].sum(dim=1, keepdim=True)}
+    return summed, (f"summed {name} over its three channels",)
 
 
 def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:

@@ -155,8 +155,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return validated(contents, path)
 
 
-def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Module:
-    """Build the model of a checkpoint with its weights, in evaluation mode.
+def rebuild(
+    checkpoint: Mapping[str, Any], *, model: str | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the model of a checkpoint with its weights, in evaluation mode; also return what was
+    done to load them, a sentence each.
 
     model: the call to build instead of the checkpoint's own, which may name built-in models only.
 
@@ -166,10 +169,11 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
         UsageError: `model` is not a model.
     """
     # The checkpoint's own call has all that its size settled; a user's call has not.
+    stem_notes: tuple[str, ...] = ()
     if model is None:
         call, size, channels = own_call(checkpoint["model"]["call"]), None, None
     else:
-        call, _ = with_stem(parse(model), checkpoint["state_dict"])
+        call, stem_notes = with_stem(parse(model), checkpoint["state_dict"])
         pipeline = checkpoint["pipeline"]
         size, channels = size_of(pipeline), pipeline.get("channels")
     num_classes = checkpoint["model"]["num_classes"]
@@ -181,8 +185,10 @@ def rebuild(checkpoint: Mapping[str, Any], *, model: str | None = None) -> nn.Mo
         if model is not None:
             raise
         raise CheckpointError(f"this ptkit cannot build the checkpoint's model: {error}") from error
-    load_whole(module, checkpoint["state_dict"], source="the checkpoint's weights", call=text)
-    return module.eval()
+    notes = load_whole(
+        module, checkpoint["state_dict"], source="the checkpoint's weights", call=text
+    )
+    return module.eval(), (*stem_notes, *notes)
 
 
 def own_call(text: str) -> Call:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptkit.core.errors import CheckpointError
-from ptkit.core.models.matching import load_whole, match_names
+from ptkit.core.models.matching import fit_names, load_whole
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, takes, usual_size
 from ptkit.core.parts.calls import Call, parse
@@ -16,8 +16,8 @@ from ptkit.core.sizes import Sides
 
 # A number of outputs that no layer but the head has.
 _UNUSUAL = 1013
-# The side of the first kernels of a ResNet for large images.
-_LARGE_KERNEL = 7
+# The stem of a ResNet by the side of its first kernels.
+_STEMS = {7: "standard", 3: "small"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,17 @@ def fit_bare_weights(
 ) -> Fitted:
     """Build the model of bare weights and load all of them.
 
-    model: the user's call. size: pixels of a side, or height and width; channels: of the images;
-        None leaves the model's own defaults.
+    model: the user's call. size: pixels of a side, or height and width. channels: of the images;
+    None for what the first convolution in the file takes.
 
     Raises:
         UsageError: not a model.
         CheckpointError: the weights do not fit, or do not show how many classes there are.
     """
     call, stem_notes = with_stem(parse(model), weights.state_dict)
+    first = _first_kernels(weights.state_dict)
+    if channels is None and first is not None:
+        channels = first.shape[1]
     num_classes = _num_classes(call, weights, size, channels)
     module, text = build_model(call, num_classes=num_classes, size=size, channels=channels, seed=0)
     source = f"the weights in {weights.path}"
@@ -59,14 +62,20 @@ def with_stem(call: Call, state_dict: Mapping[str, Tensor]) -> tuple[Call, tuple
 
     Otherwise the size of the images decides, which need not be that of the training.
     """
-    kernels = (t for t in state_dict.values() if t.ndim == 4 and t.shape[1] in (1, 3))
-    first = next(kernels, None)
-    is_large = first is not None and tuple(first.shape[2:]) == (_LARGE_KERNEL, _LARGE_KERNEL)
-    if not is_large or call.kwargs.get("stem") is not None or not takes(call, "stem"):
+    first = _first_kernels(state_dict)
+    height, width = (0, 0) if first is None else first.shape[2:]
+    stem = _STEMS.get(height) if height == width else None
+    if stem is None or call.kwargs.get("stem") is not None or not takes(call, "stem"):
         return call, ()
-    return call.updated({"stem": "standard"}), (
-        "stem='standard', as the first convolution of the weights is 7×7",
+    return call.updated({"stem": stem}), (
+        f"stem='{stem}', as the first convolution of the weights is {height}×{width}",
     )
+
+
+def _first_kernels(state_dict: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the weights of the first convolution, (outputs, 1 or 3, h, w), where there is one."""
+    kernels = (t for t in state_dict.values() if t.ndim == 4 and t.shape[1] in (1, 3))
+    return next(kernels, None)
 
 
 def _num_classes(
@@ -80,7 +89,7 @@ def _num_classes(
         return given
     module, _ = build_model(call, num_classes=_UNUSUAL, size=size, channels=channels, seed=0)
     own = module.state_dict()
-    found, _ = match_names(own, weights.state_dict)
+    found, _ = fit_names(own, weights.state_dict)
     heads = [(name, t.shape.index(_UNUSUAL)) for name, t in own.items() if _UNUSUAL in t.shape]
     if not heads:
         return check_forward(module, size or usual_size(call), channels=channels or 3)

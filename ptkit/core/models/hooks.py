@@ -55,7 +55,7 @@ def trace_layers(model: nn.Module, images: Tensor) -> list[Layer]:
         UsageError: the model does not take images of this size.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    flow = Flow((images.shape[2], images.shape[3]))
+    flow = Flow((images.shape[1], images.shape[2], images.shape[3]))
     # By name: the number in the flow, the output's shape, and how often the module ran.
     found: dict[str, tuple[int, torch.Size, int]] = {}
 
@@ -162,10 +162,12 @@ def evaluating(model: nn.Module, *, keeps_random_state: bool = False) -> Iterato
 def keeping_buffers(model: nn.Module) -> Iterator[None]:
     """Give BatchNorm's statistics, and all other buffers, back as they were."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    yield
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(kept[name])
 
 
 @contextmanager
@@ -179,6 +181,8 @@ def taking(
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # no matter of size or batch alone
+        raise
     except _REFUSALS as error:
         what = f"{'×'.join(map(str, images.shape[2:]))} images"
         if in_training:

@@ -33,8 +33,8 @@ _CHANNELS_FIRST = {
 class Layout:
     """How an output (n, ...) becomes maps.
 
-    axis: of the channels. grid: the places of tokens, (n, T, C) or (n, C, T); None for what is no
-    row of tokens on a grid. num_skipped: tokens before those, such as a class token.
+    axis: of the channels. grid: the places of tokens, (n, T, C) or (n, C, T); None where
+    there are none. num_skipped: tokens before those, such as a class token.
     """
 
     axis: int = 1
@@ -86,14 +86,14 @@ class _Seen:
 class Flow:
     """A pass through a model, followed from output to output.
 
-    image: (height, width) of the input.
+    image: channels, height and width of the input.
     """
 
-    image: Grid
+    image: tuple[int, int, int]
     _seen: list[_Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._seen.append(_Seen((3, *self.image), 1, is_stated=True))
+        self._seen.append(_Seen(self.image, 1, is_stated=True))
 
     def note(self, module: nn.Module, inputs: Sequence[object], output: Tensor) -> int:
         """Take the output (n, ...) of a module that ended; return its number, for `layout`."""
@@ -153,7 +153,7 @@ class Flow:
 
     def _patches(self, num_tokens: int) -> Grid | None:
         """Return the grid of square patches, where images are cut into patches by no module."""
-        height, width = self.image
+        _, height, width = self.image
         for count in (num_tokens, num_tokens - 1):
             side = round((height * width / max(count, 1)) ** 0.5)
             if side and height // side * (width // side) == count:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.models import packaged_weights
 from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
@@ -44,13 +45,16 @@ def read_weights(path: Path) -> Weights:
 
 
 def find_weights(text: str) -> Weights:
-    """Return the weights that a text names: a file, a run folder, or a torchvision model.
+    """Return the weights that a text names: a file, a run folder, or a model that has some, of ours
+    or of torchvision's.
 
     Raises:
         CheckpointError: no such thing, or nothing that can be read.
         StorageError: the download failed.
     """
     path = weights_path(text)
+    if path is None and text in packaged_weights.NAMES:
+        return packaged_weights.packaged_weights(text)
     if path is None:
         # Imports torchvision, three seconds.
         from ptkit.core.models import torchvision_models
@@ -60,8 +64,8 @@ def find_weights(text: str) -> Weights:
             return torchvision_models.pretrained_weights(text)
         if not os.path.isdir(text):
             raise CheckpointError(
-                f"no weights {text}: not a file, a run folder or a torchvision"
-                f" model{nearest(text, names)}"
+                f"no weights {text}: not a file, a run folder, {packaged_weights.NAMES[0]} or a"
+                f" torchvision model{nearest(text, [*packaged_weights.NAMES, *names])}"
             )
     return read_weights(path or Path(text))
 

@@ -16,7 +16,7 @@ Tensors = Mapping[str, Tensor]
 _COUNTER = "num_batches_tracked"
 
 
-def match_names(own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def fit_names(own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return tensors of a file under the names that they have in a model, and what was done.
 
     A prefix (`module.`, `backbone.`) comes off the names that carry it, or is added, where more
@@ -57,7 +57,7 @@ def load_whole(model: nn.Module, given: Tensors, *, source: str, call: str) -> t
         CheckpointError: the model lacks a tensor, or the file has layers that the model lacks.
     """
     own = model.state_dict()
-    found, notes = match_names(own, given)
+    found, notes = fit_names(own, given)
     strange = [name for name in found if name not in own]
     layers = _of_layers(model, {name: found[name] for name in strange})
     faults = {

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptkit.core.errors import CheckpointError
-from ptkit.core.models.matching import fits, load_state_dict, match_names
+from ptkit.core.models.channels import summed_over_rgb
+from ptkit.core.models.matching import fit_names, fits, load_state_dict
 from ptkit.core.wording import first_of
 
 
@@ -69,7 +70,8 @@ def transfer(
 ) -> TransferReport:
     """Copy every tensor that has its name and shape in the model, in place.
 
-    Names are matched first, see `match_names`.
+    Names are matched first, see `fit_names`; then kernels of RGB images are summed for a model of
+    one channel.
 
     leave_out: a module whose tensors stay fresh although they would fit, such as a head for other
     classes.
@@ -78,7 +80,8 @@ def transfer(
         CheckpointError: no parameter fits.
     """
     own = model.state_dict()
-    renamed, notes = match_names(own, state_dict)
+    named, notes = fit_names(own, state_dict)
+    renamed, summed = summed_over_rgb(named, model)
     is_left_out = {name: bool(leave_out) and f"{name}.".startswith(f"{leave_out}.") for name in own}
     is_fitting = {name: fits(own, name, tensor) for name, tensor in renamed.items()}
     taken = tuple(name for name in own if is_fitting.get(name) and not is_left_out[name])
@@ -95,7 +98,7 @@ def transfer(
             if is_fitting.get(name) is False and not is_left_out[name]
         ),
         left_out=tuple(name for name in own if is_left_out[name]),
-        notes=notes,
+        notes=(*notes, *summed),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.errors import UsageError
-from ptkit.core.models import timm_models
+from ptkit.core.models import packaged_weights, timm_models
 from ptkit.core.models.channels import input_channels
 from ptkit.core.models.hooks import evaluating, taking
 from ptkit.core.parts.calls import Call, parse
@@ -25,6 +25,7 @@ _SUMMARIES = {
     "resnet:resnet56": "0.86 million parameters, for small images",
     "whitenet:whitenet": "quick to train, first layer whitens; for small images",
     "resnet:resnet34_tutorial": "the course's ResNet-34, 47 million parameters",
+    "efficientnet_lite:efficientnet_lite0": "4.7 million parameters, for photographs; has weights",
 }
 _OURS = Catalogue(
     "model",
@@ -33,9 +34,10 @@ _OURS = Catalogue(
         for place, summary in _SUMMARIES.items()
     },
 )
-# What a model is looked at with where nobody says a size: ours are made for small images,
+# What a model is looked at with where nobody says a size: most of ours are made for small images,
 # torchvision's for ImageNet.
 _OUR_SIZE, _USUAL_SIZE = 32, 224
+_FOR_PHOTOS = packaged_weights.NAMES
 # Arguments about weights; a model that is built here starts with fresh ones.
 _WEIGHT_ARGUMENTS = ("weights", "progress", "pretrained", *timm_models.WEIGHT_ARGUMENTS)
 
@@ -80,7 +82,8 @@ def usual_size(call: Call) -> int:
     if call.prefix == "timm":
         timm_models.check_name(call)
         return timm_models.usual_size(call.name)
-    return _OUR_SIZE if call.name in _OURS.parts and not call.prefix else _USUAL_SIZE
+    is_for_small = call.name in _OURS.parts and call.name not in _FOR_PHOTOS
+    return _OUR_SIZE if is_for_small and not call.prefix else _USUAL_SIZE
 
 
 def build_model(

@@ -133,6 +133,7 @@ def either(*rules: Allowed, words: str = "") -> Allowed:
         text=words or listing([part.text for part in parts]),
         check=lambda value: any(part.check(value) for part in parts),
         parts=() if words else parts,
+        meaning=lambda value: next(part for part in parts if part.check(value)).meaning(value),
     )
 
 

@@ -91,7 +91,7 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     (list_of(COUNT), "widths"),
     (one_of(1, 3), "in_channels"),
     (COUNT, "stride round_nearest bn_size groups width_per_group representation_size"),
-    (SHARE, "dropout mlp_dropout attention_dropout drop_rate stochastic_depth_prob"),
+    (SHARE, "dropout drop_path mlp_dropout attention_dropout drop_rate stochastic_depth_prob"),
     (AT_LEAST_0, "layer_scale"),
     (ABOVE_0, "mlp_ratio width_mult"),
     (SIDE, "image_size"),

@@ -12,7 +12,6 @@ from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Sett
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import choose_device, precision_of, prepare_device
 from ptkit.core.errors import UsageError
-from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import weights_to_start_from
@@ -45,7 +44,7 @@ from ptkit.core.training.tasks.losses import (
     usual_optimizer,
 )
 from ptkit.core.training.tasks.task import METRICS, check_metric
-from ptkit.core.training.trials import try_first_batch, try_smallest_batch
+from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
 from ptkit.core.wording import counted
 
@@ -128,10 +127,10 @@ def _prepare_training(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    # Before an average or an optimizer copies weights: `fit_inputs` writes into them.
-    try_first_batch(
-        model.module, loss, data, batch=batch, num_outputs=model.num_outputs, is_fresh=start is None
-    )
+    try_first_batch(model.module, loss, data, batch=batch, num_outputs=model.num_outputs)
+    # Before an average or an optimizer copies weights.
+    if start is None:
+        fit_to_images(model.module, data)
     optimizer = _prepare_optimizer(settings, call, model, data=data)
     try_smallest_batch(model.module, batch.images, data=data, optimizer=optimizer, dtype=dtype)
     schedule = build_schedule(
@@ -144,15 +143,15 @@ def _prepare_training(
     place = _place(device, threads, dtype)
     _report(watch, data, model, _choices(settings, optimizer, schedule, loss, data, place=place))
     training = Training(
-        model.module,
-        data.train,
-        data.valid,
-        loss,
-        optimizer,
-        schedule,
-        asked,
-        LossScaler(optimizer.optimizer, model.module, is_enabled=dtype is torch.float16),
-        dtype,
+        model=model.module,
+        train=data.train,
+        valid=data.valid,
+        loss=loss,
+        optimizer_setup=optimizer,
+        schedule=schedule,
+        settings=asked,
+        scaler=LossScaler(optimizer.optimizer, model.module, is_enabled=dtype is torch.float16),
+        dtype=dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
         compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
@@ -352,9 +351,8 @@ def _prepare_model(
         is_same_task = start.class_names in (None, data.class_names)
         # A head trained on other classes is of no use, even where its shape fits.
         leave_out = "" if is_same_task else find_head(module, num_outputs)
-        state_dict, summed = summed_over_rgb(start.state_dict, module)
-        report = transfer(module, state_dict, leave_out=leave_out)
-        words = (*start.notes, *stem_notes, *summed, *report.notes, report.summary())
+        report = transfer(module, start.state_dict, leave_out=leave_out)
+        words = (*start.notes, *stem_notes, *report.notes, report.summary())
         notes += replace(start, notes=words).lines
     return PreparedModel(module, call, num_outputs, report, tuple(notes))
 

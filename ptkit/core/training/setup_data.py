@@ -221,7 +221,7 @@ def _known_statistics(
 def _with_statistics(
     data: DataSettings, mean: tuple[float, ...], std: tuple[float, ...], *, channels: int | None
 ) -> DataSettings:
-    # Of a single number whoever reads it later could not tell how many channels it is for.
+    # One number for each channel: a single one would not show how many channels it is for.
     times = channels or 1 if len(mean) == 1 else 1
     return replace(data, mean=mean * times, std=std * times)
 

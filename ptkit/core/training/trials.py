@@ -1,5 +1,5 @@
-"""What is tried before the first epoch, so that what cannot work is refused in one line and not
-after minutes.
+"""What is done before the first epoch: a model is fitted to its images, and what cannot work is
+refused in one line, not after minutes.
 """
 
 import torch
@@ -27,11 +27,11 @@ def try_first_batch(
     *,
     batch: Batch,
     num_outputs: int,
-    is_fresh: bool,
 ) -> None:
-    """Show the model its images before training, and try the first batch.
+    """Try the first batch on the loss and on the model.
 
-    Labels that the loss does not take fail here, and images that the model does not take.
+    Raises:
+        UsageError: labels that a user's loss does not take, or images that the model does not take.
     """
     check_own_loss(loss, batch.labels, num_outputs=num_outputs)
     # The square was tried with the model; transforms may have made another size of it, and in
@@ -42,8 +42,12 @@ def try_first_batch(
         _, channels, height, width = one.images.shape
         if (channels, height, width) not in tried:
             check_forward(model, (height, width), num_classes=num_outputs, channels=channels)
+
+
+def fit_to_images(model: nn.Module, data: PreparedData) -> None:
+    """Let a model that has `fit_inputs` set its weights from training images, in place."""
     fit_inputs = getattr(model, "fit_inputs", None)
-    if is_fresh and callable(fit_inputs):
+    if callable(fit_inputs):
         some = spread(range(len(data.reference.images)), _FITTED_IMAGES)
         fit_inputs(torch.cat(list(batches_at(data.reference, some))))
 
@@ -58,8 +62,11 @@ def try_smallest_batch(
 ) -> None:
     """Run the smallest batch of an epoch in training mode; the model stays as it was.
 
-    images: a full batch. BatchNorm refuses a single value per channel: one image, and no more than
-    one place of it left where it stands.
+    images: a full batch. BatchNorm refuses a single value per channel, which one image gives where
+    its maps have shrunk to one place.
+
+    Raises:
+        UsageError: the model does not take so few images.
     """
     sampling = data.train.sampling
     count = sampling.smallest_batch(len(data.train.images))

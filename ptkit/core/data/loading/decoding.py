@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.complaints import listening
+from ptkit.core.data.complaints import capturing_stderr
 from ptkit.core.data.fingerprints import Hashes, fingerprints
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import spread
@@ -24,6 +24,7 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Size
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError, PtkitError
+from ptkit.core.files import NUM_READERS
 from ptkit.core.machine import num_cores
 
 T = TypeVar("T")
@@ -36,8 +37,6 @@ _CHUNK_BYTES = 4 << 20
 # Read to estimate the memory that a list with images of different sizes will take.
 _NUM_HEADERS = 256
 
-# They wait and need no core: from a disk that answers after 10 ms they read 3,200 files a second.
-NUM_READERS = 32
 _BYTES_AHEAD = 128 << 20
 # Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
 # files: handing over costs more than reading.
@@ -182,6 +181,21 @@ def content_of(images: ImageList, index: int) -> Content:
         return error
 
 
+def decoded_image(images: ImageList, index: int, content: Content) -> Pixels:
+    """Decode the content of a list's file.
+
+    Raises:
+        PtkitError: it could not be read, or is not an image.
+    """
+    data = checked(content)
+    try:
+        return decoder.decode(data)
+    except DataError:
+        # Once more, for the path in the message: to look it up for every image takes a thirtieth
+        # of the time of decoding a small one.
+        return decoder.decode(data, images.image_path(index))
+
+
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); hashes of their files (n,);
@@ -207,7 +221,7 @@ def decoded_chunks(
 
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
-        with listening:
+        with capturing_stderr:
             bad, hashes = _decoded(
                 images, pipeline, indices, files, lambda _, image: found.append(image)
             )
@@ -303,7 +317,7 @@ def decode_each(
     """
 
     def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
-        with listening:
+        with capturing_stderr:
             return _decoded(images, pipeline, indices, files, take)
 
     found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
@@ -327,7 +341,7 @@ def _decoded(
     hashes = fingerprints(contents)
     for index, content in zip(indices, contents, strict=True):
         try:
-            pixels = decoder.decode(checked(content), images.image_path(index))
+            pixels = decoded_image(images, index, content)
         # Only what is wrong with this image: a failing disk or a bad transform ends the pass.
         except DataError as error:
             bad.append((index, str(error)))

@@ -5,8 +5,7 @@ are needed.
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +39,8 @@ from ptkit.core.data.loading.entries import (
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
-from ptkit.core.machine import free_bytes, num_cores
+from ptkit.core.files import from_disk
+from ptkit.core.machine import free_bytes
 from ptkit.core.wording import amount
 
 # Shows the progress of a pass over images: (what, total) -> a function called with how many more
@@ -51,8 +51,6 @@ MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 
 # Files of one task: on a local disk, looking at one is quicker than handing it over.
 _STATS_AT_ONCE = 1024
-# Reading a file takes the disk's time, not a core's: on a network more threads ask at once.
-_STAT_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _in_memory(
 def _on_disk(
     images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
-    key = key_of(images, pipeline, workers=data.workers)
+    key = key_of(images, pipeline)
     if (kept := open_kept(images, key=key)) is not None:
         return LoadedList(images, kept, OPENED)
     needed, free = decoded_bytes(images, pipeline), free_disk_bytes()
@@ -157,7 +155,7 @@ def _wherever_it_fits(
     # The other half is for the model, the validation images, and whoever shares the machine.
     if needed < free_bytes() // 2:
         return _in_memory(images, pipeline, data, counting)
-    kept = open_kept(images, key=key_of(images, pipeline, workers=data.workers))
+    kept = open_kept(images, key=key_of(images, pipeline))
     if kept is not None:
         return LoadedList(images, kept, OPENED)
     # A single epoch would never read again what it writes.
@@ -255,7 +253,7 @@ def decode_to_disk(
     return kept
 
 
-def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
+def key_of(images: ImageList, pipeline: Pipeline) -> str:
     """Return the hexadecimal key of a list's decoded images, which changes when anything about them
     does.
 
@@ -273,14 +271,12 @@ def key_of(images: ImageList, pipeline: Pipeline, *, workers: int = 0) -> str:
         total.update(f"{part}\0".encode())
 
     # What `stat` says, not the bytes: reading every file is part of what an entry saves.
-    def files(start: int) -> bytes:
-        some = range(start, min(start + _STATS_AT_ONCE, len(images)))
+    def files(some: Sequence[int]) -> bytes:
         return b"".join(_file_facts(images, index) for index in some)
 
-    with ThreadPoolExecutor(workers or max(num_cores(), _STAT_THREADS), "ptkit-stat") as pool:
-        # map keeps the list's order, which belongs to the key: pixels are found by their place.
-        for part in pool.map(files, range(0, len(images), _STATS_AT_ONCE)):
-            total.update(part)
+    # In the list's order, which belongs to the key: pixels are found by their place.
+    for part in from_disk(files, len(images), at_once=_STATS_AT_ONCE):
+        total.update(part)
     return total.hexdigest()
 
 
@@ -333,12 +329,9 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
 
 def _mapped(entry: Entry) -> Kept:
     facts, file = entry.facts, entry.folder / PIXELS
-    # Entries of earlier versions hold RGB.
-    count, channels = facts["num_images"], facts.get("channels", 3)
+    count, channels = facts["num_images"], facts["channels"]
     bad = tuple(map(tuple, facts["bad"]))
-    # An entry of an earlier version has none.
-    is_hashed = (entry.folder / HASHES).exists()
-    hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count) if is_hashed else None
+    hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count)
     if facts["size"] is not None:
         pixels = _mapped_pixels(file, (count, *facts["size"], channels))
         return Kept(pixels, bad, origin=file, hashes=hashes)

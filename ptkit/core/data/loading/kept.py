@@ -43,7 +43,7 @@ class Kept:
     bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
     of the others.
     origin: the file that the pixels are mapped from; None in memory.
-    hashes: of the files of the images, (N,); None where nobody knows them.
+    hashes: of the files of the images, (N,); None where they are unknown.
     """
 
     pixels: Pixels

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.complaints import listening
+from ptkit.core.data.complaints import capturing_stderr
 from ptkit.core.data.fingerprints import fingerprints
 from ptkit.core.data.formats import is_jpeg
 from ptkit.core.data.images import Pixels
@@ -29,6 +29,7 @@ from ptkit.core.data.loading.decoding import (
     PendingFiles,
     checked,
     content_of,
+    decoded_image,
     read_ahead,
     sizes_of,
 )
@@ -104,7 +105,8 @@ class BatchMaker:
             read = contents or [content_of(self.images, index) for index in indices]
             self._remember(selection.indices, read)
         images = map(self._image, indices, selection.draws, read)
-        with listening:
+        # What a user's own step writes is not a decoder's: then each image is captured by itself.
+        with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
             batch = self.pipeline.stack(list(images))
         if isinstance(batch, Tensor):
             return batch
@@ -135,8 +137,8 @@ class BatchMaker:
         self, index: int, draws: Draws, content: Content | None
     ) -> tuple[Pixels, Reduction | None]:
         assert content is not None
-        data, path = checked(content), self.images.image_path(index)
-        return self._reduced(data, draws) or (decoder.decode(data, path), None)
+        reduced = self._reduced(checked(content), draws)
+        return reduced or (decoded_image(self.images, index, content), None)
 
     def _black(self) -> Pixels:
         """As large as the first image that has a header: without a Resize all have one size."""

@@ -2,16 +2,18 @@
 
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.splits.grouping import find_duplicates
+from ptkit.core.files import from_disk
 
-# The disk waits, not a core: on a network more threads ask at once.
-_NUM_THREADS, _FILES_AT_ONCE = 16, 1024
+# On a local disk, asking about one file is quicker than handing it to a thread.
+_FILES_AT_ONCE = 1024
 
 
 def find_copies(one: ImageList, other: ImageList) -> list[tuple[str, str]]:
@@ -19,7 +21,7 @@ def find_copies(one: ImageList, other: ImageList) -> list[tuple[str, str]]:
     image's path.
 
     As `split` finds duplicates: only files of equal size are read. Files that are not there or
-    cannot be read equal nothing; who decodes them says so.
+    cannot be read equal nothing; decoding reports them.
 
     Raises:
         StorageError: the disk failed three times.
@@ -28,7 +30,7 @@ def find_copies(one: ImageList, other: ImageList) -> list[tuple[str, str]]:
     rows = np.flatnonzero(np.isin(ours, theirs[theirs > 0]))
     candidates = np.flatnonzero(np.isin(theirs, ours[rows]))
     paths = [*_paths(one, rows), *_paths(other, candidates)]
-    is_readable = [os.access(path, os.R_OK) for path in paths]
+    is_readable = _of_each(lambda k: os.access(paths[k], os.R_OK), len(paths))
     # find_duplicates leaves out what has no size.
     sizes = (np.concatenate([ours[rows], theirs[candidates]]) * is_readable).tolist()
     num_ours = len(rows)
@@ -46,14 +48,18 @@ def _paths(images: ImageList, rows: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _sizes(images: ImageList) -> npt.NDArray[np.int64]:
-    """Return the bytes of each regular file, 0 for what is none."""
+    """Return the bytes of each regular file, 0 for anything else."""
+    return _of_each(lambda k: _size(images.image_path(k)), len(images))
 
-    def some(start: int) -> list[int]:
-        return [_size(images.image_path(k)) for k in range(len(images))[start:][:_FILES_AT_ONCE]]
 
-    starts = range(0, len(images), _FILES_AT_ONCE)
-    with ThreadPoolExecutor(_NUM_THREADS, "ptkit-stat") as pool:
-        return np.array([size for sizes in pool.map(some, starts) for size in sizes], np.int64)
+def _of_each(ask: Callable[[int], int], count: int) -> npt.NDArray[np.int64]:
+    """Return what the disk answers about each of so many files."""
+
+    def some(part: Sequence[int]) -> list[int]:
+        return list(map(ask, part))
+
+    answers = from_disk(some, count, at_once=_FILES_AT_ONCE)
+    return np.fromiter(chain.from_iterable(answers), np.int64, count)
 
 
 def _size(path: str) -> int:

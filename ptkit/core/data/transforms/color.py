@@ -111,7 +111,12 @@ def _blended(planes: Tensor, is_at: Mapping[int, Tensor], factors: Mapping[int, 
 
 
 def grey_pixels(images: Pixels, channels: int) -> Pixels:
-    """Turn a batch grey, (n, H, W, channels), 1 or 3; in place where it has so many already."""
+    """Turn a batch grey, (n, H, W, channels), 1 or 3.
+
+    Three channels that stay three are changed in place; one that stays one is returned as it is.
+    """
+    if images.shape[-1] == channels == 1:
+        return images
     shape = (*images.shape[:-1], channels)
     grey = images if images.shape == shape else np.empty(shape, np.uint8)
     for part in in_cache(images):

@@ -84,10 +84,12 @@ def misfit(t: LinearTransformation, size: Size, channels: int) -> str:
     # The matrix may be of square images, whose side can be named.
     side = round((t.num_values / 3) ** 0.5)
     fitting = f", for {side}×{side} pixels" if 3 * side * side == t.num_values else ""
+    remedy = f"`ptkit normstats LIST --whiten zca --size {height}` measures one that fits"
+    if channels != 3:
+        remedy = "`ptkit normstats LIST --whiten zca` measures images of three channels"
     return (
         f"images of {height}×{width} have {channels * height * width} values, the matrix is"
-        f" {t.num_values}×{t.num_values}{fitting}: `ptkit normstats LIST --whiten zca --size"
-        f" {height}` measures one that fits"
+        f" {t.num_values}×{t.num_values}{fitting}: {remedy}"
     )
 
 

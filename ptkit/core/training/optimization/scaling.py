@@ -40,7 +40,10 @@ class LossScaler:
         self._scaler.unscale_(self._stepped)  # type: ignore[arg-type]
 
     def step(self) -> None:
-        """Step the optimizer, unless a gradient overflowed, and choose the next scale."""
+        """Step the optimizer, unless a gradient overflowed, and choose the next scale.
+
+        Only fused optimizers leave that decision to the device; for others each step waits for it.
+        """
         self._scaler.step(self._stepped)  # type: ignore[arg-type]
         self._scaler.update()
 

@@ -272,7 +272,7 @@ def counting_notes(loss: Loss, train: ImageList, valid: ImageList) -> tuple[str,
 def _criterion_of(call: Call) -> nn.Module:
     """Build PyTorch's own loss, or the user's."""
     supplied = {"reduction": "batchmean"} if call.name == "KLDivLoss" else None
-    # That size_average and reduce are old names is no news to who writes them.
+    # Those who write size_average or reduce know that these are old names.
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         criterion = LOSSES.build(call, supplied=supplied)
     if not isinstance(criterion, nn.Module):

@@ -1,0 +1,63 @@
+"""The table of `--json` in docs/files.md has every key that a command prints."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+
+PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
+QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
+EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
+# The row of the table, and what to run.
+COMMANDS = [
+    ("split", ["split", "images", "--out", "new"]),
+    ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
+    ("train", ["train", *QUICK, "--set", "train.profile=true"]),
+    ("viz-weights", ["viz-weights", "ckpt.pkl"]),
+    ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
+    ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),
+    ("viz-transforms", ["viz-transforms", "images/bar/test0.png"]),
+    ("summary", ["summary", "ckpt.pkl"]),
+    ("confmat", ["confmat", "ckpt.pkl", "bad.txt", "--on-bad", "skip"]),
+    ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
+    ("predict", ["predict", "ckpt.pkl", "train.txt"]),
+    *(("list", ["list", kind]) for kind in EVERY_KIND),
+    ("list --plot", ["list", "schedulers", "--plot", "StepLR(3)"]),
+    ("cache", ["cache"]),
+]
+
+
+@pytest.fixture(scope="module")
+def documented():
+    """The keys of each command, by its name in the table."""
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", PAGE.partition("## `--json`")[2], re.MULTILINE)
+    in_backticks = [[re.findall(r"`(.+?)`", cell) for cell in row] for row in rows]
+    return {name: set(keys) for names, keys in in_backticks for name in names}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Lists, one of them with an image that cannot be read, and a checkpoint."""
+    folder = make_lists(tmp_path_factory.mktemp("json"))
+    (folder / "bad.png").touch()
+    (folder / "bad.txt").write_text((folder / "test.txt").read_text() + "bad.png 0\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(epochs=1, tensorboard=False, pictures=False)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS, ids=str)
+def test_every_key_is_in_the_table(folder, documented, name, arguments, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PTKIT_CACHE", str(folder / "cache"))
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    found = json.loads(result.stdout)
+    rows = found if isinstance(found, list) else [found]
+    assert {key for row in rows for key in row} - documented[name] == set()

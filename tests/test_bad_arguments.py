@@ -187,6 +187,7 @@ USUAL = {
 }
 # A call of one model of each signature, by the names of its arguments.
 USUAL_MODELS = (
+    "efficientnet_lite0(dropout=0.2, drop_path=0.2, in_channels=3)",
     "lenet(size=28, in_channels=1)",
     "resnet8(in_channels=1)",
     "whitenet(widths=[32, 64], stride=2, in_channels=3)",

@@ -157,6 +157,8 @@ def test_a_flag_beside_a_recipe_trains(
     settings = gather({"batch_size": 6, "size": 32, keyword: value}, recipe=recipe)
     one_epoch = replace(settings, train=replace(settings.train, epochs=1))
     assert run(one_epoch, watch=Unwatched(), link=None).epochs == 1
+    # Twenty gigabytes of checkpoints, in all.
+    shutil.rmtree("runs")
 
 
 def test_lbfgs_beside_rates_by_layer_is_refused_by_its_name(

@@ -4,14 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import evaluate, finetune, load, normstats, predict, split, train
+    from ptkit.api import evaluate, load, normstats, predict, split
+    from ptkit.api_runs import finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
 
 __version__ = "0.1.0"
 
 # Public names are imported at first use, so that `import ptkit` stays free of torch.
-_DOOR = ("evaluate", "finetune", "load", "normstats", "predict", "split", "train")
-_PUBLIC = {"ListDataset": "ptkit.core.data.dataset", **dict.fromkeys(_DOOR, "ptkit.api")}
+_PUBLIC = {
+    "ListDataset": "ptkit.core.data.dataset",
+    **dict.fromkeys(("evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("finetune", "probe", "train"), "ptkit.api_runs"),
+}
 __all__ = [
     "ListDataset",
     "__version__",
@@ -20,6 +24,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "probe",
     "split",
     "train",
 ]

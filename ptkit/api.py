@@ -1,33 +1,27 @@
 """ptkit in Python: what each command does, as a function that returns a record and prints nothing.
 
-The commands call these functions too. Settings are keywords with the names that the settings have
-in docs/training.md: `lr`, `batch_size`, and `model`, `loss`, `optimizer`, `scheduler` for the
-calls. Every error that the user can fix is a `PtkitError`.
+The commands call these functions too; those that make a run are in api_runs.py. Every error that
+the user can fix is a `PtkitError`.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ptkit.api_types import (
     Counting,
-    FinetuneSettings,
     NormstatsResult,
     SplitResult,
     StrPath,
-    TrainSettings,
+    path_or_none,
 )
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
-    from ptkit.core.config import Settings
-    from ptkit.core.training.observers import Watcher
-    from ptkit.core.training.run_folder import Run
-    from ptkit.core.training.session import RunResult
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
@@ -150,81 +144,6 @@ def normstats(
     return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
 
 
-def train(
-    *,
-    config: StrPath | None = None,
-    recipe: str | None = None,
-    name: str | None = None,
-    out: StrPath | None = None,
-    resume: StrPath | None = None,
-    link: StrPath | None = "ckpt.pkl",
-    watch: "Watcher | None" = None,
-    **settings: Unpack[TrainSettings],
-) -> "RunResult":
-    """Train a classifier on train.txt and valid.txt, as `split` leaves them, into a run folder.
-
-    Settings take precedence over the TOML file `config`, that over the `recipe`.
-    out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
-    link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
-
-    >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
-    >>> str(result.checkpoint)
-    'runs/1/ckpt.pkl'
-    >>> sorted(result.best)
-    ['accuracy', 'epoch', 'loss']
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.config_layers import gather
-
-    refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
-    if resume is not None and refused:
-        raise UsageError(
-            f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
-        )
-    found = gather(
-        settings, recipe=recipe, resume=_path_or_none(resume), config=_path_or_none(config)
-    )
-    return _run(found, name=name, out=out, resume=resume, link=link, watch=watch)
-
-
-def finetune(
-    weights: StrPath,
-    *,
-    config: StrPath | None = None,
-    recipe: str | None = None,
-    name: str | None = None,
-    out: StrPath | None = None,
-    link: StrPath | None = "ckpt.pkl",
-    watch: "Watcher | None" = None,
-    **settings: Unpack[FinetuneSettings],
-) -> "RunResult":
-    """Train from old weights, the head ten times as fast as the rest.
-
-    weights: a checkpoint, a run folder, bare weights, or the name of a torchvision model.
-    The rest: see `train`; a finetuned run is resumed by `train(resume=...)`.
-
-    >>> result = ptkit.finetune("ckpt.pkl", epochs=1, groups=["conv1: frozen"], name="tuned")
-    >>> str(result.run)
-    'runs/tuned'
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.config_layers import gather
-    from ptkit.core.models.locate import model_of
-
-    found = gather(
-        {**settings, "weights": weights},
-        base={"optimizer": {"head_lr": 10.0}},
-        recipe=recipe,
-        model=None if recipe is None else model_of(os.fspath(weights)),
-        config=_path_or_none(config),
-    )
-    return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
-
-
 def evaluate(
     ckpt: StrPath,
     list_file: StrPath,
@@ -259,7 +178,7 @@ def evaluate(
     """
     from ptkit.looking.evaluation import evaluate_list
 
-    names = _path_or_none(classes)
+    names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
     answers = given | {"transforms": transforms}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
@@ -300,7 +219,7 @@ def predict(
     """
     from ptkit.looking.predictions import predict_sources
 
-    names = _path_or_none(classes)
+    names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
     answers = given | {"transforms": transforms}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
@@ -342,7 +261,7 @@ def load(
     from ptkit.looking.subject import load_subject
 
     given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
-    subject = load_subject(Path(path), classes=_path_or_none(classes), **given)  # type: ignore[arg-type]
+    subject = load_subject(Path(path), classes=path_or_none(classes), **given)  # type: ignore[arg-type]
     return cast("TrainedModel", with_predict(subject))
 
 
@@ -360,41 +279,7 @@ def _subject(
     return load_subject(Path(ckpt), **given)
 
 
-def _run(
-    settings: "Settings",
-    *,
-    name: str | None,
-    out: StrPath | None,
-    resume: StrPath | None,
-    link: StrPath | None,
-    watch: "Watcher | None",
-) -> "RunResult":
-    from ptkit.core.training import session
-    from ptkit.core.training.observers import Unwatched
-
-    return session.run(
-        settings,
-        watch=watch or Unwatched(),
-        runs=Path(out or "runs"),
-        name=name,
-        link=_path_or_none(link),
-        resume=_path_or_none(resume),
-        at_end=_draw_summaries,
-    )
-
-
-def _draw_summaries(run: "Run") -> tuple[Path, ...]:
-    """Draw the pictures of a finished run; matplotlib is loaded here, when it is needed."""
-    from ptkit.looking.end_of_run import write_summaries
-
-    return write_summaries(run)
-
-
 def _check_at_least(low: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < low:
             raise UsageError(f"{name} must be at least {low}, found {value}")
-
-
-def _path_or_none(path: StrPath | None) -> Path | None:
-    return None if path is None else Path(path)

@@ -84,6 +84,7 @@ class FinetuneSettings(TypedDict, total=False):
     deterministic: bool
     compile: bool
     profile: bool
+    method: str
     tensorboard: bool
     histograms: bool
     graph: bool
@@ -137,3 +138,8 @@ class NormstatsResult:
     def std(self) -> tuple[float, ...]:
         """Of each channel, in 0..1."""
         return self.statistics.std
+
+
+def path_or_none(path: StrPath | None) -> Path | None:
+    """Return what may be left out as a path."""
+    return None if path is None else Path(path)

@@ -22,6 +22,7 @@ from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
 from ptkit.commands.output import printable
 from ptkit.commands.predict import predict
+from ptkit.commands.probe import probe
 from ptkit.commands.split import split
 from ptkit.commands.summary import summary
 from ptkit.commands.train import train
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "normstats": normstats,
     "train": train,
     "finetune": finetune,
+    "probe": probe,
     "viz-weights": viz_weights,
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,

@@ -27,7 +27,10 @@ from ptkit.core.errors import PtkitError, UsageError
 QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
 PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
-ORDER = ["split", "normstats", "train", "finetune", "evaluate", "predict", "load", "ListDataset"]
+ORDER = [
+    *("split", "normstats", "train", "finetune", "probe", "evaluate", "predict"),
+    *("load", "ListDataset"),
+]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -97,7 +100,7 @@ def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
     assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(config.FLAGS)
 
 
-@pytest.mark.parametrize("name", ORDER[:6])
+@pytest.mark.parametrize("name", ORDER[:7])
 def test_a_function_takes_what_its_command_takes(name: str) -> None:
     def parameters(function: object) -> set[str]:
         return set(inspect.signature(function).parameters)  # type: ignore[arg-type]

@@ -26,13 +26,15 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.core.data"},
+    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data"},
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
-    "ptkit.commands": ENGINE | {"ptkit.api", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    "ptkit.api_runs": ENGINE | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    "ptkit.commands": ENGINE
+    | {"ptkit.api", "ptkit.api_runs", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
     "ptkit.looking": ENGINE | {"ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
     "ptkit.core.training": ENGINE,
@@ -81,6 +83,8 @@ FLAGS = {
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--device", "--workers", "--seed", "--out"},
     "finetune": {"--verbose"},
+    "probe": {"--backbone", "--train", "--valid", "--size", "--transform", "--workers",
+              "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--scale", "--out"},
     "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
                         "--size", "--classes", "--transform", "--device", "--out"},
@@ -189,8 +193,8 @@ def test_folders_form_no_circles():
 
 @pytest.mark.parametrize("module", [module for module in TREES if module != "ptkit.cli"])
 def test_nobody_imports_a_command(module):
-    # Finetuning shows what training shows.
-    shared = {"ptkit.commands.finetune": {"ptkit.commands.train"}}.get(module, set())
+    # They show what training shows.
+    shared = {"ptkit.commands.train"} if module.endswith((".finetune", ".probe")) else set()
     assert ALL_IMPORTS[module] & COMMAND_MODULES <= shared
 
 

@@ -165,7 +165,7 @@ def test_a_setting_in_the_wrong_section_is_named_in_full(key, full):
         resolve({"train": {key: 1}})
     said = str(refused.value)
     assert said.startswith(f"[train] has no setting {key}; it has: epochs, batch_size, ")
-    assert said.endswith(f", profile; did you mean {full}?")
+    assert said.endswith(f", method; did you mean {full}?")
 
 
 @pytest.mark.parametrize("name", ["optimizer.momentum", "train.weight_decay", "train.amp"])

@@ -9,6 +9,7 @@ import torch
 from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
+import ptkit
 from ptkit import api
 from ptkit.cli import app
 from ptkit.core.data import fingerprints as module
@@ -105,7 +106,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_checkpoint_has_the_hash_of_each_training_image_however_they_are_kept(here, way):
-    result = api.train(**QUICK | way)
+    result = ptkit.train(**QUICK | way)
     assert image_hashes(result.checkpoint) == expected_hashes()
     assert image_hashes(result.run / "last.pkl") == expected_hashes()
 
@@ -121,17 +122,17 @@ def test_worker_processes_hash_what_they_read(here, monkeypatch):
 
 
 def test_an_entry_on_disk_keeps_them(here, monkeypatch):
-    api.train(**QUICK, cache="disk")
+    ptkit.train(**QUICK, cache="disk")
     monkeypatch.setattr(module, "_content", None)  # no file is read again
-    again = api.train(**QUICK, cache="disk")
+    again = ptkit.train(**QUICK, cache="disk")
     assert image_hashes(again.checkpoint) == expected_hashes()
 
 
 def test_damaged_hashes_make_an_entry_anew(here):
-    api.train(**QUICK, cache="disk")
+    ptkit.train(**QUICK, cache="disk")
     for file in Path("cache").glob("*/hashes.bin"):
         file.write_bytes(b"short")
-    again = api.train(**QUICK, cache="disk")
+    again = ptkit.train(**QUICK, cache="disk")
     assert image_hashes(again.checkpoint) == expected_hashes()
 
 
@@ -141,7 +142,7 @@ def test_images_that_were_left_out_have_none(here):
     Path(images.image_path(5)).write_bytes(b"")
     del expected[5]
     for cache in ("ram", "disk", "off"):
-        result = api.train(**QUICK, cache=cache, on_bad="skip")
+        result = ptkit.train(**QUICK, cache=cache, on_bad="skip")
         assert image_hashes(result.checkpoint) == expected
 
 
@@ -154,30 +155,30 @@ class StopAfterFirst(Watcher):
 def test_a_resumed_run_has_them_too(here, cache):
     settings = QUICK | {"epochs": 2, "cache": cache}
     with pytest.raises(InterruptedRunError):
-        api.train(**settings, watch=StopAfterFirst())
-    result = api.train(resume="runs/1")
+        ptkit.train(**settings, watch=StopAfterFirst())
+    result = ptkit.train(resume="runs/1")
     assert image_hashes(result.run / "last.pkl") == expected_hashes()
 
 
 def test_they_can_be_left_out(here):
-    result = api.train(**QUICK, remember_images=False)
+    result = ptkit.train(**QUICK, remember_images=False)
     assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
 
 
 def test_above_a_limit_they_are_left_out(here, monkeypatch):
     monkeypatch.setattr("ptkit.core.training.run_folder._MOST_REMEMBERED", 47)
-    result = api.train(**QUICK)
+    result = ptkit.train(**QUICK)
     assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
 
 
 def test_finetuned_weights_remember_what_they_saw_before_also_after_resuming(here):
-    first = api.train(**QUICK)
+    first = ptkit.train(**QUICK)
     # The other way round: what was tested is trained on.
     Path("mine.txt").write_text(Path("test.txt").read_text())
     settings = QUICK | {"train": "mine.txt", "batch_size": 5, "epochs": 2}
     with pytest.raises(InterruptedRunError):
-        api.finetune(first.checkpoint, **settings, watch=StopAfterFirst())
-    result = api.train(resume="runs/2")
+        ptkit.finetune(first.checkpoint, **settings, watch=StopAfterFirst())
+    result = ptkit.train(resume="runs/2")
     found = image_hashes(result.run / "last.pkl")
     assert found[:15] == expected_hashes("test.txt")
     assert found[15:] == sorted(expected_hashes())
@@ -193,12 +194,12 @@ class Warnings(Watcher):
 
 
 def test_finetuning_warns_of_validation_images_that_the_weights_were_trained_on(here):
-    first = api.train(**QUICK)
+    first = ptkit.train(**QUICK)
     old = Path("train.txt").read_text().splitlines(keepends=True)
     Path("new.txt").write_text("".join(old[6:]))
     Path("held.txt").write_text(Path("valid.txt").read_text() + "".join(old[:6]))
     watch = Warnings()
-    api.finetune(first.checkpoint, **QUICK, train="new.txt", valid="held.txt", watch=watch)
+    ptkit.finetune(first.checkpoint, **QUICK, train="new.txt", valid="held.txt", watch=watch)
     assert watch.texts == [
         "6 of these 27 images were trained on before, by the weights that this run started from:"
         " its validation accuracy is inflated"
@@ -208,7 +209,7 @@ def test_finetuning_warns_of_validation_images_that_the_weights_were_trained_on(
 @pytest.fixture
 def mixed(here):
     """A checkpoint, and a list of the test images and copies of nine training images."""
-    result = api.train(**QUICK)
+    result = ptkit.train(**QUICK)
     rows = [line.rsplit(" ", 1) for line in Path("test.txt").read_text().splitlines()]
     for number, line in enumerate(Path("train.txt").read_text().splitlines()[:9]):
         path, label = line.rsplit(" ", 1)

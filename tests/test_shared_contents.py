@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tiny_data import make_lists, write_list
 
-from ptkit import api
+import ptkit
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.errors import DataError
@@ -66,6 +66,6 @@ def test_training_refuses_a_byte_copy_unless_it_is_allowed(here):
         r" copies: accuracy would be inflated; split again, or pass --set data.allow_leak=true$"
     )
     with pytest.raises(DataError, match=expected):
-        api.train(epochs=1, tensorboard=False, pictures=False)
-    result = api.train(epochs=1, tensorboard=False, pictures=False, allow_leak=True)
+        ptkit.train(epochs=1, tensorboard=False, pictures=False)
+    result = ptkit.train(epochs=1, tensorboard=False, pictures=False, allow_leak=True)
     assert result.epochs == 1

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptkit import api
+from ptkit import api_runs
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.train import TrainingScreen, print_run
@@ -44,4 +44,4 @@ def finetune(
     # The argument says which weights are meant.
     settings.pop("weights", None)
     watch = TrainingScreen(printer, is_verbose=verbose)
-    print_run(printer, api.finetune(weights, watch=watch, **settings))
+    print_run(printer, api_runs.finetune(weights, watch=watch, **settings))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ptkit import api
+from ptkit import api_runs
 from ptkit.commands import options
 from ptkit.commands.output import Printer, printable
 from ptkit.commands.progress import bar, live_line
@@ -41,7 +41,7 @@ def train(printer: Printer, **settings: Any) -> None:
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    result = api.train(watch=TrainingScreen(printer), **settings)
+    result = api_runs.train(watch=TrainingScreen(printer), **settings)
     print_run(printer, result)
 
 

@@ -269,6 +269,12 @@ class TrainSettings:
     profile: bool = _setting(
         False, "Measure where the time of a step goes, and print it at the end."
     )
+    method: str = _setting(
+        "steps",
+        "Steps of an optimizer; or probe: the head is fitted to features of the rest, which stays"
+        " as it is.",
+        choices=("steps", "probe"),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
+from ptkit.core.training.probing import probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
 from ptkit.core.training.run_folder import Run, new_run
@@ -120,7 +121,11 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             watch.step(progress)
             _stop_if_asked(flag, current)
 
-        for result in fit(current.training, start_epoch=start_epoch, on_step=on_step):
+        if current.settings.train.method == "probe":
+            results = probe(current.training, current.data.reference, watch)
+        else:
+            results = fit(current.training, start_epoch=start_epoch, on_step=on_step)
+        for result in results:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
             # Before its first epoch a run has no checkpoint to link to.

@@ -34,6 +34,7 @@ from ptkit.core.training.optimization.optimizers import (
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
+from ptkit.core.training.probing import check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.tasks.loss import Loss
@@ -89,6 +90,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     asked = settings.train
     # First what takes no time: a wrong log setting is told before images are decoded.
     check_log(settings.log)
+    check_method(settings)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
     # A resumed run has its own weights: those that it once started from may be gone.
@@ -170,9 +172,12 @@ def _choices(
     place: str,
 ) -> list[str]:
     """Say what was chosen, a line each."""
+    steps = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
+    how = f"optimizer: {optimizer.described}; {steps}"
+    if settings.train.method == "probe":
+        how = "head fitted to features of the rest, which stays as it is"
     return [
-        f"optimizer: {optimizer.described}; schedule: {settings.scheduler.call},"
-        f" {schedule.warmup_text}; loss: {loss.described}; {place}",
+        f"{how}; loss: {loss.described}; {place}",
         *counting_notes(loss, data.train.images, data.valid.images),
         *notes_of(optimizer.call),
         *_group_notes(settings.optimizer, optimizer),
@@ -266,12 +271,14 @@ def _resolved(
     if weights and os.path.islink(weights):
         weights = os.path.relpath(os.path.realpath(weights))
     batch_size = data.train.sampling.batch_size
+    chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr)
     return replace(
         settings,
         data=data.settings,
         model=replace(settings.model, call=model.call, weights=weights),
         loss=replace(settings.loss, call=loss.call.source),
-        optimizer=replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr),
+        # A probe has none.
+        optimizer=chosen if settings.train.method == "steps" else settings.optimizer,
         train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
     )
 

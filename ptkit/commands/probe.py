@@ -1,0 +1,43 @@
+"""`ptkit probe`: a head on frozen features, shown as `ptkit train` shows a run."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ptkit import api_runs
+from ptkit.commands import options
+from ptkit.commands.output import Printer
+from ptkit.commands.train import TrainingScreen, print_run
+
+# Of the settings that train takes, those that have an effect without steps.
+_KEYWORDS = (
+    "train", "valid", "size", "transforms", "workers", "batch_size", "seed", "device", "precision",
+)  # fmt: skip
+
+
+@options.with_flags(
+    options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in ("name", "out")}
+)
+def probe(
+    printer: Printer,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            metavar="WEIGHTS",
+            help="A checkpoint, a run folder, efficientnet_lite0 or a torchvision model.",
+        ),
+    ] = "efficientnet_lite0",
+    **settings: Any,
+) -> None:
+    """Fit a linear head to the features of a pretrained network: a classifier within seconds.
+
+    The network stays as it is. Its features of each image, and of the mirror image where training
+    may mirror, are computed once; the penalty of the head is chosen by cross-validation on the
+    training images. Also says how accurate fewer images would be. The run folder is that of
+    `ptkit train`.
+
+    Example: ptkit probe --backbone efficientnet_lite0
+    """
+    result = api_runs.probe(weights, watch=TrainingScreen(printer), **settings)
+    print_run(printer, result)

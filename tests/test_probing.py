@@ -1,0 +1,130 @@
+"""A head on frozen features: against scikit-learn's, and as a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+from ptkit.core.errors import UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.linear_head import choose_penalty, fit_head, stratified_folds
+from ptkit.core.training.tasks.metrics import interval
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+QUIET = {"tensorboard": False, "pictures": False}
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.arange(60) % 3
+# On other scales, and one that never changes.
+FEATURES = torch.randn(60, 8, generator=GENERATOR) * torch.logspace(-2, 2, 8)
+FEATURES += LABELS[:, None] * torch.logspace(-2, 2, 8) * 0.7
+FEATURES[:, 3] = 5.0
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.1, 10.0])
+def test_a_head_is_scikit_learns_on_standardised_features(penalty):
+    head = fit_head(FEATURES, LABELS, num_classes=3, penalty=penalty)
+    std = FEATURES.std(0, correction=0)
+    scaled = (FEATURES - FEATURES.mean(0)) / torch.where(std > 0, std, 1)
+    # Its C is over the sum of the losses.
+    theirs = LogisticRegression(C=1 / (penalty * len(LABELS)), max_iter=5000, tol=1e-8)
+    expected = theirs.fit(scaled.numpy(), LABELS.numpy()).predict_proba(scaled.numpy())
+    np.testing.assert_allclose(head.scores(FEATURES).softmax(1), expected, atol=2e-3)
+
+
+def test_a_start_leads_to_the_same_head():
+    start = fit_head(FEATURES, LABELS, num_classes=3, penalty=1.0)
+    found = fit_head(FEATURES, LABELS, num_classes=3, penalty=0.1, start=start)
+    alone = fit_head(FEATURES, LABELS, num_classes=3, penalty=0.1)
+    torch.testing.assert_close(found.scores(FEATURES), alone.scores(FEATURES), rtol=0, atol=0.02)
+
+
+def test_the_penalty_is_that_of_the_smallest_loss_on_images_left_out():
+    noise = torch.randn(60, 200, generator=torch.Generator().manual_seed(1))
+    assert choose_penalty([noise], LABELS, num_classes=3, seed=0).penalty >= 1
+    chosen = choose_penalty([FEATURES, FEATURES], LABELS, num_classes=3, seed=0)
+    assert chosen.penalty < 1
+    assert chosen.num_right > 45
+    assert chosen.num_images == 60
+
+
+def test_folds_have_their_share_of_every_class():
+    labels = np.repeat([0, 1, 2], [20, 10, 5])
+    folds = stratified_folds(labels, 5, seed=3)
+    counts = [np.bincount(labels[folds == fold], minlength=3).tolist() for fold in range(5)]
+    assert counts == [[4, 2, 1]] * 5
+    assert (folds != stratified_folds(labels, 5, seed=4)).any()
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 5), (147, 153), (98, 98), (1, 2)])
+def test_an_interval_is_wilsons(right, total):
+    expected = binomtest(right, total).proportion_ci(method="wilson")
+    np.testing.assert_allclose(interval(right, total), tuple(expected), atol=1e-12)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    ptkit.train(epochs=2, batch_size=16, model="resnet8", name="body", **QUIET)
+    return tmp_path
+
+
+def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
+    result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--name", "probed"])
+    assert result.exit_code == 0
+    before, after = (read_checkpoint(Path("runs", name)) for name in ("body", "probed"))
+    changed = {
+        name
+        for name, tensor in before["state_dict"].items()
+        if not torch.equal(tensor, after["state_dict"][name])
+    }
+    assert changed == {"fc.weight", "fc.bias"}
+    lines = result.stdout
+    assert "features: 64 numbers of 48 training images, and of 21 validation images" in lines
+    assert "right in five-fold cross-validation" in lines
+    assert "twice as many would bring about" in lines
+    assert "always the most frequent class: 33.3% of the validation images" in lines
+    assert "optimizer" not in lines
+    assert Path("runs/probed/confusion.png").exists()
+
+
+def test_the_same_seed_and_its_own_config_give_the_same_head(here):
+    first, second = (ptkit.probe("runs/body", name=name, **QUIET) for name in ("one", "two"))
+    again = ptkit.train(config="runs/one/config.toml", name="three")
+    heads = [
+        read_checkpoint(found.run)["state_dict"]["fc.weight"] for found in (first, second, again)
+    ]
+    assert torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[0], heads[2])
+
+
+def test_mirror_images_count_where_training_may_mirror(here):
+    mirrored = ["probe", "--backbone", "runs/body", "--transform", "RandomHorizontalFlip()"]
+    assert (
+        "48 training images and of their mirror images" in CliRunner().invoke(app, mirrored).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.1}, r"makes no steps: leave out optimizer\.lr"),
+        ({"scheduler": "StepLR(1)", "ema": 0.9}, r"scheduler\.call, train\.ema"),
+        ({"epochs": 2}, "is one epoch"),
+        ({"loss": "TripletMarginLoss()"}, "one class an image"),
+    ],
+)
+def test_what_a_probe_cannot_use_is_refused(here, settings, message):
+    with pytest.raises(UsageError, match=message):
+        ptkit.probe("runs/body", **settings, **QUIET)
+
+
+def test_a_probe_needs_weights(here):
+    with pytest.raises(UsageError, match="needs trained weights"):
+        ptkit.train(method="probe", epochs=1, **QUIET)

@@ -111,6 +111,6 @@ def interval(right: int, total: int) -> tuple[float, float]:
 
 
 def share_text(right: int, total: int) -> str:
-    """Return a share in percent with its 95 % interval: `96.1 % (91.7 to 98.2)`."""
+    """Return a share in percent with its 95 % interval: `96.1% (91.7 to 98.2%)`."""
     low, high = interval(right, total)
-    return f"{right / total:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+    return f"{right / total:.1%} ({100 * low:.1f} to {high:.1%})"

@@ -262,6 +262,16 @@ def test_a_step_of_ones_own_that_is_random_goes(own, step):
     assert evaluation(step.format(own), "RandomHorizontalFlip()") == SMALL
 
 
+def test_a_step_that_is_rarely_random_goes(own):
+    with own.open("a") as file:
+        file.write(
+            "\ndef seldom(image):\n    return 255 - image if random.random() < 0.02 else image\n"
+        )
+    step = f'Lambda("{own}:seldom")'
+    images = [np.full((8, 8, 3), shade, np.uint8) for shade in range(3)]
+    assert evaluation(step, images=images) == SMALL
+
+
 @pytest.mark.parametrize("name", ["invert", "draws_in_vain", "rarely", "by_own", "in_place"])
 def test_trying_a_step_changes_no_generator_and_no_image(own, name):
     images = [image.copy() for image in IMAGES]

@@ -214,6 +214,12 @@ def test_balanced_weights_come_from_the_list() -> None:
     assert loss.criterion.weight.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
 
 
+def test_balanced_weights_of_several_labels_count_images_not_labels() -> None:
+    loss = build_loss(parse('MultiLabelSoftMarginLoss(weight="balanced")'), MANY)
+    expected = MANY.num_images / (MANY.num_classes * MANY.counts)
+    torch.testing.assert_close(loss.criterion.weight, expected)
+
+
 def test_balanced_pos_weights_are_absent_over_present() -> None:
     loss = build_loss(parse('BCEWithLogitsLoss(pos_weight="balanced")'), MANY)
     assert loss.criterion.pos_weight.tolist() == pytest.approx([1.0, 4.0, 0.25])

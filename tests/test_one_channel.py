@@ -529,3 +529,15 @@ def test_parts_of_a_batch_must_have_the_same_number_of_channels(listed, tmp_path
     batches = Batches(listed, pipeline, Sampling(5), workers=1)
     with closing(batches), pytest.raises(DataError, match="with 1 and with 3 channels"):
         next(batches.epoch())
+
+
+def test_grey_weights_are_finetuned_on_grey_images_and_grey_arrays_are_predicted(here):
+    ptkit.train(**QUICK, model="lenet", transforms=["Grayscale()"], name="grey")
+    tuned = ptkit.finetune("runs/grey", **QUICK, augment="safe", name="tuned")
+    model = ptkit.load(tuned.checkpoint)
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    answers = [
+        model.predict(pixels)[0] for pixels in (grey, grey[:, :, None], Image.fromarray(grey))
+    ]
+    assert answers[0]["class"] == answers[1]["class"] == answers[2]["class"]
+    assert answers[0]["probability"] == pytest.approx(answers[2]["probability"], abs=1e-6)

@@ -19,9 +19,10 @@ import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.zoo import build_model
 from ptkit.core.training.loop import Progress
-from ptkit.core.training.observers import EpochResult, Watcher
+from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.session import RunResult, run
 from ptkit.core.training.setup import prepare
 from ptkit.looking.end_of_run import write_summaries
@@ -733,3 +734,22 @@ def test_a_validation_loss_that_is_no_number_ends_the_run(here: Path) -> None:
         DivergedError, match=r"the validation loss became nan after epoch 1; .* no checkpoint"
     ):
         start({"loss": {"call": "own.py:Own"}})
+
+
+def test_the_model_is_built_for_the_size_that_the_transforms_end_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    listed = {"size": 40, "transforms": ["Resize((20, 20))"]}
+    found = run(resolve(TINY, {"data": listed, "model": {"call": "lenet()"}}), watch=Unwatched())
+    checkpoint = read_checkpoint(found.run)
+    assert checkpoint["model"]["call"] == "lenet(size=20)"
+    assert checkpoint["pipeline"]["size"] == 20
+    wide = {"transforms": ["Resize((16, 24))"]}
+    found = run(resolve(TINY, {"data": wide, "model": {"call": "resnet8()"}}), watch=Unwatched())
+    assert read_checkpoint(found.run)["pipeline"]["size"] == [16, 24]
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/taken").mkdir(parents=True)
+    with pytest.raises(UsageError, match="the run runs/taken exists"):
+        run(resolve(TINY), watch=Unwatched(), name="taken")

@@ -149,3 +149,16 @@ def test_a_torchvision_model_answers_as_torchvision_says(run, tmp_path, monkeypa
     assert subject.class_names == tuple(weights.meta["categories"])
     found, _ = subject.predict(list_of(["photo.png"], ("one",)), device="cpu", workers=0)
     np.testing.assert_allclose(found.values[0], expected, atol=0.01)
+
+
+def test_outputs_that_are_not_finite_are_no_answers(run):
+    contents = read_checkpoint(run)
+    contents["state_dict"]["conv1.weight"][0, 0, 0, 0] = torch.nan
+    save_checkpoint(Path("nan.pkl"), contents)
+    Image.new("RGB", (16, 16)).save("photo.png")
+    subject = load_subject(Path("nan.pkl"))
+    images = list_of(["photo.png"], ("one",))
+    with pytest.raises(
+        CheckpointError, match=r"nan\.pkl gives NaN or infinite .* for 1 of 1 image"
+    ):
+        subject.predict(images, device="cpu", workers=0)

@@ -147,7 +147,8 @@ def predict_sources(
 def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:
     """Return what the model says about one image or several, on the device that it is on.
 
-    An image is a path, the bytes of a file, a PIL image, or an array (H, W, 3) uint8.
+    An image is a path, the bytes of a file, a PIL image, or an array uint8 (H, W, 3), or (H, W) of
+    grey values.
 
     Raises:
         DataError: an image that cannot be read.
@@ -272,11 +273,14 @@ def _pixels(image: Image) -> np.ndarray:
     if isinstance(image, PIL.Image.Image):
         return np.array(decoder.to_rgb(PIL.ImageOps.exif_transpose(image)))
     is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (1,)):
+        # Grey: the pipeline makes one channel of three that are alike.
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,):
         found = f"{image.dtype} of {image.shape}" if is_array else type(image).__name__
         raise UsageError(
-            "an image must be a path, bytes, a Pillow image or a uint8 array (height, width, 3),"
-            f" found {found}"
+            "an image must be a path, bytes, a Pillow image or a uint8 array (height, width, 3) or,"
+            f" grey, (height, width), found {found}"
         )
     # A copy where it is read-only or turned: torch takes neither.
     return np.require(image, requirements=["C", "W"])

@@ -82,6 +82,11 @@ class Subject:
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(batches):
             found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
+            if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
+                raise CheckpointError(
+                    f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
+                    f" {len(images):,} images: its weights are damaged"
+                )
             known = None
             if (trained_on := self.weights.image_hashes) is not None:
                 known = np.isin(batches.image_hashes(), trained_on)
@@ -147,8 +152,14 @@ def _with_own_steps(
             f" {joined(saved) or 'none'}, found {joined(own)}"
         )
     again = iter(own)
-    named = (next(again) if own and names_code(call) else call for call in calls)
-    return replace(weights, pipeline=tuple(map(str, named))), own
+    named = [next(again) if own and names_code(call) else call for call in calls]
+    notes = tuple(
+        f"{new} in the place of {old}"
+        for new, old in zip(named, calls, strict=True)
+        if str(new) != str(old)
+    )
+    pipeline = tuple(map(str, named))
+    return replace(weights, pipeline=pipeline, notes=(*weights.notes, *notes)), own
 
 
 def _of_other_weights(

@@ -88,8 +88,10 @@ def parse(text: str) -> Call:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = _FORM.fullmatch(text)
     if form is None:
+        module, dot, name = text.strip().partition("(")[0].rpartition(".")
+        hint = f"; write {name} without {module}." if dot and name.isidentifier() else ""
         raise UsageError(
-            f"expected a name or a call such as Name(key=1), found\n{_pointed(text, 0)}"
+            f"expected a name or a call such as Name(key=1){hint}, found\n{_pointed(text, 0)}"
         )
     offset = form.start("call")
     try:

@@ -213,19 +213,27 @@ def write_config(folder: Path, settings: Settings) -> str:
     return toml
 
 
-def _new_folder(parent: Path, name: str | None) -> Path:
-    """Make and return parent/name; without a name the next free number."""
-    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+def check_name(parent: Path, name: str) -> None:
+    """Refuse a name under which no new run can be.
+
+    Raises:
+        UsageError: it is a path, or the folder exists already.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
         raise UsageError(
             f"--name must be a plain folder name, found {name!r}; --out says where runs go"
         )
+    if (parent / name).exists():
+        raise UsageError(
+            f"the run {parent / name} exists: choose another --name, or --resume {parent / name}"
+        )
+
+
+def _new_folder(parent: Path, name: str | None) -> Path:
+    """Make and return parent/name; without a name the next free number."""
     make_folder(parent)
     if name is not None:
-        if (parent / name).exists():
-            raise UsageError(
-                f"the run {parent / name} exists: choose another --name, or --resume"
-                f" {parent / name}"
-            )
+        check_name(parent, name)
         return make_folder(parent / name)
     numbers = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
     number = max(numbers, default=0) + 1
@@ -296,7 +304,7 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
     """
     training, data, settings = run.training, run.data, run.settings
     # That of evaluation: whoever uses the model prepares images as validation did.
-    pipeline = training.valid.pipeline
+    pipeline, (height, width) = training.valid.pipeline, data.sides
     return {
         "kind": kind,
         "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
@@ -305,7 +313,8 @@ def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
         "pipeline": {
             "calls": [str(call) for call in pipeline.calls],
             "tensors": pipeline.tensors,
-            "size": data.size,
+            # Of a square one number, as all checkpoints have had.
+            "size": height if height == width else [height, width],
             # A model that is named anew for these weights is built for so many.
             "channels": pipeline.channels or input_channels(training.model),
             "mean": list(data.settings.mean),

@@ -20,7 +20,7 @@ from ptkit.core.training.prediction import class_means
 from ptkit.core.training.probing import probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
-from ptkit.core.training.run_folder import Run, new_run
+from ptkit.core.training.run_folder import Run, check_name, new_run
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.task import Task
 
@@ -65,6 +65,8 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
+    if name is not None and saved is None:
+        check_name(runs, name)
     # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
     # After an error too: threads and worker processes would stay.

@@ -335,11 +335,11 @@ def _prepare_model(
         UsageError: unknown model or initialisation, or a size that the model does not take.
         CheckpointError: none of the weights fit.
     """
-    asked, seed, size = settings.model, settings.train.seed, data.size
+    asked, seed, size = settings.model, settings.train.seed, data.sides
     num_outputs = loss.facts.num_classes
     if loss.compares:
         num_outputs = settings.loss.embedding or _EMBEDDING
-    chosen = parse(asked.call or (start.call if start else None) or default_model(size))
+    chosen = parse(asked.call or (start.call if start else None) or default_model(min(size)))
     stem_notes: tuple[str, ...] = ()
     if start is not None:
         chosen, stem_notes = with_stem(chosen, start.state_dict)

@@ -40,6 +40,7 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
+from ptkit.core.sizes import Sides
 from ptkit.core.wording import counted
 
 # Statistics of a longer list are measured over so many of its images.
@@ -52,15 +53,16 @@ class PreparedData:
     """What training takes from the data.
 
     reference: the training images as evaluation sees them, in the list's order.
-    settings: with everything resolved. skipped: why images were left out. notes: what was chosen,
-    a line each. earlier_images: hashes of the images that the weights were trained on before.
+    settings: with everything resolved. sides: height and width of what the model sees.
+    skipped: why images were left out. notes: what was chosen, a line each. earlier_images: hashes
+    of the images that the weights were trained on before.
     """
 
     train: Batches
     valid: Batches
     reference: Batches
     settings: DataSettings
-    size: int
+    sides: Sides
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     earlier_images: Hashes | None = None
@@ -92,8 +94,7 @@ def prepare_data(
     """
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
-    data = replace(data, size=size)
-    train_calls = _training_calls(data, size, start)
+    data, train_calls = replace(data, size=size), _training_calls(data, size, start)
     # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
     # comes before Normalize does not depend on them.
     train_draft = _pipeline(train_calls, size)
@@ -120,16 +121,17 @@ def prepare_data(
         device=device,
         workers=data.workers,
     )
+    sides = eval_pipeline.size or (size, size)
     kept = train.kept if _share_a_prefix(train_pipeline, eval_pipeline) else None
     return PreparedData(
         train=_training_batches(train, train_pipeline, data, asked, device),
         valid=evaluated(valid.images, kept=valid.kept),
         reference=evaluated(train.images, kept=kept),
         settings=_with_statistics(data, mean, std, channels=train_pipeline.channels),
-        size=size,
+        sides=sides,
         skipped=train.skipped + valid.skipped,
         notes=(
-            _data_note(train, valid, train_pipeline, data=data),
+            _data_note(train, valid, train_pipeline, data=data, sides=sides),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
             f"evaluated with: {joined(eval_calls)}",
         ),
@@ -145,7 +147,9 @@ def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tup
             "these weights were trained on whitened images: pass --transform"
             " 'LinearTransformation(\"FILE\")' too"
         )
-    return train
+    # Weights of grey images: a ready list makes images grey for them.
+    is_grey = start is not None and len(start.mean or ()) == 1 and not data.transforms
+    return (Call("Grayscale"), *train) if is_grey else train
 
 
 def _evaluation_calls(
@@ -304,9 +308,9 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
 
 
 def _data_note(
-    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings
+    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings, sides: Sides
 ) -> str:
-    images, size, count = train.images, data.size, train.images.num_classes
+    images, count = train.images, train.images.num_classes
     if images.label_kind == REGRESSION:
         labels = "one number per image" if count == 1 else f"{count} numbers per image"
     elif images.label_kind == SINGLE:
@@ -315,9 +319,9 @@ def _data_note(
         labels = f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
     note = (
         f"data: {len(images):,} training and {len(valid.images):,} validation images, {labels},"
-        f" {size}×{size}, {where_note(train, valid)}"
+        f" {'×'.join(map(str, sides))}, {where_note(train, valid)}"
     )
-    if pipeline.size not in (None, (size, size)):
+    if pipeline.size not in (None, sides):
         note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"

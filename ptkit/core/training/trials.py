@@ -37,7 +37,7 @@ def try_first_batch(
     # The square was tried with the model; transforms may have made another size of it, and in
     # evaluation, if they are the user's own, another number of channels.
     is_unknown = data.valid.pipeline.channels is None
-    tried = {(batch.images.shape[1], data.size, data.size)}
+    tried = {(batch.images.shape[1], *data.sides)}
     for one in (batch, *([next(data.valid.epoch(0))] if is_unknown else ())):
         _, channels, height, width = one.images.shape
         if (channels, height, width) not in tried:

@@ -105,14 +105,20 @@ def _is_always_alike(step: Step, earlier: Sequence[Step], images: Sequence[Pixel
     assert images, f"no image to try {step.call.name} on"
     # Nobody's own draws may change because a step was tried.
     with all_kept([code_of(one.transform) for one in (*earlier, step)]):
-        return all(_is_alike_on(pixels, step, earlier) for pixels in images)
+        # Other states for each image: a step that changes few images would pass one set by luck.
+        return all(
+            _is_alike_on(pixels, step, earlier, before=number * _NUM_STATES)
+            for number, pixels in enumerate(images)
+        )
 
 
-def _is_alike_on(pixels: Pixels, step: Step, earlier: Sequence[Step]) -> bool:
+def _is_alike_on(pixels: Pixels, step: Step, earlier: Sequence[Step], *, before: int) -> bool:
+    """Say whether a step gives the same of one image in several states after so many others."""
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     image = apply_steps(earlier, image, np.zeros(step.columns.stop))
-    first, has_drawn = _tried(step, image, 0)
-    states = range(1, _NUM_STATES if has_drawn else _NUM_STATES_UNSEEN)
+    first, has_drawn = _tried(step, image, before)
+    count = _NUM_STATES if has_drawn else _NUM_STATES_UNSEEN
+    states = range(before + 1, before + count)
     return all(_are_alike(_tried(step, image, state)[0], first) for state in states)
 
 

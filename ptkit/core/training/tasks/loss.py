@@ -176,7 +176,7 @@ class Loss(nn.Module):
         elif (before := self.use.activation.__name__) != "unchanged":
             added.append(f"after {before.replace('_', '-')}")
         if self.is_sum:
-            added.append("a sum over images")
+            added.append(f"a sum over {'pairs or triplets' if self.compares else 'images'}")
         if self.reduction == "batchmean":
             added.append("a mean over images")
         if isinstance(self.use, Use) and self.use.smoothing is not None:

@@ -333,7 +333,7 @@ def _balanced(call: Call, facts: LabelFacts) -> Call:
     counts = facts.counts
     # A class without images weighs as if it had one.
     weights: Mapping[str, Tensor] = {
-        "weight": counts.sum() / (facts.num_classes * counts.clamp_min(1)),
+        "weight": facts.num_images / (facts.num_classes * counts.clamp_min(1)),
         "pos_weight": (facts.num_images - counts) / counts.clamp_min(1),
     }
     return call.updated({key: weights[key].tolist() for key in asked})

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Content = bytes | PtkitError
 
 # Images of one task: handing over a single 32×32 JPEG costs about as much as decoding it.
-_CHUNK = 64
+_CHUNK = 128
 # A thread holds the images of a chunk twice: as they were decoded, and in one piece.
 _CHUNK_BYTES = 4 << 20
 # Read to estimate the memory that a list with images of different sizes will take.
@@ -359,10 +359,12 @@ def _in_threads(
     workers: int,
     on_images: Callable[[int], None] | None,
 ) -> Iterator[T]:
-    """Yield what `work` gives for each `length` images, in order; no more than two results a thread
-    are waiting.
+    """Yield what `work` gives for each `length` images or fewer, in order; no more than two results
+    a thread are waiting.
     """
     workers = workers or num_cores()
+    # Of a short list every thread gets several parts: they end at about the same time.
+    length = max(1, min(length, len(images) // (4 * workers)))
     waiting: deque[tuple[int, Future[T]]] = deque()
 
     def first() -> T:

@@ -1,5 +1,6 @@
 """A head on frozen features: against scikit-learn's, and as a run."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ import ptkit
 from ptkit.cli import app
 from ptkit.core.errors import UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.training.linear_head import choose_penalty, fit_head, stratified_folds
+from ptkit.core.training import probing
+from ptkit.core.training.linear_head import (
+    Chosen,
+    choose_penalty,
+    fit_head,
+    stratified_folds,
+)
+from ptkit.core.training.probing import Features
 from ptkit.core.training.tasks.metrics import interval
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -68,6 +76,18 @@ def test_an_interval_is_wilsons(right, total):
     np.testing.assert_allclose(interval(right, total), tuple(expected), atol=1e-12)
 
 
+def test_the_mistakes_that_are_left_are_expected_to_shrink_by_the_same_factor_again():
+    plain = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) + LABELS[:, None] * 0.7
+    noisy = plain + torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+    train, valid = Features((noisy[:40],), LABELS[:40]), Features((noisy[40:],), LABELS[40:])
+    chosen = Chosen(0.1, 1.0, 30, 40)
+    *_, budget, _ = probing._lines(train, valid, chosen, num_classes=3, seed=0)
+    numbers = [float(share) / 100 for share in re.findall(r"([\d.]+)%", budget)]
+    half, whole, expected = numbers[2:]
+    assert half < whole < 1
+    assert expected == pytest.approx(1 - (1 - whole) ** 2 / (1 - half), abs=1e-3)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(make_lists(tmp_path))
@@ -88,7 +108,7 @@ def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
     lines = result.stdout
     assert "features: 64 numbers of 48 training images, and of 21 validation images" in lines
     assert "right in five-fold cross-validation" in lines
-    assert "twice as many would bring about" in lines
+    assert "right validation images by the number of training images: 5 " in lines
     assert "always the most frequent class: 33.3% of the validation images" in lines
     assert "optimizer" not in lines
     assert Path("runs/probed/confusion.png").exists()
@@ -117,7 +137,8 @@ def test_mirror_images_count_where_training_may_mirror(here):
         ({"lr": 0.1}, r"makes no steps: leave out optimizer\.lr"),
         ({"scheduler": "StepLR(1)", "ema": 0.9}, r"scheduler\.call, train\.ema"),
         ({"epochs": 2}, "is one epoch"),
-        ({"loss": "TripletMarginLoss()"}, "one class an image"),
+        ({"loss": "TripletMarginLoss()"}, "leave another loss out"),
+        ({"sampler": "balanced"}, r"leave out data\.sampler"),
     ],
 )
 def test_what_a_probe_cannot_use_is_refused(here, settings, message):
@@ -128,3 +149,32 @@ def test_what_a_probe_cannot_use_is_refused(here, settings, message):
 def test_a_probe_needs_weights(here):
     with pytest.raises(UsageError, match="needs trained weights"):
         ptkit.train(method="probe", epochs=1, **QUIET)
+
+
+def test_a_list_of_one_image_a_class_is_enough(here):
+    lines = Path("train.txt").read_text().splitlines(keepends=True)
+    Path("train.txt").write_text("".join(lines[:3]))
+    result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--batch-size", "2"])
+    assert result.exit_code == 0
+    assert "number of training images: 3 " in result.stdout
+    assert "twice as many" not in result.stdout
+
+
+def test_a_head_that_cannot_be_fitted_is_refused_before_there_is_a_folder(here):
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    head = nn.Linear(48, num_classes, bias=False)\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), head)\n"
+    )
+    torch.save({"2.weight": torch.zeros(3, 48)}, "net.pt")
+    with pytest.raises(UsageError, match="needs a linear head with a bias, and 2 is Linear"):
+        ptkit.probe("net.pt", model="net.py:net", name="none", **QUIET)
+    assert not Path("runs/none").exists()
+
+
+def test_the_precision_is_that_of_the_features(here):
+    found = [ptkit.probe("runs/body", precision=p, name=p, **QUIET).run for p in ("fp32", "bf16")]
+    heads = [read_checkpoint(run)["state_dict"]["fc.weight"] for run in found]
+    assert not torch.equal(*heads)
+    torch.testing.assert_close(*heads, rtol=0.5, atol=0.5)

@@ -30,7 +30,7 @@ def probe(
     ] = "efficientnet_lite0",
     **settings: Any,
 ) -> None:
-    """Fit a linear head to the features of a pretrained network: a classifier within seconds.
+    """Fit a linear head to the features of a pretrained network, without training steps.
 
     The network stays as it is. Its features of each image, and of the mirror image where training
     may mirror, are computed once; the penalty of the head is chosen by cross-validation on the

@@ -5,7 +5,7 @@ images.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import SINGLE
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import mirrors
+from ptkit.core.device import autocast
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import hooked
 from ptkit.core.models.zoo import find_head
@@ -29,10 +30,13 @@ from ptkit.core.training.tasks.metrics import share_text
 _SHARES = (0.1, 0.2, 0.5, 1.0)
 # A small part is drawn anew so often: one draw says little.
 _DRAWS = 5
-
-
-# Settings of the steps, which a probe does not make.
-_OF_STEPS = ("accumulate", "clip_grad", "clip_value", "patience", "ema", "compile", "profile")
+# Settings beside those of optimizer and schedule that have no effect without steps.
+_OF_STEPS = (
+    ("model", "init"),
+    *(("data", key) for key in ("sampler", "shuffle", "drop_last")),
+    *(("train", key) for key in ("accumulate", "clip_grad", "clip_value", "patience", "ema")),
+    *(("train", key) for key in ("compile", "profile")),
+)
 
 
 def check_method(settings: Settings) -> None:
@@ -46,18 +50,36 @@ def check_method(settings: Settings) -> None:
     usual = Settings()
     sections = ("optimizer", "scheduler")
     keys = [(name, field.name) for name in sections for field in fields(getattr(usual, name))]
-    keys += [("train", key) for key in _OF_STEPS]
     changed = [
         f"{section}.{key}"
-        for section, key in keys
+        for section, key in (*keys, *_OF_STEPS)
         if getattr(getattr(settings, section), key) != getattr(getattr(usual, section), key)
     ]
     if changed:
         raise UsageError(f"train.method=probe makes no steps: leave out {', '.join(changed)}")
     if settings.train.epochs != 1:
         raise UsageError("train.method=probe is one epoch: use --epochs 1")
+    if settings.loss.call not in (None, "CrossEntropyLoss()"):
+        raise UsageError("train.method=probe minimises CrossEntropyLoss(): leave another loss out")
     if settings.model.weights is None:
         raise UsageError("train.method=probe needs trained weights: see `ptkit probe --help`")
+
+
+def check_head(training: Training) -> None:
+    """Refuse what a probe cannot be of, before a run has a folder; steps take anything.
+
+    Raises:
+        UsageError: labels other than one class an image, or a head that is not linear.
+    """
+    if training.settings.method == "steps":
+        return
+    loss, model = training.loss, training.model
+    if loss.task.kind != SINGLE:
+        raise UsageError("a probe is for lists with one class an image")
+    name = find_head(model, loss.facts.num_classes)
+    head = model.get_submodule(name)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise UsageError(f"a probe needs a linear head with a bias, and {name} is {head}")
 
 
 @dataclass(frozen=True)
@@ -89,20 +111,12 @@ class Features:
 def probe(training: Training, reference: Batches, watch: Watcher) -> Iterator[EpochResult]:
     """Fit the head, and yield the one epoch that this is, with the head in the model.
 
-    reference: the training images as evaluation sees them.
-
-    Raises:
-        UsageError: labels other than one class an image, or a head that is not linear.
+    training: as `check_head` let it pass. reference: the training images as evaluation sees them.
     """
     begin = time.perf_counter()
-    loss, model = training.loss, training.model
-    if loss.task.kind != SINGLE:
-        raise UsageError("a probe is for lists with one class an image")
-    num_classes, seed = loss.facts.num_classes, training.settings.seed
-    name = find_head(model, num_classes)
-    head = model.get_submodule(name)
-    if not isinstance(head, nn.Linear):
-        raise UsageError(f"a probe needs a linear head, and {name} is a {type(head).__name__}")
+    num_classes, seed = training.loss.facts.num_classes, training.settings.seed
+    name = find_head(training.model, num_classes)
+    head = cast(nn.Linear, training.model.get_submodule(name))
     # Where training may mirror images, their mirror images show the same.
     is_mirrored = mirrors(training.train.pipeline.calls)
     with watch.counting("features", len(reference.images) + len(training.valid.images)) as advance:
@@ -113,8 +127,6 @@ def probe(training: Training, reference: Batches, watch: Watcher) -> Iterator[Ep
     fitted = train.fitted(num_classes=num_classes, penalty=chosen.penalty)
     with torch.no_grad():
         head.weight.copy_(fitted.weight)
-        if head.bias is None:
-            raise UsageError(f"a probe needs a head with a bias, and {name} has none")
         head.bias.copy_(fitted.bias)
     for line in _lines(train, valid, chosen, num_classes=num_classes, seed=seed):
         watch.say(line)
@@ -149,7 +161,8 @@ def _features(
         for batch in batches.epoch():
             images = batch.images[:: batch.num_crops]
             for place, view in enumerate((images, images.flip(-1)) if mirrored else (images,)):
-                training.model(view)
+                with autocast(view.device, training.dtype):
+                    training.model(view)
                 views[place].append(caught.pop())
             labels.append(batch.labels.cpu())
             advance(len(batch.labels))
@@ -174,12 +187,13 @@ def _lines(
         for count in sorted({max(round(len(train) * share), num_classes) for share in _SHARES})
     }
     found = ", ".join(f"{count:,} {value:.1%}" for count, value in accuracies.items())
-    *_, half, whole = accuracies.values()
-    expected = 1 - (1 - whole) ** 2 / max(1 - half, 1e-9) if whole >= half else whole
-    yield (
-        f"right validation images by the number of training images: {found};"
-        f" twice as many would bring about {min(max(expected, whole), 1.0):.1%}"
-    )
+    whole, half = accuracies[len(train)], accuracies.get(round(len(train) * 0.5))
+    more = ""
+    # The mistakes that are left shrink by the same factor once more.
+    if half is not None and half <= whole < 1:
+        expected = 1 - (1 - whole) ** 2 / (1 - half)
+        more = f"; twice as many would bring about {expected:.1%}"
+    yield f"right validation images by the number of training images: {found}{more}"
     most = int(torch.bincount(valid.labels).max())
     yield f"always the most frequent class: {most / len(valid):.1%} of the validation images"
 

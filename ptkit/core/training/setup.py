@@ -34,7 +34,7 @@ from ptkit.core.training.optimization.optimizers import (
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
 from ptkit.core.training.optimization.schedules import Schedule, build_schedule
-from ptkit.core.training.probing import check_method
+from ptkit.core.training.probing import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.tasks.loss import Loss
@@ -158,6 +158,7 @@ def _prepare_training(
         compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
+    check_head(training)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
 
@@ -172,8 +173,8 @@ def _choices(
     place: str,
 ) -> list[str]:
     """Say what was chosen, a line each."""
-    steps = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
-    how = f"optimizer: {optimizer.described}; {steps}"
+    rates = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
+    how = f"optimizer: {optimizer.described}; {rates}"
     if settings.train.method == "probe":
         how = "head fitted to features of the rest, which stays as it is"
     return [
@@ -277,7 +278,6 @@ def _resolved(
         data=data.settings,
         model=replace(settings.model, call=model.call, weights=weights),
         loss=replace(settings.loss, call=loss.call.source),
-        # A probe has none.
         optimizer=chosen if settings.train.method == "steps" else settings.optimizer,
         train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
     )

@@ -262,10 +262,13 @@ def test_a_step_of_ones_own_that_is_random_goes(own, step):
     assert evaluation(step.format(own), "RandomHorizontalFlip()") == SMALL
 
 
-def test_a_step_that_is_rarely_random_goes(own):
+@pytest.mark.parametrize("low", [0.2, 0.8])
+def test_a_step_that_is_rarely_random_goes(own, low):
+    # Not in the states that the first image is tried in.
     with own.open("a") as file:
         file.write(
-            "\ndef seldom(image):\n    return 255 - image if random.random() < 0.02 else image\n"
+            "\ndef seldom(image):\n"
+            f"    return 255 - image if {low} < random.random() < {low} + 0.02 else image\n"
         )
     step = f'Lambda("{own}:seldom")'
     images = [np.full((8, 8, 3), shade, np.uint8) for shade in range(3)]

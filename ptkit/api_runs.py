@@ -5,6 +5,8 @@ and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -14,6 +16,7 @@ from ptkit.core.errors import UsageError
 if TYPE_CHECKING:
     from ptkit.core.config import Settings
     from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.probe.linear_head import Chosen
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.session import RunResult
 
@@ -94,7 +97,7 @@ def finetune(
 
 
 def probe(
-    weights: StrPath = "efficientnet_lite0",
+    weights: StrPath | Sequence[StrPath] = "efficientnet_lite0",
     *,
     name: str | None = None,
     out: StrPath | None = None,
@@ -104,7 +107,8 @@ def probe(
 ) -> "RunResult":
     """Fit a linear head to features of a pretrained network, which stays as it is.
 
-    weights: as for `finetune`. The result is a run like that of `train`, of one epoch.
+    weights: as for `finetune`; of several, those whose heads are best in cross-validation. The
+    result is a run like that of `train`, of one epoch.
 
     >>> result = ptkit.probe("ckpt.pkl", name="probed")
     >>> sorted(result.best)
@@ -113,16 +117,33 @@ def probe(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.config_layers import gather
+    from ptkit.core.config_layers import Layer, gather
 
-    found = gather(
-        {**settings, "weights": weights},
-        base={
-            "train": {"method": "probe", "epochs": 1},
-            "loss": {"call": "CrossEntropyLoss()"},
-        },
-    )
-    return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
+    base: Layer = {
+        "train": {"method": "probe", "epochs": 1},
+        "loss": {"call": "CrossEntropyLoss()"},
+        # Tracing it takes longer than fitting the head, and the network is not new.
+        "log": {"graph": False},
+    }
+    names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
+    found = {os.fspath(each): gather({**settings, "weights": each}, base=base) for each in names}
+    compared = _compared(found, watch) if len(found) > 1 else {}
+    # Of as many right answers the smaller loss; it is chosen on the training images alone.
+    best = min(found, key=lambda each: compared[each].order if compared else 0)
+    result = _run(found[best], name=name, out=out, resume=None, link=link, watch=watch)
+    return replace(result, backbones=compared)
+
+
+def _compared(found: "Mapping[str, Settings]", watch: "Watcher | None") -> "dict[str, Chosen]":
+    """Say how good heads on each of several backbones are."""
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.probing import cross_validated
+
+    watch, compared = watch or Unwatched(), {}
+    for name, settings in found.items():
+        compared[name] = cross_validated(settings, watch)
+        watch.say(f"backbone {name}: {compared[name].line}")
+    return compared
 
 
 def _run(

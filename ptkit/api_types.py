@@ -85,6 +85,7 @@ class FinetuneSettings(TypedDict, total=False):
     compile: bool
     profile: bool
     method: str
+    knn: int | None
     tensorboard: bool
     histograms: bool
     graph: bool

@@ -26,7 +26,7 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data"},
+    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
@@ -83,7 +83,7 @@ FLAGS = {
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--device", "--workers", "--seed", "--out"},
     "finetune": {"--verbose"},
-    "probe": {"--backbone", "--train", "--valid", "--size", "--transform", "--workers",
+    "probe": {"--backbone", "--knn", "--train", "--valid", "--size", "--transform", "--workers",
               "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--scale", "--out"},
     "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",

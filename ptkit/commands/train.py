@@ -2,6 +2,7 @@
 everywhere.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +148,7 @@ def print_run(printer: Printer, result: "RunResult") -> None:
     pictures = [file for file in result.files if file.suffix in (".png", ".gif")]
     some = ", ".join(str(file.relative_to(result.run)) for file in pictures[:2])
     printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {some}")
+    rows = [{"weights": k, **dataclasses.asdict(v)} for k, v in result.backbones.items()]
     printer.result(
         {
             "run": str(result.run),
@@ -156,6 +158,8 @@ def print_run(printer: Printer, result: "RunResult") -> None:
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
+            **({} if result.probe is None else {"probe": result.probe.as_dict()}),
+            **({"backbones": rows} if rows else {}),
         }
     )
 

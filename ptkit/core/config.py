@@ -271,9 +271,14 @@ class TrainSettings:
     )
     method: str = _setting(
         "steps",
-        "Steps of an optimizer; or probe: the head is fitted to features of the rest, which stays"
-        " as it is.",
-        choices=("steps", "probe"),
+        "Steps of an optimizer; probe: the head is fitted to features of the rest, which stays as"
+        " it is; probe-steps: steps that begin with such a head.",
+        choices=("steps", "probe", "probe-steps"),
+    )
+    knn: int | None = _setting(
+        None,
+        "Of a probe: also say how often the vote of so many nearest training images is right.",
+        within=_COUNT,
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -163,11 +163,18 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     task, the main one first.
     """
     training.model.eval()
-    loss = training.loss
+    with torch.inference_mode():
+        return evaluated(training.loss, _examined(training))
+
+
+def evaluated(
+    loss: Loss, pieces: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, dict[str, float]]:
+    """Return loss and metrics of outputs with their labels, given in pieces."""
     totals = Totals(loss)
     score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
     with torch.inference_mode():
-        for outputs, labels in _examined(training):
+        for outputs, labels in pieces:
             size = len(labels)
             # Both keep their numbers on the device: nothing here waits for it between batches.
             part, count = loss(outputs, labels, over=size), loss.count(labels)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -17,17 +17,22 @@ from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
-from ptkit.core.training.probing import probe
+from ptkit.core.training.probe.linear_head import Chosen
+from ptkit.core.training.probe.report import ProbeReport
+from ptkit.core.training.probing import fit_head_of, probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
-from ptkit.core.training.run_folder import Run, check_name, new_run
+from ptkit.core.training.run_folder import Run, new_run
+from ptkit.core.training.run_names import check_name
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """best: epoch, loss and metrics of the best epoch. profile: with train.profile."""
+    """best: epoch, loss and metrics of the best epoch. profile: with train.profile. probe: what a
+    probe found out. backbones: how good heads on each of several are, by what names them.
+    """
 
     run: Path
     checkpoint: Path
@@ -37,6 +42,8 @@ class RunResult:
     images_per_s: float
     files: tuple[Path, ...]
     profile: Profile | None = None
+    probe: ProbeReport | None = None
+    backbones: Mapping[str, Chosen] = field(default_factory=dict)
 
 
 class StopFlag:
@@ -97,6 +104,7 @@ def run(
         images_per_s=current.rows[-1]["images_per_s"],
         files=files,
         profile=profile,
+        probe=current.history.probe,
     )
 
 
@@ -123,10 +131,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             watch.step(progress)
             _stop_if_asked(flag, current)
 
-        if current.settings.train.method == "probe":
-            results = probe(current.training, current.data.reference, watch)
-        else:
-            results = fit(current.training, start_epoch=start_epoch, on_step=on_step)
+        results = _results(current, watch, start_epoch=start_epoch, on_step=on_step)
         for result in results:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
@@ -141,6 +146,25 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             if patience is not None and current.history.epochs_without_better >= patience:
                 watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
                 break
+
+
+def _results(
+    current: Run, watch: Watcher, *, start_epoch: int, on_step: Callable[[Progress], None]
+) -> Iterator[EpochResult]:
+    """Yield the epochs of the run, by its method."""
+    method = current.settings.train.method
+    if method == "probe":
+        result, report = probe(current, watch)
+        for line in report.lines():
+            watch.say(line)
+        current.write_probe(report)
+        yield result
+        return
+    if method == "probe-steps" and not start_epoch:
+        watch.say(fit_head_of(current, watch).chosen.line)
+        if current.training.average is not None:
+            current.training.average.restart()
+    yield from fit(current.training, start_epoch=start_epoch, on_step=on_step)
 
 
 def _record(current: Run, result: EpochResult) -> bool:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
+from ptkit.core.config import LogSettings, LossSettings, Settings
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import choose_device, precision_of, prepare_device
+from ptkit.core.device import choose_device, prepare_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.initialization import initialize
@@ -28,26 +28,24 @@ from ptkit.core.training.optimization.optimizers import (
     build_optimizer,
     freeze_statistics,
     is_lbfgs,
-    notes_of,
     split_rate,
     usual_lr,
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
-from ptkit.core.training.optimization.schedules import Schedule, build_schedule
-from ptkit.core.training.probing import check_head, check_method
+from ptkit.core.training.optimization.schedules import build_schedule
+from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
+from ptkit.core.training.setup_notes import choices, place_note
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
-    counting_notes,
     facts_of,
     usual_optimizer,
 )
 from ptkit.core.training.tasks.task import METRICS, check_metric
 from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
-from ptkit.core.wording import counted
 
 # Outputs of a model whose images are compared with each other.
 _EMBEDDING = 64
@@ -130,6 +128,8 @@ def _prepare_training(
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     try_first_batch(model.module, loss, data, batch=batch, num_outputs=model.num_outputs)
+    if asked.method != "steps":
+        check_head(model.module, loss, batch.images)
     # Before an average or an optimizer copies weights.
     if start is None:
         fit_to_images(model.module, data)
@@ -142,8 +142,8 @@ def _prepare_training(
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    place = _place(device, threads, dtype)
-    _report(watch, data, model, _choices(settings, optimizer, schedule, loss, data, place=place))
+    place = place_note(device, threads, dtype)
+    _report(watch, data, model, choices(settings, optimizer, schedule, loss, data, place=place))
     training = Training(
         model=model.module,
         train=data.train,
@@ -158,31 +158,8 @@ def _prepare_training(
         compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
-    check_head(training)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
-
-
-def _choices(
-    settings: Settings,
-    optimizer: OptimizerSetup,
-    schedule: Schedule,
-    loss: Loss,
-    data: PreparedData,
-    *,
-    place: str,
-) -> list[str]:
-    """Say what was chosen, a line each."""
-    rates = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
-    how = f"optimizer: {optimizer.described}; {rates}"
-    if settings.train.method == "probe":
-        how = "head fitted to features of the rest, which stays as it is"
-    return [
-        f"{how}; loss: {loss.described}; {place}",
-        *counting_notes(loss, data.train.images, data.valid.images),
-        *notes_of(optimizer.call),
-        *_group_notes(settings.optimizer, optimizer),
-    ]
 
 
 def check_log(settings: LogSettings) -> None:
@@ -251,12 +228,6 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
-def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
-    """Say where the model runs, and in which precision."""
-    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    return f"{place}, {precision_of(dtype)}"
-
-
 def _resolved(
     settings: Settings,
     data: PreparedData,
@@ -290,22 +261,6 @@ def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: lis
         watch.transferred(model.report)
     for reason in data.skipped:
         watch.warn(f"left out: {reason}")
-
-
-def _group_notes(asked: OptimizerSettings, optimizer: OptimizerSetup) -> list[str]:
-    """Return what became of the parameter groups, where the user asked for any."""
-    if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
-        return []
-    notes = [
-        f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
-        for group in optimizer.param_groups
-    ]
-    untrained = {"frozen": optimizer.always_frozen, "excluded": optimizer.excluded}
-    return notes + [
-        f"{word}: {counted(len(names), 'tensor')}, {names[0]} to {names[-1]}"
-        for word, names in untrained.items()
-        if names
-    ]
 
 
 def _compiled(

@@ -34,7 +34,8 @@ def train(
 ) -> "RunResult":
     """Train a classifier on train.txt and valid.txt, as `split` leaves them, into a run folder.
 
-    Settings take precedence over the TOML file `config`, that over the `recipe`.
+    Settings take precedence over the TOML file `config`, that over the `recipe`; photographs get a
+    recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
@@ -48,15 +49,23 @@ def train(
         PtkitError: any of its children; core/errors.py says what each means.
     """
     from ptkit.core.config_layers import gather
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.usual import usual_layer
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
         )
+    watch = watch or Unwatched()
     found = gather(
         settings, recipe=recipe, resume=path_or_none(resume), config=path_or_none(config)
     )
+    if recipe is config is resume is None:
+        usual, why = usual_layer(found)
+        if why:
+            watch.say(why)
+            found = gather(settings, base=usual)
     return _run(found, name=name, out=out, resume=resume, link=link, watch=watch)
 
 

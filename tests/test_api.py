@@ -29,7 +29,7 @@ PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "normstats", "train", "finetune", "probe", "evaluate", "predict"),
-    *("load", "ListDataset"),
+    *("load", "features", "ListDataset"),
 ]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -111,6 +111,8 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     only_there |= {
         "train": {"out"},
         "finetune": {"out", "resume"},
+        # A setting, whose flag other commands do not have.
+        "probe": {"knn"},
         "evaluate": {"out", "num_images"},
         "predict": {"out"},
     }.get(name, set())

@@ -214,7 +214,10 @@ class SchedulerSettings:
         "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
     )
     warmup: float = _setting(
-        0.1, "Share of the run over which the rate rises linearly.", within=_SHARE
+        0.1,
+        "Share of the run over which the rate rises linearly; above 1 a number of steps, at most"
+        " half the run.",
+        within=Limits(low=0),
     )
     metric: str = _setting(
         "loss",

@@ -16,6 +16,11 @@ def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[T
     `model.class_names`, which `ptkit.load` gives. Of maps and tokens the mean over the places is
     taken. The function runs the model as it is: its mode, gradients and precision are the caller's.
 
+    >>> import torch
+    >>> model = ptkit.load("ckpt.pkl")
+    >>> ptkit.features(model)(torch.zeros(2, 3, 16, 16)).shape[0]
+    2
+
     Raises:
         UsageError: there is no such layer.
     """

@@ -62,6 +62,19 @@ def default_model(size: int) -> str:
     return "resnet8()" if is_small(size) else "resnet18()"
 
 
+def with_zero_init(call: Call) -> Call:
+    """Return the call of a model that is to be trained from scratch so that each of its blocks
+    begins as the identity, where it has blocks that can and the call says nothing.
+
+    The last norm of a block then starts at zero, without which a deep network may explode in its
+    first steps (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1).
+    """
+    argument = "zero_init_residual"
+    if argument in call.kwargs or not takes(call, argument):
+        return call
+    return call.updated({argument: True})
+
+
 def origin(name: str) -> str:
     """Return where a model of the catalogue comes from: `ptkit` or `torchvision`."""
     return "ptkit" if name in _OURS.parts else "torchvision"

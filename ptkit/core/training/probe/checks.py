@@ -72,7 +72,10 @@ def check_head(model: nn.Module, loss: Loss, images: Tensor) -> None:
             head on what stands before it.
     """
     if loss.task.kind != SINGLE:
-        raise UsageError("a probe is for lists with one class an image")
+        raise UsageError(
+            "a head is fitted for one class an image, and answered by its scores: train other tasks"
+            " with --set train.method=steps"
+        )
     name = find_head(model, loss.facts.num_classes)
     head = model.get_submodule(name)
     if not isinstance(head, nn.Linear) or head.bias is None:

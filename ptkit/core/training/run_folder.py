@@ -180,10 +180,13 @@ class Run(Setup):
         write_atomically(self.folder / "profile.json", text.encode())
 
 
-def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
+def new_run(
+    setup: Setup, *, parent: Path, name: str | None, folder: Path | None = None
+) -> Run:
     """Make the folder of a run, with its settings and the beginning of its recordings.
 
-    name: of the folder; None for the next free number.
+    name: of the folder; None for the next free number. folder: one that was made before, in their
+    place.
 
     Raises:
         DataError: an image that cannot be read.
@@ -192,7 +195,7 @@ def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
     """
     # Before the folder is made: an unreadable image must not leave an empty one.
     example = next(iter(setup.training.valid.epoch())).images[:1]
-    folder = new_folder(parent, name)
+    folder = folder or new_folder(parent, name)
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)

@@ -58,12 +58,14 @@ def run(
     watch: Watcher,
     runs: Path = Path("runs"),
     name: str | None = None,
+    folder: Path | None = None,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
     """Train as `settings` say, into a new folder of `runs`, or resume the run `resume`.
 
+    folder: that of the run, where it was made before, by `own_lists`.
     link: where a link to the best checkpoint is put, or None.
     at_end: called with the finished run; returns the files that it wrote.
 
@@ -72,14 +74,14 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
-    if name is not None and saved is None:
+    if name is not None and saved is None and folder is None:
         check_name(runs, name)
     # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
     # After an error too: threads and worker processes would stay.
     with closing(setup.data):
         if saved is None:
-            current = new_run(setup, parent=runs, name=name)
+            current = new_run(setup, parent=runs, name=name, folder=folder)
         else:
             current, how_exact = resumed_run(setup, saved)
             watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")

@@ -70,7 +70,7 @@ class Screen(TrainingScreen):
         self.turns, self.make, self.alone = Turns(), make, None
         self.num_steps, self.recorded, self.began = 0, 0.0, 0.0
 
-    def begin(self, run, *, epochs, num_steps):  # type: ignore[no-untyped-def]
+    def begin(self, run, *, epochs, num_steps, faster=()):  # type: ignore[no-untyped-def]
         super().begin(run, epochs=epochs, num_steps=num_steps)
         self.num_steps = num_steps
         self.wait()
@@ -92,7 +92,8 @@ class Screen(TrainingScreen):
 
     def wait(self) -> None:
         self.turns.begin(others={"alone": self.run_alone, "recorded": lambda: self.recorded})
-        self.began = self._epoch_began = time.perf_counter()
+        self.began = time.perf_counter()
+        self.pace.begin_epoch()
 
     def run_alone(self) -> float:
         self.alone = self.alone or self.make()

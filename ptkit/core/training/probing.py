@@ -194,8 +194,6 @@ def _lines(
         expected = 1 - (1 - whole) ** 2 / (1 - half)
         more = f"; twice as many would bring about {expected:.1%}"
     yield f"right validation images by the number of training images: {found}{more}"
-    most = int(torch.bincount(valid.labels).max())
-    yield f"always the most frequent class: {most / len(valid):.1%} of the validation images"
 
 
 def _accuracy_with(

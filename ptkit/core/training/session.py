@@ -14,6 +14,7 @@ import torch
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
+from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
@@ -22,12 +23,18 @@ from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
 from ptkit.core.training.run_folder import Run, check_name, new_run
 from ptkit.core.training.setup import prepare
+from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """best: epoch, loss and metrics of the best epoch. profile: with train.profile."""
+    """best: epoch, loss and metrics of the best epoch. profile: with train.profile.
+
+    num_valid: images of which its accuracy is the share that is right. majority: their most
+    frequent class. Both None where there is no accuracy: of several labels, and of numbers.
+    verdicts: what should be known before the result is used.
+    """
 
     run: Path
     checkpoint: Path
@@ -37,6 +44,21 @@ class RunResult:
     images_per_s: float
     files: tuple[Path, ...]
     profile: Profile | None = None
+    num_valid: int | None = None
+    majority: Majority | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def num_right(self) -> int | None:
+        """How many validation images the best epoch had right."""
+        return None if self.num_valid is None else round(self.best["accuracy"] * self.num_valid)
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the best epoch's accuracy, Wilson's; None where there is none."""
+        if self.num_right is None or self.num_valid is None:
+            return None
+        return interval(self.num_right, self.num_valid)
 
 
 class StopFlag:
@@ -88,6 +110,7 @@ def run(
             for recorder in current.recorders:
                 recorder.close()
     assert current.best is not None
+    facts = facts_of_run(current)
     return RunResult(
         run=current.folder,
         checkpoint=current.checkpoint,
@@ -97,6 +120,9 @@ def run(
         images_per_s=current.rows[-1]["images_per_s"],
         files=files,
         profile=profile,
+        num_valid=facts.num_valid if facts.majority else None,
+        majority=facts.majority,
+        verdicts=verdicts(facts),
     )
 
 
@@ -116,7 +142,8 @@ def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:
 def _train(current: Run, watch: Watcher, link: Path | None) -> None:
     epochs, patience = current.settings.train.epochs, current.settings.train.patience
     start_epoch = current.history.saved_epoch
-    watch.begin(current.folder, epochs=epochs, num_steps=len(current.training.train))
+    num_steps = len(current.training.train)
+    watch.begin(current.folder, epochs=epochs, num_steps=num_steps, faster=speedups(current))
     with stop_on_signals() as flag:
 
         def on_step(progress: Progress) -> None:

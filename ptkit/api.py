@@ -166,7 +166,7 @@ def evaluate(
 
     >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
     >>> found.metrics.keys()
-    dict_keys(['accuracy'])
+    dict_keys(['accuracy', 'macro_f1', 'balanced_accuracy', 'auroc'])
     >>> found.per_class["recall"].shape == (len(found.class_names),)
     True
 

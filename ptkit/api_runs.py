@@ -166,12 +166,12 @@ def _run(
 ) -> "RunResult":
     from ptkit.core.training import session
     from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.run_place import Place
 
     return session.run(
         settings,
         watch=watch or Unwatched(),
-        runs=Path(out or "runs"),
-        name=name,
+        place=Place(Path(out or "runs"), name),
         link=path_or_none(link),
         resume=path_or_none(resume),
         at_end=_draw_summaries,

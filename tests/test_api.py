@@ -258,7 +258,8 @@ def test_evaluation_says_what_confmat_says(here: Path) -> None:
     ptkit.train(**QUIET_RUN)
     done = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
     said, found = json.loads(done.stdout), ptkit.evaluate("ckpt.pkl", "test.txt")
-    assert found.metrics == {"accuracy": said["accuracy"]}
+    assert found.metrics == {name: said[name] for name in found.metrics}
+    assert list(found.accuracy_interval) == said["accuracy_interval"]
     assert list(found.class_names) == said["classes"]
     assert found.per_class["recall"].tolist() == said["recall"]
 

@@ -6,6 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 from typer.testing import CliRunner
 
 import ptkit
@@ -13,6 +19,7 @@ from ptkit.cli import app
 from ptkit.core.data.lists import list_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.core.training.tasks.metrics import interval
 from ptkit.looking.confusion import draw_evaluation
 from ptkit.looking.evaluation import Evaluation
 from ptkit.plots.saving import PictureFolder
@@ -60,6 +67,10 @@ def test_json_holds_the_matrix_of_the_models_own_answers(paths, probabilities):
     assert found["accuracy"] == pytest.approx((labels == predictions).mean())
     assert found["num_images"] == 12
     assert found["classes"] == list(CLASSES)
+    right = int(np.trace(expected))
+    assert found["accuracy_interval"] == list(interval(right, 12))
+    assert found["majority"] == {"class": "blue", "share": 1 / 3}
+    assert found["recall_interval"] == [list(interval(n, 4)) for n in np.diag(expected).tolist()]
     assert found["recall"] == pytest.approx((np.diag(expected) / 4).tolist())
     assert [value is None for value in found["precision"]] == (expected.sum(axis=0) == 0).tolist()
     assert all(Path(file).is_file() for file in found["files"])
@@ -67,10 +78,32 @@ def test_json_holds_the_matrix_of_the_models_own_answers(paths, probabilities):
 
 def test_screen_shows_accuracy_classes_and_confused_pairs(paths):
     result = confmat("ckpt.pkl", "test.txt")
-    assert "of 12 images)" in result.stdout
+    assert result.stdout.startswith("accuracy ")
+    assert 'of 12 images, always "blue" 33.3%\nmacro F1 ' in result.stdout
     assert "class  precision  recall" in result.stdout
     assert "most confused  taken for" in result.stdout
     assert "3 pictures in runs/1/confmat" in result.stdout
+
+
+def test_all_metrics_are_scikit_learns(paths, probabilities):
+    labels, answers = np.arange(3).repeat(4), probabilities.argmax(axis=1)
+    found = json.loads(confmat("ckpt.pkl", "test.txt", "--json").stdout)
+    assert found["macro_f1"] == pytest.approx(f1_score(labels, answers, average="macro"))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, answers))
+    area = roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert found["auroc"] == pytest.approx(area, abs=1e-6)
+    assert "top5" not in found
+
+
+def test_top_five_is_for_more_than_five_classes(paths):
+    # The fifth and the sixth are alike: the later one comes first.
+    rows = np.array([[0.3, 0.2, 0.2, 0.1, 0.1, 0.1]] * 3, np.float32)
+    images = replace(
+        list_of(list(map(str, paths[:3])), tuple("abcdef")), labels=np.array([0, 3, 5])
+    )
+    found = Evaluation(images, tuple("abcdef"), rows, rows.argmax(axis=1))
+    assert found.metrics["top5"] == top_k_accuracy_score(images.labels, rows, k=5, labels=range(6))
+    assert found.metrics["top5"] == pytest.approx(2 / 3)
 
 
 def test_pictures_stand_beside_their_data(paths):
@@ -112,7 +145,7 @@ def test_a_list_without_mistakes_leaves_no_pictures_of_mistakes(paths, probabili
     ]
     Path("right.txt").write_text("".join(lines))
     result = confmat("ckpt.pkl", "right.txt")
-    assert "accuracy 100.00%" in result.stdout
+    assert "accuracy 100.0% (75.8 to 100.0%), 12 of 12 images, always" in result.stdout
     assert not Path("runs/1/confmat/mistakes.png").exists()
     assert not Path("runs/1/confmat/pairs.png").exists()
     assert table("mistakes.csv")[1:] == []

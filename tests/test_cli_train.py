@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
 from ptkit.cli import app
+from ptkit.core.training.tasks.metrics import interval, share_text
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
          "--set", "log.pictures=false"]  # fmt: skip
@@ -38,9 +41,50 @@ def test_train_tells_what_it_decided_and_where_the_result_is(here: Path) -> None
 def test_json_is_one_object_and_nothing_else(here: Path) -> None:
     result = ptkit("train", *QUICK, "--json", "--name", "x")
     found = json.loads(result.stdout)
-    assert found.keys() == {"run", "checkpoint", "epochs", "best", "seconds", "images_per_s"}
-    assert found["best"].keys() == {"epoch", "accuracy", "loss"}
+    assert found.keys() == {
+        *("run", "checkpoint", "epochs", "best", "majority", "verdicts"),
+        *("seconds", "images_per_s"),
+    }
+    assert found["best"].keys() == {"epoch", "accuracy", "loss", "accuracy_interval"}
     assert found["run"] == "runs/x"
+
+
+def test_the_accuracy_has_its_interval_and_the_share_of_the_largest_class(here: Path) -> None:
+    printed = ptkit("train", *QUICK).stdout
+    found = json.loads(ptkit("train", *QUICK, "--json").stdout)
+    right = round(found["best"]["accuracy"] * 21)
+    assert found["best"]["accuracy_interval"] == list(interval(right, 21))
+    assert found["majority"] == {"class": "bar", "share": 1 / 3}
+    assert f'valid accuracy {share_text(right, 21)}, always "bar" 33.3%, loss' in printed
+
+
+def test_what_should_be_known_of_a_run_is_told_with_the_command_that_helps(here: Path) -> None:
+    names = ["--name", "x"]
+    found = ptkit("train", *QUICK, *names)
+    shutil.rmtree("runs/x")
+    said = json.loads(ptkit("train", *QUICK, *names, "--json").stdout)["verdicts"]
+    notes = [line for line in found.stdout.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {verdict['text']}" for verdict in said]
+    assert [verdict["rule"] for verdict in said][-1] == "few_validation_images"
+    assert "`ptkit split FOLDER --kfold 5`" in notes[-1]
+
+
+def test_the_best_epoch_is_chosen_by_the_metric_that_is_named(here: Path) -> None:
+    arguments = ["--set", "train.metric=macro_f1", "--epochs", "3", "--json"]
+    best = json.loads(ptkit("train", *QUICK, *arguments).stdout)["best"]
+    with Path("runs/1/metrics.csv").open() as file:
+        rows = {int(row["epoch"]): float(row["valid_macro_f1"]) for row in csv.DictReader(file)}
+    assert best.keys() == {"epoch", "accuracy", "macro_f1", "loss", "accuracy_interval"}
+    assert best["macro_f1"] == pytest.approx(max(rows.values()), rel=1e-5)
+    assert best["macro_f1"] == pytest.approx(rows[best["epoch"]], rel=1e-5)
+
+
+def test_a_run_by_another_metric_is_resumed(here: Path) -> None:
+    ptkit("train", *QUICK, "--set", "train.metric=auroc")
+    result = ptkit("train", "--resume", "runs/1", "--epochs", "2", "--json")
+    assert json.loads(result.stdout)["best"]["auroc"] > 0.5
+    with Path("runs/1/metrics.csv").open() as file:
+        assert [row["valid_auroc"] != "" for row in csv.DictReader(file)] == [True, True]
 
 
 def test_flags_win_over_set_over_toml(here: Path) -> None:
@@ -86,6 +130,8 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
         (["--epochs", "0"], 2, "train.epochs must be at least 1"),
         (["--augment", "saef"], 2, "did you mean safe?"),
         (["--set", "train.epoch=1"], 2, "did you mean epochs?"),
+        (["--set", "train.metric=top5"], 2, "one of loss, accuracy, macro_f1, balanced_accuracy,"),
+        (["--set", "train.metric=f1_macro"], 2, "found 'f1_macro'; did you mean macro_f1?"),
         (["--optimizer", "SGD(momentum=0.9, lr=0.1)", "--lr", "0.1"], 2, "given twice"),
         (["--resume", "nowhere"], 2, "cannot read nowhere/config.toml"),
         (["--config", "nope.toml"], 2, "cannot read nope.toml"),

@@ -23,6 +23,7 @@ from ptkit.looking.subject import Subject, load_subject
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
 from ptkit.core.data.lists import SINGLE
+from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
 
 SOFTMAX = Task(SINGLE, "softmax")
@@ -78,7 +79,9 @@ def test_answers_are_in_the_lists_order(evaluate_grey):
     assert found.labels.tolist() == [0, 2, 1, 1, 2]
     assert found.matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 2]]
     assert found.accuracy == 0.8
-    assert found.standard_error == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    assert found.accuracy_interval == interval(4, 5)
+    assert found.majority == Majority("green", 0.4)
+    assert found.recall_intervals() == [interval(1, 1), interval(1, 2), interval(2, 2)]
 
 
 def test_probabilities_are_float32_and_sum_to_one(evaluate_grey):
@@ -172,4 +175,4 @@ def test_a_list_is_evaluated_from_python_as_by_the_command(tmp_path, subject):
     found = evaluate_list(subject, tmp_path / "test.txt")
     assert found.class_names == ("blue", "green", "red")
     assert found.matrix.sum() == 12
-    assert found.metrics == {"accuracy": found.accuracy}
+    assert list(found.metrics) == ["accuracy", "macro_f1", "balanced_accuracy", "auroc"]

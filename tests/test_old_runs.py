@@ -105,7 +105,9 @@ def test_confmat_counts_as_the_old_version_did(old):
     assert_same({key: found[key] for key in recorded}, recorded)
     # The old version did not give these.
     new = {"files", "micro_f1", "micro_precision", "micro_recall"}
-    new |= {"num_trained_on", "accuracy_without_trained_on"}
+    new |= {"num_trained_on", "accuracy_without_trained_on", "accuracy_without_trained_on_interval"}
+    new |= {"accuracy_interval", "majority", "recall_interval"}
+    new |= {"macro_f1", "balanced_accuracy", "auroc", "top5"}
     # Which images they were trained on, the old checkpoints do not know.
     assert (found["num_trained_on"], found["accuracy_without_trained_on"]) == (None, None)
     assert found.keys() - recorded.keys() <= new

@@ -1,19 +1,39 @@
 """Metrics of each kind of task, against scikit-learn's or written out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, f1_score, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    r2_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, list_of
 from ptkit.core.errors import UsageError
-from ptkit.core.training.tasks.task import EMBEDDING, METRICS, SCORES, Task, check_metric
+from ptkit.core.training.tasks.task import (
+    EMBEDDING,
+    METRICS,
+    SCORES,
+    Task,
+    check_metric,
+    metrics_for,
+)
 
 
 def metrics_of(
-    task: Task, num_classes: int, *batches: tuple[torch.Tensor, torch.Tensor]
+    task: Task,
+    num_classes: int,
+    *batches: tuple[torch.Tensor, torch.Tensor],
+    also: tuple[str, ...] = (),
 ) -> dict[str, float]:
-    score = SCORES[task.kind](task, num_classes)
+    score = SCORES[task.kind](task, num_classes, also)
     for outputs, labels in batches:
         score.add(outputs, labels)
     return score.metrics()
@@ -25,6 +45,48 @@ def test_accuracy_counts_every_image_once() -> None:
     assert metrics_of(Task(SINGLE, "softmax"), 2, first, second) == {
         "accuracy": pytest.approx(2 / 3)
     }
+
+
+# Rounded to whole numbers, many outputs are equal.
+@pytest.mark.parametrize("digits", [0, 3])
+def test_the_metrics_of_one_class_an_image_are_scikit_learns(digits: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.arange(90) % 9
+    outputs = torch.from_numpy(rng.normal(size=(90, 9)).astype(np.float32).round(digits))
+    batches = zip(outputs.split(40), labels.split(40), strict=True)
+    found = metrics_of(Task(SINGLE, "softmax"), 9, *batches, also=tuple(METRICS[SINGLE]))
+    chances, answers = outputs.softmax(1).numpy(), outputs.argmax(1)
+    assert found == {
+        "accuracy": pytest.approx(accuracy_score(labels, answers)),
+        "macro_f1": pytest.approx(f1_score(labels, answers, average="macro")),
+        "balanced_accuracy": pytest.approx(balanced_accuracy_score(labels, answers)),
+        "auroc": pytest.approx(roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-7),
+        "top5": pytest.approx(top_k_accuracy_score(labels, chances, k=5)),
+    }
+
+
+def test_only_what_is_asked_for_is_computed_and_kept() -> None:
+    score = SCORES[SINGLE](Task(SINGLE, "softmax"), 9, ("auto", "loss", "top5"))
+    score.add(torch.eye(9), torch.arange(9))
+    assert score.metrics() == {"accuracy": 1.0, "top5": 1.0}
+    assert score._kept.keys() == {"labels", "answers", "top5"}
+
+
+def test_ignored_classes_count_in_no_metric() -> None:
+    task = Task(SINGLE, "softmax", counted=torch.tensor([True, False, True, True, True, True]))
+    labels = torch.tensor([0, 1, 2, 1])
+    outputs = torch.eye(6)[[0, 5, 3, 5]]
+    every = tuple(METRICS[SINGLE])
+    without = metrics_of(Task(SINGLE, "softmax"), 6, (outputs[::2], labels[::2]), also=every)
+    assert metrics_of(task, 6, (outputs, labels), also=every) == without
+
+
+def test_a_list_has_the_metrics_that_it_can_have() -> None:
+    task = Task(SINGLE, "softmax")
+    of_one = replace(list_of(["a", "b"], ("x", "y")), labels=np.array([1, 1]))
+    assert list(metrics_for(task, of_one)) == ["accuracy", "macro_f1", "balanced_accuracy"]
+    of_six = replace(list_of(["a", "b"], tuple("uvwxyz")), labels=np.array([0, 5]))
+    assert metrics_for(task, of_six) == METRICS[SINGLE]
 
 
 def test_several_labels_have_mean_average_precision_and_micro_averages() -> None:
@@ -76,7 +138,7 @@ def test_a_metric_of_other_labels_is_refused() -> None:
         UsageError,
         match=r"train\.metric must be one of loss, mae, rmse, r2 for these labels, found .accu",
     ):
-        check_metric("accuracy", REGRESSION, setting="train.metric")
+        check_metric("accuracy", METRICS[REGRESSION], setting="train.metric")
     assert set(METRICS) == {SINGLE, MULTI, REGRESSION, EMBEDDING}
 
 

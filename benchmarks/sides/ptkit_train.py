@@ -26,6 +26,7 @@ from ptkit.commands.train import TrainingScreen  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
+from ptkit.core.training.run_place import Place  # noqa: E402
 
 CALLS = {
     "lenet": "lenet()",
@@ -59,7 +60,7 @@ def main() -> None:
         watch = Screen(
             lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
         )
-        session.run(settings, watch=watch, runs=Path(folder), link=None)
+        session.run(settings, watch=watch, place=Place(Path(folder)), link=None)
 
 
 class Screen(TrainingScreen):
@@ -70,7 +71,7 @@ class Screen(TrainingScreen):
         self.turns, self.make, self.alone = Turns(), make, None
         self.num_steps, self.recorded, self.began = 0, 0.0, 0.0
 
-    def begin(self, run, *, epochs, num_steps):  # type: ignore[no-untyped-def]
+    def begin(self, run, *, epochs, num_steps, faster=()):  # type: ignore[no-untyped-def]
         super().begin(run, epochs=epochs, num_steps=num_steps)
         self.num_steps = num_steps
         self.wait()
@@ -92,7 +93,8 @@ class Screen(TrainingScreen):
 
     def wait(self) -> None:
         self.turns.begin(others={"alone": self.run_alone, "recorded": lambda: self.recorded})
-        self.began = self._epoch_began = time.perf_counter()
+        self.began = time.perf_counter()
+        self.pace.begin_epoch()
 
     def run_alone(self) -> float:
         self.alone = self.alone or self.make()

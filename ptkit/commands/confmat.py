@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 # Of a table with more lines, the lowest ones are printed; the file has all of them.
 MAX_LINES, MAX_PAIRS = 30, 10
+# As people write them.
+METRIC_NAMES = {
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "top5": "top-5",
+}
 
 
 @options.for_bare_weights
@@ -56,7 +63,7 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
     from ptkit.looking.evaluation import MAX_MATRIX, most_confused
 
     num_classes, names = len(found.class_names), found.class_names
-    printer.say(_accuracy(found) + "\n")
+    printer.say("\n".join(_scores(found)) + "\n")
     if found.num_ignored:
         printer.say(
             f"{counted(found.num_ignored, 'image')} left out: the model's loss ignored their"
@@ -65,7 +72,7 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
     if count := found.num_trained_on:
         others = "no other is left to test it on"
         if found.unseen is not None:
-            others = f"without them: {_accuracy(found.unseen)}"
+            others = f"without them: {'; '.join(_scores(found.unseen))}"
         printer.say(f"{trained_on_note(count, len(found.labels))}; {others}\n")
     rows = found.class_rows()
     if len(rows) > MAX_LINES:
@@ -91,14 +98,20 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
         )
 
 
-def _accuracy(found: "Evaluation") -> str:
-    total = len(found.labels)
-    if not found.has_several:
-        right = int(found.matrix.trace())
-        error = f"{found.standard_error:.2%}"
-        return f"accuracy {found.accuracy:.2%} ± {error} ({right:,} of {total:,} images)"
-    *shares, _ = (f"{name} {value:.2%}" for name, value in found.metrics.items())
-    return f"{', '.join(shares)}; every label right: {found.accuracy:.2%} of {total:,} images"
+def _scores(found: "Evaluation") -> tuple[str, str]:
+    """Return the accuracy in words, and the other metrics."""
+    from ptkit.core.training.tasks.metrics import share_text
+
+    right, total = found.num_right, len(found.labels)
+    accuracy = f"{share_text(right, total)}, {right:,} of {counted(total, 'image')}"
+    others = ", ".join(
+        f"{METRIC_NAMES.get(name, name)} {value:.2%}"
+        for name, value in found.metrics.items()
+        if name != "accuracy"
+    )
+    if found.has_several:
+        return f"every label right: {accuracy}", others
+    return f"accuracy {accuracy}, {found.majority}", others
 
 
 def _percent(share: float | None) -> str:

@@ -1,12 +1,13 @@
 """`ptkit train`, and what training prints: a live line on a terminal, one plain line an epoch
-everywhere.
+everywhere, and in a log one a minute.
 """
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import typer
 from ptkit import api_runs
 from ptkit.commands import options
 from ptkit.commands.output import Printer, printable
-from ptkit.commands.progress import bar, live_line
-from ptkit.core.wording import counted
+from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
+from ptkit.core.wording import counted, duration
 
 if TYPE_CHECKING:
     # torch is imported when a run begins, not for the help.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.
 _REFRESH_S = 0.25
+# An epoch that takes longer is announced, with what makes it faster.
+_SLOW_EPOCH_S = 600.0
 
 
 @options.with_flags(options.setting_flags() | options.RUN_FLAGS)
@@ -49,14 +52,21 @@ def train(printer: Printer, **settings: Any) -> None:
 class TrainingScreen:
     """Prints lines on standard output; draws the live line on standard error where that is a
     terminal.
+
+    clock: seconds, of any beginning.
     """
 
-    def __init__(self, printer: Printer, *, is_verbose: bool = False) -> None:
+    def __init__(
+        self, printer: Printer, *, is_verbose: bool = False, clock: Clock = time.perf_counter
+    ) -> None:
         self.printer, self.is_verbose = printer, is_verbose
+        self.pace = Pace(1, clock)
+        self._clock = clock
+        self._next_look = self._next_line = 0.0
         self._live: Any = None
         self._task: Any = None
-        self._epochs = 0
-        self._epoch_began = self._last_drawn = 0.0
+        self._faster: Sequence[str] = ()
+        self._is_judged = printer.silent
 
     def say(self, text: str) -> None:
         self._hide_live()
@@ -75,29 +85,43 @@ class TrainingScreen:
         with bar(what, total, quiet=self.printer.silent) as advance:
             yield advance
 
-    def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
+    def begin(self, run: Path, *, epochs: int, num_steps: int, faster: Sequence[str] = ()) -> None:
         length = f"{counted(epochs, 'epoch')} of {counted(num_steps, 'batch', 'batches')}"
         self.say(f"run: {run}, {length}")
-        self._epochs = epochs
-        self._epoch_began = time.perf_counter()
+        self._faster = faster
+        self.pace = Pace(epochs, self._clock)
+        self._next_line = self.pace.began + MINUTE
 
     def step(self, progress: "Progress") -> None:
-        now = time.perf_counter()
-        is_due = now - self._last_drawn >= _REFRESH_S or progress.step == progress.num_steps
-        if self.printer.silent or not is_due or not sys.stderr.isatty():
+        now = self.pace.after_step(progress.epoch, progress.step, progress.num_steps)
+        if not self._is_judged and self.pace.is_steady:
+            self._judge_pace()
+        is_last = progress.step == progress.num_steps
+        if self.printer.silent or (now < self._next_look and not is_last):
             return
-        self._last_drawn = now
-        if self._live is None:
-            self._show_live(progress.num_steps)
-        rate = progress.totals.read().num_images / (now - self._epoch_began)
-        left = (now - self._epoch_began) / progress.step * (progress.num_steps - progress.step)
-        epoch = f"epoch {progress.epoch}/{self._epochs}"
-        loss = progress.totals.loss()
-        numbers = f"loss {loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left"
-        self._live.update(self._task, description=epoch, completed=progress.step, numbers=numbers)
+        self._next_look = now + _REFRESH_S
+        has_live_line = sys.stderr.isatty()
+        # Also where standard output is a file and the live line is beside it.
+        is_logged = not (has_live_line and sys.stdout.isatty())
+        if is_logged and now >= self._next_line and not is_last:
+            self._next_line = now + MINUTE
+            step = f"step {progress.step:,}/{progress.num_steps:,}"
+            self.say(f"{self._epoch_name(progress.epoch)}  {step}  {self._numbers(progress)}")
+        if has_live_line:
+            self._draw_live(progress)
+
+    def _judge_pace(self) -> None:
+        """Say once, after the first steps, if an epoch will take long."""
+        self._is_judged = True
+        if self.pace.epoch_seconds <= _SLOW_EPOCH_S:
+            return
+        self.say(
+            f"an epoch will take about {duration(self.pace.epoch_seconds)}, the rest of the run"
+            f" {duration(self.pace.run_left)}; faster: {'; '.join(self._faster)}"
+        )
 
     def epoch(self, result: "EpochResult", *, is_best: bool) -> None:
-        epoch = f"epoch {result.epoch:>{len(str(self._epochs))}}/{self._epochs}"
+        epoch = self._epoch_name(result.epoch)
         accuracy = result.train_accuracy
         learned = "" if accuracy is None else f"  accuracy {accuracy:7.2%}"
         found = "  ".join(
@@ -111,17 +135,31 @@ class TrainingScreen:
             f"valid loss {result.valid_loss:.4f}  {found}  "
             f"lr {rate:.3g}  {result.images_per_s:,.0f} images/s  {result.seconds:.1f} s{mark}"
         )
-        self._epoch_began = time.perf_counter()
+        self.pace.begin_epoch()
+        self._next_line = self.pace.began + MINUTE
 
     def end(self) -> None:
         self._hide_live()
 
-    def _show_live(self, num_steps: int) -> None:
+    def _epoch_name(self, epoch: int) -> str:
+        return f"epoch {epoch:>{len(str(self.pace.epochs))}}/{self.pace.epochs}"
+
+    def _numbers(self, progress: "Progress") -> str:
+        """Return loss, rate and the time that is left; waits for the device."""
+        totals, pace = progress.totals.read(), self.pace
+        rate = totals.num_images / (pace.now - pace.began)
+        left = f"{duration(pace.epoch_left)} left, {duration(pace.run_left)} of the run"
+        return f"loss {totals.loss():.4f}  {rate:,.0f} images/s  {left}"
+
+    def _draw_live(self, progress: "Progress") -> None:
         from rich.progress import TextColumn
 
-        self._live = live_line(TextColumn("{task.fields[numbers]}", markup=False))
-        self._task = self._live.add_task("", total=num_steps, numbers="")
-        self._live.start()
+        if self._live is None:
+            self._live = live_line(TextColumn("{task.fields[numbers]}", markup=False))
+            self._task = self._live.add_task("", total=progress.num_steps, numbers="")
+            self._live.start()
+        epoch, numbers = f"epoch {progress.epoch}/{self.pace.epochs}", self._numbers(progress)
+        self._live.update(self._task, description=epoch, completed=progress.step, numbers=numbers)
 
     def _hide_live(self) -> None:
         """Remove the live line, so that lines can be printed; the next step draws it again."""
@@ -132,16 +170,9 @@ class TrainingScreen:
 
 def print_run(printer: Printer, result: "RunResult") -> None:
     """Print how a run ended and where its files are."""
-    best = result.best
-    found = ", ".join(
-        f"{name} {metric_text(name, value).strip()}"
-        for name, value in best.items()
-        if name not in ("epoch", "loss")
-    )
-    printer.say(
-        f"best: epoch {best['epoch']:.0f}, valid {found}, loss {best['loss']:.4f};"
-        f" {result.seconds:.1f} s in all"
-    )
+    printer.say(_best_line(result))
+    for verdict in result.verdicts:
+        printer.say(f"note: {verdict.text}")
     printer.say(f"checkpoint: {result.checkpoint}")
     if result.profile is not None:
         printer.say("\n".join(profile_lines(result.profile)))
@@ -154,13 +185,39 @@ def print_run(printer: Printer, result: "RunResult") -> None:
             "run": str(result.run),
             "checkpoint": str(result.checkpoint),
             "epochs": result.epochs,
-            "best": {"accuracy": None, **best, "epoch": int(best["epoch"])},
+            "best": {
+                "accuracy": None,
+                **result.best,
+                "epoch": int(result.best["epoch"]),
+                "accuracy_interval": result.accuracy_interval,
+            },
+            "majority": result.majority and result.majority.as_dict(),
+            "verdicts": [asdict(verdict) for verdict in result.verdicts],
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
             **({} if result.probe is None else {"probe": result.probe.as_dict()}),
             **({"backbones": rows} if rows else {}),
         }
+    )
+
+
+def _best_line(result: "RunResult") -> str:
+    """Return the best epoch with its metrics, the accuracy with its interval and beside it what the
+    largest class alone would give.
+    """
+    from ptkit.core.training.tasks.metrics import share_text
+
+    best, found = result.best, []
+    for name, value in best.items():
+        if name == "accuracy" and result.num_right is not None and result.num_valid:
+            share = share_text(result.num_right, result.num_valid)
+            found.append(f"accuracy {share}, {result.majority}")
+        elif name not in ("epoch", "loss"):
+            found.append(f"{name} {metric_text(name, value).strip()}")
+    return (
+        f"best: epoch {best['epoch']:.0f}, valid {', '.join(found)}, loss {best['loss']:.4f};"
+        f" {result.seconds:.1f} s in all"
     )
 
 

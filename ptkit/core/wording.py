@@ -27,6 +27,14 @@ def amount(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
+def duration(seconds: float) -> str:
+    """Return `45 s`, `12 min`, `3.5 h`, `2.5 days`."""
+    for unit, name, least in ((86400, "days", 2), (3600, "h", 1.5)):
+        if seconds >= least * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
 def first_of(names: Sequence[str], limit: int) -> str:
     """Return the first names with commas, and `, ...` where there are more."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -44,7 +44,10 @@ def draw_evaluation(found: Evaluation, pictures: PictureFolder, *, num_images: i
         drawn = {"labels": pictures.add_figure("labels.png", figure)}
     else:
         drawn = _draw_confusion(found, pictures, num_images, footer)
-    pictures.add_csv("classes.csv", ["class", *found.rates, "images"], found.class_rows())
+    header = ["class", *found.rates, "images", "recall_low", "recall_high"]
+    intervals = (interval or (None, None) for interval in found.recall_intervals())
+    rows = zip(found.class_rows(), intervals, strict=True)
+    pictures.add_csv("classes.csv", header, [(*row, *interval) for row, interval in rows])
     add_events(pictures, drawn)
 
 

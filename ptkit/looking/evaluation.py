@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ptkit.core.data.lists import REGRESSION, ImageList, classes_file, read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute
-from ptkit.core.training.tasks.task import label_kind_of
+from ptkit.core.training.tasks.task import TOP, is_in_top, label_kind_of
 from ptkit.looking.subject import Subject
 
 # Of more classes, confusion.csv has only the pairs that occur, and as_dict no matrix: nearly all of
 # a million cells and more are 0.
 MAX_MATRIX = 1000
+# How many images are looked at together.
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -80,26 +83,46 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """accuracy; where images have several classes, before it map, f1, precision and recall.
+        """accuracy, macro_f1, balanced_accuracy; auroc, of images of two classes at least; top5, of
+        more than five classes. Where images have several classes: map, f1, precision, recall and
+        accuracy.
 
         Accuracy is the share of images that are right, with every label.
         """
         if not self.has_several:
-            return {"accuracy": compute.accuracy(self.matrix)}
+            counts = compute.counts_of_classes(self.labels, self.answers, len(self.class_names))
+            found = compute.class_metrics(counts)
+            areas = compute.areas_under_roc(self.labels, self.probabilities)
+            if not np.isnan(areas).all():
+                found["auroc"] = compute.mean_of_known(areas)
+            if len(self.class_names) > TOP:
+                found["top5"] = float(np.mean(self._is_in_top()))
+            return found
         return {
             "map": compute.mean_of_known(self.per_class["average_precision"]),
             **compute.micro_rates(compute.counts_of_labels(self.labels, self.answers)),
-            "accuracy": float((self.labels == self.answers).all(axis=1).mean()),
+            "accuracy": self.accuracy,
         }
 
     @property
     def accuracy(self) -> float:
-        return self.metrics["accuracy"]
+        return self.num_right / len(self.labels)
+
+    @cached_property
+    def num_right(self) -> int:
+        """How many images are right, with every label."""
+        is_right = self.labels == self.answers
+        return int((is_right.all(axis=1) if self.has_several else is_right).sum())
 
     @property
-    def standard_error(self) -> float:
-        """Of the accuracy, as that of a share of N independent images."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy, Wilson's."""
+        return compute.interval(self.num_right, len(self.labels))
+
+    @property
+    def majority(self) -> compute.Majority | None:
+        """The most frequent class; None where images have several."""
+        return None if self.has_several else compute.majority_of(self.labels, self.class_names)
 
     @property
     def num_trained_on(self) -> int | None:
@@ -125,6 +148,14 @@ class Evaluation:
         """The names of the rates in a row of `class_rows`."""
         return tuple(name for name in self.per_class if name != "support")
 
+    def recall_intervals(self) -> list[tuple[float, float] | None]:
+        """Return the 95 % interval of each class's recall, None where it has no images."""
+        found, support = self.per_class["recall"], self.per_class["support"]
+        return [
+            compute.interval(round(recall * total), int(total)) if total else None
+            for recall, total in zip(found.tolist(), support.tolist(), strict=True)
+        ]
+
     def class_rows(self) -> list[tuple[Any, ...]]:
         """Return a row for each class: its name, its rates (None where unknown), its images."""
         columns = [_plain(self.per_class[name]) for name in self.rates]
@@ -139,16 +170,28 @@ class Evaluation:
         """
         is_large = not self.has_several and len(self.class_names) > MAX_MATRIX
         names = self.rates if self.has_several else ("precision", "recall")
+        unseen = self.unseen
         return {
             **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
+            "accuracy_interval": self.accuracy_interval,
+            "majority": self.majority and self.majority.as_dict(),
             "num_images": len(self.labels),
             **({"num_ignored": self.num_ignored} if self.num_ignored else {}),
             "num_trained_on": self.num_trained_on,
-            "accuracy_without_trained_on": self.unseen and self.unseen.accuracy,
+            "accuracy_without_trained_on": unseen and unseen.accuracy,
+            "accuracy_without_trained_on_interval": unseen and unseen.accuracy_interval,
             "classes": self.class_names,
             "matrix": None if is_large else self.matrix.tolist(),
             **{name: _plain(self.per_class[name]) for name in names},
+            "recall_interval": self.recall_intervals(),
         } | ({"skipped": list(self.skipped)} if self.skipped else {})
+
+    def _is_in_top(self) -> np.ndarray:
+        """Return for which images the true class is among the TOP most probable ones, bool (N,)."""
+        rows = map(torch.from_numpy, (self.probabilities, self.labels))
+        # In parts: what is compared takes several times the memory of the probabilities.
+        parts = zip(*(some.split(_AT_ONCE) for some in rows), strict=True)
+        return np.concatenate([is_in_top(*part).numpy() for part in parts])
 
 
 @dataclass(frozen=True)

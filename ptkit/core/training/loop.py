@@ -159,20 +159,22 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     """Return loss and metrics over the validation list, in which every image counts once.
 
     The loss is that of all images at once, whatever the batch size and the order of the lines; a
-    loss that compares images compares COMPARED of them at a time. The metrics are those of the
-    task, the main one first.
+    loss that compares images compares COMPARED of them at a time. The metrics are the main one of
+    the task, and those that are asked for.
     """
     training.model.eval()
     with torch.inference_mode():
-        return evaluated(training.loss, _examined(training))
+        return evaluated(training, _examined(training))
 
 
 def evaluated(
-    loss: Loss, pieces: Iterable[tuple[Tensor, Tensor]]
+    training: Training, pieces: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[float, dict[str, float]]:
-    """Return loss and metrics of outputs with their labels, given in pieces."""
+    """Return loss and metrics of outputs with their labels, which come in pieces."""
+    loss = training.loss
     totals = Totals(loss)
-    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes)
+    wanted = training.settings.metric, training.schedule.metric
+    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes, wanted)
     with torch.inference_mode():
         for outputs, labels in pieces:
             size = len(labels)

@@ -157,8 +157,8 @@ class Watcher(Protocol):
         """Show a pass over `total` images; call the function with how many more are done."""
         yield lambda _count: None
 
-    def begin(self, run: Path, *, epochs: int, num_steps: int) -> None:
-        """Show that training begins."""
+    def begin(self, run: Path, *, epochs: int, num_steps: int, faster: Sequence[str] = ()) -> None:
+        """Show that training begins. num_steps: of an epoch. faster: what would make it shorter."""
         return
 
     def step(self, progress: "Progress") -> None:

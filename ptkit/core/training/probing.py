@@ -64,7 +64,7 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport]:
     head, device = head_of(training.model, num_classes), training.valid.device
     with torch.inference_mode(), autocast(device, training.dtype):
         outputs = head(found.valid.views[0].to(device))
-    valid_loss, metrics = evaluated(training.loss, [(outputs, found.valid.labels.to(device))])
+    valid_loss, metrics = evaluated(training, [(outputs, found.valid.labels.to(device))])
     scores = found.head.scores(found.train.views[0])
     result = EpochResult(
         epoch=1,

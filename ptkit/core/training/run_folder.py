@@ -25,7 +25,7 @@ from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.observers import EpochResult, Item, Recorder
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.run_names import new_folder
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
@@ -180,13 +180,8 @@ class Run(Setup):
         write_atomically(self.folder / "profile.json", text.encode())
 
 
-def new_run(
-    setup: Setup, *, parent: Path, name: str | None, folder: Path | None = None
-) -> Run:
+def new_run(setup: Setup, place: Place) -> Run:
     """Make the folder of a run, with its settings and the beginning of its recordings.
-
-    name: of the folder; None for the next free number. folder: one that was made before, in their
-    place.
 
     Raises:
         DataError: an image that cannot be read.
@@ -195,7 +190,7 @@ def new_run(
     """
     # Before the folder is made: an unreadable image must not leave an empty one.
     example = next(iter(setup.training.valid.epoch())).images[:1]
-    folder = folder or new_folder(parent, name)
+    folder = place.folder()
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)

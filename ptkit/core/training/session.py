@@ -14,6 +14,7 @@ import torch
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
+from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
@@ -23,15 +24,22 @@ from ptkit.core.training.probing import fit_head_of, probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
 from ptkit.core.training.run_folder import Run, new_run
-from ptkit.core.training.run_names import check_name
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import prepare
+from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
+
+_USUAL_PLACE = Place()
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """best: epoch, loss and metrics of the best epoch. profile: with train.profile. probe: what a
-    probe found out. backbones: how good heads on each of several are, by what names them.
+    """best: epoch, loss and metrics of the best epoch. profile: with train.profile.
+
+    num_valid: images of which its accuracy is the share that is right. majority: their most
+    frequent class. Both None where there is no accuracy: of several labels, and of numbers.
+    verdicts: what should be known before the result is used. probe: what a probe found out.
+    backbones: how good heads on each of several are, by what names them.
     """
 
     run: Path
@@ -42,8 +50,23 @@ class RunResult:
     images_per_s: float
     files: tuple[Path, ...]
     profile: Profile | None = None
+    num_valid: int | None = None
+    majority: Majority | None = None
+    verdicts: tuple[Verdict, ...] = ()
     probe: ProbeReport | None = None
     backbones: Mapping[str, Chosen] = field(default_factory=dict)
+
+    @property
+    def num_right(self) -> int | None:
+        """How many validation images the best epoch had right."""
+        return None if self.num_valid is None else round(self.best["accuracy"] * self.num_valid)
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the best epoch's accuracy, Wilson's; None where there is none."""
+        if self.num_right is None or self.num_valid is None:
+            return None
+        return interval(self.num_right, self.num_valid)
 
 
 class StopFlag:
@@ -56,16 +79,13 @@ def run(
     settings: Settings,
     *,
     watch: Watcher,
-    runs: Path = Path("runs"),
-    name: str | None = None,
-    folder: Path | None = None,
+    place: Place = _USUAL_PLACE,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
-    """Train as `settings` say, into a new folder of `runs`, or resume the run `resume`.
+    """Train as `settings` say, into a new folder, or resume the run `resume`.
 
-    folder: that of the run, where it was made before, by `own_lists`.
     link: where a link to the best checkpoint is put, or None.
     at_end: called with the finished run; returns the files that it wrote.
 
@@ -74,14 +94,14 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
-    if name is not None and saved is None and folder is None:
-        check_name(runs, name)
+    if saved is None:
+        place.check()
     # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
     # After an error too: threads and worker processes would stay.
     with closing(setup.data):
         if saved is None:
-            current = new_run(setup, parent=runs, name=name, folder=folder)
+            current = new_run(setup, place)
         else:
             current, how_exact = resumed_run(setup, saved)
             watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
@@ -97,6 +117,7 @@ def run(
             for recorder in current.recorders:
                 recorder.close()
     assert current.best is not None
+    facts = facts_of_run(current)
     return RunResult(
         run=current.folder,
         checkpoint=current.checkpoint,
@@ -107,6 +128,9 @@ def run(
         files=files,
         profile=profile,
         probe=current.history.probe,
+        num_valid=facts.num_valid if facts.majority else None,
+        majority=facts.majority,
+        verdicts=verdicts(facts),
     )
 
 
@@ -126,7 +150,8 @@ def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:
 def _train(current: Run, watch: Watcher, link: Path | None) -> None:
     epochs, patience = current.settings.train.epochs, current.settings.train.patience
     start_epoch = current.history.saved_epoch
-    watch.begin(current.folder, epochs=epochs, num_steps=len(current.training.train))
+    num_steps = len(current.training.train)
+    watch.begin(current.folder, epochs=epochs, num_steps=num_steps, faster=speedups(current))
     with stop_on_signals() as flag:
 
         def on_step(progress: Progress) -> None:

@@ -50,7 +50,7 @@ from ptkit.core.training.tasks.losses import (
     facts_of,
     usual_optimizer,
 )
-from ptkit.core.training.tasks.task import METRICS, check_metric
+from ptkit.core.training.tasks.task import check_metric, metrics_for
 from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
 
@@ -121,9 +121,9 @@ def _prepare_training(
     """Build what trains on the data; start: weights to begin with."""
     asked = settings.train
     loss = _prepare_loss(settings.loss, data, device)
-    modes = METRICS[loss.task.kind]
+    modes = metrics_for(loss.task, data.valid.images)
     metric = next(iter(modes)) if asked.metric == "auto" else asked.metric
-    check_metric(metric, loss.task.kind, setting="train.metric")
+    check_metric(metric, modes, setting="train.metric")
     call = parse(settings.optimizer.call or usual_optimizer(loss))
     dtype = dtype_for(call, asked.precision, device)
     # LBFGS flattens gradients as views, which channels_last does not allow.

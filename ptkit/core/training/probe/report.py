@@ -72,7 +72,6 @@ class ProbeReport:
             else f"; twice as many would bring about {self.expected:.1%}"
         )
         yield f"right validation images by the number of training images: {found}{more}"
-        yield f"always the most frequent class: {self.majority:.1%} of the validation images"
 
 
 def report_of(

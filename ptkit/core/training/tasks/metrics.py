@@ -1,10 +1,15 @@
-"""Counts to numbers: the confusion matrix and what follows from it."""
+"""Counts to numbers: the confusion matrix and what follows from it; and how sure a share is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Matrix = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+# How many classes are looked at together.
+_AT_ONCE = 32
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: int) -> Matrix:
@@ -20,9 +25,62 @@ def per_class(matrix: Matrix) -> dict[str, Values]:
     return rates_of_labels(np.stack(counts, axis=1))
 
 
-def accuracy(matrix: Matrix) -> float:
-    """Return the share of counts on the diagonal."""
-    return float(np.trace(matrix) / max(matrix.sum(), 1))
+def counts_of_classes(labels: npt.ArrayLike, answers: npt.ArrayLike, num_classes: int) -> Matrix:
+    """Return int64 (K, 3) of class indices (n,): of each class how often it was rightly, wrongly
+    and not found. Of 10,000 classes a confusion matrix would have 100 million cells.
+    """
+    true, said = np.asarray(labels, np.int64), np.asarray(answers, np.int64)
+    hits, wrong, missed = (
+        np.bincount(classes, minlength=num_classes)
+        for classes in (true[true == said], said[true != said], true[true != said])
+    )
+    return np.stack([hits, wrong, missed], axis=1)
+
+
+def class_metrics(counts: Matrix) -> dict[str, float]:
+    """Return accuracy, macro_f1 and balanced_accuracy, from `counts_of_classes`; 0 of nothing.
+
+    scikit-learn's: f1 is the mean over the classes that are true or answered for some image, 0
+    where none of these is right; balanced accuracy is the mean recall of the classes that have
+    images.
+    """
+    rates = rates_of_labels(counts)
+    return {
+        "accuracy": float(counts[:, 0].sum() / max(counts[:, [0, 2]].sum(), 1)),
+        "macro_f1": mean_of_known(rates["f1"]),
+        "balanced_accuracy": mean_of_known(rates["recall"]),
+    }
+
+
+def areas_under_roc(labels: npt.NDArray[np.int64], chances: npt.NDArray[np.float32]) -> Values:
+    """Return the area under the ROC curve of each class against the rest (K,); nan for a class that
+    no image has, or that all have.
+
+    The share of pairs of an image of the class and another one in which the first has the larger
+    probability; equal ones count for a half (Fawcett, "An introduction to ROC analysis", 2006,
+    section 7).
+
+    labels: class indices (n,). chances: probabilities (n, K).
+    """
+    areas: list[float] = []
+    for start in range(0, chances.shape[1], _AT_ONCE):
+        # Copied as rows: a column of a large table is read at the speed of memory, not of caches.
+        columns = np.ascontiguousarray(chances[:, start : start + _AT_ONCE].T)
+        areas += [_area(labels == start + k, column) for k, column in enumerate(columns)]
+    return np.array(areas)
+
+
+def _area(truth: npt.NDArray[np.bool_], chances: npt.NDArray[np.float32]) -> float:
+    """Return the area from the ranks of the images of a class among all, equal ones sharing theirs
+    (the statistic of Mann and Whitney, 1947).
+    """
+    inside, num_outside = np.sort(chances[truth]), np.count_nonzero(~truth)
+    if not len(inside) or not num_outside:
+        return float("nan")
+    every = np.sort(chances)
+    below, up_to = (np.searchsorted(every, inside, side=side) for side in ("left", "right"))
+    ranks = (below.sum() + up_to.sum() + len(inside)) / 2
+    return float((ranks / len(inside) - (len(inside) + 1) / 2) / num_outside)
 
 
 def counts_of_labels(truth: npt.NDArray[np.bool_], found: npt.NDArray[np.bool_]) -> Matrix:
@@ -113,4 +171,30 @@ def interval(right: float, total: int) -> tuple[float, float]:
 def share_text(right: int, total: int) -> str:
     """Return a share in percent with its 95 % interval: `96.1% (91.7 to 98.2%)`."""
     low, high = interval(right, total)
-    return f"{right / total:.1%} ({100 * low:.1f} to {high:.1%})"
+    # Of so many images a hundredth of a percent is more than one image.
+    digits = 1 if total < 10_000 else 2
+    return f"{right / total:.{digits}%} ({100 * low:.{digits}f} to {high:.{digits}%})"
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The most frequent class of a list, and its share of the images: the accuracy of answering
+    nothing else.
+    """
+
+    name: str
+    share: float
+
+    def __str__(self) -> str:
+        return f'always "{self.name}" {self.share:.1%}'
+
+    def as_dict(self) -> dict[str, str | float]:
+        """Return what `--json` gives."""
+        return {"class": self.name, "share": self.share}
+
+
+def majority_of(labels: npt.NDArray[np.int64], class_names: Sequence[str]) -> Majority:
+    """Return the most frequent class of some images (n,), of equal ones the first."""
+    counts = np.bincount(labels)
+    most = int(counts.argmax())
+    return Majority(class_names[most], float(counts[most] / len(labels)))

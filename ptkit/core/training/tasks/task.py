@@ -1,6 +1,6 @@
 """How a model's outputs are read: as probabilities, numbers or a point; and scored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
+    areas_under_roc,
     average_precisions,
+    class_metrics,
+    counts_of_classes,
     counts_of_labels,
     errors_of_numbers,
     mean_of_known,
@@ -136,66 +139,105 @@ def read_task(task: Mapping[str, Any]) -> Task:
 
 # The metrics of each kind of task, the main one first, and whether the most or the least is best.
 METRICS: dict[str, dict[str, str]] = {
-    SINGLE: {"accuracy": "max"},
+    SINGLE: dict.fromkeys(("accuracy", "macro_f1", "balanced_accuracy", "auroc", "top5"), "max"),
     MULTI: {"map": "max", "f1": "max", "precision": "max", "recall": "max"},
     REGRESSION: {"mae": "min", "rmse": "min", "r2": "max"},
     EMBEDDING: {"accuracy": "max", "recall_at_1": "max"},
 }
 
+# How many of the most probable classes count as an answer in top5.
+TOP = 5
 # k of the k nearest neighbours that vote for the class of an embedding.
 NUM_NEIGHBOURS = 5
 _BLOCK = 1024
 
 
-def check_metric(name: str, kind: str, *, setting: str) -> None:
-    """Refuse a metric that a kind of task does not have; all have "loss".
+def metrics_for(task: Task, images: ImageList) -> dict[str, str]:
+    """Return those of METRICS that a list can have: top5 needs more than five classes, auroc images
+    of two.
+    """
+    modes = dict(METRICS[task.kind])
+    if images.num_classes <= TOP:
+        modes.pop("top5", None)
+    if task.kind == SINGLE and len(set(images.labels[task.counted_rows(images.labels)])) < 2:
+        modes.pop("auroc")
+    return modes
+
+
+def check_metric(name: str, known: Iterable[str], *, setting: str) -> None:
+    """Refuse a metric that a list does not have; all have "loss".
 
     Raises:
         UsageError: the message names those it has.
     """
-    known = ("loss", *METRICS[kind])
+    known = ("loss", *known)
     if name not in known:
         raise UsageError(
             f"{setting} must be one of {', '.join(known)} for these labels, found {name!r}"
+            + nearest(name, known)
         )
+
+
+def is_in_top(values: Tensor, labels: Tensor) -> Tensor:
+    """Return for which images the true class is among the TOP most probable ones, bool (n,).
+
+    Of equal values the later class comes first, as in scikit-learn's top_k_accuracy_score.
+
+    values: (n, K). labels: (n,).
+    """
+    own = values.gather(1, labels[:, None])
+    is_later = torch.arange(values.shape[1], device=values.device) > labels[:, None]
+    is_before = (values > own) | ((values == own) & is_later)
+    return is_before.sum(dim=1) < TOP
 
 
 class Score:
-    """One class per image: one count per batch, on the device, so that no batch waits for it."""
+    """One class per image. All is kept on the device, so that no batch waits for it.
 
-    def __init__(self, task: Task, num_classes: int) -> None:
+    also: which metrics are wanted beside the main one; probabilities are kept only for auroc.
+    """
+
+    def __init__(self, task: Task, num_classes: int, also: Collection[str] = ()) -> None:
         self.task, self.num_classes = task, num_classes
-        self._num_right: list[Tensor] = []
-        self._num_counted: list[Tensor] = []
+        self.names = [name for name in METRICS[SINGLE] if name == "accuracy" or name in also]
+        self._kept: dict[str, list[Tensor]] = {}
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
         """Add a batch: outputs (n, num_outputs) and label rows."""
-        counts = self.task.counts(labels)
-        self._num_right.append(((self.task.answers(outputs) == labels) & counts).sum())
-        self._num_counted.append(counts.sum())
+        self._keep(labels=labels, answers=self.task.answers(outputs))
+        if {"auroc", "top5"}.isdisjoint(self.names):
+            return
+        values = self.task.values(outputs)
+        if "auroc" in self.names:
+            self._keep(values=values)
+        if "top5" in self.names:
+            self._keep(top5=is_in_top(values, labels))
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of METRICS, in its order."""
-        right, counted = (
-            int(torch.stack(some).sum()) for some in (self._num_right, self._num_counted)
-        )
-        return {"accuracy": right / max(counted, 1)}
+        """Return the wanted ones of METRICS, in its order."""
+        kept = {name: torch.cat(parts).cpu().numpy() for name, parts in self._kept.items()}
+        rows = self.task.counted_rows(kept["labels"])
+        labels, answers = kept["labels"][rows], kept["answers"][rows]
+        found = class_metrics(counts_of_classes(labels, answers, self.num_classes))
+        if "values" in kept:
+            found["auroc"] = mean_of_known(areas_under_roc(labels, kept["values"][rows]))
+        if "top5" in kept:
+            found["top5"] = float(kept["top5"][rows].mean())
+        return {name: found[name] for name in self.names}
+
+    def _keep(self, **parts: Tensor) -> None:
+        for name, part in parts.items():
+            self._kept.setdefault(name, []).append(part)
 
 
 class KeptScore(Score):
-    """Keeps all outputs and labels, for metrics that need them together."""
-
-    def __init__(self, task: Task, num_classes: int) -> None:
-        super().__init__(task, num_classes)
-        self._outputs: list[Tensor] = []
-        self._labels: list[Tensor] = []
+    """Keeps all outputs and labels, for metrics that need them together; gives all metrics."""
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
-        self._outputs.append(outputs.float())
-        self._labels.append(labels)
+        self._keep(outputs=outputs.float(), labels=labels)
 
     def metrics(self) -> dict[str, float]:
-        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        outputs, labels = (torch.cat(self._kept[name]) for name in ("outputs", "labels"))
         if self.task.kind == EMBEDDING:
             return _embedding_metrics(outputs, labels, self.num_classes)
         truth, values = labels.cpu().numpy(), self.task.values(outputs).cpu().numpy()

@@ -368,6 +368,7 @@ SUBJECTS = {
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
     "recipes": "a subject of several modules",
+    "service": "docs/service.md",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",
     "scoring": "the scores in tasks/task.py",
     "startup": "what starting loads",

@@ -6,6 +6,7 @@ from torch import nn
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import (
     default_layers,
+    evaluating,
     match_layers,
     record_activations,
     trace_layers,
@@ -148,3 +149,14 @@ def test_attention_that_returns_several_tensors_is_seen_by_its_first():
             return self.attention(tokens, tokens, tokens)[0].mean(1)
 
     assert trace_layers(Attending(), torch.zeros(2, 3, 4, 4))[0].shape == (3, 4, 4)
+
+
+def test_the_last_of_several_threads_gives_the_modes_back():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout().eval())
+    first, second = evaluating(model), evaluating(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert [module.training for module in model.modules()] == [False, False, False]
+    second.__exit__(None, None, None)
+    assert [module.training for module in model.modules()] == [True, True, False]

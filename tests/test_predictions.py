@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from example_run import write_images, write_run
 from PIL import Image
 
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.looking.predictions import predict_images, predict_sources
 from ptkit.looking.subject import load_subject
 
@@ -44,6 +45,12 @@ def test_paths_bytes_pictures_and_arrays_get_the_answers_of_their_files(paths, s
 def test_one_image_needs_no_list(paths, subject):
     (row,) = predict_images(subject, np.asarray(Image.open(paths[0]))).rows
     assert row == {**predict_sources(subject, paths[:1]).rows[0], "path": None}
+
+
+def test_outputs_that_are_not_finite_are_refused(paths, subject):
+    torch.nn.init.constant_(subject.model.fc.bias, float("nan"))
+    with pytest.raises(CheckpointError, match=r"ckpt\.pkl.* gives NaN or infinite outputs"):
+        predict_images(subject, paths)
 
 
 def test_what_is_not_an_image_is_refused(subject):

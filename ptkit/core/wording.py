@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
     for unit, name, least in ((86400, "days", 2), (3600, "h", 1.5)):
         if seconds >= least * unit:
             return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def first_of(names: Sequence[str], limit: int) -> str:

@@ -18,7 +18,7 @@ from ptkit.core.data.formats import IMAGE_EXTENSIONS
 from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.files import make_folder, write_csv
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
@@ -145,7 +145,8 @@ def predict_sources(
 
 
 def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:
-    """Return what the model says about one image or several, on the device that it is on.
+    """Return what the model says about one image or several, on the device that it is on. Threads
+    may share a subject.
 
     An image is a path, the bytes of a file, a PIL image, or an array uint8 (H, W, 3), or (H, W) of
     grey values.
@@ -153,7 +154,7 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     Raises:
         DataError: an image that cannot be read.
         UsageError: no image, an array of another kind, or `top` where classes are not ranked.
-        CheckpointError: the saved pipeline names user code.
+        CheckpointError: the saved pipeline names user code, or the outputs are not finite.
     """
     _check_top(subject, top)
     pipeline, model = subject.parse_pipeline(), subject.model
@@ -172,6 +173,8 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     task, every = subject.task.on(place), torch.cat(outputs)
     paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
     values, answers = task.values(every).cpu().numpy(), task.answers(every).cpu().numpy()
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{subject.weights.source} gives NaN or infinite outputs")
     return Answers(paths, subject.class_names, task.kind, values, answers, top)
 
 

@@ -1,6 +1,7 @@
 """Outputs of the layers of any model, by forward hooks: nothing is replayed by hand."""
 
 import fnmatch
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from ptkit.core.wording import first_of, nearest, reason_of
 MAX_DEFAULT_LAYERS = 6
 # What a model's code raises on images of a size that it does not take.
 _REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
+# Models in evaluation for a while: the modes to go back to, and how many asked for it.
+_evaluated: dict[nn.Module, tuple[dict[nn.Module, bool], int]] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -145,17 +149,28 @@ def match_names(names: Sequence[str], patterns: Sequence[str], *, what: str) -> 
 def evaluating(model: nn.Module, *, keeps_random_state: bool = False) -> Iterator[None]:
     """Switch every module to evaluation, and at the end back to the mode it was in.
 
+    Several threads may be in it with one model: the last to leave switches back.
+
     keeps_random_state: also give back the random state of the CPU and of the model's GPUs.
     """
-    modes = {module: module.training for module in model.modules()}
     gpus = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    model.eval()
+    with _lock:
+        modes = {module: module.training for module in model.modules()}
+        # Those that the first one found: the others find evaluation.
+        modes, num_inside = _evaluated.get(model, (modes, 0))
+        _evaluated[model] = modes, num_inside + 1
+        model.eval()
     try:
         with torch.random.fork_rng(gpus, enabled=keeps_random_state):
             yield
     finally:
-        for module, is_training in modes.items():
-            module.training = is_training
+        with _lock:
+            modes, num_inside = _evaluated.pop(model)
+            if num_inside > 1:
+                _evaluated[model] = modes, num_inside - 1
+            else:
+                for module, is_training in modes.items():
+                    module.training = is_training
 
 
 @contextmanager

@@ -82,7 +82,7 @@ FLAGS = {
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--device", "--workers", "--seed", "--out"},
-    "finetune": {"--verbose"},
+    "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--train", "--valid", "--size", "--transform", "--workers",
               "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--scale", "--out"},

@@ -51,7 +51,7 @@ def packaged_weights(name: str) -> Weights:
         path=Path(path),
         source=f"{name} (ImageNet)",
         call=f"{name}()",
-        class_names=_imagenet_classes(),
+        class_names=imagenet_classes(),
         pipeline=(
             "Resize(256, InterpolationMode.BICUBIC)",
             f"CenterCrop({_SIZE})",
@@ -72,7 +72,8 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _imagenet_classes() -> tuple[str, ...]:
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of the thousand classes of ImageNet."""
     import torchvision
 
     return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

@@ -14,8 +14,8 @@ COMMIT = "c" * 40
 def serving(files: Mapping[str, bytes], *, gated: tuple[str, ...] = ()) -> Iterator[str]:
     """Serve `OWNER/NAME/FILE` -> bytes as the Hub does, and yield its address.
 
-    A file is answered with a redirect to another host, where its bytes lie by their hash. gated: repositories
-    (`OWNER/NAME`) whose licence nobody has accepted.
+    A file is answered with a redirect to another host, where its bytes lie by their hash.
+    gated: repositories (`OWNER/NAME`) whose licence nobody has accepted.
     """
     blobs = {hashlib.sha256(data).hexdigest(): data for data in files.values()}
 

@@ -95,7 +95,7 @@ FLAGS = {
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--out"},
-    "list": {"--plot", "--epochs", "--out"},
+    "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
 FLAGS["finetune"] |= FLAGS["train"]

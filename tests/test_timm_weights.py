@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit.cli import app
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
 from ptkit.core.models.locate import find_weights, weights_to_start_from
 
@@ -98,8 +100,6 @@ def test_pixels_are_prepared_as_timm_prepares_them(cache, vit):
     import numpy as np
     from PIL import Image
     from timm.data import create_transform, resolve_model_data_config
-
-    from ptkit.core.data.transforms.pipeline import Pipeline
 
     model, data = vit
     put_into_cache(cache, VIT, "model.safetensors", data)
@@ -291,3 +291,75 @@ def test_weights_that_are_not_clear_are_refused(arguments, code, message, lists)
     assert result.exit_code == code
     assert message in result.stderr
     assert not Path("runs").exists()
+
+
+def test_evaluation_resizes_as_the_weights_had_it_also_when_the_run_is_resumed(lists, cache, vit):
+    put_into_cache(cache, VIT, "model.safetensors", vit[1])
+    own = [argument for argument in QUICK if argument not in ("--size", "32")]
+    result = ptkit("finetune", "timm:test_vit", *own)
+    assert result.exit_code == 0, result.output
+    steps = "Resize(168, InterpolationMode.BICUBIC), CenterCrop(160), ToTensor()"
+    assert f"evaluated with: {steps}" in result.stdout
+    result = ptkit("train", "--resume", "runs/1", "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    assert f"evaluated with: {steps}" in result.stdout
+
+
+def test_a_bare_file_is_used_with_what_its_tag_says(lists, vit):
+    Path("vit.safetensors").write_bytes(save(vit[0].state_dict()))
+    image = next(Path().rglob("*.png"))
+    command = ["predict", "vit.safetensors", str(image), "--json", "--model"]
+    result = ptkit(*command, "timm:test_vit.r160_in1k")
+    assert result.exit_code == 0, result.output
+    with torch.inference_mode():
+        found = find_weights("vit.safetensors", model="timm:test_vit.r160_in1k")
+        pixels = Pipeline.parse(found.pipeline).read_image(image)
+        best = vit[0].eval()(pixels[None]).argmax().item()
+    assert json.loads(result.stdout)[0]["class"] == found.class_names[best]
+    assert "add --mean R,G,B" in ptkit(*command, "timm:test_vit").stderr
+    result = ptkit("summary", "vit.safetensors", "--model", "timm:test_vit.r160_in1k")
+    assert result.stdout.startswith("timm:test_vit(): 1,000 classes, 160×160 pixels")
+
+
+def test_the_pretrained_are_listed_with_size_parameters_and_whether_they_are_here(cache, resnet):
+    put_into_cache(cache, RESNET, "model.safetensors", resnet[1])
+    found = json.loads(ptkit("list", "models", "TIMM:test_*net", "--pretrained", "--json").stdout)
+    rows = {row["name"]: row for row in found}
+    assert rows["timm:test_resnet.r160_in1k"] == {
+        "name": "timm:test_resnet.r160_in1k",
+        "origin": "timm",
+        "size": [160, 160],
+        "parameters": sum(parameter.numel() for parameter in resnet[0].parameters()),
+        "num_bytes": len(resnet[1]),
+        "is_here": True,
+    }
+    assert not rows["timm:test_byobnet.r160_in1k"]["is_here"]
+    lines = ptkit("list", "models", "timm:test_resnet", "--pretrained").stdout.splitlines()
+    assert lines[1].split() == [
+        *("timm:test_resnet.r160_in1k", "160×160", "469,688", "1.9", "MB", "yes"),
+    ]
+    names = ptkit("list", "models", "timm:test_vit?").stdout.splitlines()
+    assert names == ["timm:test_vit2", "timm:test_vit3", "timm:test_vit4"]
+
+
+def test_all_the_pretrained_are_listed_without_counting_parameters_of_timms():
+    rows = json.loads(ptkit("list", "models", "--pretrained", "--json").stdout)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["efficientnet_lite0"]["parameters"] == 4_652_008
+    assert by_name["resnet18"]["size"] == [224, 224]
+    assert by_name["timm:vit_base_patch16_384.augreg_in1k"]["parameters"] is None
+    text = ptkit("list", "models", "--pretrained").stdout
+    assert "timm:" not in text.partition("more of timm")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models", "timm:test_restnet", "--pretrained"], "did you mean timm:test_resnet?"),
+        (["models", "restnet18"], "no name is like restnet18; did you mean resnet18?"),
+        (["losses", "--pretrained"], "--pretrained is of models"),
+    ],
+)
+def test_a_pattern_that_nothing_fits_is_refused(arguments, message):
+    result = ptkit("list", *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True)

@@ -25,7 +25,7 @@ def probe(
         typer.Option(
             "--backbone",
             metavar="WEIGHTS",
-            help="A checkpoint, a run folder, efficientnet_lite0 or a torchvision model.",
+            help="A checkpoint, a run folder, or a model with pretrained weights.",
         ),
     ] = "efficientnet_lite0",
     **settings: Any,

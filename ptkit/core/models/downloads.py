@@ -26,7 +26,7 @@ def from_url(url: str, *, name: str) -> Path:
     Raises:
         StorageError: the download failed.
     """
-    file = torch_cache(os.path.basename(urlparse(url).path))
+    file = file_of_url(url)
     if file.exists():
         return file
     make_folder(file.parent)
@@ -94,13 +94,17 @@ def in_cache(repository: str, filenames: Sequence[str], *, name: str) -> Path | 
     return next((Path(file) for file in found if isinstance(file, str)), None)
 
 
-def torch_cache(filename: str) -> Path:
-    """Return where a file of weights lies that was downloaded by torch, or put there by hand."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / filename
+def file_of_url(url: str) -> Path:
+    """Return where the file of a URL is in torch's cache, once it is downloaded."""
+    return _torch_cache(os.path.basename(urlparse(url).path))
 
 
 def _by_hand(name: str) -> Path:
-    return torch_cache(f"{name.rpartition(':')[2]}.safetensors")
+    return _torch_cache(f"{name.rpartition(':')[2]}.safetensors")
+
+
+def _torch_cache(filename: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / filename
 
 
 def _not_downloaded(name: str, error: BaseException, *, url: str, file: Path) -> StorageError:

@@ -97,5 +97,8 @@ def _num_classes(
     # The head may have another name in the file.
     shown = shown or [len(t) for name, t in found.items() if name not in own and t.ndim > 1]
     if not shown:
-        raise CheckpointError(f"{weights.path} does not fit {call}: it has no {heads[-1][0]}")
+        raise CheckpointError(
+            f"{weights.source} does not fit {call}: it has no {heads[-1][0]}; a network without a"
+            " head is for `ptkit probe --backbone` and `ptkit finetune`"
+        )
     return int(shown[-1])

@@ -60,13 +60,13 @@ def find_weights(text: str, *, model: str | None = None, size: int | None = None
     path = weights_path(text)
     if path is None and not os.path.isdir(text):
         return _of_model(text, size)
-    path = path or Path(text)
-    call = None if model is None else parse(model)
-    if call is None or not call.tag:
-        return read_weights(path)
+    found, call = read_weights(path or Path(text)), parse(model or "none")
+    # A checkpoint says itself what it holds.
+    if not call.tag or found.checkpoint is not None:
+        return found
     from ptkit.core.models import timm_weights
 
-    return timm_weights.weights_in(path, call, size=size)
+    return timm_weights.as_tagged(found, call, size=size)
 
 
 def _of_model(text: str, size: int | None) -> Weights:

@@ -32,6 +32,13 @@ def names() -> list[str]:
     return list(timm.list_models())
 
 
+def tagged_names() -> list[str]:
+    """Return `NAME.TAG` of all pretrained weights that timm knows."""
+    import timm
+
+    return list(timm.list_pretrained())
+
+
 def check_name(call: Call) -> None:
     """Refuse a model that timm does not have, or a tag that this model does not have.
 

@@ -39,44 +39,52 @@ def pretrained_weights(call: Call, *, size: int | None = None) -> Weights:
     if config is None or not (config.hf_hub_id or config.url):
         raise call.error(f"timm has no pretrained weights of {call.name}")
     tagged = replace(call, tag=config.tag or "")
-    found = weights_in(file_of(tagged, config), tagged, size=size)
-    return replace(found, source=tagged.full_name)
+    file = _file_of(tagged, config)
+    state_dict, notes = unwrap(read_weight_file(file), file)
+    found = Weights(state_dict=state_dict, path=file, source=tagged.full_name, notes=notes)
+    return as_tagged(found, tagged, size=size)
 
 
-def file_of(call: Call, config: Any) -> Path:
-    """Return the file that timm's description of weights names, downloaded where it must be."""
+def file_here(call: Call, config: Any) -> Path | None:
+    """Return the file of the weights that timm describes, if no network is needed for it.
+
+    call: with the tag. config: timm's description.
+    """
     if config.hf_hub_id:
-        return downloads.from_hub(config.hf_hub_id, filenames(config), name=call.full_name)
+        return downloads.in_cache(config.hf_hub_id, _filenames(config), name=call.full_name)
+    file = downloads.file_of_url(config.url)
+    return file if file.exists() else None
+
+
+def _file_of(call: Call, config: Any) -> Path:
+    if config.hf_hub_id:
+        return downloads.from_hub(config.hf_hub_id, _filenames(config), name=call.full_name)
     return downloads.from_url(config.url, name=call.full_name)
 
 
-def filenames(config: Any) -> tuple[str, ...]:
-    """Return the names that the file of weights may have in its repository, the best first."""
+def _filenames(config: Any) -> tuple[str, ...]:
     return (config.hf_hub_filename,) if config.hf_hub_filename else _FILES
 
 
-def weights_in(file: Path, call: Call, *, size: int | None = None) -> Weights:
-    """Return the weights in a file that is that of a tag: as timm itself takes them over, with
-    names of the authors' own changed.
+def as_tagged(weights: Weights, call: Call, *, size: int | None = None) -> Weights:
+    """Return weights that are those of a tag as timm itself takes them over, names of the authors'
+    own changed, with what timm says of them.
 
     call: with the tag. size: see `pretrained_weights`.
 
     Raises:
         UsageError: timm is missing, or has no such model or tag.
-        CheckpointError: the file is not weights, or not those of the tag.
+        CheckpointError: they are not those of the tag.
     """
     timm_models.check_name(call)
     config = timm_models.config_of(call)
     built = call.updated(timm_models.settled(call, size, None))
-    state_dict, notes = unwrap(read_weight_file(file), file)
     height, width = config.input_size[1:]
     side = (size or width) if height == width else size
     is_known = config.crop_mode in _CROPPED
-    return Weights(
-        state_dict=_as_timm_takes_them(built, state_dict, file),
-        path=file,
-        source=str(file),
-        notes=notes,
+    return replace(
+        weights,
+        state_dict=_adapted(built, weights),
         call=str(replace(built, tag="")),
         class_names=_class_names(config.num_classes),
         pipeline=_pipeline(config, side) if side and is_known else (),
@@ -86,15 +94,13 @@ def weights_in(file: Path, call: Call, *, size: int | None = None) -> Weights:
     )
 
 
-def _as_timm_takes_them(call: Call, state_dict: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _adapted(call: Call, weights: Weights) -> dict[str, Tensor]:
     import timm
 
     timm_models.check_arguments(call)
     name = replace(call, prefix="").full_name
-    given: dict[str, Any] = {
-        "pretrained": True,
-        "pretrained_cfg_overlay": {"state_dict": state_dict},
-    }
+    overlay = {"state_dict": dict(weights.state_dict)}
+    given: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     # A model begins with random weights.
     with torch.random.fork_rng(devices=[]):
         try:
@@ -103,10 +109,9 @@ def _as_timm_takes_them(call: Call, state_dict: dict[str, Tensor], file: Path) -
             raise call.error(f"timm: {reason_of(error)}") from error
         # timm's filters look for names, and compute with what they find.
         except (*REFUSALS, *STUMBLES) as error:
-            reason = reason_of(error)
             raise CheckpointError(
-                f"{file} does not hold the weights {name} ({reason[:160]}): leave .{call.tag} out"
-                " to take what fits"
+                f"{weights.path} does not hold the weights {name} ({reason_of(error)[:160]}): leave"
+                f" .{call.tag} out to take what fits"
             ) from error
     return dict(model.state_dict())
 

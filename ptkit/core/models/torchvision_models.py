@@ -63,9 +63,14 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """Return size and accuracy of a model as torchvision publishes them."""
-    meta = torchvision.models.get_model_weights(name).DEFAULT.meta
+    meta = default_weights(name).meta
     accuracy = meta["_metrics"]["ImageNet-1K"]["acc@1"]
     return f"{meta['num_params'] / 1e6:.1f} million parameters, {accuracy:.1f} % on ImageNet-1K"
+
+
+def default_weights(name: str) -> Any:
+    """Return torchvision's description of the weights that it recommends for a model."""
+    return torchvision.models.get_model_weights(name).DEFAULT
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:
@@ -128,7 +133,7 @@ def pretrained_weights(name: str) -> Weights:
         StorageError: the download failed.
         CheckpointError: the file in the cache is damaged.
     """
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    weights = default_weights(name)
     file = downloads.from_url(weights.url, name=name)
     state_dict, _ = unwrap(read_weight_file(file), file)
     preset = weights.transforms()

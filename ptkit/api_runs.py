@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ptkit.api_types import FinetuneSettings, StrPath, TrainSettings, path_or_none
 from ptkit.core.errors import UsageError
@@ -70,7 +70,7 @@ def train(
 
 
 def finetune(
-    weights: StrPath,
+    weights: StrPath | None = None,
     *,
     config: StrPath | None = None,
     recipe: str | None = None,
@@ -82,7 +82,8 @@ def finetune(
 ) -> "RunResult":
     """Train from old weights, the head ten times as fast as the rest.
 
-    weights: a checkpoint, a run folder, bare weights, or the name of a torchvision model.
+    weights: a checkpoint, a run folder, bare weights, or a model that has pretrained ones, such as
+    "resnet18" or "timm:resnet18.a1_in1k"; by default those of `model`.
     The rest: see `train`; a finetuned run is resumed by `train(resume=...)`.
 
     >>> result = ptkit.finetune("ckpt.pkl", epochs=1, groups=["conv1: frozen"], name="tuned")
@@ -95,13 +96,19 @@ def finetune(
     from ptkit.core.config_layers import gather
     from ptkit.core.models.locate import model_of
 
+    given: dict[str, Any] = {} if weights is None else {"weights": os.fspath(weights)}
+    # The model of the weights stands in for the recipe's.
     found = gather(
-        {**settings, "weights": weights},
+        {**settings, **given},
         base={"optimizer": {"head_lr": 10.0}},
         recipe=recipe,
-        model=None if recipe is None else model_of(os.fspath(weights)),
+        model=model_of(given["weights"]) if given and recipe is not None else None,
         config=path_or_none(config),
     )
+    # Of a model that is named beside a recipe, its own and not those of the recipe.
+    is_own = weights is None and settings.get("model") is not None
+    if is_own or found.model.weights is None:
+        found = _from_own_weights(found)
     return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
 
 
@@ -153,6 +160,18 @@ def _compared(found: "Mapping[str, Settings]", watch: "Watcher | None") -> "dict
         compared[name] = cross_validated(settings, watch)
         watch.say(f"backbone {name}: {compared[name].line}")
     return compared
+
+
+def _from_own_weights(settings: "Settings") -> "Settings":
+    """Return the settings of a run that starts from the pretrained weights of its model."""
+    if settings.model.call is None:
+        raise UsageError(
+            "finetune needs weights to start from: ptkit finetune WEIGHTS, or --model NAME of a"
+            " model with pretrained ones, such as efficientnet_lite0"
+        )
+    # Its call comes with the weights.
+    model = replace(settings.model, call=None, weights=settings.model.call)
+    return replace(settings, model=model)
 
 
 def _run(

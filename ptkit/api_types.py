@@ -53,6 +53,7 @@ class FinetuneSettings(TypedDict, total=False):
     workers: int
     model: str | None
     init: Sequence[str]
+    weights_sha256: str | None
     loss: str | None
     pairs: bool
     threshold: float | None

@@ -110,7 +110,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         "train": {"out"},
-        "finetune": {"out", "resume"},
+        "finetune": {"out", "resume", "file"},
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
         "evaluate": {"out", "num_images"},

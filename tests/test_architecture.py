@@ -82,7 +82,7 @@ FLAGS = {
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--device", "--workers", "--seed", "--out"},
-    "finetune": {"--verbose"},
+    "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--train", "--valid", "--size", "--transform", "--workers",
               "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--scale", "--out"},
@@ -95,7 +95,7 @@ FLAGS = {
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--out"},
-    "list": {"--plot", "--epochs", "--out"},
+    "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
 FLAGS["finetune"] |= FLAGS["train"]

@@ -93,7 +93,8 @@ def _showing(command: Command, parameters: Sequence[inspect.Parameter]) -> Comma
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CKPT", help="A checkpoint, a run folder, bare weights, or a torchvision model."
+        metavar="CKPT",
+        help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
 ListFile = Annotated[

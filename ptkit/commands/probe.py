@@ -25,8 +25,8 @@ def probe(
         typer.Option(
             "--backbone",
             metavar="WEIGHTS",
-            help="A checkpoint, a run folder, efficientnet_lite0 (the default) or a torchvision"
-            " model. Of several, the best in cross-validation. May be repeated.",
+            help="A checkpoint, a run folder, or a model with pretrained weights, by default"
+            " efficientnet_lite0. Of several, the best in cross-validation. May be repeated.",
         ),
     ] = None,
     knn: Annotated[

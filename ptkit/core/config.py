@@ -144,7 +144,12 @@ class ModelSettings:
         (), "Initial weights: SELECTOR=method(...), or tutorial.", flag="--init"
     )
     weights: str | None = _setting(
-        None, "Weights to start from: a file, a run or a torchvision model.", is_path=True
+        None,
+        "Weights to start from: a file, a run, or a model with pretrained ones.",
+        is_path=True,
+    )
+    weights_sha256: str | None = _setting(
+        None, "SHA-256 of the file of these weights; another file is refused. Runs fill it in."
     )
 
 

@@ -6,26 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptkit.core.config import LogSettings, LossSettings, Settings
 from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import choose_device, prepare_device
 from ptkit.core.errors import UsageError
-from ptkit.core.models.fitting import with_stem
-from ptkit.core.models.initialization import initialize
-from ptkit.core.models.locate import weights_to_start_from
-from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.weights import Weights
-from ptkit.core.models.zoo import (
-    build_model,
-    check_forward,
-    default_model,
-    find_head,
-    with_zero_init,
-)
+from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.sizes import is_small
 from ptkit.core.training.compiling import compile_model
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Watcher
@@ -43,6 +32,7 @@ from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
+from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
 from ptkit.core.training.setup_notes import choices, place_note
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
@@ -54,21 +44,8 @@ from ptkit.core.training.tasks.task import check_metric, metrics_for
 from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
 
-# Outputs of a model whose images are compared with each other.
-_EMBEDDING = 64
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 _FINETUNE_RATE = 0.1
-
-
-@dataclass(frozen=True)
-class PreparedModel:
-    """call: the text that builds the same model again. report: what was taken from old weights."""
-
-    module: nn.Module
-    call: str
-    num_outputs: int
-    report: TransferReport | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -99,8 +76,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
     # A resumed run has its own weights: those that it once started from may be gone.
-    weights = None if is_resumed else settings.model.weights
-    start = weights_to_start_from(weights, model=settings.model.call) if weights else None
+    start = None if is_resumed else weights_of(settings)
     data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
     try:
         return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
@@ -130,7 +106,7 @@ def _prepare_training(
     channels_last = asked.channels_last and not is_lbfgs(call)
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
-    model = _prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
+    model = prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -251,10 +227,14 @@ def _resolved(
         weights = os.path.relpath(os.path.realpath(weights))
     batch_size = data.train.sampling.batch_size
     chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr)
+    # A tag also says what the file is: the run is repeated with it.
+    tag = parse(settings.model.call).tag if settings.model.call else ""
+    call = str(replace(parse(model.call), tag=tag))
+    sha256 = model.weights_sha256 or settings.model.weights_sha256
     return replace(
         settings,
         data=data.settings,
-        model=replace(settings.model, call=model.call, weights=weights),
+        model=replace(settings.model, call=call, weights=weights, weights_sha256=sha256),
         loss=replace(settings.loss, call=loss.call.source),
         optimizer=chosen if settings.train.method == "steps" else settings.optimizer,
         train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
@@ -284,48 +264,6 @@ def _compiled(
     compiled, note = compile_model(model.module, images, dtype=dtype)
     watch.say(note)
     return compiled
-
-
-def _prepare_model(
-    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None, channels: int
-) -> PreparedModel:
-    """Build the model, initialise it and take over old weights, on the CPU.
-
-    channels: of the images that it gets.
-
-    Raises:
-        UsageError: unknown model or initialisation, or a size that the model does not take.
-        CheckpointError: none of the weights fit.
-    """
-    asked, seed, size = settings.model, settings.train.seed, data.sides
-    num_outputs = loss.facts.num_classes
-    if loss.compares:
-        num_outputs = settings.loss.embedding or _EMBEDDING
-    chosen = parse(asked.call or (start.call if start else None) or default_model(min(size)))
-    stem_notes: tuple[str, ...] = ()
-    if start is not None:
-        chosen, stem_notes = with_stem(chosen, start.state_dict)
-    elif not is_small(min(size)):
-        chosen = with_zero_init(chosen)
-    module, call = build_model(
-        chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
-    )
-    check_forward(module, size, num_classes=num_outputs, channels=channels)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    notes = [f"model: {call}, {num_parameters:,} parameters"]
-    # Before old weights are taken over: those that fit replace it.
-    if asked.init:
-        initialize(module, asked.init, seed=seed)
-        notes.append(f"init: {'; '.join(asked.init)}")
-    report = None
-    if start is not None:
-        is_same_task = start.class_names in (None, data.class_names)
-        # A head trained on other classes is of no use, even where its shape fits.
-        leave_out = "" if is_same_task else find_head(module, num_outputs)
-        report = transfer(module, start.state_dict, leave_out=leave_out)
-        words = (*start.notes, *stem_notes, *report.notes, report.summary())
-        notes += replace(start, notes=words).lines
-    return PreparedModel(module, call, num_outputs, report, tuple(notes))
 
 
 def _prepare_optimizer(

@@ -31,6 +31,7 @@ from ptkit.core.data.transforms.completion import (
     Statistics,
     complete,
     mirrors,
+    own_geometry,
     own_statistics,
     training_calls,
 )
@@ -85,9 +86,8 @@ def prepare_data(
     counting: Counting,
     start: Weights | None = None,
 ) -> PreparedData:
-    """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
-
-    start: weights whose own size and statistics come before measured ones.
+    """Read the lists, decide on size and statistics (first on those of the weights, `start`),
+    decode what is kept, and return the batches.
 
     Raises:
         DataError, UsageError: bad lists or images; transforms that do not fit.
@@ -95,8 +95,9 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     data, train_calls = replace(data, size=size), _training_calls(data, size, start)
-    # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
-    # comes before Normalize does not depend on them.
+    if start is not None and start.size == size and not (data.transforms or data.eval_transforms):
+        data = replace(data, eval_transforms=own_geometry(start.pipeline, size))
+    # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
     train_draft = _pipeline(train_calls, size)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
@@ -233,9 +234,7 @@ def _with_statistics(
 def _measured(
     train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> Statistics:
-    """Measure images after the pipeline's prefix, so that kept or not they give the same; as grey
-    where they become grey later.
-    """
+    """Measure images after the pipeline's prefix, kept or not, and as grey where they become so."""
     images = train.images
 
     def seen(pixels: Pixels) -> Pixels:
@@ -303,8 +302,7 @@ def _training_batches(
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
     # What is kept has been through one's prefix; for another the files are decoded again.
-    length = len(one.plan.prefix)
-    return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
+    return one.calls[: len(one.plan.prefix)] == other.calls[: len(other.plan.prefix)]
 
 
 def _data_note(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.task import EMBEDDING, METRICS, SCORES, Task, check_metric
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.data.lists import REGRESSION, ImageList, classes_file, read_list
+from ptkit.core.data.labels import REGRESSION
+from ptkit.core.data.lists import ImageList, classes_file, read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import label_kind_of

@@ -15,7 +15,8 @@ import torch
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import IMAGE_EXTENSIONS
-from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
+from ptkit.core.data.labels import MULTI, REGRESSION
+from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import DataError, UsageError

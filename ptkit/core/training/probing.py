@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import Settings
 from ptkit.core.data.keyed import permutation
-from ptkit.core.data.lists import SINGLE
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import mirrors
 from ptkit.core.device import autocast

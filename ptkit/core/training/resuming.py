@@ -32,6 +32,7 @@ from ptkit.core.training.tasks.task import read_task
 _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
+    "data.root",
     # What it comes to is compared instead.
     "data.eval_transforms",
     # A run from before images were compared by content may have such a leak.

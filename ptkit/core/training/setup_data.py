@@ -13,14 +13,8 @@ from ptkit.core.data import statistics
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import (
-    REGRESSION,
-    SINGLE,
-    ImageList,
-    classes_file,
-    read_classes,
-    read_list,
-)
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList, classes_file, read_classes, read_list
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
     average_precisions,

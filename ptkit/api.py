@@ -36,14 +36,22 @@ def split(
     kfold: int | None = None,
     extend: bool = False,
     group_by: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    label_from: str | None = None,
+    root: StrPath | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
     seed: int = 0,
     out: StrPath | None = None,
 ) -> SplitResult:
-    """Split class folders (or a list) into training, validation and test lists, written to `out`.
+    """Split class folders, a table or a list into training, validation and test lists, written to
+    `out`.
 
-    out: a folder, the working directory by default. The rest is explained by `ptkit split --help`.
+    folder: a folder of classes, of parts or of images that a table there names; or a table (.csv,
+    .tsv, .jsonl) or a list. out: a folder, the working directory by default. The rest is explained
+    by `ptkit split --help`.
 
     >>> found = ptkit.split("data", ratio="8:1:1")
     >>> list(found.counts)
@@ -55,19 +63,17 @@ def split(
         StorageError: the disk refused.
     """
     from ptkit.core.data.splits.jobs import SplitJob, run_split
-    from ptkit.core.data.splits.trees import Tree
+    from ptkit.core.data.splits.sources import Source
+    from ptkit.core.data.splits.tables import Columns
+    from ptkit.core.data.splits.trees import tree_of
     from ptkit.core.machine import without_garbage_collection
 
-    given = {"copy": copy, "link": link}.items()
-    trees = [Tree(Path(place), kind) for kind, place in given if place is not None]
-    if len(trees) > 1:
-        text = "--copy and --link cannot be combined: the lists name either copies or links;"
-        raise UsageError(f"{text} leave one of them out")
+    columns = Columns(path_column, label_column, group_column)
     job = SplitJob(
-        source=Path(folder),
+        Source(Path(folder), columns, label_from, path_or_none(root), is_lenient=allow_missing),
         out=Path(out or ""),
         ratio=ratio,
-        tree=trees[0] if trees else None,
+        tree=tree_of(copy=path_or_none(copy), link=path_or_none(link)),
         kfold=kfold,
         extend=extend,
         group_by=group_by,

@@ -76,7 +76,8 @@ LONG_FILES: dict[str, int] = {}
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out"},
+              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
+              "--group-column", "--label-from", "--root"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--out"},
     "train": {"--train", "--valid", "--config", "--recipe", "--set", "--model", "--size",
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",

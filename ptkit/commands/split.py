@@ -1,4 +1,4 @@
-"""`ptkit split`: class folders in, lists of training, validation and test images out."""
+"""`ptkit split`: class folders, a table or a list in; training, validation and test lists out."""
 
 from pathlib import Path
 from typing import Annotated, TypedDict, Unpack
@@ -53,10 +53,38 @@ class Choices(TypedDict, total=False):
             help="Keep images on one side whose paths have the same match (its first group).",
         ),
     ]
+    path_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
+    ]
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
+    ]
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keep images on one side that have the same in this column."
+        ),
+    ]
+    label_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Take the class from each path below DIR: the match of this, or its first group.",
+        ),
+    ]
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the images of a table or list, where they were moved."
+        ),
+    ]
     allow_missing: Annotated[
         bool,
         typer.Option(
-            "--allow-missing", help="Accept classes with fewer images than parts or folds."
+            "--allow-missing",
+            help="Accept classes with fewer images than parts or folds, and given parts without a"
+            " class.",
         ),
     ]
     overwrite: Annotated[
@@ -70,7 +98,9 @@ def split(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="Folder with one folder of images per class, or a list."
+            metavar="DIR",
+            help="Folder with one folder of images per class, also within train, val and test; or a"
+            " table (.csv, .tsv, .jsonl), or a list.",
         ),
     ],
     seed: options.Seed = 0,
@@ -79,6 +109,9 @@ def split(
 ) -> None:
     """Split images into training, validation and test lists, class by class; exact duplicates stay
     together.
+
+    Parts that are there (train, val, test) are kept, and only those that are missing are made. A
+    table that lies beside the images is found. What was taken for what is printed.
 
     Writes train.txt, valid.txt, test.txt, classes.txt and split.json here or into --out.
 

@@ -36,6 +36,7 @@ class FinetuneSettings(TypedDict, total=False):
     train: StrPath
     valid: StrPath
     classes: StrPath | None
+    root: StrPath | None
     size: int | None
     augment: str
     transforms: Sequence[str]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_data import write_list
 
 from ptkit.core.data.lists import (
-    check_first_image,
+    check_image,
     classes_bytes,
     list_bytes,
     read_classes,
@@ -336,4 +336,4 @@ def test_a_root_without_the_images_and_one_that_is_no_folder_are_errors(list_fil
     with pytest.raises(
         DataError, match=r"train\.txt, line 2: no image /old/cat/1\.png; .* --root DIR"
     ):
-        check_first_image(read_list(list_file))
+        check_image(read_list(list_file), 0)

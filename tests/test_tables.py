@@ -210,8 +210,8 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
         (("path", "size"), [("cat0.jpg", "3", "x")], (), 3,
          "a.csv, line 2: the number of cells is 3"),
         (("a", "b", "c"), [("1", "2", "3")], (), 3,
-         "a.csv has no column with a usual name for the path: name it with --path-column; it begins:"
-         " a,b,c | 1,2,3"),
+         "a.csv has no column with a usual name for the path: name it with --path-column; it begins"
+         ": a,b,c | 1,2,3"),
         (("path", "a", "b"), [("cat0.jpg", "2", "3")], (), 3,
          "--label-column; it begins: path,a,b"),
         (("path", "label", "class"), [("cat0.jpg", "0", "cat")], (), 3,

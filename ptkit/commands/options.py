@@ -25,8 +25,8 @@ def setting_option(keyword: str, **more: Any) -> Any:
     """
     rules, is_list = KEYWORDS[keyword][1].metadata, get_origin(_kind(keyword)) is list
     help_text = rules["meaning"] + (" May be repeated." if is_list else "")
-    metavar = "|".join(rules["choices"]) or None
-    return typer.Option(FLAGS[keyword], help=help_text, metavar=metavar, **more)
+    more = {"metavar": "|".join(rules["choices"]) or None} | more
+    return typer.Option(FLAGS[keyword], help=help_text, **more)
 
 
 def _kind(keyword: str) -> Any:
@@ -114,6 +114,7 @@ OnBad = Annotated[
         help="Stop at an image that cannot be read, or skip it; the exit code is 3 all the same.",
     ),
 ]
+Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
 Workers = Annotated[int, setting_option("workers", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[

@@ -11,7 +11,8 @@ from ptkit.commands.train import TrainingScreen, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
-    "train", "valid", "size", "transforms", "workers", "batch_size", "seed", "device", "precision",
+    "train", "valid", "root", "size", "transforms", "workers", "batch_size", "seed", "device",
+    "precision",
 )  # fmt: skip
 
 

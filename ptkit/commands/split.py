@@ -73,12 +73,7 @@ class Choices(TypedDict, total=False):
             help="Take the class from each path below DIR: the match of this, or its first group.",
         ),
     ]
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of the images of a table or list, where they were moved."
-        ),
-    ]
+    root: options.Root
     allow_missing: Annotated[
         bool,
         typer.Option(

@@ -180,14 +180,15 @@ def read_list(
     return replace(found, num_repeated=_count_repeated(found, hashes), moved=moved)
 
 
-def check_first_image(images: ImageList) -> None:
-    """Refuse a list whose images are elsewhere; only the first is looked for.
+def check_image(images: ImageList, row: int) -> None:
+    """Refuse a list, whole as it was read, whose images are elsewhere; one of them is looked for.
 
     Raises:
         DataError: it is not there.
     """
-    if not os.path.lexists(path := images.image_path(0)):
-        line = next(number for number, line in numbered_lines(images.file) if line.strip())
+    if not os.path.lexists(path := images.image_path(row)):
+        used = (number for number, line in numbered_lines(images.file) if line.strip())
+        line = next(islice(used, row, None))
         raise DataError(
             f"{images.file}, line {line}: no image {path}; if the images are elsewhere, pass"
             " --root DIR"

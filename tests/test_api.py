@@ -107,6 +107,8 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
 
     command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
     only_there = {"printer", "verbose", "assignments", *config.FLAGS}
+    if name in ("train", "finetune", "probe"):
+        only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         "train": {"out"},

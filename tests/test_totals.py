@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import resolve
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse
 from ptkit.core.training import loop

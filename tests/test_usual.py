@@ -1,5 +1,6 @@
 """What `ptkit train` does with photographs where nobody says how."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,69 @@ def test_fewer_images_than_the_recipe_has_in_a_batch_are_one_batch(photos):
     settings = {key: value for key, value in QUIET.items() if key != "batch_size"}
     ptkit.train(**settings, name="few")
     assert "batch_size = 8\n" in Path("runs/few/config.toml").read_text()
+
+
+# --------------------------------------------------------------------------- a folder, split first
+
+
+@pytest.fixture
+def folder(photos):
+    """The photographs in class folders, beside no lists."""
+    for number in range(12):
+        place = photos / "photos" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (photos / f"{number}.png").rename(place / f"{number}.png")
+    for name in ("train", "valid"):
+        (photos / f"{name}.txt").unlink()
+    return photos / "photos"
+
+
+def test_a_folder_is_split_into_the_run_and_trained_on(folder):
+    arguments = ["train", "photos", "--batch-size", "2", "--epochs", "1", "--name", "one"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false"])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("split: 10 training, 1 validation, 1 test images of 2 classes;")
+    run = Path("runs/one")
+    texts = [(run / f"{name}.txt").read_text() for name in ("train", "valid", "test")]
+    assert len({line for text in texts for line in text.splitlines()}) == 12
+    # As any other run: repeated, resumed, tested.
+    again = ptkit.train(config=run / "config.toml", name="two")
+    assert again.best == pytest.approx(ptkit.evaluate(run, run / "valid.txt").metrics | again.best)
+    assert not Path("train.txt").exists()
+
+
+def test_a_table_is_split_into_the_run_of_a_probe(folder):
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("*/*.png")]
+    Path("photos/table.csv").write_text("\n".join(["picture,animal", *sorted(rows)]))
+    found = ptkit.probe(
+        source="photos/table.csv", path_column="picture", label_column="animal", **{
+            key: value for key, value in QUIET.items() if key not in ("epochs", "batch_size")
+        }, batch_size=2,
+    )  # fmt: skip
+    assert (found.run / "classes.txt").read_text() == "a\nb\n"
+    assert len((found.run / "train.txt").read_text().splitlines()) == 10
+
+
+def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
+    arguments = ["finetune", "efficientnet_lite0", "photos", "--batch-size", "2", "--epochs", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert Path(json.loads(result.stdout)["run"], "test.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["photos", "--train", "train.txt"], 2, "--train names a list, and photos is split"),
+        (["photos", "--resume", "runs/1"], 2, "leave photos out"),
+        (["--label-from", "x"], 2, "--label-from is for a folder or a table"),
+        (["photos", "--model", "no_such"], 2, "no_such"),
+        (["none"], 3, "none"),
+        (["photos", "--label-from", r"(zebra)"], 2, "zebra"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(folder, arguments, code, message):
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not list(Path().glob("runs/*"))

@@ -23,6 +23,7 @@ def finetune(
             " efficientnet_lite0, torchvision's, timm:NAME[.TAG]. By default those of --model.",
         ),
     ] = None,
+    source: options.Source = None,
     file: Annotated[
         str | None,
         typer.Option("--weights", metavar="WEIGHTS", help="The same as the argument."),
@@ -52,4 +53,4 @@ def finetune(
     named = settings.pop("weights", None)
     weights = weights or file or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    print_run(printer, api_runs.finetune(weights, watch=watch, **settings))
+    print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))

@@ -11,15 +11,19 @@ from ptkit.commands.train import TrainingScreen, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
-    "train", "valid", "size", "transforms", "workers", "batch_size", "seed", "device", "precision",
+    "train", "valid", "root", "size", "transforms", "workers", "batch_size", "seed", "device",
+    "precision",
 )  # fmt: skip
+
+_OF_RUNS = ("name", "out", *options.SourceFlags.__annotations__)
 
 
 @options.with_flags(
-    options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in ("name", "out")}
+    options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in _OF_RUNS}
 )
 def probe(
     printer: Printer,
+    source: options.Source = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,6 +53,6 @@ def probe(
     Example: ptkit probe --backbone efficientnet_lite0
     """
     result = api_runs.probe(
-        weights or "efficientnet_lite0", knn=knn, watch=TrainingScreen(printer), **settings
+        weights or "efficientnet_lite0", source, knn=knn, watch=TrainingScreen(printer), **settings
     )
     print_run(printer, result)

@@ -34,8 +34,11 @@ _SLOW_EPOCH_S = 600.0
 
 
 @options.with_flags(options.setting_flags() | options.RUN_FLAGS)
-def train(printer: Printer, **settings: Any) -> None:
-    """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here.
+def train(printer: Printer, source: options.Source = None, **settings: Any) -> None:
+    """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here, or on a
+    folder that is split first.
+
+    Photographs start from pretrained weights where `ptkit[photos]` is installed.
 
     Writes a run folder (runs/NAME, or into --out) with the best checkpoint, the state to resume
     from, metrics.csv, TensorBoard events and pictures, and links ./ckpt.pkl to the best checkpoint.
@@ -45,7 +48,7 @@ def train(printer: Printer, **settings: Any) -> None:
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    result = api_runs.train(watch=TrainingScreen(printer), **settings)
+    result = api_runs.train(source, watch=TrainingScreen(printer), **settings)
     print_run(printer, result)
 
 

@@ -67,6 +67,13 @@ class DataSettings:
         "File with one class name a line; by default classes.txt beside the training list.",
         is_path=True,
     )
+    root: str | None = _setting(
+        None,
+        "Folder of the images, where they were moved: it replaces the leading folders of the listed"
+        " paths.",
+        flag="--root",
+        is_path=True,
+    )
     size: int | None = _setting(
         None,
         "Input size in pixels; by default chosen from the images.",

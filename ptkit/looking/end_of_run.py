@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ptkit.core.data.lists import MULTI, REGRESSION
+from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict

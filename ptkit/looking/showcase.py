@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import spread
-from ptkit.core.data.lists import REGRESSION, SINGLE, ImageList
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import PtkitError, UsageError

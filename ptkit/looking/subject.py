@@ -10,7 +10,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import SINGLE, ImageList, read_classes
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import ImageList, read_classes
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry

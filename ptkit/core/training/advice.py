@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import DataSettings
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.models.packaged_weights import INSTALL, is_installed
 from ptkit.core.sizes import is_small
 from ptkit.core.training.run_folder import Run

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
-from ptkit.core.data.lists import SINGLE
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import DivergedError

@@ -33,6 +33,7 @@ _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
     *("model.weights", "model.weights_sha256"),
+    "data.root",
     # What it comes to is compared instead.
     "data.eval_transforms",
     # A run from before images were compared by content may have such a leak.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ptkit.core.config import Settings
 from ptkit.core.config_layers import Layer, read_recipe
-from ptkit.core.data.lists import SINGLE, read_list
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.first_look import choose_size
 from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
 from ptkit.core.sizes import is_small
@@ -29,7 +30,8 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
     # A list that is not there is told of where both lists are read.
     if model.weights is not None or not Path(data.train).exists():
         return {}, ""
-    images = read_list(Path(data.train), classes=Path(data.classes) if data.classes else None)
+    classes, root = (Path(path) if path else None for path in (data.classes, data.root))
+    images = read_list(Path(data.train), classes=classes, root=root)
     if is_small(data.size or choose_size(images)):
         return {}, ""
     name, why = _choice(model.call)

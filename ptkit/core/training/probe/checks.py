@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import Settings
-from ptkit.core.data.lists import SINGLE
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.models.features import features
 from ptkit.core.models.hooks import evaluating

@@ -92,6 +92,16 @@ def test_loose_images_whose_names_tell_the_class_get_a_pattern_that_works(here, 
     assert len(ptkit.split("data", label_from=pattern).class_names) == 2
 
 
+def test_the_pattern_is_told_once_where_the_images_are_in_parts(here):
+    names = [f"{part}/{c}.{k}.jpg" for part in ("train", "val") for c in "ab" for k in "12"]
+    make_tree(here / "data", names)
+    output = run("data").output
+    assert output.startswith(
+        "ptkit: data/train holds 4 images outside class folders, such as a.1.jpg"
+    )
+    assert output.count("--label-from") == 1
+
+
 def test_loose_images_whose_names_tell_nothing_get_no_pattern(here):
     make_tree(here / "data", [f"IMG_{k}.jpg" for k in range(8)])
     assert "--label-from" not in run("data").output
@@ -119,7 +129,22 @@ def test_the_root_of_a_list_is_where_its_images_are_now(cats_and_dogs):
     names = [f"{label}/{k:02d}.png" for label in ("cat", "dog") for k in range(10)]
     lines = [f"/gone/images/{name} {int(name[0] == 'd')}\n" for name in names]
     Path("all.txt").write_text("".join(lines))
-    assert run("all.txt").exit_code == 3
+    result = run("all.txt")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: all.txt, line 1: no image /gone/images/cat/00.png; if the images are elsewhere,"
+        " pass --root DIR\n",
+    )
     found = ptkit.split("all.txt", root="images", ratio="1:1", out="lists")
     assert found.counts == {"train": 10, "valid": 10}
     assert "/images/cat/0" in Path("lists/train.txt").read_text()
+
+
+def test_a_list_that_names_its_classes_is_split_and_extended_by_name(cats_and_dogs):
+    rows = [f"images/{name}/{k:02d}.png {name}\n" for name in ("dog", "cat") for k in range(10)]
+    Path("all.txt").write_text("".join(rows))
+    assert ptkit.split("all.txt", ratio="1:1", out="lists").class_names == ("cat", "dog")
+    make_tree(cats_and_dogs / "images", ["ant/00.png", "ant/01.png"])
+    Path("all.txt").write_text("".join([*rows, "images/ant/00.png ant\nimages/ant/01.png ant\n"]))
+    found = ptkit.split("all.txt", extend=True, out="lists")
+    assert (found.class_names, len(found.outcome.scan)) == (("cat", "dog", "ant"), 2)

@@ -147,6 +147,15 @@ def test_a_column_of_parts_is_kept(here):
     assert labels_by_name("test.txt") == {"cat0": "cat", "dog0": "dog"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"), [(("0.0", "1.0"), ("0", "1")), (("B", "a"), ("B", "a"))]
+)
+def test_labels_are_whole_numbers_or_names_by_code_point(here, labels, classes):
+    of = dict(zip(("cat", "dog"), labels, strict=True))
+    write("a.csv", ("id", "label"), [(n, of[n[:3]]) for n in NAMES])
+    assert ptkit.split("a.csv", ratio="1:1").class_names == classes
+
+
 def test_metadata_in_each_part_is_found(here):
     for part, numbers in (("train", range(4)), ("test", range(4, 5))):
         names = [n for n in NAMES if int(n[3:]) in numbers]
@@ -161,6 +170,8 @@ def test_metadata_in_each_part_is_found(here):
     assert [note.partition(":")[0] for note in found.outcome.scan.notes] == [
         "hub/train/metadata.csv", "hub/test/metadata.csv"
     ]  # fmt: skip
+    again = ptkit.split("hub", ratio="3:1", label_column="label", out="again")
+    assert again.counts == found.counts
 
 
 def test_a_competitions_layout_is_found_from_its_folder(here):
@@ -229,6 +240,10 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          "gives dog0.jpg two labels, dog in line 3 and cat in line 4"),
         (("path", "label"), TWO[:1], (), 3, "images of one class only, cat"),
         (("path", "label"), [], (), 3, "a.csv has no rows"),
+        (("path", "label", "split"), [(*TWO[0], "val"), (*TWO[1], "val")], (), 3,
+         "a.csv has the part valid but no train"),
+        (("path", "label", "split"), [(*TWO[0], "train"), (*TWO[1], "val")], (), 3,
+         "a.csv: train and valid differ in classes, only in train: cat; only in valid: dog"),
         (("path", "label"), TWO, ("--label-column", "lable"), 2,
          "--label-column: a.csv has no column lable; did you mean label?"),
         (("path", "label"), TWO, ("--path-column", "label", "--label-column", "label"), 2,

@@ -110,7 +110,7 @@ def join_parts(
     )
 
 
-def _check_classes(train: _Classes, other: _Classes, *, is_lenient: bool) -> None:
+def _check_classes(train: _Classes, other: _Classes, *, is_lenient: bool, where: str = "") -> None:
     sides = [(train, other), (other, train)]
     lacking = [[name for name in one[1] if name not in two[1]] for one, two in sides]
     if not lacking[1] and (is_lenient or not lacking[0]):
@@ -118,20 +118,20 @@ def _check_classes(train: _Classes, other: _Classes, *, is_lenient: bool) -> Non
     places = (train[0], other[0])
     only = [f"only in {p}: {first_of(n, 5)}" for p, n in zip(places, lacking, strict=True) if n]
     advice = "" if lacking[1] else "; --allow-missing accepts that"
-    raise DataError(f"{train[0]} and {other[0]} differ in classes, {'; '.join(only)}{advice}")
+    raise DataError(
+        f"{where}{train[0]} and {other[0]} differ in classes, {'; '.join(only)}{advice}"
+    )
 
 
 def with_parts_of_names(scan: Scan, *, is_lenient: bool) -> Scan:
     """Return the scan with the parts that the first folders of all its names say, if they do.
 
     Raises:
-        DataError: no training part, or classes that differ.
+        DataError: see `with_parts`.
     """
     parts = [part_of(name.partition("/")[0]) if "/" in name else "" for name in scan.names]
     if not all(parts) or set(parts) == {"train"}:
         return scan
-    if "train" not in parts:
-        raise DataError(f"{scan.source} has {_listed(sorted(set(parts)))} but no train")
     return with_parts(scan, parts, is_lenient=is_lenient)
 
 
@@ -139,16 +139,18 @@ def with_parts(scan: Scan, parts: Sequence[str], *, is_lenient: bool) -> Scan:
     """Return the scan with these parts of its images.
 
     Raises:
-        DataError: classes that differ.
+        DataError: no training part, or classes that differ.
     """
+    if "train" not in parts:
+        raise DataError(f"{scan.source} has the part {_listed(sorted(set(parts)))} but no train")
     present = set(zip(parts, scan.labels, strict=True))
     found = {
         part: [name for label, name in enumerate(scan.class_names) if (part, label) in present]
         for part in dict.fromkeys(parts)
     }
     for part, names in found.items():
-        train = f"{scan.source}: train", found["train"]
-        _check_classes(train, (part, names), is_lenient=is_lenient)
+        both = ("train", found["train"]), (part, names)
+        _check_classes(*both, is_lenient=is_lenient, where=f"{scan.source}: ")
     return replace(scan, parts=parts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptkit.core.data.formats import IMAGE_EXTENSIONS, OPTIONAL, OPTIONAL_EXTENSIONS
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import classes_file, read_list
+from ptkit.core.data.lists import check_image, classes_file, read_list
 from ptkit.core.errors import DataError
 
 
@@ -108,7 +108,13 @@ def scan_list(file: Path, *, known_classes: Path | None = None, root: Path | Non
             " more"
         )
     paths = [images.image_path(row) for row in rows]
-    sizes = [file_size(path) for path in paths]
+    try:
+        sizes = [file_size(path) for path in paths]
+    except DataError:
+        # A missing one is told with its line; only now, as it takes another look at each file.
+        for row in range(len(images)):
+            check_image(images, row)
+        raise
     return Scan(file, images.class_names, names=names, paths=paths, labels=labels, sizes=sizes)
 
 

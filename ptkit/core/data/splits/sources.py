@@ -44,6 +44,11 @@ class Source:
     root: Path | None = None
     is_lenient: bool = False
 
+    @property
+    def for_tables(self) -> list[str]:
+        """The flags that are given and need a table, or a list for the last."""
+        return [*self.columns.given(), *(["--root"] if self.root else [])]
+
 
 def scan_source(
     source: Source, known_classes: Collection[str] = (), *, classes_file: Path | None = None
@@ -58,12 +63,11 @@ def scan_source(
     """
     place = source.place
     is_table = _is_table(place) and not place.is_dir()
-    for_tables = [*source.columns.given(), *(["--root"] if source.root else [])]
     if source.root is not None and not source.root.is_dir():
         raise UsageError(f"--root {source.root} is not a folder")
     if source.label_from is not None:
-        if place.is_file() or for_tables:
-            other = for_tables[0] if for_tables else place
+        if place.is_file() or source.for_tables:
+            other = source.for_tables[0] if source.for_tables else place
             raise UsageError(f"--label-from is for the images in a folder; it excludes {other}")
         return scan_names(place, source.label_from, is_lenient=source.is_lenient)
     if is_table and not place.exists():
@@ -72,11 +76,15 @@ def scan_source(
         return _scan_table(place, source, known_classes)
     if place.is_file():
         if source.columns.given():
-            raise UsageError(f"{for_tables[0]} is for tables with a header, and {place} is a list")
+            flag = source.for_tables[0]
+            raise UsageError(f"{flag} is for tables with a header, and {place} is a list")
         return scan_list(place, known_classes=classes_file, root=source.root)
-    if for_tables:
-        return _scan_table_in(place, source, known_classes)
-    return _scan_folder(place, source, known_classes)
+    try:
+        return _scan_folder(place, source, known_classes)
+    except LayoutError as error:
+        pattern = _pattern_for(place)
+        advice = f"; if the names tell the classes: --label-from '{pattern}'" if pattern else ""
+        raise LayoutError(f"{error}{advice}") from None
 
 
 def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
@@ -129,37 +137,26 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
 
 
 def _scan_folder(folder: Path, source: Source, known: Collection[str]) -> Scan:
+    tables = _tables_in(folder)
     # Its name says what it is for, also where it lies beside folders that may be classes.
-    if metadata := [file for file in _tables_in(folder) if file.stem.lower() == "metadata"]:
-        found, _ = _readable(metadata, source, known)
-        if found:
-            return _only_one(folder, found)
+    sure = [file for file in tables if source.for_tables or file.stem.lower() == "metadata"]
+    found, errors = _readable(sure, source, known)
+    if found:
+        return _only_one(folder, found)
     try:
         if parts := find_part_folders(folder):
             scan_part = partial(_scan_folder, source=source)
             return join_parts(folder, parts, scan_part, is_lenient=source.is_lenient)
+        if source.for_tables:
+            flag = source.for_tables[0]
+            raise errors[0] if errors else UsageError(f"{flag} is for tables; {folder} has none")
         return scan_class_folders(folder, known_classes=known)
     except LayoutError as error:
-        return _scan_table_in(folder, source, known, otherwise=error)
-
-
-def _scan_table_in(
-    folder: Path, source: Source, known: Collection[str], *, otherwise: DataError | None = None
-) -> Scan:
-    """Use the only table in a folder that names images and classes.
-
-    otherwise: what is wrong with the folder if it has none.
-    """
-    found, errors = _readable(_tables_in(folder), source, known)
-    if found:
-        return _only_one(folder, found)
-    if otherwise is None:
-        flag = next(iter(source.columns.given()), "--root")
-        raise errors[0] if errors else UsageError(f"{flag} is for tables, and {folder} has none")
-    advice = f"; as for the table there: {errors[0]}" if errors else ""
-    if pattern := _pattern_for(folder):
-        advice += f"; if the names tell the classes: --label-from '{pattern}'"
-    raise type(otherwise)(f"{otherwise}{advice}") from None
+        found, errors = _readable(tables, source, known)
+        if found:
+            return _only_one(folder, found)
+        advice = f"; as for the table there: {errors[0]}" if errors else ""
+        raise LayoutError(f"{error}{advice}") from None
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ _USUAL_NAMES = {
     ),
     "part": (("split", "subset", "partition", "dataset", "set"),),
 }  # fmt: skip
+_WHOLE = re.compile(r"^(\d+)\.0$", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
@@ -145,7 +146,9 @@ def _read_table(file: Path, columns: Columns) -> _Table:
             raise DataError(
                 f"{place}: the number of cells is {len(cells)}, in the header {len(header)}"
             )
-        row = Row(line, **{kind: _text(cells[k], place) for kind, k in index.items()})
+        found = {kind: _text(cells[k], place) for kind, k in index.items()}
+        # So pandas writes whole numbers of a column that has gaps.
+        row = Row(line, **{**found, "label": _WHOLE.sub(r"\1", found["label"])})
         if not row.path or not row.label:
             kind = "label" if row.path else "path"
             raise DataError(f"{place}: the {kind} is empty (column {chosen[kind]})")

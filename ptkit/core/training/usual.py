@@ -8,7 +8,7 @@ from pathlib import Path
 from ptkit.core.config import Settings
 from ptkit.core.config_layers import Layer, read_recipe
 from ptkit.core.data.labels import SINGLE
-from ptkit.core.data.lists import read_list
+from ptkit.core.data.lists import check_image, read_list
 from ptkit.core.data.loading.first_look import choose_size
 from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
 from ptkit.core.sizes import is_small
@@ -32,6 +32,7 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
         return {}, ""
     classes, root = (Path(path) if path else None for path in (data.classes, data.root))
     images = read_list(Path(data.train), classes=classes, root=root)
+    check_image(images, 0)
     if is_small(data.size or choose_size(images)):
         return {}, ""
     name, why = _choice(model.call)

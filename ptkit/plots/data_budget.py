@@ -29,10 +29,9 @@ def data_budget_figure(
     """
     counts, values = np.asarray(num_images, float), np.asarray(accuracy)
     low, high = np.asarray(interval).T
-    more = "" if expected is None else f"; twice as many: about {expected:.1%}"
-    title = f"{values[-1]:.1%} right with all {num_images[-1]:,} training images{more}"
-    notes = ["Heads on the same features, fitted to parts of the training images.",
-             "Band: 95 % interval."]  # fmt: skip
+    more = "" if expected is None else f", about {expected:.1%} with twice as many"
+    title = f"{values[-1]:.1%} with {num_images[-1]:,} training images{more}"
+    notes = ["Heads fitted to parts of the training images. Band: 95 % interval."]
     page = style.new_page(_WIDTH, _HEIGHT + 44, title=title, notes=notes, footer=footer)
     axes = page.axes(_LEFT, 14, _WIDTH - _LEFT - 12, _HEIGHT)
     axes.axhline(majority, color=style.MUTED, linewidth=1, linestyle=(0, (5, 4)))

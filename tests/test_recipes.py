@@ -77,6 +77,7 @@ def test_a_users_own_recipe_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.M
 GIVEN: dict[str, Any] = {
     "train": ["other.txt"],
     "valid": ["other_valid.txt"],
+    "root": ["."],
     "size": [24, 64],
     "augment": ["none", "safe", "natural", "auto"],
     "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],

@@ -73,3 +73,13 @@ def test_lists_that_share_nothing_are_compared_without_looking_at_the_disk(
     )
     monkeypatch.setattr(os.path, "lexists", None)
     assert first_shared(train, valid) is None
+
+
+def test_images_that_were_moved_are_compared_where_they_are_now(tmp_path):
+    (tmp_path / "new").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "new" / name).touch()
+    (tmp_path / "one.txt").write_text("/gone/a.png 0\n/gone/b.png 0\n")
+    (tmp_path / "other.txt").write_text("../old/c.png 0\n../old/b.png 0\n")
+    one, other = (read_list(tmp_path / f"{n}.txt", root=tmp_path / "new") for n in ("one", "other"))
+    assert first_shared(one, other) == f"{tmp_path}/new/b.png"

@@ -89,6 +89,7 @@ def test_what_was_assumed_is_said_in_one_line(here):
 def test_marks_quotes_and_blanks_of_usual_tables_are_read(here, content):
     Path("pictures/a.csv").write_bytes(content)
     found = ptkit.split("pictures/a.csv", ratio="4:1")
+    assert 'images from "path", classes from "label".' in found.outcome.scan.notes[0]
     assert found.counts == {"train": 8, "valid": 2}
     assert labels_by_name("train.txt", "valid.txt") == EXPECTED
 

@@ -185,7 +185,7 @@ def contents_of(
     below: what the paths begin with; those of folders end with a slash.
     """
     folders, images = [], []
-    for entry in _entries(folder):
+    for entry in entries_of(folder):
         name = entry.name
         # Nearly all entries are plain images, so their test comes first.
         if is_image(name) and entry.is_file(follow_symlinks=False):
@@ -231,7 +231,12 @@ def describe_ignored(ignored: Mapping[str, int]) -> str:
     return ", ".join(kinds) + (", ..." if len(ordered) > 5 else "")
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in the file system's order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -12,6 +12,7 @@ from ptkit.core.data.splits.given_parts import find_part_folders, join_parts, wi
 from ptkit.core.data.splits.scanning import (
     LayoutError,
     Scan,
+    entries_of,
     images_below,
     scan_class_folders,
     scan_list,
@@ -62,7 +63,7 @@ def scan_source(
         DataError: see `scan_class_folders`, `join_parts`, `scan_table`, `scan_names`, `scan_list`.
     """
     place = source.place
-    is_table = _is_table(place) and not place.is_dir()
+    is_table = _is_table(place.name) and not place.is_dir()
     if source.root is not None and not source.root.is_dir():
         raise UsageError(f"--root {source.root} is not a folder")
     if source.label_from is not None:
@@ -160,15 +161,12 @@ def _scan_folder(folder: Path, source: Source, known: Collection[str]) -> Scan:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    """Return the tables in a folder, but for the answers that a competition asks for."""
-    if not folder.is_dir():
-        return []
-    files = sorted(file for file in folder.iterdir() if _is_table(file) and file.is_file())
-    return [file for file in files if "submission" not in file.name.lower()]
+    entries = entries_of(str(folder))
+    return sorted(folder / e.name for e in entries if _is_table(e.name) and e.is_file())
 
 
-def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+def _is_table(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _readable(

@@ -130,7 +130,8 @@ class TrainingScreen:
         found = "  ".join(
             f"{name} {metric_text(name, value)}" for name, value in result.valid.items()
         )
-        rate, mark = next(iter(result.lrs.values())), "  best" if is_best else ""
+        # With rates by layer the first is that of the input, next to nothing.
+        rate, mark = max(result.lrs.values()), "  best" if is_best else ""
         for name in result.unfrozen:
             self.say(f"{epoch}  unfrozen: {name}")
         self.say(

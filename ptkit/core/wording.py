@@ -15,6 +15,8 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 
 def trained_on_note(count: int, total: int) -> str:
     """Return `37 of these 179 images were trained on`."""
+    if count == total == 1:
+        return "this image was trained on"
     return (
         f"{count:,} of these {counted(total, 'image')} {'was' if count == 1 else 'were'} trained on"
     )

@@ -44,6 +44,13 @@ def _group_notes(asked: OptimizerSettings, optimizer: OptimizerSetup) -> list[st
     """Return what became of the parameter groups, where the user asked for any."""
     if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
         return []
+    if asked.layer_decay is not None and not asked.groups:
+        # A line for each of dozens of layers says less.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return [
+            f"rates by layer: {min(rates):.3g} at the input to {max(rates):.3g} at the head, each"
+            f" {asked.layer_decay:g} of the next one's"
+        ]
     notes = [
         f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
         for group in optimizer.param_groups

@@ -36,7 +36,7 @@ _MANY_IMAGES = 100_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """rule: which of RULES it is of. text: one line."""
+    """rule: its name in _RULES. text: one line."""
 
     rule: str
     text: str
@@ -123,7 +123,7 @@ def facts_of_run(run: Run) -> Facts:
 
 def verdicts(facts: Facts) -> tuple[Verdict, ...]:
     """Return what is true of a run and should be known before its result is used."""
-    found = ((name, rule(facts)) for name, rule in RULES.items())
+    found = ((name, rule(facts)) for name, rule in _RULES.items())
     return tuple(Verdict(name, text) for name, text in found if text)
 
 
@@ -234,7 +234,7 @@ def telling_difference(right: int, total: int) -> float:
 
 
 # In the order in which they are told: what may be the cause of the others first.
-RULES: dict[str, Callable[[Facts], str | None]] = {
+_RULES: dict[str, Callable[[Facts], str | None]] = {
     "exploded": _exploded,
     "never_below_chance": _never_below_chance,
     "no_better_than_majority": _no_better_than_majority,

@@ -31,7 +31,7 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes digits catalogue transforms
+BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes photos digits catalogue transforms
 
 .PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -103,6 +103,9 @@ bench-accuracy: bench-ready
 
 bench-recipes: bench-ready
 	$(BENCH) benchmarks/bench_recipes.py "$(IMAGES)" "$(PHOTOS)" --device $(DEVICE)
+
+bench-photos: bench-ready
+	$(BENCH) benchmarks/bench_photos.py "$(PHOTOS)" "$(IMAGES)" --device $(DEVICE)
 
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)

@@ -36,7 +36,7 @@ ROWS = (
         ("--epochs", "8", "--size", "16", "--transform", "RandomCrop(16, padding=2)"),
         "the digits at 16 pixels, 8 of 30 epochs",
     ),
-    Row("photos-scratch", "photos", ("--epochs", "4"), "photographs of 2 classes, 4 of 100 epochs"),
+    Row("photos-scratch", "photos", ("--epochs", "4"), "photographs of 2 classes, 4 of 60 epochs"),
     Row("speed", "cifar", (), "CIFAR-10, whole"),
     Row(
         "finetune",

@@ -27,7 +27,7 @@ import json, time, numpy as np
 from ptkit.core.config import DataSettings
 from ptkit.core.data import statistics
 from ptkit.core.data import keyed as sampling
-from ptkit.core.training.setup_data import read_lists
+from ptkit.core.training.setup_lists import read_lists
 
 seconds, start = {}, time.perf_counter()
 

@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from ptkit.api import evaluate, load, normstats, predict, split
     from ptkit.api_runs import finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
+    from ptkit.core.models.features import features
 
 __version__ = "0.1.0"
 
 # Public names are imported at first use, so that `import ptkit` stays free of torch.
 _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
+    "features": "ptkit.core.models.features",
     **dict.fromkeys(("evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
     **dict.fromkeys(("finetune", "probe", "train"), "ptkit.api_runs"),
 }
@@ -20,6 +22,7 @@ __all__ = [
     "ListDataset",
     "__version__",
     "evaluate",
+    "features",
     "finetune",
     "load",
     "normstats",

@@ -36,14 +36,22 @@ def split(
     kfold: int | None = None,
     extend: bool = False,
     group_by: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    label_from: str | None = None,
+    root: StrPath | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
     seed: int = 0,
     out: StrPath | None = None,
 ) -> SplitResult:
-    """Split class folders (or a list) into training, validation and test lists, written to `out`.
+    """Split class folders, a table or a list into training, validation and test lists, written to
+    `out`.
 
-    out: a folder, the working directory by default. The rest is explained by `ptkit split --help`.
+    folder: a folder of classes, of parts or of images that a table there names; or a table (.csv,
+    .tsv, .jsonl) or a list. out: a folder, the working directory by default. The rest is explained
+    by `ptkit split --help`.
 
     >>> found = ptkit.split("data", ratio="8:1:1")
     >>> list(found.counts)
@@ -55,19 +63,17 @@ def split(
         StorageError: the disk refused.
     """
     from ptkit.core.data.splits.jobs import SplitJob, run_split
-    from ptkit.core.data.splits.trees import Tree
+    from ptkit.core.data.splits.sources import Source
+    from ptkit.core.data.splits.tables import Columns
+    from ptkit.core.data.splits.trees import tree_of
     from ptkit.core.machine import without_garbage_collection
 
-    given = {"copy": copy, "link": link}.items()
-    trees = [Tree(Path(place), kind) for kind, place in given if place is not None]
-    if len(trees) > 1:
-        text = "--copy and --link cannot be combined: the lists name either copies or links;"
-        raise UsageError(f"{text} leave one of them out")
+    columns = Columns(path_column, label_column, group_column)
     job = SplitJob(
-        source=Path(folder),
+        Source(Path(folder), columns, label_from, path_or_none(root), is_lenient=allow_missing),
         out=Path(out or ""),
         ratio=ratio,
-        tree=trees[0] if trees else None,
+        tree=tree_of(copy=path_or_none(copy), link=path_or_none(link)),
         kfold=kfold,
         extend=extend,
         group_by=group_by,
@@ -91,6 +97,7 @@ def normstats(
     seed: int = 0,
     workers: int = 0,
     on_bad: str = "stop",
+    root: StrPath | None = None,
     out: StrPath | None = None,
     counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
 ) -> NormstatsResult:
@@ -98,8 +105,8 @@ def normstats(
 
     num: take a random sample of this many images. size: resize them to size × size first.
     whiten: zca or pca for a whitening matrix too. out: a folder, that of the list by default.
-    on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
-    counting: for a progress bar.
+    on_bad: `skip` leaves out images that cannot be read, see `skipped`. root: the folder of the
+    images, where they were moved. counting: for a progress bar.
 
     >>> found = ptkit.normstats("train.txt")
     >>> all(0 < value < 1 for value in found.mean)
@@ -107,23 +114,23 @@ def normstats(
 
     Raises:
         DataError: no images, or, with `stop`, some cannot be read.
-        UsageError: whitening of images that differ in size, or that are too large.
-        StorageError: the disk refused.
+        UsageError: whitening images that differ or are too large. StorageError: the disk refused.
     """
     from ptkit.core.config import ON_BAD
     from ptkit.core.data import statistics
-    from ptkit.core.data.lists import read_list
+    from ptkit.core.data.lists import check_image, read_list
     from ptkit.core.machine import num_cores
 
     _check_at_least(1, num=num, size=size)
     _check_at_least(0, workers=workers)
     check_choice("--on-bad", on_bad, ON_BAD)
-    images = read_list(Path(list_file))
+    images = read_list(Path(list_file), root=path_or_none(root))
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
     chosen, threads = statistics.sample(images, num=num, seed=seed), workers or num_cores()
     total, skipped = len(chosen), list[str]()
-    bad = skipped if on_bad == "skip" else None
-    whitening = whitening_file = None
+    if (bad := skipped if on_bad == "skip" else None) is None:
+        check_image(images, int(chosen[0]))
+    whitening = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
         from ptkit.core.data.transforms import covariance
@@ -139,8 +146,7 @@ def normstats(
             images, chosen, size=size, workers=threads, on_images=advance, bad=bad
         )
     file = statistics.save(found, target)
-    if whitening is not None:
-        whitening_file = covariance.save(whitening, target)
+    whitening_file = None if whitening is None else covariance.save(whitening, target)
     return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
 
 
@@ -157,12 +163,14 @@ def evaluate(
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "stop",
+    root: StrPath | None = None,
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
     ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
+    root: the folder of the images, where they were moved.
 
     >>> found = ptkit.evaluate("ckpt.pkl", "test.txt")
     >>> found.metrics.keys()
@@ -183,7 +191,13 @@ def evaluate(
     answers = given | {"transforms": transforms}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
-        subject, Path(list_file), classes=names, device=device, workers=workers, on_bad=on_bad
+        subject,
+        Path(list_file),
+        classes=names,
+        device=device,
+        workers=workers,
+        on_bad=on_bad,
+        root=path_or_none(root),
     )
 
 
@@ -201,6 +215,7 @@ def predict(
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "skip",
+    root: StrPath | None = None,
 ) -> "Answers":
     """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
 
@@ -225,7 +240,15 @@ def predict(
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(source) for source in several]
-    return predict_sources(subject, paths, top=top, device=device, workers=workers, on_bad=on_bad)
+    return predict_sources(
+        subject,
+        paths,
+        top=top,
+        device=device,
+        workers=workers,
+        on_bad=on_bad,
+        root=path_or_none(root),
+    )
 
 
 def load(

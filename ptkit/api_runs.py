@@ -5,20 +5,32 @@ and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 """
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from ptkit.api_types import FinetuneSettings, StrPath, TrainSettings, path_or_none
+from ptkit.api_types import (
+    FinetuneKeywords,
+    SourceFlags,
+    StrPath,
+    TrainKeywords,
+    path_or_none,
+)
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from ptkit.core.config import Settings
     from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.probe.linear_head import Chosen
     from ptkit.core.training.run_folder import Run
+    from ptkit.core.training.run_place import Place
     from ptkit.core.training.session import RunResult
 
 
 def train(
+    source: StrPath | None = None,
     *,
     config: StrPath | None = None,
     recipe: str | None = None,
@@ -27,11 +39,14 @@ def train(
     resume: StrPath | None = None,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
-    **settings: Unpack[TrainSettings],
+    **settings: Unpack[TrainKeywords],
 ) -> "RunResult":
     """Train a classifier on train.txt and valid.txt, as `split` leaves them, into a run folder.
 
-    Settings take precedence over the TOML file `config`, that over the `recipe`.
+    source: a folder or a table of images, which is split first as `split` does it; the lists are
+    then in the run folder.
+    Settings take precedence over the TOML file `config`, that over the `recipe`; photographs get a
+    recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
@@ -45,20 +60,33 @@ def train(
         PtkitError: any of its children; core/errors.py says what each means.
     """
     from ptkit.core.config_layers import gather
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.run_place import Place
+    from ptkit.core.training.usual import usual_layer
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
         )
-    found = gather(
-        settings, recipe=recipe, resume=path_or_none(resume), config=path_or_none(config)
-    )
-    return _run(found, name=name, out=out, resume=resume, link=link, watch=watch)
+    if resume is not None and source is not None:
+        raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
+    watch = watch or Unwatched()
+    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
+        found = gather(
+            given, recipe=recipe, resume=path_or_none(resume), config=path_or_none(config)
+        )
+        if recipe is config is resume is None:
+            usual, why = usual_layer(found)
+            if why:
+                watch.say(why)
+                found = gather(given, base=usual)
+        return _run(found, place, resume=resume, link=link, watch=watch)
 
 
 def finetune(
-    weights: StrPath,
+    weights: StrPath | None = None,
+    source: StrPath | None = None,
     *,
     config: StrPath | None = None,
     recipe: str | None = None,
@@ -66,11 +94,12 @@ def finetune(
     out: StrPath | None = None,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
-    **settings: Unpack[FinetuneSettings],
+    **settings: Unpack[FinetuneKeywords],
 ) -> "RunResult":
     """Train from old weights, the head ten times as fast as the rest.
 
-    weights: a checkpoint, a run folder, bare weights, or the name of a torchvision model.
+    weights: a checkpoint, a run folder, bare weights, or a model that has pretrained ones, such as
+    "resnet18" or "timm:resnet18.a1_in1k"; by default those of `model`.
     The rest: see `train`; a finetuned run is resumed by `train(resume=...)`.
 
     >>> result = ptkit.finetune("ckpt.pkl", epochs=1, groups=["conv1: frozen"], name="tuned")
@@ -82,29 +111,43 @@ def finetune(
     """
     from ptkit.core.config_layers import gather
     from ptkit.core.models.locate import model_of
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.run_place import Place
 
-    found = gather(
-        {**settings, "weights": weights},
-        base={"optimizer": {"head_lr": 10.0}},
-        recipe=recipe,
-        model=None if recipe is None else model_of(os.fspath(weights)),
-        config=path_or_none(config),
-    )
-    return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
+    watch = watch or Unwatched()
+    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
+        if weights is not None:
+            given["weights"] = os.fspath(weights)
+        # The model of the weights stands in for the recipe's.
+        is_renamed = weights is not None and recipe is not None
+        found = gather(
+            given,
+            base={"optimizer": {"head_lr": 10.0}},
+            recipe=recipe,
+            model=model_of(given["weights"]) if is_renamed else None,
+            config=path_or_none(config),
+        )
+        # Of a model that is named beside a recipe, its own and not those of the recipe.
+        is_own = weights is None and given.get("model") is not None
+        if is_own or found.model.weights is None:
+            found = _from_own_weights(found)
+        return _run(found, place, resume=None, link=link, watch=watch)
 
 
 def probe(
-    weights: StrPath = "efficientnet_lite0",
+    weights: StrPath | Sequence[StrPath] = "efficientnet_lite0",
+    source: StrPath | None = None,
     *,
     name: str | None = None,
     out: StrPath | None = None,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
-    **settings: Unpack[FinetuneSettings],
+    **settings: Unpack[FinetuneKeywords],
 ) -> "RunResult":
     """Fit a linear head to features of a pretrained network, which stays as it is.
 
-    weights: as for `finetune`. The result is a run like that of `train`, of one epoch.
+    weights: as for `finetune`; of several, those whose heads are best in cross-validation. The
+    result is a run like that of `train`, of one epoch.
 
     >>> result = ptkit.probe("ckpt.pkl", name="probed")
     >>> sorted(result.best)
@@ -113,35 +156,98 @@ def probe(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.config_layers import gather
+    from ptkit.core.config_layers import Layer, gather
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.core.training.run_place import Place
 
-    found = gather(
-        {**settings, "weights": weights},
-        base={
-            "train": {"method": "probe", "epochs": 1},
-            "loss": {"call": "CrossEntropyLoss()"},
-        },
-    )
-    return _run(found, name=name, out=out, resume=None, link=link, watch=watch)
+    base: Layer = {
+        "train": {"method": "probe", "epochs": 1},
+        "loss": {"call": "CrossEntropyLoss()"},
+        # Tracing it takes longer than fitting the head, and the network is not new.
+        "log": {"graph": False},
+    }
+    watch = watch or Unwatched()
+    names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
+    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
+        found = {os.fspath(each): gather({**given, "weights": each}, base=base) for each in names}
+        compared = _compared(found, watch) if len(found) > 1 else {}
+        # Of as many right answers the smaller loss; it is chosen on the training images alone.
+        best = min(found, key=lambda each: compared[each].order if compared else 0)
+        result = _run(found[best], place, resume=None, link=link, watch=watch)
+    return replace(result, backbones=compared)
+
+
+def _compared(found: "Mapping[str, Settings]", watch: "Watcher") -> "dict[str, Chosen]":
+    """Say how good heads on each of several backbones are."""
+    from ptkit.core.training.probing import cross_validated
+
+    compared = {}
+    for name, settings in found.items():
+        compared[name] = cross_validated(settings, watch)
+        watch.say(f"backbone {name}: {compared[name].line}")
+    return compared
+
+
+def _from_own_weights(settings: "Settings") -> "Settings":
+    """Return the settings of a run that starts from the pretrained weights of its model."""
+    if settings.model.call is None:
+        raise UsageError(
+            "finetune needs weights to start from: ptkit finetune WEIGHTS, or --model NAME of a"
+            " model with pretrained ones, such as efficientnet_lite0"
+        )
+    # Its call comes with the weights.
+    model = replace(settings.model, call=None, weights=settings.model.call)
+    return replace(settings, model=model)
+
+
+@contextmanager
+def _split_first(
+    source: StrPath | None, settings: Mapping[str, Any], place: "Place", watch: "Watcher"
+) -> "Iterator[tuple[dict[str, Any], Place]]":
+    """Split a source, if there is one, into the folder of the run; yield the settings with its
+    lists, and the place of the folder.
+    """
+    told = {key: settings[key] for key in SourceFlags.__annotations__ if settings.get(key)}
+    given = {key: value for key, value in settings.items() if key not in told}
+    if source is None:
+        if told:
+            flag = "--" + next(iter(told)).replace("_", "-")
+            raise UsageError(f"{flag} is for a folder or a table that is split first: name one")
+        yield given, place
+        return
+    from ptkit.core.data.splits.sources import Source
+    from ptkit.core.data.splits.tables import Columns
+    from ptkit.core.training.own_lists import own_lists
+
+    if lists := [f"--{key}" for key in ("train", "valid") if given.get(key)]:
+        raise UsageError(
+            f"{lists[0]} names a list, and {source} is split into lists: leave one out"
+        )
+    columns = Columns(*(told.get(f"{name}_column") for name in ("path", "label", "group")))
+    # The lists name the images where they are now.
+    root = path_or_none(given.pop("root", None))
+    images = Source(Path(source), columns, told.get("label_from"), root)
+    with own_lists(images, place, seed=given.get("seed", 0)) as (claimed, notes):
+        for note in notes:
+            watch.say(note)
+        folder = claimed.folder()
+        yield given | {part: folder / f"{part}.txt" for part in ("train", "valid")}, claimed
 
 
 def _run(
     settings: "Settings",
+    place: "Place",
     *,
-    name: str | None,
-    out: StrPath | None,
     resume: StrPath | None,
     link: StrPath | None,
-    watch: "Watcher | None",
+    watch: "Watcher",
 ) -> "RunResult":
     from ptkit.core.training import session
-    from ptkit.core.training.observers import Unwatched
 
     return session.run(
         settings,
-        watch=watch or Unwatched(),
-        runs=Path(out or "runs"),
-        name=name,
+        watch=watch,
+        place=place,
         link=path_or_none(link),
         resume=path_or_none(resume),
         at_end=_draw_summaries,

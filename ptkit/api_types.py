@@ -36,6 +36,7 @@ class FinetuneSettings(TypedDict, total=False):
     train: StrPath
     valid: StrPath
     classes: StrPath | None
+    root: StrPath | None
     size: int | None
     augment: str
     transforms: Sequence[str]
@@ -53,6 +54,7 @@ class FinetuneSettings(TypedDict, total=False):
     workers: int
     model: str | None
     init: Sequence[str]
+    weights_sha256: str | None
     loss: str | None
     pairs: bool
     threshold: float | None
@@ -85,6 +87,7 @@ class FinetuneSettings(TypedDict, total=False):
     compile: bool
     profile: bool
     method: str
+    knn: int | None
     tensorboard: bool
     histograms: bool
     graph: bool
@@ -99,6 +102,23 @@ class TrainSettings(FinetuneSettings, total=False):
     """All settings of core/config.py by their keywords."""
 
     weights: StrPath | None
+
+
+class SourceFlags(TypedDict, total=False):
+    """How the classes of a source are known: see `ptkit split --help`."""
+
+    path_column: str
+    label_column: str
+    group_column: str
+    label_from: str
+
+
+class TrainKeywords(TrainSettings, SourceFlags, total=False):
+    """What `train` takes."""
+
+
+class FinetuneKeywords(FinetuneSettings, SourceFlags, total=False):
+    """What `finetune` and `probe` take."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,14 @@ def quick_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep what is kept on disk out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PTKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def on_the_cpu(request, monkeypatch):
     """Hide GPUs from tests that do not ask for one: their numbers are those of a CPU."""

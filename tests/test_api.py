@@ -29,7 +29,7 @@ PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "normstats", "train", "finetune", "probe", "evaluate", "predict"),
-    *("load", "ListDataset"),
+    *("load", "features", "ListDataset"),
 ]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -107,10 +107,14 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
 
     command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
     only_there = {"printer", "verbose", "assignments", *config.FLAGS}
+    if name in ("train", "finetune", "probe"):
+        only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         "train": {"out"},
-        "finetune": {"out", "resume"},
+        "finetune": {"out", "resume", "file"},
+        # A setting, whose flag other commands do not have.
+        "probe": {"knn"},
         "evaluate": {"out", "num_images"},
         "predict": {"out"},
     }.get(name, set())

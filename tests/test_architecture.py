@@ -26,7 +26,7 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data"},
+    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
@@ -76,28 +76,33 @@ LONG_FILES: dict[str, int] = {}
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out"},
-    "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--out"},
-    "train": {"--train", "--valid", "--config", "--recipe", "--set", "--model", "--size",
+              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
+              "--group-column", "--label-from", "--root"},
+    "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
+                  "--out"},
+    "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--device", "--workers", "--seed", "--out"},
-    "finetune": {"--verbose"},
-    "probe": {"--backbone", "--train", "--valid", "--size", "--transform", "--workers",
-              "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
+    "finetune": {"--verbose", "--weights"},
+    "probe": {"--backbone", "--knn", "--train", "--valid", "--root", "--size", "--transform",
+              "--workers", "--batch-size", "--seed", "--device", "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--scale", "--out"},
     "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
                         "--size", "--classes", "--transform", "--device", "--out"},
     "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
                        "--std", "--config", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
-                "--device", "--workers", "--on-bad", "--out"},
+                "--device", "--workers", "--on-bad", "--root", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
-                "--device", "--workers", "--on-bad", "--out"},
-    "list": {"--plot", "--epochs", "--out"},
+                "--device", "--workers", "--on-bad", "--root", "--out"},
+    "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
+SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
+FLAGS["train"] |= SOURCES
+FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 
 

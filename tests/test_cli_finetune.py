@@ -91,7 +91,7 @@ def test_other_classes_get_a_new_head_even_where_the_old_one_would_fit(here: Pat
         (["nope.pkl"], 4, "no file nope.pkl"),
         (["resnet188"], 4, "did you mean resnet18?"),
         (["foreign.pth"], 2, "holds bare weights: say which model they are for with --model"),
-        (["foreign.pth", "--model", "lenet"], 4, "no weights fit LeNet"),
+        (["foreign.pth", "--model", "lenet"], 4, "they look like those of resnet8; choose"),
         (["foreign.pth", "--model", "resnet8", "--group", "fcc: frozen"], 2, "did you mean fc?"),
         (["damaged.pkl"], 4, "damaged.pkl"),
         (["foreign.pth", "--resume", "runs/1"], 2, "ptkit train --resume runs/1"),

@@ -115,9 +115,9 @@ def test_normstats_of_a_missing_image_ends_with_3(normstats, here):
     (here / "train.txt").write_text("lost.png 0\n")
     done = normstats("train.txt")
     assert done.exit_code == 3
-    assert (
-        done.stderr
-        == "ptkit: cannot read lost.png: No such file or directory (1 of 1 images cannot be read)\n"
+    assert done.stderr == (
+        "ptkit: train.txt, line 1: no image lost.png; if the images are elsewhere, pass --root"
+        " DIR\n"
     )
 
 

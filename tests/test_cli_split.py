@@ -91,6 +91,8 @@ def test_split_prints_its_result_as_json(here):
         "valid": 2,
         "test": 2,
         "folds": None,
+        "notes": [],
+        "given": [],
         "num_new": 21,
         "num_kept": 0,
         "num_missing": 0,

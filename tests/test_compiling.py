@@ -15,6 +15,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.models.whitenet import whitenet
 from ptkit.core.training.compiling import CompiledForward, compile_model
 from ptkit.core.training.observers import Watcher
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.session import RunResult, run
 
 # Two convolutions compile in a few seconds, once for training and once for validation.
@@ -65,9 +66,9 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_within_rounding_and_goes_on_exactly(here: Path) -> None:
-    plain = start({"train": {"compile": False}}, name="plain")
+    plain = start({"train": {"compile": False}}, place=Place(name="plain"))
     watch = Listener()
-    compiled = start(watch=watch, name="compiled")
+    compiled = start(watch=watch, place=Place(name="compiled"))
     assert any(line.startswith("model compiled: the first step took") for line in watch.lines)
     found, expected = weights(compiled.run / "last.pkl"), weights(plain.run / "last.pkl")
     assert found.keys() == expected.keys()
@@ -76,7 +77,7 @@ def test_a_compiled_run_is_the_same_within_rounding_and_goes_on_exactly(here: Pa
     assert not torch.equal(found["fc3.weight"], torch.zeros_like(found["fc3.weight"]))
 
     with pytest.raises(PowerCutError):
-        start(watch=Listener(dies_in=2), name="cut")
+        start(watch=Listener(dies_in=2), place=Place(name="cut"))
     start(resume=Path("runs/cut"))
     assert all(
         torch.equal(found[name], value)

@@ -130,7 +130,7 @@ def test_later_layers_win_key_by_key():
         ({"optimizer": {"lr": -1}}, "optimizer.lr must be above 0, found -1.0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr must be a finite number, found nan"),
         ({"optimizer": {"lr": 10**400}}, "optimizer.lr must be a finite number, found inf"),
-        ({"scheduler": {"warmup": 1.5}}, "scheduler.warmup must be at most 1, found 1.5"),
+        ({"scheduler": {"warmup": -0.5}}, "scheduler.warmup must be at least 0, found -0.5"),
         ({"data": {"sampler": "balance"}},
          "data.sampler must be one of none, balanced, found 'balance'; did you mean balanced?"),
         ({"train": {"deterministic": 1}}, "train.deterministic must be true or false, found 1"),
@@ -165,7 +165,7 @@ def test_a_setting_in_the_wrong_section_is_named_in_full(key, full):
         resolve({"train": {key: 1}})
     said = str(refused.value)
     assert said.startswith(f"[train] has no setting {key}; it has: epochs, batch_size, ")
-    assert said.endswith(f", method; did you mean {full}?")
+    assert said.endswith(f", method, knn; did you mean {full}?")
 
 
 @pytest.mark.parametrize("name", ["optimizer.momentum", "train.weight_decay", "train.amp"])

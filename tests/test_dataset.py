@@ -105,3 +105,10 @@ def test_a_transform_that_converts_pil_images_gets_one(noise_list, transform):
 def test_any_other_transform_gets_a_tensor(noise_list, transform):
     plain, dataset = ListDataset(noise_list), ListDataset(noise_list, transform)
     assert torch.equal(dataset[3][0], transform(plain[3][0]))
+
+
+def test_images_that_were_moved_are_found_below_the_root(noise_list, tmp_path):
+    lines = noise_list.read_text().splitlines()
+    (tmp_path / "list.txt").write_text("".join(f"/gone/{line}\n" for line in lines))
+    moved = ListDataset(tmp_path / "list.txt", root=noise_list.parent)
+    assert torch.equal(moved[3][0], ListDataset(noise_list)[3][0])

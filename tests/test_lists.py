@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from hypothesis import strategies as st
 from tiny_data import write_list
 
 from ptkit.core.data.lists import (
+    check_image,
     classes_bytes,
     list_bytes,
     read_classes,
     read_list,
 )
-from ptkit.core.errors import DataError
+from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import quoted
 
 # What a file system can hold: any bytes but zero, as Python shows them.
@@ -142,9 +144,12 @@ def test_lines_that_stand_twice_are_kept_and_counted(list_file):
     ("content", "message"),
     [
         (b"a.png 0\nb.png\n", "line 2: no label"),
-        (b"a.png cat\n", "line 1: label 'cat' is not a number"),
+        (b"a.png 0\nb.png cat\n", "mixes numbers and names .* 0 in line 1 and cat in line 2"),
+        (b"a.png 1.5\nb.png cat\n", "line 2: label 'cat' is not a number, as the other labels"),
+        (b"a.png cat,dog\n", "line 1: the label cat,dog has a comma: quote it"),
+        (b'a.png "cat\n', 'line 1: "cat starts with a quote but is not a JSON string'),
         (b"a.png -1\n", "line 1: label '-1' is negative"),
-        (b"a.png 1,2\nb.png 1;2\n", "line 2: label '1;2' is not a number"),
+        (b"a.png 1,2\nb.png 1;2\n", "mixes numbers and names .* 1,2 in line 1 and 1;2 in line 2"),
         (b"a.png ,\n", "has no labels"),
         (b"a.png 0.5\nb.png 0.5,1\n", "line 2: 2 numbers, but line 1 has 1"),
         (b"a.png 0.5\nb.png 1e999\n", "line 2: label '1e999' is too large"),
@@ -248,3 +253,87 @@ def test_a_list_of_several_classes_does_not_serve_as_one_of_numbers(list_file):
     list_file.write_text("a.png 1,0\n")
     with pytest.raises(DataError, match="has several classes an image, expected numbers"):
         read_list(list_file, kind="regression")
+
+
+def test_labels_may_be_names_with_blanks_in_quotes(list_file):
+    list_file.write_text(
+        'cat.jpg cat\nimg 1.jpg "golden retriever"\n"a b.jpg" "golden retriever" \n'
+        'b.jpg "cat"\n"c\\u00e4.jpg"\tz\u00fc"\nd.jpg "golden\\u0020retriever"\n'
+    )
+    images = read_list(list_file)
+    assert images.class_names == ("cat", "golden retriever", 'z\u00fc"')
+    assert rows_of(images) == [
+        ("cat.jpg", 0), ("img 1.jpg", 1), ("a b.jpg", 1), ("b.jpg", 0), ("c\u00e4.jpg", 2),
+        ("d.jpg", 1),
+    ]  # fmt: skip
+    assert images.has_named_labels
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.tuples(PATHS, STRANGE_TEXT), min_size=1, unique_by=lambda row: row[0]))
+def test_every_name_of_a_class_comes_back_in_quotes(rows, tmp_path_factory):
+    file = tmp_path_factory.mktemp("list") / "train.txt"
+    file.write_text("".join(f"{quoted(path)} {json.dumps(name)}\n" for path, name in rows))
+    images = read_list(file)
+    assert images.class_names == tuple(sorted({name for _, name in rows}))
+    found = [(path, images.class_names[label]) for path, label in rows_of(images)]
+    assert found == rows
+
+
+def test_names_mean_the_lines_of_classes_txt(list_file):
+    list_file.write_text("a.png dog\nb.png owl\n")
+    (list_file.parent / "classes.txt").write_text("owl\ncat\ndog\n")
+    images = read_list(list_file, known=("dog", "owl"))
+    assert (images.labels.tolist(), images.class_names) == ([2, 0], ("owl", "cat", "dog"))
+
+
+def test_names_mean_known_classes_where_no_file_has_any(list_file):
+    list_file.write_text("a.png dog\n")
+    images = read_list(list_file, known=("owl", "dog"))
+    assert (images.labels.tolist(), images.class_names) == ([1], ("owl", "dog"))
+    with pytest.raises(
+        DataError, match=r"line 1: dog is none of the classes dogs; did you mean dogs"
+    ):
+        read_list(list_file, known=("dogs",))
+
+
+def test_named_classes_serve_as_several_and_not_as_numbers(list_file):
+    list_file.write_text("a.png dog\nb.png cat\n")
+    assert read_list(list_file, kind="multi-label").labels.tolist() == [
+        [False, True],
+        [True, False],
+    ]
+    with pytest.raises(DataError, match="has names of classes, expected numbers"):
+        read_list(list_file, kind="regression")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["cat/1.png 0", "dog/2.png 1"],
+        ["../old/cat/1.png 0", "../old/dog/2.png 1"],
+        ["/gone/old/cat/9.png 0", "/gone/old/cat/1.png 0", "/gone/old/dog/2.png 1"],
+        ["old/cat/1.png 0", "/gone/dog/2.png 1"],
+    ],
+)
+def test_images_that_were_moved_are_found_below_the_root(tmp_path, lines):
+    for name in ("new/cat/1.png", "new/dog/2.png", "lists"):
+        (tmp_path / name).mkdir(parents=True)
+    file = tmp_path / "lists/train.txt"
+    file.write_text("\n".join(lines))
+    images = read_list(file, root=tmp_path / "new")
+    found = [images.image_path(row) for row in range(len(images))][-2:]
+    assert found == [f"{tmp_path}/new/cat/1.png", f"{tmp_path}/new/dog/2.png"]
+    assert images.subset([len(images) - 1]).image_path(0) == found[1]
+
+
+def test_a_root_without_the_images_and_one_that_is_no_folder_are_errors(list_file):
+    list_file.write_text("\n/old/cat/1.png 0\n")
+    with pytest.raises(DataError, match=r"no image of .* is below --root .*: not /old/cat/1\.png"):
+        read_list(list_file, root=list_file.parent)
+    with pytest.raises(UsageError, match="is not a folder"):
+        read_list(list_file, root=list_file.parent / "none")
+    with pytest.raises(
+        DataError, match=r"train\.txt, line 2: no image /old/cat/1\.png; .* --root DIR"
+    ):
+        check_image(read_list(list_file), 0)

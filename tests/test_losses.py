@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, read_list
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import read_list
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.calls import parse
 from ptkit.core.training.tasks.loss import LabelFacts, Loss

@@ -1,6 +1,8 @@
 """A head on frozen features: against scikit-learn's, and as a run."""
 
-import re
+import errno
+import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,19 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.errors import UsageError
+from ptkit.core.data.loading import entries
+from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
-from ptkit.core.training import probing
-from ptkit.core.training.linear_head import (
+from ptkit.core.training.probe import features as probe_features
+from ptkit.core.training.probe.features import Features
+from ptkit.core.training.probe.linear_head import (
     Chosen,
     choose_penalty,
     fit_head,
     stratified_folds,
 )
-from ptkit.core.training.probing import Features
+from ptkit.core.training.probe.neighbours import neighbours_vote
+from ptkit.core.training.probe.report import Part, expected_of_twice, report_of
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 QUIET = {"tensorboard": False, "pictures": False}
@@ -73,15 +78,24 @@ def test_the_mistakes_that_are_left_are_expected_to_shrink_by_the_same_factor_ag
     noisy = plain + torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
     train, valid = Features((noisy[:40],), LABELS[:40]), Features((noisy[40:],), LABELS[40:])
     chosen = Chosen(0.1, 1.0, 30, 40)
-    *_, budget = probing._lines(train, valid, chosen, num_classes=3, seed=0)
-    numbers = [float(share) / 100 for share in re.findall(r"([\d.]+)%", budget)]
-    half, whole, expected = numbers[2:]
+    report = report_of(train, valid, chosen, num_classes=3, seed=0)
+    *_, half, whole = (part.accuracy for part in report.budget)
     assert half < whole < 1
-    assert expected == pytest.approx(1 - (1 - whole) ** 2 / (1 - half), abs=1e-3)
+    assert report.expected == pytest.approx(1 - (1 - whole) ** 2 / (1 - half))
+    *_, budget = report.lines()
+    assert budget.endswith(
+        f"20 {half:.1%}, 40 {whole:.1%}; twice as many would bring about {report.expected:.1%}"
+    )
+    assert expected_of_twice((Part(20, 0.9), Part(40, 0.8)), 40) is None
+
+
+def head_of(found):
+    return read_checkpoint(found.run)["state_dict"]["fc.weight"]
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
+    monkeypatch.setenv("PTKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(make_lists(tmp_path))
     ptkit.train(epochs=2, batch_size=16, model="resnet8", name="body", **QUIET)
     return tmp_path
@@ -170,3 +184,96 @@ def test_the_precision_is_that_of_the_features(here):
     heads = [read_checkpoint(run)["state_dict"]["fc.weight"] for run in found]
     assert not torch.equal(*heads)
     torch.testing.assert_close(*heads, rtol=0.5, atol=0.5)
+
+
+def test_neighbours_vote_by_their_cosine():
+    train = Features((torch.tensor([[1.0, 0], [0, 1], [0.1, 1]]),), torch.tensor([0, 1, 1]))
+    images = torch.tensor([[5.0, 0.1], [0.1, 5], [1, 0.9]])
+    cosines = torch.nn.functional.cosine_similarity(images[:, None], train.views[0][None], dim=2)
+    weights = (cosines / 0.07).exp()
+    expected = (weights[:, 1:].sum(1) > weights[:, 0]).long()
+    assert neighbours_vote(train, images, num_neighbours=9, num_classes=2).tolist() == [0, 1, 1]
+    assert neighbours_vote(train, images, num_neighbours=9, num_classes=2).equal(expected)
+    assert neighbours_vote(train, images[2:], num_neighbours=1, num_classes=2).tolist() == [0]
+
+
+def test_the_vote_of_neighbours_is_told_and_recorded(here):
+    result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--knn", "5", "--json"])
+    told = json.loads(result.stdout)["probe"]
+    assert told["num_neighbours"] == 5
+    assert 0 <= told["num_right_by_neighbours"] <= 21
+    assert json.loads(Path("runs/1/probe.json").read_text()) == told
+    with pytest.raises(UsageError, match="knn is for a probe"):
+        ptkit.train(knn=3)
+
+
+def test_features_are_kept_for_the_next_time(here, monkeypatch):
+    first = ptkit.probe("runs/body", name="one", **QUIET)
+    monkeypatch.setattr(probe_features, "features", None)  # it would have to be called
+    second = ptkit.probe("runs/body", name="two", **QUIET)
+    assert torch.equal(head_of(first), head_of(second))
+    assert first.probe == second.probe
+    listed = json.loads(CliRunner().invoke(app, ["cache", "--json"]).stdout)["entries"]
+    assert [entry["kind"] for entry in listed] == ["features"] * 2
+
+
+@pytest.mark.parametrize("change", ["weights", "pipeline", "image", "off"])
+def test_features_of_something_else_are_computed_anew(here, monkeypatch, change):
+    ptkit.probe("runs/body", name="one", **QUIET)
+    more = {}
+    if change == "weights":
+        ptkit.train(epochs=1, batch_size=16, model="resnet8", seed=5, name="other", **QUIET)
+    elif change == "pipeline":
+        more["mean"], more["std"] = (0.3, 0.3, 0.3), (0.2, 0.2, 0.2)
+    elif change == "image":
+        path = Path(Path("train.txt").read_text().split()[0])
+        path.write_bytes(path.read_bytes())
+    else:
+        more["cache"] = "off"
+    calls = []
+    real = probe_features.features
+    monkeypatch.setattr(
+        probe_features, "features", lambda *args, **how: calls.append(1) or real(*args, **how)
+    )
+    ptkit.probe("runs/other" if change == "weights" else "runs/body", name="two", **more, **QUIET)
+    # A changed training image leaves the validation images as they were.
+    assert len(calls) == (1 if change == "image" else 2)
+
+
+def test_a_disk_that_is_full_costs_a_line_or_the_run(here, monkeypatch):
+    def refuse(*_args):
+        raise entries.refusal(OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(entries.EntryWriter, "write", refuse)
+    warned = CliRunner().invoke(app, ["probe", "--backbone", "runs/body"])
+    assert warned.exit_code == 0
+    assert "warning: the features are not kept: " in warned.stderr
+    with pytest.raises(StorageError, match="No space left"):
+        ptkit.probe("runs/body", cache="disk", name="none", **QUIET)
+    assert entries.list_entries() == []
+
+
+def test_of_several_backbones_the_best_in_cross_validation_is_taken(here):
+    ptkit.train(epochs=1, batch_size=16, model="resnet8", lr=1e-6, name="raw", **QUIET)
+    arguments = ["probe", "--backbone", "runs/raw", "--backbone", "runs/body", "--json"]
+    result = json.loads(CliRunner().invoke(app, arguments).stdout)
+    rows = {row["weights"]: row for row in result["backbones"]}
+    best = max(rows.values(), key=lambda row: (row["num_right"], -row["loss"]))
+    config = tomllib.loads(Path(result["run"], "config.toml").read_text())
+    assert (
+        Path("runs", "x", config["model"]["weights"]).resolve() == Path(best["weights"]).resolve()
+    )
+
+
+def test_features_stand_before_the_head(here):
+    model = ptkit.load("runs/body")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        found = ptkit.features(model)(images)
+        torch.testing.assert_close(model.fc(found), model(images))
+    assert found.shape == (2, 64)
+
+
+def test_the_picture_of_the_budget_is_drawn(here):
+    found = ptkit.probe("runs/body", name="one", tensorboard=False)
+    assert Path("runs/one/data_budget.png") in found.files

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ptkit.cli import app
 from ptkit.core.config import FLAGS, KEYWORDS
 from ptkit.core.config_layers import gather, read_recipe, recipe_names, recipe_text, resolve
-from ptkit.core.errors import UsageError
+from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
@@ -77,6 +77,7 @@ def test_a_users_own_recipe_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.M
 GIVEN: dict[str, Any] = {
     "train": ["other.txt"],
     "valid": ["other_valid.txt"],
+    "root": ["."],
     "size": [24, 64],
     "augment": ["none", "safe", "natural", "auto"],
     "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],
@@ -95,13 +96,18 @@ GIVEN: dict[str, Any] = {
     "precision": ["fp32"],
     "save_every": [3],
 }
+REFUSED = {
+    "finetune": ["LBFGS()"],
+    # The weights that it names fit no other model, and a head is fitted for classes.
+    "photos": ["LBFGS()", "TripletMarginLoss()", *GIVEN["model"]],
+}
 WALK = [
     (recipe, keyword, value)
     for recipe in recipe_names()
     for keyword, values in GIVEN.items()
     for value in values
     # Refused: see below.
-    if (recipe, value) != ("finetune", "LBFGS()")
+    if value not in REFUSED.get(recipe, ())
 ]
 
 
@@ -135,7 +141,7 @@ def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
 ) -> None:
     monkeypatch.chdir(lists)
     # A large batch of 224 pixels would take most of the time.
-    beside = {"size": 40} if recipe == "photos-scratch" and keyword != "size" else {}
+    beside = {"size": 40} if recipe.startswith("photos") and keyword != "size" else {}
     settings = gather({**beside, keyword: value}, recipe=recipe)
     setup = prepare(settings, Unwatched(), is_resumed=False)
     section, setting = KEYWORDS[keyword]
@@ -159,6 +165,20 @@ def test_a_flag_beside_a_recipe_trains(
     assert run(one_epoch, watch=Unwatched(), link=None).epochs == 1
     # Twenty gigabytes of checkpoints, in all.
     shutil.rmtree("runs")
+
+
+def test_what_recipes_cannot_use_is_refused_before_anything_is_written(
+    lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lists)
+    for settings, message in [
+        ({"model": "resnet8()"}, "no weights fit SmallResNet"),
+        ({"loss": "TripletMarginLoss()"}, "with --set train.method=steps"),
+    ]:
+        with pytest.raises(PtkitError, match=message):
+            prepare(
+                gather({**settings, "size": 40}, recipe="photos"), Unwatched(), is_resumed=False
+            )
 
 
 def test_lbfgs_beside_rates_by_layer_is_refused_by_its_name(
@@ -200,7 +220,6 @@ def test_the_crops_of_a_recipe_have_the_size_that_is_given() -> None:
         "RandomResizedCrop(64, scale=(0.25, 1))",
         "RandomHorizontalFlip()",
         "ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)",
-        "RandomErasing(p=0.25)",
     )
     assert gather({"size": 48}, recipe="speed").data.eval_transforms == (
         "Resize((48, 48))",

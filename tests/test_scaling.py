@@ -18,6 +18,7 @@ from ptkit.core.parts.calls import parse
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.optimizers import USUAL_RATES, build_optimizer
 from ptkit.core.training.optimization.scaling import LossScaler
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.session import run
 
 CALLS = sorted(f"{name}()" for name in USUAL_RATES.keys() - {"LBFGS", "SparseAdam"})
@@ -140,10 +141,10 @@ def last_of(folder):
 
 def test_a_run_in_fp16_goes_on_byte_for_byte_with_its_scale(here):
     watch = Watch()
-    whole = last_of(run(resolve(TINY), watch=watch, name="whole").run)
+    whole = last_of(run(resolve(TINY), watch=watch, place=Place(name="whole")).run)
     assert any(line.endswith(", fp16") for line in watch.lines)
     with pytest.raises(KeyboardInterrupt):
-        run(resolve(TINY), watch=Watch(dies_in=2), name="cut")
+        run(resolve(TINY), watch=Watch(dies_in=2), place=Place(name="cut"))
     before = last_of("runs/cut")["train"]["scaler"]
     watch = Watch()
     run(resolve(TINY), watch=watch, resume=Path("runs/cut"))
@@ -156,8 +157,10 @@ def test_a_run_in_fp16_goes_on_byte_for_byte_with_its_scale(here):
 
 
 def test_a_run_in_fp16_learns_as_one_in_fp32_does(here):
-    found = run(resolve(TINY), watch=Watch(), name="half")
-    plain = run(resolve(TINY, {"train": {"precision": "fp32"}}), watch=Watch(), name="full")
+    found = run(resolve(TINY), watch=Watch(), place=Place(name="half"))
+    plain = run(
+        resolve(TINY, {"train": {"precision": "fp32"}}), watch=Watch(), place=Place(name="full")
+    )
     ours, expected = (last_of(result.run)["state_dict"] for result in (found, plain))
     start, _ = build_model("lenet()", num_classes=3, size=16, seed=0)
     # By what training changed: the steps are small beside the weights.
@@ -168,7 +171,7 @@ def test_a_run_in_fp16_learns_as_one_in_fp32_does(here):
 
 def test_a_run_with_another_precision_does_not_claim_to_be_exact(here):
     with pytest.raises(KeyboardInterrupt):
-        run(resolve(TINY), watch=Watch(dies_in=2), name="cut")
+        run(resolve(TINY), watch=Watch(dies_in=2), place=Place(name="cut"))
     for file in ("last.pkl", "ckpt.pkl"):
         saved = torch.load(Path("runs/cut") / file, weights_only=True)
         saved["env"] |= {"precision": "bf16", "kernels": "other"}

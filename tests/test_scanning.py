@@ -159,17 +159,6 @@ def test_one_class_is_a_data_error_that_names_the_folder_meant(folder):
         scan_class_folders(folder.parent)
 
 
-def test_a_folder_that_is_split_already_is_a_data_error_that_says_what_to_run(folder):
-    done = folder.parent / "done"
-    done.mkdir()
-    folder.rename(done / "train")
-    (done / "val").symlink_to(done / "train")
-    with pytest.raises(
-        DataError, match=r"looks split already \(train, val\); .* `ptkit split .*/done/train`"
-    ):
-        scan_class_folders(done)
-
-
 def test_a_list_is_scanned_by_its_lines(folder, tmp_path):
     (tmp_path / "all.txt").write_text(
         "images/dog/1.png 1\nimages/cat/2.JPG 0\nimages/cat/1.png 0\n"

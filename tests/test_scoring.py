@@ -15,7 +15,8 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, list_of
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import list_of
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.task import (
     EMBEDDING,

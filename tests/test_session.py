@@ -23,6 +23,7 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.zoo import build_model
 from ptkit.core.training.loop import Progress
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.session import RunResult, run
 from ptkit.core.training.setup import prepare
 from ptkit.looking.end_of_run import write_summaries
@@ -90,7 +91,7 @@ def start(
     return run(
         resolve(TINY, *layers),
         watch=watch or Listener(),
-        name=name,
+        place=Place(name=name),
         at_end=write_summaries,
         **arguments,
     )
@@ -173,7 +174,9 @@ def test_cache_and_workers_do_not_change_the_weights(here: Path) -> None:
 
 def test_the_saved_config_repeats_the_run(here: Path) -> None:
     first = start({"optimizer": {"call": "Adam(lr=0.003)"}}, name="first")
-    again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
+    again = run(
+        resolve(read_toml(first.run / "config.toml")), watch=Listener(), place=Place(name="again")
+    )
     assert are_equal(weights(first.run / "last.pkl"), weights(again.run / "last.pkl"))
     assert (first.run / "config.toml").read_text() == (again.run / "config.toml").read_text()
 
@@ -623,7 +626,9 @@ def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
         "Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])",
     ]
     first = start({"data": {"transforms": calls}, "train": {"epochs": 1}}, name="first")
-    again = run(resolve(read_toml(first.run / "config.toml")), watch=Listener(), name="again")
+    again = run(
+        resolve(read_toml(first.run / "config.toml")), watch=Listener(), place=Place(name="again")
+    )
     assert are_equal(weights(first.checkpoint), weights(again.checkpoint))
 
 
@@ -752,4 +757,4 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_read(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     Path("runs/taken").mkdir(parents=True)
     with pytest.raises(UsageError, match="the run runs/taken exists"):
-        run(resolve(TINY), watch=Unwatched(), name="taken")
+        run(resolve(TINY), watch=Unwatched(), place=Place(name="taken"))

@@ -134,8 +134,8 @@ def test_usual_size_is_the_one_that_timm_describes(call, size):
         (
             "timm:resnet18(pretrained=True)",
             (
-                "pretrained is not part of a model: ptkit finetune FILE --model timm:resnet18"
-                " starts from pretrained"
+                "pretrained is not part of a model: ptkit finetune timm:resnet18 starts from"
+                " pretrained weights"
             ),
         ),
         ("timm:resnet18(checkpoint_path='x.pth')", "checkpoint_path is not part of a model"),

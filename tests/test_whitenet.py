@@ -9,6 +9,7 @@ from ptkit.core.models.whitenet import WhiteNet
 from ptkit.core.models.zoo import build_model
 from ptkit.core.training import session
 from ptkit.core.training.observers import Unwatched
+from ptkit.core.training.run_place import Place
 from tests.tiny_data import make_lists
 
 
@@ -65,7 +66,7 @@ def test_a_run_fits_the_first_layer_to_its_training_images(tmp_path):
             "log": {"tensorboard": False, "pictures": False},
         }
     )
-    result = session.run(settings, watch=Unwatched(), runs=tmp_path / "runs", link=None)
+    result = session.run(settings, watch=Unwatched(), place=Place(tmp_path / "runs"), link=None)
     saved = torch.load(result.checkpoint, weights_only=True)
     normalised = _training_images(tmp_path, saved["pipeline"])
     expected = WhiteNet(3, widths=(8, 8), stride=1)

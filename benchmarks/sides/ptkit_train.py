@@ -26,6 +26,7 @@ from ptkit.commands.train import TrainingScreen  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
+from ptkit.core.training.run_place import Place  # noqa: E402
 
 CALLS = {
     "lenet": "lenet()",
@@ -59,7 +60,7 @@ def main() -> None:
         watch = Screen(
             lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
         )
-        session.run(settings, watch=watch, runs=Path(folder), link=None)
+        session.run(settings, watch=watch, place=Place(Path(folder)), link=None)
 
 
 class Screen(TrainingScreen):

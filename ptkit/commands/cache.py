@@ -23,7 +23,7 @@ def cache(
         bool, typer.Option("--remove", help="Remove the named entries; NAME may be 'all'.")
     ] = False,
 ) -> None:
-    """List the decoded images that training keeps on disk, or remove them.
+    """List the decoded images and features that training keeps on disk, or remove them.
 
     They are in $PTKIT_CACHE, $XDG_CACHE_HOME/ptkit or ~/.cache/ptkit, an entry for each list and
     its first transforms. A changed image makes a new entry; the old one stays until it is removed.
@@ -79,7 +79,7 @@ def _entry_table(entries: "list[Entry]") -> str:
     header = ["entry", "images", "size", "bytes", "made", "state"]
     rows: list[list[Any]] = []
     for entry in entries:
-        sides = "×".join(map(str, entry.facts.get("size") or ())) or "own"
+        sides = "×".join(map(str, entry.facts.get("size") or ())) or entry.facts.get("kind", "own")
         # The time without its zone.
         made = entry.facts.get("made", "?").replace("T", " ")[:16]
         num_images = entry.facts.get("num_images", "?")
@@ -91,6 +91,6 @@ def _entry_table(entries: "list[Entry]") -> str:
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
-    keys = ("list", "num_images", "size", "calls", "made", "versions")
+    keys = ("kind", "list", "num_images", "size", "calls", "made", "versions")
     facts = {key: entry.facts.get(key) for key in keys}
     return {"name": entry.name, "state": entry.state, "bytes": entry.nbytes, **facts}

@@ -31,6 +31,7 @@ def confmat(
     device: options.Device = "auto",
     workers: options.Workers = 0,
     on_bad: options.OnBad = "stop",
+    root: options.Root = None,
     out: options.Out = None,
     **answers: Unpack[options.BareWeights],
 ) -> None:
@@ -47,7 +48,9 @@ def confmat(
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 
-    found = api.evaluate(ckpt, list_file, device=device, workers=workers, on_bad=on_bad, **answers)
+    found = api.evaluate(
+        ckpt, list_file, device=device, workers=workers, on_bad=on_bad, root=root, **answers
+    )
     for note in found.notes:
         printer.say(note)
     # Before the pictures: a disk that refuses them does not cost the numbers.

@@ -16,12 +16,18 @@ from ptkit.core.errors import UsageError
 def finetune(
     printer: Printer,
     weights: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="WEIGHTS",
-            help="A checkpoint, a run folder, bare weights, or a torchvision model.",
+            metavar="[WEIGHTS]",
+            help="A checkpoint, a run folder, bare weights, or a model with pretrained ones:"
+            " efficientnet_lite0, torchvision's, timm:NAME[.TAG]. By default those of --model.",
         ),
-    ],
+    ] = None,
+    source: options.Source = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="WEIGHTS", help="The same as the argument."),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List every tensor and what became of it.")
     ] = False,
@@ -34,14 +40,17 @@ def finetune(
     come from the weights if these carry them. Groups of parameters have their own rate, or are
     frozen (no gradients, BatchNorm statistics kept) or excluded (left out of the optimizer).
 
-    Example: ptkit finetune resnet18 --group "layer1: frozen" --epochs 5
+    Example: ptkit finetune --model timm:resnet18.a1_in1k --group "layer1: frozen" --epochs 5
     """
     from ptkit.core.config_layers import parse_assignments
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
+    if weights is not None and file is not None:
+        raise UsageError(f"the weights are given twice, {weights} and --weights {file}: leave one")
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     # The argument says which weights are meant.
-    settings.pop("weights", None)
+    named = settings.pop("weights", None)
+    weights = weights or file or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    print_run(printer, api_runs.finetune(weights, watch=watch, **settings))
+    print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from ptkit.commands.output import Printer
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import check_choice, counted
+from ptkit.core.wording import amount, check_choice, counted, fits_glob, nearest, table
 
 # The table of each kind, or the function that returns it; imported when it is asked for.
 CATALOGUES = {
@@ -27,6 +28,17 @@ KINDS = (*CATALOGUES, "recipes")
 def list_parts(
     printer: Printer,
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of: {', '.join(KINDS)}.")],
+    pattern: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATTERN]", help="Only names like this: 'resnet*', 'timm:*dino*'."),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained",
+            help="Of models: those with pretrained weights, with input size and parameters.",
+        ),
+    ] = False,
     plot: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +55,7 @@ def list_parts(
 ) -> None:
     """List the parts of a kind by name, with their arguments.
 
-    Example: ptkit list optimizers
+    Example: ptkit list models "timm:*dino*" --pretrained
     """
     check_choice("KIND", kind, KINDS)
     if plot is not None:
@@ -58,16 +70,26 @@ def list_parts(
             f"--{'out' if epochs is None else 'epochs'} is for --plot only: ptkit list schedulers"
             " --plot CALL"
         )
-    if kind == "recipes":
-        _list_recipes(printer)
+    if pretrained:
+        if kind != "models":
+            raise UsageError(f"--pretrained is of models: ptkit list models, found {kind}")
+        _list_pretrained(printer, pattern)
         return
-    path, _, table = CATALOGUES[kind].partition(":")
+    if kind == "recipes":
+        _list_recipes(printer, pattern)
+    else:
+        _list_catalogue(printer, kind, pattern)
+
+
+def _list_catalogue(printer: Printer, kind: str, pattern: str | None) -> None:
+    path, _, table_name = CATALOGUES[kind].partition(":")
     module = importlib.import_module(path)
     is_models = kind == "models"
     # Which models there are depends on the libraries that are installed.
-    catalogue = module.models() if is_models else getattr(module, table)
+    catalogue = module.models() if is_models else getattr(module, table_name)
+    others = _timms_names() if is_models else []
     rows = []
-    for name in catalogue.parts:
+    for name in _chosen(catalogue.parts, pattern, more=others):
         call, summary = catalogue.describe(name)
         origin = {"origin": module.origin(name)} if is_models else {}
         arguments = [dataclasses.asdict(argument) for argument in catalogue.arguments(name)]
@@ -75,7 +97,55 @@ def list_parts(
             {"name": name, "call": call, "summary": summary, "arguments": arguments, **origin}
         )
         printer.say(f"{call}\n    {': '.join([*origin.values(), summary])}")
-    printer.result(rows + _other_models(printer) if is_models else rows)
+    printer.result(rows + _other_models(printer, others, pattern) if is_models else rows)
+
+
+def _chosen(names: Iterable[str], pattern: str | None, *, more: Sequence[str] = ()) -> list[str]:
+    """Return the names that fit a pattern.
+
+    Raises:
+        UsageError: there is none, nor among `more`.
+    """
+    found = [name for name in names if pattern is None or fits_glob(name, pattern)]
+    if pattern is not None and not found and not any(fits_glob(n, pattern) for n in more):
+        hint = nearest(pattern.strip("*"), [*names, *more])
+        raise UsageError(f"no name is like {pattern}{hint}")
+    return found
+
+
+def _list_pretrained(printer: Printer, pattern: str | None) -> None:
+    from ptkit.core.models import timm_models
+    from ptkit.core.models.pretrained import MOST_COUNTED, pretrained_models
+
+    if pattern is not None and pattern.startswith("timm:") and not timm_models.is_installed():
+        raise UsageError(f"timm is not installed: {timm_models.INSTALL}")
+    found = pretrained_models(pattern or "*")
+    if not found:
+        names = [row.name for row in pretrained_models()]
+        # Of timm's the part before the tag is what people know.
+        hint = nearest((pattern or "").strip("*"), [*names, *(n.partition(".")[0] for n in names)])
+        raise UsageError(f"no pretrained weights are like {pattern}{hint}")
+    # Two thousand of timm's say little.
+    shown = [row for row in found if pattern is not None or row.origin != "timm"]
+    cells = [
+        (
+            row.name,
+            "×".join(map(str, row.size)),
+            "-" if row.parameters is None else row.parameters,
+            "-" if row.num_bytes is None else amount(row.num_bytes),
+            "yes" if row.is_here else "-",
+        )
+        for row in shown
+    ]
+    printer.say(table(("weights", "pixels", "parameters", "file", "here"), cells))
+    if hidden := len(found) - len(shown):
+        printer.say(
+            f"\n{hidden:,} more of timm: ptkit list models 'timm:*NAME*' --pretrained lists those"
+            " of a name"
+        )
+    elif sum(row.parameters is None for row in shown) > MOST_COUNTED:
+        printer.say(f"\nParameters of timm's are counted for up to {MOST_COUNTED} models.")
+    printer.result([dataclasses.asdict(row) for row in found])
 
 
 def _draw_schedule(printer: Printer, call: str, epochs: int, out: Path | None) -> None:
@@ -90,12 +160,12 @@ def _draw_schedule(printer: Printer, call: str, epochs: int, out: Path | None) -
     printer.result({"call": found.call, "per": found.per, "rates": rates, "files": [str(file)]})
 
 
-def _list_recipes(printer: Printer) -> None:
-    """Print every recipe with the text of its file."""
+def _list_recipes(printer: Printer, pattern: str | None) -> None:
+    """Print recipes with the text of their files."""
     from ptkit.core.config_layers import recipe_names, recipe_text
 
     rows = []
-    for name in recipe_names():
+    for name in _chosen(recipe_names(), pattern):
         text = recipe_text(name)
         printer.say(f"{name}\n{textwrap.indent(text, '    ')}")
         # The first line of its comment.
@@ -104,14 +174,28 @@ def _list_recipes(printer: Printer) -> None:
     printer.result(rows)
 
 
-def _other_models(printer: Printer) -> list[dict[str, str]]:
-    """Return a row for each of timm's models, for the JSON; print only how many there are."""
+def _timms_names() -> list[str]:
     from ptkit.core.models import timm_models
 
-    names = timm_models.names() if timm_models.is_installed() else []
-    found = f"not installed ({timm_models.INSTALL})"
-    if names:
-        found = f"{len(names):,} models; `ptkit list models --json` has their names"
-    printer.say(f"timm:NAME\n    timm: {found}")
+    return [f"timm:{n}" for n in timm_models.names()] if timm_models.is_installed() else []
+
+
+def _other_models(
+    printer: Printer, names: Sequence[str], pattern: str | None
+) -> list[dict[str, Any]]:
+    """Return a row for each of timm's models, for the JSON; print only how many there are, or the
+    names that fit the pattern.
+    """
+    from ptkit.core.models import timm_models
+
+    if pattern is not None:
+        names = [name for name in names if fits_glob(name, pattern)]
+        if names:
+            printer.say("\n".join(names))
+    else:
+        found = f"not installed ({timm_models.INSTALL})"
+        if names:
+            found = f"{len(names):,} models; `ptkit list models --json` has their names"
+        printer.say(f"timm:NAME\n    timm: {found}")
     row: dict[str, Any] = {"summary": "timm's own arguments", "arguments": [], "origin": "timm"}
-    return [{"name": f"timm:{name}", "call": f"timm:{name}()", **row} for name in names]
+    return [{"name": name, "call": f"{name}()", **row} for name in names]

@@ -40,6 +40,7 @@ def normstats(
     seed: options.Seed = 0,
     workers: options.Workers = 0,
     on_bad: options.OnBad = "stop",
+    root: options.Root = None,
     out: options.Out = None,
     **choices: Unpack[Choices],
 ) -> None:
@@ -58,6 +59,7 @@ def normstats(
         seed=seed,
         workers=workers,
         on_bad=on_bad,
+        root=root,
         out=out,
         counting=counting,
         **choices,

@@ -25,8 +25,8 @@ def setting_option(keyword: str, **more: Any) -> Any:
     """
     rules, is_list = KEYWORDS[keyword][1].metadata, get_origin(_kind(keyword)) is list
     help_text = rules["meaning"] + (" May be repeated." if is_list else "")
-    metavar = "|".join(rules["choices"]) or None
-    return typer.Option(FLAGS[keyword], help=help_text, metavar=metavar, **more)
+    more = {"metavar": "|".join(rules["choices"]) or None} | more
+    return typer.Option(FLAGS[keyword], help=help_text, **more)
 
 
 def _kind(keyword: str) -> Any:
@@ -93,7 +93,8 @@ def _showing(command: Command, parameters: Sequence[inspect.Parameter]) -> Comma
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CKPT", help="A checkpoint, a run folder, bare weights, or a torchvision model."
+        metavar="CKPT",
+        help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
 ListFile = Annotated[
@@ -114,6 +115,7 @@ OnBad = Annotated[
         help="Stop at an image that cannot be read, or skip it; the exit code is 3 all the same.",
     ),
 ]
+Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
 Workers = Annotated[int, setting_option("workers", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
@@ -151,6 +153,42 @@ class BareWeights(TypedDict, total=False):
     ]
 
 
+# Of train, finetune and probe, which split a folder or a table of images themselves.
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[DIR]",
+        help="Images to split first, as `ptkit split DIR` does: a folder, or a table. The lists are"
+        " then in the run folder.",
+    ),
+]
+
+
+class SourceFlags(TypedDict, total=False):
+    """How the classes of a source are known."""
+
+    path_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
+    ]
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
+    ]
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keep images on one side that have the same in this column."
+        ),
+    ]
+    label_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Take the class from each path below DIR: the match of this, or its first group.",
+        ),
+    ]
+
+
 for_bare_weights = with_flags(BareWeights.__annotations__, before="device")
 
 # Of train and finetune, beside the settings.
@@ -172,4 +210,5 @@ RUN_FLAGS: dict[str, Any] = {
         Path | None, typer.Option(help="Continue this run after its last saved epoch.")
     ],
     "out": Out,
+    **SourceFlags.__annotations__,
 }

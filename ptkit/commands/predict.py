@@ -23,6 +23,7 @@ def predict(
     device: options.Device = "auto",
     workers: options.Workers = 0,
     on_bad: options.OnBad = "skip",
+    root: options.Root = None,
     out: options.Out = None,
     **answers: Unpack[options.BareWeights],
 ) -> None:
@@ -34,7 +35,7 @@ def predict(
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
     found = api.predict(
-        ckpt, sources, top=top, device=device, workers=workers, on_bad=on_bad, **answers
+        ckpt, sources, top=top, device=device, workers=workers, on_bad=on_bad, root=root, **answers
     )
     for note in found.notes:
         printer.say(note)

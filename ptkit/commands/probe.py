@@ -11,33 +11,48 @@ from ptkit.commands.train import TrainingScreen, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
-    "train", "valid", "size", "transforms", "workers", "batch_size", "seed", "device", "precision",
+    "train", "valid", "root", "size", "transforms", "workers", "batch_size", "seed", "device",
+    "precision",
 )  # fmt: skip
+
+_OF_RUNS = ("name", "out", *options.SourceFlags.__annotations__)
 
 
 @options.with_flags(
-    options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in ("name", "out")}
+    options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in _OF_RUNS}
 )
 def probe(
     printer: Printer,
+    source: options.Source = None,
     weights: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--backbone",
             metavar="WEIGHTS",
-            help="A checkpoint, a run folder, efficientnet_lite0 or a torchvision model.",
+            help="A checkpoint, a run folder, or a model with pretrained weights, by default"
+            " efficientnet_lite0. Of several, the best in cross-validation. May be repeated.",
         ),
-    ] = "efficientnet_lite0",
+    ] = None,
+    knn: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Also say how often the vote of the K nearest training images is right.",
+            min=1,
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Fit a linear head to the features of a pretrained network, without training steps.
 
     The network stays as it is. Its features of each image, and of the mirror image where training
-    may mirror, are computed once; the penalty of the head is chosen by cross-validation on the
-    training images. Also says how accurate fewer images would be. The run folder is that of
-    `ptkit train`.
+    may mirror, are computed once, and kept on disk for the next time (`ptkit cache`); the penalty
+    of the head is chosen by cross-validation on the training images. Also says how accurate fewer
+    images would be. The run folder is that of `ptkit train`.
 
     Example: ptkit probe --backbone efficientnet_lite0
     """
-    result = api_runs.probe(weights, watch=TrainingScreen(printer), **settings)
+    result = api_runs.probe(
+        weights or "efficientnet_lite0", source, knn=knn, watch=TrainingScreen(printer), **settings
+    )
     print_run(printer, result)

@@ -1,7 +1,7 @@
-"""`ptkit split`: class folders in, lists of training, validation and test images out."""
+"""`ptkit split`: class folders, a table or a list in; training, validation and test lists out."""
 
 from pathlib import Path
-from typing import Annotated, TypedDict, Unpack
+from typing import Annotated, Unpack
 
 import typer
 
@@ -11,7 +11,7 @@ from ptkit.commands.output import Printer
 from ptkit.commands.split_screen import split_lines, split_result
 
 
-class Choices(TypedDict, total=False):
+class Choices(options.SourceFlags, total=False):
     """How images are split."""
 
     ratio: Annotated[
@@ -53,10 +53,13 @@ class Choices(TypedDict, total=False):
             help="Keep images on one side whose paths have the same match (its first group).",
         ),
     ]
+    root: options.Root
     allow_missing: Annotated[
         bool,
         typer.Option(
-            "--allow-missing", help="Accept classes with fewer images than parts or folds."
+            "--allow-missing",
+            help="Accept classes with fewer images than parts or folds, and given parts without a"
+            " class.",
         ),
     ]
     overwrite: Annotated[
@@ -70,7 +73,9 @@ def split(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="Folder with one folder of images per class, or a list."
+            metavar="DIR",
+            help="Folder with one folder of images per class, also within train, val and test; or a"
+            " table (.csv, .tsv, .jsonl), or a list.",
         ),
     ],
     seed: options.Seed = 0,
@@ -79,6 +84,9 @@ def split(
 ) -> None:
     """Split images into training, validation and test lists, class by class; exact duplicates stay
     together.
+
+    Parts that are there (train, val, test) are kept, and only those that are missing are made. A
+    table that lies beside the images is found. What was taken for what is printed.
 
     Writes train.txt, valid.txt, test.txt, classes.txt and split.json here or into --out.
 

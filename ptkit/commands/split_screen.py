@@ -20,7 +20,8 @@ def split_lines(outcome: "Outcome") -> list[str]:
     """Return the lines to print."""
     extension = outcome.extension
     added = [] if extension is None else _extension_notes(outcome, extension)
-    return [*_table_lines(outcome), "", *added, *_notes(outcome), *_places(outcome)]
+    notes = *map(_one_line, outcome.scan.notes), *added, *_notes(outcome)
+    return [*_table_lines(outcome), "", *notes, *_places(outcome)]
 
 
 def split_result(outcome: "Outcome") -> dict[str, Any]:
@@ -38,6 +39,8 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "valid": None if folds else totals["valid"],
         "test": totals.get("test", 0),
         "folds": in_folds or None,
+        "notes": list(outcome.scan.notes),
+        "given": outcome.given,
         "num_new": len(outcome.scan),
         "num_kept": extension.num_kept if extension else 0,
         "num_missing": extension.num_missing if extension else 0,
@@ -111,6 +114,10 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
 
     scan, split = outcome.scan, outcome.split
     grouping = split.grouping
+    if outcome.given:
+        made = [name for name in split.part_names if name not in outcome.given]
+        rest = f"; made out of train: {', '.join(made)}" if made else ""
+        yield f"Given parts, kept: {', '.join(outcome.given)}{rest}."
     if grouping.num_duplicates:
         count = f"{grouping.num_duplicates:,}"
         yield f"Exact duplicates: {count}; copies of one picture are in one part."

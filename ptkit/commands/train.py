@@ -2,6 +2,7 @@
 everywhere, and in a log one a minute.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +34,11 @@ _SLOW_EPOCH_S = 600.0
 
 
 @options.with_flags(options.setting_flags() | options.RUN_FLAGS)
-def train(printer: Printer, **settings: Any) -> None:
-    """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here.
+def train(printer: Printer, source: options.Source = None, **settings: Any) -> None:
+    """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here, or on a
+    folder that is split first.
+
+    Photographs start from pretrained weights where `ptkit[photos]` is installed.
 
     Writes a run folder (runs/NAME, or into --out) with the best checkpoint, the state to resume
     from, metrics.csv, TensorBoard events and pictures, and links ./ckpt.pkl to the best checkpoint.
@@ -44,7 +48,7 @@ def train(printer: Printer, **settings: Any) -> None:
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    result = api_runs.train(watch=TrainingScreen(printer), **settings)
+    result = api_runs.train(source, watch=TrainingScreen(printer), **settings)
     print_run(printer, result)
 
 
@@ -178,6 +182,7 @@ def print_run(printer: Printer, result: "RunResult") -> None:
     pictures = [file for file in result.files if file.suffix in (".png", ".gif")]
     some = ", ".join(str(file.relative_to(result.run)) for file in pictures[:2])
     printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {some}")
+    rows = [{"weights": k, **dataclasses.asdict(v)} for k, v in result.backbones.items()]
     printer.result(
         {
             "run": str(result.run),
@@ -194,6 +199,8 @@ def print_run(printer: Printer, result: "RunResult") -> None:
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
+            **({} if result.probe is None else {"probe": result.probe.as_dict()}),
+            **({"backbones": rows} if rows else {}),
         }
     )
 

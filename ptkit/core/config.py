@@ -67,6 +67,13 @@ class DataSettings:
         "File with one class name a line; by default classes.txt beside the training list.",
         is_path=True,
     )
+    root: str | None = _setting(
+        None,
+        "Folder of the images, where they were moved: it replaces the leading folders of the listed"
+        " paths.",
+        flag="--root",
+        is_path=True,
+    )
     size: int | None = _setting(
         None,
         "Input size in pixels; by default chosen from the images.",
@@ -144,7 +151,12 @@ class ModelSettings:
         (), "Initial weights: SELECTOR=method(...), or tutorial.", flag="--init"
     )
     weights: str | None = _setting(
-        None, "Weights to start from: a file, a run or a torchvision model.", is_path=True
+        None,
+        "Weights to start from: a file, a run, or a model with pretrained ones.",
+        is_path=True,
+    )
+    weights_sha256: str | None = _setting(
+        None, "SHA-256 of the file of these weights; another file is refused. Runs fill it in."
     )
 
 
@@ -214,7 +226,10 @@ class SchedulerSettings:
         "auto", "Step the schedule once a step or once an epoch.", choices=("auto", "step", "epoch")
     )
     warmup: float = _setting(
-        0.1, "Share of the run over which the rate rises linearly.", within=_SHARE
+        0.1,
+        "Share of the run over which the rate rises linearly; above 1 a number of steps, at most"
+        " half the run.",
+        within=Limits(low=0),
     )
     metric: str = _setting(
         "loss",
@@ -271,9 +286,14 @@ class TrainSettings:
     )
     method: str = _setting(
         "steps",
-        "Steps of an optimizer; or probe: the head is fitted to features of the rest, which stays"
-        " as it is.",
-        choices=("steps", "probe"),
+        "Steps of an optimizer; probe: the head is fitted to features of the rest, which stays as"
+        " it is; probe-steps: steps that begin with such a head.",
+        choices=("steps", "probe", "probe-steps"),
+    )
+    knn: int | None = _setting(
+        None,
+        "Of a probe: also say how often the vote of so many nearest training images is right.",
+        within=_COUNT,
     )
 
 

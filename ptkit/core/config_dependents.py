@@ -16,6 +16,7 @@ _DEPENDENTS = {
     "data.transforms": ("data.augment", "data.eval_transforms"),
     # Of these another part counts, not other arguments of the same.
     "model.call": ("model.init", "optimizer.groups"),
+    "model.weights": ("model.weights_sha256",),
     "loss.call": ("loss.pairs", "loss.embedding", "loss.smoothing"),
     "optimizer.call": ("optimizer.lr",),
     "scheduler.call": ("scheduler.per", "scheduler.metric"),

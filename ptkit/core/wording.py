@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ptkit.core.errors import UsageError
@@ -63,6 +64,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     by_lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def fits_glob(name: str, pattern: str) -> bool:
+    """Say whether a name fits `*`, `?` and `[...]` in a pattern; capitals do not count."""
+    return fnmatchcase(name.lower(), pattern.lower())
 
 
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:

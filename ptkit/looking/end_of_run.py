@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ptkit.core.data.lists import MULTI, REGRESSION
+from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.training.observers import Figure
 from ptkit.core.training.prediction import Predicted, predict_list
+from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.run_folder import Run
-from ptkit.core.training.tasks.metrics import confusion_matrix
+from ptkit.core.training.tasks.metrics import confusion_matrix, interval
 from ptkit.core.training.tasks.task import METRICS
 from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.curves import learning_curves
+from ptkit.plots.data_budget import data_budget_figure
 from ptkit.plots.saving import save_figure
 
 
@@ -43,6 +45,8 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
         run.show(Figure("confusion", confusion), epoch_of(run))
         files.append(save_figure(confusion, run.folder / "confusion.png"))
     files.append(_write_predictions(run, found))
+    if (report := run.history.probe) is not None:
+        files.append(_draw_budget(run, report))
     if run.settings.log.pictures:
         files += draw_pictures(run, found)
     return tuple(files)
@@ -63,6 +67,20 @@ def _draw_curves(run: Run) -> Path:
     )
     run.show(Figure("curves", curves), int(run.rows[-1]["epoch"]))
     return save_figure(curves, run.folder / "curves.png")
+
+
+def _draw_budget(run: Run, report: ProbeReport) -> Path:
+    total = report.num_valid
+    figure = data_budget_figure(
+        [part.num_images for part in report.budget],
+        [part.accuracy for part in report.budget],
+        interval=[interval(part.accuracy * total, total) for part in report.budget],
+        expected=report.expected,
+        majority=report.majority,
+        footer=footer_of(run),
+    )
+    run.show(Figure("data_budget", figure), epoch_of(run))
+    return save_figure(figure, run.folder / "data_budget.png")
 
 
 def _write_predictions(run: Run, found: Predicted) -> Path:

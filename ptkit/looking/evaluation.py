@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit.core.data.lists import REGRESSION, ImageList, classes_file, read_list
+from ptkit.core.data.labels import REGRESSION
+from ptkit.core.data.lists import ImageList, check_image, classes_file, read_list
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute
 from ptkit.core.training.tasks.task import TOP, is_in_top, label_kind_of
@@ -214,11 +215,12 @@ def evaluate_list(
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "stop",
+    root: Path | None = None,
 ) -> Evaluation:
     """Test a model on a list of labelled images.
 
     classes: a file of class names, by default classes.txt beside the list. on_bad: `skip` leaves
-    out images that cannot be read.
+    out images that cannot be read. root: see `read_list`.
 
     Raises:
         CheckpointError: the model gives another number of scores than there are classes.
@@ -232,7 +234,9 @@ def evaluate_list(
             f" {ckpt} {list_file}` shows them, and a run's metrics.csv has their errors in"
             " validation"
         )
-    listed, names = read_matching_list(list_file, subject, classes=classes)
+    listed, names = read_matching_list(list_file, subject, classes=classes, root=root)
+    if on_bad == "stop":
+        check_image(listed, 0)
     images = _counted(listed, subject)
     bad: dict[int, str] = {}
     found, trained_on = subject.predict(
@@ -272,7 +276,7 @@ def _counted(listed: ImageList, subject: Subject) -> ImageList:
 
 
 def read_matching_list(
-    file: Path, subject: Subject, *, classes: Path | None = None
+    file: Path, subject: Subject, *, classes: Path | None = None, root: Path | None = None
 ) -> tuple[ImageList, tuple[str, ...]]:
     """Read a list whose labels mean the subject's classes; return it and the class names.
 
@@ -282,10 +286,18 @@ def read_matching_list(
         DataError: class names that differ, labels beyond the subject's classes, or an unreadable
             list.
     """
-    images = read_list(file, classes=classes, kind=label_kind_of(subject.task.kind))
+    known_names = subject.class_names if subject.has_class_names else None
+    images = read_list(
+        file, classes=classes, kind=label_kind_of(subject.task.kind), known=known_names, root=root
+    )
     names, known, model = images.class_names, subject.class_names, subject.weights.path
     beside = classes_file(file, classes)
     if beside is None:
+        if images.has_named_labels and known_names is None:
+            raise DataError(
+                f"{file} names its classes, but {model} does not say what its classes are called:"
+                " pass --classes FILE"
+            )
         if len(names) > len(known):
             raise DataError(
                 f"{file} has label {len(names) - 1}, but {model} knows the classes 0 to"

@@ -15,7 +15,8 @@ import torch
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import IMAGE_EXTENSIONS
-from ptkit.core.data.lists import MULTI, REGRESSION, ImageList, list_of, read_list
+from ptkit.core.data.labels import MULTI, REGRESSION
+from ptkit.core.data.lists import ImageList, list_of, read_list
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -115,18 +116,22 @@ def predict_sources(
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "skip",
+    root: Path | None = None,
 ) -> Answers:
     """Return what the model says about image files, folders (at any depth) and list files.
 
-    on_bad: `skip` puts images that cannot be read into the answers' `errors`.
+    on_bad: `skip` puts images that cannot be read into the answers' `errors`. root: where the
+    images of the lists are now, see `read_list`.
 
     Raises:
         DataError: nothing there, or, with `stop`, an image that cannot be read.
-        UsageError: no source, or `top` where classes are not ranked.
+        UsageError: no source, a root without a list, or `top` where classes are not ranked.
         CheckpointError: the saved pipeline names user code.
     """
     _check_top(subject, top)
-    images = find_images(sources, subject.class_names)
+    if root is not None and not any(map(_is_list, sources)):
+        raise UsageError("--root is for the images of a list; name a list file (.txt)")
+    images = find_images(sources, subject.class_names, root=root)
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
     found, trained_on = subject.predict(images, device=device, workers=workers, bad=bad)
@@ -201,9 +206,13 @@ def _predict_rows(
     return predict_images(subject, images, top=top).rows
 
 
-def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
+def find_images(
+    sources: Sequence[str], class_names: tuple[str, ...], *, root: Path | None = None
+) -> ImageList:
     """Return the images that some image files, folders (at any depth) and list files name, in that
     order.
+
+    root: of the images in lists, see `read_list`.
 
     Raises:
         DataError: nothing there, or a folder without images.
@@ -213,14 +222,18 @@ def find_images(sources: Sequence[str], class_names: tuple[str, ...]) -> ImageLi
     for source in sources:
         if os.path.isdir(source):
             paths += _in_folder(source)
-        elif source.endswith(".txt"):
-            images = read_list(Path(source))
+        elif _is_list(source):
+            images = read_list(Path(source), root=root)
             paths += map(images.image_path, range(len(images)))
         else:
             paths.append(source)
     if not paths:
         raise UsageError("no images: name image files, folders or list files")
     return list_of(paths, class_names)
+
+
+def _is_list(source: str) -> bool:
+    return source.endswith(".txt") and not os.path.isdir(source)
 
 
 def _in_folder(folder: str) -> list[str]:

@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import spread
-from ptkit.core.data.lists import REGRESSION, SINGLE, ImageList
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import PtkitError, UsageError
 from ptkit.core.files import write_atomically
+from ptkit.core.models.features import features, mean_over_places
 from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
 from ptkit.core.models.hooks import default_layers, evaluating, record_activations, trace_layers
 from ptkit.core.models.zoo import find_head
@@ -159,28 +161,30 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
 def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
     """What goes into the head, for at most a thousand images."""
     listed, model = run.training.valid.images, run.training.model
+    names = listed.class_names
     if listed.label_kind == REGRESSION:
         return
     indices = spread(range(len(listed)), _NUM_POINTS)
     try:
-        head: str | None = find_head(model, len(listed.class_names))
+        of, layer = features(model, num_classes=len(names)), find_head(model, len(names))
     except UsageError:
         # A network that learned an embedding has no head; its output is the embedding.
-        head = None
+        of, layer = (lambda images: mean_over_places(model(images)).float()), "the loss"
     side = min(_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(indices))))
-    features, thumbnails = [], []
+    found, thumbnails = [], []
     for images in batches_at(run.training.valid, indices):
-        features.append(_features(model, images, head).float().cpu().numpy())
+        with torch.no_grad():
+            found.append(of(images).cpu().numpy())
         thumbnails.append(squares(_pixels(run, images), side))
-    points, pictures = np.concatenate(features), np.concatenate(thumbnails)
+    points, pictures = np.concatenate(found), np.concatenate(thumbnails)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
     rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]
     shares = pictures.transpose(0, 3, 1, 2) / np.float32(255)
     run.show(Embedding("features", points, [("true", "image"), *rows], shares), epoch_of(run))
-    labels, names, layer = listed.labels[indices], listed.class_names, head or "the loss"
+    labels, footer = listed.labels[indices], footer_of(run)
     figure = embedding_figure(
-        points, labels, list(pictures), class_names=names, layer=layer, footer=footer_of(run)
+        points, labels, list(pictures), class_names=names, layer=layer, footer=footer
     )
     yield _saved(run, figure, "embedding", "embedding.png")
 
@@ -305,19 +309,3 @@ def _sign_of_scores(
             if ((sign * outputs).argmax(axis=1) == classes).mean() > 0.5:
                 return sign
     raise UsageError("Grad-CAM: the outputs are not one score a class")
-
-
-@torch.no_grad()
-def _features(model: nn.Module, images: Tensor, head: str | None) -> Tensor:
-    """Return what goes into the head (n, D), or the outputs; of maps and tokens the mean over the
-    places.
-    """
-    seen: list[Tensor] = []
-    watched = model.get_submodule(head) if head else model
-    # The handle that registering returns removes the hook at the end of `with`.
-    with watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-        outputs = model(images)
-    found = seen[-1] if head else outputs
-    if found.ndim == 4:
-        return found.flatten(2).mean(dim=2)
-    return found.mean(dim=1) if found.ndim == 3 else found

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import SINGLE, ImageList, read_classes
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import ImageList, read_classes
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
@@ -22,7 +23,7 @@ from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.weights import Weights
-from ptkit.core.parts.calls import Call, joined, parse_all
+from ptkit.core.parts.calls import Call, joined, parse, parse_all
 from ptkit.core.parts.catalogue import names_code
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
@@ -120,7 +121,7 @@ def load_subject(
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
         CheckpointError: no such file, damaged, or weights that do not fit the model.
     """
-    weights = find_weights(str(path))
+    weights = find_weights(str(path), model=model, size=size)
     weights, own_steps = _with_own_steps(weights, transforms)
     checkpoint = weights.checkpoint
     if checkpoint is None:
@@ -171,8 +172,10 @@ def _of_other_weights(
     size: int | None,
     classes: Path | None,
 ) -> Subject:
-    is_as_trained = mean is None and std is None and size is None
-    model, size = model or weights.call, size or weights.size
+    is_as_trained = mean is None and std is None and size in (None, weights.size)
+    # A tag has said what the weights are.
+    is_told = model is None or parse(model).tag
+    model, size = weights.call if is_told else model, size or weights.size
     mean = weights.mean if mean is None else mean
     std = weights.std if std is None else std
     if model is None or mean is None or std is None or size is None:

@@ -22,7 +22,7 @@ from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.hooks import evaluating
-from ptkit.core.models.locate import read_weights, weights_path
+from ptkit.core.models.locate import find_weights, weights_path
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, usual_size
 from ptkit.core.parts.calls import Call, parse
@@ -286,7 +286,7 @@ def summarize_subject(
             raise UsageError(
                 f"{text} is a checkpoint and already stores this: leave out --num-classes"
             )
-        return _of_weights(read_weights(path), model=model, size=size, depth=depth)
+        return _of_weights(find_weights(text, model=model), model=model, size=size, depth=depth)
     if model is not None:
         raise UsageError(
             f"--model is for a checkpoint of a model of your own, and {text} is a model: leave"

@@ -21,6 +21,7 @@ class ListDataset(Dataset[tuple[Any, Any]]):
     transform: takes a uint8 RGB tensor (3, H, W); or a PIL image, if ToTensor or PILToTensor of
     torchvision is the first conversion in it, alone or within Compose and its like: these refuse
     tensors or pass them on unconverted. target_transform: takes the label.
+    root: the folder of the images, where they were moved.
 
     >>> image, label = ptkit.ListDataset("train.txt")[0]
     >>> image.dtype
@@ -35,8 +36,10 @@ class ListDataset(Dataset[tuple[Any, Any]]):
         list_file: str | Path,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
+        *,
+        root: str | Path | None = None,
     ) -> None:
-        self.images = read_list(Path(list_file))
+        self.images = read_list(Path(list_file), root=None if root is None else Path(root))
         self.class_names = self.images.class_names
         self.transform, self.target_transform = transform, target_transform
         self._takes_pil = transform is not None and _takes_pil(transform)

@@ -1,47 +1,35 @@
 """List files: one image a line, `PATH LABEL`, the label being one class, several classes, or
-numbers; kept as arrays and not as millions of objects.
+numbers (labels.py); kept as arrays and not as millions of objects.
 """
 
 import hashlib
-import math
 import os
 import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.core.errors import DataError
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
+from ptkit.core.data.moved import moved_prefix, replaced
+from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import numbered_lines, open_text, quoted, unquoted
 
 # `ptkit split FOLDER` imports this module and must start without numpy.
 if TYPE_CHECKING:
     import numpy as np
 
+# An index into bytes gives a number.
+_QUOTE, _SLASH = b'"/'
+_QUOTED_LABEL = re.compile(rb'\s("(?:[^"\\]|\\.)*")\s*$')
+# Of so many images at least one must be where they were moved to.
+_NUM_TRIED = 20
+
 # Ends made Python integers at a time: one call for many, but never ten million objects.
 _BLOCK = 1 << 16
-
-# The kinds of labels: `3`; `1,4,7` (and `4,` for one, `,` for none); `3.25` or `0.1,0.7`.
-SINGLE, MULTI, REGRESSION = "single-label", "multi-label", "regression"
-DESCRIPTIONS = {
-    SINGLE: "one class an image",
-    MULTI: "several classes an image",
-    REGRESSION: "numbers",
-}
-
-# Without classes.txt every index up to the largest gets a name, so a stray number must not ask for
-# billions.
-_MAX_CLASSES = 1_000_000
-# In a pattern of bytes \d is 0 to 9 alone; in one of text it takes digits of every script.
-_WHOLE = re.compile(rb"\d+")
-_SEVERAL = re.compile(rb"(\d+(,\d+)*)?,?")
-_NUMBER = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-_NUMBERS = re.compile(_NUMBER + rb"(," + _NUMBER + rb")*")
-
-# What a label means, and the number of the first line that has it.
-_Value = tuple[tuple[float, ...], int]
 
 
 # eq=False: a generated == would ask for the truth value of arrays, which is an error.
@@ -55,7 +43,8 @@ class ImageList:
     labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
     labels; float32 (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
-    num_repeated: lines that repeat an earlier one.
+    num_repeated: lines that repeat an earlier one. has_named_labels: its lines name the classes.
+    moved: of relative (False) and absolute paths (True), which beginning is replaced by what.
     """
 
     file: Path
@@ -66,6 +55,8 @@ class ImageList:
     path_bytes: bytes | bytearray
     path_ends: "np.ndarray"
     num_repeated: int = 0
+    has_named_labels: bool = False
+    moved: Mapping[bool, tuple[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,9 +81,13 @@ class ImageList:
 
     def image_path(self, index: int) -> str:
         """Return a path that opens: relative to the list's folder or, if nothing is there, to the
-        working directory.
+        working directory; of images that were moved, where they are now.
         """
         path = self.listed_path(index)
+        if self.moved:
+            prefix = self.moved.get(path.startswith("/"))
+            if prefix and path.startswith(prefix[0]):
+                return replaced(path, prefix)
         if not self._prefix or os.path.isabs(path):
             return path
         beside = self._prefix + path
@@ -138,16 +133,26 @@ class ImageList:
         return self.path_bytes[start : self.path_ends[index]]
 
 
-def read_list(file: Path, *, classes: Path | None = None, kind: str | None = None) -> ImageList:
+def read_list(
+    file: Path,
+    *,
+    classes: Path | None = None,
+    kind: str | None = None,
+    known: tuple[str, ...] | None = None,
+    root: Path | None = None,
+) -> ImageList:
     """Read a list file. CRLF, a BOM, blank lines and quoted paths are accepted.
 
     classes: see `classes_file`; without one the names are "0", "1", ... up to the largest label.
     kind: of the labels, where it is known: a list of single classes then also serves as one of
     several, or of numbers.
+    known: classes that names in the list mean, where no file has them; see `label_table`.
+    root: the folder that the images are in now, see `moved_prefix`.
 
     Raises:
         DataError: no such file, not UTF-8 text, a line without a label or with one that is not a
-            class index, one path with two labels, or no lines at all.
+            class, one path with two labels, no lines at all, or images that are not below `root`.
+        UsageError: `root` is not a folder.
     """
     import numpy as np
 
@@ -156,13 +161,61 @@ def read_list(file: Path, *, classes: Path | None = None, kind: str | None = Non
     paths, *arrays, lines = _read_rows(file)
     if not lines:
         raise DataError(f"{file} names no images; expected lines such as: images/cat/1.png 0")
-    table, class_names = label_table(lines, file=file, class_names=class_names, wanted=kind)
+    table = label_table(lines, file=file, class_names=class_names, wanted=kind, known=known)
     ends, hashes, codes = (np.frombuffer(numbers, np.int64) for numbers in arrays)
     # Of the file as it is: normstats.json and checkpoints know their list by it.
     with open_text(file) as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    found = ImageList(file, file.parent, class_names, sha256, table[codes], paths, ends)
-    return replace(found, num_repeated=_count_repeated(found, hashes))
+    found = ImageList(
+        file,
+        file.parent,
+        class_names=table.class_names,
+        sha256=sha256,
+        labels=table.rows[codes],
+        path_bytes=paths,
+        path_ends=ends,
+        has_named_labels=table.are_names,
+    )
+    moved = {} if root is None else _moved(found, root)
+    return replace(found, num_repeated=_count_repeated(found, hashes), moved=moved)
+
+
+def check_image(images: ImageList, row: int) -> None:
+    """Refuse a list, whole as it was read, whose images are elsewhere; one of them is looked for.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not os.path.lexists(path := images.image_path(row)):
+        used = (number for number, line in numbered_lines(images.file) if line.strip())
+        line = next(islice(used, row, None))
+        raise DataError(
+            f"{images.file}, line {line}: no image {path}; if the images are elsewhere, pass"
+            " --root DIR"
+        )
+
+
+def _moved(images: ImageList, root: Path) -> dict[bool, tuple[str, str]]:
+    """Return which beginnings of relative and of absolute paths to replace by `root`."""
+    if not root.is_dir():
+        raise UsageError(f"--root {root} is not a folder")
+    found = {}
+    for is_absolute in (False, True):
+        rows = (
+            k for k, path in enumerate(images.raw_paths()) if (path[0] == _SLASH) == is_absolute
+        )
+        paths = [images.listed_path(row) for row in islice(rows, _NUM_TRIED)]
+        # One of them may be missing without the others.
+        tried = (moved_prefix(path, root, exists=os.path.lexists) for path in paths)
+        prefix = next(filter(None, tried), None)
+        if paths and prefix is None:
+            raise DataError(
+                f"no image of {images.file} is below --root {root}: not {paths[0]}, however many of"
+                " its leading folders are left out"
+            )
+        if prefix is not None:
+            found[is_absolute] = prefix
+    return found
 
 
 def classes_file(list_file: Path, classes: Path | None = None) -> Path | None:
@@ -225,32 +278,40 @@ def classes_bytes(class_names: Iterable[str]) -> bytes:
 
 
 def _read_rows(
-    file: Path,
+    file: Path, *, has_quoted_labels: bool = False
 ) -> "tuple[bytearray, array[int], array[int], array[int], dict[bytes, int]]":
     """Return all paths of a list in one piece, where each ends, a hash of each, the place of its
     label among the distinct texts, and these with the number of the first line of each.
+
+    has_quoted_labels: whether labels may hold blanks; found out while reading.
     """
     # Arrays: in a list most numbers are a pointer and an object, four times the memory.
     paths, ends, hashes, codes = bytearray(), array("q"), array("q"), array("q")
     places: dict[bytes, int] = {}
     lines: dict[bytes, int] = {}
-    for number, line in numbered_lines(file):
+    numbered = numbered_lines(file)
+    for number, line in map(_with_one_word, numbered) if has_quoted_labels else numbered:
         # At white space, from the right, once: so blanks at the end of the line and before the
         # label go as well.
         parts = line.rsplit(None, 1)
         if len(parts) != 2:
             if not parts:
                 continue
+            is_table = file.suffix in (".csv", ".tsv", ".jsonl")
+            advice = f"; to make lists of a table: `ptkit split {file}`" if is_table else ""
             raise DataError(
                 f"{file}, line {number}: no label; expected PATH LABEL, such as: images/cat/1.png 0"
+                f"{advice}"
             )
         path, text = parts
         # Labels repeat: each distinct text is checked and parsed once, however long the list.
         code = places.setdefault(text, len(places))
         if code == len(lines):
+            # Read once more: looking for quotes in every line would slow all lists down.
+            if text[-1] == _QUOTE and not has_quoted_labels:
+                return _read_rows(file, has_quoted_labels=True)
             lines[text] = number
-        # A quotation mark: an index into bytes gives a number.
-        if path[0] == 34:
+        if path[0] == _QUOTE:
             path = unquoted(path, place=f"{file}, line {number}").encode("utf-8", "surrogateescape")
         paths += path
         ends.append(len(paths))
@@ -258,6 +319,14 @@ def _read_rows(
         # Python salts this hash anew in each process: good for comparing here, never for saving.
         hashes.append(hash(path))
     return paths, ends, hashes, codes, lines
+
+
+def _with_one_word(numbered: tuple[int, bytes]) -> tuple[int, bytes]:
+    """Return a line with the blanks in a quoted label escaped, which JSON reads alike."""
+    number, line = numbered
+    if label := _QUOTED_LABEL.search(line):
+        line = line[: label.start(1)] + label[1].replace(b" ", rb"\u0020")
+    return number, line
 
 
 def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
@@ -283,117 +352,3 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
                 " the lines"
             )
     return len(rows) - len(labels)
-
-
-def label_table(
-    lines: Mapping[bytes, int],
-    *,
-    file: Path,
-    class_names: tuple[str, ...] | None,
-    wanted: str | None = None,
-) -> "tuple[np.ndarray, tuple[str, ...]]":
-    """Return a row for each distinct label text of a list, and the names of the classes or numbers.
-
-    lines: the texts, with the number of the first line of each. class_names: None makes names up.
-    wanted: the kind it must be; class indices also serve as lists of one class, and as numbers.
-    The rows are int64 (n,) class indices, bool (n, K) or float32 (n, numbers).
-
-    Raises:
-        DataError: a text that is not a label, or does not fit the others or the names; with its
-            line.
-    """
-    kind = _kind_of(lines)
-    values = []
-    for text, number in lines.items():
-        try:
-            values.append((_parse_label(text, kind), number))
-        except DataError as error:
-            raise DataError(f"{file}, line {number}: {error}") from None
-    names_of = _names_of_numbers if REGRESSION in (kind, wanted) else _names_of_classes
-    class_names = names_of(values, file, class_names)
-    if wanted is not None and kind not in (SINGLE, wanted):
-        raise DataError(f"{file} has {DESCRIPTIONS[kind]}, expected {DESCRIPTIONS[wanted]}")
-    rows = _rows([value for value, _ in values], wanted or kind, num_classes=len(class_names))
-    return rows, class_names
-
-
-def _kind_of(texts: Collection[bytes]) -> str:
-    """One decimal point makes all of them numbers, else one comma makes all of them lists of
-    classes.
-    """
-    # isdigit first: it is quicker than a pattern, and settles lists of single classes.
-    if any(
-        not text.isdigit() and re.search(rb"[.eE]", text) and _NUMBERS.fullmatch(text)
-        for text in texts
-    ):
-        return REGRESSION
-    return MULTI if any(b"," in text for text in texts) else SINGLE
-
-
-def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:
-    """Return the class indices or numbers that a label means."""
-    if kind == REGRESSION and _NUMBERS.fullmatch(text):
-        numbers = tuple(float(part) for part in text.split(b","))
-        if not all(map(math.isfinite, numbers)):
-            raise DataError(f"label '{text.decode()}' is too large for a number")
-        return numbers
-    if _WHOLE.fullmatch(text) or (kind == MULTI and _SEVERAL.fullmatch(text)):
-        return tuple(int(part) for part in text.split(b",") if part)
-    shown = repr(text.decode("utf-8", "replace"))
-    if re.fullmatch(rb"-\d+", text):
-        raise DataError(f"label {shown} is negative; class indices start at 0")
-    if _NUMBERS.fullmatch(text) or _SEVERAL.fullmatch(text):
-        raise DataError(
-            f"label {shown} does not fit the other lines, which have {DESCRIPTIONS[kind]}"
-        )
-    raise DataError(
-        f"label {shown} is not a number; expected PATH LABEL, the label being a class index"
-    )
-
-
-def _rows(values: Sequence[Sequence[float]], kind: str, *, num_classes: int) -> "np.ndarray":
-    import numpy as np
-
-    if kind == SINGLE:
-        return np.array([value[0] for value in values], np.int64)
-    if kind == REGRESSION:
-        return np.array(values, np.float32)
-    rows = np.zeros((len(values), num_classes), bool)
-    for row, indices in zip(rows, values, strict=True):
-        row[[int(index) for index in indices]] = True
-    return rows
-
-
-def _names_of_classes(
-    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    limit = _MAX_CLASSES if class_names is None else len(class_names)
-    for value, number in values:
-        beyond = next((int(index) for index in value if index >= limit), None)
-        if beyond is not None:
-            message = f"label {beyond} is beyond the last class, {limit - 1}; see classes.txt"
-            raise DataError(f"{file}, line {number}: {message}")
-    largest = max((int(index) for value, _ in values for index in value), default=-1)
-    if largest < 0:
-        raise DataError(f"{file} has no labels: every line has an empty list of classes")
-    return class_names or tuple(str(index) for index in range(largest + 1))
-
-
-def _names_of_numbers(
-    values: Sequence[_Value], file: Path, class_names: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    first, line = values[0]
-    count = len(first)
-    for value, number in values:
-        if len(value) != count:
-            raise DataError(
-                f"{file}, line {number}: {len(value)} numbers, but line {line} has {count}"
-            )
-    if class_names is not None and len(class_names) != count:
-        # A number that is not whole is what a list of classes has by mistake.
-        decimal = next((n for value, n in values if any(x != int(x) for x in value)), line)
-        raise DataError(
-            f"{file}, line {decimal}: {count} number{'s' * (count > 1)}, but classes.txt names"
-            f" {len(class_names)} classes; for numbers it names each number, or is not there"
-        )
-    return class_names or (("value",) if count == 1 else tuple(f"value {k}" for k in range(count)))

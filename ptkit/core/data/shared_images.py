@@ -42,8 +42,10 @@ def first_shared(one: ImageList, other: ImageList) -> str | None:
 
 def _possible(images: ImageList) -> _Hashes:
     """Return hashes of all files that the paths may mean, (1 or 2, N): beside the list, in the
-    working directory.
+    working directory; of images that were moved, where they are now.
     """
+    if images.moved:
+        return _hashes(_meant(images, np.arange(len(images))), len(images))[None]
     folders = dict.fromkeys([os.fsencode(os.path.abspath(images.folder)), os.getcwdb()])
     paths = (_joined(folder, images.raw_paths()) for folder in folders)
     return np.stack([_hashes(joined, len(images)) for joined in paths])

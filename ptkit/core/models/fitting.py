@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.matching import fit_names, load_whole
+from ptkit.core.models.recognition import recognised
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import build_model, check_forward, takes, usual_size
 from ptkit.core.parts.calls import Call, parse
@@ -52,7 +53,10 @@ def fit_bare_weights(
     num_classes = _num_classes(call, weights, size, channels)
     module, text = build_model(call, num_classes=num_classes, size=size, channels=channels, seed=0)
     source = f"the weights in {weights.path}"
-    notes = load_whole(module, weights.state_dict, source=source, call=text)
+    try:
+        notes = load_whole(module, weights.state_dict, source=source, call=text)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{recognised(weights.state_dict)}") from error
     return Fitted(module.eval(), text, num_classes, (*weights.notes, *stem_notes, *notes))
 
 
@@ -97,5 +101,8 @@ def _num_classes(
     # The head may have another name in the file.
     shown = shown or [len(t) for name, t in found.items() if name not in own and t.ndim > 1]
     if not shown:
-        raise CheckpointError(f"{weights.path} does not fit {call}: it has no {heads[-1][0]}")
+        raise CheckpointError(
+            f"{weights.source} does not fit {call}: it has no {heads[-1][0]}; a network without a"
+            " head is for `ptkit probe --backbone` and `ptkit finetune`"
+        )
     return int(shown[-1])

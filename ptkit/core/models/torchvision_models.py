@@ -7,20 +7,15 @@ whose signature holds what takes effect.
 
 import functools
 import inspect
-import os
 import re
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
 import torchvision
 from torch import nn
 
-from ptkit.core.errors import StorageError
-from ptkit.core.files import make_folder
+from ptkit.core.models import downloads
 from ptkit.core.models.channels import take_one_channel
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
@@ -68,9 +63,14 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """Return size and accuracy of a model as torchvision publishes them."""
-    meta = torchvision.models.get_model_weights(name).DEFAULT.meta
+    meta = default_weights(name).meta
     accuracy = meta["_metrics"]["ImageNet-1K"]["acc@1"]
     return f"{meta['num_params'] / 1e6:.1f} million parameters, {accuracy:.1f} % on ImageNet-1K"
+
+
+def default_weights(name: str) -> Any:
+    """Return torchvision's description of the weights that it recommends for a model."""
+    return torchvision.models.get_model_weights(name).DEFAULT
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:
@@ -133,8 +133,8 @@ def pretrained_weights(name: str) -> Weights:
         StorageError: the download failed.
         CheckpointError: the file in the cache is damaged.
     """
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    file = _downloaded(name, weights.url)
+    weights = default_weights(name)
+    file = downloads.from_url(weights.url, name=name)
     state_dict, _ = unwrap(read_weight_file(file), file)
     preset = weights.transforms()
     return Weights(
@@ -167,23 +167,3 @@ def _call(name: str, weights: Any) -> str:
     }
     kwargs = {k: v for k, v in settled.items() if k in takes and v != takes[k].default}
     return str(Call(name, kwargs=kwargs))
-
-
-def _downloaded(name: str, url: str) -> Path:
-    """Return the file in torch's cache; a new download is checked against the hash in its name."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / os.path.basename(urlparse(url).path)
-    if file.exists():
-        return file
-    make_folder(folder)
-    match = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    try:
-        # Not get_state_dict: that prints, and loads with weights_only=False.
-        torch.hub.download_url_to_file(url, str(file), match[1] if match else None, progress=False)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise StorageError(
-            f"cannot download the weights of {name} ({reason}): put {url} at {file} by hand, or"
-            " give a file of weights"
-        ) from error
-    return file

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.matching import fit_names, fits, load_state_dict
+from ptkit.core.models.recognition import recognised
 from ptkit.core.wording import first_of
 
 
@@ -111,6 +112,6 @@ def _nothing_fits(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[st
         there, here = (str(tuple(tensors[same_name].shape)) for tensors in (given, own))
         reason = f"{same_name} is {there} in the weights, {here} in the model"
     return (
-        f"no weights fit {type(model).__name__}: {reason}; choose the --model that they were"
-        " made for"
+        f"no weights fit {type(model).__name__}: {reason}{recognised(given)}; choose the --model"
+        " that they were made for"
     )

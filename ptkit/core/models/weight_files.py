@@ -26,6 +26,8 @@ COMMENT = b"ptkit crc32 %08x"
 _COMMENT_LENGTH = len(COMMENT % 0)
 _ZIP_END, _ZIP_END_LENGTH = b"PK\5\6", 22
 _CHUNK = 1 << 20
+# As the safetensors package has it.
+_LONGEST_HEADER = 100_000_000
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # torch wraps its reason in advice to load without weights_only.
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
@@ -38,7 +40,7 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     ),
     (
         rb"(?i)\s*<(!doctype|html|head|\?xml|!--)",
-        "a web page, not weights: the download gave an HTML page",
+        "a web page, not weights: the download gave an HTML page; delete it and fetch the file",
     ),
     (rb"\0+\Z", "zeros from its beginning: the download or copy was cut short; fetch it again"),
     (rb"\x89HDF", "an HDF5 (Keras) file; only PyTorch and .safetensors files are read"),
@@ -69,20 +71,20 @@ def read_weight_file(path: Path) -> Any:
         CheckpointError: no such file, not weights, damaged, or it asks for code; nothing of it was
             run.
     """
-    head, num_bytes = _head(path)
+    head = _head(path)
     if head.startswith(b"PK\3\4"):
         check_zip(path)
         return _loaded(path, is_whole=True)
-    # A length, and a JSON header of that length.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= num_bytes - 8:
+    # A length, and a JSON header of that length; text would be a length beyond all files.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return _read_safetensors(path)
     if _LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
     return _loaded(path, is_whole=False)
 
 
-def _head(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes and the size of a regular file."""
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a regular file."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -103,7 +105,7 @@ def _head(path: Path) -> tuple[bytes, int]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    return head, status.st_size
+    return head
 
 
 def _stranger(path: Path, head: bytes) -> str:
@@ -211,7 +213,9 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         found = load(data)
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing: ")
-        raise CheckpointError(f"{path} is a damaged .safetensors file: {reason}") from error
+        raise CheckpointError(
+            f"{path} is a damaged .safetensors file: {reason}; fetch it again"
+        ) from error
     except KeyError as error:
         raise CheckpointError(
             f"{path} holds numbers of the type {error.args[0]}, which torch cannot read from"

@@ -1,8 +1,10 @@
 """Weights with what came with them; state dicts as other people nest and name them."""
 
+import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,12 @@ class Weights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     epoch: int | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def image_hashes(self) -> npt.NDArray[np.int64] | None:

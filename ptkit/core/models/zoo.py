@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,6 +63,19 @@ def default_model(size: int) -> str:
     return "resnet8()" if is_small(size) else "resnet18()"
 
 
+def with_zero_init(call: Call) -> Call:
+    """Return the call of a model that is to be trained from scratch so that each of its blocks
+    begins as the identity, where it has blocks that can and the call says nothing.
+
+    The last norm of a block then starts at zero, without which a deep network may explode in its
+    first steps (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1).
+    """
+    argument = "zero_init_residual"
+    if argument in call.kwargs or not takes(call, argument):
+        return call
+    return call.updated({argument: True})
+
+
 def origin(name: str) -> str:
     """Return where a model of the catalogue comes from: `ptkit` or `torchvision`."""
     return "ptkit" if name in _OURS.parts else "torchvision"
@@ -81,7 +95,7 @@ def usual_size(call: Call) -> int:
             return side
     if call.prefix == "timm":
         timm_models.check_name(call)
-        return timm_models.usual_size(call.name)
+        return timm_models.usual_size(call)
     is_for_small = call.name in _OURS.parts and call.name not in _FOR_PHOTOS
     return _OUR_SIZE if is_for_small and not call.prefix else _USUAL_SIZE
 
@@ -110,7 +124,8 @@ def build_model(
     catalogue = _catalogue(call)
     if call.prefix == "timm":
         timm_models.check_name(call)
-        call = call.updated(timm_models.settled(call, size, channels))
+        # A tag names weights: the model is the same without.
+        call = replace(call, tag="").updated(timm_models.settled(call, size, channels))
     else:
         call = _settled(call, catalogue.find(call), size, channels)
     # Not torch.manual_seed: that would reseed the GPU's generator as well.
@@ -196,14 +211,13 @@ def _without_num_classes(call: Call, num_classes: int) -> Call:
             f"the data has {num_classes} classes; leave num_classes out", "num_classes"
         )
     is_torchvisions = not call.prefix and call.name not in _OURS.parts
-    start = call.name if is_torchvisions else f"FILE --model {call.prefix}:{call.name}"
     # Those of a user's own model mean what the user says.
     has_pretrained = is_torchvisions or call.prefix == "timm"
     for key in _WEIGHT_ARGUMENTS:
         if has_pretrained and key in call.kwargs:
             raise call.error(
-                f"{key} is not part of a model: ptkit finetune {start} starts from pretrained"
-                " weights",
+                f"{key} is not part of a model: ptkit finetune {call.full_name} starts from"
+                " pretrained weights",
                 key,
             )
     return call.without("num_classes")

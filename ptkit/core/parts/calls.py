@@ -2,7 +2,8 @@
 
 Grammar: `[prefix:]name[(args)]`. The call part goes to Python's `ast` and nothing is evaluated:
 only literals, lists, nested calls and `InterpolationMode.X` are read. A prefix names a user's own
-module or file, or another library.
+module or file, or another library. timm's names may have a tag, `timm:name.tag`, which says which
+pretrained weights are meant.
 """
 
 import ast
@@ -19,7 +20,8 @@ from ptkit.core.errors import UsageError
 # What people used to other notations write for a value, and how it is written here.
 _OTHER_SPELLINGS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 _FORM = re.compile(
-    r"\s*(?:(?P<prefix>[^\s()'\"=][^()'\"=]*?):)?(?P<call>[A-Za-z_]\w*\s*(?:\(.*\)?)?)\s*",
+    r"\s*(?:(?P<prefix>[^\s()'\"=][^()'\"=]*?):)?"
+    r"(?P<call>[A-Za-z_]\w*(?P<tag>\.\w+)?\s*(?:\(.*\)?)?)\s*",
     re.DOTALL,
 )
 
@@ -39,7 +41,8 @@ class Symbol:
 class Call:
     """A parsed call. Values are literals, lists, tuples, `Symbol` or nested `Call`.
 
-    prefix: "" for a built-in part, else `timm`, `module.path` or `path/to/file.py`.
+    prefix: "" for a built-in part, else `timm`, `module.path` or `path/to/file.py`. tag: "", or
+    which of its pretrained weights a model of timm's is meant with.
     source, spots: the text it came from and where in it the name ("") and each argument are, for
     error messages.
     """
@@ -48,6 +51,7 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
+    tag: str = ""
     source: str = field(default="", compare=False, repr=False)
     spots: Mapping[str | int, int] = field(default_factory=dict, compare=False, repr=False)
 
@@ -55,7 +59,13 @@ class Call:
         parts = [_text(value) for value in self.args] + [
             f"{key}={_text(value)}" for key, value in self.kwargs.items()
         ]
-        return f"{self.prefix + ':' if self.prefix else ''}{self.name}({', '.join(parts)})"
+        return f"{self.full_name}({', '.join(parts)})"
+
+    @property
+    def full_name(self) -> str:
+        """All before the arguments: `timm:resnet18.a1_in1k`."""
+        prefix, tag = self.prefix and f"{self.prefix}:", self.tag and f".{self.tag}"
+        return f"{prefix}{self.name}{tag}"
 
     def argument(self, place: int, key: str) -> Any:
         """Return the argument that has a place or a name; None where it is left out."""
@@ -87,25 +97,28 @@ def parse(text: str) -> Call:
     # Python ends lines at all three; places are counted with one.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     form = _FORM.fullmatch(text)
-    if form is None:
+    if form is None or (form["tag"] and form["prefix"] != "timm"):
         module, dot, name = text.strip().partition("(")[0].rpartition(".")
         hint = f"; write {name} without {module}." if dot and name.isidentifier() else ""
         raise UsageError(
             f"expected a name or a call such as Name(key=1){hint}, found\n{_pointed(text, 0)}"
         )
-    offset = form.start("call")
+    offset, tag, call_text = form.start("call"), form["tag"] or "", form["call"]
+    # Blanks in its place: a tag may begin with a digit, and places in the text stay as they are.
+    call_text = call_text.replace(tag, " " * len(tag), 1)
     try:
         # A backslash that means nothing in a string is a warning to Python; here it is what the
         # user wrote.
         with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(form["call"].rstrip(), mode="eval")
+            tree = ast.parse(call_text.rstrip(), mode="eval")
     except SyntaxError as error:
-        lines = form["call"].split("\n")[: max((error.lineno or 1) - 1, 0)]
+        lines = call_text.split("\n")[: max((error.lineno or 1) - 1, 0)]
         column = offset + sum(len(line) + 1 for line in lines) + max((error.offset or 1) - 1, 0)
         raise UsageError(f"{error.msg}\n{_pointed(text, min(column, len(text)))}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"cannot read this call: {error}\n{_pointed(text, 0)}") from None
-    return _Reader(text, offset, form["call"]).call(tree.body, prefix=form["prefix"] or "")
+    found = _Reader(text, offset, call_text).call(tree.body, prefix=form["prefix"] or "")
+    return replace(found, tag=tag.removeprefix("."))
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Call, ...]:
@@ -154,7 +167,7 @@ class _Reader:
             spots[keyword.arg] = self.column(keyword)
             kwargs[keyword.arg] = self.value(keyword.value)
         args = tuple(self.value(value) for value in node.args)
-        return Call(node.func.id, args, kwargs, prefix, self.source, spots)
+        return Call(node.func.id, args, kwargs, prefix, source=self.source, spots=spots)
 
     def value(self, node: ast.expr) -> Any:
         match node:

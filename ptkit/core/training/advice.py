@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import DataSettings
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.models.packaged_weights import INSTALL, is_installed
 from ptkit.core.sizes import is_small
 from ptkit.core.training.run_folder import Run
@@ -36,7 +36,7 @@ _MANY_IMAGES = 100_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """rule: its name in _RULES. text: one line."""
+    """rule: which of _JUDGED it is of. text: one line."""
 
     rule: str
     text: str
@@ -113,7 +113,7 @@ def facts_of_run(run: Run) -> Facts:
         num_valid=num_valid,
         majority=majority,
         guessing=guessing_loss(loss, is_balanced=settings.data.sampler == "balanced"),
-        lr=settings.optimizer.lr if settings.train.method == "steps" else None,
+        lr=settings.optimizer.lr if settings.train.method != "probe" else None,
         train_list=settings.data.train,
         valid_list=settings.data.valid,
         is_photos=not is_small(min(run.data.sides)),
@@ -123,7 +123,7 @@ def facts_of_run(run: Run) -> Facts:
 
 def verdicts(facts: Facts) -> tuple[Verdict, ...]:
     """Return what is true of a run and should be known before its result is used."""
-    found = ((name, rule(facts)) for name, rule in _RULES.items())
+    found = ((name, rule(facts)) for name, rule in _JUDGED.items())
     return tuple(Verdict(name, text) for name, text in found if text)
 
 
@@ -234,7 +234,7 @@ def telling_difference(right: int, total: int) -> float:
 
 
 # In the order in which they are told: what may be the cause of the others first.
-_RULES: dict[str, Callable[[Facts], str | None]] = {
+_JUDGED: dict[str, Callable[[Facts], str | None]] = {
     "exploded": _exploded,
     "never_below_chance": _never_below_chance,
     "no_better_than_majority": _no_better_than_majority,

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
-from ptkit.core.data.lists import SINGLE
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import DivergedError
@@ -163,12 +163,20 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     the task, and those that are asked for.
     """
     training.model.eval()
+    with torch.inference_mode():
+        return evaluated(training, _examined(training))
+
+
+def evaluated(
+    training: Training, pieces: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, dict[str, float]]:
+    """Return loss and metrics of outputs with their labels, which come in pieces."""
     loss = training.loss
     totals = Totals(loss)
     wanted = training.settings.metric, training.schedule.metric
     score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes, wanted)
     with torch.inference_mode():
-        for outputs, labels in _examined(training):
+        for outputs, labels in pieces:
             size = len(labels)
             # Both keep their numbers on the device: nothing here waits for it between batches.
             part, count = loss(outputs, labels, over=size), loss.count(labels)

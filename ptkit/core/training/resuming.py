@@ -31,7 +31,9 @@ from ptkit.core.training.tasks.task import read_task
 # not read again.
 _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
-    *("data.train", "data.valid", "data.classes", "data.workers", "data.cache", "model.weights"),
+    *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
+    *("model.weights", "model.weights_sha256"),
+    "data.root",
     # What it comes to is compared instead.
     "data.eval_transforms",
     # A run from before images were compared by content may have such a leak.

@@ -16,15 +16,16 @@ from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_layer, to_toml
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.device import precision_of
-from ptkit.core.errors import StorageError, UsageError
-from ptkit.core.files import make_folder, write_atomically, write_csv
+from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.observers import EpochResult, Item, Recorder
+from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.profiling import Profile
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
@@ -42,6 +43,7 @@ class History:
     """task: how the outputs of the best weights are read.
 
     best: epoch, loss and metrics of the best epoch. saved_epoch: of the state to resume from.
+    probe: what a probe found out.
     """
 
     task: Task
@@ -49,6 +51,7 @@ class History:
     best: dict[str, float] | None = None
     epochs_without_better: int = 0
     saved_epoch: int = 0
+    probe: ProbeReport | None = None
 
     def add(self, result: EpochResult, *, metric: str) -> bool:
         """Add an epoch and return whether it is the best so far, by `metric`."""
@@ -165,16 +168,20 @@ class Run(Setup):
             return f"{link} cannot be linked here ({error.strerror}); {where}"
         return None
 
+    def write_probe(self, report: ProbeReport) -> None:
+        """Remember what a probe found out, and write it to probe.json."""
+        self.history.probe = report
+        text = json.dumps(report.as_dict(), indent=2) + "\n"
+        write_atomically(self.folder / "probe.json", text.encode())
+
     def write_profile(self, profile: Profile) -> None:
         """Write profile.json."""
         text = json.dumps(profile.as_dict(), indent=2) + "\n"
         write_atomically(self.folder / "profile.json", text.encode())
 
 
-def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
+def new_run(setup: Setup, place: Place) -> Run:
     """Make the folder of a run, with its settings and the beginning of its recordings.
-
-    name: of the folder; None for the next free number.
 
     Raises:
         DataError: an image that cannot be read.
@@ -183,7 +190,7 @@ def new_run(setup: Setup, *, parent: Path, name: str | None) -> Run:
     """
     # Before the folder is made: an unreadable image must not leave an empty one.
     example = next(iter(setup.training.valid.epoch())).images[:1]
-    folder = _new_folder(parent, name)
+    folder = place.folder()
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)
@@ -211,42 +218,6 @@ def write_config(folder: Path, settings: Settings) -> str:
     toml = to_toml(settings, folder=folder)
     write_atomically(folder / "config.toml", toml.encode())
     return toml
-
-
-def check_name(parent: Path, name: str) -> None:
-    """Refuse a name under which no new run can be.
-
-    Raises:
-        UsageError: it is a path, or the folder exists already.
-    """
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(
-            f"--name must be a plain folder name, found {name!r}; --out says where runs go"
-        )
-    if (parent / name).exists():
-        raise UsageError(
-            f"the run {parent / name} exists: choose another --name, or --resume {parent / name}"
-        )
-
-
-def _new_folder(parent: Path, name: str | None) -> Path:
-    """Make and return parent/name; without a name the next free number."""
-    make_folder(parent)
-    if name is not None:
-        check_name(parent, name)
-        return make_folder(parent / name)
-    numbers = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
-    number = max(numbers, default=0) + 1
-    while True:
-        folder = parent / str(number)
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run took it at this moment
-            number += 1
-        except OSError as error:
-            raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
-        else:
-            return folder
 
 
 def open_recorders(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +18,18 @@ from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
-from ptkit.core.training.probing import probe
+from ptkit.core.training.probe.linear_head import Chosen
+from ptkit.core.training.probe.report import ProbeReport
+from ptkit.core.training.probing import fit_head_of, probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
-from ptkit.core.training.run_folder import Run, check_name, new_run
+from ptkit.core.training.run_folder import Run, new_run
+from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
+
+_USUAL_PLACE = Place()
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class RunResult:
 
     num_valid: images of which its accuracy is the share that is right. majority: their most
     frequent class. Both None where there is no accuracy: of several labels, and of numbers.
-    verdicts: what should be known before the result is used.
+    verdicts: what should be known before the result is used. probe: what a probe found out.
+    backbones: how good heads on each of several are, by what names them.
     """
 
     run: Path
@@ -47,6 +53,8 @@ class RunResult:
     num_valid: int | None = None
     majority: Majority | None = None
     verdicts: tuple[Verdict, ...] = ()
+    probe: ProbeReport | None = None
+    backbones: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def num_right(self) -> int | None:
@@ -71,13 +79,12 @@ def run(
     settings: Settings,
     *,
     watch: Watcher,
-    runs: Path = Path("runs"),
-    name: str | None = None,
+    place: Place = _USUAL_PLACE,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
-    """Train as `settings` say, into a new folder of `runs`, or resume the run `resume`.
+    """Train as `settings` say, into a new folder, or resume the run `resume`.
 
     link: where a link to the best checkpoint is put, or None.
     at_end: called with the finished run; returns the files that it wrote.
@@ -87,14 +94,14 @@ def run(
     """
     begin = time.perf_counter()
     saved = read_saved_state(resume) if resume is not None else None
-    if name is not None and saved is None:
-        check_name(runs, name)
+    if saved is None:
+        place.check()
     # Settings, data and model are tried here, before there is a folder.
     setup = prepare(settings, watch, is_resumed=saved is not None)
     # After an error too: threads and worker processes would stay.
     with closing(setup.data):
         if saved is None:
-            current = new_run(setup, parent=runs, name=name)
+            current = new_run(setup, place)
         else:
             current, how_exact = resumed_run(setup, saved)
             watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
@@ -120,6 +127,7 @@ def run(
         images_per_s=current.rows[-1]["images_per_s"],
         files=files,
         profile=profile,
+        probe=current.history.probe,
         num_valid=facts.num_valid if facts.majority else None,
         majority=facts.majority,
         verdicts=verdicts(facts),
@@ -150,10 +158,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             watch.step(progress)
             _stop_if_asked(flag, current)
 
-        if current.settings.train.method == "probe":
-            results = probe(current.training, current.data.reference, watch)
-        else:
-            results = fit(current.training, start_epoch=start_epoch, on_step=on_step)
+        results = _results(current, watch, start_epoch=start_epoch, on_step=on_step)
         for result in results:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
@@ -168,6 +173,25 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             if patience is not None and current.history.epochs_without_better >= patience:
                 watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
                 break
+
+
+def _results(
+    current: Run, watch: Watcher, *, start_epoch: int, on_step: Callable[[Progress], None]
+) -> Iterator[EpochResult]:
+    """Yield the epochs of the run, by its method."""
+    method = current.settings.train.method
+    if method == "probe":
+        result, report = probe(current, watch)
+        for line in report.lines():
+            watch.say(line)
+        current.write_probe(report)
+        yield result
+        return
+    if method == "probe-steps" and not start_epoch:
+        watch.say(fit_head_of(current, watch).chosen.line)
+        if current.training.average is not None:
+            current.training.average.restart()
+    yield from fit(current.training, start_epoch=start_epoch, on_step=on_step)
 
 
 def _record(current: Run, result: EpochResult) -> bool:

@@ -6,18 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptkit.core.config import LogSettings, LossSettings, OptimizerSettings, Settings
+from ptkit.core.config import LogSettings, LossSettings, Settings
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import choose_device, precision_of, prepare_device
+from ptkit.core.device import choose_device, prepare_device
 from ptkit.core.errors import UsageError
-from ptkit.core.models.fitting import with_stem
-from ptkit.core.models.initialization import initialize
-from ptkit.core.models.locate import weights_to_start_from
-from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.weights import Weights
-from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
+from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.compiling import compile_model
 from ptkit.core.training.loop import Training
@@ -28,42 +24,28 @@ from ptkit.core.training.optimization.optimizers import (
     build_optimizer,
     freeze_statistics,
     is_lbfgs,
-    notes_of,
     split_rate,
     usual_lr,
 )
 from ptkit.core.training.optimization.scaling import LossScaler, dtype_for
-from ptkit.core.training.optimization.schedules import Schedule, build_schedule
-from ptkit.core.training.probing import check_head, check_method
+from ptkit.core.training.optimization.schedules import build_schedule
+from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
+from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
+from ptkit.core.training.setup_notes import choices, place_note
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
-    counting_notes,
     facts_of,
     usual_optimizer,
 )
 from ptkit.core.training.tasks.task import check_metric, metrics_for
 from ptkit.core.training.trials import fit_to_images, try_first_batch, try_smallest_batch
 from ptkit.core.training.wandb_events import check_wandb
-from ptkit.core.wording import counted
 
-# Outputs of a model whose images are compared with each other.
-_EMBEDDING = 64
 # Finetuning moves the body at a tenth of the usual rate, the head (times head_lr) at the usual one.
 _FINETUNE_RATE = 0.1
-
-
-@dataclass(frozen=True)
-class PreparedModel:
-    """call: the text that builds the same model again. report: what was taken from old weights."""
-
-    module: nn.Module
-    call: str
-    num_outputs: int
-    report: TransferReport | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,8 +76,7 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
     # A resumed run has its own weights: those that it once started from may be gone.
-    weights = None if is_resumed else settings.model.weights
-    start = weights_to_start_from(weights, model=settings.model.call) if weights else None
+    start = None if is_resumed else weights_of(settings)
     data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
     try:
         return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
@@ -125,11 +106,13 @@ def _prepare_training(
     channels_last = asked.channels_last and not is_lbfgs(call)
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
-    model = _prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
+    model = prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     try_first_batch(model.module, loss, data, batch=batch, num_outputs=model.num_outputs)
+    if asked.method != "steps":
+        check_head(model.module, loss, batch.images)
     # Before an average or an optimizer copies weights.
     if start is None:
         fit_to_images(model.module, data)
@@ -142,8 +125,8 @@ def _prepare_training(
         steps_per_epoch=-(-len(data.train) // asked.accumulate),
         metric_modes=modes,
     )
-    place = _place(device, threads, dtype)
-    _report(watch, data, model, _choices(settings, optimizer, schedule, loss, data, place=place))
+    place = place_note(device, threads, dtype)
+    _report(watch, data, model, choices(settings, optimizer, schedule, loss, data, place=place))
     training = Training(
         model=model.module,
         train=data.train,
@@ -158,31 +141,8 @@ def _prepare_training(
         compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
-    check_head(training)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
-
-
-def _choices(
-    settings: Settings,
-    optimizer: OptimizerSetup,
-    schedule: Schedule,
-    loss: Loss,
-    data: PreparedData,
-    *,
-    place: str,
-) -> list[str]:
-    """Say what was chosen, a line each."""
-    rates = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
-    how = f"optimizer: {optimizer.described}; {rates}"
-    if settings.train.method == "probe":
-        how = "head fitted to features of the rest, which stays as it is"
-    return [
-        f"{how}; loss: {loss.described}; {place}",
-        *counting_notes(loss, data.train.images, data.valid.images),
-        *notes_of(optimizer.call),
-        *_group_notes(settings.optimizer, optimizer),
-    ]
 
 
 def check_log(settings: LogSettings) -> None:
@@ -251,12 +211,6 @@ def _check_pairs(data: PreparedData) -> None:
         )
 
 
-def _place(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:
-    """Say where the model runs, and in which precision."""
-    place = f"{device.type}, {threads} threads" if device.type == "cpu" else device.type
-    return f"{place}, {precision_of(dtype)}"
-
-
 def _resolved(
     settings: Settings,
     data: PreparedData,
@@ -273,10 +227,14 @@ def _resolved(
         weights = os.path.relpath(os.path.realpath(weights))
     batch_size = data.train.sampling.batch_size
     chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr)
+    # A tag also says what the file is: the run is repeated with it.
+    tag = parse(settings.model.call).tag if settings.model.call else ""
+    call = str(replace(parse(model.call), tag=tag))
+    sha256 = model.weights_sha256 or settings.model.weights_sha256
     return replace(
         settings,
         data=data.settings,
-        model=replace(settings.model, call=model.call, weights=weights),
+        model=replace(settings.model, call=call, weights=weights, weights_sha256=sha256),
         loss=replace(settings.loss, call=loss.call.source),
         optimizer=chosen if settings.train.method == "steps" else settings.optimizer,
         train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
@@ -290,22 +248,6 @@ def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: lis
         watch.transferred(model.report)
     for reason in data.skipped:
         watch.warn(f"left out: {reason}")
-
-
-def _group_notes(asked: OptimizerSettings, optimizer: OptimizerSetup) -> list[str]:
-    """Return what became of the parameter groups, where the user asked for any."""
-    if not asked.groups and asked.head_lr == 1.0 and asked.layer_decay is None:
-        return []
-    notes = [
-        f"group {group['name']}: {counted(len(group['params']), 'tensor')}, lr {group['lr']:g}"
-        for group in optimizer.param_groups
-    ]
-    untrained = {"frozen": optimizer.always_frozen, "excluded": optimizer.excluded}
-    return notes + [
-        f"{word}: {counted(len(names), 'tensor')}, {names[0]} to {names[-1]}"
-        for word, names in untrained.items()
-        if names
-    ]
 
 
 def _compiled(
@@ -322,46 +264,6 @@ def _compiled(
     compiled, note = compile_model(model.module, images, dtype=dtype)
     watch.say(note)
     return compiled
-
-
-def _prepare_model(
-    settings: Settings, data: PreparedData, loss: Loss, *, start: Weights | None, channels: int
-) -> PreparedModel:
-    """Build the model, initialise it and take over old weights, on the CPU.
-
-    channels: of the images that it gets.
-
-    Raises:
-        UsageError: unknown model or initialisation, or a size that the model does not take.
-        CheckpointError: none of the weights fit.
-    """
-    asked, seed, size = settings.model, settings.train.seed, data.sides
-    num_outputs = loss.facts.num_classes
-    if loss.compares:
-        num_outputs = settings.loss.embedding or _EMBEDDING
-    chosen = parse(asked.call or (start.call if start else None) or default_model(min(size)))
-    stem_notes: tuple[str, ...] = ()
-    if start is not None:
-        chosen, stem_notes = with_stem(chosen, start.state_dict)
-    module, call = build_model(
-        chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
-    )
-    check_forward(module, size, num_classes=num_outputs, channels=channels)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    notes = [f"model: {call}, {num_parameters:,} parameters"]
-    # Before old weights are taken over: those that fit replace it.
-    if asked.init:
-        initialize(module, asked.init, seed=seed)
-        notes.append(f"init: {'; '.join(asked.init)}")
-    report = None
-    if start is not None:
-        is_same_task = start.class_names in (None, data.class_names)
-        # A head trained on other classes is of no use, even where its shape fits.
-        leave_out = "" if is_same_task else find_head(module, num_outputs)
-        report = transfer(module, start.state_dict, leave_out=leave_out)
-        words = (*start.notes, *stem_notes, *report.notes, report.summary())
-        notes += replace(start, notes=words).lines
-    return PreparedModel(module, call, num_outputs, report, tuple(notes))
 
 
 def _prepare_optimizer(

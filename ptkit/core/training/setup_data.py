@@ -1,9 +1,7 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
 import functools
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -13,24 +11,17 @@ from ptkit.core.data import statistics
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.lists import (
-    REGRESSION,
-    SINGLE,
-    ImageList,
-    classes_file,
-    read_classes,
-    read_list,
-)
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
-from ptkit.core.data.shared_images import first_shared
-from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
     Statistics,
     complete,
     mirrors,
+    own_geometry,
     own_statistics,
     training_calls,
 )
@@ -41,6 +32,7 @@ from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.sizes import Sides
+from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
 # Statistics of a longer list are measured over so many of its images.
@@ -85,9 +77,8 @@ def prepare_data(
     counting: Counting,
     start: Weights | None = None,
 ) -> PreparedData:
-    """Read the lists, decide on size and statistics, decode what is kept, and return the batches.
-
-    start: weights whose own size and statistics come before measured ones.
+    """Read the lists, decide on size and statistics (first on those of the weights, `start`),
+    decode what is kept, and return the batches.
 
     Raises:
         DataError, UsageError: bad lists or images; transforms that do not fit.
@@ -95,8 +86,9 @@ def prepare_data(
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
     data, train_calls = replace(data, size=size), _training_calls(data, size, start)
-    # Drafts: decoding needs the pipelines, and measuring the statistics needs decoded images. What
-    # comes before Normalize does not depend on them.
+    if start is not None and start.size == size and not (data.transforms or data.eval_transforms):
+        data = replace(data, eval_transforms=own_geometry(start.pipeline, size))
+    # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
     train_draft = _pipeline(train_calls, size)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
@@ -233,9 +225,7 @@ def _with_statistics(
 def _measured(
     train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
 ) -> Statistics:
-    """Measure images after the pipeline's prefix, so that kept or not they give the same; as grey
-    where they become grey later.
-    """
+    """Measure images after the pipeline's prefix, kept or not, and as grey where they become so."""
     images = train.images
 
     def seen(pixels: Pixels) -> Pixels:
@@ -303,8 +293,7 @@ def _training_batches(
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
     # What is kept has been through one's prefix; for another the files are decoded again.
-    length = len(one.plan.prefix)
-    return length == len(other.plan.prefix) and one.calls[:length] == other.calls[:length]
+    return one.calls[: len(one.plan.prefix)] == other.calls[: len(other.plan.prefix)]
 
 
 def _data_note(
@@ -326,74 +315,3 @@ def _data_note(
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"
     return note
-
-
-def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
-    """Return the training and the validation list, checked against each other.
-
-    Raises:
-        DataError: missing or empty lists, labels of other kinds or all alike, or an image that is
-            in both, under any name.
-    """
-    for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
-        if not os.path.exists(file):
-            raise DataError(
-                f"no list {file}: run `ptkit split FOLDER` first, or name another with {flag}"
-            )
-    if os.path.samefile(data.train, data.valid) and not data.allow_leak:
-        raise DataError(
-            f"--train and --valid name the same file, {data.train}: give --valid a list of other"
-            " images, as `ptkit split` writes"
-        )
-    classes = Path(data.classes) if data.classes else None
-    train = read_list(Path(data.train), classes=classes)
-    # Both lists have the class names of the training list.
-    names = classes_file(Path(data.train), classes)
-    # Alone it may look like another kind: all numbers whole, or one class in every line.
-    valid = read_list(Path(data.valid), classes=names, kind=train.label_kind)
-    _check_variety(train)
-    if train.label_kind == REGRESSION and valid.num_classes != train.num_classes:
-        raise DataError(
-            f"{valid.file} has {valid.num_classes} numbers per image, {train.file}"
-            f" {train.num_classes}"
-        )
-    if valid.num_classes > train.num_classes:
-        raise DataError(
-            f"{valid.file} has labels up to {valid.num_classes - 1}, the training list"
-            f" {train.num_classes} classes"
-        )
-    # The same index would mean another class, and nothing else would show it.
-    beside = classes_file(Path(data.valid))
-    if classes is None and beside and (others := read_classes(beside)) != train.class_names:
-        raise DataError(
-            f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
-        )
-    # Last, as it compares all paths of both lists.
-    if not data.allow_leak:
-        _check_leak(train, valid)
-    return train, valid.with_classes(train.class_names)
-
-
-def _check_leak(train: ImageList, valid: ImageList) -> None:
-    """Refuse a validation image that is in the training list, by its path or by its bytes."""
-    fault = first_shared(train, valid)
-    if fault is not None:
-        fault = f"{fault} is in both {train.file} and {valid.file}"
-    elif copies := find_copies(train, valid):
-        theirs, ours = copies[0]
-        fault = f"{theirs} in {valid.file} has the bytes of {ours} in {train.file}"
-        if len(copies) > 1:
-            fault += f", and {len(copies) - 1:,} more are such copies"
-    if fault is not None:
-        raise DataError(
-            f"{fault}: accuracy would be inflated; split again, or pass --set data.allow_leak=true"
-        )
-
-
-def _check_variety(train: ImageList) -> None:
-    """Refuse labels that are all alike."""
-    if (train.labels != train.labels[0]).any():
-        return
-    if train.label_kind == SINGLE:
-        raise DataError(f"{train.file} has images of one class only; a classifier needs two")
-    raise DataError(f"{train.file} gives every image the same label: there is nothing to learn")

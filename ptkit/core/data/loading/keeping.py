@@ -5,7 +5,7 @@ are needed.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,13 +260,23 @@ def key_of(images: ImageList, pipeline: Pipeline) -> str:
     It covers path, size and time of every file, the transforms of the prefix, and the versions of
     all that computes.
     """
+    return list_key(
+        images,
+        (
+            FORMAT_VERSION,
+            decoder.DECODING,
+            *_versions(pipeline).items(),
+            *_prefix_calls(pipeline),
+        ),
+    )
+
+
+def list_key(images: ImageList, parts: Iterable[Any]) -> str:
+    """Return the hexadecimal key of something made of a list's images and of `parts`, which are
+    compared as text.
+    """
     total = hashlib.sha256()
-    for part in (
-        FORMAT_VERSION,
-        decoder.DECODING,
-        *_versions(pipeline).items(),
-        *_prefix_calls(pipeline),
-    ):
+    for part in parts:
         # A zero ends each part, so that no two lists of parts give the same bytes.
         total.update(f"{part}\0".encode())
 
@@ -274,7 +284,7 @@ def key_of(images: ImageList, pipeline: Pipeline) -> str:
     def files(some: Sequence[int]) -> bytes:
         return b"".join(_file_facts(images, index) for index in some)
 
-    # In the list's order, which belongs to the key: pixels are found by their place.
+    # In the list's order, which belongs to the key: images are found by their place.
     for part in from_disk(files, len(images), at_once=_STATS_AT_ONCE):
         total.update(part)
     return total.hexdigest()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.data.lists import SINGLE, read_classes, read_list
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import read_classes, read_list
+from ptkit.core.data.splits.given_parts import PART_NAMES
 from ptkit.core.data.splits.records import CLASSES, RECORD, is_unchanged, read_record, recorded_tree
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.data.splits.splitting import PART_NAMES
 from ptkit.core.errors import DataError, UsageError
 
 
@@ -118,7 +119,7 @@ def match_lines(existing: ExistingLists, scan: Scan) -> list[list[int]]:
 def _by_tree(existing: ExistingLists, scan: Scan, places: Iterable[str]) -> list[list[int]]:
     """Match the lines that name copies or links of an earlier --copy or --link by DIR/PART/NAME."""
     tree = recorded_tree(existing.record, existing.folder)
-    if tree is None or not scan.source.is_dir():
+    if tree is None or not scan.has_class_folders:
         return [[] for _ in existing.paths]
     prefix = os.path.join(os.path.realpath(tree.folder), "")
     by_name = {name: [index] for index, name in enumerate(scan.names)}

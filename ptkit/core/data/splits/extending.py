@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ptkit.core.data.splits.existing_lists import ExistingLists, match_lines
+from ptkit.core.data.splits.given_parts import PART_NAMES
 from ptkit.core.data.splits.grouping import Grouping, group_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import (
-    PART_NAMES,
     Split,
     add_counts,
     check_parts,
@@ -75,6 +75,7 @@ def extend_split(
         paths=listed.paths + new.paths,
         labels=listed.labels + new.labels,
         sizes=listed.sizes + new.sizes,
+        groups=[*listed.groups, *new.groups],
     )
     grouping = group_images(both, group_by=group_by)
     split = _place(new, existing, masks=masks, grouping=grouping, ratio=ratio, seed=seed)
@@ -105,6 +106,7 @@ def _new_images(scan: Scan, known: set[int], *, class_names: tuple[str, ...]) ->
         paths=[scan.paths[index] for _, index in rows],
         labels=[label for label, _ in rows],
         sizes=[scan.sizes[index] for _, index in rows],
+        groups=[scan.groups[index] for _, index in rows] if scan.groups else (),
     )
 
 
@@ -117,10 +119,10 @@ def _listed_images(
     found: the images of the scan that each line names.
     """
     images: dict[str, tuple[str, int, int]] = {}
+    groups: dict[str, str | None] = {}
     masks: Counter[str] = Counter()
     num_missing = num_elsewhere = 0
     has_tree = "tree" in existing.record
-    is_folder = scan.source.is_dir()
     lines = zip(existing.paths, existing.labels, existing.parts, found, strict=True)
     for path, label, part, indices in lines:
         # A copy or link may be gone although its image is there.
@@ -132,13 +134,25 @@ def _listed_images(
             image, name, size = scan.paths[index], scan.names[index], scan.sizes[index]
         else:
             # What --group-by searches: CLASS/... as in class folders, where the path has that.
-            start = path.rfind(f"/{existing.class_names[label]}/") + 1 if is_folder else 0
+            start = (
+                path.rfind(f"/{existing.class_names[label]}/") + 1 if scan.has_class_folders else 0
+            )
             image, name = path, path[start:]
         # A missing file counts as an empty one, which equals nothing.
         images.setdefault(image, (name, label, size or 0))
         masks[image] |= 1 << part
+        if scan.groups:
+            groups.setdefault(image, scan.groups[indices[0]] if indices else None)
     names, labels, sizes = map(list, zip(*images.values(), strict=True))
-    listed = Scan(existing.folder, existing.class_names, names, list(images), labels, sizes)
+    listed = Scan(
+        existing.folder,
+        existing.class_names,
+        names=names,
+        paths=list(images),
+        labels=labels,
+        sizes=sizes,
+        groups=list(groups.values()),
+    )
     return listed, list(masks.values()), num_missing, num_elsewhere
 
 

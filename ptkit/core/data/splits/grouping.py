@@ -35,41 +35,41 @@ def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
     """Find duplicates (their files are read) and groups.
 
     group_by: a regular expression searched in each name; its first group, or else the whole match,
-    is the key.
+    is the key. None takes the groups of the scan.
 
     Raises:
         UsageError: group_by is not a regular expression or matches nothing.
         DataError: a file cannot be read.
     """
-    groups, num_ungrouped = ([], 0) if group_by is None else _groups_by_name(scan.names, group_by)
+    keys = scan.groups if group_by is None else _keys_of_names(scan.names, group_by)
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        if key is not None:
+            groups[key].append(index)
     # After the names: a wrong pattern is reported before files are read.
     duplicates = find_duplicates(scan.paths, scan.sizes)
     return Grouping(
-        units=_joined([*duplicates, *groups]),
+        units=_joined([*duplicates, *groups.values()]),
         num_duplicates=sum(len(same) - 1 for same in duplicates),
         conflicts=_conflicts(scan, duplicates),
         num_groups=len(groups),
-        num_ungrouped=num_ungrouped,
+        num_ungrouped=keys.count(None),
     )
 
 
-def _groups_by_name(names: Sequence[str], pattern: str) -> tuple[list[list[int]], int]:
-    """Return the indices of each group, and how many names do not match."""
+def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
+    """Return what names of one group share; None for those that do not match."""
     try:
         search = re.compile(pattern).search
     except re.error as error:
         raise UsageError(
             f"--group-by is not a regular expression: {error}, found {pattern!r}"
         ) from None
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        match = search(name)
-        key = match and match[1 if match.re.groups else 0]
-        if key is not None:
-            groups[key].append(index)
-    if not groups:
+    matches = (search(name) for name in names)
+    keys = [match and match[1 if match.re.groups else 0] for match in matches]
+    if keys.count(None) == len(keys):
         raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
-    return list(groups.values()), len(names) - sum(map(len, groups.values()))
+    return keys
 
 
 def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:

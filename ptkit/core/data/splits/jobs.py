@@ -1,11 +1,11 @@
 """The three ways to split, end to end: into lists, into folds, and into existing lists."""
 
 import shlex
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptkit.core.data.splits.given_parts import PART_NAMES, given_in, parts_to_make
 from ptkit.core.data.splits.list_files import (
     Written,
     check_extension,
@@ -15,10 +15,11 @@ from ptkit.core.data.splits.list_files import (
     write_split,
 )
 from ptkit.core.data.splits.records import CLASSES
-from ptkit.core.data.splits.scanning import Scan, scan_class_folders, scan_list
+from ptkit.core.data.splits.scanning import Scan
+from ptkit.core.data.splits.sources import Source, scan_source
 from ptkit.core.data.splits.splitting import (
-    PART_NAMES,
     Split,
+    all_part_names,
     fold_parts,
     parse_ratio,
     split_images,
@@ -36,12 +37,11 @@ DEFAULT_RATIO = "8:1:1"
 class SplitJob:
     """What is to be split, and how.
 
-    source: a folder of class folders, or a list.
     ratio: None is 8:1:1; for folds no test part; for existing lists, the ratio that they have.
     tree: copies or links to make. kfold: number of folds. The rest: see `split_images`.
     """
 
-    source: Path
+    source: Source
     out: Path = Path()
     ratio: str | None = None
     tree: Tree | None = None
@@ -62,10 +62,13 @@ class SplitJob:
             **({f"--{self.tree.kind}": self.tree.folder} if self.tree else {}),
             "--kfold": self.kfold,
             "--group-by": self.group_by,
+            **self.source.columns.given(),
+            "--label-from": self.source.label_from,
+            "--root": self.source.root,
             "--out": None if self.out == Path() else self.out,
         }
         switches = {"--extend": self.extend, "--allow-missing": self.allow_missing}
-        words = ["ptkit", "split", str(self.source)]
+        words = ["ptkit", "split", str(self.source.place)]
         words += [text for k, v in values.items() if v is not None for text in (k, str(v))]
         return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])
 
@@ -74,7 +77,8 @@ class SplitJob:
 class Outcome:
     """What was found, how it was divided, and what was written.
 
-    scan: all images or, where lists were extended, the new ones. ratio, group_by: those used.
+    scan: all images or, where lists were extended, the new ones. ratio, group_by: those used; no
+    ratio where all parts were given.
     """
 
     scan: Scan
@@ -83,6 +87,11 @@ class Outcome:
     ratio: str | None
     group_by: str | None
     extension: "Extension | None" = None
+
+    @property
+    def given(self) -> list[str]:
+        """The parts that the source gives."""
+        return given_in(self.scan)
 
 
 def run_split(job: SplitJob) -> Outcome:
@@ -105,6 +114,8 @@ def run_split(job: SplitJob) -> Outcome:
             f"--kfold and --{job.tree.kind} cannot be combined: every image is in the training part"
             " of all folds but one; the lists name the images where they are"
         )
+    if job.group_by is not None and job.source.columns.group is not None:
+        raise UsageError("--group-by and --group-column cannot be combined: leave one of them out")
     return _extend(job) if job.extend else _split(job)
 
 
@@ -117,8 +128,10 @@ def _split(job: SplitJob) -> Outcome:
         ratio = job.ratio or DEFAULT_RATIO
         shares = parse_ratio(ratio)
         names = PART_NAMES[: len(shares)]
-    scan = _scan(job.source)
-    check_targets(scan, names, out=job.out, tree=job.tree, overwrite=job.overwrite)
+    scan = scan_source(job.source)
+    names, shares = parts_to_make(scan, names, shares, is_ratio_given=job.ratio is not None)
+    all_names = all_part_names(names, scan.parts)
+    check_targets(scan, all_names, out=job.out, tree=job.tree, overwrite=job.overwrite)
     split = split_images(
         scan,
         shares,
@@ -127,7 +140,10 @@ def _split(job: SplitJob) -> Outcome:
         group_by=job.group_by,
         allow_missing=job.allow_missing,
     )
+    ratio = ratio if len(names) > 1 else None
     settings = _settings(job, ratio, job.group_by)
+    if scan.parts:
+        settings["given"] = given_in(scan)
     if job.kfold is None:
         written = write_split(scan, split, out=job.out, tree=job.tree, settings=settings)
     else:
@@ -144,8 +160,20 @@ def _extend(job: SplitJob) -> Outcome:
         parse_ratio(job.ratio)
     existing = read_existing(job.out)
     ratio = job.ratio or existing.ratio
-    group_by = job.group_by if job.group_by is not None else existing.record.get("group_by")
-    scan = _scan(job.source, existing.class_names, classes_file=job.out / CLASSES)
+    group_by, column = job.group_by, existing.record.get("group_column")
+    if group_by is None and job.source.columns.group is None:
+        group_by = existing.record.get("group_by")
+        if column is not None and group_by is None:
+            raise UsageError(
+                f"the lists in {job.out} were split by --group-column {column}; pass that too, or"
+                " --group-by"
+            )
+    scan = scan_source(job.source, existing.class_names, classes_file=job.out / CLASSES)
+    if scan.parts:
+        raise UsageError(
+            f"--extend places new images by itself, and {job.source.place} gives their parts: split"
+            " it without --extend, or extend from one of its parts"
+        )
     check_extension(scan, existing, tree=job.tree)
     shares = parse_ratio(ratio)
     extension = extend_split(
@@ -156,13 +184,7 @@ def _extend(job: SplitJob) -> Outcome:
     return Outcome(extension.scan, extension.split, written, ratio, group_by, extension)
 
 
-def _scan(
-    source: Path, known_classes: Collection[str] = (), *, classes_file: Path | None = None
-) -> Scan:
-    if source.is_file():
-        return scan_list(source, known_classes=classes_file)
-    return scan_class_folders(source, known_classes=known_classes)
-
-
 def _settings(job: SplitJob, ratio: str | None, group_by: str | None) -> dict[str, Any]:
-    return {"command": job.command, "seed": job.seed, "ratio": ratio, "group_by": group_by}
+    found = {"command": job.command, "seed": job.seed, "ratio": ratio, "group_by": group_by}
+    column = job.source.columns.group
+    return found if column is None else {**found, "group_column": column}

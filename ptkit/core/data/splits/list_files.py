@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptkit.core.data.lists import classes_bytes, list_bytes
+from ptkit.core.data.splits.given_parts import PART_NAMES
 from ptkit.core.data.splits.records import (
     CLASSES,
     RECORD,
@@ -18,7 +19,7 @@ from ptkit.core.data.splits.records import (
     recorded_tree,
 )
 from ptkit.core.data.splits.scanning import Scan
-from ptkit.core.data.splits.splitting import PART_NAMES, Split
+from ptkit.core.data.splits.splitting import Split
 from ptkit.core.data.splits.trees import Tree, check_tree, grow_tree, listed_paths, make_tree
 from ptkit.core.errors import UsageError
 from ptkit.core.files import make_folder, sha256, write_atomically
@@ -101,9 +102,9 @@ def check_extension(scan: Scan, existing: "ExistingLists", *, tree: Tree | None 
     if not known or (known.kind, os.path.realpath(known.folder)) != wanted:
         made_by = known.flag if known else "no --copy or --link"
         raise UsageError(f"{tree.flag} cannot be extended: the lists in {folder} are of {made_by}")
-    if not scan.source.is_dir():
+    if not scan.has_class_folders:
         raise UsageError(
-            f"{tree.flag} cannot be extended from a list; name the folder of the classes"
+            f"{tree.flag} can be extended only from class folders; name the folder that holds them"
         )
 
 

@@ -3,15 +3,18 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptkit.core.data.formats import IMAGE_EXTENSIONS, OPTIONAL, OPTIONAL_EXTENSIONS
-from ptkit.core.data.lists import SINGLE, classes_file, read_list
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import check_image, classes_file, read_list
 from ptkit.core.errors import DataError
 
-_PART_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+
+class LayoutError(DataError):
+    """The images are not in class folders: a table, their names or parts may tell their classes."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Scan:
     working directory.
     labels: 0..len(class_names) - 1. sizes: in bytes.
     ignored: how many files of each extension (or name) are not images.
+    has_class_folders: whether names begin with the folder of the class.
+    parts: train, valid or test of each image, where the source gives them.
+    groups: what the images of a group share, None for those in no group.
+    notes: what was taken for what, a line each.
     """
 
     source: Path
@@ -32,6 +39,10 @@ class Scan:
     labels: list[int] = field(repr=False)
     sizes: list[int] = field(repr=False)
     ignored: Mapping[str, int] = field(default_factory=dict)
+    has_class_folders: bool = False
+    parts: Sequence[str] = field(default=(), repr=False)
+    groups: Sequence[str | None] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,8 +62,8 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
     known_classes: a single class folder is accepted if it is one of these.
 
     Raises:
-        DataError: no such folder, no images, images outside class folders, a class folder without,
-            fewer than two classes, a broken symlink, or a folder that is split already.
+        LayoutError: no images, images outside class folders, or fewer than two classes.
+        DataError: no such folder, a class folder without images, or a broken symlink.
     """
     ignored: Counter[str] = Counter()
     found = _scan_top(folder, ignored)
@@ -62,10 +73,19 @@ def scan_class_folders(folder: Path, *, known_classes: Collection[str] = ()) -> 
     paths = [prefix + name for name in names]
     labels = [label for label, images in enumerate(found.values()) for _ in images]
     sizes = [size for images in found.values() for _, size in images]
-    return Scan(folder, tuple(found), names, paths, labels, sizes, dict(ignored))
+    return Scan(
+        folder,
+        tuple(found),
+        names=names,
+        paths=paths,
+        labels=labels,
+        sizes=sizes,
+        ignored=dict(ignored),
+        has_class_folders=True,
+    )
 
 
-def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
+def scan_list(file: Path, *, known_classes: Path | None = None, root: Path | None = None) -> Scan:
     """Find the images that a list file names.
 
     known_classes: a file of class names. With it a single class is accepted, and without a
@@ -76,7 +96,9 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
             missing or not a file, or there is only one class.
     """
     has_names = classes_file(file) is not None
-    images = read_list(file, classes=None if has_names else known_classes, kind=SINGLE)
+    images = read_list(file, kind=SINGLE, root=root)
+    if known_classes is not None and not has_names and not images.has_named_labels:
+        images = read_list(file, classes=known_classes, kind=SINGLE, root=root)
     listed = map(images.listed_path, range(len(images)))
     in_order = sorted(zip(images.labels.tolist(), listed, range(len(images)), strict=True))
     labels, names, rows = map(list, zip(*in_order, strict=True))
@@ -86,16 +108,22 @@ def scan_list(file: Path, *, known_classes: Path | None = None) -> Scan:
             " more"
         )
     paths = [images.image_path(row) for row in rows]
-    sizes = [_file_size(path) for path in paths]
+    try:
+        sizes = [file_size(path) for path in paths]
+    except DataError:
+        # A missing one is told with its line; only now, as it takes another look at each file.
+        for row in range(len(images)):
+            check_image(images, row)
+        raise
     return Scan(file, images.class_names, names=names, paths=paths, labels=labels, sizes=sizes)
 
 
 def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, int]]]:
     """Return (path below the class folder, size) of the images of each class."""
-    folders, loose = _contents(str(folder), "", ignored)
+    folders, loose = contents_of(str(folder), "", ignored)
     if loose:
         first, _ = min(loose)
-        raise DataError(
+        raise LayoutError(
             f"{folder} holds {len(loose):,} images outside class folders, such as {first}; "
             f"expected {folder}/<class>/{first}"
         )
@@ -107,7 +135,7 @@ def _scan_top(folder: Path, ignored: Counter[str]) -> dict[str, list[tuple[str, 
             ignored[name] += 1
             continue
         others: Counter[str] = Counter()
-        found[name] = _scan_class(folder / name, seen=set(above), ignored=others)
+        found[name] = images_below(folder / name, seen=set(above), ignored=others)
         # Leaving it out would move the index of every class after it.
         if not found[name]:
             raise DataError(_no_images(folder / name, others))
@@ -126,10 +154,10 @@ def _no_images(folder: Path, others: Mapping[str, int]) -> str:
     )
 
 
-def _scan_class(
+def images_below(
     folder: Path, *, seen: set[tuple[int, int]], ignored: Counter[str]
 ) -> list[tuple[str, int]]:
-    """Return the images of one class.
+    """Return the images of one class, or of any folder.
 
     seen: the folders visited, changed in place; at first those above, which a symlink may lead to.
     ignored: gets the other files.
@@ -142,17 +170,17 @@ def _scan_class(
         if (identity := _identity(path)) in seen:
             continue
         seen.add(identity)
-        folders, found = _contents(path, below, ignored)
+        folders, found = contents_of(path, below, ignored)
         images += found
         # Of two paths to one folder the same is used whatever order the file system returns.
         waiting.extend(sorted(folders, reverse=True))
     return sorted(images)
 
 
-def _contents(
+def contents_of(
     folder: str, below: str, ignored: Counter[str]
 ) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the folders in a folder, and (path, size) of the images.
+    """Return the folders in a folder, and (path, size) of the images; ignored gets the others.
 
     below: what the paths begin with; those of folders end with a slash.
     """
@@ -160,19 +188,19 @@ def _contents(
     for entry in _entries(folder):
         name = entry.name
         # Nearly all entries are plain images, so their test comes first.
-        if _is_image(name) and entry.is_file(follow_symlinks=False):
-            images.append((below + name, _file_size(entry.path)))
+        if is_image(name) and entry.is_file(follow_symlinks=False):
+            images.append((below + name, file_size(entry.path)))
         elif name[0] == "." or name in ("Thumbs.db", "__MACOSX", "desktop.ini"):
             ignored[name] += 1
         # isdir: a symlink to itself is no folder; reading it raises with a message.
         elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             folders.append(f"{below}{name}/")
-        elif _is_image(name):
-            images.append((below + name, _file_size(entry.path)))
+        elif is_image(name):
+            images.append((below + name, file_size(entry.path)))
         else:
             if entry.is_symlink():
                 # A broken one may have been a folder of images.
-                _file_size(entry.path)
+                file_size(entry.path)
             ignored[os.path.splitext(name)[1] or name] += 1
     return folders, images
 
@@ -185,21 +213,15 @@ def _check_found(
     known_classes: Collection[str],
 ) -> None:
     expected = f"expected {folder}/<class>/<image>.png"
-    if len(found) > 1 and all(name.lower() in _PART_NAMES for name in found):
-        train = min(found, key=lambda name: not name.lower().startswith("train"))
-        raise DataError(
-            f"{folder} looks split already ({', '.join(found)}); to split one part anew: `ptkit"
-            f" split {folder / train}`"
-        )
     if not found:
         others = f", only {describe_ignored(ignored)}" if ignored else ""
-        raise DataError(f"{folder} has no images{others}; {expected}")
+        raise LayoutError(f"{folder} has no images{others}; {expected}")
     if len(found) == 1 and not found.keys() & set(known_classes):
         [(only, images)] = found.items()
         advice = f"{expected} for two or more classes"
         if all("/" in name for name, _ in images):
             advice = f"did you mean `ptkit split {folder / only}`?"
-        raise DataError(f"{folder} has images of one class only, {only}; {advice}")
+        raise LayoutError(f"{folder} has images of one class only, {only}; {advice}")
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
@@ -227,7 +249,12 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _file_size(path: str) -> int:
+def file_size(path: str) -> int:
+    """Return the bytes of a regular file.
+
+    Raises:
+        DataError: there is none, or it is something else.
+    """
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -242,5 +269,6 @@ def _file_size(path: str) -> int:
     return found.st_size
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Say whether a file is an image by its extension, and not hidden."""
     return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and name[0] != "."

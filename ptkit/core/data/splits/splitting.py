@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ptkit.core.data.splits.given_parts import PART_NAMES, check_apart
 from ptkit.core.data.splits.grouping import Grouping, group_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
 
-PART_NAMES: tuple[str, ...] = ("train", "valid", "test")
 # Far above what anyone trains; the part of an image is one byte.
 _MAX_FOLDS = 100
 
@@ -50,6 +50,8 @@ def split_images(
     Every class gets within one image, or within its largest group, of its share. The same scan and
     seed give the same parts.
 
+    Images whose part the scan gives stay in it; then only those of train are divided.
+
     ratio: positive integers, see `parse_ratio` and `fold_parts`.
     part_names: a name for each part; there may be more names.
     group_by: a regular expression searched in each name; its first group, or else the whole match,
@@ -58,20 +60,52 @@ def split_images(
 
     Raises:
         UsageError: group_by is not a regular expression or matches nothing.
-        DataError: a class is too small, or a part would get no image.
+        DataError: a class is too small, a part would get no image, or given parts share images.
     """
-    sizes = Counter(scan.labels)
+    names = tuple(part_names[: len(ratio)])
+    rows: Sequence[int] = range(len(scan))
+    if scan.parts:
+        rows = [row for row in rows if scan.parts[row] == "train"]
+    labels = [scan.labels[row] for row in rows]
+    sizes = Counter(labels)
     sizes_by_name = {name: sizes[label] for label, name in enumerate(scan.class_names)}
     check_sizes(sizes_by_name, num_parts=len(ratio), allow_missing=allow_missing)
     grouping = group_images(scan, group_by=group_by)
-    part_of = place_images(
-        scan.labels, grouping.units, class_names=scan.class_names, ratio=ratio, seed=seed
-    )
-    counts = [[0] * len(ratio) for _ in scan.class_names]
+    check_apart(scan, grouping)
+    units = _among(rows, grouping.units) if scan.parts else grouping.units
+    part_of = place_images(labels, units, class_names=scan.class_names, ratio=ratio, seed=seed)
+    if scan.parts:
+        names, part_of = _with_given(scan.parts, names, placed=part_of)
+    counts = [[0] * len(names) for _ in scan.class_names]
     add_counts(counts, scan.labels, parts=part_of)
-    split = Split(tuple(part_names[: len(ratio)]), part_of, counts, grouping)
+    split = Split(names, part_of, counts, grouping)
     check_parts(split)
     return split
+
+
+def all_part_names(made: Sequence[str], given: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the parts that are made and those that are given, in the usual order."""
+    _, *others = PART_NAMES
+    first = [name for name in made if name not in others]
+    return (*first, *(name for name in others if name in {*made, *given}))
+
+
+def _among(rows: Sequence[int], units: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return those of the units that are among these images, by their places there."""
+    places = {row: place for place, row in enumerate(rows)}
+    return [[places[row] for row in unit] for unit in units if unit[0] in places]
+
+
+def _with_given(
+    given: Sequence[str], made: tuple[str, ...], *, placed: bytearray
+) -> tuple[tuple[str, ...], bytearray]:
+    """Return the names of all parts, and the part of each image, given or placed."""
+    names = all_part_names(made, given)
+    number = {name: part for part, name in enumerate(names)}
+    new = iter(placed)
+    return names, bytearray(
+        number[made[next(new)]] if part == "train" else number[part] for part in given
+    )
 
 
 def parse_ratio(text: str) -> tuple[int, ...]:

@@ -27,6 +27,22 @@ class Tree:
         return f"--{self.kind} {self.folder}"
 
 
+def tree_of(*, copy: Path | None, link: Path | None) -> Tree | None:
+    """Return the copies or links that are asked for.
+
+    Raises:
+        UsageError: both.
+    """
+    if copy is not None and link is not None:
+        raise UsageError(
+            "--copy and --link cannot be combined: the lists name either copies or links; leave one"
+            " of them out"
+        )
+    if copy is not None:
+        return Tree(copy, "copy")
+    return None if link is None else Tree(link, "link")
+
+
 def check_tree(scan: Scan, tree: Tree) -> None:
     """Refuse a folder that holds something, or lies among the images.
 
@@ -104,7 +120,7 @@ def grow_tree(scan: Scan, split: Split, tree: Tree) -> Scan:
 def _tree_names(scan: Scan, split: Split) -> list[str]:
     """Return PART/CLASS/... for each image; file names in a list are made unique."""
     parts = [split.part_names[part] for part in split.part_of]
-    if scan.source.is_dir():
+    if scan.has_class_folders:
         return [f"{part}/{name}" for part, name in zip(parts, scan.names, strict=True)]
     taken: dict[str, None] = {}
     for index, (part, name, label) in enumerate(zip(parts, scan.names, scan.labels, strict=True)):

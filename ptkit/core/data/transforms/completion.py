@@ -1,6 +1,7 @@
 """The lists of a run: the ready ones, and any list completed to what the model gets."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,9 +9,10 @@ import torch
 from ptkit.core.data.transforms.catalogue import build_transform, is_mix, spec_named, specs_in
 from ptkit.core.data.transforms.spec import NORMALISED, UINT8, Spec
 from ptkit.core.errors import UsageError
-from ptkit.core.parts.calls import Call, parse, parse_all
+from ptkit.core.parts.calls import Call, Symbol, parse, parse_all
 from ptkit.core.sizes import is_small
 
+_BILINEAR = Symbol("InterpolationMode", "BILINEAR")
 # One number for all channels, or one a channel.
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
 # Mean, std, and where they come from.
@@ -97,6 +99,22 @@ def evaluation_geometry(size: int) -> tuple[Call, ...]:
         return parse_all([f"Resize(({size}, {size}))"])
     # At 224 these are Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
     return parse_all([f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"])
+
+
+def own_geometry(pipeline: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return the Resize and CenterCrop with which the pipeline of some weights begins; () where it
+    begins with anything else, or as evaluation does anyway.
+    """
+    calls = parse_all(pipeline)
+    names = [call.name for call in calls]
+    count = names.index("ToTensor") if "ToTensor" in names else 0
+    # Bilinear is the default, written out or not.
+    found = tuple(
+        replace(call, args=call.args[:1]) if call.args[1:] == (_BILINEAR,) else call
+        for call in calls[:count]
+    )
+    is_known = {"Resize", "CenterCrop"}.issuperset(names[:count])
+    return tuple(map(str, found)) if is_known and found != evaluation_geometry(size) else ()
 
 
 def complete(

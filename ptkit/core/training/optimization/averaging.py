@@ -28,6 +28,12 @@ class WeightAverage:
             name: parameter.detach().clone() for name, parameter in self._parameters.items()
         }
 
+    def restart(self) -> None:
+        """Begin anew with the current parameters, in place."""
+        self.num_updates = 0
+        for name, average in self._averages.items():
+            average.copy_(self._parameters[name].detach())
+
     def update(self) -> None:
         """Take in the current parameters; call after each optimizer step."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))

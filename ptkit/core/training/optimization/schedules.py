@@ -178,7 +178,7 @@ def build_schedule(
 
     optimizer: has the parameter groups, those that are unfrozen later included.
     per: "step", "epoch", or "auto": a step where the run gives the length, an epoch where the call
-        does. warmup: share of the run over which the rate rises linearly.
+        does. warmup: share of the run over which the rate rises linearly, or steps if above 1.
     metric: watched by ReduceLROnPlateau: "loss" or a key of `metric_modes`, which says whether
         "max" or "min" of each metric is best.
 
@@ -186,7 +186,7 @@ def build_schedule(
         UsageError: unknown name or argument, or one that does not fit the run.
     """
     per, metric = asked.per, asked.metric
-    warmup_steps = round(asked.warmup * epochs * steps_per_epoch)
+    warmup_steps = _warmup_steps(asked.warmup, epochs * steps_per_epoch)
     shadow = _shadow_of(optimizer)
     if asked.call.strip() == "none":
         _check_metric("none", metric, metric_modes, is_watched=False)
@@ -222,6 +222,10 @@ def build_schedule(
     return Schedule(
         scheduler, shadow, per=per, metric=metric, warmup_steps=None if has_own else warmup_steps
     )
+
+
+def _warmup_steps(warmup: float, num_steps: int) -> int:
+    return round(warmup * num_steps) if warmup <= 1 else min(round(warmup), num_steps // 2)
 
 
 def _shadow_of(optimizer: Any) -> Optimizer:

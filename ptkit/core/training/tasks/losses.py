@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.lists import DESCRIPTIONS, MULTI, REGRESSION, SINGLE, ImageList
+from ptkit.core.data.labels import DESCRIPTIONS, MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.parts.argument_rules import flag
 from ptkit.core.parts.calls import Call, parse

@@ -157,7 +157,7 @@ def errors_of_numbers(
     }
 
 
-def interval(right: int, total: int) -> tuple[float, float]:
+def interval(right: float, total: int) -> tuple[float, float]:
     """Return the 95 % interval of a share `right / total`: Wilson's score interval (Wilson 1927;
     Brown, Cai and DasGupta, "Interval estimation for a binomial proportion", 2001, section 3.1.1).
     """

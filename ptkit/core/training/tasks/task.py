@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptkit.core.data.lists import MULTI, REGRESSION, SINGLE, ImageList
+from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
 from ptkit.core.training.tasks.metrics import (
     areas_under_roc,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptkit.core.data.keyed import permutation
+from ptkit.core.training.tasks.metrics import share_text
 
 # From nearly free weights to nearly none.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -44,6 +45,17 @@ class Chosen:
     loss: float
     num_right: int
     num_images: int
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """The smaller the better: by right answers, then by loss."""
+        return -self.num_right, self.loss
+
+    @property
+    def line(self) -> str:
+        """It in words."""
+        right = share_text(self.num_right, self.num_images)
+        return f"head: penalty {self.penalty:g}; {right} right in five-fold cross-validation"
 
 
 def fit_head(

@@ -1,0 +1,28 @@
+"""Images that were moved: another folder replaces the leading folders of each listed path."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def moved_prefix(path: str, root: Path, *, exists: Callable[[str], bool]) -> tuple[str, str] | None:
+    """Return which beginning of a path to replace, and by what, so that the file is found.
+
+    As few leading folders as possible are replaced: of `a/b/1.png` none, then `a/`, then `a/b/`; of
+    an absolute path at least the slash. None where nothing is found.
+    """
+    new = prefix_of(root)
+    cuts = [] if path.startswith("/") else [0]
+    cuts += [place + 1 for place, mark in enumerate(path) if mark == "/"]
+    return next(((path[:cut], new) for cut in cuts if exists(new + path[cut:])), None)
+
+
+def replaced(path: str, prefix: tuple[str, str]) -> str:
+    """Return the path with its beginning replaced, if it begins so."""
+    old, new = prefix
+    return new + path[len(old) :] if path.startswith(old) else path
+
+
+def prefix_of(folder: Path) -> str:
+    """Return what paths in a folder begin with: nothing for the working directory."""
+    return "" if folder == Path() else os.path.join(folder, "")

@@ -1,0 +1,46 @@
+"""Features of images: what stands before the layer of a network that classifies."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ptkit.core.models.hooks import hooked
+from ptkit.core.models.zoo import find_head
+
+
+def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (n, C, H, W) to their features (n, D), float32.
+
+    num_classes: outputs of the head, the last layer that has so many; by default as many as
+    `model.class_names`, which `ptkit.load` gives. Of maps and tokens the mean over the places is
+    taken. The function runs the model as it is: its mode, gradients and precision are the caller's.
+
+    >>> import torch
+    >>> model = ptkit.load("ckpt.pkl")
+    >>> ptkit.features(model)(torch.zeros(2, 3, 16, 16)).shape[0]
+    2
+
+    Raises:
+        UsageError: there is no such layer.
+    """
+    head = find_head(model, len(model.class_names) if num_classes is None else num_classes)  # type: ignore[arg-type]
+
+    def of(images: Tensor) -> Tensor:
+        caught: list[Tensor] = []
+
+        def see(_name: str, inputs: Any, _output: Any) -> None:
+            caught.append(inputs[0])
+
+        with hooked(model, [head], see):
+            model(images)
+        return mean_over_places(caught[-1]).float()
+
+    return of
+
+
+def mean_over_places(found: Tensor) -> Tensor:
+    """Return (n, D) of maps (n, D, H, W), of tokens (n, T, D), or of (n, D) as it is."""
+    if found.ndim == 4:
+        return found.flatten(2).mean(dim=2)
+    return found.mean(dim=1) if found.ndim == 3 else found

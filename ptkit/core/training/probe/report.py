@@ -1,0 +1,146 @@
+"""What a probe found out, beside its head: how good heads are likely to be, and what more images
+would bring.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptkit.core.data.keyed import permutation
+from ptkit.core.training.probe.features import Features
+from ptkit.core.training.probe.linear_head import Chosen
+from ptkit.core.training.probe.neighbours import neighbours_vote
+from ptkit.core.training.tasks.metrics import share_text
+
+# Parts of the training images with which heads are fitted, to see what more of them bring.
+_SHARES = (0.1, 0.2, 0.5, 1.0)
+# A part is drawn anew so often: one draw says little.
+_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """Heads fitted to `num_images` training images: right answers of all on the validation images,
+    and the mean of their accuracy.
+    """
+
+    num_images: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """num_features: numbers an image. num_views: 2 with mirror images. budget: from few training
+    images to all. expected: accuracy with twice as many, None where it cannot be told. majority:
+    share of the largest class among the validation images. knn: right answers of so many
+    neighbours, if they were asked for.
+    """
+
+    num_features: int
+    num_views: int
+    num_train: int
+    num_valid: int
+    chosen: Chosen
+    budget: tuple[Part, ...]
+    expected: float | None
+    majority: float
+    num_neighbours: int | None = None
+    num_right_by_neighbours: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain containers."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """Yield it in words."""
+        also = " and of their mirror images" if self.num_views > 1 else ""
+        yield (
+            f"features: {self.num_features:,} numbers of {self.num_train:,} training images{also},"
+            f" and of {self.num_valid:,} validation images"
+        )
+        yield self.chosen.line
+        if self.num_right_by_neighbours is not None:
+            right = share_text(self.num_right_by_neighbours, self.num_valid)
+            yield f"the vote of {self.num_neighbours} nearest training images: {right} right"
+        found = ", ".join(f"{part.num_images:,} {part.accuracy:.1%}" for part in self.budget)
+        more = (
+            ""
+            if self.expected is None
+            else f"; twice as many would bring about {self.expected:.1%}"
+        )
+        yield f"right validation images by the number of training images: {found}{more}"
+
+
+def report_of(
+    train: Features,
+    valid: Features,
+    chosen: Chosen,
+    *,
+    num_classes: int,
+    seed: int,
+    num_neighbours: int | None = None,
+) -> ProbeReport:
+    """Fit heads to parts of the training images, and count what they do on the validation images.
+
+    seed: of the parts. num_neighbours: let so many nearest training images vote too.
+    """
+    counts = sorted({max(round(len(train) * share), num_classes) for share in _SHARES})
+    budget = tuple(
+        Part(
+            count,
+            accuracy_with(
+                train, valid, count, penalty=chosen.penalty, num_classes=num_classes, seed=seed
+            ),
+        )
+        for count in counts
+        if count <= len(train)
+    )
+    right = None
+    if num_neighbours is not None:
+        votes = neighbours_vote(
+            train, valid.views[0], num_neighbours=num_neighbours, num_classes=num_classes
+        )
+        right = int((votes == valid.labels).sum())
+    return ProbeReport(
+        num_features=train.views[0].shape[1],
+        num_views=len(train.views),
+        num_train=len(train),
+        num_valid=len(valid),
+        chosen=chosen,
+        budget=budget,
+        expected=expected_of_twice(budget, len(train)),
+        majority=int(torch.bincount(valid.labels).max()) / len(valid),
+        num_neighbours=num_neighbours,
+        num_right_by_neighbours=right,
+    )
+
+
+def expected_of_twice(budget: tuple[Part, ...], num_images: int) -> float | None:
+    """Return the accuracy to expect of twice as many images: the mistakes that are left shrink by
+    the same factor once more; None where the last doubling did not help.
+    """
+    by_count = {part.num_images: part.accuracy for part in budget}
+    whole, half = by_count.get(num_images), by_count.get(round(num_images * 0.5))
+    if whole is None or half is None or not half <= whole < 1:
+        return None
+    return 1 - (1 - whole) ** 2 / (1 - half)
+
+
+def accuracy_with(
+    train: Features, valid: Features, count: int, *, penalty: float, num_classes: int, seed: int
+) -> float:
+    """Return the mean accuracy on the validation images of heads fitted to `count` images, which
+    have their share of every class.
+    """
+    draws = 1 if count >= len(train) else _DRAWS
+    right = 0
+    for draw in range(draws):
+        order = permutation(seed, "budget", epoch=draw, length=len(train))
+        by_class = order[np.argsort(train.labels.numpy()[order], kind="stable")]
+        rows = by_class[np.linspace(0, len(train) - 1, count).round().astype(np.int64)]
+        head = train.part(rows).fitted(num_classes=num_classes, penalty=penalty)
+        right += int((head.scores(valid.views[0]).argmax(1) == valid.labels).sum())
+    return right / (draws * len(valid))

@@ -1,0 +1,63 @@
+"""What `ptkit train` does with photographs where nobody says how: the recipe, and why.
+
+Small images, up to 64 pixels, are trained on from scratch with the defaults of config.py.
+"""
+
+from pathlib import Path
+
+from ptkit.core.config import Settings
+from ptkit.core.config_layers import Layer, read_recipe
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import check_image, read_list
+from ptkit.core.data.loading.first_look import choose_size
+from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
+from ptkit.core.sizes import is_small
+
+PRETRAINED, SCRATCH = "photos", "photos-scratch"
+# A head that answers with one class is fitted, and smoothing is between classes.
+_OF_CLASSES = (("loss", "call"), ("train", "method"))
+
+
+def usual_layer(settings: Settings) -> tuple[Layer, str]:
+    """Return the settings that suit the images, below those that the user gave, and a line on why.
+
+    Nothing, and no line, for small images, and where there are weights to start from already.
+
+    Raises:
+        DataError: the training list, or what it names, cannot be read.
+    """
+    data, model = settings.data, settings.model
+    # A list that is not there is told of where both lists are read.
+    if model.weights is not None or not Path(data.train).exists():
+        return {}, ""
+    classes, root = (Path(path) if path else None for path in (data.classes, data.root))
+    images = read_list(Path(data.train), classes=classes, root=root)
+    check_image(images, 0)
+    if is_small(data.size or choose_size(images)):
+        return {}, ""
+    name, why = _choice(model.call)
+    recipe = read_recipe(name)
+    left_out = () if images.label_kind == SINGLE else _OF_CLASSES
+    if len(images) < recipe["train"]["batch_size"]:
+        left_out = (*left_out, ("train", "batch_size"))
+    layer = {
+        section: {k: v for k, v in values.items() if (section, k) not in left_out}
+        for section, values in recipe.items()
+    }
+    return layer, f"recipe: {name}, {why}"
+
+
+def _choice(model: str | None) -> tuple[str, str]:
+    if model is not None:
+        return SCRATCH, f"for photographs, with your model from scratch ({_better()})"
+    if is_installed():
+        return PRETRAINED, (
+            f"for photographs: from the ImageNet weights of {NAMES[0]}; `--recipe {SCRATCH}` uses"
+            " none"
+        )
+    return SCRATCH, f"for photographs, as no pretrained weights are at hand ({_better()})"
+
+
+def _better() -> str:
+    how = f"`ptkit finetune {NAMES[0]}`" if is_installed() else f"{INSTALL}, then this again"
+    return f"a few hundred photographs seldom get far so; pretrained weights do: {how}"

@@ -196,8 +196,8 @@ def _no_better_than_majority(facts: Facts) -> str | None:
     if facts.is_photos and facts.is_from_scratch:
         helps = f"from pretrained weights: {facts.from_pretrained}"
     return (
-        f"no better than {majority}, as far as {counted(total, 'validation image')} can tell:"
-        f" {share_text(right, total)}; {helps}"
+        f'no better than always answering "{majority.name}" ({majority.share:.1%}), as far as'
+        f" {counted(total, 'validation image')} can tell: {share_text(right, total)}; {helps}"
     )
 
 

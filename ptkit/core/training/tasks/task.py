@@ -160,8 +160,10 @@ def metrics_for(task: Task, images: ImageList) -> dict[str, str]:
     modes = dict(METRICS[task.kind])
     if images.num_classes <= TOP:
         modes.pop("top5", None)
-    if task.kind == SINGLE and len(set(images.labels[task.counted_rows(images.labels)])) < 2:
-        modes.pop("auroc")
+    if task.kind == SINGLE:
+        labels = images.labels[task.counted_rows(images.labels)]
+        if not len(labels) or labels.min() == labels.max():
+            modes.pop("auroc")
     return modes
 
 

@@ -138,7 +138,7 @@ bench-peers:
 		"$(BENCH_VENV)/bin/python" -m pip install -r benchmarks/requirements.txt; touch "$(PEERS_STAMP)"; }
 
 install:
-	$(call installed,$(STAMP),.)
+	$(call installed,$(STAMP)-photos,.[photos])
 
 install-dev:
 	$(call installed,$(STAMP)-dev,.[dev])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ptkit.api_types import (
     FinetuneKeywords,
@@ -19,6 +19,15 @@ from ptkit.api_types import (
     path_or_none,
 )
 from ptkit.core.errors import UsageError
+
+
+class _Layers(TypedDict, total=False):
+    """What `gather` gets beside keywords."""
+
+    recipe: str | None
+    resume: Path | None
+    config: Path | None
+
 
 if TYPE_CHECKING:
     from ptkit.core.config import Settings
@@ -62,7 +71,7 @@ def train(
     from ptkit.core.config_layers import gather
     from ptkit.core.training.observers import Unwatched
     from ptkit.core.training.run_place import Place
-    from ptkit.core.training.usual import usual_layer
+    from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     if resume is not None and refused:
@@ -72,15 +81,19 @@ def train(
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
     watch = watch or Unwatched()
-    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
-        found = gather(
-            given, recipe=recipe, resume=path_or_none(resume), config=path_or_none(config)
-        )
+    layers: _Layers = {
+        "recipe": recipe,
+        "resume": path_or_none(resume),
+        "config": path_or_none(config),
+    }
+    place = Place(Path(out or "runs"), name)
+    with _split_first(source, settings, place, watch=watch, layers=layers) as (given, place):
+        found = gather(given, **layers)
         if recipe is config is resume is None:
             usual, why = usual_layer(found)
             if why:
                 watch.say(why)
-                found = gather(given, base=usual)
+                found = with_identity_blocks(gather(given, base=usual))
         return _run(found, place, resume=resume, link=link, watch=watch)
 
 
@@ -115,20 +128,17 @@ def finetune(
     from ptkit.core.training.run_place import Place
 
     watch = watch or Unwatched()
-    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
+    layers: _Layers = {"recipe": recipe, "config": path_or_none(config)}
+    place = Place(Path(out or "runs"), name)
+    with _split_first(source, settings, place, watch=watch, layers=layers) as (given, place):
         if weights is not None:
             given["weights"] = os.fspath(weights)
         # The model of the weights stands in for the recipe's.
         is_renamed = weights is not None and recipe is not None
-        found = gather(
-            given,
-            base={"optimizer": {"head_lr": 10.0}},
-            recipe=recipe,
-            model=model_of(given["weights"]) if is_renamed else None,
-            config=path_or_none(config),
-        )
+        model = model_of(given["weights"]) if is_renamed else None
+        found = gather(given, base={"optimizer": {"head_lr": 10.0}}, model=model, **layers)
         # Of a model that is named beside a recipe, its own and not those of the recipe.
-        is_own = weights is None and given.get("model") is not None
+        is_own = weights is None and recipe is not None and given.get("model") is not None
         if is_own or found.model.weights is None:
             found = _from_own_weights(found)
         return _run(found, place, resume=None, link=link, watch=watch)
@@ -168,7 +178,8 @@ def probe(
     }
     watch = watch or Unwatched()
     names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    with _split_first(source, settings, Place(Path(out or "runs"), name), watch) as (given, place):
+    place = Place(Path(out or "runs"), name)
+    with _split_first(source, settings, place, watch=watch, layers={}) as (given, place):
         found = {os.fspath(each): gather({**given, "weights": each}, base=base) for each in names}
         compared = _compared(found, watch) if len(found) > 1 else {}
         # Of as many right answers the smaller loss; it is chosen on the training images alone.
@@ -195,26 +206,35 @@ def _from_own_weights(settings: "Settings") -> "Settings":
             "finetune needs weights to start from: ptkit finetune WEIGHTS, or --model NAME of a"
             " model with pretrained ones, such as efficientnet_lite0"
         )
-    # Its call comes with the weights.
-    model = replace(settings.model, call=None, weights=settings.model.call)
+    # Its call comes with the weights; a hash is of others.
+    own = settings.model.call
+    model = replace(settings.model, call=None, weights=own, weights_sha256=None)
     return replace(settings, model=model)
 
 
 @contextmanager
 def _split_first(
-    source: StrPath | None, settings: Mapping[str, Any], place: "Place", watch: "Watcher"
+    source: StrPath | None,
+    settings: Mapping[str, Any],
+    place: "Place",
+    *,
+    watch: "Watcher",
+    layers: "_Layers",
 ) -> "Iterator[tuple[dict[str, Any], Place]]":
     """Split a source, if there is one, into the folder of the run; yield the settings with its
     lists, and the place of the folder.
+
+    layers: what else `gather` gets; the seed may be in them.
     """
-    told = {key: settings[key] for key in SourceFlags.__annotations__ if settings.get(key)}
-    given = {key: value for key, value in settings.items() if key not in told}
+    flags = {k: settings[k] for k in SourceFlags.__annotations__ if settings.get(k) is not None}
+    given = {key: value for key, value in settings.items() if key not in flags}
     if source is None:
-        if told:
-            flag = "--" + next(iter(told)).replace("_", "-")
+        if flags:
+            flag = "--" + next(iter(flags)).replace("_", "-")
             raise UsageError(f"{flag} is for a folder or a table that is split first: name one")
         yield given, place
         return
+    from ptkit.core.config_layers import gather
     from ptkit.core.data.splits.sources import Source
     from ptkit.core.data.splits.tables import Columns
     from ptkit.core.training.own_lists import own_lists
@@ -223,15 +243,16 @@ def _split_first(
         raise UsageError(
             f"{lists[0]} names a list, and {source} is split into lists: leave one out"
         )
-    columns = Columns(*(told.get(f"{name}_column") for name in ("path", "label", "group")))
-    # The lists name the images where they are now.
-    root = path_or_none(given.pop("root", None))
-    images = Source(Path(source), columns, told.get("label_from"), root)
-    with own_lists(images, place, seed=given.get("seed", 0)) as (claimed, notes):
+    columns = Columns(*(flags.get(f"{name}_column") for name in ("path", "label", "group")))
+    images = Source(Path(source), columns, flags.get("label_from"), path_or_none(given.get("root")))
+    seed = gather(given, **layers).train.seed
+    with own_lists(images, place, seed=seed) as (claimed, notes):
         for note in notes:
             watch.say(note)
         folder = claimed.folder()
-        yield given | {part: folder / f"{part}.txt" for part in ("train", "valid")}, claimed
+        # The lists name the images where they are now, and lie beside their classes.
+        own = {"train": folder / "train.txt", "valid": folder / "valid.txt"}
+        yield {**given, **own, "root": None, "classes": None}, claimed
 
 
 def _run(

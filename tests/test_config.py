@@ -341,3 +341,10 @@ def test_a_setting_without_its_section_is_named_in_full(text, hint):
     with pytest.raises(UsageError) as refused:
         parse_assignment(text)
     assert str(refused.value).endswith(hint)
+
+
+def test_another_size_keeps_the_share_that_evaluation_crops():
+    own = ("Resize(256, InterpolationMode.BICUBIC)", "CenterCrop(224)")
+    before = {"data": {"size": 224, "eval_transforms": list(own)}}
+    found = resolve(before, {"data": {"size": 112}}).data.eval_transforms
+    assert found == ("Resize(128, InterpolationMode.BICUBIC)", "CenterCrop(112)")

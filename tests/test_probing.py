@@ -197,6 +197,26 @@ def test_neighbours_vote_by_their_cosine():
     assert neighbours_vote(train, images[2:], num_neighbours=1, num_classes=2).tolist() == [0]
 
 
+def test_an_image_and_its_mirror_image_have_one_vote():
+    plain, mirrored = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1]]), torch.zeros(3, 2)
+    train = Features((plain, mirrored), torch.tensor([1, 0, 0]))
+    # Of two neighbours the second is another image, not the mirror image of the first.
+    both = Features((plain, plain), train.labels)
+    images = torch.tensor([[0.9, 0.12]])
+    for views in (train, both):
+        assert neighbours_vote(views, images, num_neighbours=1, num_classes=2).tolist() == [0]
+    nearest = torch.nn.functional.cosine_similarity(images, plain)
+    weights = (nearest / 0.07).exp()
+    expected = int(weights[1] < weights[0])
+    assert neighbours_vote(both, images, num_neighbours=2, num_classes=2).tolist() == [expected]
+
+
+def test_more_classes_than_images_have_a_budget_of_all_images():
+    train = Features((torch.randn(4, 8),), torch.tensor([0, 1, 2, 0]))
+    report = report_of(train, train, Chosen(0.1, 1.0, 3, 4), num_classes=9, seed=0)
+    assert [part.num_images for part in report.budget] == [4]
+
+
 def test_the_vote_of_neighbours_is_told_and_recorded(here):
     result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--knn", "5", "--json"])
     told = json.loads(result.stdout)["probe"]

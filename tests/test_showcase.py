@@ -100,6 +100,7 @@ def show_run(
         show=events.show,
         training=SimpleNamespace(model=model, valid=batches),
         data=SimpleNamespace(settings=SimpleNamespace(mean=MEAN, std=STD)),
+        history=SimpleNamespace(valid_features=None),
         best={"epoch": 3},
     )
     files = draw_pictures(finished, Predicted(probabilities, probabilities))

@@ -1,6 +1,7 @@
 """What `ptkit train` does with photographs where nobody says how."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import gather
+from ptkit.core.errors import DataError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training import usual
 from ptkit.core.training.usual import usual_layer
@@ -115,6 +117,39 @@ def test_small_images_and_own_configs_are_trained_as_before(photos):
     assert "weights" not in Path("runs/own/config.toml").read_text()
 
 
+def test_a_finetuned_resnet_on_photographs_is_resumed(photos):
+    ptkit.train(model="resnet18", size=72, name="body", scheduler="none", **QUIET)
+    plain = {**QUIET, "scheduler": "none"}
+    Path("old.toml").write_text("[model]\ncall = 'resnet18()'\n")
+    # Neither finetuning nor a config decides anew how blocks begin.
+    ptkit.train(config="old.toml", size=72, name="old", **plain)
+    assert "zero_init_residual" not in Path("runs/old/config.toml").read_text()
+    ptkit.finetune("runs/old", name="tuned", **plain)
+    assert ptkit.train(resume="runs/tuned", epochs=2).epochs == 2
+    assert ptkit.train(resume="runs/body", epochs=2).epochs == 2
+
+
+def test_the_optimizer_of_steps_after_a_probe_is_written_out(photos):
+    ptkit.train(optimizer="SGD()", name="sgd", **QUIET)
+    config = tomllib.loads(Path("runs/sgd/config.toml").read_text())
+    assert config["optimizer"]["call"] == "SGD()"
+    assert config["optimizer"]["lr"] > 0
+    assert config["train"]["method"] == "probe-steps"
+
+
+def test_another_loss_than_that_of_a_head_is_trained_without_one(photos):
+    layer, _ = usual_layer(gather({"loss": "TripletMarginLoss()"}))
+    assert "method" not in layer["train"]
+
+
+def test_a_first_image_that_is_missing_is_skipped_on_request(photos):
+    Path("0.png").unlink()
+    layer, _ = usual_layer(gather({"on_bad": "skip"}))
+    assert layer["model"]["weights"] == "efficientnet_lite0"
+    with pytest.raises(DataError, match=r"train\.txt, line 1"):
+        usual_layer(gather({}))
+
+
 def test_a_model_from_scratch_begins_with_blocks_that_are_the_identity(photos):
     ptkit.train(model="resnet18", size=72, lr=1e-9, name="zero", **QUIET)
     checkpoint = read_checkpoint(Path("runs/zero"))
@@ -176,6 +211,30 @@ def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false", "--json"])
     assert result.exit_code == 0, result.stderr
     assert Path(json.loads(result.stdout)["run"], "test.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["photos", "--weights", "efficientnet_lite0"],
+        ["photos", "--model", "efficientnet_lite0"],
+    ],
+)
+def test_the_first_argument_is_the_folder_where_flags_name_the_weights(folder, arguments):
+    result = CliRunner().invoke(
+        app, ["finetune", *arguments, "--batch-size", "2", "--epochs", "1", "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert Path(json.loads(result.stdout)["run"], "split.json").exists()
+
+
+def test_the_seed_of_a_config_splits_too(folder):
+    Path("seed.toml").write_text("[train]\nseed = 7\n[model]\ncall = 'lenet()'\n")
+    for name, more in (("toml", {"config": "seed.toml"}), ("flag", {"seed": 7, "model": "lenet"})):
+        ptkit.train("photos", size=32, name=name, **more, **{**QUIET, "batch_size": 2})
+    records = [json.loads(Path("runs", n, "split.json").read_text()) for n in ("toml", "flag")]
+    assert records[0]["seed"] == 7
+    assert records[0]["sha256"] == records[1]["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`ptkit finetune`: training from old weights, shown as `ptkit train` shows it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,11 +47,24 @@ def finetune(
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
+    if source is None and weights is not None and _is_source(weights, settings, file):
+        source, weights = Path(weights), None
     if weights is not None and file is not None:
-        raise UsageError(f"the weights are given twice, {weights} and --weights {file}: leave one")
+        raise UsageError(
+            f"the weights are given twice, {weights} and --weights {file}: leave one out"
+        )
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     # The argument says which weights are meant.
     named = settings.pop("weights", None)
     weights = weights or file or named
     watch = TrainingScreen(printer, is_verbose=verbose)
     print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
+
+
+def _is_source(text: str, settings: dict[str, Any], file: str | None) -> bool:
+    """Say whether the first argument names images: the weights are named by a flag then."""
+    if file is None and "model" not in settings:
+        return False
+    place = Path(text)
+    is_run = (place / "ckpt.pkl").exists() or (place / "config.toml").exists()
+    return place.suffix in (".csv", ".tsv", ".jsonl") or (place.is_dir() and not is_run)

@@ -2,7 +2,6 @@
 everywhere, and in a log one a minute.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +129,6 @@ class TrainingScreen:
         found = "  ".join(
             f"{name} {metric_text(name, value)}" for name, value in result.valid.items()
         )
-        # With rates by layer the first is that of the input, next to nothing.
         rate, mark = max(result.lrs.values()), "  best" if is_best else ""
         for name in result.unfrozen:
             self.say(f"{epoch}  unfrozen: {name}")
@@ -183,7 +181,7 @@ def print_run(printer: Printer, result: "RunResult") -> None:
     pictures = [file for file in result.files if file.suffix in (".png", ".gif")]
     some = ", ".join(str(file.relative_to(result.run)) for file in pictures[:2])
     printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {some}")
-    rows = [{"weights": k, **dataclasses.asdict(v)} for k, v in result.backbones.items()]
+    rows = [{"weights": k, **asdict(v)} for k, v in result.backbones.items()]
     printer.result(
         {
             "run": str(result.run),

@@ -27,6 +27,7 @@ _RATE = re.compile(r"(?<=[(,])\s*lr\s*=\s*[^,()]+,?\s*")
 _FROM_SIZE = re.compile(
     r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
 )
+_RESIZED = re.compile(r"(?<![\w:.])(Resize\(\s*)(\d+)\b")
 # What stands before the size of a crop or of Resize; a user's own transforms have a prefix.
 _SIZED = r"((?<![\w:.])(?:Resize|[A-Z]\w*Crop)\(\s*|\bsize\s*=\s*)"
 
@@ -73,7 +74,7 @@ def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     if size in (None, old) or old is None:
         return {}
     sides = re.compile(rf"{_SIZED}([(\[]\s*{old}(?:\s*,\s*{old})?\s*[)\]]|{old}\b)")
-    transforms = {
+    transforms: dict[str, tuple[str, ...]] = {
         name: tuple(
             sides.sub(lambda found: found[1] + found[2].replace(str(old), str(size)), text)
             for text in before[name]
@@ -81,6 +82,15 @@ def _with_size(before: Mapping[str, Any], size: int | None) -> dict[str, Any]:
         for name in lists
         if name in before
     }
+    evaluation = "data.eval_transforms"
+    if any(text.startswith("CenterCrop") for text in transforms.get(evaluation, ())):
+        # What is cropped was resized to somewhat more before: that share stays.
+        transforms[evaluation] = tuple(
+            _RESIZED.sub(lambda found: f"{found[1]}{round(int(found[2]) * size / old)}", text)
+            if text in before[evaluation]
+            else text
+            for text in transforms[evaluation]
+        )
     model = before.get("model.call") or ""
     # A user's own model has a prefix, and arguments of its own.
     is_known = ":" not in model.partition("(")[0]

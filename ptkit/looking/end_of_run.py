@@ -12,8 +12,9 @@ from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.training.observers import Figure
-from ptkit.core.training.prediction import Predicted, predict_list
+from ptkit.core.training.prediction import Predicted, predict_list, predicted
 from ptkit.core.training.probe.report import ProbeReport
+from ptkit.core.training.probing import head_outputs
 from ptkit.core.training.run_folder import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix, interval
 from ptkit.core.training.tasks.task import METRICS
@@ -34,7 +35,10 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
     # The gradients give their memory to the weights that are read.
     training.model.zero_grad(set_to_none=True)
     load_state_dict(training.model, read_checkpoint(run.checkpoint)["state_dict"])
-    found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
+    if (known := run.history.valid_features) is not None:
+        found = predicted(head_outputs(training, known), run.task)
+    else:
+        found = predict_list(training.model, training.valid, task=run.task, dtype=training.dtype)
     found = replace(found, counted=run.task.counted_rows(training.valid.images.labels))
     files = [_draw_curves(run)]
     if run.task.kind not in (MULTI, REGRESSION):

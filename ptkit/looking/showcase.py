@@ -171,12 +171,14 @@ def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
         # A network that learned an embedding has no head; its output is the embedding.
         of, layer = (lambda images: mean_over_places(model(images)).float()), "the loss"
     side = min(_THUMBNAIL, MAX_SPRITE // math.ceil(math.sqrt(len(indices))))
-    found, thumbnails = [], []
+    known, found, thumbnails = run.history.valid_features, [], []
     for images in batches_at(run.training.valid, indices):
-        with torch.no_grad():
-            found.append(of(images).cpu().numpy())
+        if known is None:
+            with torch.no_grad():
+                found.append(of(images).cpu().numpy())
         thumbnails.append(squares(_pixels(run, images), side))
-    points, pictures = np.concatenate(found), np.concatenate(thumbnails)
+    points = np.concatenate(found) if known is None else known.numpy()[indices]
+    pictures = np.concatenate(thumbnails)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
     rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]

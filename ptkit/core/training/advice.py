@@ -173,7 +173,8 @@ def _exploded(facts: Facts) -> str | None:
 
 def _never_below_chance(facts: Facts) -> str | None:
     least = min(row["train_loss"] for row in facts.rows)
-    if facts.guessing is None or facts.lr is None or least < facts.guessing:
+    # The loss of an epoch is a mean over its steps: of a single one its first steps are a part.
+    if len(facts.rows) < 2 or facts.guessing is None or facts.lr is None or least < facts.guessing:
         return None
     return (
         f"the training loss never fell below that of guessing ({least:.4f}, guessing gives"

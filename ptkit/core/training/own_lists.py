@@ -30,7 +30,10 @@ def own_lists(source: Source, place: Place, *, seed: int) -> Iterator[tuple[Plac
         with without_garbage_collection():
             outcome = run_split(SplitJob(source, out=folder, seed=seed))
         if not (folder / "valid.txt").exists():
-            raise DataError(f"{source.place} gives no validation images, which choose the weights")
+            raise DataError(
+                f"{source.place} gives no validation images, by which the best epoch is chosen; add"
+                " images, or a folder val/"
+            )
         yield claimed, [*outcome.scan.notes, _counts(outcome)]
     except BaseException:
         if not (folder / "config.toml").exists():

@@ -52,7 +52,12 @@ def predict_list(
     Raises:
         DataError: an image that cannot be read.
     """
-    outputs, task = _outputs(model, batches, dtype, bad), task.on(batches.device)
+    return predicted(_outputs(model, batches, dtype, bad), task)
+
+
+def predicted(outputs: Tensor, task: Task) -> Predicted:
+    """Return the answers that outputs (N, num_outputs) mean."""
+    task = task.on(outputs.device)
     values, answers = task.values(outputs), task.answers(outputs)
     return Predicted(values.cpu().numpy(), answers.cpu().numpy())
 

@@ -5,9 +5,11 @@ without steps, or what steps begin with.
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ptkit.core.config import Settings
 from ptkit.core.data.loading.batches import Batches
@@ -18,7 +20,7 @@ from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import parse
 from ptkit.core.parts.catalogue import names_code
-from ptkit.core.training.loop import evaluated
+from ptkit.core.training.loop import Training, evaluated
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.probe.checks import head_of
 from ptkit.core.training.probe.features import (
@@ -44,8 +46,9 @@ class Probed:
     head: Head
 
 
-def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport]:
-    """Fit the head, put it into the model, and return the one epoch that this is, and what it says.
+def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport, Tensor]:
+    """Fit the head, put it into the model, and return the one epoch that this is, what it says, and
+    the features (n, D) of the validation images.
 
     setup: with `train.method=probe`.
     """
@@ -61,10 +64,10 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport]:
         num_neighbours=setup.settings.train.knn,
     )
     seconds = time.perf_counter() - begin
-    head, device = head_of(training.model, num_classes), training.valid.device
-    with torch.inference_mode(), autocast(device, training.dtype):
-        outputs = head(found.valid.views[0].to(device))
-    valid_loss, metrics = evaluated(training, [(outputs, found.valid.labels.to(device))])
+    valid_features = found.valid.views[0]
+    outputs = head_outputs(training, valid_features)
+    labels = found.valid.labels.to(outputs.device)
+    valid_loss, metrics = evaluated(training, [(outputs, labels)])
     scores = found.head.scores(found.train.views[0])
     result = EpochResult(
         epoch=1,
@@ -77,7 +80,15 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport]:
         seconds=seconds,
         images_per_s=(len(found.train) * len(found.train.views) + len(found.valid)) / seconds,
     )
-    return result, report
+    return result, report, valid_features
+
+
+def head_outputs(training: Training, features: Tensor) -> Tensor:
+    """Return the outputs (n, num_classes) of images whose features (n, D) are known."""
+    device = training.valid.device
+    head = head_of(training.model, training.loss.facts.num_classes)
+    with torch.inference_mode(), autocast(device, training.dtype):
+        return cast(Tensor, head(features.to(device))).float()
 
 
 def fit_head_of(setup: Setup, watch: Watcher) -> Probed:
@@ -134,7 +145,8 @@ def _kept_or_new(setup: Setup, batches: Batches, watch: Watcher, *, is_mirrored:
     images, training, cache = batches.images, setup.training, setup.data.settings.cache
     # The user's own code can change while its name stays.
     has_code = names_code(parse(setup.model.call)) or has_own_code(batches.pipeline.calls)
-    key = "" if cache == "off" or has_code else _key(setup, batches, is_mirrored=is_mirrored)
+    is_kept = cache in ("auto", "disk") and not has_code
+    key = _key(setup, batches, is_mirrored=is_mirrored) if is_kept else ""
     found = kept_features(images, key, num_views=1 + is_mirrored) if key else None
     if found is not None:
         return found

@@ -43,7 +43,7 @@ class History:
     """task: how the outputs of the best weights are read.
 
     best: epoch, loss and metrics of the best epoch. saved_epoch: of the state to resume from.
-    probe: what a probe found out.
+    probe: what a probe found out, and valid_features: what it made of the validation images.
     """
 
     task: Task
@@ -52,6 +52,7 @@ class History:
     epochs_without_better: int = 0
     saved_epoch: int = 0
     probe: ProbeReport | None = None
+    valid_features: torch.Tensor | None = None
 
     def add(self, result: EpochResult, *, metric: str) -> bool:
         """Add an epoch and return whether it is the best so far, by `metric`."""
@@ -168,9 +169,9 @@ class Run(Setup):
             return f"{link} cannot be linked here ({error.strerror}); {where}"
         return None
 
-    def write_probe(self, report: ProbeReport) -> None:
+    def write_probe(self, report: ProbeReport, valid_features: torch.Tensor) -> None:
         """Remember what a probe found out, and write it to probe.json."""
-        self.history.probe = report
+        self.history.probe, self.history.valid_features = report, valid_features
         text = json.dumps(report.as_dict(), indent=2) + "\n"
         write_atomically(self.folder / "probe.json", text.encode())
 
@@ -253,7 +254,7 @@ def _write_metrics(file: Path, rows: Sequence[Row]) -> None:
 
 
 def _row_of(result: EpochResult) -> Row:
-    """Return the row of metrics.csv for one epoch; the rate is that of the first group."""
+    """Return the row of metrics.csv for one epoch; the rate is the largest of the groups."""
     return {
         "epoch": result.epoch,
         "train_loss": result.train_loss,
@@ -262,7 +263,7 @@ def _row_of(result: EpochResult) -> Row:
         # Every task has this column, in this place; only some fill it.
         "valid_accuracy": None,
         **{f"valid_{name}": value for name, value in result.valid.items()},
-        "lr": next(iter(result.lrs.values())),
+        "lr": max(result.lrs.values()),
         "seconds": result.seconds,
         "images_per_s": result.images_per_s,
     }

@@ -181,10 +181,10 @@ def _results(
     """Yield the epochs of the run, by its method."""
     method = current.settings.train.method
     if method == "probe":
-        result, report = probe(current, watch)
+        result, report, valid_features = probe(current, watch)
         for line in report.lines():
             watch.say(line)
-        current.write_probe(report)
+        current.write_probe(report, valid_features)
         yield result
         return
     if method == "probe-steps" and not start_epoch:

@@ -236,7 +236,7 @@ def _resolved(
         data=data.settings,
         model=replace(settings.model, call=call, weights=weights, weights_sha256=sha256),
         loss=replace(settings.loss, call=loss.call.source),
-        optimizer=chosen if settings.train.method == "steps" else settings.optimizer,
+        optimizer=chosen if settings.train.method != "probe" else settings.optimizer,
         train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
     )
 

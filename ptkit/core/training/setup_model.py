@@ -11,15 +11,8 @@ from ptkit.core.models.initialization import initialize
 from ptkit.core.models.locate import weights_to_start_from
 from ptkit.core.models.transfer import TransferReport, transfer
 from ptkit.core.models.weights import Weights
-from ptkit.core.models.zoo import (
-    build_model,
-    check_forward,
-    default_model,
-    find_head,
-    with_zero_init,
-)
+from ptkit.core.models.zoo import build_model, check_forward, default_model, find_head
 from ptkit.core.parts.calls import parse
-from ptkit.core.sizes import is_small
 from ptkit.core.training.setup_data import PreparedData
 from ptkit.core.training.tasks.loss import Loss
 
@@ -88,8 +81,6 @@ def prepare_model(
     stem_notes: tuple[str, ...] = ()
     if start is not None:
         chosen, stem_notes = with_stem(chosen, start.state_dict)
-    elif not is_small(min(size)):
-        chosen = with_zero_init(chosen)
     module, call = build_model(
         chosen, num_classes=num_outputs, size=size, channels=channels, seed=seed
     )

@@ -3,6 +3,7 @@
 Small images, up to 64 pixels, are trained on from scratch with the defaults of config.py.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from ptkit.core.config import Settings
@@ -11,6 +12,8 @@ from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import check_image, read_list
 from ptkit.core.data.loading.first_look import choose_size
 from ptkit.core.models.packaged_weights import INSTALL, NAMES, is_installed
+from ptkit.core.models.zoo import with_zero_init
+from ptkit.core.parts.calls import parse
 from ptkit.core.sizes import is_small
 
 PRETRAINED, SCRATCH = "photos", "photos-scratch"
@@ -27,17 +30,22 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
         DataError: the training list, or what it names, cannot be read.
     """
     data, model = settings.data, settings.model
-    # A list that is not there is told of where both lists are read.
+    # A list that is not there is reported where both lists are read.
     if model.weights is not None or not Path(data.train).exists():
         return {}, ""
     classes, root = (Path(path) if path else None for path in (data.classes, data.root))
+    # Read again where the data are prepared: until then nobody knows how.
     images = read_list(Path(data.train), classes=classes, root=root)
-    check_image(images, 0)
+    if data.on_bad == "stop":
+        check_image(images, 0)
     if is_small(data.size or choose_size(images)):
         return {}, ""
     name, why = _choice(model.call)
     recipe = read_recipe(name)
     left_out = () if images.label_kind == SINGLE else _OF_CLASSES
+    loss = settings.loss.call
+    if loss is not None and parse(loss).name != "CrossEntropyLoss":
+        left_out = (*left_out, ("train", "method"))
     if len(images) < recipe["train"]["batch_size"]:
         left_out = (*left_out, ("train", "batch_size"))
     layer = {
@@ -45,6 +53,21 @@ def usual_layer(settings: Settings) -> tuple[Layer, str]:
         for section, values in recipe.items()
     }
     return layer, f"recipe: {name}, {why}"
+
+
+def with_identity_blocks(settings: Settings) -> Settings:
+    """Return settings whose model, if it is trained from scratch, begins with blocks that are the
+    identity, where it has such.
+
+    Only for a new run: its config.toml then says so, and repeats it.
+
+    Raises:
+        UsageError: an unknown model.
+    """
+    model = settings.model
+    if model.weights is not None or model.call is None:
+        return settings
+    return replace(settings, model=replace(model, call=str(with_zero_init(parse(model.call)))))
 
 
 def _choice(model: str | None) -> tuple[str, str]:
@@ -60,4 +83,7 @@ def _choice(model: str | None) -> tuple[str, str]:
 
 def _better() -> str:
     how = f"`ptkit finetune {NAMES[0]}`" if is_installed() else f"{INSTALL}, then this again"
-    return f"a few hundred photographs seldom get far so; pretrained weights do: {how}"
+    return (
+        "training from scratch on a few hundred photographs rarely gets far; start from pretrained"
+        f" weights: {how}"
+    )

@@ -73,8 +73,8 @@ def check_head(model: nn.Module, loss: Loss, images: Tensor) -> None:
     """
     if loss.task.kind != SINGLE:
         raise UsageError(
-            "a head is fitted for one class an image, and answered by its scores: train other tasks"
-            " with --set train.method=steps"
+            "a probe fits a head for one class per image; for other labels and losses train with"
+            " --set train.method=steps"
         )
     name = find_head(model, loss.facts.num_classes)
     head = model.get_submodule(name)

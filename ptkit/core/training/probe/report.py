@@ -87,7 +87,9 @@ def report_of(
 
     seed: of the parts. num_neighbours: let so many nearest training images vote too.
     """
-    counts = sorted({max(round(len(train) * share), num_classes) for share in _SHARES})
+    total = len(train)
+    # Of few images at least one for each class, as far as there are so many.
+    counts = sorted({min(max(round(total * share), num_classes), total) for share in _SHARES})
     budget = tuple(
         Part(
             count,
@@ -96,7 +98,6 @@ def report_of(
             ),
         )
         for count in counts
-        if count <= len(train)
     )
     right = None
     if num_neighbours is not None:
@@ -113,7 +114,7 @@ def report_of(
         budget=budget,
         expected=expected_of_twice(budget, len(train)),
         majority=int(torch.bincount(valid.labels).max()) / len(valid),
-        num_neighbours=num_neighbours,
+        num_neighbours=None if num_neighbours is None else min(num_neighbours, total),
         num_right_by_neighbours=right,
     )
 

@@ -141,7 +141,9 @@ def _kind_of(texts: Collection[bytes]) -> str:
         for text in texts
     ):
         return REGRESSION
-    return MULTI if any(b"," in text for text in texts) else SINGLE
+    # A comma in quotes belongs to the name of a class.
+    is_multi = any(b"," in text and text[:1] != b'"' for text in texts)
+    return MULTI if is_multi else SINGLE
 
 
 def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:

@@ -106,6 +106,24 @@ def test_the_parts_of_a_folder_of_names_are_kept_too(here):
     assert (found.counts, found.outcome.given) == ({"train": 8, "valid": 4}, ["train", "valid"])
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_paths_that_are_all_in_one_part_are_divided_as_any_others(here, part):
+    names = [f"{part}/{name}.{k}.jpg" for name in CLASSES for k in range(4)]
+    make_tree(here / "data", names)
+    rows = "".join(f"{name},{name.split('/')[1][:3]}\n" for name in names)
+    Path("data/a.csv").write_text(f"path,label\n{rows}")
+    found = ptkit.split("data/a.csv", ratio="3:1")
+    assert (found.counts, found.outcome.given) == ({"train": 6, "valid": 2}, [])
+    result = run("data")
+    assert (result.exit_code, result.output.count("\n")) == (3, 1)
+    advice = (
+        f"data/a.csv has no images outside {part}/; if they are to be split: `ptkit split data/a"
+    )
+    assert advice in result.output
+    found = ptkit.split("data", label_from=r"(\w+)\.\d+", ratio="3:1", out="by_name")
+    assert (found.counts, found.outcome.given) == ({"train": 6, "valid": 2}, [])
+
+
 def test_folders_of_other_names_are_classes(here):
     fill("data/train", 5, classes=("steam", "diesel"))
     fill("data/plane", 5, classes=("jet",))

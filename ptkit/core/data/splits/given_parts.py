@@ -126,13 +126,25 @@ def _check_classes(train: _Classes, other: _Classes, *, is_lenient: bool, where:
 def with_parts_of_names(scan: Scan, *, is_lenient: bool) -> Scan:
     """Return the scan with the parts that the first folders of all its names say, if they do.
 
+    One part only is all that there is, whatever its name.
+
     Raises:
         DataError: see `with_parts`.
     """
-    parts = [part_of(name.partition("/")[0]) if "/" in name else "" for name in scan.names]
-    if not all(parts) or set(parts) == {"train"}:
+    parts = _parts_of_names(scan)
+    if not all(parts) or len(set(parts)) == 1:
         return scan
     return with_parts(scan, parts, is_lenient=is_lenient)
+
+
+def is_only_held_out(scan: Scan) -> bool:
+    """Say whether all names begin with the folder of one part, and that is not train."""
+    parts = set(_parts_of_names(scan))
+    return len(parts) == 1 and parts <= {"valid", "test"}
+
+
+def _parts_of_names(scan: Scan) -> list[str]:
+    return [part_of(name.partition("/")[0]) if "/" in name else "" for name in scan.names]
 
 
 def with_parts(scan: Scan, parts: Sequence[str], *, is_lenient: bool) -> Scan:

@@ -8,7 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from ptkit.core.data.moved import prefix_of
-from ptkit.core.data.splits.given_parts import find_part_folders, join_parts, with_parts_of_names
+from ptkit.core.data.splits.given_parts import (
+    find_part_folders,
+    is_only_held_out,
+    join_parts,
+    with_parts_of_names,
+)
 from ptkit.core.data.splits.scanning import (
     LayoutError,
     Scan,
@@ -177,9 +182,20 @@ def _readable(
     errors: list[PtkitError] = []
     for table in tables:
         try:
-            found.append(_scan_table(table, source, known))
+            scan = _scan_table(table, source, known)
         except (DataError, UsageError) as error:
             errors.append(error)
+            continue
+        # Of a competition: what an answer looks like. Nobody means to train on that.
+        if is_only_held_out(scan):
+            errors.append(
+                DataError(
+                    f"{table} has no images outside {scan.names[0].partition('/')[0]}/; if they are"
+                    f" to be split: `ptkit split {table}`"
+                )
+            )
+        else:
+            found.append(scan)
     return found, errors
 
 

@@ -1,6 +1,7 @@
 """`ptkit split DIR` where train, val or test are there already."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,15 @@ def test_paths_that_are_all_in_one_part_are_divided_as_any_others(here, part):
     assert advice in result.output
     found = ptkit.split("data", label_from=r"(\w+)\.\d+", ratio="3:1", out="by_name")
     assert (found.counts, found.outcome.given) == ({"train": 6, "valid": 2}, [])
+
+
+def test_class_folders_are_looked_through_once(here, monkeypatch):
+    fill("data", 10)
+    opened = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(str(path)) or scandir(path))
+    ptkit.split("data")
+    assert sorted(path for path in opened if path.startswith("data/")) == ["data/cat/", "data/dog/"]
 
 
 def test_folders_of_other_names_are_classes(here):

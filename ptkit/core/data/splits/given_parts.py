@@ -36,25 +36,28 @@ def find_part_folders(folder: Path) -> dict[str, Path]:
     found = {part_of(name): folder / name for name in reversed(known)}
     # A class may have such a name, but hardly two of them.
     is_split = len(known) > 1
-    others = [
-        name
-        for name in names
-        if name not in known and images_below(folder / name, seen=set(), ignored=Counter())
-    ]
-    if not is_split and (others or loose or "train" not in found):
+    if not is_split and (loose or "train" not in found):
+        return {}
+    # Looked through only where there are parts: these folders may hold all the images.
+    other = next((name for name in names if name not in known and _has_images(folder / name)), "")
+    if other and not is_split:
         return {}
     parts = f"{folder} has the parts {_listed(known)}"
     if twice := [name for name in known if found[part_of(name)].name != name]:
         raise DataError(f"{parts}: {twice[0]} and {found[part_of(twice[0])].name} mean the same")
     if "train" not in found:
         raise DataError(f"{parts} but no train; expected {folder}/train/<class>/<image>.png")
-    if others or loose:
-        extra = others[0] if others else min(loose)[0]
+    if other or loose:
+        extra = other or min(loose)[0]
         raise DataError(
             f"{parts} and other images, such as {extra}; move them away, or split one part:"
             f" `ptkit split {found['train']}`"
         )
     return {name: found[name] for name in PART_NAMES if name in found}
+
+
+def _has_images(folder: Path) -> bool:
+    return bool(images_below(folder, seen=set(), ignored=Counter()))
 
 
 def part_of(name: str) -> str:

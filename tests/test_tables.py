@@ -213,6 +213,13 @@ def test_rows_that_repeat_another_count_once_and_are_told(here):
     assert sorted(Path(path).stem for path in listed("train.txt", "valid.txt")) == sorted(NAMES)
 
 
+@pytest.mark.parametrize(("first", "second"), [("val", "valid"), ("a", "b")])
+def test_rows_that_differ_in_no_part_repeat_each_other(here, first, second):
+    rows = [(name, name[:3], first if name[3:] == "0" else "train") for name in NAMES]
+    write("a.csv", ("id", "label", "split"), [*rows, ("cat0", "cat", second)])
+    assert "rows that repeat another: 1." in run("a.csv").output
+
+
 TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
 
 
@@ -239,6 +246,10 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          "line 4: the label 3.5 has decimals"),
         (("path", "label"), [*TWO, ("dog0.jpg", "cat")], (), 3,
          "gives dog0.jpg two labels, dog in line 3 and cat in line 4"),
+        (("path", "label", "split"), [(*TWO[0], "train"), (*TWO[1], "train"), (*TWO[0], "test")],
+         (), 3, "a.csv gives cat0.jpg two parts, train in line 2 and test in line 4; keep one"),
+        (("path", "label", "who"), [(*TWO[0], "ann"), (*TWO[1], "ann"), (*TWO[0], "")],
+         ("--group-column", "who"), 3, "two groups, ann in line 2 and none in line 4"),
         (("path", "label"), TWO[:1], (), 3, "images of one class only, cat"),
         (("path", "label"), [], (), 3, "a.csv has no rows"),
         (("path", "label", "split"), [(*TWO[0], "val"), (*TWO[1], "val")], (), 3,

@@ -76,7 +76,7 @@ def scan_table(
     Raises:
         UsageError: a column that is not there.
         DataError: the table cannot be read, several columns or none may be meant, an empty cell,
-            one image with two labels, an image that is missing, or one class only.
+            one image with two labels, parts or groups, an image that is missing, or one class only.
     """
     table = _read_table(file, columns)
     rows = _distinct(table)
@@ -271,17 +271,26 @@ def _distinct(table: _Table) -> list[Row]:
     """Return the rows without those that repeat another.
 
     Raises:
-        DataError: one path with two labels.
+        DataError: one path with two labels, parts or groups.
     """
     found: dict[str, Row] = {}
     for row in table.rows:
         first = found.setdefault(row.path, row)
-        if first.label != row.label:
-            raise DataError(
-                f"{table.file} gives {row.path} two labels, {first.label} in line {first.line} and"
-                f" {row.label} in line {row.line}; keep one of them"
-            )
+        if first is row:
+            continue
+        for kind, value in _meaning(table, first).items():
+            if value != (other := _meaning(table, row)[kind]):
+                raise DataError(
+                    f"{table.file} gives {row.path} two {kind}s, {value or 'none'} in line"
+                    f" {first.line} and {other or 'none'} in line {row.line}; keep one of them"
+                )
     return list(found.values())
+
+
+def _meaning(table: _Table, row: Row) -> dict[str, str]:
+    """Return what a row says of its image. A column that holds no parts only looks like one."""
+    part = part_of(row.part) if "part" in table.chosen else ""
+    return {"label": row.label, "part": part, "group": row.group}
 
 
 def _note(table: _Table, places: Places, *, num_repeated: int) -> str:

@@ -233,6 +233,10 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          ": a,b,c | 1,2,3"),
         (("path", "a", "b"), [("cat0.jpg", "2", "3")], (), 3,
          "--label-column; it begins: path,a,b"),
+        (("path", "file", "label", "class"), [("1", "2", "3", "4")], (), 3,
+         "several columns that may be the path, path, file: choose one with --path-column"),
+        (("id", "split"), [("cat0", "train"), ("dog0", "test")], (), 3,
+         "a.csv has no column with a usual name for the label"),
         (("path", "label", "class"), [("cat0.jpg", "0", "cat")], (), 3,
          "several columns that may be the label, label, class: choose one with --label-column; it"
          " begins: path,label,class | cat0.jpg,0,cat"),

@@ -233,7 +233,8 @@ def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns
     if columns.path and columns.path == columns.label:
         raise UsageError(f"--path-column and --label-column both name {columns.path}")
     begins = f"it begins: {' | '.join(_shown(cells) for cells in first[:4])}"
-    for kind in _USUAL_NAMES.keys() - chosen.keys():
+    # In the order of the table: a set's would make the first error another in each process.
+    for kind in [kind for kind in _USUAL_NAMES if kind not in chosen]:
         found = _usual(kind, [name for name in header if name not in chosen.values()])
         if len(found) > 1 and kind != "part":
             raise DataError(
@@ -243,7 +244,7 @@ def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns
         if len(found) == 1:
             chosen[kind] = found[0]
     for kind, other in (("path", "label"), ("label", "path")):
-        rest = [name for name in header if name != chosen.get(other)]
+        rest = [name for name in header if name not in (chosen.get(other), chosen.get("part"))]
         # Of two columns, one is what the other is not.
         if kind not in chosen and other in chosen and len(header) == 2 and len(rest) == 1:
             chosen[kind] = rest[0]

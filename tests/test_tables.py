@@ -206,6 +206,16 @@ def test_root_says_where_the_images_are_now(here, prefix):
     assert Path("train.txt").read_text().startswith("pictures/cat")
 
 
+def test_a_missing_first_row_does_not_hide_where_the_others_were_moved_to(here):
+    write("a.csv", ("path", "label"), [("/gone/none.jpg", "cat"), *rows_of(folder="/gone/")])
+    result = run("a.csv", "--root", "pictures")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: a.csv, line 2: no image pictures/none.jpg; if the images are elsewhere, pass --root"
+        " DIR\n",
+    )
+
+
 def test_rows_that_repeat_another_count_once_and_are_told(here):
     write("a.csv", ("path", "label"), [*rows_of(), *rows_of()[:2]])
     result = run("a.csv", "--ratio", "4:1")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ptkit.core.data.moved import prefix_of
+from ptkit.core.data.moved import check_root, prefix_of
 from ptkit.core.data.splits.given_parts import (
     find_part_folders,
     is_only_held_out,
@@ -69,8 +69,8 @@ def scan_source(
     """
     place = source.place
     is_table = _is_table(place.name) and not place.is_dir()
-    if source.root is not None and not source.root.is_dir():
-        raise UsageError(f"--root {source.root} is not a folder")
+    if source.root is not None:
+        check_root(source.root)
     if source.label_from is not None:
         if place.is_file() or source.for_tables:
             other = source.for_tables[0] if source.for_tables else place

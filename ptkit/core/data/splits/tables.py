@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.data.labels import mixed_labels
 from ptkit.core.data.splits.given_parts import part_of, with_parts, with_parts_of_names
 from ptkit.core.data.splits.places import Places, find_images
 from ptkit.core.data.splits.scanning import Scan
@@ -116,9 +117,7 @@ def ordered_classes(first_seen: Mapping[str, str], source: Path) -> tuple[str, .
     others = [name for name in first_seen if name not in numbers]
     if others:
         one, two = (f"{name} in {first_seen[name]}" for name in (numbers[-1], others[-1]))
-        raise DataError(
-            f"{source} mixes numbers and names as labels, such as {one} and {two}; use one kind"
-        )
+        raise mixed_labels(source, one, two)
     return tuple(sorted(numbers, key=lambda name: (int(name), name)))
 
 

@@ -147,6 +147,18 @@ def test_folders_without_images_beside_parts_do_not_count(here):
     assert ptkit.split("data").counts == {"train": 8, "valid": 2, "test": 2}
 
 
+def test_test_images_without_classes_are_told_with_how_to_leave_them_out(here):
+    fill("data/train", 5)
+    make_tree(here / "data", ["test/1.jpg", "test/2.jpg"])
+    result = run("data")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: data/test holds 2 images outside class folders, such as 1.jpg; expected"
+        " data/test/<class>/1.jpg; to split the training images alone: `ptkit split data/train`\n",
+    )
+    assert run("data/train").exit_code == 0
+
+
 def test_a_class_that_a_part_lacks_may_be_allowed(here):
     fill("data/train", 4)
     fill("data/val", 1, classes=("cat",))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptkit.core.data.splits.grouping import Grouping
-from ptkit.core.data.splits.scanning import Scan, contents_of, images_below
+from ptkit.core.data.splits.scanning import LayoutError, Scan, contents_of, images_below
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.wording import first_of
 
@@ -82,9 +82,14 @@ def join_parts(
     """
     scans = {"train": scan_one(parts["train"], known=())}
     classes = scans["train"].class_names
-    scans |= {
-        part: scan_one(place, known=classes) for part, place in parts.items() if part != "train"
-    }
+    try:
+        scans |= {
+            part: scan_one(place, known=classes) for part, place in parts.items() if part != "train"
+        }
+    except LayoutError as error:
+        # The test images of a competition have no classes.
+        advice = f"to split the training images alone: `ptkit split {parts['train']}`"
+        raise LayoutError(f"{error}; {advice}") from None
     for part, scan in scans.items():
         found = (parts["train"], classes), (parts[part], scan.class_names)
         _check_classes(*found, is_lenient=is_lenient)

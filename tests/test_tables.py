@@ -183,12 +183,29 @@ def test_a_competitions_layout_is_found_from_its_folder(here):
     result = run("kaggle", "--ratio", "4:1")
     assert result.exit_code == 0, result.output
     assert 'kaggle/labels.csv: images from "id" in kaggle/train/ with .jpg' in result.output
+    assert "\nNot used: kaggle/sample_submission.csv has no images outside test/;" in result.output
     assert labels_by_name("train.txt", "valid.txt") == EXPECTED
 
 
 def test_a_table_without_classes_beside_class_folders_is_ignored(cats_and_dogs):
     write("images/sizes.csv", ("path", "width"), [("cat/00.png", "3")])
-    assert ptkit.split("images").class_names == ("cat", "dog")
+    result = run("images")
+    assert "\nFolders tell the classes; not used: images/sizes.csv.\n" in result.output
+    assert Path("classes.txt").read_text() == "cat\ndog\n"
+
+
+def test_a_wrong_row_of_metadata_does_not_make_folders_the_classes(here):
+    make_tree(here / "data", [f"shard{n[3:]}/{n}.jpg" for n in NAMES])
+    rows = [(f"shard{n[3:]}/{n}.jpg", n[:3]) for n in NAMES]
+    write("data/metadata.csv", ("path", "label"), [*rows, ("shard1/cat1.jpg", "")])
+    result = run("data")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: data/metadata.csv, line 12: the label is empty (column label); if folders tell the"
+        " classes, move metadata.csv away\n",
+    )
+    write("data/metadata.csv", ("path", "label"), rows)
+    assert ptkit.split("data", ratio="1:1").class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("prefix", ["", "old/pictures/", "/gone/pictures/"])

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -148,21 +148,40 @@ def _scan_folder(folder: Path, source: Source, known: Collection[str]) -> Scan:
     sure = [file for file in tables if source.for_tables or file.stem.lower() == "metadata"]
     found, errors = _readable(sure, source, known)
     if found:
-        return _only_one(folder, found)
+        return _only_one(folder, found, errors)
+    for table, error in zip(sure, errors, strict=True):
+        if table.stem.lower() == "metadata":
+            raise type(error)(f"{error}{_way_out(table)}")
     try:
         if parts := find_part_folders(folder):
             scan_part = partial(_scan_folder, source=source)
-            return join_parts(folder, parts, scan_part, is_lenient=source.is_lenient)
+            scan = join_parts(folder, parts, scan_part, is_lenient=source.is_lenient)
+            return _noting(scan, tables, errors)
         if source.for_tables:
             flag = source.for_tables[0]
             raise errors[0] if errors else UsageError(f"{flag} is for tables; {folder} has none")
-        return scan_class_folders(folder, known_classes=known)
+        return _noting(scan_class_folders(folder, known_classes=known), tables, errors)
     except LayoutError as error:
         found, errors = _readable(tables, source, known)
         if found:
-            return _only_one(folder, found)
+            return _only_one(folder, found, errors)
         advice = f"; as for the table there: {errors[0]}" if errors else ""
         raise LayoutError(f"{error}{advice}") from None
+
+
+def _way_out(table: Path) -> str:
+    """Say how to be rid of a table that cannot be used, where there are folders beside it."""
+    has_folders = any(entry.is_dir() for entry in entries_of(str(table.parent)))
+    return f"; if folders tell the classes, move {table.name} away" if has_folders else ""
+
+
+def _noting(scan: Scan, tables: Sequence[Path], errors: Sequence[PtkitError]) -> Scan:
+    """Return the scan of folders, with a note of the tables beside them."""
+    notes = [f"Not used: {error}." for error in errors]
+    # Without flags they are not read: that would look at each image once more.
+    if tables and not errors:
+        notes = [f"Folders tell the classes; not used: {first_of(list(map(str, tables)), 3)}."]
+    return replace(scan, notes=(*scan.notes, *notes))
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -205,14 +224,16 @@ def _scan_table(file: Path, source: Source, known: Collection[str]) -> Scan:
     )
 
 
-def _only_one(folder: Path, found: Sequence[Scan]) -> Scan:
+def _only_one(folder: Path, found: Sequence[Scan], errors: Sequence[PtkitError]) -> Scan:
+    """Return the only scan, with a note of each table that could not be used."""
     if len(found) > 1:
         names = " and ".join(scan.source.name for scan in found)
         raise DataError(
             f"{folder} has several tables with images and classes, {names}: name one of them, as in"
             f" `ptkit split {found[0].source}`"
         )
-    return found[0]
+    notes = [f"Not used: {error}." for error in errors]
+    return replace(found[0], notes=(*found[0].notes, *notes))
 
 
 def _pattern_for(folder: Path) -> str | None:

@@ -293,7 +293,7 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          "both name label"),
         (("path", "label"), TWO, ("--root", "nowhere"), 2, "--root nowhere is not a folder"),
         (("path", "label"), TWO, ("--label-from", "x"), 2,
-         "--label-from is for the images in a folder"),
+         "--label-from is for the images in a folder and cannot be combined with a.csv"),
         (("path", "label"), TWO, ("--group-column", "label", "--group-by", "x"), 2,
          "cannot be combined"),
     ],
@@ -315,7 +315,7 @@ def test_a_wrong_table_is_one_line_and_writes_nothing(here, header, rows, args, 
         ("a.jsonl", b'{"path": "a.jpg", "label": "cat"}\n{"path"\n', "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: expected a JSON object"),
         ("a.jsonl", b'{"path": "a.jpg", "label": [1, 2]}\n', "[1, 2] is several values"),
-        ("none.csv", None, "no table none.csv here"),
+        ("none.csv", None, "none.csv does not exist"),
     ],
 )
 def test_a_file_that_is_no_table_is_a_data_error(here, name, content, message):

@@ -213,18 +213,18 @@ def check_apart(scan: Scan, grouping: Grouping) -> None:
     Raises:
         DataError: they do; the message has their number and the first pair.
     """
-    torn = [
+    straddling = [
         unit for unit in grouping.units if scan.parts and len({scan.parts[k] for k in unit}) > 1
     ]
-    if not torn:
+    if not straddling:
         return
-    first, *rest = sorted(torn[0], key=lambda row: PART_NAMES.index(scan.parts[row]))
+    first, *rest = sorted(straddling[0], key=lambda row: PART_NAMES.index(scan.parts[row]))
     other = next(row for row in rest if scan.parts[row] != scan.parts[first])
     what = "images or groups" if grouping.num_groups else "images"
     raise DataError(
-        f"{scan.parts[first]} and {scan.parts[other]} share {what}, {len(torn):,} in all: the first"
-        f" are {scan.paths[first]} and {scan.paths[other]}; accuracy would be inflated; remove them"
-        " from one of the parts"
+        f"{scan.parts[first]} and {scan.parts[other]} share {what}, {len(straddling):,} in all: the"
+        f" first are {scan.paths[first]} and {scan.paths[other]}; accuracy would be inflated;"
+        " remove them from one of the parts"
     )
 
 

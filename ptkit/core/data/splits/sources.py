@@ -74,10 +74,12 @@ def scan_source(
     if source.label_from is not None:
         if place.is_file() or source.for_tables:
             other = source.for_tables[0] if source.for_tables else place
-            raise UsageError(f"--label-from is for the images in a folder; it excludes {other}")
+            raise UsageError(
+                f"--label-from is for the images in a folder and cannot be combined with {other}"
+            )
         return scan_names(place, source.label_from, is_lenient=source.is_lenient)
     if is_table and not place.exists():
-        raise DataError(f"no table {place} here")
+        raise DataError(f"{place} does not exist")
     if is_table:
         return _scan_table(place, source, known_classes)
     if place.is_file():
@@ -104,7 +106,7 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
             it does not match, one class only, or numbers mixed with names.
     """
     try:
-        search = re.compile(pattern).search
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(
             f"--label-from is not a regular expression: {error}, found {pattern!r}"
@@ -113,8 +115,8 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
     images = images_below(folder, seen=set(), ignored=ignored)
     if not images:
         raise DataError(f"{folder} has no images")
-    matches = [search(name) for name, _ in images]
-    group = 1 if re.compile(pattern).groups else 0
+    matches = [compiled.search(name) for name, _ in images]
+    group = 1 if compiled.groups else 0
     found = [match[group] or "" if match else "" for match in matches]
     without = [name for (name, _), label in zip(images, found, strict=True) if not label]
     if len(without) == len(images):

@@ -1,6 +1,7 @@
 """`ptkit split DIR` where train, val or test are there already."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,33 @@ def test_the_parts_of_a_folder_of_names_are_kept_too(here):
     assert (found.counts, found.outcome.given) == ({"train": 8, "valid": 4}, ["train", "valid"])
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_paths_that_are_all_in_one_part_are_divided_as_any_others(here, part):
+    names = [f"{part}/{name}.{k}.jpg" for name in CLASSES for k in range(4)]
+    make_tree(here / "data", names)
+    rows = "".join(f"{name},{name.split('/')[1][:3]}\n" for name in names)
+    Path("data/a.csv").write_text(f"path,label\n{rows}")
+    found = ptkit.split("data/a.csv", ratio="3:1")
+    assert (found.counts, found.outcome.given) == ({"train": 6, "valid": 2}, [])
+    result = run("data")
+    assert (result.exit_code, result.output.count("\n")) == (3, 1)
+    advice = (
+        f"data/a.csv has no images outside {part}/; if they are to be split: `ptkit split data/a"
+    )
+    assert advice in result.output
+    found = ptkit.split("data", label_from=r"(\w+)\.\d+", ratio="3:1", out="by_name")
+    assert (found.counts, found.outcome.given) == ({"train": 6, "valid": 2}, [])
+
+
+def test_class_folders_are_looked_through_once(here, monkeypatch):
+    fill("data", 10)
+    opened = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(str(path)) or scandir(path))
+    ptkit.split("data")
+    assert sorted(path for path in opened if path.startswith("data/")) == ["data/cat/", "data/dog/"]
+
+
 def test_folders_of_other_names_are_classes(here):
     fill("data/train", 5, classes=("steam", "diesel"))
     fill("data/plane", 5, classes=("jet",))
@@ -117,6 +145,18 @@ def test_folders_without_images_beside_parts_do_not_count(here):
     fill("data/val", 1)
     make_tree(here / "data", ["annotations/a.xml"])
     assert ptkit.split("data").counts == {"train": 8, "valid": 2, "test": 2}
+
+
+def test_test_images_without_classes_are_told_with_how_to_leave_them_out(here):
+    fill("data/train", 5)
+    make_tree(here / "data", ["test/1.jpg", "test/2.jpg"])
+    result = run("data")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: data/test holds 2 images outside class folders, such as 1.jpg; expected"
+        " data/test/<class>/1.jpg; to split the training images alone: `ptkit split data/train`\n",
+    )
+    assert run("data/train").exit_code == 0
 
 
 def test_a_class_that_a_part_lacks_may_be_allowed(here):

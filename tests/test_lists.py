@@ -297,6 +297,15 @@ def test_names_mean_known_classes_where_no_file_has_any(list_file):
         read_list(list_file, known=("dogs",))
 
 
+@pytest.mark.parametrize("kind", [None, "single-label", "multi-label"])
+def test_a_quoted_name_may_have_a_comma_whatever_kind_is_known(list_file, kind):
+    list_file.write_text('a.png "fox, red"\nb.png cat\n')
+    images = read_list(list_file, kind=kind, known=("cat", "fox, red"))
+    assert images.class_names == ("cat", "fox, red")
+    expected = [[False, True], [True, False]] if kind == "multi-label" else [1, 0]
+    assert images.labels.tolist() == expected
+
+
 def test_named_classes_serve_as_several_and_not_as_numbers(list_file):
     list_file.write_text("a.png dog\nb.png cat\n")
     assert read_list(list_file, kind="multi-label").labels.tolist() == [

@@ -183,12 +183,29 @@ def test_a_competitions_layout_is_found_from_its_folder(here):
     result = run("kaggle", "--ratio", "4:1")
     assert result.exit_code == 0, result.output
     assert 'kaggle/labels.csv: images from "id" in kaggle/train/ with .jpg' in result.output
+    assert "\nNot used: kaggle/sample_submission.csv has no images outside test/;" in result.output
     assert labels_by_name("train.txt", "valid.txt") == EXPECTED
 
 
 def test_a_table_without_classes_beside_class_folders_is_ignored(cats_and_dogs):
     write("images/sizes.csv", ("path", "width"), [("cat/00.png", "3")])
-    assert ptkit.split("images").class_names == ("cat", "dog")
+    result = run("images")
+    assert "\nFolders tell the classes; not used: images/sizes.csv.\n" in result.output
+    assert Path("classes.txt").read_text() == "cat\ndog\n"
+
+
+def test_a_wrong_row_of_metadata_does_not_make_folders_the_classes(here):
+    make_tree(here / "data", [f"shard{n[3:]}/{n}.jpg" for n in NAMES])
+    rows = [(f"shard{n[3:]}/{n}.jpg", n[:3]) for n in NAMES]
+    write("data/metadata.csv", ("path", "label"), [*rows, ("shard1/cat1.jpg", "")])
+    result = run("data")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: data/metadata.csv, line 12: the label is empty (column label); if folders tell the"
+        " classes, move metadata.csv away\n",
+    )
+    write("data/metadata.csv", ("path", "label"), rows)
+    assert ptkit.split("data", ratio="1:1").class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("prefix", ["", "old/pictures/", "/gone/pictures/"])
@@ -206,11 +223,28 @@ def test_root_says_where_the_images_are_now(here, prefix):
     assert Path("train.txt").read_text().startswith("pictures/cat")
 
 
+def test_a_missing_first_row_does_not_hide_where_the_others_were_moved_to(here):
+    write("a.csv", ("path", "label"), [("/gone/none.jpg", "cat"), *rows_of(folder="/gone/")])
+    result = run("a.csv", "--root", "pictures")
+    assert (result.exit_code, result.output) == (
+        3,
+        "ptkit: a.csv, line 2: no image pictures/none.jpg; if the images are elsewhere, pass --root"
+        " DIR\n",
+    )
+
+
 def test_rows_that_repeat_another_count_once_and_are_told(here):
     write("a.csv", ("path", "label"), [*rows_of(), *rows_of()[:2]])
     result = run("a.csv", "--ratio", "4:1")
     assert "rows that repeat another: 2." in result.output
     assert sorted(Path(path).stem for path in listed("train.txt", "valid.txt")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(("first", "second"), [("val", "valid"), ("a", "b")])
+def test_rows_that_differ_in_no_part_repeat_each_other(here, first, second):
+    rows = [(name, name[:3], first if name[3:] == "0" else "train") for name in NAMES]
+    write("a.csv", ("id", "label", "split"), [*rows, ("cat0", "cat", second)])
+    assert "rows that repeat another: 1." in run("a.csv").output
 
 
 TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
@@ -226,6 +260,10 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          ": a,b,c | 1,2,3"),
         (("path", "a", "b"), [("cat0.jpg", "2", "3")], (), 3,
          "--label-column; it begins: path,a,b"),
+        (("path", "file", "label", "class"), [("1", "2", "3", "4")], (), 3,
+         "several columns that may be the path, path, file: choose one with --path-column"),
+        (("id", "split"), [("cat0", "train"), ("dog0", "test")], (), 3,
+         "a.csv has no column with a usual name for the label"),
         (("path", "label", "class"), [("cat0.jpg", "0", "cat")], (), 3,
          "several columns that may be the label, label, class: choose one with --label-column; it"
          " begins: path,label,class | cat0.jpg,0,cat"),
@@ -239,6 +277,10 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          "line 4: the label 3.5 has decimals"),
         (("path", "label"), [*TWO, ("dog0.jpg", "cat")], (), 3,
          "gives dog0.jpg two labels, dog in line 3 and cat in line 4"),
+        (("path", "label", "split"), [(*TWO[0], "train"), (*TWO[1], "train"), (*TWO[0], "test")],
+         (), 3, "a.csv gives cat0.jpg two parts, train in line 2 and test in line 4; keep one"),
+        (("path", "label", "who"), [(*TWO[0], "ann"), (*TWO[1], "ann"), (*TWO[0], "")],
+         ("--group-column", "who"), 3, "two groups, ann in line 2 and none in line 4"),
         (("path", "label"), TWO[:1], (), 3, "images of one class only, cat"),
         (("path", "label"), [], (), 3, "a.csv has no rows"),
         (("path", "label", "split"), [(*TWO[0], "val"), (*TWO[1], "val")], (), 3,
@@ -251,7 +293,7 @@ TWO = [("cat0.jpg", "cat"), ("dog0.jpg", "dog")]
          "both name label"),
         (("path", "label"), TWO, ("--root", "nowhere"), 2, "--root nowhere is not a folder"),
         (("path", "label"), TWO, ("--label-from", "x"), 2,
-         "--label-from is for the images in a folder"),
+         "--label-from is for the images in a folder and cannot be combined with a.csv"),
         (("path", "label"), TWO, ("--group-column", "label", "--group-by", "x"), 2,
          "cannot be combined"),
     ],
@@ -273,7 +315,7 @@ def test_a_wrong_table_is_one_line_and_writes_nothing(here, header, rows, args, 
         ("a.jsonl", b'{"path": "a.jpg", "label": "cat"}\n{"path"\n', "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: expected a JSON object"),
         ("a.jsonl", b'{"path": "a.jpg", "label": [1, 2]}\n', "[1, 2] is several values"),
-        ("none.csv", None, "no table none.csv here"),
+        ("none.csv", None, "none.csv does not exist"),
     ],
 )
 def test_a_file_that_is_no_table_is_a_data_error(here, name, content, message):

@@ -357,7 +357,10 @@ def test_all_the_pretrained_are_listed_without_counting_parameters_of_timms():
     [
         (["models", "timm:test_restnet", "--pretrained"], "did you mean timm:test_resnet?"),
         (["models", "restnet18"], "no name is like restnet18; did you mean resnet18?"),
-        (["losses", "--pretrained"], "--pretrained is of models"),
+        (
+            ["losses", "--pretrained"],
+            "--pretrained works only with `ptkit list models`, found KIND losses",
+        ),
     ],
 )
 def test_a_pattern_that_nothing_fits_is_refused(arguments, message):

@@ -72,7 +72,7 @@ def list_parts(
         )
     if pretrained:
         if kind != "models":
-            raise UsageError(f"--pretrained is of models: ptkit list models, found {kind}")
+            raise UsageError(f"--pretrained works only with `ptkit list models`, found KIND {kind}")
         _list_pretrained(printer, pattern)
         return
     if kind == "recipes":

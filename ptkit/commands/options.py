@@ -177,7 +177,7 @@ class SourceFlags(TypedDict, total=False):
     group_column: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Keep images on one side that have the same in this column."
+            metavar="NAME", help="Keep images with the same value in this column in one part."
         ),
     ]
     label_from: Annotated[

@@ -82,6 +82,13 @@ def label_table(
     return LabelTable(rows, class_names)
 
 
+def mixed_labels(source: Path, number: str, name: str) -> DataError:
+    """Return the error for labels of two kinds, of which these are the first, with their places."""
+    return DataError(
+        f"{source} mixes numbers and names as labels, such as {number} and {name}; use one kind"
+    )
+
+
 def _is_name(text: bytes) -> bool:
     # isdigit first: it is quicker than a pattern.
     return not (text.isdigit() or _NUMBERS.fullmatch(text) or _SEVERAL.fullmatch(text))
@@ -98,9 +105,7 @@ def _table_of_names(
     if numbers := [text for text in lines if not _is_name(text)]:
         mark = next(text for text in lines if _is_name(text))
         one, two = (f"{text.decode()} in line {lines[text]}" for text in (numbers[0], mark))
-        raise DataError(
-            f"{file} mixes numbers and names as labels, such as {one} and {two}; use one kind"
-        )
+        raise mixed_labels(file, one, two)
     if wanted == REGRESSION:
         raise DataError(f"{file} has names of classes, expected {DESCRIPTIONS[wanted]}")
     names = [unquoted(text, place=f"{file}, line {number}") for text, number in lines.items()]
@@ -141,7 +146,9 @@ def _kind_of(texts: Collection[bytes]) -> str:
         for text in texts
     ):
         return REGRESSION
-    return MULTI if any(b"," in text for text in texts) else SINGLE
+    # A comma in quotes belongs to the name of a class.
+    is_multi = any(b"," in text and text[:1] != b'"' for text in texts)
+    return MULTI if is_multi else SINGLE
 
 
 def _parse_label(text: bytes, kind: str) -> tuple[float, ...]:

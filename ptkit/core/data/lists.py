@@ -9,13 +9,13 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
-from ptkit.core.data.moved import moved_prefix, replaced
-from ptkit.core.errors import DataError, UsageError
+from ptkit.core.data.moved import check_root, missing_image, prefix_of_some, replaced
+from ptkit.core.errors import DataError
 from ptkit.core.files import numbered_lines, open_text, quoted, unquoted
 
 # `ptkit split FOLDER` imports this module and must start without numpy.
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 # An index into bytes gives a number.
 _QUOTE, _SLASH = b'"/'
 _QUOTED_LABEL = re.compile(rb'\s("(?:[^"\\]|\\.)*")\s*$')
-# Of so many images at least one must be where they were moved to.
-_NUM_TRIED = 20
 
 # Ends made Python integers at a time: one call for many, but never ten million objects.
 _BLOCK = 1 << 16
@@ -189,32 +187,27 @@ def check_image(images: ImageList, row: int) -> None:
     if not os.path.lexists(path := images.image_path(row)):
         used = (number for number, line in numbered_lines(images.file) if line.strip())
         line = next(islice(used, row, None))
-        raise DataError(
-            f"{images.file}, line {line}: no image {path}; if the images are elsewhere, pass"
-            " --root DIR"
-        )
+        raise missing_image(path, place=f"{images.file}, line {line}")
 
 
 def _moved(images: ImageList, root: Path) -> dict[bool, tuple[str, str]]:
     """Return which beginnings of relative and of absolute paths to replace by `root`."""
-    if not root.is_dir():
-        raise UsageError(f"--root {root} is not a folder")
+    check_root(root)
     found = {}
     for is_absolute in (False, True):
         rows = (
             k for k, path in enumerate(images.raw_paths()) if (path[0] == _SLASH) == is_absolute
         )
-        paths = [images.listed_path(row) for row in islice(rows, _NUM_TRIED)]
-        # One of them may be missing without the others.
-        tried = (moved_prefix(path, root, exists=os.path.lexists) for path in paths)
-        prefix = next(filter(None, tried), None)
-        if paths and prefix is None:
+        if (first := next(rows, None)) is None:
+            continue
+        paths = map(images.listed_path, chain((first,), rows))
+        prefix = prefix_of_some(paths, root, exists=os.path.lexists)
+        if prefix is None:
             raise DataError(
-                f"no image of {images.file} is below --root {root}: not {paths[0]}, however many of"
-                " its leading folders are left out"
+                f"no image of {images.file} is below --root {root}: not"
+                f" {images.listed_path(first)}, however many of its leading folders are left out"
             )
-        if prefix is not None:
-            found[is_absolute] = prefix
+        found[is_absolute] = prefix
     return found
 
 

@@ -1,8 +1,39 @@
 """Images that were moved: another folder replaces the leading folders of each listed path."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
+
+from ptkit.core.errors import DataError, UsageError
+
+# Of so many images at least one must be where they were moved to.
+_NUM_TRIED = 20
+
+
+def check_root(root: Path) -> None:
+    """Refuse a root that is no folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not root.is_dir():
+        raise UsageError(f"--root {root} is not a folder")
+
+
+def missing_image(path: str, *, place: str, others: str = "") -> DataError:
+    """Return the error for a path that leads nowhere. place: the file and line that name it."""
+    return DataError(
+        f"{place}: no image {path}{others}; if the images are elsewhere, pass --root DIR"
+    )
+
+
+def prefix_of_some(
+    paths: Iterable[str], root: Path, *, exists: Callable[[str], bool]
+) -> tuple[str, str] | None:
+    """Return `moved_prefix` of the first of some paths that is found; a few may be missing."""
+    tried = (moved_prefix(path, root, exists=exists) for path in islice(paths, _NUM_TRIED))
+    return next(filter(None, tried), None)
 
 
 def moved_prefix(path: str, root: Path, *, exists: Callable[[str], bool]) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptkit.core.data.splits.grouping import Grouping
-from ptkit.core.data.splits.scanning import Scan, contents_of, images_below
+from ptkit.core.data.splits.scanning import LayoutError, Scan, contents_of, images_below
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.wording import first_of
 
@@ -36,25 +36,28 @@ def find_part_folders(folder: Path) -> dict[str, Path]:
     found = {part_of(name): folder / name for name in reversed(known)}
     # A class may have such a name, but hardly two of them.
     is_split = len(known) > 1
-    others = [
-        name
-        for name in names
-        if name not in known and images_below(folder / name, seen=set(), ignored=Counter())
-    ]
-    if not is_split and (others or loose or "train" not in found):
+    if not is_split and (loose or "train" not in found):
+        return {}
+    # Looked through only where there are parts: these folders may hold all the images.
+    other = next((name for name in names if name not in known and _has_images(folder / name)), "")
+    if other and not is_split:
         return {}
     parts = f"{folder} has the parts {_listed(known)}"
     if twice := [name for name in known if found[part_of(name)].name != name]:
         raise DataError(f"{parts}: {twice[0]} and {found[part_of(twice[0])].name} mean the same")
     if "train" not in found:
         raise DataError(f"{parts} but no train; expected {folder}/train/<class>/<image>.png")
-    if others or loose:
-        extra = others[0] if others else min(loose)[0]
+    if other or loose:
+        extra = other or min(loose)[0]
         raise DataError(
             f"{parts} and other images, such as {extra}; move them away, or split one part:"
             f" `ptkit split {found['train']}`"
         )
     return {name: found[name] for name in PART_NAMES if name in found}
+
+
+def _has_images(folder: Path) -> bool:
+    return bool(images_below(folder, seen=set(), ignored=Counter()))
 
 
 def part_of(name: str) -> str:
@@ -79,9 +82,14 @@ def join_parts(
     """
     scans = {"train": scan_one(parts["train"], known=())}
     classes = scans["train"].class_names
-    scans |= {
-        part: scan_one(place, known=classes) for part, place in parts.items() if part != "train"
-    }
+    try:
+        scans |= {
+            part: scan_one(place, known=classes) for part, place in parts.items() if part != "train"
+        }
+    except LayoutError as error:
+        # The test images of a competition have no classes.
+        advice = f"to split the training images alone: `ptkit split {parts['train']}`"
+        raise LayoutError(f"{error}; {advice}") from None
     for part, scan in scans.items():
         found = (parts["train"], classes), (parts[part], scan.class_names)
         _check_classes(*found, is_lenient=is_lenient)
@@ -126,13 +134,25 @@ def _check_classes(train: _Classes, other: _Classes, *, is_lenient: bool, where:
 def with_parts_of_names(scan: Scan, *, is_lenient: bool) -> Scan:
     """Return the scan with the parts that the first folders of all its names say, if they do.
 
+    One part only is all that there is, whatever its name.
+
     Raises:
         DataError: see `with_parts`.
     """
-    parts = [part_of(name.partition("/")[0]) if "/" in name else "" for name in scan.names]
-    if not all(parts) or set(parts) == {"train"}:
+    parts = _parts_of_names(scan)
+    if not all(parts) or len(set(parts)) == 1:
         return scan
     return with_parts(scan, parts, is_lenient=is_lenient)
+
+
+def is_only_held_out(scan: Scan) -> bool:
+    """Say whether all names begin with the folder of one part, and that is not train."""
+    parts = set(_parts_of_names(scan))
+    return len(parts) == 1 and parts <= {"valid", "test"}
+
+
+def _parts_of_names(scan: Scan) -> list[str]:
+    return [part_of(name.partition("/")[0]) if "/" in name else "" for name in scan.names]
 
 
 def with_parts(scan: Scan, parts: Sequence[str], *, is_lenient: bool) -> Scan:
@@ -193,18 +213,18 @@ def check_apart(scan: Scan, grouping: Grouping) -> None:
     Raises:
         DataError: they do; the message has their number and the first pair.
     """
-    torn = [
+    straddling = [
         unit for unit in grouping.units if scan.parts and len({scan.parts[k] for k in unit}) > 1
     ]
-    if not torn:
+    if not straddling:
         return
-    first, *rest = sorted(torn[0], key=lambda row: PART_NAMES.index(scan.parts[row]))
+    first, *rest = sorted(straddling[0], key=lambda row: PART_NAMES.index(scan.parts[row]))
     other = next(row for row in rest if scan.parts[row] != scan.parts[first])
     what = "images or groups" if grouping.num_groups else "images"
     raise DataError(
-        f"{scan.parts[first]} and {scan.parts[other]} share {what}, {len(torn):,} in all: the first"
-        f" are {scan.paths[first]} and {scan.paths[other]}; accuracy would be inflated; remove them"
-        " from one of the parts"
+        f"{scan.parts[first]} and {scan.parts[other]} share {what}, {len(straddling):,} in all: the"
+        f" first are {scan.paths[first]} and {scan.paths[other]}; accuracy would be inflated;"
+        " remove them from one of the parts"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from ptkit.core.data.moved import moved_prefix, prefix_of, replaced
+from ptkit.core.data.moved import missing_image, prefix_of, prefix_of_some, replaced
 from ptkit.core.data.splits.scanning import file_size, is_image
 from ptkit.core.errors import DataError
 from ptkit.core.wording import first_of
@@ -39,7 +39,7 @@ def find_images(
 
     Paths are relative to `root`, by default to the folder of the table or else to the working
     directory. Where nothing is there, the one folder that holds them is looked for below. Of moved
-    paths `root` replaces the beginning, see `moved_prefix`.
+    paths `root` replaces the beginning, see `prefix_of_some`.
 
     lines: where each is in the file, for messages.
 
@@ -48,7 +48,7 @@ def find_images(
     """
     find = partial(_find, listing=cache(_listing))
     base = prefix_of(root or file.parent)
-    moved = root and moved_prefix(listed[0], root, exists=lambda path: find(path) is not None)
+    moved = root and prefix_of_some(listed, root, exists=lambda path: find(path) is not None)
     if moved:
         folder, wanted = base, [replaced(name, moved) for name in listed]
     else:
@@ -59,10 +59,7 @@ def find_images(
     if len(paths) < len(found):
         row, more = found.index(None), len(found) - len(paths) - 1
         others = f" (and {more:,} more are missing)" if more else ""
-        raise DataError(
-            f"{file}, line {lines[row]}: no image {wanted[row]}{others}; if the images are"
-            " elsewhere, pass --root DIR"
-        )
+        raise missing_image(wanted[row], place=f"{file}, line {lines[row]}", others=others)
     pairs = zip(paths, wanted, strict=True)
     added = sorted({path[len(name) :] for path, name in pairs if path != name})
     note = f" in {folder}" if folder and folder != prefix_of(file.parent) else ""

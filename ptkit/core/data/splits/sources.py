@@ -3,12 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ptkit.core.data.moved import prefix_of
-from ptkit.core.data.splits.given_parts import find_part_folders, join_parts, with_parts_of_names
+from ptkit.core.data.moved import check_root, prefix_of
+from ptkit.core.data.splits.given_parts import (
+    find_part_folders,
+    is_only_held_out,
+    join_parts,
+    with_parts_of_names,
+)
 from ptkit.core.data.splits.scanning import (
     LayoutError,
     Scan,
@@ -64,15 +69,17 @@ def scan_source(
     """
     place = source.place
     is_table = _is_table(place.name) and not place.is_dir()
-    if source.root is not None and not source.root.is_dir():
-        raise UsageError(f"--root {source.root} is not a folder")
+    if source.root is not None:
+        check_root(source.root)
     if source.label_from is not None:
         if place.is_file() or source.for_tables:
             other = source.for_tables[0] if source.for_tables else place
-            raise UsageError(f"--label-from is for the images in a folder; it excludes {other}")
+            raise UsageError(
+                f"--label-from is for the images in a folder and cannot be combined with {other}"
+            )
         return scan_names(place, source.label_from, is_lenient=source.is_lenient)
     if is_table and not place.exists():
-        raise DataError(f"no table {place} here")
+        raise DataError(f"{place} does not exist")
     if is_table:
         return _scan_table(place, source, known_classes)
     if place.is_file():
@@ -99,7 +106,7 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
             it does not match, one class only, or numbers mixed with names.
     """
     try:
-        search = re.compile(pattern).search
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(
             f"--label-from is not a regular expression: {error}, found {pattern!r}"
@@ -108,8 +115,8 @@ def scan_names(folder: Path, pattern: str, *, is_lenient: bool = False) -> Scan:
     images = images_below(folder, seen=set(), ignored=ignored)
     if not images:
         raise DataError(f"{folder} has no images")
-    matches = [search(name) for name, _ in images]
-    group = 1 if re.compile(pattern).groups else 0
+    matches = [compiled.search(name) for name, _ in images]
+    group = 1 if compiled.groups else 0
     found = [match[group] or "" if match else "" for match in matches]
     without = [name for (name, _), label in zip(images, found, strict=True) if not label]
     if len(without) == len(images):
@@ -143,21 +150,40 @@ def _scan_folder(folder: Path, source: Source, known: Collection[str]) -> Scan:
     sure = [file for file in tables if source.for_tables or file.stem.lower() == "metadata"]
     found, errors = _readable(sure, source, known)
     if found:
-        return _only_one(folder, found)
+        return _only_one(folder, found, errors)
+    for table, error in zip(sure, errors, strict=True):
+        if table.stem.lower() == "metadata":
+            raise type(error)(f"{error}{_way_out(table)}")
     try:
         if parts := find_part_folders(folder):
             scan_part = partial(_scan_folder, source=source)
-            return join_parts(folder, parts, scan_part, is_lenient=source.is_lenient)
+            scan = join_parts(folder, parts, scan_part, is_lenient=source.is_lenient)
+            return _noting(scan, tables, errors)
         if source.for_tables:
             flag = source.for_tables[0]
             raise errors[0] if errors else UsageError(f"{flag} is for tables; {folder} has none")
-        return scan_class_folders(folder, known_classes=known)
+        return _noting(scan_class_folders(folder, known_classes=known), tables, errors)
     except LayoutError as error:
         found, errors = _readable(tables, source, known)
         if found:
-            return _only_one(folder, found)
+            return _only_one(folder, found, errors)
         advice = f"; as for the table there: {errors[0]}" if errors else ""
         raise LayoutError(f"{error}{advice}") from None
+
+
+def _way_out(table: Path) -> str:
+    """Say how to be rid of a table that cannot be used, where there are folders beside it."""
+    has_folders = any(entry.is_dir() for entry in entries_of(str(table.parent)))
+    return f"; if folders tell the classes, move {table.name} away" if has_folders else ""
+
+
+def _noting(scan: Scan, tables: Sequence[Path], errors: Sequence[PtkitError]) -> Scan:
+    """Return the scan of folders, with a note of the tables beside them."""
+    notes = [f"Not used: {error}." for error in errors]
+    # Without flags they are not read: that would look at each image once more.
+    if tables and not errors:
+        notes = [f"Folders tell the classes; not used: {first_of(list(map(str, tables)), 3)}."]
+    return replace(scan, notes=(*scan.notes, *notes))
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -177,9 +203,20 @@ def _readable(
     errors: list[PtkitError] = []
     for table in tables:
         try:
-            found.append(_scan_table(table, source, known))
+            scan = _scan_table(table, source, known)
         except (DataError, UsageError) as error:
             errors.append(error)
+            continue
+        # Of a competition: what an answer looks like. Nobody means to train on that.
+        if is_only_held_out(scan):
+            errors.append(
+                DataError(
+                    f"{table} has no images outside {scan.names[0].partition('/')[0]}/; if they are"
+                    f" to be split: `ptkit split {table}`"
+                )
+            )
+        else:
+            found.append(scan)
     return found, errors
 
 
@@ -189,14 +226,16 @@ def _scan_table(file: Path, source: Source, known: Collection[str]) -> Scan:
     )
 
 
-def _only_one(folder: Path, found: Sequence[Scan]) -> Scan:
+def _only_one(folder: Path, found: Sequence[Scan], errors: Sequence[PtkitError]) -> Scan:
+    """Return the only scan, with a note of each table that could not be used."""
     if len(found) > 1:
         names = " and ".join(scan.source.name for scan in found)
         raise DataError(
             f"{folder} has several tables with images and classes, {names}: name one of them, as in"
             f" `ptkit split {found[0].source}`"
         )
-    return found[0]
+    notes = [f"Not used: {error}." for error in errors]
+    return replace(found[0], notes=(*found[0].notes, *notes))
 
 
 def _pattern_for(folder: Path) -> str | None:

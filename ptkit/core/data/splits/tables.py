@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.data.labels import mixed_labels
 from ptkit.core.data.splits.given_parts import part_of, with_parts, with_parts_of_names
 from ptkit.core.data.splits.places import Places, find_images
 from ptkit.core.data.splits.scanning import Scan
@@ -76,7 +77,7 @@ def scan_table(
     Raises:
         UsageError: a column that is not there.
         DataError: the table cannot be read, several columns or none may be meant, an empty cell,
-            one image with two labels, an image that is missing, or one class only.
+            one image with two labels, parts or groups, an image that is missing, or one class only.
     """
     table = _read_table(file, columns)
     rows = _distinct(table)
@@ -116,9 +117,7 @@ def ordered_classes(first_seen: Mapping[str, str], source: Path) -> tuple[str, .
     others = [name for name in first_seen if name not in numbers]
     if others:
         one, two = (f"{name} in {first_seen[name]}" for name in (numbers[-1], others[-1]))
-        raise DataError(
-            f"{source} mixes numbers and names as labels, such as {one} and {two}; use one kind"
-        )
+        raise mixed_labels(source, one, two)
     return tuple(sorted(numbers, key=lambda name: (int(name), name)))
 
 
@@ -233,7 +232,8 @@ def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns
     if columns.path and columns.path == columns.label:
         raise UsageError(f"--path-column and --label-column both name {columns.path}")
     begins = f"it begins: {' | '.join(_shown(cells) for cells in first[:4])}"
-    for kind in _USUAL_NAMES.keys() - chosen.keys():
+    # In the order of the table: a set's would make the first error another in each process.
+    for kind in [kind for kind in _USUAL_NAMES if kind not in chosen]:
         found = _usual(kind, [name for name in header if name not in chosen.values()])
         if len(found) > 1 and kind != "part":
             raise DataError(
@@ -243,7 +243,7 @@ def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns
         if len(found) == 1:
             chosen[kind] = found[0]
     for kind, other in (("path", "label"), ("label", "path")):
-        rest = [name for name in header if name != chosen.get(other)]
+        rest = [name for name in header if name not in (chosen.get(other), chosen.get("part"))]
         # Of two columns, one is what the other is not.
         if kind not in chosen and other in chosen and len(header) == 2 and len(rest) == 1:
             chosen[kind] = rest[0]
@@ -271,17 +271,26 @@ def _distinct(table: _Table) -> list[Row]:
     """Return the rows without those that repeat another.
 
     Raises:
-        DataError: one path with two labels.
+        DataError: one path with two labels, parts or groups.
     """
     found: dict[str, Row] = {}
     for row in table.rows:
         first = found.setdefault(row.path, row)
-        if first.label != row.label:
-            raise DataError(
-                f"{table.file} gives {row.path} two labels, {first.label} in line {first.line} and"
-                f" {row.label} in line {row.line}; keep one of them"
-            )
+        if first is row:
+            continue
+        for kind, value in _meaning(table, first).items():
+            if value != (other := _meaning(table, row)[kind]):
+                raise DataError(
+                    f"{table.file} gives {row.path} two {kind}s, {value or 'none'} in line"
+                    f" {first.line} and {other or 'none'} in line {row.line}; keep one of them"
+                )
     return list(found.values())
+
+
+def _meaning(table: _Table, row: Row) -> dict[str, str]:
+    """Return what a row says of its image. A column that holds no parts only looks like one."""
+    part = part_of(row.part) if "part" in table.chosen else ""
+    return {"label": row.label, "part": part, "group": row.group}
 
 
 def _note(table: _Table, places: Places, *, num_repeated: int) -> str:

@@ -246,7 +246,7 @@ def model_alone(device: str) -> float:
 
     from ptkit.core.models.efficientnet_lite import efficientnet_lite0
 
-    model = efficientnet_lite0(10).eval().to(device, memory_format=torch.channels_last)
+    model = efficientnet_lite0(num_classes=10).eval().to(device, memory_format=torch.channels_last)
     images = torch.randn(128, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         model(images)

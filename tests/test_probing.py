@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
+import signal
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.data.loading import entries
-from ptkit.core.errors import StorageError, UsageError
+from ptkit.core.errors import InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.probe import features as probe_features
 from ptkit.core.training.probe.features import Features
 from ptkit.core.training.probe.linear_head import (
@@ -297,3 +301,14 @@ def test_features_stand_before_the_head(here):
 def test_the_picture_of_the_budget_is_drawn(here):
     found = ptkit.probe("runs/body", name="one", tensorboard=False)
     assert Path("runs/one/data_budget.png") in found.files
+
+
+def test_an_interrupted_probe_stops_between_batches(here):
+    class Interrupting(Unwatched):
+        @contextmanager
+        def counting(self, what, total):
+            yield lambda _count: os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError, match="interrupted before"):
+        ptkit.probe("runs/body", name="cut", watch=Interrupting(), cache="off", **QUIET)
+    assert not Path("runs/cut/ckpt.pkl").exists()

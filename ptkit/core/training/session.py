@@ -16,7 +16,7 @@ from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.loop import Progress, fit, remedy
-from ptkit.core.training.observers import EpochResult, Watcher
+from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
@@ -158,7 +158,8 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             watch.step(progress)
             _stop_if_asked(flag, current)
 
-        results = _results(current, watch, start_epoch=start_epoch, on_step=on_step)
+        stoppable = _Stoppable(watch, lambda: _stop_if_asked(flag, current))
+        results = _results(current, stoppable, start_epoch=start_epoch, on_step=on_step)
         for result in results:
             is_best = _record(current, result)
             watch.epoch(result, is_best=is_best)
@@ -173,6 +174,29 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             if patience is not None and current.history.epochs_without_better >= patience:
                 watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
                 break
+
+
+class _Stoppable(Unwatched):
+    """Shows what is said and how far a pass is, and calls `check`, which may raise to stop."""
+
+    def __init__(self, watch: Watcher, check: Callable[[], None]) -> None:
+        self._watch, self._check = watch, check
+
+    def say(self, text: str) -> None:
+        self._watch.say(text)
+
+    def warn(self, text: str) -> None:
+        self._watch.warn(text)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        with self._watch.counting(what, total) as advance:
+
+            def advance_or_stop(count: int) -> None:
+                advance(count)
+                self._check()
+
+            yield advance_or_stop
 
 
 def _results(

@@ -70,7 +70,6 @@ def train(
     """
     from ptkit.core.config_layers import gather
     from ptkit.core.training.observers import Unwatched
-    from ptkit.core.training.run_place import Place
     from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
@@ -86,8 +85,8 @@ def train(
         "resume": path_or_none(resume),
         "config": path_or_none(config),
     }
-    place = Place(Path(out or "runs"), name)
-    with _split_first(source, settings, place, watch=watch, layers=layers) as (given, place):
+    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
+    with begun as (given, place):
         found = gather(given, **layers)
         if recipe is config is resume is None:
             usual, why = usual_layer(found)
@@ -125,12 +124,11 @@ def finetune(
     from ptkit.core.config_layers import gather
     from ptkit.core.models.locate import model_of
     from ptkit.core.training.observers import Unwatched
-    from ptkit.core.training.run_place import Place
 
     watch = watch or Unwatched()
     layers: _Layers = {"recipe": recipe, "config": path_or_none(config)}
-    place = Place(Path(out or "runs"), name)
-    with _split_first(source, settings, place, watch=watch, layers=layers) as (given, place):
+    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
+    with begun as (given, place):
         if weights is not None:
             given["weights"] = os.fspath(weights)
         # The model of the weights stands in for the recipe's.
@@ -168,7 +166,6 @@ def probe(
     """
     from ptkit.core.config_layers import Layer, gather
     from ptkit.core.training.observers import Unwatched
-    from ptkit.core.training.run_place import Place
 
     base: Layer = {
         "train": {"method": "probe", "epochs": 1},
@@ -178,20 +175,26 @@ def probe(
     }
     watch = watch or Unwatched()
     names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    place = Place(Path(out or "runs"), name)
-    with _split_first(source, settings, place, watch=watch, layers={}) as (given, place):
+    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers={})
+    with begun as (given, place):
         found = {os.fspath(each): gather({**given, "weights": each}, base=base) for each in names}
         compared = _compared(found, watch) if len(found) > 1 else {}
         # Of as many right answers the smaller loss; it is chosen on the training images alone.
         best = min(found, key=lambda each: compared[each].order if compared else 0)
+        if compared:
+            watch.say(f"taken: {best}")
         result = _run(found[best], place, resume=None, link=link, watch=watch)
     return replace(result, backbones=compared)
 
 
 def _compared(found: "Mapping[str, Settings]", watch: "Watcher") -> "dict[str, Chosen]":
     """Say how good heads on each of several backbones are."""
+    from ptkit.core.models.locate import find_weights
     from ptkit.core.training.probing import cross_validated
 
+    # A wrong name is reported before minutes go into the others.
+    for name in found:
+        find_weights(name)
     compared = {}
     for name, settings in found.items():
         compared[name] = cross_validated(settings, watch)
@@ -216,16 +219,20 @@ def _from_own_weights(settings: "Settings") -> "Settings":
 def _split_first(
     source: StrPath | None,
     settings: Mapping[str, Any],
-    place: "Place",
     *,
+    out: StrPath | None,
+    name: str | None,
     watch: "Watcher",
-    layers: "_Layers",
+    layers: _Layers,
 ) -> "Iterator[tuple[dict[str, Any], Place]]":
     """Split a source, if there is one, into the folder of the run; yield the settings with its
     lists, and the place of the folder.
 
     layers: what else `gather` gets; the seed may be in them.
     """
+    from ptkit.core.training.run_place import Place
+
+    place = Place(Path(out or "runs"), name)
     flags = {k: settings[k] for k in SourceFlags.__annotations__ if settings.get(k) is not None}
     given = {key: value for key, value in settings.items() if key not in flags}
     if source is None:

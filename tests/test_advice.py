@@ -31,6 +31,8 @@ GOOD = Facts(
     num_right=960,
     num_valid=1_000,
     majority=Majority("bee", 0.13),
+    unseen_classes=(),
+    smallest_class=130,
     guessing=2.3,
     lr=0.1,
     train_list="train.txt",
@@ -38,6 +40,20 @@ GOOD = Facts(
     is_photos=False,
     is_from_scratch=True,
 )
+
+
+def test_a_class_without_validation_images_is_named():
+    found = verdicts(replace(GOOD, unseen_classes=("wasp",)))
+    assert [verdict.rule for verdict in found] == ["classes_not_validated"]
+    assert found[0].text.startswith("valid.txt has no image of wasp: the accuracy says nothing")
+
+
+@pytest.mark.parametrize(
+    ("smallest", "advice"), [(130, "--kfold 5"), (3, "--kfold 3"), (1, "get more images")]
+)
+def test_no_more_folds_are_advised_than_a_class_has_images(smallest, advice):
+    few = replace(GOOD, num_right=20, num_valid=24, smallest_class=smallest)
+    assert advice in next(v.text for v in verdicts(few) if v.rule == "few_validation_images")
 
 
 def rules(facts):

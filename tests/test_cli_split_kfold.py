@@ -169,7 +169,7 @@ def test_folds_leave_other_lists_alone_and_do_not_replace_files_of_the_user(here
         (
             ["--kfold", "11"],
             3,
-            "class cat has fewer images, 10, than the 11 parts (so have 1 more classes)",
+            "class cat has fewer images, 10, than the 11 parts (so have 1 more class)",
         ),
         (["--kfold", "3", "--group-by", "/"], 3, "fold2 would get no image"),
         (["--kfold", "3", "--extend"], 2, "--extend and --kfold cannot be combined"),

@@ -123,7 +123,8 @@ def test_own_code_trains_but_is_never_imported_from_a_checkpoint(here: Path) -> 
         (
             ["--valid", "nope.txt"],
             3,
-            "no list nope.txt: run `ptkit split FOLDER` first, or name another with --valid",
+            "no list nope.txt: run `ptkit split FOLDER` first, name FOLDER here, or another list"
+            " with --valid",
         ),
         (["--model", "resnet88"], 2, "no model is called resnet88; did you mean resnet8?"),
         (["--lr", "0"], 2, "optimizer.lr must be above 0"),

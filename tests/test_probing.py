@@ -13,12 +13,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tiny_data import make_lists
+from torchvision.models import resnet50
 from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
 from ptkit.core.data.loading import entries
-from ptkit.core.errors import InterruptedRunError, StorageError, UsageError
+from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.probe import features as probe_features
@@ -30,7 +31,8 @@ from ptkit.core.training.probe.linear_head import (
     stratified_folds,
 )
 from ptkit.core.training.probe.neighbours import neighbours_vote
-from ptkit.core.training.probe.report import Part, expected_of_twice, report_of
+from ptkit.core.training.probe.report import expected_of_twice, part_of, report_of
+from ptkit.core.training.tasks.metrics import share_text
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 QUIET = {"tensorboard": False, "pictures": False}
@@ -85,12 +87,26 @@ def test_the_mistakes_that_are_left_are_expected_to_shrink_by_the_same_factor_ag
     report = report_of(train, valid, chosen, num_classes=3, seed=0)
     *_, half, whole = (part.accuracy for part in report.budget)
     assert half < whole < 1
-    assert report.expected == pytest.approx(1 - (1 - whole) ** 2 / (1 - half))
-    *_, budget = report.lines()
-    assert budget.endswith(
-        f"20 {half:.1%}, 40 {whole:.1%}; twice as many would bring about {report.expected:.1%}"
+    expected = 1 - (1 - whole) ** 2 / (1 - half)
+    assert report.expected.accuracy == pytest.approx(expected)
+    np.testing.assert_allclose(
+        report.expected.accuracy_interval, wilson(report.expected.accuracy * 20, 20)
     )
-    assert expected_of_twice((Part(20, 0.9), Part(40, 0.8)), 40) is None
+    *_, budget, more = report.lines()
+    assert budget.endswith(f", 40: {share_text(round(whole * 20), 20)}")
+    assert more.startswith(
+        f"twice as many training images are likely to bring about {expected:.1%} ("
+    )
+    worse = [part_of(count, share, num_valid=20) for count, share in ((20, 0.9), (40, 0.9))]
+    assert expected_of_twice(tuple(worse), 40) is None
+
+
+def wilson(right, total):
+    """Work it out the other way: the shares p of which right / total is 1.96 deviations off."""
+    z = 1.959963984540054
+    share = right / total
+    roots = np.roots([1 + z * z / total, -(2 * share + z * z / total), share * share])
+    return tuple(sorted(roots.real))
 
 
 def head_of(found):
@@ -118,7 +134,7 @@ def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
     lines = result.stdout
     assert "features: 64 numbers of 48 training images, and of 21 validation images" in lines
     assert "right in five-fold cross-validation" in lines
-    assert "right validation images by the number of training images: 5 " in lines
+    assert "accuracy on the validation images by the number of training images: 5: " in lines
     assert 'always "bar" 33.3%' in lines
     assert "optimizer" not in lines
     assert Path("runs/probed/confusion.png").exists()
@@ -166,7 +182,7 @@ def test_a_list_of_one_image_a_class_is_enough(here):
     Path("train.txt").write_text("".join(lines[:3]))
     result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--batch-size", "2"])
     assert result.exit_code == 0
-    assert "number of training images: 3 " in result.stdout
+    assert "number of training images: 3: " in result.stdout
     assert "twice as many" not in result.stdout
 
 
@@ -312,3 +328,30 @@ def test_an_interrupted_probe_stops_between_batches(here):
     with pytest.raises(InterruptedRunError, match="interrupted before"):
         ptkit.probe("runs/body", name="cut", watch=Interrupting(), cache="off", **QUIET)
     assert not Path("runs/cut/ckpt.pkl").exists()
+
+
+def test_weights_of_another_model_are_refused_with_its_name(here):
+    torch.save(resnet50(num_classes=3).state_dict(), "r50.pth")
+    with pytest.raises(CheckpointError, match="look like those of resnet50; choose the --model"):
+        ptkit.finetune("r50.pth", model="resnet18", name="none", size=32, mean=[0.5], std=[0.5])
+    assert not Path("runs/none").exists()
+
+
+def test_bare_weights_are_probed_with_the_model_that_is_named(here):
+    checkpoint = read_checkpoint(Path("runs/body"))
+    torch.save(checkpoint["state_dict"], "bare.pth")
+    words = ["probe", "--backbone", "bare.pth", "--model", "resnet8", "--set", "data.on_bad=skip"]
+    Path("broken.png").write_bytes(b"no image")
+    Path("train.txt").write_text(Path("train.txt").read_text() + "broken.png 0\n")
+    result = CliRunner().invoke(app, [*words, "--name", "bare"])
+    assert result.exit_code == 0, result.stderr
+    assert "left out: " in result.stderr
+    assert Path("runs/bare/skipped.txt").read_text().count("\n") == 1
+
+
+def test_a_wrong_backbone_is_reported_before_the_others_are_computed(here):
+    words = ["probe", "--backbone", "runs/body", "--backbone", "resnet81"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 4
+    assert "resnet81" in result.stderr
+    assert "backbone runs/body" not in result.stdout

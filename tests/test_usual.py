@@ -1,6 +1,7 @@
 """What `ptkit train` does with photographs where nobody says how."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def test_photographs_are_trained_from_pretrained_weights_head_first(photos):
     assert first.startswith(
         "recipe: photos, for photographs: from the ImageNet weights of efficientnet_lite0"
     )
-    assert any("right in five-fold cross-validation" in line for line in lines)
+    head = next(line for line in lines if line.startswith("head: "))
+    assert "right in five-fold cross-validation, " in head
+    assert head.endswith("of the validation images")
     config = Path("runs/1/config.toml").read_text()
     assert 'method = "probe-steps"' in config
     assert "layer_decay = 0.75" in config
@@ -221,9 +224,9 @@ def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     ],
 )
 def test_the_first_argument_is_the_folder_where_flags_name_the_weights(folder, arguments):
-    result = CliRunner().invoke(
-        app, ["finetune", *arguments, "--batch-size", "2", "--epochs", "1", "--json"]
-    )
+    words = ["finetune", *arguments, "--batch-size", "2", "--epochs", "1", "--json"]
+    quiet = [f"log.{key}=false" for key in ("pictures", "tensorboard")]
+    result = CliRunner().invoke(app, [*words, *(w for text in quiet for w in ("--set", text))])
     assert result.exit_code == 0, result.stderr
     assert Path(json.loads(result.stdout)["run"], "split.json").exists()
 
@@ -245,11 +248,23 @@ def test_the_seed_of_a_config_splits_too(folder):
         (["--label-from", "x"], 2, "--label-from is for a folder or a table"),
         (["photos", "--model", "no_such"], 2, "no_such"),
         (["none"], 3, "none"),
+        (["lacking"], 3, "(with `ptkit split lacking`, then train without naming the folder)"),
         (["photos", "--label-from", r"(zebra)"], 2, "zebra"),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_no_folder(folder, arguments, code, message):
+    for place in ("train/a", "train/b", "val/a"):
+        (Path("lacking") / place).mkdir(parents=True)
+        shutil.copy(
+            "photos/a/0.png" if "val" in place else "photos/b/1.png", Path("lacking") / place
+        )
     result = CliRunner().invoke(app, ["train", *arguments])
     assert result.exit_code == code
     assert message in result.stderr
-    assert not list(Path().glob("runs/*"))
+    assert not Path("runs").exists()
+
+
+def test_images_in_the_place_of_weights_are_told_from_them(folder):
+    result = CliRunner().invoke(app, ["finetune", "photos"])
+    assert result.exit_code == 2
+    assert "ptkit finetune efficientnet_lite0 photos" in result.stderr

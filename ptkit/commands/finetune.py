@@ -49,6 +49,11 @@ def finetune(
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
     if source is None and weights is not None and _is_source(weights, settings, file):
         source, weights = Path(weights), None
+    elif source is None and weights is not None and _holds_images(weights):
+        raise UsageError(
+            f"{weights} holds no weights; name some before the images: ptkit finetune"
+            f" efficientnet_lite0 {weights}"
+        )
     if weights is not None and file is not None:
         raise UsageError(
             f"the weights are given twice, {weights} and --weights {file}: leave one out"
@@ -63,8 +68,11 @@ def finetune(
 
 def _is_source(text: str, settings: dict[str, Any], file: str | None) -> bool:
     """Say whether the first argument names images: the weights are named by a flag then."""
-    if file is None and "model" not in settings:
-        return False
+    return (file is not None or "model" in settings) and _holds_images(text)
+
+
+def _holds_images(text: str) -> bool:
+    """Say whether a text names a table, or a folder that is no run."""
     place = Path(text)
     is_run = (place / "ckpt.pkl").exists() or (place / "config.toml").exists()
     return place.suffix in (".csv", ".tsv", ".jsonl") or (place.is_dir() and not is_run)

@@ -11,11 +11,11 @@ from ptkit.commands.train import TrainingScreen, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
-    "train", "valid", "root", "size", "transforms", "workers", "batch_size", "seed", "device",
-    "precision",
+    "train", "valid", "model", "root", "size", "transforms", "workers", "batch_size", "seed",
+    "device", "precision",
 )  # fmt: skip
 
-_OF_RUNS = ("name", "out", *options.SourceFlags.__annotations__)
+_OF_RUNS = ("assignments", "name", "out", *options.SourceFlags.__annotations__)
 
 
 @options.with_flags(
@@ -52,6 +52,11 @@ def probe(
 
     Example: ptkit probe --backbone efficientnet_lite0
     """
+    from ptkit.core.config_layers import parse_assignments
+
+    settings = parse_assignments(settings.pop("assignments", ())) | settings
+    # --backbone says which weights are meant.
+    settings.pop("weights", None)
     result = api_runs.probe(
         weights or "efficientnet_lite0", source, knn=knn, watch=TrainingScreen(printer), **settings
     )

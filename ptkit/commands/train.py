@@ -2,6 +2,7 @@
 everywhere, and in a log one a minute.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -181,6 +182,8 @@ def print_run(printer: Printer, result: "RunResult") -> None:
     pictures = [file for file in result.files if file.suffix in (".png", ".gif")]
     some = ", ".join(str(file.relative_to(result.run)) for file in pictures[:2])
     printer.say(f"{counted(len(pictures), 'picture')} in {result.run}, such as {some}")
+    if (test := result.run / "test.txt").exists():
+        printer.say(f"next: ptkit confmat {shlex.join([str(result.run), str(test)])}")
     rows = [{"weights": k, **asdict(v)} for k, v in result.backbones.items()]
     printer.result(
         {

@@ -16,7 +16,7 @@ from ptkit.core.training.prediction import Predicted, predict_list, predicted
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import head_outputs
 from ptkit.core.training.run_folder import Run
-from ptkit.core.training.tasks.metrics import confusion_matrix, interval
+from ptkit.core.training.tasks.metrics import confusion_matrix
 from ptkit.core.training.tasks.task import METRICS
 from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
 from ptkit.plots.confusion import confusion_figure
@@ -50,7 +50,8 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
         files.append(save_figure(confusion, run.folder / "confusion.png"))
     files.append(_write_predictions(run, found))
     if (report := run.history.probe) is not None:
-        files.append(_draw_budget(run, report))
+        # First: of a probe it says more than the curves of its one epoch.
+        files.insert(0, _draw_budget(run, report))
     if run.settings.log.pictures:
         files += draw_pictures(run, found)
     return tuple(files)
@@ -74,12 +75,12 @@ def _draw_curves(run: Run) -> Path:
 
 
 def _draw_budget(run: Run, report: ProbeReport) -> Path:
-    total = report.num_valid
+    parts = (*report.budget, *([report.expected] if report.expected else []))
     figure = data_budget_figure(
-        [part.num_images for part in report.budget],
-        [part.accuracy for part in report.budget],
-        interval=[interval(part.accuracy * total, total) for part in report.budget],
-        expected=report.expected,
+        [part.num_images for part in parts],
+        [part.accuracy for part in parts],
+        interval=[part.accuracy_interval for part in parts],
+        num_measured=len(report.budget),
         majority=report.majority,
         footer=footer_of(run),
     )

@@ -11,7 +11,7 @@ from ptkit.core.models.weights import plain_names
 from ptkit.core.models.zoo import build_model, models
 
 # A head for other classes, and a stem for images of another size.
-_MAY_DIFFER = 3
+MAY_DIFFER = 3
 # As many tensors as LeNet has.
 _FEWEST = 10
 
@@ -33,6 +33,6 @@ def recognised(given: Mapping[str, Tensor]) -> str:
         own = model.state_dict()
         num_alike = sum(fits(own, *item) for item in named.items())
         # None of too many, nor of too few: a ResNet-18 is a part of a ResNet-34.
-        if max(len(own), len(named)) - num_alike <= _MAY_DIFFER and 2 * num_alike > len(own):
+        if max(len(own), len(named)) - num_alike <= MAY_DIFFER and 2 * num_alike > len(own):
             return f"; they look like those of {name}"
     return ""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.channels import summed_over_rgb
 from ptkit.core.models.matching import fit_names, fits, load_state_dict
-from ptkit.core.models.recognition import recognised
+from ptkit.core.models.recognition import MAY_DIFFER, recognised
 from ptkit.core.wording import first_of
 
 
@@ -78,7 +78,8 @@ def transfer(
     classes.
 
     Raises:
-        CheckpointError: no parameter fits.
+        CheckpointError: no parameter fits, or many do not and the weights are those of another
+            model.
     """
     own = model.state_dict()
     named, notes = fit_names(own, state_dict)
@@ -88,15 +89,20 @@ def transfer(
     taken = tuple(name for name in own if is_fitting.get(name) and not is_left_out[name])
     if not {name for name, _ in model.named_parameters()} & set(taken):
         raise CheckpointError(_nothing_fits(model, own, renamed))
+    misfits = [name for name in own if is_fitting.get(name) is False and not is_left_out[name]]
+    # Names that two models share, such as those of a ResNet-18 and a ResNet-50, fit by chance.
+    if len(misfits) > MAY_DIFFER and (of_another := recognised(renamed)):
+        raise CheckpointError(
+            f"{len(misfits)} tensors have another shape in {type(model).__name__}, such as"
+            f" {misfits[0]}{of_another}; choose the --model that they were made for"
+        )
     load_state_dict(model, {name: renamed[name] for name in taken}, strict=False)
     return TransferReport(
         taken=taken,
         missing=tuple(name for name in own if name not in renamed and not is_left_out[name]),
         unexpected=tuple(name for name in renamed if name not in own),
         mismatched=tuple(
-            (name, tuple(renamed[name].shape), tuple(own[name].shape))
-            for name in own
-            if is_fitting.get(name) is False and not is_left_out[name]
+            (name, tuple(renamed[name].shape), tuple(own[name].shape)) for name in misfits
         ),
         left_out=tuple(name for name in own if is_left_out[name]),
         notes=(*notes, *summed),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from ptkit.core.training.run_folder import Run
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.metrics import Majority, interval, majority_of, share_text
-from ptkit.core.wording import counted
+from ptkit.core.wording import counted, first_of
 
 # Early in a run the statistics of BatchNorm lag behind the weights, and losses jump.
 _FIRST_EPOCHS = 2
@@ -29,6 +30,7 @@ _EXPLODED = 3
 _POINTS = 0.03
 # A class that has so many times its even share of the images is worth answering always.
 _UNEVEN = 1.5
+_FOLDS = 5
 # With 100,000 images and more, training from scratch comes to what pretrained weights do; with
 # 10,000 it does not (He, Girshick, Dollár, "Rethinking ImageNet pre-training", 2019, section 4.4).
 _MANY_IMAGES = 100_000
@@ -48,7 +50,9 @@ class Facts:
 
     rows: of metrics.csv. kind: of the task, as Task.kind. num_right, num_valid: validation images
     that the best epoch had right, of how many; both 0 and `majority` None without an accuracy.
-    guessing: see `guessing_loss`. lr: None without steps. is_photos: larger than small images.
+    unseen_classes: those without validation images. smallest_class: images of the smallest class in
+    both lists. guessing: see `guessing_loss`. lr: None without steps. is_photos: larger than small
+    images.
     """
 
     run: Path
@@ -59,6 +63,8 @@ class Facts:
     num_right: int
     num_valid: int
     majority: Majority | None
+    unseen_classes: tuple[str, ...]
+    smallest_class: int
     guessing: float | None
     lr: float | None
     train_list: str
@@ -99,10 +105,15 @@ def facts_of_run(run: Run) -> Facts:
     """Collect what is judged of a run that has ended."""
     settings, loss = run.settings, run.training.loss
     train, valid = run.training.train.images, run.training.valid.images
-    majority, num_valid = None, 0
+    majority, num_valid, smallest = None, 0, 0
+    unseen: tuple[str, ...] = ()
     if run.task.kind not in (MULTI, REGRESSION):
         labels = valid.labels[run.task.counted_rows(valid.labels)]
         majority, num_valid = majority_of(labels, valid.class_names), len(labels)
+        ours = np.bincount(train.labels, minlength=train.num_classes)
+        theirs = np.bincount(labels, minlength=train.num_classes)
+        unseen = tuple(train.class_names[k] for k in np.flatnonzero((theirs == 0) & (ours > 0)))
+        smallest = int((ours + theirs)[ours > 0].min())
     return Facts(
         run=run.folder,
         rows=run.rows,
@@ -112,6 +123,8 @@ def facts_of_run(run: Run) -> Facts:
         num_right=round((run.best or {}).get("accuracy", 0) * num_valid),
         num_valid=num_valid,
         majority=majority,
+        unseen_classes=unseen,
+        smallest_class=smallest,
         guessing=guessing_loss(loss, is_balanced=settings.data.sampler == "balanced"),
         lr=settings.optimizer.lr if settings.train.method != "probe" else None,
         train_list=settings.data.train,
@@ -217,10 +230,21 @@ def _few_validation_images(facts: Facts) -> str | None:
     points = telling_difference(facts.num_right, facts.num_valid)
     if points < _POINTS:
         return None
+    folds = min(facts.smallest_class, _FOLDS)
+    advice = f"to validate on every image: `ptkit split FOLDER --kfold {folds}`"
     return (
         f"{counted(facts.num_valid, 'validation image')}: differences between runs below"
-        f" {100 * points:.0f} points mean nothing; to validate on every image: `ptkit split FOLDER"
-        " --kfold 5`"
+        f" {100 * points:.0f} points mean nothing; {advice if folds > 1 else 'get more images'}"
+    )
+
+
+def _classes_not_validated(facts: Facts) -> str | None:
+    if not facts.unseen_classes:
+        return None
+    return (
+        f"{facts.valid_list} has no image of {first_of(facts.unseen_classes, 3)}: the accuracy says"
+        " nothing of it; add images of it, or split with more for validation (`ptkit split FOLDER"
+        " --ratio 6:4`)"
     )
 
 
@@ -241,6 +265,7 @@ _JUDGED: dict[str, Callable[[Facts], str | None]] = {
     "no_better_than_majority": _no_better_than_majority,
     "photos_from_scratch": _photos_from_scratch,
     "few_validation_images": _few_validation_images,
+    "classes_not_validated": _classes_not_validated,
 }
 
 

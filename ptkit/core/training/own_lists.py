@@ -24,11 +24,12 @@ def own_lists(source: Source, place: Place, *, seed: int) -> Iterator[tuple[Plac
         StorageError: the disk refused.
     """
     place.check()
+    is_first = not place.parent.exists()
     claimed = place.claimed()
     folder = claimed.folder()
     try:
         with without_garbage_collection():
-            outcome = run_split(SplitJob(source, out=folder, seed=seed))
+            outcome = _split(SplitJob(source, out=folder, seed=seed))
         if not (folder / "valid.txt").exists():
             raise DataError(
                 f"{source.place} gives no validation images, by which the best epoch is chosen; add"
@@ -41,7 +42,20 @@ def own_lists(source: Source, place: Place, *, seed: int) -> Iterator[tuple[Plac
                 file.unlink()
             with suppress(OSError):
                 folder.rmdir()
+                if is_first:
+                    place.parent.rmdir()
         raise
+
+
+def _split(job: SplitJob) -> Outcome:
+    try:
+        return run_split(job)
+    except DataError as error:
+        if "--allow-missing" not in str(error):
+            raise
+        # What only `ptkit split` has.
+        how = f"with `ptkit split {job.source.place}`, then train without naming the folder"
+        raise DataError(f"{error} ({how})") from None
 
 
 def _counts(outcome: Outcome) -> str:

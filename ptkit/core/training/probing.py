@@ -34,6 +34,7 @@ from ptkit.core.training.probe.linear_head import Chosen, Head, choose_penalty
 from ptkit.core.training.probe.report import ProbeReport, report_of
 from ptkit.core.training.run_folder import environment
 from ptkit.core.training.setup import Setup, prepare
+from ptkit.core.training.tasks.metrics import share_text
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ def fit_head_of(setup: Setup, watch: Watcher) -> Probed:
         layer.weight.copy_(head.weight)
         layer.bias.copy_(head.bias)
     return Probed(train, valid, chosen, head)
+
+
+def head_line(training: Training, found: Probed) -> str:
+    """Say how good the fitted head is, before any step."""
+    answers = head_outputs(training, found.valid.views[0]).argmax(1).cpu()
+    right = int((answers == found.valid.labels).sum())
+    return f"{found.chosen.line}, {share_text(right, len(found.valid))} of the validation images"
 
 
 def cross_validated(settings: Settings, watch: Watcher) -> Chosen:

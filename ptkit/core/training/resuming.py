@@ -25,6 +25,7 @@ from ptkit.core.training.run_folder import (
 )
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import read_task
+from ptkit.core.wording import counted
 
 # What may differ from the run that is resumed; anything else would make it another run. Paths may,
 # because the files that they name are compared by content; the weights that a run started from are
@@ -120,7 +121,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
     if saved.epoch >= training.settings.epochs:
         raise UsageError(
-            f"{saved.folder} is finished ({saved.epoch} epochs): ask for more with --epochs"
+            f"{saved.folder} is finished ({counted(saved.epoch, 'epoch')}): ask for more with"
+            " --epochs"
         )
     # Its task has no `counted`: it was saved when a mean was one of the batches' means.
     if training.loss.weighs_images and "counted" not in checkpoint["task"]:

@@ -20,7 +20,7 @@ from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
-from ptkit.core.training.probing import fit_head_of, probe
+from ptkit.core.training.probing import fit_head_of, head_line, probe
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.resuming import read_saved_state, resumed_run
 from ptkit.core.training.run_folder import Run, new_run
@@ -212,7 +212,7 @@ def _results(
         yield result
         return
     if method == "probe-steps" and not start_epoch:
-        watch.say(fit_head_of(current, watch).chosen.line)
+        watch.say(head_line(current.training, fit_head_of(current, watch)))
         if current.training.average is not None:
             current.training.average.restart()
     yield from fit(current.training, start_epoch=start_epoch, on_step=on_step)

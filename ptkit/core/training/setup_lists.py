@@ -28,7 +28,8 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
             raise DataError(
-                f"no list {file}: run `ptkit split FOLDER` first, or name another with {flag}"
+                f"no list {file}: run `ptkit split FOLDER` first, name FOLDER here, or another list"
+                f" with {flag}"
             )
     if os.path.samefile(data.train, data.valid) and not data.allow_leak:
         raise DataError(
@@ -49,7 +50,25 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
         root=root,
     )
     _check_variety(train)
-    if names is None and train.has_named_labels != valid.has_named_labels:
+    _check_classes(train, valid, classes=classes)
+    if data.on_bad == "stop":
+        check_image(train, 0)
+        check_image(valid, 0)
+    # Last, as it compares all paths of both lists.
+    if not data.allow_leak:
+        _check_leak(train, valid)
+    return train, valid.with_classes(train.class_names)
+
+
+def _check_classes(train: ImageList, valid: ImageList, *, classes: Path | None) -> None:
+    """Refuse a validation list whose labels do not mean what those of the training list mean.
+
+    classes: the file of class names, where the settings name one.
+    """
+    if (
+        classes_file(train.file, classes) is None
+        and train.has_named_labels != valid.has_named_labels
+    ):
         raise DataError(
             f"{train.file} and {valid.file} must both name the classes or both have their indices;"
             " or write classes.txt, one name a line"
@@ -65,18 +84,11 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             f" {train.num_classes} classes"
         )
     # The same index would mean another class, and nothing else would show it.
-    beside = classes_file(Path(data.valid))
+    beside = classes_file(valid.file)
     if classes is None and beside and (others := read_classes(beside)) != train.class_names:
         raise DataError(
             f"{beside} names other classes ({', '.join(others[:3])}, ...) than the training list's"
         )
-    if data.on_bad == "stop":
-        check_image(train, 0)
-        check_image(valid, 0)
-    # Last, as it compares all paths of both lists.
-    if not data.allow_leak:
-        _check_leak(train, valid)
-    return train, valid.with_classes(train.class_names)
 
 
 def _check_leak(train: ImageList, valid: ImageList) -> None:

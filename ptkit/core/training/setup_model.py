@@ -55,7 +55,7 @@ def weights_of(settings: Settings) -> Weights | None:
     start = weights_to_start_from(asked.weights, model=asked.call, size=settings.data.size)
     if asked.weights_sha256 not in (None, start.sha256):
         raise CheckpointError(
-            f"{start.path} is not the file that the settings mean: found sha256 {start.sha256},"
+            f"{start.path} is another file than that of the settings: found sha256 {start.sha256},"
             f" model.weights_sha256 is {asked.weights_sha256}; get that file, or pass --set"
             " model.weights_sha256=none"
         )

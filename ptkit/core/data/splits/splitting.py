@@ -11,6 +11,7 @@ from ptkit.core.data.splits.given_parts import PART_NAMES, check_apart
 from ptkit.core.data.splits.grouping import Grouping, group_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
+from ptkit.core.wording import counted
 
 # Far above what anyone trains; the part of an image is one byte.
 _MAX_FOLDS = 100
@@ -169,7 +170,8 @@ def check_sizes(sizes: Mapping[str, int], *, num_parts: int, allow_missing: bool
     small = [name for name, size in sizes.items() if size < num_parts]
     if not small or allow_missing:
         return
-    others = f" (so have {len(small) - 1:,} more classes)" if len(small) > 1 else ""
+    more = counted(len(small) - 1, "more class", "more classes")
+    others = f" (so have {more})" if len(small) > 1 else ""
     raise DataError(
         f"class {small[0]} has fewer images, {sizes[small[0]]}, than the {num_parts} parts{others};"
         " add images, or pass --allow-missing"

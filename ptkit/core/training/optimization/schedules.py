@@ -24,7 +24,7 @@ from ptkit.core.training.optimization.schedule_arguments import (
     arguments_of_run,
     check_length,
 )
-from ptkit.core.wording import nearest, reason_of
+from ptkit.core.wording import counted, nearest, reason_of
 
 _ROWS = {
     "StepLR": ("epoch", "times gamma every step_size epochs"),
@@ -91,7 +91,8 @@ class Schedule:
         """The warm-up in words."""
         if self.warms_up_itself:
             return "with its own warm-up"
-        return f"warm-up {self.warmup_steps} steps" if self.warmup_steps else "no warm-up"
+        steps = counted(self.warmup_steps, "step")
+        return f"warm-up {steps}" if self.warmup_steps else "no warm-up"
 
     def set_rates(self, optimizer: Any) -> None:
         """Give every group of `optimizer` its rate for the coming step.

@@ -55,7 +55,9 @@ class Chosen:
     def line(self) -> str:
         """It in words."""
         right = share_text(self.num_right, self.num_images)
-        return f"head: penalty {self.penalty:g}; {right} right in five-fold cross-validation"
+        # A fold needs an image.
+        how = "five-fold cross-validation" if self.num_images >= 5 else "cross-validation"
+        return f"head: penalty {self.penalty:g}; {right} right in {how}"
 
 
 def fit_head(

@@ -13,7 +13,7 @@ from ptkit.core.data.keyed import permutation
 from ptkit.core.training.probe.features import Features
 from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.neighbours import neighbours_vote
-from ptkit.core.training.tasks.metrics import share_text
+from ptkit.core.training.tasks.metrics import interval, share_text
 
 # Parts of the training images with which heads are fitted, to see what more of them bring.
 _SHARES = (0.1, 0.2, 0.5, 1.0)
@@ -23,20 +23,27 @@ _DRAWS = 5
 
 @dataclass(frozen=True)
 class Part:
-    """Heads fitted to `num_images` training images: right answers of all on the validation images,
-    and the mean of their accuracy.
+    """Heads fitted to `num_images` training images: the mean of their accuracy on the validation
+    images, with the 95 % interval of one of them.
     """
 
     num_images: int
     accuracy: float
+    accuracy_interval: tuple[float, float]
+
+    @property
+    def text(self) -> str:
+        """The accuracy with its interval."""
+        low, high = self.accuracy_interval
+        return f"{self.accuracy:.1%} ({100 * low:.1f} to {high:.1%})"
 
 
 @dataclass(frozen=True)
 class ProbeReport:
     """num_features: numbers an image. num_views: 2 with mirror images. budget: from few training
-    images to all. expected: accuracy with twice as many, None where it cannot be told. majority:
-    share of the largest class among the validation images. knn: right answers of so many
-    neighbours, if they were asked for.
+    images to all. expected: with twice as many, None where it cannot be told. majority: share of
+    the largest class among the validation images. num_right_by_neighbours: of the validation
+    images, if so many neighbours were asked.
     """
 
     num_features: int
@@ -45,14 +52,19 @@ class ProbeReport:
     num_valid: int
     chosen: Chosen
     budget: tuple[Part, ...]
-    expected: float | None
+    expected: Part | None
     majority: float
     num_neighbours: int | None = None
     num_right_by_neighbours: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain containers."""
-        return asdict(self)
+        right, of_all = self.num_right_by_neighbours, self.chosen
+        return {
+            **asdict(self),
+            "cross_validation_interval": interval(of_all.num_right, of_all.num_images),
+            "neighbours_interval": None if right is None else interval(right, self.num_valid),
+        }
 
     def lines(self) -> Iterator[str]:
         """Yield it in words."""
@@ -65,13 +77,10 @@ class ProbeReport:
         if self.num_right_by_neighbours is not None:
             right = share_text(self.num_right_by_neighbours, self.num_valid)
             yield f"the vote of {self.num_neighbours} nearest training images: {right} right"
-        found = ", ".join(f"{part.num_images:,} {part.accuracy:.1%}" for part in self.budget)
-        more = (
-            ""
-            if self.expected is None
-            else f"; twice as many would bring about {self.expected:.1%}"
-        )
-        yield f"right validation images by the number of training images: {found}{more}"
+        found = ", ".join(f"{part.num_images:,}: {part.text}" for part in self.budget)
+        yield f"accuracy on the validation images by the number of training images: {found}"
+        if self.expected is not None:
+            yield f"twice as many training images are likely to bring about {self.expected.text}"
 
 
 def report_of(
@@ -91,14 +100,16 @@ def report_of(
     # Of few images at least one for each class, as far as there are so many.
     counts = sorted({min(max(round(total * share), num_classes), total) for share in _SHARES})
     budget = tuple(
-        Part(
+        part_of(
             count,
             accuracy_with(
                 train, valid, count, penalty=chosen.penalty, num_classes=num_classes, seed=seed
             ),
+            num_valid=len(valid),
         )
         for count in counts
     )
+    expected = expected_of_twice(budget, total)
     right = None
     if num_neighbours is not None:
         votes = neighbours_vote(
@@ -112,11 +123,16 @@ def report_of(
         num_valid=len(valid),
         chosen=chosen,
         budget=budget,
-        expected=expected_of_twice(budget, len(train)),
+        expected=None if expected is None else part_of(2 * total, expected, num_valid=len(valid)),
         majority=int(torch.bincount(valid.labels).max()) / len(valid),
         num_neighbours=None if num_neighbours is None else min(num_neighbours, total),
         num_right_by_neighbours=right,
     )
+
+
+def part_of(count: int, accuracy: float, *, num_valid: int) -> Part:
+    """Return an accuracy with so many training images, and its interval."""
+    return Part(count, accuracy, interval(accuracy * num_valid, num_valid))
 
 
 def expected_of_twice(budget: tuple[Part, ...], num_images: int) -> float | None:
@@ -125,7 +141,7 @@ def expected_of_twice(budget: tuple[Part, ...], num_images: int) -> float | None
     """
     by_count = {part.num_images: part.accuracy for part in budget}
     whole, half = by_count.get(num_images), by_count.get(round(num_images * 0.5))
-    if whole is None or half is None or not half <= whole < 1:
+    if whole is None or half is None or not half < whole < 1:
         return None
     return 1 - (1 - whole) ** 2 / (1 - half)
 

@@ -127,3 +127,15 @@ def test_an_average_of_another_model_is_refused(model: nn.Module) -> None:
     other = WeightAverage(nn.Linear(2, 2), decay=0.9)
     with pytest.raises(KeyError, match="other parameters"):
         other.load_state_dict(WeightAverage(model, decay=0.9).state_dict())
+
+
+def test_an_average_that_restarts_forgets_what_was_before(model: nn.Module) -> None:
+    average = WeightAverage(model, decay=0.9)
+    _train(model, average, torch.optim.SGD(model.parameters(), lr=0.1), steps=range(3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3.0)
+    average.restart()
+    with average.applied():
+        assert all((parameter == 3).all() for parameter in model.parameters())
+    assert average.num_updates == 0

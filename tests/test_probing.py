@@ -231,6 +231,24 @@ def test_an_image_and_its_mirror_image_have_one_vote():
     assert neighbours_vote(both, images, num_neighbours=2, num_classes=2).tolist() == [expected]
 
 
+def test_of_an_image_and_its_mirror_image_the_nearer_counts():
+    # The second view of the first image is near; the sum of its cosines is not.
+    train = Features(
+        (torch.tensor([[-1.0, 0], [0.8, 0.6]]), torch.tensor([[1.0, 0], [0.8, 0.6]])),
+        torch.tensor([0, 1]),
+    )
+    image = torch.tensor([[1.0, 0]])
+    assert neighbours_vote(train, image, num_neighbours=1, num_classes=2).tolist() == [0]
+
+
+def test_features_with_mirror_images_are_not_taken_for_those_without(here):
+    for transform in ("RandomHorizontalFlip()", "RandomVerticalFlip()"):
+        settings = {"transforms": [transform], **QUIET}
+        kept = ptkit.probe("runs/body", **settings)
+        anew = ptkit.probe("runs/body", cache="off", **settings)
+        assert torch.equal(head_of(kept), head_of(anew))
+
+
 def test_more_classes_than_images_have_a_budget_of_all_images():
     train = Features((torch.randn(4, 8),), torch.tensor([0, 1, 2, 0]))
     report = report_of(train, train, Chosen(0.1, 1.0, 3, 4), num_classes=9, seed=0)

@@ -512,3 +512,10 @@ def test_a_users_class_that_is_not_a_schedule_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         _schedule(f"{rates_file}:{name}", _optimizer())
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.5, 6), (1, 12), (4, 4), (100, 6)])
+def test_a_warmup_above_one_is_a_number_of_steps_and_at_most_half_the_run(warmup, steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    asked = SchedulerSettings("none", warmup=warmup)
+    assert build_schedule(asked, optimizer, epochs=3, steps_per_epoch=4).warmup_steps == steps

@@ -209,6 +209,23 @@ def test_a_table_is_split_into_the_run_of_a_probe(folder):
     assert len((found.run / "train.txt").read_text().splitlines()) == 10
 
 
+def test_a_table_whose_images_were_moved_is_split_below_its_root(folder):
+    rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(folder.glob("*/*.png"))]
+    Path("lists").mkdir()
+    Path("lists/table.csv").write_text("\n".join(["path,label", *rows]))
+    found = ptkit.train("lists/table.csv", root="photos", model="lenet", size=32, **QUIET)
+    assert "root = " not in (found.run / "config.toml").read_text()
+    assert len((found.run / "train.txt").read_text().splitlines()) == 10
+
+
+def test_a_class_without_validation_images_is_named(photos):
+    lines = Path("valid.txt").read_text().splitlines(keepends=True)
+    Path("valid.txt").write_text("".join(line for line in lines if line.endswith(" 0\n")))
+    found = ptkit.train(model="lenet", size=32, **QUIET)
+    texts = {verdict.rule: verdict.text for verdict in found.verdicts}
+    assert texts["classes_not_validated"].startswith("valid.txt has no image of 1: ")
+
+
 def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     arguments = ["finetune", "efficientnet_lite0", "photos", "--batch-size", "2", "--epochs", "1"]
     result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false", "--json"])

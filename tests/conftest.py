@@ -1,5 +1,6 @@
 """Tiny images, and a scale for memory, that several tests share."""
 
+import functools
 import gc
 import os
 import subprocess
@@ -74,7 +75,9 @@ def on_the_cpu(request, monkeypatch):
     import torch
 
     for backend in (torch.cuda, torch.backends.mps):
-        monkeypatch.setattr(backend, "is_available", lambda: False)
+        # torch._dynamo, imported meanwhile, looks for what torch's own function wraps.
+        hidden = functools.wraps(backend.is_available)(lambda: False)
+        monkeypatch.setattr(backend, "is_available", hidden)
 
 
 @contextmanager

@@ -99,7 +99,8 @@ bench-slow-disk: bench-ready
 	$(BENCH) benchmarks/bench_slow_disk.py "$(PHOTOS)"
 
 bench-accuracy: bench-ready
-	$(BENCH) benchmarks/bench_accuracy.py "$(IMAGES)" "$(TEST)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_accuracy.py "$(IMAGES)" "$(TEST)" --device $(DEVICE) \
+		$(if $(filter cuda,$(DEVICE)),--rounds 5)
 
 bench-recipes: bench-ready
 	$(BENCH) benchmarks/bench_recipes.py "$(IMAGES)" "$(PHOTOS)" --device $(DEVICE)

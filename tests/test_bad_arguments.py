@@ -190,7 +190,7 @@ USUAL_MODELS = (
     "efficientnet_lite0(dropout=0.2, drop_path=0.2, in_channels=3)",
     "lenet(size=28, in_channels=1)",
     "resnet8(in_channels=1)",
-    "whitenet(widths=[32, 64], stride=2, in_channels=3)",
+    "whitenet(widths=[32, 64], stride=2, kernel_size=2, in_channels=3)",
     "alexnet(dropout=0, in_channels=3)",
     "convnext_tiny(stochastic_depth_prob=0.1, layer_scale=1e-6, in_channels=3)",
     "densenet121(bn_size=4, drop_rate=0.2, memory_efficient=True, in_channels=3)",

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -136,7 +137,10 @@ def test_what_benchmarks_and_scripts_import_of_ptkit_is_there():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptkit"):
                 names = {alias.name for alias in node.names}
-                found = set(dir(importlib.import_module(node.module)))
+                module = importlib.import_module(node.module)
+                # A package has its modules only once somebody imports them.
+                within = pkgutil.iter_modules(getattr(module, "__path__", []))
+                found = {*dir(module), *(one.name for one in within)}
                 missing += [f"{file.name}: {node.module}.{name}" for name in names - found]
     assert missing == []
 

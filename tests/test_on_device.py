@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ptkit.core.data.keyed import uniforms
+from ptkit.core.data.loading import on_device as on_device_module
 from ptkit.core.data.loading.batches import InMemory
 from ptkit.core.data.loading.on_device import OnDevice, can_move, move
 from ptkit.core.data.transforms.pipeline import Pipeline
@@ -73,6 +74,21 @@ def test_batches_are_those_made_one_by_one(held, calls):
         assert torch.equal(images, expected_images)
         assert torch.equal(labels, expected_labels)
         assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["crop and flip", "ten crops", "nothing random"])
+@pytest.mark.parametrize("num_batches", [0, 1, 3])
+def test_some_batches_made_at_once_are_those_made_one_by_one(name, num_batches, monkeypatch):
+    pipeline = parsed(PLANS[name])
+    floats = 4 * PIXELS[0].size * pipeline.num_crops
+    monkeypatch.setattr(on_device_module, "_BYTES_MADE_AT_ONCE", num_batches * 7 * floats)
+    batches = wanted(pipeline, SIZES)
+    found = list(on_device(pipeline).batches(batches))
+    assert len(found) == len(SIZES)
+    for batch, (images, labels) in zip(batches, found, strict=True):
+        expected, expected_labels = one_by_one(pipeline, batch)
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
 
 
 @pytest.mark.gpu

@@ -140,9 +140,11 @@ def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
     recipe: str, keyword: str, value: Any, lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lists)
-    # A large batch of 224 pixels would take most of the time.
-    beside = {"size": 40} if recipe.startswith("photos") and keyword != "size" else {}
-    settings = gather({**beside, keyword: value}, recipe=recipe)
+    # A large batch of 224 pixels would take most of the time, and the list is a short one.
+    beside: dict[str, Any] = {"batch_size": 64} if recipe == "speed-gpu" else {}
+    if recipe.startswith("photos"):
+        beside["size"] = 40
+    settings = gather(beside | {keyword: value}, recipe=recipe)
     setup = prepare(settings, Unwatched(), is_resumed=False)
     section, setting = KEYWORDS[keyword]
     found = getattr(getattr(setup.settings, section), setting.name)
@@ -224,6 +226,11 @@ def test_the_crops_of_a_recipe_have_the_size_that_is_given() -> None:
     assert gather({"size": 48}, recipe="speed").data.eval_transforms == (
         "Resize((48, 48))",
         "WithHorizontalFlip()",
+    )
+    assert gather({"size": 48}, recipe="speed-gpu").data.eval_transforms == (
+        "Resize((48, 48))",
+        "Pad(1, padding_mode='reflect')",
+        "TenCrop(48)",
     )
 
 

@@ -24,14 +24,21 @@ def whitenet(
     num_classes: int,
     widths: Sequence[int] = (64, 192),
     stride: int = 2,
+    kernel_size: int = 3,
     in_channels: int = 3,
 ) -> nn.Module:
     """Build the network.
 
-    widths: of its blocks, each of which halves the sides. stride: of the whitening layer.
-    in_channels: 3 for RGB, 1 for grey.
+    widths: of its blocks, each of which halves the sides. stride, kernel_size: of the whitening
+    layer. in_channels: 3 for RGB, 1 for grey.
     """
-    return WhiteNet(num_classes, widths=widths, stride=stride, in_channels=in_channels)
+    return WhiteNet(
+        num_classes,
+        widths=widths,
+        stride=stride,
+        kernel_size=kernel_size,
+        in_channels=in_channels,
+    )
 
 
 class WhiteNet(nn.Module):

@@ -92,6 +92,8 @@ _RULES: Sequence[tuple[Allowed, str]] = (
     (one_of(1, 3), "in_channels"),
     (COUNT, "stride round_nearest bn_size groups width_per_group representation_size"),
     (SHARE, "dropout drop_path mlp_dropout attention_dropout drop_rate stochastic_depth_prob"),
+    # A whitening layer has all directions of its patches, so its width grows with their area.
+    (whole(1, 9), "kernel_size"),
     (AT_LEAST_0, "layer_scale"),
     (ABOVE_0, "mlp_ratio width_mult"),
     (SIDE, "image_size"),

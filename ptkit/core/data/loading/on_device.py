@@ -1,6 +1,6 @@
 """Decoded images kept on a GPU, and the batches cut out of them there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,10 +13,14 @@ from torch import Tensor
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.device import sent
 
 # How many batches' indices and draws are copied to a GPU at once.
 _BATCHES_AT_ONCE = 8
+# How many bytes of finished images are made at once where that gives the same pixels: an epoch of
+# CIFAR-10, whose batches would take longer to launch than to make.
+_BYTES_MADE_AT_ONCE = 640 << 20
 _BYTES_MOVED_AT_ONCE = 64 << 20
 
 
@@ -41,18 +45,46 @@ class OnDevice:
             UsageError: a transform that does not fit the images.
         """
         remaining = iter(selections)
-        while several := list(islice(remaining, _BATCHES_AT_ONCE)):
+        for first in remaining:
+            num_at_once, joined = self._at_once(len(first[0]))
+            several = [first, *islice(remaining, num_at_once - 1)]
             # Whole numbers stay exact in float64, so one copy takes both.
             table = np.concatenate([np.column_stack(pair) for pair in several])
+            there = sent(table, self.pixels.device)
             counts = [len(indices) for indices, _ in several]
-            parts = torch.split(sent(table, self.pixels.device), counts)
-            for (_, draws), part in zip(several, parts, strict=True):
-                # Numbers, not a mask: the CPU would have to wait for how many a mask takes.
-                index = part[:, 0].long()
-                images = self.pipeline.finish_on_device(
-                    self.pixels[index], draws, device_draws=part[:, 1:]
-                )
-                yield images, self.labels[index]
+            if joined:
+                yield from zip(*self._made(there, table[:, 1:], counts), strict=True)
+                continue
+            for (_, draws), part in zip(several, torch.split(there, counts), strict=True):
+                (images,), (labels,) = self._made(part, draws, [len(part)])
+                yield images, labels
+
+    def _at_once(self, batch_size: int) -> tuple[int, bool]:
+        """Return how many batches to copy the draws of, and whether to make them together."""
+        # What computes may round differently for another number of images.
+        if self.pipeline.plan.float_steps or not self.pipeline.only_moves_pixels:
+            return _BATCHES_AT_ONCE, False
+        floats = 4 * self.pixels[0].numel() * self.pipeline.num_crops * batch_size
+        return max(_BYTES_MADE_AT_ONCE // max(floats, 1), 1), True
+
+    def _made(
+        self, table: Tensor, draws: Draws, counts: Sequence[int]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return batches of `counts` images and their labels.
+
+        table: on the device, a row for each image, its index and its draws.
+        """
+        # Numbers, not a mask: the CPU would have to wait for how many a mask takes.
+        index = table[:, 0].long()
+        images = self.pipeline.finish_on_device(
+            self.pixels[index], draws, device_draws=table[:, 1:]
+        )
+        # The crops of an image lie side by side.
+        crops = len(images) // max(len(index), 1)
+        return (
+            torch.split(images, [count * crops for count in counts]),
+            torch.split(self.labels[index], list(counts)),
+        )
 
 
 def free_gpu_bytes(device: torch.device) -> int:

@@ -157,7 +157,8 @@ class Pipeline:
     @property
     def only_moves_pixels(self) -> bool:
         """Whether the steps for whole batches copy pixels and compute none."""
-        return all(step.spec.moves_pixels for step in self.plan.batch_steps)
+        steps = self.plan.batch_steps + self.plan.device_steps
+        return all(step.spec.moves_pixels for step in steps)
 
     @property
     def can_reduce(self) -> bool:

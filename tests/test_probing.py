@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import tomllib
 from contextlib import contextmanager
@@ -113,11 +114,21 @@ def head_of(found):
     return read_checkpoint(found.run)["state_dict"]["fc.weight"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Lists, and a run to probe."""
+    folder = make_lists(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(epochs=2, batch_size=16, model="resnet8", name="body", **QUIET)
+    return folder
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(trained, tmp_path, monkeypatch):
+    """A copy of them to work in."""
     monkeypatch.setenv("PTKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(make_lists(tmp_path))
-    ptkit.train(epochs=2, batch_size=16, model="resnet8", name="body", **QUIET)
+    monkeypatch.chdir(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
     return tmp_path
 
 

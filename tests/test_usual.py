@@ -21,7 +21,15 @@ from ptkit.core.training import usual
 from ptkit.core.training.usual import usual_layer
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
-QUIET = {"tensorboard": False, "pictures": False, "epochs": 1, "batch_size": 4, "workers": 1}
+# Smaller than 224, at which the model takes most of the time.
+QUIET = {
+    "tensorboard": False,
+    "pictures": False,
+    "epochs": 1,
+    "batch_size": 4,
+    "workers": 1,
+    "size": 72,
+}
 
 
 @pytest.fixture
@@ -121,11 +129,11 @@ def test_small_images_and_own_configs_are_trained_as_before(photos):
 
 
 def test_a_finetuned_resnet_on_photographs_is_resumed(photos):
-    ptkit.train(model="resnet18", size=72, name="body", scheduler="none", **QUIET)
+    ptkit.train(model="resnet18", name="body", scheduler="none", **QUIET)
     plain = {**QUIET, "scheduler": "none"}
     Path("old.toml").write_text("[model]\ncall = 'resnet18()'\n")
     # Neither finetuning nor a config decides anew how blocks begin.
-    ptkit.train(config="old.toml", size=72, name="old", **plain)
+    ptkit.train(config="old.toml", name="old", **plain)
     assert "zero_init_residual" not in Path("runs/old/config.toml").read_text()
     ptkit.finetune("runs/old", name="tuned", **plain)
     assert ptkit.train(resume="runs/tuned", epochs=2).epochs == 2
@@ -154,7 +162,7 @@ def test_a_first_image_that_is_missing_is_skipped_on_request(photos):
 
 
 def test_a_model_from_scratch_begins_with_blocks_that_are_the_identity(photos):
-    ptkit.train(model="resnet18", size=72, lr=1e-9, name="zero", **QUIET)
+    ptkit.train(model="resnet18", lr=1e-9, name="zero", **QUIET)
     checkpoint = read_checkpoint(Path("runs/zero"))
     assert checkpoint["model"]["call"].startswith("resnet18(zero_init_residual=True")
     weights = checkpoint["state_dict"]
@@ -184,7 +192,18 @@ def folder(photos):
 
 
 def test_a_folder_is_split_into_the_run_and_trained_on(folder):
-    arguments = ["train", "photos", "--batch-size", "2", "--epochs", "1", "--name", "one"]
+    arguments = [
+        "train",
+        "photos",
+        "--size",
+        "72",
+        "--batch-size",
+        "2",
+        "--epochs",
+        "1",
+        "--name",
+        "one",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false"])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("split: 10 training, 1 validation, 1 test images of 2 classes;")
@@ -213,7 +232,7 @@ def test_a_table_whose_images_were_moved_is_split_below_its_root(folder):
     rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(folder.glob("*/*.png"))]
     Path("lists").mkdir()
     Path("lists/table.csv").write_text("\n".join(["path,label", *rows]))
-    found = ptkit.train("lists/table.csv", root="photos", model="lenet", size=32, **QUIET)
+    found = ptkit.train("lists/table.csv", root="photos", model="lenet", **QUIET | {"size": 32})
     assert "root = " not in (found.run / "config.toml").read_text()
     assert len((found.run / "train.txt").read_text().splitlines()) == 10
 
@@ -221,7 +240,7 @@ def test_a_table_whose_images_were_moved_is_split_below_its_root(folder):
 def test_a_class_without_validation_images_is_named(photos):
     lines = Path("valid.txt").read_text().splitlines(keepends=True)
     Path("valid.txt").write_text("".join(line for line in lines if line.endswith(" 0\n")))
-    found = ptkit.train(model="lenet", size=32, **QUIET)
+    found = ptkit.train(model="lenet", **QUIET | {"size": 32})
     texts = {verdict.rule: verdict.text for verdict in found.verdicts}
     assert texts["classes_not_validated"].startswith("valid.txt has no image of 1: ")
 
@@ -251,7 +270,7 @@ def test_the_first_argument_is_the_folder_where_flags_name_the_weights(folder, a
 def test_the_seed_of_a_config_splits_too(folder):
     Path("seed.toml").write_text("[train]\nseed = 7\n[model]\ncall = 'lenet()'\n")
     for name, more in (("toml", {"config": "seed.toml"}), ("flag", {"seed": 7, "model": "lenet"})):
-        ptkit.train("photos", size=32, name=name, **more, **{**QUIET, "batch_size": 2})
+        ptkit.train("photos", name=name, **QUIET | {"size": 32, "batch_size": 2} | more)
     records = [json.loads(Path("runs", n, "split.json").read_text()) for n in ("toml", "flag")]
     assert records[0]["seed"] == 7
     assert records[0]["sha256"] == records[1]["sha256"]

@@ -113,11 +113,11 @@ WALK = [
 
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_lists(tmp_path_factory.mktemp("walk"), train=270, valid=6)
+    folder = make_lists(tmp_path_factory.mktemp("walk"), train=50, valid=6)
     lines = (folder / "train.txt").read_text().splitlines(keepends=True)
-    (folder / "train.txt").write_text("".join(lines[:260]))
-    (folder / "other.txt").write_text("".join(lines[:258]))
-    (folder / "other_valid.txt").write_text("".join(lines[260:]))
+    (folder / "train.txt").write_text("".join(lines[:40]))
+    (folder / "other.txt").write_text("".join(lines[:38]))
+    (folder / "other_valid.txt").write_text("".join(lines[40:]))
     (folder / "normstats.json").unlink(missing_ok=True)
     return folder
 
@@ -140,10 +140,8 @@ def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
     recipe: str, keyword: str, value: Any, lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lists)
-    # A large batch of 224 pixels would take most of the time, and the list is a short one.
-    beside: dict[str, Any] = {"batch_size": 64} if recipe == "speed-gpu" else {}
-    if recipe.startswith("photos"):
-        beside["size"] = 40
+    # The list is a short one, and images of 224 pixels would take most of the time.
+    beside = {"batch_size": 16, **({"size": 40} if recipe.startswith("photos") else {})}
     settings = gather(beside | {keyword: value}, recipe=recipe)
     setup = prepare(settings, Unwatched(), is_resumed=False)
     section, setting = KEYWORDS[keyword]

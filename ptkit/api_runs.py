@@ -27,6 +27,7 @@ class _Layers(TypedDict, total=False):
     recipe: str | None
     resume: Path | None
     config: Path | None
+    trust: bool
 
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def train(
     name: str | None = None,
     out: StrPath | None = None,
     resume: StrPath | None = None,
+    trust: bool = False,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
     **settings: Unpack[TrainKeywords],
@@ -57,6 +59,7 @@ def train(
     Settings take precedence over the TOML file `config`, that over the `recipe`; photographs get a
     recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
+    trust: `config`, `recipe` and the run to resume may name code of their own, which is run.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
     >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
@@ -68,7 +71,7 @@ def train(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.config_layers import gather
+    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
     from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
@@ -84,15 +87,16 @@ def train(
         "recipe": recipe,
         "resume": path_or_none(resume),
         "config": path_or_none(config),
+        "trust": trust,
     }
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
-        found = gather(given, **layers)
+        found = gather_trusted(given, **layers)
         if recipe is config is resume is None:
             usual, why = usual_layer(found)
             if why:
                 watch.say(why)
-                found = with_identity_blocks(gather(given, base=usual))
+                found = with_identity_blocks(gather_trusted(given, base=usual))
         return _run(found, place, resume=resume, link=link, watch=watch)
 
 
@@ -104,6 +108,7 @@ def finetune(
     recipe: str | None = None,
     name: str | None = None,
     out: StrPath | None = None,
+    trust: bool = False,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
     **settings: Unpack[FinetuneKeywords],
@@ -121,12 +126,12 @@ def finetune(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.config_layers import gather
     from ptkit.core.models.locate import model_of
+    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
 
     watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config)}
+    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         if weights is not None:
@@ -134,7 +139,7 @@ def finetune(
         # The model of the weights stands in for the recipe's.
         is_renamed = weights is not None and recipe is not None
         model = model_of(given["weights"]) if is_renamed else None
-        found = gather(given, base={"optimizer": {"head_lr": 10.0}}, model=model, **layers)
+        found = gather_trusted(given, base={"optimizer": {"head_lr": 10.0}}, model=model, **layers)
         # Of a model that is named beside a recipe, its own and not those of the recipe.
         is_own = weights is None and recipe is not None and given.get("model") is not None
         if is_own or found.model.weights is None:
@@ -241,9 +246,9 @@ def _split_first(
             raise UsageError(f"{flag} is for a folder or a table that is split first: name one")
         yield given, place
         return
-    from ptkit.core.config_layers import gather
     from ptkit.core.data.splits.sources import Source
     from ptkit.core.data.splits.tables import Columns
+    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.own_lists import own_lists
 
     if lists := [f"--{key}" for key in ("train", "valid") if given.get(key)]:
@@ -252,7 +257,7 @@ def _split_first(
         )
     columns = Columns(*(flags.get(f"{name}_column") for name in ("path", "label", "group")))
     images = Source(Path(source), columns, flags.get("label_from"), path_or_none(given.get("root")))
-    seed = gather(given, **layers).train.seed
+    seed = gather_trusted(given, **layers).train.seed
     with own_lists(images, place, seed=seed) as (claimed, notes):
         for note in notes:
             watch.say(note)

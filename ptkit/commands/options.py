@@ -121,6 +121,9 @@ Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
     Path | None, typer.Option(help="TOML file with settings; flags take precedence.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run code that a TOML file or the run to resume names.")
+]
 Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 
 Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
@@ -209,6 +212,7 @@ RUN_FLAGS: dict[str, Any] = {
     "resume": Annotated[
         Path | None, typer.Option(help="Continue this run after its last saved epoch.")
     ],
+    "trust": Trust,
     "out": Out,
     **SourceFlags.__annotations__,
 }

@@ -31,6 +31,7 @@ def viz_transforms(
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
     config: options.Config = None,
+    trust: options.Trust = False,
     out: options.Out = None,
     **settings: Any,
 ) -> None:
@@ -44,14 +45,14 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
-    from ptkit.core.config_layers import gather
+    from ptkit.core.parts.trust import gather_trusted
     from ptkit.looking.pictures import add_events, picture_folder
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms
 
     if not images:
         raise UsageError("no images: name at least one image file")
-    chosen = gather(settings, config=config)
+    chosen = gather_trusted(settings, config=config, trust=trust)
     shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with picture_folder("viz-transforms", out=out) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))

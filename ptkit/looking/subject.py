@@ -23,8 +23,7 @@ from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.weights import Weights
-from ptkit.core.parts.calls import Call, joined, parse, parse_all
-from ptkit.core.parts.catalogue import names_code
+from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task

@@ -11,8 +11,7 @@ from ptkit.core.models import packaged_weights
 from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
-from ptkit.core.parts.calls import Call, parse
-from ptkit.core.parts.catalogue import names_code
+from ptkit.core.parts.calls import Call, names_code, parse
 from ptkit.core.wording import nearest
 
 _WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")

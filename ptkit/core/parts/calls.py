@@ -236,3 +236,12 @@ def _text(value: Any) -> str:
         # repr says inf, which is a name.
         return "1e999" if value > 0 else "-1e999"
     return str(value) if isinstance(value, Call | Symbol) else repr(value)
+
+
+def names_code(value: Any) -> bool:
+    """Say whether a call, or a value in one, would import code."""
+    if isinstance(value, Call):
+        return bool(value.prefix) or names_code([*value.args, *value.kwargs.values()])
+    if isinstance(value, list | tuple):
+        return any(map(names_code, value))
+    return isinstance(value, str) and ":" in value

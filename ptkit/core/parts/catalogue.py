@@ -17,7 +17,7 @@ from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.parts import checks
-from ptkit.core.parts.calls import Call, Symbol
+from ptkit.core.parts.calls import Call, Symbol, names_code
 from ptkit.core.parts.part import Part
 from ptkit.core.wording import nearest, reason_of
 
@@ -288,12 +288,3 @@ def _constructed(call: Call, part: Part, arguments: Mapping[str, Any]) -> Any:
         raise call.error(
             f"{call.name} cannot take these arguments ({type(error).__name__}: {error})"
         ) from error
-
-
-def names_code(value: Any) -> bool:
-    """Say whether a call, or a value in one, would import code."""
-    if isinstance(value, Call):
-        return bool(value.prefix) or names_code([*value.args, *value.kwargs.values()])
-    if isinstance(value, list | tuple):
-        return any(map(names_code, value))
-    return isinstance(value, str) and ":" in value

@@ -18,8 +18,7 @@ from ptkit.core.data.transforms.eval_lists import has_own_code
 from ptkit.core.device import autocast
 from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
-from ptkit.core.parts.calls import parse
-from ptkit.core.parts.catalogue import names_code
+from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.loop import Training, evaluated
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.probe.checks import head_of

@@ -2,6 +2,7 @@
 files so that a reader never sees half of one.
 """
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -154,30 +155,34 @@ def write_atomically(
     Raises:
         StorageError: the disk refused; `path` is as it was.
     """
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened here, not by tempfile, which makes files for the owner alone: the umask counts.
-        with open(path.parent / f".{path.name}.{secrets.token_hex(4)}", "xb") as file:
-            temporary = Path(file.name)
-            if callable(write):
-                write(file)
-            else:
-                file.write(write)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, write)
         if check is not None:
             check(temporary)
         os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
         ) from error
     finally:
-        if temporary is not None:
+        # Only where something failed: else it has its final name.
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, write: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a new file and wait until it is on the disk; raises OSError."""
+    # Opened here, not by tempfile, which makes files for the owner alone: the umask counts.
+    with open(path, "xb") as file:
+        if callable(write):
+            write(file)
+        else:
+            file.write(write)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -210,7 +215,8 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; raises OSError."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
 from ptkit.core.data.moved import check_root, missing_image, prefix_of_some, replaced
 from ptkit.core.errors import DataError
+from ptkit.core.file_sets import finish_replacing
 from ptkit.core.files import numbered_lines, open_text, quoted, unquoted
 
 # `ptkit split FOLDER` imports this module and must start without numpy.
@@ -154,6 +155,7 @@ def read_list(
     """
     import numpy as np
 
+    finish_replacing(file.parent)
     classes = classes_file(file, classes)
     class_names = None if classes is None else read_classes(classes)
     paths, *arrays, lines = _read_rows(file)

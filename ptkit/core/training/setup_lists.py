@@ -15,6 +15,7 @@ from ptkit.core.data.lists import (
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.errors import DataError
+from ptkit.core.file_sets import unchanging
 
 
 def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
@@ -25,6 +26,13 @@ def read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
             moved, or an image that is in both, under any name.
         UsageError: data.root is not a folder.
     """
+    files = Path(data.train), Path(data.valid)
+    # A split that ends meanwhile would leave one list of it and one of the split before.
+    with unchanging(*(file.parent for file in files if file.parent.is_dir())):
+        return _read_lists(data)
+
+
+def _read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
     for file, flag in ((data.train, "--train"), (data.valid, "--valid")):
         if not os.path.exists(file):
             raise DataError(

@@ -26,6 +26,7 @@ from ptkit.core.data.splits.splitting import (
 )
 from ptkit.core.data.splits.trees import Tree
 from ptkit.core.errors import UsageError
+from ptkit.core.file_sets import alone_in
 
 if TYPE_CHECKING:
     from ptkit.core.data.splits.extending import Extension
@@ -116,7 +117,9 @@ def run_split(job: SplitJob) -> Outcome:
         )
     if job.group_by is not None and job.source.columns.group is not None:
         raise UsageError("--group-by and --group-column cannot be combined: leave one of them out")
-    return _extend(job) if job.extend else _split(job)
+    # From before the old lists are read until the new ones are there.
+    with alone_in(job.out):
+        return _extend(job) if job.extend else _split(job)
 
 
 def _split(job: SplitJob) -> Outcome:

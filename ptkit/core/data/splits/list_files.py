@@ -3,7 +3,8 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.data.splits.trees import Tree, check_tree, grow_tree, listed_paths, make_tree
 from ptkit.core.errors import UsageError
-from ptkit.core.files import make_folder, sha256, write_atomically
+from ptkit.core.file_sets import Replacing, replacing
+from ptkit.core.files import make_folder, sha256
 
 if TYPE_CHECKING:
     from ptkit.core.data.splits.existing_lists import ExistingLists
@@ -133,12 +135,21 @@ def write_split(
         scan = make_tree(scan, split, tree)
         folder = os.path.relpath(os.path.realpath(tree.folder), os.path.realpath(out))
         settings = {**settings, "tree": {"kind": tree.kind, "folder": folder}}
+    with replacing(out) as change:
+        return replace(_put_split(change, scan, split, out=out, settings=settings), tree=tree)
+
+
+def _put_split(
+    change: Replacing, scan: Scan, split: Split, *, out: Path, settings: Mapping[str, Any]
+) -> Written:
     contents = _list_contents(scan, split, out) | {CLASSES: classes_bytes(scan.class_names)}
     old = read_record(out)
     stale = [out / name for name in _OURS if name not in (*contents, RECORD)]
     removed = tuple(path for path in stale if os.path.lexists(path) and is_unchanged(path, old))
+    for path in removed:
+        change.remove(path)
     record = new_record(split, scan.class_names, settings=settings, contents=contents)
-    return _write(out, contents, record=record, removed=removed, tree=tree)
+    return Written(_put(change, out, contents, record), removed)
 
 
 def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, Any]) -> Written:
@@ -154,17 +165,25 @@ def write_folds(scan: Scan, split: Split, *, out: Path, settings: Mapping[str, A
     """
     num_folds = sum(name != "test" for name in split.part_names)
     has_test = num_folds < len(split.part_names)
-    removed = _remove_stale_folds(make_folder(out), num_folds, has_test=has_test)
     written = []
-    for fold in range(num_folds):
-        is_valid = {part: int(part == fold) for part in range(num_folds)}
-        sides = _regrouped(split, PART_NAMES[:2], number_of=is_valid)
-        facts = {**settings, "fold": fold + 1, "num_folds": num_folds}
-        written.append(write_split(scan, sides, out=out / split.part_names[fold], settings=facts))
-    if has_test:
-        held_out = _regrouped(split, ("test",), number_of={num_folds: 0})
-        facts = {**settings, "num_folds": num_folds}
-        written.append(write_split(scan, held_out, out=out, settings=facts))
+    with replacing(make_folder(out)) as change:
+        removed = _stale_folds(out, num_folds, has_test=has_test)
+        for path in removed:
+            change.remove(path)
+        for fold in range(num_folds):
+            is_valid = {part: int(part == fold) for part in range(num_folds)}
+            sides = _regrouped(split, PART_NAMES[:2], number_of=is_valid)
+            facts = {**settings, "fold": fold + 1, "num_folds": num_folds}
+            folder = out / split.part_names[fold]
+            written.append(_put_split(change, scan, sides, out=folder, settings=facts))
+        if has_test:
+            held_out = _regrouped(split, ("test",), number_of={num_folds: 0})
+            facts = {**settings, "num_folds": num_folds}
+            written.append(_put_split(change, scan, held_out, out=out, settings=facts))
+    for folder in {path.parent for path in removed} - {out}:
+        # Files of others, runs for example, stay.
+        with suppress(OSError):
+            folder.rmdir()
     files = tuple(path for each in written for path in each.files)
     return Written(files, (*removed, *(path for each in written for path in each.removed)))
 
@@ -180,27 +199,21 @@ def _regrouped(split: Split, part_names: tuple[str, ...], *, number_of: Mapping[
     return Split(part_names, bytes(split.part_of).translate(table), counts, split.grouping)
 
 
-def _remove_stale_folds(out: Path, num_folds: int, *, has_test: bool) -> list[Path]:
-    """Remove files of earlier folds where this split writes none: test part, folds after K."""
-    removed = [] if has_test else _remove_fold_files(out)
+def _stale_folds(out: Path, num_folds: int, *, has_test: bool) -> list[Path]:
+    """Return the files of earlier folds where this split writes none: test part, folds after K."""
+    stale = [] if has_test else _fold_files(out)
     number = num_folds + 1
     while read_record(folder := out / f"fold{number}").get("num_folds"):
-        removed += _remove_fold_files(folder)
-        # Files of others, runs for example, stay.
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        stale += _fold_files(folder)
         number += 1
-    return removed
+    return stale
 
 
-def _remove_fold_files(folder: Path) -> list[Path]:
+def _fold_files(folder: Path) -> list[Path]:
     record = read_record(folder)
     if "num_folds" not in record:
         return []
-    unchanged = [folder / name for name in _OURS if is_unchanged(folder / name, record)]
-    for path in unchanged:
-        path.unlink()
-    return unchanged
+    return [folder / name for name in _OURS if is_unchanged(folder / name, record)]
 
 
 def write_extension(
@@ -231,7 +244,8 @@ def write_extension(
     ours = [name for name in contents if name in hashes or not os.path.lexists(out / name)]
     hashes |= {name: sha256(contents[name]) for name in ours}
     record = extended_record(old, split, scan.class_names, settings=settings, hashes=hashes)
-    return _write(out, contents, record=record, tree=tree)
+    with replacing(out) as change:
+        return Written(_put(change, out, contents, record), tree=tree)
 
 
 def _appended(path: Path, added: bytes) -> bytes:
@@ -255,18 +269,11 @@ def _list_contents(scan: Scan, split: Split, out: Path) -> dict[str, bytes]:
     return {f"{name}.txt": list_bytes(lines) for name, lines in named if lines}
 
 
-def _write(
-    out: Path,
-    contents: Mapping[str, bytes],
-    *,
-    record: Mapping[str, Any],
-    removed: Sequence[Path] = (),
-    tree: Tree | None = None,
-) -> Written:
-    # The record comes last: until it is there, new lists count as the user's and are kept.
-    for name, content in contents.items():
-        write_atomically(out / name, content)
-    for path in removed:
-        path.unlink(missing_ok=True)
-    write_atomically(out / RECORD, json.dumps(record, indent=1).encode() + b"\n")
-    return Written((*(out / name for name in contents), out / RECORD), tuple(removed), tree)
+def _put(
+    change: Replacing, out: Path, contents: Mapping[str, bytes], record: Mapping[str, Any]
+) -> tuple[Path, ...]:
+    """Write lists and the record of a split aside; return where they will be."""
+    record_bytes = json.dumps(record, indent=1).encode() + b"\n"
+    for name, content in {**contents, RECORD: record_bytes}.items():
+        change.put(out / name, content)
+    return tuple(out / name for name in (*contents, RECORD))

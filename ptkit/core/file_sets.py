@@ -1,0 +1,244 @@
+"""Several files of a folder that change together, and the lock of whoever changes them.
+
+New contents are written aside; then a file that names them is put in place, and they are renamed
+one after the other. Killed before that, nothing has changed; after it, whoever comes next renames
+the rest. So there are the old files or the new ones, never some of each.
+"""
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from ptkit.core.errors import DataError, StorageError, UsageError
+from ptkit.core.files import make_folder, sync_folder, write_atomically, write_synced
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+except ImportError:  # Windows, where a folder cannot be opened either
+    flock = None  # type: ignore[assignment]
+
+PENDING = ".ptkit-pending.json"
+# How long somebody who only reads lists, or only renames, is waited for.
+_PATIENCE_S = 1.0
+_PAUSE_S = 0.02
+
+
+class Replacing:
+    """Files to replace and to remove in a folder and its subfolders, all of them or none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Name in the folder -> where its new content is, None for what is removed.
+        self._written: dict[str, str | None] = {}
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Write the new content of a file aside.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        make_folder(path.parent)
+        name = path.relative_to(self.folder).as_posix()
+        _sweep(path)
+        temporary = f".{path.name}.{secrets.token_hex(4)}"
+        # Remembered first: what is half written is removed as well.
+        self._written[name] = temporary
+        try:
+            write_synced(path.with_name(temporary), content)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}; what was there before is"
+                " untouched"
+            ) from error
+
+    def remove(self, path: Path) -> None:
+        self._written[path.relative_to(self.folder).as_posix()] = None
+
+    def commit(self) -> None:
+        """Put all of it in place.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        write_atomically(self.folder / PENDING, json.dumps(self._written).encode())
+        _put_in_place(self.folder, self._written)
+
+    def give_up(self) -> None:
+        """Remove what was written aside."""
+        for name, temporary in self._written.items():
+            if temporary is not None:
+                with suppress(OSError):
+                    (self.folder / name).with_name(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Replacing]:
+    """Collect changes, which are made at the end, unless there is an error.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    change = Replacing(folder)
+    try:
+        yield change
+        change.commit()
+    except BaseException:
+        # Else it was decided: whoever comes next goes on.
+        if not os.path.lexists(folder / PENDING):
+            change.give_up()
+        raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let nobody else change the files of a folder meanwhile, or read them as a set.
+
+    The folder is made if it is missing, and removed again if an error leaves it empty.
+
+    Raises:
+        UsageError: somebody does. StorageError: the disk refused.
+    """
+    is_new = not folder.exists()
+    if not is_new and not folder.is_dir():
+        raise UsageError(f"--out {folder} is not a folder; lists are written into a folder")
+    make_folder(folder)
+    try:
+        with _lock(folder, shared=False) as is_held:
+            if not is_held:
+                raise UsageError(
+                    f"another command is at work on the lists in {folder}: try again when it has"
+                    " ended"
+                )
+            _go_on(folder)
+            yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def unchanging(*folders: Path) -> Iterator[None]:
+    """Let nobody change the files of some folders while they are read as a set.
+
+    Raises:
+        DataError: somebody does just now.
+    """
+    with ExitStack() as stack:
+        for folder in sorted({folder.resolve() for folder in folders}):
+            finish_replacing(folder)
+            if not stack.enter_context(_lock(folder, shared=True)):
+                raise _is_changing(folder)
+        yield
+
+
+def finish_replacing(folder: Path) -> None:
+    """Put in place what a killed process had begun to put in place; nearly always there is nothing.
+
+    Raises:
+        DataError: another process is at it, or this is no record of ptkit's.
+        StorageError: the disk refused.
+    """
+    for place in (folder, folder.parent):
+        if os.path.lexists(place / PENDING):
+            with _lock(place, shared=False) as is_held:
+                if not is_held:
+                    raise _is_changing(place)
+                _go_on(place)
+
+
+def _is_changing(folder: Path) -> DataError:
+    return DataError(f"the lists in {folder} are changing just now: try again when that has ended")
+
+
+def _go_on(folder: Path) -> None:
+    file = folder / PENDING
+    if not os.path.lexists(file):
+        return
+    try:
+        written = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        written = None
+    if not (isinstance(written, dict) and all(_is_ours(folder, *one) for one in written.items())):
+        raise DataError(f"{file} is no record of ptkit's: move it away")
+    _put_in_place(folder, written)
+
+
+def _is_ours(folder: Path, name: object, temporary: object) -> bool:
+    """Say whether a record names files of this folder alone: it may come from anybody."""
+    if not isinstance(name, str) or not re.fullmatch(r"(\w+/)?\w[\w-]*(\.\w+)?", name):
+        return False
+    path = folder / name
+    if path.parent.is_symlink() and path.parent != folder:
+        return False
+    mine = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}"
+    return temporary is None or (
+        isinstance(temporary, str) and re.fullmatch(mine, temporary) is not None
+    )
+
+
+def _put_in_place(folder: Path, written: dict[str, str | None]) -> None:
+    try:
+        for name, temporary in written.items():
+            path = folder / name
+            if temporary is None:
+                path.unlink(missing_ok=True)
+            # Renamed already, before a kill.
+            elif os.path.lexists(path.with_name(temporary)):
+                os.replace(path.with_name(temporary), path)
+        for parent in {(folder / name).parent for name in written}:
+            sync_folder(parent)
+        (folder / PENDING).unlink()
+    except OSError as error:
+        raise StorageError(
+            f"cannot put new files in place in {folder}: {error.strerror or error}; the next"
+            " command that reads them goes on"
+        ) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of new contents of a file."""
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if leftover.fullmatch(name):
+                (path.parent / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(folder: Path, *, shared: bool) -> Iterator[bool]:
+    """Lock a folder and yield whether that could be done, after a little patience.
+
+    The system lifts the lock when the process ends. Where there are no locks all may pass.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY) if flock is not None else None
+    except OSError:  # one that may be written to but not read
+        descriptor = None
+    if descriptor is None:
+        yield True
+        return
+    try:
+        yield _is_locked(descriptor, LOCK_SH if shared else LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int, kind: int) -> bool:
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            flock(descriptor, kind | LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE_S)
+        except OSError:  # a file system without locks
+            return True

@@ -20,7 +20,7 @@ from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
-from ptkit.commands.output import printable
+from ptkit.commands.output import complain
 from ptkit.commands.predict import predict
 from ptkit.commands.probe import probe
 from ptkit.commands.split import split
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except PtkitError as error:
-            typer.echo(printable(f"ptkit: {error}"), err=True)
+            complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("ptkit: interrupted", err=True)

@@ -1,12 +1,13 @@
 """How commands speak: text for people, or one JSON object."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
-from ptkit.core.errors import DataError
+from ptkit.core.errors import DataError, StorageError
 from ptkit.core.wording import counted
 
 
@@ -18,11 +19,27 @@ class Printer:
 
     def say(self, text: str = "") -> None:
         if not self.silent:
-            typer.echo(printable(text))
+            _write(printable(text))
 
     def result(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         if self.as_json:
-            typer.echo(json.dumps(value))
+            _write(json.dumps(value))
+
+
+def _write(text: str) -> None:
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # the reader has seen enough: Typer ends quietly
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def complain(text: str) -> None:
+    """Print an error or a warning, of which only the first line begins at the margin: a file name
+    with a line feed in it cannot pass for another message.
+    """
+    typer.echo(re.sub(r"\n(?=\S)", "\n  ", printable(f"ptkit: {text}")), err=True)
 
 
 def end_without(skipped: Sequence[str]) -> None:

@@ -11,11 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from ptkit import api_runs
 from ptkit.commands import options
-from ptkit.commands.output import Printer, printable
+from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
 from ptkit.core.wording import counted, duration
 
@@ -77,7 +75,7 @@ class TrainingScreen:
 
     def warn(self, text: str) -> None:
         self._hide_live()
-        typer.echo(printable(f"ptkit: warning: {text}"), err=True)
+        complain(f"warning: {text}")
 
     def transferred(self, report: "TransferReport") -> None:
         if self.is_verbose:

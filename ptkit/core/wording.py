@@ -52,13 +52,21 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as aligned columns: the first to the left, the others to the right."""
     cells = [
         list(header),
-        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+        *(
+            [f"{cell:,}" if isinstance(cell, int) else _in_a_line(cell) for cell in row]
+            for row in rows
+        ),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = (
         [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for first, *others in cells
     )
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _in_a_line(cell: Any) -> str:
+    # A file name may have a line feed.
+    return str(cell).replace("\n", "\\n")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -1,10 +1,14 @@
 """Where the folder of a new run is to be."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.files import make_folder
+
+# Of a file name on the usual disks.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class Place:
             raise UsageError(
                 f"--name must be a plain folder name, found {name!r}; --out says where runs go"
             )
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise UsageError(f"--name is longer than {_LONGEST_NAME} bytes: choose a shorter one")
         if (folder := self.parent / name).exists():
-            raise UsageError(
-                f"the run {folder} exists: choose another --name, or --resume {folder}"
-            )
+            raise _taken(folder)
 
     def folder(self) -> Path:
         """Make the folder, if it is not made yet, and return it.
@@ -46,20 +50,31 @@ class Place:
         make_folder(self.parent)
         if self.name is not None:
             self.check()
-            return make_folder(self.parent / self.name)
+            # Of several runs that ask at the same moment one gets it.
+            if not _made(folder := self.parent / self.name):
+                raise _taken(folder)
+            return folder
         numbers = [int(entry.name) for entry in self.parent.iterdir() if entry.name.isdecimal()]
         number = max(numbers, default=0) + 1
-        while True:
-            folder = self.parent / str(number)
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another run took it at this moment
-                number += 1
-            except OSError as error:
-                raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
-            else:
-                return folder
+        while not _made(folder := self.parent / str(number)):
+            number += 1
+        return folder
 
     def claimed(self) -> "Place":
         """Make the folder now, and return the place with it."""
         return replace(self, made=self.folder())
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder and return whether it was not there yet."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return True
+
+
+def _taken(folder: Path) -> UsageError:
+    return UsageError(f"the run {folder} exists: choose another --name, or --resume {folder}")

@@ -36,6 +36,8 @@ _INSIDE: tuple[tuple[str, str, type], ...] = (
     ("task", "activation", str),
     ("pipeline", "calls", list),
 )
+# A checkpoint may lack so many of its model's parameters without a word about its size.
+_FEW_PARAMETERS = 1_000_000
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
@@ -178,6 +180,8 @@ def rebuild(
         size, channels = size_of(pipeline), pipeline.get("channels")
     num_classes = checkpoint["model"]["num_classes"]
     try:
+        if model is None:
+            _check_extent(call, checkpoint)
         module, text = build_model(
             call, num_classes=num_classes, size=size, channels=channels, seed=0
         )
@@ -189,6 +193,25 @@ def rebuild(
         module, checkpoint["state_dict"], source="the checkpoint's weights", call=text
     )
     return module.eval(), (*stem_notes, *notes)
+
+
+def _check_extent(call: Call, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a call that builds far more than the weights that came with it.
+
+    On the meta device, which has no memory: a few letters in a file could ask for a terabyte.
+    """
+    with torch.device("meta"):
+        module, text = build_model(
+            call, num_classes=checkpoint["model"]["num_classes"], size=None, seed=0
+        )
+    wanted = sum(parameter.numel() for parameter in module.parameters())
+    found = sum(tensor.numel() for tensor in checkpoint["state_dict"].values())
+    # Models of the same name lose or gain some parameters from version to version.
+    if wanted > 2 * found + _FEW_PARAMETERS:
+        raise CheckpointError(
+            f"the checkpoint's model {text} has {wanted:,} parameters, and its weights have"
+            f" {found:,}: they are not of one model"
+        )
 
 
 def own_call(text: str) -> Call:
@@ -259,4 +282,8 @@ def _fault(contents: Mapping[str, Any]) -> str | None:
     tensors = contents["state_dict"].items()
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors):
         return "state_dict must hold tensors by name"
+    outputs = contents["model"]["num_classes"]
+    most = max((len(tensor) for _, tensor in tensors if tensor.ndim), default=0)
+    if isinstance(outputs, bool) or not 1 <= outputs <= most:
+        return f"model.num_classes is {outputs}, and its weights have at most {most} outputs"
     return None

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.plain_contents import fault_of, overlap_in
 from ptkit.core.wording import reason_of
 
 COMMENT = b"ptkit crc32 %08x"
@@ -74,13 +75,19 @@ def read_weight_file(path: Path) -> Any:
     head = _head(path)
     if head.startswith(b"PK\3\4"):
         check_zip(path)
-        return _loaded(path, is_whole=True)
+        return _plain(path, _loaded(path, is_whole=True))
     # A length, and a JSON header of that length; text would be a length beyond all files.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return _read_safetensors(path)
     if _LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
-    return _loaded(path, is_whole=False)
+    return _plain(path, _loaded(path, is_whole=False))
+
+
+def _plain(path: Path, contents: Any) -> Any:
+    if fault := fault_of(contents):
+        raise CheckpointError(f"{path} cannot be used: {fault.removeprefix('.')}")
+    return contents
 
 
 def _head(path: Path) -> bytes:
@@ -209,6 +216,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
     # All of it at once, not mapped: a mapped file that another program cuts off ends this one.
     data = path.read_bytes()
+    if name := overlap_in(data):
+        raise CheckpointError(
+            f"{path} is a damaged .safetensors file: the numbers of {name[:80]} are those of others"
+            " too; fetch it again"
+        )
     try:
         found = load(data)
     except SafetensorError as error:

@@ -3,6 +3,7 @@ than they are.
 """
 
 import io
+import itertools
 import os
 import threading
 import time
@@ -203,6 +204,17 @@ def test_readers_end_with_the_epoch_however_it_ends(streamed, many_photographs, 
     next(batches.epoch(1))
     assert eventually(lambda: not readers())
     assert slow_disk.num_opened < 160
+
+
+def test_a_read_that_is_slow_now_and_then_starts_no_readers(
+    streamed, many_photographs, slow_disk, monkeypatch
+):
+    waits = itertools.cycle([0.03, *[0] * 11])
+    monkeypatch.setattr(time, "sleep", lambda _seconds, sleep=time.sleep: sleep(next(waits)))
+    monkeypatch.setattr(slow_disk, "wait_s", 1)
+    pixels_of(streamed(many_photographs, workers=1))
+    # The thread that decodes, and the one that looks how quick the disk is.
+    assert slow_disk.most_waiting <= 2
 
 
 def test_quick_files_are_read_by_those_who_want_them(photographs):

@@ -1,6 +1,8 @@
 """Reading files ahead of the threads that decode them, and decoding whole lists once."""
 
 import math
+import operator
+import statistics
 import threading
 import time
 from collections import deque
@@ -41,7 +43,10 @@ _BYTES_AHEAD = 128 << 20
 # Seconds a file; memory and SSDs are quicker. Where they are, readers would halve the rate of small
 # files: handing over costs more than reading.
 _SLOW = 4e-4
-_NUM_PROBED = 2
+_NUM_PROBED = 3
+# It is judged by the median of the last files: one is slow now and then on any machine that has
+# other work, and where threads wait for a core and for the interpreter's lock.
+_NUM_JUDGED = 31
 # Files of one request: with fewer, handing over costs more; with more, readers stay idle.
 _FILES_AT_ONCE = 8
 
@@ -134,7 +139,7 @@ def read_ahead(
 
 
 class _DiskSpeed:
-    """The mean size of files, and how long reading one waits for the disk.
+    """The mean size of files, and how long reading one takes.
 
     is_slow: once it is True it stays so.
     """
@@ -142,7 +147,9 @@ class _DiskSpeed:
     def __init__(self) -> None:
         # Readers add up here: without a lock, += may lose what another thread has just added.
         self._lock = threading.Lock()
-        self._num_files, self._num_read, self._num_bytes, self._waited_s = 0, 0, 0, 0.0
+        self._num_read = self._num_bytes = 0
+        # Of the last files.
+        self._seconds: deque[float] = deque(maxlen=_NUM_JUDGED)
         self.is_slow = False
 
     def has_room(self, num_waiting: int) -> bool:
@@ -152,23 +159,24 @@ class _DiskSpeed:
         return num_waiting < min(by_bytes, NUM_READERS * _FILES_AT_ONCE + 2 * self._num_read)
 
     def probe(self, images: ImageList, indices: Sequence[int]) -> None:
-        """Read one or two files, unless some have been read."""
-        if self._num_files == 0:
-            self.read(images, indices[:_NUM_PROBED])
+        """Read some files, unless enough have been read to judge by."""
+        if missing := max(_NUM_PROBED - len(self._seconds), 0):
+            self.read(images, indices[:missing])
 
     def read(self, images: ImageList, indices: Sequence[int]) -> list[Content]:
-        start, busy_before = time.perf_counter(), time.thread_time()
-        contents = [content_of(images, index) for index in indices]
-        # Not the whole time: on a busy machine that is long for files in memory, too.
-        waited = time.perf_counter() - start - (time.thread_time() - busy_before)
+        start, ends, contents = time.perf_counter(), [], []
+        for index in indices:
+            contents.append(content_of(images, index))
+            ends.append(time.perf_counter())
         found = [len(content) for content in contents if isinstance(content, bytes)]
         with self._lock:
-            self._num_files += len(contents)
             self._num_read += len(found)
             self._num_bytes += sum(found)
-            self._waited_s += waited
+            self._seconds.extend(map(operator.sub, ends, [start, *ends]))
             # Never False again: busy readers wait for each other too.
-            self.is_slow = self.is_slow or self._waited_s > _SLOW * self._num_files
+            self.is_slow = self.is_slow or (
+                len(self._seconds) >= _NUM_PROBED and statistics.median(self._seconds) > _SLOW
+            )
         return contents
 
 

@@ -297,12 +297,12 @@ def test_a_signal_ends_the_run_at_a_step_and_it_can_be_resumed(here: Path) -> No
 
 
 @pytest.fixture
-def slow_last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Writing last.pkl takes longer than an epoch; return what was written when it was done."""
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Writing a checkpoint takes longer than an epoch; return what was written, when it was."""
     written: list[str] = []
 
     def save(path: Path, contents: dict[str, Any]) -> None:
-        time.sleep(0.2 * (path.name == "last.pkl"))
+        time.sleep(0.15)
         save_checkpoint(path, contents)
         written.append(f"{path.name} {contents['metrics']['epoch']}")
 
@@ -310,21 +310,21 @@ def slow_last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
-def test_a_signal_waits_for_a_write_that_is_under_way(here: Path, slow_last: list[str]) -> None:
+def test_a_signal_waits_for_a_write_that_is_under_way(here: Path, slow_disk: list[str]) -> None:
     class Interrupter(Listener):
         def step(self, progress: Progress) -> None:
             if (progress.epoch, progress.step) == (3, 1):
-                assert "last.pkl 2" not in slow_last
+                assert "last.pkl 2" not in slow_disk
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(InterruptedRunError, match=r"runs/1 is saved up to epoch 2; continue"):
         start(watch=Interrupter())
-    assert slow_last[-1] == "last.pkl 2"
+    assert slow_disk[-1] == "last.pkl 2"
     assert read_checkpoint(Path("runs/1/last.pkl"))["train"]["epoch"] == 2
 
 
 def test_the_link_is_made_and_the_run_ends_when_all_is_on_disk(
-    here: Path, slow_last: list[str]
+    here: Path, slow_disk: list[str]
 ) -> None:
     class Looker(Listener):
         def step(self, progress: Progress) -> None:
@@ -332,9 +332,32 @@ def test_the_link_is_made_and_the_run_ends_when_all_is_on_disk(
                 assert read_checkpoint(Path("ckpt.pkl"))["metrics"]["epoch"] == 1
 
     start(watch=Looker())
-    assert [name for name in slow_last if name.startswith("last")] == [
+    assert [name for name in slow_disk if name.startswith("last")] == [
         *("last.pkl 1", "last.pkl 2", "last.pkl 3"),
     ]
+
+
+def test_what_is_under_way_is_written_whatever_ends_the_run(
+    here: Path, slow_disk: list[str]
+) -> None:
+    with pytest.raises(PowerCutError):
+        start(watch=Listener(die_at=(3, 1)))
+    assert slow_disk[-1] == "last.pkl 2"
+
+
+def test_no_checkpoint_is_promised_that_could_not_be_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, contents: dict[str, Any]) -> None:
+        raise StorageError(f"cannot write {path}")
+
+    class Full(Listener):
+        def epoch(self, result: EpochResult, *, is_best: bool) -> None:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", refuse)
+    with pytest.raises(StorageError, match=r"cannot write runs/1/ckpt\.pkl"):
+        start(watch=Full())
 
 
 def test_a_disk_that_fails_while_an_epoch_is_written_ends_the_run(

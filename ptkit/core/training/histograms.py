@@ -85,7 +85,5 @@ def _edges() -> tuple[npt.NDArray[np.float64], Values]:
         edge *= 1.1
     edges = np.array([*(-edge for edge in reversed(positive)), 0.0, *positive])
     rounded = edges.astype(np.float32)
-    before = rounded < edges
-    # A bucket has its lower end but not its upper one; the last has both.
-    before[-1] = rounded[-1] <= edges[-1]
-    return edges, np.where(before, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    # A bucket has its lower end but not its upper one. The last has both, but no float32 is there.
+    return edges, np.where(rounded < edges, np.nextafter(rounded, np.float32(np.inf)), rounded)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 # First: it prepares the environment before torch is imported.
-from ptkit_train import settings_of  # isort: skip
+import ptkit_train  # isort: skip
 from turns import serve
 
 from ptkit.core.training.loop import fit
@@ -26,7 +26,7 @@ EPOCHS = 3
 
 
 def main() -> None:
-    setup = prepare(settings_of(sys.argv[1:6]), Unwatched(), is_resumed=False)
+    setup = prepare(ptkit_train.settings_of(sys.argv[1:6]), Unwatched(), is_resumed=False)
     with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
         run = new_run(setup, Place(Path(folder)))
         epochs = fit(run.training)

@@ -78,6 +78,8 @@ bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py lenet-16 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py lenet-128 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py lenet-128-epoch "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_train.py lenet-128-records "$(IMAGES)" --device $(DEVICE)
+	$(if $(filter cuda,$(DEVICE)),$(BENCH) benchmarks/bench_train.py resnet18-32-records "$(IMAGES)" --device cuda)
 	$(BENCH) benchmarks/bench_train.py resnet18-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-small-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)

@@ -2,11 +2,12 @@
 
     python benchmarks/bench_train.py ROW IMAGES [--device cpu] [--peers PYTHON]
 
-ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it), resnet18-32
-(torchvision's large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64), resnet18-224 (batch
-16), or yolo11n-cls-224 (Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32, and photographs for
-the rows of 224. Every program is one process; after an epoch that does not count, each round has
-one epoch of each.
+ROW: lenet-16, lenet-128, lenet-128-epoch (a long epoch, with what is written after it),
+lenet-128-records and resnet18-32-records (recorded and saved, against the same run with nothing
+written), resnet18-32 (torchvision's large stem, batch 128), resnet18-small-32 (3×3 stem, batch 64),
+resnet18-224 (batch 16), or yolo11n-cls-224 (Ultralytics alone). IMAGES is ROOT/CLASS/*.jpg: 32×32,
+and photographs for the rows of 224. Every program is one process; after an epoch that does not
+count, each round has one epoch of each.
 
 "Model alone" makes as many steps in ptkit's own process, with its memory allocator and threads, on
 batches in memory: plain PyTorch, channels last, fused SGD, the same loss; "plain PyTorch" does so
@@ -28,7 +29,8 @@ ALONE = at_least(0.97)
 
 @dataclass(frozen=True)
 class Row:
-    """steps: per epoch. is_recorded: ptkit's time includes what is written after an epoch.
+    """steps: per epoch. is_recorded: ptkit's time includes what is written after an epoch. records:
+    the goal of a run against the same run with nothing written, which is measured alone then.
 
     alone, plain, course, lightning, timm: goals; None where that one is not measured.
     """
@@ -44,6 +46,7 @@ class Row:
     lightning: Goal | None = None
     timm: Goal | None = None
     is_recorded: bool = False
+    records: Goal | None = None
 
 
 ROWS = {
@@ -59,6 +62,9 @@ ROWS = {
         lightning=at_least(5.5),
     ),
     "lenet-128-epoch": Row("lenet", 32, 128, steps=390, rounds=6, is_recorded=True),
+    "lenet-128-records": Row("lenet", 32, 128, steps=390, rounds=5, records=ALONE),
+    # On a GPU an epoch of a second.
+    "resnet18-32-records": Row("resnet18", 32, 128, steps=5, rounds=5, records=ALONE),
     "resnet18-32": Row(
         "resnet18", 32, 128, steps=8, rounds=6, lightning=at_least(1.2), timm=at_least(1.4)
     ),
@@ -94,6 +100,8 @@ def main() -> None:
             ultralytics(
                 paths, folder, row, rounds=rounds, device=options.device, python=options.peers
             )
+        elif row.records:
+            records(what, paths, folder, row, rounds=rounds, device=options.device)
         else:
             measure(
                 what, paths, folder, row, rounds=rounds, device=options.device, python=options.peers
@@ -139,6 +147,26 @@ def measure(
     figures = contest(programs, rounds=rounds)
     for name, (goal, _) in asked.items():
         report(what, figures[mine], figures[name], against=name, goal=goal, unit="images/s")
+
+
+def records(
+    what: str, paths: list[Path], folder: Path, row: Row, *, rounds: int, device: str
+) -> None:
+    """Report a run that records and saves against the same run that writes nothing."""
+    file, nothing = write_lists(paths, folder, num_valid=NUM_VALID), "the same run, nothing written"
+    arguments = (str(file), row.network, str(row.batch_size), str(row.size), device)
+    words = {"ptkit": "recorded", nothing: "unwritten"}
+    programs = {name: Program("records.py", arguments, word=word) for name, word in words.items()}
+    figures = contest(programs, rounds=rounds)
+    steps = (len(paths) - NUM_VALID) // row.batch_size
+    report(
+        f"{what}, {steps} steps an epoch, recorded and saved",
+        figures["ptkit"],
+        figures[nothing],
+        against=nothing,
+        goal=row.records,
+        unit="images/s",
+    )
 
 
 def ultralytics(

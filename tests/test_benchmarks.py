@@ -150,12 +150,12 @@ def lists(tmp_path: Path) -> Path:
     return make_lists(tmp_path, train=90)
 
 
-def result_of(*command: object) -> str:
+def result_of(*command: object, word: str = "round") -> str:
     """Return what a program printed."""
     environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}:{BENCHMARKS}/sides"}
     done = subprocess.run(
         [sys.executable, *map(str, command)],
-        input="round\n",
+        input=f"{word}\n",
         capture_output=True,
         text=True,
         env=environment,
@@ -171,6 +171,9 @@ def test_our_side_of_the_contests_runs(lists: Path) -> None:
     batches = [train, 32, 4, "ram", "cpu", "RandomHorizontalFlip()"]
     assert "FIGURE" in result_of(BENCHMARKS / "sides/ptkit_batches.py", *batches)
     assert "FIGURE" in result_of(BENCHMARKS / "sides/ptkit_train.py", train, "lenet", 4, 32, "cpu")
+    for word in ("recorded", "unwritten"):
+        command = BENCHMARKS / "sides/records.py", train, "lenet", 4, 32, "cpu"
+        assert "FIGURE" in result_of(*command, word=word)
 
 
 @pytest.mark.slow

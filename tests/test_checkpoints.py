@@ -12,6 +12,7 @@ import torch
 import ptkit
 from ptkit.core.errors import CheckpointError, StorageError, UsageError
 from ptkit.core.models.checkpoints import (
+    copy_contents,
     read_checkpoint,
     rebuild,
     save_checkpoint,
@@ -98,6 +99,25 @@ def test_state_dict_loads_strictly_into_the_plain_torchvision_model(tmp_path, na
 def test_same_contents_give_the_same_bytes(tmp_path, file, contents):
     save_checkpoint(tmp_path / "again.pkl", contents)
     assert (tmp_path / "again.pkl").read_bytes() == file.read_bytes()
+
+
+def test_copies_stay_as_they_were_and_give_the_same_bytes(tmp_path, contents):
+    weights = contents["state_dict"]
+    # One memory under two names, a transposed one, a view of a larger one, and another format.
+    weights["tied"] = torch.arange(6.0).reshape(2, 3)
+    weights["transposed"] = weights["tied"].T
+    weights["view"] = torch.arange(100.0)[10:20]
+    weights["images_last"] = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    save_checkpoint(tmp_path / "before.pkl", contents)
+    both = copy_contents({"best": contents, "last": contents})
+    for tensor in weights.values():
+        tensor.zero_()
+    for kind, copies in both.items():
+        save_checkpoint(tmp_path / f"{kind}.pkl", copies)
+        assert (tmp_path / f"{kind}.pkl").read_bytes() == (tmp_path / "before.pkl").read_bytes()
+    addresses = [{n: t.data_ptr() for n, t in both[k]["state_dict"].items()} for k in both]
+    assert [a["tied"] == a["transposed"] for a in addresses] == [True, True]
+    assert addresses[0]["tied"] == addresses[1]["tied"]
 
 
 def test_saving_makes_plain_what_can_be_plain(tmp_path, contents):

@@ -1,6 +1,7 @@
 """What TensorBoard gets to see of a run, read back from its event files."""
 
 import copy
+import errno
 import io
 import json
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
 from ptkit.core.config import LogSettings
-from ptkit.core.errors import UsageError
+from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.training.events import Events, events_folder, write_images
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.observers import (
@@ -106,7 +107,7 @@ def pixels_of(folder, tag):
 def test_training_and_validation_stand_in_one_chart(run, model):
     events = Events(run, LogSettings(histograms=False))
     for epoch in (1, 2):
-        events.epoch(result(epoch), model)
+        events.epoch(result(epoch), model)()
     events.close()
     lines = ("loss", "train"), ("loss", "valid"), ("accuracy", "train"), ("accuracy", "valid")
     found = {(tag, line): scalars_of(run / "tensorboard" / tag / line, tag) for tag, line in lines}
@@ -121,8 +122,8 @@ def test_training_and_validation_stand_in_one_chart(run, model):
 def test_rates_of_every_group_throughput_and_other_metrics_have_charts_of_their_own(
     run, events, model
 ):
-    events.epoch(result(1), model)
-    events.epoch(result(2, lrs={"all": 0.05, "weight_decay 0": 0.1, "late": 0.5}), model)
+    events.epoch(result(1), model)()
+    events.epoch(result(2, lrs={"all": 0.05, "weight_decay 0": 0.1, "late": 0.5}), model)()
     events.close()
     tags = (
         "learning_rate/all",
@@ -143,7 +144,7 @@ def test_rates_of_every_group_throughput_and_other_metrics_have_charts_of_their_
 
 
 def test_labels_without_one_right_answer_have_no_accuracy_chart(run, events, model):
-    events.epoch(result(1, train_accuracy=None, valid={"mae": 3.0}), model)
+    events.epoch(result(1, train_accuracy=None, valid={"mae": 3.0}), model)()
     events.close()
     assert not (events.folder / "accuracy").exists()
     assert scalars_of(events.folder, "valid/mae") == [(1, 3.0)]
@@ -151,7 +152,7 @@ def test_labels_without_one_right_answer_have_no_accuracy_chart(run, events, mod
 
 def test_histograms_hold_weights_and_gradients_of_every_layer(events, model, example):
     model(example).sum().backward()
-    events.epoch(result(1), model)
+    events.epoch(result(1), model)()
     events.close()
     accumulated = read(events.folder)
     names = [name for name, _ in model.named_parameters()]
@@ -171,11 +172,22 @@ def test_histograms_hold_weights_and_gradients_of_every_layer(events, model, exa
             assert histogram.sum == pytest.approx(values.sum())
 
 
+def test_a_disk_that_refuses_events_is_named(events, model, monkeypatch):
+    def refuse():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = events.epoch(result(1), model)
+    with monkeypatch.context() as patch:
+        patch.setattr(events._writer, "flush", refuse)
+        with pytest.raises(StorageError, match=r"events into .*tensorboard: No space left"):
+            write()
+
+
 def test_histograms_leave_out_what_is_not_finite(events, model):
     with torch.no_grad():
         model[4].bias[:] = torch.tensor([1.0, torch.nan, torch.inf])
         model[1].bias[:] = torch.nan
-    events.epoch(result(1), model)
+    events.epoch(result(1), model)()
     events.close()
     accumulated = read(events.folder)
     assert accumulated.Histograms("weights/4.bias")[0].histogram_value.num == 1
@@ -311,8 +323,8 @@ def points(run):
 
 
 def test_scalars_json_has_every_number_of_every_epoch(run, events, model):
-    events.epoch(result(1), model)
-    events.epoch(result(2, valid={"accuracy": 0.5, "recall_at_1": float("nan")}), model)
+    events.epoch(result(1), model)()
+    events.epoch(result(2, valid={"accuracy": 0.5, "recall_at_1": float("nan")}), model)()
     assert points(run) == {
         "loss/train": [(1, 1.0), (2, 0.5)],
         "loss/valid": [(1, 2.0), (2, 1.0)],
@@ -329,12 +341,12 @@ def test_a_resumed_run_goes_on_in_the_same_charts_and_hides_what_was_lost(run, m
     quick = LogSettings(histograms=False)
     cut = Events(run, quick)
     for epoch in (1, 2, 3):
-        cut.epoch(result(epoch), model)
+        cut.epoch(result(epoch), model)()
     cut.close()
     # Of another name than the first file, as it is after a second.
     resumed = Events(run, replace(quick, filename_suffix=".b"), up_to_epoch=1)
     for epoch in (2, 3, 4):
-        resumed.epoch(result(epoch, train_loss=9.0, images_per_s=7.0), model)
+        resumed.epoch(result(epoch, train_loss=9.0, images_per_s=7.0), model)()
     resumed.close()
     assert scalars_of(resumed.folder, "images_per_s") == [(1, 1000.0), (2, 7.0), (3, 7.0), (4, 7.0)]
     expected = [(1, 1.0), (2, 9.0), (3, 9.0), (4, 9.0)]
@@ -346,7 +358,7 @@ def test_a_resumed_run_goes_on_in_the_same_charts_and_hides_what_was_lost(run, m
 def test_a_damaged_scalars_json_begins_anew(run, model, damage):
     (run / "scalars.json").write_text(damage)
     events = Events(run, LogSettings(histograms=False), up_to_epoch=1)
-    events.epoch(result(2), model)
+    events.epoch(result(2), model)()
     events.close()
     assert points(run)["images_per_s"] == [(2, 1000.0)]
 
@@ -359,7 +371,7 @@ def record_an_epoch(run, settings, model, example, picture):
     recorders = open_recorders(run, settings)
     for recorder in recorders:
         recorder.start(model, example, {"config": ""}, picture)
-        recorder.epoch(result(1), model)
+        recorder.epoch(result(1), model)()
         if settings.pictures:
             recorder.show(Picture("last", picture), 1)
         recorder.close()
@@ -425,7 +437,7 @@ def test_folder_comment_and_suffix_are_chosen(run, tmp_path, model):
         folder=str(tmp_path / "all"), comment="_lr0.1", filename_suffix=".first", histograms=False
     )
     events = Events(run, settings)
-    events.epoch(result(1), model)
+    events.epoch(result(1), model)()
     events.close()
     assert events.folder == tmp_path / "all" / "7_lr0.1"
     names = [path.name for path in events.folder.rglob("events.out.tfevents.*")]

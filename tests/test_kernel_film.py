@@ -30,7 +30,7 @@ def film_of(run, model, epochs, *, up_to_epoch=0):
     for epoch in epochs:
         set_weights(model, epoch)
         (
-            film.epoch(SimpleNamespace(epoch=epoch), model)
+            film.epoch(SimpleNamespace(epoch=epoch), model)()
             if epoch
             else film.start(model, torch.zeros(1), {}, np.zeros((1, 1, 3), np.uint8))
         )

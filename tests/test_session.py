@@ -7,6 +7,8 @@ import json
 import math
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,16 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.cli import app
 from ptkit.core.config_layers import read_toml, resolve
-from ptkit.core.errors import DataError, DivergedError, InterruptedRunError, UsageError
-from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.errors import (
+    DataError,
+    DivergedError,
+    InterruptedRunError,
+    StorageError,
+    UsageError,
+)
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.zoo import build_model
+from ptkit.core.training import run_folder
 from ptkit.core.training.loop import Progress
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.run_place import Place
@@ -285,6 +294,100 @@ def test_a_signal_ends_the_run_at_a_step_and_it_can_be_resumed(here: Path) -> No
         resolve(read_toml(Path("runs/1/config.toml"))), watch=Listener(), resume=Path("runs/1")
     )
     assert result.epochs == 3
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Writing a checkpoint takes longer than an epoch; return what was written, when it was."""
+    written: list[str] = []
+
+    def save(path: Path, contents: dict[str, Any]) -> None:
+        time.sleep(0.15)
+        save_checkpoint(path, contents)
+        written.append(f"{path.name} {contents['metrics']['epoch']}")
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", save)
+    return written
+
+
+def test_a_signal_waits_for_a_write_that_is_under_way(here: Path, slow_disk: list[str]) -> None:
+    class Interrupter(Listener):
+        def step(self, progress: Progress) -> None:
+            if (progress.epoch, progress.step) == (3, 1):
+                assert "last.pkl 2" not in slow_disk
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedRunError, match=r"runs/1 is saved up to epoch 2; continue"):
+        start(watch=Interrupter())
+    assert slow_disk[-1] == "last.pkl 2"
+    assert read_checkpoint(Path("runs/1/last.pkl"))["train"]["epoch"] == 2
+
+
+def test_the_link_is_made_and_the_run_ends_when_all_is_on_disk(
+    here: Path, slow_disk: list[str]
+) -> None:
+    class Looker(Listener):
+        def step(self, progress: Progress) -> None:
+            if progress.epoch == 2:
+                assert read_checkpoint(Path("ckpt.pkl"))["metrics"]["epoch"] == 1
+
+    start(watch=Looker())
+    assert [name for name in slow_disk if name.startswith("last")] == [
+        *("last.pkl 1", "last.pkl 2", "last.pkl 3"),
+    ]
+
+
+def test_what_is_under_way_is_written_whatever_ends_the_run(
+    here: Path, slow_disk: list[str]
+) -> None:
+    with pytest.raises(PowerCutError):
+        start(watch=Listener(die_at=(3, 1)))
+    assert slow_disk[-1] == "last.pkl 2"
+
+
+def test_no_checkpoint_is_promised_that_could_not_be_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, contents: dict[str, Any]) -> None:
+        raise StorageError(f"cannot write {path}")
+
+    class Full(Listener):
+        def epoch(self, result: EpochResult, *, is_best: bool) -> None:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", refuse)
+    with pytest.raises(StorageError, match=r"cannot write runs/1/ckpt\.pkl"):
+        start(watch=Full())
+
+
+def test_a_disk_that_fails_while_an_epoch_is_written_ends_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, failed = [], threading.Event()
+
+    def save(path: Path, contents: dict[str, Any]) -> None:
+        if path.name == "last.pkl" and contents["metrics"]["epoch"] == 2:
+            failed.set()
+            raise StorageError(f"cannot write {path}: No space left on device")
+        save_checkpoint(path, contents)
+
+    class Stepper(Listener):
+        def step(self, progress: Progress) -> None:
+            if progress.epoch == 3:
+                failed.wait(10)
+                # Until the thread has handed it over.
+                time.sleep(0.05)
+                steps.append(progress.step)
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", save)
+    with pytest.raises(StorageError, match=r"cannot write runs/1/last.pkl: No space left"):
+        start(watch=Stepper())
+    # At once, not at the end of the epoch; what was saved before is whole.
+    assert steps == [1]
+    assert read_checkpoint(Path("runs/1/last.pkl"))["train"]["epoch"] == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert start(resume=Path("runs/1")).epochs == 3
 
 
 def test_resume_refuses_another_learning_rate_and_another_list(here: Path) -> None:

@@ -108,7 +108,7 @@ def test_numbers_and_histograms_go_to_the_step_of_their_epoch(run, model):
     model(torch.rand(1, 3, 4, 4)).sum().backward()
     events = WandbEvents(run, LogSettings())
     for epoch in (1, 2):
-        events.epoch(result(epoch), model)
+        events.epoch(result(epoch), model)()
     events.close()
     found = history(run)
     names = (
@@ -162,7 +162,7 @@ def test_pictures_films_tables_and_curves_arrive_with_their_epoch(run, model, tm
     Image.new("RGB", (6, 4)).save(gif)
     picture = np.zeros((8, 8, 3), np.uint8)
     events = WandbEvents(run, LogSettings(histograms=False))
-    events.epoch(result(5), model)
+    events.epoch(result(5), model)()
     rows = [("true", "image"), ("cat", "a.png"), ("dog", "b.png")]
     for item in (
         Picture("kernels/conv1", picture),
@@ -203,7 +203,7 @@ def test_pictures_films_tables_and_curves_arrive_with_their_epoch(run, model, tm
 def test_a_resumed_run_keeps_its_id(run, model):
     for epoch in (1, 2):
         events = WandbEvents(run, LogSettings(histograms=False))
-        events.epoch(result(epoch), model)
+        events.epoch(result(epoch), model)()
         events.close()
     assert len({record.run.run_id for record in records(run) if record.HasField("run")}) == 1
 
@@ -212,7 +212,7 @@ def test_a_resumed_run_keeps_its_id(run, model):
 def test_a_run_records_to_both_at_once_and_draws_no_random_numbers(run, model, capfd):
     state = torch.default_generator.get_state()
     for recorder in open_recorders(run, LogSettings(wandb=True, histograms=False)):
-        recorder.epoch(result(1), model)
+        recorder.epoch(result(1), model)()
         recorder.close()
     assert torch.equal(state, torch.default_generator.get_state())
     assert list(run.glob("tensorboard/events*"))

@@ -11,7 +11,7 @@ was written after it.
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ptkit.core.machine import prepare_environment
@@ -23,6 +23,7 @@ from turns import Turns  # noqa: E402
 
 from ptkit.commands.output import Printer  # noqa: E402
 from ptkit.commands.train import TrainingScreen  # noqa: E402
+from ptkit.core.config import Settings  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
 from ptkit.core.training import session  # noqa: E402
@@ -37,8 +38,20 @@ SMALL_IMAGES = ["RandomCrop(32, padding=4)", "RandomHorizontalFlip()"]
 
 
 def main() -> None:
-    file, name, batch_size, size, device = sys.argv[1:6]
-    settings = resolve(
+    _, name, batch_size, size, device = sys.argv[1:6]
+    settings = settings_of(sys.argv[1:6])
+    with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
+        dtype = choose_dtype("auto", choose_device(device))
+        watch = Screen(
+            lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
+        )
+        session.run(settings, watch=watch, place=Place(Path(folder)), link=None)
+
+
+def settings_of(arguments: Sequence[str]) -> Settings:
+    """Return the settings of a run: list, network, batch size, size, device."""
+    file, name, batch_size, size, device = arguments
+    return resolve(
         {
             "data": {
                 "train": file,
@@ -55,12 +68,6 @@ def main() -> None:
             "train": {"batch_size": int(batch_size), "device": device, "epochs": 10_000},
         }
     )
-    with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
-        dtype = choose_dtype("auto", choose_device(device))
-        watch = Screen(
-            lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
-        )
-        session.run(settings, watch=watch, place=Place(Path(folder)), link=None)
 
 
 class Screen(TrainingScreen):

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -120,6 +120,24 @@ def _arrived(
         # Else the copying stream may get the memory again while this one still reads it.
         tensor.record_stream(here)
     return name, tensors
+
+
+def begin_copy(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, of the same strides; one of a GPU arrives later: `when_copied`."""
+    if tensor.device.type == "cpu":
+        return tensor.detach().clone()
+    # To pinned memory: the device copies when it comes to it, and the program goes on. Others than
+    # CUDA have no events for it.
+    return tensor.detach().to("cpu", non_blocking=tensor.is_cuda)
+
+
+def when_copied(device: torch.device) -> Callable[[], None]:
+    """Return what waits, in any thread, for all copies from a device that were begun until now."""
+    if device.type != "cuda":
+        return lambda: None
+    done = torch.cuda.current_stream(device).record_event()
+    # Waiting lets other threads run.
+    return lambda: done.synchronize()
 
 
 def channels_last(images: Tensor) -> Tensor:

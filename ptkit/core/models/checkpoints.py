@@ -4,7 +4,7 @@ import os
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptkit import __version__
+from ptkit.core.device import begin_copy
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.fitting import with_stem
@@ -58,6 +59,31 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     write_atomically(path, partial(_write, stamped), check=_check_written)
 
 
+def copy_contents(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contents of checkpoints, which may share tensors, as plain containers with copies
+    on the CPU; those of a GPU arrive later: `when_copied`.
+
+    What shares memory is copied once and shares it again: files are as they would be without it.
+
+    Raises:
+        TypeError: see `save_checkpoint`.
+    """
+    copies: dict[Any, Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # A view is saved alone, whatever else looks into its storage.
+        if storage.nbytes() != tensor.nbytes:
+            return begin_copy(tensor)
+        key = storage._cdata, tensor.dtype
+        if key not in copies:
+            copies[key] = begin_copy(tensor)
+        return copies[key].as_strided(tensor.size(), tensor.stride())
+
+    found: dict[str, Any] = _plain(contents, take=copy)
+    return found
+
+
 def _write(contents: dict[str, Any], file: BinaryIO) -> None:
     summing = _SummingFile(file)
     try:
@@ -99,7 +125,15 @@ def _check_written(path: Path) -> None:
         raise OSError(f"the disk gave back other bytes ({error})") from error
 
 
-def _plain(value: Any, where: str = "checkpoint") -> Any:
+def _to_cpu(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    # A view would be saved with the whole storage it looks into.
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+
+
+def _plain(
+    value: Any, where: str = "checkpoint", *, take: Callable[[Tensor], Tensor] = _to_cpu
+) -> Any:
     """Return `value` as dict, list, str, int, float, bool, None and plain CPU tensors, or say what
     cannot be so.
 
@@ -108,13 +142,12 @@ def _plain(value: Any, where: str = "checkpoint") -> Any:
     """
     match value:
         case torch.Tensor():
-            tensor = value.detach().cpu()
-            # A view would be saved with the whole storage it looks into.
-            return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+            return take(value)
         case Mapping():
-            return _plain_dict(value, where)
+            return _plain_dict(value, where, take=take)
         case list() | tuple():
-            return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            items = enumerate(value)
+            return [_plain(item, f"{where}[{index}]", take=take) for index, item in items]
         case None | bool():
             return value
         case str():
@@ -128,12 +161,14 @@ def _plain(value: Any, where: str = "checkpoint") -> Any:
     )
 
 
-def _plain_dict(value: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+def _plain_dict(
+    value: Mapping[Any, Any], where: str, *, take: Callable[[Tensor], Tensor]
+) -> dict[Any, Any]:
     for key in value:
         if type(key) not in (str, int):
             found = f"{key!r} ({type(key).__name__})"
             raise TypeError(f"{where} has the key {found}; only str and int can be saved")
-    items = {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    items = {key: _plain(item, f"{where}[{key!r}]", take=take) for key, item in value.items()}
     if not hasattr(value, "_metadata"):
         return items
     # The versions of a state dict's layers: torchvision's MNASNet does not load without them.

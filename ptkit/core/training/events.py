@@ -6,13 +6,13 @@ import itertools
 import json
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
@@ -20,7 +20,8 @@ from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers
-from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder
+from ptkit.core.training.histograms import finite_values, histogram_of, parameter_copies
+from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder, Write
 
 # TensorBoard's viewer does not load a larger picture of all thumbnails.
 MAX_SPRITE = 8192
@@ -41,22 +42,6 @@ def scalars(result: EpochResult) -> dict[str, float]:
     rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
     metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
     return {**rates, "images_per_s": result.images_per_s, **metrics}
-
-
-def tensors_of(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yield the finite values of every weight and gradient: `weights/NAME`, `gradients/NAME`.
-
-    One after the other: a copy of all would be as large as the model and its gradients.
-    """
-    for name, parameter in model.named_parameters():
-        for kind, tensor in (("weights", parameter.detach()), ("gradients", parameter.grad)):
-            if tensor is None:
-                continue
-            dense = tensor.to_dense() if tensor.is_sparse else tensor
-            values = dense.float().cpu().numpy().ravel()
-            finite = values[np.isfinite(values)]
-            if finite.size:
-                yield f"{kind}/{name}", finite
 
 
 class Events(Recorder):
@@ -89,16 +74,22 @@ class Events(Recorder):
         if self.settings.graph:
             _add_graph(self._writer, model, example)
 
-    def epoch(self, result: EpochResult, model: nn.Module) -> None:
-        """Write one epoch's charts and histograms, then scalars.json."""
+    def epoch(self, result: EpochResult, model: nn.Module) -> Write:
+        """Copy weights and gradients; write an epoch's charts and histograms, then scalars.json."""
+        copies = parameter_copies(model) if self.settings.histograms else {}
+        return lambda: self._write(result, copies)
+
+    def _write(self, result: EpochResult, copies: Mapping[str, Tensor]) -> None:
         for chart, lines in charts(result).items():
             self._writer.add_scalars(chart, lines, result.epoch)
         for tag, value in scalars(result).items():
             self._writer.add_scalar(tag, value, result.epoch)
-        if self.settings.histograms:
-            for tag, values in tensors_of(model):
-                self._writer.add_histogram(tag, values, result.epoch)
-        self._writer.flush()
+        if copies:
+            self._add_histograms(copies, result.epoch)
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise _refusal(self.folder, error) from error
         self._remember(scalars(result), result.epoch)
 
     def show(self, item: Item, step: int) -> None:
@@ -137,6 +128,24 @@ class Events(Recorder):
     def close(self) -> None:
         """Write what is still waiting and end."""
         self._writer.close()
+
+    def _add_histograms(self, copies: Mapping[str, Tensor], step: int) -> None:
+        """Write all histograms in one event: each event passes three threads of tensorboardX."""
+        from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+
+        summary = Summary()
+        for name, tensor in copies.items():
+            found = histogram_of(finite_values(tensor))
+            if found is None:
+                continue
+            histogram = HistogramProto(
+                min=found.min, max=found.max, num=found.num, sum=found.sum,
+                sum_squares=found.sum_squares, bucket_limit=found.limits, bucket=found.counts,
+            )  # fmt: skip
+            # As tensorboardX writes names.
+            tag = re.sub(r"[^-/\w.]", "_", name)
+            summary.value.add(tag=tag, histo=histogram)
+        self._writer.file_writer.add_summary(summary, step)
 
     def _add_film(self, film: observers.Film, step: int) -> None:
         """Write what `add_video` would, which needs moviepy: an image that is a GIF."""
@@ -228,9 +237,11 @@ def _writer(folder: Path, **arguments: Any) -> Any:
     try:
         return SummaryWriter(str(folder), **arguments)
     except OSError as error:
-        raise StorageError(
-            f"cannot write TensorBoard events into {folder}: {error.strerror}"
-        ) from error
+        raise _refusal(folder, error) from error
+
+
+def _refusal(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write TensorBoard events into {folder}: {error.strerror or error}")
 
 
 def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ptkit.core.device import begin_copy
 from ptkit.core.files import write_atomically
-from ptkit.core.training.observers import EpochResult, Pixels, Recorder
+from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
 
 # About so many frames at most, each of at most so many weights: the file stays small.
 MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
@@ -48,20 +49,23 @@ class KernelFilm(Recorder):
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
     ) -> None:
         """Keep the kernels before training, as epoch 0."""
-        self._add(model, 0)
+        self._frame(model, 0)()
 
-    def epoch(self, result: EpochResult, model: nn.Module) -> None:
+    def epoch(self, result: EpochResult, model: nn.Module) -> Write:
         """Keep the kernels after an epoch."""
-        self._add(model, result.epoch)
+        return self._frame(model, result.epoch)
 
-    def _add(self, model: nn.Module, epoch: int) -> None:
+    def _frame(self, model: nn.Module, epoch: int) -> Write:
         found = first_convolution(model)
         if found is None:
-            return
+            return lambda: None
         layer, weight = found
-        some = weight[: max(1, MAX_WEIGHTS // weight[0].numel())].detach()
-        # A copy: the weights keep changing in place.
-        self._frames[epoch] = np.array(some.float().cpu().numpy())
+        some = begin_copy(weight[: max(1, MAX_WEIGHTS // weight[0].numel())])
+        return lambda: self._add(some, epoch, layer=layer, num_outputs=len(weight))
+
+    def _add(self, kernels: Tensor, epoch: int, *, layer: str, num_outputs: int) -> None:
+        """Write the film with one more frame."""
+        self._frames[epoch] = kernels.float().numpy()
         # Every second one goes when there are too many; the first and the newest stay.
         stride = 1
         while epoch // stride > MAX_FRAMES:
@@ -69,9 +73,9 @@ class KernelFilm(Recorder):
         self._frames = {
             k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
         }
-        epochs, kernels = list(self._frames), np.stack(list(self._frames.values()))
+        epochs, frames = list(self._frames), np.stack(list(self._frames.values()))
         content = io.BytesIO()
-        np.savez(content, layer=layer, num_outputs=len(weight), epochs=epochs, kernels=kernels)
+        np.savez(content, layer=layer, num_outputs=num_outputs, epochs=epochs, kernels=frames)
         write_atomically(self._file, content.getvalue())
 
 

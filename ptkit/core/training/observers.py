@@ -91,6 +91,9 @@ class PrCounts:
     counts: Mapping[str, npt.NDArray[Any]]
 
 
+# What an epoch has left to write.
+Write = Callable[[], None]
+
 Item = Text | Picture | Figure | Boxes | Film | Embedding | PrCurve | PrCounts
 
 
@@ -122,8 +125,13 @@ class Recorder:
     ) -> None:
         """Record the beginning: one input (1, C, H, W), texts by tag, the input as a picture."""
 
-    def epoch(self, result: EpochResult, model: nn.Module) -> None:
-        """Record one epoch; the model still has the gradients of its last step."""
+    def epoch(self, result: EpochResult, model: nn.Module) -> Write:
+        """Copy what is recorded of an epoch, and return what writes it, in another thread.
+
+        The model still has the gradients of its last step; it is trained on while the copies are
+        written. Those of a GPU have arrived by then.
+        """
+        return lambda: None
 
     def show(self, item: Item, step: int) -> None:
         """Record one item; step is its epoch."""

@@ -15,20 +15,21 @@ from ptkit import __version__
 from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_layer, to_toml
 from ptkit.core.data.transforms.conversions import denormalise
-from ptkit.core.device import precision_of
+from ptkit.core.device import precision_of, when_copied
 from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.channels import input_channels
-from ptkit.core.models.checkpoints import save_checkpoint
+from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.core.training.observers import EpochResult, Item, Recorder
+from ptkit.core.training.observers import EpochResult, Item, Recorder, Write
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.profiling import Profile
 from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
+from ptkit.core.training.writer import Writer
 from ptkit.core.wording import trained_on_note
 
 # Checkpoints carry 8 bytes for each.
@@ -79,12 +80,13 @@ class History:
 class Run(Setup):
     """A run under way: what it is made of, its folder, and what its epochs have led to.
 
-    No other code writes into the folder while it trains.
+    No other code writes into the folder while it trains; of an epoch, the writer's thread does.
     """
 
     folder: Path
     recorders: tuple[Recorder, ...]
     history: History
+    writer: Writer = field(default_factory=Writer)
 
     @property
     def checkpoint(self) -> Path:
@@ -111,24 +113,46 @@ class Run(Setup):
             recorder.show(item, step)
 
     def record(self, result: EpochResult, *, is_best: bool) -> None:
-        """Write one epoch; the model has its evaluated weights.
+        """Copy one epoch, and begin to write it; the model has its evaluated weights.
+
+        `writer.wait` returns when it is on disk.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: the disk refused the epoch before.
         """
-        # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
-        _write_metrics(self.folder / "metrics.csv", self.rows)
+        # First, so that there is one copy in memory and not two.
+        self.writer.wait()
+        train, contents = self.settings.train, {}
         if is_best:
-            best = checkpoint_of(self, task=self.task, kind="best")
-            save_checkpoint(self.checkpoint, best)
+            contents["best"] = checkpoint_of(self, task=self.task, kind="best")
+        if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
+            contents["last"] = last_checkpoint(self)
+        # Together: most tensors are in both.
+        copies, rows = copy_contents(contents), tuple(self.rows)
+        writes = [recorder.epoch(result, self.training.model) for recorder in self.recorders]
+        arrived = when_copied(self.training.train.device)
+
+        def write() -> None:
+            arrived()
+            self._write(copies, rows, writes)
+
+        self.writer.begin(write)
+
+    def _write(
+        self, checkpoints: Mapping[str, Any], rows: Sequence[Row], writes: Sequence[Write]
+    ) -> None:
+        """Write an epoch, in the writer's thread."""
+        # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
+        _write_metrics(self.folder / "metrics.csv", rows)
+        if "best" in checkpoints:
+            save_checkpoint(self.checkpoint, checkpoints["best"])
         # Before the state to resume from, which cuts the events back: after it, a kill in between
         # would leave a gap.
-        for recorder in self.recorders:
-            recorder.epoch(result, self.training.model)
-        train = self.settings.train
-        if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
-            save_checkpoint(self.folder / "last.pkl", last_checkpoint(self))
-            self.history.saved_epoch = result.epoch
+        for write in writes:
+            write()
+        if "last" in checkpoints:
+            save_checkpoint(self.folder / "last.pkl", checkpoints["last"])
+            self.history.saved_epoch = int(rows[-1]["epoch"])
 
     def seen_before(self) -> str | None:
         """Return a warning of validation images that only the first weights were trained on, if

@@ -114,6 +114,8 @@ def run(
         finally:
             # First: the live line goes, whatever fails below.
             watch.end()
+            # Before the recorders, which it uses.
+            current.writer.close()
             for recorder in current.recorders:
                 recorder.close()
     assert current.best is not None
@@ -165,6 +167,7 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             watch.epoch(result, is_best=is_best)
             # Before its first epoch a run has no checkpoint to link to.
             if result.epoch == start_epoch + 1:
+                current.writer.wait()
                 warnings = current.seen_before(), current.link_from(link) if link else None
                 for warning in filter(None, warnings):
                     watch.warn(warning)
@@ -174,6 +177,8 @@ def _train(current: Run, watch: Watcher, link: Path | None) -> None:
             if patience is not None and current.history.epochs_without_better >= patience:
                 watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
                 break
+        # A signal while the last epoch is written must not break it off.
+        current.writer.wait()
 
 
 class _Stoppable(Unwatched):
@@ -219,7 +224,7 @@ def _results(
 
 
 def _record(current: Run, result: EpochResult) -> bool:
-    """Add an epoch to the history and write it; return whether it is the best so far."""
+    """Add an epoch to the history and begin to write it; return whether it is the best so far."""
     # A checkpoint of such weights would replace a good one.
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
@@ -244,8 +249,11 @@ def _task_now(current: Run) -> Task:
 
 
 def _stop_if_asked(flag: StopFlag, current: Run) -> None:
+    current.writer.check()
     if flag.signal_number is None:
         return
+    # What is under way may be the state to resume from.
+    current.writer.wait()
     saved_epoch = current.history.saved_epoch
     message = "interrupted before the first epoch was saved; nothing can be resumed"
     if saved_epoch:
@@ -257,6 +265,8 @@ def _stop_if_asked(flag: StopFlag, current: Run) -> None:
 
 
 def _what_is_left(current: Run) -> str:
+    """Say which checkpoint is on disk, when it is there."""
+    current.writer.wait()
     if current.best is None:
         return "no epoch had a finite loss, so there is no checkpoint"
     return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"

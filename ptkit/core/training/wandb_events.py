@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ptkit.core.config import LogSettings
 from ptkit.core.errors import UsageError
 from ptkit.core.training import observers
-from ptkit.core.training.events import charts, scalars, tensors_of
-from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder
+from ptkit.core.training.events import charts, scalars
+from ptkit.core.training.histograms import finite_values, parameter_copies
+from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder, Write
 from ptkit.core.wording import reason_of
 
 # Where WANDB_PROJECT does not name another.
@@ -73,13 +74,17 @@ class WandbEvents(Recorder):
             found["input"] = self._wandb.Image(input_image)
         self._run.log(found, step=0)
 
-    def epoch(self, result: EpochResult, model: nn.Module) -> None:
-        """Send one epoch, whose number is the step."""
+    def epoch(self, result: EpochResult, model: nn.Module) -> Write:
+        """Copy weights and gradients; send one epoch, whose number is the step."""
+        copies = parameter_copies(model) if self.settings.histograms else {}
+        return lambda: self._send(result, copies)
+
+    def _send(self, result: EpochResult, copies: Mapping[str, Tensor]) -> None:
         found: dict[str, Any] = scalars(result)
         for chart, lines in charts(result).items():
             found |= {f"{chart}/{line}": value for line, value in lines.items()}
-        if self.settings.histograms:
-            found |= {tag: self._wandb.Histogram(values) for tag, values in tensors_of(model)}
+        finite = {tag: finite_values(tensor) for tag, tensor in copies.items()}
+        found |= {tag: self._wandb.Histogram(v) for tag, v in finite.items() if v.size}
         self._run.log(found, step=result.epoch)
 
     def show(self, item: Item, step: int) -> None:

@@ -1,0 +1,80 @@
+"""Histograms hold the numbers that tensorboardX would write."""
+
+import numpy as np
+import pytest
+import torch
+from tensorboardX import SummaryWriter
+from tensorboardX.summary import make_histogram
+from torch import nn
+
+from ptkit.core.training.histograms import (
+    Histogram,
+    finite_values,
+    histogram_of,
+    parameter_copies,
+)
+
+
+@pytest.fixture
+def bins(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        return writer.default_bins
+
+
+def expected_of(values, bins):
+    """What tensorboardX counts; its sums are of another order."""
+    theirs = make_histogram(values.astype(float), bins)
+    return Histogram(
+        min=theirs.min,
+        max=theirs.max,
+        num=theirs.num,
+        sum=pytest.approx(theirs.sum, rel=1e-12, abs=1e-15 * np.abs(values).sum(dtype=float)),
+        sum_squares=pytest.approx(theirs.sum_squares, rel=1e-12),
+        limits=list(theirs.bucket_limit),
+        counts=list(theirs.bucket),
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(size=5000),
+        np.zeros(3),
+        np.array([-0.25]),
+        np.array([1e-30, 3e25, 2.0]),
+    ],
+    ids=["normal", "zeros", "one", "beyond"],
+)
+def test_counts_are_those_of_tensorboardx(values, bins):
+    values = values.astype(np.float32)
+    assert histogram_of(np.sort(values)) == expected_of(values, bins)
+
+
+def test_values_on_an_edge_and_beside_it_are_counted_as_tensorboardx_does(bins):
+    edges = np.array(bins).astype(np.float32)
+    beside = [np.nextafter(edges, np.float32(to)) for to in (-np.inf, np.inf)]
+    values = np.concatenate([edges, *beside])
+    assert histogram_of(np.sort(values)) == expected_of(values, bins)
+
+
+@pytest.mark.parametrize("values", [[], [1e30]])
+def test_where_nothing_can_be_counted_there_is_no_histogram(values):
+    assert histogram_of(np.array(values, np.float32)) is None
+
+
+def test_values_are_sorted_and_only_the_finite_ones_are_left():
+    values = torch.tensor([[3.0, torch.nan], [-torch.inf, 1.0]], dtype=torch.bfloat16)
+    assert finite_values(values).tolist() == [1, 3]
+    assert finite_values(torch.tensor([torch.nan, torch.inf])).tolist() == []
+
+
+def test_copies_stay_as_they_were_when_training_goes_on():
+    model = nn.Linear(2, 1)
+    model.weight.data.fill_(1.0)
+    model.weight.grad = torch.full((1, 2), 0.5)
+    copies = parameter_copies(model)
+    model.weight.data.fill_(9.0)
+    model.weight.grad.fill_(9.0)
+    found = {name: copies[name].tolist() for name in ("weights/weight", "gradients/weight")}
+    assert found == {"weights/weight": [[1.0, 1.0]], "gradients/weight": [[0.5, 0.5]]}
+    assert list(copies) == ["weights/weight", "gradients/weight", "weights/bias"]

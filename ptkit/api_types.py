@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ptkit.core.config import Auto
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -71,7 +73,7 @@ class FinetuneSettings(TypedDict, total=False):
     warmup: float
     scheduler_metric: str
     epochs: int
-    batch_size: int | None
+    batch_size: int | Auto | None
     seed: int
     device: str
     precision: str
@@ -84,7 +86,7 @@ class FinetuneSettings(TypedDict, total=False):
     save_every: int
     channels_last: bool
     deterministic: bool
-    compile: bool
+    compile: bool | Auto
     profile: bool
     method: str
     knn: int | None

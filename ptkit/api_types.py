@@ -64,6 +64,7 @@ class FinetuneSettings(TypedDict, total=False):
     embedding: int | None
     optimizer: str | None
     lr: float | None
+    lr_per: int | None
     groups: Sequence[str]
     decay_all: bool
     layer_decay: float | None

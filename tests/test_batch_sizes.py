@@ -146,9 +146,18 @@ def test_a_run_with_a_measured_batch_size_is_that_of_the_size_found(here: Path) 
         ({"lr": 0.05}, "lr 0.05, as given"),
         ({"call": "SGD(lr=0.03)"}, "lr 0.03, as given"),
         ({"call": "AdamW()"}, "lr 0.002, usual for AdamW at any batch size"),
+        (
+            {"call": "AdamW()", "lr": 0.001, "lr_per": 4},
+            "lr 0.002, scaled by the square root from that for 4 images",
+        ),
     ],
 )
-def test_a_rate_that_does_not_go_with_the_batch_size_is_told(here, optimizer, words) -> None:
+def test_a_rate_that_does_not_go_with_the_batch_size_is_told(
+    here, monkeypatch, optimizer, words
+) -> None:
+    # Of 16 images there are no two sizes to choose from.
+    lists = make_lists(here / "few", train=16)
+    monkeypatch.chdir(lists)
     watch, auto = Listener(), {"train": {"batch_size": "auto"}, "optimizer": optimizer}
     prepare(resolve(TINY, auto), watch, is_resumed=False).data.close()
     assert any(line.startswith("batch size: ") and line.endswith(words) for line in watch.lines)
@@ -179,3 +188,21 @@ def test_a_probe_has_no_steps_to_measure(here: Path) -> None:
     ptkit.train(**QUICK)
     with pytest.raises(UsageError, match=r"makes no steps: leave out train\.batch_size=auto"):
         ptkit.probe("ckpt.pkl", batch_size="auto")
+
+
+def test_the_rate_of_a_recipe_is_for_the_recipes_batch_size() -> None:
+    auto: dict[str, Any] = {"train": {"batch_size": "auto"}}
+    recipe: dict[str, Any] = {"train": {"batch_size": 32}, "optimizer": {"lr": 0.001}}
+    own: dict[str, Any] = {"optimizer": {"lr": 0.5}}
+    # A rate that is given beside it stays as it is.
+    assert resolve(recipe, auto).optimizer.lr_per == 32
+    assert resolve(recipe, {**auto, **own}).optimizer.lr_per is None
+    assert resolve(recipe, auto, own).optimizer.lr_per is None
+    in_call: dict[str, Any] = {"optimizer": {"call": "AdamW(lr=0.5)"}}
+    assert resolve(recipe, {**auto, **in_call}).optimizer.lr_per is None
+    assert resolve(auto).optimizer.lr_per is None
+
+
+def test_what_a_rate_is_for_needs_a_rate(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"optimizer\.lr_per is for a rate that is given"):
+        prepare(resolve(TINY, {"optimizer": {"lr_per": 64}}), Unwatched(), is_resumed=False)

@@ -27,7 +27,7 @@ def setting_option(keyword: str, **more: Any) -> Any:
     help_text = rules["meaning"] + (" May be repeated." if is_list else "")
     more = {"metavar": "|".join(rules["choices"]) or None} | more
     if Auto in get_args(KEYWORDS[keyword][1].type):
-        more |= {"metavar": f"INTEGER|{AUTO}", "parser": _number_or_auto}
+        more |= {"metavar": f"<int>|{AUTO}", "parser": _number_or_auto}
     return typer.Option(FLAGS[keyword], help=help_text, **more)
 
 

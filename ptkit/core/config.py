@@ -204,6 +204,12 @@ class OptimizerSettings:
         flag="--lr",
         within=_POSITIVE,
     )
+    lr_per: int | None = _setting(
+        None,
+        "Images per step that `lr` is for: for another number it is scaled, in proportion for SGD,"
+        " by the square root for others.",
+        within=_COUNT,
+    )
     groups: tuple[str, ...] = _setting(
         (),
         "Parameter groups: 'SELECTOR: lr=10x, weight_decay=0, unfreeze=5', or frozen, or excluded.",

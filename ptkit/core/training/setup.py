@@ -24,6 +24,7 @@ from ptkit.core.training.optimization.optimizers import (
     OptimizerSetup,
     build_optimizer,
     is_lbfgs,
+    scaled_lr,
     split_rate,
     usual_lr,
 )
@@ -255,7 +256,7 @@ def _resolved(
     if weights and os.path.islink(weights):
         weights = os.path.relpath(os.path.realpath(weights))
     batch_size = data.train.sampling.batch_size
-    chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr)
+    chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr, lr_per=None)
     # A tag also says what the file is: the run is repeated with it.
     tag = parse(settings.model.call).tag if settings.model.call else ""
     call = str(replace(parse(model.call), tag=tag))
@@ -295,9 +296,13 @@ def _prepare_optimizer(
     """
     asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
+    # Rates go by the images of a step, not of a batch.
+    images_per_step = data.train.sampling.batch_size * settings.train.accumulate
+    if asked.lr_per is not None:
+        if lr is None:
+            raise UsageError("optimizer.lr_per is for a rate that is given, as by --lr")
+        lr = scaled_lr(call, lr, times=images_per_step / asked.lr_per)
     if lr is None:
-        # The usual rate goes by the images of a step, not of a batch.
-        images_per_step = data.train.sampling.batch_size * settings.train.accumulate
         lr = usual_lr(call, model.module, batch_size=images_per_step)
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(asked.groups)

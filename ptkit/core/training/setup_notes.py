@@ -30,8 +30,11 @@ def choices(settings: Settings, training: Training, data: PreparedData, *, place
 def rate_note(asked: OptimizerSettings, training: Training) -> str:
     """Say what became of the learning rate with a batch size that was measured."""
     optimizer = training.optimizer_setup
-    given = asked.lr is not None or "lr" in parse(asked.call or "none").kwargs
-    if given:
+    is_given = asked.lr is not None or "lr" in parse(asked.call or "none").kwargs
+    if asked.lr_per is not None:
+        how = "in proportion" if optimizer.call.name == "SGD" else "by the square root"
+        why = f"scaled {how} from that for {asked.lr_per} images"
+    elif is_given:
         why = "as given"
     elif optimizer.call.name == "SGD":
         why = "in proportion to it"

@@ -25,8 +25,8 @@ from ptkit.commands.output import Printer  # noqa: E402
 from ptkit.commands.train import TrainingScreen  # noqa: E402
 from ptkit.core.config_layers import resolve  # noqa: E402
 from ptkit.core.device import choose_device, choose_dtype  # noqa: E402
-from ptkit.core.training import session  # noqa: E402
 from ptkit.core.training.run_place import Place  # noqa: E402
+from ptkit.core.training.session import run  # noqa: E402
 
 CALLS = {
     "lenet": "lenet()",
@@ -52,7 +52,13 @@ def main() -> None:
                 "call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)",
                 "lr": 0.001,
             },
-            "train": {"batch_size": int(batch_size), "device": device, "epochs": 10_000},
+            # Uncompiled, as the model alone is.
+            "train": {
+                "batch_size": int(batch_size),
+                "device": device,
+                "epochs": 10_000,
+                "compile": False,
+            },
         }
     )
     with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
@@ -60,7 +66,7 @@ def main() -> None:
         watch = Screen(
             lambda: make_alone(name, int(batch_size), int(size), device=device, dtype=dtype)
         )
-        session.run(settings, watch=watch, place=Place(Path(folder)), link=None)
+        run(settings, watch=watch, place=Place(Path(folder)), link=None)
 
 
 class Screen(TrainingScreen):

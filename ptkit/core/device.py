@@ -1,8 +1,10 @@
 """Where and in which precision the model runs, and how data gets there."""
 
+import contextlib
 import functools
 import gc
 import os
+import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -76,6 +78,33 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
             torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
     return torch.get_num_threads()
+
+
+@contextmanager
+def loading_kernels(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Load the device's libraries while the block runs, as decoding images on the CPU.
+
+    dtype: of autocast, None for float32. On a CPU there is nothing to load.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    loading = threading.Thread(target=run_first_kernel, args=(device, dtype), daemon=True)
+    loading.start()
+    yield
+    # Worker processes must not be forked off while another thread loads libraries.
+    loading.join()
+
+
+def run_first_kernel(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Run a convolution and a matrix product, forward and backward; no random number is drawn."""
+    # What is wrong with the device the run itself will meet, and report.
+    with contextlib.suppress(RuntimeError), autocast(device, dtype):
+        kernels = torch.ones(8, 8, 3, 3, device=device, requires_grad=True)
+        images = channels_last(torch.ones(8, 8, 16, 16, device=device))
+        maps = torch.nn.functional.conv2d(images, kernels)
+        (maps.flatten(1) @ maps.flatten(1).T).sum().backward()
+        wait_for(device)
 
 
 def let_try_kernels(*, is_on: bool) -> None:

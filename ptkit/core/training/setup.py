@@ -10,7 +10,13 @@ import numpy as np
 import torch
 
 from ptkit.core.config import AUTO, LogSettings, LossSettings, Settings
-from ptkit.core.device import choose_device, is_out_of_memory, prepare_device
+from ptkit.core.device import (
+    choose_device,
+    choose_dtype,
+    is_out_of_memory,
+    loading_kernels,
+    prepare_device,
+)
 from ptkit.core.errors import UsageError
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import find_head
@@ -76,9 +82,12 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     check_method(settings)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
-    # A resumed run has its own weights: those that it once started from may be gone.
-    start = None if is_resumed else weights_of(settings)
-    data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
+    with loading_kernels(device, choose_dtype(asked.precision, device)):
+        # A resumed run has its own weights: those that it once started from may be gone.
+        start = None if is_resumed else weights_of(settings)
+        data = prepare_data(
+            settings.data, asked, device=device, counting=watch.counting, start=start
+        )
     try:
         return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
     except BaseException as error:

@@ -13,7 +13,7 @@ from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import UsageError
 from ptkit.core.training.batch_sizes import fastest, first_that_fits, saved_bytes
-from ptkit.core.training.observers import Unwatched, Watcher
+from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 
 TINY: dict[str, Any] = {
@@ -126,15 +126,16 @@ def test_what_forward_keeps_for_backward_is_counted_once_and_without_the_weights
 
 
 def test_a_run_with_a_measured_batch_size_is_that_of_the_size_found(here: Path) -> None:
-    watch: Watcher = Listener()
-    found = ptkit.train(batch_size="auto", watch=watch, **QUICK)
+    # Which has statistics beside its weights.
+    watch, quick = Listener(), {**QUICK, "model": "resnet8"}
+    found = ptkit.train(batch_size="auto", watch=watch, **quick)
     config = read_toml(found.run / "config.toml")["train"]
     size = config["batch_size"]
     assert size in (16, 32)
-    line = next(line for line in watch.lines if line.startswith("batch size: "))  # type: ignore[attr-defined]
+    line = next(line for line in watch.lines if line.startswith("batch size: "))
     assert f"batch size: {size}, of those measured (16: " in line
-    assert line.endswith(f"lr {0.1 * size / 64 * 0.1:g}, in proportion to it")
-    same = ptkit.train(batch_size=size, **QUICK)
+    assert line.endswith(f"lr {0.1 * size / 64:g}, in proportion to it")
+    same = ptkit.train(batch_size=size, **quick)
     ours, theirs = (torch.load(r.run / "last.pkl", weights_only=True) for r in (found, same))
     torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=0, atol=0)
     assert read_toml(same.run / "config.toml")["train"] == config

@@ -76,6 +76,7 @@ def test_a_run_too_short_to_gain_is_not_compiled_and_says_why(small) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_compiled_is_trained_as_it_is(small, tmp_path: Path) -> None:
     import torch._inductor.config
 
@@ -123,13 +124,26 @@ def test_a_run_writes_down_whether_its_model_was_compiled(here: Path) -> None:
     assert read_toml(run / "config.toml")["train"]["compile"] is False
 
 
-@pytest.mark.parametrize(("tries", "expected"), [(True, [True, True, False]), (False, [False] * 3)])
-def test_kernels_are_tried_out_for_full_batches_alone(training, tries, expected) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "tries", "expected"),
+    [
+        (16, 1, True, [True, True, False]),
+        (16, 1, False, [False, False, False]),
+        # The gradients of all three are one step's.
+        (16, 3, True, [False, False, False]),
+        (20, 1, True, [True, True]),
+    ],
+)
+def test_kernels_are_tried_out_for_full_batches_alone(
+    training, batch_size, accumulate, tries, expected
+) -> None:
     found = []
     training.model.register_forward_pre_hook(
         lambda *_: found.append(torch.backends.cudnn.benchmark)
     )
-    train_epoch(replace(training, tries_kernels=tries), 1)
+    settings = replace(training.settings, accumulate=accumulate)
+    batches = training.train.resampled(replace(training.train.sampling, batch_size=batch_size))
+    train_epoch(replace(training, train=batches, settings=settings, tries_kernels=tries), 1)
     assert found == expected
     # Those of validation are not.
     assert not torch.backends.cudnn.benchmark

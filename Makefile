@@ -31,7 +31,7 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train evaluate memory scale slow-disk accuracy recipes photos digits catalogue transforms
+BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk accuracy recipes photos digits catalogue transforms
 
 .PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -59,7 +59,7 @@ bench-start: bench-ready
 	@rm -f "$(BENCH_FOLDER)/rows.jsonl"
 
 bench-startup: bench-ready
-	$(BENCH) benchmarks/bench_startup.py
+	$(BENCH) benchmarks/bench_startup.py --device $(DEVICE)
 
 bench-split: bench-ready
 	$(BENCH) benchmarks/bench_split.py "$(IMAGES)" "$(TEST)"
@@ -84,6 +84,9 @@ bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py resnet18-small-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py yolo11n-cls-224 "$(PHOTOS)" --device $(DEVICE)
+
+bench-precision: bench-ready
+	$(BENCH) benchmarks/bench_precision.py --device $(DEVICE)
 
 bench-evaluate: bench-ready
 	$(BENCH) benchmarks/bench_evaluate.py "$(IMAGES)" "$(PHOTOS)" --device $(DEVICE)

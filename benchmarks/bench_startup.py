@@ -1,13 +1,14 @@
-"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files, against a bare Typer app's `--help`.
+"""Start-up: `ptkit --help` and `ptkit split` on 1,000 files, against a bare Typer app's `--help`;
+`ptkit train` up to its first step, images decoded, against importing torch and a first kernel.
 
-python benchmarks/bench_startup.py
+python benchmarks/bench_startup.py [--device cuda]
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from common import arguments, at_most, begin, in_turns, report, run_process
+from common import ROOT, arguments, at_most, begin, in_turns, report, run_process
 
 BARE_APP = '''
 import typer
@@ -39,6 +40,7 @@ def main() -> None:
         make_images(scratch / "images")
         (scratch / "bare.py").write_text(BARE_APP)
         compare(scratch, rounds=options.rounds)
+        compare_first_step(scratch, rounds=max(options.rounds // 3, 1), device=options.device)
 
 
 def make_images(folder: Path) -> None:
@@ -69,6 +71,28 @@ def compare(scratch: Path, *, rounds: int) -> None:
         seconds["split"],
         seconds["bare"],
         against=against,
+        goal=at_most(1.3),
+    )
+
+
+def compare_first_step(scratch: Path, *, rounds: int, device: str) -> None:
+    """Compare `ptkit train` on the digits of data/ up to the end of its first step."""
+    python, sides = sys.executable, ROOT / "benchmarks" / "sides"
+    lists = scratch / "digits"
+    run_process([python, "-m", "ptkit", "split", ROOT / "data", "--out", lists], cwd=scratch)
+    train = ["train", "--model", "lenet", "--size", "32", "--device", device]
+    seconds = in_turns(
+        {
+            "step": lambda _: run_process([python, sides / "first_step.py", *train], cwd=lists),
+            "kernel": lambda _: run_process([python, sides / "first_kernel.py", device]),
+        },
+        rounds=rounds,
+    )
+    report(
+        f"from the start of `ptkit train` to its first step, `lenet`, {device}",
+        seconds["step"],
+        seconds["kernel"],
+        against="import torch and torchvision, first kernel",
         goal=at_most(1.3),
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ptkit.core.config import Auto
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -62,6 +64,7 @@ class FinetuneSettings(TypedDict, total=False):
     embedding: int | None
     optimizer: str | None
     lr: float | None
+    lr_per: int | None
     groups: Sequence[str]
     decay_all: bool
     layer_decay: float | None
@@ -71,7 +74,7 @@ class FinetuneSettings(TypedDict, total=False):
     warmup: float
     scheduler_metric: str
     epochs: int
-    batch_size: int | None
+    batch_size: int | Auto | None
     seed: int
     device: str
     precision: str
@@ -84,7 +87,7 @@ class FinetuneSettings(TypedDict, total=False):
     save_every: int
     channels_last: bool
     deterministic: bool
-    compile: bool
+    compile: bool | Auto
     profile: bool
     method: str
     knn: int | None

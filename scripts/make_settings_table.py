@@ -9,9 +9,9 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ptkit.core.config import FIELDS, FLAGS, Field, keyword_of
+from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"
@@ -59,7 +59,7 @@ def _default(value: Any) -> str:
 
 
 def _values(setting: Field) -> Iterator[str]:
-    kind, rules = inspect.formatannotation(setting.type), setting.metadata
+    kind, rules = inspect.formatannotation(_plain(setting.type)), setting.metadata
     if rules["choices"]:
         yield ", ".join(f"`{choice}`" for choice in rules["choices"])
         return
@@ -67,11 +67,18 @@ def _values(setting: Field) -> Iterator[str]:
     name = kind.removeprefix("tuple[").split(",")[0].split(" |")[0]
     word = "path" if rules["is_path"] else words[name]
     yield f"list of {word}s".replace("texts", "text") if kind.startswith("tuple") else word
+    if Auto in get_args(setting.type):
+        yield f"or `{AUTO}`"
     low, high, above = rules["within"]
     for text, limit in {"above": above, "at least": low, "at most": high}.items():
         # A limit that nobody reaches.
         if limit is not None and limit < 2**32:
             yield f"{text} {limit}"
+
+
+def _plain(kind: Any) -> Any:
+    """Return T for T | Auto, with None or without; any other type as it is."""
+    return get_args(kind)[0] if Auto in get_args(kind) else kind
 
 
 def main() -> None:

@@ -97,6 +97,15 @@ def test_flags_win_over_set_over_toml(here: Path) -> None:
     assert (config["seed"], config["batch_size"], config["patience"]) == (6, 24, 3)
 
 
+def test_a_batch_size_can_be_measured(here: Path) -> None:
+    result = ptkit("train", *QUICK, "--batch-size", "auto")
+    assert result.exit_code == 0
+    assert "batch size: 16, of those measured (16: " in result.stdout
+    refused = ptkit("train", *QUICK, "--batch-size", "some")
+    assert refused.exit_code == 2
+    assert "'some' is neither a whole number nor auto" in refused.stderr
+
+
 def test_the_run_named_by_resume_goes_on(here: Path) -> None:
     ptkit("train", *QUICK)
     result = ptkit("train", "--resume", "runs/1", "--epochs", "2", "--json")

@@ -1,11 +1,18 @@
 """What a run asks of its device."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from ptkit.core.device import begin_copy, prepare_device, when_copied
+from ptkit.core.device import (
+    begin_copy,
+    loading_kernels,
+    prepare_device,
+    run_first_kernel,
+    when_copied,
+)
 from ptkit.core.machine import num_cores
 from ptkit.core.models.checkpoints import copy_contents
 from ptkit.core.training.histograms import parameter_copies
@@ -39,6 +46,31 @@ def test_a_copy_on_the_cpu_stays_as_it_was_with_its_strides():
         images.zero_()
     assert copy.tolist() == before
     assert (copy.stride(), copy.requires_grad) == (images.stride(), False)
+
+
+def test_the_first_kernel_draws_no_number_and_leaves_no_gradient_behind():
+    before = torch.get_rng_state()
+    run_first_kernel(torch.device("cpu"), torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_kernels_are_loaded_in_a_thread_that_ends_with_the_block(monkeypatch):
+    seen = []
+
+    def kernel(device, dtype):
+        seen.append((device.type, dtype, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr("ptkit.core.device.run_first_kernel", kernel)
+    with loading_kernels(torch.device("cpu"), None), loading_kernels(torch.device("cuda"), None):
+        pass
+    assert seen == [("cuda", None, False)]
+
+
+def test_a_device_that_refuses_is_left_to_the_run_to_report():
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device that is there refuses nothing")
+    with loading_kernels(torch.device("cuda"), None):
+        pass
 
 
 @pytest.mark.gpu
@@ -78,3 +110,11 @@ def test_what_a_checkpoint_holds_is_copied_without_waiting_for_the_gpu(nothing_w
         torch.equal(gradients[f"gradients/{name}"], parameter.grad.cpu())
         for name, parameter in model.named_parameters()
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_ready_when_the_images_are_decoded():
+    with loading_kernels(torch.device("cuda"), torch.bfloat16):
+        pass
+    assert torch.cuda.is_initialized()

@@ -11,7 +11,8 @@ from tiny_data import make_lists
 from torch import Tensor
 
 from ptkit.core.config_layers import read_recipe, recipe_names, resolve
-from ptkit.core.training.loop import fit
+from ptkit.core.errors import UsageError
+from ptkit.core.training.loop import fit, train_epoch
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.losses import RULES
@@ -160,3 +161,45 @@ def test_a_recipe_trains_compiled(here: Path) -> None:
     assert all(torch.tensor(result.train_loss).isfinite() for result in fit(training))
     training.train.close()
     training.valid.close()
+
+
+def test_a_long_run_of_resnet18_is_compiled_by_itself_and_a_short_one_is_not(here: Path) -> None:
+    layer = {"model": {"call": "resnet18(stem='small')"}, "optimizer": {"call": "SGD()"}}
+    for epochs, expected in ((1, False), (10**6, True)):
+        settings = resolve(TINY, layer, {"train": {"device": DEVICE, "epochs": epochs}})
+        setup = prepare(settings, Unwatched(), is_resumed=False)
+        assert setup.settings.train.compile is (setup.training.compiled is not None) is expected
+        assert setup.training.tries_kernels is expected
+        setup.data.close()
+
+
+def test_a_look_before_training_leaves_kernels_to_be_tried_out(here: Path) -> None:
+    settings = resolve(TINY, {"train": {"device": DEVICE, "epochs": 10**6, "compile": False}})
+    training = prepare(settings, Unwatched(), is_resumed=False).training
+    train_epoch(training, 1)
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_batch_size_is_measured(here: Path, precision: str) -> None:
+    layer = {"train": {"device": DEVICE, "batch_size": "auto", "precision": precision}}
+    setup = prepare(resolve(TINY, layer), Unwatched(), is_resumed=False)
+    assert setup.settings.train.batch_size == 16
+    setup.data.close()
+
+
+def test_a_batch_that_does_not_fit_is_told_with_one_that_does(here: Path) -> None:
+    lists = make_lists(here / "many", train=64)
+    data = {"train": str(lists / "train.txt"), "valid": str(lists / "valid.txt"), "size": 224}
+    layer = {"data": data, "model": {"call": "resnet18()"}, "optimizer": {"call": "SGD()"}}
+    settings = resolve(TINY, layer, {"train": {"device": DEVICE, "batch_size": 64}})
+    # ResNet-18 at 224 takes about 1.5 GB for 64 images in fp32.
+    torch.cuda.empty_cache()
+    share = 1e9 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        with pytest.raises(UsageError, match=r"of \d+ they do: pass --batch-size \d+ --set"):
+            prepare(settings, Unwatched(), is_resumed=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -65,7 +65,13 @@ def settings_of(arguments: Sequence[str]) -> Settings:
                 "call": "SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)",
                 "lr": 0.001,
             },
-            "train": {"batch_size": int(batch_size), "device": device, "epochs": 10_000},
+            # Uncompiled, as the model alone is.
+            "train": {
+                "batch_size": int(batch_size),
+                "device": device,
+                "epochs": 10_000,
+                "compile": False,
+            },
         }
     )
 

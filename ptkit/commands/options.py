@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import FLAGS, KEYWORDS, ON_BAD
+from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
 
 Command = Callable[..., None]
 
@@ -26,6 +26,8 @@ def setting_option(keyword: str, **more: Any) -> Any:
     rules, is_list = KEYWORDS[keyword][1].metadata, get_origin(_kind(keyword)) is list
     help_text = rules["meaning"] + (" May be repeated." if is_list else "")
     more = {"metavar": "|".join(rules["choices"]) or None} | more
+    if Auto in get_args(KEYWORDS[keyword][1].type):
+        more |= {"metavar": f"<int>|{AUTO}", "parser": _number_or_auto}
     return typer.Option(FLAGS[keyword], help=help_text, **more)
 
 
@@ -38,6 +40,13 @@ def _kind(keyword: str) -> Any:
     if setting.metadata["is_path"]:
         return Path
     return next((part for part in get_args(kind) if part is not type(None)), kind)
+
+
+def _number_or_auto(text: str) -> int | Auto:
+    try:
+        return AUTO if text == AUTO else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor {AUTO}.") from None
 
 
 def with_flags(

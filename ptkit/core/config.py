@@ -7,10 +7,13 @@ torch.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 ON_BAD = ("stop", "skip")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# In the type of a number or switch that may also be left to what is measured before the first step.
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
 
 
 class Limits(NamedTuple):
@@ -201,6 +204,12 @@ class OptimizerSettings:
         flag="--lr",
         within=_POSITIVE,
     )
+    lr_per: int | None = _setting(
+        None,
+        "Images per step that `lr` is for: for another number it is scaled, in proportion for SGD,"
+        " by the square root for others.",
+        within=_COUNT,
+    )
     groups: tuple[str, ...] = _setting(
         (),
         "Parameter groups: 'SELECTOR: lr=10x, weight_decay=0, unfreeze=5', or frozen, or excluded.",
@@ -241,9 +250,10 @@ class SchedulerSettings:
 @dataclass(frozen=True)
 class TrainSettings:
     epochs: int = _setting(15, "Passes over the training images.", flag="--epochs", within=_COUNT)
-    batch_size: int | None = _setting(
+    batch_size: int | Literal["auto"] | None = _setting(
         None,
-        "Images per step; by default 64, or all where there are fewer.",
+        "Images per step; by default 64, or all where there are fewer. auto: the largest that fits"
+        " and still gains speed, measured.",
         flag="--batch-size",
         within=_COUNT,
     )
@@ -278,8 +288,10 @@ class TrainSettings:
     )
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")
-    compile: bool = _setting(
-        False, "Compile the model (torch.compile); pays off on GPUs and in long runs."
+    compile: bool | Literal["auto"] = _setting(
+        AUTO,
+        "Compile the model (torch.compile). auto: on CUDA, where measured steps say that the run is"
+        " long enough to gain by it.",
     )
     profile: bool = _setting(
         False, "Measure where the time of a step goes, and print it at the end."

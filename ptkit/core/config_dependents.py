@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ptkit.core.config import FIELDS
+from ptkit.core.config import AUTO, FIELDS
 
 _DEPENDENTS = {
     # A ready list excludes an own one, whatever both are.
@@ -18,7 +18,8 @@ _DEPENDENTS = {
     "model.call": ("model.init", "optimizer.groups"),
     "model.weights": ("model.weights_sha256",),
     "loss.call": ("loss.pairs", "loss.embedding", "loss.smoothing"),
-    "optimizer.call": ("optimizer.lr",),
+    "optimizer.call": ("optimizer.lr", "optimizer.lr_per"),
+    "optimizer.lr": ("optimizer.lr_per",),
     "scheduler.call": ("scheduler.per", "scheduler.metric"),
 }
 # A rate in a call, with the comma after it.
@@ -49,6 +50,11 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
         changes["optimizer.lr"] = None
     if "optimizer.lr" in given and _has_rate(before.get("optimizer.call")):
         changes["optimizer.call"] = _RATE.sub("", before["optimizer.call"])
+    # A rate that stays is for the batch size that goes.
+    rate, old = before.get("optimizer.lr"), before.get("train.batch_size")
+    stays = rate is not None and "optimizer.lr" not in changes.keys() | given.keys()
+    if stays and isinstance(old, int) and given.get("train.batch_size") == AUTO:
+        changes["optimizer.lr_per"] = old
     return changes
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import FIELDS, KEYWORDS, Limits, Settings, keyword_of
+from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Limits, Settings, keyword_of
 from ptkit.core.config_dependents import freed
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
@@ -242,13 +242,16 @@ def _check_range(name: str, number: float, within: Limits) -> None:
 
 
 def _converted(name: str, value: Any, wanted: Any) -> Any:
-    """Return the value as the type of its field: T, T | None, or a tuple of T.
+    """Return the value as the type of its field: T, T | None, T | Auto, or a tuple of T.
 
     "none" means None or an empty tuple.
     """
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    is_union = typing.get_origin(wanted) in (types.UnionType, typing.Union)
+    options = typing.get_args(wanted) if is_union else (wanted,)
     if type(None) in options and value in (None, "none"):
         return None
+    if Auto in options and value == AUTO:
+        return AUTO
     kind = options[0]
     if typing.get_origin(kind) is tuple:
         if value == "none":
@@ -260,7 +263,8 @@ def _converted(name: str, value: Any, wanted: Any) -> Any:
         return float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise UsageError(f"{name} must be {words[kind]}, found {value!r}")
+        word = f"{words[kind]}, or auto" if Auto in options else words[kind]
+        raise UsageError(f"{name} must be {word}, found {value!r}")
     if isinstance(value, str):
         _check_text(name, value)
     return value

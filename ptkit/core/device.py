@@ -1,11 +1,15 @@
 """Where and in which precision the model runs, and how data gets there."""
 
+import contextlib
 import functools
+import gc
 import os
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,8 +68,8 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_cores())
     if device.type == "cuda":
-        # Trying kernels pays, as every batch but the last has one shape.
-        torch.backends.cudnn.benchmark = not deterministic
+        # The loop lets them be tried out for the one shape of full batches, where that pays.
+        let_try_kernels(is_on=False)
         torch.backends.cudnn.deterministic = deterministic
         if deterministic:
             # cuBLAS reads it when it is first used; warn_only, because some kernels have no
@@ -74,6 +78,73 @@ def prepare_device(device: torch.device, *, deterministic: bool) -> int:
             torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
     return torch.get_num_threads()
+
+
+@contextmanager
+def loading_kernels(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Load the device's libraries while the block runs, as decoding images on the CPU.
+
+    dtype: of autocast, None for float32. On a CPU there is nothing to load.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    loading = threading.Thread(target=run_first_kernel, args=(device, dtype), daemon=True)
+    loading.start()
+    yield
+    # Worker processes must not be forked off while another thread loads libraries.
+    loading.join()
+
+
+def run_first_kernel(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Run a convolution and a matrix product, forward and backward; no random number is drawn."""
+    # What is wrong with the device the run itself will meet, and report.
+    with contextlib.suppress(RuntimeError), autocast(device, dtype):
+        kernels = torch.ones(8, 8, 3, 3, device=device, requires_grad=True)
+        images = channels_last(torch.ones(8, 8, 16, 16, device=device))
+        maps = torch.nn.functional.conv2d(images, kernels)
+        (maps.flatten(1) @ maps.flatten(1).T).sum().backward()
+        wait_for(device)
+
+
+def let_try_kernels(*, is_on: bool) -> None:
+    """Let cuDNN try out kernels for each shape that it meets for the first time, or not."""
+    torch.backends.cudnn.benchmark = is_on
+
+
+@contextmanager
+def passing_look() -> Iterator[None]:
+    """Let a look at the model, before the first epoch, choose no kernels for the run.
+
+    cuDNN's choice for a shape stays, tried out or not (benchmark_cache in torch's Conv_v8.cpp), and
+    deterministic kernels have choices of their own.
+    """
+    before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all work that was given to it."""
+    torch.get_device_module(device).synchronize()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory is used up, on a GPU or on a CPU."""
+    # Of a CPU torch says so only in words.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def release_memory(error: BaseException) -> None:
+    """Free what the frames of an error hold, such as a graph that did not fit."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def sent(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:

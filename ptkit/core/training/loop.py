@@ -15,7 +15,7 @@ from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
-from ptkit.core.device import autocast
+from ptkit.core.device import autocast, let_try_kernels
 from ptkit.core.errors import DivergedError
 from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
@@ -46,8 +46,8 @@ class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
     scaler: steps the optimizer, unless it is LBFGS. dtype: of autocast, None for float32. average:
-    of the weights, evaluated instead of them. compiled: called instead of the model. clock:
-    measures the parts of a step.
+    of the weights, evaluated instead of them. compiled: called instead of the model.
+    tries_kernels: cuDNN tries out kernels for full batches. clock: measures the parts of a step.
     """
 
     model: nn.Module
@@ -61,6 +61,7 @@ class Training:
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
+    tries_kernels: bool = False
     clock: Clock = NO_CLOCK
 
     @property
@@ -81,6 +82,11 @@ class Training:
     def counts_right_answers(self) -> bool:
         """Whether each image has one right answer."""
         return self.loss.task.kind == SINGLE and self.train.pipeline.mix is None
+
+    def to_training_mode(self) -> None:
+        """Put the model into training mode, all but the normalisation layers that are frozen."""
+        self.model.train()
+        freeze_statistics(self.model, self.optimizer_setup.frozen)
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """Put the weights that are evaluated and saved into the model for a while."""
@@ -135,16 +141,18 @@ def train_epoch(
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
-    training.model.train()
-    # train() put frozen normalisation layers into training mode too.
-    freeze_statistics(training.model, training.optimizer_setup.frozen)
+    training.to_training_mode()
     totals = Totals(training.loss)
     num_steps = -(-len(training.train) // training.settings.accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
     batches = _timed(training.train.epoch(epoch, on_ready=on_ready), training.clock)
     for step, group in enumerate(_grouped(batches, training.settings.accumulate), start=1):
+        if training.tries_kernels:
+            # What a last, smaller batch could win is less than what its try-out costs.
+            full = training.train.sampling.batch_size
+            let_try_kernels(is_on=all(len(batch.indices) == full for batch in group))
         training.schedule.set_rates(training.optimizer)
-        _step(training, group, totals)
+        make_step(training, group, totals)
         training.schedule.after_step()
         # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
         if totals.is_due() or step == num_steps:
@@ -152,7 +160,24 @@ def train_epoch(
         if on_step is not None:
             on_step(Progress(epoch, step, num_steps, totals))
         training.clock.lap("rest")
+    # Of validation, where every kernel runs once a batch and is soon done, still less.
+    let_try_kernels(is_on=False)
     return totals
+
+
+def make_step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
+    """Make one optimizer step over some batches whose gradients are added."""
+    optimizer = training.optimizer
+    if isinstance(optimizer, torch.optim.LBFGS):
+        # LBFGS evaluates the loss several times a step; only the first is of the epoch's weights.
+        counts = iter([totals])
+        optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
+    else:
+        _gradients(training, batches, totals)
+        training.scaler.step()
+    training.clock.lap("optimizer")
+    if training.average is not None:
+        training.average.update()
 
 
 def evaluate(training: Training) -> tuple[float, dict[str, float]]:
@@ -202,21 +227,6 @@ def _examined(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
     for first in range(num_pieces):
         piece = by_class[first::num_pieces]
         yield outputs[piece], labels[piece]
-
-
-def _step(training: Training, batches: Sequence[Batch], totals: Totals) -> None:
-    """Make one optimizer step over some batches whose gradients are added."""
-    optimizer = training.optimizer
-    if isinstance(optimizer, torch.optim.LBFGS):
-        # LBFGS evaluates the loss several times a step; only the first is of the epoch's weights.
-        counts = iter([totals])
-        optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
-    else:
-        _gradients(training, batches, totals)
-        training.scaler.step()
-    training.clock.lap("optimizer")
-    if training.average is not None:
-        training.average.update()
 
 
 def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:

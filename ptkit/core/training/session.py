@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 from ptkit.core.config import Settings
-from ptkit.core.errors import DivergedError, InterruptedRunError, UsageError
+from ptkit.core.errors import DivergedError, InterruptedRunError
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
+from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.prediction import class_means
@@ -139,14 +138,10 @@ def run(
 def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:
     """Train; a failure says which checkpoint is left."""
     try:
-        _train(current, watch, link)
+        with explained_memory(current.training, left=lambda: _what_is_left(current)):
+            _train(current, watch, link)
     except DivergedError as error:
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            "out of memory: lower --batch-size (and raise train.accumulate as much);"
-            f" {_what_is_left(current)}"
-        ) from error
 
 
 def _train(current: Run, watch: Watcher, link: Path | None) -> None:

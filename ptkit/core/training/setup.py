@@ -1,29 +1,36 @@
 """Everything of a run that can be wrong, built before the first file is written."""
 
+import functools
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ptkit.core.config import LogSettings, LossSettings, Settings
-from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import choose_device, prepare_device
+from ptkit.core.config import AUTO, LogSettings, LossSettings, Settings
+from ptkit.core.device import (
+    choose_device,
+    choose_dtype,
+    is_out_of_memory,
+    loading_kernels,
+    prepare_device,
+)
 from ptkit.core.errors import UsageError
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import Call, parse
-from ptkit.core.training.compiling import compile_model
+from ptkit.core.training.batch_sizes import choose_batch_size, explained_memory
+from ptkit.core.training.first_steps import with_faster_steps
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import (
     OptimizerSetup,
     build_optimizer,
-    freeze_statistics,
     is_lbfgs,
+    scaled_lr,
     split_rate,
     usual_lr,
 )
@@ -33,7 +40,7 @@ from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
-from ptkit.core.training.setup_notes import choices, place_note
+from ptkit.core.training.setup_notes import choices, place_note, rate_note
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
@@ -75,13 +82,21 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     check_method(settings)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
-    # A resumed run has its own weights: those that it once started from may be gone.
-    start = None if is_resumed else weights_of(settings)
-    data = prepare_data(settings.data, asked, device=device, counting=watch.counting, start=start)
+    with loading_kernels(device, choose_dtype(asked.precision, device)):
+        # A resumed run has its own weights: those that it once started from may be gone.
+        start = None if is_resumed else weights_of(settings)
+        data = prepare_data(
+            settings.data, asked, device=device, counting=watch.counting, start=start
+        )
     try:
         return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
-    except BaseException:
+    except BaseException as error:
         data.close()
+        if is_out_of_memory(error):
+            raise UsageError(
+                "out of memory before the first step: choose a smaller --model, --size or"
+                " --batch-size"
+            ) from error
         raise
 
 
@@ -116,33 +131,59 @@ def _prepare_training(
     # Before an average or an optimizer copies weights.
     if start is None:
         fit_to_images(model.module, data)
-    optimizer = _prepare_optimizer(settings, call, model, data=data)
-    try_smallest_batch(model.module, batch.images, data=data, optimizer=optimizer, dtype=dtype)
-    schedule = build_schedule(
-        settings.scheduler,
-        optimizer,
-        epochs=asked.epochs,
-        steps_per_epoch=-(-len(data.train) // asked.accumulate),
-        metric_modes=modes,
+    assemble = functools.partial(
+        _assemble, settings, model=model, loss=loss, call=call, dtype=dtype, metric_modes=modes
     )
-    place = place_note(device, threads, dtype)
-    _report(watch, data, model, choices(settings, optimizer, schedule, loss, data, place=place))
-    training = Training(
+    training = assemble(data)
+    notes = []
+    if asked.batch_size == AUTO:
+        found = choose_batch_size(training, batch)
+        data = data.with_batch_size(found.batch_size)
+        training, batch = assemble(data), next(data.train.epoch(0))
+        notes = [f"{found.note}; {rate_note(settings.optimizer, training)}"]
+    notes += choices(settings, training, data, place=place_note(device, threads, dtype))
+    with explained_memory(training):
+        try_smallest_batch(batch.images, training)
+        _report(watch, data, model, notes)
+        training = with_faster_steps(training, batch.images, watch.say)
+    resolved = _resolved(settings, data, model, training, channels_last=channels_last)
+    return Setup(resolved, data, model, training, metric)
+
+
+def _assemble(
+    settings: Settings,
+    data: PreparedData,
+    *,
+    model: PreparedModel,
+    loss: Loss,
+    call: Call,
+    dtype: torch.dtype | None,
+    metric_modes: Mapping[str, str],
+) -> Training:
+    """Put a fresh optimizer and a schedule to the model, and all that trains it together."""
+    asked, device = settings.train, data.train.device
+    if loss.compares:
+        _check_pairs(data)
+    optimizer = _prepare_optimizer(settings, call, model, data=data)
+    return Training(
         model=model.module,
         train=data.train,
         valid=data.valid,
         loss=loss,
         optimizer_setup=optimizer,
-        schedule=schedule,
+        schedule=build_schedule(
+            settings.scheduler,
+            optimizer,
+            epochs=asked.epochs,
+            steps_per_epoch=-(-len(data.train) // asked.accumulate),
+            metric_modes=metric_modes,
+        ),
         settings=asked,
         scaler=LossScaler(optimizer.optimizer, model.module, is_enabled=dtype is torch.float16),
         dtype=dtype,
         average=None if asked.ema is None else WeightAverage(model.module, decay=asked.ema),
-        compiled=_compiled(model, optimizer, batch.images, dtype, watch) if asked.compile else None,
         clock=stopwatch(device) if asked.profile else NO_CLOCK,
     )
-    resolved = _resolved(settings, data, model, training, channels_last=channels_last)
-    return Setup(resolved, data, model, training, metric)
 
 
 def check_log(settings: LogSettings) -> None:
@@ -174,9 +215,7 @@ def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device)
         threshold=asked.threshold,
         smoothing=asked.smoothing,
     )
-    if loss.compares:
-        _check_pairs(data)
-    elif asked.embedding is not None:
+    if not loss.compares and asked.embedding is not None:
         raise UsageError(
             "loss.embedding is for losses that compare images with each other, such as"
             " TripletMarginLoss"
@@ -226,7 +265,7 @@ def _resolved(
     if weights and os.path.islink(weights):
         weights = os.path.relpath(os.path.realpath(weights))
     batch_size = data.train.sampling.batch_size
-    chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr)
+    chosen = replace(settings.optimizer, call=str(optimizer.call), lr=optimizer.lr, lr_per=None)
     # A tag also says what the file is: the run is repeated with it.
     tag = parse(settings.model.call).tag if settings.model.call else ""
     call = str(replace(parse(model.call), tag=tag))
@@ -237,7 +276,13 @@ def _resolved(
         model=replace(settings.model, call=call, weights=weights, weights_sha256=sha256),
         loss=replace(settings.loss, call=loss.call.source),
         optimizer=chosen if settings.train.method != "probe" else settings.optimizer,
-        train=replace(settings.train, batch_size=batch_size, channels_last=channels_last),
+        train=replace(
+            settings.train,
+            batch_size=batch_size,
+            channels_last=channels_last,
+            # As chosen: compiled it rounds differently, and a resumed run must not choose anew.
+            compile=training.compiled is not None,
+        ),
     )
 
 
@@ -250,22 +295,6 @@ def _report(watch: Watcher, data: PreparedData, model: PreparedModel, notes: lis
         watch.warn(f"left out: {reason}")
 
 
-def _compiled(
-    model: PreparedModel,
-    optimizer: OptimizerSetup,
-    images: Tensor,
-    dtype: torch.dtype | None,
-    watch: Watcher,
-) -> Forward:
-    """Compile the model for the first batch of an epoch: a full one."""
-    # As in an epoch: train() also wakes frozen normalisation layers.
-    model.module.train()
-    freeze_statistics(model.module, optimizer.frozen)
-    compiled, note = compile_model(model.module, images, dtype=dtype)
-    watch.say(note)
-    return compiled
-
-
 def _prepare_optimizer(
     settings: Settings, call: Call, model: PreparedModel, *, data: PreparedData
 ) -> OptimizerSetup:
@@ -276,9 +305,13 @@ def _prepare_optimizer(
     """
     asked = settings.optimizer
     call, lr = split_rate(call, lr=asked.lr)
+    # Rates go by the images of a step, not of a batch.
+    images_per_step = data.train.sampling.batch_size * settings.train.accumulate
+    if asked.lr_per is not None:
+        if lr is None:
+            raise UsageError("optimizer.lr_per is for a rate that is given, as by --lr")
+        lr = scaled_lr(call, lr, times=images_per_step / asked.lr_per)
     if lr is None:
-        # The usual rate goes by the images of a step, not of a batch.
-        images_per_step = data.train.sampling.batch_size * settings.train.accumulate
         lr = usual_lr(call, model.module, batch_size=images_per_step)
         lr *= _FINETUNE_RATE if settings.model.weights else 1.0
     lines = list(asked.groups)

@@ -63,6 +63,23 @@ class PreparedData:
     def class_names(self) -> tuple[str, ...]:
         return self.train.images.class_names
 
+    def with_batch_size(self, batch_size: int) -> "PreparedData":
+        """Return the same data in batches of another size; the batches of this one are closed."""
+        self.close()
+        sampling = _sampling(
+            self.train.sampling,
+            self.train.images,
+            batch_size=batch_size,
+            drop_last=self.settings.drop_last,
+        )
+        twice = Sampling(2 * batch_size)
+        return replace(
+            self,
+            train=self.train.resampled(sampling),
+            valid=self.valid.resampled(twice),
+            reference=self.reference.resampled(twice),
+        )
+
     def close(self) -> None:
         """End the threads and worker processes of the batches."""
         for batches in (self.train, self.valid, self.reference):
@@ -109,7 +126,7 @@ def prepare_data(
         Batches,
         pipeline=eval_pipeline,
         # Without gradients a batch takes less than half the memory.
-        sampling=Sampling(2 * (asked.batch_size or _BATCH_SIZE)),
+        sampling=Sampling(2 * _batch_size(asked)),
         device=device,
         workers=data.workers,
     )
@@ -266,7 +283,7 @@ def _training_batches(
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
     if data.sampler == "balanced" and source.images.label_kind == REGRESSION:
         raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
-    batch_size = asked.batch_size or min(_BATCH_SIZE, count)
+    batch_size = _batch_size(asked, default=min(_BATCH_SIZE, count))
     if batch_size > count:
         raise UsageError(
             f"train.batch_size is {batch_size}, larger than the training list ({count} images):"
@@ -275,19 +292,29 @@ def _training_batches(
     return Batches(
         source.images,
         pipeline,
-        Sampling(
-            batch_size,
-            data.shuffle,
-            data.sampler,
-            # BatchNorm needs two samples per step; a last batch of one would raise.
-            drop_last=data.drop_last or (count % batch_size == 1 and count > 1),
-            seed=asked.seed,
+        _sampling(
+            Sampling(batch_size, data.shuffle, data.sampler, seed=asked.seed),
+            source.images,
+            batch_size=batch_size,
+            drop_last=data.drop_last,
         ),
         device=device,
         workers=data.workers,
         kept=source.kept,
         reduced_decode=data.reduced_decode,
     )
+
+
+def _batch_size(asked: TrainSettings, *, default: int = _BATCH_SIZE) -> int:
+    """Return the images per step; of those that are still to be measured, what it starts from."""
+    return asked.batch_size if isinstance(asked.batch_size, int) else default
+
+
+def _sampling(like: Sampling, images: ImageList, *, batch_size: int, drop_last: bool) -> Sampling:
+    """Return a sampling of training batches of another size."""
+    # BatchNorm needs two samples per step; a last batch of one would raise.
+    is_alone = len(images) % batch_size == 1 and len(images) > 1
+    return replace(like, batch_size=batch_size, drop_last=drop_last or is_alone)
 
 
 def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:

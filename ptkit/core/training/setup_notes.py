@@ -4,24 +4,17 @@ import torch
 
 from ptkit.core.config import OptimizerSettings, Settings
 from ptkit.core.device import precision_of
+from ptkit.core.parts.calls import parse
+from ptkit.core.training.loop import Training
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, notes_of
-from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.setup_data import PreparedData
-from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import counting_notes
 from ptkit.core.wording import counted
 
 
-def choices(
-    settings: Settings,
-    optimizer: OptimizerSetup,
-    schedule: Schedule,
-    loss: Loss,
-    data: PreparedData,
-    *,
-    place: str,
-) -> list[str]:
+def choices(settings: Settings, training: Training, data: PreparedData, *, place: str) -> list[str]:
     """Say what was chosen, a line each."""
+    optimizer, schedule, loss = training.optimizer_setup, training.schedule, training.loss
     rates = f"schedule: {settings.scheduler.call}, {schedule.warmup_text}"
     how = f"optimizer: {optimizer.described}; {rates}"
     if settings.train.method == "probe":
@@ -32,6 +25,22 @@ def choices(
         *notes_of(optimizer.call),
         *_group_notes(settings.optimizer, optimizer),
     ]
+
+
+def rate_note(asked: OptimizerSettings, training: Training) -> str:
+    """Say what became of the learning rate with a batch size that was measured."""
+    optimizer = training.optimizer_setup
+    is_given = asked.lr is not None or "lr" in parse(asked.call or "none").kwargs
+    if asked.lr_per is not None:
+        how = "in proportion" if optimizer.call.name == "SGD" else "by the square root"
+        why = f"scaled {how} from that for {asked.lr_per} images"
+    elif is_given:
+        why = "as given"
+    elif optimizer.call.name == "SGD":
+        why = "in proportion to it"
+    else:
+        why = f"usual for {optimizer.call.name} at any batch size"
+    return f"lr {optimizer.lr:g}, {why}"
 
 
 def place_note(device: torch.device, threads: int, dtype: torch.dtype | None) -> str:

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.loading.batches import Batch, batches_at
-from ptkit.core.device import autocast
+from ptkit.core.device import autocast, passing_look
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers, taking
 from ptkit.core.models.zoo import check_forward
-from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
+from ptkit.core.training.loop import Training
+from ptkit.core.training.optimization.optimizers import freeze_statistics
 from ptkit.core.training.setup_data import PreparedData
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import RULES
@@ -52,14 +53,7 @@ def fit_to_images(model: nn.Module, data: PreparedData) -> None:
         fit_inputs(torch.cat(list(batches_at(data.reference, some))))
 
 
-def try_smallest_batch(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    data: PreparedData,
-    optimizer: OptimizerSetup,
-    dtype: torch.dtype | None,
-) -> None:
+def try_smallest_batch(images: Tensor, training: Training) -> None:
     """Run the smallest batch of an epoch in training mode; the model stays as it was.
 
     images: a full batch. BatchNorm refuses a single value per channel, which one image gives where
@@ -68,20 +62,21 @@ def try_smallest_batch(
     Raises:
         UsageError: the model does not take so few images.
     """
-    sampling = data.train.sampling
-    count = sampling.smallest_batch(len(data.train.images))
-    some = images[: count * data.train.pipeline.num_crops]
+    model, batches, sampling = training.model, training.train, training.train.sampling
+    count = sampling.smallest_batch(len(batches.images))
+    some = images[: count * batches.pipeline.num_crops]
     is_rest = count < sampling.batch_size
     remedy = ": choose another --batch-size" + (", or --set data.drop_last=true" if is_rest else "")
     model.train()
-    freeze_statistics(model, optimizer.always_frozen)
+    freeze_statistics(model, training.optimizer_setup.always_frozen)
     devices = [some.device] if some.is_cuda else []
     with (
         taking(model, some, in_training=True, remedy=remedy),
         keeping_buffers(model),
         torch.random.fork_rng(devices),
         torch.no_grad(),
-        autocast(some.device, dtype),
+        passing_look(),
+        autocast(some.device, training.dtype),
     ):
         model(some)
 

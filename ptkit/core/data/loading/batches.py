@@ -184,6 +184,18 @@ class Batches:
         self._pool: ThreadPoolExecutor | None = None
         self._processes = WorkerProcesses(self._maker, self._selections, workers=self.workers)
 
+    def resampled(self, sampling: Sampling) -> "Batches":
+        """Return batches of the same images, divided in another way."""
+        return Batches(
+            self.images,
+            self.pipeline,
+            sampling,
+            device=self.device,
+            workers=self.workers,
+            kept=self.kept,
+            reduced_decode=self._maker.reduced_decode,
+        )
+
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         return self.sampling.num_batches(len(self.images))

@@ -175,6 +175,15 @@ def usual_lr(call: Call, model: nn.Module, *, batch_size: int) -> float:
     return lr * batch_size / 64 * (1.0 if has_norm else _WITHOUT_NORM)
 
 
+def scaled_lr(call: Call, lr: float, *, times: float) -> float:
+    """Return a rate for so many times as many images a step.
+
+    In proportion for SGD (Goyal et al. 2017, section 2.1), by the square root for others (Malladi
+    et al. 2022, of adaptive ones).
+    """
+    return lr * (times if call.name == "SGD" else times**0.5)
+
+
 def notes_of(call: Call) -> tuple[str, ...]:
     """Return what a user of an optimizer should know before training with it."""
     return () if call.prefix or call.name not in _NOTES else (_NOTES[call.name],)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ptkit.core.config import Settings
+from ptkit.core.config import AUTO, Settings
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.errors import UsageError
 from ptkit.core.models.features import features
@@ -19,7 +19,7 @@ _OF_STEPS = (
     ("model", "init"),
     *(("data", key) for key in ("sampler", "shuffle", "drop_last")),
     *(("train", key) for key in ("accumulate", "clip_grad", "clip_value", "patience", "ema")),
-    *(("train", key) for key in ("compile", "profile")),
+    ("train", "profile"),
 )
 
 
@@ -49,6 +49,9 @@ def _check_without_steps(settings: Settings) -> None:
         for section, key in (*keys, *_OF_STEPS)
         if getattr(getattr(settings, section), key) != getattr(getattr(usual, section), key)
     ]
+    # Written out, a run says compile=false.
+    changed += ["train.compile"] if settings.train.compile is True else []
+    changed += ["train.batch_size=auto"] if settings.train.batch_size == AUTO else []
     if changed:
         raise UsageError(f"train.method=probe makes no steps: leave out {', '.join(changed)}")
     if settings.train.epochs != 1:

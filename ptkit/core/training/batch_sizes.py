@@ -1,0 +1,264 @@
+"""Batch sizes by trial: the largest that fits and still gains speed, and the one that would have
+fitted where memory ran out.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.data.loading.batches import Batch
+from ptkit.core.data.loading.on_device import free_gpu_bytes
+from ptkit.core.device import (
+    channels_last,
+    is_out_of_memory,
+    passing_look,
+    release_memory,
+    wait_for,
+)
+from ptkit.core.errors import UsageError
+from ptkit.core.machine import free_bytes
+from ptkit.core.models.hooks import keeping_buffers
+from ptkit.core.training.loop import Training, make_step
+from ptkit.core.training.tasks.loss import Totals
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+# Twice as large a batch must be so much faster, an image, to be worth fewer steps.
+_GAIN = 1.05
+_SMALLEST = 16
+# With fewer steps an epoch a model learns little from it, however fast it passes.
+_STEPS_AN_EPOCH = 16
+# Of a size: at least so many steps, and up to so many within these seconds.
+_LEAST_STEPS, _MOST_STEPS, _SECONDS = 2, 20, 0.3
+# Gradients of activations and the workspace of kernels, beside the activations that are kept.
+_BESIDE_ACTIVATIONS = 1.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """The batch size that was chosen, images/s of each that was tried, and why no larger one."""
+
+    batch_size: int
+    images_per_s: dict[int, float]
+    why: str
+
+    @property
+    def note(self) -> str:
+        rates = ", ".join(f"{size}: {rate:,.0f}" for size, rate in self.images_per_s.items())
+        return f"batch size: {self.batch_size}, of those measured ({rates} images/s); {self.why}"
+
+
+def choose_batch_size(training: Training, batch: Batch) -> Found:
+    """Measure steps with the model, optimizer, precision and images of a run; the model stays as it
+    was.
+
+    training: for this alone, as its optimizer is stepped. batch: any of its batches.
+
+    Raises:
+        UsageError: not even the smallest batch fits.
+    """
+    steps, count = _Steps(training, batch), len(training.train.images)
+    first = min(_SMALLEST, count)
+    largest = max(count // _STEPS_AN_EPOCH, first)
+    training.to_training_mode()
+    with _keeping_state(training.model), passing_look():
+        return fastest(steps.images_per_s, first=first, largest=largest)
+
+
+def fastest(images_per_s: Callable[[int], float], *, first: int, largest: int) -> Found:
+    """Return the batch size beyond which nothing is gained; each tried is twice the one before.
+
+    images_per_s: measures a size; may run out of memory.
+
+    Raises:
+        UsageError: the first does not fit.
+    """
+    rates: dict[int, float] = {}
+    chosen, size = first, first
+    why = f"an epoch should have {_STEPS_AN_EPOCH} steps"
+    while size <= largest:
+        rate = unless_out_of_memory(images_per_s, size)
+        if rate is None:
+            why = f"{size} does not fit into memory"
+            break
+        rates[size] = rate
+        if rate < _GAIN * rates[chosen] and size != first:
+            why = f"{size} gains less than {_GAIN - 1:.0%}"
+            break
+        chosen, size = size, 2 * size
+    if not rates:
+        raise UsageError(f"out of memory: {_nothing_fits(first)}")
+    return Found(chosen, rates, why)
+
+
+@contextmanager
+def explained_memory(training: Training, *, left: Callable[[], str] = str) -> Iterator[None]:
+    """Turn "out of memory" in the block into a line with the batch size that would have fitted.
+
+    left: says what is left of the run, if anything.
+
+    Raises:
+        UsageError: the memory is used up.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(error)
+        told = "; ".join(filter(None, (memory_remedy(training), left())))
+        raise UsageError(f"out of memory: {told}") from None
+
+
+def memory_remedy(training: Training) -> str:
+    """Return what to do about a run whose step did not fit into memory: the largest half, quarter
+    and so on of its batch size that does.
+
+    The steps that are tried change the model.
+    """
+    asked, batch_size = training.settings, training.train.sampling.batch_size
+    smaller = [batch_size >> times for times in range(1, batch_size.bit_length() - 1)]
+    training.to_training_mode()
+    batch = unless_out_of_memory(next, training.train.epoch(0))
+    fitting = None if batch is None else first_that_fits(smaller, _Steps(training, batch).run)
+    if fitting is None:
+        return _nothing_fits(batch_size)
+    accumulate = asked.accumulate * -(-batch_size // fitting)
+    return (
+        f"batches of {batch_size} images do not fit, of {fitting} they do: pass --batch-size"
+        f" {fitting} --set train.accumulate={accumulate}"
+    )
+
+
+def first_that_fits(sizes: Iterable[int], step: Callable[[int], object]) -> int | None:
+    """Return the first size whose step does not run out of memory, or None."""
+    fitting = (size for size in sizes if unless_out_of_memory(_done(step), size))
+    return next(fitting, None)
+
+
+def unless_out_of_memory(call: Callable[[A], T], argument: A) -> T | None:
+    """Return what a call returns; None, with its memory free again, where it takes too much."""
+    try:
+        return call(argument)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(error)
+        return None
+
+
+def _nothing_fits(size: int) -> str:
+    return (
+        f"neither a batch of {size} images nor a smaller one fits: choose a smaller --model or"
+        " --size"
+    )
+
+
+def _done(step: Callable[[int], object]) -> Callable[[int], bool]:
+    def is_done(size: int) -> bool:
+        step(size)
+        return True
+
+    return is_done
+
+
+class _Steps:
+    """Steps of a run over one of its batches, repeated or cut to any size."""
+
+    def __init__(self, training: Training, batch: Batch) -> None:
+        self._training, self._batch = training, batch
+        self._device = batch.images.device
+        # Of the activations that one image leaves for backward; known after the first step.
+        self._bytes_an_image = 0.0
+
+    def run(self, size: int) -> None:
+        """Make one step of so many images."""
+        self._step(_of_size(self._batch, size))
+
+    def images_per_s(self, size: int) -> float:
+        """Return the speed of the fastest step.
+
+        Raises:
+            OutOfMemoryError: it does not fit, or would hardly.
+        """
+        # A CPU's memory does not end in an error: the system swaps, or kills.
+        needed = _BESIDE_ACTIVATIONS * size * self._bytes_an_image
+        if needed > _free_memory(self._device):
+            raise torch.OutOfMemoryError(f"{size} images need about {needed:.0f} bytes")
+        batch = _of_size(self._batch, size)
+        seconds: list[float] = []
+        if not self._bytes_an_image:
+            self._bytes_an_image = (
+                saved_bytes(self._training.model, lambda: self._step(batch)) / size
+            )
+        self._step(batch)
+        begin = time.perf_counter()
+        while len(seconds) < _LEAST_STEPS or (
+            len(seconds) < _MOST_STEPS and time.perf_counter() - begin < _SECONDS
+        ):
+            last = time.perf_counter()
+            self._step(batch)
+            seconds.append(time.perf_counter() - last)
+        return size / min(seconds)
+
+    def _step(self, batch: Batch) -> None:
+        make_step(self._training, (batch,), Totals(self._training.loss))
+        wait_for(self._device)
+
+
+def saved_bytes(model: nn.Module, step: Callable[[], object]) -> int:
+    """Return the bytes that forward keeps for backward in a step, the model's own left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.layout is torch.strided:
+            memory = tensor.untyped_storage()
+            found[memory.data_ptr()] = memory.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(size for place, size in found.items() if place not in own)
+
+
+def _free_memory(device: torch.device) -> int:
+    return free_gpu_bytes(device) if device.type == "cuda" else free_bytes()
+
+
+def _of_size(batch: Batch, size: int) -> Batch:
+    """Return a batch of so many images: those of another, again and again."""
+    count, device = len(batch.labels), batch.images.device
+    at = torch.arange(size, device=device) % count
+    images = batch.images.unflatten(0, (count, batch.num_crops))[at].flatten(0, 1)
+    mixed = batch.mixed and replace(
+        batch.mixed,
+        partner_labels=batch.mixed.partner_labels[at],
+        share=batch.mixed.share[at],
+    )
+    return replace(
+        batch,
+        images=channels_last(images),
+        labels=batch.labels[at],
+        indices=np.resize(batch.indices, size),
+        mixed=mixed,
+    )
+
+
+@contextmanager
+def _keeping_state(model: nn.Module) -> Iterator[None]:
+    """Give parameters and buffers back as they were, without gradients."""
+    kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with keeping_buffers(model):
+        yield
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(kept[name])
+            parameter.grad = None

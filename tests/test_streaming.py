@@ -20,7 +20,7 @@ from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading import decoding
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import decode_all, read_ahead, sizes_of
+from ptkit.core.data.loading.decoding import _DiskSpeed, decode_all, read_ahead, sizes_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 
@@ -215,6 +215,15 @@ def test_a_read_that_is_slow_now_and_then_starts_no_readers(
     pixels_of(streamed(many_photographs, workers=1))
     # The thread that decodes, and the one that looks how quick the disk is.
     assert slow_disk.most_waiting <= 2
+
+
+def test_a_disk_that_is_quick_again_needs_no_readers(many_photographs, slow_disk):
+    speed = _DiskSpeed()
+    speed.read(many_photographs, range(10))
+    was_slow = speed.is_slow
+    slow_disk.wait_s = 0
+    speed.read(many_photographs, range(40))
+    assert (was_slow, speed.is_slow) == (True, False)
 
 
 def test_quick_files_are_read_by_those_who_want_them(photographs):

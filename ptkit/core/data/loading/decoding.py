@@ -141,7 +141,7 @@ def read_ahead(
 class _DiskSpeed:
     """The mean size of files, and how long reading one takes.
 
-    is_slow: once it is True it stays so.
+    is_slow: whether files are worth reading ahead, by the last of them.
     """
 
     def __init__(self) -> None:
@@ -173,10 +173,10 @@ class _DiskSpeed:
             self._num_read += len(found)
             self._num_bytes += sum(found)
             self._seconds.extend(map(operator.sub, ends, [start, *ends]))
-            # Never False again: busy readers wait for each other too.
-            self.is_slow = self.is_slow or (
-                len(self._seconds) >= _NUM_PROBED and statistics.median(self._seconds) > _SLOW
-            )
+            if len(self._seconds) >= _NUM_PROBED:
+                # With one limit for both, readers would come and go.
+                limit = _SLOW / 4 if self.is_slow else _SLOW
+                self.is_slow = statistics.median(self._seconds) > limit
         return contents
 
 

@@ -35,9 +35,11 @@ def filled(plan: Plan, images: Iterable[tuple[Pixels, Reduction | None]], draws:
     assert size is not None
     batch = np.empty((len(draws), *size, 3), np.uint8)
     columns = draws[:, step.columns]
-    for (pixels, reduction), own, place in zip(images, columns, batch, strict=True):
+    for k, (pixels, reduction) in enumerate(images):
         try:
-            step.spec.into(step.transform, pixels, own, out=place, reduction=reduction)
+            step.spec.into(
+                step.transform, pixels, columns[k], out=batch[k : k + 1], reduction=reduction
+            )
         except RuntimeError as error:
             raise refusal(step, error) from error
     return batch

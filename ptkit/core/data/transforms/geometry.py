@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import _geometry
 
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms.spec import (
@@ -88,8 +89,8 @@ def _box_of_reduced(t: v2.RandomResizedCrop, draws: Draws, reduction: Reduction)
 def can_crop_into(t: v2.RandomResizedCrop) -> bool:
     """Say whether `crop_into` gives the pixels of `random_resized_crop`."""
     is_usual = mode_of(t.interpolation) == InterpolationMode.BILINEAR and t.antialias is True
-    # Elsewhere torchvision resizes floats and rounds them.
-    return is_usual and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    # Elsewhere torchvision resizes floats and rounds them; where, differs by its version.
+    return is_usual and bool(_geometry._do_native_uint8_resize_on_cpu(InterpolationMode.BILINEAR))
 
 
 def crop_into(
@@ -102,23 +103,20 @@ def crop_into(
 ) -> None:
     """Do what `random_resized_crop` or `crop_of_reduced` does, into a batch.
 
-    pixels: uint8 (H, W, C). out: contiguous uint8 (h, w, C), of the transform's size.
+    pixels: uint8 (H, W, C). out: uint8 (1, h, w, C), one image of a batch.
     """
     size = pixels.shape[0], pixels.shape[1]
     top, left, height, width = (
         random_box(t, size, draws) if reduction is None else _box_of_reduced(t, draws, reduction)
     )
-    # A piece of its own: kernels of torch before 2.7 go wrong on rows that have gaps.
-    box = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    # Always a copy: kernels of torch 2.6 go wrong on rows that have gaps, and on the stride of 0 that
+    # numpy gives to a new axis.
+    box = np.array(pixels[None, top : top + height, left : left + width], order="C")
     # numpy moves the axes: each operator of torch gives the interpreter's lock away, and with many
     # threads getting it back takes longer than the work.
+    source, target = (torch.from_numpy(one.transpose(0, 3, 1, 2)) for one in (box, out))
     kernels: Any = torch._C._nn
-    kernels._upsample_bilinear2d_aa(_as_images(box), t.size, False, None, None, out=_as_images(out))
-
-
-def _as_images(pixels: Pixels) -> Tensor:
-    """Return a view (1, C, H, W) of pixels (H, W, C)."""
-    return torch.from_numpy(pixels[None].transpose(0, 3, 1, 2))
+    kernels._upsample_bilinear2d_aa(source, t.size, False, None, None, out=target)
 
 
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:

@@ -109,8 +109,7 @@ def crop_into(
     top, left, height, width = (
         random_box(t, size, draws) if reduction is None else _box_of_reduced(t, draws, reduction)
     )
-    # Always a copy: kernels of torch 2.6 go wrong on rows that have gaps, and on the stride of 0 that
-    # numpy gives to a new axis.
+    # Always a copy, whose rows have no gaps: a new axis of a view would have the stride 0.
     box = np.array(pixels[None, top : top + height, left : left + width], order="C")
     # numpy moves the axes: each operator of torch gives the interpreter's lock away, and with many
     # threads getting it back takes longer than the work.

@@ -31,7 +31,8 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk accuracy recipes photos digits catalogue transforms
+BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk many-cores accuracy \
+	recipes photos digits catalogue transforms
 
 .PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -102,6 +103,9 @@ bench-scale: bench-ready
 
 bench-slow-disk: bench-ready
 	$(BENCH) benchmarks/bench_slow_disk.py "$(PHOTOS)"
+
+bench-many-cores: bench-ready
+	$(BENCH) benchmarks/bench_many_cores.py
 
 bench-accuracy: bench-ready
 	$(BENCH) benchmarks/bench_accuracy.py "$(IMAGES)" "$(TEST)" --device $(DEVICE) \

@@ -34,6 +34,7 @@ from ptkit.core.data.loading.decoding import (
     sizes_of,
 )
 from ptkit.core.data.loading.kept import Kept
+from ptkit.core.data.transforms.filling import can_fill, filled
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import same_shape
@@ -104,28 +105,38 @@ class BatchMaker:
         if self.kept is None:
             read = contents or [content_of(self.images, index) for index in indices]
             self._remember(selection.indices, read)
-        images = map(self._image, indices, selection.draws, read)
+        sources = map(self._source, indices, selection.draws, read)
         # What a user's own step writes is not a decoder's: then each image is captured by itself.
         with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
-            batch = self.pipeline.stack(list(images))
+            if can_fill(self.pipeline.plan):
+                batch: Pixels | Tensor = filled(self.pipeline.plan, sources, selection.draws)
+            else:
+                images = map(self._image, sources, selection.draws)
+                batch = self.pipeline.stack(list(images))
         if isinstance(batch, Tensor):
             return batch
         return self.pipeline.apply_to_batch(batch, selection.draws)
 
-    def _image(self, index: int, draws: Draws, content: Content | None) -> Tensor:
-        # What is kept has been through the prefix already.
+    def _source(
+        self, index: int, draws: Draws, content: Content | None
+    ) -> tuple[Pixels, Reduction | None]:
+        """Return the pixels of an image, and how much smaller they came."""
         if self.kept is not None:
-            return self.pipeline.apply_to_image(self.kept.image(index), draws)
+            return self.kept.image(index), None
         try:
-            pixels, reduction = self._decoded(index, draws, content)
+            return self._decoded(index, draws, content)
         except DataError as error:
             if self.bad is None:
                 raise
             self.bad[index] = str(error)
-            pixels, reduction = self._black(), None
-        return self.pipeline.apply_to_image(
-            self.pipeline.apply_prefix(pixels), draws, reduction=reduction
-        )
+            return self._black(), None
+
+    def _image(self, source: tuple[Pixels, Reduction | None], draws: Draws) -> Tensor:
+        pixels, reduction = source
+        # What is kept has been through the prefix already.
+        if self.kept is None:
+            pixels = self.pipeline.apply_prefix(pixels)
+        return self.pipeline.apply_to_image(pixels, draws, reduction=reduction)
 
     def _remember(self, indices: Indices, contents: Sequence[Content | None]) -> None:
         # Once, in the first epoch. Whoever else writes to these places writes the same.

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import _geometry
 
+from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms.spec import (
     FILL,
     INTERPOLATION,
@@ -74,10 +76,46 @@ def crop_of_reduced(
     t: v2.RandomResizedCrop, image: Tensor, draws: Draws, reduction: Reduction
 ) -> Tensor:
     """Do what `random_resized_crop` does to the whole image when it comes smaller."""
+    return _resized_box(t, image, _box_of_reduced(t, draws, reduction))
+
+
+def _box_of_reduced(t: v2.RandomResizedCrop, draws: Draws, reduction: Reduction) -> Box:
     (top, left, height, width), times = random_box(t, reduction.size, draws), reduction.times
     bottom, right = -(-(top + height) // times), -(-(left + width) // times)
     top, left = top // times, left // times
-    return _resized_box(t, image, (top, left, bottom - top, right - left))
+    return top, left, bottom - top, right - left
+
+
+def can_crop_into(t: v2.RandomResizedCrop) -> bool:
+    """Say whether `crop_into` gives the pixels of `random_resized_crop`."""
+    is_usual = mode_of(t.interpolation) == InterpolationMode.BILINEAR and t.antialias is True
+    # Elsewhere torchvision resizes floats and rounds them; where, differs by its version.
+    return is_usual and bool(_geometry._do_native_uint8_resize_on_cpu(InterpolationMode.BILINEAR))
+
+
+def crop_into(
+    t: v2.RandomResizedCrop,
+    pixels: Pixels,
+    draws: Draws,
+    *,
+    out: Pixels,
+    reduction: Reduction | None,
+) -> None:
+    """Do what `random_resized_crop` or `crop_of_reduced` does, into a batch.
+
+    pixels: uint8 (H, W, C). out: uint8 (1, h, w, C), one image of a batch.
+    """
+    size = pixels.shape[0], pixels.shape[1]
+    top, left, height, width = (
+        random_box(t, size, draws) if reduction is None else _box_of_reduced(t, draws, reduction)
+    )
+    # Always a copy, whose rows have no gaps: a new axis of a view would have the stride 0.
+    box = np.array(pixels[None, top : top + height, left : left + width], order="C")
+    # numpy moves the axes: each operator of torch gives the interpreter's lock away, and with many
+    # threads getting it back takes longer than the work.
+    source, target = (torch.from_numpy(one.transpose(0, 3, 1, 2)) for one in (box, out))
+    kernels: Any = torch._C._nn
+    kernels._upsample_bilinear2d_aa(source, t.size, False, None, None, out=target)
 
 
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
@@ -225,6 +263,8 @@ SPECS = (
         tensor_modes=MOST_MODES,
         times_smaller=lambda t, size, draws: _times_smaller(random_box(t, size, draws)[2:], t.size),
         apply_reduced=crop_of_reduced,
+        into=crop_into,
+        can_into=can_crop_into,
     ),
     Spec(
         v2.Pad,

@@ -362,7 +362,7 @@ def apply_steps(steps: Sequence[Step], image: Any, draws: Draws) -> Any:
             image = step.spec.apply(step.transform, image, draws[step.columns])
         # A user's own code may raise anything.
         except Exception as error:
-            raise _refusal(step, error) from error
+            raise refusal(step, error) from error
     return image
 
 
@@ -383,10 +383,11 @@ def _applied_to_all(step: Step, form: Any, batch: Any, draws: Any) -> Any:
         raise
     # What kernels raise for wrong sizes. Not Exception: no user's code runs here.
     except (ValueError, RuntimeError, TypeError, cv2.error) as error:
-        raise _refusal(step, error) from error
+        raise refusal(step, error) from error
 
 
-def _refusal(step: Step, error: Exception) -> UsageError:
+def refusal(step: Step, error: Exception) -> UsageError:
+    """Return what says that a step does not fit an image."""
     reason = " ".join(str(error).split())
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"

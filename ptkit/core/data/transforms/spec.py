@@ -165,6 +165,8 @@ class Spec(Part):
         (1, 2, 4 or 8) an image of a size may come.
     apply_reduced: `apply` to an image that comes smaller, with its `Reduction` as fourth argument;
         None where `apply` does.
+    into: `apply` (`apply_reduced`, if `reduction` is not None) from (H, W, C) into `out`, one image
+        (1, h, w, C) of a batch, without tensors. can_into: whether that gives the same here.
     is_crop: what remains is a window of the transform's own size.
     num_crops: how many images it makes of one.
     can_keep: it is the same in every epoch and takes uint8, so its result can be kept in memory.
@@ -204,6 +206,8 @@ class Spec(Part):
 
     times_smaller: Callable[[Any, Size, Draws], int] | None = None
     apply_reduced: Callable[[Any, Any, Draws, Any], Any] | None = None
+    into: Callable[..., None] | None = None
+    can_into: Callable[[Any], bool] = lambda _t: True
     is_crop: bool = False
     num_crops: int = 1
     can_keep: bool = False

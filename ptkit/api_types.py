@@ -46,6 +46,7 @@ class FinetuneSettings(TypedDict, total=False):
     mean: Sequence[float]
     std: Sequence[float]
     cache: str
+    decode: str
     reduced_decode: bool
     on_bad: str
     allow_leak: bool

@@ -32,7 +32,7 @@ WALKS = {
         new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
         fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
         Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device
-        outputs_of|Batch.outputs loop._step Loss.forward Totals.add loop.evaluate
+        outputs_of|Batch.outputs loop.make_step Loss.forward Totals.add loop.evaluate
         session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
         environment|_environment save_checkpoint Events last_checkpoint
         write_atomically""",
@@ -41,7 +41,7 @@ WALKS = {
         Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
         Batches.epoch epoch_order permutation Batches._plans|Batches._selections
         InMemory.batches Pipeline.together|Pipeline.apply_to_batch
-        Pipeline.finish|Pipeline.finish_on_device loop._step outputs_of|Batch.outputs
+        Pipeline.finish|Pipeline.finish_on_device loop.make_step outputs_of|Batch.outputs
         Loss.forward""",
     "confmat": """confmat.confmat load_subject read_weights read_weight_file build_model
         calls.parse Pipeline.parse read_task read_matching_list numbered_lines|_numbered_lines
@@ -49,7 +49,7 @@ WALKS = {
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
-        _triplets loop._step outputs_of|Batch.outputs Loss.forward loop.evaluate
+        _triplets loop.make_step outputs_of|Batch.outputs Loss.forward loop.evaluate
         KeptScore|EmbeddingScore check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")

@@ -114,6 +114,12 @@ class DataSettings:
         "Where decoded images are kept: in memory, on disk, or nowhere.",
         choices=("auto", "ram", "disk", "off"),
     )
+    decode: str = _setting(
+        "cpu",
+        "Where training images are decoded that are not kept: gpu decodes JPEGs on a CUDA device;"
+        " pixels differ by a few levels.",
+        choices=("cpu", "gpu"),
+    )
     reduced_decode: bool = _setting(
         False,
         "Decode JPEGs at a half, a quarter or an eighth of their size where the crop is still"

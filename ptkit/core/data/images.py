@@ -167,6 +167,13 @@ def header_size(data: bytes, path: str | Path = "image") -> tuple[int, int]:
     return (width, height) if _orientation(image) in _TURNED else (height, width)
 
 
+def is_upright(data: bytes) -> bool:
+    """Say whether an encoded JPEG is shown as it is stored, as its metadata have it."""
+    with contextlib.suppress(DataError):
+        return _orientation(_header(data, "", "JPEG")) not in _UPRIGHT
+    return True
+
+
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
     descriptor = os.open(os.fsencode(path), _READ_FLAGS)
     try:

@@ -111,7 +111,8 @@ def prepare_data(
     eval_draft = _pipeline(eval_calls, size)
     _check_drafts(data, train_list, train_draft, eval_draft)
     # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
-    train_data = replace(data, cache="off") if data.reduced_decode else data
+    decodes_anew = data.reduced_decode or data.decode == "gpu"
+    train_data = replace(data, cache="off") if decodes_anew else data
     # One after the other: memory that the training images take is not free for the others.
     train = load_list(train_list, train_draft, train_data, counting, is_once=asked.epochs == 1)
     valid = load_list(valid_list, eval_draft, data, counting, is_once=asked.epochs == 1)
@@ -200,6 +201,11 @@ def _check_drafts(
         raise UsageError(
             f"training images get {counted(train.channels, 'channel')}, evaluation images"
             f" {evaluation.channels}: give data.eval_transforms the Grayscale of training"
+        )
+    if data.decode == "gpu" and (data.reduced_decode or data.cache in ("ram", "disk")):
+        raise UsageError(
+            "data.decode=gpu decodes whole images, each time anew: it needs data.cache=auto or off,"
+            " without data.reduced_decode"
         )
     if not data.reduced_decode:
         return
@@ -302,6 +308,7 @@ def _training_batches(
         workers=data.workers,
         kept=source.kept,
         reduced_decode=data.reduced_decode,
+        decode=data.decode,
     )
 
 

@@ -31,6 +31,7 @@ from ptkit.core.data.keyed import (
     epoch_order,
 )
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.loading.gpu_decoding import gpu_decoder
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
@@ -144,7 +145,8 @@ class Batches:
     image falls into.
 
     reduced_decode: JPEGs are decoded at a half, quarter or eighth of their size where the first
-    transform shrinks its crop at least that much; the pixels differ slightly.
+    transform shrinks its crop at least that much; the pixels differ slightly. decode: "gpu" for
+    JPEGs to be decoded on a CUDA device; the pixels differ by a few levels.
 
     Raises:
         UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it has
@@ -161,6 +163,7 @@ class Batches:
         workers: int = 0,
         kept: Kept | None = None,
         reduced_decode: bool = False,
+        decode: str = "cpu",
     ) -> None:
         assert sampling.sampler in SAMPLERS
         if reduced_decode:
@@ -179,7 +182,13 @@ class Batches:
         if self.pipeline.is_foreign:
             self._hashes.share_memory_()
         self._maker = BatchMaker(
-            images, self.pipeline, kept, self._hashes, reduced_decode, finishes
+            images,
+            self.pipeline,
+            kept,
+            self._hashes,
+            reduced_decode,
+            finishes,
+            gpu=gpu_decoder(self.device, self.pipeline) if decode == "gpu" else None,
         )
         self._pool: ThreadPoolExecutor | None = None
         self._processes = WorkerProcesses(self._maker, self._selections, workers=self.workers)

@@ -33,6 +33,7 @@ from ptkit.core.data.loading.decoding import (
     read_ahead,
     sizes_of,
 )
+from ptkit.core.data.loading.gpu_decoding import GpuDecoder
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.filling import can_fill, filled
 from ptkit.core.data.transforms.geometry import Reduction
@@ -62,6 +63,7 @@ class BatchMaker:
         nothing is left to do for a batch as a whole.
     bad: gets the images that cannot be read, in whose place a black one is put; without it they are
         an error.
+    gpu: decodes JPEGs on the device.
     """
 
     images: ImageList
@@ -71,6 +73,7 @@ class BatchMaker:
     reduced_decode: bool = False
     finishes: bool = False
     bad: Unreadable | None = None
+    gpu: GpuDecoder | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -105,6 +108,8 @@ class BatchMaker:
         if self.kept is None:
             read = contents or [content_of(self.images, index) for index in indices]
             self._remember(selection.indices, read)
+            if self.gpu is not None:
+                return self._from_gpu(self.gpu, selection, read)
         sources = map(self._source, indices, selection.draws, read)
         # What a user's own step writes is not a decoder's: then each image is captured by itself.
         with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
@@ -116,6 +121,18 @@ class BatchMaker:
         if isinstance(batch, Tensor):
             return batch
         return self.pipeline.apply_to_batch(batch, selection.draws)
+
+    def _from_gpu(
+        self, gpu: GpuDecoder, selection: Selection, contents: Sequence[Content | None]
+    ) -> Tensor:
+        indices = selection.indices.tolist()
+        images = gpu.images([data if isinstance(data, bytes) else b"" for data in contents])
+
+        def usual(place: int) -> Pixels:
+            return self._source(indices[place], selection.draws[place], contents[place])[0]
+
+        with capturing_stderr:
+            return gpu.batch(self.pipeline, images, selection.draws, usual)
 
     def _source(
         self, index: int, draws: Draws, content: Content | None
@@ -260,7 +277,8 @@ class _PendingBatch:
                 self.memory = torch.empty(
                     (len(self.selection.indices) * crops, *pixels.shape[1:]),
                     dtype=pixels.dtype,
-                    pin_memory=self.pinned,
+                    device=pixels.device,
+                    pin_memory=self.pinned and pixels.device.type == "cpu",
                     memory_format=layout,
                 )
         # Shapes that differ are an error, which `finished` raises when all are known.
@@ -289,4 +307,5 @@ class _Part:
         tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
         self.batch.put(tensor, start=self.start, count=len(self.selection.indices))
         # Pixels that are not finished are (n, H, W, C).
-        return tuple((tensor if isinstance(pixels, Tensor) else tensor.movedim(-1, 1)).shape[1:])
+        is_finished = tensor.is_floating_point()
+        return tuple((tensor if is_finished else tensor.movedim(-1, 1)).shape[1:])

@@ -1,0 +1,166 @@
+"""Which JPEGs a GPU decodes, and that all others go the usual way; the GPU here is torchvision's
+decoder on the CPU.
+"""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_data import write_list
+from torchvision.io import ImageReadMode, decode_jpeg
+
+import ptkit
+from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import Sampling
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading import batches as batches_module
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.gpu_decoding import GpuDecoder, can_decode, gpu_decoder
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import DataError, UsageError
+
+# Newer versions of torchvision send people to torchcodec.
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+CPU = torch.device("cpu")
+CALLS = ["RandomResizedCrop(24)", "RandomHorizontalFlip()", "ToTensor()"]
+
+
+def encoded(mode="RGB", kind="JPEG", turned=None, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    image, buffer = Image.fromarray(pixels).convert(mode), io.BytesIO()
+    if turned is not None:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = turned
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# Whether the GPU decodes it.
+FILES = {
+    "plain": (encoded(), True),
+    "grey": (encoded("L"), True),
+    "progressive": (encoded(progressive=True), True),
+    "subsampled": (encoded(subsampling=2), True),
+    "upright by EXIF": (encoded(turned=1), True),
+    "turned by EXIF": (encoded(turned=6), False),
+    "mirrored by EXIF": (encoded(turned=2), False),
+    "four channels": (encoded("CMYK"), False),
+    "stored as RGB": (encoded(keep_rgb=True), False),
+    "PNG": (encoded(kind="PNG"), False),
+    "cut off": (encoded()[:-300], False),
+}
+
+
+class OnCpu:
+    """Decodes as a GPU would, and counts the images."""
+
+    def __init__(self):
+        self.num_images, self.num_calls = 0, 0
+
+    def __call__(self, encoded):
+        self.num_calls += 1
+        found = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+        self.num_images += len(encoded)
+        return found
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    decode = OnCpu()
+    monkeypatch.setattr(batches_module, "gpu_decoder", lambda *_: GpuDecoder(CPU, decode))
+    return decode
+
+
+@pytest.fixture
+def images(tmp_path):
+    good = {name: data for name, (data, _) in FILES.items() if name != "cut off"}
+    for name, data in good.items():
+        (tmp_path / name).write_bytes(data)
+    write_list(tmp_path / "list.txt", [(name, number % 2) for number, name in enumerate(good)])
+    return read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_gpu_decodes_what_it_decodes_as_we_do(name):
+    data, expected = FILES[name]
+    assert can_decode(data) is expected
+    if expected:
+        pixels = GpuDecoder(CPU, OnCpu()).images([data])[0]
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), decoder.decode(data))
+
+
+@pytest.mark.parametrize("calls", [CALLS, ["Resize((24, 24))", *CALLS], [*CALLS, "RandomErasing()"],
+                                   ["Resize((24, 24))", "ToTensor()"],
+                                   ["Resize(24)", "FiveCrop(24)", "ToTensor()"]])  # fmt: skip
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_those_of_the_cpu(images, gpu, calls, workers):
+    batches = [
+        list(
+            Batches(
+                images,
+                # Flips are among the steps that a GPU does for a whole batch.
+                Pipeline.parse(calls).for_device(torch.device("cuda")),
+                Sampling(4),
+                workers=workers,
+                decode=decode,
+            ).epoch(1)
+        )
+        for decode in ("cpu", "gpu")
+    ]
+    for expected, found in zip(*batches, strict=True):
+        # The same kernels on the same pixels, in another layout of memory.
+        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1.01 / 255)
+        assert torch.equal(found.labels, expected.labels)
+    assert gpu.num_images == 5
+
+
+def test_one_that_the_gpu_refuses_is_decoded_as_usual():
+    good, strange = encoded(), encoded(progressive=True)
+
+    def decode(images):
+        if any(len(image) == len(strange) for image in images):
+            raise RuntimeError("nvjpegDecodeJpeg failed: 3")
+        return decode_jpeg(images, mode=ImageReadMode.RGB)
+
+    found = GpuDecoder(CPU, decode).images([good, strange, good, good])
+    assert [image is None for image in found] == [False, True, False, False]
+
+
+def test_an_image_that_cannot_be_read_is_the_usual_error(images, gpu, tmp_path):
+    (tmp_path / "plain").write_bytes(FILES["cut off"][0])
+    batches = Batches(images, Pipeline.parse(CALLS), Sampling(4), decode="gpu")
+    with pytest.raises(DataError, match="plain"):
+        list(batches.epoch())
+    bad = {}
+    list(batches.epoch(bad=bad))
+    assert list(bad) == [0]
+
+
+def test_without_a_gpu_it_is_refused():
+    with pytest.raises(UsageError, match=r"on a CUDA device, and this run is on cpu"):
+        gpu_decoder(CPU, Pipeline.parse(CALLS))
+
+
+@pytest.mark.parametrize("more", [{"cache": "ram"}, {"reduced_decode": True, "cache": "auto"}])
+def test_what_excludes_it_is_refused(images, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"data.decode=gpu decodes whole images"):
+        ptkit.train(
+            train="list.txt", valid="list.txt", allow_leak=True, decode="gpu", size=24,
+            transforms=CALLS[:1], model="lenet(size=24)", **more,
+        )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_nvjpeg_differs_by_a_few_levels():
+    device = torch.device("cuda")
+    gpu = gpu_decoder(device, Pipeline.parse(CALLS).for_device(device))
+    contents = [data for data, expected in FILES.values() if expected]
+    for data, pixels in zip(contents, gpu.images(contents), strict=True):
+        assert pixels is not None
+        difference = pixels.permute(1, 2, 0).cpu().numpy().astype(int) - decoder.decode(data)
+        # Noise, the worst that there is: colours are interpolated in another way.
+        assert np.abs(difference).mean() < 4

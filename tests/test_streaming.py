@@ -290,7 +290,7 @@ def test_reduced_decoding_makes_less_of_the_files_and_nearly_the_same_crops(
     counts = num_decoded_bytes(monkeypatch)
     whole = pixels_of(streamed(photographs))
     num_whole = sum(counts)
-    reduced = pixels_of(streamed(photographs, reduced_decode=True))
+    reduced = pixels_of(streamed(photographs, decode="reduced"))
     assert sum(counts) - num_whole < num_whole / 2
     assert (reduced - whole).abs().mean() < 0.01
     assert not torch.equal(reduced, whole)
@@ -304,7 +304,7 @@ def test_reduced_decoding_before_a_resize_makes_nearly_the_same_pixels(
 ):
     calls = [*calls, "ToTensor()"]
     reduced, whole = (
-        pixels_of(streamed(photographs, calls, reduced_decode=True)),
+        pixels_of(streamed(photographs, calls, decode="reduced")),
         pixels_of(streamed(photographs, calls)),
     )
     assert (reduced - whole).abs().mean() < 0.01
@@ -315,7 +315,7 @@ def test_reduced_decoding_before_a_resize_makes_nearly_the_same_pixels(
 def test_images_that_are_not_made_half_as_large_are_decoded_whole(streamed, photographs, calls):
     calls = [*calls, "ToTensor()"]
     reduced, whole = (
-        pixels_of(streamed(photographs, calls, reduced_decode=True)),
+        pixels_of(streamed(photographs, calls, decode="reduced")),
         pixels_of(streamed(photographs, calls)),
     )
     assert torch.equal(reduced, whole)
@@ -324,7 +324,7 @@ def test_images_that_are_not_made_half_as_large_are_decoded_whole(streamed, phot
 def test_reduced_decoding_does_not_depend_on_threads_or_batches(streamed, photographs):
     options = ({"workers": 1}, {"workers": 4}, {"batch_size": 21, "shuffle": False})
     first, *others = (
-        pixels_of(streamed(photographs, reduced_decode=True, **some)) for some in options
+        pixels_of(streamed(photographs, decode="reduced", **some)) for some in options
     )
     assert all(torch.equal(first, other) for other in others)
 
@@ -332,9 +332,9 @@ def test_reduced_decoding_does_not_depend_on_threads_or_batches(streamed, photog
 def test_reduced_decoding_in_worker_processes_is_that_in_threads(streamed, photographs, tmp_path):
     (tmp_path / "own.py").write_text("def same(image):\n    return image\n")
     foreign = [CROPS[0], f'Lambda("{tmp_path / "own.py"}:same")', "ToTensor()"]
-    found = pixels_of(streamed(photographs, foreign, reduced_decode=True, workers=1))
+    found = pixels_of(streamed(photographs, foreign, decode="reduced", workers=1))
     assert torch.equal(
-        found, pixels_of(streamed(photographs, [CROPS[0], "ToTensor()"], reduced_decode=True))
+        found, pixels_of(streamed(photographs, [CROPS[0], "ToTensor()"], decode="reduced"))
     )
 
 
@@ -343,9 +343,9 @@ def test_reduced_decoding_that_cannot_be_is_a_usage_error(streamed, photographs)
     with pytest.raises(
         UsageError, match=r"^data\.reduced_decode .* needs data\.cache=auto or off$"
     ):
-        streamed(photographs, kept=kept, reduced_decode=True)
+        streamed(photographs, kept=kept, decode="reduced")
     with pytest.raises(UsageError, match=r"Resize or RandomResizedCrop, found RandomCrop\(8\)$"):
-        streamed(photographs, ["RandomCrop(8)", "ToTensor()"], reduced_decode=True)
+        streamed(photographs, ["RandomCrop(8)", "ToTensor()"], decode="reduced")
 
 
 @pytest.mark.parametrize("times", [2, 4, 8])
@@ -377,7 +377,7 @@ def test_reduced_decoding_turns_photographs_upright(streamed, photographs, tmp_p
         (tmp_path / f"{orientation}.jpg").write_bytes(jpeg(pixels, orientation=orientation))
     write_list(tmp_path / "list.txt", [(f"{k}.jpg", 0) for k in EVERY_ORIENTATION])
     turned = read_list(tmp_path / "list.txt")
-    reduced, whole = (pixels_of(streamed(turned, reduced_decode=some)) for some in (True, False))
+    reduced, whole = (pixels_of(streamed(turned, decode=some)) for some in ("reduced", "whole"))
     assert (reduced - whole).abs().mean() < 0.01
 
 

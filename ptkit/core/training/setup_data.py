@@ -110,9 +110,8 @@ def prepare_data(
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
     _check_drafts(data, train_list, train_draft, eval_draft)
-    # With reduced_decode each crop decodes a JPEG in its own way: there is nothing to keep.
-    decodes_anew = data.reduced_decode or data.decode == "gpu"
-    train_data = replace(data, cache="off") if decodes_anew else data
+    # Decoded for each crop in its own way, or on a GPU, there is nothing to keep.
+    train_data = data if _decode_of(data) == "whole" else replace(data, cache="off")
     # One after the other: memory that the training images take is not free for the others.
     train = load_list(train_list, train_draft, train_data, counting, is_once=asked.epochs == 1)
     valid = load_list(valid_list, eval_draft, data, counting, is_once=asked.epochs == 1)
@@ -191,6 +190,11 @@ def _pipeline(calls: tuple[Call, ...], size: int, **scale: tuple[float, ...]) ->
 
 def _has(calls: tuple[Call, ...], name: str) -> bool:
     return any(call.name == name for call in calls)
+
+
+def _decode_of(data: DataSettings) -> str:
+    """Return how training images are decoded, see `Batches`."""
+    return "reduced" if data.reduced_decode else {"cpu": "whole", "gpu": "gpu"}[data.decode]
 
 
 def _check_drafts(
@@ -307,8 +311,7 @@ def _training_batches(
         device=device,
         workers=data.workers,
         kept=source.kept,
-        reduced_decode=data.reduced_decode,
-        decode=data.decode,
+        decode=_decode_of(data),
     )
 
 

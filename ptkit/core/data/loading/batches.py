@@ -144,12 +144,12 @@ class Batches:
     not on whether the images are kept (`kept`), and without MixUp and CutMix not on the batch an
     image falls into.
 
-    reduced_decode: JPEGs are decoded at a half, quarter or eighth of their size where the first
-    transform shrinks its crop at least that much; the pixels differ slightly. decode: "gpu" for
-    JPEGs to be decoded on a CUDA device; the pixels differ by a few levels.
+    decode: "whole"; "reduced" for JPEGs at a half, quarter or eighth of their size where the first
+    transform shrinks its crop at least that much, the pixels differ slightly; or "gpu" for JPEGs on
+    a CUDA device, the pixels differ by a few levels.
 
     Raises:
-        UsageError: a balanced sampler for labels that are numbers, or reduced_decode where it has
+        UsageError: a balanced sampler for labels that are numbers, or reduced decoding where it has
             no effect.
     """
 
@@ -162,13 +162,12 @@ class Batches:
         device: str | torch.device = "cpu",
         workers: int = 0,
         kept: Kept | None = None,
-        reduced_decode: bool = False,
-        decode: str = "cpu",
+        decode: str = "whole",
     ) -> None:
         assert sampling.sampler in SAMPLERS
-        if reduced_decode:
+        if decode == "reduced":
             check_reduced_decode(pipeline, is_kept=kept is not None)
-        self.device = torch.device(device)
+        self.device, self.decode = torch.device(device), decode
         self.images, self.pipeline, self.kept = images, pipeline.for_device(self.device), kept
         self.sampling, self.workers = sampling, workers or num_cores()
         is_balanced = sampling.sampler == "balanced"
@@ -186,7 +185,7 @@ class Batches:
             self.pipeline,
             kept,
             self._hashes,
-            reduced_decode,
+            decode == "reduced",
             finishes,
             gpu=gpu_decoder(self.device, self.pipeline) if decode == "gpu" else None,
         )
@@ -202,7 +201,7 @@ class Batches:
             device=self.device,
             workers=self.workers,
             kept=self.kept,
-            reduced_decode=self._maker.reduced_decode,
+            decode=self.decode,
         )
 
     def __len__(self) -> int:

@@ -278,6 +278,43 @@ def test_an_entry_that_was_damaged_from_outside_is_made_anew(listed, pipeline, f
     assert [entry.state for entry in list_entries()] == [COMPLETE]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_images", "7"),
+        ("num_images", -1),
+        ("num_images", 10**12),
+        ("size", [6, -7]),
+        ("size", [10**9, 10**9]),
+        ("size", "67"),
+        ("channels", 0),
+        ("channels", None),
+        ("bad", {"0": "x"}),
+        ("bad", [[0]]),
+        ("bad", [[-1, "x"]]),
+        ("bad", [[10**9, "x"]]),
+        ("nbytes", 1.5),
+        ("key", 3),
+    ],
+)
+def test_an_entry_that_was_edited_is_not_used(damaged, pipeline, folder, name, value):
+    on_disk(damaged, pipeline)
+    (entry,) = list_entries()
+    file = entry.folder / "entry.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    assert opened(damaged, pipeline) is None
+    assert list_entries()
+
+
+def test_an_entry_of_other_sizes_is_not_used(damaged, folder):
+    pipeline = Pipeline.parse(OWN_SIZES)
+    on_disk(damaged, pipeline)
+    (entry,) = list_entries()
+    sizes = np.fromfile(entry.folder / "sizes.bin", np.int32)
+    (sizes + 1).tofile(entry.folder / "sizes.bin")
+    assert opened(damaged, pipeline) is None
+
+
 def test_nothing_that_is_written_to_kept_pixels_reaches_the_disk(listed, pipeline, folder):
     expected = decoded(listed, pipeline)
     kept = on_disk(listed, pipeline)

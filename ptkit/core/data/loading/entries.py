@@ -8,6 +8,7 @@ is on the disk: an entry with its final name is complete.
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -250,10 +251,42 @@ def _facts(folder: Path) -> dict[str, Any]:
     """Return what entry.json says; nothing where it is missing, damaged, or of another format."""
     try:
         facts = json.loads((folder / FACTS).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     is_known = isinstance(facts, dict) and facts.get("format") == FORMAT
-    return facts if is_known and facts.get("format_version") == FORMAT_VERSION else {}
+    is_known = is_known and facts.get("format_version") == FORMAT_VERSION
+    return facts if is_known and _is_sound(facts) else {}
+
+
+def _is_sound(facts: Mapping[str, Any]) -> bool:
+    """Say whether what a complete entry would say of its pixels, if it is said, makes sense."""
+    size, bad, key = facts.get("size"), facts.get("bad", []), facts.get("key")
+    counts = [facts.get(name, 1) for name in ("num_images", "nbytes", "channels")]
+    if not (_are_numbers(counts, 3) and (size is None or _are_numbers(size, 2)) and counts[2]):
+        return False
+    num_images, nbytes, channels = counts
+    return (
+        isinstance(key, str)
+        and isinstance(bad, list)
+        # In whole numbers of any length: numpy's would overflow.
+        and (
+            size is None
+            or "nbytes" not in facts
+            or math.prod([num_images, *size, channels]) == nbytes
+        )
+        and all(
+            isinstance(one, list) and len(one) == 2 and type(one[0]) is int and type(one[1]) is str
+            for one in bad
+        )
+    )
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) is int and value >= 0 for value in values)
+    )
 
 
 def _size_of(file: Path) -> int:

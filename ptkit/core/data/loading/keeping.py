@@ -211,6 +211,9 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
         kept = _mapped(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
+    bad = [index for index, _ in kept.bad]
+    if len(kept) + len(set(bad)) != len(images) or max(bad, default=0) >= len(images):
+        return None
     # Tried again: if the disk was at fault then, the entry lacks images that are good.
     return None if any(_can_be_read(images, index) for index, _ in kept.bad) else kept
 
@@ -346,6 +349,8 @@ def _mapped(entry: Entry) -> Kept:
         pixels = _mapped_pixels(file, (count, *facts["size"], channels))
         return Kept(pixels, bad, origin=file, hashes=hashes)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
+    if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != facts["nbytes"]:
+        raise ValueError("the sizes are not those of the pixels")
     blocks = (_mapped_pixels(file, (facts["nbytes"],)),)
     layout = Layout(blocks, np.zeros(count, np.int32), starts_of(sizes, channels), sizes, channels)
     return Kept(np.empty(0, np.uint8), bad, layout, file, hashes)

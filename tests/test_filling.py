@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from tiny_data import write_list
 
+from ptkit.core.data.keyed import Selection
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.streaming import BatchMaker, in_threads
 from ptkit.core.data.transforms.filling import can_fill, filled
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.device import thread_pool
 
 
 def photos() -> list[np.ndarray]:
@@ -34,6 +41,26 @@ def test_a_filled_batch_has_the_pixels_of_single_images(crop, times):
     )
     got = filled(pipeline.plan, zip(images, reductions, strict=True), draws)
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_batch_made_in_its_own_memory_has_the_pixels_of_its_parts(tmp_path, workers):
+    for number, image in enumerate(photos()):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    write_list(tmp_path / "list.txt", [(f"{number}.png", 0) for number in range(5)])
+    images = read_list(tmp_path / "list.txt")
+    # As for a GPU, where flips and Normalize run.
+    pipeline = Pipeline.parse(
+        ["RandomResizedCrop(24)", "RandomHorizontalFlip()", "ToTensor()"]
+    ).for_device(torch.device("cuda"))
+    maker = BatchMaker(images, pipeline, None, torch.zeros(5, dtype=torch.int64))
+    indices = np.array([4, 0, 3, 1, 2, 0, 1])
+    whole = Selection(indices, pipeline.draws(0, epoch=0, keys=np.arange(7)))
+    with thread_pool(workers) as pool:
+        made = in_threads(maker, [whole], pool=pool, workers=workers, ahead=2, pinned=False)
+        ((_, batch),) = made
+    assert batch.shape == (7, 24, 24, 3)
+    np.testing.assert_array_equal(batch.numpy(), np.asarray(maker.make(whole)))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ from ptkit.core.errors import DataError
 
 # What a thread gets of a batch at a time, decoded: so little that all threads end together.
 _BYTES_A_PART = 1 << 19
+# The same where batches are made ahead and nobody waits for this one: handing over a part costs a
+# tenth of a millisecond where threads are many.
+_BYTES_AHEAD_A_PART = 1 << 20
 
 # A batch before it goes to the device: uint8 (n, H, W, C) or float (n, C, H, W).
 HostBatch = tuple[Selection, Pixels | Tensor]
@@ -83,11 +86,25 @@ class BatchMaker:
         has_one_size = self.kept is not None and self.kept.size is not None
         return has_one_size and not self.pipeline.plan.image_steps
 
+    @property
+    def shape_in_place(self) -> tuple[int, ...] | None:
+        """(h, w, C) of images that can be made in a batch's own memory, uint8; None for others."""
+        plan, size = self.pipeline.plan, self.pipeline.size
+        is_direct = can_fill(plan) and not (self.is_whole or self.finishes or plan.batch_steps)
+        return (*size, 3) if is_direct and self.gpu is None and size is not None else None
+
     def make(
-        self, selection: Selection, contents: Sequence[Content] | None = None
+        self,
+        selection: Selection,
+        contents: Sequence[Content] | None = None,
+        *,
+        out: Pixels | None = None,
     ) -> Pixels | Tensor:
-        """Return images as they go to the device; contents: of their files, if read already."""
-        batch = self._unfinished(selection, contents)
+        """Return images as they go to the device.
+
+        contents: of their files, if read already. out: where they are made, see `shape_in_place`.
+        """
+        batch = self._unfinished(selection, contents, out)
         if not self.finishes:
             return batch
         return self.pipeline.finish_on_device(
@@ -95,7 +112,7 @@ class BatchMaker:
         )
 
     def _unfinished(
-        self, selection: Selection, contents: Sequence[Content] | None
+        self, selection: Selection, contents: Sequence[Content] | None, out: Pixels | None
     ) -> Pixels | Tensor:
         if self.is_whole:
             assert self.kept is not None
@@ -114,7 +131,9 @@ class BatchMaker:
         # What a user's own step writes is not a decoder's: then each image is captured by itself.
         with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
             if can_fill(self.pipeline.plan):
-                batch: Pixels | Tensor = filled(self.pipeline.plan, sources, selection.draws)
+                batch: Pixels | Tensor = filled(
+                    self.pipeline.plan, sources, selection.draws, out=out
+                )
             else:
                 images = map(self._image, sources, selection.draws)
                 batch = self.pipeline.stack(list(images))
@@ -203,7 +222,11 @@ def in_threads(
     pinned: in memory that a GPU copies from by itself.
     """
     started: deque[_PendingBatch] = deque()
-    parts = _parts(maker, selections, workers=workers, pinned=pinned)
+    # At least so many parts a batch: where each is waited for, all threads end at about one time.
+    least, most_bytes = (
+        (2 * workers, _BYTES_A_PART) if ahead == 0 else (workers // 2, _BYTES_AHEAD_A_PART)
+    )
+    parts = _parts(maker, selections, least=least, most_bytes=most_bytes, pinned=pinned)
     # Closed when the epoch is given up: its readers stop then, not when the collector comes by.
     with closing(_with_files(maker, parts)) as parts_and_files:
         try:
@@ -224,10 +247,10 @@ def in_threads(
 
 
 def _parts(
-    maker: BatchMaker, selections: Iterable[Selection], *, workers: int, pinned: bool
+    maker: BatchMaker, selections: Iterable[Selection], *, least: int, most_bytes: int, pinned: bool
 ) -> "Iterator[_Part]":
-    """Divide each batch into parts of a few images, at least two for each thread."""
-    size, least = maker.pipeline.size, 2 * workers
+    """Divide each batch into parts of a few images, at least so many."""
+    size = maker.pipeline.size
     if maker.is_whole:
         assert maker.kept is not None
         # Copying kept pixels is quick: a small batch is not worth dividing.
@@ -236,7 +259,7 @@ def _parts(
     for selection in selections:
         count, batch = len(selection.indices), _PendingBatch(selection, pinned)
         # No part without an image.
-        num_parts = min(max(math.ceil(count * image_bytes / _BYTES_A_PART), least), count)
+        num_parts = min(max(math.ceil(count * image_bytes / most_bytes), least), count)
         for k in range(num_parts):
             start, end = count * k // num_parts, count * (k + 1) // num_parts
             yield _Part(batch, start, selection.part(start, end))
@@ -267,23 +290,32 @@ class _PendingBatch:
     def put(self, pixels: Tensor, *, start: int, count: int) -> None:
         """Copy the pixels of `count` images to their place, from the `start`-th image on."""
         crops = len(pixels) // count
-        # As convolutions want it: the model would rearrange every batch otherwise.
-        layout = torch.channels_last if pixels.is_floating_point() else torch.contiguous_format
-        # The part that is ready first makes the memory; all copy side by side, each to its place.
+        whole = self.whole(crops, pixels.shape[1:], pixels.dtype, pixels.device)
+        # Shapes that differ are an error, which `finished` raises when all are known.
+        if whole.shape[1:] == pixels.shape[1:]:
+            whole[start * crops : (start + count) * crops] = pixels
+
+    def whole(
+        self, crops: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Return the batch's memory, of so many crops of an image, which the first part makes; all
+        write side by side, each to its place.
+        """
         with self.lock:
             if self.memory is None:
                 # Of pinned memory torch keeps what was used, and gives it out again after the
                 # copies from it ended.
                 self.memory = torch.empty(
-                    (len(self.selection.indices) * crops, *pixels.shape[1:]),
-                    dtype=pixels.dtype,
-                    device=pixels.device,
-                    pin_memory=self.pinned and pixels.device.type == "cpu",
-                    memory_format=layout,
+                    (len(self.selection.indices) * crops, *shape),
+                    dtype=dtype,
+                    device=device,
+                    pin_memory=self.pinned and device.type == "cpu",
+                    # As convolutions want it: the model would rearrange every batch otherwise.
+                    memory_format=torch.channels_last
+                    if dtype.is_floating_point
+                    else torch.contiguous_format,
                 )
-        # Shapes that differ are an error, which `finished` raises when all are known.
-        if self.memory.shape[1:] == pixels.shape[1:]:
-            self.memory[start * crops : (start + count) * crops] = pixels
+            return self.memory
 
     def finished(self, pipeline: Pipeline) -> HostBatch:
         """Wait for all parts and return the batch."""
@@ -303,9 +335,16 @@ class _Part:
 
     def make(self, maker: BatchMaker, files: PendingFiles | None) -> tuple[int, ...]:
         """Make the images in the batch's memory and return their shape (C, H, W)."""
-        pixels = maker.make(self.selection, None if files is None else files.contents())
+        contents = None if files is None else files.contents()
+        count = len(self.selection.indices)
+        if (shape := maker.shape_in_place) is not None:
+            whole = self.batch.whole(1, shape, torch.uint8, torch.device("cpu"))
+            place = whole[self.start : self.start + count].numpy()
+            maker.make(self.selection, contents, out=place)
+            return shape[-1], *shape[:-1]
+        pixels = maker.make(self.selection, contents)
         tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
-        self.batch.put(tensor, start=self.start, count=len(self.selection.indices))
+        self.batch.put(tensor, start=self.start, count=count)
         # Pixels that are not finished are (n, H, W, C).
         is_finished = tensor.is_floating_point()
         return tuple((tensor if is_finished else tensor.movedim(-1, 1)).shape[1:])

@@ -21,10 +21,17 @@ def can_fill(plan: Plan) -> bool:
     ] == [True]
 
 
-def filled(plan: Plan, images: Iterable[tuple[Pixels, Reduction | None]], draws: Draws) -> Pixels:
+def filled(
+    plan: Plan,
+    images: Iterable[tuple[Pixels, Reduction | None]],
+    draws: Draws,
+    *,
+    out: Pixels | None = None,
+) -> Pixels:
     """Return what `apply_to_image` and `stack` make of images, uint8 (n, h, w, 3); see `can_fill`.
 
-    images: uint8 (H, W, 3), with how much smaller each came. draws: (n, num_draws).
+    images: uint8 (H, W, 3), with how much smaller each came. draws: (n, num_draws). out: where the
+    result goes.
 
     Raises:
         UsageError: the transform does not fit an image.
@@ -33,7 +40,7 @@ def filled(plan: Plan, images: Iterable[tuple[Pixels, Reduction | None]], draws:
     size = step.spec.size(step.transform, None)
     assert step.spec.into is not None
     assert size is not None
-    batch = np.empty((len(draws), *size, 3), np.uint8)
+    batch = np.empty((len(draws), *size, 3), np.uint8) if out is None else out
     columns = draws[:, step.columns]
     for k, (pixels, reduction) in enumerate(images):
         try:

@@ -14,12 +14,15 @@ _LARGEST = 1 << 63
 _CONTAINERS = (dict, list, tuple, set)
 
 
-def fault_of(contents: Any) -> str | None:
+def fault_of(contents: Any, *, num_bytes: int) -> str | None:
     """Say what of a file's contents is neither a plain container nor a plain tensor, if anything.
 
     Tensors are dense, on the CPU and no larger than their bytes in the file: a view may repeat a
     single number a billion times, and copying it would fill the memory.
+
+    num_bytes: of the file. Older versions of torch read beyond a record that is too short.
     """
+    storages: dict[int, int] = {}
     # Place, value, and the containers around it.
     waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", contents, ())]
     seen: set[int] = set()
@@ -27,6 +30,9 @@ def fault_of(contents: Any) -> str | None:
         name, value, around = waiting.pop()
         if isinstance(value, Tensor):
             fault = _fault_of_tensor(value)
+            if fault is None:
+                storage = value.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
         elif isinstance(value, int) and abs(value) >= _LARGEST:
             fault = "is a number of more than 64 bits"
         elif isinstance(value, _CONTAINERS):
@@ -44,7 +50,8 @@ def fault_of(contents: Any) -> str | None:
             continue
         if fault is not None:
             return f"{name or 'it'} {fault}"
-    return None
+    claimed = sum(storages.values())
+    return None if claimed <= num_bytes else f"its tensors claim {claimed:,} bytes of {num_bytes:,}"
 
 
 def _parts(container: Any) -> Iterator[tuple[str, Any]]:

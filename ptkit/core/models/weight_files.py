@@ -85,7 +85,7 @@ def read_weight_file(path: Path) -> Any:
 
 
 def _plain(path: Path, contents: Any) -> Any:
-    if fault := fault_of(contents):
+    if fault := fault_of(contents, num_bytes=path.stat().st_size):
         raise CheckpointError(f"{path} cannot be used: {fault.removeprefix('.')}")
     return contents
 

@@ -1,8 +1,13 @@
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_data import write_list
 
+from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import read
 from ptkit.core.data.lists import read_list
@@ -275,3 +280,52 @@ def test_missing_statistics_are_not_found_and_unreadable_ones_are_an_error(tmp_p
     (tmp_path / statistics.FILE_NAME).mkdir()
     with pytest.raises(StorageError, match=r"cannot read .*normstats\.json"):
         find(tmp_path / "train.txt", list_sha256="the hash", size=9)
+
+
+@pytest.fixture
+def many_small(listed, monkeypatch):
+    """A list that is measured in two copies of the process."""
+    monkeypatch.setattr(statistics, "can_fork", lambda: True)
+    monkeypatch.setattr(statistics, "_MANY_CHUNKS", 1)
+    rng = np.random.default_rng(0)
+    return listed([rng.integers(0, 256, (5, 4, 3), np.uint8) for _ in range(200)])
+
+
+def test_copies_of_the_process_find_what_threads_find(many_small, monkeypatch):
+    seen = []
+    found = measure(many_small, on_images=seen.append)
+    monkeypatch.setattr(statistics, "can_fork", lambda: False)
+    assert found == measure(many_small)
+    assert seen == [64, 64, 64, 8]
+
+
+def test_copies_of_the_process_name_what_they_cannot_read(many_small):
+    damaged = many_small.image_path(150)
+    Path(damaged).write_text("<html>")
+    with pytest.raises(DataError, match=rf"{damaged}: it is HTML.*1 of 200 images"):
+        measure(many_small)
+    bad = []
+    assert measure(many_small, bad=bad).num_images == 199
+    assert len(bad) == 1
+
+
+def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(many_small):
+    here = os.getpid()
+
+    def killed(path):
+        if os.getpid() != here and path == many_small.image_path(70):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decoder.read(path)
+
+    with pytest.raises(StorageError, match="was killed: was memory short"):
+        measure(many_small, read=killed)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_an_error_of_a_copy_of_the_process_is_raised_here(many_small):
+    def fails(path):
+        raise StorageError(f"cannot read {path} after three tries")
+
+    with pytest.raises(StorageError, match="after three tries"):
+        measure(many_small, read=fails)

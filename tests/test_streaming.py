@@ -18,9 +18,10 @@ from tiny_data import write_list
 from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
-from ptkit.core.data.loading import decoding
+from ptkit.core.data.loading import reading
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.decoding import _DiskSpeed, decode_all, read_ahead, sizes_of
+from ptkit.core.data.loading.decoding import decode_all
+from ptkit.core.data.loading.reading import _DiskSpeed, read_ahead, sizes_of
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, UsageError
 
@@ -153,7 +154,7 @@ def test_files_are_read_while_a_batch_is_in_use(streamed, many_photographs, slow
 def test_no_more_is_read_ahead_than_there_is_room_for(
     streamed, many_photographs, slow_disk, monkeypatch
 ):
-    monkeypatch.setattr(decoding, "_BYTES_AHEAD", 60_000)
+    monkeypatch.setattr(reading, "_BYTES_AHEAD", 60_000)
     size = np.mean([os.path.getsize(many_photographs.image_path(index)) for index in range(21)])
     epoch = streamed(many_photographs, workers=1).epoch()
     next(epoch)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ptkit.core.config import DEVICES
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import keep_freed_memory, num_cores
+from ptkit.core.machine import decoding_threads, keep_freed_memory, num_cores
 from ptkit.core.wording import check_choice
 
 T = TypeVar("T")
@@ -234,9 +234,7 @@ def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 def thread_pool(threads: int) -> ThreadPoolExecutor:
     """Return a pool whose threads run torch's kernels on one core each."""
-    return ThreadPoolExecutor(
-        threads, "ptkit-decode", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return decoding_threads(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -128,8 +128,8 @@ class ImageList:
 
     def _raw_path(self, index: int) -> bytes | bytearray:
         # path_ends[-1] would be the end of the last path, and no error.
-        start = self.path_ends[index - 1] if index else 0
-        return self.path_bytes[start : self.path_ends[index]]
+        start = self.path_ends.item(index - 1) if index else 0
+        return self.path_bytes[start : self.path_ends.item(index)]
 
 
 def read_list(

@@ -8,7 +8,7 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import sniff
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import sizes_of
+from ptkit.core.data.loading.reading import sizes_of
 from ptkit.core.errors import DataError
 from ptkit.core.sizes import is_small
 

@@ -24,17 +24,17 @@ from ptkit.core.data.formats import is_jpeg
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices, Selection
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import (
+from ptkit.core.data.loading.decoding import decoded_image
+from ptkit.core.data.loading.gpu_decoding import GpuDecoder
+from ptkit.core.data.loading.kept import Kept
+from ptkit.core.data.loading.reading import (
     Content,
     PendingFiles,
     checked,
     content_of,
-    decoded_image,
     read_ahead,
     sizes_of,
 )
-from ptkit.core.data.loading.gpu_decoding import GpuDecoder
-from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.transforms.filling import can_fill, filled
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline

@@ -4,7 +4,8 @@
 
 Evaluation is what training does after an epoch, on images kept decoded; prediction is what `ptkit
 predict` does, from the files. "Model alone": forward passes on batches in memory, of the same size,
-channels last, without gradients.
+channels last, without gradients. "Batches, then model": the batches of the files made and thrown
+away, and the model alone after that; on a CPU both need the same cores.
 """
 
 import tempfile

@@ -9,7 +9,7 @@ from tiny_data import write_list
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.streaming import BatchMaker, in_threads
-from ptkit.core.data.transforms.filling import can_fill, filled
+from ptkit.core.data.transforms.filling import filled, filled_shape
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
@@ -31,7 +31,7 @@ def test_a_filled_batch_has_the_pixels_of_single_images(crop, times):
         None if times == 1 else Reduction((image.shape[0] * 2, image.shape[1] * 2), 2)
         for image in images
     ]
-    if not can_fill(pipeline.plan):
+    if filled_shape(pipeline.plan) is None:
         pytest.skip("torchvision resizes floats here, so images go step by step")
     expected = pipeline.stack(
         [
@@ -39,7 +39,31 @@ def test_a_filled_batch_has_the_pixels_of_single_images(crop, times):
             for image, own, reduction in zip(images, draws, reductions, strict=True)
         ]
     )
-    got = filled(pipeline.plan, zip(images, reductions, strict=True), draws)
+    got = filled(pipeline, zip(images, reductions, strict=True), draws)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ["Resize((24, 20))"],
+        ["Resize(30)", "CenterCrop(24)"],
+        ["Grayscale()", "Resize((9, 9))"],
+        ["Resize((9, 9))", "RandomCrop(9, padding=2)", "RandomHorizontalFlip()"],
+    ],
+)
+def test_a_batch_of_a_prefix_alone_has_the_pixels_of_single_images(calls):
+    pipeline = Pipeline.parse([*calls, "ToTensor()"])
+    images = photos()
+    draws = pipeline.draws(0, epoch=0, keys=np.arange(len(images)))
+    assert filled_shape(pipeline.plan) is not None
+    expected = pipeline.stack(
+        [
+            pipeline.apply_to_image(pipeline.apply_prefix(image), own)
+            for image, own in zip(images, draws, strict=True)
+        ]
+    )
+    got = filled(pipeline, zip(images, [None] * len(images), strict=True), draws)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -70,8 +94,8 @@ def test_a_batch_made_in_its_own_memory_has_the_pixels_of_its_parts(tmp_path, wo
         ["RandomResizedCrop(24, interpolation=InterpolationMode.BICUBIC)", "ToTensor()"],
         ["Grayscale()", "RandomResizedCrop(24)", "ToTensor()"],
         ["RandomResizedCrop(24)", "ToPILImage()", "ToTensor()"],
-        ["Resize((24, 24))", "ToTensor()"],
+        ["Resize(24)", "ToTensor()"],
     ],
 )
 def test_other_lists_go_step_by_step(calls):
-    assert not can_fill(Pipeline.parse(calls).plan)
+    assert filled_shape(Pipeline.parse(calls).plan) is None

@@ -29,6 +29,8 @@ from ptkit.core.training.tasks.task import SCORES
 # How many validation images are compared with each other, where the loss compares images: the pairs
 # grow with the square.
 COMPARED = 512
+# Outputs, of which loss and metrics are computed together.
+_NUMBERS_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -217,16 +219,35 @@ def _examined(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in training.valid.epoch()
     )
     if not training.loss.compares:
-        yield from found
+        yield from _joined(found)
         return
     # Pairs are of one piece, and each piece has its share of every class, however the list is
     # sorted.
-    outputs, labels = map(torch.cat, zip(*found, strict=True))
+    outputs, labels = _one_of(list(found))
     by_class = labels.argsort(stable=True)
     num_pieces = -(-len(labels) // COMPARED)
     for first in range(num_pieces):
         piece = by_class[first::num_pieces]
         yield outputs[piece], labels[piece]
+
+
+def _joined(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield outputs and labels of several batches at a time: with a small net, loss and metrics of
+    each batch by itself would take a tenth of the time.
+    """
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for piece in found:
+        waiting.append(piece)
+        if sum(outputs.numel() for outputs, _ in waiting) >= _NUMBERS_AT_ONCE:
+            yield _one_of(waiting)
+            waiting = []
+    if waiting:
+        yield _one_of(waiting)
+
+
+def _one_of(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    outputs, labels = map(torch.cat, zip(*pieces, strict=True))
+    return outputs, labels
 
 
 def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:

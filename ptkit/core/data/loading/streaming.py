@@ -35,7 +35,7 @@ from ptkit.core.data.loading.reading import (
     read_ahead,
     sizes_of,
 )
-from ptkit.core.data.transforms.filling import can_fill, filled
+from ptkit.core.data.transforms.filling import filled, filled_shape
 from ptkit.core.data.transforms.geometry import Reduction
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import same_shape
@@ -89,9 +89,10 @@ class BatchMaker:
     @property
     def shape_in_place(self) -> tuple[int, ...] | None:
         """(h, w, C) of images that can be made in a batch's own memory, uint8; None for others."""
-        plan, size = self.pipeline.plan, self.pipeline.size
-        is_direct = can_fill(plan) and not (self.is_whole or self.finishes or plan.batch_steps)
-        return (*size, 3) if is_direct and self.gpu is None and size is not None else None
+        plan = self.pipeline.plan
+        if self.is_whole or self.finishes or plan.batch_steps or self.gpu is not None:
+            return None
+        return filled_shape(plan)
 
     def make(
         self,
@@ -130,10 +131,8 @@ class BatchMaker:
         sources = map(self._source, indices, selection.draws, read)
         # What a user's own step writes is not a decoder's: then each image is captured by itself.
         with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
-            if can_fill(self.pipeline.plan):
-                batch: Pixels | Tensor = filled(
-                    self.pipeline.plan, sources, selection.draws, out=out
-                )
+            if filled_shape(self.pipeline.plan) is not None:
+                batch: Pixels | Tensor = filled(self.pipeline, sources, selection.draws, out=out)
             else:
                 images = map(self._image, sources, selection.draws)
                 batch = self.pipeline.stack(list(images))

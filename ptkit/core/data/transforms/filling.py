@@ -8,39 +8,59 @@ import numpy as np
 
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.pipeline import refusal
-from ptkit.core.data.transforms.plan import Plan
+from ptkit.core.data.transforms.pipeline import Pipeline, refusal
+from ptkit.core.data.transforms.plan import Plan, Step
 from ptkit.core.data.transforms.spec import Draws
 
 
-def can_fill(plan: Plan) -> bool:
-    """Say whether one step makes uint8 images of one size of decoded ones, each into its place."""
-    steps = plan.prefix + plan.image_steps
-    return plan.fused is not None and [
-        step.spec.into is not None and step.spec.can_into(step.transform) for step in steps
-    ] == [True]
+def filled_shape(plan: Plan) -> tuple[int, int, int] | None:
+    """Return (h, w, C) of the uint8 images that the prefix alone, or one step alone, makes of any
+    decoded one; None where several do, or sizes differ.
+    """
+    size = None
+    if plan.fused is None:
+        return None
+    if not plan.image_steps:
+        size = plan.prefix_size
+    elif not plan.prefix and len(plan.image_steps) == 1:
+        (step,) = plan.image_steps
+        if step.spec.into is not None and step.spec.can_into(step.transform):
+            size = step.spec.size(step.transform, None)
+    return None if size is None else (*size, plan.prefix_channels)
 
 
 def filled(
-    plan: Plan,
+    pipeline: Pipeline,
     images: Iterable[tuple[Pixels, Reduction | None]],
     draws: Draws,
     *,
     out: Pixels | None = None,
 ) -> Pixels:
-    """Return what `apply_to_image` and `stack` make of images, uint8 (n, h, w, 3); see `can_fill`.
+    """Return what `apply_prefix`, `apply_to_image` and `stack` make of images, uint8 (n, h, w, C);
+    see `filled_shape`.
 
     images: uint8 (H, W, 3), with how much smaller each came. draws: (n, num_draws). out: where the
     result goes.
 
     Raises:
-        UsageError: the transform does not fit an image.
+        UsageError: a transform does not fit an image.
     """
-    (step,) = plan.image_steps
-    size = step.spec.size(step.transform, None)
+    shape = filled_shape(pipeline.plan)
+    assert shape is not None
+    batch = np.empty((len(draws), *shape), np.uint8) if out is None else out
+    if pipeline.plan.image_steps:
+        (step,) = pipeline.plan.image_steps
+        _by_one_step(step, images, draws, batch)
+    else:
+        for place, (pixels, _) in zip(batch, images, strict=True):
+            place[:] = pipeline.apply_prefix(pixels)
+    return batch
+
+
+def _by_one_step(
+    step: Step, images: Iterable[tuple[Pixels, Reduction | None]], draws: Draws, batch: Pixels
+) -> None:
     assert step.spec.into is not None
-    assert size is not None
-    batch = np.empty((len(draws), *size, 3), np.uint8) if out is None else out
     columns = draws[:, step.columns]
     for k, (pixels, reduction) in enumerate(images):
         try:
@@ -49,4 +69,3 @@ def filled(
             )
         except RuntimeError as error:
             raise refusal(step, error) from error
-    return batch

@@ -12,7 +12,7 @@ time that an image holds the lock: reading its file and copying its box need no 
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,15 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
 
 DECODE_S, RESIZE_S = 2.5e-3, 2.7e-4
-CALLS = ("RandomResizedCrop(224)", "RandomHorizontalFlip()", "ColorJitter(0.4, 0.4, 0.4)")
+LISTS = {
+    "RandomResizedCrop": (
+        "RandomResizedCrop(224)",
+        "RandomHorizontalFlip()",
+        "ColorJitter(0.4, 0.4, 0.4)",
+    ),
+    "Resize, RandomCrop": ("Resize(256)", "RandomCrop(224)", "RandomHorizontalFlip()"),
+    "Resize, CenterCrop": ("Resize(256)", "CenterCrop(224)"),
+}
 MOST_US = 60.0
 PHOTO = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
 
@@ -41,24 +49,31 @@ def main() -> None:
     options = parser.parse_args()
     threads, count = options.threads, 64 * options.batches
     begin("many cores", note=f"{threads} threads, {count:,} images a round, batches of 64")
+    naps = sleep_for_kernels()
     with tempfile.TemporaryDirectory(prefix="bench-many-cores-") as name:
-        maker = maker_of(Path(name))
-        naps = sleep_for_kernels()
-        runs = {
-            "ptkit": lambda: make_batches(maker, count, threads=threads),
-            "sleep": lambda: only_sleep(count, threads=threads),
-            "alone": lambda: make_batches(maker, count, threads=1),
-        }
-        figures = figures_in_turns(
-            {
-                who: lambda _n, run=run, who=who: measured(run, naps, is_awake=who == "alone")
-                for who, run in runs.items()
-            },
-            rounds=options.rounds,
-        )
+        for what, calls in LISTS.items():
+            maker = maker_of(Path(name), calls)
+            measure(what, maker, naps, count, threads=threads, rounds=options.rounds)
+
+
+def measure(
+    what: str, maker: BatchMaker, naps: dict[str, float], count: int, *, threads: int, rounds: int
+) -> None:
+    runs = {
+        "ptkit": lambda: make_batches(maker, count, threads=threads),
+        "sleep": lambda: only_sleep(count, threads=threads),
+        "alone": lambda: make_batches(maker, count, threads=1),
+    }
+    figures = figures_in_turns(
+        {
+            who: lambda _n, run=run, who=who: measured(run, naps, is_awake=who == "alone")
+            for who, run in runs.items()
+        },
+        rounds=rounds,
+    )
     ours, other, alone = figures["ptkit"], figures["sleep"], figures["alone"]
     report(
-        "photos to 224 in threads; decoding and resizing sleep",
+        f"photos to 224 in threads, {what}; decoding and resizing sleep",
         [count / wall for wall, _ in ours],
         [count / wall for wall, _ in other],
         against="threads that only sleep",
@@ -66,7 +81,7 @@ def main() -> None:
         unit="images/s",
     )
     report(
-        "processor time of an image in one thread, without decoding and resizing",
+        f"processor time of an image in one thread, {what}, without decoding and resizing",
         [processor / count * 1e6 for _, processor in alone],
         [MOST_US] * len(ours),
         against=f"at most {MOST_US:g} µs",
@@ -75,13 +90,13 @@ def main() -> None:
     )
 
 
-def maker_of(folder: Path) -> BatchMaker:
+def maker_of(folder: Path, calls: Sequence[str]) -> BatchMaker:
     """Return what makes batches for a GPU out of small files that stand for photographs."""
     paths = [folder / f"{number}.jpg" for number in range(64)]
     for path in paths:
         cv2.imwrite(str(path), np.zeros((16, 16, 3), np.uint8))
     images = read_list(write_lists(paths, folder))
-    pipeline = Pipeline.parse([*CALLS, "ToTensor()"]).for_device(torch.device("cuda"))
+    pipeline = Pipeline.parse([*calls, "ToTensor()"]).for_device(torch.device("cuda"))
     return BatchMaker(images, pipeline, None, torch.zeros(len(images), dtype=torch.int64))
 
 
@@ -91,12 +106,17 @@ def sleep_for_kernels() -> dict[str, float]:
     """
     naps = {"decode": DECODE_S, "resize": RESIZE_S}
 
+    def nap(what: str) -> None:
+        # Even no time at all takes the system some.
+        if seconds := naps[what]:
+            time.sleep(seconds)
+
     def decode(*_: Any) -> decoder.Pixels:
-        time.sleep(naps["decode"])
+        nap("decode")
         return PHOTO
 
     def resize(image: torch.Tensor, size: list[int], *_: Any, out: Any = None) -> torch.Tensor:
-        time.sleep(naps["resize"])
+        nap("resize")
         if out is not None:
             return out
         return torch.empty(

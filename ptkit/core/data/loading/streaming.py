@@ -128,11 +128,17 @@ class BatchMaker:
             self._remember(selection.indices, read)
             if self.gpu is not None:
                 return self._from_gpu(self.gpu, selection, read)
-        sources = map(self._source, indices, selection.draws, read)
+        sources: Iterable[tuple[Pixels, Reduction | None]] = map(
+            self._source, indices, selection.draws, read
+        )
         # What a user's own step writes is not a decoder's: then each image is captured by itself.
         with nullcontext() if self.pipeline.is_foreign else capturing_stderr:
             if filled_shape(self.pipeline.plan) is not None:
-                batch: Pixels | Tensor = filled(self.pipeline, sources, selection.draws, out=out)
+                if self.kept is None and self.pipeline.plan.prefix:
+                    sources = ((self.pipeline.view_prefix(pixels), None) for pixels, _ in sources)
+                batch: Pixels | Tensor = filled(
+                    self.pipeline.plan, sources, selection.draws, out=out
+                )
             else:
                 images = map(self._image, sources, selection.draws)
                 batch = self.pipeline.stack(list(images))

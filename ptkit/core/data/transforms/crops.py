@@ -51,6 +51,29 @@ def random_crop(t: v2.RandomCrop, image: Tensor, draws: Draws) -> Tensor:
     return window
 
 
+def can_cut_into(t: v2.RandomCrop) -> bool:
+    """Say whether `window_into` can do what `random_crop` does."""
+    return t.padding is None and not t.pad_if_needed
+
+
+def window_into(
+    t: v2.RandomCrop, pixels: Pixels, draws: Draws, *, out: Pixels, reduction: None
+) -> None:
+    """Cut a window of an image (H, W, C) at a random place, into `out` (1, h, w, C)."""
+    top, left = _crop_corners(t, pixels.shape[:2], draws)
+    out[0] = pixels[top : top + t.size[0], left : left + t.size[1]]
+
+
+def central_window(t: v2.CenterCrop, pixels: Pixels) -> Pixels | None:
+    """Return the central window of an image (H, W, C), a view; None where it needs a border."""
+    height, width = t.size
+    if pixels.shape[0] < height or pixels.shape[1] < width:
+        return None
+    # As torchvision rounds.
+    top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
+    return pixels[top : top + height, left : left + width]
+
+
 def random_crop_batch(t: v2.RandomCrop, images: Pixels, draws: Draws) -> Pixels:
     """Pad a batch, and cut a window of each image at a random place of its own."""
     padding = _crop_padding(t, images.shape[1], images.shape[2])
@@ -231,7 +254,7 @@ SPECS = (
         size=own_size,
         is_crop=True,
         can_keep=True,
-        skips_fitting=True,
+        of_pixels=central_window,
     ),
     _FIVE_CROP,
     replace(
@@ -257,6 +280,8 @@ SPECS = (
         apply=random_crop,
         batch=random_crop_batch,
         device=random_crop_device,
+        into=window_into,
+        can_into=can_cut_into,
         size=own_size,
         in_evaluation=central_crop,
         changes_nothing=is_whole,

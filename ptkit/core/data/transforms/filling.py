@@ -8,21 +8,21 @@ import numpy as np
 
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms.geometry import Reduction
-from ptkit.core.data.transforms.pipeline import Pipeline, refusal
+from ptkit.core.data.transforms.pipeline import refusal
 from ptkit.core.data.transforms.plan import Plan, Step
 from ptkit.core.data.transforms.spec import Draws
 
 
 def filled_shape(plan: Plan) -> tuple[int, int, int] | None:
-    """Return (h, w, C) of the uint8 images that the prefix alone, or one step alone, makes of any
-    decoded one; None where several do, or sizes differ.
+    """Return (h, w, C) of the uint8 images that the prefix, or one step after it, makes of any
+    decoded one; None where more steps work on single images, or sizes differ.
     """
     size = None
     if plan.fused is None:
         return None
     if not plan.image_steps:
         size = plan.prefix_size
-    elif not plan.prefix and len(plan.image_steps) == 1:
+    elif plan.prefix_channels == 3 and len(plan.image_steps) == 1:
         (step,) = plan.image_steps
         if step.spec.into is not None and step.spec.can_into(step.transform):
             size = step.spec.size(step.transform, None)
@@ -30,30 +30,30 @@ def filled_shape(plan: Plan) -> tuple[int, int, int] | None:
 
 
 def filled(
-    pipeline: Pipeline,
+    plan: Plan,
     images: Iterable[tuple[Pixels, Reduction | None]],
     draws: Draws,
     *,
     out: Pixels | None = None,
 ) -> Pixels:
-    """Return what `apply_prefix`, `apply_to_image` and `stack` make of images, uint8 (n, h, w, C);
-    see `filled_shape`.
+    """Return what `apply_to_image` and `stack` make of images, uint8 (n, h, w, C); see
+    `filled_shape`.
 
-    images: uint8 (H, W, 3), with how much smaller each came. draws: (n, num_draws). out: where the
-    result goes.
+    images: uint8 (H, W, C) after the prefix, with how much smaller each came. draws: (n,
+    num_draws). out: where the result goes.
 
     Raises:
         UsageError: a transform does not fit an image.
     """
-    shape = filled_shape(pipeline.plan)
+    shape = filled_shape(plan)
     assert shape is not None
     batch = np.empty((len(draws), *shape), np.uint8) if out is None else out
-    if pipeline.plan.image_steps:
-        (step,) = pipeline.plan.image_steps
+    if plan.image_steps:
+        (step,) = plan.image_steps
         _by_one_step(step, images, draws, batch)
     else:
         for place, (pixels, _) in zip(batch, images, strict=True):
-            place[:] = pipeline.apply_prefix(pixels)
+            place[:] = pixels
     return batch
 
 
@@ -67,5 +67,5 @@ def _by_one_step(
             step.spec.into(
                 step.transform, pixels, columns[k], out=batch[k : k + 1], reduction=reduction
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise refusal(step, error) from error

@@ -86,8 +86,22 @@ def _box_of_reduced(t: v2.RandomResizedCrop, draws: Draws, reduction: Reduction)
     return top, left, bottom - top, right - left
 
 
-def can_crop_into(t: v2.RandomResizedCrop) -> bool:
-    """Say whether `crop_into` gives the pixels of `random_resized_crop`."""
+def resized_pixels(t: v2.Resize, pixels: Pixels) -> Pixels | None:
+    """Return an image (H, W, C) resized; None where `_resize_into` gives other pixels."""
+    before = pixels.shape[0], pixels.shape[1]
+    size = _geometry._compute_resized_output_size(before, t.size, t.max_size)
+    if tuple(size) == before:
+        return pixels
+    # Where no pixel is left, torchvision says so.
+    if pixels.shape[2] != 3 or min(size) < 1 or not can_crop_into(t):
+        return None
+    resized: Pixels = np.empty((*size, 3), np.uint8)
+    _resize_into(pixels, resized[None])
+    return resized
+
+
+def can_crop_into(t: v2.RandomResizedCrop | v2.Resize) -> bool:
+    """Say whether `_resize_into` gives the pixels of torchvision."""
     is_usual = mode_of(t.interpolation) == InterpolationMode.BILINEAR and t.antialias is True
     # Elsewhere torchvision resizes floats and rounds them; where, differs by its version.
     return is_usual and bool(_geometry._do_native_uint8_resize_on_cpu(InterpolationMode.BILINEAR))
@@ -109,13 +123,16 @@ def crop_into(
     top, left, height, width = (
         random_box(t, size, draws) if reduction is None else _box_of_reduced(t, draws, reduction)
     )
-    # Always a copy, whose rows have no gaps: a new axis of a view would have the stride 0.
-    box = np.array(pixels[None, top : top + height, left : left + width], order="C")
+    _resize_into(pixels[top : top + height, left : left + width], out)
+
+
+def _resize_into(pixels: Pixels, out: Pixels) -> None:
+    """Resize an image (H, W, 3) into `out` (1, h, w, 3)."""
     # numpy moves the axes: each operator of torch gives the interpreter's lock away, and with many
     # threads getting it back takes longer than the work.
-    source, target = (torch.from_numpy(one.transpose(0, 3, 1, 2)) for one in (box, out))
+    source, target = (torch.from_numpy(one.transpose(0, 3, 1, 2)) for one in (pixels[None], out))
     kernels: Any = torch._C._nn
-    kernels._upsample_bilinear2d_aa(source, t.size, False, None, None, out=target)
+    kernels._upsample_bilinear2d_aa(source, out.shape[1:3], False, None, None, out=target)
 
 
 def _times_smaller(size: Size, wanted: Sequence[int]) -> int:
@@ -243,7 +260,7 @@ SPECS = (
         # No size: only max_size, for the longer side.
         times_smaller=lambda t, size, _draws: _times_smaller(size, t.size or [max(size)]),
         can_keep=True,
-        skips_fitting=True,
+        of_pixels=resized_pixels,
     ),
     Spec(
         v2.RandomResizedCrop,

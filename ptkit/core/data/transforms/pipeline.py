@@ -174,18 +174,23 @@ class Pipeline:
 
     def apply_prefix(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3); returns (h, w, prefix_channels)."""
-        size = pixels.shape[0], pixels.shape[1]
-        # Images that have their size already are neither copied nor turned into tensors.
-        if all(
-            step.spec.skips_fitting and step.spec.size(step.transform, size) == size
-            for step in self.plan.prefix
-        ):
-            return pixels
+        # Kept as rows of pixels: every later copy of them is then one piece of memory.
+        return np.ascontiguousarray(self.view_prefix(pixels))
+
+    def view_prefix(self, pixels: Pixels) -> Pixels:
+        """Return what `apply_prefix` does, perhaps a view of other memory."""
+        quick: Pixels | None = pixels
+        for step in self.plan.prefix:
+            if quick is not None:
+                form = step.spec.of_pixels
+                quick = None if form is None else form(step.transform, quick)
+        if quick is not None:
+            return quick
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         # No draws: nothing in a prefix is random.
         image = apply_steps(self.plan.prefix, image, np.empty(0))
-        # Kept as rows of pixels: every later copy of them is then one piece of memory.
-        return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        found: Pixels = image.permute(1, 2, 0).numpy()
+        return found
 
     def size_after_prefix(self, size: Size) -> Size:
         """Return what the prefix makes of a size (height, width), without any pixels.

@@ -165,12 +165,13 @@ class Spec(Part):
         (1, 2, 4 or 8) an image of a size may come.
     apply_reduced: `apply` to an image that comes smaller, with its `Reduction` as fourth argument;
         None where `apply` does.
+    of_pixels: (transform, (H, W, C)) -> what `apply` makes of it, without a tensor, perhaps a view;
+        None where only `apply` can.
     into: `apply` (`apply_reduced`, if `reduction` is not None) from (H, W, C) into `out`, one image
         (1, h, w, C) of a batch, without tensors. can_into: whether that gives the same here.
     is_crop: what remains is a window of the transform's own size.
     num_crops: how many images it makes of one.
     can_keep: it is the same in every epoch and takes uint8, so its result can be kept in memory.
-    skips_fitting: an image that has the size it gives already remains as it is.
     mirrors: it may mirror left to right.
     moves_pixels: its `batch` copies pixels and computes none.
     alternates: its draws are the same in every epoch, but for a half that is added in every other.
@@ -206,12 +207,12 @@ class Spec(Part):
 
     times_smaller: Callable[[Any, Size, Draws], int] | None = None
     apply_reduced: Callable[[Any, Any, Draws, Any], Any] | None = None
+    of_pixels: Callable[[Any, Any], Any] | None = None
     into: Callable[..., None] | None = None
     can_into: Callable[[Any], bool] = lambda _t: True
     is_crop: bool = False
     num_crops: int = 1
     can_keep: bool = False
-    skips_fitting: bool = False
     mirrors: bool = False
     moves_pixels: bool = False
     alternates: bool = False

@@ -1,5 +1,6 @@
 """Lists that change together: the old ones or the new ones, whatever happens in between."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -149,14 +150,37 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(here, monkeypatch):
     assert sorted(here.rglob("*")) == before
 
 
+REMOVES = "removes " + hashlib.sha256(b"mine").hexdigest()
+
+
+def test_a_record_removes_only_the_list_that_it_knows(tmp_path):
+    for name in ("train.txt", "test.txt"):
+        (tmp_path / name).write_text("mine" if name == "train.txt" else "another")
+    (tmp_path / PENDING).write_text(json.dumps({"train.txt": REMOVES, "test.txt": REMOVES}))
+    finish_replacing(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.txt"]
+
+
+def test_folds_are_not_read_while_they_change(here, monkeypatch):
+    monkeypatch.setattr(file_sets, "_PATIENCE_S", 0.05)
+    assert split("1", "--kfold", "3").exit_code == 0
+    with alone_in(Path()), pytest.raises(DataError, match="are changing just now"):
+        read_lists(DataSettings(train="fold1/train.txt", valid="fold1/valid.txt"))
+    with unchanging(Path("fold1")):
+        assert split("2", "--kfold", "3").exit_code == 2
+
+
 @pytest.mark.parametrize(
     "record",
     [
         {"../victim.txt": ".victim.txt.00000000"},
-        {"../victim.txt": None},
-        {"/tmp/victim.txt": None},
-        {"link/victim.txt": None},
-        {"a/b/victim.txt": None},
+        {"../victim.txt": REMOVES},
+        {"/tmp/victim.txt": REMOVES},
+        {"link/train.txt": REMOVES},
+        {"fold1/b/train.txt": REMOVES},
+        {"victim.txt": REMOVES},
+        {"victim.txt": None},
+        {"train.txt": None},
         {"train.txt": "../victim.txt"},
         {"train.txt": "victim.txt"},
         {"train.txt": 3},
@@ -179,23 +203,23 @@ def test_a_record_from_anybody_touches_no_other_file(tmp_path, record):
 
 
 def test_what_cannot_be_renamed_waits_for_the_next_command(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "train.txt").write_text("old")
 
     def refuse(*_names):
         raise OSError(13, "Permission denied")
 
     def change():
         with replacing(tmp_path) as files:
-            files.put(tmp_path / "a.txt", b"new")
-            files.remove(tmp_path / "b.txt")
+            files.put(tmp_path / "train.txt", b"new")
+            files.remove(tmp_path / "test.txt")
 
     monkeypatch.setattr(file_sets.os, "replace", _all_but_first(os.replace, refuse))
     with pytest.raises(StorageError, match="the next command that reads them goes on"):
         change()
     monkeypatch.undo()
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "train.txt").read_text() == "old"
     finish_replacing(tmp_path)
-    assert (tmp_path / "a.txt").read_text() == "new"
+    assert (tmp_path / "train.txt").read_text() == "new"
 
 
 def _all_but_first(first, others):

@@ -5,6 +5,7 @@ one after the other. Killed before that, nothing has changed; after it, whoever 
 the rest. So there are the old files or the new ones, never some of each.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,10 @@ except ImportError:  # Windows, where a folder cannot be opened either
     flock = None  # type: ignore[assignment]
 
 PENDING = ".ptkit-pending.json"
+_REMOVES = "removes "
+# What a split writes, into a folder and into those of folds.
+_FOLD = re.compile(r"fold\d+")
+_NAMES = re.compile(rf"({_FOLD.pattern}/)?((train|valid|test|classes)\.txt|split\.json)")
 # How long somebody who only reads lists, or only renames, is waited for.
 _PATIENCE_S = 1.0
 _PAUSE_S = 0.02
@@ -33,8 +38,8 @@ class Replacing:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Name in the folder -> where its new content is, None for what is removed.
-        self._written: dict[str, str | None] = {}
+        # Name in the folder -> the file beside it that has its new content, or `_removal`.
+        self._written: dict[str, str] = {}
 
     def put(self, path: Path, content: bytes) -> None:
         """Write the new content of a file aside.
@@ -57,7 +62,18 @@ class Replacing:
             ) from error
 
     def remove(self, path: Path) -> None:
-        self._written[path.relative_to(self.folder).as_posix()] = None
+        """Remove a file, if it is still the same then.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            removal = _removal(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        self._written[path.relative_to(self.folder).as_posix()] = removal
 
     def commit(self) -> None:
         """Put all of it in place.
@@ -71,7 +87,7 @@ class Replacing:
     def give_up(self) -> None:
         """Remove what was written aside."""
         for name, temporary in self._written.items():
-            if temporary is not None:
+            if not temporary.startswith(_REMOVES):
                 with suppress(OSError):
                     (self.folder / name).with_name(temporary).unlink(missing_ok=True)
 
@@ -131,8 +147,12 @@ def unchanging(*folders: Path) -> Iterator[None]:
         DataError: somebody does just now.
     """
     with ExitStack() as stack:
-        for folder in sorted({folder.resolve() for folder in folders}):
+        places = {folder.resolve() for folder in folders}
+        for folder in places:
             finish_replacing(folder)
+        # Folds change together with the folder that they are in.
+        places |= {folder.parent for folder in places if _FOLD.fullmatch(folder.name)}
+        for folder in sorted(places):
             if not stack.enter_context(_lock(folder, shared=True)):
                 raise _is_changing(folder)
         yield
@@ -171,24 +191,28 @@ def _go_on(folder: Path) -> None:
 
 
 def _is_ours(folder: Path, name: object, temporary: object) -> bool:
-    """Say whether a record names files of this folder alone: it may come from anybody."""
-    if not isinstance(name, str) or not re.fullmatch(r"(\w+/)?\w[\w-]*(\.\w+)?", name):
+    """Say whether a record names what splits write into this folder: it may come from anybody."""
+    if not (isinstance(name, str) and isinstance(temporary, str) and _NAMES.fullmatch(name)):
         return False
     path = folder / name
     if path.parent.is_symlink() and path.parent != folder:
         return False
-    mine = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}"
-    return temporary is None or (
-        isinstance(temporary, str) and re.fullmatch(mine, temporary) is not None
-    )
+    mine = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}|{_REMOVES}[0-9a-f]{{64}}"
+    return re.fullmatch(mine, temporary) is not None
 
 
-def _put_in_place(folder: Path, written: dict[str, str | None]) -> None:
+def _removal(path: Path) -> str:
+    """Return what stands for the removal of a file as it is now, and of no other."""
+    return _REMOVES + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _put_in_place(folder: Path, written: dict[str, str]) -> None:
     try:
         for name, temporary in written.items():
             path = folder / name
-            if temporary is None:
-                path.unlink(missing_ok=True)
+            if temporary.startswith(_REMOVES):
+                if os.path.lexists(path) and _removal(path) == temporary:
+                    path.unlink()
             # Renamed already, before a kill.
             elif os.path.lexists(path.with_name(temporary)):
                 os.replace(path.with_name(temporary), path)

@@ -12,7 +12,12 @@ import ptkit
 from ptkit.core.config_layers import read_toml, resolve
 from ptkit.core.device import is_out_of_memory
 from ptkit.core.errors import UsageError
-from ptkit.core.training.batch_sizes import fastest, first_that_fits, saved_bytes
+from ptkit.core.training.batch_sizes import (
+    explained_memory,
+    fastest,
+    first_that_fits,
+    saved_bytes,
+)
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 
@@ -180,6 +185,23 @@ def test_memory_that_runs_out_is_told_with_the_batch_size_that_fits(here: Path) 
     )
 
 
+def test_memory_that_ran_out_beside_a_step_is_told(here: Path) -> None:
+    setup = prepare(resolve(TINY, {"train": {"batch_size": 8}}), Unwatched(), is_resumed=False)
+    words = "a step of 8 images fits by itself, but not what came"
+    with pytest.raises(UsageError, match=words), explained_memory(setup.training):
+        raise MemoryError
+    setup.data.close()
+
+
+def test_an_epoch_has_its_steps_where_a_step_has_several_batches(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ptkit.core.training.batch_sizes._GAIN", 0)
+    monkeypatch.setattr("ptkit.core.training.batch_sizes._STEPS_AN_EPOCH", 1)
+    watch, several = Listener(), {"train": {"batch_size": "auto", "accumulate": 2}}
+    prepare(resolve(TINY, several), watch, is_resumed=False).data.close()
+    # Of 40 images: two batches of 16, and not one of 32.
+    assert any(line.startswith("batch size: 16,") for line in watch.lines)
+
+
 def test_memory_that_no_batch_fits_into_is_told(here: Path) -> None:
     with pytest.raises(UsageError, match="neither a batch of 32 images nor a smaller one fits"):
         ptkit.train(**{**QUICK, "model": "net.py:Net(most=0)"}, batch_size=32)
@@ -202,6 +224,12 @@ def test_the_rate_of_a_recipe_is_for_the_recipes_batch_size() -> None:
     in_call: dict[str, Any] = {"optimizer": {"call": "AdamW(lr=0.5)"}}
     assert resolve(recipe, {**auto, **in_call}).optimizer.lr_per is None
     assert resolve(auto).optimizer.lr_per is None
+    # So does a rate in the call of an earlier layer; a step may have several batches, or the usual.
+    assert resolve(in_call, auto).optimizer.lr_per == 64
+    accumulated = {**recipe, "train": {"batch_size": 32, "accumulate": 4}}
+    assert resolve(accumulated, auto).optimizer.lr_per == 128
+    said = {**recipe, "optimizer": {"lr": 0.001, "lr_per": 256}}
+    assert resolve(said, auto).optimizer.lr_per == 256
 
 
 def test_what_a_rate_is_for_needs_a_rate(here: Path) -> None:

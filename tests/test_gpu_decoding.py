@@ -53,6 +53,32 @@ FILES = {
 }
 
 
+def renamed(data, old, new):
+    assert old in data
+    return data.replace(old, new, 1)
+
+
+FRAME = b"\xff\xc0\x00\x11\x08"
+FILES |= {
+    # libjpeg takes channels with these names for RGB where nothing else says what they are.
+    "channels named RGB": (
+        renamed(encoded(keep_rgb=True), b"\xff\xee\x00\x0eAdobe", b"\xff\xed\x00\x0eAdobe"),
+        False,
+    ),
+}
+
+
+def test_a_header_that_claims_too_many_pixels_is_the_cpus_to_refuse():
+    data = encoded()
+    assert data.count(FRAME) == 1
+    at = data.index(FRAME) + len(FRAME)
+    large = data[:at] + (12_000).to_bytes(2) + (8_000).to_bytes(2) + data[at + 4 :]
+    assert can_decode(data)
+    assert not can_decode(large)
+    with pytest.raises(DataError, match="8000×12000 pixels, over 89,000,000"):
+        decoder.decode(large)
+
+
 class OnCpu:
     """Decodes as a GPU would, and counts the images."""
 

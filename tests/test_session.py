@@ -827,7 +827,7 @@ def test_too_little_memory_is_told_with_what_is_left(here: Path) -> None:
 
     with pytest.raises(
         UsageError,
-        match=r"out of memory: .* pass --batch-size \d+ .* runs/1/ckpt\.pkl is kept, of epoch 1",
+        match=r"out of memory: a step of \d+ images fits .*; runs/1/ckpt\.pkl is kept, of epoch 1",
     ):
         start(watch=Full())
 

@@ -323,9 +323,16 @@ def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(man
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_an_error_of_a_copy_of_the_process_is_raised_here(many_small):
-    def fails(path):
-        raise StorageError(f"cannot read {path} after three tries")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (StorageError("no answer after three tries"), "^no answer after three tries$"),
+        (MemoryError("no room"), "^MemoryError in a process: no room$"),
+    ],
+)
+def test_an_error_of_a_copy_of_the_process_is_raised_here(many_small, error, words):
+    def fails(_path):
+        raise error
 
-    with pytest.raises(StorageError, match="after three tries"):
+    with pytest.raises(StorageError, match=words):
         measure(many_small, read=fails)

@@ -5,10 +5,11 @@ have the size of its images. Layers: config_layers.py.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ptkit.core.config import AUTO, FIELDS
+from ptkit.core.sizes import USUAL_BATCH_SIZE
 
 _DEPENDENTS = {
     # A ready list excludes an own one, whatever both are.
@@ -50,12 +51,19 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
         changes["optimizer.lr"] = None
     if "optimizer.lr" in given and _has_rate(before.get("optimizer.call")):
         changes["optimizer.call"] = _RATE.sub("", before["optimizer.call"])
-    # A rate that stays is for the batch size that goes.
-    rate, old = before.get("optimizer.lr"), before.get("train.batch_size")
-    stays = rate is not None and "optimizer.lr" not in changes.keys() | given.keys()
-    if stays and isinstance(old, int) and given.get("train.batch_size") == AUTO:
-        changes["optimizer.lr_per"] = old
+    if given.get("train.batch_size") == AUTO and _rate_stays(before, changes.keys() | given.keys()):
+        # It is for the images of a step that had the batch size which goes.
+        old = before.get("train.batch_size", USUAL_BATCH_SIZE)
+        if isinstance(old, int) and before.get("optimizer.lr_per") is None:
+            changes["optimizer.lr_per"] = old * before.get("train.accumulate", 1)
     return changes
+
+
+def _rate_stays(before: Mapping[str, Any], replaced: Collection[str]) -> bool:
+    """Say whether earlier layers have a rate, in the call or beside it, that nothing replaces."""
+    if _has_rate(before.get("optimizer.call")):
+        return not {"optimizer.call", "optimizer.lr"} & set(replaced)
+    return before.get("optimizer.lr") is not None and "optimizer.lr" not in replaced
 
 
 def _default(name: str) -> Any:

@@ -113,6 +113,16 @@ def let_try_kernels(*, is_on: bool) -> None:
 
 
 @contextmanager
+def trying_kernels(*, is_on: bool) -> Iterator[None]:
+    """Let cuDNN try out kernels, or not, in the block; afterwards it does not."""
+    let_try_kernels(is_on=is_on)
+    try:
+        yield
+    finally:
+        let_try_kernels(is_on=False)
+
+
+@contextmanager
 def passing_look() -> Iterator[None]:
     """Let a look at the model, before the first epoch, choose no kernels for the run.
 

@@ -3,6 +3,8 @@
 from ptkit.core.errors import UsageError
 
 SMALL = 64
+# Of training, where nobody names another.
+USUAL_BATCH_SIZE = 64
 
 
 # Height and width.

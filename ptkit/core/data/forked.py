@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn, TypeVar
 
 from ptkit.core.data.complaints import without_warnings
-from ptkit.core.errors import StorageError, UsageError
+from ptkit.core.errors import PtkitError, StorageError, UsageError
 
 T = TypeVar("T")
 _Copy = tuple[int, Connection]
@@ -40,12 +40,12 @@ def in_copies(
 
     Raises:
         UsageError: the system allows no more processes. StorageError: a copy was killed. Also what
-        `work` raises.
+        `work` raises; what is no PtkitError, as StorageError.
     """
     started: list[_Copy] = []
     try:
         for number in range(copies):
-            started.append(_start(work, number, started))
+            _start(work, number, started)
         for k in range(count):
             try:
                 is_error, result = started[k % len(started)][1].recv()
@@ -60,7 +60,7 @@ def in_copies(
         _end(started)
 
 
-def _start(work: Callable[[int], Iterator[T]], number: int, others: list[_Copy]) -> _Copy:
+def _start(work: Callable[[int], Iterator[T]], number: int, started: list[_Copy]) -> None:
     reader, writer = Pipe(duplex=False)
     # A signal must not run this process's handlers in a copy.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -69,7 +69,9 @@ def _start(work: Callable[[int], Iterator[T]], number: int, others: list[_Copy])
         with without_warnings():
             child = os.fork()
             if not child:
-                _serve(lambda: work(number), writer, others=[*others, (0, reader)], mask=before)
+                _serve(lambda: work(number), writer, others=[*started, (0, reader)], mask=before)
+        # Before a signal can break this off: it ends the copies that are known.
+        started.append((child, reader))
     except OSError as error:
         reader.close()
         raise UsageError(
@@ -78,7 +80,6 @@ def _start(work: Callable[[int], Iterator[T]], number: int, others: list[_Copy])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         writer.close()
-    return child, reader
 
 
 def _serve(
@@ -101,8 +102,11 @@ def _serve(
         try:
             for result in work():
                 writer.send((False, result))
-        except Exception as error:
+        except PtkitError as error:
             writer.send((True, error))
+        # Others may not travel, or not come back.
+        except BaseException as error:
+            writer.send((True, StorageError(f"{type(error).__name__} in a process: {error}")))
     finally:
         os._exit(0)
 

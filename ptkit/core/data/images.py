@@ -168,10 +168,12 @@ def header_size(data: bytes, path: str | Path = "image") -> tuple[int, int]:
 
 
 def is_upright(data: bytes) -> bool:
-    """Say whether an encoded JPEG is shown as it is stored, as its metadata have it."""
+    """Say whether an encoded JPEG is shown as it is stored, as its metadata have it; not where its
+    header is refused.
+    """
     with contextlib.suppress(DataError):
         return _orientation(_header(data, "", "JPEG")) not in _UPRIGHT
-    return True
+    return False
 
 
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Deeper than any state of an optimizer; Python's own limit is a thousand.
 _DEEPEST = 64
-# Python prints no number of more than 4,300 digits.
+# A larger number fits into no tensor and no file: it would fail wherever it is used.
 _LARGEST = 1 << 63
 _CONTAINERS = (dict, list, tuple, set)
 

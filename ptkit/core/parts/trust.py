@@ -45,7 +45,7 @@ def gather_trusted(
     if trust and not files:
         raise UsageError("--trust is for the code that a file names: none is given")
     if not trust:
-        _refuse_code(settings, layer_of(keywords), " or ".join(files))
+        _refuse_code(settings, layer_of(keywords), " or ".join(files) or "the model")
     return settings
 
 

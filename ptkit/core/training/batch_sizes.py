@@ -66,7 +66,7 @@ def choose_batch_size(training: Training, batch: Batch) -> Found:
     """
     steps, count = _Steps(training, batch), len(training.train.images)
     first = min(_SMALLEST, count)
-    largest = max(count // _STEPS_AN_EPOCH, first)
+    largest = max(count // (_STEPS_AN_EPOCH * training.settings.accumulate), first)
     training.to_training_mode()
     with _keeping_state(training.model), passing_look():
         return fastest(steps.images_per_s, first=first, largest=largest)
@@ -124,12 +124,17 @@ def memory_remedy(training: Training) -> str:
     The steps that are tried change the model.
     """
     asked, batch_size = training.settings, training.train.sampling.batch_size
-    smaller = [batch_size >> times for times in range(1, batch_size.bit_length() - 1)]
+    sizes = [batch_size >> times for times in range(batch_size.bit_length() - 1)]
     training.to_training_mode()
     batch = unless_out_of_memory(next, training.train.epoch(0))
-    fitting = None if batch is None else first_that_fits(smaller, _Steps(training, batch).run)
+    fitting = None if batch is None else first_that_fits(sizes, _Steps(training, batch).run)
     if fitting is None:
         return _nothing_fits(batch_size)
+    if fitting == batch_size:
+        return (
+            f"a step of {batch_size} images fits by itself, but not what came beside it: choose a"
+            " smaller --batch-size, or free memory that others use"
+        )
     accumulate = asked.accumulate * -(-batch_size // fitting)
     return (
         f"batches of {batch_size} images do not fit, of {fitting} they do: pass --batch-size"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptkit.core.config import AUTO
 from ptkit.core.data.loading.batches import Forward
-from ptkit.core.device import autocast, let_try_kernels, passing_look, wait_for
+from ptkit.core.device import autocast, passing_look, trying_kernels, wait_for
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.training.compiling import compile_model
@@ -69,24 +69,22 @@ def with_faster_steps(training: Training, images: Tensor, say: Callable[[str], N
     asked, model = training.settings, training.model
     training.to_training_mode()
     num_steps = asked.epochs * len(training.train) if asked.method != "probe" else 0
+    step_s: float | None = None
+    compiled: Forward | None
     # Kernels are chosen by the stopwatch, so no two such runs need have the same last digits.
     if images.is_cuda and not asked.deterministic and num_steps:
         with passing_look():
             step_s = step_seconds(model, model, images, dtype=training.dtype)
         training = replace(training, tries_kernels=trying(model).pays(num_steps, step_s))
-        if asked.compile == AUTO:
-            let_try_kernels(is_on=training.tries_kernels)
+    with trying_kernels(is_on=training.tries_kernels):
+        if asked.compile is True:
+            compiled, note = compile_model(model, images, dtype=training.dtype)
+        elif asked.compile == AUTO and step_s is not None:
             compiled, note = compiled_if_it_pays(
                 model, images, dtype=training.dtype, num_steps=num_steps, step_s=step_s
             )
-            let_try_kernels(is_on=False)
-            say(note)
-            return replace(training, compiled=compiled)
-    if asked.compile is not True:
-        return training
-    let_try_kernels(is_on=training.tries_kernels)
-    compiled, note = compile_model(model, images, dtype=training.dtype)
-    let_try_kernels(is_on=False)
+        else:
+            return training
     say(note)
     return replace(training, compiled=compiled)
 

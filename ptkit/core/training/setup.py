@@ -4,6 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,16 +83,22 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     check_method(settings)
     device = choose_device(asked.device)
     threads = prepare_device(device, deterministic=asked.deterministic)
-    with loading_kernels(device, choose_dtype(asked.precision, device)):
-        # A resumed run has its own weights: those that it once started from may be gone.
-        start = None if is_resumed else weights_of(settings)
-        data = prepare_data(
-            settings.data, asked, device=device, counting=watch.counting, start=start
-        )
     try:
-        return _prepare_training(settings, data, watch, start=start, device=device, threads=threads)
+        with ExitStack() as opened:
+            with loading_kernels(device, choose_dtype(asked.precision, device)):
+                # A resumed run has its own weights: those that it once started from may be gone.
+                start = None if is_resumed else weights_of(settings)
+                data = prepare_data(
+                    settings.data, asked, device=device, counting=watch.counting, start=start
+                )
+            opened.callback(data.close)
+            setup = _prepare_training(
+                settings, data, watch, opened, start=start, device=device, threads=threads
+            )
+            # Nothing went wrong: all stays open.
+            opened.pop_all()
+            return setup
     except BaseException as error:
-        data.close()
         if is_out_of_memory(error):
             raise UsageError(
                 "out of memory before the first step: choose a smaller --model, --size or"
@@ -104,12 +111,15 @@ def _prepare_training(
     settings: Settings,
     data: PreparedData,
     watch: Watcher,
+    opened: ExitStack,
     *,
     start: Weights | None,
     device: torch.device,
     threads: int,
 ) -> Setup:
-    """Build what trains on the data; start: weights to begin with."""
+    """Build what trains on the data. opened: closes what is opened here. start: weights to begin
+    with.
+    """
     asked = settings.train
     loss = _prepare_loss(settings.loss, data, device)
     modes = metrics_for(loss.task, data.valid.images)
@@ -139,6 +149,7 @@ def _prepare_training(
     if asked.batch_size == AUTO:
         found = choose_batch_size(training, batch)
         data = data.with_batch_size(found.batch_size)
+        opened.callback(data.close)
         training, batch = assemble(data), next(data.train.epoch(0))
         notes = [f"{found.note}; {rate_note(settings.optimizer, training)}"]
     notes += choices(settings, training, data, place=place_note(device, threads, dtype))

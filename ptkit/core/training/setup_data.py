@@ -31,13 +31,12 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
-from ptkit.core.sizes import Sides
+from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
 # Statistics of a longer list are measured over so many of its images.
 _SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -293,7 +292,7 @@ def _training_batches(
         raise UsageError("data.sampler draws at random: it needs data.shuffle=true")
     if data.sampler == "balanced" and source.images.label_kind == REGRESSION:
         raise UsageError("data.sampler=balanced balances classes, and these labels are numbers")
-    batch_size = _batch_size(asked, default=min(_BATCH_SIZE, count))
+    batch_size = _batch_size(asked, default=min(USUAL_BATCH_SIZE, count))
     if batch_size > count:
         raise UsageError(
             f"train.batch_size is {batch_size}, larger than the training list ({count} images):"
@@ -315,7 +314,7 @@ def _training_batches(
     )
 
 
-def _batch_size(asked: TrainSettings, *, default: int = _BATCH_SIZE) -> int:
+def _batch_size(asked: TrainSettings, *, default: int = USUAL_BATCH_SIZE) -> int:
     """Return the images per step; of those that are still to be measured, what it starts from."""
     return asked.batch_size if isinstance(asked.batch_size, int) else default
 

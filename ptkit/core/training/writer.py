@@ -8,8 +8,8 @@ class Writer:
     """Does one job after the other in a thread of its own: a job is all that is written of an
     epoch, in its order.
 
-    A job that failed ends all writing: every method but `close` raises its error from then on, so
-    that nothing is written after a gap.
+    A job that failed ends all writing: when it is done, every method but `close` raises its error,
+    so that nothing is written after a gap.
     """
 
     def __init__(self) -> None:

@@ -165,6 +165,7 @@ class Batches:
         decode: str = "whole",
     ) -> None:
         assert sampling.sampler in SAMPLERS
+        assert decode in ("whole", "reduced", "gpu")
         if decode == "reduced":
             check_reduced_decode(pipeline, is_kept=kept is not None)
         self.device, self.decode = torch.device(device), decode

@@ -89,25 +89,35 @@ def can_decode(content: bytes) -> bool:
     """Say whether nvJPEG gives the same image, but for the rounding, as the usual way."""
     if not (is_jpeg(content) and content.endswith(JPEG_END)):
         return False
-    num_channels = _num_channels(content)
-    if num_channels not in (1, 3):
+    if not _is_usual(_frame_header(content)):
         return False
     return not jpeg_has_metadata(content) or decoder.is_upright(content)
 
 
-def _num_channels(content: bytes) -> int | None:
-    """Return the channels of a JPEG, None for one that is not among `_FRAMES` or says how its
-    colours are stored.
+def _is_usual(frame: bytes) -> bool:
+    """Say whether a frame header (ITU-T T.81, section B.2.2) is of grey or YCbCr, and not too
+    large.
+    """
+    channels = frame[9] if len(frame) > 9 else 0
+    height, width = int.from_bytes(frame[5:7]), int.from_bytes(frame[7:9])
+    # Channels with these names are no YCbCr to libjpeg.
+    is_rgb = frame[10:19:3] == b"RGB"
+    return channels in (1, 3) and not is_rgb and height * width <= decoder.DEFAULT_MAX_PIXELS
+
+
+def _frame_header(content: bytes) -> bytes:
+    """Return a JPEG from its frame header on; nothing for one that is not among `_FRAMES` or says
+    how its colours are stored.
     """
     at, end = 2, len(content) - 9
     while at < end and content[at] == 0xFF:
         marker = content[at + 1]
         if marker in _FRAMES:
-            return content[at + 9]
+            return content[at : at + 19]
         if marker in (0xD9, 0xDA, _APP14):
-            return None
+            return b""
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    return None
+    return b""
 
 
 def gpu_decoder(device: torch.device, pipeline: Pipeline) -> GpuDecoder:

@@ -1,5 +1,6 @@
 """Decoded images kept on a GPU, and the batches cut out of them there."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,8 @@ from ptkit.core.device import sent
 # How many batches' indices and draws are copied to a GPU at once.
 _BATCHES_AT_ONCE = 8
 # How many bytes of finished images are made at once where that gives the same pixels: an epoch of
-# CIFAR-10, whose batches would take longer to launch than to make.
+# CIFAR-10, whose batches would take longer to launch than to make. Each batch is a view, and keeps
+# all of it.
 _BYTES_MADE_AT_ONCE = 640 << 20
 _BYTES_MOVED_AT_ONCE = 64 << 20
 
@@ -64,7 +66,9 @@ class OnDevice:
         # What computes may round differently for another number of images.
         if self.pipeline.plan.float_steps or not self.pipeline.only_moves_pixels:
             return _BATCHES_AT_ONCE, False
-        floats = 4 * self.pixels[0].numel() * self.pipeline.num_crops * batch_size
+        sides = self.pipeline.size or self.pixels.shape[1:3]
+        pixels = math.prod(sides) * (self.pipeline.channels or self.pixels.shape[3])
+        floats = 4 * pixels * self.pipeline.num_crops * batch_size
         return max(_BYTES_MADE_AT_ONCE // max(floats, 1), 1), True
 
     def _made(

@@ -67,13 +67,13 @@ def _values(setting: Field) -> Iterator[str]:
     name = kind.removeprefix("tuple[").split(",")[0].split(" |")[0]
     word = "path" if rules["is_path"] else words[name]
     yield f"list of {word}s".replace("texts", "text") if kind.startswith("tuple") else word
-    if Auto in get_args(setting.type):
-        yield f"or `{AUTO}`"
     low, high, above = rules["within"]
     for text, limit in {"above": above, "at least": low, "at most": high}.items():
         # A limit that nobody reaches.
         if limit is not None and limit < 2**32:
             yield f"{text} {limit}"
+    if Auto in get_args(setting.type):
+        yield f"or `{AUTO}`"
 
 
 def _plain(kind: Any) -> Any:

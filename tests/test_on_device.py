@@ -8,7 +8,7 @@ import torch
 
 from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.loading import on_device as on_device_module
-from ptkit.core.data.loading.batches import InMemory
+from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.on_device import OnDevice, can_move, move
 from ptkit.core.data.transforms.pipeline import Pipeline
 

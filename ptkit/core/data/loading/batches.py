@@ -6,21 +6,19 @@ Images kept in memory are cut into batches as they are asked for; others come fr
 (workers.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, tee
-from typing import Any, cast
+from itertools import tee
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ptkit.core.data.fingerprints import Hashes, hash_files
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import (
     SAMPLERS,
     Indices,
@@ -32,6 +30,7 @@ from ptkit.core.data.keyed import (
 )
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.gpu_decoding import gpu_decoder
+from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
@@ -45,8 +44,6 @@ from ptkit.core.machine import free_bytes, num_cores
 _DRAWS_AT_ONCE = 4096
 # A batch up to this size is made faster than it is handed to threads.
 _QUICK_BYTES = 1 << 20
-# How many bytes of pixels are augmented at once on a CPU, where they should stay in a core's cache.
-_BYTES_AT_ONCE = 1 << 19
 
 
 # Images (n, C, H, W) to outputs (n, num_outputs): a model, or its compiled form.
@@ -79,62 +76,6 @@ class Batch:
         if self.num_crops > 1:
             outputs = cast(Tensor, outputs.unflatten(0, (-1, self.num_crops))).mean(dim=1)
         return outputs
-
-
-@dataclass(frozen=True, eq=False)
-class InMemory:
-    """Images of one size with their labels, in memory or a mapped file, and the pipeline that makes
-    batches of them.
-
-    A batch of small images takes so little work that what matters is how many calls and copies it
-    takes. The batches are those that any other way would give.
-
-    pixels: uint8 (N, H, W, C). labels: (N, ...).
-    """
-
-    pixels: Pixels
-    labels: npt.NDArray[Any]
-    pipeline: Pipeline
-
-    def batches(self, selections: Iterable[Selection]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images float32 (n * num_crops, C, H, W), channels last, and labels (n, ...), in the
-        order of the selections.
-
-        Raises:
-            UsageError: a transform that does not fit the images.
-        """
-        remaining = iter(selections)
-        for first in remaining:
-            # Small batches are made several at a time.
-            num_bytes = max(len(first[0]) * self.pixels[0].nbytes, 1)
-            several = [first, *islice(remaining, max(_BYTES_AT_ONCE // num_bytes, 1) - 1)]
-            indices, draws = (
-                several[0] if len(several) == 1 else map(np.concatenate, zip(*several, strict=True))
-            )
-            # Indexing copies: the steps may write into the batch, and never reach what is kept.
-            pixels = torch.from_numpy(self.pipeline.apply_to_batch(self.pixels[indices], draws))
-            labels = torch.from_numpy(self.labels[indices])
-            counts = [len(some) for some, _ in several]
-            # A matrix product may round differently for another batch size, so these steps get
-            # one batch at a time.
-            if not self.pipeline.plan.float_steps:
-                pixels = self.pipeline.finish_on_device(pixels, draws)
-            # The crops may be among the steps still to come.
-            crops = len(pixels) // len(indices)
-            parts = zip(
-                several, _split(pixels, counts, each=crops), _split(labels, counts), strict=True
-            )
-            for (_, own), images, some in parts:
-                if self.pipeline.plan.float_steps:
-                    images = self.pipeline.finish_on_device(images, own)
-                yield images, some
-
-
-def _split(tensor: Tensor, counts: Sequence[int], *, each: int = 1) -> Sequence[Tensor]:
-    """Return parts of counts * each rows; a single part is not cut, which saves a hundredth of the
-    work.
-    """
-    return [tensor] if len(counts) == 1 else torch.split(tensor, [count * each for count in counts])
 
 
 class Batches:

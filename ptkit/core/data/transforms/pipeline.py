@@ -174,7 +174,7 @@ class Pipeline:
 
     def apply_prefix(self, pixels: Pixels) -> Pixels:
         """Apply the prefix to one decoded image (H, W, 3); returns (h, w, prefix_channels)."""
-        # Kept as rows of pixels: every later copy of them is then one piece of memory.
+        # In whole rows: every later copy of them is then one piece of memory.
         return np.ascontiguousarray(self.view_prefix(pixels))
 
     def view_prefix(self, pixels: Pixels) -> Pixels:
@@ -188,9 +188,8 @@ class Pipeline:
             return quick
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         # No draws: nothing in a prefix is random.
-        image = apply_steps(self.plan.prefix, image, np.empty(0))
-        found: Pixels = image.permute(1, 2, 0).numpy()
-        return found
+        found: Tensor = apply_steps(self.plan.prefix, image, np.empty(0))
+        return found.permute(1, 2, 0).numpy()
 
     def size_after_prefix(self, size: Size) -> Size:
         """Return what the prefix makes of a size (height, width), without any pixels.
@@ -285,15 +284,18 @@ class Pipeline:
         # After normalise_batch this copies nothing: its result is channels last already.
         return channels_last(batch)
 
-    def normalise_batch(self, batch: Tensor) -> Tensor:
+    def normalise_batch(self, batch: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Turn uint8 (n, H, W, C) into float32 (n, C, H, W), channels last, on its device.
+
+        out: float32 (n, H, W, C), which becomes the result.
 
         Raises:
             UsageError: Normalize has numbers for another C.
         """
         n, height, width, channels = batch.shape
         scale, shift = self._rows(width, channels, batch.device)
-        rows = batch.view(n, height, width * channels).float()
+        rows = batch.view(n, height, width * channels)
+        rows = rows.float() if out is None else out.view(rows.shape).copy_(rows)
         # One pass, written over its input: no further memory of that size.
         torch.addcmul(shift, rows, scale, out=rows)
         # Only the shape changes: colours stay side by side, which is what channels last means.
@@ -325,8 +327,7 @@ class Pipeline:
         return self.finish_on_device(batch, draws[None])
 
     def read_image(self, path: str | Path) -> Tensor:
-        """Return the float (C, H, W) tensor of one file, or (num_crops, C, H, W); for pipelines
-        without randomness.
+        """Return one file's float (C, H, W), or (num_crops, C, H, W); without randomness.
 
         Raises:
             DataError: not a readable image.

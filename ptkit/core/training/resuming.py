@@ -14,6 +14,7 @@ from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
+from ptkit.core.training.holding import Hold
 from ptkit.core.training.loop import Training
 from ptkit.core.training.run_folder import (
     History,
@@ -59,15 +60,23 @@ class SavedState:
         return int(self.checkpoint["train"]["epoch"])
 
 
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder that is not that of a run.
+
+    Raises:
+        UsageError: see above.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+
+
 def read_saved_state(folder: Path) -> SavedState:
     """Read last.pkl of a run folder.
 
     Raises:
-        UsageError: not a run folder, or nothing was saved yet.
+        UsageError: nothing was saved yet.
         CheckpointError: last.pkl is damaged.
     """
-    if not (folder / "config.toml").is_file():
-        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
     if not (folder / "last.pkl").is_file():
         raise UsageError(
             f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl"
@@ -78,7 +87,7 @@ def read_saved_state(folder: Path) -> SavedState:
     return SavedState(folder, checkpoint)
 
 
-def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
+def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     """Put a saved state into a fresh setup, in place; return the run, and how exactly it continues.
 
     Raises:
@@ -97,13 +106,12 @@ def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
         epochs_without_better=train["epochs_without_better"],
         saved_epoch=saved.epoch,
     )
+    hold.is_unfinished = True
     write_config(folder, setup.settings)
     recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
     # Also what the weights saw that the run started from, which are not read again.
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
-    run = Run(
-        **vars(replace(setup, data=data)), folder=folder, recorders=recorders, history=history
-    )
+    run = Run(**vars(replace(setup, data=data)), hold=hold, recorders=recorders, history=history)
     return run, how_exact
 
 

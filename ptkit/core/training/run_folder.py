@@ -21,11 +21,11 @@ from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
+from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.observers import EpochResult, Item, Recorder, Write
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
@@ -83,10 +83,14 @@ class Run(Setup):
     No other code writes into the folder while it trains; of an epoch, the writer's thread does.
     """
 
-    folder: Path
+    hold: Hold
     recorders: tuple[Recorder, ...]
     history: History
     writer: Writer = field(default_factory=Writer)
+
+    @property
+    def folder(self) -> Path:
+        return self.hold.folder
 
     @property
     def checkpoint(self) -> Path:
@@ -142,6 +146,7 @@ class Run(Setup):
         self, checkpoints: Mapping[str, Any], rows: Sequence[Row], writes: Sequence[Write]
     ) -> None:
         """Write an epoch, in the writer's thread."""
+        self.hold.check()
         # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
         _write_metrics(self.folder / "metrics.csv", rows)
         if "best" in checkpoints:
@@ -205,17 +210,15 @@ class Run(Setup):
         write_atomically(self.folder / "profile.json", text.encode())
 
 
-def new_run(setup: Setup, place: Place) -> Run:
-    """Make the folder of a run, with its settings and the beginning of its recordings.
+def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
+    """Write the settings of a run into its folder, and the beginning of its recordings.
+
+    example: a validation image as the model gets it, (1, C, H, W).
 
     Raises:
-        DataError: an image that cannot be read.
-        UsageError: the folder exists already, or the name is a path.
         StorageError: the disk refused.
     """
-    # Before the folder is made: an unreadable image must not leave an empty one.
-    example = next(iter(setup.training.valid.epoch())).images[:1]
-    folder = place.folder()
+    folder, hold.is_unfinished = hold.folder, True
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)
@@ -232,7 +235,7 @@ def new_run(setup: Setup, place: Place) -> Run:
         recorder.start(setup.training.model, example, texts, seen)
     return Run(
         **vars(setup),
-        folder=folder,
+        hold=hold,
         recorders=recorders,
         history=History(setup.training.loss.task),
     )

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
+from ptkit.core.training.holding import held
 from ptkit.core.training.loop import Progress, fit, remedy
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.prediction import class_means
@@ -21,7 +22,7 @@ from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import fit_head_of, head_line, probe
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.resuming import read_saved_state, resumed_run
+from ptkit.core.training.resuming import check_run_folder, read_saved_state, resumed_run
 from ptkit.core.training.run_folder import Run, new_run
 from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import prepare
@@ -92,18 +93,8 @@ def run(
         PtkitError: any of its children; see errors.py for what each means.
     """
     begin = time.perf_counter()
-    saved = read_saved_state(resume) if resume is not None else None
-    if saved is None:
-        place.check()
-    # Settings, data and model are tried here, before there is a folder.
-    setup = prepare(settings, watch, is_resumed=saved is not None)
-    # After an error too: threads and worker processes would stay.
-    with closing(setup.data):
-        if saved is None:
-            current = new_run(setup, place)
-        else:
-            current, how_exact = resumed_run(setup, saved)
-            watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
+    with ExitStack() as stack:
+        current = _begun(settings, stack, watch=watch, place=place, resume=resume)
         try:
             _train_or_explain(current, watch, link)
             profile = current.training.clock.profile()
@@ -117,6 +108,8 @@ def run(
             current.writer.close()
             for recorder in current.recorders:
                 recorder.close()
+        current.hold.check()
+        current.hold.is_unfinished = False
     assert current.best is not None
     facts = facts_of_run(current)
     return RunResult(
@@ -133,6 +126,29 @@ def run(
         majority=facts.majority,
         verdicts=verdicts(facts),
     )
+
+
+def _begun(
+    settings: Settings, stack: ExitStack, *, watch: Watcher, place: Place, resume: Path | None
+) -> Run:
+    """Make a new run, or the run `resume` as it was; `stack` closes what it is made of."""
+    if resume is None:
+        place.check()
+        # Settings, data and model are tried here, before there is a folder.
+        setup = prepare(settings, watch, is_resumed=False)
+        # After an error too: threads and worker processes would stay.
+        stack.enter_context(closing(setup.data))
+        # An unreadable image must not leave an empty folder either.
+        example = next(iter(setup.training.valid.epoch())).images[:1]
+        return new_run(setup, stack.enter_context(held(place.folder())), example)
+    check_run_folder(resume)
+    hold = stack.enter_context(held(resume))
+    saved = read_saved_state(resume)
+    setup = prepare(settings, watch, is_resumed=True)
+    stack.enter_context(closing(setup.data))
+    current, how_exact = resumed_run(setup, saved, hold)
+    watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
+    return current
 
 
 def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:

@@ -4,6 +4,7 @@ import copy
 import errno
 import io
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -173,12 +174,12 @@ def test_histograms_hold_weights_and_gradients_of_every_layer(events, model, exa
 
 
 def test_a_disk_that_refuses_events_is_named(events, model, monkeypatch):
-    def refuse():
+    def refuse(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     write = events.epoch(result(1), model)
     with monkeypatch.context() as patch:
-        patch.setattr(events._writer, "flush", refuse)
+        patch.setattr(os, "fsync", refuse)
         with pytest.raises(StorageError, match=r"events into .*tensorboard: No space left"):
             write()
 

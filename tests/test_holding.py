@@ -60,7 +60,7 @@ def test_a_folder_that_was_moved_is_not_made_again(tmp_path):
     with held(tmp_path / "run") as hold:
         hold.check()
         (tmp_path / "run").rename(tmp_path / "moved")
-        with pytest.raises(StorageError, match="was moved or removed; nothing more is written"):
+        with pytest.raises(StorageError, match="was moved or removed while the run went on"):
             hold.check()
     assert os.listdir(tmp_path) == ["moved"]
 

@@ -39,16 +39,21 @@ class Hold:
     is_unfinished: bool
     descriptor: int
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is still where it was."""
+        return _is_same(self.folder / _FILE, self.descriptor)
+
     def check(self) -> None:
-        """Look whether the folder is still where it was: whoever writes would make it anew.
+        """Refuse to write where the folder was: whoever writes would make it anew.
 
         Raises:
             StorageError: it was moved or removed.
         """
-        if not _is_same(self.folder / _FILE, self.descriptor):
+        if not self.is_there:
             raise StorageError(
-                f"the run folder {self.folder} was moved or removed; nothing more is written, and"
-                " what was saved is resumed from where it is now"
+                f"the run folder {self.folder} was moved or removed while the run went on; nothing"
+                " more is written, and --resume continues it from where it is now"
             )
 
 
@@ -69,7 +74,7 @@ def held(folder: Path) -> Iterator[Hold]:
         yield hold
     finally:
         # While it is locked: whoever waits for it finds that it is gone.
-        if not hold.is_unfinished and _is_same(file, descriptor):
+        if not hold.is_unfinished and hold.is_there:
             with suppress(OSError):
                 file.unlink()
         _descriptors.discard(descriptor)

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
+from ptkit.core.errors import (
+    CheckpointError,
+    DataError,
+    InterruptedRunError,
+    StorageError,
+    UsageError,
+)
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training.observers import Watcher
 
@@ -290,3 +297,30 @@ def test_other_settings_are_refused_before_images_are_read(here):
         file.unlink()
     with pytest.raises(UsageError, match=r"but train\.batch_size is 8, was 16"):
         ptkit.train(resume="runs/one", epochs=3, batch_size=8)
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_changed_images_are_noticed(here, cache):
+    ptkit.train(**QUICK, cache=cache, name="one")
+    image = Path("images/bar/train0.png")
+    with Image.open(image) as picture:
+        ImageOps.mirror(picture).save(image)
+    with pytest.raises(
+        DataError, match=r"1 training image changed since runs/one was saved, .*bar"
+    ):
+        ptkit.train(resume="runs/one", epochs=3)
+
+
+def test_a_longer_run_keeps_its_warm_up_and_says_that_its_rates_were_others(here):
+    watch = Interrupter(at=())
+    ptkit.train(**QUICK, warmup=0.5, name="one")
+    ptkit.train(resume="runs/one", epochs=4, watch=watch)
+    assert (
+        "resuming runs/one after epoch 2: same samples and augmentations; the rates so far were not"
+        " those of one run of 4 epochs" in watch.lines
+    )
+    assert read_checkpoint(Path("runs/one/last.pkl"))["train"]["scheduler"]["warmup_steps"] == 3
+    # The same in steps, and as a share of so many epochs.
+    assert ptkit.train(resume="runs/one", epochs=5, warmup=3.0).epochs == 5
+    with pytest.raises(UsageError, match=r"scheduler\.warmup is 2, was 3 \(3 steps\)"):
+        ptkit.train(resume="runs/one", epochs=6, warmup=2.0)

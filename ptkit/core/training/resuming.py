@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ptkit.core.config import Settings
+from ptkit.core.config import SchedulerSettings, Settings
 from ptkit.core.config_layers import to_layer
+from ptkit.core.data.fingerprints import hash_files
+from ptkit.core.data.keyed import spread
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.loop import Position, Training
+from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
     LAST,
     PREVIOUS,
@@ -41,13 +45,15 @@ _MAY_CHANGE = {
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
     *("model.weights", "model.weights_sha256"),
     "data.root",
-    # What it comes to is compared instead.
-    "data.eval_transforms",
+    # What they come to is compared instead.
+    *("data.eval_transforms", "scheduler.warmup"),
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
 # Numbers and switches of which setting up may make others.
-_SET_UP = {"optimizer.lr", "scheduler.warmup", "train.channels_last", "train.compile"}
+_SET_UP = {"optimizer.lr", "train.channels_last", "train.compile"}
+# So many image files are read to see whether they changed, where images are not kept decoded.
+_SAMPLE = 2000
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
@@ -194,6 +200,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     _check_same_data(saved, setup)
     _check_same_run(saved, setup.settings)
     _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
+    _check_same_warmup(saved, setup)
+    _check_same_images(saved, setup)
     # Its task has no `counted`: it was saved when a mean was one of the batches' means.
     if training.loss.weighs_images and "counted" not in checkpoint["task"]:
         raise UsageError(
@@ -223,10 +231,13 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     here, there = environment(setup), checkpoint.get("env", {})
     # Of what an earlier version did not write down nothing is known.
     changed = [key for key in _EXACT_KEYS if here[key] != there.get(key, here[key])]
-    if is_longer:
-        changed.append("epochs, and so the schedule")
+    exact = f"same samples and augmentations; changed: {', '.join(changed)}"
+    if not is_longer:
+        return exact if changed else "bit-exact"
+    epochs = training.settings.epochs
     return (
-        f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+        f"{exact if changed else 'same samples and augmentations'}; the rates so far were not those"
+        f" of one run of {counted(epochs, 'epoch')}"
     )
 
 
@@ -289,6 +300,49 @@ def _check_same_evaluation(saved: list[str], setup: Setup) -> None:
         raise UsageError(
             f"--resume continues the same run, but it was evaluated with {', '.join(saved)}, and"
             f" would be with {', '.join(calls)}: pass --set {shlex.quote(setting)}"
+        )
+
+
+def _check_same_warmup(saved: SavedState, setup: Setup) -> None:
+    """Refuse another warm-up, be it in steps or as a share of another number of epochs."""
+    config, training = saved.checkpoint["config"], setup.training
+    before = config.get("scheduler", {}).get("warmup", SchedulerSettings().warmup)
+    now = setup.settings.scheduler.warmup
+    steps_per_epoch = -(-len(training.train) // training.settings.accumulate)
+    was = warmup_steps_of(before, config["train"]["epochs"] * steps_per_epoch)
+    was = saved.checkpoint["train"]["scheduler"].get("warmup_steps", was)
+    # A schedule that warms up by itself has none.
+    if now != before and training.schedule.warmup_steps not in (None, was):
+        raise UsageError(
+            f"--resume continues the same run, but scheduler.warmup is {now:g}, was {before:g}"
+            f" ({counted(was, 'step')})"
+        )
+
+
+def _check_same_images(saved: SavedState, setup: Setup) -> None:
+    """Refuse training images that were changed since; of many that are not kept, a sample is read.
+
+    Raises:
+        DataError: an image is another one.
+    """
+    train = setup.training.train
+    before = saved.checkpoint["data"].get("image_hashes")
+    # Earlier images follow those of the list.
+    if not isinstance(before, torch.Tensor) or len(before) < len(train.images):
+        return
+    then, now = before[: len(train.images)].numpy(), train.known_hashes()
+    if not now.all():
+        places = np.array(spread(range(len(train.images)), _SAMPLE))
+        then, now = then[places], hash_files(train.images, places)
+    else:
+        places = np.arange(len(now))
+    # 0 stands for one that had not been read yet, or could not be.
+    changed = places[(then != now) & (then != 0) & (now != 0)]
+    if len(changed):
+        first = train.images.image_path(int(changed[0]))
+        raise DataError(
+            f"{counted(len(changed), 'training image')} changed since {saved.folder} was saved, the"
+            f" first is {first}: --resume continues with the same images"
         )
 
 

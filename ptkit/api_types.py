@@ -85,7 +85,7 @@ class FinetuneSettings(TypedDict, total=False):
     patience: int | None
     metric: str
     ema: float | None
-    save_every: int
+    save_every: int | str
     channels_last: bool
     deterministic: bool
     compile: bool | Auto

@@ -32,6 +32,9 @@ from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
 
+# How long an interrupted command may clear away what it had half done.
+_CLEANING_S = 5.0
+
 
 class Commands(TyperGroup):
     """Prints errors the user can fix as one line; our own bugs keep their traceback."""
@@ -106,8 +109,9 @@ def main() -> None:
     atexit.register(_leave_at_once, status)
     search_garbage_rarely()
     prepare_environment()
-    # As after Ctrl-C: half-done work is cleared away. Training has handlers of its own.
-    signal.signal(signal.SIGTERM, _terminate)
+    # Half-done work is cleared away. Training has handlers of its own for the first signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except SystemExit as end:
@@ -115,9 +119,17 @@ def main() -> None:
         raise
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # The next one ends the process wherever it is.
+    signal.signal(number, signal.SIG_DFL)
+    # An exception may break off the start of a thread, for which cleaning up would wait for good.
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+        signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     typer.echo("ptkit: terminated", err=True)
-    raise SystemExit(143)
+    raise SystemExit(128 + number)
 
 
 def _leave_at_once(status: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
+from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, Form, keyword_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"
@@ -67,6 +67,9 @@ def _values(setting: Field) -> Iterator[str]:
     name = kind.removeprefix("tuple[").split(",")[0].split(" |")[0]
     word = "path" if rules["is_path"] else words[name]
     yield f"list of {word}s".replace("texts", "text") if kind.startswith("tuple") else word
+    if isinstance(rules["within"], Form):
+        yield "or text"
+        return
     low, high, above = rules["within"]
     for text, limit in {"above": above, "at least": low, "at most": high}.items():
         # A limit that nobody reaches.

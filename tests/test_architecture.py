@@ -225,7 +225,7 @@ def test_only_the_events_know_tensorboardx():
         for module, names in ALL_IMPORTS.items()
         if any(n.startswith("tensorboardX") for n in names)
     }
-    assert users == {"ptkit.core.training.events"}
+    assert users == {"ptkit.core.training.events", "ptkit.core.training.event_files"}
 
 
 def test_nothing_draws_with_pyplot():

@@ -354,13 +354,19 @@ def test_an_interrupted_run_leaves_nothing(listed, pipeline, folder):
     assert os.listdir(folder) == []
 
 
-def test_what_a_killed_run_left_is_listed_and_does_not_stop_the_next(listed, pipeline, folder):
+def test_what_a_killed_run_left_is_listed_and_removed_by_the_next(listed, pipeline, folder):
     on_disk(listed, pipeline)
     (entry,) = list_entries()
-    (folder / entry.name).rename(folder / f".{entry.name}.0123abcd")
+    left = folder / f".{entry.name}.0123abcd"
+    (folder / entry.name).rename(left)
     assert [entry.state for entry in list_entries()] == [LEFT_OVER]
     assert are_equal(on_disk(listed, pipeline), decoded(listed, pipeline))
+    # One that is just begun has no lock yet.
     assert [entry.state for entry in list_entries()] == [LEFT_OVER, COMPLETE]
+    shutil.rmtree(folder / entry.name)
+    os.utime(left, (0, 0))
+    on_disk(listed, pipeline)
+    assert [entry.state for entry in list_entries()] == [COMPLETE]
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error_that_says_what_to_do(

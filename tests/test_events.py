@@ -4,6 +4,7 @@ import copy
 import errno
 import io
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -173,14 +174,55 @@ def test_histograms_hold_weights_and_gradients_of_every_layer(events, model, exa
 
 
 def test_a_disk_that_refuses_events_is_named(events, model, monkeypatch):
-    def refuse():
+    def refuse(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     write = events.epoch(result(1), model)
     with monkeypatch.context() as patch:
-        patch.setattr(events._writer, "flush", refuse)
+        patch.setattr(os, "fsync", refuse)
         with pytest.raises(StorageError, match=r"events into .*tensorboard: No space left"):
             write()
+
+
+def test_a_full_disk_is_an_error_at_once_and_what_was_half_written_is_cut_off(
+    run, events, model, picture
+):
+    class Full:
+        """Takes a part of what it is given, as a disk does that fills up."""
+
+        def __init__(self, file):
+            self.file, self.room = file, 30
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room, written = 0, self.file.write(data[: self.room])
+            return written
+
+    events.epoch(result(1), model)()
+    lengths = events.lengths()
+    ours = events._writer.file_writer.event_writer
+    ours._file, whole = Full(ours._file), ours._file
+    for write in (lambda: events.show(Picture("a", picture), 2), events.epoch(result(2), model)):
+        with pytest.raises(StorageError, match=r"events into .*tensorboard: No space left"):
+            write()
+    ours._file = whole
+    events.close()
+    resumed = Events(run, LogSettings(), up_to_epoch=1, lengths=lengths)
+    resumed.epoch(result(2), model)()
+    resumed.close()
+    assert scalars_of(resumed.folder, "images_per_s") == [(1, 1000.0), (2, 1000.0)]
+    assert scalars_of(resumed.folder / "loss" / "train", "loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_links_among_event_files_are_left_alone(run, model, tmp_path):
+    theirs = tmp_path / "events.out.tfevents.theirs"
+    theirs.write_bytes(b"theirs")
+    Events(run, LogSettings()).close()
+    (run / "tensorboard" / "events.out.tfevents.link").symlink_to(theirs)
+    (run / "tensorboard" / "loss").symlink_to(tmp_path)
+    Events(run, LogSettings(), up_to_epoch=0, lengths={}).close()
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_histograms_leave_out_what_is_not_finite(events, model):

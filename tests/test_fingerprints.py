@@ -166,7 +166,7 @@ def test_they_can_be_left_out(here):
 
 
 def test_above_a_limit_they_are_left_out(here, monkeypatch):
-    monkeypatch.setattr("ptkit.core.training.run_folder._MOST_REMEMBERED", 47)
+    monkeypatch.setattr("ptkit.core.training.states._MOST_REMEMBERED", 47)
     result = ptkit.train(**QUICK)
     assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
 

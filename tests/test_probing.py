@@ -354,7 +354,9 @@ def test_an_interrupted_probe_stops_between_batches(here):
         def counting(self, what, total):
             yield lambda _count: os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(InterruptedRunError, match="interrupted before"):
+    with pytest.raises(
+        InterruptedRunError, match="interrupted; nothing was saved yet; begin again with"
+    ):
         ptkit.probe("runs/body", name="cut", watch=Interrupting(), cache="off", **QUIET)
     assert not Path("runs/cut/ckpt.pkl").exists()
 

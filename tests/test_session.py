@@ -301,9 +301,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Writing a checkpoint takes longer than an epoch; return what was written, when it was."""
     written: list[str] = []
 
-    def save(path: Path, contents: dict[str, Any]) -> None:
+    def save(path: Path, contents: dict[str, Any], **more: Any) -> None:
         time.sleep(0.15)
-        save_checkpoint(path, contents)
+        save_checkpoint(path, contents, **more)
         written.append(f"{path.name} {contents['metrics']['epoch']}")
 
     monkeypatch.setattr(run_folder, "save_checkpoint", save)
@@ -317,10 +317,13 @@ def test_a_signal_waits_for_a_write_that_is_under_way(here: Path, slow_disk: lis
                 assert "last.pkl 2" not in slow_disk
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(InterruptedRunError, match=r"runs/1 is saved up to epoch 2; continue"):
+    with pytest.raises(
+        InterruptedRunError, match=r"runs/1 is saved up to step 1 of epoch 3; continue"
+    ):
         start(watch=Interrupter())
-    assert slow_disk[-1] == "last.pkl 2"
-    assert read_checkpoint(Path("runs/1/last.pkl"))["train"]["epoch"] == 2
+    assert slow_disk[-2:] == ["last.pkl 2"] * 2
+    train = read_checkpoint(Path("runs/1/last.pkl"))["train"]
+    assert (train["epoch"], train["step_in_epoch"]) == (2, 1)
 
 
 def test_the_link_is_made_and_the_run_ends_when_all_is_on_disk(
@@ -348,7 +351,7 @@ def test_what_is_under_way_is_written_whatever_ends_the_run(
 def test_no_checkpoint_is_promised_that_could_not_be_written(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, contents: dict[str, Any]) -> None:
+    def refuse(path: Path, contents: dict[str, Any], **more: Any) -> None:
         raise StorageError(f"cannot write {path}")
 
     class Full(Listener):
@@ -365,11 +368,11 @@ def test_a_disk_that_fails_while_an_epoch_is_written_ends_the_run(
 ) -> None:
     steps, failed = [], threading.Event()
 
-    def save(path: Path, contents: dict[str, Any]) -> None:
+    def save(path: Path, contents: dict[str, Any], **more: Any) -> None:
         if path.name == "last.pkl" and contents["metrics"]["epoch"] == 2:
             failed.set()
             raise StorageError(f"cannot write {path}: No space left on device")
-        save_checkpoint(path, contents)
+        save_checkpoint(path, contents, **more)
 
     class Stepper(Listener):
         def step(self, progress: Progress) -> None:
@@ -811,13 +814,13 @@ def test_patience_counts_on_after_an_interruption(here: Path) -> None:
     assert (resumed.epochs, resumed.best["epoch"]) == (4, 1)
 
 
-def test_the_state_is_saved_every_so_many_epochs_and_after_the_last(here: Path) -> None:
-    layer = {"train": {"epochs": 3, "save_every": 2}}
+def test_the_state_is_saved_every_so_many_epochs_and_after_the_first_and_last(here: Path) -> None:
+    layer = {"train": {"epochs": 5, "save_every": 3}}
     with pytest.raises(PowerCutError):
-        start(layer, name="cut", watch=Listener(die_at=(2, 1)))
-    assert not Path("runs/cut/last.pkl").exists()
+        start(layer, name="cut", watch=Listener(die_at=(3, 1)))
+    assert read_checkpoint(Path("runs/cut/last.pkl"))["train"]["epoch"] == 1
     whole = start(layer, name="whole")
-    assert torch.load(whole.run / "last.pkl", weights_only=True)["metrics"]["epoch"] == 3
+    assert torch.load(whole.run / "last.pkl", weights_only=True)["metrics"]["epoch"] == 5
 
 
 def test_too_little_memory_is_told_with_what_is_left(here: Path) -> None:

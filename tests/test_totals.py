@@ -20,7 +20,7 @@ from ptkit.core.config_layers import resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse
-from ptkit.core.training import loop
+from ptkit.core.training import divergence, loop
 from ptkit.core.training.observers import Unwatched, Watcher
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
@@ -510,14 +510,14 @@ def test_no_rate_is_advised_before_the_first_step(here: Path) -> None:
 @pytest.mark.parametrize("clip", ["clip_grad", "clip_value"])
 def test_clipping_is_not_advised_where_gradients_are_clipped(here: Path, clip: str) -> None:
     training = prepared(train={clip: 1.0})
-    assert loop.remedy(training, num_steps=1) == "try a lower --lr"
-    assert "train.clip_grad=1" in loop.remedy(prepared(), num_steps=1)
+    assert divergence.remedy(training, num_steps=1) == "try a lower --lr"
+    assert "train.clip_grad=1" in divergence.remedy(prepared(), num_steps=1)
 
 
 def test_a_users_own_loss_may_be_the_cause(here: Path) -> None:
     Path("own.py").write_text("from torch import nn\nclass Own(nn.CrossEntropyLoss):\n    pass\n")
     training = prepared(loss={"call": "own.py:Own"})
-    assert "Own itself gives it for some batch" in loop.remedy(training, num_steps=1)
+    assert "Own itself gives it for some batch" in divergence.remedy(training, num_steps=1)
 
 
 def test_no_larger_batch_is_advised_where_no_class_has_two_images(here: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
+from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto, Form
 
 Command = Callable[..., None]
 
@@ -39,6 +39,8 @@ def _kind(keyword: str) -> Any:
         return list[get_args(kind)[0]]  # type: ignore[misc]
     if setting.metadata["is_path"]:
         return Path
+    if isinstance(setting.metadata["within"], Form):
+        return str
     return next((part for part in get_args(kind) if part is not type(None)), kind)
 
 

@@ -24,6 +24,13 @@ class Limits(NamedTuple):
     above: float | None = None
 
 
+class Form(NamedTuple):
+    """What a whole number or a text must match as a whole, and the same in words."""
+
+    pattern: str
+    words: str
+
+
 _NO_LIMITS = Limits()
 _COUNT = Limits(low=1)
 _POSITIVE = Limits(above=0)
@@ -38,7 +45,7 @@ def _setting(
     keyword: str | None = None,
     flag: str | None = None,
     choices: tuple[str, ...] = (),
-    within: Limits = _NO_LIMITS,
+    within: Limits | Form = _NO_LIMITS,
     is_path: bool = False,
 ) -> Any:
     """Declare a setting.
@@ -289,8 +296,12 @@ class TrainSettings:
         "Decay of the moving average of the weights; the average is then what is evaluated.",
         within=_DECAY,
     )
-    save_every: int = _setting(
-        1, "Epochs between two saved states to resume from.", flag="--save-every", within=_COUNT
+    save_every: int | str = _setting(
+        1,
+        "How often the state to resume from is saved: a number of epochs, of steps (200s), or of"
+        " minutes (10m).",
+        flag="--save-every",
+        within=Form(r"[1-9][0-9]{0,8}[sm]?", "a number of epochs, steps (200s) or minutes (10m)"),
     )
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")

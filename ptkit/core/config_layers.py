@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Limits, Settings, keyword_of
+from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Form, Limits, Settings, keyword_of
 from ptkit.core.config_dependents import freed
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
@@ -215,6 +215,8 @@ def _checked(section: str, key: str, value: Any) -> Any:
         hint = nearest(key, fields) or f"; it has: {', '.join(fields)}{_full_name(key)}"
         raise UsageError(f"[{section}] has no setting {key}{hint}")
     rules = fields[key].metadata
+    if isinstance(rules["within"], Form):
+        return _formed(name, value, rules["within"])
     value = _converted(name, value, fields[key].type)
     choices = rules["choices"]
     if choices and value not in choices:
@@ -227,6 +229,13 @@ def _checked(section: str, key: str, value: Any) -> Any:
         if isinstance(number, int | float) and not isinstance(number, bool):
             _check_range(name, number, rules["within"])
     return value
+
+
+def _formed(name: str, value: Any, form: Form) -> int | str:
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not re.fullmatch(form.pattern, text):
+        raise UsageError(f"{name} must be {form.words}, found {value!r}")
+    return int(text) if text.isdecimal() else text
 
 
 def _check_range(name: str, number: float, within: Limits) -> None:

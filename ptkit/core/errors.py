@@ -42,4 +42,4 @@ class InterruptedRunError(PtkitError):
 
     def __init__(self, message: str, *, signal_number: int = 2) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number

@@ -239,7 +239,7 @@ def _sweep(path: Path) -> None:
 def _lock(folder: Path, *, shared: bool) -> Iterator[bool]:
     """Lock a folder and yield whether that could be done, after a little patience.
 
-    The system lifts the lock when the process ends. Where there are no locks all may pass.
+    The system lifts the lock when the process ends.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY) if flock is not None else None
@@ -249,16 +249,21 @@ def _lock(folder: Path, *, shared: bool) -> Iterator[bool]:
         yield True
         return
     try:
-        yield _is_locked(descriptor, LOCK_SH if shared else LOCK_EX)
+        yield could_lock(descriptor, shared=shared)
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int, kind: int) -> bool:
+def could_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder until its descriptor is closed; return whether that could be
+    done, after a little patience. Where there are no locks all may pass.
+    """
+    if flock is None:
+        return True
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            flock(descriptor, kind | LOCK_NB)
+            flock(descriptor, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= until:

@@ -41,12 +41,15 @@ _INSIDE: tuple[tuple[str, str, type], ...] = (
 _FEW_PARAMETERS = 1_000_000
 
 
-def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, contents: Mapping[str, Any], *, previous: Path | None = None
+) -> None:
     """Save a checkpoint so that `path` holds the old or the new one whole, and the new one was read
     back.
 
     contents: the keys of a checkpoint; `format`, `format_version` and `ptkit_version` are added.
     Tuples become lists; tensors become plain, contiguous storage on the CPU.
+    previous: where the old file is kept.
 
     Raises:
         StorageError: the disk refused, or gave back other bytes; what was at `path` is as it was.
@@ -56,7 +59,13 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     stamped = _plain({**stamp, **contents})
     fault = _fault(stamped)
     assert fault is None, f"not a checkpoint: {fault}"
-    write_atomically(path, partial(_write, stamped), check=_check_written)
+
+    def check(written: Path) -> None:
+        _check_written(written)
+        if previous is not None and path.exists():
+            _keep(path, previous)
+
+    write_atomically(path, partial(_write, stamped), check=check)
 
 
 def copy_contents(contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +132,15 @@ def _check_written(path: Path) -> None:
         check_zip(path)
     except CheckpointError as error:
         raise OSError(f"the disk gave back other bytes ({error})") from error
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name; raises OSError."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run. The one user of tensorboardX."""
+"""TensorBoard's events of a run, made by tensorboardX."""
 
 import contextlib
 import io
@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
-from ptkit.core.errors import StorageError
 from ptkit.core.files import write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers
+from ptkit.core.training.event_files import EventFile, cut_back, event_files, refused
 from ptkit.core.training.histograms import finite_values, histogram_of, parameter_copies
 from ptkit.core.training.observers import EpochResult, Item, Pixels, Recorder, Write
 
@@ -47,21 +47,32 @@ def scalars(result: EpochResult) -> dict[str, float]:
 class Events(Recorder):
     """TensorBoard events of one run, and `scalars.json` in the run folder.
 
-    up_to_epoch: the last epoch that a resumed run keeps; events of later ones are hidden.
+    up_to_epoch: the last epoch that a resumed run keeps; None for a new run. lengths: of the event
+    files up to there, to which they are cut back; None where these are not known: what is later is
+    then hidden.
     """
 
-    def __init__(self, run: Path, settings: LogSettings, *, up_to_epoch: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path,
+        settings: LogSettings,
+        *,
+        up_to_epoch: int | None = None,
+        lengths: Mapping[str, int] | None = None,
+    ) -> None:
         self.settings = settings
-        self.folder = events_folder(run, settings, is_resumed=up_to_epoch > 0)
-        purge = up_to_epoch + 1 if up_to_epoch else None
-        suffix = settings.filename_suffix
-        self._writer = _writer(self.folder, filename_suffix=suffix, purge_step=purge)
+        is_resumed = up_to_epoch is not None or lengths is not None
+        self.folder = events_folder(run, settings, is_resumed=is_resumed)
+        if lengths is not None:
+            with refused(self.folder):
+                cut_back(self.folder, lengths)
+        self._writer = _writer(self.folder, suffix=settings.filename_suffix)
         self._json = run / "scalars.json"
-        self._scalars = _read_scalars(self._json, up_to_epoch) if up_to_epoch else {}
+        self._scalars = {} if up_to_epoch is None else _read_scalars(self._json, up_to_epoch)
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
-        if up_to_epoch:
-            _hide_later(self._writer, self.folder, up_to_epoch + 1, suffix)
+        if up_to_epoch is not None and lengths is None:
+            self._hide_later(up_to_epoch + 1)
 
     def start(
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels
@@ -81,19 +92,32 @@ class Events(Recorder):
 
     def _write(self, result: EpochResult, copies: Mapping[str, Tensor]) -> None:
         for chart, lines in charts(result).items():
+            for line in lines:
+                self._open_line(f"{chart}/{line}")
             self._writer.add_scalars(chart, lines, result.epoch)
         for tag, value in scalars(result).items():
             self._writer.add_scalar(tag, value, result.epoch)
         if copies:
             self._add_histograms(copies, result.epoch)
-        try:
-            self._writer.flush()
-        except OSError as error:
-            raise _refusal(self.folder, error) from error
+        self._writer.flush()
         self._remember(scalars(result), result.epoch)
+
+    def lengths(self) -> dict[str, int]:
+        """Return the bytes of every event file, all of them on the disk."""
+        with refused(self.folder):
+            self._writer.flush()
+            return {
+                file.relative_to(self.folder).as_posix(): file.stat().st_size
+                for file in event_files(self.folder)
+            }
 
     def show(self, item: Item, step: int) -> None:
         """Write one item."""
+        # The projector's files are written by tensorboardX.
+        with refused(self.folder):
+            self._show(item, step)
+
+    def _show(self, item: Item, step: int) -> None:
         writer = self._writer
         match item:
             case observers.Text(tag, text):
@@ -126,11 +150,28 @@ class Events(Recorder):
                 assert_never(item)
 
     def close(self) -> None:
-        """Write what is still waiting and end."""
+        """End the files; nothing waits to be written."""
         self._writer.close()
 
+    def _open_line(self, name: str) -> None:
+        """Make the file of a line of a chart, which add_scalars finds by its folder."""
+        folder, writers = f"{self.folder}/{name}", self._writer.all_writers
+        if folder not in writers:
+            writers[folder] = _file_writer(Path(folder), self.settings.filename_suffix)
+
+    def _hide_later(self, step: int) -> None:
+        """Hide what is of `step` or later from TensorBoard."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        for file in event_files(self.folder):
+            if file.parent != self.folder:
+                self._open_line(file.parent.relative_to(self.folder).as_posix())
+        for writer in self._writer.all_writers.values():
+            start = SessionLog(status=SessionLog.START)
+            writer.add_event(Event(step=step, session_log=start))
+
     def _add_histograms(self, copies: Mapping[str, Tensor], step: int) -> None:
-        """Write all histograms in one event: each event passes three threads of tensorboardX."""
+        """Write all histograms in one event, which takes a tenth of the time."""
         from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
         summary = Summary()
@@ -185,8 +226,8 @@ class Events(Recorder):
             for tag, points in self._writer.scalar_dict.items()
         }
         self._writer.scalar_dict = {}
-        time = next((known[-1][0] for known in points.values()), None)
-        points |= {tag: [[time, step, value]] for tag, value in values.items()}
+        now = next((known[-1][0] for known in points.values()), None)
+        points |= {tag: [[now, step, value]] for tag, value in values.items()}
         for tag, new in points.items():
             # JSON knows no NaN.
             known = [[t, at, value if math.isfinite(value) else None] for t, at, value in new]
@@ -231,28 +272,24 @@ def _path_to(run: Path, folder: Path) -> bytes:
     return os.fsencode(f"{os.path.relpath(run, folder)}\n")
 
 
-def _writer(folder: Path, **arguments: Any) -> Any:
+def _writer(folder: Path, *, suffix: str = "") -> Any:
+    """Return a SummaryWriter whose event files are ours."""
     from tensorboardX import SummaryWriter
 
-    try:
-        return SummaryWriter(str(folder), **arguments)
-    except OSError as error:
-        raise _refusal(folder, error) from error
+    writer = SummaryWriter(str(folder), write_to_disk=False)
+    writer.file_writer = _file_writer(folder, suffix)
+    writer.all_writers = {str(folder): writer.file_writer}
+    writer._get_file_writer = lambda: writer.file_writer
+    return writer
 
 
-def _refusal(folder: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write TensorBoard events into {folder}: {error.strerror or error}")
-
-
-def _hide_later(writer: Any, folder: Path, step: int, suffix: str) -> None:
-    """Hide what is of `step` or later in the folders that add_scalars makes without purge_step."""
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+def _file_writer(folder: Path, suffix: str) -> Any:
     from tensorboardX.writer import FileWriter
 
-    for line in sorted({file.parent for file in folder.glob("*/*/events.out.tfevents.*")}):
-        # add_scalars finds it under this name and continues it.
-        file = writer.all_writers[str(line)] = FileWriter(str(line), filename_suffix=suffix)
-        file.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    # Its __init__ would start the thread that `EventFile` does without.
+    writer = FileWriter.__new__(FileWriter)
+    writer.event_writer, writer._default_metadata = EventFile(folder, suffix), {}
+    return writer
 
 
 def _read_scalars(file: Path, up_to_epoch: int) -> dict[str, list[list[Any]]]:

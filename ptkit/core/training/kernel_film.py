@@ -39,11 +39,12 @@ class KernelFilm(Recorder):
     run gives the same film as any other.
     """
 
-    def __init__(self, run: Path, *, up_to_epoch: int = 0) -> None:
+    def __init__(self, run: Path, *, up_to_epoch: int | None = None) -> None:
         self._file = run / _FILE
-        film = read_film(run) if up_to_epoch else None
+        film = None if up_to_epoch is None else read_film(run)
         frames = zip(film.epochs, film.kernels, strict=True) if film else ()
-        self._frames = {epoch: kernels for epoch, kernels in frames if epoch <= up_to_epoch}
+        last = up_to_epoch or 0
+        self._frames = {epoch: kernels for epoch, kernels in frames if epoch <= last}
 
     def start(
         self, model: nn.Module, example: Tensor, texts: Mapping[str, str], input_image: Pixels

@@ -3,9 +3,9 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast, let_try_kernels
-from ptkit.core.errors import DivergedError
+from ptkit.core.training.divergence import check_finite
 from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
@@ -35,12 +35,34 @@ _NUMBERS_AT_ONCE = 1 << 15
 
 @dataclass(frozen=True)
 class Progress:
-    """One step; reading `totals` waits for the device."""
+    """One step; reading `totals` waits for the device. seconds: of its epoch so far."""
 
     epoch: int
     step: int
     num_steps: int
     totals: Totals
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: whole epochs, and optimizer steps of the next one.
+
+    seconds, sums: what these steps took, and Totals.sums of their batches.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    sums: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return f"epoch {self.epochs}" if self.epochs else "its beginning"
+        return f"step {self.steps} of epoch {self.epochs + 1}"
+
+
+BEGINNING = Position()
 
 
 @dataclass(frozen=True)
@@ -96,29 +118,35 @@ class Training:
 
 
 def fit(
-    training: Training, *, start_epoch: int = 0, on_step: Callable[[Progress], None] | None = None
+    training: Training,
+    *,
+    start: Position = BEGINNING,
+    on_step: Callable[[Progress], None] | None = None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochResult]:
     """Train, and yield after each epoch with the evaluated weights in the model: save them then.
 
-    start_epoch: epochs already done. on_step: called after each optimizer step; may raise to stop.
+    start: where the state of `training` is. on_step: called after each optimizer step. on_look:
+    called after each batch of validation. Both may raise to stop.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
     training.clock.start()
-    for epoch in range(start_epoch + 1, training.settings.epochs + 1):
-        begin = time.perf_counter()
+    for epoch in range(start.epochs + 1, training.settings.epochs + 1):
+        begun = start if epoch == start.epochs + 1 else BEGINNING
+        begin = time.perf_counter() - begun.seconds
         # First, so that the groups that join have their rates from the first step on.
         unfrozen = training.optimizer_setup.unfreeze(epoch)
         # Reading waits for the device: without it `seconds` would end before the last steps do.
-        totals = train_epoch(training, epoch, on_step).read()
+        totals = train_epoch(training, epoch, on_step, begun=begun).read()
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
         # Before the schedule sees the epoch: these are the rates of its last step.
         lrs = training.schedule.rates(training.optimizer)
         # An average stays in the model until the caller has saved it: the yield is inside.
         with training.evaluated_weights():
-            valid_loss, valid = evaluate(training)
+            valid_loss, valid = evaluate(training, on_look)
             training.clock.lap("validation")
             training.schedule.after_epoch(valid_loss=valid_loss, metrics=valid)
             yield EpochResult(
@@ -136,19 +164,29 @@ def fit(
 
 
 def train_epoch(
-    training: Training, epoch: int, on_step: Callable[[Progress], None] | None = None
+    training: Training,
+    epoch: int,
+    on_step: Callable[[Progress], None] | None = None,
+    *,
+    begun: Position = BEGINNING,
 ) -> Totals:
     """Make one pass over the training images and return its sums; `epoch` counts from 1.
+
+    begun: what of the pass is done already.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
+    begin = time.perf_counter() - begun.seconds
     training.to_training_mode()
-    totals = Totals(training.loss)
-    num_steps = -(-len(training.train) // training.settings.accumulate)
+    totals, accumulate = Totals(training.loss), training.settings.accumulate
+    if begun.steps:
+        totals.load(begun.sums)
+    num_steps = -(-len(training.train) // accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
-    batches = _timed(training.train.epoch(epoch, on_ready=on_ready), training.clock)
-    for step, group in enumerate(_grouped(batches, training.settings.accumulate), start=1):
+    rest = training.train.epoch(epoch, first=begun.steps * accumulate, on_ready=on_ready)
+    groups = _grouped(_timed(rest, training.clock), accumulate)
+    for step, group in enumerate(groups, start=begun.steps + 1):
         if training.tries_kernels:
             # What a last, smaller batch could win is less than what its try-out costs.
             full = training.train.sampling.batch_size
@@ -158,9 +196,9 @@ def train_epoch(
         training.schedule.after_step()
         # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
         if totals.is_due() or step == num_steps:
-            _check_finite(totals, training, epoch)
+            check_finite(totals, training, epoch)
         if on_step is not None:
-            on_step(Progress(epoch, step, num_steps, totals))
+            on_step(Progress(epoch, step, num_steps, totals, time.perf_counter() - begin))
         training.clock.lap("rest")
     # Of validation, where every kernel runs once a batch and is soon done, still less.
     let_try_kernels(is_on=False)
@@ -182,7 +220,9 @@ def make_step(training: Training, batches: Sequence[Batch], totals: Totals) -> N
         training.average.update()
 
 
-def evaluate(training: Training) -> tuple[float, dict[str, float]]:
+def evaluate(
+    training: Training, on_look: Callable[[], None] = lambda: None
+) -> tuple[float, dict[str, float]]:
     """Return loss and metrics over the validation list, in which every image counts once.
 
     The loss is that of all images at once, whatever the batch size and the order of the lines; a
@@ -191,7 +231,7 @@ def evaluate(training: Training) -> tuple[float, dict[str, float]]:
     """
     training.model.eval()
     with torch.inference_mode():
-        return evaluated(training, _examined(training))
+        return evaluated(training, _examined(training, on_look))
 
 
 def evaluated(
@@ -212,12 +252,9 @@ def evaluated(
     return totals.loss(), score.metrics()
 
 
-def _examined(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+def _examined(training: Training, on_look: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield outputs and labels of the validation list in pieces, each image once."""
-    found = (
-        (batch.outputs(training.forward, training.dtype), batch.labels)
-        for batch in training.valid.epoch()
-    )
+    found = _looked_at(training, on_look)
     if not training.loss.compares:
         yield from _joined(found)
         return
@@ -248,6 +285,12 @@ def _joined(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Te
 def _one_of(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     outputs, labels = map(torch.cat, zip(*pieces, strict=True))
     return outputs, labels
+
+
+def _looked_at(training: Training, on_look: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in training.valid.epoch():
+        yield batch.outputs(training.forward, training.dtype), batch.labels
+        on_look()
 
 
 def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:
@@ -329,51 +372,6 @@ def _loss_of(
     if not training.counts_right_answers:
         return part, {}
     return part, {"answers": loss.task.answers(outputs.detach()), "labels": labels}
-
-
-def _check_finite(totals: Totals, training: Training, epoch: int) -> None:
-    bad = totals.read().first_bad
-    if bad is None:
-        training.scaler.check()
-        return
-    # `bad` counts the batches of the epoch, not its steps.
-    accumulate = training.settings.accumulate
-    step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
-    # The gradients are those of the newest step, some after the one that failed.
-    values = (
-        (name, parameter if parameter.grad is None else _dense(parameter.grad))
-        for name, parameter in training.model.named_parameters()
-    )
-    where = next(
-        (f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), ""
-    )
-    raise DivergedError(
-        f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
-        + remedy(training, num_steps=step - 1)
-    )
-
-
-def remedy(training: Training, *, num_steps: int) -> str:
-    """Return what can help against a loss that is not finite after so many optimizer steps."""
-    # fp16 ends at 65,504, which large outputs pass.
-    wider = "try --precision fp32, or " if training.dtype is torch.float16 else ""
-    if not num_steps:
-        return (
-            f"no step was made before it, so neither --lr nor clipping can help: {wider}look at the"
-            " arguments of the loss, the transforms and the initial weights"
-        )
-    settings = training.settings
-    is_clipped = settings.clip_grad is not None or settings.clip_value is not None
-    advice = f"{wider or 'try '}a lower --lr" + (
-        "" if is_clipped else " or --set train.clip_grad=1"
-    )
-    call = training.loss.call
-    # Such as a mean over nothing, in a batch of one class.
-    return f"{advice}; or {call.name} itself gives it for some batch" if call.prefix else advice
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:

@@ -133,6 +133,10 @@ class Recorder:
         """
         return lambda: None
 
+    def lengths(self) -> Mapping[str, int]:
+        """Return what a resumed run cuts its log back to: file -> bytes that are on the disk."""
+        return {}
+
     def show(self, item: Item, step: int) -> None:
         """Record one item; step is its epoch."""
 

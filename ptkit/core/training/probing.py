@@ -31,8 +31,8 @@ from ptkit.core.training.probe.features import (
 )
 from ptkit.core.training.probe.linear_head import Chosen, Head, choose_penalty
 from ptkit.core.training.probe.report import ProbeReport, report_of
-from ptkit.core.training.run_folder import environment
 from ptkit.core.training.setup import Setup, prepare
+from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.metrics import share_text
 
 

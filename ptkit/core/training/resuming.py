@@ -2,28 +2,38 @@
 
 import csv
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import Settings
+import numpy as np
+import torch
+
+from ptkit.core.config import SchedulerSettings, Settings
 from ptkit.core.config_layers import to_layer
+from ptkit.core.data.fingerprints import hash_files
+from ptkit.core.data.keyed import spread
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
-from ptkit.core.training.loop import Training
+from ptkit.core.training.holding import Hold
+from ptkit.core.training.loop import Position, Training
+from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
+    LAST,
+    PREVIOUS,
     History,
     Row,
     Run,
-    environment,
     open_recorders,
     write_config,
 )
 from ptkit.core.training.setup import Setup
+from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.task import read_task
 from ptkit.core.wording import counted
 
@@ -35,11 +45,15 @@ _MAY_CHANGE = {
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
     *("model.weights", "model.weights_sha256"),
     "data.root",
-    # What it comes to is compared instead.
-    "data.eval_transforms",
+    # What they come to is compared instead.
+    *("data.eval_transforms", "scheduler.warmup"),
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
+# Numbers and switches of which setting up may make others.
+_SET_UP = {"optimizer.lr", "train.channels_last", "train.compile"}
+# So many image files are read to see whether they changed, where images are not kept decoded.
+_SAMPLE = 2000
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
@@ -58,27 +72,88 @@ class SavedState:
     def epoch(self) -> int:
         return int(self.checkpoint["train"]["epoch"])
 
+    @property
+    def position(self) -> Position:
+        train = self.checkpoint["train"]
+        # Runs of an earlier version were saved at the ends of epochs alone.
+        steps, seconds = train.get("step_in_epoch", 0), train.get("seconds", 0.0)
+        return Position(self.epoch, steps, seconds, train.get("sums", {}))
 
-def read_saved_state(folder: Path) -> SavedState:
-    """Read last.pkl of a run folder.
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder that is not that of a run.
 
     Raises:
-        UsageError: not a run folder, or nothing was saved yet.
-        CheckpointError: last.pkl is damaged.
+        UsageError: see above.
     """
     if not (folder / "config.toml").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.toml")
-    if not (folder / "last.pkl").is_file():
+
+
+def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:
+    """Return the newest state of a run folder that can be read, None if nothing was saved yet; and
+    a warning if it is not the last one.
+
+    Raises:
+        UsageError: the states are gone.
+        CheckpointError: all of them are damaged.
+    """
+    damage: CheckpointError | None = None
+    for file in (folder / LAST, folder / PREVIOUS):
+        if not os.path.lexists(file):
+            continue
+        try:
+            state = SavedState(folder, _read_state(file))
+        except CheckpointError as error:
+            damage = damage or error
+            continue
+        if file.name == LAST:
+            return state, None
+        why = damage or f"{folder / LAST} is missing"
+        return state, f"{why}; going on from the state before it, {file}"
+    if damage is not None:
+        raise damage
+    # The first epoch is always saved, a moment after its row.
+    if len(_read_metrics(folder / "metrics.csv")) > 1:
         raise UsageError(
-            f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl"
+            f"{folder} cannot be resumed: its {LAST} is gone; `ptkit finetune {folder}` trains"
+            " further from its best checkpoint"
         )
-    checkpoint = read_checkpoint(folder / "last.pkl")
+    return None, None
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(file)
     if "train" not in checkpoint:
-        raise CheckpointError(f"{folder / 'last.pkl'} holds no training state")
-    return SavedState(folder, checkpoint)
+        raise CheckpointError(f"{file} holds no training state")
+    return checkpoint
 
 
-def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
+def check_before_setup(saved: SavedState, settings: Settings, *, is_unfinished: bool) -> None:
+    """Refuse what need not be built to see that it cannot go on: building it may take minutes.
+
+    is_unfinished: whether something of the run is left to do, be it pictures.
+
+    Raises:
+        UsageError: other settings, or no epoch left.
+    """
+    _check_same_run(saved, settings, of_all=False)
+    if is_unfinished:
+        return
+    if saved.epoch >= settings.train.epochs:
+        raise UsageError(
+            f"{saved.folder} is finished ({counted(saved.epoch, 'epoch')}): ask for more with"
+            " --epochs"
+        )
+    patience = settings.train.patience
+    if patience is not None and saved.checkpoint["train"]["epochs_without_better"] >= patience:
+        raise UsageError(
+            f"{saved.folder} stopped early after {counted(saved.epoch, 'epoch')}: ask for more with"
+            f" --set train.patience={patience + 1} or more"
+        )
+
+
+def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     """Put a saved state into a fresh setup, in place; return the run, and how exactly it continues.
 
     Raises:
@@ -89,21 +164,27 @@ def resumed_run(setup: Setup, saved: SavedState) -> tuple[Run, str]:
     # All checks come first: until they pass, the folder stays as it is.
     how_exact = _restore(saved, setup)
     folder, train = saved.folder, saved.checkpoint["train"]
+    best = dict(train["best"]) or None
+    # In its first epoch a run has no best one yet.
+    task = read_task(read_checkpoint(folder / "ckpt.pkl")["task"]) if best else None
+    rows = _read_metrics(folder / "metrics.csv")
     history = History(
-        task=read_task(read_checkpoint(folder / "ckpt.pkl")["task"]),
+        task=task or setup.training.loss.task,
         # Later rows are of epochs that are trained again.
-        rows=_read_metrics(folder / "metrics.csv", up_to_epoch=saved.epoch),
-        best=dict(train["best"]),
+        rows=[row for row in rows if row["epoch"] <= saved.epoch],
+        best=best,
         epochs_without_better=train["epochs_without_better"],
-        saved_epoch=saved.epoch,
+        start=saved.position,
+        saved=saved.position,
     )
+    hold.is_unfinished = True
     write_config(folder, setup.settings)
-    recorders = open_recorders(folder, setup.settings.log, up_to_epoch=saved.epoch)
+    recorders = open_recorders(
+        folder, setup.settings.log, up_to_epoch=saved.epoch, lengths=train.get("logs")
+    )
     # Also what the weights saw that the run started from, which are not read again.
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
-    run = Run(
-        **vars(replace(setup, data=data)), folder=folder, recorders=recorders, history=history
-    )
+    run = Run(**vars(replace(setup, data=data)), hold=hold, recorders=recorders, history=history)
     return run, how_exact
 
 
@@ -112,18 +193,15 @@ def _restore(saved: SavedState, setup: Setup) -> str:
 
     Raises:
         DataError: the training list is another one.
-        UsageError: other settings, or no epoch left.
+        UsageError: other settings.
         CheckpointError: the state does not fit the model.
     """
     checkpoint, training = saved.checkpoint, setup.training
     _check_same_data(saved, setup)
-    _check_same_run(checkpoint["config"], setup.settings)
+    _check_same_run(saved, setup.settings)
     _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
-    if saved.epoch >= training.settings.epochs:
-        raise UsageError(
-            f"{saved.folder} is finished ({counted(saved.epoch, 'epoch')}): ask for more with"
-            " --epochs"
-        )
+    _check_same_warmup(saved, setup)
+    _check_same_images(saved, setup)
     # Its task has no `counted`: it was saved when a mean was one of the batches' means.
     if training.loss.weighs_images and "counted" not in checkpoint["task"]:
         raise UsageError(
@@ -134,7 +212,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     is_longer = training.settings.epochs != checkpoint["config"]["train"]["epochs"]
     try:
         # The groups that have joined by then must be there: load_state_dict compares them.
-        training.optimizer_setup.unfreeze(saved.epoch)
+        training.optimizer_setup.unfreeze(saved.epoch + bool(saved.position.steps))
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         # Runs of an earlier version have none.
@@ -144,17 +222,22 @@ def _restore(saved: SavedState, setup: Setup) -> str:
             training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        if "generator" in checkpoint["train"]:
+            torch.set_rng_state(checkpoint["train"]["generator"])
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
         ) from error
     here, there = environment(setup), checkpoint.get("env", {})
     # Of what an earlier version did not write down nothing is known.
     changed = [key for key in _EXACT_KEYS if here[key] != there.get(key, here[key])]
-    if is_longer:
-        changed.append("epochs, and so the schedule")
+    exact = f"same samples and augmentations; changed: {', '.join(changed)}"
+    if not is_longer:
+        return exact if changed else "bit-exact"
+    epochs = training.settings.epochs
     return (
-        f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
+        f"{exact if changed else 'same samples and augmentations'}; the rates so far were not those"
+        f" of one run of {counted(epochs, 'epoch')}"
     )
 
 
@@ -162,6 +245,9 @@ def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
     """Load what the optimizer steps into the model, and what was evaluated into the average."""
     evaluated, state = checkpoint["state_dict"], checkpoint["train"]
     load_state_dict(training.model, state.get("raw_state_dict", evaluated))
+    parameters = dict(training.model.named_parameters())
+    for name, gradient in state.get("gradients", {}).items():
+        parameters[name].grad = gradient.to(parameters[name])
     if training.average is not None:
         names = training.average.state_dict()["averages"]
         averages = {name: evaluated[name] for name in names}
@@ -182,11 +268,15 @@ def _check_same_data(saved: SavedState, setup: Setup) -> None:
         raise DataError(f"the class names are not those that {saved.folder} was trained with")
 
 
-def _check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) -> None:
-    """Refuse settings that would make it another run; the message has each difference."""
+def _check_same_run(saved: SavedState, settings: Settings, *, of_all: bool = True) -> None:
+    """Refuse settings that would make it another run; the message has each difference.
+
+    of_all: not only of the numbers and switches, which mean the same before a run is set up.
+    """
     # A run of an earlier version lacks the settings that came later: it ran with their defaults.
+    config = saved.checkpoint["config"]
     before = {
-        section: {**values, **saved.get(section, {})}
+        section: {**values, **config.get(section, {})}
         for section, values in to_layer(Settings()).items()
     }
     differences = [
@@ -195,6 +285,7 @@ def _check_same_run(saved: Mapping[str, Mapping[str, Any]], settings: Settings) 
         for key, value in values.items()
         # What is logged changes nothing that is trained.
         if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
+        if of_all or (isinstance(value, int | float) and f"{section}.{key}" not in _SET_UP)
         if _shown(value) != _shown(before[section][key])
     ]
     if differences:
@@ -212,13 +303,56 @@ def _check_same_evaluation(saved: list[str], setup: Setup) -> None:
         )
 
 
+def _check_same_warmup(saved: SavedState, setup: Setup) -> None:
+    """Refuse another warm-up, be it in steps or as a share of another number of epochs."""
+    config, training = saved.checkpoint["config"], setup.training
+    before = config.get("scheduler", {}).get("warmup", SchedulerSettings().warmup)
+    now = setup.settings.scheduler.warmup
+    steps_per_epoch = -(-len(training.train) // training.settings.accumulate)
+    was = warmup_steps_of(before, config["train"]["epochs"] * steps_per_epoch)
+    was = saved.checkpoint["train"]["scheduler"].get("warmup_steps", was)
+    # A schedule that warms up by itself has none.
+    if now != before and training.schedule.warmup_steps not in (None, was):
+        raise UsageError(
+            f"--resume continues the same run, but scheduler.warmup is {now:g}, was {before:g}"
+            f" ({counted(was, 'step')})"
+        )
+
+
+def _check_same_images(saved: SavedState, setup: Setup) -> None:
+    """Refuse training images that were changed since; of many that are not kept, a sample is read.
+
+    Raises:
+        DataError: an image is another one.
+    """
+    train = setup.training.train
+    before = saved.checkpoint["data"].get("image_hashes")
+    # Earlier images follow those of the list.
+    if not isinstance(before, torch.Tensor) or len(before) < len(train.images):
+        return
+    then, now = before[: len(train.images)].numpy(), train.known_hashes()
+    if not now.all():
+        places = np.array(spread(range(len(train.images)), _SAMPLE))
+        then, now = then[places], hash_files(train.images, places)
+    else:
+        places = np.arange(len(now))
+    # 0 stands for one that had not been read yet, or could not be.
+    changed = places[(then != now) & (then != 0) & (now != 0)]
+    if len(changed):
+        first = train.images.image_path(int(changed[0]))
+        raise DataError(
+            f"{counted(len(changed), 'training image')} changed since {saved.folder} was saved, the"
+            f" first is {first}: --resume continues with the same images"
+        )
+
+
 def _shown(value: Any) -> Any:
     """Return a tuple as a list: checkpoints have only lists."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
-    """Return the rows of metrics.csv up to an epoch; none where there is no such file."""
+def _read_metrics(file: Path) -> list[Row]:
+    """Return the rows of metrics.csv; none where there is no such file."""
     if not file.exists():
         return []
     with file.open(newline="") as lines:
@@ -226,5 +360,4 @@ def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
             {key: float(value) if value else None for key, value in row.items()}
             for row in csv.DictReader(lines)
         ]
-    done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
-    return [row for row in done if row["epoch"] <= up_to_epoch]
+    return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]

@@ -1,9 +1,10 @@
 """The folder of a run: everything that a run writes while it trains."""
 
+import contextlib
 import json
 import os
-import platform
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptkit import __version__
 from ptkit.core.config import LogSettings, Settings
-from ptkit.core.config_layers import to_layer, to_toml
+from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.conversions import denormalise
-from ptkit.core.device import precision_of, when_copied
+from ptkit.core.device import when_copied
 from ptkit.core.files import write_atomically, write_csv
-from ptkit.core.models.channels import input_channels
 from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.training.events import Events
+from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
-from ptkit.core.training.observers import EpochResult, Item, Recorder, Write
+from ptkit.core.training.loop import BEGINNING, Position
+from ptkit.core.training.observers import EpochResult, Item, Recorder
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import Setup
+from ptkit.core.training.states import checkpoint_of, last_checkpoint
 from ptkit.core.training.tasks.task import METRICS, Task
 from ptkit.core.training.wandb_events import WandbEvents
 from ptkit.core.training.writer import Writer
 from ptkit.core.wording import trained_on_note
 
-# Checkpoints carry 8 bytes for each.
-_MOST_REMEMBERED = 1_000_000
+# The newest state to resume from, and the one before it.
+LAST, PREVIOUS = "last.pkl", "previous.pkl"
+
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
 
 # A row of metrics.csv, column to value; None where an image has no single right answer.
 Row = dict[str, Any]
@@ -43,15 +46,17 @@ Row = dict[str, Any]
 class History:
     """task: how the outputs of the best weights are read.
 
-    best: epoch, loss and metrics of the best epoch. saved_epoch: of the state to resume from.
-    probe: what a probe found out, and valid_features: what it made of the validation images.
+    best: epoch, loss and metrics of the best epoch. start: where this process goes on. saved: where
+    the state to resume from is, None before there is one. probe: what a probe found out, and
+    valid_features: what it made of the validation images.
     """
 
     task: Task
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
     epochs_without_better: int = 0
-    saved_epoch: int = 0
+    start: Position = BEGINNING
+    saved: Position | None = None
     probe: ProbeReport | None = None
     valid_features: torch.Tensor | None = None
 
@@ -83,10 +88,20 @@ class Run(Setup):
     No other code writes into the folder while it trains; of an epoch, the writer's thread does.
     """
 
-    folder: Path
+    hold: Hold
     recorders: tuple[Recorder, ...]
     history: History
     writer: Writer = field(default_factory=Writer)
+    on_show: Callable[[], None] = lambda: None
+
+    @property
+    def folder(self) -> Path:
+        return self.hold.folder
+
+    @property
+    def makes_steps(self) -> bool:
+        """Whether it has states between its epochs; a probe is fitted in one piece."""
+        return self.settings.train.method != "probe"
 
     @property
     def checkpoint(self) -> Path:
@@ -109,24 +124,27 @@ class Run(Setup):
 
     def show(self, item: Item, step: int) -> None:
         """Hand an item to every recorder; step is its epoch."""
+        self.on_show()
         for recorder in self.recorders:
             recorder.show(item, step)
 
-    def record(self, result: EpochResult, *, is_best: bool) -> None:
+    def record(self, result: EpochResult, *, is_best: bool, is_due: bool) -> None:
         """Copy one epoch, and begin to write it; the model has its evaluated weights.
 
-        `writer.wait` returns when it is on disk.
+        is_due: whether the state to resume from is written too. `writer.wait` returns when all is
+        on disk.
 
         Raises:
             StorageError: the disk refused the epoch before.
         """
         # First, so that there is one copy in memory and not two.
         self.writer.wait()
-        train, contents = self.settings.train, {}
+        contents: dict[str, Any] = {}
+        position = Position(result.epoch) if is_due else None
         if is_best:
             contents["best"] = checkpoint_of(self, task=self.task, kind="best")
-        if result.epoch % train.save_every == 0 or result.epoch == train.epochs:
-            contents["last"] = last_checkpoint(self)
+        if position is not None:
+            contents["last"] = last_checkpoint(self, position)
         # Together: most tensors are in both.
         copies, rows = copy_contents(contents), tuple(self.rows)
         writes = [recorder.epoch(result, self.training.model) for recorder in self.recorders]
@@ -134,25 +152,44 @@ class Run(Setup):
 
         def write() -> None:
             arrived()
-            self._write(copies, rows, writes)
+            self.hold.check()
+            # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
+            _write_metrics(self.folder / "metrics.csv", rows)
+            if is_best:
+                save_checkpoint(self.checkpoint, copies["best"])
+            # Before the state to resume from, which cuts the events back: after it, a kill in
+            # between would leave a gap.
+            for write_events in writes:
+                write_events()
+            if position is not None:
+                self._write_state(copies["last"], position)
 
         self.writer.begin(write)
 
-    def _write(
-        self, checkpoints: Mapping[str, Any], rows: Sequence[Row], writes: Sequence[Write]
-    ) -> None:
-        """Write an epoch, in the writer's thread."""
-        # The log first: resuming cuts it back to the saved epoch, but could not fill a gap.
-        _write_metrics(self.folder / "metrics.csv", rows)
-        if "best" in checkpoints:
-            save_checkpoint(self.checkpoint, checkpoints["best"])
-        # Before the state to resume from, which cuts the events back: after it, a kill in between
-        # would leave a gap.
-        for write in writes:
-            write()
-        if "last" in checkpoints:
-            save_checkpoint(self.folder / "last.pkl", checkpoints["last"])
-            self.history.saved_epoch = int(rows[-1]["epoch"])
+    def save(self, position: Position) -> None:
+        """Copy the state at an optimizer step, and begin to write it.
+
+        Raises:
+            StorageError: the disk refused what was written before.
+        """
+        self.writer.wait()
+        with self.training.evaluated_weights():
+            state = copy_contents(last_checkpoint(self, position))
+        arrived = when_copied(self.training.train.device)
+
+        def write() -> None:
+            arrived()
+            self.hold.check()
+            self._write_state(state, position)
+
+        self.writer.begin(write)
+
+    def _write_state(self, state: dict[str, Any], position: Position) -> None:
+        """Write last.pkl, in the writer's thread; the state before it is kept as previous.pkl."""
+        lengths = {name: n for recorder in self.recorders for name, n in recorder.lengths().items()}
+        state["train"]["logs"] = lengths
+        save_checkpoint(self.folder / LAST, state, previous=self.folder / PREVIOUS)
+        self.history.saved = position
 
     def seen_before(self) -> str | None:
         """Return a warning of validation images that only the first weights were trained on, if
@@ -205,23 +242,31 @@ class Run(Setup):
         write_atomically(self.folder / "profile.json", text.encode())
 
 
-def new_run(setup: Setup, place: Place) -> Run:
-    """Make the folder of a run, with its settings and the beginning of its recordings.
+def first_image(setup: Setup) -> torch.Tensor:
+    """Return a validation image as the model gets it, (1, C, H, W).
 
     Raises:
-        DataError: an image that cannot be read.
-        UsageError: the folder exists already, or the name is a path.
+        DataError: it cannot be read.
+    """
+    return next(iter(setup.training.valid.epoch())).images[:1]
+
+
+def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
+    """Write the settings of a run into its folder, and the beginning of its recordings.
+
+    example: see `first_image`.
+
+    Raises:
         StorageError: the disk refused.
     """
-    # Before the folder is made: an unreadable image must not leave an empty one.
-    example = next(iter(setup.training.valid.epoch())).images[:1]
-    folder = place.folder()
+    folder, hold.is_unfinished = hold.folder, True
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:
         text = "".join(f"{reason}\n" for reason in setup.data.skipped)
         # Paths in it may hold bytes that are not UTF-8.
         write_atomically(folder / "skipped.txt", text.encode(errors="surrogateescape"))
-    recorders = open_recorders(folder, setup.settings.log)
+    # Nothing of an earlier beginning is kept.
+    recorders = open_recorders(folder, setup.settings.log, lengths={})
     seen = denormalise(example[0], setup.data.settings.mean, setup.data.settings.std)
     texts = {
         "config": toml,
@@ -232,10 +277,18 @@ def new_run(setup: Setup, place: Place) -> Run:
         recorder.start(setup.training.model, example, texts, seen)
     return Run(
         **vars(setup),
-        folder=folder,
+        hold=hold,
         recorders=recorders,
         history=History(setup.training.loss.task),
     )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process had not finished writing: what write_atomically names so."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            if _UNFINISHED.fullmatch(file.name) and file.is_file():
+                file.unlink(missing_ok=True)
 
 
 def write_config(folder: Path, settings: Settings) -> str:
@@ -246,11 +299,16 @@ def write_config(folder: Path, settings: Settings) -> str:
 
 
 def open_recorders(
-    run: Path, settings: LogSettings, *, up_to_epoch: int = 0
+    run: Path,
+    settings: LogSettings,
+    *,
+    up_to_epoch: int | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> tuple[Recorder, ...]:
     """Return the recorders of a run: the film of its kernels, TensorBoard, Weights & Biases.
 
-    up_to_epoch: the last epoch that a resumed run keeps, 0 for a new run.
+    up_to_epoch: the last epoch that a resumed run keeps, None for a new run. lengths: of its logs
+    there, where they are known.
 
     Raises:
         StorageError: the disk refused.
@@ -260,7 +318,7 @@ def open_recorders(
     if settings.pictures:
         recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
     if settings.tensorboard:
-        recorders.append(Events(run, settings, up_to_epoch=up_to_epoch))
+        recorders.append(Events(run, settings, up_to_epoch=up_to_epoch, lengths=lengths))
     if settings.wandb:
         recorders.append(WandbEvents(run, settings))
     return tuple(recorders)
@@ -290,104 +348,4 @@ def _row_of(result: EpochResult) -> Row:
         "lr": max(result.lrs.values()),
         "seconds": result.seconds,
         "images_per_s": result.images_per_s,
-    }
-
-
-def checkpoint_of(run: Run, *, task: Task, kind: str) -> dict[str, Any]:
-    """Return a checkpoint of the weights that are evaluated now, with all that their use needs.
-
-    task: of these weights. kind: "best" or "last".
-    """
-    training, data, settings = run.training, run.data, run.settings
-    # That of evaluation: whoever uses the model prepares images as validation did.
-    pipeline, (height, width) = training.valid.pipeline, data.sides
-    return {
-        "kind": kind,
-        "model": {"call": run.model.call, "num_classes": run.model.num_outputs},
-        "classes": list(data.class_names),
-        "task": task.as_dict(),
-        "pipeline": {
-            "calls": [str(call) for call in pipeline.calls],
-            "tensors": pipeline.tensors,
-            # Of a square one number, as all checkpoints have had.
-            "size": height if height == width else [height, width],
-            # A model that is named anew for these weights is built for so many.
-            "channels": pipeline.channels or input_channels(training.model),
-            "mean": list(data.settings.mean),
-            "std": list(data.settings.std),
-        },
-        "state_dict": training.model.state_dict(),
-        "metrics": {**run.rows[-1], "best": dict(run.best or {})},
-        "data": {
-            "seed": settings.train.seed,
-            "list_sha256": training.train.images.sha256,
-            "valid_sha256": training.valid.images.sha256,
-            "num_images": len(training.train.images),
-            **_image_hashes(run),
-        },
-        "env": environment(run),
-        "config": to_layer(settings),
-    }
-
-
-def _image_hashes(run: Run) -> dict[str, torch.Tensor]:
-    """Return hashes of all images that the weights have seen: those of the list in its order, then
-    those from before, if they are wanted and not too many.
-    """
-    train, earlier = run.training.train, run.data.earlier_images
-    if not run.data.settings.remember_images or len(train.images) > _MOST_REMEMBERED:
-        return {}
-    hashes = train.image_hashes()
-    if earlier is not None:
-        hashes = np.concatenate([hashes, np.setdiff1d(earlier, hashes)])
-    return {"image_hashes": torch.from_numpy(hashes)} if len(hashes) <= _MOST_REMEMBERED else {}
-
-
-def last_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the contents of last.pkl: a checkpoint, and what training needs to continue."""
-    training = run.training
-    # The class means of an embedding belong to the best weights, so they are not in this task.
-    contents = checkpoint_of(run, task=training.loss.task, kind="last")
-    raw: dict[str, Any] = {}
-    if training.average is not None:
-        # While the average is in the model, the weights that the optimizer steps are in its place.
-        state = training.average.state_dict()
-        raw = {
-            "raw_state_dict": contents["state_dict"] | state["averages"],
-            "num_averaged": state["num_updates"],
-        }
-    return contents | {
-        "train": {
-            **raw,
-            "epoch": int(run.rows[-1]["epoch"]),
-            "step": training.schedule.num_steps,
-            "optimizer": training.optimizer.state_dict(),
-            "scheduler": training.schedule.state_dict(),
-            "scaler": training.scaler.state_dict(),
-            "best": dict(run.best or {}),
-            "epochs_without_better": run.history.epochs_without_better,
-        },
-    }
-
-
-def environment(setup: Setup) -> dict[str, Any]:
-    """Return what the numbers of a run depend on besides its settings."""
-    # images.py has imported it before, with the settings that it needs.
-    import cv2
-    import torchvision
-
-    return {
-        "ptkit": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "opencv": str(cv2.__version__),
-        "device": setup.training.train.device.type,
-        "processor": platform.machine(),
-        # Which of torch's kernels run: those for AVX2 and AVX-512 round differently.
-        "kernels": torch.backends.cpu.get_cpu_capability(),
-        "precision": precision_of(setup.training.dtype),
-        # Sums are divided among threads: with another number of them they round differently.
-        "threads": torch.get_num_threads(),
-        "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",
     }

@@ -1,30 +1,38 @@
 """One run, end to end: from settings to a run folder with checkpoints, logs and pictures."""
 
 import math
-import signal
-import threading
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 
 from ptkit.core.config import Settings
-from ptkit.core.errors import DivergedError, InterruptedRunError
+from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
-from ptkit.core.training.loop import Progress, fit, remedy
-from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
+from ptkit.core.training.divergence import check_finite, remedy
+from ptkit.core.training.holding import held
+from ptkit.core.training.loop import BEGINNING, Position, Progress, fit
+from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
 from ptkit.core.training.probe.linear_head import Chosen
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import fit_head_of, head_line, probe
 from ptkit.core.training.profiling import Profile
-from ptkit.core.training.resuming import read_saved_state, resumed_run
-from ptkit.core.training.run_folder import Run, new_run
+from ptkit.core.training.resuming import (
+    check_before_setup,
+    check_run_folder,
+    read_saved_state,
+    resumed_run,
+)
+from ptkit.core.training.run_folder import Run, first_image, new_run, sweep
 from ptkit.core.training.run_place import Place
+from ptkit.core.training.save_times import SaveTimes
 from ptkit.core.training.setup import prepare
+from ptkit.core.training.signals import StopFlag, Stoppable, stop_on_signals
+from ptkit.core.training.tasks.loss import Totals
 from ptkit.core.training.tasks.metrics import Majority, interval
 from ptkit.core.training.tasks.task import Task
 
@@ -68,12 +76,6 @@ class RunResult:
         return interval(self.num_right, self.num_valid)
 
 
-class StopFlag:
-    """Which signal asked the run to stop, or None."""
-
-    signal_number: int | None = None
-
-
 def run(
     settings: Settings,
     *,
@@ -92,24 +94,12 @@ def run(
         PtkitError: any of its children; see errors.py for what each means.
     """
     begin = time.perf_counter()
-    saved = read_saved_state(resume) if resume is not None else None
-    if saved is None:
-        place.check()
-    # Settings, data and model are tried here, before there is a folder.
-    setup = prepare(settings, watch, is_resumed=saved is not None)
-    # After an error too: threads and worker processes would stay.
-    with closing(setup.data):
-        if saved is None:
-            current = new_run(setup, place)
-        else:
-            current, how_exact = resumed_run(setup, saved)
-            watch.say(f"resuming {saved.folder} after epoch {saved.epoch}: {how_exact}")
+    with stop_on_signals() as flag, ExitStack() as stack:
+        current = _begun(settings, stack, watch=Stoppable(watch, flag), place=place, resume=resume)
         try:
-            _train_or_explain(current, watch, link)
-            profile = current.training.clock.profile()
-            if profile is not None:
-                current.write_profile(profile)
-            files = at_end(current)
+            with _saying_what_is_safe(current):
+                _train_or_explain(current, watch, link, flag)
+                files = _finished(current, at_end, flag)
         finally:
             # First: the live line goes, whatever fails below.
             watch.end()
@@ -117,6 +107,7 @@ def run(
             current.writer.close()
             for recorder in current.recorders:
                 recorder.close()
+        current.hold.is_unfinished = False
     assert current.best is not None
     facts = facts_of_run(current)
     return RunResult(
@@ -127,7 +118,7 @@ def run(
         seconds=time.perf_counter() - begin,
         images_per_s=current.rows[-1]["images_per_s"],
         files=files,
-        profile=profile,
+        profile=current.training.clock.profile(),
         probe=current.history.probe,
         num_valid=facts.num_valid if facts.majority else None,
         majority=facts.majority,
@@ -135,90 +126,176 @@ def run(
     )
 
 
-def _train_or_explain(current: Run, watch: Watcher, link: Path | None) -> None:
-    """Train; a failure says which checkpoint is left."""
+def _begun(
+    settings: Settings, stack: ExitStack, *, watch: Watcher, place: Place, resume: Path | None
+) -> Run:
+    """Make a new run, or the run `resume` as it was; `stack` closes what it is made of."""
+    if resume is None:
+        place.check()
+        # Settings, data and model are tried here, before there is a folder.
+        setup = prepare(settings, watch, is_resumed=False)
+        # After an error too: threads and worker processes would stay.
+        stack.enter_context(closing(setup.data))
+        # An unreadable image must not leave an empty folder either.
+        example = first_image(setup)
+        return new_run(setup, stack.enter_context(held(place.folder())), example)
+    check_run_folder(resume)
+    hold = stack.enter_context(held(resume))
+    sweep(resume)
+    saved, warning = read_saved_state(resume)
+    if warning is not None:
+        watch.warn(warning)
+    if saved is not None:
+        check_before_setup(saved, settings, is_unfinished=hold.is_unfinished)
+    setup = prepare(settings, watch, is_resumed=saved is not None)
+    stack.enter_context(closing(setup.data))
+    if saved is None:
+        watch.say(f"{resume} was interrupted before a state was saved: it begins again")
+        return new_run(setup, hold, first_image(setup))
+    current, how_exact = resumed_run(setup, saved, hold)
+    watch.say(f"resuming {saved.folder} after {saved.position}: {how_exact}")
+    return current
+
+
+def _finished(
+    current: Run, at_end: Callable[[Run], tuple[Path, ...]], flag: StopFlag
+) -> tuple[Path, ...]:
+    """Do what is left when the epochs are done; return the files of `at_end`."""
+    profile = current.training.clock.profile()
+    if profile is not None:
+        current.write_profile(profile)
+    try:
+        files = at_end(replace(current, on_show=flag.check))
+    except InterruptedRunError as error:
+        raise InterruptedRunError(
+            "interrupted while the last pictures were drawn; draw them with:"
+            f" {_to_resume(current)}",
+            signal_number=error.signal_number,
+        ) from None
+    current.hold.check()
+    return files
+
+
+@contextmanager
+def _saying_what_is_safe(current: Run) -> Iterator[None]:
+    """Add to what the disk refuses which state is left."""
+    try:
+        yield
+    except StorageError as error:
+        if not current.hold.is_there:
+            raise
+        raise StorageError(f"{error}; {_what_is_saved(current)}") from error
+
+
+def _train_or_explain(current: Run, watch: Watcher, link: Path | None, flag: StopFlag) -> None:
+    """Train; a failure says which checkpoint is left, a signal what was saved."""
+    saver = _Saver(current, watch, flag)
     try:
         with explained_memory(current.training, left=lambda: _what_is_left(current)):
-            _train(current, watch, link)
+            _train(current, watch, link, saver)
     except DivergedError as error:
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
+    except InterruptedRunError as error:
+        saver.save()
+        raise InterruptedRunError(
+            f"interrupted; {_what_is_saved(current)}", signal_number=error.signal_number
+        ) from None
 
 
-def _train(current: Run, watch: Watcher, link: Path | None) -> None:
+class _Saver:
+    """Follows a run step by step, and saves its state when that is due or it is interrupted."""
+
+    def __init__(self, current: Run, watch: Watcher, flag: StopFlag) -> None:
+        self._current, self._watch, self._flag = current, watch, flag
+        train = current.settings.train
+        self.stoppable = Stoppable(watch, flag)
+        self.times = SaveTimes(train.save_every, epochs=train.epochs)
+        # Where the state in memory is; the sums of its epoch are read when it is saved.
+        self._position = current.history.start
+        self._totals: Totals | None = None
+
+    def on_step(self, progress: Progress) -> None:
+        self._watch.step(progress)
+        self._position = Position(progress.epoch - 1, progress.step, progress.seconds)
+        self._totals = progress.totals
+        if self.times.after_step(self._current.training.schedule.num_steps):
+            self._begin()
+        self.look()
+
+    def look(self) -> None:
+        """Stop if a write has failed or a signal came, which waits for nothing."""
+        self._current.writer.check()
+        self._flag.check()
+
+    def after_epoch(self, epoch: int) -> None:
+        self._position, self._totals = Position(epoch), None
+
+    def save(self) -> None:
+        """Save the state now, unless it is saved already, and wait until that is done."""
+        # What is under way may be it.
+        self._current.writer.wait()
+        if self._current.history.saved != self._position and self._current.makes_steps:
+            self._begin()
+            self._current.writer.wait()
+
+    def _begin(self) -> None:
+        if self._totals is not None:
+            # Weights of a loss that is not finite would replace good ones.
+            check_finite(self._totals, self._current.training, self._position.epochs + 1)
+            self._position = replace(self._position, sums=self._totals.sums())
+            self._totals = None
+        self._current.save(self._position)
+
+
+def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> None:
     epochs, patience = current.settings.train.epochs, current.settings.train.patience
-    start_epoch = current.history.saved_epoch
+    start, history = current.history.start, current.history
     num_steps = len(current.training.train)
     watch.begin(current.folder, epochs=epochs, num_steps=num_steps, faster=speedups(current))
-    with stop_on_signals() as flag:
-
-        def on_step(progress: Progress) -> None:
-            watch.step(progress)
-            _stop_if_asked(flag, current)
-
-        stoppable = _Stoppable(watch, lambda: _stop_if_asked(flag, current))
-        results = _results(current, stoppable, start_epoch=start_epoch, on_step=on_step)
-        for result in results:
-            is_best = _record(current, result)
-            watch.epoch(result, is_best=is_best)
-            # Before its first epoch a run has no checkpoint to link to.
-            if result.epoch == start_epoch + 1:
-                current.writer.wait()
-                warnings = current.seen_before(), current.link_from(link) if link else None
-                for warning in filter(None, warnings):
-                    watch.warn(warning)
-            # After the last epoch the run is finished: its pictures are worth waiting for.
-            if result.epoch < epochs:
-                _stop_if_asked(flag, current)
-            if patience is not None and current.history.epochs_without_better >= patience:
-                watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
-                break
-        # A signal while the last epoch is written must not break it off.
-        current.writer.wait()
+    saver.look()
+    # Interrupted after that, only its pictures are missing.
+    if patience is not None and history.epochs_without_better >= patience:
+        return
+    for result in _results(current, watch, saver):
+        is_best = _record(current, result, is_due=saver.times.after_epoch(result.epoch))
+        saver.after_epoch(result.epoch)
+        watch.epoch(result, is_best=is_best)
+        # Before its first epoch a run has no checkpoint to link to.
+        if result.epoch == start.epochs + 1:
+            current.writer.wait()
+            warnings = current.seen_before(), current.link_from(link) if link else None
+            for warning in filter(None, warnings):
+                watch.warn(warning)
+        # After the last epoch the run is finished: its pictures are worth waiting for.
+        if result.epoch < epochs:
+            saver.look()
+        if patience is not None and history.epochs_without_better >= patience:
+            watch.say(f"stopped early: no better {current.metric} for {patience} epochs")
+            break
+    # Pictures are of what is on the disk.
+    current.writer.wait()
 
 
-class _Stoppable(Unwatched):
-    """Shows what is said and how far a pass is, and calls `check`, which may raise to stop."""
-
-    def __init__(self, watch: Watcher, check: Callable[[], None]) -> None:
-        self._watch, self._check = watch, check
-
-    def say(self, text: str) -> None:
-        self._watch.say(text)
-
-    def warn(self, text: str) -> None:
-        self._watch.warn(text)
-
-    @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        with self._watch.counting(what, total) as advance:
-
-            def advance_or_stop(count: int) -> None:
-                advance(count)
-                self._check()
-
-            yield advance_or_stop
-
-
-def _results(
-    current: Run, watch: Watcher, *, start_epoch: int, on_step: Callable[[Progress], None]
-) -> Iterator[EpochResult]:
+def _results(current: Run, watch: Watcher, saver: _Saver) -> Iterator[EpochResult]:
     """Yield the epochs of the run, by its method."""
-    method = current.settings.train.method
-    if method == "probe":
-        result, report, valid_features = probe(current, watch)
+    start = current.history.start
+    if not current.makes_steps:
+        if start.epochs:
+            return
+        result, report, valid_features = probe(current, saver.stoppable)
         for line in report.lines():
             watch.say(line)
         current.write_probe(report, valid_features)
         yield result
         return
-    if method == "probe-steps" and not start_epoch:
-        watch.say(head_line(current.training, fit_head_of(current, watch)))
+    if current.settings.train.method == "probe-steps" and start == BEGINNING:
+        watch.say(head_line(current.training, fit_head_of(current, saver.stoppable)))
         if current.training.average is not None:
             current.training.average.restart()
-    yield from fit(current.training, start_epoch=start_epoch, on_step=on_step)
+    yield from fit(current.training, start=start, on_step=saver.on_step, on_look=saver.look)
 
 
-def _record(current: Run, result: EpochResult) -> bool:
+def _record(current: Run, result: EpochResult, *, is_due: bool) -> bool:
     """Add an epoch to the history and begin to write it; return whether it is the best so far."""
     # A checkpoint of such weights would replace a good one.
     if not math.isfinite(result.valid_loss):
@@ -230,7 +307,7 @@ def _record(current: Run, result: EpochResult) -> bool:
     if is_best:
         # For the best alone: it may take a pass over all training images.
         current.history.task = _task_now(current)
-    current.record(result, is_best=is_best)
+    current.record(result, is_best=is_best, is_due=is_due)
     return is_best
 
 
@@ -243,20 +320,16 @@ def _task_now(current: Run) -> Task:
     return replace(loss.task, class_means=means)
 
 
-def _stop_if_asked(flag: StopFlag, current: Run) -> None:
-    current.writer.check()
-    if flag.signal_number is None:
-        return
-    # What is under way may be the state to resume from.
-    current.writer.wait()
-    saved_epoch = current.history.saved_epoch
-    message = "interrupted before the first epoch was saved; nothing can be resumed"
-    if saved_epoch:
-        message = (
-            f"interrupted; {current.folder} is saved up to epoch {saved_epoch}; continue it with:"
-            f" ptkit train --resume {current.folder}"
-        )
-    raise InterruptedRunError(message, signal_number=flag.signal_number)
+def _what_is_saved(current: Run) -> str:
+    """Say up to where the run is saved, and how to continue it."""
+    saved = current.history.saved
+    if saved is None:
+        return f"nothing was saved yet; begin again with: {_to_resume(current)}"
+    return f"{current.folder} is saved up to {saved}; continue it with: {_to_resume(current)}"
+
+
+def _to_resume(current: Run) -> str:
+    return f"ptkit train --resume {shlex.quote(str(current.folder))}"
 
 
 def _what_is_left(current: Run) -> str:
@@ -265,31 +338,3 @@ def _what_is_left(current: Run) -> str:
     if current.best is None:
         return "no epoch had a finite loss, so there is no checkpoint"
     return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
-    """Catch the first SIGINT or SIGTERM in a flag; a second one acts at once."""
-    flag = StopFlag()
-    # In other threads signal.signal raises ValueError: there signals keep their usual effect.
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def remember(number: int, _frame: FrameType | None) -> None:
-        # Only a flag: an exception could break off anything, such as writing a checkpoint.
-        flag.signal_number = number
-        # The second signal acts at once.
-        restore()
-
-    for number in before:
-        signal.signal(number, remember)
-    try:
-        yield flag
-    finally:
-        restore()

@@ -159,10 +159,12 @@ class Batches:
         self,
         epoch: int = 0,
         *,
+        first: int = 0,
         on_ready: Callable[[], None] = lambda: None,
         bad: Unreadable | None = None,
     ) -> Iterator[Batch]:
-        """Yield the batches of one epoch.
+        """Yield the batches of one epoch, from the batch `first` on, as if those before had been
+        made.
 
         on_ready: called whenever a batch is made, before it is copied to the device.
         bad: gets the images that cannot be read, in whose place a black one is put; without it they
@@ -173,11 +175,11 @@ class Batches:
             UsageError: a transform that does not fit the images.
         """
         if self._held is not None:
-            batches = self._cut(self._held, epoch, on_ready)
+            batches = self._cut(self._held, self._selections(epoch, first), on_ready)
         else:
-            batches = self._copied(self._made(epoch, bad), on_ready)
+            batches = self._copied(self._made(epoch, first, bad), on_ready)
         mixer, seed = self.pipeline.mix, self.sampling.seed
-        for number, (selection, images, labels) in enumerate(batches):
+        for number, (selection, images, labels) in enumerate(batches, start=first):
             mixed = None
             # On the device and last: partners come from the same batch, augmented and normalised.
             if mixer is not None:
@@ -190,11 +192,16 @@ class Batches:
         They come from the pass that decoded the images. Only files that no pass has read yet are
         read here: those that a sampler or a last batch left out.
         """
+        known = self.known_hashes()
+        unread = np.flatnonzero(known == 0)
+        known[unread] = hash_files(self.images, unread)
+        return known
+
+    def known_hashes(self) -> Hashes:
+        """Return `image_hashes`, with 0 for files that no pass has read yet; reads nothing."""
         if self.kept is not None and self.kept.hashes is not None:
             return self.kept.hashes
         known: Hashes = self._hashes.numpy()
-        unread = np.flatnonzero(known == 0)
-        known[unread] = hash_files(self.images, unread)
         return known
 
     def close(self) -> None:
@@ -206,15 +213,15 @@ class Batches:
         # The copy on the device, which may be a quarter of its memory.
         self.__dict__.pop("_held", None)
 
-    def _made(self, epoch: int, bad: Unreadable | None) -> Iterator[HostBatch]:
+    def _made(self, epoch: int, first: int, bad: Unreadable | None) -> Iterator[HostBatch]:
         """Yield the batches of an epoch before they go to the device."""
         if self.pipeline.is_foreign:
-            return self._processes.made(epoch, bad)
+            return self._processes.made(epoch, first, bad=bad)
         if self._pool is None:
             self._pool = thread_pool(self.workers)
         return in_threads(
             replace(self._maker, bad=bad),
-            self._selections(epoch),
+            self._selections(epoch, first),
             pool=self._pool,
             workers=self.workers,
             # On a CPU, model and decoding take turns with every core. A core for each was a tenth
@@ -225,11 +232,14 @@ class Batches:
         )
 
     def _cut(
-        self, held: InMemory | OnDevice, epoch: int, on_ready: Callable[[], None]
+        self,
+        held: InMemory | OnDevice,
+        selections: Iterator[Selection],
+        on_ready: Callable[[], None],
     ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
         """Yield batches cut out of kept images, which are where they are needed."""
         # Small batches are cut several at a time, so `held` runs ahead of what is yielded here.
-        selections, again = tee(self._selections(epoch))
+        selections, again = tee(selections)
         for selection, (images, labels) in zip(selections, held.batches(again), strict=True):
             on_ready()
             yield selection, images, labels
@@ -272,8 +282,8 @@ class Batches:
         is_quick = self.device.type == "cpu" and (self.pipeline.only_moves_pixels or is_small)
         return InMemory(pixels, labels, self.pipeline) if is_quick else None
 
-    def _selections(self, epoch: int) -> Iterator[Selection]:
-        """Yield the images of each batch with their draws."""
+    def _selections(self, epoch: int, first: int) -> Iterator[Selection]:
+        """Yield the images of each batch with their draws, from the batch `first` on."""
         count, sampling, weights = len(self.images), self.sampling, self._weights
         seed, size = sampling.seed, sampling.batch_size
         order = epoch_order(count, weights, seed=seed, epoch=epoch, shuffle=sampling.shuffle)
@@ -282,11 +292,11 @@ class Batches:
         # Several batches at once: the hash costs little an image, but a lot a call.
         # Whole batches: no batch lies in two blocks.
         per_block = max(_DRAWS_AT_ONCE // size, 1) * size
-        for first in range(0, self.num_images, per_block):
-            last = min(first + per_block, self.num_images)
-            draws = self.pipeline.draws(seed, epoch=epoch, keys=keys[first:last])
-            block = Selection(order[first:last], draws)
-            for start in range(0, last - first, size):
+        for begin in range(first * size, self.num_images, per_block):
+            end = min(begin + per_block, self.num_images)
+            draws = self.pipeline.draws(seed, epoch=epoch, keys=keys[begin:end])
+            block = Selection(order[begin:end], draws)
+            for start in range(0, end - begin, size):
                 yield block.part(start, start + size)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"
 # Folders with other names are the user's: they are neither listed nor removed.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}-[0-9a-f]{16}")
 _TEMPORARY = re.compile(rf"\.({_NAME.pattern})\.[0-9a-f]{{8}}")
+# From the folder of an entry to its lock.
+_BEGINNING_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ class EntryWriter:
         try:
             self.folder.mkdir(parents=True)
             self.pixels = open(self.folder / PIXELS, "wb")  # closed by __exit__
-            _lock(self.pixels)
+            if _lock(self.pixels):
+                _sweep()
             # From the start, so that `ptkit cache` can say what is being built.
             _write(self.folder / FACTS, json.dumps(self.facts).encode())
         except OSError as error:
@@ -303,12 +307,26 @@ def _write(file: Path, data: Any) -> None:
         os.fsync(target.fileno())
 
 
-def _lock(file: BinaryIO) -> None:
-    """Show that this process is alive, for as long as the file is open."""
+def _lock(file: BinaryIO) -> bool:
+    """Show that this process is alive, for as long as the file is open; return whether that can be
+    shown here.
+    """
     # The system lifts it when the process ends, even if it is killed: no lock goes stale.
     if flock is not None:
         with suppress(OSError):  # a file system without locks
             flock(file, LOCK_EX | LOCK_NB)
+            return True
+    return False
+
+
+def _sweep() -> None:
+    """Remove what killed processes left half built."""
+    for entry in list_entries():
+        if entry.state == LEFT_OVER and _TEMPORARY.fullmatch(entry.name):
+            with suppress(OSError, StorageError):
+                # One that is just begun is not locked yet.
+                if time.time() - entry.folder.stat().st_mtime > _BEGINNING_S:
+                    remove_entry(entry)
 
 
 def _is_locked(file: Path) -> bool:

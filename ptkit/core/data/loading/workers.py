@@ -18,13 +18,13 @@ from ptkit.core.errors import DataError, PtkitError
 class WorkerProcesses:
     """Processes that make whole batches; they start with the first epoch and stay.
 
-    selections: gives those of an epoch.
+    selections: gives those of an epoch, from a batch on.
     """
 
     def __init__(
         self,
         maker: BatchMaker,
-        selections: Callable[[int], Iterator[Selection]],
+        selections: Callable[[int, int], Iterator[Selection]],
         *,
         workers: int,
     ) -> None:
@@ -32,13 +32,15 @@ class WorkerProcesses:
         self._requests = _Requests(selections)
         self._loader: DataLoader[Any] | None = None
 
-    def made(self, epoch: int, bad: Unreadable | None = None) -> Iterator[HostBatch]:
-        """Yield the batches of an epoch; `bad`: see BatchMaker.
+    def made(
+        self, epoch: int, first: int = 0, *, bad: Unreadable | None = None
+    ) -> Iterator[HostBatch]:
+        """Yield the batches of an epoch, from the batch `first` on; `bad`: see BatchMaker.
 
         Raises:
             PtkitError: what an image or a transform gave; the processes end with it.
         """
-        for made in self._requested(epoch):
+        for made in self._requested(epoch, first):
             if isinstance(made, PtkitError):
                 self.close()
                 raise made
@@ -55,7 +57,7 @@ class WorkerProcesses:
         # If the garbage collector has to end them, it waits 5 seconds for each.
         self._loader = None
 
-    def _requested(self, epoch: int) -> Iterator[Any]:
+    def _requested(self, epoch: int, first: int) -> Iterator[Any]:
         with warnings.catch_warnings():
             # More workers than cores are the user's choice.
             warnings.simplefilter("ignore", UserWarning)
@@ -72,7 +74,7 @@ class WorkerProcesses:
                     generator=torch.Generator(),
                 )
             # Before `iter`, which takes the first requests at once.
-            self._requests.epoch = epoch
+            self._requests.epoch, self._requests.first = epoch, first
             return iter(self._loader)
 
 
@@ -82,11 +84,12 @@ class _Requests:
     last.
     """
 
-    selections: Callable[[int], Iterator[Selection]]
+    selections: Callable[[int, int], Iterator[Selection]]
     epoch: int = 0
+    first: int = 0
 
     def __iter__(self) -> Iterator[Selection]:
-        return self.selections(self.epoch)
+        return self.selections(self.epoch, self.first)
 
 
 @dataclass(frozen=True)

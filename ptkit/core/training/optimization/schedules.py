@@ -139,10 +139,15 @@ class Schedule:
         groups = [
             {k: v for k, v in group.items() if k != "params"} for group in self._shadow.param_groups
         ]
-        return {"num_steps": self.num_steps, "scheduler": inner, "groups": _plain(groups)}
+        return {
+            "num_steps": self.num_steps,
+            "warmup_steps": self.warmup_steps,
+            "scheduler": inner,
+            "groups": _plain(groups),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.num_steps = state["num_steps"]
+        self._load_steps(state)
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         for group, saved in zip(self._shadow.param_groups, state["groups"], strict=True):
@@ -153,10 +158,15 @@ class Schedule:
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self.load_state_dict(state)
             return
-        self.num_steps = state["num_steps"]
+        self._load_steps(state)
         for _ in range(self.num_steps if self.per == "step" else epochs_done):
             if self._scheduler is not None:
                 self._tick()
+
+    def _load_steps(self, state: dict[str, Any]) -> None:
+        self.num_steps = state["num_steps"]
+        # A share of a longer run would be more steps, and begin to warm up again.
+        self.warmup_steps = state.get("warmup_steps", self.warmup_steps)
 
     def _tick(self) -> None:
         try:
@@ -187,7 +197,7 @@ def build_schedule(
         UsageError: unknown name or argument, or one that does not fit the run.
     """
     per, metric = asked.per, asked.metric
-    warmup_steps = _warmup_steps(asked.warmup, epochs * steps_per_epoch)
+    warmup_steps = warmup_steps_of(asked.warmup, epochs * steps_per_epoch)
     shadow = _shadow_of(optimizer)
     if asked.call.strip() == "none":
         _check_metric("none", metric, metric_modes, is_watched=False)
@@ -225,7 +235,8 @@ def build_schedule(
     )
 
 
-def _warmup_steps(warmup: float, num_steps: int) -> int:
+def warmup_steps_of(warmup: float, num_steps: int) -> int:
+    """Return the steps of `scheduler.warmup` in a run of so many."""
     return round(warmup * num_steps) if warmup <= 1 else min(round(warmup), num_steps // 2)
 
 

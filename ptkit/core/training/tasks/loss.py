@@ -7,7 +7,7 @@ wherever images do not weigh the same.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -246,6 +246,10 @@ def _divided(total: Tensor, over: Count) -> Tensor:
     return total / (over or torch.inf)
 
 
+# Of Totals, what a state holds to go on in the middle of an epoch.
+_SUMS = ("num_images", "num_batches", "num_right", "num_counted", "loss_sum", "loss_count")
+
+
 class Totals:
     """Sums over the images of a list; new batches are kept on the device until they are read.
 
@@ -311,6 +315,20 @@ class Totals:
         for waiting in (self._losses, self._overs, self._counts, self._answers, self._labels):
             waiting.clear()
         return self
+
+    def sums(self) -> dict[str, float]:
+        """Return what `load` goes on from; waits for the device."""
+        self.read()
+        return {name: getattr(self, name) for name in _SUMS}
+
+    def load(self, sums: Mapping[str, float]) -> None:
+        """Go on from the sums of the batches before.
+
+        Raises:
+            KeyError: some are missing.
+        """
+        for name in _SUMS:
+            setattr(self, name, sums[name])
 
     def loss(self) -> float:
         """Return the loss of all images at once: their mean, or their sum where the loss is one."""

@@ -1,0 +1,326 @@
+"""A run goes on from where it was interrupted as if it had not been."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+from ptkit.core.errors import (
+    CheckpointError,
+    DataError,
+    InterruptedRunError,
+    StorageError,
+    UsageError,
+)
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.observers import Watcher
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+QUICK = {"epochs": 2, "batch_size": 16, "device": "cpu", "pictures": False, "graph": False}
+# In as many layouts as states may have.
+RUNS = {
+    "plain": {"augment": "natural"},
+    "averaged": {
+        "ema": 0.9,
+        "accumulate": 2,
+        "batch_size": 8,
+        "optimizer": "AdamW()",
+        "scheduler": "OneCycleLR()",
+        "groups": ["layer1: unfreeze=2"],
+        "cache": "off",
+        "workers": 2,
+    },
+    "mixed": {
+        "transforms": ["RandomChoice([MixUp(), CutMix()])"],
+        "optimizer": "Muon()",
+        "scheduler": "ReduceLROnPlateau(patience=0)",
+        "metric": "loss",
+    },
+    "own code": {"transforms": ["own.py:Noise"], "model": "own.py:Dropping", "workers": 1},
+}
+OWN = """
+import torch
+from torch import nn
+
+class Noise(nn.Module):
+    def forward(self, image):
+        return image // 2 + torch.randint_like(image, 100)
+
+class Dropping(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(
+            nn.Flatten(), nn.Linear(768, 8), nn.BatchNorm1d(8), nn.Dropout(),
+            nn.Linear(8, num_classes),
+        )
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    Path("own.py").write_text(OWN)
+    return tmp_path
+
+
+class Interrupter(Watcher):
+    """Sends a signal at steps that it has not seen yet, those in `at` or all."""
+
+    def __init__(self, at=None, number=signal.SIGTERM):
+        self.at, self.number, self.seen, self.lines = at, number, set(), []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def warn(self, text):
+        self.lines.append(text)
+
+    def step(self, progress):
+        place = (progress.epoch, progress.step)
+        if place not in self.seen and (self.at is None or place in self.at):
+            self.seen.add(place)
+            os.kill(os.getpid(), self.number)
+
+
+def interrupted(watch, **settings):
+    """Train with interruptions until the end; return what each of them said."""
+    said = []
+    resume = None
+    while True:
+        try:
+            if resume is None:
+                ptkit.train(**settings, name="cut", watch=watch)
+            else:
+                ptkit.train(resume=resume, trust=True, watch=watch)
+            return said
+        except InterruptedRunError as error:
+            said.append(str(error))
+            resume = "runs/cut"
+
+
+def tensors(file):
+    state = torch.load(file, weights_only=True)
+    return state["state_dict"], state.get("train", {})
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def rows(run):
+    """Return the rows of metrics.csv, without what a clock says."""
+    with Path(run, "metrics.csv").open() as file:
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def points(run):
+    """Return the points of scalars.json and those that TensorBoard reads."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = json.loads(Path(run, "scalars.json").read_text())
+    known = {
+        tag: [point[1:] for point in some] for tag, some in found.items() if "per_s" not in tag
+    }
+    read = [
+        (file.parent.relative_to(run).as_posix(), value.tag, event.step)
+        for file in sorted(Path(run).glob("tensorboard/**/events*"))
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+    return known, sorted(read)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_interrupted_at_each_step_it_ends_with_the_same_bytes(name, here):
+    settings = QUICK | RUNS[name]
+    whole = ptkit.train(**settings, name="whole")
+    said = interrupted(Interrupter(), **settings)
+    assert said[0] == (
+        "interrupted; runs/cut is saved up to step 1 of epoch 1; continue it with: ptkit train"
+        " --resume runs/cut"
+    )
+    assert len(said) == 6
+    (a, first), (b, second) = (tensors(f"runs/{run}/last.pkl") for run in ("whole", "cut"))
+    assert same(a, b)
+    ours = ("optimizer", "scheduler", "scaler", "best", "epoch", "step", "epochs_without_better")
+    assert same({key: first[key] for key in ours}, {key: second[key] for key in ours})
+    assert same(tensors(whole.checkpoint)[0], tensors("runs/cut/ckpt.pkl")[0])
+    assert rows("runs/cut") == rows("runs/whole")
+    assert points("runs/cut") == points("runs/whole")
+
+
+def test_a_run_of_which_nothing_was_saved_begins_again(here):
+    whole = ptkit.train(**QUICK, name="whole")
+
+    class Killed(Watcher):
+        def step(self, progress):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ptkit.train(**QUICK, name="cut", watch=Killed())
+    assert not Path("runs/cut/last.pkl").exists()
+    Path("runs/cut/.last.pkl.0123abcd").write_text("half")
+    watch = Interrupter(at=())
+    ptkit.train(resume="runs/cut", watch=watch)
+    assert "runs/cut was interrupted before a state was saved: it begins again" in watch.lines
+    assert same(tensors(whole.checkpoint)[0], tensors("runs/cut/ckpt.pkl")[0])
+    assert points("runs/cut") == points("runs/whole")
+    assert not Path("runs/cut/.last.pkl.0123abcd").exists()
+
+
+def test_ctrl_c_has_its_exit_code_and_says_how_to_go_on(here):
+    def press(_context, _command):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watch = Interrupter(at={(1, 2)}, number=signal.SIGINT)
+    with pytest.raises(InterruptedRunError) as caught:
+        ptkit.train(**QUICK, name="cut", watch=watch)
+    assert caught.value.exit_code == 130
+    assert read_checkpoint(Path("runs/cut/last.pkl"))["train"]["step_in_epoch"] == 2
+    result = CliRunner().invoke(app, ["train", "--resume", "runs/cut"])
+    assert result.exit_code == 0
+    assert "resuming runs/cut after step 2 of epoch 1: bit-exact" in result.stdout
+
+
+def test_pictures_that_were_interrupted_are_drawn_by_resuming(here, monkeypatch):
+    from ptkit.looking import end_of_run
+
+    def press(*_arguments, **_more):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "curves"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(end_of_run, "_draw_curves", press)
+        with pytest.raises(
+            InterruptedRunError, match=r"while the last pictures were drawn; .* --resume runs/cut"
+        ):
+            ptkit.train(**QUICK, name="cut")
+    before = Path("runs/cut/last.pkl").read_bytes()
+    ptkit.train(resume="runs/cut")
+    assert Path("runs/cut/confusion.png").exists()
+    assert Path("runs/cut/last.pkl").read_bytes() == before
+    with pytest.raises(UsageError, match=r"runs/cut is finished \(2 epochs\): ask for more"):
+        ptkit.train(resume="runs/cut")
+
+
+def test_a_run_that_stopped_early_is_asked_for_more_patience(here):
+    still = {"model": "lenet()", "optimizer": "SGD()", "lr": 1e-20, "epochs": 5, "patience": 1}
+    assert ptkit.train(**QUICK | still, name="one").epochs == 2
+    with pytest.raises(UsageError, match=r"stopped early after 2 epochs: .*train\.patience=2"):
+        ptkit.train(resume="runs/one")
+    assert ptkit.train(resume="runs/one", patience=2).epochs == 3
+
+
+# ------------------------------------------------------------------------------- states and folders
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [("2s", (1, 1)), ("3s", (1, 0)), ("1", (1, 0)), ("10m", (1, 0)), ("4s", (1, 1))],
+)
+def test_the_state_is_saved_every_so_many_steps(here, every, expected):
+    class Killed(Watcher):
+        def step(self, progress):
+            if (progress.epoch, progress.step) == (2, 2):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ptkit.train(**QUICK, save_every=every, name="cut", watch=Killed())
+    train = read_checkpoint(Path("runs/cut/last.pkl"))["train"]
+    assert (train["epoch"], train["step_in_epoch"]) == expected
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_state_is_replaced_by_the_one_before_it(here, damage):
+    whole = ptkit.train(**QUICK | {"epochs": 3}, name="whole")
+    with pytest.raises(InterruptedRunError):
+        ptkit.train(**QUICK | {"epochs": 3}, name="cut", watch=Interrupter(at={(3, 1)}))
+    last = Path("runs/cut/last.pkl")
+    content = last.read_bytes()
+    last.unlink()
+    if damage == "cut":
+        last.write_bytes(content[: len(content) // 2])
+    watch = Interrupter(at=())
+    ptkit.train(resume="runs/cut", watch=watch)
+    (warning,) = (line for line in watch.lines if "going on from the state before it" in line)
+    assert warning.startswith("runs/cut/last.pkl is missing" if damage == "gone" else "")
+    assert warning.endswith("runs/cut/previous.pkl")
+    assert same(tensors(whole.checkpoint)[0], tensors("runs/cut/ckpt.pkl")[0])
+    assert points("runs/cut") == points("runs/whole")
+
+
+def test_a_run_whose_states_are_all_damaged_or_gone_is_refused(here):
+    ptkit.train(**QUICK, name="one")
+    for file in ("last.pkl", "previous.pkl"):
+        Path("runs/one", file).write_bytes(b"PK\3\4")
+    with pytest.raises(CheckpointError, match=r"last\.pkl"):
+        ptkit.train(resume="runs/one", epochs=3)
+    for file in ("last.pkl", "previous.pkl"):
+        Path("runs/one", file).unlink()
+    with pytest.raises(UsageError, match=r"its last\.pkl is gone; `ptkit finetune runs/one`"):
+        ptkit.train(resume="runs/one", epochs=3)
+
+
+def test_a_folder_that_is_moved_ends_the_run_and_is_not_made_again(here):
+    class Mover(Watcher):
+        def step(self, progress):
+            if (progress.epoch, progress.step) == (2, 1):
+                Path("runs/one").rename("runs/moved")
+
+    with pytest.raises(StorageError, match="the run folder runs/one was moved or removed while"):
+        ptkit.train(**QUICK, name="one", watch=Mover())
+    assert os.listdir("runs") == ["moved"]
+    assert ptkit.train(resume="runs/moved").epochs == 2
+
+
+def test_other_settings_are_refused_before_images_are_read(here):
+    ptkit.train(**QUICK, name="one")
+    for file in Path("images").rglob("*.png"):
+        file.unlink()
+    with pytest.raises(UsageError, match=r"but train\.batch_size is 8, was 16"):
+        ptkit.train(resume="runs/one", epochs=3, batch_size=8)
+
+
+@pytest.mark.parametrize("cache", ["ram", "off"])
+def test_changed_images_are_noticed(here, cache):
+    ptkit.train(**QUICK, cache=cache, name="one")
+    image = Path("images/bar/train0.png")
+    with Image.open(image) as picture:
+        ImageOps.mirror(picture).save(image)
+    with pytest.raises(
+        DataError, match=r"1 training image changed since runs/one was saved, .*bar"
+    ):
+        ptkit.train(resume="runs/one", epochs=3)
+
+
+def test_a_longer_run_keeps_its_warm_up_and_says_that_its_rates_were_others(here):
+    watch = Interrupter(at=())
+    ptkit.train(**QUICK, warmup=0.5, name="one")
+    ptkit.train(resume="runs/one", epochs=4, watch=watch)
+    assert (
+        "resuming runs/one after epoch 2: same samples and augmentations; the rates so far were not"
+        " those of one run of 4 epochs" in watch.lines
+    )
+    assert read_checkpoint(Path("runs/one/last.pkl"))["train"]["scheduler"]["warmup_steps"] == 3
+    # The same in steps, and as a share of so many epochs.
+    assert ptkit.train(resume="runs/one", epochs=5, warmup=3.0).epochs == 5
+    with pytest.raises(UsageError, match=r"scheduler\.warmup is 2, was 3 \(3 steps\)"):
+        ptkit.train(resume="runs/one", epochs=6, warmup=2.0)

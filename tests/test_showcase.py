@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -103,8 +104,8 @@ def show_run(
         history=SimpleNamespace(valid_features=None),
         best={"epoch": 3},
     )
-    files = draw_pictures(finished, Predicted(probabilities, probabilities))
-    events.close()
+    with closing(events):
+        files = draw_pictures(finished, Predicted(probabilities, probabilities))
     assert all(file.stat().st_size for file in files)
     recorded = EventAccumulator(
         str(events.folder), size_guidance={"images": 0, "tensors": 0}

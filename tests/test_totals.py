@@ -396,7 +396,9 @@ def test_of_many_images_each_compared_part_has_every_class_however_the_list_is_s
     for order in (lines, sorted(lines, key=lambda line: line[-1])):
         Path("valid.txt").write_text("\n".join(order) + "\n")
         training = prepared(loss={"call": "TripletMarginLoss()", "embedding": 4})
-        assert all(len(labels.unique()) == 2 for _, labels in loop._examined(training))
+        assert all(
+            len(labels.unique()) == 2 for _, labels in loop._examined(training, lambda: None)
+        )
         found.append(loop.evaluate(training)[0])
     assert found[0] > 0
     assert found[0] == pytest.approx(found[1])

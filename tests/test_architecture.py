@@ -105,6 +105,9 @@ SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
+for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
+              "confmat", "predict"):  # fmt: skip
+    FLAGS[_name].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:

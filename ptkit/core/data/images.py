@@ -27,10 +27,10 @@ from ptkit.core.data.formats import (
     png_chunks,
     sniff,
 )
+from ptkit.core.data.pixel_limits import DEFAULT_MAX_PIXELS, check_pixels, max_pixels
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import with_retries
 
-DEFAULT_MAX_PIXELS = 89_000_000
 # Another number whenever some file's pixels change: kept images are decoded anew.
 DECODING = 2
 
@@ -220,6 +220,7 @@ def _orientation(image: Any) -> Any:
 
 def _header(data: bytes, path: str | Path, kind: str) -> Any:
     """Return the Pillow image to ask for its size and its orientation."""
+    num_bytes = len(data)
     if kind == "PNG":
         # What it says behind its pixels comes to the front, and the pixels go.
         said = [chunk for chunk in png_chunks(data) if chunk[0] in (b"IHDR", *PNG_TEXT)]
@@ -229,7 +230,7 @@ def _header(data: bytes, path: str | Path, kind: str) -> Any:
             for name, content, checksum in said
         )
         data = data[:8] + b"".join(chain.from_iterable(parts))
-    return _opened(data, path, kind)
+    return _opened(data, path, kind, num_bytes=num_bytes)
 
 
 def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
@@ -241,27 +242,25 @@ def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
 
 def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
     """Decode what OpenCV refused, strictly: truncated data is an error."""
-    image = _opened(data, path, kind)
+    image = _opened(data, path, kind, num_bytes=len(data))
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
     return np.array(_pillow_call(lambda: to_rgb(image), path, kind), order="C")
 
 
-def _opened(data: bytes, path: str | Path, kind: str) -> Any:
+def _opened(data: bytes, path: str | Path, kind: str, *, num_bytes: int) -> Any:
     """Return the Pillow image, header read and size checked, pixels not yet decoded."""
     from PIL import Image
 
     formats = {"JPEG": ("JPEG", "MPO"), "HEIC": ("HEIF",)}.get(kind, (kind,))
     if kind in OPTIONAL:
         _load_plugin(kind, path)
+    # Pillow has a limit of its own, at twice its number: it is raised where the user asks for more.
+    if Image.MAX_IMAGE_PIXELS and (max_pixels() or 0) > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels()
     image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
-    pixels = image.width * image.height
-    if pixels > DEFAULT_MAX_PIXELS:
-        raise DataError(
-            f"cannot read {path}: its header claims {image.width}×{image.height} pixels, over"
-            f" {DEFAULT_MAX_PIXELS:,}"
-        )
+    check_pixels(image.width, image.height, num_bytes=num_bytes, path=path)
     return image
 
 

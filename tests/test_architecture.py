@@ -357,6 +357,7 @@ SUBJECTS = {
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",
+    "bad_inputs": "what each kind of bad input gets, through the commands",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "device_forms": "transforms on a device against those on the CPU",

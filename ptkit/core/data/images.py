@@ -83,6 +83,8 @@ _DAMAGE = re.compile(
     r"(?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression"
     r"|(?:\w*Decode\w*|JPEGLib): (?!Warning)).*"
 )
+# How Pillow begins to say it, at twice its own limit.
+_TOO_LARGE = re.compile(r"Image size \((\d+) pixels\)")
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
 _ORIENTATION = 0x0112
@@ -285,6 +287,8 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         if "cannot identify" in reason:
             reason = f"damaged {kind} header"
+        elif claim := _TOO_LARGE.match(reason):
+            reason = f"its header claims {int(claim[1]):,} pixels; --max-pixels sets the limit"
         raise DataError(f"cannot read {path}: {reason}") from None
 
 

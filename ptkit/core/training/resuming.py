@@ -15,6 +15,7 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.training.loop import Training
+from ptkit.core.training.optimization.saved_states import fault_of_optimizer, fault_unlike
 from ptkit.core.training.run_folder import (
     History,
     Row,
@@ -40,6 +41,8 @@ _MAY_CHANGE = {
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
+# Of last.pkl and its `train`.
+_STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_without_better")
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
@@ -73,8 +76,11 @@ def read_saved_state(folder: Path) -> SavedState:
             f"{folder} cannot be resumed: no epoch was finished, so it has no last.pkl"
         )
     checkpoint = read_checkpoint(folder / "last.pkl")
-    if "train" not in checkpoint:
-        raise CheckpointError(f"{folder / 'last.pkl'} holds no training state")
+    state = {**checkpoint, **checkpoint.get("train", {})}
+    if missing := [name for name in _STATE if name not in state]:
+        raise CheckpointError(
+            f"{folder / 'last.pkl'} holds no training state: it has no {missing[0]}"
+        )
     return SavedState(folder, checkpoint)
 
 
@@ -135,6 +141,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     try:
         # The groups that have joined by then must be there: load_state_dict compares them.
         training.optimizer_setup.unfreeze(saved.epoch)
+        _check_fits(checkpoint["train"], training)
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         # Runs of an earlier version have none.
@@ -144,7 +151,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
             training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
         ) from error
@@ -156,6 +163,16 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     return (
         f"same samples and augmentations; changed: {', '.join(changed)}" if changed else "bit-exact"
     )
+
+
+def _check_fits(state: Mapping[str, Any], training: Training) -> None:
+    """Compare a saved state with the run's own before any of it is loaded; raises ValueError."""
+    schedule = training.schedule.state_dict()
+    fault = fault_of_optimizer(state["optimizer"], training.optimizer) or fault_unlike(
+        state["scheduler"], schedule, "the schedule"
+    )
+    if fault is not None:
+        raise ValueError(f"of the saved optimizer and schedule: {fault}")
 
 
 def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:

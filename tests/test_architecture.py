@@ -105,6 +105,9 @@ SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
+for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
+              "confmat", "predict"):  # fmt: skip
+    FLAGS[_name].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:
@@ -356,6 +359,7 @@ SUBJECTS = {
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",
+    "bad_inputs": "what each kind of bad input gets, through the commands",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "device_forms": "transforms on a device against those on the CPU",

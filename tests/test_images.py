@@ -21,6 +21,7 @@ from ptkit.core.data import images
 from ptkit.core.data.complaints import with_stderr, without_warnings
 from ptkit.core.data.formats import sniff
 from ptkit.core.data.images import cv2
+from ptkit.core.data.pixel_limits import allowing_pixels
 from ptkit.core.errors import DataError, StorageError
 
 ROWS, COLUMNS = np.mgrid[0:24, 0:20]
@@ -738,13 +739,46 @@ def test_image_without_pixels_is_refused(width, height):
 
 
 def test_too_many_pixels_are_refused_from_the_header():
-    assert (
-        reason(png_claiming(9_000, 10_000))
-        == "its header claims 9000×10000 pixels, over 89,000,000"
+    assert reason(png_claiming(9_000, 10_000)) == (
+        "its header claims 9000×10000 pixels, over 89,000,000; --max-pixels sets the limit"
     )
     gif = bytearray(encoded(PICTURE, "GIF"))
     gif[6:10] = (10_000).to_bytes(2, "little") * 2
-    assert "100000000 pixels" in reason(bytes(gif)) or "10000×10000" in reason(bytes(gif))
+    assert "10000×10000" in reason(bytes(gif))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lower_limit_of_pixels_holds_for_every_format(kind):
+    data = encoded(PICTURE, kind)
+    with allowing_pixels(20 * 24):
+        assert images.decode(data).shape == (24, 20, 3)
+    with allowing_pixels(20 * 24 - 1):
+        assert reason(data).startswith("its header claims 20×24 pixels, over 479;")
+
+
+def test_a_higher_limit_of_pixels_reads_what_the_default_refuses():
+    data = encoded(Image.new("RGB", (5_600, 5_600)), "lossless WebP")
+    assert reason(data).endswith("if that is right, pass --max-pixels 31360000")
+    with allowing_pixels(31_360_000):
+        assert images.decode(data).shape == (5_600, 5_600, 3)
+
+
+def test_a_file_of_a_few_bytes_claims_no_89_million_pixels(saved, megabytes):
+    plain, extended = (bytearray(encoded(PICTURE, f"{k} WebP")) for k in ("lossless", "extended"))
+    # 16,384×5,400 in 14 bits each, and in 24.
+    plain[21:25] = (16_383 | 5_399 << 14).to_bytes(4, "little")
+    extended[24:30] = (16_383).to_bytes(3, "little") + (5_399).to_bytes(3, "little")
+    lossy = bytearray(encoded(PICTURE, "WebP"))
+    lossy[26:30] = struct.pack("<HH", 16_383, 5_401)
+    files = [saved(data, f"{k}.webp") for k, data in enumerate((plain, extended, lossy))]
+    setup = "from ptkit.core.data import images\nfrom ptkit.core.errors import DataError"
+    work = (
+        "for path in sys.argv[1:]:\n"
+        "    try: images.read(path)\n"
+        "    except DataError as error: assert '--max-pixels 88' in str(error), error\n"
+        "    else: raise AssertionError(path)"
+    )
+    assert megabytes(setup, work, *files) < 100
 
 
 def test_claim_of_50000_by_50000_pixels_takes_less_than_100_megabytes(saved, megabytes):

@@ -152,7 +152,7 @@ def test_nothing_is_run(how, place, form):
         ({"model": {"call": CALL, "num_classes": 10**12}}, "outputs"),
         ({"model": {"call": CALL, "num_classes": 0}}, "outputs"),
         ({"model": {"call": CALL, "num_classes": -1}}, "outputs"),
-        ({"model": {"call": CALL, "num_classes": True}}, "is True"),
+        ({"model": {"call": CALL, "num_classes": True}}, "is a bool, expected int"),
         ({"model": {"call": "a(" * 3000 + ")" * 3000, "num_classes": 3}}, "nested"),
         ({"model": {"call": "lenet(size=-" + "-" * 9000 + "1)", "num_classes": 3}}, "cannot"),
         ({"model": {"call": "os:system('touch ran')", "num_classes": 3}}, "nothing was run"),
@@ -238,3 +238,17 @@ def test_a_damaged_archive_is_one_line(data, bounded):
     result = CliRunner().invoke(app, ["predict", "sent.pkl", "image.png"])
     assert result.exit_code == 4, result.stdout
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["resnet20(num_classes=9999999)", "mobilenet_v2(width_mult=1e6)",
+     "mobilenet_v2(width_mult=1e308)",
+     "whitenet(widths=[" + "9," * 3000 + "9])", "vit_b_16(image_size=1600000)"],
+)  # fmt: skip
+def test_a_call_is_bounded_before_anything_is_built(call, bounded, monkeypatch):
+    monkeypatch.setattr("ptkit.core.models.checkpoints.build_model", None)
+    made = {"format": "ptkit.checkpoint", "format_version": 1, "ptkit_version": "0"}
+    torch.save({**CONTENTS, **made, "model": {"call": call, "num_classes": 3}}, "ckpt.pkl")
+    with pytest.raises(CheckpointError, match="larger numbers than its weights"):
+        rebuild(read_checkpoint(Path("ckpt.pkl")))

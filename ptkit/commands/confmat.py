@@ -22,6 +22,7 @@ METRIC_NAMES = {
 }
 
 
+@options.reads_images
 @options.for_bare_weights
 def confmat(
     printer: Printer,

@@ -12,6 +12,7 @@ from ptkit.commands.train import TrainingScreen, print_run
 from ptkit.core.errors import UsageError
 
 
+@options.reads_images
 @options.with_flags(options.setting_flags(), before="verbose")
 @options.with_flags(options.RUN_FLAGS)
 def finetune(

@@ -33,6 +33,7 @@ class Choices(TypedDict, total=False):
     ]
 
 
+@options.reads_images
 @options.with_flags(Choices.__annotations__, before="seed")
 def normstats(
     printer: Printer,

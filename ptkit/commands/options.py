@@ -87,6 +87,20 @@ def with_printer(command: Command) -> Command:
     return _showing(with_both, [*own, *more])
 
 
+def reads_images(command: Command) -> Command:
+    """Give a command --max-pixels, which holds while it runs."""
+
+    @functools.wraps(command)
+    def limited(*, max_pixels: int | None, **values: Any) -> None:
+        from ptkit.core.data.pixel_limits import allowing_pixels
+
+        with allowing_pixels(max_pixels):
+            command(**values)
+
+    own = list(inspect.signature(command).parameters.values())
+    return _showing(limited, [*own, _parameter("max_pixels", MaxPixels, default=None)])
+
+
 def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
@@ -134,6 +148,14 @@ Config = Annotated[
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run code that a TOML file or the run to resume names.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="Read images of up to so many pixels, however small the file. Without it: 89 million,"
+        " and fewer of files that are nearly empty.",
+        min=1,
+    ),
 ]
 Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 

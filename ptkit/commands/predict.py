@@ -10,6 +10,7 @@ from ptkit.commands.output import Printer, end_without
 from ptkit.core.wording import table, trained_on_note
 
 
+@options.reads_images
 @options.for_bare_weights
 def predict(
     printer: Printer,

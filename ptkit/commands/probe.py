@@ -18,6 +18,7 @@ _KEYWORDS = (
 _OF_RUNS = ("assignments", "name", "out", *options.SourceFlags.__annotations__)
 
 
+@options.reads_images
 @options.with_flags(
     options.setting_flags(_KEYWORDS) | {name: options.RUN_FLAGS[name] for name in _OF_RUNS}
 )

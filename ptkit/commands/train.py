@@ -31,6 +31,7 @@ _REFRESH_S = 0.25
 _SLOW_EPOCH_S = 600.0
 
 
+@options.reads_images
 @options.with_flags(options.setting_flags() | options.RUN_FLAGS)
 def train(printer: Printer, source: options.Source = None, **settings: Any) -> None:
     """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here, or on a

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ptkit.core.models.hooks import Layer
 
 
+@options.reads_images
 @options.for_bare_weights
 def viz_featuremaps(
     printer: Printer,

@@ -23,6 +23,7 @@ STATISTICS = {
 @options.with_flags(
     options.setting_flags(("transforms", "augment", "size", "seed")), before="num_images"
 )
+@options.reads_images
 @options.with_flags(STATISTICS, before="config")
 def viz_transforms(
     printer: Printer,

@@ -9,6 +9,7 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
+from ptkit.core.data.pixel_limits import check_pixels, claimed_size, max_pixels
 from ptkit.core.errors import DataError
 
 # Format -> the module that reads it, which an installation may lack, and how to get it.
@@ -41,6 +42,9 @@ _REFUSED = {
 # Brands of the container that both use (ISO 23008-12, annex B; AV1 Image File Format, section 6).
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# They take 10 bytes a pixel and more. Of others OpenCV itself refuses 89 million pixels, and below
+# that it takes 6: the look would cost a tenth of the time of decoding a small image.
+_HUNGRY = {"GIF", "WebP"}
 # Chunks of a PNG in which Pillow looks for an orientation.
 PNG_TEXT = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}
 JPEG_END = b"\xff\xd9"
@@ -101,12 +105,14 @@ def first_look(data: bytes, path: str | Path = "image") -> tuple[str, bytes | No
     does; and whether the image may have an orientation.
 
     Raises:
-        DataError: see `sniff`.
+        DataError: see `sniff`; or the header claims too many pixels.
     """
     # Of a small image a look takes a twentieth of the time that decoding takes.
-    if data.startswith(_plain_start) and data.endswith(JPEG_END):
+    if data.startswith(_plain_start) and data.endswith(JPEG_END) and max_pixels() is None:
         return "JPEG", data, False
     kind = sniff(data, path)
+    if (kind in _HUNGRY or max_pixels() is not None) and (claim := claimed_size(kind, data)):
+        check_pixels(*claim, num_bytes=len(data), path=path)
     return kind, *_look(kind, data)
 
 

@@ -27,10 +27,10 @@ from ptkit.core.data.formats import (
     png_chunks,
     sniff,
 )
+from ptkit.core.data.pixel_limits import DEFAULT_MAX_PIXELS, check_pixels, max_pixels
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import with_retries
 
-DEFAULT_MAX_PIXELS = 89_000_000
 # Another number whenever some file's pixels change: kept images are decoded anew.
 DECODING = 2
 
@@ -83,6 +83,8 @@ _DAMAGE = re.compile(
     r"(?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression"
     r"|(?:\w*Decode\w*|JPEGLib): (?!Warning)).*"
 )
+# How Pillow begins to say it, at twice its own limit.
+_TOO_LARGE = re.compile(r"Image size \((\d+) pixels\)")
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
 _ORIENTATION = 0x0112
@@ -222,6 +224,7 @@ def _orientation(image: Any) -> Any:
 
 def _header(data: bytes, path: str | Path, kind: str) -> Any:
     """Return the Pillow image to ask for its size and its orientation."""
+    num_bytes = len(data)
     if kind == "PNG":
         # What it says behind its pixels comes to the front, and the pixels go.
         said = [chunk for chunk in png_chunks(data) if chunk[0] in (b"IHDR", *PNG_TEXT)]
@@ -231,7 +234,7 @@ def _header(data: bytes, path: str | Path, kind: str) -> Any:
             for name, content, checksum in said
         )
         data = data[:8] + b"".join(chain.from_iterable(parts))
-    return _opened(data, path, kind)
+    return _opened(data, path, kind, num_bytes=num_bytes)
 
 
 def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
@@ -243,27 +246,25 @@ def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
 
 def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
     """Decode what OpenCV refused, strictly: truncated data is an error."""
-    image = _opened(data, path, kind)
+    image = _opened(data, path, kind, num_bytes=len(data))
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
     return np.array(_pillow_call(lambda: to_rgb(image), path, kind), order="C")
 
 
-def _opened(data: bytes, path: str | Path, kind: str) -> Any:
+def _opened(data: bytes, path: str | Path, kind: str, *, num_bytes: int) -> Any:
     """Return the Pillow image, header read and size checked, pixels not yet decoded."""
     from PIL import Image
 
     formats = {"JPEG": ("JPEG", "MPO"), "HEIC": ("HEIF",)}.get(kind, (kind,))
     if kind in OPTIONAL:
         _load_plugin(kind, path)
+    # Pillow has a limit of its own, at twice its number: it is raised where the user asks for more.
+    if Image.MAX_IMAGE_PIXELS and (max_pixels() or 0) > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels()
     image = _pillow_call(lambda: Image.open(io.BytesIO(data), formats=formats), path, kind)
-    pixels = image.width * image.height
-    if pixels > DEFAULT_MAX_PIXELS:
-        raise DataError(
-            f"cannot read {path}: its header claims {image.width}×{image.height} pixels, over"
-            f" {DEFAULT_MAX_PIXELS:,}"
-        )
+    check_pixels(image.width, image.height, num_bytes=num_bytes, path=path)
     return image
 
 
@@ -288,6 +289,8 @@ def _pillow_call(work: Callable[[], Any], path: str | Path, kind: str) -> Any:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         if "cannot identify" in reason:
             reason = f"damaged {kind} header"
+        elif claim := _TOO_LARGE.match(reason):
+            reason = f"its header claims {int(claim[1]):,} pixels; --max-pixels sets the limit"
         raise DataError(f"cannot read {path}: {reason}") from None
 
 

@@ -16,6 +16,7 @@ from ptkit import __version__
 from ptkit.core.device import begin_copy
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import write_atomically
+from ptkit.core.models.checkpoint_schema import fault_of_call, fault_of_keys, fault_of_values
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.matching import load_whole
 from ptkit.core.models.weight_files import COMMENT, check_zip, read_weight_file
@@ -25,18 +26,6 @@ from ptkit.core.parts.catalogue import refuse_user_code
 
 FORMAT = "ptkit.checkpoint"
 FORMAT_VERSION = 1
-# Keys that every checkpoint has, those that may be absent, and the type of what each holds.
-_REQUIRED: dict[str, type] = {
-    "ptkit_version": str, "kind": str, "model": dict, "classes": list, "task": dict,
-    "pipeline": dict, "state_dict": dict,
-}  # fmt: skip
-_OPTIONAL: dict[str, type] = dict.fromkeys(("metrics", "train", "data", "env", "config"), dict)
-_INSIDE: tuple[tuple[str, str, type], ...] = (
-    ("model", "call", str),
-    ("model", "num_classes", int),
-    ("task", "activation", str),
-    ("pipeline", "calls", list),
-)
 # A checkpoint may lack so many of its model's parameters without a word about its size.
 _FEW_PARAMETERS = 1_000_000
 
@@ -253,6 +242,8 @@ def _check_extent(call: Call, checkpoint: Mapping[str, Any]) -> None:
 
     On the meta device, which has no memory: a few letters in a file could ask for a terabyte.
     """
+    if fault := fault_of_call(call, checkpoint["state_dict"]):
+        raise CheckpointError(f"the checkpoint's model {str(call)[:80]} {fault}")
     with torch.device("meta"):
         module, text = build_model(
             call, num_classes=checkpoint["model"]["num_classes"], size=None, seed=0
@@ -301,7 +292,7 @@ def validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the contents of a checkpoint, every key of it checked.
 
     Raises:
-        CheckpointError: written by a newer ptkit, or incomplete.
+        CheckpointError: written by a newer ptkit, incomplete, or what it holds cannot be used.
     """
     version = contents.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -310,9 +301,10 @@ def validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
             f"a newer ptkit ({writer}) wrote {path}, in format {version}: update this one"
             f" ({__version__})"
         )
-    fault = _fault(contents)
-    if fault is not None:
+    if fault := _fault(contents):
         raise CheckpointError(f"{path} is an incomplete ptkit checkpoint: {fault}")
+    if fault := fault_of_values(contents):
+        raise CheckpointError(f"{path} cannot be used: {fault}")
     return contents
 
 
@@ -320,23 +312,4 @@ def _fault(contents: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the keys of a checkpoint, or None."""
     if contents.get("format_version") != FORMAT_VERSION:
         return f"format_version is {contents.get('format_version')!r}, expected {FORMAT_VERSION}"
-    for key, kind in (_REQUIRED | _OPTIONAL).items():
-        if key not in contents and key in _REQUIRED:
-            return f"it has no {key}"
-        if key in contents and not isinstance(contents[key], kind):
-            return f"{key} is a {type(contents[key]).__name__}, expected {kind.__name__}"
-    for outer, key, kind in _INSIDE:
-        found = contents[outer].get(key)
-        if not isinstance(found, kind):
-            return f"{outer}.{key} is a {type(found).__name__}, expected {kind.__name__}"
-    texts = [*contents["classes"], *contents["pipeline"]["calls"]]
-    if not all(isinstance(text, str) for text in texts):
-        return "classes and pipeline.calls must hold text"
-    tensors = contents["state_dict"].items()
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors):
-        return "state_dict must hold tensors by name"
-    outputs = contents["model"]["num_classes"]
-    most = max((len(tensor) for _, tensor in tensors if tensor.ndim), default=0)
-    if isinstance(outputs, bool) or not 1 <= outputs <= most:
-        return f"model.num_classes is {outputs}, and its weights have at most {most} outputs"
-    return None
+    return fault_of_keys(contents)

@@ -22,6 +22,7 @@ from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.loop import Position, Training
+from ptkit.core.training.optimization.saved_states import fault_of_optimizer, fault_unlike
 from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
     LAST,
@@ -54,6 +55,8 @@ _MAY_CHANGE = {
 _SET_UP = {"optimizer.lr", "train.channels_last", "train.compile"}
 # So many image files are read to see whether they changed, where images are not kept decoded.
 _SAMPLE = 2000
+# Of last.pkl and its `train`.
+_STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_without_better")
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
@@ -124,8 +127,9 @@ def read_saved_state(folder: Path) -> tuple[SavedState | None, str | None]:
 
 def _read_state(file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
-    if "train" not in checkpoint:
-        raise CheckpointError(f"{file} holds no training state")
+    state = {**checkpoint, **checkpoint.get("train", {})}
+    if missing := [name for name in _STATE if name not in state]:
+        raise CheckpointError(f"{file} holds no training state: it has no {missing[0]}")
     return checkpoint
 
 
@@ -213,6 +217,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     try:
         # The groups that have joined by then must be there: load_state_dict compares them.
         training.optimizer_setup.unfreeze(saved.epoch + bool(saved.position.steps))
+        _check_fits(checkpoint["train"], training)
         _restore_weights(checkpoint, training)
         training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
         # Runs of an earlier version have none.
@@ -224,7 +229,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
         if "generator" in checkpoint["train"]:
             torch.set_rng_state(checkpoint["train"]["generator"])
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
         ) from error
@@ -239,6 +244,16 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         f"{exact if changed else 'same samples and augmentations'}; the rates so far were not those"
         f" of one run of {counted(epochs, 'epoch')}"
     )
+
+
+def _check_fits(state: Mapping[str, Any], training: Training) -> None:
+    """Compare a saved state with the run's own before any of it is loaded; raises ValueError."""
+    schedule = training.schedule.state_dict()
+    fault = fault_of_optimizer(state["optimizer"], training.optimizer) or fault_unlike(
+        state["scheduler"], schedule, "the schedule"
+    )
+    if fault is not None:
+        raise ValueError(f"of the saved optimizer and schedule: {fault}")
 
 
 def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:

@@ -30,7 +30,7 @@ class Place:
         name = self.name
         if self.made is not None or name is None:
             return
-        if name in ("", ".", "..") or Path(name).name != name:
+        if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
             raise UsageError(
                 f"--name must be a plain folder name, found {name!r}; --out says where runs go"
             )

@@ -348,6 +348,8 @@ def _data_note(
     )
     if pipeline.size not in (None, sides):
         note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
+    if repeated := images.num_repeated + valid.images.num_repeated:
+        note += f"; lines that repeat another: {repeated:,}"
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"
     return note

@@ -13,10 +13,11 @@ from torch import Tensor
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import JPEG_END, is_jpeg, jpeg_has_metadata
 from ptkit.core.data.images import Pixels
+from ptkit.core.data.pixel_limits import check_pixels
 from ptkit.core.data.transforms.pipeline import Pipeline, apply_steps
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.data.transforms.spec import Draws
-from ptkit.core.errors import UsageError
+from ptkit.core.errors import DataError, UsageError
 
 # Encoded images, uint8 (length,), to pixels, uint8 (3, H, W), on a device.
 Decode = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -89,20 +90,22 @@ def can_decode(content: bytes) -> bool:
     """Say whether nvJPEG gives the same image, but for the rounding, as the usual way."""
     if not (is_jpeg(content) and content.endswith(JPEG_END)):
         return False
-    if not _is_usual(_frame_header(content)):
+    if not _is_usual(_frame_header(content), num_bytes=len(content)):
         return False
     return not jpeg_has_metadata(content) or decoder.is_upright(content)
 
 
-def _is_usual(frame: bytes) -> bool:
+def _is_usual(frame: bytes, *, num_bytes: int) -> bool:
     """Say whether a frame header (ITU-T T.81, section B.2.2) is of grey or YCbCr, and not too
     large.
     """
-    channels = frame[9] if len(frame) > 9 else 0
     height, width = int.from_bytes(frame[5:7]), int.from_bytes(frame[7:9])
+    try:
+        check_pixels(width, height, num_bytes=num_bytes, path="")
+    except DataError:
+        return False
     # Channels with these names are no YCbCr to libjpeg.
-    is_rgb = frame[10:19:3] == b"RGB"
-    return channels in (1, 3) and not is_rgb and height * width <= decoder.DEFAULT_MAX_PIXELS
+    return frame[9:10] in (b"\1", b"\3") and frame[10:19:3] != b"RGB"
 
 
 def _frame_header(content: bytes) -> bytes:

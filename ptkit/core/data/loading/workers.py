@@ -2,6 +2,7 @@
 process.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ptkit.core.data.keyed import Selection
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable
+from ptkit.core.data.pixel_limits import max_pixels, set_max_pixels
 from ptkit.core.errors import DataError, PtkitError
 
 
@@ -70,6 +72,8 @@ class WorkerProcesses:
                     collate_fn=_as_it_is,
                     # Else every epoch would start them anew.
                     persistent_workers=True,
+                    # A process that is spawned knows nothing of the command line.
+                    worker_init_fn=functools.partial(_begin, max_pixels()),
                     # Else it takes a number from the global one.
                     generator=torch.Generator(),
                 )
@@ -109,6 +113,10 @@ class _InWorkers(Dataset[Any]):
             return (selection, pixels), unreadable
         except PtkitError as error:
             return error
+
+
+def _begin(most_pixels: int | None, _worker: int) -> None:
+    set_max_pixels(most_pixels)
 
 
 def _as_it_is(batch: Any) -> Any:

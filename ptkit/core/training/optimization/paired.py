@@ -34,6 +34,10 @@ class PairedOptimizer:
     def param_groups(self) -> list[Group]:
         return [group for part in self._parts.values() for group in part.param_groups]
 
+    @property
+    def parts(self) -> list[Any]:
+        return list(self._parts.values())
+
     def step(self) -> None:
         """Step all parts; gradients are read from the model's own parameters."""
         with torch.no_grad():

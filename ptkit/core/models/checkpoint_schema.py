@@ -1,0 +1,212 @@
+"""What each key of a checkpoint holds: compared before anything of it is used."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ptkit.core.errors import UsageError
+from ptkit.core.parts.calls import Call, parse
+
+# A value fits a type; one of several; a list whose items fit; a dictionary of which all values fit
+# (`str: ...`) or each named key does (`name?` may be absent, and others may be there); a test.
+Schema = Any
+
+# Newest images are smaller, and so are all models' inputs.
+_LARGEST_SIDE = 1 << 16
+# Of all whole numbers in the calls of a pipeline: an image of 8,192 by 8,192 floats is 805 MB.
+_LARGEST_SUM = 8192
+_LONGEST_CALL = 4096
+# Whole numbers of a model's call are about its widths and its depth, or small.
+_SPARE = 4096
+_LARGEST_FACTOR = 1000.0
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _finite(value: Any) -> bool:
+    return _number(value) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _LARGEST_SIDE
+
+
+def _positive(value: Any) -> bool:
+    return _finite(value) and value > 0
+
+
+_EXPECTED: dict[Any, str] = {
+    _number: "a number",
+    _finite: "a finite number",
+    _count: "a whole number, 0 or more",
+    _side: f"a number of pixels up to {_LARGEST_SIDE:,}",
+    _positive: "a number above 0",
+    Tensor: "a tensor",
+    None: "nothing",
+}
+_ANY_DICT: Schema = {str: object}
+_WEIGHTS: Schema = {str: Tensor}
+_OPTIMIZER: Schema = {"state": {int: _ANY_DICT}, "param_groups": [{"params": [int]}]}
+_SCHEDULE: Schema = {
+    "num_steps?": _count,
+    "scheduler?": (_ANY_DICT, None),
+    "groups?": [_ANY_DICT],
+}
+SCHEMA: Schema = {
+    "ptkit_version": str,
+    "kind": str,
+    "model": {"call": str, "num_classes": int},
+    "classes": [str],
+    "task": {
+        "kind?": str,
+        "activation": str,
+        **dict.fromkeys(("thresholds?", "scale?", "shift?", "class_means?", "counted?"),
+                        (Tensor, None)),
+    },
+    "pipeline": {
+        "calls": [str],
+        "tensors?": (_WEIGHTS, None),
+        "size?": (_side, [_side], None),
+        "channels?": (_side, None),
+        "mean?": ([_finite], None),
+        "std?": ([_positive], None),
+    },
+    "state_dict": _WEIGHTS,
+    "metrics?": {"epoch?": (_number, None), "best?": {str: (_number, str, None)}},
+    "train?": {
+        "epoch?": _count,
+        "step?": _count,
+        "raw_state_dict?": _WEIGHTS,
+        "num_averaged?": _count,
+        # Of two optimizers side by side, one for each.
+        "optimizer?": (_OPTIMIZER, {"parts": [_OPTIMIZER]}),
+        "scheduler?": _SCHEDULE,
+        "scaler?": _ANY_DICT,
+        "best?": {str: (_number, str, None)},
+        "epochs_without_better?": _count,
+    },
+    "data?": {
+        "seed?": int,
+        "list_sha256?": str,
+        "valid_sha256?": str,
+        "num_images?": _count,
+        "image_hashes?": Tensor,
+    },
+    "env?": {str: (str, int, float, None)},
+    "config?": {str: _ANY_DICT},
+}  # fmt: skip
+
+
+def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
+    """Say which key of a checkpoint is missing or holds something else than it should, if any."""
+    for key in SCHEMA:
+        if not key.endswith("?") and key not in contents:
+            return f"it has no {key}"
+    if fault := _fault(contents, SCHEMA, ""):
+        return fault
+    most = max(
+        (len(tensor) for tensor in contents["state_dict"].values() if tensor.ndim), default=0
+    )
+    outputs = contents["model"]["num_classes"]
+    if isinstance(outputs, bool) or not 1 <= outputs <= most:
+        return f"model.num_classes is {outputs}, and its weights have at most {most} outputs"
+    return None
+
+
+def fault_of_values(contents: Mapping[str, Any]) -> str | None:
+    """Say what of a checkpoint's values would fill the machine's memory, if anything."""
+    pipeline = contents["pipeline"]["calls"]
+    numbers = [number for text in pipeline for number in _numbers_in(text)]
+    whole = sum(abs(number) for number in numbers if isinstance(number, int))
+    if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
+        return "its pipeline makes larger images than any model takes"
+    return None
+
+
+def fault_of_call(call: Call, state_dict: Mapping[str, Tensor]) -> str | None:
+    """Say why a call is not of the model that these weights are of, by its numbers alone: a few
+    letters can ask for a million layers.
+    """
+    widest = max((max(tensor.shape, default=0) for tensor in state_dict.values()), default=0)
+    numbers = list(_numbers_of(call))
+    whole = sum(abs(number) for number in numbers if isinstance(number, int))
+    factor = max((abs(number) for number in numbers if isinstance(number, float)), default=0.0)
+    if whole > 4 * (widest + len(state_dict)) + _SPARE or not factor <= _LARGEST_FACTOR:
+        return "has larger numbers than its weights have parameters to go with"
+    return None
+
+
+def _numbers_in(text: str) -> Iterator[int | float]:
+    try:
+        yield from _numbers_of(parse(text[: _LONGEST_CALL + 1]))
+    except UsageError:
+        # What cannot be read is refused where it is used.
+        return
+
+
+def _numbers_of(value: Any) -> Iterator[int | float]:
+    if isinstance(value, Call):
+        yield from _numbers_of([*value.args, *value.kwargs.values()])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers_of(part)
+    elif _number(value):
+        yield value
+
+
+def _fault(value: Any, schema: Schema, name: str) -> str | None:
+    if isinstance(schema, tuple):
+        faults = [_fault(value, one, name) for one in schema]
+        return None if None in faults else faults[0]
+    if isinstance(schema, dict):
+        return _fault_of_dict(value, schema, name)
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return _wrong(value, list, name)
+        parts = enumerate(value)
+        return next(filter(None, (_fault(v, schema[0], f"{name}[{k}]") for k, v in parts)), None)
+    return None if _fits(value, schema) else _wrong(value, schema, name)
+
+
+def _fault_of_dict(value: Any, schema: dict[Any, Schema], name: str) -> str | None:
+    if not isinstance(value, dict):
+        return _wrong(value, dict, name)
+    before = f"{name}." if name else ""
+    for key, inner in schema.items():
+        if isinstance(key, type):
+            for found, part in value.items():
+                if type(found) is not key:
+                    return f"{name} has the key {str(found)[:80]!r}, expected {key.__name__}"
+                if fault := _fault(part, inner, f"{before}{str(found)[:80]}"):
+                    return fault
+            continue
+        plain = key.removesuffix("?")
+        is_there = plain in value or plain == key
+        if is_there and (fault := _fault(value.get(plain), inner, before + plain)):
+            return fault
+    return None
+
+
+def _fits(value: Any, schema: type | Callable[[Any], bool] | None) -> bool:
+    if schema is None:
+        return value is None
+    # True is an int to Python.
+    return (
+        isinstance(value, schema) and not (schema is int and isinstance(value, bool))
+        if isinstance(schema, type)
+        else schema(value)
+    )
+
+
+def _wrong(value: Any, schema: Any, name: str) -> str:
+    expected = _EXPECTED.get(schema) or schema.__name__
+    found = f"{value!r}"[:60] if _number(value) else f"a {type(value).__name__}"
+    return f"{name} is {found}, expected {expected}"

@@ -324,3 +324,16 @@ def test_a_longer_run_keeps_its_warm_up_and_says_that_its_rates_were_others(here
     assert ptkit.train(resume="runs/one", epochs=5, warmup=3.0).epochs == 5
     with pytest.raises(UsageError, match=r"scheduler\.warmup is 2, was 3 \(3 steps\)"):
         ptkit.train(resume="runs/one", epochs=6, warmup=2.0)
+
+
+def test_a_run_that_was_compiled_may_go_on_without_and_says_so(here):
+    ptkit.train(**QUICK)
+    file = Path("runs/1/config.toml")
+    file.write_text(file.read_text().replace("compile = false", "compile = true"))
+    for name in ("last.pkl", "previous.pkl"):
+        state = torch.load(f"runs/1/{name}", weights_only=True)
+        state["config"]["train"]["compile"], state["env"]["compiled"] = True, 1
+        torch.save(state, f"runs/1/{name}")
+    watch = Interrupter(at=())
+    ptkit.train(resume="runs/1", epochs=3, compile=False, watch=watch)
+    assert any("changed: compiled" in line for line in watch.lines)

@@ -46,13 +46,13 @@ _MAY_CHANGE = {
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
     *("model.weights", "model.weights_sha256"),
     "data.root",
-    # What they come to is compared instead.
-    *("data.eval_transforms", "scheduler.warmup"),
+    # What they come to is compared instead, or said.
+    *("data.eval_transforms", "scheduler.warmup", "train.compile"),
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
 # Numbers and switches of which setting up may make others.
-_SET_UP = {"optimizer.lr", "train.channels_last", "train.compile"}
+_SET_UP = {"optimizer.lr", "train.channels_last"}
 # So many image files are read to see whether they changed, where images are not kept decoded.
 _SAMPLE = 2000
 # Of last.pkl and its `train`.
@@ -60,7 +60,7 @@ _STATE = ("config", "data", "epoch", "optimizer", "scheduler", "best", "epochs_w
 # Where one of these differs, sums may round differently.
 _EXACT_KEYS = (
     *("torch", "torchvision", "opencv", "device", "processor", "kernels", "precision"),
-    *("threads", "memory_format"),
+    *("threads", "memory_format", "compiled"),
 )
 
 
@@ -177,6 +177,7 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
         # Later rows are of epochs that are trained again.
         rows=[row for row in rows if row["epoch"] <= saved.epoch],
         best=best,
+        best_saved=None if best is None else int(best["epoch"]),
         epochs_without_better=train["epochs_without_better"],
         start=saved.position,
         saved=saved.position,

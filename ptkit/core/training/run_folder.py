@@ -46,14 +46,16 @@ Row = dict[str, Any]
 class History:
     """task: how the outputs of the best weights are read.
 
-    best: epoch, loss and metrics of the best epoch. start: where this process goes on. saved: where
-    the state to resume from is, None before there is one. probe: what a probe found out, and
+    best: epoch, loss and metrics of the best epoch. best_saved: the epoch whose weights are on disk
+    as the best, if any are. start: where this process goes on. saved: where the state to resume
+    from is, None before there is one. probe: what a probe found out, and
     valid_features: what it made of the validation images.
     """
 
     task: Task
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
+    best_saved: int | None = None
     epochs_without_better: int = 0
     start: Position = BEGINNING
     saved: Position | None = None
@@ -157,6 +159,7 @@ class Run(Setup):
             _write_metrics(self.folder / "metrics.csv", rows)
             if is_best:
                 save_checkpoint(self.checkpoint, copies["best"])
+                self.history.best_saved = result.epoch
             # Before the state to resume from, which cuts the events back: after it, a kill in
             # between would leave a gap.
             for write_events in writes:

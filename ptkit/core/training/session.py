@@ -335,6 +335,7 @@ def _to_resume(current: Run) -> str:
 def _what_is_left(current: Run) -> str:
     """Say which checkpoint is on disk, when it is there."""
     current.writer.wait()
-    if current.best is None:
-        return "no epoch had a finite loss, so there is no checkpoint"
-    return f"{current.checkpoint} is kept, of epoch {int(current.best['epoch'])}"
+    epoch = current.history.best_saved
+    if epoch is None:
+        return "there is no checkpoint yet"
+    return f"{current.checkpoint} is kept, of epoch {epoch}"

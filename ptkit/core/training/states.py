@@ -142,4 +142,5 @@ def environment(setup: Setup) -> dict[str, Any]:
         # Sums are divided among threads: with another number of them they round differently.
         "threads": torch.get_num_threads(),
         "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",
+        "compiled": int(setup.training.compiled is not None),
     }

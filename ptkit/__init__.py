@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ptkit.api import evaluate, load, normstats, predict, split
     from ptkit.api_runs import finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
+    from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 # Public names are imported at first use, so that `import ptkit` stays free of torch.
 _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
+    "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
     **dict.fromkeys(("evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
     **dict.fromkeys(("finetune", "probe", "train"), "ptkit.api_runs"),
@@ -21,6 +23,7 @@ _PUBLIC = {
 __all__ = [
     "ListDataset",
     "__version__",
+    "allowing_pixels",
     "evaluate",
     "features",
     "finetune",

@@ -29,7 +29,7 @@ PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "normstats", "train", "finetune", "probe", "evaluate", "predict"),
-    *("load", "features", "ListDataset"),
+    *("load", "features", "ListDataset", "allowing_pixels"),
 ]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -106,7 +106,8 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
     command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
-    only_there = {"printer", "verbose", "assignments", *config.FLAGS}
+    # In Python the limit of pixels is a context, for several calls.
+    only_there = {"printer", "verbose", "assignments", "max_pixels", *config.FLAGS}
     if name in ("train", "finetune", "probe"):
         only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.

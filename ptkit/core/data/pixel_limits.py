@@ -28,7 +28,12 @@ _asked_for: int | None = None
 
 @contextmanager
 def allowing_pixels(most: int | None) -> Iterator[None]:
-    """Let images have up to so many pixels, however few bytes they have; None: the default."""
+    """Let images have up to so many pixels, however few bytes they have; None: the default, 89
+    million. `--max-pixels` of the commands.
+
+    >>> with ptkit.allowing_pixels(200_000_000):
+    ...     found = ptkit.normstats("train.txt")
+    """
     before = _asked_for
     set_max_pixels(most)
     try:

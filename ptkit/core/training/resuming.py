@@ -26,7 +26,7 @@ from ptkit.core.training.run_folder import (
 )
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import read_task
-from ptkit.core.wording import counted
+from ptkit.core.wording import counted, reason_of
 
 # What may differ from the run that is resumed; anything else would make it another run. Paths may,
 # because the files that they name are compared by content; the weights that a run started from are
@@ -238,10 +238,16 @@ def _read_metrics(file: Path, *, up_to_epoch: int) -> list[Row]:
     """Return the rows of metrics.csv up to an epoch; none where there is no such file."""
     if not file.exists():
         return []
-    with file.open(newline="") as lines:
-        rows = [
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(lines)
-        ]
-    done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    try:
+        with file.open(newline="") as lines:
+            rows = [
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(lines, strict=True)
+            ]
+        done: list[Row] = [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{file} is damaged ({reason_of(error)}): move it away, and the run goes on without"
+            " the rows of earlier epochs"
+        ) from error
     return [row for row in done if row["epoch"] <= up_to_epoch]

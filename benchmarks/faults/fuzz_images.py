@@ -86,8 +86,8 @@ def main(count: int) -> None:
                 print(f"{type(error).__name__}: {error}: {data.hex()}")
     verdict = "FAILED" if outcomes["wrong"] else "passed"
     print(
-        f"{verdict}: {count:,} mutated images of {len(originals)} kinds: {outcomes['images']:,} images,"
-        f" {outcomes['refused']:,} refused, {outcomes['wrong']:,} anything else"
+        f"{verdict}: {count:,} mutated images of {len(originals)} kinds:"
+        f" {outcomes['images']:,} images, {outcomes['refused']:,} refused, {outcomes['wrong']:,} anything else"
         f" ({time.perf_counter() - begin:.0f} s)"
     )
     sys.exit(bool(outcomes["wrong"]))

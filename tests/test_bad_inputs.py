@@ -24,7 +24,11 @@ from typer.testing import CliRunner
 from ptkit.cli import app
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import can_read
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.statistics import find
+from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.core.training.kernel_film import read_film
 
 RUN = CliRunner()
 PICTURE = Image.fromarray(
@@ -244,6 +248,21 @@ def test_every_name_works_end_to_end_and_is_printed_escaped(here):
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
 
 
+def test_a_cell_that_spreadsheets_would_run_is_a_text(here):
+    for name in ("=1+1.png", "@sum.png", "-1.png", "+1.png"):
+        Path(name).write_bytes(encoded("PNG"))
+    write_run(here)
+    run("predict", "ckpt.pkl", "--out", "told", "--", *sorted(os.listdir("."))[:4], code=0)
+    with open("told/predictions.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == ["'+1.png", "'-1.png", "'=1+1.png", "'@sum.png"]
+
+
+def test_numbers_below_0_stay_numbers(here):
+    write_csv(Path("table.csv"), ["a", "b"], [["-1.5", -2], ["-1e-05", "-x"]])
+    assert Path("table.csv").read_text() == "a,b\n-1.5,-2\n-1e-05,'-x\n"
+
+
 # ----------------------------------------------------------------------------------------- folders
 
 
@@ -441,7 +460,99 @@ def test_a_checkpoint_that_cannot_be_used_says_what_it_is(row, here):
     assert not Path("ran").exists()
 
 
+# ------------------------------------------------------------------------------------- other files
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [DEEP, '{"mean": ' + DEEP, "null", "[]", '{"mean": [1, 2, 3], "std": [0, 0, 0]}',
+     '{"mean": [NaN, 1, 1], "std": [1, 1, 1], "num_images": 1, "size": null, "list_sha256": "SHA"}',
+     '{"mean": "abc", "std": {}}', "\xff\xfe", "1" * 5000],
+)  # fmt: skip
+def test_statistics_that_cannot_be_used_are_measured_anew(content, lists):
+    images = read_list(Path("train.txt"))
+    text = content.replace("SHA", images.sha256)
+    Path("normstats.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert find(Path("train.txt"), list_sha256=images.sha256, size=16) is None
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, "null", '{"format": "ptkit.split"}', "{", '{"sha256": []}']
+)
+def test_lists_beside_a_record_that_is_none_are_not_replaced(content, here):
+    folders(*GOOD)
+    Path("split.json").write_text(content)
+    Path("train.txt").write_text("mine")
+    run("split", "data", code=2, said="--overwrite")
+    assert Path("train.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["x = " + DEEP, "x = 1" + "0" * 5000, "[data", "data = 3", "[train]\nepochs = 'x'",
+     "[train]\nepochs = [[1]]", "[data]\ntransforms = 3", "[[data]]", "\0", "[train]\nlr = nan"],
+)  # fmt: skip
+def test_a_config_that_is_none_is_one_line(content, lists):
+    Path("own.toml").write_text(content)
+    run("train", "--config", "own.toml", code=2)
+
+
+def test_json_lines_that_are_nested_without_end_are_one_line(here):
+    Path("table.jsonl").write_text('{"path": ' + DEEP)
+    run("split", "table.jsonl", code=3, said="line 1: not JSON")
+
+
+FILMS = {
+    "not a zip": lambda: b"PK\3\4",
+    "gigabytes of zeros": lambda: packed(kernels=np.zeros((1, 100 << 20), np.uint8)),
+    "objects": lambda: packed(kernels=np.array([{}], object)),
+    "other shapes": lambda: packed(kernels=np.zeros((2, 3), np.float32)),
+    "other names": lambda: packed(nothing=np.zeros(3)),
+    "epochs that are texts": lambda: packed(
+        kernels=np.zeros((1, 1, 1, 1, 1), np.float32), epochs=np.array(["a"])
+    ),
+}
+
+
+def packed(**arrays):
+    file = io.BytesIO()
+    whole = {"layer": "conv1", "num_outputs": 1, "epochs": np.array([0])} | arrays
+    np.savez_compressed(file, **whole)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("row", FILMS)
+def test_frames_that_cannot_be_read_are_none(row, here):
+    Path("kernels.npz").write_bytes(FILMS[row]())
+    assert read_film(here) is None
+
+
 # ----------------------------------------------------------------------------------------- outputs
+
+
+def test_a_full_disk_is_not_the_images_fault(here, monkeypatch):
+    folders(*GOOD)
+
+    def full(source, target):
+        # As shutil's fast way raises it.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    run("split", "data", "--copy", "copies", code=74, said="^ptkit: the disk of copies is full")
+    assert not Path("copies").exists()
+
+
+def test_a_list_of_pictures_leads_to_no_other_files(here):
+    write_run(here)
+    folder, mine = Path("runs/1/viz-weights"), Path("runs/mine.txt")
+    folder.mkdir()
+    mine.write_text("mine")
+    names = ["../mine.txt", "../../mine.txt", "..", ".", "", "a\0b", str(mine.resolve()), 3, None]
+    (folder / ".ptkit-files.json").write_text(json.dumps({"viz-weights": names}))
+    run("viz-weights", "ckpt.pkl", code=0)
+    assert mine.read_text() == "mine"
 
 
 def test_an_output_folder_that_exists_is_refused(lists):

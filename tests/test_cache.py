@@ -5,6 +5,7 @@ more than needed.
 import json
 import os
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,11 +20,14 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.checksums import BlockSums, sums_of
 from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes
 from ptkit.core.data.loading.entries import (
     BUILDING,
     COMPLETE,
+    HASHES,
     LEFT_OVER,
+    PIXELS,
     EntryWriter,
     list_entries,
     remove_entry,
@@ -606,3 +610,46 @@ def test_a_transform_that_does_not_fit_is_told_before_anything_is_decoded(listed
     )
     with pytest.raises(UsageError, match="Pad cannot be applied"):
         decoded_bytes(listed, pipeline)
+
+
+@pytest.mark.parametrize("name", [PIXELS, HASHES])
+@pytest.mark.parametrize("place", [0, -1])
+def test_changed_bytes_of_an_entry_never_load(listed, pipeline, folder, name, place):
+    kept = on_disk(listed, pipeline)
+    whole = all_bytes(listed, pipeline, kept)
+    file = kept.origin.parent / name
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    assert opened(listed, pipeline) is None
+    # And the next run makes it anew.
+    assert all_bytes(listed, pipeline, on_disk(listed, pipeline)) == whole
+    assert opened(listed, pipeline) is not None
+
+
+def test_a_file_that_is_cut_off_while_it_is_mapped_is_an_error(listed, pipeline, folder):
+    kept = on_disk(listed, pipeline)
+    batches = Batches(listed, pipeline, sampling=Sampling(4), kept=kept)
+    assert len(list(batches.epoch(0))) == -(-len(listed) // 4)
+    os.truncate(kept.origin, 10)
+    with pytest.raises(StorageError, match=r"pixels\.bin was cut off while it was used"):
+        next(batches.epoch(1))
+    batches.close()
+
+
+def test_an_entry_that_is_removed_while_it_is_mapped_is_still_whole(listed, pipeline, folder):
+    kept = on_disk(listed, pipeline)
+    whole = all_bytes(listed, pipeline, kept)
+    shutil.rmtree(kept.origin.parent)
+    kept.check()
+    assert all_bytes(listed, pipeline, kept) == whole
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [1], [1 << 24], [5, (1 << 24) - 5, 7], [40 << 20]])
+def test_checksums_are_those_of_the_blocks_of_the_file(lengths, tmp_path):
+    sums, data = BlockSums(), b"".join(bytes([k + 1]) * n for k, n in enumerate(lengths))
+    for k, length in enumerate(lengths):
+        sums.update(bytes([k + 1]) * length)
+    (tmp_path / "file").write_bytes(data)
+    blocks = [data[start : start + (1 << 24)] for start in range(0, len(data), 1 << 24)]
+    assert sums.sums == sums_of(tmp_path / "file") == [zlib.crc32(block) for block in blocks]

@@ -242,8 +242,7 @@ def test_a_damaged_archive_is_one_line(data, bounded):
 
 @pytest.mark.parametrize(
     "call",
-    ["resnet20(num_classes=9999999)", "mobilenet_v2(width_mult=1e6)",
-     "mobilenet_v2(width_mult=1e308)",
+    ["resnet20(num_classes=9999999)", "mobilenet_v2(width_mult=1e6)", "mnasnet(width_mult=1e308)",
      "whitenet(widths=[" + "9," * 3000 + "9])", "vit_b_16(image_size=1600000)"],
 )  # fmt: skip
 def test_a_call_is_bounded_before_anything_is_built(call, bounded, monkeypatch):

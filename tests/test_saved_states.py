@@ -158,3 +158,18 @@ def test_the_state_of_lbfgs_fits():
     for _ in range(2):
         optimizer.step(closure)
     assert fault_of_optimizer(optimizer.state_dict(), torch.optim.LBFGS(model.parameters())) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["epoch,train_loss\n1,abc\n", "train_loss\n1\n", "epoch\n1,2,3\n", 'epoch\n"1\n',
+     "epoch\ninf\n", "epoch\n\0\n"],
+)  # fmt: skip
+def test_damaged_metrics_are_one_line(content, run):
+    before = (run / "metrics.csv").read_bytes()
+    (run / "metrics.csv").write_text(content)
+    result = RUN.invoke(app, [*TRAIN, "--epochs", "2", "--resume", "runs/x"])
+    (run / "metrics.csv").write_bytes(before)
+    assert result.exit_code == 3, result.output
+    assert "metrics.csv is damaged" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

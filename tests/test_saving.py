@@ -91,7 +91,7 @@ def test_a_damaged_list_of_files_counts_as_none(tmp_path, content):
     assert found(tmp_path) == ["a.csv"]
 
 
-def test_csv_cells_come_back_as_they_were(tmp_path):
+def test_csv_cells_come_back_as_they_were_but_for_formulas(tmp_path):
     rows = [
         ["a,b", 'say "x"', "two\nlines", "猫", "bad\udcff"],
         ["", "=1", 0.1234567891234, 3, True],
@@ -102,7 +102,7 @@ def test_csv_cells_come_back_as_they_were(tmp_path):
         assert list(csv.reader(file)) == [
             list("vwxyz"),
             rows[0],
-            ["", "=1", "0.123456789", "3", "True"],
+            ["", "'=1", "0.123456789", "3", "True"],
         ]
 
 

@@ -129,7 +129,7 @@ def parse_assignment(text: str) -> Layer:
         )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     return {section: {key: parsed}}
 
@@ -145,7 +145,8 @@ def read_toml(file: Path) -> Layer:
         layer = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Any number of more than 4,300 digits is a ValueError.
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}") from None
     return _with_paths(layer, lambda path: os.path.normpath(os.path.join(file.parent, path)))
 

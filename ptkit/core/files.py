@@ -31,6 +31,9 @@ _TRANSIENT = {errno.EIO, errno.ESTALE}
 # UTF-8.
 _NEEDS_QUOTES = re.compile(r'\A["\ufeff]|[ \t]\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
+# With these a cell is a formula to spreadsheets, which run it.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -105,6 +108,18 @@ def open_text(file: Path) -> BufferedReader:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     found = "a folder" if stat.S_ISDIR(mode) else "neither file nor folder"
     raise DataError(f"{file} is {found}; expected a text file")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def quoted(path: str) -> str:
@@ -188,13 +203,24 @@ def write_synced(path: Path, write: bytes | Callable[[BinaryIO], object]) -> Non
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table, with LF at the ends of lines; see `write_atomically`.
 
+    A text that spreadsheets would run as a formula gets a `'` in front, which marks a text there.
     Paths may hold bytes that are not UTF-8; they are written back as they were.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _harmless(cell: Any) -> Any:
+    if not (isinstance(cell, str) and cell.startswith(_FORMULA)):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def make_folder(path: Path) -> Path:

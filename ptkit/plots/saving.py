@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ptkit.core.errors import StorageError, UsageError
-from ptkit.core.files import make_folder, write_atomically, write_csv
+from ptkit.core.files import make_folder, parse_json, write_atomically, write_csv
 from ptkit.plots.style import house_style
 
 _LIST = ".ptkit-files.json"
@@ -130,13 +130,18 @@ def save_pixels(drawn: np.ndarray, path: Path) -> None:
 def _read_lists(path: Path) -> dict[str, list[str]]:
     """Return command -> file names; names that could lead out of the folder are left out."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):
         return {}
     return {
-        command: [name for name in names if isinstance(name, str) and name == Path(name).name]
+        command: [name for name in names if _is_plain(name)]
         for command, names in found.items()
         if isinstance(names, list)
     }
+
+
+def _is_plain(name: object) -> bool:
+    is_name = isinstance(name, str) and name == Path(name).name
+    return is_name and name not in ("", "..") and "\0" not in str(name)

@@ -1,6 +1,7 @@
 """Mean and standard deviation per channel, exact, at the speed of the decoder."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -19,7 +20,7 @@ from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import DataError, StorageError
-from ptkit.core.files import write_atomically
+from ptkit.core.files import parse_json, write_atomically
 from ptkit.core.machine import decoding_threads
 
 T = TypeVar("T")
@@ -172,18 +173,20 @@ def find(
     """
     file = list_file.parent / FILE_NAME
     try:
-        values = json.loads(file.read_text())
+        values = parse_json(file.read_bytes())
         mean, std = _floats(values["mean"]), _floats(values["std"])
         others = (values[name] for name in ("num_images", "size", "list_sha256"))
         found = ChannelStatistics(mean, std, *others)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from None
     if found.list_sha256 != list_sha256 or found.size not in (None, size):
         return None
     # Of RGB no grey follows: its deviation depends on how the three vary together.
-    fits = len(mean) == len(std) == channels and min(std) > 0
+    fits = (
+        len(mean) == len(std) == channels and min(std) > 0 and all(map(math.isfinite, mean + std))
+    )
     return found if fits else None
 
 

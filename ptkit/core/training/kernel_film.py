@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
 # About so many frames at most, each of at most so many weights: the file stays small.
 MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
 _FILE = "kernels.npz"
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,19 @@ def read_film(run: Path) -> KernelFrames | None:
     """Return the frames of a run; None where there are none that can be read."""
     try:
         # From memory: numpy leaves the handle of a damaged file open.
-        with np.load(io.BytesIO((run / _FILE).read_bytes()), allow_pickle=False) as found:
-            layer, epochs = str(found["layer"]), tuple(found["epochs"].tolist())
-            return KernelFrames(layer, int(found["num_outputs"]), epochs, found["kernels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = io.BytesIO((run / _FILE).read_bytes())
+        with zipfile.ZipFile(content) as archive:
+            # A packed file of a few kilobytes may hold gigabytes of zeros.
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+                return None
+        with np.load(content, allow_pickle=False) as found:
+            epochs, kernels = found["epochs"], found["kernels"]
+            film = KernelFrames(
+                str(found["layer"]), int(found["num_outputs"]), tuple(epochs.tolist()), kernels
+            )
+    # Damaged archives raise nearly anything.
+    except (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError,
+            zipfile.BadZipFile, zlib.error):  # fmt: skip
         return None
+    is_sound = epochs.dtype.kind == "i" and kernels.dtype.kind == "f" and kernels.ndim == 5
+    return film if is_sound and epochs.shape == kernels.shape[:1] else None

@@ -36,7 +36,7 @@ from ptkit.core.training.run_folder import (
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.task import read_task
-from ptkit.core.wording import counted
+from ptkit.core.wording import counted, reason_of
 
 # What may differ from the run that is resumed; anything else would make it another run. Paths may,
 # because the files that they name are compared by content; the weights that a run started from are
@@ -371,9 +371,15 @@ def _read_metrics(file: Path) -> list[Row]:
     """Return the rows of metrics.csv; none where there is no such file."""
     if not file.exists():
         return []
-    with file.open(newline="") as lines:
-        rows = [
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(lines)
-        ]
-    return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    try:
+        with file.open(newline="") as lines:
+            rows = [
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(lines, strict=True)
+            ]
+        return [row | {"epoch": int(row["epoch"] or 0)} for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{file} is damaged ({reason_of(error)}): move it away, and the run goes on without"
+            " the rows of earlier epochs"
+        ) from error

@@ -173,7 +173,10 @@ class Batches:
         Raises:
             DataError: an image that cannot be read, or sizes that do not agree.
             UsageError: a transform that does not fit the images.
+            StorageError: the file of kept images was cut off.
         """
+        if self.kept is not None:
+            self.kept.check()
         if self._held is not None:
             batches = self._cut(self._held, self._selections(epoch, first), on_ready)
         else:

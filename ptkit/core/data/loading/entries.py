@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ptkit.core.data.loading.checksums import BlockSums, sums_of
 from ptkit.core.errors import StorageError
 
 try:
@@ -27,7 +28,7 @@ try:
 except ImportError:  # Windows, where an open file cannot be removed either
     flock = None  # type: ignore[assignment]
 
-FORMAT, FORMAT_VERSION = "ptkit.cache", 1
+FORMAT, FORMAT_VERSION = "ptkit.cache", 2
 PIXELS, SIZES, HASHES, FACTS = "pixels.bin", "sizes.bin", "hashes.bin", "entry.json"
 _FILES = {PIXELS, SIZES, HASHES, FACTS}
 COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"
@@ -112,6 +113,18 @@ def find_entry(name: str, *, key: str) -> Entry | None:
     return entry if entry.state == COMPLETE and entry.facts["key"] == key else None
 
 
+def is_whole(entry: Entry) -> bool:
+    """Say whether the bytes of a complete entry are those that were written; reads all of them.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    told = entry.facts.get("checksums")
+    return isinstance(told, dict) and all(
+        sums_of(entry.folder / name) == sums for name, sums in told.items() if name in _FILES
+    )
+
+
 def remove_entry(entry: Entry) -> None:
     """Remove the files of an entry, and its folder.
 
@@ -148,6 +161,7 @@ class EntryWriter:
         # Beside the finished entry: a rename works within one file system only.
         self.folder = cache_folder() / f".{name}.{secrets.token_hex(4)}"
         self.pixels: BinaryIO
+        self._sums = BlockSums()
 
     def __enter__(self) -> "EntryWriter":
         try:
@@ -167,6 +181,7 @@ class EntryWriter:
         """Append the bytes of an array to the pixels."""
         try:
             self.pixels.write(data)
+            self._sums.update(data)
         except OSError as error:
             raise refusal(error) from error
 
@@ -181,10 +196,13 @@ class EntryWriter:
             # Before the rename: a power cut must not leave a final name without its bytes.
             self.pixels.flush()
             os.fsync(self.pixels.fileno())
-            _write(self.folder / HASHES, hashes)
-            if sizes is not None:
-                _write(self.folder / SIZES, sizes)
-            _write(self.folder / FACTS, json.dumps({**self.facts, **facts}).encode())
+            checksums = {PIXELS: self._sums.sums}
+            for name, data in ((HASHES, hashes), (SIZES, sizes)):
+                if data is not None:
+                    _write(self.folder / name, data)
+                    checksums[name] = sums_of(self.folder / name)
+            whole = {**self.facts, **facts, "checksums": checksums}
+            _write(self.folder / FACTS, json.dumps(whole).encode())
             self._rename(facts.get("bad"))
         except OSError as error:
             raise refusal(error) from error
@@ -205,7 +223,8 @@ class EntryWriter:
             there = _entry(target)
             # JSON knows no tuples.
             listed = [list(pair) for pair in bad or ()]
-            if there.state == COMPLETE and there.facts.get("bad") == listed:
+            is_same = there.state == COMPLETE and there.facts.get("bad") == listed
+            if is_same and is_whole(there):
                 return
             # Damaged from outside, or images that could not be read then.
             remove_entry(there)
@@ -243,8 +262,7 @@ def _entry(folder: Path) -> Entry:
     if not _NAME.fullmatch(folder.name):
         state = BUILDING if _is_locked(folder / PIXELS) else LEFT_OVER
     else:
-        # Lengths alone: a checksum would read every pixel at the start of each run.
-        # Entries of earlier versions have no hashes.
+        # Lengths alone, as for a list of entries; whoever opens one looks at the checksums.
         told = (facts.get("nbytes"), facts.get("sizes_nbytes"), facts.get("hashes_nbytes", 0))
         if told == (sizes[PIXELS], sizes[SIZES], sizes[HASHES]):
             state = COMPLETE

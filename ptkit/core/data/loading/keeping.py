@@ -3,6 +3,8 @@ are needed.
 """
 
 import hashlib
+import math
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +35,7 @@ from ptkit.core.data.loading.entries import (
     entry_name,
     find_entry,
     free_disk_bytes,
+    is_whole,
     refusal,
     shown,
 )
@@ -208,6 +211,9 @@ def open_kept(images: ImageList, *, key: str) -> Kept | None:
     if entry is None:
         return None
     try:
+        # Before they are mapped: no changed pixel may be trained on.
+        if not is_whole(entry):
+            return None
         kept = _mapped(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
@@ -359,6 +365,7 @@ def _mapped(entry: Entry) -> Kept:
 def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:
     if not all(shape):
         return np.empty(shape, np.uint8)  # nothing to map
-    # "c": pages of its own where somebody writes, so that torch takes the array without a warning.
-    # asarray: every index into a memmap makes another memmap, which is several times slower.
-    return np.asarray(np.memmap(file, np.uint8, "c", shape=shape))
+    # Pages of its own where somebody writes, so that torch takes the array without a warning.
+    with open(file, "rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), math.prod(shape), access=mmap.ACCESS_COPY)
+    return np.frombuffer(mapping, np.uint8).reshape(shape)

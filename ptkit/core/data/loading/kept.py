@@ -1,6 +1,7 @@
 """Decoded images as they are kept, in memory or in a mapped file."""
 
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices
 from ptkit.core.data.transforms.spec import Size
+from ptkit.core.errors import StorageError
 
 Bad = tuple[tuple[int, str], ...]
 _STACKED_AT_ONCE = 64
@@ -85,6 +87,22 @@ class Kept:
         for start in range(0, len(indices), _STACKED_AT_ONCE):
             yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
 
+    def check(self) -> None:
+        """Look whether the file that the images are mapped from is still as long as it was: to read
+        what was cut off would end the process without a word.
+
+        Raises:
+            StorageError: it is shorter.
+        """
+        blocks = (self.pixels,) if self.layout is None else self.layout.blocks
+        for mapping in filter(None, map(_mapping_of, blocks)):
+            # Of the open file: one that was removed meanwhile is still whole.
+            if mapping.size() < len(mapping):
+                raise StorageError(
+                    f"{self.origin} was cut off while it was used; `ptkit cache --remove` the entry"
+                    " and start again"
+                )
+
     def subset(self, indices: Indices | list[int]) -> "Kept":
         """Return some of the images in that order; those of one size are copied."""
         if self.layout is None:
@@ -94,6 +112,14 @@ class Kept:
         parts = {name: getattr(layout, name)[indices] for name in ("block_of", "starts", "sizes")}
         chosen = replace(layout, **parts)
         return Kept(self.pixels, (), chosen, self.origin)
+
+
+def _mapping_of(pixels: Pixels) -> mmap.mmap | None:
+    base: object = pixels
+    while isinstance(base, np.ndarray):
+        base = base.base
+    found = base.obj if isinstance(base, memoryview) else base
+    return found if isinstance(found, mmap.mmap) else None
 
 
 def starts_of(sizes: npt.NDArray[np.int32], channels: int) -> Indices:

@@ -1,6 +1,5 @@
 """split.json: what a split recorded, and which files it wrote."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ptkit.core.data.splits.splitting import Split
 from ptkit.core.data.splits.trees import Tree
-from ptkit.core.files import sha256
+from ptkit.core.files import parse_json, sha256
 
 RECORD = "split.json"
 CLASSES = "classes.txt"
@@ -26,7 +25,7 @@ _TYPES = {
 def read_record(folder: Path) -> Mapping[str, Any]:
     """Return what an earlier split recorded in this folder, or nothing."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
+        record = parse_json((folder / RECORD).read_bytes())
     except (OSError, ValueError):
         return {}
     is_ours = (

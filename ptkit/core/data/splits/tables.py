@@ -15,7 +15,7 @@ from ptkit.core.data.splits.given_parts import part_of, with_parts, with_parts_o
 from ptkit.core.data.splits.places import Places, find_images
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import DataError, UsageError
-from ptkit.core.files import numbered_lines, open_text
+from ptkit.core.files import numbered_lines, open_text, parse_json
 from ptkit.core.wording import nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -197,7 +197,7 @@ def _json_records(file: Path) -> Iterator[tuple[int, list[Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(record, dict):

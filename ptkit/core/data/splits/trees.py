@@ -1,5 +1,6 @@
 """A folder PART/CLASS/IMAGE of copies or links, for programs that need folders."""
 
+import errno
 import functools
 import itertools
 import os
@@ -157,6 +158,11 @@ def _refusal(error: OSError, source: str, tree: Tree) -> DataError | StorageErro
         return StorageError(
             f"cannot make symbolic links in {tree.folder}: {reason}; no links are left behind;"
             " --copy works without them"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Copying names the image too, which is not at fault.
+        return StorageError(
+            f"the disk of {tree.folder} is full ({reason}): make room; no copies are left behind"
         )
     file = error.filename
     kind = DataError if file == source else StorageError

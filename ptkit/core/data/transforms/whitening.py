@@ -2,6 +2,7 @@
 or a checkpoint.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -114,6 +115,9 @@ def read_whitening(file: str) -> Tensor:
         EOFError,
         TypeError,
         AttributeError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
         BadZipFile,
     ) as error:
         wanted = "what `ptkit normstats --whiten` writes, an .npz file with"

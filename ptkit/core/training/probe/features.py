@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
-from ptkit.core.data.loading.entries import PIXELS, EntryWriter, entry_name, find_entry
+from ptkit.core.data.loading.entries import (
+    PIXELS,
+    EntryWriter,
+    entry_name,
+    find_entry,
+    is_whole,
+)
 from ptkit.core.data.loading.keeping import list_key
 from ptkit.core.device import autocast
 from ptkit.core.machine import keep_freed_memory
@@ -98,6 +104,8 @@ def kept_features(images: ImageList, key: str, *, num_views: int) -> Features | 
     if entry is None:
         return None
     try:
+        if not is_whole(entry):
+            return None
         values = np.fromfile(entry.folder / PIXELS, np.float32).reshape(num_views, len(images), -1)
     except (OSError, ValueError):  # removed or damaged since it was found
         return None

@@ -34,7 +34,7 @@ endef
 BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk many-cores accuracy \
 	recipes photos digits catalogue transforms
 
-.PHONY: demo test check bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
+.PHONY: demo test check faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
 
 demo: install
@@ -42,6 +42,11 @@ demo: install
 
 test: install-dev
 	$(PYTEST) $(ARGS)
+
+# NUMBER of each, or as many as each has by itself.
+faults: install-dev
+	for name in kills resume_matrix save_faults writers full_disk save_time; do \
+		$(RUN) benchmarks/faults/$$name.py $(NUMBER:%=--number %) || exit 1; done
 
 check: install-dev
 	$(RUN) -m ruff format --check .

@@ -26,10 +26,17 @@ from ptkit.core.training.observers import Watcher
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
-QUICK = {"epochs": 2, "batch_size": 16, "device": "cpu", "pictures": False, "graph": False}
+QUICK = {
+    "epochs": 2,
+    "batch_size": 16,
+    "device": "cpu",
+    "pictures": False,
+    "graph": False,
+    "histograms": False,
+}
 # In as many layouts as states may have.
 RUNS = {
-    "plain": {"augment": "natural"},
+    "plain": {"augment": "natural", "histograms": True},
     "averaged": {
         "ema": 0.9,
         "accumulate": 2,
@@ -187,9 +194,6 @@ def test_a_run_of_which_nothing_was_saved_begins_again(here):
 
 
 def test_ctrl_c_has_its_exit_code_and_says_how_to_go_on(here):
-    def press(_context, _command):
-        os.kill(os.getpid(), signal.SIGINT)
-
     watch = Interrupter(at={(1, 2)}, number=signal.SIGINT)
     with pytest.raises(InterruptedRunError) as caught:
         ptkit.train(**QUICK, name="cut", watch=watch)

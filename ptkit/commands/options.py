@@ -243,7 +243,7 @@ RUN_FLAGS: dict[str, Any] = {
         typer.Option(help="Name of the run folder; by default the next number."),
     ],
     "resume": Annotated[
-        Path | None, typer.Option(help="Continue this run after its last saved epoch.")
+        Path | None, typer.Option(help="Continue this run from its last saved step.")
     ],
     "trust": Trust,
     "out": Out,

@@ -87,9 +87,8 @@ def main(count: int) -> None:
     verdict = "FAILED" if outcomes["wrong"] else "passed"
     print(
         f"{verdict}: {count:,} mutated images of {len(originals)} kinds:"
-        f" {outcomes['images']:,} images, {outcomes['refused']:,} refused, {outcomes['wrong']:,}"
-        " anything else"
-        f" ({time.perf_counter() - begin:.0f} s)"
+        f" {outcomes['images']:,} images, {outcomes['refused']:,} refused,"
+        f" {outcomes['wrong']:,} anything else ({time.perf_counter() - begin:.0f} s)"
     )
     sys.exit(bool(outcomes["wrong"]))
 

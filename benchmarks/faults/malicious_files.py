@@ -123,6 +123,8 @@ def fault_of(data: bytes, folder: Path) -> str | None:
 
 def main(every: int) -> None:
     faults, count = 0, 0
+    # torch says of sparse and quantised tensors that they are in beta, or deprecated.
+    warnings.simplefilter("ignore")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in itertools.islice(files(), 0, None, every):

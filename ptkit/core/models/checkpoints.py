@@ -267,7 +267,9 @@ def own_call(text: str) -> Call:
     try:
         call = parse(text)
     except UsageError as error:
-        raise CheckpointError(f"the checkpoint's model cannot be read: {error}") from error
+        # Without the picture of the place: the text is the file's, and may be of any length.
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"the checkpoint's model cannot be read: {reason}") from error
     refuse_user_code(call, where="the checkpoint's model", remedy="name it again with --model")
     return call
 

@@ -255,16 +255,8 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        {},
-        {"optimizer": {"call": "AdamW()"}, "scheduler": {"call": "OneCycleLR()"}},
-        {"optimizer": {"call": "Muon()"}, "scheduler": {"call": "ReduceLROnPlateau(patience=0)"}},
         {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
         {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
-        {
-            "data": {"transforms": ["RandomRotation(10)", "RandomCrop(16, padding=2)"]},
-            "train": {"accumulate": 2},
-        },
-        {"data": {"transforms": ["RandomChoice([MixUp(), CutMix()])"]}},
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here: Path) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 import ptkit_train  # isort: skip
 from turns import serve
 
+from ptkit.core.training.holding import held
 from ptkit.core.training.loop import fit
 from ptkit.core.training.observers import Unwatched
-from ptkit.core.training.run_folder import new_run
+from ptkit.core.training.run_folder import first_image, new_run
 from ptkit.core.training.run_place import Place
 from ptkit.core.training.setup import prepare
 
@@ -27,8 +28,11 @@ EPOCHS = 3
 
 def main() -> None:
     setup = prepare(ptkit_train.settings_of(sys.argv[1:6]), Unwatched(), is_resumed=False)
-    with tempfile.TemporaryDirectory(prefix="bench-run-") as folder:
-        run = new_run(setup, Place(Path(folder)))
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-run-") as folder,
+        held(Place(Path(folder)).folder()) as hold,
+    ):
+        run = new_run(setup, hold, first_image(setup))
         epochs = fit(run.training)
 
         def some_epochs(*, is_recorded: bool) -> float:
@@ -36,7 +40,7 @@ def main() -> None:
             for result in itertools.islice(epochs, EPOCHS):
                 is_best = run.history.add(result, metric=run.metric)
                 if is_recorded:
-                    run.record(result, is_best=is_best)
+                    run.record(result, is_best=is_best, is_due=True)
             run.writer.wait()
             num_images = EPOCHS * len(run.training.train.images)
             return num_images / (time.perf_counter() - begin)

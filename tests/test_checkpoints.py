@@ -247,6 +247,7 @@ def raw(path, contents):
         ({"classes": 3}, "classes is 3, expected list"),
         ({"classes": [1, 2, 3]}, r"classes\[0\] is 1, expected str"),
         ({"model": {"call": "resnet8()"}}, "model.num_classes is a NoneType, expected int"),
+        ({"classes": []}, "classes is empty"),
         (
             {"state_dict": {"fc.weight": [1.0]}},
             r"state_dict\.fc\.weight is a list, expected a tensor",

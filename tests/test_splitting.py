@@ -228,6 +228,12 @@ def test_many_files_are_compared_as_few_are(make_tree, monkeypatch):
     monkeypatch.setattr("ptkit.core.data.splits.grouping._WORTH_THREADS_S", 0)
     assert find_duplicates(scan.paths, scan.sizes) == one_by_one
     assert len(one_by_one) == 350
+    # In copies of the process.
+    monkeypatch.setattr("ptkit.core.data.splits.grouping._SLOW_FILE_S", 60)
+    monkeypatch.setattr("ptkit.core.data.splits.grouping._MANY_FILES", 0)
+    monkeypatch.setattr("ptkit.core.data.splits.grouping.num_cores", lambda: 3)
+    monkeypatch.setattr("ptkit.core.data.forked.can_fork", lambda: True)
+    assert find_duplicates(scan.paths, scan.sizes) == one_by_one
 
 
 def test_a_file_that_vanished_is_a_data_error(tmp_path):

@@ -112,6 +112,8 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
             return f"it has no {key}"
     if fault := _fault(contents, SCHEMA, ""):
         return fault
+    if not contents["classes"]:
+        return "classes is empty"
     most = max(
         (len(tensor) for tensor in contents["state_dict"].values() if tensor.ndim), default=0
     )

@@ -81,6 +81,11 @@ def held(folder: Path) -> Iterator[Hold]:
         os.close(descriptor)
 
 
+def not_held(folder: Path, *, is_unfinished: bool) -> Hold:
+    """Return the hold of a process that writes nothing: another one holds the folder."""
+    return Hold(folder, is_unfinished, descriptor=-1)
+
+
 def _locked(file: Path) -> int:
     """Open a file, lock it and write there who has it; return its descriptor."""
     while True:

@@ -19,7 +19,9 @@ from ptkit.core.device import autocast
 from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import names_code, parse
-from ptkit.core.training.loop import Training, evaluated
+from ptkit.core.ranks import here
+from ptkit.core.training.evaluating import evaluated
+from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.probe.checks import head_of
 from ptkit.core.training.probe.features import (
@@ -67,7 +69,9 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport, Tenso
     valid_features = found.valid.views[0]
     outputs = head_outputs(training, valid_features)
     labels = found.valid.labels.to(outputs.device)
-    valid_loss, metrics = evaluated(training, [(outputs, labels)])
+    # All ranks have all features.
+    mine = here().part_of(len(labels))
+    valid_loss, metrics = evaluated(training, [(outputs[mine], labels[mine])])
     scores = found.head.scores(found.train.views[0])
     result = EpochResult(
         epoch=1,

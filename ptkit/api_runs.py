@@ -54,9 +54,26 @@ def _together(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
         with joined():
             if not here().is_main:
                 keywords["watch"] = None
-            return run(*args, **keywords)
+            begun = _begun_before(keywords) if here().restarts else None
+            return run(*args, **keywords) if begun is None else _continued(begun, keywords)
 
     return together
+
+
+def _begun_before(keywords: Mapping[str, Any]) -> Path | None:
+    """Return the run that this job had begun when torchrun started it again, if any."""
+    from ptkit.core.training.distributed import from_main
+    from ptkit.core.training.holding import run_of_this_job
+
+    if keywords.get("resume") is not None:
+        return None
+    return from_main(lambda: run_of_this_job(Path(keywords.get("out") or "runs")))
+
+
+def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
+    """Resume a run with the keywords that it was begun with; the rest is in its folder."""
+    known = {"weights", "source", "name", "out", "recipe", "config", *SourceFlags.__annotations__}
+    return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
 
 
 @_together

@@ -86,10 +86,12 @@ def refuse_several(command: str) -> None:
     """
     rank = rank_of_environment()
     if not rank.is_alone:
-        raise UsageError(
+        text = (
             f"ptkit {command} is the work of one process, and WORLD_SIZE is {rank.num_ranks}: start"
             " it without torchrun"
         )
+        # All find it, and one says it.
+        raise UsageError(text if rank.is_main else "")
 
 
 def _number(name: str, default: int) -> int:

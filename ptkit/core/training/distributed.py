@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ptkit.core.data.loading.batches import Forward
+from ptkit.core.data.loading.batches import Batches, Forward
 from ptkit.core.errors import InterruptedRunError, PtkitError, StorageError, UsageError
 from ptkit.core.ranks import being, here, rank_of_environment
 
@@ -176,6 +176,20 @@ def share_buffers(model: nn.Module) -> None:
     with _talking(), torch.no_grad():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def share_hashes(batches: Batches) -> None:
+    """Let each rank know the fingerprints of the files that the others have read."""
+    if here().is_alone:
+        return
+    known = batches.known_hashes()
+    high, low = torch.from_numpy(known.copy()), torch.from_numpy(known.copy())
+    with _talking():
+        # All who know one know the same, and the others have 0; it may be negative.
+        dist.all_reduce(high, dist.ReduceOp.MAX, group=_control())
+        dist.all_reduce(low, dist.ReduceOp.MIN, group=_control())
+    if not known.all():
+        known[:] = torch.where(high != 0, high, low).numpy()
 
 
 class Votes:

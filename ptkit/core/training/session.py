@@ -13,7 +13,7 @@ from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
-from ptkit.core.training.distributed import Votes, from_main, lost
+from ptkit.core.training.distributed import Votes, from_main, lost, share_hashes
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
 from ptkit.core.training.holding import Hold, held, not_held
@@ -287,6 +287,10 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
     if patience is not None and history.epochs_without_better >= patience:
         return
     for result in _results(current, watch, saver):
+        if result.epoch == start.epochs + 1:
+            # Each rank has read its own images only, and the first one asks for all.
+            for batches in (current.training.train, current.training.valid):
+                share_hashes(batches)
         is_best = _record(current, result, is_due=saver.times.after_epoch(result.epoch))
         saver.after_epoch(result.epoch)
         watch.epoch(result, is_best=is_best)

@@ -5,6 +5,7 @@ process that is alone.
 """
 
 import functools
+import itertools
 import os
 import time
 import warnings
@@ -31,6 +32,8 @@ _TIMEOUT = "PTKIT_RANK_TIMEOUT"
 _USUAL_TIMEOUT_S = 600
 # The first rank may decode a large data set while the others wait.
 _PATIENCE = timedelta(days=7)
+# All ranks count alike, as they run the same.
+_blocks = itertools.count()
 # How long a rank that fails waits for the first one to say the same.
 _TELLING_S = 2.0
 _SAID, _CLAIMED = "said", "claimed"
@@ -90,23 +93,36 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 @contextmanager
-def main_first(name: str) -> Iterator[None]:
+def first_of_machine() -> Iterator[None]:
     """Run a block in the first rank of each machine, and then in its others, which find on the disk
     what it made there.
-
-    name: of the block, which comes once in a job.
     """
-    rank, store = here(), None if here().is_alone else _store()
-    if store is None:
+    rank = here()
+    if rank.is_alone:
         yield
         return
-    key = f"{name} of {rank.number - rank.local}"
+    key = f"block {next(_blocks)} of {rank.number - rank.local}"
     if rank.local:
-        with _talking():
-            store.wait([key], _PATIENCE)
+        _wait_for(key)
     yield
     if not rank.local:
-        store.set(key, "done")
+        _store().set(key, "")
+
+
+def wait_for_main() -> None:
+    """Wait until the first rank comes here, however long that takes."""
+    if here().is_alone:
+        return
+    key = f"block {next(_blocks)}"
+    if here().is_main:
+        _store().set(key, "")
+    else:
+        _wait_for(key)
+
+
+def _wait_for(key: str) -> None:
+    with _talking():
+        _store().wait([key], _PATIENCE)
 
 
 def summed(values: Mapping[str, float]) -> dict[str, float]:

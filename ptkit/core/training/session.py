@@ -13,7 +13,7 @@ from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
-from ptkit.core.training.distributed import Votes, from_main, lost, share_hashes
+from ptkit.core.training.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
 from ptkit.core.training.holding import Hold, held, not_held
@@ -111,6 +111,8 @@ def run(
             current.writer.close()
             for recorder in current.recorders:
                 recorder.close()
+        # What comes next may read what it writes.
+        wait_for_main()
         current.hold.is_unfinished = False
     assert current.best is not None
     facts = facts_of_run(current)

@@ -33,7 +33,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
-from ptkit.core.training.distributed import from_main, main_first
+from ptkit.core.training.distributed import first_of_machine, from_main
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
@@ -169,7 +169,7 @@ def _load(
     """
     # Decoded for each crop in its own way, or on a GPU, there is nothing to keep.
     own = data if _decode_of(data) == "whole" else replace(data, cache="off")
-    with main_first("cache"):
+    with first_of_machine():
         # One after the other: memory that the training images take is not free for the others.
         train = load_list(lists[0], drafts[0], own, counting, is_once=is_once)
         return train, load_list(lists[1], drafts[1], data, counting, is_once=is_once)

@@ -4,12 +4,13 @@ Settings are keywords with the names that the settings have in docs/training.md:
 and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, Unpack
 
 from ptkit.api_types import (
     FinetuneKeywords,
@@ -39,6 +40,43 @@ if TYPE_CHECKING:
     from ptkit.core.training.session import RunResult
 
 
+P = ParamSpec("P")
+
+
+def _together(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
+    """Let the processes that torchrun has started make one run, of which the first one tells."""
+
+    @functools.wraps(run)
+    def together(*args: P.args, **keywords: P.kwargs) -> "RunResult":
+        from ptkit.core.ranks import here
+        from ptkit.core.training.distributed import joined
+
+        with joined():
+            if not here().is_main:
+                keywords["watch"] = None
+            begun = _begun_before(keywords) if here().restarts else None
+            return run(*args, **keywords) if begun is None else _continued(begun, keywords)
+
+    return together
+
+
+def _begun_before(keywords: Mapping[str, Any]) -> Path | None:
+    """Return the run that this job had begun when torchrun started it again, if any."""
+    from ptkit.core.training.distributed import from_main
+    from ptkit.core.training.holding import run_of_this_job
+
+    if keywords.get("resume") is not None:
+        return None
+    return from_main(lambda: run_of_this_job(Path(keywords.get("out") or "runs")))
+
+
+def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
+    """Resume a run with the keywords that it was begun with; the rest is in its folder."""
+    known = {"weights", "source", "name", "out", "recipe", "config", *SourceFlags.__annotations__}
+    return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
+
+
+@_together
 def train(
     source: StrPath | None = None,
     *,
@@ -100,6 +138,7 @@ def train(
         return _run(found, place, resume=resume, link=link, watch=watch)
 
 
+@_together
 def finetune(
     weights: StrPath | None = None,
     source: StrPath | None = None,
@@ -147,6 +186,7 @@ def finetune(
         return _run(found, place, resume=None, link=link, watch=watch)
 
 
+@_together
 def probe(
     weights: StrPath | Sequence[StrPath] = "efficientnet_lite0",
     source: StrPath | None = None,
@@ -246,6 +286,13 @@ def _split_first(
             raise UsageError(f"{flag} is for a folder or a table that is split first: name one")
         yield given, place
         return
+    from ptkit.core.ranks import here
+
+    if not here().is_alone:
+        raise UsageError(
+            f"{source} is split by one process, and there are {here().num_ranks}: split it first,"
+            f" with `ptkit split {source}`, and leave it out"
+        )
     from ptkit.core.data.splits.sources import Source
     from ptkit.core.data.splits.tables import Columns
     from ptkit.core.parts.trust import gather_trusted

@@ -31,7 +31,10 @@ from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
+from ptkit.core.ranks import refuse_several
 
+# What torchrun may start several times.
+_IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
 # How long an interrupted command may clear away what it had half done.
 _CLEANING_S = 5.0
 
@@ -39,11 +42,19 @@ _CLEANING_S = 5.0
 class Commands(TyperGroup):
     """Prints errors the user can fix as one line; our own bugs keep their traceback."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found = super().resolve_command(ctx, args)
+        if found[0] not in _IN_RANKS:
+            refuse_several(str(found[0]))
+        return found
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except PtkitError as error:
-            complain(str(error))
+            # Of several processes one says what is wrong.
+            if str(error):
+                complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("ptkit: interrupted", err=True)

@@ -45,7 +45,8 @@ MAY_IMPORT = {
 }
 # What a command may import before it is called; all else would make `ptkit --help` slow.
 LIGHT = ("ptkit.api", "ptkit.commands", "ptkit.core.parts.calls", "ptkit.core.config",
-         "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.wording")  # fmt: skip
+         "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.ranks",
+         "ptkit.core.wording")  # fmt: skip
 HEAVY = {
     "torch",
     "torchvision",

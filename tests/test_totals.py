@@ -20,7 +20,7 @@ from ptkit.core.config_layers import resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse
-from ptkit.core.training import divergence, loop
+from ptkit.core.training import divergence, evaluating, loop
 from ptkit.core.training.observers import Unwatched, Watcher
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
@@ -360,7 +360,7 @@ def test_validation_is_one_mean(here: Path, batch_size: int) -> None:
     training = prepared(
         loss={"call": "CrossEntropyLoss(weight=[1, 20, 3])"}, train={"batch_size": batch_size}
     )
-    found, _ = loop.evaluate(training)
+    found, _ = evaluating.evaluate(training)
     outputs, labels = outputs_of(training)
     assert found == pytest.approx(F.cross_entropy(outputs, labels, WEIGHT).item(), rel=1e-6)
 
@@ -380,7 +380,7 @@ def test_pairs_of_validation_are_those_of_the_whole_list(
     training = prepared(
         loss={"call": call, "pairs": True, "embedding": 4}, train={"batch_size": batch_size}
     )
-    found, _ = loop.evaluate(training)
+    found, _ = evaluating.evaluate(training)
     loss, (outputs, labels) = training.loss, outputs_of(training)
     compared = loss.use.form(F.normalize(outputs, dim=1), labels)
     assert found == pytest.approx(loss.criterion(*compared).item(), rel=1e-5)
@@ -389,7 +389,7 @@ def test_pairs_of_validation_are_those_of_the_whole_list(
 def test_of_many_images_each_compared_part_has_every_class_however_the_list_is_sorted(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "COMPARED", 6)
+    monkeypatch.setattr(evaluating, "COMPARED", 6)
     lines = [line for line in Path("valid.txt").read_text().splitlines() if not line.endswith(" 2")]
     found = []
     # In turns, every second image would be of one class.
@@ -397,9 +397,9 @@ def test_of_many_images_each_compared_part_has_every_class_however_the_list_is_s
         Path("valid.txt").write_text("\n".join(order) + "\n")
         training = prepared(loss={"call": "TripletMarginLoss()", "embedding": 4})
         assert all(
-            len(labels.unique()) == 2 for _, labels in loop._examined(training, lambda: None)
+            len(labels.unique()) == 2 for _, labels in evaluating._examined(training, lambda: None)
         )
-        found.append(loop.evaluate(training)[0])
+        found.append(evaluating.evaluate(training)[0])
     assert found[0] > 0
     assert found[0] == pytest.approx(found[1])
 

@@ -6,6 +6,7 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
+from ptkit.core.ranks import rank_of_environment
 from ptkit.core.wording import counted, table, trained_on_note
 
 if TYPE_CHECKING:
@@ -46,12 +47,16 @@ def confmat(
 
     Example: ptkit confmat ckpt.pkl test.txt
     """
+    from ptkit.core.training.distributed import joined
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 
-    found = api.evaluate(
-        ckpt, list_file, device=device, workers=workers, on_bad=on_bad, root=root, **answers
-    )
+    with joined():
+        found = api.evaluate(
+            ckpt, list_file, device=device, workers=workers, on_bad=on_bad, root=root, **answers
+        )
+    if not rank_of_environment().is_main:
+        return
     for note in found.notes:
         printer.say(note)
     # Before the pictures: a disk that refuses them does not cost the numbers.

@@ -10,6 +10,7 @@ import typer
 
 from ptkit.commands.output import Printer
 from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto, Form
+from ptkit.core.ranks import rank_of_environment
 
 Command = Callable[..., None]
 
@@ -79,7 +80,9 @@ def with_printer(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_both(*, as_json: bool, quiet: bool, **values: Any) -> None:
-        command(**values, printer=Printer(as_json=as_json, quiet=quiet))
+        is_main = rank_of_environment().is_main
+        printer = Printer(as_json=as_json and is_main, quiet=quiet or not is_main)
+        command(**values, printer=printer)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "printer"]
     both = {"as_json": Json, "quiet": Quiet}

@@ -7,6 +7,7 @@ import typer
 from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
+from ptkit.core.ranks import rank_of_environment
 from ptkit.core.wording import table, trained_on_note
 
 
@@ -35,9 +36,21 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    found = api.predict(
-        ckpt, sources, top=top, device=device, workers=workers, on_bad=on_bad, root=root, **answers
-    )
+    from ptkit.core.training.distributed import joined
+
+    with joined():
+        found = api.predict(
+            ckpt,
+            sources,
+            top=top,
+            device=device,
+            workers=workers,
+            on_bad=on_bad,
+            root=root,
+            **answers,
+        )
+    if not rank_of_environment().is_main:
+        return
     for note in found.notes:
         printer.say(note)
     header, *lines = found.table("{:.1%}")

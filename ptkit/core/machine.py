@@ -19,7 +19,14 @@ _SWITCH_INTERVAL = 1e-3
 
 
 def num_cores() -> int:
-    """Return how many processors this process may use."""
+    """Return how many processors this process may use: of those that torchrun starts on a machine,
+    each has its share.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(_allowed_cores() // max(int(ranks) if ranks.isdecimal() else 1, 1), 1)
+
+
+def _allowed_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     import psutil

@@ -24,7 +24,9 @@ from ptkit.core.models.fitting import fit_bare_weights
 from ptkit.core.models.locate import find_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
+from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
+from ptkit.core.training.distributed import own_device, share_hashes
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
 
@@ -76,7 +78,8 @@ class Subject:
             CheckpointError: the pipeline names user code.
             UsageError: not a device, or one that is not there.
         """
-        place, sampling = choose_device(device), Sampling(evaluation_batch_size(self.weights.size))
+        place = own_device(choose_device(device))
+        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
         pipeline = self.parse_pipeline()
         batches = Batches(images, pipeline, sampling, device=place, workers=workers)
         # Steps of the user's own run in processes, which would wait for the garbage collector.
@@ -89,6 +92,7 @@ class Subject:
                 )
             known = None
             if (trained_on := self.weights.image_hashes) is not None:
+                share_hashes(batches)
                 known = np.isin(batches.image_hashes(), trained_on)
         return found, known
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.errors import UsageError
+from ptkit.core.ranks import ALONE, Rank
 
 # 2^64 divided by the golden ratio, as an odd number: the step of splitmix64.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -79,7 +80,7 @@ class Sampling:
     shuffle: in a random order, another in each epoch. sampler: "balanced" draws as many images as
     the list has, with replacement and in random order, so that every class comes equally often; see
     `balanced_weights`. drop_last: without the last batch if it is smaller. seed: of the
-    augmentation too.
+    augmentation too. rank: makes its part of each batch; order and draws do not depend on it.
     """
 
     batch_size: int
@@ -87,6 +88,7 @@ class Sampling:
     sampler: str = "none"
     drop_last: bool = False
     seed: int = 0
+    rank: Rank = ALONE
 
     def num_batches(self, num_images: int) -> int:
         """Return how many batches an epoch over so many images has."""
@@ -94,8 +96,38 @@ class Sampling:
         return (num_images + missing) // self.batch_size
 
     def smallest_batch(self, num_images: int) -> int:
-        """Return how many images the smallest batch of an epoch over so many images has."""
-        return (0 if self.drop_last else num_images % self.batch_size) or self.batch_size
+        """Return how many images the smallest part of a batch has, in an epoch over so many
+        images.
+        """
+        smallest = (0 if self.drop_last else num_images % self.batch_size) or self.batch_size
+        return max(smallest // self.rank.num_ranks, 1)
+
+    @property
+    def largest_part(self) -> int:
+        """How many images this rank has of a full batch."""
+        part = self.rank.part_of(self.batch_size)
+        return max(int(part.stop - part.start), 1)
+
+    def part_of_batch(self, number: int, num_images: int) -> "BatchPart":
+        """Return which images of an epoch's order this rank has of a batch."""
+        start = number * self.batch_size
+        size = min(self.batch_size, num_images - start)
+        part = self.rank.part_of(size)
+        # All ranks step together: who has nothing to do runs an image of another.
+        is_stand_in = part.start == part.stop
+        if is_stand_in:
+            part = slice(0, 1)
+        return BatchPart(slice(start + part.start, start + part.stop), size, is_stand_in)
+
+
+class BatchPart(NamedTuple):
+    """Places in an epoch's order. batch_size: images of the whole batch. is_stand_in: an image of
+    another rank, in the place of none, which counts for nothing.
+    """
+
+    places: slice
+    batch_size: int
+    is_stand_in: bool
 
 
 class Selection(NamedTuple):

@@ -14,6 +14,7 @@ from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import autocast, passing_look, trying_kernels, wait_for
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
+from ptkit.core.ranks import here
 from ptkit.core.training.compiling import compile_model
 from ptkit.core.training.loop import Training
 
@@ -79,7 +80,8 @@ def with_faster_steps(training: Training, images: Tensor, say: Callable[[str], N
     with trying_kernels(is_on=training.tries_kernels):
         if asked.compile is True:
             compiled, note = compile_model(model, images, dtype=training.dtype)
-        elif asked.compile == AUTO and step_s is not None:
+        # Each rank would measure, and choose, for itself.
+        elif asked.compile == AUTO and step_s is not None and here().is_alone:
             compiled, note = compiled_if_it_pays(
                 model, images, dtype=training.dtype, num_steps=num_steps, step_s=step_s
             )

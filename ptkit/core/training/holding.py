@@ -81,6 +81,31 @@ def held(folder: Path) -> Iterator[Hold]:
         os.close(descriptor)
 
 
+def not_held(folder: Path, *, is_unfinished: bool) -> Hold:
+    """Return the hold of a process that writes nothing: another one holds the folder."""
+    return Hold(folder, is_unfinished, descriptor=-1)
+
+
+def run_of_this_job(parent: Path) -> Path | None:
+    """Return the unfinished run that this job was at before torchrun started it again, if any.
+
+    parent: of the run folders.
+    """
+    for file in parent.glob(f"*/{_FILE}"):
+        with suppress(OSError):
+            if _job() in file.read_text(errors="replace").splitlines():
+                return file.parent
+    return None
+
+
+def _job() -> str:
+    """Return what is the same when torchrun starts its processes again: its own id, or the one that
+    it was given.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"job {name}" if name != "none" else f"job of {os.getppid()} on {platform.node()}"
+
+
 def _locked(file: Path) -> int:
     """Open a file, lock it and write there who has it; return its descriptor."""
     while True:
@@ -89,7 +114,7 @@ def _locked(file: Path) -> int:
         except OSError as error:
             raise StorageError(f"cannot write {file}: {error.strerror}") from error
         if not could_lock(descriptor):
-            holder = os.read(descriptor, _LONGEST_NAME).decode(errors="replace").strip()
+            holder = os.read(descriptor, _LONGEST_NAME).decode(errors="replace").partition("\n")[0]
             os.close(descriptor)
             raise UsageError(
                 f"{file.parent} is being written by {holder or 'another process'}: one at a time;"
@@ -102,7 +127,8 @@ def _locked(file: Path) -> int:
     # Only for people: without it the lock holds all the same.
     with suppress(OSError):
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        text = f"process {os.getpid()} on {platform.node()}\n{_job()}\n"
+        os.pwrite(descriptor, text.encode(), 0)
     return descriptor
 
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,14 @@ from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast, let_try_kernels
+from ptkit.core.ranks import here
+from ptkit.core.training.distributed import (
+    Replica,
+    share_buffers,
+    summed_on_device,
+)
 from ptkit.core.training.divergence import check_finite
+from ptkit.core.training.evaluating import all_sums, evaluate
 from ptkit.core.training.observers import EpochResult
 from ptkit.core.training.optimization.averaging import WeightAverage
 from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_statistics
@@ -24,13 +31,6 @@ from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
 from ptkit.core.training.tasks.loss import Count, Loss, Totals
-from ptkit.core.training.tasks.task import SCORES
-
-# How many validation images are compared with each other, where the loss compares images: the pairs
-# grow with the square.
-COMPARED = 512
-# Outputs, of which loss and metrics are computed together.
-_NUMBERS_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Training:
     """Model, data, loss, optimizer and schedule of a run.
 
     scaler: steps the optimizer, unless it is LBFGS. dtype: of autocast, None for float32. average:
-    of the weights, evaluated instead of them. compiled: called instead of the model.
+    of the weights, evaluated instead of them. compiled: called instead of the model. replica: steps
+    with the other ranks, if there are any.
     tries_kernels: cuDNN tries out kernels for full batches. clock: measures the parts of a step.
     """
 
@@ -85,12 +86,22 @@ class Training:
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
+    replica: Replica | None = None
     tries_kernels: bool = False
     clock: Clock = NO_CLOCK
 
     @property
     def forward(self) -> Forward:
         return self.model if self.compiled is None else self.compiled
+
+    @property
+    def stepped(self) -> Forward:
+        """What is called for a step, whose gradients come from all ranks."""
+        return self.forward if self.replica is None else self.replica
+
+    def adding_up(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """See `Replica.adding_up`."""
+        return nullcontext() if self.replica is None else self.replica.adding_up(is_last=is_last)
 
     @property
     def optimizer(self) -> Any:
@@ -138,13 +149,17 @@ def fit(
         begin = time.perf_counter() - begun.seconds
         # First, so that the groups that join have their rates from the first step on.
         unfrozen = training.optimizer_setup.unfreeze(epoch)
+        if training.replica is not None:
+            training.replica.renew()
         # Reading waits for the device: without it `seconds` would end before the last steps do.
-        totals = train_epoch(training, epoch, on_step, begun=begun).read()
+        totals = train_epoch(training, epoch, on_step, begun=begun)
+        totals.load(all_sums(totals))
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
         # Before the schedule sees the epoch: these are the rates of its last step.
         lrs = training.schedule.rates(training.optimizer)
         # An average stays in the model until the caller has saved it: the yield is inside.
+        share_buffers(training.model)
         with training.evaluated_weights():
             valid_loss, valid = evaluate(training, on_look)
             training.clock.lap("validation")
@@ -181,7 +196,11 @@ def train_epoch(
     training.to_training_mode()
     totals, accumulate = Totals(training.loss), training.settings.accumulate
     if begun.steps:
-        totals.load(begun.sums)
+        # They are those of all ranks; they come together again at the end of the epoch.
+        is_counted = here().is_main
+        totals.load(
+            {k: n if is_counted or k == "num_batches" else 0 for k, n in begun.sums.items()}
+        )
     num_steps = -(-len(training.train) // accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
     rest = training.train.epoch(epoch, first=begun.steps * accumulate, on_ready=on_ready)
@@ -189,7 +208,7 @@ def train_epoch(
     for step, group in enumerate(groups, start=begun.steps + 1):
         if training.tries_kernels:
             # What a last, smaller batch could win is less than what its try-out costs.
-            full = training.train.sampling.batch_size
+            full = training.train.sampling.largest_part
             let_try_kernels(is_on=all(len(batch.indices) == full for batch in group))
         training.schedule.set_rates(training.optimizer)
         make_step(training, group, totals)
@@ -211,86 +230,14 @@ def make_step(training: Training, batches: Sequence[Batch], totals: Totals) -> N
     if isinstance(optimizer, torch.optim.LBFGS):
         # LBFGS evaluates the loss several times a step; only the first is of the epoch's weights.
         counts = iter([totals])
-        optimizer.step(lambda: _gradients(training, batches, next(counts, None)))
+        # All ranks search along the same line.
+        optimizer.step(lambda: summed_on_device(_gradients(training, batches, next(counts, None))))
     else:
         _gradients(training, batches, totals)
         training.scaler.step()
     training.clock.lap("optimizer")
     if training.average is not None:
         training.average.update()
-
-
-def evaluate(
-    training: Training, on_look: Callable[[], None] = lambda: None
-) -> tuple[float, dict[str, float]]:
-    """Return loss and metrics over the validation list, in which every image counts once.
-
-    The loss is that of all images at once, whatever the batch size and the order of the lines; a
-    loss that compares images compares COMPARED of them at a time. The metrics are the main one of
-    the task, and those that are asked for.
-    """
-    training.model.eval()
-    with torch.inference_mode():
-        return evaluated(training, _examined(training, on_look))
-
-
-def evaluated(
-    training: Training, pieces: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[float, dict[str, float]]:
-    """Return loss and metrics of outputs with their labels, which come in pieces."""
-    loss = training.loss
-    totals = Totals(loss)
-    wanted = training.settings.metric, training.schedule.metric
-    score = SCORES[loss.task.kind](loss.task, loss.facts.num_classes, wanted)
-    with torch.inference_mode():
-        for outputs, labels in pieces:
-            size = len(labels)
-            # Both keep their numbers on the device: nothing here waits for it between batches.
-            part, count = loss(outputs, labels, over=size), loss.count(labels)
-            totals.add(part, over=size, count=count, num_images=size)
-            score.add(outputs, labels)
-    return totals.loss(), score.metrics()
-
-
-def _examined(training: Training, on_look: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield outputs and labels of the validation list in pieces, each image once."""
-    found = _looked_at(training, on_look)
-    if not training.loss.compares:
-        yield from _joined(found)
-        return
-    # Pairs are of one piece, and each piece has its share of every class, however the list is
-    # sorted.
-    outputs, labels = _one_of(list(found))
-    by_class = labels.argsort(stable=True)
-    num_pieces = -(-len(labels) // COMPARED)
-    for first in range(num_pieces):
-        piece = by_class[first::num_pieces]
-        yield outputs[piece], labels[piece]
-
-
-def _joined(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield outputs and labels of several batches at a time: with a small net, loss and metrics of
-    each batch by itself would take a tenth of the time.
-    """
-    waiting: list[tuple[Tensor, Tensor]] = []
-    for piece in found:
-        waiting.append(piece)
-        if sum(outputs.numel() for outputs, _ in waiting) >= _NUMBERS_AT_ONCE:
-            yield _one_of(waiting)
-            waiting = []
-    if waiting:
-        yield _one_of(waiting)
-
-
-def _one_of(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    outputs, labels = map(torch.cat, zip(*pieces, strict=True))
-    return outputs, labels
-
-
-def _looked_at(training: Training, on_look: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in training.valid.epoch():
-        yield batch.outputs(training.forward, training.dtype), batch.labels
-        on_look()
 
 
 def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | None) -> Tensor:
@@ -302,26 +249,29 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     device = batches[0].images.device
     # Of the whole group, before the first backward: its labels say it.
     counts = [_count_of(training.loss, batch) for batch in batches]
-    over = sum(counts)
-    # Dropout depends on the seed and the step alone: a resumed run draws the same.
-    _seed_device(device, stream_key(settings.seed, "dropout", training.schedule.num_steps))
+    over = _sum_over_ranks(training, batches, counts)
+    # Dropout depends on the seed, the step and the rank: a resumed run draws the same.
+    purpose = f"dropout {here().number}" if here().number else "dropout"
+    _seed_device(device, stream_key(settings.seed, purpose, training.schedule.num_steps))
     # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
     for parameter in training.parameters:
         parameter.grad = None
     parts = []
     clock.lap("rest")
-    for batch, count in zip(batches, counts, strict=True):
-        # The model alone: a loss computes in float32, and backward follows the types of forward.
-        with autocast(device, training.dtype):
-            outputs = training.forward(batch.images)
-        part, answers = _loss_of(training, outputs, batch, over=over)
-        clock.lap("forward")
-        # Batch by batch, which frees each graph: the memory is that of one batch. The gradients add
-        # up to that of one large batch.
-        training.scaler.scaled(part).backward()
-        clock.lap("backward")
+    for number, (batch, count) in enumerate(zip(batches, counts, strict=True), start=1):
+        with training.adding_up(is_last=number == len(batches)):
+            # The model alone: a loss computes in float32, and backward follows the types of
+            # forward.
+            with autocast(device, training.dtype):
+                outputs = training.stepped(batch.images)
+            part, answers = _loss_of(training, outputs, batch, over=over)
+            clock.lap("forward")
+            # Batch by batch, which frees each graph: the memory is that of one batch. The gradients
+            # add up to that of one large batch.
+            training.scaler.scaled(_as_rank(part, batch)).backward()
+            clock.lap("backward")
         parts.append(part.detach())
-        if totals is not None:
+        if totals is not None and not batch.is_stand_in:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)
     training.scaler.unscale()
@@ -331,6 +281,31 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def _as_rank(part: Tensor, batch: Batch) -> Tensor:
+    """Return what of this rank's part of a loss goes backward: over the ranks torch takes the mean
+    of the gradients, where their sum is wanted.
+    """
+    if here().is_alone:
+        return part
+    return part * (0 if batch.is_stand_in else here().num_ranks)
+
+
+def _sum_over_ranks(training: Training, batches: Sequence[Batch], counts: Sequence[Count]) -> Count:
+    """Return what the loss of a step is divided by: the counts of its batches in all ranks."""
+    loss, own = (
+        training.loss,
+        [c for b, c in zip(batches, counts, strict=True) if not b.is_stand_in],
+    )
+    total = sum(own)
+    if here().is_alone:
+        return total
+    if not loss.weighs_images:
+        return sum(batch.whole_size * batch.num_crops for batch in batches)
+    return summed_on_device(
+        torch.as_tensor(total, dtype=torch.float32, device=batches[0].labels.device)
+    )
 
 
 def _clip_values(parameters: Sequence[nn.Parameter], limit: float) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.machine import keep_freed_memory
+from ptkit.core.training.distributed import in_list_order, merged
 from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3
@@ -44,7 +45,8 @@ def predict_list(
     dtype: torch.dtype | None = None,
     bad: Unreadable | None = None,
 ) -> Predicted:
-    """Return the answers on every image of a list; the model is left in evaluation mode.
+    """Return the answers on every image of a list; the model is left in evaluation mode. Of several
+    ranks each runs its parts of the batches, and all return the same.
 
     bad: gets the images that cannot be read, whose answers mean nothing; without it they are an
     error.
@@ -83,5 +85,12 @@ def _outputs(
 ) -> Tensor:
     keep_freed_memory()
     model.eval()
+    rows, places = [], []
     with torch.inference_mode():
-        return torch.cat([batch.outputs(model, dtype).float() for batch in batches.epoch(bad=bad)])
+        for batch in batches.epoch(bad=bad):
+            found = batch.outputs(model, dtype).float()
+            rows.append(found[: 0 if batch.is_stand_in else None])
+            places.append(batch.indices[: len(rows[-1])])
+    if bad is not None:
+        bad.update(merged(bad))
+    return in_list_order(torch.cat(rows), np.concatenate(places))

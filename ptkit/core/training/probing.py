@@ -19,7 +19,10 @@ from ptkit.core.device import autocast
 from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import names_code, parse
-from ptkit.core.training.loop import Training, evaluated
+from ptkit.core.ranks import here
+from ptkit.core.training.distributed import summed
+from ptkit.core.training.evaluating import evaluated
+from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher
 from ptkit.core.training.probe.checks import head_of
 from ptkit.core.training.probe.features import (
@@ -67,7 +70,9 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport, Tenso
     valid_features = found.valid.views[0]
     outputs = head_outputs(training, valid_features)
     labels = found.valid.labels.to(outputs.device)
-    valid_loss, metrics = evaluated(training, [(outputs, labels)])
+    # All ranks have all features.
+    mine = here().part_of(len(labels))
+    valid_loss, metrics = evaluated(training, [(outputs[mine], labels[mine])])
     scores = found.head.scores(found.train.views[0])
     result = EpochResult(
         epoch=1,
@@ -155,7 +160,9 @@ def _kept_or_new(setup: Setup, batches: Batches, watch: Watcher, *, is_mirrored:
     is_kept = cache in ("auto", "disk") and not has_code
     key = _key(setup, batches, is_mirrored=is_mirrored) if is_kept else ""
     found = kept_features(images, key, num_views=1 + is_mirrored) if key else None
-    if found is not None:
+    # All ranks make them, or none.
+    is_missing = summed({"ranks": int(found is None)})["ranks"] > 0
+    if found is not None and not is_missing:
         return found
     with watch.counting(f"features of {images.file.name}", len(images)) as advance:
         found = features_of(
@@ -166,7 +173,7 @@ def _kept_or_new(setup: Setup, batches: Batches, watch: Watcher, *, is_mirrored:
             advance=advance,
         )
     try:
-        if key:
+        if key and here().local == 0:
             keep_features(found, images, key)
     except StorageError as error:
         # They are here all the same; who asked for the disk hears of it as an error.

@@ -20,8 +20,10 @@ from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
+from ptkit.core.ranks import here
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.loop import Position, Training
+from ptkit.core.training.observers import Recorder
 from ptkit.core.training.optimization.saved_states import fault_of_optimizer, fault_unlike
 from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
@@ -182,11 +184,13 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
         start=saved.position,
         saved=saved.position,
     )
-    hold.is_unfinished = True
-    write_config(folder, setup.settings)
-    recorders = open_recorders(
-        folder, setup.settings.log, up_to_epoch=saved.epoch, lengths=train.get("logs")
-    )
+    recorders: tuple[Recorder, ...] = ()
+    if here().is_main:
+        hold.is_unfinished = True
+        write_config(folder, setup.settings)
+        recorders = open_recorders(
+            folder, setup.settings.log, up_to_epoch=saved.epoch, lengths=train.get("logs")
+        )
     # Also what the weights saw that the run started from, which are not read again.
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
     run = Run(**vars(replace(setup, data=data)), hold=hold, recorders=recorders, history=history)
@@ -234,9 +238,11 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         raise CheckpointError(
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
         ) from error
-    here, there = environment(setup), checkpoint.get("env", {})
+    now, then = environment(setup), {"world_size": 1, **checkpoint.get("env", {})}
     # Of what an earlier version did not write down nothing is known.
-    changed = [key for key in _EXACT_KEYS if here[key] != there.get(key, here[key])]
+    changed = [key for key in _EXACT_KEYS if now[key] != then.get(key, now[key])]
+    if now["world_size"] != then["world_size"]:
+        changed.append(f"world size ({then['world_size']} to {now['world_size']} processes)")
     exact = f"same samples and augmentations; changed: {', '.join(changed)}"
     if not is_longer:
         return exact if changed else "bit-exact"

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ptkit.core.device import when_copied
 from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
+from ptkit.core.ranks import here
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
@@ -88,6 +89,7 @@ class Run(Setup):
     """A run under way: what it is made of, its folder, and what its epochs have led to.
 
     No other code writes into the folder while it trains; of an epoch, the writer's thread does.
+    Of several ranks only the first one writes.
     """
 
     hold: Hold
@@ -124,6 +126,16 @@ class Run(Setup):
         """Epoch, loss and metrics of the best epoch."""
         return self.history.best
 
+    @contextlib.contextmanager
+    def of_one_rank(self) -> Iterator["Run"]:
+        """Yield the run with whole batches: those of several ranks have parts of them."""
+        if here().is_alone:
+            yield self
+            return
+        with contextlib.closing(self.data.of_one_rank()) as data:
+            training = replace(self.training, train=data.train, valid=data.valid)
+            yield replace(self, data=data, training=training)
+
     def show(self, item: Item, step: int) -> None:
         """Hand an item to every recorder; step is its epoch."""
         self.on_show()
@@ -143,6 +155,9 @@ class Run(Setup):
         self.writer.wait()
         contents: dict[str, Any] = {}
         position = Position(result.epoch) if is_due else None
+        if not here().is_main:
+            self.history.saved = position or self.history.saved
+            return
         if is_best:
             contents["best"] = checkpoint_of(self, task=self.task, kind="best")
         if position is not None:
@@ -176,6 +191,9 @@ class Run(Setup):
             StorageError: the disk refused what was written before.
         """
         self.writer.wait()
+        if not here().is_main:
+            self.history.saved = position
+            return
         with self.training.evaluated_weights():
             state = copy_contents(last_checkpoint(self, position))
         arrived = when_copied(self.training.train.device)
@@ -236,6 +254,8 @@ class Run(Setup):
     def write_probe(self, report: ProbeReport, valid_features: torch.Tensor) -> None:
         """Remember what a probe found out, and write it to probe.json."""
         self.history.probe, self.history.valid_features = report, valid_features
+        if not here().is_main:
+            return
         text = json.dumps(report.as_dict(), indent=2) + "\n"
         write_atomically(self.folder / "probe.json", text.encode())
 
@@ -262,6 +282,10 @@ def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
     Raises:
         StorageError: the disk refused.
     """
+    if not here().is_main:
+        return Run(
+            **vars(setup), hold=hold, recorders=(), history=History(setup.training.loss.task)
+        )
     folder, hold.is_unfinished = hold.folder, True
     toml = write_config(folder, setup.settings)
     if setup.data.skipped:

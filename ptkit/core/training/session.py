@@ -10,10 +10,13 @@ from pathlib import Path
 
 from ptkit.core.config import Settings
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
+from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
+from ptkit.core.training.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.training.divergence import check_finite, remedy
-from ptkit.core.training.holding import held
+from ptkit.core.training.evaluating import all_sums
+from ptkit.core.training.holding import Hold, held, not_held
 from ptkit.core.training.loop import BEGINNING, Position, Progress, fit
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
@@ -95,7 +98,8 @@ def run(
     """
     begin = time.perf_counter()
     with stop_on_signals() as flag, ExitStack() as stack:
-        current = _begun(settings, stack, watch=Stoppable(watch, flag), place=place, resume=resume)
+        stoppable = Stoppable(watch, flag.of_one())
+        current = _begun(settings, stack, watch=stoppable, place=place, resume=resume)
         try:
             with _saying_what_is_safe(current):
                 _train_or_explain(current, watch, link, flag)
@@ -107,6 +111,8 @@ def run(
             current.writer.close()
             for recorder in current.recorders:
                 recorder.close()
+        # What comes next may read what it writes.
+        wait_for_main()
         current.hold.is_unfinished = False
     assert current.best is not None
     facts = facts_of_run(current)
@@ -131,17 +137,19 @@ def _begun(
 ) -> Run:
     """Make a new run, or the run `resume` as it was; `stack` closes what it is made of."""
     if resume is None:
-        place.check()
+        if here().is_main:
+            place.check()
         # Settings, data and model are tried here, before there is a folder.
         setup = prepare(settings, watch, is_resumed=False)
         # After an error too: threads and worker processes would stay.
         stack.enter_context(closing(setup.data))
         # An unreadable image must not leave an empty folder either.
         example = first_image(setup)
-        return new_run(setup, stack.enter_context(held(place.folder())), example)
+        return new_run(setup, _held_by_main(place.folder, stack), example)
     check_run_folder(resume)
-    hold = stack.enter_context(held(resume))
-    sweep(resume)
+    hold = _held_by_main(lambda: resume, stack)
+    if here().is_main:
+        sweep(resume)
     saved, warning = read_saved_state(resume)
     if warning is not None:
         watch.warn(warning)
@@ -157,15 +165,31 @@ def _begun(
     return current
 
 
+def _held_by_main(folder: Callable[[], Path], stack: ExitStack) -> Hold:
+    """Hold a run's folder in the first rank, which says to the others where it is."""
+    hold: Hold | None = None
+
+    def hold_it() -> tuple[Path, bool]:
+        nonlocal hold
+        hold = stack.enter_context(held(folder()))
+        return hold.folder, hold.is_unfinished
+
+    place, is_unfinished = from_main(hold_it)
+    return hold or not_held(place, is_unfinished=is_unfinished)
+
+
 def _finished(
     current: Run, at_end: Callable[[Run], tuple[Path, ...]], flag: StopFlag
 ) -> tuple[Path, ...]:
     """Do what is left when the epochs are done; return the files of `at_end`."""
+    if not here().is_main:
+        return ()
     profile = current.training.clock.profile()
     if profile is not None:
         current.write_profile(profile)
     try:
-        files = at_end(replace(current, on_show=flag.check))
+        with current.of_one_rank() as whole, being(ALONE):
+            files = at_end(replace(whole, on_show=flag.check))
     except InterruptedRunError as error:
         raise InterruptedRunError(
             "interrupted while the last pictures were drawn; draw them with:"
@@ -182,7 +206,7 @@ def _saying_what_is_safe(current: Run) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        if not current.hold.is_there:
+        if not current.hold.is_there or not here().is_main:
             raise
         raise StorageError(f"{error}; {_what_is_saved(current)}") from error
 
@@ -195,6 +219,8 @@ def _train_or_explain(current: Run, watch: Watcher, link: Path | None, flag: Sto
             _train(current, watch, link, saver)
     except DivergedError as error:
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
+    except RuntimeError as error:
+        raise lost(error) or error from error
     except InterruptedRunError as error:
         saver.save()
         raise InterruptedRunError(
@@ -208,8 +234,9 @@ class _Saver:
     def __init__(self, current: Run, watch: Watcher, flag: StopFlag) -> None:
         self._current, self._watch, self._flag = current, watch, flag
         train = current.settings.train
-        self.stoppable = Stoppable(watch, flag)
+        self.stoppable = Stoppable(watch, flag.of_one())
         self.times = SaveTimes(train.save_every, epochs=train.epochs)
+        self._votes = Votes()
         # Where the state in memory is; the sums of its epoch are read when it is saved.
         self._position = current.history.start
         self._totals: Totals | None = None
@@ -218,14 +245,19 @@ class _Saver:
         self._watch.step(progress)
         self._position = Position(progress.epoch - 1, progress.step, progress.seconds)
         self._totals = progress.totals
-        if self.times.after_step(self._current.training.schedule.num_steps):
+        is_due = self.times.after_step(self._current.training.schedule.num_steps)
+        signal_number, is_wanted = self._votes.largest(self._flag.signal_number or 0, is_due)
+        if is_wanted:
             self._begin()
-        self.look()
+        self._current.writer.check()
+        StopFlag(signal_number or None).check()
 
     def look(self) -> None:
-        """Stop if a write has failed or a signal came, which waits for nothing."""
+        """Stop if a write has failed or a signal came, which waits for nothing; of several ranks
+        none stops alone, but all after the same step.
+        """
         self._current.writer.check()
-        self._flag.check()
+        self._flag.of_one().check()
 
     def after_epoch(self, epoch: int) -> None:
         self._position, self._totals = Position(epoch), None
@@ -242,7 +274,7 @@ class _Saver:
         if self._totals is not None:
             # Weights of a loss that is not finite would replace good ones.
             check_finite(self._totals, self._current.training, self._position.epochs + 1)
-            self._position = replace(self._position, sums=self._totals.sums())
+            self._position = replace(self._position, sums=all_sums(self._totals))
             self._totals = None
         self._current.save(self._position)
 
@@ -257,11 +289,15 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
     if patience is not None and history.epochs_without_better >= patience:
         return
     for result in _results(current, watch, saver):
+        if result.epoch == start.epochs + 1:
+            # Each rank has read its own images only, and the first one asks for all.
+            for batches in (current.training.train, current.training.valid):
+                share_hashes(batches)
         is_best = _record(current, result, is_due=saver.times.after_epoch(result.epoch))
         saver.after_epoch(result.epoch)
         watch.epoch(result, is_best=is_best)
         # Before its first epoch a run has no checkpoint to link to.
-        if result.epoch == start.epochs + 1:
+        if result.epoch == start.epochs + 1 and here().is_main:
             current.writer.wait()
             warnings = current.seen_before(), current.link_from(link) if link else None
             for warning in filter(None, warnings):

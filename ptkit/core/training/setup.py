@@ -23,6 +23,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.batch_sizes import choose_batch_size, explained_memory
+from ptkit.core.training.distributed import own_device
 from ptkit.core.training.first_steps import with_faster_steps
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Watcher
@@ -42,6 +43,7 @@ from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
 from ptkit.core.training.setup_notes import choices, place_note, rate_note
+from ptkit.core.training.setup_ranks import check_ranks, in_ranks
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
@@ -81,7 +83,8 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     # First what takes no time: a wrong log setting is told before images are decoded.
     check_log(settings.log)
     check_method(settings)
-    device = choose_device(asked.device)
+    check_ranks(settings)
+    device = own_device(choose_device(asked.device))
     threads = prepare_device(device, deterministic=asked.deterministic)
     try:
         with ExitStack() as opened:
@@ -157,6 +160,7 @@ def _prepare_training(
         try_smallest_batch(batch.images, training)
         _report(watch, data, model, notes)
         training = with_faster_steps(training, batch.images, watch.say)
+        training = in_ranks(training, batch.images)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
     return Setup(resolved, data, model, training, metric)
 

@@ -31,7 +31,9 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
+from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
+from ptkit.core.training.distributed import first_of_machine, from_main
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
@@ -71,13 +73,21 @@ class PreparedData:
             batch_size=batch_size,
             drop_last=self.settings.drop_last,
         )
-        twice = Sampling(2 * batch_size)
+        twice = Sampling(2 * batch_size, rank=here())
         return replace(
             self,
             train=self.train.resampled(sampling),
             valid=self.valid.resampled(twice),
             reference=self.reference.resampled(twice),
         )
+
+    def of_one_rank(self) -> "PreparedData":
+        """Return the same data in whole batches, for the first rank alone; to be closed too."""
+        train, valid, reference = (
+            batches.resampled(replace(batches.sampling, rank=ALONE))
+            for batches in (self.train, self.valid, self.reference)
+        )
+        return replace(self, train=train, valid=valid, reference=reference)
 
     def close(self) -> None:
         """End the threads and worker processes of the batches."""
@@ -109,15 +119,14 @@ def prepare_data(
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = _pipeline(eval_calls, size)
     _check_drafts(data, train_list, train_draft, eval_draft)
-    # Decoded for each crop in its own way, or on a GPU, there is nothing to keep.
-    train_data = data if _decode_of(data) == "whole" else replace(data, cache="off")
-    # One after the other: memory that the training images take is not free for the others.
-    train = load_list(train_list, train_draft, train_data, counting, is_once=asked.epochs == 1)
-    valid = load_list(valid_list, eval_draft, data, counting, is_once=asked.epochs == 1)
-    mean, std, origin = (
-        own_statistics(train_calls, data.mean, data.std)
-        or _known_statistics(train.images, data, start, channels=train_draft.channels or 3)
-        or _measured(train, train_draft, data, counting, asked.seed)
+    lists, drafts = (train_list, valid_list), (train_draft, eval_draft)
+    train, valid = _load(lists, drafts, data=data, is_once=asked.epochs == 1, counting=counting)
+    mean, std, origin = from_main(
+        lambda: (
+            own_statistics(train_calls, data.mean, data.std)
+            or _known_statistics(train.images, data, start, channels=train_draft.channels or 3)
+            or _measured(train, train_draft, data, counting, asked.seed)
+        )
     )
     train_pipeline = _pipeline(train_calls, size, mean=mean, std=std)
     eval_pipeline = _pipeline(eval_calls, size, mean=mean, std=std)
@@ -125,7 +134,7 @@ def prepare_data(
         Batches,
         pipeline=eval_pipeline,
         # Without gradients a batch takes less than half the memory.
-        sampling=Sampling(2 * _batch_size(asked)),
+        sampling=Sampling(2 * _batch_size(asked), rank=here()),
         device=device,
         workers=data.workers,
     )
@@ -145,6 +154,25 @@ def prepare_data(
         ),
         earlier_images=start.image_hashes if start else None,
     )
+
+
+def _load(
+    lists: tuple[ImageList, ImageList],
+    drafts: tuple[Pipeline, Pipeline],
+    *,
+    data: DataSettings,
+    is_once: bool,
+    counting: Counting,
+) -> tuple[LoadedList, LoadedList]:
+    """Decode what is kept of the training and of the validation images; of several ranks the first
+    of a machine does it for all.
+    """
+    # Decoded for each crop in its own way, or on a GPU, there is nothing to keep.
+    own = data if _decode_of(data) == "whole" else replace(data, cache="off")
+    with first_of_machine():
+        # One after the other: memory that the training images take is not free for the others.
+        train = load_list(lists[0], drafts[0], own, counting, is_once=is_once)
+        return train, load_list(lists[1], drafts[1], data, counting, is_once=is_once)
 
 
 def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tuple[Call, ...]:
@@ -302,7 +330,7 @@ def _training_batches(
         source.images,
         pipeline,
         _sampling(
-            Sampling(batch_size, data.shuffle, data.sampler, seed=asked.seed),
+            Sampling(batch_size, data.shuffle, data.sampler, seed=asked.seed, rank=here()),
             source.images,
             batch_size=batch_size,
             drop_last=data.drop_last,

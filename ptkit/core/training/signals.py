@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from ptkit.core.errors import InterruptedRunError
+from ptkit.core.ranks import here
 from ptkit.core.training.observers import Unwatched, Watcher
 
 
@@ -27,6 +28,10 @@ class StopFlag:
             raise InterruptedRunError(
                 "interrupted before training began", signal_number=self.signal_number
             )
+
+    def of_one(self) -> "StopFlag":
+        """Return what a process may look at by itself; of several ranks none stops alone."""
+        return self if here().is_alone else StopFlag()
 
 
 class Stoppable(Unwatched):

@@ -10,6 +10,7 @@ from ptkit import __version__
 from ptkit.core.config_layers import to_layer
 from ptkit.core.device import precision_of
 from ptkit.core.models.channels import input_channels
+from ptkit.core.ranks import here
 from ptkit.core.training.loop import Position
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import Task
@@ -141,6 +142,7 @@ def environment(setup: Setup) -> dict[str, Any]:
         "precision": precision_of(setup.training.dtype),
         # Sums are divided among threads: with another number of them they round differently.
         "threads": torch.get_num_threads(),
+        "world_size": here().num_ranks,
         "memory_format": "channels_last" if setup.settings.train.channels_last else "contiguous",
         "compiled": int(setup.training.compiled is not None),
     }

@@ -57,7 +57,8 @@ class Batch:
     images: float32 (n * num_crops, C, H, W), channels last, image by image. labels: the list's own
     rows, int64 (n,), bool (n, K) or float32 (n, D). indices: into the list, (n,). mixed: what the
     images were mixed with, if the pipeline has MixUp or CutMix. num_crops: 5 or 10 with FiveCrop or
-    TenCrop, 2 with WithHorizontalFlip.
+    TenCrop, 2 with WithHorizontalFlip. whole_size: images of the batch over all ranks. is_stand_in:
+    see BatchPart.
     """
 
     images: Tensor
@@ -65,6 +66,8 @@ class Batch:
     indices: Indices
     mixed: Mixed | None = None
     num_crops: int = 1
+    whole_size: int = 0
+    is_stand_in: bool = False
 
     def outputs(self, model: Forward, dtype: torch.dtype | None = None) -> Tensor:
         """Return the model's outputs (n, num_outputs), the mean over the crops of each image.
@@ -187,7 +190,9 @@ class Batches:
             # On the device and last: partners come from the same batch, augmented and normalised.
             if mixer is not None:
                 images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
-            yield Batch(images, labels, selection.indices, mixed, self.pipeline.num_crops)
+            part = self.sampling.part_of_batch(number, self.num_images)
+            crops = self.pipeline.num_crops
+            yield Batch(images, labels, selection.indices, mixed, crops, *part[1:])
 
     def image_hashes(self) -> Hashes:
         """Return the fingerprint of each image's file, int64 (N,), 0 where it cannot be read.
@@ -288,19 +293,21 @@ class Batches:
     def _selections(self, epoch: int, first: int) -> Iterator[Selection]:
         """Yield the images of each batch with their draws, from the batch `first` on."""
         count, sampling, weights = len(self.images), self.sampling, self._weights
-        seed, size = sampling.seed, sampling.batch_size
+        seed = sampling.seed
         order = epoch_order(count, weights, seed=seed, epoch=epoch, shuffle=sampling.shuffle)
         # Drawn twice in an epoch, an image is augmented in two ways.
         keys = order if weights is None else draw_keys(order)
         # Several batches at once: the hash costs little an image, but a lot a call.
-        # Whole batches: no batch lies in two blocks.
-        per_block = max(_DRAWS_AT_ONCE // size, 1) * size
-        for begin in range(first * size, self.num_images, per_block):
-            end = min(begin + per_block, self.num_images)
-            draws = self.pipeline.draws(seed, epoch=epoch, keys=keys[begin:end])
-            block = Selection(order[begin:end], draws)
-            for start in range(0, end - begin, size):
-                yield block.part(start, start + size)
+        per_block = max(_DRAWS_AT_ONCE // sampling.largest_part, 1)
+        for begin in range(first, len(self), per_block):
+            numbers = range(begin, min(begin + per_block, len(self)))
+            places = [sampling.part_of_batch(number, self.num_images).places for number in numbers]
+            mine, own = (np.concatenate([some[p] for p in places]) for some in (order, keys))
+            block = Selection(mine, self.pipeline.draws(seed, epoch=epoch, keys=own))
+            end = 0
+            for part in places:
+                start, end = end, end + part.stop - part.start
+                yield block.part(start, end)
 
 
 def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:

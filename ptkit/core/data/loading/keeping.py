@@ -44,6 +44,7 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.files import from_disk
 from ptkit.core.machine import free_bytes
+from ptkit.core.ranks import here
 from ptkit.core.wording import amount
 
 # Shows the progress of a pass over images: (what, total) -> a function called with how many more
@@ -156,7 +157,8 @@ def _wherever_it_fits(
         return LoadedList(images, None, NOWHERE, "once only, in the one epoch")
     needed = decoded_bytes(images, pipeline)
     # The other half is for the model, the validation images, and whoever shares the machine.
-    if needed < free_bytes() // 2:
+    # Several processes share what is on the disk, and would each have their own in memory.
+    if here().is_alone and needed < free_bytes() // 2:
         return _in_memory(images, pipeline, data, counting)
     kept = open_kept(images, key=key_of(images, pipeline))
     if kept is not None:

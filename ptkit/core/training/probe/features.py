@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.data.keyed import Indices
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.entries import (
@@ -23,6 +24,7 @@ from ptkit.core.data.loading.keeping import list_key
 from ptkit.core.device import autocast
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.models.features import features
+from ptkit.core.training.distributed import in_list_order
 from ptkit.core.training.probe.linear_head import Head, fit_head
 
 
@@ -65,21 +67,26 @@ def features_of(
     is_mirrored: of the mirror images too. dtype: of autocast, None for float32.
     """
     of = features(model, num_classes=batches.images.num_classes)
-    views: list[list[Tensor]] = [[], []]
+    views: tuple[list[Tensor], list[Tensor]] = [], []
+    places: list[Indices] = []
     keep_freed_memory()
     model.eval()
     with torch.inference_mode():
         for batch in batches.epoch():
             seen = (batch.images, batch.images.flip(-1)) if is_mirrored else (batch.images,)
-            for place, images in enumerate(seen):
+            kept = 0 if batch.is_stand_in else len(batch.labels)
+            places.append(batch.indices[:kept])
+            for view, images in zip(views, seen, strict=False):
                 with autocast(images.device, dtype):
                     found = of(images)
                 # The head is linear: the mean over crops commutes with it.
-                views[place].append(found.unflatten(0, (-1, batch.num_crops)).mean(dim=1).cpu())
-            advance(len(batch.labels))
+                each = found.unflatten(0, (-1, batch.num_crops)).mean(dim=1)
+                view.append(each[:kept].cpu())
+            advance(batch.whole_size)
+    order = np.concatenate(places)
     # Out of inference mode, in which nothing can be fitted.
     return Features(
-        tuple(torch.cat(view).clone() for view in views if view),
+        tuple(in_list_order(torch.cat(view), order).clone() for view in views if view),
         torch.from_numpy(batches.images.labels),
     )
 

@@ -228,6 +228,10 @@ class Score:
             found["top5"] = float(kept["top5"][rows].mean())
         return {name: found[name] for name in self.names}
 
+    def gather(self, gathered: Callable[[Tensor], Tensor]) -> None:
+        """Make this the score of several processes' images. gathered: joins their rows."""
+        self._kept = {name: [gathered(torch.cat(parts))] for name, parts in self._kept.items()}
+
     def _keep(self, **parts: Tensor) -> None:
         for name, part in parts.items():
             self._kept.setdefault(name, []).append(part)

@@ -1,0 +1,252 @@
+"""Several processes of gloo on this machine: as one would be."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.data.keyed import Sampling
+from ptkit.core.errors import UsageError
+from ptkit.core.ranks import Rank, rank_of_environment
+
+# Without BatchNorm, whose statistics are of each process's own images.
+RUN = """
+import json, sys
+import ptkit
+from ptkit.core.ranks import here
+from ptkit.core.training.distributed import joined
+
+with joined():
+    result = ptkit.train(
+        epochs=2, model="lenet", batch_size=10, lr=0.05, name=sys.argv[1], link=None,
+        loss="CrossEntropyLoss(weight=[1, 2, 3])", metric="auroc", tensorboard=False,
+        pictures=False, device="cpu", out="runs", transforms=["RandomCrop(16, padding=2)"],
+    )
+    found = ptkit.evaluate(result.run, "valid.txt", device="cpu")
+    rows = ptkit.predict(result.run, ["valid.txt", "broken.png"], device="cpu").rows
+    if here().is_main:
+        told = {"matrix": found.matrix.tolist(), "rows": rows, "trained_on": found.num_trained_on}
+        print(json.dumps(told))
+"""
+
+
+def start(command: Sequence[str], folder: Path, *, num_ranks: int) -> list[subprocess.Popen[str]]:
+    """Start a command as several ranks, as torchrun does it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_ranks),
+           "LOCAL_WORLD_SIZE": str(num_ranks), "OMP_NUM_THREADS": "1", "COLUMNS": "200",
+           "PTKIT_RANK_TIMEOUT": "20"}  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+
+
+def ended(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Return exit status, output and errors of each rank."""
+    said = [process.communicate(timeout=60) for process in processes]
+    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_lists(tmp_path_factory.mktemp("ranks"))
+    (made / "broken.png").write_bytes(b"")
+    return made
+
+
+def told_by(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """Return what RUN tells, and the loss of its epochs."""
+    name = f"of{num_ranks}"
+    (status, out, errors), *others = ended(start(["-c", RUN, name], folder, num_ranks=num_ranks))
+    assert (status, errors) == (0, ""), errors
+    assert others == [(0, "", "")] * (num_ranks - 1)
+    lines = (folder / "runs" / name / "metrics.csv").read_text().splitlines()[1:]
+    numbers = [[float(cell) for cell in line.split(",")[:5]] for line in lines]
+    return json.loads(out) | {"numbers": numbers}
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Any]:
+    return told_by(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def of_two(folder: Path) -> dict[str, Any]:
+    return told_by(folder, 2)
+
+
+@pytest.fixture(scope="module")
+def of_four(folder: Path) -> dict[str, Any]:
+    return told_by(folder, 4)
+
+
+# 48 images in batches of 10: the last one has 8, and none divides by 4.
+def test_the_losses_do_not_depend_on_the_number_of_processes(
+    alone: dict[str, Any], of_two: dict[str, Any], of_four: dict[str, Any]
+) -> None:
+    for several in (of_two, of_four):
+        np.testing.assert_allclose(several["numbers"], alone["numbers"], rtol=2e-4)
+
+
+def test_the_confusion_matrix_is_the_same_integer_for_integer(
+    alone: dict[str, Any], of_two: dict[str, Any], of_four: dict[str, Any]
+) -> None:
+    assert np.sum(alone["matrix"]) == 21
+    assert of_two["matrix"] == of_four["matrix"] == alone["matrix"]
+    assert of_two["trained_on"] == of_four["trained_on"] == alone["trained_on"] == 0
+
+
+def test_every_row_of_a_list_is_answered_once_and_in_order(
+    alone: dict[str, Any], of_four: dict[str, Any]
+) -> None:
+    assert [row["path"] for row in of_four["rows"]] == [row["path"] for row in alone["rows"]]
+    assert of_four["rows"][-1] == alone["rows"][-1]
+    assert "broken.png" in of_four["rows"][-1]["error"]
+
+
+def test_weights_of_several_processes_are_those_of_one(
+    alone: dict[str, Any], of_four: dict[str, Any], folder: Path
+) -> None:
+    one, four = (
+        torch.load(folder / "runs" / name / "last.pkl", weights_only=True)["state_dict"]
+        for name in ("of1", "of4")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(four[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+TRAIN = ["-m", "ptkit", "train", "--model", "lenet", "--batch-size", "10", "--device", "cpu",
+         "--set", "log.tensorboard=false", "--set", "log.pictures=false"]  # fmt: skip
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_another_number_resumes(
+    folder: Path,
+) -> None:
+    command = [*TRAIN, "--epochs", "100000", "--name", "stopped"]
+    processes = start(command, folder, num_ranks=2)
+    metrics, until = folder / "runs/stopped/metrics.csv", time.monotonic() + 30
+    while not metrics.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    (status, _, errors), (other, out, silent) = ended(processes)
+    assert (status, other, out, silent) == (143, 143, "", "")
+    saved = re.search(r"runs/stopped is saved up to (step \d+ of )?epoch (\d+)", errors)
+    assert errors.count("\n") == 1
+    assert saved is not None
+    epochs = str(int(saved[2]) + 1)
+    again = ["-m", "ptkit", "train", "--resume", "runs/stopped", "--epochs", epochs]
+    (status, out, errors), *_ = ended(start(again, folder, num_ranks=1))
+    assert (status, errors) == (0, "")
+    assert "changed: world size (2 to 1 processes)" in out
+
+
+def test_a_rank_that_dies_ends_the_others_with_what_is_safe(folder: Path) -> None:
+    processes = start([*TRAIN, "--epochs", "100000", "--name", "lost"], folder, num_ranks=2)
+    metrics, until = folder / "runs/lost/metrics.csv", time.monotonic() + 30
+    while not metrics.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[1].kill()
+    (status, _, errors), _ = ended(processes)
+    assert status == 74
+    assert re.fullmatch(
+        r"ptkit: another process of the job has ended, or does not answer; runs/lost is saved up to"
+        r" epoch \d+; continue it with: ptkit train --resume runs/lost\n",
+        errors,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "1"], "train.batch_size is 1, the images of a step in all 2 processes"),
+        (["--loss", "TripletMarginLoss()"], "TripletMarginLoss compares the images of a whole"),
+        (["--batch-size", "auto"], "--batch-size auto is measured by one process"),
+        (["images"], "images is split by one process, and there are 2"),
+    ],
+)
+@pytest.mark.slow
+def test_what_several_processes_cannot_do_is_refused_once(
+    flags: list[str], message: str, folder: Path
+) -> None:
+    (status, _, errors), (other, out, silent) = ended(start([*TRAIN, *flags], folder, num_ranks=2))
+    assert (status, other, out, silent) == (2, 2, "", "")
+    assert errors.startswith(f"ptkit: {message}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_restarted_job_goes_on_with_its_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
+    command = [*TRAIN, "--epochs", "100000", "--out", "mine"]
+    processes = start(command, folder, num_ranks=2)
+    metrics, until = folder / "mine/1/metrics.csv", time.monotonic() + 30
+    while not metrics.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[0].kill()
+    ended(processes)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    processes = start(command, folder, num_ranks=4)
+    time.sleep(8)
+    processes[0].send_signal(signal.SIGTERM)
+    (status, out, _), *_ = ended(processes)
+    assert status == 143
+    assert "resuming mine/1 after " in out
+    assert [path.name for path in (folder / "mine").iterdir()] == ["1"]
+
+
+def test_a_command_that_knows_of_no_ranks_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["split", "nowhere"])
+    assert result.exit_code == 2
+    assert "ptkit split is the work of one process, and WORLD_SIZE is 2" in result.output
+
+
+def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="WORLD_SIZE is 2, and RANK is not set"):
+        rank_of_environment()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 7])
+def test_the_parts_of_a_batch_are_the_batch(num_ranks: int) -> None:
+    sampling = [Sampling(5, rank=Rank(number, num_ranks)) for number in range(num_ranks)]
+    # Of 12 images the last batch has 2.
+    for batch, size in enumerate((5, 5, 2)):
+        parts = [each.part_of_batch(batch, 12) for each in sampling]
+        mine = [list(range(12))[part.places] for part in parts if not part.is_stand_in]
+        assert sum(mine, []) == list(range(batch * 5, batch * 5 + size))
+        assert max(map(len, mine)) - min(map(len, mine)) <= 1
+        assert {part.batch_size for part in parts} == {size}

@@ -29,7 +29,7 @@ RUN = """
 import json, sys
 import ptkit
 from ptkit.core.ranks import here
-from ptkit.core.training.distributed import joined
+from ptkit.core.distributed import joined
 
 with joined():
     result = ptkit.train(

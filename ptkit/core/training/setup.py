@@ -18,12 +18,12 @@ from ptkit.core.device import (
     loading_kernels,
     prepare_device,
 )
+from ptkit.core.distributed import own_device
 from ptkit.core.errors import UsageError
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.batch_sizes import choose_batch_size, explained_memory
-from ptkit.core.training.distributed import own_device
 from ptkit.core.training.first_steps import with_faster_steps
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import Watcher

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 
 from ptkit.core.config import AUTO, Settings
+from ptkit.core.distributed import Replica, has_unused
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.ranks import here
-from ptkit.core.training.distributed import Replica, has_unused
 from ptkit.core.training.loop import Training
 
 

@@ -28,6 +28,9 @@ def main() -> None:
             name, every = f"run{runs}", EVERY[runs % 2]
             # A killed run saves nothing that lasts for ever: the last attempt is left alone.
             for _attempt in range(12):
+                # Killed when it was done, and before its process ended.
+                if _is_finished(name):
+                    break
                 child = forked(
                     lambda name=name, every=every: train(name, save_every=every, **QUICK)
                 )

@@ -48,8 +48,8 @@ def _together(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
 
     @functools.wraps(run)
     def together(*args: P.args, **keywords: P.kwargs) -> "RunResult":
+        from ptkit.core.distributed import joined
         from ptkit.core.ranks import here
-        from ptkit.core.training.distributed import joined
 
         with joined():
             if not here().is_main:
@@ -62,7 +62,7 @@ def _together(run: "Callable[P, RunResult]") -> "Callable[P, RunResult]":
 
 def _begun_before(keywords: Mapping[str, Any]) -> Path | None:
     """Return the run that this job had begun when torchrun started it again, if any."""
-    from ptkit.core.training.distributed import from_main
+    from ptkit.core.distributed import from_main
     from ptkit.core.training.holding import run_of_this_job
 
     if keywords.get("resume") is not None:

@@ -47,7 +47,7 @@ def confmat(
 
     Example: ptkit confmat ckpt.pkl test.txt
     """
-    from ptkit.core.training.distributed import joined
+    from ptkit.core.distributed import joined
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 

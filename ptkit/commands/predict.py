@@ -36,7 +36,7 @@ def predict(
 
     Example: ptkit predict ckpt.pkl data/3 --top 3
     """
-    from ptkit.core.training.distributed import joined
+    from ptkit.core.distributed import joined
 
     with joined():
         found = api.predict(

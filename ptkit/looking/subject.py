@@ -18,6 +18,7 @@ from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import choose_device
+from ptkit.core.distributed import own_device, share_hashes
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.models.checkpoints import rebuild
 from ptkit.core.models.fitting import fit_bare_weights
@@ -26,7 +27,6 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.distributed import own_device, share_hashes
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
 
@@ -92,7 +92,7 @@ class Subject:
                 )
             known = None
             if (trained_on := self.weights.image_hashes) is not None:
-                share_hashes(batches)
+                share_hashes(batches.known_hashes())
                 known = np.isin(batches.image_hashes(), trained_on)
         return found, known
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ptkit.core.training.distributed import gathered, summed
+from ptkit.core.distributed import gathered, summed
 from ptkit.core.training.tasks.loss import Totals
 from ptkit.core.training.tasks.task import SCORES
 

@@ -16,12 +16,12 @@ from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast, let_try_kernels
-from ptkit.core.ranks import here
-from ptkit.core.training.distributed import (
+from ptkit.core.distributed import (
     Replica,
     share_buffers,
     summed_on_device,
 )
+from ptkit.core.ranks import here
 from ptkit.core.training.divergence import check_finite
 from ptkit.core.training.evaluating import all_sums, evaluate
 from ptkit.core.training.observers import EpochResult

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
+from ptkit.core.distributed import in_list_order, merged
 from ptkit.core.machine import keep_freed_memory
-from ptkit.core.training.distributed import in_list_order, merged
 from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3

@@ -16,11 +16,11 @@ from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.transforms.completion import mirrors
 from ptkit.core.data.transforms.eval_lists import has_own_code
 from ptkit.core.device import autocast
+from ptkit.core.distributed import summed
 from ptkit.core.errors import StorageError
 from ptkit.core.models.zoo import find_head
 from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.ranks import here
-from ptkit.core.training.distributed import summed
 from ptkit.core.training.evaluating import evaluated
 from ptkit.core.training.loop import Training
 from ptkit.core.training.observers import EpochResult, Unwatched, Watcher

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ptkit.core.config import Settings
+from ptkit.core.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.errors import DivergedError, InterruptedRunError, StorageError
 from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.training.advice import Verdict, facts_of_run, speedups, verdicts
 from ptkit.core.training.batch_sizes import explained_memory
-from ptkit.core.training.distributed import Votes, from_main, lost, share_hashes, wait_for_main
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
 from ptkit.core.training.holding import Hold, held, not_held
@@ -292,7 +292,7 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
         if result.epoch == start.epochs + 1:
             # Each rank has read its own images only, and the first one asks for all.
             for batches in (current.training.train, current.training.valid):
-                share_hashes(batches)
+                share_hashes(batches.known_hashes())
         is_best = _record(current, result, is_due=saver.times.after_epoch(result.epoch))
         saver.after_epoch(result.epoch)
         watch.epoch(result, is_best=is_best)

@@ -27,13 +27,13 @@ from ptkit.core.data.transforms.completion import (
 )
 from ptkit.core.data.transforms.eval_lists import has_own_code, without_randomness
 from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.distributed import first_of_machine, from_main
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.machine import num_cores
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
-from ptkit.core.training.distributed import first_of_machine, from_main
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 

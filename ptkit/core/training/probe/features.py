@@ -16,9 +16,9 @@ from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.entries import PIXELS, EntryWriter, entry_name, find_entry
 from ptkit.core.data.loading.keeping import list_key
 from ptkit.core.device import autocast
+from ptkit.core.distributed import in_list_order
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.models.features import features
-from ptkit.core.training.distributed import in_list_order
 from ptkit.core.training.probe.linear_head import Head, fit_head
 
 

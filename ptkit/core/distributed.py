@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ptkit.core.data.loading.batches import Batches, Forward
 from ptkit.core.errors import InterruptedRunError, PtkitError, StorageError, UsageError
 from ptkit.core.ranks import being, here, rank_of_environment
 
@@ -194,11 +193,12 @@ def share_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def share_hashes(batches: Batches) -> None:
-    """Let each rank know the fingerprints of the files that the others have read."""
+def share_hashes(known: npt.NDArray[np.int64]) -> None:
+    """Let each rank know the fingerprints of the files that the others have read, in place; 0 is
+    unknown.
+    """
     if here().is_alone:
         return
-    known = batches.known_hashes()
     high, low = torch.from_numpy(known.copy()), torch.from_numpy(known.copy())
     with _talking():
         # All who know one know the same, and the others have 0; it may be negative.
@@ -268,7 +268,7 @@ class Replica:
         return cast(AbstractContextManager[None], self._wrapped.no_sync())
 
 
-def has_unused(model: nn.Module, forward: Forward, images: Tensor) -> bool:
+def has_unused(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> bool:
     """Say whether some parameters that train get no gradient; the gradients are removed."""
     forward(images).float().square().mean().backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -87,6 +87,7 @@ class FinetuneSettings(TypedDict, total=False):
     ema: float | None
     save_every: int | str
     channels_last: bool
+    sync_batchnorm: bool
     deterministic: bool
     compile: bool | Auto
     profile: bool

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # name, which must be unique; after | the name in older versions. The first is the start; a + makes
 # a station another start.
 WALKS = {
-    "train": """train.train +cli.main settings_of|gather config.resolve|config_layers.resolve
+    "train": """train.train +cli.main settings_of|config_layers.gather
+        config.resolve|config_layers.resolve
         train_and_print|api.train|api_runs.train TrainingScreen session.run stop_on_signals prepare
         check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
@@ -32,7 +33,8 @@ WALKS = {
         new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
         fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
         Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device
-        outputs_of|Batch.outputs loop.make_step Loss.forward Totals.add loop.evaluate
+        outputs_of|Batch.outputs loop.make_step Loss.forward Totals.add
+        loop.evaluate|evaluating.evaluate
         session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
         environment|_environment save_checkpoint Events last_checkpoint
         write_atomically""",
@@ -49,7 +51,8 @@ WALKS = {
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
     "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of RULES
-        _triplets loop.make_step outputs_of|Batch.outputs Loss.forward loop.evaluate
+        _triplets loop.make_step outputs_of|Batch.outputs Loss.forward
+        loop.evaluate|evaluating.evaluate
         KeptScore|EmbeddingScore check_metric""",
 }
 SETTINGS = ("session.run", "config.Settings")

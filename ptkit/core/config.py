@@ -304,6 +304,11 @@ class TrainSettings:
         within=Form(r"[1-9][0-9]{0,8}[sm]?", "a number of epochs, steps (200s) or minutes (10m)"),
     )
     channels_last: bool = _setting(True, "Keep the model in the channels_last memory format.")
+    sync_batchnorm: bool = _setting(
+        False,
+        "Of several processes on GPUs: BatchNorm's statistics are of the whole batch, not of each"
+        " process's part.",
+    )
     deterministic: bool = _setting(False, "Use deterministic kernels on CUDA; slower.")
     compile: bool | Literal["auto"] = _setting(
         AUTO,

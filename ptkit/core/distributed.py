@@ -194,9 +194,8 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def share_hashes(known: npt.NDArray[np.int64]) -> None:
-    """Let each rank know the fingerprints of the files that the others have read, in place.
-
-    known: of a list, 0 for a file that this rank has not read.
+    """Let each rank know the fingerprints of the files that the others have read, in place; 0 is
+    unknown.
     """
     if here().is_alone:
         return

@@ -43,7 +43,7 @@ from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
 from ptkit.core.training.setup_notes import choices, place_note, rate_note
-from ptkit.core.training.setup_ranks import check_ranks, in_ranks
+from ptkit.core.training.setup_ranks import check_ranks, in_ranks, with_own_norms
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
@@ -138,6 +138,7 @@ def _prepare_training(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
     model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = replace(model, module=with_own_norms(model.module, asked, data.train.device))
     try_first_batch(model.module, loss, data, batch=batch, num_outputs=model.num_outputs)
     if asked.method != "steps":
         check_head(model.module, loss, batch.images)

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config import AUTO, Settings, TrainSettings
 from ptkit.core.distributed import Replica, has_unused
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
@@ -25,6 +26,23 @@ def check_ranks(settings: Settings) -> None:
         raise UsageError("--batch-size auto is measured by one process: give several a number")
     if settings.train.compile is True:
         raise UsageError("train.compile=true is for one process: leave it out with several")
+
+
+def with_own_norms(model: nn.Module, asked: TrainSettings, device: torch.device) -> nn.Module:
+    """Return the model with BatchNorm over all ranks, where that is asked for; the parameters are
+    the same.
+
+    Raises:
+        UsageError: not on CUDA, for which alone torch has it.
+    """
+    if here().is_alone or not asked.sync_batchnorm:
+        return model
+    if device.type != "cuda":
+        raise UsageError(
+            "train.sync_batchnorm is for processes on GPUs, and these are on the CPU: leave it out"
+        )
+    synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synced
 
 
 def in_ranks(training: Training, images: torch.Tensor) -> Training:

@@ -94,6 +94,9 @@ def prepare_environment() -> None:
     OpenMP's threads wait by spinning. Long spinning starves the decoding threads and every other
     process of a shared machine; none at all costs small nets time when nothing else runs.
     """
+    # Of several processes, what torch's C++ warns of is that another one has ended: ptkit says it.
+    if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 

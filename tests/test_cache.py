@@ -201,6 +201,7 @@ def test_a_transform_that_does_not_fit_is_a_usage_error_and_leaves_no_entry(list
     assert list_entries() == []
 
 
+@pytest.mark.slow
 def test_filling_takes_no_more_memory_than_the_decoded_images_and_a_few_chunks(tmp_path, megabytes):
     Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(tmp_path / "photo.jpg")
     # Two of them cannot be read, the first one too.

@@ -66,7 +66,7 @@ def killed_at(call, work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-@pytest.mark.parametrize("more", [[], ["--kfold", "3"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--kfold", "3"], marks=pytest.mark.slow)])
 def test_a_split_killed_at_any_rename_leaves_the_old_lists_or_the_new_ones(here, more):
     assert split("1", *more).exit_code == 0
     old = lists()

@@ -78,7 +78,7 @@ def axis_that_grows(small, large):
     return changed[0] if len(changed) == 1 else None
 
 
-@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+@pytest.mark.parametrize("size", [(64, 96), pytest.param((96, 64), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_maps_of_every_family_are_those_of_plain_hooks(family, size):
     torch.manual_seed(0)

@@ -49,7 +49,14 @@ def accuracy_of(digits: Path, loss: dict[str, object]) -> float:
     return last.valid["accuracy"]
 
 
-@pytest.mark.parametrize("name", RULES)
+# One of each way in which outputs are read; the others in the slow set.
+QUICK = ("CrossEntropyLoss", "TripletMarginLoss", "BCEWithLogitsLoss", "KLDivLoss", "MSELoss",
+         "MultiMarginLoss", "CosineEmbeddingLoss")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
+)
 def test_a_loss_learns_the_digits(name: str, digits: Path) -> None:
     assert accuracy_of(digits, {"call": CALLS[name]}) > 0.9
 

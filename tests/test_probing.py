@@ -286,7 +286,10 @@ def test_features_are_kept_for_the_next_time(here, monkeypatch):
     assert [entry["kind"] for entry in listed] == ["features"] * 2
 
 
-@pytest.mark.parametrize("change", ["weights", "pipeline", "image", "off"])
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "image", *(pytest.param(k, marks=pytest.mark.slow) for k in ("pipeline", "off"))],
+)
 def test_features_of_something_else_are_computed_anew(here, monkeypatch, change):
     ptkit.probe("runs/body", name="one", **QUIET)
     more = {}

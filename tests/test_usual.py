@@ -128,6 +128,7 @@ def test_small_images_and_own_configs_are_trained_as_before(photos):
     assert "weights" not in Path("runs/own/config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_finetuned_resnet_on_photographs_is_resumed(photos):
     ptkit.train(model="resnet18", name="body", scheduler="none", **QUIET)
     plain = {**QUIET, "scheduler": "none"}
@@ -256,7 +257,7 @@ def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     "arguments",
     [
         ["photos", "--weights", "efficientnet_lite0"],
-        ["photos", "--model", "efficientnet_lite0"],
+        pytest.param(["photos", "--model", "efficientnet_lite0"], marks=pytest.mark.slow),
     ],
 )
 def test_the_first_argument_is_the_folder_where_flags_name_the_weights(folder, arguments):

@@ -105,6 +105,7 @@ bench-scale: bench-ready
 	$(BENCH) benchmarks/bench_scale.py images "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_scale.py classes --device $(DEVICE)
 	$(BENCH) benchmarks/bench_scale.py model --device $(DEVICE)
+	$(BENCH) benchmarks/bench_ranks.py
 
 bench-slow-disk: bench-ready
 	$(BENCH) benchmarks/bench_slow_disk.py "$(PHOTOS)"

@@ -309,8 +309,16 @@ def test_copies_of_the_process_name_what_they_cannot_read(many_small):
     assert len(bad) == 1
 
 
-def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(many_small):
-    here = os.getpid()
+def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(
+    many_small, monkeypatch
+):
+    here, copies, fork = os.getpid(), [], os.fork
+
+    def forked():
+        copies.append(fork())
+        return copies[-1]
+
+    monkeypatch.setattr(os, "fork", forked)
 
     def killed(path):
         if os.getpid() != here and path == many_small.image_path(70):
@@ -319,8 +327,10 @@ def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(man
 
     with pytest.raises(StorageError, match="was killed: was memory short"):
         measure(many_small, read=killed)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert len(copies) == 2
+    for copy in copies:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(copy, os.WNOHANG)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.session import run
 from ptkit.core.training.setup import prepare
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_holds_settings_that_exist_and_says_what_it_is_for(name: str) -> None:

@@ -335,6 +335,11 @@ class TrainSettings:
 class LogSettings:
     tensorboard: bool = _setting(True, "Write TensorBoard events.")
     histograms: bool = _setting(True, "Record weights and gradients of every layer once an epoch.")
+    layers: bool = _setting(
+        True,
+        "Record losses, gradients, updates and activations of every layer for `ptkit diagnose`.",
+        keyword="log_layers",
+    )
     graph: bool = _setting(True, "Record the model's graph.")
     pictures: bool = _setting(
         True, "Draw kernels over the epochs, embedding, PR curves and deciding regions."

@@ -92,6 +92,8 @@ FLAGS = {
     "viz-weights": {"--layers", "--scale", "--out"},
     "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
                         "--size", "--classes", "--transform", "--device", "--out"},
+    "gradcam": {"--layers", "--class", "--num-images", "--model", "--mean", "--std", "--size",
+                "--classes", "--transform", "--device", "--workers", "--root", "--out"},
     "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
                        "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
@@ -107,7 +109,7 @@ FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict"):  # fmt: skip
     FLAGS[_name].add("--max-pixels")
 
 

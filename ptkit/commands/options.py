@@ -129,6 +129,9 @@ ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]
 Images = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
+]
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")

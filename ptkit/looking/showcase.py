@@ -154,7 +154,8 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
         boxes = {answer: (x1, y1, x2, y2)} if one.box else {}
         run.show(Boxes(f"gradcam/{rank + 1}", enlarged(image, zoom), boxes), epoch_of(run))
-    figure = gradcam_figure(explained, layer=layer, footer=footer_of(run))
+    of = "the predicted class"
+    figure = gradcam_figure(explained, layer=layer, of=of, footer=footer_of(run))
     yield _saved(run, figure, "gradcam", "gradcam.png")
 
 

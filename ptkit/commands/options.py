@@ -169,6 +169,16 @@ Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; ma
 Scale = Annotated[
     str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
 ]
+Columns = Annotated[int | None, typer.Option(help="Tiles side by side, make_grid's nrow.", min=1)]
+Gap = Annotated[
+    int | None, typer.Option(help="Pixels between tiles, make_grid's padding.", min=0, max=100)
+]
+GapColour = Annotated[
+    str | None,
+    typer.Option(
+        help="Colour of the gaps, make_grid's pad_value: a grey of 0..1, a name, or #rrggbb."
+    ),
+]
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
 
 

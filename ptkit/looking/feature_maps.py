@@ -12,11 +12,20 @@ from torch import Tensor
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import UsageError
-from ptkit.core.models.hooks import Layer, default_layers, match_layers, trace_layers
+from ptkit.core.models.following import record_following
+from ptkit.core.models.hooks import (
+    Layer,
+    default_layers,
+    match_layers,
+    record_activations,
+    trace_layers,
+)
+from ptkit.core.wording import check_choice
 from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
-from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+from ptkit.plots.feature_maps import MAP_SCALES, MapLook, feature_map_figure, map_rows, map_stats
 from ptkit.plots.saving import PictureFolder, file_names
+from ptkit.plots.tiles import grid_of
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,37 @@ def find_layers(
     return layers, match_layers(layers, patterns) if patterns else default_layers(layers)
 
 
+def look_of(scale: str, *, columns: int | None, gap: int | None, gap_colour: str | None) -> MapLook:
+    """Return how maps are to be shown.
+
+    Raises:
+        UsageError: no such scale or colour.
+    """
+    check_choice("--scale", scale, MAP_SCALES)
+    return MapLook(scale, grid_of(columns, gap, gap_colour))
+
+
+def record_maps(
+    subject: Subject, views: Views, layers: Sequence[str], *, after: str | None = None
+) -> dict[str, np.ndarray]:
+    """Return what layers give, (n, C, H, W) by layer; after: or what this function makes of it.
+
+    Raises:
+        UsageError: the function does not follow a layer.
+    """
+    if after is None:
+        return record_activations(subject.model, views.tensors, layers)
+    found = record_following(subject.model, views.tensors, layers, function=after)
+    return {f"{layer} after {after}": maps for layer, maps in found.items()}
+
+
 def draw_feature_maps(
-    maps: Mapping[str, np.ndarray], views: Views, pictures: PictureFolder, *, source: str
+    maps: Mapping[str, np.ndarray],
+    views: Views,
+    pictures: PictureFolder,
+    *,
+    source: str,
+    look: MapLook | None = None,
 ) -> list[str]:
     """Write a picture for each layer, the table of all channels, and TensorBoard images.
 
@@ -86,7 +124,7 @@ def draw_feature_maps(
     # The images side by side.
     drawn, rows, lines = {"input": np.concatenate(list(views.pixels), axis=1)}, [], []
     footer = f"n = {len(views.names)} · {source}"
-    figures = layer_figures(maps, views.pixels, names=views.names, footer=footer)
+    figures = layer_figures(maps, views.pixels, names=views.names, footer=footer, look=look)
     for layer, name, figure in figures:
         drawn[f"feature maps/{layer}"] = pictures.add_figure(f"features-{name}.png", figure)
         stats = map_stats(maps[layer])
@@ -100,9 +138,16 @@ def draw_feature_maps(
 
 
 def layer_figures(
-    maps: Mapping[str, np.ndarray], pixels: np.ndarray, *, names: Sequence[str], footer: str
+    maps: Mapping[str, np.ndarray],
+    pixels: np.ndarray,
+    *,
+    names: Sequence[str],
+    footer: str,
+    look: MapLook | None = None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Yield each layer with a name for a file and its picture; names: of the images."""
     for layer, file_name in zip(maps, file_names("", maps), strict=True):
-        figure = feature_map_figure(maps[layer], pixels, layer=layer, names=names, footer=footer)
+        figure = feature_map_figure(
+            maps[layer], pixels, layer=layer, names=names, look=look, footer=footer
+        )
         yield layer, file_name, figure

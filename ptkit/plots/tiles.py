@@ -12,6 +12,7 @@ from ptkit.plots.style import NOT_FINITE
 
 # Of 0..255.
 RGB = tuple[int, int, int]
+WHITE: RGB = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def resized(tile: np.ndarray, size: int) -> np.ndarray:
     return (means.round() if tile.dtype == np.uint8 else means).astype(tile.dtype)
 
 
-def mosaic(
-    tiles: np.ndarray, columns: int, *, gap: int = 1, fill: RGB = (255, 255, 255)
-) -> np.ndarray:
+def mosaic(tiles: np.ndarray, columns: int, *, gap: int = 1, fill: RGB = WHITE) -> np.ndarray:
     """Lay tiles, uint8 (n, H, W, 3), out row by row; the gap is also the frame around them."""
     number, height, width, _ = tiles.shape
     rows = math.ceil(number / columns)

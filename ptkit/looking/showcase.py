@@ -23,7 +23,7 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import PtkitError, UsageError
-from ptkit.core.files import write_atomically
+from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.features import features, mean_over_places
 from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
 from ptkit.core.models.hooks import default_layers, evaluating, record_activations, trace_layers
@@ -34,13 +34,14 @@ from ptkit.core.training.observers import Boxes, Embedding, Film, Picture, PrCou
 from ptkit.core.training.prediction import Predicted
 from ptkit.core.training.run_folder import Run
 from ptkit.looking.feature_maps import layer_figures
+from ptkit.looking.run_history import history_pictures
 from ptkit.looking.weights import kernel_figures
 from ptkit.plots.embedding import embedding_figure
 from ptkit.plots.gradcam import Explained, gradcam_figure
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 from ptkit.plots.kernels import output_mosaics
 from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall
-from ptkit.plots.saving import pixels, save_pixels
+from ptkit.plots.saving import numbered, pixels, save_pixels
 from ptkit.plots.tiles import enlarged
 
 # How much is looked at: whole layers; images of each; points of the embedding; classes with a curve
@@ -216,6 +217,16 @@ def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
 
 
+def _draw_history(run: Run, _found: Predicted) -> Iterator[Path]:
+    """Distributions, gradient flow and the bias of the outputs, over the epochs."""
+    names, footer = run.training.valid.images.class_names, str(run.folder)
+    for picture in history_pictures(run.folder, class_names=names, footer=footer):
+        yield _saved(run, picture.figure, picture.name, f"{picture.name}.png")
+        file = run.folder / f"{picture.name}.csv"
+        write_csv(file, picture.header, numbered(picture.rows))
+        yield file
+
+
 # What is drawn, in this order.
 PICTURES: dict[str, Callable[[Run, Predicted], Iterator[Path]]] = {
     "kernels": _draw_kernels,
@@ -224,6 +235,7 @@ PICTURES: dict[str, Callable[[Run, Predicted], Iterator[Path]]] = {
     "Grad-CAM": _draw_regions,
     "embedding": _draw_embedding,
     "PR curves": _draw_curves,
+    "history": _draw_history,
 }
 
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -97,7 +97,7 @@ class Page:
         left: float,
         top: float,
         *,
-        colormap: str,
+        colormap: str | Colormap,
         labels: Sequence[str],
         meaning: str,
         width: int = 150,
@@ -107,7 +107,7 @@ class Page:
 
         It needs 30 pixels of height. gap: between bar and meaning.
         """
-        bar = matplotlib.colormaps[colormap](np.linspace(0, 1, width))[None, :, :3]
+        bar = matplotlib.colormaps.get_cmap(colormap)(np.linspace(0, 1, width))[None, :, :3]
         self.image(np.repeat((bar * 255).astype(np.uint8), 10, axis=0), left, top)
         for k, label in enumerate(labels):
             share = k / max(len(labels) - 1, 1)

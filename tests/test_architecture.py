@@ -106,6 +106,8 @@ FLAGS = {
     "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
+for _name in ("viz-featuremaps", "gradcam", "confmat"):
+    FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES

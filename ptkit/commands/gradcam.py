@@ -13,6 +13,7 @@ from ptkit.core.wording import counted
 
 
 @options.reads_images
+@options.writes_names
 @options.for_bare_weights
 def gradcam(
     printer: Printer,
@@ -70,7 +71,7 @@ def gradcam(
             source=subject.weights.described,
         )
     printer.say("\n".join(_lines(rows)))
-    say_missing_font(printer, {row["class"] for row in rows})
+    say_missing_font(printer, subject.class_names)
     report_pictures(printer, pictures, regions=rows)
 
 

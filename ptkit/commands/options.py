@@ -104,6 +104,23 @@ def reads_images(command: Command) -> Command:
     return _showing(limited, [*own, _parameter("max_pixels", MaxPixels, default=None)])
 
 
+def writes_names(command: Command) -> Command:
+    """Give a command --font, with which pictures are drawn while it runs."""
+
+    @functools.wraps(command)
+    def with_font(*, font: Path | None, **values: Any) -> None:
+        if font is None:
+            command(**values)
+            return
+        from ptkit.plots.fonts import using_font
+
+        with using_font(font):
+            command(**values)
+
+    own = list(inspect.signature(command).parameters.values())
+    return _showing(with_font, [*own, _parameter("font", Font, default=None)])
+
+
 def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
@@ -148,6 +165,10 @@ OnBad = Annotated[
 ]
 Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
 Workers = Annotated[int, setting_option("workers", min=0)]
+Font = Annotated[
+    Path | None,
+    typer.Option(help="Font file for names with characters that the fonts found here lack."),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
     Path | None, typer.Option(help="TOML file with settings; flags take precedence.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @options.reads_images
+@options.writes_names
 @options.for_bare_weights
 def viz_featuremaps(
     printer: Printer,

@@ -49,7 +49,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as aligned columns: the first to the left, the others to the right."""
+    """Return rows as aligned columns: the first to the left, the others to the right.
+
+    Chinese characters take two columns of a terminal.
+    """
     cells = [
         list(header),
         *(
@@ -57,11 +60,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
             for row in rows
         ),
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for first, *others in cells
-    )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    sizes = [list(map(_width, row)) for row in cells]
+    widths = [max(column) for column in zip(*sizes, strict=True)]
+    lines = []
+    for row, taken in zip(cells, sizes, strict=True):
+        blanks = [" " * (width - size) for width, size in zip(widths, taken, strict=True)]
+        others = (blank + cell for blank, cell in zip(blanks[1:], row[1:], strict=True))
+        lines.append("  ".join([row[0] + blanks[0], *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    # Only now: `ptkit split` starts without it.
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _in_a_line(cell: Any) -> str:

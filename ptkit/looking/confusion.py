@@ -114,11 +114,11 @@ def _mistakes_figure(
     shown, labels = mistakes[:num_images], class_labels(found.class_names)
     captions = [
         (
-            found.images.listed_path(index),
+            f"{rank}  {found.images.listed_path(index)}",
             f"true: {labels[true]} ({percent(of_true)})",
             f"predicted: {labels[predicted]} ({percent(of_predicted)})",
         )
-        for index, true, predicted, of_true, of_predicted in shown
+        for rank, (index, true, predicted, of_true, of_predicted) in enumerate(shown, 1)
     ]
     _, true, predicted, _, sureness = mistakes[0]
     pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ptkit.plots.fonts import DPI, drawable, font_families, wrapped
+from ptkit.plots.fonts import DPI, drawable, font_families, text_width, wrapped
 
 INK, MUTED, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#e6e8eb"
 BLUE, ORANGE, RED = "#1f6fb4", "#d9660a", "#d1242f"
@@ -123,9 +123,15 @@ class Page:
 
 
 def new_page(
-    width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = ""
+    width: float,
+    height: float,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    footer: str = "",
+    key: Sequence[str] = (),
 ) -> Page:
-    """Make a figure with room for content, a title, notes below it and a footer.
+    """Make a figure with room for content, a title, notes below it, a key under it and a footer.
 
     Narrow content is at the left of a page wide enough for a readable title.
     """
@@ -135,7 +141,12 @@ def new_page(
     footers = wrapped(footer, width=page_width, size=_FOOTER)
     below = _MARGIN + 21 * len(titles)
     top = below + 16 * len(lines) + (12 if titles or lines else 0)
-    total = top + int(np.ceil(height)) + (8 + 14 * len(footers) if footers else 0) + _MARGIN
+    keys = [line for entry in key for line in wrapped(entry, width=page_width, size=_FOOTER)]
+    end = int(np.ceil(height)) + (8 if keys else 0)
+    columns, pitch = _key_columns(keys, page_width)
+    key_rows = -(-len(keys) // columns)
+    below_key = end + 14 * key_rows
+    total = top + below_key + (8 + 14 * len(footers) if footers else 0) + _MARGIN
     size = ((page_width + 2 * _MARGIN) / DPI, total / DPI)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -144,9 +155,19 @@ def new_page(
         page.text(line, 0, _MARGIN + 21 * k - top, size=_TITLE, weight="bold")
     for k, line in enumerate(lines):
         page.text(line, 0, below + 3 + 16 * k - top, size=_NOTE, color=MUTED)
+    for k, line in enumerate(keys):
+        column, row = divmod(k, key_rows)
+        page.text(line, column * pitch, end + 14 * row, size=_FOOTER)
     for k, line in enumerate(footers, -len(footers)):
         page.text(line, 0, total - _MARGIN + 14 * k - top, size=_FOOTER, color=MUTED)
     return page
+
+
+def _key_columns(keys: Sequence[str], width: int) -> tuple[int, int]:
+    """Return how many columns a key has, and how far apart they are."""
+    widest = max((text_width(line, size=_FOOTER) for line in keys), default=0)
+    pitch = int(widest) + 24
+    return max(1, (width + 24) // pitch), pitch
 
 
 def number_labels(axes: Axes, *, log: LogLocator | None = None) -> None:

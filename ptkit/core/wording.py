@@ -1,6 +1,7 @@
 """Words that messages, tables and pictures share."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -71,13 +72,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
+    """Return how many columns of a terminal a text takes: wide characters two, accents none."""
     if text.isascii():
         return len(text)
-    # Only now: `ptkit split` starts without it.
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    num_wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + num_wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def _in_a_line(cell: Any) -> str:

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -123,11 +123,10 @@ def wrapped(text: str, *, width: float, size: float, bold: bool = False) -> list
 
 
 def _pieces(word: str, *, width: float, size: float, bold: bool) -> Iterator[str]:
-    while len(word) > 1 and text_width(word, size=size, bold=bold) > width:
-        places = range(1, len(word))
-        end = max(1, bisect.bisect_right(
-            places, width, key=lambda k, w=word: text_width(w[:k], size=size, bold=bold)
-        ))  # fmt: skip
+    while text_width(word, size=size, bold=bold) > width and len(word) > 1:
+        starts = [word[:k] for k in range(1, len(word))]
+        measure = partial(text_width, size=size, bold=bold)
+        end = max(1, bisect.bisect_right(starts, width, key=measure))
         yield word[:end]
         word = word[end:]
     yield word

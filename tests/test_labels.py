@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import table
+from ptkit.core.wording import short_paths, table
 from ptkit.plots.fonts import font_families, text_width, using_font, wrapped
 from ptkit.plots.labels import labels_of
 from ptkit.plots.style import new_page
@@ -62,3 +62,9 @@ def test_what_is_no_font_is_refused(tmp_path):
 def test_chinese_characters_take_two_columns_of_a_table():
     rows = table(["class", "n"], [("蚂蚁蚁", 3), ("bee", 12)])
     assert rows.splitlines() == ["class    n", "蚂蚁蚁   3", "bee     12"]
+
+
+def test_file_names_that_repeat_have_their_folder():
+    assert short_paths(["a/1.png", "b/2.png"]) == ["1.png", "2.png"]
+    assert short_paths(["x/a/1.png", "x/b/1.png"]) == ["a/1.png", "b/1.png"]
+    assert short_paths(["a/1.png", "a/1.png"]) == ["1.png", "1.png"]

@@ -84,6 +84,16 @@ def _in_a_line(cell: Any) -> str:
     return str(cell).replace("\n", "\\n")
 
 
+def short_paths(paths: Sequence[str]) -> list[str]:
+    """Return file names, with as many folders before them as keep different paths apart."""
+    parts = [path.replace("\\", "/").split("/") for path in paths]
+    for kept in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-kept:]) for part in parts]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return list(paths)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean X?` for the name most like `name`, or an empty string."""
     by_lower = {known.lower(): known for known in names}

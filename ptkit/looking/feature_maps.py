@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ptkit.core.models.hooks import (
     record_activations,
     trace_layers,
 )
-from ptkit.core.wording import check_choice
+from ptkit.core.wording import check_choice, short_paths
 from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
 from ptkit.plots.feature_maps import MAP_SCALES, MapLook, feature_map_figure, map_rows, map_stats
@@ -33,7 +32,7 @@ class Views:
     """Some images, n of them.
 
     tensors: float (n, C, H, W), what the model gets, on its device. pixels: the same de-normalised,
-    uint8 (n, H, W, 3). names: files.
+    uint8 (n, H, W, 3). names: files, with their folder where names repeat.
     """
 
     tensors: Tensor
@@ -62,8 +61,7 @@ def load_images(
         raise UsageError("no images: name at least one image file")
     same_shape([tuple(tensor.shape) for tensor in tensors], pipeline.calls)
     batch = channels_last(torch.stack(tensors))
-    names = tuple(Path(path).name for path in paths)
-    return Views(batch.to(device), subject.pixels(batch), names)
+    return Views(batch.to(device), subject.pixels(batch), tuple(short_paths(paths)))
 
 
 def _one_view(image: Tensor) -> Tensor:

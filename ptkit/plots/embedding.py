@@ -71,9 +71,8 @@ def embedding_figure(
     """
     points, shares = principal_axes(features)
     notes = [
-        f"{len(features):,} images, {features.shape[1]:,} features going into {layer}; two"
-        f" principal components with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
-        " Neighbours by all features."
+        f"{len(features):,} images, {features.shape[1]:,} features going into {layer};"
+        f" {_shares_text(shares)} Neighbours by all features."
     ]
     alike, of_what = percent(nearest_share(features, labels)), "of their class"
     if labels.ndim > 1:
@@ -118,6 +117,17 @@ def _draw_points(
     for number, label in enumerate(shown):
         x, y = places[labels == label].T
         axes.scatter(x, y, s=20, alpha=0.8, **_symbol(number))
+
+
+def _shares_text(shares: tuple[float, float]) -> str:
+    """Return what the two components hold; a collapsed network has less than two."""
+    if shares[0] < 1e-12:
+        return "all images have the same features: the network has collapsed."
+    # Of two classes a network may keep one direction; the second is then noise.
+    if shares[1] < 1e-3:
+        return "nearly all of their variance is in one direction, the second shows what is left."
+    first, second = (percent(share) for share in shares)
+    return f"two principal components with {first} and {second} of the variance."
 
 
 def _most_frequent(labels: np.ndarray) -> tuple[list[int], int]:

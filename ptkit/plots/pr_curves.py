@@ -130,6 +130,13 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
     light_grid(axes, "both")
 
 
+def thinned(curve: Curve, *, most: int = 101) -> list[tuple[float, float]]:
+    """Return at most so many points (recall, precision) of a curve, evenly spread."""
+    places = np.unique(np.linspace(0, len(curve.recall) - 1, most).round().astype(int))
+    pairs = zip(curve.recall[places].tolist(), curve.precision[places].tolist(), strict=True)
+    return list(pairs)
+
+
 def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:
     num_images, num_classes = truth.shape
     which = f"the {num_shown} classes of {num_known:,} with the lowest AP"

@@ -84,7 +84,7 @@ FLAGS = {
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--device", "--workers", "--seed", "--trust", "--out"},
+              "--save-every", "--relabel", "--device", "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
               "--transform", "--workers", "--batch-size", "--seed", "--device", "--precision",

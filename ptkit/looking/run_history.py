@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.training.distributions import KINDS, PERCENTILES, Distributions, read_distributions
+from ptkit.core.training.layer_log import LAYERS
 from ptkit.plots.distributions import distribution_figure
 from ptkit.plots.gradient_flow import flow_figure
 from ptkit.plots.output_bias import bias_figure
-
-LAYER_LOG = "layers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def read_layer_log(run: Path) -> list[dict[str, Any]]:
     half a line, which is left out.
     """
     try:
-        text = (run / LAYER_LOG).read_text(encoding="utf-8")
+        text = (run / LAYERS).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return []
     lines = []

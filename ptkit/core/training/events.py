@@ -9,7 +9,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -48,6 +48,15 @@ def scalars(result: EpochResult) -> dict[str, float]:
 def _group_words(name: str) -> str:
     """Return what a group of parameters is called in a tag, which has no `=`."""
     return re.sub(r"\bweight_decay=0(?![.\d])", "no weight decay", name).replace("=", " ")
+
+
+def gradient_norms(result: EpochResult) -> Iterator[tuple[int, float]]:
+    """Yield the total gradient norm before clipping, of each step of the epoch that was recorded;
+    steps are those of the run.
+    """
+    if result.recorded is not None:
+        norms = result.recorded.grad_norm
+        yield from enumerate(norms, start=result.recorded.step - len(norms) + 1)
 
 
 class Events(Recorder):
@@ -108,6 +117,8 @@ class Events(Recorder):
         values |= scalars(result)
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, result.epoch)
+        for step, norm in gradient_norms(result):
+            self._writer.add_scalar("gradient/total_norm", norm, step)
         if copies:
             self._add_histograms(copies, result.epoch)
         self._writer.flush()

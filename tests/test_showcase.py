@@ -27,6 +27,7 @@ from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.prediction import Predicted
 from ptkit.looking.showcase import PICTURES, draw_pictures, squares, to_explain
+from ptkit.plots.numbers import numbers_figure
 
 MEAN, STD = (0.2, 0.3, 0.4), (0.3, 0.2, 0.1)
 NORMALISED = ["Resize((16, 16))", "ToTensor()", f"Normalize({list(MEAN)}, {list(STD)})"]
@@ -332,6 +333,7 @@ def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, networ
         "feature_maps/4.png",
         "gradcam.png",
         "gradcam.csv",
+        "numbers.png",
     }
     assert notes_of(recorded) == ""
 
@@ -395,3 +397,13 @@ def test_of_several_labels_the_image_with_the_worst_answer_comes_first():
     probabilities = np.float32([[0.9, 0.2], [0.4, 0.9], [0.3, 0.95]])
     chosen, is_wrong = to_explain(probabilities, labels, label_kind="multi-label", count=8)
     assert (chosen, is_wrong.tolist()) == ([2, 1, 0], [False, True, True])
+
+
+def test_numbers_are_drawn_against_the_true_ones_at_any_magnitude():
+    true = np.outer(np.arange(5.0), [1e-9, 1e12])
+    figure = numbers_figure(true, true + np.array([2e-9, 0]), names=["width", "x" * 200])
+    words = [text.get_text() for text in figure.texts]
+    assert "“width” is off by 2e−9 on average" in " ".join(words)
+    assert "#1 " + "x" * 60 in " ".join(words)
+    ticks = [tick.get_text() for axes in figure.axes for tick in axes.get_xticklabels()]
+    assert {"3e−9", "3e12"} <= set(ticks)

@@ -41,6 +41,7 @@ from ptkit.plots.embedding import embedding_figure, principal_axes
 from ptkit.plots.gradcam import Explained, gradcam_figure
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 from ptkit.plots.kernels import output_mosaics
+from ptkit.plots.numbers import numbers_figure
 from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall, thinned
 from ptkit.plots.saving import numbered, pixels, save_pixels
 from ptkit.plots.tiles import enlarged
@@ -235,6 +236,15 @@ def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
     yield _table(run, "pr_curves", ["class", "images", "ap", "recall", "precision"], points)
 
 
+def _draw_numbers(run: Run, found: Predicted) -> Iterator[Path]:
+    """Predicted against true; the numbers are in valid_predictions.csv."""
+    listed = run.training.valid.images
+    if listed.label_kind == REGRESSION:
+        names, footer = listed.class_names, footer_of(run)
+        figure = numbers_figure(listed.labels, found.values, names=names, footer=footer)
+        yield _saved(run, figure, "numbers", "numbers.png")
+
+
 def _draw_history(run: Run, _found: Predicted) -> Iterator[Path]:
     """Distributions, gradient flow and the bias of the outputs, over the epochs."""
     names, footer = run.training.valid.images.class_names, str(run.folder)
@@ -251,6 +261,7 @@ PICTURES: dict[str, Callable[[Run, Predicted], Iterator[Path]]] = {
     "Grad-CAM": _draw_regions,
     "embedding": _draw_embedding,
     "PR curves": _draw_curves,
+    "numbers": _draw_numbers,
     "history": _draw_history,
 }
 

@@ -1,5 +1,6 @@
 """The style of all figures: fonts, colours, and a page in pixels with a title and a footer."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ BAR_RGB, RED_RGB, BLUE_RGB = (110, 118, 129), (209, 36, 47), (31, 111, 180)
 _MARGIN = 18
 _TITLE, _NOTE, _FOOTER = 12.0, 9.0, 8.0
 _MIN_WIDTH = 440
+# Of a logarithmic axis, the highest value over the lowest.
+_WIDE = 1e4
 
 
 @contextmanager
@@ -174,7 +177,10 @@ def number_labels(axes: Axes, *, log: LogLocator | None = None) -> None:
     """Label the y axis with `number`; log: make it logarithmic with these ticks."""
     if log is not None:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(log)
+        low, high = axes.get_ylim()
+        # Over many decades a locator of several numbers a decade shows none at all.
+        is_wide = low > 0 and high / low > _WIDE
+        axes.yaxis.set_major_locator(LogLocator(numticks=7) if is_wide else log)
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
 
@@ -198,7 +204,7 @@ def contrasting(rgb: Sequence[float]) -> str:
 
 def number(value: float) -> str:
     """Return a number with three significant digits and no needless zeros."""
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.3g}").replace("-", "−")
 
 
 def dead_text(what: str, is_dead: np.ndarray) -> str:

@@ -58,9 +58,9 @@ def gradcam_figure(
     found = "in no region"
     if shares:
         found = f"in a box of {percent(float(np.median(shares)))} of the image (median)"
-    title = f"Where did it look when it decided? {found}"
+    title = f"Where did it look for {of}? {found}"
     box = "Box: the largest region above half of the highest heat."
-    notes = [f"Grad-CAM of {layer} for {of}. {box}"]
+    notes = [f"Grad-CAM of {layer}. {box}"]
     width = columns * cell_width - _BETWEEN
     page = new_page(width, end + 34, title=title, notes=notes, footer=footer)
     for place, one in enumerate(explained):

@@ -95,6 +95,7 @@ class FinetuneSettings(TypedDict, total=False):
     knn: int | None
     tensorboard: bool
     histograms: bool
+    log_layers: bool
     graph: bool
     pictures: bool
     log_folder: StrPath | None

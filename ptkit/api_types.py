@@ -39,6 +39,7 @@ class FinetuneSettings(TypedDict, total=False):
     valid: StrPath
     classes: StrPath | None
     root: StrPath | None
+    relabel: StrPath | None
     size: int | None
     augment: str
     transforms: Sequence[str]

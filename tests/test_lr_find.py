@@ -56,6 +56,7 @@ def test_a_rate_is_suggested_and_nothing_is_trained(here):
     assert not Path("ckpt.pkl").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_rate_in_a_folder_that_is_split_first(here):
     texts = []
     for out in ("a", "b"):

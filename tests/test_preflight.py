@@ -14,6 +14,7 @@ from ptkit.cli import app
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
+SLOW = pytest.mark.slow
 FAULTS = """
 import torch
 from torch import nn
@@ -69,9 +70,13 @@ def test_a_sound_run_passes_all_checks_and_trains(here):
     ("arguments", "failed"),
     [
         (["--model", "faults.py:Softmax"], "outputs"),
-        (["--model", "faults.py:Loud"], "initial loss"),
+        pytest.param(["--model", "faults.py:Loud"], "initial loss", marks=SLOW),
         (["--model", "faults.py:Blind"], "one batch"),
-        (["--model", "faults.py:Blind", "--transform", "ColorJitter((0, 0))"], "input"),
+        pytest.param(
+            ["--model", "faults.py:Blind", "--transform", "ColorJitter((0, 0))"],
+            "input",
+            marks=SLOW,
+        ),
     ],
 )
 def test_a_fault_stops_the_run_before_it_trains(arguments, failed, here):
@@ -83,20 +88,30 @@ def test_a_fault_stops_the_run_before_it_trains(arguments, failed, here):
 
 
 def test_images_that_are_not_normalised_are_warned_of(here):
-    done = flown("--set", "data.mean=[0,0,0]", "--set", "data.std=[0.01,0.01,0.01]")
+    done = flown(
+        "--model",
+        "own.py:Dropping",
+        "--set",
+        "data.mean=[0,0,0]",
+        "--set",
+        "data.std=[0.01,0.01,0.01]",
+    )
     assert verdicts()["input"] == "WARN"
     assert "run `ptkit normstats`" in done.output
 
 
 def test_what_has_no_usual_value_is_not_judged(here):
-    assert flown("--loss", "TripletMarginLoss()").exit_code == 0
+    assert flown("--model", "own.py:Dropping", "--loss", "TripletMarginLoss()").exit_code == 0
     found = {name: verdict for name, verdict in verdicts().items() if verdict == "n/a"}
     assert list(found) == ["initial loss", "outputs", "one batch"]
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"ema": 0.9, "optimizer": "AdamW()"}, {"model": "own.py:Dropping", "workers": 1}],
+    [
+        pytest.param({"ema": 0.9, "optimizer": "AdamW()"}, marks=SLOW),
+        {"model": "own.py:Dropping", "workers": 1},
+    ],
     ids=["averaged", "dropout"],
 )
 def test_a_run_after_a_preflight_is_the_one_without(settings, here):

@@ -31,7 +31,7 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk many-cores accuracy \
+BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
 	recipes photos digits catalogue transforms
 
 .PHONY: demo test check faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
@@ -90,6 +90,10 @@ bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py resnet18-small-32 "$(IMAGES)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py yolo11n-cls-224 "$(PHOTOS)" --device $(DEVICE)
+
+bench-recording: bench-ready
+	$(BENCH) benchmarks/bench_recording.py lenet "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_recording.py resnet18 "$(IMAGES)" --device $(DEVICE)
 
 bench-precision: bench-ready
 	$(BENCH) benchmarks/bench_precision.py --device $(DEVICE)

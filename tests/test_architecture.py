@@ -112,6 +112,7 @@ SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
+FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "gradcam", "confmat", "predict"):  # fmt: skip
     FLAGS[_name].add("--max-pixels")

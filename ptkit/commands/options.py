@@ -265,6 +265,26 @@ class SourceFlags(TypedDict, total=False):
 
 for_bare_weights = with_flags(BareWeights.__annotations__, before="device")
 
+# Of train alone: what comes before training, or in its place.
+TRIAL_FLAGS: dict[str, Any] = {
+    "preflight": Annotated[
+        bool | None,
+        typer.Option(
+            "--preflight",
+            help="First look at the images, the initial loss, and whether the model can learn a"
+            " batch; a failed check ends with exit code 5.",
+        ),
+    ],
+    "lr_find": Annotated[
+        bool | None,
+        typer.Option(
+            "--lr-find",
+            help="Only try rising learning rates, draw the loss over them and suggest one; into"
+            " --out or ./ptkit-lr-find.",
+        ),
+    ],
+}
+
 # Of train and finetune, beside the settings.
 RUN_FLAGS: dict[str, Any] = {
     "config": Config,

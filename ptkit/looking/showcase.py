@@ -122,7 +122,7 @@ def _draw_feature_maps(run: Run, _found: Predicted) -> Iterator[Path]:
     if not any(layer.is_map for layer in traced):
         raise UsageError("feature maps: no layer of the model gives maps")
     maps = record_activations(model, images, default_layers(traced, limit=_NUM_LAYERS))
-    names = [_label_of(listed, index) for index in indices]
+    names = [label_text(listed, index) for index in indices]
     footer = footer_of(run, num_drawn=len(indices))
     drawn = layer_figures(maps, _pixels(run, images), names=names, footer=footer)
     for name, file_name, figure in drawn:
@@ -150,7 +150,7 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
             # Of several labels the explained one need not be above its threshold.
             word = "predicted" if kind == SINGLE else "most probable"
             answer = f"{word}: {names[classes[rank]]}, {values[index].max():.1%}"
-        lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
+        lines = [listed.listed_path(index), f"true: {label_text(listed, index)}", answer]
         image, heat = _pixels(run, images[rank]), heats[rank]
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[ranked[rank]]))
         explained.append(one)
@@ -192,7 +192,7 @@ def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
     pictures = np.concatenate(thumbnails)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
-    rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]
+    rows = [(label_text(listed, index), listed.listed_path(index)) for index in indices]
     shares = pictures.transpose(0, 3, 1, 2) / np.float32(255)
     run.show(Embedding("features", points, [("true", "image"), *rows], shares), epoch_of(run))
     labels, footer = listed.labels[indices], footer_of(run, num_drawn=len(indices))
@@ -318,7 +318,7 @@ def squares(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     return resized.round().to(torch.uint8).movedim(1, -1).numpy()
 
 
-def _label_of(images: ImageList, index: int) -> str:
+def label_text(images: ImageList, index: int) -> str:
     """Return the label of an image in words."""
     label = images.labels[index]
     if images.label_kind == REGRESSION:

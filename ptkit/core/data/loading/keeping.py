@@ -3,14 +3,11 @@ are needed.
 """
 
 import hashlib
-import math
-import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,6 @@ import torchvision
 from ptkit import __version__
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes, decoded_chunks
 from ptkit.core.data.loading.entries import (
@@ -40,10 +36,11 @@ from ptkit.core.data.loading.entries import (
     shown,
 )
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.files import from_disk
-from ptkit.core.machine import free_bytes
+from ptkit.core.machine import free_bytes, num_processes_here
 from ptkit.core.ranks import here
 from ptkit.core.wording import amount
 
@@ -206,17 +203,14 @@ def _place_note(*lists: LoadedList) -> str:
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. An entry that lacks
-    images which can be read now is not returned.
+    key: see `key_of`. The pixels are read where they take less than half of the free memory, else
+    they stay in their file. An entry that lacks images which can be read now is not returned.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
     if entry is None:
         return None
     try:
-        # Before they are mapped: no changed pixel may be trained on.
-        if not is_whole(entry):
-            return None
-        kept = _mapped(entry)
+        kept = _loaded(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
     bad = [index for index, _ in kept.bad]
@@ -257,7 +251,7 @@ def decode_to_disk(
             "hashes_nbytes": 8 * (len(images) - len(bad)),
         }
         writer.finish(found, hashes=np.concatenate(hashes).tobytes(), sizes=table)
-    # Mapped, not held: the memory of the decoded images is the system's to take back.
+    # Opened as a later run would do it: what it reads has been checked.
     kept = open_kept(images, key=key)
     if kept is None:
         raise refusal(FileNotFoundError(2, "the images that were just written are gone"))
@@ -348,26 +342,29 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
     }
 
 
-def _mapped(entry: Entry) -> Kept:
+def _loaded(entry: Entry) -> Kept:
+    """Return the images of an entry, all of them checked: no changed pixel may be trained on.
+
+    Raises:
+        OSError, ValueError, KeyError: it is damaged.
+    """
     facts, file = entry.facts, entry.folder / PIXELS
-    count, channels = facts["num_images"], facts["channels"]
+    count, channels, nbytes = facts["num_images"], facts["channels"], facts["nbytes"]
+    # Each process on this machine has its own.
+    fits = nbytes < free_bytes() // (2 * num_processes_here())
+    pixels = np.empty(nbytes, np.uint8) if fits else None
+    if not is_whole(entry, pixels=None if pixels is None else pixels.data):
+        raise ValueError("other bytes than were written")
     bad = tuple(map(tuple, facts["bad"]))
     hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count)
+    shape = (nbytes,) if facts["size"] is None else (count, *facts["size"], channels)
+    array = StoredPixels(file, shape) if pixels is None else pixels.reshape(shape)
     if facts["size"] is not None:
-        pixels = _mapped_pixels(file, (count, *facts["size"], channels))
-        return Kept(pixels, bad, origin=file, hashes=hashes)
+        return Kept(array, bad, hashes=hashes)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
-    if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != facts["nbytes"]:
+    if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != nbytes:
         raise ValueError("the sizes are not those of the pixels")
-    blocks = (_mapped_pixels(file, (facts["nbytes"],)),)
-    layout = Layout(blocks, np.zeros(count, np.int32), starts_of(sizes, channels), sizes, channels)
-    return Kept(np.empty(0, np.uint8), bad, layout, file, hashes)
-
-
-def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:
-    if not all(shape):
-        return np.empty(shape, np.uint8)  # nothing to map
-    # Pages of its own where somebody writes, so that torch takes the array without a warning.
-    with open(file, "rb") as stream:
-        mapping = mmap.mmap(stream.fileno(), math.prod(shape), access=mmap.ACCESS_COPY)
-    return np.frombuffer(mapping, np.uint8).reshape(shape)
+    starts, block_of = starts_of(sizes, channels), np.zeros(count, np.int32)
+    return Kept(
+        np.empty(0, np.uint8), bad, Layout((array,), block_of, starts, sizes, channels), hashes
+    )

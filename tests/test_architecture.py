@@ -108,7 +108,7 @@ FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "confmat", "predict"):  # fmt: skip
-    FLAGS[_name].add("--max-pixels")
+    FLAGS[_name] |= {"--max-pixels", "--alpha"}
 
 
 def module_name(file: Path) -> str:
@@ -380,6 +380,7 @@ SUBJECTS = {
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
+    "alpha": "transparency, from training to prediction",
     "recipes": "a subject of several modules",
     "service": "docs/service.md",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 ON_BAD = ("stop", "skip")
+ALPHA = ("drop", "white")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # In the type of a number or switch that may also be left to what is measured before the first step.
 Auto = Literal["auto"]
@@ -135,6 +136,10 @@ class DataSettings:
     on_bad: str = _setting(
         "stop", "Stop at an image that cannot be read, or skip it.", choices=ON_BAD
     )
+    alpha: str = _setting(
+        "auto", "What becomes of transparency; auto drops it, or does as weights have it.",
+        flag="--alpha", choices=("auto", *ALPHA),
+    )  # fmt: skip
     allow_leak: bool = _setting(False, "Continue although an image is in both lists.")
     remember_images: bool = _setting(
         True,

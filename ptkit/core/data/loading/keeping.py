@@ -305,7 +305,8 @@ def _can_be_read(images: ImageList, index: int) -> bool:
 
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
     # The prefix alone: runs that differ only in what follows share an entry.
-    return tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
+    calls = tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
+    return calls if pipeline.alpha == "drop" else (f"alpha={pipeline.alpha}", *calls)
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:

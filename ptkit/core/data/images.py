@@ -87,6 +87,8 @@ _DAMAGE = re.compile(
 _TOO_LARGE = re.compile(r"Image size \((\d+) pixels\)")
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
+# All formats have their end marker in them.
+_TAIL_BYTES = 64
 _ORIENTATION = 0x0112
 
 
@@ -141,6 +143,15 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
     return with_retries(path, _regular_bytes, path, most)
 
 
+def read_ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    """Return the beginning of a file, up to 64 KiB, its last bytes, and its length.
+
+    Raises:
+        DataError, StorageError: see `read`.
+    """
+    return with_retries(path, _ends, path)
+
+
 def size_of(path: str | Path) -> tuple[int, int]:
     """Return (height, width) of what `read` gives, from the header: nothing is decoded.
 
@@ -178,13 +189,32 @@ def is_upright(data: bytes) -> bool:
     return False
 
 
+def _length_of(descriptor: int, path: str | Path) -> int:
+    """Return the length of an open file, which must be a regular one."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"cannot read {path}: not a regular file")
+    return status.st_size
+
+
+def _ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    descriptor = os.open(os.fsencode(path), _READ_FLAGS)
+    try:
+        length = _length_of(descriptor, path)
+        head = os.read(descriptor, _HEADER_BYTES)
+        if length <= len(head):
+            return head, head[-_TAIL_BYTES:], length
+        os.lseek(descriptor, -_TAIL_BYTES, os.SEEK_END)
+        return head, os.read(descriptor, _TAIL_BYTES), length
+    finally:
+        os.close(descriptor)
+
+
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
     descriptor = os.open(os.fsencode(path), _READ_FLAGS)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"cannot read {path}: not a regular file")
-        wanted = status.st_size if most is None else min(most, status.st_size)
+        length = _length_of(descriptor, path)
+        wanted = length if most is None else min(most, length)
         data = os.read(descriptor, wanted)
         # One read gives all of it on most disks; the file may have become shorter meanwhile.
         while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):

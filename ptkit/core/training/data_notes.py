@@ -1,5 +1,7 @@
 """What a run says of its data."""
 
+from collections import Counter
+
 from ptkit.core.config import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.loading.keeping import LoadedList, where_note
@@ -26,6 +28,8 @@ def data_note(
         note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
     if repeated := images.num_repeated + valid.images.num_repeated:
         note += f"; lines that repeat another: {repeated:,}"
+    if odd := Counter(train.odd) + Counter(valid.odd):
+        note += f"; used: {', '.join(f'{count:,} {kind}' for kind, count in sorted(odd.items()))}"
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"
     if pipeline.alpha == "white":

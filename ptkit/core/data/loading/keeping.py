@@ -5,9 +5,9 @@ are needed.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ from ptkit.core.data.loading.entries import (
 )
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
 from ptkit.core.data.loading.stored import StoredPixels
+from ptkit.core.data.loading.survey import Survey, keep_survey, known_survey, survey
+from ptkit.core.data.pixel_limits import max_pixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.files import from_disk
@@ -60,7 +62,7 @@ class LoadedList:
     where they are.
 
     skipped: why images were left out. reason: why the images are not kept, unless that was asked
-    for.
+    for. odd: how many there are of unusual kinds, where a survey looked at the files.
     """
 
     images: ImageList
@@ -68,6 +70,7 @@ class LoadedList:
     where: str
     reason: str = ""
     skipped: tuple[str, ...] = ()
+    odd: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_list(
@@ -98,11 +101,27 @@ def load_list(
     if loaded.kept is not None:
         return _without_bad(loaded, loaded.kept.bad, data)
     if data.on_bad != "skip":
-        return loaded
+        found = _surveyed(images, data, counting)
+        return _without_bad(replace(loaded, odd=found.odd), found.bad, data)
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
         bad, _ = decode_each(images, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
+
+
+def _surveyed(images: ImageList, data: DataSettings, counting: Counting) -> Survey:
+    """Look at the files of a list before training on them, unless that was done before."""
+    is_kept = data.cache in ("auto", "disk")
+    key = list_key(images, ("survey", decoder.DECODING, max_pixels())) if is_kept else ""
+    if is_kept and (known := known_survey(images, key)) is not None:
+        return known
+    with counting(f"looking at {images.file.name}", len(images)) as on_images:
+        found = survey(images, on_images)
+    if is_kept and not found.bad:
+        # Without it the next run looks again.
+        with suppress(StorageError):
+            keep_survey(found, images, key)
+    return found
 
 
 def where_note(train: LoadedList, valid: LoadedList) -> str:

@@ -28,6 +28,8 @@ def data_note(
         note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
     if repeated := images.num_repeated + valid.images.num_repeated:
         note += f"; lines that repeat another: {repeated:,}"
+    if relabelled := images.num_relabelled + valid.images.num_relabelled:
+        note += f"; with another class by {data.relabel}: {relabelled:,}"
     if odd := Counter(train.odd) + Counter(valid.odd):
         note += f"; used: {', '.join(f'{count:,} {kind}' for kind, count in sorted(odd.items()))}"
     if data.reduced_decode:

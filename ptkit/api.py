@@ -4,9 +4,11 @@ The commands call these functions too; those that make a run are in api_runs.py.
 the user can fix is a `PtkitError`.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,9 @@ from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
+    from ptkit.core.data.keyed import Indices
+    from ptkit.core.data.lists import ImageList
+    from ptkit.core.data.transforms.covariance import Whitening
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
@@ -98,6 +103,7 @@ def normstats(
     workers: int = 0,
     on_bad: str = "stop",
     root: StrPath | None = None,
+    alpha: str = "drop",
     out: StrPath | None = None,
     counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
 ) -> NormstatsResult:
@@ -106,7 +112,7 @@ def normstats(
     num: take a random sample of this many images. size: resize them to size × size first.
     whiten: zca or pca for a whitening matrix too. out: a folder, that of the list by default.
     on_bad: `skip` leaves out images that cannot be read, see `skipped`. root: the folder of the
-    images, where they were moved. counting: for a progress bar.
+    images, where they were moved. alpha: `white` puts images on it. counting: for a progress bar.
 
     >>> found = ptkit.normstats("train.txt")
     >>> all(0 < value < 1 for value in found.mean)
@@ -116,7 +122,8 @@ def normstats(
         DataError: no images, or, with `stop`, some cannot be read.
         UsageError: whitening images that differ or are too large. StorageError: the disk refused.
     """
-    from ptkit.core.config import ON_BAD
+    from ptkit.core.config import ALPHA, ON_BAD
+    from ptkit.core.data import images as decoder
     from ptkit.core.data import statistics
     from ptkit.core.data.lists import check_image, read_list
     from ptkit.core.machine import num_cores
@@ -124,30 +131,46 @@ def normstats(
     _check_at_least(1, num=num, size=size)
     _check_at_least(0, workers=workers)
     check_choice("--on-bad", on_bad, ON_BAD)
+    check_choice("--alpha", alpha, ALPHA)
     images = read_list(Path(list_file), root=path_or_none(root))
+    read = functools.partial(decoder.read, alpha=alpha)
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
-    chosen, threads = statistics.sample(images, num=num, seed=seed), workers or num_cores()
-    total, skipped = len(chosen), list[str]()
+    chosen = statistics.sample(images, num=num, seed=seed)
+    skipped: list[str] = []
     if (bad := skipped if on_bad == "skip" else None) is None:
         check_image(images, int(chosen[0]))
-    whitening = None
+    how: dict[str, Any] = {"size": size, "workers": workers or num_cores(), "bad": bad}
+    whitening = whitening_file = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
-        from ptkit.core.data.transforms import covariance
-
-        check_choice("--whiten", whiten, covariance.KINDS)
-        with counting("whitening", total) as advance:
-            whitening = covariance.measure_whitening(
-                images, chosen, kind=whiten, size=size, workers=threads, on_images=advance, bad=bad
-            )
+        whitening = _whitening(images, chosen, whiten, alpha=alpha, counting=counting, **how)
         skipped.clear()  # they come again
-    with counting("measuring", total) as advance:
-        found = statistics.measure(
-            images, chosen, size=size, workers=threads, on_images=advance, bad=bad
-        )
-    file = statistics.save(found, target)
-    whitening_file = None if whitening is None else covariance.save(whitening, target)
+    with counting("measuring", len(chosen)) as advance:
+        found = statistics.measure(images, chosen, read=read, on_images=advance, **how)
+    file = statistics.save(replace(found, alpha=alpha), target)
+    if whitening is not None:
+        from ptkit.core.data.transforms.covariance import save
+
+        whitening_file = save(whitening, target)
     return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
+
+
+def _whitening(
+    images: "ImageList",
+    chosen: "Indices",
+    kind: str,
+    *,
+    alpha: str,
+    counting: Counting,
+    **how: Any,
+) -> "Whitening":
+    from ptkit.core.data.transforms import covariance
+
+    check_choice("--whiten", kind, covariance.KINDS)
+    if alpha != "drop":
+        raise UsageError("--whiten measures images without transparency: leave out --alpha")
+    with counting("whitening", len(chosen)) as advance:
+        return covariance.measure_whitening(images, chosen, kind=kind, on_images=advance, **how)
 
 
 def evaluate(
@@ -160,6 +183,7 @@ def evaluate(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "stop",
@@ -169,6 +193,7 @@ def evaluate(
 
     ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
+    alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
     root: the folder of the images, where they were moved.
 
@@ -188,7 +213,7 @@ def evaluate(
 
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms}
+    answers = given | {"transforms": transforms, "alpha": alpha}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject,
@@ -212,6 +237,7 @@ def predict(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "skip",
@@ -236,7 +262,7 @@ def predict(
 
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms}
+    answers = given | {"transforms": transforms, "alpha": alpha}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(source) for source in several]
@@ -260,6 +286,7 @@ def load(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
 ) -> "TrainedModel":
     """Rebuild the model of a checkpoint, a run folder or bare weights, ready to predict.
 
@@ -285,7 +312,7 @@ def load(
     from ptkit.looking.subject import load_subject
 
     given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
-    subject = load_subject(Path(path), classes=path_or_none(classes), **given)  # type: ignore[arg-type]
+    subject = load_subject(Path(path), classes=path_or_none(classes), alpha=alpha, **given)
     return cast("TrainedModel", with_predict(subject))
 
 

@@ -52,6 +52,7 @@ class FinetuneSettings(TypedDict, total=False):
     on_bad: str
     allow_leak: bool
     remember_images: bool
+    alpha: str
     sampler: str
     shuffle: bool
     drop_last: bool

@@ -115,7 +115,7 @@ FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "gradcam", "confmat", "predict"):  # fmt: skip
-    FLAGS[_name].add("--max-pixels")
+    FLAGS[_name] |= {"--max-pixels", "--alpha"}
 
 
 def module_name(file: Path) -> str:
@@ -410,6 +410,7 @@ SUBJECTS = {
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
+    "alpha": "transparency, from training to prediction",
     "recipes": "a subject of several modules",
     "service": "docs/service.md",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",

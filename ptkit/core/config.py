@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ptkit.core.config_fields import Form, Limits, setting
 
 ON_BAD = ("stop", "skip")
+ALPHA = ("drop", "white")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # In the type of a number or switch that may also be left to what is measured before the first step.
 Auto = Literal["auto"]
@@ -99,6 +100,12 @@ class DataSettings:
     )
     on_bad: str = setting(
         "stop", "Stop at an image that cannot be read, or skip it.", choices=ON_BAD
+    )
+    alpha: str = setting(
+        "auto",
+        "What becomes of transparency; auto drops it, or does as weights have it.",
+        flag="--alpha",
+        choices=("auto", *ALPHA),
     )
     allow_leak: bool = setting(False, "Continue although an image is in both lists.")
     remember_images: bool = setting(

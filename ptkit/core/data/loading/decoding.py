@@ -39,19 +39,21 @@ _CHUNK_BYTES = 4 << 20
 _NUM_HEADERS = 256
 
 
-def decoded_image(images: ImageList, index: int, content: Content) -> Pixels:
-    """Decode the content of a list's file.
+def decoded_image(
+    images: ImageList, index: int, content: Content, *, alpha: str = "drop"
+) -> Pixels:
+    """Decode the content of a list's file. alpha: see `images.read`.
 
     Raises:
         PtkitError: it could not be read, or is not an image.
     """
     data = checked(content)
     try:
-        return decoder.decode(data)
+        return decoder.decode(data, alpha=alpha)
     except DataError:
         # Once more, for the path in the message: to look it up for every image takes a thirtieth
         # of the time of decoding a small one.
-        return decoder.decode(data, images.image_path(index))
+        return decoder.decode(data, images.image_path(index), alpha=alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +197,12 @@ def _decoded(
     """
     bad = []
     contents = files.contents()
+    alpha = "drop" if pipeline is None else pipeline.alpha
     # Before decoding: the bytes are still in a core's cache.
     hashes = fingerprints(contents)
     for index, content in zip(indices, contents, strict=True):
         try:
-            pixels = decoded_image(images, index, content)
+            pixels = decoded_image(images, index, content, alpha=alpha)
         # Only what is wrong with this image: a failing disk or a bad transform ends the pass.
         except DataError as error:
             bad.append((index, str(error)))

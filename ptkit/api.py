@@ -22,6 +22,7 @@ from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
+    from ptkit.looking.checking import CheckUp
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
@@ -148,6 +149,34 @@ def normstats(
     file = statistics.save(found, target)
     whitening_file = None if whitening is None else covariance.save(whitening, target)
     return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
+
+
+def check(
+    *sources: StrPath,
+    root: StrPath | None = None,
+    workers: int = 0,
+    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+) -> "CheckUp":
+    """Check data before training does: what `ptkit check` prints, without its pictures.
+
+    sources: lists of the parts of one data set, or a folder of classes; none are the lists in the
+    working directory. root: the folder of a list's images, where they were moved. workers: decoding
+    threads, 0 for all cores. counting: for a progress bar.
+
+    >>> found = ptkit.check("data")
+    >>> found.count("FAIL")
+    0
+
+    Raises:
+        DataError: a list or folder that cannot be used; images that cannot be read are a finding.
+        UsageError: sources that do not go together.
+    """
+    from ptkit.looking.checking import check_up
+
+    _check_at_least(0, workers=workers)
+    return check_up(
+        list(map(Path, sources)), root=path_or_none(root), workers=workers, counting=counting
+    )
 
 
 def evaluate(

@@ -79,6 +79,7 @@ FLAGS = {
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
               "--overwrite", "--seed", "--out", "--path-column", "--label-column",
               "--group-column", "--label-from", "--root"},
+    "check": {"--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
@@ -106,7 +107,7 @@ SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
-for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
+for _name in ("check", "normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "confmat", "predict"):  # fmt: skip
     FLAGS[_name].add("--max-pixels")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from ptkit.core.data.components import joined
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import UsageError
 from ptkit.core.files import with_retries
@@ -51,7 +52,7 @@ def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
     # After the names: a wrong pattern is reported before files are read.
     duplicates = find_duplicates(scan.paths, scan.sizes)
     return Grouping(
-        units=_joined([*duplicates, *groups.values()]),
+        units=joined([*duplicates, *groups.values()]),
         num_duplicates=sum(len(same) - 1 for same in duplicates),
         conflicts=_conflicts(scan, duplicates),
         num_groups=len(groups),
@@ -72,27 +73,6 @@ def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
     if keys.count(None) == len(keys):
         raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
     return keys
-
-
-def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return the connected components of overlapping groups, each ascending."""
-    parent: dict[int, int] = {}
-
-    def root(index: int) -> int:
-        while (above := parent.setdefault(index, index)) != index:
-            parent[index] = parent[above]
-            index = above
-        return index
-
-    for first, *others in groups:
-        for other in others:
-            # The smaller index becomes the root, so that the result depends on the sets alone.
-            low, high = sorted((root(first), root(other)))
-            parent[high] = low
-    units: defaultdict[int, list[int]] = defaultdict(list)
-    for index in sorted(parent):
-        units[root(index)].append(index)
-    return list(units.values())
 
 
 def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:

@@ -37,6 +37,7 @@ def split(
     kfold: int | None = None,
     extend: bool = False,
     group_by: str | None = None,
+    near_duplicates: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -60,8 +61,7 @@ def split(
 
     Raises:
         UsageError: settings that do not go together, or files in the way.
-        DataError: images that cannot be split.
-        StorageError: the disk refused.
+        DataError: images that cannot be split. StorageError: the disk refused.
     """
     from ptkit.core.data.splits.jobs import SplitJob, run_split
     from ptkit.core.data.splits.sources import Source
@@ -78,6 +78,7 @@ def split(
         kfold=kfold,
         extend=extend,
         group_by=group_by,
+        near_duplicates=near_duplicates,
         allow_missing=allow_missing,
         overwrite=overwrite,
         seed=seed,

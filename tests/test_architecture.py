@@ -76,9 +76,9 @@ LONG_FILES: dict[str, int] = {}
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
-              "--group-column", "--label-from", "--root"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
+              "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
+              "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
     "check": {"--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
@@ -107,8 +107,8 @@ SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
-for _name in ("check", "normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "confmat", "predict"):  # fmt: skip
+for _name in ("check", "normstats", "train", "finetune", "probe", "viz-featuremaps",
+              "viz-transforms", "confmat", "predict"):  # fmt: skip
     FLAGS[_name].add("--max-pixels")
 
 

@@ -9,7 +9,7 @@ from ptkit.core.wording import first_of
 MAX_IMBALANCE = 10
 # Standard errors, and the least difference worth a word: of many images every difference is
 # significant.
-_SIGNIFICANT, _LEAST_DISTANCE, _LEAST_EFFECT = 4.0, 0.05, 0.2
+_SIGNIFICANT, _LEAST_DISTANCE, _LEAST_EFFECT = 3.0, 0.05, 0.2
 # Expected images of a class below which chi-square is no longer chi-square.
 _LEAST_EXPECTED = 5
 # Rec. 601, as OpenCV's grey.

@@ -36,6 +36,8 @@ _BLOCK, _CANDIDATES = 1 << 13, 1 << 22
 _NUM_SAMPLED, _LEAST_JUDGED = 500, 20
 # Turned or not, and the steps through rows and columns.
 _VARIANTS = tuple(product((False, True), (1, -1), (1, -1)))
+# How often a class has a pair above its limit that only chance made alike.
+_CHANCE = 0.01
 # What a standard deviation of normal numbers is, in median absolute deviations.
 _DEVIATIONS_A_MAD = 1.4826
 
@@ -169,9 +171,9 @@ def _limits(thumbnails: Thumbnails, labels: Indices) -> Floats:
     """Return for each image how well a near-duplicate has to correlate with it.
 
     The images of a class may be alike by nature: digits, parts on a conveyor. Fisher's z of random
-    pairs is about normal; the limit is what the most alike of all pairs of the class would reach by
-    chance, median + deviation · sqrt(2 ln(number of pairs)), and never below 0.95. By median and
-    MAD: duplicates among the sampled pairs do not count.
+    pairs is about normal; the limit is what one class in a hundred has a pair above by chance,
+    median + deviation · sqrt(2 ln(100 · number of pairs)), and never below 0.95. By median and MAD:
+    duplicates among the sampled pairs do not count.
     """
     rng = np.random.default_rng(0)
     limits = np.full(len(labels), MIN_CORRELATION)
@@ -185,6 +187,6 @@ def _limits(thumbnails: Thumbnails, labels: Indices) -> Floats:
         z = np.arctanh(correlation.clip(-0.999999, 0.999999))
         deviation = _DEVIATIONS_A_MAD * np.median(np.abs(z - np.median(z)))
         num_pairs = len(rows) * (len(rows) - 1) / 2
-        by_chance = np.tanh(np.median(z) + deviation * np.sqrt(2 * np.log(num_pairs)))
-        limits[rows] = max(MIN_CORRELATION, by_chance)
+        highest = np.median(z) + deviation * np.sqrt(2 * np.log(num_pairs / _CHANCE))
+        limits[rows] = max(MIN_CORRELATION, np.tanh(highest))
     return limits

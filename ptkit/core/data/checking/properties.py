@@ -103,7 +103,10 @@ def _measured(data: bytes, pixels: Pixels) -> tuple[object, ...]:
     # INTER_AREA gives means over areas: a resized copy and its original look alike.
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if factor < 1 else pixels
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    thumbnail = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    # INTER_AREA enlarges by repeating pixels, at other places in a resized copy.
+    kind_of = cv2.INTER_LINEAR if min(size) < SIDE else cv2.INTER_AREA
+    # A reduced copy of a small image lacks the finest detail; so it does not count.
+    thumbnail = cv2.GaussianBlur(cv2.resize(grey, (SIDE, SIDE), interpolation=kind_of), (3, 3), 0)
     contrast = cv2.meanStdDev(grey)[1].item()
     edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1].item()
     kind = sniff(data)

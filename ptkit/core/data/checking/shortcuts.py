@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ptkit.core.data.checking.evidence import Evidence, Found
+from ptkit.core.data.checking.evidence import Evidence, Found, Mask
+from ptkit.core.wording import first_of
 
 # Of what a guess by the largest class leaves open, see `_skill`.
 MIN_SKILL = 0.3
@@ -20,20 +21,37 @@ Codes = npt.NDArray[np.int64]
 
 
 def shortcut(evidence: Evidence) -> Found | None:
-    """Find trivial properties that predict the label."""
+    """Find trivial properties that predict the label, or tell one class from all others."""
     labels = evidence.listing.labels[evidence.is_readable]
     if len(labels) < _LEAST:
         return None
     texts = []
     for name, codes in _trivial(evidence).items():
-        accuracy, majority = _accuracy(codes, labels), np.bincount(labels).max() / len(labels)
-        error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
-        # Two standard errors on the safe side.
-        if majority < 1 and (accuracy - 2 * error - majority) / (1 - majority) > MIN_SKILL:
-            texts.append(f"{name} alone gives {accuracy:.0%} of the labels")
-    if not texts:
-        return None
-    return Found(f"{'; '.join(texts)}; always the largest class gives {majority:.0%}")
+        answers = _answers(codes, labels)
+        if _skill(answers, labels) > MIN_SKILL:
+            texts.append(f"{name} alone gives {(answers == labels).mean():.0%} of the labels")
+            continue
+        told = [c for c in np.unique(labels) if _skill_at_one(codes, labels == c) > MIN_SKILL]
+        if told:
+            names = first_of([evidence.listing.class_names[label] for label in told], 3)
+            texts.append(f"{name} alone tells {names} from the others")
+    return Found("; ".join(texts)) if texts else None
+
+
+def _skill(answers: Codes, labels: Codes) -> float:
+    """Return how much of what a guess by the largest class leaves open the answers get right: 0 for
+    none, 1 for all; two standard errors on the safe side.
+    """
+    majority = np.bincount(labels).max() / len(labels)
+    accuracy = (answers == labels).mean()
+    error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
+    return float((accuracy - 2 * error - majority) / (1 - majority)) if majority < 1 else 0.0
+
+
+def _skill_at_one(codes: Codes, is_class: Mask) -> float:
+    """Return the same for one class against all others."""
+    labels = is_class.astype(np.int64)
+    return _skill(_answers(codes, labels), labels)
 
 
 def _trivial(evidence: Evidence) -> Mapping[str, Codes]:
@@ -58,18 +76,15 @@ def _binned(values: npt.NDArray[np.generic], num_bins: int) -> Codes:
     return np.searchsorted(edges, values.astype(float), side="right")
 
 
-def _accuracy(codes: Codes, labels: Codes) -> float:
-    """Return how often the most frequent label of an image's code is its own, counted on one half
-    of the images and tried on the other, both ways.
-    """
+def _answers(codes: Codes, labels: Codes) -> Codes:
+    """Return for each image the most frequent label of its code in the other half of the images."""
     # Neighbours in a list are often of one class; so the halves are drawn.
     half = np.random.default_rng(0).permutation(len(labels)) % 2
-    right = 0
-    for tried in (0, 1):
-        known, asked = half != tried, half == tried
+    answers = np.empty_like(labels)
+    for asked in (half == 0, half == 1):
         table = np.zeros((codes.max() + 1, labels.max() + 1), np.int64)
-        np.add.at(table, (codes[known], labels[known]), 1)
+        np.add.at(table, (codes[~asked], labels[~asked]), 1)
         # A code that was never seen gets the largest class.
-        answers = np.where(table.any(axis=1), table.argmax(axis=1), table.sum(axis=0).argmax())
-        right += int((answers[codes[asked]] == labels[asked]).sum())
-    return right / len(labels)
+        known = np.where(table.any(axis=1), table.argmax(axis=1), table.sum(axis=0).argmax())
+        answers[asked] = known[codes[asked]]
+    return answers

@@ -39,6 +39,7 @@ class FinetuneSettings(TypedDict, total=False):
     valid: StrPath
     classes: StrPath | None
     root: StrPath | None
+    relabel: StrPath | None
     size: int | None
     augment: str
     transforms: Sequence[str]
@@ -95,6 +96,7 @@ class FinetuneSettings(TypedDict, total=False):
     knn: int | None
     tensorboard: bool
     histograms: bool
+    log_layers: bool
     graph: bool
     pictures: bool
     log_folder: StrPath | None

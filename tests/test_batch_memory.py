@@ -1,4 +1,4 @@
-"""Memory of large batches: given out again when nobody holds it, and never before."""
+"""Memory of batches: given out again when nobody holds it, and never before."""
 
 import gc
 
@@ -32,7 +32,7 @@ def test_memory_comes_again_when_no_view_of_it_is_left():
 
 
 @pytest.mark.parametrize("calls", [["RandomCrop(9, padding=2)"], ["TenCrop(7)"], ["Grayscale()"]])
-def test_large_batches_are_those_that_are_made_at_once(calls, monkeypatch):
+def test_batches_made_in_parts_are_those_that_are_made_at_once(calls, monkeypatch):
     pipeline = Pipeline.parse([*calls, "ToTensor()", "Normalize(mean=[0.5], std=[0.2])"])
     pixels = np.random.default_rng(0).integers(0, 256, (23, 9, 9, 3), np.uint8)
     if calls == ["Grayscale()"]:
@@ -42,7 +42,6 @@ def test_large_batches_are_those_that_are_made_at_once(calls, monkeypatch):
     draws = pipeline.draws(0, epoch=1, keys=indices)
     parts = [(indices[k : k + 10], draws[k : k + 10]) for k in (0, 10, 20)]
     expected = [images for images, _ in kept.batches(parts)]
-    monkeypatch.setattr(in_memory, "_LARGE_BYTES", 0)
     monkeypatch.setattr(in_memory, "_BYTES_AT_ONCE", 4 * pixels[0].nbytes)
     found = [images for images, _ in kept.batches(parts)]
     for mine, other in zip(found, expected, strict=True):

@@ -21,6 +21,8 @@ from ptkit.core.training.batch_sizes import (
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY: dict[str, Any] = {
     "model": {"call": "lenet()"},
     "train": {"epochs": 1, "device": "cpu"},

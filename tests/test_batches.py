@@ -121,6 +121,15 @@ FOREIGN_PLANS = {
     ],
 }
 EVERY_PLAN = {**PLANS, **FOREIGN_PLANS}
+# Of those that take worker processes two are quick enough to be always there.
+PLAN_CASES = [
+    pytest.param(
+        calls,
+        id=name,
+        marks=[pytest.mark.slow] if name in ("PIL image", "a user's function") else [],
+    )
+    for name, calls in EVERY_PLAN.items()
+]
 
 
 @pytest.fixture
@@ -242,7 +251,7 @@ def test_batches_of_kept_images_are_those_of_images_read_anew(run, name):
     assert digest(run(calls, keep=True, workers=1), 0, 1) == digest(run(calls), 0, 1)
 
 
-@pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)
+@pytest.mark.parametrize("calls", PLAN_CASES)
 def test_image_does_not_depend_on_the_batch_it_falls_into(run, calls):
     expected = image_of_each(run(calls, batch_size=5))
     assert image_of_each(run(calls, batch_size=1)) == expected
@@ -261,7 +270,7 @@ def test_image_of_a_long_list_does_not_depend_on_the_batch_it_falls_into(noise_i
     assert whole == parts == small
 
 
-@pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)
+@pytest.mark.parametrize("calls", PLAN_CASES)
 def test_image_does_not_depend_on_the_epochs_before(run, calls):
     later = run(calls)
     for epoch in (0, 1):
@@ -288,14 +297,14 @@ def test_closed_batches_can_be_used_again(run, calls):
     assert digest(batches, 0) == first
 
 
-@pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)
+@pytest.mark.parametrize("calls", PLAN_CASES)
 def test_global_generators_are_neither_used_nor_changed(run, calls):
     before = global_states()
     digest(run(calls), 0, 1)
     assert global_states() == before
 
 
-@pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)
+@pytest.mark.parametrize("calls", PLAN_CASES)
 def test_global_seed_changes_nothing(run, calls):
     expected = digest(run(calls), 0)
     with torch.random.fork_rng(devices=[]):
@@ -374,7 +383,7 @@ def test_last_batch_can_be_dropped(run):
     assert (len(batches), batches.num_images) == (4, 20)
 
 
-@pytest.mark.parametrize("calls", EVERY_PLAN.values(), ids=EVERY_PLAN)
+@pytest.mark.parametrize("calls", PLAN_CASES)
 @pytest.mark.parametrize("batch_size", [5, 23])
 def test_batches_are_float_channels_last(run, calls, batch_size):
     batch = next(run(calls, batch_size=batch_size).epoch(0))

@@ -47,6 +47,8 @@ from ptkit.core.training.setup_data import prepare_data
 
 from tiny_data import make_lists  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 END = ("ToTensor()", "Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25])")
 ONE_SIZE = ("Resize((6, 7))", "RandomHorizontalFlip()", *END)
 OWN_SIZES = ("RandomResizedCrop(5)", "ColorJitter(0.4)", *END)

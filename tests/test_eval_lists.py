@@ -24,6 +24,8 @@ from ptkit.core.parts.calls import joined, parse, parse_all
 from ptkit.core.training.observers import Watcher
 from ptkit.core.training.session import run
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 INVERT = """
 import os, random
 import numpy as np, torch

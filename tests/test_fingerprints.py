@@ -24,6 +24,8 @@ from ptkit.core.models.locate import read_weights
 from ptkit.core.parts.calls import parse_all
 from ptkit.core.training.observers import Watcher
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 QUICK = {"tensorboard": False, "pictures": False, "batch_size": 16, "epochs": 1}
 GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 

@@ -15,6 +15,8 @@ from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare
 from ptkit.core.training.tasks.losses import RULES
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DIGITS = Path(__file__).parent.parent / "data"
 RECIPE = {
     "data": {"augment": "none"},

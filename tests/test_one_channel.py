@@ -35,6 +35,8 @@ from ptkit.looking.subject import load_subject
 from ptkit.looking.summary import without_weights
 from ptkit.looking.transforms import transform_sheets
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 GREY = {"transforms": ["Grayscale()"]}
 QUICK = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
 OWN_NET = """

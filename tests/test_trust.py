@@ -15,6 +15,8 @@ from ptkit.core.config import FIELDS
 from ptkit.core.errors import CheckpointError, PtkitError
 from ptkit.core.parts.trust import gather_trusted
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 OWN = """
 from pathlib import Path
 import torch

@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto, Form
+from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
+from ptkit.core.config_fields import Form
 from ptkit.core.ranks import rank_of_environment
 
 Command = Callable[..., None]

@@ -96,8 +96,10 @@ def _looked_at(
     training: "Training", on_look: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in training.valid.epoch():
-        outputs = batch.outputs(training.forward, training.dtype)
+        forward = training.gauge.forward(batch, training.forward)
+        outputs = batch.outputs(forward, training.dtype)
         kept = 0 if batch.is_stand_in else len(outputs)
+        training.gauge.see_valid(batch, outputs[:kept])
         yield outputs[:kept], batch.labels[:kept]
         on_look()
 

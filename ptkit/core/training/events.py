@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -42,6 +42,15 @@ def scalars(result: EpochResult) -> dict[str, float]:
     rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
     metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
     return {**rates, "images_per_s": result.images_per_s, **metrics}
+
+
+def gradient_norms(result: EpochResult) -> Iterator[tuple[int, float]]:
+    """Yield the total gradient norm before clipping, of each step of the epoch that was recorded;
+    steps are those of the run.
+    """
+    if result.recorded is not None:
+        norms = result.recorded.grad_norm
+        yield from enumerate(norms, start=result.recorded.step - len(norms) + 1)
 
 
 class Events(Recorder):
@@ -97,6 +106,8 @@ class Events(Recorder):
             self._writer.add_scalars(chart, lines, result.epoch)
         for tag, value in scalars(result).items():
             self._writer.add_scalar(tag, value, result.epoch)
+        for step, norm in gradient_norms(result):
+            self._writer.add_scalar("gradient/total_norm", norm, step)
         if copies:
             self._add_histograms(copies, result.epoch)
         self._writer.flush()

@@ -30,6 +30,7 @@ from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_s
 from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
+from ptkit.core.training.recording.gauge import NO_GAUGE, Gauge
 from ptkit.core.training.tasks.loss import Count, Loss, Totals
 
 
@@ -73,6 +74,7 @@ class Training:
     of the weights, evaluated instead of them. compiled: called instead of the model. replica: steps
     with the other ranks, if there are any.
     tries_kernels: cuDNN tries out kernels for full batches. clock: measures the parts of a step.
+    gauge: measures what happens in the model.
     """
 
     model: nn.Module
@@ -89,6 +91,7 @@ class Training:
     replica: Replica | None = None
     tries_kernels: bool = False
     clock: Clock = NO_CLOCK
+    gauge: Gauge = NO_GAUGE
 
     @property
     def forward(self) -> Forward:
@@ -154,6 +157,7 @@ def fit(
         # Reading waits for the device: without it `seconds` would end before the last steps do.
         totals = train_epoch(training, epoch, on_step, begun=begun)
         totals.load(all_sums(totals))
+        training.gauge.gather()
         training.clock.lap("rest")
         seconds = time.perf_counter() - begin
         # Before the schedule sees the epoch: these are the rates of its last step.
@@ -164,6 +168,7 @@ def fit(
             valid_loss, valid = evaluate(training, on_look)
             training.clock.lap("validation")
             training.schedule.after_epoch(valid_loss=valid_loss, metrics=valid)
+            recorded = training.gauge.recorded(step=training.schedule.num_steps, train_s=seconds)
             yield EpochResult(
                 epoch=epoch,
                 train_loss=totals.loss(),
@@ -174,6 +179,7 @@ def fit(
                 unfrozen=unfrozen,
                 seconds=time.perf_counter() - begin,
                 images_per_s=totals.num_images / seconds,
+                recorded=recorded,
             )
         training.clock.lap("records")
 
@@ -204,14 +210,17 @@ def train_epoch(
     num_steps = -(-len(training.train) // accumulate)
     on_ready = functools.partial(training.clock.lap, "data")
     rest = training.train.epoch(epoch, first=begun.steps * accumulate, on_ready=on_ready)
-    groups = _grouped(_timed(rest, training.clock), accumulate)
+    training.gauge.begin_epoch(num_steps)
+    groups = training.gauge.timed(_grouped(_timed(rest, training.clock), accumulate))
     for step, group in enumerate(groups, start=begun.steps + 1):
         if training.tries_kernels:
             # What a last, smaller batch could win is less than what its try-out costs.
             full = training.train.sampling.largest_part
             let_try_kernels(is_on=all(len(batch.indices) == full for batch in group))
         training.schedule.set_rates(training.optimizer)
+        training.gauge.begin_step(step, training.optimizer.param_groups[0]["lr"])
         make_step(training, group, totals)
+        training.gauge.end_step()
         training.schedule.after_step()
         # On a GPU looking at the loss waits for all work queued, so it is looked at rarely.
         if totals.is_due() or step == num_steps:
@@ -245,14 +254,14 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
 
     totals: what the batches are added to, or None.
     """
-    clock, settings = training.clock, training.settings
+    clock, gauge = training.clock, training.gauge if totals is not None else NO_GAUGE
     device = batches[0].images.device
     # Of the whole group, before the first backward: its labels say it.
     counts = [_count_of(training.loss, batch) for batch in batches]
     over = _sum_over_ranks(training, batches, counts)
     # Dropout depends on the seed, the step and the rank: a resumed run draws the same.
     purpose = f"dropout {here().number}" if here().number else "dropout"
-    _seed_device(device, stream_key(settings.seed, purpose, training.schedule.num_steps))
+    _seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
     # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
     for parameter in training.parameters:
         parameter.grad = None
@@ -274,12 +283,10 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         if totals is not None and not batch.is_stand_in:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)
+            gauge.see_batch(batch, outputs, _labels_of(batch), part)
     training.scaler.unscale()
-    if settings.clip_value is not None:
-        _clip_values(training.optimizer_setup.trained, settings.clip_value)
-    # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
-    if settings.clip_grad is not None:
-        nn.utils.clip_grad_norm_(training.optimizer_setup.trained, settings.clip_grad)
+    gauge.see_gradients()
+    _clip(training, gauge)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
@@ -306,6 +313,16 @@ def _sum_over_ranks(training: Training, batches: Sequence[Batch], counts: Sequen
     return summed_on_device(
         torch.as_tensor(total, dtype=torch.float32, device=batches[0].labels.device)
     )
+
+
+def _clip(training: Training, gauge: Gauge) -> None:
+    """Clip the gradients of a step, in place."""
+    trained, settings = training.optimizer_setup.trained, training.settings
+    if settings.clip_value is not None:
+        _clip_values(trained, settings.clip_value)
+    # Of the sum over all batches; without error_if_nonfinite, which waits for the device.
+    if settings.clip_grad is not None:
+        gauge.see_norm(nn.utils.clip_grad_norm_(trained, settings.clip_grad))
 
 
 def _clip_values(parameters: Sequence[nn.Parameter], limit: float) -> None:

@@ -18,6 +18,7 @@ from ptkit.core.models.transfer import TransferReport
 if TYPE_CHECKING:
     # viz-weights writes events too and must not wait for what the loop imports.
     from ptkit.core.training.loop import Progress
+    from ptkit.core.training.recording.gauge import Recorded
 
 # uint8 (H, W, 3).
 Pixels = npt.NDArray[np.uint8]
@@ -103,7 +104,8 @@ class EpochResult:
 
     train_accuracy: None where an image has no single right answer: with MixUp and CutMix, and for
     labels other than one class. valid: the metrics of the task, the main one first. lrs: by the
-    names of the parameter groups. unfrozen: names of the groups that began to train.
+    names of the parameter groups. unfrozen: names of the groups that began to train. recorded: what
+    was measured in the model, with log.layers. is_best: so far, where the run has decided it.
     """
 
     epoch: int
@@ -115,6 +117,8 @@ class EpochResult:
     unfrozen: tuple[str, ...]
     seconds: float
     images_per_s: float
+    recorded: "Recorded | None" = None
+    is_best: bool = False
 
 
 class Recorder:

@@ -22,6 +22,7 @@ from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.ranks import here
 from ptkit.core.training.holding import Hold
+from ptkit.core.training.layer_log import open_layer_log
 from ptkit.core.training.loop import Position, Training
 from ptkit.core.training.observers import Recorder
 from ptkit.core.training.optimization.saved_states import fault_of_optimizer, fault_unlike
@@ -188,8 +189,10 @@ def resumed_run(setup: Setup, saved: SavedState, hold: Hold) -> tuple[Run, str]:
     if here().is_main:
         hold.is_unfinished = True
         write_config(folder, setup.settings)
-        recorders = open_recorders(
-            folder, setup.settings.log, up_to_epoch=saved.epoch, lengths=train.get("logs")
+        up_to = {"up_to_epoch": saved.epoch, "lengths": train.get("logs")}
+        recorders = (
+            *open_layer_log(folder, setup, **up_to),
+            *open_recorders(folder, setup.settings.log, **up_to),
         )
     # Also what the weights saw that the run started from, which are not read again.
     data = replace(setup.data, earlier_images=image_hashes(saved.checkpoint))
@@ -232,6 +235,8 @@ def _restore(saved: SavedState, setup: Setup) -> str:
             training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
         else:
             training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
+        # Of a run that recorded nothing there are none.
+        training.gauge.load_state_dict(checkpoint["train"].get("layers", {}))
         if "generator" in checkpoint["train"]:
             torch.set_rng_state(checkpoint["train"]["generator"])
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:

@@ -23,6 +23,7 @@ from ptkit.core.ranks import here
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
+from ptkit.core.training.layer_log import open_layer_log
 from ptkit.core.training.loop import BEGINNING, Position
 from ptkit.core.training.observers import EpochResult, Item, Recorder
 from ptkit.core.training.probe.report import ProbeReport
@@ -164,6 +165,7 @@ class Run(Setup):
             contents["last"] = last_checkpoint(self, position)
         # Together: most tensors are in both.
         copies, rows = copy_contents(contents), tuple(self.rows)
+        result = replace(result, is_best=is_best)
         writes = [recorder.epoch(result, self.training.model) for recorder in self.recorders]
         arrived = when_copied(self.training.train.device)
 
@@ -293,7 +295,10 @@ def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
         # Paths in it may hold bytes that are not UTF-8.
         write_atomically(folder / "skipped.txt", text.encode(errors="surrogateescape"))
     # Nothing of an earlier beginning is kept.
-    recorders = open_recorders(folder, setup.settings.log, lengths={})
+    recorders = (
+        *open_layer_log(folder, setup),
+        *open_recorders(folder, setup.settings.log, lengths={}),
+    )
     seen = denormalise(example[0], setup.data.settings.mean, setup.data.settings.std)
     texts = {
         "config": toml,

@@ -275,6 +275,7 @@ class _Saver:
             # Weights of a loss that is not finite would replace good ones.
             check_finite(self._totals, self._current.training, self._position.epochs + 1)
             self._position = replace(self._position, sums=all_sums(self._totals))
+            self._current.training.gauge.gather()
             self._totals = None
         self._current.save(self._position)
 

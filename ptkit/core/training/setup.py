@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from ptkit.core.training.optimization.schedules import build_schedule
 from ptkit.core.training.probe.checks import check_head, check_method
 from ptkit.core.training.profiling import NO_CLOCK, stopwatch
 from ptkit.core.training.setup_data import PreparedData, prepare_data
+from ptkit.core.training.setup_layers import with_gauge
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
 from ptkit.core.training.setup_notes import choices, place_note, rate_note
 from ptkit.core.training.setup_ranks import check_ranks, in_ranks, with_own_norms
@@ -63,7 +65,8 @@ class Setup:
     """What a run is made of, complete and checked.
 
     settings: with all that was chosen written out, so that they repeat this run.
-    metric: what the best epoch is chosen by, "loss" or a metric of the task.
+    metric: what the best epoch is chosen by, "loss" or a metric of the task. layers: the first line
+    of layers.jsonl, with log.layers.
     """
 
     settings: Settings
@@ -71,6 +74,7 @@ class Setup:
     model: PreparedModel
     training: Training
     metric: str
+    layers: Mapping[str, Any] | None
 
 
 def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
@@ -162,8 +166,11 @@ def _prepare_training(
         _report(watch, data, model, notes)
         training = with_faster_steps(training, batch.images, watch.say)
         training = in_ranks(training, batch.images)
+        layers: Mapping[str, Any] | None = None
+        if settings.log.layers and asked.method != "probe":
+            training, layers = with_gauge(training, batch, num_outputs=model.num_outputs)
     resolved = _resolved(settings, data, model, training, channels_last=channels_last)
-    return Setup(resolved, data, model, training, metric)
+    return Setup(resolved, data, model, training, metric, layers)
 
 
 def _assemble(

@@ -378,6 +378,8 @@ def _data_note(
         note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
     if repeated := images.num_repeated + valid.images.num_repeated:
         note += f"; lines that repeat another: {repeated:,}"
+    if relabelled := images.num_relabelled + valid.images.num_relabelled:
+        note += f"; with another class by {data.relabel}: {relabelled:,}"
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"
     return note

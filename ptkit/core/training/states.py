@@ -100,6 +100,7 @@ def last_checkpoint(run: "Run", position: Position) -> dict[str, Any]:
             "step_in_epoch": position.steps,
             "seconds": position.seconds,
             "sums": dict(position.sums),
+            "layers": training.gauge.state_dict(),
             "gradients": _gradients(run, position),
             "optimizer": training.optimizer.state_dict(),
             "scheduler": training.schedule.state_dict(),

@@ -1,12 +1,15 @@
 """Memory of batches that is given out again when nobody holds them."""
 
 import math
-import weakref
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# What getrefcount counts of an item that only its list holds, while a loop looks at it.
+_NOBODY = next(sys.getrefcount(item) for item in [object()])
 
 
 class BatchMemory:
@@ -18,24 +21,18 @@ class BatchMemory:
     """
 
     def __init__(self) -> None:
-        # Blocks that nobody holds.
-        self._free: list[np.ndarray] = []
+        self._blocks: list[np.ndarray] = []
 
     def floats(self, shape: Sequence[int]) -> Tensor:
         """Return float32 memory of a shape, whatever is in it."""
         count = math.prod(shape)
-        # The last batch of an epoch is smaller, and finds room in the place of another.
-        block = min(
-            (block for block in self._free if block.size >= count), key=np.size, default=None
-        )
-        if block is None:
-            block = np.empty(count, np.float32)
-        else:
-            self._free = [other for other in self._free if other is not block]
-        # Tensors keep the array that they were made from: this one goes when the last of them does.
-        lease = block[:count]
-        weakref.finalize(lease, self._give_back, block).atexit = False
-        return torch.from_numpy(lease).view(*shape)
-
-    def _give_back(self, block: np.ndarray) -> None:
-        self._free.append(block)
+        for block in self._blocks:
+            # A tensor holds the array that it was made from as long as its memory is in use. The
+            # last batch of an epoch is smaller, and finds room in the place of another.
+            if sys.getrefcount(block) == _NOBODY and block.size >= count:
+                return torch.from_numpy(block)[:count].view(*shape)
+        # Those that are too small go: the size of batches has changed.
+        self._blocks = [block for block in self._blocks if block.size >= count]
+        block = np.empty(count, np.float32)
+        self._blocks.append(block)
+        return torch.from_numpy(block).view(*shape)

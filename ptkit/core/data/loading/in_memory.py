@@ -16,8 +16,6 @@ from ptkit.core.data.loading.batch_memory import BatchMemory
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Draws
 
-# From so many bytes of pixels on, memory counts; looking after it takes time.
-_LARGE_BYTES = 1 << 20
 # How many bytes of pixels are augmented at once on a CPU, where they should stay in a core's cache.
 _BYTES_AT_ONCE = 1 << 19
 
@@ -57,8 +55,6 @@ class InMemory:
             # one batch at a time.
             if self.pipeline.plan.float_steps:
                 pixels = self._unfinished(indices, draws)
-            elif num_bytes < _LARGE_BYTES:
-                pixels = self.pipeline.finish_on_device(self._unfinished(indices, draws), draws)
             else:
                 pixels = self._in_parts(indices, draws)
             labels = torch.from_numpy(self.labels[indices])

@@ -1,0 +1,177 @@
+"""The files that `ptkit diagnose` and others read: layers.jsonl, valid_outputs.npz, margins.npz."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from ptkit.core.errors import StorageError
+from ptkit.core.files import write_atomically
+from ptkit.core.training.observers import EpochResult, Recorder, Write
+from ptkit.core.training.recording.gauge import Recorded
+from ptkit.core.training.setup import Setup
+
+LAYERS, VALID_OUTPUTS, MARGINS = "layers.jsonl", "valid_outputs.npz", "margins.npz"
+
+Outputs = npt.NDArray[np.float32]
+
+
+def open_layer_log(
+    run: Path,
+    setup: Setup,
+    *,
+    up_to_epoch: int | None = None,
+    lengths: Mapping[str, int] | None = None,
+) -> tuple[Recorder, ...]:
+    """Return the log of a run's layers, if it has one.
+
+    up_to_epoch: the last epoch that a resumed run keeps, None for a new run. lengths: of its logs
+    there, where they are known.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if setup.layers is None:
+        return ()
+    labels, length = setup.training.valid.images.labels, (lengths or {}).get(LAYERS)
+    return (LayerLog(run, setup.layers, labels=labels, up_to_epoch=up_to_epoch, length=length),)
+
+
+class LayerLog(Recorder):
+    """Writes what the gauge of a run has measured.
+
+    start: the first line. labels: of the validation list. up_to_epoch: see `open_layer_log`.
+    length: bytes of layers.jsonl until there, where it is known.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        start: Mapping[str, Any],
+        *,
+        labels: npt.NDArray[Any],
+        up_to_epoch: int | None = None,
+        length: int | None = None,
+    ) -> None:
+        self._run, self._file, self._labels = run, run / LAYERS, labels
+        # Epoch and outputs.
+        self._best: tuple[int, Outputs] | None = None
+        kept = b""
+        if up_to_epoch is not None:
+            kept = _kept(self._file, up_to_epoch, length)
+            self._best = _best_of(run / VALID_OUTPUTS)
+        write_atomically(self._file, kept or _line(start))
+
+    def epoch(self, result: EpochResult, model: nn.Module) -> Write:
+        """Return what writes the epoch, all of which is on the CPU."""
+        recorded = result.recorded
+        return (lambda: None) if recorded is None else lambda: self._write(result, recorded)
+
+    def lengths(self) -> dict[str, int]:
+        """Return the bytes of layers.jsonl, all of them on the disk."""
+        return {LAYERS: self._file.stat().st_size}
+
+    def _write(self, result: EpochResult, recorded: Recorded) -> None:
+        epoch = result.epoch
+        _append(self._file, _line({"kind": "epoch", "epoch": epoch, **_numbers(recorded)}))
+        if recorded.margins is not None:
+            total, count = (recorded.margins[name].numpy() for name in ("sum", "count"))
+            arrays = {"sum": total.astype(np.float32), "count": count.astype(np.int32)}
+            _write_arrays(self._run / MARGINS, arrays)
+        if recorded.valid_outputs is not None:
+            self._write_outputs(epoch, recorded.valid_outputs.numpy(), is_best=result.is_best)
+
+    def _write_outputs(self, epoch: int, outputs: Outputs, *, is_best: bool) -> None:
+        if is_best:
+            self._best = epoch, outputs
+        # A run that is resumed may have lost its best ones: nothing is said then.
+        if self._best is None:
+            return
+        best_epoch, best = self._best
+        arrays = {
+            "labels": self._labels.astype(np.int64),
+            "best": best,
+            "last": outputs,
+            "best_epoch": np.int64(best_epoch),
+            "last_epoch": np.int64(epoch),
+        }
+        _write_arrays(self._run / VALID_OUTPUTS, arrays)
+
+
+def _numbers(recorded: Recorded) -> dict[str, Any]:
+    """Return what layers.jsonl has of an epoch."""
+    values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
+    return {k: v for k, v in values.items() if k not in ("margins", "valid_outputs")}
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(_finite(values), separators=(",", ":")).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with seven digits, which float32 has, and None for what is not finite:
+    JSON has no NaN.
+    """
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
+
+
+def _write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
+    write_atomically(file, lambda stream: np.savez(stream, **arrays))
+
+
+def _append(file: Path, line: bytes) -> None:
+    try:
+        with file.open("ab") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def _kept(file: Path, up_to_epoch: int, length: int | None) -> bytes:
+    """Return what a resumed run keeps of layers.jsonl; nothing where it is not there."""
+    try:
+        found = file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+    if length is not None:
+        return found[:length]
+    # It was resumed without log.layers in between.
+    lines = found.splitlines(keepends=True)
+    return b"".join(line for line in lines if _is_whole(line) and _epoch_of(line) <= up_to_epoch)
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"}\n")
+
+
+def _epoch_of(line: bytes) -> int:
+    # Without reading the numbers, of which there may be millions.
+    found = re.match(rb'\{"kind":"epoch","epoch":(\d+)', line)
+    return int(found[1]) if found else 0
+
+
+def _best_of(file: Path) -> tuple[int, Outputs] | None:
+    """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
+    try:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with file.open("rb") as stream, np.load(stream) as arrays:
+            return int(arrays["best_epoch"]), arrays["best"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

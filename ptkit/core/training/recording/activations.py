@@ -1,0 +1,129 @@
+"""Statistics of the layers' outputs, seen while a model runs as it always does."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ptkit.core.models.hooks import hooked
+from ptkit.core.training.recording.series import Seconds
+
+# Without a gradient where they give 0: a unit that is never above it learns no more.
+_RELUS = {
+    *(F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
+    F.threshold,
+}
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return convolutions and linear layers by name, and whatever else has a `weight` like them."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and isinstance(w := getattr(module, "weight", None), Tensor) and w.ndim > 1
+    }
+
+
+class Activations:
+    """Spreads and signs of what the layers with weights give, over all batches seen.
+
+    Numbers stay on the device until they are `taken`. seconds: what this costs is added to it.
+    """
+
+    def __init__(self, model: nn.Module, seconds: Seconds) -> None:
+        self._model, self._layers, self._seconds = model, weighted_layers(model), seconds
+        # By layer: for each call how many numbers, and their variance and mean.
+        self._moments: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
+        self._units: dict[str, int] = {}
+        self._is_active: dict[str, Tensor] = {}
+        self._last: str | None = None
+
+    @contextmanager
+    def seen(self, num_images: int) -> Iterator[None]:
+        """See what the model gives for the first `num_images` of each batch that it runs on."""
+
+        def see(name: str, _inputs: Any, output: Any) -> None:
+            self._last = name
+            if isinstance(output, Tensor):
+                with self._seconds:
+                    self._see_output(name, output.detach()[:num_images])
+
+        def see_relu(output: Tensor) -> None:
+            with self._seconds:
+                self._see_relu(output.detach()[:num_images])
+
+        seeing_relus = _Relus(see_relu)
+        with hooked(self._model, self._layers, see), seeing_relus:
+            yield
+
+    def _see_output(self, name: str, values: Tensor) -> None:
+        self._units[name] = values.shape[_unit_axis(self._layers[name])]
+        moments = torch.var_mean(values.float(), correction=0)
+        self._moments.setdefault(name, []).append((values.numel(), *moments))
+
+    def _see_relu(self, output: Tensor) -> None:
+        """See an activation: it follows the layer that ran last, unless another one did before."""
+        name, self._last = self._last, None
+        if name is None or name not in self._units:
+            return
+        axis = _unit_axis(self._layers[name])
+        if output.shape[axis] != self._units[name]:
+            return
+        is_active = (output > 0).movedim(axis, 0).flatten(1).any(1)
+        before = self._is_active.get(name)
+        self._is_active[name] = is_active if before is None else before | is_active
+
+    def taken(self) -> dict[str, dict[str, Any]]:
+        """Return by layer, in forward order: `units`, channels or features; `dead`, how
+        many of them gave nothing above 0 after the ReLU that follows, None without one; `std`
+        of all outputs.
+
+        They are forgotten; waits for the device.
+        """
+        found = {
+            name: {
+                "units": self._units[name],
+                "dead": int((~self._is_active[name]).sum()) if name in self._is_active else None,
+                "std": _std(moments),
+            }
+            for name, moments in self._moments.items()
+        }
+        for seen in (self._moments, self._units, self._is_active):
+            seen.clear()
+        return found
+
+
+class _Relus(TorchFunctionMode):
+    """Sees the output of every ReLU, be it a module or a function."""
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _RELUS:
+            self._see(output)
+        return output
+
+
+def _unit_axis(layer: nn.Module) -> int:
+    # Linear layers have their features last, whatever is before.
+    return 1 if "Conv" in type(layer).__name__ else -1
+
+
+def _std(moments: list[tuple[int, Tensor, Tensor]]) -> float:
+    """Return the spread of several parts together (Chan et al. 1979)."""
+    counts = [count for count, _, _ in moments]
+    variances = torch.stack([variance for _, variance, _ in moments]).tolist()
+    means = torch.stack([mean for _, _, mean in moments]).tolist()
+    total = sum(counts)
+    mean = sum(c * m for c, m in zip(counts, means, strict=True)) / total
+    inside = sum(c * v for c, v in zip(counts, variances, strict=True))
+    between = sum(c * (m - mean) ** 2 for c, m in zip(counts, means, strict=True))
+    return math.sqrt((inside + between) / total) if math.isfinite(inside) else math.nan

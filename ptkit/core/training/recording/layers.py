@@ -1,0 +1,220 @@
+"""The gauge of a run with log.layers.
+
+It only looks: weights and losses are bit for bit those of a run without it.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.data.loading.batches import Batch, Forward
+from ptkit.core.distributed import summed_on_device
+from ptkit.core.ranks import here
+from ptkit.core.training.recording.activations import Activations
+from ptkit.core.training.recording.gauge import Gauge, Recorded
+from ptkit.core.training.recording.outputs import Margins, ValidOutputs
+from ptkit.core.training.recording.series import Seconds, Series
+from ptkit.core.training.recording.weight_norms import WeightNorms, gradient_norms, total_norm
+
+# Steps of an epoch at which weights are measured.
+NUM_SAMPLES = 32
+# Validation images, the first of the list, on which activations are looked at.
+NUM_LOOKED_AT = 256
+
+# Of _Steps.
+_ON_HOST, _ON_DEVICE = ("lr", "wait_s", "sampled"), ("loss", "grad_norm")
+
+
+def sampled_steps(num_steps: int) -> list[int]:
+    """Return the steps of an epoch, from 1, at which weights are measured: evenly spread."""
+    spread = np.linspace(1, num_steps, min(num_steps, NUM_SAMPLES))
+    return [int(step) for step in spread.round()]
+
+
+@dataclass
+class _Steps:
+    """What the steps of an epoch have led to so far; weights: (samples, 3, W)."""
+
+    lr: list[float] = field(default_factory=list)
+    wait_s: list[float] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+    loss: Series = field(default_factory=Series)
+    grad_norm: Series = field(default_factory=Series)
+    weights: Series = field(default_factory=Series)
+
+
+class LayerGauge(Gauge):
+    """Measures a run; of several ranks the first one alone looks at the model.
+
+    weights: parameters with at least two dimensions, by name. trained: the list of those that the
+    optimizer moves, to which more may come. head: what gives the outputs, if that is known. clips:
+    whether clipping computes the norm of the gradients that `see_gradients` sees. margins,
+    outputs: None where images have no single label.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weights: Mapping[str, nn.Parameter],
+        trained: Sequence[nn.Parameter],
+        head: nn.Module | None,
+        clips: bool,
+        margins: Margins | None,
+        outputs: ValidOutputs | None,
+    ) -> None:
+        self._model, self._trained, self._head, self._clips = model, trained, head, clips
+        self._margins, self._outputs = margins, outputs
+        self._weights, self._seconds = WeightNorms(weights), Seconds()
+        self._steps, self._sampled = _Steps(), frozenset[int]()
+        self._loss: Tensor | None = None
+        self._is_sampled = False
+        self._activations, self._num_looked_at = Activations(model, self._seconds), 0
+
+    def begin_epoch(self, num_steps: int) -> None:
+        """Choose the steps at which weights are measured."""
+        self._sampled = frozenset(sampled_steps(num_steps) if here().is_main else ())
+
+    def timed(self, groups: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
+        """Time the wait for the batches of each step."""
+        begin = time.perf_counter()
+        for group in groups:
+            self._steps.wait_s.append(time.perf_counter() - begin)
+            yield group
+            begin = time.perf_counter()
+
+    def begin_step(self, number: int, lr: float) -> None:
+        """Copy the weights where this step is sampled."""
+        with self._seconds:
+            self._steps.lr.append(lr)
+            self._loss, self._is_sampled = None, number in self._sampled
+            if self._is_sampled:
+                self._steps.sampled.append(number)
+                self._weights.before()
+
+    def see_batch(self, batch: Batch, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch's part of the loss; keep its outputs."""
+        with self._seconds:
+            loss = loss.detach()
+            self._loss = loss if self._loss is None else self._loss + loss
+            if self._margins is not None:
+                self._margins.add(outputs.detach(), labels, batch.indices)
+
+    def see_gradients(self) -> None:
+        """Compute the norms that are wanted of this step."""
+        if not here().is_main or (self._clips and not self._is_sampled):
+            return
+        with self._seconds:
+            norms = gradient_norms(self._trained)
+            if not self._clips:
+                self._steps.grad_norm.add(total_norm(norms))
+            if self._is_sampled:
+                self._weights.gradients(norms)
+
+    def see_norm(self, norm: Tensor) -> None:
+        """Keep the norm from clipping, if it is of the gradients as they were."""
+        if self._clips:
+            self._steps.grad_norm.add(norm)
+
+    def end_step(self) -> None:
+        """Measure what the step has changed, where it is sampled."""
+        with self._seconds:
+            # A rank may have had no image of the step.
+            nothing = torch.zeros((), device=next(self._model.parameters()).device)
+            self._steps.loss.add(nothing if self._loss is None else self._loss)
+            if self._is_sampled:
+                self._weights.after(self._steps.weights)
+
+    def forward(self, batch: Batch, forward: Forward) -> Forward:
+        """Return what sees the activations of the first images."""
+        left = NUM_LOOKED_AT - self._num_looked_at
+        if left <= 0 or batch.is_stand_in or not here().is_main:
+            return forward
+        self._num_looked_at += len(batch.labels)
+
+        def looking(images: Tensor) -> Tensor:
+            # A compiled model calls no hooks: the model itself runs once more.
+            with self._activations.seen(left * batch.num_crops):
+                outputs: Tensor = self._model(images)
+            return outputs if forward is self._model else forward(images)
+
+        return looking
+
+    def see_valid(self, batch: Batch, outputs: Tensor) -> None:
+        """Keep outputs."""
+        if self._outputs is not None:
+            with self._seconds:
+                self._outputs.add(outputs, batch.indices)
+
+    def gather(self) -> None:
+        """Sum losses and margins over the ranks: each has seen its part of every batch."""
+        if here().is_alone:
+            return
+        losses = summed_on_device(self._steps.loss.values())
+        self._steps.loss = Series(losses if here().is_main else torch.zeros_like(losses))
+        if self._margins is not None:
+            self._margins.gather()
+
+    def recorded(self, *, step: int, train_s: float) -> Recorded:
+        """Return the epoch and forget it; waits for the device."""
+        with self._seconds:
+            state, activations = self.state_dict(), self._activations.taken()
+            outputs = None if self._outputs is None else self._outputs.taken()
+        # By weight the norms of each kind, at every sample.
+        norms = state["weights"].permute(2, 1, 0).tolist()
+        bias = getattr(self._head, "bias", None)
+        found = Recorded(
+            step=step,
+            loss=state["loss"].tolist(),
+            lr=state["lr"],
+            wait_s=state["wait_s"],
+            grad_norm=state["grad_norm"].tolist(),
+            sampled=state["sampled"],
+            weights={
+                name: dict(zip(("weight", "gradient", "update"), rows, strict=True))
+                for name, rows in zip(self._weights.names, norms, strict=True)
+            },
+            activations=activations,
+            output_bias=None if bias is None else bias.tolist(),
+            train_s=train_s,
+            recording_s=self._seconds.total,
+            margins=state.get("margins"),
+            valid_outputs=outputs,
+        )
+        self._steps, self._seconds.total, self._num_looked_at = _Steps(), 0.0, 0
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps of the epoch so far, and the sums of margins of the run."""
+        steps = self._steps
+        margins = {} if self._margins is None else {"margins": self._margins.state_dict()}
+        weights = steps.weights.values().cpu()
+        return {
+            **{name: list(getattr(steps, name)) for name in _ON_HOST},
+            **{name: getattr(steps, name).values().cpu() for name in _ON_DEVICE},
+            "weights": weights.view(len(steps.sampled), 3, len(self._weights.names)),
+            "recording_s": self._seconds.total,
+            **margins,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; an empty one is that of a run that recorded nothing."""
+        if not state:
+            return
+        device = next(self._model.parameters()).device
+        if here().is_main:
+            for name in _ON_HOST:
+                setattr(self._steps, name, list(state[name]))
+            for name in (*_ON_DEVICE, "weights"):
+                setattr(self._steps, name, Series(state[name].to(device)))
+            self._seconds.total = state["recording_s"]
+        else:
+            # The ranks' losses are added up: those before are with the first one.
+            self._steps.loss = Series(torch.zeros_like(state["loss"], device=device))
+        if self._margins is not None and "margins" in state and here().is_main:
+            self._margins.load_state_dict(state["margins"])

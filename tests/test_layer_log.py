@@ -1,0 +1,219 @@
+"""What a run records for `ptkit diagnose`, and that recording changes nothing."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_resuming import OWN, QUICK, RUNS, Interrupter, interrupted, same, tensors
+from tiny_data import make_lists
+
+import ptkit
+from ptkit.core.training.recording.layers import sampled_steps
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+# Seconds differ from run to run.
+TIMES = ("wait_s", "train_s", "recording_s")
+DEAD = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 5, 3), nn.Linear(5, num_classes)
+        with torch.no_grad():
+            self.first.bias[:2] = -1000
+
+    def forward(self, images):
+        return self.head(F.relu(self.first(images)).mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    Path("own.py").write_text(OWN)
+    Path("dead.py").write_text(DEAD)
+    return tmp_path
+
+
+def trained(name, **settings):
+    ptkit.train(**{**QUICK, "tensorboard": False, "name": name, **settings})
+    return Path("runs", name)
+
+
+def lines_of(run):
+    return [json.loads(line) for line in Path(run, "layers.jsonl").read_text().splitlines()]
+
+
+def without_times(lines):
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def arrays_of(file):
+    with np.load(file) as arrays:
+        return {name: array.tolist() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_a_run_is_the_same_with_and_without_recording(settings, here):
+    settings = {**settings, "clip_grad": 1.0}
+    on = trained("on", **settings)
+    off = trained("off", **settings, log_layers=False)
+    assert same(tensors(on / "ckpt.pkl")[0], tensors(off / "ckpt.pkl")[0])
+    ours, theirs = (tensors(run / "last.pkl")[1] for run in (on, off))
+    assert same(ours["optimizer"], theirs["optimizer"])
+    assert ours["sums"] == theirs["sums"]
+    assert not [*off.glob("*.npz"), *off.glob("layers.jsonl")]
+
+
+def test_the_first_line_tells_what_the_run_begins_with(here):
+    groups = ["conv1: lr=0.5x, weight_decay=0"]
+    start = lines_of(trained("a", model="lenet", size=32, groups=groups))[0]
+    assert list(start["weights"]) == [
+        *("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight", "fc3.weight")
+    ]
+    assert start["weights"]["conv1.weight"] == {
+        "shape": [6, 3, 5, 5],
+        "trained": True,
+        "lr_scale": 0.5,
+        "weight_decay": 0,
+    }
+    assert (start["class_counts"], start["valid_counts"]) == ([16, 16, 16], [7, 7, 7])
+    assert (start["head"], start["precision"]) == ("fc3.weight", "fp32")
+    initial = start["initial"]
+    assert initial["loss"] == pytest.approx(math.log(3), rel=0.2)
+    assert list(initial["layer_std"]) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    assert len(initial["input"]["mean"]) == 3
+    assert initial["outputs_are_probabilities"] is False
+
+
+def test_an_epoch_has_numbers_of_every_step(here):
+    run = trained("a", optimizer="SGD()", lr=0.1, scheduler="none", warmup=0, clip_grad=None)
+    first, second = lines_of(run)[1:]
+    assert [first["epoch"], first["step"], second["step"]] == [1, 3, 6]
+    assert first["lr"] == [0.1] * 3
+    assert len(first["loss"]) == len(first["wait_s"]) == len(first["grad_norm"]) == 3
+    assert first["sampled"] == [1, 2, 3]
+    # Plain gradient descent changes each weight by the rate times its gradient.
+    for norms in first["weights"].values():
+        assert norms["update"] == pytest.approx(
+            [0.1 * norm for norm in norms["gradient"]], rel=1e-3
+        )
+    squares = np.square([norms["gradient"] for norms in first["weights"].values()]).sum(0)
+    assert (np.sqrt(squares) <= np.array(first["grad_norm"]) * 1.0001).all()
+    assert first["train_s"] > first["recording_s"] > 0
+
+
+@pytest.mark.parametrize("other", [{"clip_value": 1e-6}, {}], ids=["value", "norm"])
+def test_the_gradient_norm_is_that_before_clipping(other, here):
+    free = lines_of(trained("free"))[1]
+    clipped = lines_of(trained("clipped", clip_grad=1e-4, **other))[1]
+    assert clipped["grad_norm"][0] == pytest.approx(free["grad_norm"][0], rel=1e-5)
+    name = next(iter(free["weights"]))
+    assert clipped["weights"][name]["gradient"][0] == free["weights"][name]["gradient"][0]
+    assert clipped["weights"][name]["update"][0] < free["weights"][name]["update"][0]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps(here):
+    settings = {"batch_size": 8, "accumulate": 2}
+    run = trained("a", **settings)
+    found = [np.mean(line["loss"]) for line in lines_of(run)[1:]]
+    rows = (run / "metrics.csv").read_text().splitlines()[1:]
+    assert found == pytest.approx([float(row.split(",")[1]) for row in rows], rel=1e-4)
+
+
+def test_units_that_never_fire_are_counted(here):
+    for line in lines_of(trained("a", model="dead.py:Net"))[1:]:
+        found = line["activations"]
+        assert (found["first"]["units"], found["first"]["dead"]) == (5, 2)
+        # No ReLU follows the outputs.
+        assert (found["head"]["units"], found["head"]["dead"]) == (3, None)
+        assert len(line["output_bias"]) == 3
+
+
+def test_outputs_of_validation_are_those_of_the_best_and_the_last_epoch(here):
+    run = trained("a", epochs=4, lr=0.3)
+    found = arrays_of(run / "valid_outputs.npz")
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("valid_accuracy")
+    labels = np.array(found["labels"])
+    assert labels.tolist() == [number % 3 for number in range(21)]
+    assert found["last_epoch"] == 4
+    for which in ("best", "last"):
+        accuracy = (np.argmax(found[which], 1) == labels).mean()
+        row = rows[found[f"{which}_epoch"]]
+        assert accuracy == pytest.approx(float(row[column]), abs=1e-5)
+    assert found["best_epoch"] == tensors_best(run)
+
+
+def tensors_best(run):
+    return tensors(run / "last.pkl")[1]["best"]["epoch"]
+
+
+def test_each_image_has_a_margin_of_every_epoch(here):
+    found = arrays_of(trained("a", epochs=6) / "margins.npz")
+    assert found["count"] == [6] * 48
+    # These are easy images.
+    assert np.mean(found["sum"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        ({"transforms": ["MixUp()"]}, ["valid_outputs.npz"]),
+        ({"loss": "TripletMarginLoss()"}, []),
+    ],
+    ids=["mixed", "compared"],
+)
+def test_what_has_no_meaning_is_not_written(settings, files, here):
+    run = trained("a", **settings)
+    assert [file.name for file in run.glob("*.npz")] == files
+
+
+@pytest.mark.parametrize("name", ["plain", "averaged"])
+def test_a_run_interrupted_at_each_step_records_as_one_that_was_not(name, here):
+    settings = {**QUICK, **RUNS[name], "histograms": False}
+    ptkit.train(**settings, name="whole")
+    interrupted(Interrupter(), **settings)
+    whole, cut = lines_of("runs/whole"), lines_of("runs/cut")
+    assert without_times(cut) == without_times(whole)
+    assert len(cut[1]["wait_s"]) == len(whole[1]["wait_s"])
+    for file in ("margins.npz", "valid_outputs.npz"):
+        assert arrays_of(f"runs/cut/{file}") == arrays_of(f"runs/whole/{file}")
+    assert norms_of("runs/cut") == norms_of("runs/whole")
+
+
+def norms_of(run):
+    events = EventAccumulator(f"{run}/tensorboard", {"scalars": 0}).Reload()
+    return [(event.step, event.value) for event in events.Scalars("gradient/total_norm")]
+
+
+def test_epochs_that_are_trained_again_are_not_written_twice(here):
+    run = trained("a", epochs=3, save_every=2)
+    whole = without_times(lines_of(run))
+    # As after a kill in the third epoch: its line is there, its state is not.
+    (run / "last.pkl").unlink()
+    (run / "previous.pkl").rename(run / "last.pkl")
+    with (run / "layers.jsonl").open("a") as file:
+        file.write('{"kind":"epo')
+    ptkit.train(resume=str(run))
+    assert without_times(lines_of(run)) == whole
+
+
+def test_a_run_that_recorded_nothing_begins_when_it_is_resumed(here):
+    run = trained("a", epochs=1, log_layers=False)
+    ptkit.train(resume=str(run), epochs=2, log_layers=True)
+    assert [line.get("epoch") for line in lines_of(run)] == [None, 2]
+
+
+@pytest.mark.parametrize("num_steps", [1, 31, 32, 33, 1000])
+def test_sampled_steps_are_spread_over_the_epoch(num_steps):
+    steps = sampled_steps(num_steps)
+    assert len(set(steps)) == len(steps) == min(num_steps, 32)
+    assert (steps[0], steps[-1]) == (1, num_steps)

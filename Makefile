@@ -133,6 +133,7 @@ bench-transforms: bench-ready
 	$(BENCH) benchmarks/bench_transforms.py --device $(DEVICE)
 
 bench-check: bench-ready
+	$(BENCH) benchmarks/bench_check.py "$(IMAGES)" "$(PHOTOS)"
 	$(BENCH) benchmarks/bench_check_faults.py "$(IMAGES)" "$(PHOTOS)" --docs docs/checking.md
 
 bench-table:

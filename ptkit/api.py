@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ptkit.core.data.keyed import Indices
     from ptkit.core.data.lists import ImageList
     from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.checking import CheckUp
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
@@ -41,6 +42,7 @@ def split(
     kfold: int | None = None,
     extend: bool = False,
     group_by: str | None = None,
+    near_duplicates: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -64,8 +66,7 @@ def split(
 
     Raises:
         UsageError: settings that do not go together, or files in the way.
-        DataError: images that cannot be split.
-        StorageError: the disk refused.
+        DataError: images that cannot be split. StorageError: the disk refused.
     """
     from ptkit.core.data.splits.jobs import SplitJob, run_split
     from ptkit.core.data.splits.sources import Source
@@ -82,6 +83,7 @@ def split(
         kfold=kfold,
         extend=extend,
         group_by=group_by,
+        near_duplicates=near_duplicates,
         allow_missing=allow_missing,
         overwrite=overwrite,
         seed=seed,
@@ -171,6 +173,34 @@ def _whitening(
         raise UsageError("--whiten measures images without transparency: leave out --alpha")
     with counting("whitening", len(chosen)) as advance:
         return covariance.measure_whitening(images, chosen, kind=kind, on_images=advance, **how)
+
+
+def check(
+    *sources: StrPath,
+    root: StrPath | None = None,
+    workers: int = 0,
+    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+) -> "CheckUp":
+    """Check data before training does: what `ptkit check` prints, without its pictures.
+
+    sources: lists of the parts of one data set, or a folder of classes; none are the lists in the
+    working directory. root: the folder of a list's images, where they were moved. workers: decoding
+    threads, 0 for all cores. counting: for a progress bar.
+
+    >>> found = ptkit.check("data")
+    >>> found.count("FAIL")
+    0
+
+    Raises:
+        DataError: a list or folder that cannot be used; images that cannot be read are a finding.
+        UsageError: sources that do not go together.
+    """
+    from ptkit.looking.checking import check_up
+
+    _check_at_least(0, workers=workers)
+    return check_up(
+        list(map(Path, sources)), root=path_or_none(root), workers=workers, counting=counting
+    )
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.check import check
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -74,6 +75,7 @@ app = typer.Typer(
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "split": split,
+    "check": check,
     "normstats": normstats,
     "train": train,
     "finetune": finetune,

@@ -76,9 +76,10 @@ LONG_FILES: dict[str, int] = {}
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
-              "--group-column", "--label-from", "--root"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
+              "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
+              "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "check": {"--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
@@ -116,6 +117,7 @@ FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "gradcam", "confmat", "predict"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
+FLAGS["check"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:

@@ -93,7 +93,7 @@ def decoded_chunks(
     # 0 where no header could be read: decoding will say what is wrong.
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
     length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
-    return _in_threads(work, images, length, workers=workers, on_images=on_images)
+    return in_threads(work, images, length, workers=workers, on_images=on_images)
 
 
 def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
@@ -180,7 +180,7 @@ def decode_each(
         with capturing_stderr:
             return _decoded(images, pipeline, indices, files, take)
 
-    found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
+    found = list(in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
     bad = tuple(chain.from_iterable(bad for bad, _ in found))
     return bad, np.concatenate([hashes for _, hashes in found])
 
@@ -212,7 +212,7 @@ def _decoded(
     return bad, np.delete(hashes, [index - indices.start for index, _ in bad])
 
 
-def _in_threads(
+def in_threads(
     work: Callable[[range, PendingFiles], T],
     images: ImageList,
     length: int,

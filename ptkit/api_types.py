@@ -90,6 +90,7 @@ class FinetuneSettings(TypedDict, total=False):
     save_every: int | str
     channels_last: bool
     sync_batchnorm: bool
+    shard: bool
     deterministic: bool
     compile: bool | Auto
     profile: bool

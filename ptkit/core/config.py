@@ -260,9 +260,7 @@ class TrainSettings:
     patience: int | None = setting(
         None, "Stop after this many epochs without a better one.", within=_COUNT
     )
-    metric: str = setting(
-        "auto", "What the best epoch is chosen by: loss, or a metric of the labels."
-    )
+    metric: str = setting("auto", "What the best epoch is chosen by: loss, or a metric.")
     ema: float | None = setting(
         None,
         "Decay of the moving average of the weights; the average is then what is evaluated.",
@@ -280,6 +278,9 @@ class TrainSettings:
         False,
         "Of several processes on GPUs: BatchNorm's statistics are of the whole batch, not of each"
         " process's part.",
+    )
+    shard: bool = setting(
+        False, "Of several processes: each has a part of the model, which may exceed a GPU."
     )
     deterministic: bool = setting(False, "Use deterministic kernels on CUDA; slower.")
     compile: bool | Literal["auto"] = setting(

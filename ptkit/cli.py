@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,
     "confmat": confmat,
+    "compare": compare,
     "summary": summary,
     "predict": predict,
     "list": list_parts,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions
-from ptkit.core.comparing.statistics import (
+from ptkit.core.comparing.significance import (
     LEVEL,
     Test,
     differences_needed,
@@ -23,6 +23,8 @@ from ptkit.core.comparing.statistics import (
 )
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.training.tasks.task import METRICS
+
+_IN_OWN_UNITS = ("mae", "rmse", "r2", "loss")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Difference:
     @property
     def p(self) -> float | None:
         """The chance that decides."""
-        return self.adjusted if self.adjusted is not None else self.test and self.test.p
+        if self.test is None or self.adjusted is not None:
+            return self.adjusted
+        return self.test.p
 
     @property
     def is_clear(self) -> bool:
@@ -107,6 +111,18 @@ class Setting:
             }
             for metric, values in self.values.items()
         }
+
+
+def series_cells(setting: Setting) -> dict[str, str]:
+    """Return each metric as `94.1% ± 0.6% (92.6 to 95.6%)`: mean, deviation and interval of the
+    mean.
+    """
+    return {metric: _mean_text(setting, metric) for metric in setting.values}
+
+
+def metric_text(metric: str, value: float) -> str:
+    """Return a metric as tables show it: shares in percent, errors of numbers as they are."""
+    return f"{value:.4g}" if metric in _IN_OWN_UNITS else f"{value:.1%}"
 
 
 def differing(runs: Sequence[FoundRun]) -> dict[str, tuple[Any, ...]]:
@@ -180,7 +196,8 @@ def between(first: FoundRun, second: FoundRun) -> Difference:
     if why := _not_comparable(first, second):
         return replace(plain, why_none=why)
     before, after = first.predictions, second.predictions
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     order = _order_of(first, second)
     plain = replace(plain, num=len(before.paths))
     if before.kind == REGRESSION:
@@ -221,7 +238,8 @@ def _not_comparable(first: FoundRun, second: FoundRun) -> str:
                 f" `ptkit train --resume {run.name}`"
             )
     before, after = first.predictions, second.predictions
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     keys, others = _keys(first, second)
     if set(keys) != set(others) or len(keys) != len(others):
         return (
@@ -242,7 +260,8 @@ def _keys(first: FoundRun, second: FoundRun) -> tuple[Sequence[str], Sequence[st
     """Return what images of both runs are matched by: their paths as the lists have them or, where
     these are relative to different folders, from there.
     """
-    assert first.predictions is not None and second.predictions is not None
+    assert first.predictions is not None
+    assert second.predictions is not None
     before, after = first.predictions.paths, second.predictions.paths
     if set(before) == set(after):
         return before, after
@@ -261,12 +280,21 @@ def _order_of(first: FoundRun, second: FoundRun) -> np.ndarray:
     return np.array([place[key] for key in keys], np.int64)
 
 
+def _mean_text(setting: Setting, metric: str) -> str:
+    mean, deviation = setting.mean(metric), setting.deviation(metric)
+    interval = setting.interval(metric)
+    if deviation is None or interval is None:
+        return metric_text(metric, mean)
+    texts = [metric_text(metric, value) for value in (mean, deviation, *interval)]
+    return f"{texts[0]} ± {texts[1]} ({texts[2]} to {texts[3]})"
+
+
 def _between_settings(first: Setting, second: Setting, metric: str) -> Difference:
-    plain = Difference(
-        first.name, second.name, metric, (first.mean(metric), second.mean(metric))
-    )
+    plain = Difference(first.name, second.name, metric, (first.mean(metric), second.mean(metric)))
     values = first.values[metric], second.values[metric]
     plain = replace(plain, num=min(map(len, values)))
     if plain.num < 2:
-        return replace(plain, why_none="a setting with one seed has no spread: train with --seeds 3")
+        return replace(
+            plain, why_none="a setting with one seed has no spread: train with --seeds 3"
+        )
     return replace(plain, test=welch(*values))

@@ -45,8 +45,8 @@ class Predictions:
     @property
     def right(self) -> np.ndarray:
         """Which images are right, of several labels all of them: bool (N,); not of numbers."""
-        same = self.answers == self.truth
-        return same.all(axis=1) if same.ndim == 2 else same
+        same = np.equal(self.answers, self.truth)
+        return np.asarray(same.all(axis=1) if same.ndim == 2 else same)
 
     @property
     def errors(self) -> np.ndarray:
@@ -81,9 +81,7 @@ class Predictions:
         1993, chapter 13), the same ones every time.
         """
         generator, count = np.random.default_rng(0), len(self.paths)
-        drawn = [
-            self.metrics(generator.integers(0, count, count)) for _ in range(_NUM_RESAMPLES)
-        ]
+        drawn = [self.metrics(generator.integers(0, count, count)) for _ in range(_NUM_RESAMPLES)]
         found = {}
         for name in self.metrics():
             low, high = np.percentile([each[name] for each in drawn], (2.5, 97.5))
@@ -95,7 +93,9 @@ class Predictions:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """rows: of metrics.csv, an epoch each. predictions: None of a run that did not reach its end."""
+    """rows: of metrics.csv, an epoch each. predictions: None of a run that did not reach its
+    end.
+    """
 
     folder: Path
     settings: Settings

@@ -109,10 +109,28 @@ def train(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
+
+    watch = watch or Unwatched()
+    keywords = dict(settings, config=config, recipe=recipe, resume=resume, trust=trust)
+    with to_train(source, {**keywords, "name": name, "out": out}, watch=watch) as (found, place):
+        return run_settings(found, place, resume=resume, link=link, watch=watch)
+
+
+@contextmanager
+def to_train(
+    source: StrPath | None, keywords: Mapping[str, Any], *, watch: "Watcher"
+) -> "Iterator[tuple[Settings, Place]]":
+    """Yield the settings of a run and where it goes; keywords: those of `train` but link and watch.
+
+    Raises:
+        PtkitError: see `train`.
+    """
+    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
+    settings, layers, name, out = _apart(keywords)
+    recipe, config, resume = (layers.get(key) for key in ("recipe", "config", "resume"))
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     if resume is not None and refused:
         raise UsageError(
@@ -120,13 +138,6 @@ def train(
         )
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
-    watch = watch or Unwatched()
-    layers: _Layers = {
-        "recipe": recipe,
-        "resume": path_or_none(resume),
-        "config": path_or_none(config),
-        "trust": trust,
-    }
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         found = gather_trusted(given, **layers)
@@ -135,7 +146,20 @@ def train(
             if why:
                 watch.say(why)
                 found = with_identity_blocks(gather_trusted(given, base=usual))
-        return _run(found, place, resume=resume, link=link, watch=watch)
+        yield found, place
+
+
+def _apart(
+    keywords: Mapping[str, Any],
+) -> tuple[dict[str, Any], _Layers, str | None, StrPath | None]:
+    """Return the settings among the keywords, and the others: layers, name and out."""
+    settings = dict(keywords)
+    layers: _Layers = {"recipe": settings.pop("recipe", None)}
+    for key in ("config", "resume"):
+        if key in settings:
+            layers[key] = path_or_none(settings.pop(key))
+    layers["trust"] = bool(settings.pop("trust", False))
+    return settings, layers, settings.pop("name", None), settings.pop("out", None)
 
 
 @_together
@@ -165,12 +189,32 @@ def finetune(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.models.locate import model_of
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
 
     watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    keywords = dict(settings, config=config, recipe=recipe, trust=trust, name=name, out=out)
+    with to_finetune(weights, source, keywords, watch=watch) as (found, place):
+        return run_settings(found, place, resume=None, link=link, watch=watch)
+
+
+@contextmanager
+def to_finetune(
+    weights: StrPath | None,
+    source: StrPath | None,
+    keywords: Mapping[str, Any],
+    *,
+    watch: "Watcher",
+) -> "Iterator[tuple[Settings, Place]]":
+    """Yield the settings of a finetuned run and where it goes; keywords: as for `to_train`.
+
+    Raises:
+        PtkitError: see `finetune`.
+    """
+    from ptkit.core.models.locate import model_of
+    from ptkit.core.parts.trust import gather_trusted
+
+    settings, layers, name, out = _apart(keywords)
+    recipe = layers.get("recipe")
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         if weights is not None:
@@ -183,7 +227,7 @@ def finetune(
         is_own = weights is None and recipe is not None and given.get("model") is not None
         if is_own or found.model.weights is None:
             found = _from_own_weights(found)
-        return _run(found, place, resume=None, link=link, watch=watch)
+        yield found, place
 
 
 @_together
@@ -228,7 +272,7 @@ def probe(
         best = min(found, key=lambda each: compared[each].order if compared else 0)
         if compared:
             watch.say(f"taken: {best}")
-        result = _run(found[best], place, resume=None, link=link, watch=watch)
+        result = run_settings(found[best], place, resume=None, link=link, watch=watch)
     return replace(result, backbones=compared)
 
 
@@ -314,7 +358,7 @@ def _split_first(
         yield {**given, **own, "root": None, "classes": None}, claimed
 
 
-def _run(
+def run_settings(
     settings: "Settings",
     place: "Place",
     *,
@@ -322,6 +366,7 @@ def _run(
     link: StrPath | None,
     watch: "Watcher",
 ) -> "RunResult":
+    """Train one run as its settings say, with its pictures; see session.run."""
     from ptkit.core.training import session
 
     return session.run(

@@ -126,6 +126,14 @@ def test_seeds_of_one_setting_are_pooled(here):
     assert found["verdicts"][0].startswith("a is better than b, with 3 seeds: accuracy 94.2%")
 
 
+def test_a_run_repeated_with_its_seed_counts_once(here):
+    for name, seed in (("1", 0), ("2", 0), ("3", 1)):
+        write_run(here / f"runs/{name}", seed=seed)
+    found = as_json("runs", "--by", "setting")
+    assert [each["runs"] for each in found["settings"]] == [["runs/1", "runs/3"]]
+    assert found["left_out"] == ["runs/2 repeats runs/1 with the same seed, and is counted once"]
+
+
 def test_other_validation_lists_are_said_and_not_tested(here):
     write_run(here / "a")
     write_run(here / "b", names="other", num=30)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Of each kind of change; images.csv has all.
 _MAX_PATHS = 10
+# Of more runs a table of settings would not fit the screen.
+_MAX_COLUMNS = 4
 
 
 def compare(
@@ -51,8 +53,9 @@ def compare(
     printer.say(f"\n{_differing_table(found)}")
     for each in found.differences:
         printer.say(f"\n{verdict(each)}")
-        printer.say(_changed_paths(each))
-    printer.say(f"Wrote {', '.join(file.name for file in files.files)} in {files.folder}")
+        if each.changes:
+            printer.say(_changed_paths(each))
+    printer.say(f"\nWrote {', '.join(file.name for file in files.files)} in {files.folder}")
     verdicts = [verdict(each) for each in found.differences]
     printer.result({**found.as_dict(), "verdicts": verdicts, "files": list(map(str, files.files))})
 
@@ -87,11 +90,15 @@ def _settings_table(found: "Comparison") -> str:
 
 def _differing_table(found: "Comparison") -> str:
     from ptkit.core.comparing.differences import differing
+    from ptkit.core.comparing.runs import value_text
 
-    rows = [(name, *map(str, values)) for name, values in differing(found.runs).items()]
-    if not rows:
+    values = differing(found.columns)
+    if not values:
         return "no setting differs"
-    return table(["setting that differs", *(run.name for run in found.runs)], rows)
+    if len(found.columns) > _MAX_COLUMNS:
+        return f"settings that differ, with their values in settings.csv: {', '.join(values)}"
+    rows = [(name, *map(value_text, each)) for name, each in values.items()]
+    return table(["setting that differs", *(run.name for run in found.columns)], rows)
 
 
 def _changed_paths(found: "Difference") -> str:

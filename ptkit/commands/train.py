@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit import api_runs
+from ptkit import api_runs, api_series
 from ptkit.commands import options
 from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
+from ptkit.commands.series import print_series
 from ptkit.core.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    result = api_runs.train(source, watch=TrainingScreen(printer), **settings)
-    print_run(printer, result)
+    watch = TrainingScreen(printer)
+    if api_series.is_asked_for(settings):
+        print_series(printer, api_series.train_series(source, watch=watch, **settings))
+    else:
+        print_run(printer, api_runs.train(source, watch=watch, **settings))
 
 
 class TrainingScreen:

@@ -11,6 +11,7 @@ from ptkit.core.comparing.differences import (
     differing,
     metric_text,
     pooled,
+    repeated,
     run_differences,
     setting_differences,
 )
@@ -38,6 +39,11 @@ class Comparison:
     def metric(self) -> str:
         """What decides."""
         return self.runs[0].main
+
+    @property
+    def columns(self) -> list[FoundRun]:
+        """What is compared: the runs, or the first one of each setting."""
+        return [each.runs[0] for each in self.settings] or list(self.runs)
 
     @property
     def metrics(self) -> list[str]:
@@ -86,6 +92,10 @@ def compare_runs(places: Sequence[Path], *, by: str = "run") -> Comparison:
     if by == "run":
         return Comparison(tuple(runs), (), tuple(run_differences(runs)), left_out)
     settings = pooled(runs)
+    left_out += tuple(
+        f"{name} repeats {earlier} with the same seed, and is counted once"
+        for name, earlier in repeated(runs).items()
+    )
     differences = setting_differences(settings) if len(settings) > 1 else []
     return Comparison(tuple(runs), tuple(settings), tuple(differences), left_out)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.comparing.runs import FoundRun, Predictions
+from ptkit.core.comparing.runs import FoundRun, Predictions, value_text
 from ptkit.core.comparing.significance import (
     LEVEL,
     Test,
@@ -128,15 +128,31 @@ def metric_text(metric: str, value: float) -> str:
 def differing(runs: Sequence[FoundRun]) -> dict[str, tuple[Any, ...]]:
     """Return the settings that are not alike in all runs: name -> the value of each run."""
     found = {name: tuple(run.setting[name] for run in runs) for name in runs[0].setting}
-    return {name: values for name, values in found.items() if len(set(map(repr, values))) > 1}
+    return {name: values for name, values in found.items() if len(set(map(value_text, values))) > 1}
 
 
 def pooled(runs: Sequence[FoundRun]) -> list[Setting]:
-    """Put runs of one setting together, in the order of their first ones."""
+    """Put runs of one setting together, in the order of their first ones, without repeated ones."""
     together: dict[Any, list[FoundRun]] = {}
-    for run in runs:
+    again = repeated(runs)
+    for run in (run for run in runs if run.name not in again):
         together.setdefault(run.pooled_by, []).append(run)
     return [pool(members) for members in together.values()]
+
+
+def repeated(runs: Sequence[FoundRun]) -> dict[str, str]:
+    """Return runs that repeat an earlier one with all its settings, the seed too: name -> the
+    earlier name. They say nothing about the spread between seeds.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for run in runs:
+        earlier = first.setdefault(
+            repr((run.pooled_by, run.settings.train.seed, run.settings.data.train)), run.name
+        )
+        if earlier != run.name:
+            found[run.name] = earlier
+    return found
 
 
 def pool(runs: Sequence[FoundRun]) -> Setting:
@@ -145,7 +161,7 @@ def pool(runs: Sequence[FoundRun]) -> Setting:
     metrics = [name for name in first.metrics if all(name in run.metrics for run in runs)]
     values = {name: tuple(run.metrics[name] for run in runs) for name in metrics}
     parents = {run.folder.parent for run in runs}
-    is_series = len(runs) > 1 and len(parents) == 1 and not first.folder.name.isdecimal()
+    is_series = len(runs) > 1 and len(parents) == 1 and first.is_of_series
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     name = str(first.folder.parent) if is_series else f"{first.name}{others}"
     return Setting(name, tuple(runs), values)

@@ -22,8 +22,8 @@ from ptkit.core.training.tasks.task import METRICS
 
 # What cannot change a result, or says where and how it was made.
 _ALIKE = {"data.workers", "data.cache", "train.save_every", "train.profile", "train.device"}
-# Of parts of one experiment these differ as well.
-_SEED, _LISTS = "train.seed", ("data.train", "data.valid")
+# What differs between folds, with their images.
+_OF_FOLD = ("data.train", "data.valid", "data.classes", "data.mean", "data.std")
 _NUM_RESAMPLES = 500
 
 
@@ -140,7 +140,13 @@ class FoundRun:
 
     @property
     def is_fold(self) -> bool:
+        """Whether it is one of `ptkit train --folds`."""
         return self.folder.name.startswith("fold-")
+
+    @property
+    def is_of_series(self) -> bool:
+        """Whether it is one of several that `ptkit train` made together."""
+        return self.is_fold or self.folder.name.startswith("seed-")
 
     @cached_property
     def setting(self) -> dict[str, Any]:
@@ -154,8 +160,19 @@ class FoundRun:
     @property
     def pooled_by(self) -> tuple[tuple[str, str], ...]:
         """What runs of one setting have in common: all but the seed, and of folds the lists."""
-        own = {_SEED, *(_LISTS if self.is_fold else ())}
-        return tuple((name, repr(value)) for name, value in self.setting.items() if name not in own)
+        own = {"train.seed", *(_OF_FOLD if self.is_fold else ())}
+        return tuple(
+            (name, value_text(value)) for name, value in self.setting.items() if name not in own
+        )
+
+
+def value_text(value: Any) -> str:
+    """Return a setting's value with six digits: no run is another one for a rounding error."""
+    if isinstance(value, tuple):
+        return ", ".join(map(value_text, value)) or "-"
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def find_runs(places: Sequence[Path]) -> list[FoundRun]:

@@ -7,8 +7,8 @@ import math
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,20 @@ MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 
 # Files of one task: on a local disk, looking at one is quicker than handing it over.
 _STATS_AT_ONCE = 1024
+
+# By `key_of`, while runs share what they keep in memory; else None.
+_shared: dict[str, Kept] | None = None
+
+
+@contextmanager
+def sharing_decoded() -> Iterator[None]:
+    """Let lists that are kept in memory be decoded once while the block runs, for several runs."""
+    global _shared
+    _shared = {}
+    try:
+        yield
+    finally:
+        _shared = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,9 @@ def where_note(train: LoadedList, valid: LoadedList) -> str:
 def _in_memory(
     images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
+    key = None if _shared is None else key_of(images, pipeline)
+    if _shared is not None and key in _shared:
+        return LoadedList(images, _shared[key], MEMORY)
     needed, free = decoded_bytes(images, pipeline), free_bytes()
     if needed > free:
         raise UsageError(
@@ -126,6 +143,8 @@ def _in_memory(
         )
     with counting(f"decoding {images.file.name}", len(images)) as on_images:
         kept = decode_all(images, pipeline, workers=data.workers, on_images=on_images)
+    if _shared is not None and key is not None:
+        _shared[key] = kept
     return LoadedList(images, kept, MEMORY)
 
 

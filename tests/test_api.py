@@ -112,8 +112,9 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
-        "train": {"out"},
-        "finetune": {"out", "resume", "file"},
+        # Several seeds or folds have another kind of result than one run.
+        "train": {"out", "seeds", "folds"},
+        "finetune": {"out", "resume", "file", "seeds", "folds"},
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
         "evaluate": {"out", "num_images"},

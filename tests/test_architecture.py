@@ -33,10 +33,13 @@ MAY_IMPORT = {
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
     "ptkit.api_runs": ENGINE | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    "ptkit.api_series": ENGINE
+    | {"ptkit.api_runs", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
         "ptkit.api_runs",
+        "ptkit.api_series",
         "ptkit.core.comparing",
         "ptkit.core.training",
         "ptkit.looking",

@@ -33,7 +33,8 @@ def folds(here):
         fold = here / f"folds/fold{number}"
         fold.mkdir(parents=True)
         shutil.copy("classes.txt", fold)
-        parts = {"valid": lines[number::3], "train": lines[::3]}
+        halves = lines[:24], lines[24:]
+        parts = {"valid": halves[number - 1], "train": halves[2 - number]}
         for name, chosen in parts.items():
             (fold / f"{name}.txt").write_text("".join(f"../../{line}\n" for line in chosen))
     return here / "folds"
@@ -109,6 +110,10 @@ def test_folds_are_trained_on_their_own_lists(folds):
         answers = Path(f"runs/cv/fold-{number}/valid_predictions.csv").read_text().splitlines()
         listed = (folds / f"fold{number}/valid.txt").read_text().splitlines()
         assert [row.split(",")[0] for row in answers[1:]] == [row.split()[0] for row in listed]
+    (setting,) = json.loads(ptkit("compare", "runs", "--by", "setting", "--json").stdout)[
+        "settings"
+    ]
+    assert setting["runs"] == ["runs/cv/fold-1", "runs/cv/fold-2"]
 
 
 def test_finetuning_has_seeds_too():

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, Unpack
 
 from ptkit.api_types import (
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.session import RunResult
-    from ptkit.looking.lr_find import FoundRate
 
 
 P = ParamSpec("P")
@@ -101,8 +99,8 @@ def train(
     recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     trust: `config`, `recipe` and the run to resume may name code of their own, which is run.
-    preflight: look first whether the model can learn these images.
-    link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
+    preflight: look first whether the model can learn these images. link: where a link to the best
+    checkpoint is put, or None. watch: is called with what happens.
 
     >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
     >>> str(result.checkpoint)
@@ -115,68 +113,38 @@ def train(
     """
     from ptkit.core.training.observers import Unwatched
 
-    refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
-    refused += ["preflight"] * preflight
+    watch = watch or Unwatched()
+    if resume is not None and preflight:
+        raise UsageError("--resume continues after the first step: leave out --preflight")
+    keywords = dict(settings, config=config, recipe=recipe, resume=resume, trust=trust)
+    keywords |= {"name": name, "out": out}
+    with to_train(source, keywords, watch=watch) as (found, place):
+        return run_settings(
+            found, place, resume=resume, link=link, watch=watch, preflight=preflight
+        )
+
+
+@contextmanager
+def to_train(
+    source: StrPath | None, keywords: Mapping[str, Any], *, watch: "Watcher"
+) -> "Iterator[tuple[Settings, Place]]":
+    """Yield the settings of a run and where it goes; keywords: of `train`, but link and watch.
+
+    Raises:
+        PtkitError: see `train`.
+    """
+    from ptkit.core.parts.trust import gather_trusted
+    from ptkit.core.training.usual import usual_layer, with_identity_blocks
+
+    settings, layers, name, out = _apart(keywords)
+    resume, given = layers.get("resume"), {"name": name, "out": out, "recipe": layers.get("recipe")}
+    refused = [key for key, value in given.items() if value is not None]
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
         )
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
-    watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    layers["resume"] = path_or_none(resume)
-    asked = _asked(source, settings, out=out, name=name, watch=watch, layers=layers)
-    with asked as (found, place):
-        return _run(found, place, resume=resume, link=link, watch=watch, preflight=preflight)
-
-
-def find_lr(
-    source: StrPath | None = None,
-    *,
-    config: StrPath | None = None,
-    recipe: str | None = None,
-    out: StrPath | None = None,
-    trust: bool = False,
-    watch: "Watcher | None" = None,
-    **settings: Unpack[TrainKeywords],
-) -> "FoundRate":
-    """Try rising learning rates on the run that `train` would make, without making it.
-
-    out: folder of the picture and the table. The rest: see `train`.
-
-    >>> [file.name for file in ptkit.find_lr(out="rates").files]
-    ['lr_find.png', 'lr_find.csv']
-
-    Raises:
-        PtkitError: any of its children; core/errors.py says what each means.
-    """
-    from ptkit.core.training.observers import Unwatched
-    from ptkit.looking import lr_find
-
-    watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    # The lists of a source go with the folder.
-    with TemporaryDirectory() as lists:
-        asked = _asked(source, settings, out=lists, name=None, watch=watch, layers=layers)
-        with asked as (found, _):
-            return lr_find.find_lr(found, watch, out=path_or_none(out))
-
-
-@contextmanager
-def _asked(
-    source: StrPath | None,
-    settings: Mapping[str, Any],
-    *,
-    out: StrPath | None,
-    name: str | None,
-    watch: "Watcher",
-    layers: _Layers,
-) -> "Iterator[tuple[Settings, Place]]":
-    """Yield the settings of a run, all recipes included, and its place; see `_split_first`."""
-    from ptkit.core.parts.trust import gather_trusted
-    from ptkit.core.training.usual import usual_layer, with_identity_blocks
-
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         found = gather_trusted(given, **layers)
@@ -186,6 +154,18 @@ def _asked(
                 watch.say(why)
                 found = with_identity_blocks(gather_trusted(given, base=usual))
         yield found, place
+
+
+def _apart(
+    keywords: Mapping[str, Any],
+) -> tuple[dict[str, Any], _Layers, str | None, StrPath | None]:
+    """Return the settings among the keywords, and the others: layers, name and out."""
+    settings = dict(keywords)
+    layers: _Layers = {"recipe": settings.pop("recipe", None)}
+    for key in settings.keys() & {"config", "resume"}:
+        layers[key] = path_or_none(settings.pop(key))
+    layers["trust"] = bool(settings.pop("trust", False))
+    return settings, layers, settings.pop("name", None), settings.pop("out", None)
 
 
 @_together
@@ -215,12 +195,32 @@ def finetune(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.models.locate import model_of
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
 
     watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    keywords = dict(settings, config=config, recipe=recipe, trust=trust, name=name, out=out)
+    with to_finetune(weights, source, keywords, watch=watch) as (found, place):
+        return run_settings(found, place, resume=None, link=link, watch=watch)
+
+
+@contextmanager
+def to_finetune(
+    weights: StrPath | None,
+    source: StrPath | None,
+    keywords: Mapping[str, Any],
+    *,
+    watch: "Watcher",
+) -> "Iterator[tuple[Settings, Place]]":
+    """Yield the settings of a finetuned run and where it goes; keywords: as for `to_train`.
+
+    Raises:
+        PtkitError: see `finetune`.
+    """
+    from ptkit.core.models.locate import model_of
+    from ptkit.core.parts.trust import gather_trusted
+
+    settings, layers, name, out = _apart(keywords)
+    recipe = layers.get("recipe")
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         if weights is not None:
@@ -233,7 +233,7 @@ def finetune(
         is_own = weights is None and recipe is not None and given.get("model") is not None
         if is_own or found.model.weights is None:
             found = _from_own_weights(found)
-        return _run(found, place, resume=None, link=link, watch=watch)
+        yield found, place
 
 
 @_together
@@ -278,7 +278,7 @@ def probe(
         best = min(found, key=lambda each: compared[each].order if compared else 0)
         if compared:
             watch.say(f"taken: {best}")
-        result = _run(found[best], place, resume=None, link=link, watch=watch)
+        result = run_settings(found[best], place, resume=None, link=link, watch=watch)
     return replace(result, backbones=compared)
 
 
@@ -364,7 +364,7 @@ def _split_first(
         yield {**given, **own, "root": None, "classes": None}, claimed
 
 
-def _run(
+def run_settings(
     settings: "Settings",
     place: "Place",
     *,
@@ -373,6 +373,7 @@ def _run(
     watch: "Watcher",
     preflight: bool = False,
 ) -> "RunResult":
+    """Train one run as its settings say, with its pictures; see session.run."""
     from ptkit.core.training import session
 
     return session.run(

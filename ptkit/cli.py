@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ptkit import __version__
 from ptkit.commands.cache import cache
 from ptkit.commands.check import check
+from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -85,6 +86,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-transforms": viz_transforms,
     "gradcam": gradcam,
     "confmat": confmat,
+    "compare": compare,
     "summary": summary,
     "predict": predict,
     "list": list_parts,

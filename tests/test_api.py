@@ -28,7 +28,7 @@ QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": Fa
 PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
-    *("split", "normstats", "train", "find_lr", "finetune", "probe", "evaluate", "predict"),
+    *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate", "predict"),
     *("load", "features", "ListDataset", "allowing_pixels"),
 ]
 
@@ -112,12 +112,12 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
-        # Another function: find_lr.
-        "train": {"out", "lr_find"},
-        "finetune": {"out", "resume", "file"},
+        # Another function: find_lr. Several seeds or folds give another result than one run.
+        "train": {"out", "lr_find", "seeds", "folds"},
+        "finetune": {"out", "resume", "file", "seeds", "folds"},
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
-        "evaluate": {"out", "num_images"},
+        "evaluate": {"out", "num_images", "font"},
         "predict": {"out"},
     }.get(name, set())
     assert parameters(command) - only_there <= parameters(getattr(ptkit, name))

@@ -20,6 +20,8 @@ COMMANDS = [
     ("check", ["check", "bad.txt"]),
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
     ("train", ["train", *QUICK, "--set", "train.profile=true"]),
+    ("train --seeds", ["train", *QUICK, "--seeds", "2", "--name", "seeds"]),
+    ("compare", ["compare", "runs/1", "runs/seeds"]),
     ("viz-weights", ["viz-weights", "ckpt.pkl"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),

@@ -313,6 +313,17 @@ RUN_FLAGS: dict[str, Any] = {
     "resume": Annotated[
         Path | None, typer.Option(help="Continue this run from its last saved step.")
     ],
+    "seeds": Annotated[
+        int | None,
+        typer.Option(help="Train with so many seeds, from --seed on, into one run folder.", min=2),
+    ],
+    "folds": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Train on each fold that `ptkit split --kfold` wrote there, into one run folder.",
+        ),
+    ],
     "trust": Trust,
     "out": Out,
     **SourceFlags.__annotations__,

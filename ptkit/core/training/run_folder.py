@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -241,26 +240,6 @@ class Run(Setup):
             f"{trained_on_note(count, len(valid.images))} before, by the weights that this run"
             " started from: its validation accuracy is inflated"
         )
-
-    def link_from(self, link: Path) -> str | None:
-        """Make `link` a relative symlink to the best checkpoint; return why not if that fails.
-
-        The new link is renamed over the old one, and nothing is ever written through it.
-        """
-        where = f"the checkpoint is {self.checkpoint}"
-        # exists() follows links: one whose target is gone is not there, and is replaced.
-        if link.exists() and not link.is_symlink():
-            return f"{link} is a regular file and was left alone; {where}"
-        # Beside the link: a rename stays within one file system. Each process has its own name.
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
-        try:
-            # Relative: it still holds when link and runs are moved together.
-            os.symlink(os.path.relpath(self.checkpoint, link.parent), temporary)
-            os.replace(temporary, link)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            return f"{link} cannot be linked here ({error.strerror}); {where}"
-        return None
 
     def write_probe(self, report: ProbeReport, valid_features: torch.Tensor) -> None:
         """Remember what a probe found out, and write it to probe.json."""

@@ -17,6 +17,7 @@ from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
 from ptkit.core.training.holding import Hold, held, not_held
+from ptkit.core.training.links import link_checkpoint
 from ptkit.core.training.loop import BEGINNING, Position, Progress, fit
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
@@ -303,7 +304,10 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
         # Before its first epoch a run has no checkpoint to link to.
         if result.epoch == start.epochs + 1 and here().is_main:
             current.writer.wait()
-            warnings = current.seen_before(), current.link_from(link) if link else None
+            warnings = (
+                current.seen_before(),
+                link_checkpoint(current.checkpoint, link) if link else None,
+            )
             for warning in filter(None, warnings):
                 watch.warn(warning)
         # After the last epoch the run is finished: its pictures are worth waiting for.

@@ -36,6 +36,7 @@ from ptkit.core.data.loading.entries import (
     shown,
 )
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
+from ptkit.core.data.loading.sharing import decoded_once
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.loading.survey import Survey, keep_survey, known_survey, survey
 from ptkit.core.data.pixel_limits import max_pixels
@@ -134,14 +135,17 @@ def where_note(train: LoadedList, valid: LoadedList) -> str:
 def _in_memory(
     images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
-    needed, free = decoded_bytes(images, pipeline), free_bytes()
-    if needed > free:
-        raise UsageError(
-            f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
-            f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
-        )
-    with counting(f"decoding {images.file.name}", len(images)) as on_images:
-        kept = decode_all(images, pipeline, workers=data.workers, on_images=on_images)
+    def decode() -> Kept:
+        needed, free = decoded_bytes(images, pipeline), free_bytes()
+        if needed > free:
+            raise UsageError(
+                f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
+                f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
+            )
+        with counting(f"decoding {images.file.name}", len(images)) as on_images:
+            return decode_all(images, pipeline, workers=data.workers, on_images=on_images)
+
+    kept = decoded_once(lambda: key_of(images, pipeline), decode)
     return LoadedList(images, kept, MEMORY)
 
 

@@ -17,6 +17,7 @@ from ptkit import __version__
 from ptkit.commands.cache import cache
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
+from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
@@ -80,6 +81,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-weights": viz_weights,
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,
+    "gradcam": gradcam,
     "confmat": confmat,
     "summary": summary,
     "predict": predict,

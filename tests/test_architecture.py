@@ -89,9 +89,13 @@ FLAGS = {
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
               "--transform", "--workers", "--batch-size", "--seed", "--device", "--precision",
               "--name", "--out"},
-    "viz-weights": {"--layers", "--scale", "--out"},
-    "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
+    "viz-weights": {"--layers", "--view", "--scale", "--columns", "--gap", "--gap-colour",
+                    "--out"},
+    "viz-featuremaps": {"--layers", "--list", "--after", "--scale", "--columns", "--gap",
+                        "--gap-colour", "--num-images", "--model", "--mean", "--std",
                         "--size", "--classes", "--transform", "--device", "--out"},
+    "gradcam": {"--layers", "--class", "--num-images", "--model", "--mean", "--std", "--size",
+                "--classes", "--transform", "--device", "--workers", "--root", "--out"},
     "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
                        "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
@@ -102,13 +106,15 @@ FLAGS = {
     "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
+for _name in ("viz-featuremaps", "gradcam", "confmat"):
+    FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict"):  # fmt: skip
     FLAGS[_name].add("--max-pixels")
 
 

@@ -23,6 +23,7 @@ COMMANDS = [
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),
     ("viz-transforms", ["viz-transforms", "images/bar/test0.png"]),
+    ("gradcam", ["gradcam", "ckpt.pkl", "images/bar"]),
     ("summary", ["summary", "ckpt.pkl"]),
     ("confmat", ["confmat", "ckpt.pkl", "bad.txt", "--on-bad", "skip"]),
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),

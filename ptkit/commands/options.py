@@ -105,6 +105,23 @@ def reads_images(command: Command) -> Command:
     return _showing(limited, [*own, _parameter("max_pixels", MaxPixels, default=None)])
 
 
+def writes_names(command: Command) -> Command:
+    """Give a command --font, with which pictures are drawn while it runs."""
+
+    @functools.wraps(command)
+    def with_font(*, font: Path | None, **values: Any) -> None:
+        if font is None:
+            command(**values)
+            return
+        from ptkit.plots.fonts import using_font
+
+        with using_font(font):
+            command(**values)
+
+    own = list(inspect.signature(command).parameters.values())
+    return _showing(with_font, [*own, _parameter("font", Font, default=None)])
+
+
 def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
@@ -130,6 +147,9 @@ ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]
 Images = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
+]
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")
@@ -146,6 +166,10 @@ OnBad = Annotated[
 ]
 Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
 Workers = Annotated[int, setting_option("workers", min=0)]
+Font = Annotated[
+    Path | None,
+    typer.Option(help="Font file for names with characters that the fonts found here lack."),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
     Path | None, typer.Option(help="TOML file with settings; flags take precedence.")
@@ -166,6 +190,16 @@ Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
 Scale = Annotated[
     str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
+]
+Columns = Annotated[int | None, typer.Option(help="Tiles side by side, make_grid's nrow.", min=1)]
+Gap = Annotated[
+    int | None, typer.Option(help="Pixels between tiles, make_grid's padding.", min=0, max=100)
+]
+GapColour = Annotated[
+    str | None,
+    typer.Option(
+        help="Colour of the gaps, make_grid's pad_value: a grey of 0..1, a name, or #rrggbb."
+    ),
 ]
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
 

@@ -57,7 +57,7 @@ def _draw_confusion(
     pairs, mistakes = most_confused(found.matrix), _mistakes(found)
     figure = confusion_figure(found.matrix, found.class_names, footer=footer)
     drawn = {"confusion": pictures.add_figure("confusion.png", figure)}
-    _write_matrix(found, pictures)
+    pictures.add_csv("confusion.csv", *matrix_table(found.matrix, found.class_names))
     _write_pairs(found, pictures, pairs)
     _write_mistakes(found, pictures, mistakes)
     if mistakes:
@@ -68,15 +68,16 @@ def _draw_confusion(
     return drawn
 
 
-def _write_matrix(found: Evaluation, pictures: PictureFolder) -> None:
-    names, matrix = found.class_names, found.matrix
+def matrix_table(
+    matrix: np.ndarray, names: Sequence[str]
+) -> tuple[list[str], Sequence[Sequence[object]]]:
+    """Return a confusion matrix as a header and rows; of many classes only the pairs that occur."""
     if len(names) > MAX_MATRIX:
         cells = np.argwhere(matrix).tolist()
         counts = [(names[true], names[said], matrix[true, said]) for true, said in cells]
-        pictures.add_csv("confusion.csv", ["true", "predicted", "images"], counts)
-        return
+        return ["true", "predicted", "images"], counts
     rows = [(name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True)]
-    pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
+    return ["true \\ predicted", *names], rows
 
 
 def _write_pairs(found: Evaluation, pictures: PictureFolder, pairs: list[ConfusedPair]) -> None:
@@ -114,11 +115,11 @@ def _mistakes_figure(
     shown, labels = mistakes[:num_images], class_labels(found.class_names)
     captions = [
         (
-            found.images.listed_path(index),
+            f"{rank}  {found.images.listed_path(index)}",
             f"true: {labels[true]} ({percent(of_true)})",
             f"predicted: {labels[predicted]} ({percent(of_predicted)})",
         )
-        for index, true, predicted, of_true, of_predicted in shown
+        for rank, (index, true, predicted, of_true, of_predicted) in enumerate(shown, 1)
     ]
     _, true, predicted, _, sureness = mistakes[0]
     pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"

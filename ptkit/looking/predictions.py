@@ -129,8 +129,6 @@ def predict_sources(
         CheckpointError: the saved pipeline names user code.
     """
     _check_top(subject, top)
-    if root is not None and not any(map(_is_list, sources)):
-        raise UsageError("--root is for the images of a list; name a list file (.txt)")
     images = find_images(sources, subject.class_names, root=root)
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
@@ -216,8 +214,10 @@ def find_images(
 
     Raises:
         DataError: nothing there, or a folder without images.
-        UsageError: no source.
+        UsageError: no source, or a root without a list.
     """
+    if root is not None and not any(map(_is_list, sources)):
+        raise UsageError("--root is for the images of a list; name a list file (.txt)")
     paths: list[str] = []
     for source in sources:
         if os.path.isdir(source):

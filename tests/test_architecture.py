@@ -76,9 +76,10 @@ LONG_FILES: dict[str, int] = {}
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
-              "--group-column", "--label-from", "--root"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
+              "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
+              "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "check": {"--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
@@ -115,7 +116,8 @@ FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
               "gradcam", "confmat", "predict"):  # fmt: skip
-    FLAGS[_name].add("--max-pixels")
+    FLAGS[_name] |= {"--max-pixels", "--alpha"}
+FLAGS["check"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:
@@ -410,6 +412,7 @@ SUBJECTS = {
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
+    "alpha": "transparency, from training to prediction",
     "recipes": "a subject of several modules",
     "service": "docs/service.md",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",

@@ -17,6 +17,7 @@ EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "mode
 # The row of the table, and what to run.
 COMMANDS = [
     ("split", ["split", "images", "--out", "new"]),
+    ("check", ["check", "bad.txt"]),
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
     ("train", ["train", *QUICK, "--set", "train.profile=true"]),
     ("viz-weights", ["viz-weights", "ckpt.pkl"]),

@@ -233,8 +233,20 @@ def test_links_among_event_files_are_left_alone(run, model, tmp_path):
     Events(run, LogSettings()).close()
     (run / "tensorboard" / "events.out.tfevents.link").symlink_to(theirs)
     (run / "tensorboard" / "loss").symlink_to(tmp_path)
-    Events(run, LogSettings(), up_to_epoch=0, lengths={}).close()
+    events = Events(run, LogSettings(), up_to_epoch=0, lengths={})
+    with pytest.raises(StorageError, match=r"tensorboard/loss is a link to .*: remove it"):
+        events.epoch(result(1), model)()
+    events.close()
     assert theirs.read_bytes() == b"theirs"
+    assert set(os.listdir(tmp_path)) == {"runs", theirs.name}
+
+
+def test_a_link_in_the_place_of_the_event_folder_is_refused(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (run / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="nothing is written through links"):
+        Events(run, LogSettings(), up_to_epoch=0, lengths={})
+    assert os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_histograms_leave_out_what_is_not_finite(events, model):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
+from ptkit.core.config import ALPHA, AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
 from ptkit.core.config_fields import Form
 from ptkit.core.ranks import rank_of_environment
 
@@ -165,6 +165,12 @@ OnBad = Annotated[
     ),
 ]
 Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
+Alpha = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ALPHA), help="Drop the transparency of images, or put them on white."
+    ),
+]
 Workers = Annotated[int, setting_option("workers", min=0)]
 Font = Annotated[
     Path | None,
@@ -224,6 +230,10 @@ class BareWeights(TypedDict, total=False):
         typer.Option(
             "--transform", help="Your own transform that the checkpoint names. May be repeated."
         ),
+    ]
+    alpha: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(ALPHA), help="Put images of bare weights on white."),
     ]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.lists import ImageList
 from ptkit.looking.evaluation import (
     MAX_MATRIX,
     ConfusedPair,
@@ -102,7 +101,7 @@ def _pairs_figure(found: Evaluation, pairs: list[ConfusedPair], footer: str) -> 
         indices = mistakes_of(found, pair, NUM_THUMBNAILS).tolist()
         heading = f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”"
         line = f"{pair.count:,} of {found.matrix[pair.true].sum():,} ({percent(pair.share)})"
-        strips.append(Strip(heading, line, _pixels(found.images, indices)))
+        strips.append(Strip(heading, line, _pixels(found, indices)))
     title = f"What do confused classes look like? {strips[0].heading}: {strips[0].line}"
     shown = f"{len(strips):,} of {len(pairs):,} confused pairs"
     notes = [f"{shown}; up to {NUM_THUMBNAILS} images each, the surest mistakes first."]
@@ -126,7 +125,7 @@ def _mistakes_figure(
     count = f"{len(shown):,} of {len(mistakes):,} mistakes"
     title = f"Which mistakes are the worst? {pair}"
     notes = [f"{count}, the smallest probability of the true class first."]
-    drawn = _pixels(found.images, [index for index, *_ in shown])
+    drawn = _pixels(found, [index for index, *_ in shown])
     return contact_sheet(drawn, captions, title=title, notes=notes, footer=footer)
 
 
@@ -138,5 +137,6 @@ def _mistakes(found: Evaluation) -> list[Mistake]:
     return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *chances, strict=True))
 
 
-def _pixels(images: ImageList, indices: Sequence[int]) -> list[np.ndarray]:
-    return [decoder.read(images.image_path(index)) for index in indices]
+def _pixels(found: Evaluation, indices: Sequence[int]) -> list[np.ndarray]:
+    paths = map(found.images.image_path, indices)
+    return [decoder.read(path, alpha=found.alpha) for path in paths]

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
-from ptkit.core.files import write_atomically
+from ptkit.core.files import check_no_link, write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers
 from ptkit.core.training.event_files import EventFile, cut_back, event_files, refused
@@ -78,6 +78,8 @@ class Events(Recorder):
         self.settings = settings
         is_resumed = up_to_epoch is not None or lengths is not None
         self.folder = events_folder(run, settings, is_resumed=is_resumed)
+        if settings.folder is None:
+            check_no_link(self.folder, inside=run)
         if lengths is not None:
             with refused(self.folder):
                 cut_back(self.folder, lengths)

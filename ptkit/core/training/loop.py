@@ -22,6 +22,7 @@ from ptkit.core.distributed import (
     summed_on_device,
 )
 from ptkit.core.ranks import here
+from ptkit.core.sharding import Sharded
 from ptkit.core.training.divergence import check_finite
 from ptkit.core.training.evaluating import all_sums, evaluate
 from ptkit.core.training.observers import EpochResult
@@ -88,7 +89,7 @@ class Training:
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
-    replica: Replica | None = None
+    replica: Replica | Sharded | None = None
     tries_kernels: bool = False
     clock: Clock = NO_CLOCK
     gauge: Gauge = NO_GAUGE
@@ -101,6 +102,11 @@ class Training:
     def stepped(self) -> Forward:
         """What is called for a step, whose gradients come from all ranks."""
         return self.forward if self.replica is None else self.replica
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank has a part of the model only."""
+        return isinstance(self.replica, Sharded)
 
     def adding_up(self, *, is_last: bool) -> AbstractContextManager[None]:
         """See `Replica.adding_up`."""

@@ -142,6 +142,18 @@ def check_like(alone: dict[str, Any], several: dict[str, Any], run: Path) -> Non
     )
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
+    # What is recorded is of the whole batch too.
+    ours, theirs = (recorded_by(folder) for folder in (run.parent / "of1", run))
+    for name, values in ours.items():
+        np.testing.assert_allclose(theirs[name], values, rtol=2e-3, atol=1e-3, err_msg=name)
+
+
+def recorded_by(run: Path) -> dict[str, Any]:
+    """Return loss and gradient norm of each step, margins and outputs."""
+    lines = [json.loads(line) for line in (run / "layers.jsonl").read_text().splitlines()[1:]]
+    steps = {name: [line[name] for line in lines] for name in ("loss", "grad_norm")}
+    margins, outputs = np.load(run / "margins.npz"), np.load(run / "valid_outputs.npz")
+    return {**steps, **margins, "last": outputs["last"], "labels": outputs["labels"]}
 
 
 def run_of(folder: Path, flags: Sequence[str], *, num_ranks: int = 2) -> str:

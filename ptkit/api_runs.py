@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, Unpack
 
 from ptkit.api_types import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.session import RunResult
+    from ptkit.looking.lr_find import FoundRate
 
 
 P = ParamSpec("P")
@@ -86,6 +88,7 @@ def train(
     out: StrPath | None = None,
     resume: StrPath | None = None,
     trust: bool = False,
+    preflight: bool = False,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
     **settings: Unpack[TrainKeywords],
@@ -98,6 +101,7 @@ def train(
     recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     trust: `config`, `recipe` and the run to resume may name code of their own, which is run.
+    preflight: look first whether the model can learn these images.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
     >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
@@ -109,11 +113,10 @@ def train(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
-    from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
+    refused += ["preflight"] * preflight
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
@@ -121,21 +124,68 @@ def train(
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
     watch = watch or Unwatched()
-    layers: _Layers = {
-        "recipe": recipe,
-        "resume": path_or_none(resume),
-        "config": path_or_none(config),
-        "trust": trust,
-    }
+    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers["resume"] = path_or_none(resume)
+    asked = _asked(source, settings, out=out, name=name, watch=watch, layers=layers)
+    with asked as (found, place):
+        return _run(found, place, resume=resume, link=link, watch=watch, preflight=preflight)
+
+
+def find_lr(
+    source: StrPath | None = None,
+    *,
+    config: StrPath | None = None,
+    recipe: str | None = None,
+    out: StrPath | None = None,
+    trust: bool = False,
+    watch: "Watcher | None" = None,
+    **settings: Unpack[TrainKeywords],
+) -> "FoundRate":
+    """Try rising learning rates on the run that `train` would make, without making it.
+
+    out: folder of the picture and the table. The rest: see `train`.
+
+    >>> [file.name for file in ptkit.find_lr(out="rates").files]
+    ['lr_find.png', 'lr_find.csv']
+
+    Raises:
+        PtkitError: any of its children; core/errors.py says what each means.
+    """
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.looking import lr_find
+
+    watch = watch or Unwatched()
+    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    # The lists of a source go with the folder.
+    with TemporaryDirectory() as lists:
+        asked = _asked(source, settings, out=lists, name=None, watch=watch, layers=layers)
+        with asked as (found, _):
+            return lr_find.find_lr(found, watch, out=path_or_none(out))
+
+
+@contextmanager
+def _asked(
+    source: StrPath | None,
+    settings: Mapping[str, Any],
+    *,
+    out: StrPath | None,
+    name: str | None,
+    watch: "Watcher",
+    layers: _Layers,
+) -> "Iterator[tuple[Settings, Place]]":
+    """Yield the settings of a run, all recipes included, and its place; see `_split_first`."""
+    from ptkit.core.parts.trust import gather_trusted
+    from ptkit.core.training.usual import usual_layer, with_identity_blocks
+
     begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
     with begun as (given, place):
         found = gather_trusted(given, **layers)
-        if recipe is config is resume is None:
+        if not any(layers.get(key) for key in ("recipe", "config", "resume")):
             usual, why = usual_layer(found)
             if why:
                 watch.say(why)
                 found = with_identity_blocks(gather_trusted(given, base=usual))
-        return _run(found, place, resume=resume, link=link, watch=watch)
+        yield found, place
 
 
 @_together
@@ -321,6 +371,7 @@ def _run(
     resume: StrPath | None,
     link: StrPath | None,
     watch: "Watcher",
+    preflight: bool = False,
 ) -> "RunResult":
     from ptkit.core.training import session
 
@@ -330,8 +381,15 @@ def _run(
         place=place,
         link=path_or_none(link),
         resume=path_or_none(resume),
+        before=functools.partial(_look_before, watch) if preflight else lambda _run: None,
         at_end=_draw_summaries,
     )
+
+
+def _look_before(watch: "Watcher", run: "Run") -> None:
+    from ptkit.looking.preflight import look_before
+
+    look_before(run, watch)
 
 
 def _draw_summaries(run: "Run") -> tuple[Path, ...]:

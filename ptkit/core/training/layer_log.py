@@ -170,7 +170,8 @@ def _epoch_of(line: bytes) -> int:
 def _best_of(file: Path) -> tuple[int, Outputs] | None:
     """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
     try:
-        with np.load(file) as arrays:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with file.open("rb") as stream, np.load(stream) as arrays:
             return int(arrays["best_epoch"]), arrays["best"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -15,7 +15,7 @@ from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
-from ptkit.core.device import autocast, let_try_kernels
+from ptkit.core.device import autocast, let_try_kernels, seed_device
 from ptkit.core.distributed import (
     Replica,
     share_buffers,
@@ -267,7 +267,7 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     over = _sum_over_ranks(training, batches, counts)
     # Dropout depends on the seed, the step and the rank: a resumed run draws the same.
     purpose = f"dropout {here().number}" if here().number else "dropout"
-    _seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
+    seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
     # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
     for parameter in training.parameters:
         parameter.grad = None
@@ -382,14 +382,3 @@ def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
 def _grouped(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
     while group := tuple(itertools.islice(batches, count)):
         yield group
-
-
-def _seed_device(device: torch.device, key: int) -> None:
-    """Seed the device's own generator: torch.manual_seed takes a hundred times longer."""
-    match device.type:
-        case "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(key)
-        case "mps":
-            torch.mps.manual_seed(key)
-        case _:
-            torch.default_generator.manual_seed(key)

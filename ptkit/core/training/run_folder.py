@@ -20,6 +20,7 @@ from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.checkpoints import copy_contents, read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.ranks import here
+from ptkit.core.training.distributions import DistributionLog
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
@@ -358,6 +359,7 @@ def open_recorders(
     recorders: list[Recorder] = []
     if settings.pictures:
         recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
+        recorders.append(DistributionLog(run, up_to_epoch=up_to_epoch))
     if settings.tensorboard:
         recorders.append(Events(run, settings, up_to_epoch=up_to_epoch, lengths=lengths))
     if settings.wandb:

@@ -43,6 +43,7 @@ def checkpoint_of(run: "Run", *, task: Task, kind: str) -> dict[str, Any]:
             "tensors": pipeline.tensors,
             # Of a square one number, as all checkpoints have had.
             "size": height if height == width else [height, width],
+            "alpha": pipeline.alpha,
             # A model that is named anew for these weights is built for so many.
             "channels": pipeline.channels or input_channels(training.model),
             "mean": list(data.settings.mean),

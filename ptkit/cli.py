@@ -3,10 +3,12 @@ code.
 """
 
 import atexit
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import Annotated, Any
 
@@ -34,7 +36,7 @@ from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
-from ptkit.core.ranks import refuse_several
+from ptkit.core.ranks import rank_of_environment, refuse_several
 
 # What torchrun may start several times.
 _IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
@@ -42,8 +44,22 @@ _IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
 _CLEANING_S = 5.0
 
 
+# What Typer raises of flags that it does not take; where the class is differs among its versions.
+_FlagError: Any = typer.BadParameter.__base__
+
+
 class Commands(TyperGroup):
-    """Prints errors the user can fix as one line; our own bugs keep their traceback."""
+    """Prints errors the user can fix as one line; our own bugs keep their traceback. Of several
+    processes of one job the first prints help and errors of flags.
+    """
+
+    def main(self, *args: Any, **keywords: Any) -> Any:
+        with redirect_stdout(io.StringIO()) if _is_another() else nullcontext():
+            return super().main(*args, **keywords)
+
+    def make_context(self, *args: Any, **keywords: Any) -> Any:
+        with _said_by_first():
+            return super().make_context(*args, **keywords)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -53,7 +69,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _said_by_first():
+                return super().invoke(ctx)
         except PtkitError as error:
             # Of several processes one says what is wrong.
             if str(error):
@@ -62,6 +79,25 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("ptkit: interrupted", err=True)
             raise typer.Exit(130) from None
+
+
+def _is_another() -> bool:
+    """Whether another process of the job is the first one."""
+    try:
+        return not rank_of_environment().is_main
+    except PtkitError:
+        # Who joins the job says what is wrong with its environment.
+        return False
+
+
+@contextmanager
+def _said_by_first() -> Iterator[None]:
+    try:
+        yield
+    except _FlagError as error:
+        if not _is_another():
+            raise
+        raise typer.Exit(error.exit_code) from None
 
 
 # Before 0.21.2 Typer escapes the help for rich, with backslashes, though its markup is off.

@@ -329,6 +329,27 @@ def test_a_command_that_knows_of_no_ranks_refuses_them(monkeypatch: pytest.Monke
     assert "ptkit split is the work of one process, and WORLD_SIZE is 2" in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["train", "--bogus"], 2, "No such option"),
+        (["--bogus"], 2, "No such option"),
+        (["train", "--help"], 0, "Usage"),
+    ],
+)
+def test_flags_are_answered_by_the_first_rank_alone(
+    arguments: list[str], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "0")
+    first = CliRunner().invoke(app, arguments)
+    monkeypatch.setenv("RANK", "1")
+    other = CliRunner().invoke(app, arguments)
+    assert (first.exit_code, other.exit_code, other.output) == (status, status, "")
+    assert said in first.output
+
+
 def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)

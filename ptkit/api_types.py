@@ -52,6 +52,7 @@ class FinetuneSettings(TypedDict, total=False):
     on_bad: str
     allow_leak: bool
     remember_images: bool
+    alpha: str
     sampler: str
     shuffle: bool
     drop_last: bool
@@ -89,6 +90,7 @@ class FinetuneSettings(TypedDict, total=False):
     save_every: int | str
     channels_last: bool
     sync_batchnorm: bool
+    shard: bool
     deterministic: bool
     compile: bool | Auto
     profile: bool

@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
 from ptkit.commands.finetune import finetune
+from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
@@ -74,6 +76,7 @@ app = typer.Typer(
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "split": split,
+    "check": check,
     "normstats": normstats,
     "train": train,
     "finetune": finetune,
@@ -81,6 +84,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-weights": viz_weights,
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,
+    "gradcam": gradcam,
     "confmat": confmat,
     "compare": compare,
     "summary": summary,
@@ -124,7 +128,7 @@ def main() -> None:
     prepare_environment()
     # Half-done work is cleared away. Training has handlers of its own for the first signal.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, _Stop())
     try:
         app()
     except SystemExit as end:
@@ -132,17 +136,23 @@ def main() -> None:
         raise
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    # The next one ends the process wherever it is.
-    signal.signal(number, signal.SIG_DFL)
-    # An exception may break off the start of a thread, for which cleaning up would wait for good.
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
-        signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    typer.echo("ptkit: terminated", err=True)
-    raise SystemExit(128 + number)
+class _Stop:
+    """What the first signal does; the second one ends the process wherever it is."""
+
+    second = signal.SIG_DFL
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self.second)
+        # An exception may break off the start of a thread, for which cleaning up would wait for
+        # good.
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+            signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        typer.echo("ptkit: terminated", err=True)
+        raise SystemExit(128 + number)
 
 
 def _leave_at_once(status: Sequence[int]) -> None:

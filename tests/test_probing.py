@@ -351,11 +351,13 @@ def test_the_picture_of_the_budget_is_drawn(here):
     assert Path("runs/one/data_budget.png") in found.files
 
 
-def test_an_interrupted_probe_stops_between_batches(here):
+@pytest.mark.parametrize("place", ["features of", "cross-validation", "heads of fewer images"])
+def test_an_interrupted_probe_stops_between_batches_and_heads(here, place):
     class Interrupting(Unwatched):
         @contextmanager
         def counting(self, what, total):
-            yield lambda _count: os.kill(os.getpid(), signal.SIGINT)
+            is_here = what.startswith(place)
+            yield lambda _count: os.kill(os.getpid(), signal.SIGINT) if is_here else None
 
     with pytest.raises(
         InterruptedRunError, match="interrupted; nothing was saved yet; begin again with"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ptkit.core.config_fields import Form, Limits, setting
 
 ON_BAD = ("stop", "skip")
+ALPHA = ("drop", "white")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # In the type of a number or switch that may also be left to what is measured before the first step.
 Auto = Literal["auto"]
@@ -99,6 +100,12 @@ class DataSettings:
     )
     on_bad: str = setting(
         "stop", "Stop at an image that cannot be read, or skip it.", choices=ON_BAD
+    )
+    alpha: str = setting(
+        "auto",
+        "What becomes of transparency; auto drops it, or does as weights have it.",
+        flag="--alpha",
+        choices=("auto", *ALPHA),
     )
     allow_leak: bool = setting(False, "Continue although an image is in both lists.")
     remember_images: bool = setting(
@@ -253,9 +260,7 @@ class TrainSettings:
     patience: int | None = setting(
         None, "Stop after this many epochs without a better one.", within=_COUNT
     )
-    metric: str = setting(
-        "auto", "What the best epoch is chosen by: loss, or a metric of the labels."
-    )
+    metric: str = setting("auto", "What the best epoch is chosen by: loss, or a metric.")
     ema: float | None = setting(
         None,
         "Decay of the moving average of the weights; the average is then what is evaluated.",
@@ -273,6 +278,9 @@ class TrainSettings:
         False,
         "Of several processes on GPUs: BatchNorm's statistics are of the whole batch, not of each"
         " process's part.",
+    )
+    shard: bool = setting(
+        False, "Of several processes: each has a part of the model, which may exceed a GPU."
     )
     deterministic: bool = setting(False, "Use deterministic kernels on CUDA; slower.")
     compile: bool | Literal["auto"] = setting(

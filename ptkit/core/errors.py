@@ -31,6 +31,12 @@ class DivergedError(PtkitError):
     exit_code = 5
 
 
+class UntrainableError(PtkitError):
+    """A check before training failed: nothing was trained."""
+
+    exit_code = 5
+
+
 class StorageError(PtkitError):
     """The disk or the network failed."""
 

@@ -16,9 +16,10 @@ from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.device import when_copied
 from ptkit.core.files import write_atomically, write_csv
-from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
+from ptkit.core.models.checkpoints import copy_contents, read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.ranks import here
+from ptkit.core.training.distributions import DistributionLog
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
@@ -134,6 +135,9 @@ class Run(Setup):
             return
         with contextlib.closing(self.data.of_one_rank()) as data:
             training = replace(self.training, train=data.train, valid=data.valid)
+            if training.is_sharded:
+                whole, _ = rebuild(read_checkpoint(self.checkpoint), model=self.model.call)
+                training = replace(training, model=whole.to(data.train.device), replica=None)
             yield replace(self, data=data, training=training)
 
     def show(self, item: Item, step: int) -> None:
@@ -155,13 +159,14 @@ class Run(Setup):
         self.writer.wait()
         contents: dict[str, Any] = {}
         position = Position(result.epoch) if is_due else None
+        if here().is_main or self.training.is_sharded:
+            if is_best:
+                contents["best"] = checkpoint_of(self, task=self.task, kind="best")
+            if position is not None:
+                contents["last"] = last_checkpoint(self, position)
         if not here().is_main:
             self.history.saved = position or self.history.saved
             return
-        if is_best:
-            contents["best"] = checkpoint_of(self, task=self.task, kind="best")
-        if position is not None:
-            contents["last"] = last_checkpoint(self, position)
         # Together: most tensors are in both.
         copies, rows = copy_contents(contents), tuple(self.rows)
         result = replace(result, is_best=is_best)
@@ -192,11 +197,15 @@ class Run(Setup):
             StorageError: the disk refused what was written before.
         """
         self.writer.wait()
-        if not here().is_main:
+        if not here().is_main and not self.training.is_sharded:
             self.history.saved = position
             return
         with self.training.evaluated_weights():
-            state = copy_contents(last_checkpoint(self, position))
+            contents = last_checkpoint(self, position)
+        if not here().is_main:
+            self.history.saved = position
+            return
+        state = copy_contents(contents)
         arrived = when_copied(self.training.train.device)
 
         def write() -> None:
@@ -282,8 +291,9 @@ def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
     texts = {
         "config": toml,
         "data": "\n".join((*setup.data.notes, *setup.model.notes)),
-        "weights before training": as_text(weight_statistics(setup.training.model)),
     }
+    if not setup.training.is_sharded:
+        texts["weights before training"] = as_text(weight_statistics(setup.training.model))
     for recorder in recorders:
         recorder.start(setup.training.model, example, texts, seen)
     return Run(
@@ -328,6 +338,7 @@ def open_recorders(
     recorders: list[Recorder] = []
     if settings.pictures:
         recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
+        recorders.append(DistributionLog(run, up_to_epoch=up_to_epoch))
     if settings.tensorboard:
         recorders.append(Events(run, settings, up_to_epoch=up_to_epoch, lengths=lengths))
     if settings.wandb:

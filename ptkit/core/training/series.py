@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ptkit.core.config import Settings
 from ptkit.core.config_layers import read_toml, resolve, to_toml
-from ptkit.core.data.loading.keeping import sharing_decoded
+from ptkit.core.data.loading.sharing import sharing_decoded
 from ptkit.core.errors import DataError, PtkitError, UsageError
 from ptkit.core.files import parse_json, write_atomically
 from ptkit.core.training.run_place import Place

@@ -87,11 +87,13 @@ def run(
     place: Place = _USUAL_PLACE,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
+    before: Callable[[Run], object] = lambda _run: None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
     """Train as `settings` say, into a new folder, or resume the run `resume`.
 
     link: where a link to the best checkpoint is put, or None.
+    before: called with the run before its first step; may raise to stop it.
     at_end: called with the finished run; returns the files that it wrote.
 
     Raises:
@@ -103,6 +105,7 @@ def run(
         current = _begun(settings, stack, watch=stoppable, place=place, resume=resume)
         try:
             with _saying_what_is_safe(current):
+                before(current)
                 _train_or_explain(current, watch, link, flag)
                 files = _finished(current, at_end, flag)
         finally:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
-    from ptkit.api_rates import find_lr
-    from ptkit.api_runs import finetune, probe, train
+    from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -19,8 +18,7 @@ _PUBLIC = {
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
-    "find_lr": "ptkit.api_rates",
-    **dict.fromkeys(("finetune", "probe", "train"), "ptkit.api_runs"),
+    **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
     "ListDataset",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptkit import api_runs
+from ptkit.api_settings import Layers, asked_finetuning, asked_training
 from ptkit.api_types import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import rank_of_environment
@@ -47,7 +48,8 @@ def train_series(
             raise UsageError(f"--resume continues with the runs' own lists: leave {source} out")
         return _resumed(Path(resume), watch, {"seeds": seeds, "folds": folds, **keywords})
     keywords |= _lists_of(seeds, folds, source, keywords)
-    gathered = api_runs.to_train(source, keywords, watch=watch)
+    given, where, layers = _apart(keywords)
+    gathered = asked_training(source, given, **where, watch=watch, layers=layers)
     return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
 
 
@@ -66,7 +68,8 @@ def finetune_series(
         PtkitError: any of its children; core/errors.py says what each means.
     """
     keywords |= _lists_of(seeds, folds, source, keywords)
-    gathered = api_runs.to_finetune(weights, source, keywords, watch=watch)
+    given, where, layers = _apart(keywords)
+    gathered = asked_finetuning(weights, source, given, **where, watch=watch, layers=layers)
     return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
 
 
@@ -85,6 +88,24 @@ def _lists_of(
         raise UsageError(f"--folds has its own lists: leave {source or taken[0]} out")
     first = next(iter(folds_in(Path(folds)).values()))
     return {"train": first / "train.txt", "valid": first / "valid.txt"}
+
+
+def _apart(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Layers]:
+    """Return the settings among the keywords; the place; recipe, config and trust.
+
+    Raises:
+        UsageError: a keyword that is for single runs.
+    """
+    given = dict(keywords)
+    if given.pop("preflight", False):
+        raise UsageError("--preflight is for one run: leave --seeds and --folds out")
+    where = {name: given.pop(name, None) for name in ("out", "name")}
+    layers: Layers = {
+        "recipe": given.pop("recipe", None),
+        "config": path_or_none(given.pop("config", None)),
+        "trust": bool(given.pop("trust", False)),
+    }
+    return given, where, layers
 
 
 def _trained(

@@ -112,12 +112,14 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
-        # Another function: find_lr. Several seeds or folds give another result than one run.
+        # Another function, find_lr; several seeds or folds have another kind of result.
         "train": {"out", "lr_find", "seeds", "folds"},
         "finetune": {"out", "resume", "file", "seeds", "folds"},
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
         "evaluate": {"out", "num_images", "font"},
+        # Of pictures, and of exit codes.
+        "check": {"out", "strict", "num_images"},
         "predict": {"out"},
     }.get(name, set())
     assert parameters(command) - only_there <= parameters(getattr(ptkit, name))

@@ -32,9 +32,17 @@ MAY_IMPORT = {
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
-    "ptkit.api_runs": ENGINE | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
+    "ptkit.api_runs": ENGINE
+    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
     "ptkit.api_series": ENGINE
-    | {"ptkit.api_runs", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    | {
+        "ptkit.api_runs",
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit import api_rates, api_runs, api_series
+from ptkit import api_runs, api_series
 from ptkit.commands import options
 from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
@@ -52,19 +52,18 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     if settings.pop("lr_find", False):
         print_rate(printer, _found_rate(printer, source, settings))
-        return
-    watch = TrainingScreen(printer)
-    if api_series.is_asked_for(settings):
+    elif api_series.is_asked_for(settings):
+        watch = TrainingScreen(printer)
         print_series(printer, api_series.train_series(source, watch=watch, **settings))
     else:
-        print_run(printer, api_runs.train(source, watch=watch, **settings))
+        print_run(printer, api_runs.train(source, watch=TrainingScreen(printer), **settings))
 
 
 def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any]) -> "FoundRate":
-    for flag in ("preflight", "name", "resume"):
+    for flag in ("preflight", "name", "resume", "seeds", "folds"):
         if flag in settings:
             raise UsageError(f"--lr-find trains nothing: leave --{flag} out")
-    return api_rates.find_lr(source, watch=TrainingScreen(printer), **settings)
+    return api_runs.find_lr(source, watch=TrainingScreen(printer), **settings)
 
 
 def print_rate(printer: Printer, found: "FoundRate") -> None:

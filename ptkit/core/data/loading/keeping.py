@@ -135,18 +135,18 @@ def where_note(train: LoadedList, valid: LoadedList) -> str:
 def _in_memory(
     images: ImageList, pipeline: Pipeline, data: DataSettings, counting: Counting
 ) -> LoadedList:
+    needed, free = decoded_bytes(images, pipeline), free_bytes()
+    if needed > free:
+        raise UsageError(
+            f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
+            f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
+        )
+
     def decode() -> Kept:
-        needed, free = decoded_bytes(images, pipeline), free_bytes()
-        if needed > free:
-            raise UsageError(
-                f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
-                f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
-            )
         with counting(f"decoding {images.file.name}", len(images)) as on_images:
             return decode_all(images, pipeline, workers=data.workers, on_images=on_images)
 
-    kept = decoded_once(lambda: key_of(images, pipeline), decode)
-    return LoadedList(images, kept, MEMORY)
+    return LoadedList(images, decoded_once(lambda: key_of(images, pipeline), decode), MEMORY)
 
 
 def _on_disk(

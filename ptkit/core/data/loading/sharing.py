@@ -1,17 +1,17 @@
-"""Decoded lists that several runs of one process share in memory."""
+"""Decoded images that several runs of one process share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ptkit.core.data.loading.kept import Kept
 
-# By key, while runs share what they keep; else None.
+# By key, while runs share; else None.
 _shared: dict[str, Kept] | None = None
 
 
 @contextmanager
 def sharing_decoded() -> Iterator[None]:
-    """Let lists that are kept in memory be decoded once while the block runs, for several runs."""
+    """Let lists that are kept in memory be decoded once while the block runs."""
     global _shared
     _shared = {}
     try:
@@ -20,14 +20,11 @@ def sharing_decoded() -> Iterator[None]:
         _shared = None
 
 
-def decoded_once(key_of: Callable[[], str], decode: Callable[[], Kept]) -> Kept:
-    """Return decoded images, those of an earlier run where runs share them.
-
-    key_of: gives what tells them from others; called only where they are shared.
-    """
+def decoded_once(key: Callable[[], str], decode: Callable[[], Kept]) -> Kept:
+    """Return what `decode` gives, or gave for this key before, where runs share."""
     if _shared is None:
         return decode()
-    key = key_of()
-    if key not in _shared:
-        _shared[key] = decode()
-    return _shared[key]
+    name = key()
+    if name not in _shared:
+        _shared[name] = decode()
+    return _shared[name]

@@ -234,8 +234,7 @@ def test_links_among_event_files_are_left_alone(run, model, tmp_path):
     (run / "tensorboard" / "events.out.tfevents.link").symlink_to(theirs)
     (run / "tensorboard" / "loss").symlink_to(tmp_path)
     events = Events(run, LogSettings(), up_to_epoch=0, lengths={})
-    with pytest.raises(StorageError, match=r"tensorboard/loss is a link to .*: remove it"):
-        events.epoch(result(1), model)()
+    events.epoch(result(1), model)()
     events.close()
     assert theirs.read_bytes() == b"theirs"
     assert set(os.listdir(tmp_path)) == {"runs", theirs.name}

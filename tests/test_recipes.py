@@ -81,6 +81,7 @@ GIVEN: dict[str, Any] = {
     "valid": ["other_valid.txt"],
     "root": ["."],
     "relabel": ["corrected.txt"],
+    "alpha": ["white"],
     "size": [24, 64],
     "augment": ["none", "safe", "natural", "auto"],
     "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],

@@ -85,7 +85,8 @@ class Events(Recorder):
                 cut_back(self.folder, lengths)
         self._writer = _writer(self.folder, suffix=settings.filename_suffix)
         self._json = run / "scalars.json"
-        self._has_layout = False
+        # A resumed run has it from before.
+        self._has_layout = bool(up_to_epoch)
         self._scalars = {} if up_to_epoch is None else _read_scalars(self._json, up_to_epoch)
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
@@ -191,6 +192,7 @@ class Events(Recorder):
         start, writers = SessionLog(status=SessionLog.START), self._writer.all_writers
         # Runs of an earlier ptkit have a folder for each line.
         for folder in {str(file.parent) for file in event_files(self.folder)} - set(writers):
+            check_no_link(Path(folder), inside=self.folder)
             writers[folder] = _file_writer(Path(folder), self.settings.filename_suffix)
         for writer in writers.values():
             writer.add_event(Event(step=step, session_log=start))

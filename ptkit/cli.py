@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ptkit import __version__
 from ptkit.commands.cache import cache
 from ptkit.commands.confmat import confmat
+from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,
     "confmat": confmat,
+    "diagnose": diagnose,
     "summary": summary,
     "predict": predict,
     "list": list_parts,

@@ -20,6 +20,7 @@ from ptkit.commands.cache import cache
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
+from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
@@ -123,6 +124,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gradcam": gradcam,
     "confmat": confmat,
     "compare": compare,
+    "diagnose": diagnose,
     "summary": summary,
     "predict": predict,
     "list": list_parts,

@@ -32,12 +32,13 @@ def check_finite(totals: Totals, training: "Training", epoch: int) -> None:
         (name, _dense(parameter if parameter.grad is None else parameter.grad))
         for name, parameter in training.model.named_parameters()
     )
-    where = next(
-        (f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), ""
-    )
+    first = next((name for name, v in values if not v.isfinite().all()), None)
+    where = f"; first in the gradient of {first}" if first else ""
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
-        + remedy(training, num_steps=step - 1)
+        + remedy(training, num_steps=step - 1),
+        step=step,
+        where=first,
     )
 
 

@@ -15,6 +15,7 @@ from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.device import when_copied
+from ptkit.core.errors import DivergedError
 from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.checkpoints import copy_contents, read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
@@ -189,6 +190,12 @@ class Run(Setup):
                 self._write_state(copies["last"], position)
 
         self.writer.begin(write)
+
+    def write_divergence(self, error: DivergedError) -> None:
+        """Record, after what is under way, that the loss was not finite any more."""
+        self.writer.wait()
+        for recorder in self.recorders:
+            recorder.diverged(error)
 
     def save(self, position: Position) -> None:
         """Copy the state at an optimizer step, and begin to write it.

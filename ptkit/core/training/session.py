@@ -222,6 +222,7 @@ def _train_or_explain(current: Run, watch: Watcher, link: Path | None, flag: Sto
         with explained_memory(current.training, left=lambda: _what_is_left(current)):
             _train(current, watch, link, saver)
     except DivergedError as error:
+        current.write_divergence(error)
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
     except RuntimeError as error:
         raise lost(error) or error from error
@@ -345,7 +346,8 @@ def _record(current: Run, result: EpochResult, *, is_due: bool) -> bool:
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
             f"the validation loss became {result.valid_loss} after epoch {result.epoch}; "
-            + remedy(current.training, num_steps=current.training.schedule.num_steps)
+            + remedy(current.training, num_steps=current.training.schedule.num_steps),
+            step=current.training.schedule.num_steps,
         )
     is_best = current.history.add(result, metric=current.metric)
     if is_best:

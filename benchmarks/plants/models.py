@@ -1,6 +1,7 @@
 """Networks and steps of data with one fault each, for bench_diagnose.py."""
 
 import time
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 
 def _blocks(*channels: int, activation: type[nn.Module] = nn.ReLU) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1), activation()]
     return layers
 
@@ -58,7 +59,7 @@ class TinyWeights(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         sizes = [768, 128, 128, 128, num_classes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             nn.init.normal_(layer.weight, 0, 0.01)
 

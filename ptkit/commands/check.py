@@ -11,8 +11,8 @@ from ptkit import api
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.progress import bar
-from ptkit.core.errors import DataError
-from ptkit.core.wording import counted, first_of
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.wording import counted, first_of, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.checking.findings import Finding
@@ -39,6 +39,12 @@ def check(
             " here.",
         ),
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="RUN", help="A run: rank its training images by how suspect they are."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with exit code 3 if there is a FAIL.")
     ] = False,
@@ -54,8 +60,17 @@ def check(
     --out. A file .ptkit-ignore beside the lists or in the folder names what is not an issue, a line
     each: a path, or a rule and a path.
 
+    With --run, the training images of a run whose class lost to another one on average over the
+    epochs, the worst first, and relabel.txt with the class that is suggested for each: delete the
+    lines that you do not agree with, and pass it to `ptkit train --relabel`.
+
     Example: ptkit check train.txt valid.txt test.txt
     """
+    if run is not None:
+        if sources:
+            raise UsageError("--run checks the training list of the run: leave the others out")
+        _review(printer, run, out=out, workers=workers)
+        return
     from ptkit.looking.check_pictures import draw_check_up
     from ptkit.looking.pictures import picture_folder
 
@@ -69,6 +84,35 @@ def check(
     printer.result({**found.as_dict(), "files": list(map(str, pictures.files))})
     if strict and (count := found.count("FAIL")):
         raise DataError(f"{counted(count, 'finding')} with the verdict FAIL; they are listed above")
+
+
+def _review(printer: Printer, run: Path, *, out: Path | None, workers: int) -> None:
+    """Print and write the suspect labels of a run."""
+    from ptkit.looking.label_review import draw_review, review_labels, write_relabelling
+    from ptkit.looking.pictures import picture_folder
+
+    review = review_labels(run, workers=workers)
+    rows = review.as_rows()
+    count = counted(review.num_negative, "training image")
+    printer.say(f"{count} of {len(review.images):,} lost their class to another one on average")
+    lines = [(path, given, other, f"{margin:.2f}") for path, given, other, margin in rows]
+    if lines:
+        printer.say(table(["image", "given", "suggested", "margin"], lines[:MAX_GROUPS]))
+    with picture_folder("check", run=run, out=out) as pictures:
+        draw_review(review, pictures)
+    file = pictures.folder / "relabel.txt"
+    if not lines:
+        printer.result({"suspects": [], "files": list(map(str, pictures.files))})
+        return
+    is_new = write_relabelling(review, file)
+    printer.say(
+        f"{file}: delete the lines that are wrong, then ptkit train --relabel {file}"
+        if is_new
+        else f"{file} is there already and stays as it is"
+    )
+    names = ("path", "given", "suggested", "margin")
+    suspects = [dict(zip(names, row, strict=True)) for row in rows]
+    printer.result({"suspects": suspects, "files": [*map(str, pictures.files), str(file)]})
 
 
 def _lines(found: "CheckUp") -> Iterator[str]:

@@ -18,7 +18,7 @@ Explain = Annotated[
     typer.Option("--explain", metavar="RULE", help="Print what a rule looks at; `all` for all."),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="End with exit code 1 where a rule says FAIL or WARN.")
+    bool, typer.Option("--strict", help="End with exit code 5 where a rule says FAIL or WARN.")
 ]
 
 

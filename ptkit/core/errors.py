@@ -51,9 +51,9 @@ class StorageError(PtkitError):
 
 
 class FindingsError(PtkitError):
-    """Something was found that --strict does not let pass."""
+    """Something was found in a run that --strict does not let pass."""
 
-    exit_code = 1
+    exit_code = 5
 
 
 class InterruptedRunError(PtkitError):

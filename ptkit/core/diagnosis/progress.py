@@ -23,6 +23,7 @@ _ROSE = 2.0
 _FLOOR = 0.05
 _LARGE_UPDATE, _SMALL_UPDATE = 1e-2, 1e-4
 _STILL_FALLING = 0.05
+_ENOUGH_STEPS = 40
 _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
@@ -91,7 +92,9 @@ def rate_too_high(run: Recorded) -> Judgement:
     ratio = float((line / least).max())
     update = overall_update(run)
     numbers = {"rise": ratio, "update": update}
-    if ratio > _ROSE and not _recovers(line, least):
+    # After single spikes it is these that want a remedy.
+    is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(_spikes(run)) >= 2
+    if ratio > _ROSE and not is_spiky and not _recovers(line, least):
         text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE:g})"
         return Judgement(FAIL, text, numbers, (), slower(run))
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
@@ -129,7 +132,7 @@ def rate_too_low(run: Recorded) -> Judgement:
 
 def gradient_spikes(run: Recorded) -> Judgement:
     """Gradients far out of the usual, after which the loss is higher; or most steps clipped."""
-    if run.start is None or len(run.grad_norm) < 40:
+    if run.start is None or len(run.grad_norm) < _ENOUGH_STEPS:
         return NO_RECORD if run.start is None else not_applicable("fewer than 40 steps")
     norms = run.grad_norm[np.isfinite(run.grad_norm) & (run.grad_norm > 0)]
     if not len(norms):

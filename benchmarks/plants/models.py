@@ -62,6 +62,7 @@ class TinyWeights(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = images.flatten(1)
@@ -80,11 +81,11 @@ class Dead(Plain):
 
 
 class Forgotten(Plain):
-    """Its second layer is not trained."""
+    """No gradient reaches its first two layers."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.body[2].requires_grad_(False)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body[4:](self.body[:4](images).detach())
+        return self.fc(features.flatten(1))
 
 
 class Biased(Plain):

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import valid_counts
+from ptkit.core.diagnosis.progress import is_uneven, valid_counts
 from ptkit.core.diagnosis.recorded import Floats, Outputs, Recorded, softmax
 
 NO_OUTPUTS = not_applicable("the run kept no outputs of its validation images")
@@ -34,7 +34,7 @@ def overconfident(run: Recorded) -> Judgement:
         f"probabilities are off by {found:.3f} on average (ECE, limit {_ECE:g}; below {usual:.3f}"
         f" in 95 % of calibrated models): {sure.mean():.1%} sure, {right.mean():.1%} right"
     )
-    temperature, before, after = _with_temperature(run.outputs)
+    temperature, before, after = _calibrated(run.outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
     command = f'{run.again} --loss "CrossEntropyLoss(label_smoothing=0.1)"'
     return Judgement(WARN, text, numbers, (), command, effect)
@@ -56,7 +56,7 @@ def output_bias(run: Recorded) -> Judgement:
         # Answered too often, many of its answers are wrong; too rarely, many of its images.
         rate = hits[k] / said[k] if log_ratio > 0 else hits[k] / true[k]
         is_far = abs(log_ratio) > _BIAS and abs(answered - share) > _SDS * spread
-        if is_far and rate < _LOW:
+        if is_far and rate < _LOW * run.outputs.accuracy:
             faults.append((abs(log_ratio), k, share, answered))
     if not faults:
         return fine()
@@ -91,7 +91,7 @@ def collapse(run: Recorded) -> Judgement:
     )
     command = (
         f"{run.again} --set data.sampler=balanced --set train.metric=balanced_accuracy"
-        if _is_uneven(run)
+        if is_uneven(run)
         else f"ptkit confmat {run.folder} {run.settings.data.valid}"
     )
     return Judgement(FAIL, text, numbers, (), command)
@@ -167,18 +167,22 @@ def _halves(n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     return order[: n // 2], order[n // 2 :]
 
 
-def _with_temperature(outputs: Outputs) -> tuple[float, float, float]:
-    """Fit a temperature (Guo et al. 2017, section 4.2) on one half; return it with the ECE of the
-    other half before and after.
+def _temperature(values: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Return what outputs are divided by for the least cross-entropy (Guo et al. 2017, section
+    4.2), of 60 values from 0.1 to 10.
     """
-    fitted, scored = _halves(len(outputs.labels))
-    grid = np.exp(np.linspace(math.log(0.25), math.log(10), 60))
 
     def loss(temperature: float) -> float:
-        chances = softmax(outputs.values[fitted] / temperature)
-        return -float(np.log(chances[range(len(fitted)), outputs.labels[fitted]] + 1e-12).mean())
+        chances = softmax(values / temperature)
+        return -float(np.log(chances[range(len(labels)), labels] + 1e-12).mean())
 
-    best = float(min(grid, key=loss))
+    return float(min(np.exp(np.linspace(math.log(0.1), math.log(10), 60)), key=loss))
+
+
+def _calibrated(outputs: Outputs) -> tuple[float, float, float]:
+    """Fit a temperature on one half; return it with the ECE of the other half before and after."""
+    fitted, scored = _halves(len(outputs.labels))
+    best = _temperature(outputs.values[fitted], outputs.labels[fitted])
     right = outputs.answers[scored] == outputs.labels[scored]
     before, after = (
         expected_calibration_error(softmax(outputs.values[scored] / t).max(axis=1), right)
@@ -216,7 +220,9 @@ def _contradicted(outputs: Outputs) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     3.1) whose given class has less than a tenth of the other's probability; and which answers are
     wrong.
     """
-    chances, labels = outputs.probabilities, outputs.labels
+    labels = outputs.labels
+    # Calibrated: a boastful model is not sure, and one trained with smoothing is.
+    chances = softmax(outputs.values / _temperature(outputs.values, labels))
     n, count = chances.shape
     own = chances[np.arange(n), labels]
     # A class is believed above the mean confidence of the images that are given it.
@@ -233,8 +239,3 @@ def _contradicted(outputs: Outputs) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 def _entropy(counts: npt.NDArray[np.int64]) -> float:
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
-
-
-def _is_uneven(run: Recorded) -> bool:
-    counts = run.start.get("class_counts") if run.start else None
-    return counts is not None and max(counts) > 3 * max(min(counts), 1)

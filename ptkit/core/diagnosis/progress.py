@@ -12,7 +12,7 @@ from ptkit.core.diagnosis.findings import (
     fine,
     not_applicable,
 )
-from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
+from ptkit.core.diagnosis.recorded import Floats, Recorded, running_median
 
 NO_RECORD = not_applicable("the run recorded nothing: it was made with log.layers=false")
 NO_EPOCH = not_applicable("no epoch was finished")
@@ -21,7 +21,7 @@ LEARNS_BELOW = 0.98
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
-_LARGE_UPDATE, _SMALL_UPDATE = 1e-2, 1e-4
+_LARGE_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-4, 0.02
 _STILL_FALLING = 0.05
 _ENOUGH_STEPS = 40
 _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
@@ -68,7 +68,8 @@ def not_learning(run: Recorded) -> Judgement:
         share, n = counts.max() / counts.sum(), counts.sum()
         limit = share + 2 * math.sqrt(share * (1 - share) / n)
         numbers |= {"accuracy": accuracy, "limit": limit}
-        if accuracy <= limit:
+        # Of uneven classes a model may learn the large ones alone: that is a collapse.
+        if accuracy <= limit and (faults or not is_uneven(run)):
             faults.append(
                 f"the best accuracy is {accuracy:.1%}, and always the largest class gives"
                 f" {share:.1%} (limit {limit:.1%}, two standard errors above)"
@@ -86,7 +87,8 @@ def rate_too_high(run: Recorded) -> Judgement:
     if run.start is None or len(run.loss) < 20:
         return NO_RECORD if run.start is None else not_applicable("fewer than 20 steps")
     width = _width(run)
-    line = smoothed(run.loss, width)
+    # Medians: single batches with a large loss are no rise.
+    line = running_median(run.loss, width)
     floor = _FLOOR * (guessing_loss(run) or float(run.loss[0]))
     least = np.maximum(np.minimum.accumulate(line), floor)
     ratio = float((line / least).max())
@@ -99,11 +101,13 @@ def rate_too_high(run: Recorded) -> Judgement:
         return Judgement(FAIL, text, numbers, (), slower(run))
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
     third = max(len(peak) // 3, 1)
-    gain = 1 - float(np.mean(peak[-third:]) / np.mean(peak[:third]))
-    if update > _LARGE_UPDATE and gain < 0.02 and len(peak) >= 20:
+    last = float(np.mean(peak[-third:]))
+    gain, guess = 1 - last / float(np.mean(peak[:third])), guessing_loss(run)
+    is_stuck = gain < _NO_GAIN or (guess is not None and last > LEARNS_BELOW * guess)
+    if update > _LARGE_UPDATE and is_stuck and len(peak) >= 20:
         text = (
             f"at the full rate a step moves weights by {update:.2g} of their size (limit"
-            f" {_LARGE_UPDATE:g}) and the loss falls by {gain:.1%} only"
+            f" {_LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
         )
         return Judgement(FAIL, text, numbers | {"gain": gain}, (), slower(run))
     return fine(numbers)
@@ -121,12 +125,15 @@ def rate_too_low(run: Recorded) -> Judgement:
     noise = math.hypot(*(part.std() / math.sqrt(len(part)) for part in (before, last)))
     is_falling = total > 0 and fall > _STILL_FALLING * total and total > 2 * noise
     numbers = {"update": update, "fall": fall}
-    if update < _SMALL_UPDATE and is_falling:
+    guess = guessing_loss(run)
+    has_begun = guess is None or last.mean() < LEARNS_BELOW * guess
+    if update < _SMALL_UPDATE and (is_falling or not has_begun):
+        verdict = WARN if has_begun else FAIL
         text = (
             f"a step moves weights by {update:.2g} of their size (limit {_SMALL_UPDATE:g}), and the"
-            f" loss still falls: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
+            f" loss is still on its way: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
         )
-        return Judgement(WARN, text, numbers, (), f"{run.again} --lr {10 * _lr(run):.3g}")
+        return Judgement(verdict, text, numbers, (), f"{run.again} --lr {10 * _lr(run):.3g}")
     return fine(numbers)
 
 
@@ -194,6 +201,12 @@ def data_bound(run: Recorded) -> Judgement:
     verdict = WARN if share > _WAITS_WARN else INFO
     text = f"{share:.0%} of the training time was waiting for images (limit {_WAITS_WARN:.0%})"
     return Judgement(verdict, text, {"share": share}, (), f"{run.again} --set data.cache=disk")
+
+
+def is_uneven(run: Recorded) -> bool:
+    """Say whether the largest class has over three times the training images of the smallest."""
+    counts = run.start.get("class_counts") if run.start else None
+    return counts is not None and max(counts) > 3 * max(min(counts), 1)
 
 
 def guessing_loss(run: Recorded) -> float | None:
@@ -279,7 +292,7 @@ def _recovers(line: Floats, least: Floats) -> bool:
 
 def _spikes(run: Recorded) -> list[int]:
     """Return the steps with a gradient more than six robust deviations above the median, in
-    logarithms, after which the loss is a fifth higher than before. The noisy first steps are left
+    logarithms, after which the loss is a fifth higher. The noisy first steps are left
     out.
     """
     norms = np.where(run.grad_norm > 0, run.grad_norm, np.nan)

@@ -179,6 +179,12 @@ def softmax(values: Floats) -> Floats:
     return shares
 
 
+def running_median(values: Floats, width: int) -> Floats:
+    """Return medians over `width` steps; there are width - 1 fewer."""
+    medians: Floats = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    return medians
+
+
 def smoothed(values: Floats, width: int) -> Floats:
     """Return running means over `width` steps; there are width - 1 fewer."""
     sums = np.cumsum(np.concatenate([[0.0], values]))

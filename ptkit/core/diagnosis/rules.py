@@ -60,6 +60,20 @@ RULES: tuple[Rule, ...] = (
         (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal"),
     ),
     Rule(
+        "initial loss",
+        signal.initial_loss,
+        "|L0 - ln K| / ln K > 0.5 WARN, > 1 FAIL; of weights that were trained before only above",
+        "the cross-entropy of K equal probabilities is ln K",
+        (*_LEARNING, "lr too high", "gradient spikes", "dead units", "layer imbalance"),
+    ),
+    Rule(
+        "initial signal",
+        signal.initial_signal,
+        "std of the last layer's outputs over the first's, before training, outside [0.03, 30]",
+        "He et al. 2015, section 2.2: the product over the layers should be 1",
+        (*_LEARNING, "lr too low", "lr too high", "layer imbalance", "dead units"),
+    ),
+    Rule(
         "dead units",
         signal.dead_units,
         "units that 256 validation images never activate, for 3 epochs: > 20 % WARN, > 50 %"
@@ -94,20 +108,6 @@ RULES: tuple[Rule, ...] = (
         " of their size (of adaptive optimizers the update alone)",
         "Glorot and Bengio 2010, section 4",
         (*_LEARNING, "lr too low", "layer imbalance", "initial signal"),
-    ),
-    Rule(
-        "initial loss",
-        signal.initial_loss,
-        "|L0 - ln K| / ln K > 0.5 WARN, > 1 FAIL; of weights that were trained before only above",
-        "the cross-entropy of K equal probabilities is ln K",
-        ("lr too high", "gradient spikes"),
-    ),
-    Rule(
-        "initial signal",
-        signal.initial_signal,
-        "std of the last layer's outputs over the first's, before training, outside [0.03, 30]",
-        "He et al. 2015, section 2.2: the product over the layers should be 1",
-        ("not learning", "lr too low", "lr too high", "layer imbalance"),
     ),
     Rule(
         "lr too high",
@@ -158,10 +158,18 @@ RULES: tuple[Rule, ...] = (
         ("output bias", "overfitting that costs", "overconfident"),
     ),
     Rule(
+        "overfitting that costs",
+        progress.overfitting,
+        "final accuracy < best - 2√2 SE; or validation loss > 1.1 of its minimum with a gap to"
+        " training of 0.10 + 2 SE",
+        "two shares of n images differ by √2 SE",
+        ("overconfident", "output bias"),
+    ),
+    Rule(
         "output bias",
         predictions.output_bias,
         "a class of 20 images and more is answered 1.5 times too often or too rarely, beyond 3"
-        " standard deviations, and its precision or recall is below 0.8",
+        " standard deviations, and its precision or recall is below 0.8 of the accuracy",
         "binomial standard deviation of a share; effect: Saerens et al. 2002",
         ("overconfident",),
     ),
@@ -172,14 +180,6 @@ RULES: tuple[Rule, ...] = (
         " less than a tenth of the other class's probability; and over half of all errors",
         "Northcutt et al. 2021, section 3.1",
         ("overconfident", "overfitting that costs"),
-    ),
-    Rule(
-        "overfitting that costs",
-        progress.overfitting,
-        "final accuracy < best - 2√2 SE; or validation loss > 1.1 of its minimum with a gap to"
-        " training of 0.10 + 2 SE",
-        "two shares of n images differ by √2 SE",
-        ("overconfident",),
     ),
     Rule(
         "overconfident",
@@ -212,10 +212,12 @@ def findings(run: Recorded) -> list[Finding]:
     """Judge a run by every rule, in their order; consequences of a FAIL or WARN are muted."""
     found = [Finding(rule.name, _judged(rule, run)) for rule in RULES]
     causes: dict[str, str] = {}
-    for rule, finding in zip(RULES, found, strict=True):
-        if finding.verdict in (FAIL, WARN) and rule.name not in causes:
-            for name in rule.mutes:
-                causes.setdefault(name, rule.name)
+    # The worst first: what only warns explains no failure that explains it.
+    for verdict in (FAIL, WARN):
+        for rule, finding in zip(RULES, found, strict=True):
+            if finding.verdict == verdict and rule.name not in causes:
+                for name in rule.mutes:
+                    causes.setdefault(name, rule.name)
     return [replace(finding, muted_by=causes.get(finding.rule)) for finding in found]
 
 

@@ -8,7 +8,7 @@ from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not
 from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD, guessing_loss
 from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
 
-_VANISHED, _STANDS_STILL = 1e-3, 1e-5
+_VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
 _FEW, _MANY = 0.1, 10.0
 _INERT, _CRUSHED = 0.01, 0.1
 _GROWS = 3.0
@@ -20,6 +20,7 @@ def vanishing_gradient(run: Recorded) -> Judgement:
     """The first layers hardly get a gradient, and hardly move."""
     if run.start is None:
         return NO_RECORD
+    weights = run.start["weights"]
     names = [name for name in run.trained if len(run.samples(name, "gradient"))]
     if len(names) < 4:
         return not_applicable("fewer than four trained layers")
@@ -29,12 +30,17 @@ def vanishing_gradient(run: Recorded) -> Judgement:
     update = _median(run, first)
     numbers = {"ratio": ratio, "update": update}
     is_adaptive = (run.settings.optimizer.call or "").startswith(_ADAPTIVE)
-    if not (update < _STANDS_STILL and (is_adaptive or ratio < _VANISHED)):
+    # Of an adaptive optimizer at a tiny rate all layers stand still.
+    is_behind = update < _BEHIND * _median(run, last) if is_adaptive else ratio < _VANISHED
+    # Decay alone moves weights by rate times decay, with momentum ten times as far.
+    decay = max(weights[name]["weight_decay"] for name in first)
+    limit = max(_STANDS_STILL, 20 * decay * float(run.lr.max(initial=0)))
+    if not (update < limit and is_behind):
         return fine(numbers)
     text = (
         f"gradients of the first layers are {ratio:.2g} of those of the last (limit"
         f" {_VANISHED:g}), and a step moves them by {update:.2g} of their size (limit"
-        f" {_STANDS_STILL:g})"
+        f" {limit:.2g})"
     )
     command = f"{run.again} --init \"Conv2d=kaiming_normal_(nonlinearity='relu')\""
     return Judgement(FAIL, text, numbers, tuple(first), command)
@@ -121,7 +127,8 @@ def _rms(run: Recorded, names: list[str]) -> float:
     weights = (run.start or {})["weights"]
     sizes = [math.prod(weights[name]["shape"]) for name in names]
     squares = sum(run.samples(name, "gradient") ** 2 for name in names)
-    return float(np.nanmedian(np.sqrt(squares / sum(sizes))))
+    found = np.sqrt(squares / sum(sizes))
+    return float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0
 
 
 def _median(run: Recorded, names: list[str]) -> float:

@@ -28,8 +28,8 @@ QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": Fa
 PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
-    *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate", "predict"),
-    *("load", "features", "ListDataset", "allowing_pixels"),
+    *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate"),
+    *("predict", "load", "features", "ListDataset", "allowing_pixels"),
 ]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

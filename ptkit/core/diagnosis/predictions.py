@@ -83,7 +83,7 @@ def collapse(run: Recorded) -> Judgement:
         for k in (run.outputs.answers, run.outputs.labels)
     )
     numbers = {"used": used, "there": there}
-    if used / there >= _COLLAPSED:
+    if used / there > _COLLAPSED:
         return fine(numbers)
     text = (
         f"the answers are spread as over {used:.1f} classes, the images as over {there:.1f} (limit"

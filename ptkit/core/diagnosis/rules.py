@@ -153,7 +153,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "collapse",
         predictions.collapse,
-        "exp of the entropy of the answers over exp of that of the labels < 0.5",
+        "exp of the entropy of the answers over exp of that of the labels ≤ 0.5",
         "Hill numbers of order 1: the effective number of classes",
         ("output bias", "overfitting that costs", "overconfident"),
     ),

@@ -263,6 +263,7 @@ def overall_update(run: Recorded) -> float:
 
 
 def slower(run: Recorded) -> str:
+    """Return the command with a tenth of the rate."""
     return f"{run.again} --lr {_lr(run) / 10:.3g}"
 
 

@@ -31,8 +31,8 @@ define installed
 endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
-BENCHMARKS = split startup normstats decode batches train precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms
+BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
+	recipes photos digits catalogue transforms check diagnose
 
 .PHONY: demo test check faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -91,6 +91,10 @@ bench-train: bench-ready
 	$(BENCH) benchmarks/bench_train.py resnet18-224 "$(PHOTOS)" --device $(DEVICE)
 	$(BENCH) benchmarks/bench_train.py yolo11n-cls-224 "$(PHOTOS)" --device $(DEVICE)
 
+bench-recording: bench-ready
+	$(BENCH) benchmarks/bench_recording.py lenet "$(IMAGES)" --device $(DEVICE)
+	$(BENCH) benchmarks/bench_recording.py resnet18 "$(IMAGES)" --device $(DEVICE)
+
 bench-precision: bench-ready
 	$(BENCH) benchmarks/bench_precision.py --device $(DEVICE)
 
@@ -131,6 +135,13 @@ bench-catalogue: bench-ready
 
 bench-transforms: bench-ready
 	$(BENCH) benchmarks/bench_transforms.py --device $(DEVICE)
+
+bench-check: bench-ready
+	$(BENCH) benchmarks/bench_check.py "$(IMAGES)" "$(PHOTOS)"
+	$(BENCH) benchmarks/bench_check_faults.py "$(IMAGES)" "$(PHOTOS)" --docs docs/checking.md
+
+bench-diagnose: bench-ready
+	$(BENCH) benchmarks/bench_diagnose.py --docs
 
 bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"

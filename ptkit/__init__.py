@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import evaluate, load, normstats, predict, split
-    from ptkit.api_runs import finetune, probe, train
+    from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -17,15 +17,17 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
-    **dict.fromkeys(("evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
-    **dict.fromkeys(("finetune", "probe", "train"), "ptkit.api_runs"),
+    **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
     "ListDataset",
     "__version__",
     "allowing_pixels",
+    "check",
     "evaluate",
     "features",
+    "find_lr",
     "finetune",
     "load",
     "normstats",

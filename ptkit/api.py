@@ -4,9 +4,11 @@ The commands call these functions too; those that make a run are in api_runs.py.
 the user can fix is a `PtkitError`.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,10 @@ from ptkit.core.wording import check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
+    from ptkit.core.data.keyed import Indices
+    from ptkit.core.data.lists import ImageList
+    from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.checking import CheckUp
     from ptkit.looking.evaluation import Evaluation
     from ptkit.looking.predictions import Answers
     from ptkit.looking.subject import Subject
@@ -36,6 +42,7 @@ def split(
     kfold: int | None = None,
     extend: bool = False,
     group_by: str | None = None,
+    near_duplicates: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -59,8 +66,7 @@ def split(
 
     Raises:
         UsageError: settings that do not go together, or files in the way.
-        DataError: images that cannot be split.
-        StorageError: the disk refused.
+        DataError: images that cannot be split. StorageError: the disk refused.
     """
     from ptkit.core.data.splits.jobs import SplitJob, run_split
     from ptkit.core.data.splits.sources import Source
@@ -77,6 +83,7 @@ def split(
         kfold=kfold,
         extend=extend,
         group_by=group_by,
+        near_duplicates=near_duplicates,
         allow_missing=allow_missing,
         overwrite=overwrite,
         seed=seed,
@@ -98,6 +105,7 @@ def normstats(
     workers: int = 0,
     on_bad: str = "stop",
     root: StrPath | None = None,
+    alpha: str = "drop",
     out: StrPath | None = None,
     counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
 ) -> NormstatsResult:
@@ -106,7 +114,7 @@ def normstats(
     num: take a random sample of this many images. size: resize them to size × size first.
     whiten: zca or pca for a whitening matrix too. out: a folder, that of the list by default.
     on_bad: `skip` leaves out images that cannot be read, see `skipped`. root: the folder of the
-    images, where they were moved. counting: for a progress bar.
+    images, where they were moved. alpha: `white` puts images on it. counting: for a progress bar.
 
     >>> found = ptkit.normstats("train.txt")
     >>> all(0 < value < 1 for value in found.mean)
@@ -116,7 +124,8 @@ def normstats(
         DataError: no images, or, with `stop`, some cannot be read.
         UsageError: whitening images that differ or are too large. StorageError: the disk refused.
     """
-    from ptkit.core.config import ON_BAD
+    from ptkit.core.config import ALPHA, ON_BAD
+    from ptkit.core.data import images as decoder
     from ptkit.core.data import statistics
     from ptkit.core.data.lists import check_image, read_list
     from ptkit.core.machine import num_cores
@@ -124,30 +133,74 @@ def normstats(
     _check_at_least(1, num=num, size=size)
     _check_at_least(0, workers=workers)
     check_choice("--on-bad", on_bad, ON_BAD)
+    check_choice("--alpha", alpha, ALPHA)
     images = read_list(Path(list_file), root=path_or_none(root))
+    read = functools.partial(decoder.read, alpha=alpha)
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
-    chosen, threads = statistics.sample(images, num=num, seed=seed), workers or num_cores()
-    total, skipped = len(chosen), list[str]()
+    chosen = statistics.sample(images, num=num, seed=seed)
+    skipped: list[str] = []
     if (bad := skipped if on_bad == "skip" else None) is None:
         check_image(images, int(chosen[0]))
-    whitening = None
+    how: dict[str, Any] = {"size": size, "workers": workers or num_cores(), "bad": bad}
+    whitening = whitening_file = None
     # First, since it may refuse before anything is decoded.
     if whiten is not None:
-        from ptkit.core.data.transforms import covariance
-
-        check_choice("--whiten", whiten, covariance.KINDS)
-        with counting("whitening", total) as advance:
-            whitening = covariance.measure_whitening(
-                images, chosen, kind=whiten, size=size, workers=threads, on_images=advance, bad=bad
-            )
+        whitening = _whitening(images, chosen, whiten, alpha=alpha, counting=counting, **how)
         skipped.clear()  # they come again
-    with counting("measuring", total) as advance:
-        found = statistics.measure(
-            images, chosen, size=size, workers=threads, on_images=advance, bad=bad
-        )
-    file = statistics.save(found, target)
-    whitening_file = None if whitening is None else covariance.save(whitening, target)
+    with counting("measuring", len(chosen)) as advance:
+        found = statistics.measure(images, chosen, read=read, on_images=advance, **how)
+    file = statistics.save(replace(found, alpha=alpha), target)
+    if whitening is not None:
+        from ptkit.core.data.transforms.covariance import save
+
+        whitening_file = save(whitening, target)
     return NormstatsResult(found, file, whitening, whitening_file, tuple(skipped))
+
+
+def _whitening(
+    images: "ImageList",
+    chosen: "Indices",
+    kind: str,
+    *,
+    alpha: str,
+    counting: Counting,
+    **how: Any,
+) -> "Whitening":
+    from ptkit.core.data.transforms import covariance
+
+    check_choice("--whiten", kind, covariance.KINDS)
+    if alpha != "drop":
+        raise UsageError("--whiten measures images without transparency: leave out --alpha")
+    with counting("whitening", len(chosen)) as advance:
+        return covariance.measure_whitening(images, chosen, kind=kind, on_images=advance, **how)
+
+
+def check(
+    *sources: StrPath,
+    root: StrPath | None = None,
+    workers: int = 0,
+    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+) -> "CheckUp":
+    """Check data before training does: what `ptkit check` prints, without its pictures.
+
+    sources: lists of the parts of one data set, or a folder of classes; none are the lists in the
+    working directory. root: the folder of a list's images, where they were moved. workers: decoding
+    threads, 0 for all cores. counting: for a progress bar.
+
+    >>> found = ptkit.check("data")
+    >>> found.count("FAIL")
+    0
+
+    Raises:
+        DataError: a list or folder that cannot be used; images that cannot be read are a finding.
+        UsageError: sources that do not go together.
+    """
+    from ptkit.looking.checking import check_up
+
+    _check_at_least(0, workers=workers)
+    return check_up(
+        list(map(Path, sources)), root=path_or_none(root), workers=workers, counting=counting
+    )
 
 
 def evaluate(
@@ -160,6 +213,7 @@ def evaluate(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "stop",
@@ -169,6 +223,7 @@ def evaluate(
 
     ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
+    alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
     root: the folder of the images, where they were moved.
 
@@ -188,7 +243,7 @@ def evaluate(
 
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms}
+    answers = given | {"transforms": transforms, "alpha": alpha}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject,
@@ -212,6 +267,7 @@ def predict(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
     device: str = "auto",
     workers: int = 0,
     on_bad: str = "skip",
@@ -236,7 +292,7 @@ def predict(
 
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms}
+    answers = given | {"transforms": transforms, "alpha": alpha}
     subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     several = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(source) for source in several]
@@ -260,6 +316,7 @@ def load(
     size: int | None = None,
     classes: StrPath | None = None,
     transforms: Sequence[str] = (),
+    alpha: str | None = None,
 ) -> "TrainedModel":
     """Rebuild the model of a checkpoint, a run folder or bare weights, ready to predict.
 
@@ -285,7 +342,7 @@ def load(
     from ptkit.looking.subject import load_subject
 
     given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
-    subject = load_subject(Path(path), classes=path_or_none(classes), **given)  # type: ignore[arg-type]
+    subject = load_subject(Path(path), classes=path_or_none(classes), alpha=alpha, **given)
     return cast("TrainedModel", with_predict(subject))
 
 

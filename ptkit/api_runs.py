@@ -6,12 +6,13 @@ and `model`, `loss`, `optimizer`, `scheduler` for the calls.
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, Unpack
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ParamSpec, Unpack
 
+from ptkit.api_settings import Layers, asked_finetuning, asked_training, split_first
 from ptkit.api_types import (
     FinetuneKeywords,
     SourceFlags,
@@ -21,16 +22,6 @@ from ptkit.api_types import (
 )
 from ptkit.core.errors import UsageError
 
-
-class _Layers(TypedDict, total=False):
-    """What `gather` gets beside keywords."""
-
-    recipe: str | None
-    resume: Path | None
-    config: Path | None
-    trust: bool
-
-
 if TYPE_CHECKING:
     from ptkit.core.config import Settings
     from ptkit.core.training.observers import Watcher
@@ -38,6 +29,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.session import RunResult
+    from ptkit.looking.lr_find import FoundRate
 
 
 P = ParamSpec("P")
@@ -86,6 +78,7 @@ def train(
     out: StrPath | None = None,
     resume: StrPath | None = None,
     trust: bool = False,
+    preflight: bool = False,
     link: StrPath | None = "ckpt.pkl",
     watch: "Watcher | None" = None,
     **settings: Unpack[TrainKeywords],
@@ -98,6 +91,7 @@ def train(
     recipe where neither is given.
     out: the parent of the run folder, `runs` by default. resume: a run folder to continue.
     trust: `config`, `recipe` and the run to resume may name code of their own, which is run.
+    preflight: look first whether the model can learn these images.
     link: where a link to the best checkpoint is put, or None. watch: is called with what happens.
 
     >>> result = ptkit.train(epochs=2, lr=0.05, optimizer="SGD(momentum=0.9)")
@@ -109,11 +103,10 @@ def train(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
-    from ptkit.core.training.usual import usual_layer, with_identity_blocks
 
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
+    refused += ["preflight"] * preflight
     if resume is not None and refused:
         raise UsageError(
             f"--resume continues with the run's own settings and folder: leave out --{refused[0]}"
@@ -121,21 +114,45 @@ def train(
     if resume is not None and source is not None:
         raise UsageError(f"--resume continues with the run's own lists: leave {source} out")
     watch = watch or Unwatched()
-    layers: _Layers = {
-        "recipe": recipe,
-        "resume": path_or_none(resume),
-        "config": path_or_none(config),
-        "trust": trust,
-    }
-    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
-    with begun as (given, place):
-        found = gather_trusted(given, **layers)
-        if recipe is config is resume is None:
-            usual, why = usual_layer(found)
-            if why:
-                watch.say(why)
-                found = with_identity_blocks(gather_trusted(given, base=usual))
-        return _run(found, place, resume=resume, link=link, watch=watch)
+    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    layers["resume"] = path_or_none(resume)
+    asked = asked_training(source, settings, out=out, name=name, watch=watch, layers=layers)
+    with asked as (found, place):
+        return run_settings(
+            found, place, resume=resume, link=link, watch=watch, preflight=preflight
+        )
+
+
+def find_lr(
+    source: StrPath | None = None,
+    *,
+    config: StrPath | None = None,
+    recipe: str | None = None,
+    out: StrPath | None = None,
+    trust: bool = False,
+    watch: "Watcher | None" = None,
+    **settings: Unpack[TrainKeywords],
+) -> "FoundRate":
+    """Try rising learning rates on the run that `train` would make, without making it.
+
+    out: folder of the picture and the table. The rest: see `train`.
+
+    >>> [file.name for file in ptkit.find_lr(out="rates").files]
+    ['lr_find.png', 'lr_find.csv']
+
+    Raises:
+        PtkitError: any of its children; core/errors.py says what each means.
+    """
+    from ptkit.core.training.observers import Unwatched
+    from ptkit.looking import lr_find
+
+    watch = watch or Unwatched()
+    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    # The lists of a source go with the folder.
+    with TemporaryDirectory() as lists:
+        asked = asked_training(source, settings, out=lists, name=None, watch=watch, layers=layers)
+        with asked as (found, _):
+            return lr_find.find_lr(found, watch, out=path_or_none(out))
 
 
 @_together
@@ -165,25 +182,15 @@ def finetune(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.models.locate import model_of
-    from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.observers import Unwatched
 
     watch = watch or Unwatched()
-    layers: _Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
-    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers=layers)
-    with begun as (given, place):
-        if weights is not None:
-            given["weights"] = os.fspath(weights)
-        # The model of the weights stands in for the recipe's.
-        is_renamed = weights is not None and recipe is not None
-        model = model_of(given["weights"]) if is_renamed else None
-        found = gather_trusted(given, base={"optimizer": {"head_lr": 10.0}}, model=model, **layers)
-        # Of a model that is named beside a recipe, its own and not those of the recipe.
-        is_own = weights is None and recipe is not None and given.get("model") is not None
-        if is_own or found.model.weights is None:
-            found = _from_own_weights(found)
-        return _run(found, place, resume=None, link=link, watch=watch)
+    layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
+    asked = asked_finetuning(
+        weights, source, settings, out=out, name=name, watch=watch, layers=layers
+    )
+    with asked as (found, place):
+        return run_settings(found, place, resume=None, link=link, watch=watch)
 
 
 @_together
@@ -220,7 +227,7 @@ def probe(
     }
     watch = watch or Unwatched()
     names = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    begun = _split_first(source, settings, out=out, name=name, watch=watch, layers={})
+    begun = split_first(source, settings, out=out, name=name, watch=watch, layers={})
     with begun as (given, place):
         found = {os.fspath(each): gather({**given, "weights": each}, base=base) for each in names}
         compared = _compared(found, watch) if len(found) > 1 else {}
@@ -228,7 +235,7 @@ def probe(
         best = min(found, key=lambda each: compared[each].order if compared else 0)
         if compared:
             watch.say(f"taken: {best}")
-        result = _run(found[best], place, resume=None, link=link, watch=watch)
+        result = run_settings(found[best], place, resume=None, link=link, watch=watch)
     return replace(result, backbones=compared)
 
 
@@ -247,81 +254,16 @@ def _compared(found: "Mapping[str, Settings]", watch: "Watcher") -> "dict[str, C
     return compared
 
 
-def _from_own_weights(settings: "Settings") -> "Settings":
-    """Return the settings of a run that starts from the pretrained weights of its model."""
-    if settings.model.call is None:
-        raise UsageError(
-            "finetune needs weights to start from: ptkit finetune WEIGHTS, or --model NAME of a"
-            " model with pretrained ones, such as efficientnet_lite0"
-        )
-    # Its call comes with the weights; a hash is of others.
-    own = settings.model.call
-    model = replace(settings.model, call=None, weights=own, weights_sha256=None)
-    return replace(settings, model=model)
-
-
-@contextmanager
-def _split_first(
-    source: StrPath | None,
-    settings: Mapping[str, Any],
-    *,
-    out: StrPath | None,
-    name: str | None,
-    watch: "Watcher",
-    layers: _Layers,
-) -> "Iterator[tuple[dict[str, Any], Place]]":
-    """Split a source, if there is one, into the folder of the run; yield the settings with its
-    lists, and the place of the folder.
-
-    layers: what else `gather` gets; the seed may be in them.
-    """
-    from ptkit.core.training.run_place import Place
-
-    place = Place(Path(out or "runs"), name)
-    flags = {k: settings[k] for k in SourceFlags.__annotations__ if settings.get(k) is not None}
-    given = {key: value for key, value in settings.items() if key not in flags}
-    if source is None:
-        if flags:
-            flag = "--" + next(iter(flags)).replace("_", "-")
-            raise UsageError(f"{flag} is for a folder or a table that is split first: name one")
-        yield given, place
-        return
-    from ptkit.core.ranks import here
-
-    if not here().is_alone:
-        raise UsageError(
-            f"{source} is split by one process, and there are {here().num_ranks}: split it first,"
-            f" with `ptkit split {source}`, and leave it out"
-        )
-    from ptkit.core.data.splits.sources import Source
-    from ptkit.core.data.splits.tables import Columns
-    from ptkit.core.parts.trust import gather_trusted
-    from ptkit.core.training.own_lists import own_lists
-
-    if lists := [f"--{key}" for key in ("train", "valid") if given.get(key)]:
-        raise UsageError(
-            f"{lists[0]} names a list, and {source} is split into lists: leave one out"
-        )
-    columns = Columns(*(flags.get(f"{name}_column") for name in ("path", "label", "group")))
-    images = Source(Path(source), columns, flags.get("label_from"), path_or_none(given.get("root")))
-    seed = gather_trusted(given, **layers).train.seed
-    with own_lists(images, place, seed=seed) as (claimed, notes):
-        for note in notes:
-            watch.say(note)
-        folder = claimed.folder()
-        # The lists name the images where they are now, and lie beside their classes.
-        own = {"train": folder / "train.txt", "valid": folder / "valid.txt"}
-        yield {**given, **own, "root": None, "classes": None}, claimed
-
-
-def _run(
+def run_settings(
     settings: "Settings",
     place: "Place",
     *,
     resume: StrPath | None,
     link: StrPath | None,
     watch: "Watcher",
+    preflight: bool = False,
 ) -> "RunResult":
+    """Make one run as its settings say, with its pictures; see `train`."""
     from ptkit.core.training import session
 
     return session.run(
@@ -330,8 +272,15 @@ def _run(
         place=place,
         link=path_or_none(link),
         resume=path_or_none(resume),
+        before=functools.partial(_look_before, watch) if preflight else lambda _run: None,
         at_end=_draw_summaries,
     )
+
+
+def _look_before(watch: "Watcher", run: "Run") -> None:
+    from ptkit.looking.preflight import look_before
+
+    look_before(run, watch)
 
 
 def _draw_summaries(run: "Run") -> tuple[Path, ...]:

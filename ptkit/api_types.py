@@ -39,6 +39,7 @@ class FinetuneSettings(TypedDict, total=False):
     valid: StrPath
     classes: StrPath | None
     root: StrPath | None
+    relabel: StrPath | None
     size: int | None
     augment: str
     transforms: Sequence[str]
@@ -51,6 +52,7 @@ class FinetuneSettings(TypedDict, total=False):
     on_bad: str
     allow_leak: bool
     remember_images: bool
+    alpha: str
     sampler: str
     shuffle: bool
     drop_last: bool
@@ -88,6 +90,7 @@ class FinetuneSettings(TypedDict, total=False):
     save_every: int | str
     channels_last: bool
     sync_batchnorm: bool
+    shard: bool
     deterministic: bool
     compile: bool | Auto
     profile: bool
@@ -95,6 +98,7 @@ class FinetuneSettings(TypedDict, total=False):
     knn: int | None
     tensorboard: bool
     histograms: bool
+    log_layers: bool
     graph: bool
     pictures: bool
     log_folder: StrPath | None

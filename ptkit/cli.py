@@ -3,10 +3,12 @@ code.
 """
 
 import atexit
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import Annotated, Any
 
@@ -15,8 +17,12 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.check import check
+from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
+from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
+from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
 from ptkit.commands.normstats import normstats
 from ptkit.commands.options import with_printer
@@ -31,7 +37,7 @@ from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
 from ptkit.core.errors import PtkitError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
-from ptkit.core.ranks import refuse_several
+from ptkit.core.ranks import rank_of_environment, refuse_several
 
 # What torchrun may start several times.
 _IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
@@ -39,8 +45,22 @@ _IN_RANKS = ("train", "finetune", "probe", "confmat", "predict")
 _CLEANING_S = 5.0
 
 
+# What Typer raises of flags that it does not take; where the class is differs among its versions.
+_FlagError: Any = typer.BadParameter.__base__
+
+
 class Commands(TyperGroup):
-    """Prints errors the user can fix as one line; our own bugs keep their traceback."""
+    """Prints errors the user can fix as one line; our own bugs keep their traceback. Of several
+    processes of one job the first prints help and errors of flags.
+    """
+
+    def main(self, *args: Any, **keywords: Any) -> Any:
+        with redirect_stdout(io.StringIO()) if _is_another() else nullcontext():
+            return super().main(*args, **keywords)
+
+    def make_context(self, *args: Any, **keywords: Any) -> Any:
+        with _said_by_first():
+            return super().make_context(*args, **keywords)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -50,7 +70,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _said_by_first():
+                return super().invoke(ctx)
         except PtkitError as error:
             # Of several processes one says what is wrong.
             if str(error):
@@ -59,6 +80,25 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("ptkit: interrupted", err=True)
             raise typer.Exit(130) from None
+
+
+def _is_another() -> bool:
+    """Whether another process of the job is the first one."""
+    try:
+        return not rank_of_environment().is_main
+    except PtkitError:
+        # Who joins the job says what is wrong with its environment.
+        return False
+
+
+@contextmanager
+def _said_by_first() -> Iterator[None]:
+    try:
+        yield
+    except _FlagError as error:
+        if not _is_another():
+            raise
+        raise typer.Exit(error.exit_code) from None
 
 
 # Before 0.21.2 Typer escapes the help for rich, with backslashes, though its markup is off.
@@ -73,6 +113,7 @@ app = typer.Typer(
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "split": split,
+    "check": check,
     "normstats": normstats,
     "train": train,
     "finetune": finetune,
@@ -80,7 +121,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-weights": viz_weights,
     "viz-featuremaps": viz_featuremaps,
     "viz-transforms": viz_transforms,
+    "gradcam": gradcam,
     "confmat": confmat,
+    "compare": compare,
+    "diagnose": diagnose,
     "summary": summary,
     "predict": predict,
     "list": list_parts,
@@ -122,7 +166,7 @@ def main() -> None:
     prepare_environment()
     # Half-done work is cleared away. Training has handlers of its own for the first signal.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, _Stop())
     try:
         app()
     except SystemExit as end:
@@ -130,17 +174,23 @@ def main() -> None:
         raise
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    # The next one ends the process wherever it is.
-    signal.signal(number, signal.SIG_DFL)
-    # An exception may break off the start of a thread, for which cleaning up would wait for good.
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
-        signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    typer.echo("ptkit: terminated", err=True)
-    raise SystemExit(128 + number)
+class _Stop:
+    """What the first signal does; the second one ends the process wherever it is."""
+
+    second = signal.SIG_DFL
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self.second)
+        # An exception may break off the start of a thread, for which cleaning up would wait for
+        # good.
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+            signal.setitimer(signal.ITIMER_REAL, _CLEANING_S)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        typer.echo("ptkit: terminated", err=True)
+        raise SystemExit(128 + number)
 
 
 def _leave_at_once(status: Sequence[int]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, Form, keyword_of
+from ptkit.core.config import AUTO, FIELDS, FLAGS, Auto, Field, keyword_of
+from ptkit.core.config_fields import Form
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 BEGIN = "<!-- settings: written by scripts/make_settings_table.py -->"

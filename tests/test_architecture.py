@@ -32,11 +32,30 @@ MAY_IMPORT = {
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
-    "ptkit.api_runs": ENGINE | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
+    "ptkit.api_runs": ENGINE
+    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    "ptkit.api_series": ENGINE
+    | {
+        "ptkit.api_runs",
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.commands": ENGINE
-    | {"ptkit.api", "ptkit.api_runs", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
-    "ptkit.looking": ENGINE | {"ptkit.core.training", "ptkit.plots"},
+    | {
+        "ptkit.api",
+        "ptkit.api_runs",
+        "ptkit.api_series",
+        "ptkit.core.comparing",
+        "ptkit.core.training",
+        "ptkit.looking",
+        "ptkit.plots",
+    },
+    "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
+    "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -76,39 +95,51 @@ LONG_FILES: dict[str, int] = {}
 # design.md, "Flags are a closed table": what is not here is a setting, reached by --set.
 FLAGS = {
     "every command": {"--help", "--json", "--quiet"},
-    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend", "--allow-missing",
-              "--overwrite", "--seed", "--out", "--path-column", "--label-column",
-              "--group-column", "--label-from", "--root"},
+    "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
+              "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
+              "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "check": {"--run", "--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--device", "--workers", "--seed", "--trust", "--out"},
+              "--save-every", "--seeds", "--folds", "--relabel", "--device",
+              "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
               "--transform", "--workers", "--batch-size", "--seed", "--device", "--precision",
               "--name", "--out"},
-    "viz-weights": {"--layers", "--scale", "--out"},
-    "viz-featuremaps": {"--layers", "--list", "--num-images", "--model", "--mean", "--std",
+    "viz-weights": {"--layers", "--view", "--scale", "--columns", "--gap", "--gap-colour",
+                    "--out"},
+    "viz-featuremaps": {"--layers", "--list", "--after", "--scale", "--columns", "--gap",
+                        "--gap-colour", "--num-images", "--model", "--mean", "--std",
                         "--size", "--classes", "--transform", "--device", "--out"},
+    "gradcam": {"--layers", "--class", "--num-images", "--model", "--mean", "--std", "--size",
+                "--classes", "--transform", "--device", "--workers", "--root", "--out"},
     "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
                        "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "compare": {"--by", "--out"},
+    "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
+for _name in ("viz-featuremaps", "gradcam", "confmat"):
+    FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
 FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
+FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "confmat", "predict"):  # fmt: skip
-    FLAGS[_name].add("--max-pixels")
+              "gradcam", "confmat", "predict"):  # fmt: skip
+    FLAGS[_name] |= {"--max-pixels", "--alpha"}
+FLAGS["check"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:
@@ -403,6 +434,7 @@ SUBJECTS = {
     "optimizer_continuation": "resuming with every optimizer",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
+    "alpha": "transparency, from training to prediction",
     "recipes": "a subject of several modules",
     "service": "docs/service.md",
     "schedule_plot": "the picture of `ptkit list schedulers --plot`",

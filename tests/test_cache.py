@@ -4,9 +4,11 @@ more than needed.
 
 import json
 import os
+import pickle
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +41,7 @@ from ptkit.core.data.loading.keeping import (
     open_kept,
     where_note,
 )
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.training.observers import Watcher
@@ -620,7 +623,7 @@ def test_a_transform_that_does_not_fit_is_told_before_anything_is_decoded(listed
 def test_changed_bytes_of_an_entry_never_load(listed, pipeline, folder, name, place):
     kept = on_disk(listed, pipeline)
     whole = all_bytes(listed, pipeline, kept)
-    file = kept.origin.parent / name
+    file = entry_of(folder) / name
     data = bytearray(file.read_bytes())
     data[place] ^= 1
     file.write_bytes(data)
@@ -630,22 +633,70 @@ def test_changed_bytes_of_an_entry_never_load(listed, pipeline, folder, name, pl
     assert opened(listed, pipeline) is not None
 
 
-def test_a_file_that_is_cut_off_while_it_is_mapped_is_an_error(listed, pipeline, folder):
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Pixels on disk stay in their file."""
+    monkeypatch.setattr("ptkit.core.data.loading.keeping.free_bytes", lambda: 0)
+
+
+def entry_of(folder):
+    (entry,) = folder.iterdir()
+    return entry
+
+
+def test_pixels_that_stay_in_their_file_make_the_same_batches(listed, pipeline, folder, no_memory):
+    in_file = on_disk(listed, pipeline)
+    blocks = [in_file.pixels] if in_file.layout is None else in_file.layout.blocks
+    assert all(isinstance(block, StoredPixels) for block in blocks)
+    in_memory = decode_all(listed, pipeline)
+    assert all_bytes(listed, pipeline, in_file) == all_bytes(listed, pipeline, in_memory)
+    left, right = (kept.subset([5, 0, 2]) for kept in (in_file, in_memory))
+    assert are_equal(left, [right.image(index) for index in range(3)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_that_are_cut_off_in_the_middle_of_an_epoch_are_an_error(
+    workers, listed, pipeline, folder, no_memory
+):
     kept = on_disk(listed, pipeline)
-    batches = Batches(listed, pipeline, sampling=Sampling(4), kept=kept)
-    assert len(list(batches.epoch(0))) == -(-len(listed) // 4)
-    os.truncate(kept.origin, 10)
-    with pytest.raises(StorageError, match=r"pixels\.bin was cut off while it was used"):
-        next(batches.epoch(1))
-    batches.close()
+    batches = Batches(listed, pipeline, sampling=Sampling(1), kept=kept, workers=workers)
+    with closing(batches):
+        epoch = batches.epoch()
+        next(epoch)
+        os.truncate(entry_of(folder) / PIXELS, 10)
+        with pytest.raises(StorageError) as caught:
+            list(epoch)
+    assert str(caught.value) == (
+        f"{entry_of(folder) / PIXELS} was cut off while it was used; `ptkit cache --remove` the"
+        " entry and start again"
+    )
 
 
-def test_an_entry_that_is_removed_while_it_is_mapped_is_still_whole(listed, pipeline, folder):
+def test_pixels_in_memory_do_not_care_for_their_file(listed, pipeline, folder):
     kept = on_disk(listed, pipeline)
     whole = all_bytes(listed, pipeline, kept)
-    shutil.rmtree(kept.origin.parent)
-    kept.check()
+    os.truncate(entry_of(folder) / PIXELS, 10)
     assert all_bytes(listed, pipeline, kept) == whole
+
+
+def test_an_entry_that_is_removed_while_it_is_used_is_still_whole(
+    listed, pipeline, folder, no_memory
+):
+    kept = on_disk(listed, pipeline)
+    whole = all_bytes(listed, pipeline, kept)
+    shutil.rmtree(entry_of(folder))
+    assert all_bytes(listed, pipeline, kept) == whole
+
+
+def test_rows_of_a_file_are_those_of_the_array(tmp_path):
+    array = np.arange(120, dtype=np.uint8).reshape(10, 3, 4)
+    (tmp_path / "pixels").write_bytes(array.tobytes())
+    stored = StoredPixels(tmp_path / "pixels", array.shape)
+    assert (len(stored), stored.nbytes, stored.ndim) == (10, 120, 3)
+    sent = pickle.loads(pickle.dumps(stored))
+    for rows in (3, np.int64(9), slice(2, 5), slice(8, 99), slice(4, 4), np.array([7, 0, 7]), []):
+        assert np.array_equal(stored[rows], array[rows])
+        assert np.array_equal(sent[rows], array[rows])
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [1], [1 << 24], [5, (1 << 24) - 5, 7], [40 << 20]])

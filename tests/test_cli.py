@@ -1,17 +1,22 @@
 """What ends a command, whatever it is doing."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from ptkit import cli
+from ptkit.core.training.signals import stop_on_signals
+
 HANGS = """
 import os, signal, sys, time
 from ptkit import cli
 cli._CLEANING_S = 0.1
 number = int(sys.argv[1])
-signal.signal(number, cli._stop)
+signal.signal(number, cli._Stop())
 try:
     os.kill(os.getpid(), number)
 except BaseException:
@@ -23,3 +28,37 @@ except BaseException:
 def test_a_command_ends_even_where_clearing_up_hangs(number):
     ended = subprocess.run([sys.executable, "-c", HANGS, str(int(number))], timeout=30, check=False)
     assert ended.returncode == 128 + number
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_a_run_at_once(first):
+    child = os.fork()
+    if child == 0:
+        # Whatever happens here, the copy of the tests goes no further.
+        with contextlib.ExitStack() as stack:
+            stack.callback(os._exit, 2)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, cli._Stop())
+            flag = stack.enter_context(stop_on_signals())
+            os.kill(os.getpid(), first)
+            assert flag.signal_number == first
+            os.kill(os.getpid(), signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+
+
+def test_a_program_that_calls_ptkit_keeps_its_own_handlers():
+    heard = []
+
+    def own(number, _frame):
+        heard.append(number)
+
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        with stop_on_signals() as flag:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (flag.signal_number, heard) == (signal.SIGINT, [])
+            os.kill(os.getpid(), signal.SIGINT)
+            assert heard == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, before)

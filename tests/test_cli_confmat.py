@@ -167,7 +167,7 @@ def test_undrawable_class_names_are_told_once(paths):
     ]
     result = confmat("bare.pt", "test.txt", *answers, "--classes", "names.txt")
     assert result.exit_code == 0
-    assert result.stdout.count("shown by their index") == 1
+    assert result.stdout.count("#0 = \U0001f642, #1 = \U0001f643") == 1
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_normstats_prints_what_a_script_needs_and_saves_it(normstats, here):
         "2 images, own sizes; saved in normstats.json\n"
     )
     saved = json.loads((here / "normstats.json").read_text())
-    assert saved.keys() == {"mean", "std", "num_images", "size", "list_sha256"}
+    assert saved.keys() == {"mean", "std", "num_images", "size", "list_sha256", "alpha"}
     np.testing.assert_allclose(saved["std"], [np.sqrt(3) / 4] * 3, rtol=0, atol=1e-12)
 
 

@@ -41,6 +41,7 @@ def test_split_writes_lists_that_hold_every_image_once(here):
         "dog        8      1     1     10\n"
         "total     16      2     2     20\n"
         "\n"
+        "Classes with one image in valid: 2 (cat, dog); their recall there is 0 or 100 %.\n"
         "Wrote train.txt, valid.txt, test.txt, classes.txt and split.json in this folder.\n"
     )
 
@@ -99,6 +100,7 @@ def test_split_prints_its_result_as_json(here):
         "num_classes": 2,
         "num_duplicates": 1,
         "num_conflicts": 1,
+        "num_near_duplicates": 0,
         "num_ignored": 1,
         "copies": None,
         "links": None,

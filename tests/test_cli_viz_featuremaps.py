@@ -104,6 +104,14 @@ def test_bare_weights_work_with_the_answers_of_a_checkpoint(paths):
     assert tables[0] == tables[1]
 
 
+def test_after_a_function_the_table_has_what_it_gave(paths):
+    result = viz_featuremaps("ckpt.pkl", paths[0], "--layers", "conv1", "--after", "relu")
+    assert result.exit_code == 0, result.stderr
+    assert "conv1 after relu: 16×16×16" in result.stdout
+    table = Path("runs/1/viz-featuremaps/feature_maps.csv").read_text().splitlines()
+    assert min(float(row["min"]) for row in csv.DictReader(table)) == 0
+
+
 def test_json_names_the_files(paths):
     found = json.loads(viz_featuremaps("ckpt.pkl", *paths, "--json", "--layers", "layer1").stdout)
     assert found["files"][0] == "runs/1/viz-featuremaps/features-layer1.png"
@@ -117,6 +125,12 @@ def test_json_names_the_files(paths):
         (["ckpt.pkl", "images/blue/0.png", "nope.png"], 3, "cannot read nope.png"),
         (["ckpt.pkl", "broken.png"], 3, "cannot read broken.png"),
         (["ckpt.pkl", "images/blue/0.png", "--layers", "layer9"], 2, "did you mean layer"),
+        (
+            ["ckpt.pkl", "images/blue/0.png", "--scale", "row"],
+            2,
+            "--scale must be one of layer, map",
+        ),
+        (["ckpt.pkl", "images/blue/0.png", "--after", "gelu"], 2, "no gelu follows layer1"),
         (["ckpt.pkl", "images/blue/0.png", "--size", "32"], 2, "leave out --size"),
         (["ckpt.pkl", "images/blue/0.png", "--device", "gpu"], 2, "--device must be one of"),
         (

@@ -143,7 +143,7 @@ def test_quiet_says_nothing_and_out_chooses_the_folder(here):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "no images: name at least one image file"),
+        ([], 2, "no images: name image files, folders or list files"),
         (["three.png"], 3, "cannot read three.png"),
         (
             ["one.png", "--transform", "RandomCorp(8)"],
@@ -172,3 +172,15 @@ def test_what_cannot_be_drawn_is_told_and_nothing_is_written(here, arguments, co
     assert message in done.stderr
     assert done.stderr.startswith("ptkit: ")
     assert not (here / "ptkit-viz-transforms").exists()
+
+
+def test_a_folder_is_taken_whole_and_of_a_large_one_some_images(here, monkeypatch):
+    folder = Path("many")
+    folder.mkdir()
+    for k in range(5):
+        Image.fromarray(np.full((8, 8, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
+    monkeypatch.setattr("ptkit.commands.viz_transforms.MAX_SHEETS", 3)
+    result = viz_transforms("many", "--num-images", 1)
+    assert result.exit_code == 0, result.stderr
+    assert "3 of 5 images, spread over all" in result.stdout
+    assert {row["image"] for row in table()} == {"many/0.png", "many/2.png", "many/4.png"}

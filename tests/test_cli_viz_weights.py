@@ -111,6 +111,8 @@ def test_quiet_prints_nothing(run):
     [
         (["nope.pkl"], 4, "nope.pkl"),
         (["ckpt.pkl", "--layers", "layr1.0.conv1"], 2, "did you mean layer1.0.conv1?"),
+        (["ckpt.pkl", "--view", "grid"], 2, "--view must be one of auto, channels"),
+        (["ckpt.pkl", "--gap-colour", "blu"], 2, "--gap-colour must be a grey of 0..1"),
         (["ckpt.pkl", "--scale", "row"], 2, "--scale must be one of layer, kernel"),
         (["flat.pt"], 4, "flat.pt has no convolution kernels"),
         (["text.pt"], 4, "text.pt is not a file of weights"),

@@ -101,3 +101,16 @@ def test_one_epoch_is_a_picture():
 def test_losses_far_above_chance_are_drawn_on_a_log_scale():
     assert panel(draw(rows_of([0.4, 0.5], train_loss=[500.0, 1.0])), "loss").get_yscale() == "log"
     assert panel(draw(rows_of([0.4, 0.5])), "loss").get_yscale() == "linear"
+
+
+def test_losses_over_many_decades_have_numbers_at_their_axis():
+    rows = [
+        {"epoch": e, "train_loss": 6e25 * 10 ** (-2.5 * e), "valid_loss": 2.3, "lr": 1e-9 * e}
+        for e in range(1, 11)
+    ]
+    figure = learning_curves(rows, num_valid=500)
+    pixels(figure)
+    loss = figure.axes[0]
+    low, high = loss.get_ylim()
+    ticks = [t.get_text() for t in loss.get_yticklabels() if low <= t.get_position()[1] <= high]
+    assert len([text for text in ticks if text]) >= 3

@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_data import make_lists
+from torch import nn
 from typer.testing import CliRunner
 
 from ptkit.cli import app
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import Rank, rank_of_environment
+from ptkit.core.sharding import blocks_of
 
 # Without BatchNorm, whose statistics are of each process's own images.
 RUN = """
@@ -140,6 +142,93 @@ def check_like(alone: dict[str, Any], several: dict[str, Any], run: Path) -> Non
     )
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
+    # What is recorded is of the whole batch too.
+    ours, theirs = (recorded_by(folder) for folder in (run.parent / "of1", run))
+    for name, values in ours.items():
+        np.testing.assert_allclose(theirs[name], values, rtol=2e-3, atol=1e-3, err_msg=name)
+
+
+def recorded_by(run: Path) -> dict[str, Any]:
+    """Return loss and gradient norm of each step, margins and outputs."""
+    lines = [json.loads(line) for line in (run / "layers.jsonl").read_text().splitlines()[1:]]
+    steps = {name: [line[name] for line in lines] for name in ("loss", "grad_norm")}
+    margins, outputs = np.load(run / "margins.npz"), np.load(run / "valid_outputs.npz")
+    return {**steps, **margins, "last": outputs["last"], "labels": outputs["labels"]}
+
+
+def run_of(folder: Path, flags: Sequence[str], *, num_ranks: int = 2) -> str:
+    """Return what the first of several ranks prints, all of which succeed."""
+    (status, out, errors), *others = ended(start([*TRAIN, *flags], folder, num_ranks=num_ranks))
+    assert (status, errors) == (0, ""), errors
+    assert others == [(0, "", "")] * (num_ranks - 1)
+    return out
+
+
+def last_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(run / "last.pkl", weights_only=True)
+    return found
+
+
+def check_close(found: Any, expected: Any) -> None:
+    """Compare the tensors of two states, by name."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            check_close(found[key], value)
+    elif isinstance(expected, torch.Tensor):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+needs_cpu_shards = pytest.mark.skipif(
+    torch.__version__ < "2.8", reason="FSDP2 needs torch 2.8 on CPUs"
+)
+
+
+@needs_cpu_shards
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "AdamW()"])
+def test_a_model_in_parts_trains_as_a_whole_one_and_any_number_resumes(
+    optimizer: str, folder: Path
+) -> None:
+    flags = ["--epochs", "2", "--optimizer", optimizer, "--set", "train.ema=0.9",
+             "--set", "train.clip_grad=1", "--set", "train.accumulate=2"]  # fmt: skip
+    whole, parts = f"whole {optimizer}", f"parts {optimizer}"
+    run_of(folder, [*flags, "--name", whole])
+    out = run_of(folder, [*flags, "--name", parts, "--set", "train.shard=true"])
+    assert "each of 2 processes has a part of the model" in out
+    runs = folder / "runs"
+    one, other = last_of(runs / whole), last_of(runs / parts)
+    check_close(other["state_dict"], one["state_dict"])
+    check_close(other["train"]["raw_state_dict"], one["train"]["raw_state_dict"])
+    check_close(other["train"]["optimizer"]["state"], one["train"]["optimizer"]["state"])
+    np.testing.assert_allclose(numbers_of(runs / parts), numbers_of(runs / whole), rtol=2e-4)
+    for num_ranks, epochs in ((3, 3), (1, 4)):
+        for name in (whole, parts):
+            resume = ["-m", "ptkit", "train", "--resume", f"runs/{name}", "--epochs", str(epochs)]
+            ranks = ended(start(resume, folder, num_ranks=num_ranks))
+            assert [(status, errors) for status, _, errors in ranks] == [(0, "")] * num_ranks
+        check_close(last_of(runs / parts)["state_dict"], last_of(runs / whole)["state_dict"])
+
+
+@needs_cpu_shards
+@pytest.mark.slow
+def test_blocks_in_parts_give_the_weights_of_whole_ones(folder: Path) -> None:
+    flags = ["--epochs", "1", "--model", "resnet18", "--lr", "0.001"]
+    run_of(folder, [*flags, "--name", "resnet"])
+    run_of(folder, [*flags, "--name", "resnet in parts", "--set", "train.shard=true"])
+    states = [
+        last_of(folder / "runs" / name)["state_dict"] for name in ("resnet in parts", "resnet")
+    ]
+    check_close(*states)
+
+
+def test_blocks_are_children_of_rows_with_enough_parameters() -> None:
+    attention = nn.MultiheadAttention(8, 2)
+    row = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 1)), attention)
+    model = nn.ModuleDict({"row": row, "head": nn.Linear(8, 8), "small": nn.Linear(8, 1)})
+    found = blocks_of(model, least=72)
+    # Attention reads the weights of its last layer without calling it.
+    assert found == [row[0], row[1][0], attention, model["head"]]
 
 
 TRAIN = ["-m", "ptkit", "train", "--model", "lenet", "--batch-size", "10", "--device", "cpu",
@@ -190,6 +279,8 @@ def test_a_rank_that_dies_ends_the_others_with_what_is_safe(folder: Path) -> Non
         (["--batch-size", "1"], "train.batch_size is 1, the images of a step in all 2 processes"),
         (["--loss", "TripletMarginLoss()"], "TripletMarginLoss compares the images of a whole"),
         (["--batch-size", "auto"], "--batch-size auto is measured by one process"),
+        (["--set", "train.shard=true", "--optimizer", "Muon()"], "train.shard is for optimizers"),
+        (["--set", "train.shard=true", "--precision", "fp16"], "train.shard is for --precision"),
         (["images"], "images is split by one process, and there are 2"),
     ],
 )
@@ -236,6 +327,27 @@ def test_a_command_that_knows_of_no_ranks_refuses_them(monkeypatch: pytest.Monke
     result = CliRunner().invoke(app, ["split", "nowhere"])
     assert result.exit_code == 2
     assert "ptkit split is the work of one process, and WORLD_SIZE is 2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["train", "--bogus"], 2, "No such option"),
+        (["--bogus"], 2, "No such option"),
+        (["train", "--help"], 0, "Usage"),
+    ],
+)
+def test_flags_are_answered_by_the_first_rank_alone(
+    arguments: list[str], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "0")
+    first = CliRunner().invoke(app, arguments)
+    monkeypatch.setenv("RANK", "1")
+    other = CliRunner().invoke(app, arguments)
+    assert (first.exit_code, other.exit_code, other.output) == (status, status, "")
+    assert said in first.output
 
 
 def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

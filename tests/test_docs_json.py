@@ -17,12 +17,16 @@ EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "mode
 # The row of the table, and what to run.
 COMMANDS = [
     ("split", ["split", "images", "--out", "new"]),
+    ("check", ["check", "bad.txt"]),
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
     ("train", ["train", *QUICK, "--set", "train.profile=true"]),
+    ("train --seeds", ["train", *QUICK, "--seeds", "2", "--name", "seeds"]),
+    ("compare", ["compare", "runs/1", "runs/seeds"]),
     ("viz-weights", ["viz-weights", "ckpt.pkl"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "images/bar/test0.png"]),
     ("viz-featuremaps", ["viz-featuremaps", "ckpt.pkl", "--list"]),
     ("viz-transforms", ["viz-transforms", "images/bar/test0.png"]),
+    ("gradcam", ["gradcam", "ckpt.pkl", "images/bar"]),
     ("summary", ["summary", "ckpt.pkl"]),
     ("confmat", ["confmat", "ckpt.pkl", "bad.txt", "--on-bad", "skip"]),
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),

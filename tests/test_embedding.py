@@ -65,3 +65,14 @@ def test_every_cell_shows_one_image(features):
     shown = {int(value) for value in np.unique(sheet) if value < 40}
     assert 10 < len(shown) <= 40
     assert all((sheet[..., 0] == value).sum() % (40 * 40) == 0 for value in shown)
+
+
+def test_a_collapsed_network_is_called_so():
+    thumbnails = [np.zeros((4, 4, 3), np.uint8)] * 6
+    labels, names = np.array([0, 1] * 3), ["a", "b"]
+    notes = []
+    for features in (np.ones((6, 4)), np.outer(np.arange(6.0), np.ones(4))):
+        figure = embedding_figure(features, labels, thumbnails, class_names=names, layer="fc")
+        notes.append(" ".join(text.get_text() for text in figure.texts))
+    assert "the network has collapsed" in notes[0]
+    assert "nearly all of their variance is in one direction" in notes[1]

@@ -79,7 +79,7 @@ def result(epoch, **changed):
         train_accuracy=0.5,
         valid_loss=2 / epoch,
         valid={"accuracy": 0.25, "recall_at_1": 0.125},
-        lrs={"all": 0.1, "weight_decay 0": 0.2},
+        lrs={"all": 0.1, "weight_decay=0": 0.2},
         unfrozen=(),
         seconds=1.5,
         images_per_s=1000.0,
@@ -111,7 +111,7 @@ def test_training_and_validation_stand_in_one_chart(run, model):
         events.epoch(result(epoch), model)()
     events.close()
     lines = ("loss", "train"), ("loss", "valid"), ("accuracy", "train"), ("accuracy", "valid")
-    found = {(tag, line): scalars_of(run / "tensorboard" / tag / line, tag) for tag, line in lines}
+    found = {(tag, line): scalars_of(run / "tensorboard", f"{tag}/{line}") for tag, line in lines}
     assert found == {
         ("loss", "train"): [(1, 1.0), (2, 0.5)],
         ("loss", "valid"): [(1, 2.0), (2, 1.0)],
@@ -120,20 +120,32 @@ def test_training_and_validation_stand_in_one_chart(run, model):
     }
 
 
+def test_one_run_is_one_run(run, model):
+    events = Events(run, LogSettings(histograms=False))
+    for epoch in (1, 2):
+        events.epoch(result(epoch), model)()
+    events.close()
+    assert [path.parent for path in run.rglob("events.out.*")] == [events.folder]
+    (layout,) = read(events.folder).Tensors("custom_scalars__config__")
+    (text,) = layout.tensor_proto.string_val
+    assert all(tag in text for tag in (b"loss/train", b"loss/valid", b"accuracy/valid"))
+
+
 def test_rates_of_every_group_throughput_and_other_metrics_have_charts_of_their_own(
     run, events, model
 ):
     events.epoch(result(1), model)()
-    events.epoch(result(2, lrs={"all": 0.05, "weight_decay 0": 0.1, "late": 0.5}), model)()
+    events.epoch(result(2, lrs={"all": 0.05, "weight_decay=0": 0.1, "late": 0.5}), model)()
     events.close()
     tags = (
         "learning_rate/all",
-        "learning_rate/weight_decay_0",
+        "learning_rate/no_weight_decay",
         "learning_rate/late",
         "images_per_s",
         "valid/recall_at_1",
     )
-    assert set(read(events.folder).Tags()["scalars"]) == set(tags)
+    charts = {"loss/train", "loss/valid", "accuracy/train", "accuracy/valid"}
+    assert set(read(events.folder).Tags()["scalars"]) == {*tags, *charts}
     found = [scalars_of(events.folder, tag) for tag in tags]
     assert found == [
         [(1, pytest.approx(0.1)), (2, pytest.approx(0.05))],
@@ -212,7 +224,7 @@ def test_a_full_disk_is_an_error_at_once_and_what_was_half_written_is_cut_off(
     resumed.epoch(result(2), model)()
     resumed.close()
     assert scalars_of(resumed.folder, "images_per_s") == [(1, 1000.0), (2, 1000.0)]
-    assert scalars_of(resumed.folder / "loss" / "train", "loss") == [(1, 1.0), (2, 0.5)]
+    assert scalars_of(resumed.folder, "loss/train") == [(1, 1.0), (2, 0.5)]
 
 
 def test_links_among_event_files_are_left_alone(run, model, tmp_path):
@@ -221,8 +233,19 @@ def test_links_among_event_files_are_left_alone(run, model, tmp_path):
     Events(run, LogSettings()).close()
     (run / "tensorboard" / "events.out.tfevents.link").symlink_to(theirs)
     (run / "tensorboard" / "loss").symlink_to(tmp_path)
-    Events(run, LogSettings(), up_to_epoch=0, lengths={}).close()
+    events = Events(run, LogSettings(), up_to_epoch=0, lengths={})
+    events.epoch(result(1), model)()
+    events.close()
     assert theirs.read_bytes() == b"theirs"
+    assert set(os.listdir(tmp_path)) == {"runs", theirs.name}
+
+
+def test_a_link_in_the_place_of_the_event_folder_is_refused(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (run / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="nothing is written through links"):
+        Events(run, LogSettings(), up_to_epoch=0, lengths={})
+    assert os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_histograms_leave_out_what_is_not_finite(events, model):
@@ -373,7 +396,7 @@ def test_scalars_json_has_every_number_of_every_epoch(run, events, model):
         "accuracy/train": [(1, 0.5), (2, 0.5)],
         "accuracy/valid": [(1, 0.25), (2, 0.5)],
         "learning_rate/all": [(1, 0.1), (2, 0.1)],
-        "learning_rate/weight_decay 0": [(1, 0.2), (2, 0.2)],
+        "learning_rate/no weight decay": [(1, 0.2), (2, 0.2)],
         "images_per_s": [(1, 1000.0), (2, 1000.0)],
         "valid/recall_at_1": [(1, 0.125), (2, None)],
     }
@@ -392,7 +415,7 @@ def test_a_resumed_run_goes_on_in_the_same_charts_and_hides_what_was_lost(run, m
     resumed.close()
     assert scalars_of(resumed.folder, "images_per_s") == [(1, 1000.0), (2, 7.0), (3, 7.0), (4, 7.0)]
     expected = [(1, 1.0), (2, 9.0), (3, 9.0), (4, 9.0)]
-    assert scalars_of(resumed.folder / "loss" / "train", "loss") == expected
+    assert scalars_of(resumed.folder, "loss/train") == expected
     assert points(run)["loss/train"] == expected
 
 
@@ -463,9 +486,9 @@ def test_each_part_can_be_switched_off(run, model, example, picture):
 
 
 def test_without_tensorboard_the_pictures_are_still_made(run, model, example, picture):
-    (film,) = record_an_epoch(run, LogSettings(tensorboard=False), model, example, picture)
+    film, _ = record_an_epoch(run, LogSettings(tensorboard=False), model, example, picture)
     assert isinstance(film, KernelFilm)
-    assert [path.name for path in run.iterdir()] == ["kernels.npz"]
+    assert {path.name for path in run.iterdir()} == {"kernels.npz", "distributions.npz"}
 
 
 def test_a_run_that_records_nothing_writes_nothing(run, model, example, picture):
@@ -483,7 +506,7 @@ def test_folder_comment_and_suffix_are_chosen(run, tmp_path, model):
     events.close()
     assert events.folder == tmp_path / "all" / "7_lr0.1"
     names = [path.name for path in events.folder.rglob("events.out.tfevents.*")]
-    assert len(names) == 5
+    assert len(names) == 1
     assert all(name.endswith(".first") for name in names)
     assert events_folder(run, LogSettings(comment="_lr0.1")) == run / "tensorboard_lr0.1"
 

@@ -2,7 +2,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+from ptkit.plots.feature_maps import MapLook, feature_map_figure, map_rows, map_stats
+from ptkit.plots.tiles import Grid
 
 GAP_COLOR = 255
 
@@ -110,3 +111,25 @@ def test_table_has_a_row_per_channel():
         ("conv", 0, -4.0, 3.0, 2.0, False),
         ("conv", 1, 4.0, 11.0, 7.5, False),
     ]
+
+
+def test_channels_are_laid_out_in_lines_of_so_many_columns(images):
+    maps = np.random.default_rng(0).random((2, 5, 4, 4)) + 1
+    look = MapLook("map", Grid(columns=2, gap=3, fill=(0, 0, 0)))
+    names = ["a", "b"]
+    figure = feature_map_figure(maps, images, layer="conv", names=names, look=look)
+    picture = channel_image(figure)
+    # Two images of three lines each: tiles of 80 pixels with gaps of 3 around them.
+    assert picture.shape == (6 * 83 + 3, 2 * 83 + 3, 3)
+    assert (picture[:3] == 0).all()
+    is_hole = (picture[2 * 83 + 3 : 3 * 83, 83 + 3 : 2 * 83] == 0).all()
+    assert is_hole
+    assert "line by line: " in texts(figure)
+
+
+def test_each_map_has_its_own_scale_if_wanted(images):
+    maps = np.ones((1, 2, 2, 2))
+    maps[0, 0, 0, 0], maps[0, 1, 0, 0] = 0, 0.999
+    look = MapLook("map", Grid(gap=0))
+    figure = feature_map_figure(maps, images[:1], layer="conv", names=["a"], look=look)
+    assert np.unique(channel_image(figure)).tolist() == [0, 255]

@@ -42,6 +42,19 @@ def test_the_folder_shows_what_is_unfinished_until_it_is_finished(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_link_in_the_place_of_the_lock_leads_nowhere(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+    (tmp_path / "run").mkdir()
+    for target in (theirs, tmp_path / "new"):
+        (tmp_path / "run" / ".running").symlink_to(target)
+        with pytest.raises(StorageError, match=r"run/\.running is a link to .*: remove it"):
+            held(tmp_path / "run").__enter__()
+        (tmp_path / "run" / ".running").unlink()
+    assert theirs.read_text() == "theirs"
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_process_that_was_forked_holds_nothing(tmp_path):
     with held(tmp_path):
         child = os.fork()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ptkit.core.training import kernel_film
+from ptkit.core.training import frames
 from ptkit.core.training.kernel_film import KernelFilm, read_film
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 
@@ -62,7 +62,7 @@ def test_a_resumed_film_forgets_what_was_lost(tmp_path, model):
 
 
 def test_a_long_film_keeps_the_first_and_the_newest_frame(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(kernel_film, "MAX_FRAMES", 5)
+    monkeypatch.setattr(frames, "MAX_FRAMES", 5)
     assert film_of(tmp_path, model, range(14)).epochs == (0, 4, 8, 12, 13)
 
 

@@ -1,10 +1,14 @@
 import matplotlib
 import numpy as np
 import pytest
+import torch
+from torchvision.utils import make_grid
 
+from ptkit.plots.kernel_spectrum import singular_values, spectrum_rows
 from ptkit.plots.kernel_stats import DEAD_SHARE, kernel_colors, kernel_rows, kernel_stats
-from ptkit.plots.kernels import kernel_figure, output_mosaics
+from ptkit.plots.kernels import KernelLook, kernel_figure, output_mosaics, shows_spectrum
 from ptkit.plots.saving import pixels
+from ptkit.plots.tiles import Grid, enlarged
 
 
 @pytest.fixture
@@ -110,7 +114,10 @@ def test_every_shape_is_drawn_with_its_number_of_dead_kernels_in_the_title(
     random_weight, shape, scale
 ):
     figure = kernel_figure(
-        random_weight(*shape), layer="body.conv", scale=scale, footer="n = 1 · x.pkl · epoch 3"
+        random_weight(*shape),
+        layer="body.conv",
+        look=KernelLook(scale),
+        footer="n = 1 · x.pkl · epoch 3",
     )
     assert f"none of {shape[0]}" in texts(figure)
     assert "epoch 3" in texts(figure)
@@ -127,7 +134,8 @@ def test_large_layers_show_their_strongest_kernels_and_say_so(random_weight):
         kernel_figure(random_weight(256, 128, 3, 3), layer="conv")
     )
     assert "256 of 300 shown" in texts(kernel_figure(random_weight(300, 3, 3, 3), layer="conv"))
-    figure = kernel_figure(random_weight(600, 3, 1, 1).repeat(400, axis=1), layer="conv")
+    wide = random_weight(600, 3, 1, 1).repeat(400, axis=1)
+    figure = kernel_figure(wide, layer="conv", look=KernelLook(view="channels"))
     assert "614,400 of 720,000 weights shown" in texts(figure)
 
 
@@ -148,3 +156,51 @@ def test_kernels_of_one_output_are_in_one_image_for_the_strongest_outputs(random
     found = dict(output_mosaics(weight, num_outputs=10))
     assert list(found) == list(range(0, 20, 2))
     assert {image.shape for image in found.values()} == {(26, 5 * 25 + 1, 3)}
+
+
+def test_the_channels_view_has_a_grey_tile_for_each_input_of_a_colour_layer():
+    weight = np.zeros((2, 3, 3, 3))
+    weight[1, 2] = 1.0
+    picture = largest_image(kernel_figure(weight, layer="conv", look=KernelLook(view="channels")))
+    assert (np.ptp(picture.astype(int), axis=-1) <= 15).all()
+    is_white = (picture == 255).all(axis=-1).nonzero()
+    rows, columns = picture.shape[0] / 2, picture.shape[1] / 3
+    assert is_white[0].min() >= rows
+    assert is_white[1].min() >= 2 * columns
+
+
+def test_columns_and_gap_are_those_of_make_grid(random_weight):
+    weight, grid = random_weight(2, 4, 3, 3), Grid(columns=4, gap=2, fill=(0, 0, 0))
+    look = KernelLook(scale="kernel", view="channels", grid=grid)
+    (_, first), _ = output_mosaics(weight, look=look)
+    tiles = torch.from_numpy(enlarged(weight[0][..., None], 8)).movedim(-1, 1)
+    expected = make_grid(tiles, nrow=4, normalize=True, scale_each=True, padding=2)
+    assert np.abs(first.transpose(2, 0, 1) / 255 - expected.numpy()).max() < 1 / 255
+
+
+def test_each_output_begins_a_line_of_its_own(random_weight):
+    look = KernelLook(view="channels", grid=Grid(columns=2, gap=0, fill=(255, 0, 255)))
+    picture = largest_image(kernel_figure(random_weight(4, 3, 3, 3), layer="conv", look=look))
+    is_hole = (picture == (255, 0, 255)).all(axis=-1)
+    holes = [[False, False], [False, True]] * 4
+    size = picture.shape[1] // 2
+    assert picture.shape[0] == 8 * size
+    assert is_hole.reshape(8, size, 2, size).all(axis=(1, 3)).tolist() == holes
+
+
+def test_of_a_layer_that_looks_like_static_the_singular_values_are_drawn(random_weight):
+    weight = random_weight(256, 256, 3, 3)
+    assert shows_spectrum(weight, KernelLook())
+    assert not shows_spectrum(weight, KernelLook(view="channels"))
+    assert not shows_spectrum(random_weight(64, 3, 7, 7), KernelLook())
+    assert "Singular values" in texts(kernel_figure(weight, layer="conv"))
+
+
+def test_singular_values_are_numpys_and_their_shares_end_at_all():
+    weight = np.diag([3.0, 4.0, 0.0])[:, :, None, None]
+    assert singular_values(weight).tolist() == [4, 3, 0]
+    assert spectrum_rows("conv", singular_values(weight)) == [
+        ("conv", 1, 4.0, 0.64),
+        ("conv", 2, 3.0, 1.0),
+        ("conv", 3, 0.0, 1.0),
+    ]

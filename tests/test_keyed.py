@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ptkit.core.data.keyed import permutation, stream_key, uniforms
+from ptkit.core.data.keyed import _order_keys, permutation, stream_key, uniforms
 
 ALL = np.arange(20_000)
 
@@ -73,6 +73,15 @@ def test_permutation_has_every_number_once(length):
     assert np.array_equal(
         np.sort(permutation(3, "order", epoch=2, length=length)), np.arange(length)
     )
+
+
+# At the first of these epochs two keys differ in their last 19 bits only.
+@pytest.mark.parametrize("epoch", [655, 656])
+def test_permutation_sorts_numbers_by_all_bits_of_their_keys(epoch):
+    length = 500_000
+    keys = _order_keys(np.arange(length, dtype=np.uint64), np.uint64(stream_key(0, "order", epoch)))
+    order = permutation(0, "order", epoch=epoch, length=length)
+    assert np.array_equal(order, np.argsort(keys, kind="stable"))
 
 
 def test_permutation_is_the_same_for_the_same_key_and_another_for_another():

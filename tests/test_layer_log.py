@@ -60,9 +60,14 @@ def arrays_of(file):
         return {name: array.tolist() for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
-def test_a_run_is_the_same_with_and_without_recording(settings, here):
-    settings = {**settings, "clip_grad": 1.0}
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW if name != "averaged" else ()) for name in RUNS]
+)
+def test_a_run_is_the_same_with_and_without_recording(name, here):
+    settings = {**RUNS[name], "clip_grad": 1.0}
     on = trained("on", **settings)
     off = trained("off", **settings, log_layers=False)
     assert same(tensors(on / "ckpt.pkl")[0], tensors(off / "ckpt.pkl")[0])
@@ -176,7 +181,7 @@ def test_what_has_no_meaning_is_not_written(settings, files, here):
     assert [file.name for file in run.glob("*.npz")] == files
 
 
-@pytest.mark.parametrize("name", ["plain", "averaged"])
+@pytest.mark.parametrize("name", ["averaged", pytest.param("plain", marks=SLOW)])
 def test_a_run_interrupted_at_each_step_records_as_one_that_was_not(name, here):
     settings = {**QUICK, **RUNS[name], "histograms": False}
     ptkit.train(**settings, name="whole")

@@ -10,6 +10,7 @@ from ptkit.core.data.keyed import uniforms
 from ptkit.core.data.loading import on_device as on_device_module
 from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.on_device import OnDevice, can_move, move
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
@@ -115,10 +116,10 @@ def test_pixels_that_are_kept_never_change():
     assert np.array_equal(PIXELS, before)
 
 
-def test_pixels_of_a_mapped_file_are_moved_whole(tmp_path):
-    np.save(tmp_path / "pixels.npy", PIXELS)
-    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    held = move(mapped, LABELS, parsed([FLIP, "ToTensor()"]), device=CPU)
+def test_pixels_that_are_in_a_file_are_moved_whole(tmp_path):
+    PIXELS.tofile(tmp_path / "pixels.bin")
+    stored = StoredPixels(tmp_path / "pixels.bin", PIXELS.shape)
+    held = move(stored, LABELS, parsed([FLIP, "ToTensor()"]), device=CPU)
     assert isinstance(held, OnDevice)
     assert torch.equal(held.pixels, torch.from_numpy(PIXELS))
     assert torch.equal(held.labels, torch.from_numpy(LABELS))

@@ -80,6 +80,8 @@ GIVEN: dict[str, Any] = {
     "train": ["other.txt"],
     "valid": ["other_valid.txt"],
     "root": ["."],
+    "relabel": ["corrected.txt"],
+    "alpha": ["white"],
     "size": [24, 64],
     "augment": ["none", "safe", "natural", "auto"],
     "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],
@@ -140,6 +142,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (folder / "train.txt").read_text().splitlines(keepends=True)
     (folder / "train.txt").write_text("".join(lines[:40]))
     (folder / "other.txt").write_text("".join(lines[:38]))
+    (folder / "corrected.txt").write_text(lines[0])
     (folder / "other_valid.txt").write_text("".join(lines[40:]))
     (folder / "normstats.json").unlink(missing_ok=True)
     return folder

@@ -112,13 +112,13 @@ def test_file_names_are_plain_short_and_different():
 
 
 def test_names_that_cannot_be_drawn_become_their_index():
-    assert class_labels(["cat", "\U0001f642", " ", "a\nb"]) == ["cat", "1", "2", "3"]
-    assert drawable("a\nb\U0001f642") == "a b□"
+    assert class_labels(["cat", "\U0001f642", " ", "a\nb"]) == ["cat", "#1", "#2", "#3"]
+    assert drawable("a\nb\U0001f642") == "a b…"
 
 
 def test_chinese_names_are_drawn_where_a_font_has_them(monkeypatch):
     monkeypatch.setattr(fonts, "_glyphs", lambda: (frozenset(range(128)), frozenset({ord("猫")})))
-    assert class_labels(["猫", "狗"]) == ["猫", "1"]
+    assert class_labels(["猫", "狗"]) == ["猫", "#1"]
 
 
 def test_font_for_chinese_is_one_that_the_system_has_or_none():

@@ -27,6 +27,7 @@ from ptkit.core.training.events import Events
 from ptkit.core.training.kernel_film import KernelFilm
 from ptkit.core.training.prediction import Predicted
 from ptkit.looking.showcase import PICTURES, draw_pictures, squares, to_explain
+from ptkit.plots.numbers import numbers_figure
 
 MEAN, STD = (0.2, 0.3, 0.4), (0.3, 0.2, 0.1)
 NORMALISED = ["Resize((16, 16))", "ToTensor()", f"Normalize({list(MEAN)}, {list(STD)})"]
@@ -134,7 +135,8 @@ def test_everything_is_drawn_and_recorded(run, network, batches):
     files, recorded = show_run(run, network, batches)
     assert files == {
         "kernels/0.png", "kernels/3.png", "kernels.gif", "feature_maps/2.png",
-        "feature_maps/4.png", "gradcam.png", "embedding.png", "pr_curves.png",
+        "feature_maps/4.png", "gradcam.png", "gradcam.csv", "embedding.png",
+            "embedding.csv", "pr_curves.png", "pr_curves.csv",
     }  # fmt: skip
     assert set(recorded.Tags()["images"]) == {
         "kernels/0", "kernels/3", *(f"kernels_of_0/{k}" for k in range(4)), "kernels_by_epoch",
@@ -216,7 +218,7 @@ def test_of_a_model_without_convolutions_the_rest_is_shown(run, batches):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
     files, recorded = show_run(run, model, batches)
-    assert files == {"embedding.png", "pr_curves.png"}
+    assert files == {"embedding.png", "embedding.csv", "pr_curves.png", "pr_curves.csv"}
     notes = notes_of(recorded)
     assert "kernels: the model has no convolutions" in notes
     assert "feature maps: no layer of the model gives maps" in notes
@@ -231,7 +233,12 @@ def test_a_transformer_is_shown_whole(run, batches, only):
     )
     nn.init.normal_(model.heads.head.weight)
     files, recorded = show_run(run, model, batches)
-    assert files == {"kernels/conv_proj.png", "feature_maps/encoder.png", "gradcam.png"}
+    assert files == {
+        "kernels/conv_proj.png",
+        "feature_maps/encoder.png",
+        "gradcam.png",
+        "gradcam.csv",
+    }
     assert notes_of(recorded) == ""
 
 
@@ -245,7 +252,7 @@ def test_a_model_that_raises_costs_no_run(run, network, batches, only):
             return super().forward(images)
 
     files, recorded = show_run(run, Fragile(*network), batches)
-    assert files == {"pr_curves.png"}
+    assert files == {"pr_curves.png", "pr_curves.csv"}
     assert "Grad-CAM: KeyError: 'no gradients here'" in notes_of(recorded)
 
 
@@ -255,7 +262,7 @@ def test_a_network_whose_lowest_output_wins_is_explained_by_it(run, network, bat
     files, _ = show_run(
         run, network, batches, probabilities=(-outputs_of(network, batches)).softmax(dim=1).numpy()
     )
-    assert "gradcam.png" in files
+    assert {"gradcam.png", "gradcam.csv"} <= files
 
 
 def test_outputs_that_are_no_scores_of_classes_have_no_regions(run, network, batches, only):
@@ -263,7 +270,7 @@ def test_outputs_that_are_no_scores_of_classes_have_no_regions(run, network, bat
     network[7] = nn.Linear(6, 4)
     probabilities = np.full((21, 3), 1 / 3, np.float32)
     files, recorded = show_run(run, network, batches, probabilities=probabilities)
-    assert "embedding.png" in files
+    assert {"embedding.png", "embedding.csv"} <= files
     assert "Grad-CAM: the outputs are not one score a class" in notes_of(recorded)
     features = np.loadtxt(
         run / "tensorboard" / "00003" / "features" / "tensors.tsv", delimiter="\t"
@@ -290,7 +297,14 @@ def test_several_labels_have_curves_and_words(run, network, batches, only):
     labels[::2, 0] = labels[1::4, 1] = labels[2::4, 1] = True
     probabilities = outputs_of(network, batches).sigmoid().numpy()
     files, recorded = show_run(run, network, batches, probabilities=probabilities, labels=labels)
-    assert {"embedding.png", "pr_curves.png", "gradcam.png"} <= files
+    assert {
+        "embedding.png",
+        "embedding.csv",
+        "pr_curves.png",
+        "pr_curves.csv",
+        "gradcam.png",
+        "gradcam.csv",
+    } <= files
     # The third class has no images, so it has no curve.
     assert set(recorded.Tags()["tensors"]) == {
         "pr_curve/bar",
@@ -318,6 +332,8 @@ def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, networ
         "feature_maps/2.png",
         "feature_maps/4.png",
         "gradcam.png",
+        "gradcam.csv",
+        "numbers.png",
     }
     assert notes_of(recorded) == ""
 
@@ -381,3 +397,13 @@ def test_of_several_labels_the_image_with_the_worst_answer_comes_first():
     probabilities = np.float32([[0.9, 0.2], [0.4, 0.9], [0.3, 0.95]])
     chosen, is_wrong = to_explain(probabilities, labels, label_kind="multi-label", count=8)
     assert (chosen, is_wrong.tolist()) == ([2, 1, 0], [False, True, True])
+
+
+def test_numbers_are_drawn_against_the_true_ones_at_any_magnitude():
+    true = np.outer(np.arange(5.0), [1e-9, 1e12])
+    figure = numbers_figure(true, true + np.array([2e-9, 0]), names=["width", "x" * 200])
+    words = [text.get_text() for text in figure.texts]
+    assert "“width” is off by 2e−9 on average" in " ".join(words)
+    assert "#1 " + "x" * 60 in " ".join(words)
+    ticks = [tick.get_text() for axes in figure.axes for tick in axes.get_xticklabels()]
+    assert {"3e−9", "3e12"} <= set(ticks)

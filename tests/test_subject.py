@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 
 from ptkit.core.data.lists import list_of
-from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.core.errors import CheckpointError, DataError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.core.models.weights import Weights
 from ptkit.looking.pictures import picture_folder
@@ -121,6 +121,20 @@ def test_pictures_go_to_the_run_or_beside_or_where_out_says(run):
     assert picture_folder("confmat", run=Path("runs/1")).folder == Path("runs/1/confmat")
     assert picture_folder("confmat").folder == Path("ptkit-confmat")
     assert picture_folder("confmat", run=Path("runs/1"), out=Path("x")).folder == Path("x")
+
+
+def test_pictures_do_not_go_through_a_link_unless_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/1", "elsewhere"):
+        Path(name).mkdir(parents=True)
+    for link, run in (("runs/1/confmat", Path("runs/1")), ("ptkit-confmat", None)):
+        Path(link).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StorageError, match=f"{link} is a link to "):
+            picture_folder("confmat", run=run)
+        assert picture_folder("confmat", run=run, out=Path(link)).folder == Path(link)
+    # A run may itself be on another disk.
+    Path("runs/2").symlink_to(tmp_path / "elsewhere")
+    assert picture_folder("confmat", run=Path("runs/2")).folder == Path("runs/2/confmat")
 
 
 def test_a_file_is_described_by_its_path_and_epoch_if_known():

@@ -54,6 +54,7 @@ def payloads() -> dict[str, Any]:
         "quantised": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
         "meta": torch.ones(3, device="meta"),
         "expanded": torch.ones(1).expand(1_000_000, 1_000_000),
+        "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
         "itself": around,
         "deep": deep,
         "long number": 10**5000,

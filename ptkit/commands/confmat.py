@@ -24,6 +24,7 @@ METRIC_NAMES = {
 
 
 @options.reads_images
+@options.writes_names
 @options.for_bare_weights
 def confmat(
     printer: Printer,

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ptkit import api_runs
+from ptkit import api_runs, api_series
 from ptkit.commands import options
 from ptkit.commands.output import Printer
+from ptkit.commands.series import print_series
 from ptkit.commands.train import TrainingScreen, print_run
 from ptkit.core.errors import UsageError
 
@@ -64,7 +65,11 @@ def finetune(
     named = settings.pop("weights", None)
     weights = weights or file or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
+    if api_series.is_asked_for(settings):
+        found = api_series.finetune_series(weights, source, watch=watch, **settings)
+        print_series(printer, found)
+    else:
+        print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
 
 
 def _is_source(text: str, settings: dict[str, Any], file: str | None) -> bool:

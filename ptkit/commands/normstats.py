@@ -42,6 +42,7 @@ def normstats(
     workers: options.Workers = 0,
     on_bad: options.OnBad = "stop",
     root: options.Root = None,
+    alpha: options.Alpha = "drop",
     out: options.Out = None,
     **choices: Unpack[Choices],
 ) -> None:
@@ -61,6 +62,7 @@ def normstats(
         workers=workers,
         on_bad=on_bad,
         root=root,
+        alpha=alpha,
         out=out,
         counting=counting,
         **choices,

@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypedDict, get_args, get_origin
 import typer
 
 from ptkit.commands.output import Printer
-from ptkit.core.config import AUTO, FLAGS, KEYWORDS, ON_BAD, Auto, Form
+from ptkit.core.config import ALPHA, AUTO, FLAGS, KEYWORDS, ON_BAD, Auto
+from ptkit.core.config_fields import Form
 from ptkit.core.ranks import rank_of_environment
 
 Command = Callable[..., None]
@@ -104,6 +105,23 @@ def reads_images(command: Command) -> Command:
     return _showing(limited, [*own, _parameter("max_pixels", MaxPixels, default=None)])
 
 
+def writes_names(command: Command) -> Command:
+    """Give a command --font, with which pictures are drawn while it runs."""
+
+    @functools.wraps(command)
+    def with_font(*, font: Path | None, **values: Any) -> None:
+        if font is None:
+            command(**values)
+            return
+        from ptkit.plots.fonts import using_font
+
+        with using_font(font):
+            command(**values)
+
+    own = list(inspect.signature(command).parameters.values())
+    return _showing(with_font, [*own, _parameter("font", Font, default=None)])
+
+
 def _parameter(name: str, kind: Any, *, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
@@ -129,6 +147,9 @@ ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]
 Images = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
+]
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object and nothing else.")
@@ -144,7 +165,17 @@ OnBad = Annotated[
     ),
 ]
 Root = Annotated[Path | None, setting_option("root", metavar="DIR")]
+Alpha = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ALPHA), help="Drop the transparency of images, or put them on white."
+    ),
+]
 Workers = Annotated[int, setting_option("workers", min=0)]
+Font = Annotated[
+    Path | None,
+    typer.Option(help="Font file for names with characters that the fonts found here lack."),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 Config = Annotated[
     Path | None, typer.Option(help="TOML file with settings; flags take precedence.")
@@ -165,6 +196,16 @@ Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
 Scale = Annotated[
     str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
+]
+Columns = Annotated[int | None, typer.Option(help="Tiles side by side, make_grid's nrow.", min=1)]
+Gap = Annotated[
+    int | None, typer.Option(help="Pixels between tiles, make_grid's padding.", min=0, max=100)
+]
+GapColour = Annotated[
+    str | None,
+    typer.Option(
+        help="Colour of the gaps, make_grid's pad_value: a grey of 0..1, a name, or #rrggbb."
+    ),
 ]
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
 
@@ -189,6 +230,10 @@ class BareWeights(TypedDict, total=False):
         typer.Option(
             "--transform", help="Your own transform that the checkpoint names. May be repeated."
         ),
+    ]
+    alpha: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(ALPHA), help="Put images of bare weights on white."),
     ]
 
 
@@ -230,6 +275,26 @@ class SourceFlags(TypedDict, total=False):
 
 for_bare_weights = with_flags(BareWeights.__annotations__, before="device")
 
+# Of train alone: what comes before training, or in its place.
+TRIAL_FLAGS: dict[str, Any] = {
+    "preflight": Annotated[
+        bool | None,
+        typer.Option(
+            "--preflight",
+            help="First look at the images, the initial loss, and whether the model can learn a"
+            " batch; a failed check ends with exit code 5.",
+        ),
+    ],
+    "lr_find": Annotated[
+        bool | None,
+        typer.Option(
+            "--lr-find",
+            help="Only try rising learning rates, draw the loss over them and suggest one; into"
+            " --out or ./ptkit-lr-find.",
+        ),
+    ],
+}
+
 # Of train and finetune, beside the settings.
 RUN_FLAGS: dict[str, Any] = {
     "config": Config,
@@ -247,6 +312,17 @@ RUN_FLAGS: dict[str, Any] = {
     ],
     "resume": Annotated[
         Path | None, typer.Option(help="Continue this run from its last saved step.")
+    ],
+    "seeds": Annotated[
+        int | None,
+        typer.Option(help="Train with so many seeds, from --seed on, into one run folder.", min=2),
+    ],
+    "folds": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Train on each fold that `ptkit split --kfold` wrote there, into one run folder.",
+        ),
     ],
     "trust": Trust,
     "out": Out,

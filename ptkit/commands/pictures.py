@@ -1,10 +1,10 @@
 """What the commands that draw print once their figures are made."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptkit.commands.output import Printer
-from ptkit.core.wording import counted
+from ptkit.core.wording import counted, first_of
 
 if TYPE_CHECKING:
     from ptkit.plots.saving import PictureFolder
@@ -20,12 +20,16 @@ def report_pictures(printer: Printer, pictures: "PictureFolder", **facts: Any) -
     printer.result({**facts, "files": list(map(str, pictures.files))})
 
 
-def say_missing_font(printer: Printer, texts: Iterable[str]) -> None:
-    """Print once, if a text has characters that no font here can draw, what replaces them."""
-    from ptkit.plots.fonts import cjk_font, is_drawable
+def say_missing_font(printer: Printer, class_names: Sequence[str]) -> None:
+    """Print once, if class names have characters that no font here can draw, the numbers that
+    replace them, and how to get a font.
+    """
+    from ptkit.plots.fonts import is_drawable
 
-    if all(map(is_drawable, texts)):
-        return
-    install = " (no font with Chinese characters is installed: fonts-noto-cjk is one)"
-    hint = "" if cjk_font() else install
-    printer.say(f"class names that no font here can draw are shown by their index{hint}")
+    missing = [f"#{k} = {name}" for k, name in enumerate(class_names) if not is_drawable(name)]
+    if missing:
+        printer.say(
+            f"no font here has all characters of {counted(len(missing), 'class name')}; pictures"
+            f" have their numbers: {first_of(missing, 20)} (install a font, such as the package"
+            " fonts-noto-cjk, or pass --font FILE)"
+        )

@@ -16,9 +16,7 @@ from ptkit.core.wording import table, trained_on_note
 def predict(
     printer: Printer,
     ckpt: options.Checkpoint,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt).")
-    ],
+    sources: options.Sources,
     top: Annotated[
         int, typer.Option(help="How many classes are named, the most probable first.", min=1)
     ] = 1,

@@ -53,6 +53,14 @@ class Choices(options.SourceFlags, total=False):
             help="Keep images on one side whose paths have the same match (its first group).",
         ),
     ]
+    near_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--near-duplicates",
+            help="Keep images on one side that look alike, too: re-encoded, resized, turned or"
+            " mirrored copies. Each image is decoded.",
+        ),
+    ]
     root: options.Root
     allow_missing: Annotated[
         bool,

@@ -47,6 +47,7 @@ def split_result(outcome: "Outcome") -> dict[str, Any]:
         "num_classes": len(outcome.scan.class_names),
         "num_duplicates": split.grouping.num_duplicates,
         "num_conflicts": len(split.grouping.conflicts),
+        "num_near_duplicates": split.grouping.num_near,
         "num_ignored": outcome.scan.num_ignored,
         "copies": str(tree.folder) if tree and tree.kind == "copy" else None,
         "links": str(tree.folder) if tree and tree.kind == "link" else None,
@@ -121,6 +122,10 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
     if grouping.num_duplicates:
         count = f"{grouping.num_duplicates:,}"
         yield f"Exact duplicates: {count}; copies of one picture are in one part."
+    if grouping.num_near:
+        count = f"{grouping.num_near:,}"
+        but = ", but for given parts: `ptkit check` lists them" if outcome.given else ""
+        yield f"Images with a near-duplicate: {count}; those that look alike are in one part{but}."
     if grouping.conflicts:
         first, second = map(_one_line, grouping.conflicts[0])
         count = f"{len(grouping.conflicts):,}"
@@ -132,10 +137,16 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
         count, others = f"{grouping.num_groups:,}", f"{grouping.num_ungrouped:,}"
         yield f"Groups kept whole: {count}; images in no group: {others}."
     for part, name in enumerate(split.part_names):
-        named = zip(scan.class_names, split.counts, strict=True)
+        named = list(zip(scan.class_names, split.counts, strict=True))
         if without := [_one_line(label) for label, counts in named if not counts[part]]:
             some = first_of(without, 5)
             yield f"Classes without an image in {name}: {len(without):,} ({some})."
+        single = [_one_line(label) for label, counts in named if counts[part] == 1]
+        if single and (name == "valid" or name in _folds(split)):
+            yield (
+                f"Classes with one image in {name}: {len(single):,} ({first_of(single, 5)}); their"
+                " recall there is 0 or 100 %."
+            )
     if scan.num_ignored:
         kinds = _one_line(describe_ignored(scan.ignored))
         yield f"Other files, ignored: {scan.num_ignored:,} ({kinds})."

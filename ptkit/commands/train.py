@@ -11,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit import api_runs
+from ptkit import api_runs, api_series
 from ptkit.commands import options
 from ptkit.commands.output import Printer, complain
 from ptkit.commands.progress import MINUTE, Clock, Pace, bar, live_line
+from ptkit.commands.series import print_series
+from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ptkit.core.training.observers import EpochResult
     from ptkit.core.training.profiling import Profile
     from ptkit.core.training.session import RunResult
+    from ptkit.looking.lr_find import FoundRate
 
 # Reading the loss waits for the device, so the live line is drawn a few times a second only.
 _REFRESH_S = 0.25
@@ -32,7 +35,7 @@ _SLOW_EPOCH_S = 600.0
 
 
 @options.reads_images
-@options.with_flags(options.setting_flags() | options.RUN_FLAGS)
+@options.with_flags(options.setting_flags() | options.RUN_FLAGS | options.TRIAL_FLAGS)
 def train(printer: Printer, source: options.Source = None, **settings: Any) -> None:
     """Train a classifier on train.txt and valid.txt, as `ptkit split` leaves them here, or on a
     folder that is split first.
@@ -47,8 +50,31 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    result = api_runs.train(source, watch=TrainingScreen(printer), **settings)
-    print_run(printer, result)
+    if settings.pop("lr_find", False):
+        print_rate(printer, _found_rate(printer, source, settings))
+    elif api_series.is_asked_for(settings):
+        watch = TrainingScreen(printer)
+        print_series(printer, api_series.train_series(source, watch=watch, **settings))
+    else:
+        print_run(printer, api_runs.train(source, watch=TrainingScreen(printer), **settings))
+
+
+def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any]) -> "FoundRate":
+    for flag in ("preflight", "name", "resume", "seeds", "folds"):
+        if flag in settings:
+            raise UsageError(f"--lr-find trains nothing: leave --{flag} out")
+    return api_runs.find_lr(source, watch=TrainingScreen(printer), **settings)
+
+
+def print_rate(printer: Printer, found: "FoundRate") -> None:
+    """Print what a range test suggests."""
+    where = "the loss ran away above it" if found.has_diverged else "the highest that was tried"
+    printer.say(
+        f"suggested: --lr {found.lr:.2g}, where the loss falls fastest; at most"
+        f" {found.largest:.2g}, where it was lowest ({counted(found.num_steps, 'step')}; {where})"
+    )
+    printer.say(f"wrote {' and '.join(map(str, found.files))}")
+    printer.result({**asdict(found), "files": [str(file) for file in found.files]})
 
 
 class TrainingScreen:

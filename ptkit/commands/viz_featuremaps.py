@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @options.reads_images
+@options.writes_names
 @options.for_bare_weights
 def viz_featuremaps(
     printer: Printer,
@@ -24,6 +25,18 @@ def viz_featuremaps(
     list_layers: Annotated[
         bool, typer.Option("--list", help="List the layers and their output shapes.")
     ] = False,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION", help="Show what this function, such as relu, makes of each layer."
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="One scale per 'layer', or per 'map' (stretches dead ones).")
+    ] = "layer",
+    columns: options.Columns = None,
+    gap: options.Gap = None,
+    gap_colour: options.GapColour = None,
     num_images: options.NumImages = 8,
     device: options.Device = "auto",
     out: options.Out = None,
@@ -33,23 +46,23 @@ def viz_featuremaps(
 
     By default the last layer of each resolution, at most six; --list shows all of them. A picture
     has a row per image: the image as the network sees it, the mean magnitude, and the 16 channels
-    with the largest maximum on one scale.
-    A layer that is called several times is shown as it was the last time. feature_maps.csv has
+    with the largest maximum. A layer that is called several times is shown as it was the last time;
+    with --after relu, what the next ReLU, a layer or a function, made of it. feature_maps.csv has
     every channel.
 
     Example: ptkit viz-featuremaps ckpt.pkl data/3/*.png --layers "layer1.*"
     """
     from ptkit.core.device import choose_device
-    from ptkit.core.models.hooks import record_activations
-    from ptkit.looking.feature_maps import draw_feature_maps, find_layers, load_images
+    from ptkit.looking import feature_maps as looking
     from ptkit.looking.pictures import picture_folder
     from ptkit.looking.subject import load_subject
 
+    look = looking.look_of(scale, columns=columns, gap=gap, gap_colour=gap_colour)
     place, given = choose_device(device), images or []
     subject = load_subject(ckpt, **answers)
     subject.model.to(place)
-    views = load_images(subject, given[:num_images], device=place, is_optional=list_layers)
-    found, chosen = find_layers(subject, views, None if list_layers else layers)
+    views = looking.load_images(subject, given[:num_images], device=place, is_optional=list_layers)
+    found, chosen = looking.find_layers(subject, views, None if list_layers else layers)
     for note in subject.weights.lines:
         printer.say(note)
     if list_layers:
@@ -57,9 +70,10 @@ def viz_featuremaps(
         return
     if len(given) > num_images:
         printer.say(f"drawing {num_images} of {len(given):,} images; --num-images draws more")
-    maps = record_activations(subject.model, views.tensors, chosen)
+    maps = looking.record_maps(subject, views, chosen, after=after)
     with picture_folder("viz-featuremaps", run=subject.weights.run, out=out) as pictures:
-        lines = draw_feature_maps(maps, views, pictures, source=subject.weights.described)
+        source = subject.weights.described
+        lines = looking.draw_feature_maps(maps, views, pictures, source=source, look=look)
     printer.say("\n".join(lines))
     report_pictures(printer, pictures)
 

@@ -8,12 +8,13 @@ import typer
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.pictures import report_pictures
-from ptkit.core.errors import UsageError
 from ptkit.core.wording import table
 
 if TYPE_CHECKING:
     from ptkit.looking.transforms import Sheet
 
+# Of more images so many have a sheet.
+MAX_SHEETS = 16
 STATISTICS = {
     "mean": Annotated[str | None, typer.Option(help="Mean for Normalize, R,G,B in 0..1.")],
     "std": Annotated[str | None, typer.Option(help="Standard deviation for Normalize, R,G,B.")],
@@ -21,13 +22,16 @@ STATISTICS = {
 
 
 @options.with_flags(
-    options.setting_flags(("transforms", "augment", "size", "seed")), before="num_images"
+    options.setting_flags(("transforms", "augment", "size", "alpha", "seed")), before="num_images"
 )
 @options.reads_images
 @options.with_flags(STATISTICS, before="config")
 def viz_transforms(
     printer: Printer,
-    images: options.Images = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE...", help="Image files, folders, or lists (.txt)."),
+    ] = None,
     num_images: Annotated[
         int, typer.Option(help="How many draws of each step are drawn.", min=1)
     ] = 8,
@@ -46,15 +50,19 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
+    from ptkit.core.data.keyed import spread
     from ptkit.core.parts.trust import gather_trusted
     from ptkit.looking.pictures import add_events, picture_folder
+    from ptkit.looking.predictions import find_images
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms
 
-    if not images:
-        raise UsageError("no images: name at least one image file")
+    found = find_images(images or [], ("image",))
+    paths = [found.listed_path(k) for k in spread(range(len(found)), MAX_SHEETS)]
+    if len(found) > len(paths):
+        printer.say(f"{len(paths)} of {len(found):,} images, spread over all")
     chosen = gather_trusted(settings, config=config, trust=trust)
-    shown = show_transforms(images, chosen.data, num_draws=num_images, seed=chosen.train.seed)
+    shown = show_transforms(paths, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with picture_folder("viz-transforms", out=out) as pictures:
         add_events(pictures, draw_sheets(shown, pictures))
     printer.say(_table(shown.sheets))

@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Form, Limits, Settings, keyword_of
+from ptkit.core.config import AUTO, FIELDS, KEYWORDS, Auto, Settings, keyword_of
 from ptkit.core.config_dependents import freed
+from ptkit.core.config_fields import Form, Limits
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import nearest
 

@@ -136,6 +136,17 @@ def passing_look() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
+def seed_device(device: torch.device, key: int) -> None:
+    """Seed the device's own generator: torch.manual_seed takes a hundred times longer."""
+    match device.type:
+        case "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(key)
+        case "mps":
+            torch.mps.manual_seed(key)
+        case _:
+            torch.default_generator.manual_seed(key)
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done all work that was given to it."""
     torch.get_device_module(device).synchronize()

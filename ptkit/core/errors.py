@@ -26,7 +26,20 @@ class CheckpointError(PtkitError):
 
 
 class DivergedError(PtkitError):
-    """Training diverged: the loss became NaN or infinite."""
+    """Training diverged: the loss became NaN or infinite.
+
+    step: of the run, from 1, None where it is not known. where: the first gradient that shows it.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, step: int | None = None, where: str | None = None) -> None:
+        super().__init__(message)
+        self.step, self.where = step, where
+
+
+class UntrainableError(PtkitError):
+    """A check before training failed: nothing was trained."""
 
     exit_code = 5
 
@@ -35,6 +48,12 @@ class StorageError(PtkitError):
     """The disk or the network failed."""
 
     exit_code = 74
+
+
+class FindingsError(PtkitError):
+    """Something was found in a run that --strict does not let pass."""
+
+    exit_code = 5
 
 
 class InterruptedRunError(PtkitError):

@@ -7,6 +7,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -234,6 +235,21 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise StorageError(f"cannot make the folder {path}: {error.strerror or error}") from error
     return path
+
+
+def check_no_link(path: Path, *, inside: Path) -> None:
+    """Refuse a path below the folder `inside` of which a part is a link: what is written there
+    would be somewhere else.
+
+    Raises:
+        StorageError: it is.
+    """
+    below = itertools.takewhile(lambda part: part != inside, (path, *path.parents))
+    if link := next((part for part in below if part.is_symlink()), None):
+        raise StorageError(
+            f"{link} is a link to {os.readlink(link)}, and nothing is written through links in"
+            f" {inside}: remove it, or put a folder in its place"
+        )
 
 
 def sha256(data: bytes) -> str:

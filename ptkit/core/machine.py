@@ -22,8 +22,13 @@ def num_cores() -> int:
     """Return how many processors this process may use: of those that torchrun starts on a machine,
     each has its share.
     """
+    return max(_allowed_cores() // num_processes_here(), 1)
+
+
+def num_processes_here() -> int:
+    """Return how many processes torchrun started on this machine for one job; 1 without it."""
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(_allowed_cores() // max(int(ranks) if ranks.isdecimal() else 1, 1), 1)
+    return max(int(ranks) if ranks.isdecimal() else 1, 1)
 
 
 def _allowed_cores() -> int:

@@ -1,6 +1,7 @@
 """Words that messages, tables and pictures share."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -49,7 +50,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as aligned columns: the first to the left, the others to the right."""
+    """Return rows as aligned columns: the first to the left, the others to the right.
+
+    Chinese characters take two columns of a terminal.
+    """
     cells = [
         list(header),
         *(
@@ -57,16 +61,37 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
             for row in rows
         ),
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for first, *others in cells
-    )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    sizes = [list(map(_width, row)) for row in cells]
+    widths = [max(column) for column in zip(*sizes, strict=True)]
+    lines = []
+    for row, taken in zip(cells, sizes, strict=True):
+        blanks = [" " * (width - size) for width, size in zip(widths, taken, strict=True)]
+        others = (blank + cell for blank, cell in zip(blanks[1:], row[1:], strict=True))
+        lines.append("  ".join([row[0] + blanks[0], *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, accents none."""
+    if text.isascii():
+        return len(text)
+    num_wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + num_wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def _in_a_line(cell: Any) -> str:
     # A file name may have a line feed.
     return str(cell).replace("\n", "\\n")
+
+
+def short_paths(paths: Sequence[str]) -> list[str]:
+    """Return file names, with as many folders before them as keep different paths apart."""
+    parts = [path.replace("\\", "/").split("/") for path in paths]
+    for kept in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-kept:]) for part in parts]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return list(paths)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

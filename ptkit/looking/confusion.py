@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.lists import ImageList
 from ptkit.looking.evaluation import (
     MAX_MATRIX,
     ConfusedPair,
@@ -57,7 +56,7 @@ def _draw_confusion(
     pairs, mistakes = most_confused(found.matrix), _mistakes(found)
     figure = confusion_figure(found.matrix, found.class_names, footer=footer)
     drawn = {"confusion": pictures.add_figure("confusion.png", figure)}
-    _write_matrix(found, pictures)
+    pictures.add_csv("confusion.csv", *matrix_table(found.matrix, found.class_names))
     _write_pairs(found, pictures, pairs)
     _write_mistakes(found, pictures, mistakes)
     if mistakes:
@@ -68,15 +67,16 @@ def _draw_confusion(
     return drawn
 
 
-def _write_matrix(found: Evaluation, pictures: PictureFolder) -> None:
-    names, matrix = found.class_names, found.matrix
+def matrix_table(
+    matrix: np.ndarray, names: Sequence[str]
+) -> tuple[list[str], Sequence[Sequence[object]]]:
+    """Return a confusion matrix as a header and rows; of many classes only the pairs that occur."""
     if len(names) > MAX_MATRIX:
         cells = np.argwhere(matrix).tolist()
         counts = [(names[true], names[said], matrix[true, said]) for true, said in cells]
-        pictures.add_csv("confusion.csv", ["true", "predicted", "images"], counts)
-        return
+        return ["true", "predicted", "images"], counts
     rows = [(name, *counts) for name, counts in zip(names, matrix.tolist(), strict=True)]
-    pictures.add_csv("confusion.csv", ["true \\ predicted", *names], rows)
+    return ["true \\ predicted", *names], rows
 
 
 def _write_pairs(found: Evaluation, pictures: PictureFolder, pairs: list[ConfusedPair]) -> None:
@@ -101,7 +101,7 @@ def _pairs_figure(found: Evaluation, pairs: list[ConfusedPair], footer: str) -> 
         indices = mistakes_of(found, pair, NUM_THUMBNAILS).tolist()
         heading = f"“{labels[pair.true]}” taken for “{labels[pair.predicted]}”"
         line = f"{pair.count:,} of {found.matrix[pair.true].sum():,} ({percent(pair.share)})"
-        strips.append(Strip(heading, line, _pixels(found.images, indices)))
+        strips.append(Strip(heading, line, _pixels(found, indices)))
     title = f"What do confused classes look like? {strips[0].heading}: {strips[0].line}"
     shown = f"{len(strips):,} of {len(pairs):,} confused pairs"
     notes = [f"{shown}; up to {NUM_THUMBNAILS} images each, the surest mistakes first."]
@@ -114,18 +114,18 @@ def _mistakes_figure(
     shown, labels = mistakes[:num_images], class_labels(found.class_names)
     captions = [
         (
-            found.images.listed_path(index),
+            f"{rank}  {found.images.listed_path(index)}",
             f"true: {labels[true]} ({percent(of_true)})",
             f"predicted: {labels[predicted]} ({percent(of_predicted)})",
         )
-        for index, true, predicted, of_true, of_predicted in shown
+        for rank, (index, true, predicted, of_true, of_predicted) in enumerate(shown, 1)
     ]
     _, true, predicted, _, sureness = mistakes[0]
     pair = f"“{labels[true]}” taken for “{labels[predicted]}” with {percent(sureness)}"
     count = f"{len(shown):,} of {len(mistakes):,} mistakes"
     title = f"Which mistakes are the worst? {pair}"
     notes = [f"{count}, the smallest probability of the true class first."]
-    drawn = _pixels(found.images, [index for index, *_ in shown])
+    drawn = _pixels(found, [index for index, *_ in shown])
     return contact_sheet(drawn, captions, title=title, notes=notes, footer=footer)
 
 
@@ -137,5 +137,6 @@ def _mistakes(found: Evaluation) -> list[Mistake]:
     return list(zip(worst.tolist(), true.tolist(), predicted.tolist(), *chances, strict=True))
 
 
-def _pixels(images: ImageList, indices: Sequence[int]) -> list[np.ndarray]:
-    return [decoder.read(images.image_path(index)) for index in indices]
+def _pixels(found: Evaluation, indices: Sequence[int]) -> list[np.ndarray]:
+    paths = map(found.images.image_path, indices)
+    return [decoder.read(path, alpha=found.alpha) for path in paths]

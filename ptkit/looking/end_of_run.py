@@ -18,6 +18,7 @@ from ptkit.core.training.probing import head_outputs
 from ptkit.core.training.run_folder import Run
 from ptkit.core.training.tasks.metrics import confusion_matrix
 from ptkit.core.training.tasks.task import METRICS
+from ptkit.looking.confusion import matrix_table
 from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.curves import learning_curves
@@ -48,6 +49,8 @@ def write_summaries(run: Run) -> tuple[Path, ...]:
         confusion = confusion_figure(matrix, images.class_names, footer=footer_of(run))
         run.show(Figure("confusion", confusion), epoch_of(run))
         files.append(save_figure(confusion, run.folder / "confusion.png"))
+        write_csv(run.folder / "confusion.csv", *matrix_table(matrix, images.class_names))
+        files.append(run.folder / "confusion.csv")
     files.append(_write_predictions(run, found))
     if (report := run.history.probe) is not None:
         # First: of a probe it says more than the curves of its one epoch.

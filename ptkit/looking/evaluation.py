@@ -32,7 +32,8 @@ class Evaluation:
     run folder that the file is in, if any. num_ignored: images of classes that the model's loss
     ignored; they are left out of everything else. notes: what was done to get bare weights, a line
     each. trained_on: bool (N,), which images the weights were trained on; None where unknown.
-    skipped: why other images of the list were left out.
+    skipped: why other images of the list were left out. alpha: what the model saw of transparency,
+    see `images.read`.
     """
 
     images: ImageList
@@ -45,6 +46,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
     skipped: tuple[str, ...] = ()
+    alpha: str = "drop"
 
     @property
     def labels(self) -> np.ndarray:
@@ -262,6 +264,7 @@ def evaluate_list(
         notes=weights.lines,
         trained_on=None if trained_on is None else trained_on[good],
         skipped=skipped,
+        alpha=weights.alpha,
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +11,20 @@ from torch import Tensor
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import UsageError
-from ptkit.core.models.hooks import Layer, default_layers, match_layers, trace_layers
+from ptkit.core.models.following import record_following
+from ptkit.core.models.hooks import (
+    Layer,
+    default_layers,
+    match_layers,
+    record_activations,
+    trace_layers,
+)
+from ptkit.core.wording import check_choice, short_paths
 from ptkit.looking.pictures import add_events
 from ptkit.looking.subject import Subject
-from ptkit.plots.feature_maps import feature_map_figure, map_rows, map_stats
+from ptkit.plots.feature_maps import MAP_SCALES, MapLook, feature_map_figure, map_rows, map_stats
 from ptkit.plots.saving import PictureFolder, file_names
+from ptkit.plots.tiles import grid_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Views:
     """Some images, n of them.
 
     tensors: float (n, C, H, W), what the model gets, on its device. pixels: the same de-normalised,
-    uint8 (n, H, W, 3). names: files.
+    uint8 (n, H, W, 3). names: files, with their folder where names repeat.
     """
 
     tensors: Tensor
@@ -53,8 +61,7 @@ def load_images(
         raise UsageError("no images: name at least one image file")
     same_shape([tuple(tensor.shape) for tensor in tensors], pipeline.calls)
     batch = channels_last(torch.stack(tensors))
-    names = tuple(Path(path).name for path in paths)
-    return Views(batch.to(device), subject.pixels(batch), names)
+    return Views(batch.to(device), subject.pixels(batch), tuple(short_paths(paths)))
 
 
 def _one_view(image: Tensor) -> Tensor:
@@ -76,8 +83,37 @@ def find_layers(
     return layers, match_layers(layers, patterns) if patterns else default_layers(layers)
 
 
+def look_of(scale: str, *, columns: int | None, gap: int | None, gap_colour: str | None) -> MapLook:
+    """Return how maps are to be shown.
+
+    Raises:
+        UsageError: no such scale or colour.
+    """
+    check_choice("--scale", scale, MAP_SCALES)
+    return MapLook(scale, grid_of(columns, gap, gap_colour))
+
+
+def record_maps(
+    subject: Subject, views: Views, layers: Sequence[str], *, after: str | None = None
+) -> dict[str, np.ndarray]:
+    """Return what layers give, (n, C, H, W) by layer; after: or what this function makes of it.
+
+    Raises:
+        UsageError: the function does not follow a layer.
+    """
+    if after is None:
+        return record_activations(subject.model, views.tensors, layers)
+    found = record_following(subject.model, views.tensors, layers, function=after)
+    return {f"{layer} after {after}": maps for layer, maps in found.items()}
+
+
 def draw_feature_maps(
-    maps: Mapping[str, np.ndarray], views: Views, pictures: PictureFolder, *, source: str
+    maps: Mapping[str, np.ndarray],
+    views: Views,
+    pictures: PictureFolder,
+    *,
+    source: str,
+    look: MapLook | None = None,
 ) -> list[str]:
     """Write a picture for each layer, the table of all channels, and TensorBoard images.
 
@@ -86,7 +122,7 @@ def draw_feature_maps(
     # The images side by side.
     drawn, rows, lines = {"input": np.concatenate(list(views.pixels), axis=1)}, [], []
     footer = f"n = {len(views.names)} · {source}"
-    figures = layer_figures(maps, views.pixels, names=views.names, footer=footer)
+    figures = layer_figures(maps, views.pixels, names=views.names, footer=footer, look=look)
     for layer, name, figure in figures:
         drawn[f"feature maps/{layer}"] = pictures.add_figure(f"features-{name}.png", figure)
         stats = map_stats(maps[layer])
@@ -100,9 +136,16 @@ def draw_feature_maps(
 
 
 def layer_figures(
-    maps: Mapping[str, np.ndarray], pixels: np.ndarray, *, names: Sequence[str], footer: str
+    maps: Mapping[str, np.ndarray],
+    pixels: np.ndarray,
+    *,
+    names: Sequence[str],
+    footer: str,
+    look: MapLook | None = None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Yield each layer with a name for a file and its picture; names: of the images."""
     for layer, file_name in zip(maps, file_names("", maps), strict=True):
-        figure = feature_map_figure(maps[layer], pixels, layer=layer, names=names, footer=footer)
+        figure = feature_map_figure(
+            maps[layer], pixels, layer=layer, names=names, look=look, footer=footer
+        )
         yield layer, file_name, figure

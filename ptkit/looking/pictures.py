@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ptkit.core.files import check_no_link
 from ptkit.core.training.events import write_images
 from ptkit.plots.saving import PictureFolder
 
@@ -12,8 +13,14 @@ from ptkit.plots.saving import PictureFolder
 def picture_folder(
     command: str, *, run: Path | None = None, out: Path | None = None
 ) -> PictureFolder:
-    """Return where a command's pictures go: `out`, else RUN/COMMAND, else ./ptkit-COMMAND."""
+    """Return where a command's pictures go: `out`, else RUN/COMMAND, else ./ptkit-COMMAND.
+
+    Raises:
+        StorageError: where nobody has named the folder, a link stands in its place.
+    """
     default = run / command if run is not None else Path(f"ptkit-{command}")
+    if out is None:
+        check_no_link(default, inside=default.parent)
     return PictureFolder(out or default, command=command)
 
 

@@ -129,8 +129,6 @@ def predict_sources(
         CheckpointError: the saved pipeline names user code.
     """
     _check_top(subject, top)
-    if root is not None and not any(map(_is_list, sources)):
-        raise UsageError("--root is for the images of a list; name a list file (.txt)")
     images = find_images(sources, subject.class_names, root=root)
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
@@ -169,7 +167,9 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     place = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
     size, outputs = evaluation_batch_size(subject.weights.size), []
     for start in range(0, len(several), size):
-        views = [pipeline.view(_pixels(image)) for image in several[start : start + size]]
+        views = [
+            pipeline.view(_pixels(image, pipeline.alpha)) for image in several[start : start + size]
+        ]
         same_shape([tuple(view.shape[-3:]) for view in views], pipeline.calls)
         crops = channels_last(torch.stack(views).flatten(0, -4))
         with evaluating(model), torch.inference_mode():
@@ -192,7 +192,7 @@ def with_predict(subject: Subject) -> torch.nn.Module:
     module: Any = subject.model
     module.class_names = subject.class_names
     module.pipeline = (weights.checkpoint or {}).get("pipeline") or {
-        name: getattr(weights, name) for name in ("tensors", "size", "mean", "std")
+        name: getattr(weights, name) for name in ("tensors", "alpha", "size", "mean", "std")
     } | {"calls": list(weights.pipeline)}
     subject = replace(subject, weights=replace(weights, state_dict={}, checkpoint=None))
     # Not a method of a subclass, which could not be pickled.
@@ -216,8 +216,10 @@ def find_images(
 
     Raises:
         DataError: nothing there, or a folder without images.
-        UsageError: no source.
+        UsageError: no source, or a root without a list.
     """
+    if root is not None and not any(map(_is_list, sources)):
+        raise UsageError("--root is for the images of a list; name a list file (.txt)")
     paths: list[str] = []
     for source in sources:
         if os.path.isdir(source):
@@ -280,14 +282,15 @@ def _check_top(subject: Subject, top: int) -> None:
         )
 
 
-def _pixels(image: Image) -> np.ndarray:
+def _pixels(image: Image, alpha: str) -> np.ndarray:
     """Return an image as uint8 RGB (H, W, 3); a PIL image as it is, turned by its EXIF tag."""
     if isinstance(image, str | os.PathLike):
-        return decoder.read(Path(image))
+        return decoder.read(Path(image), alpha=alpha)
     if isinstance(image, bytes):
-        return decoder.decode(image)
+        return decoder.decode(image, alpha=alpha)
     if isinstance(image, PIL.Image.Image):
-        return np.array(decoder.to_rgb(PIL.ImageOps.exif_transpose(image)))
+        to_pixels = decoder.on_white if alpha == "white" else decoder.to_rgb
+        return np.array(to_pixels(PIL.ImageOps.exif_transpose(image)))
     is_array = isinstance(image, np.ndarray)
     if is_array and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (1,)):
         # Grey: the pipeline makes one channel of three that are alike.

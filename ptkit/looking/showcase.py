@@ -7,8 +7,9 @@ UsageError, is left out and noted.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import batches_at
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.errors import PtkitError, UsageError
-from ptkit.core.files import write_atomically
+from ptkit.core.files import write_atomically, write_csv
 from ptkit.core.models.features import features, mean_over_places
 from ptkit.core.models.gradcam import explained_layer, gradcam, top_region
 from ptkit.core.models.hooks import default_layers, evaluating, record_activations, trace_layers
@@ -34,13 +35,15 @@ from ptkit.core.training.observers import Boxes, Embedding, Film, Picture, PrCou
 from ptkit.core.training.prediction import Predicted
 from ptkit.core.training.run_folder import Run
 from ptkit.looking.feature_maps import layer_figures
+from ptkit.looking.run_history import history_pictures
 from ptkit.looking.weights import kernel_figures
-from ptkit.plots.embedding import embedding_figure
+from ptkit.plots.embedding import embedding_figure, principal_axes
 from ptkit.plots.gradcam import Explained, gradcam_figure
 from ptkit.plots.kernel_film import film_frames, gif_bytes
 from ptkit.plots.kernels import output_mosaics
-from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall
-from ptkit.plots.saving import pixels, save_pixels
+from ptkit.plots.numbers import numbers_figure
+from ptkit.plots.pr_curves import micro_counts, pr_figure, precision_recall, thinned
+from ptkit.plots.saving import numbered, pixels, save_pixels
 from ptkit.plots.tiles import enlarged
 
 # How much is looked at: whole layers; images of each; points of the embedding; classes with a curve
@@ -119,8 +122,9 @@ def _draw_feature_maps(run: Run, _found: Predicted) -> Iterator[Path]:
     if not any(layer.is_map for layer in traced):
         raise UsageError("feature maps: no layer of the model gives maps")
     maps = record_activations(model, images, default_layers(traced, limit=_NUM_LAYERS))
-    names = [_label_of(listed, index) for index in indices]
-    drawn = layer_figures(maps, _pixels(run, images), names=names, footer=footer_of(run))
+    names = [label_text(listed, index) for index in indices]
+    footer = footer_of(run, num_drawn=len(indices))
+    drawn = layer_figures(maps, _pixels(run, images), names=names, footer=footer)
     for name, file_name, figure in drawn:
         yield _saved(run, figure, f"feature_maps/{name}", f"feature_maps/{file_name}.png")
 
@@ -146,7 +150,7 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
             # Of several labels the explained one need not be above its threshold.
             word = "predicted" if kind == SINGLE else "most probable"
             answer = f"{word}: {names[classes[rank]]}, {values[index].max():.1%}"
-        lines = [listed.listed_path(index), f"true: {_label_of(listed, index)}", answer]
+        lines = [listed.listed_path(index), f"true: {label_text(listed, index)}", answer]
         image, heat = _pixels(run, images[rank]), heats[rank]
         one = Explained(image, heat, top_region(heat), lines, is_wrong=bool(is_wrong[ranked[rank]]))
         explained.append(one)
@@ -154,8 +158,15 @@ def _draw_regions(run: Run, found: Predicted) -> Iterator[Path]:
         x1, y1, x2, y2 = (end * zoom for end in one.box or (0, 0, 0, 0))
         boxes = {answer: (x1, y1, x2, y2)} if one.box else {}
         run.show(Boxes(f"gradcam/{rank + 1}", enlarged(image, zoom), boxes), epoch_of(run))
-    figure = gradcam_figure(explained, layer=layer, footer=footer_of(run))
+    of = "the predicted class"
+    footer = footer_of(run, num_drawn=len(explained))
+    figure = gradcam_figure(explained, layer=layer, of=of, footer=footer)
     yield _saved(run, figure, "gradcam", "gradcam.png")
+    table = [
+        (listed.listed_path(index), layer, names[k], *(one.box or (None,) * 4))
+        for index, k, one in zip(chosen, classes.tolist(), explained, strict=True)
+    ]
+    yield _table(run, "gradcam", ["path", "layer", "class", "x1", "y1", "x2", "y2"], table)
 
 
 def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
@@ -181,14 +192,17 @@ def _draw_embedding(run: Run, _found: Predicted) -> Iterator[Path]:
     pictures = np.concatenate(thumbnails)
     if not np.isfinite(points).all() or points.ndim != 2:
         raise UsageError("embedding: the features are not finite numbers, one row an image")
-    rows = [(_label_of(listed, index), listed.listed_path(index)) for index in indices]
+    rows = [(label_text(listed, index), listed.listed_path(index)) for index in indices]
     shares = pictures.transpose(0, 3, 1, 2) / np.float32(255)
     run.show(Embedding("features", points, [("true", "image"), *rows], shares), epoch_of(run))
-    labels, footer = listed.labels[indices], footer_of(run)
+    labels, footer = listed.labels[indices], footer_of(run, num_drawn=len(indices))
     figure = embedding_figure(
         points, labels, list(pictures), class_names=names, layer=layer, footer=footer
     )
     yield _saved(run, figure, "embedding", "embedding.png")
+    places, _ = principal_axes(points)
+    table = [(path, label, *xy) for (label, path), xy in zip(rows, places.tolist(), strict=True)]
+    yield _table(run, "embedding", ["path", "true", "component1", "component2"], table)
 
 
 def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
@@ -213,6 +227,30 @@ def _draw_curves(run: Run, found: Predicted) -> Iterator[Path]:
     run.show(PrCounts("pr_curve_micro_average", micro_counts(truth, scores)), epoch_of(run))
     figure = pr_figure(truth, scores, class_names=names, footer=footer_of(run))
     yield _saved(run, figure, "pr_curves", "pr_curves.png")
+    points = [
+        (names[k], truth[:, k].sum(), curve.ap, recall, precision)
+        for k in known
+        for curve in [precision_recall(truth[:, k], scores[:, k])]
+        for recall, precision in thinned(curve)
+    ]
+    yield _table(run, "pr_curves", ["class", "images", "ap", "recall", "precision"], points)
+
+
+def _draw_numbers(run: Run, found: Predicted) -> Iterator[Path]:
+    """Predicted against true; the numbers are in valid_predictions.csv."""
+    listed = run.training.valid.images
+    if listed.label_kind == REGRESSION:
+        names, footer = listed.class_names, footer_of(run)
+        figure = numbers_figure(listed.labels, found.values, names=names, footer=footer)
+        yield _saved(run, figure, "numbers", "numbers.png")
+
+
+def _draw_history(run: Run, _found: Predicted) -> Iterator[Path]:
+    """Distributions, gradient flow and the bias of the outputs, over the epochs."""
+    names, footer = run.training.valid.images.class_names, str(run.folder)
+    for picture in history_pictures(run.folder, class_names=names, footer=footer):
+        yield _saved(run, picture.figure, picture.name, f"{picture.name}.png")
+        yield _table(run, picture.name, picture.header, picture.rows)
 
 
 # What is drawn, in this order.
@@ -223,6 +261,8 @@ PICTURES: dict[str, Callable[[Run, Predicted], Iterator[Path]]] = {
     "Grad-CAM": _draw_regions,
     "embedding": _draw_embedding,
     "PR curves": _draw_curves,
+    "numbers": _draw_numbers,
+    "history": _draw_history,
 }
 
 
@@ -232,10 +272,16 @@ def epoch_of(run: Run) -> int:
     return int(run.best["epoch"])
 
 
-def footer_of(run: Run) -> str:
-    """Return what a picture says below: the list, its images, the epoch and the run."""
+def footer_of(run: Run, *, num_drawn: int | None = None) -> str:
+    """Return what a picture says below: the list, its images, the epoch and the run.
+
+    num_drawn: how many images it shows, where not all.
+    """
     listed = run.training.valid.images
-    return f"{listed.file.name}, n = {len(listed):,}, epoch {epoch_of(run)} of {run.folder}"
+    count = f"{len(listed):,}"
+    if num_drawn not in (None, len(listed)):
+        count = f"{num_drawn:,} of {count}"
+    return f"{listed.file.name}, n = {count}, epoch {epoch_of(run)} of {run.folder}"
 
 
 def to_explain(
@@ -272,7 +318,7 @@ def squares(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     return resized.round().to(torch.uint8).movedim(1, -1).numpy()
 
 
-def _label_of(images: ImageList, index: int) -> str:
+def label_text(images: ImageList, index: int) -> str:
     """Return the label of an image in words."""
     label = images.labels[index]
     if images.label_kind == REGRESSION:
@@ -298,6 +344,13 @@ def _saved(run: Run, figure: Figure, tag: str, name: str) -> Path:
     run.show(Picture(tag, drawn), epoch_of(run))
     save_pixels(drawn, run.folder / name)
     return run.folder / name
+
+
+def _table(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write the numbers of a picture beside it."""
+    file = run.folder / f"{name}.csv"
+    write_csv(file, header, numbered(rows))
+    return file
 
 
 def _sign_of_scores(

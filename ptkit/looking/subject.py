@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ptkit.core.config import ALPHA
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_classes
@@ -29,6 +31,7 @@ from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
+from ptkit.core.wording import check_choice
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -63,6 +66,7 @@ class Subject:
             allow_user_code=False,
             named_again=self.own_steps,
             tensors=self.weights.tensors,
+            alpha=self.weights.alpha,
         )
 
     def predict(
@@ -102,7 +106,25 @@ class Subject:
         return denormalise(images, self.weights.mean or (0.0,), self.weights.std or (1.0,))
 
 
-def load_subject(
+def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Subject:
+    """Load a model with all that is needed to use it: see `_loaded`, which takes the answers.
+
+    alpha: what becomes of transparent pixels, of bare weights; see `images.read`.
+
+    Raises:
+        UsageError, CheckpointError: see `_loaded`.
+    """
+    if alpha is not None:
+        check_choice("--alpha", alpha, ALPHA)
+    subject = _loaded(path, **answers)
+    if alpha is None:
+        return subject
+    if subject.weights.checkpoint is not None:
+        raise UsageError(f"{path} is a checkpoint and already stores this: leave out --alpha")
+    return replace(subject, weights=replace(subject.weights, alpha=alpha))
+
+
+def _loaded(
     path: Path,
     *,
     model: str | None = None,

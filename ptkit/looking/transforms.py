@@ -109,7 +109,8 @@ def show_transforms(
         DataError: an image that cannot be read, or images of different sizes to be mixed.
     """
     calls = calls_for(paths, data)
-    sheets = transform_sheets(paths, calls, num_draws=num_draws, seed=seed)
+    alpha = "drop" if data.alpha == "auto" else data.alpha
+    sheets = transform_sheets(paths, calls, num_draws=num_draws, seed=seed, alpha=alpha)
     notes = (
         f"{call} is left out: it mixes images with each other, name a second one"
         for call in calls
@@ -140,18 +141,24 @@ def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[Call, ...]:
 
 
 def transform_sheets(
-    paths: Sequence[str], calls: Sequence[Call], *, num_draws: int = 8, seed: int = 0
+    paths: Sequence[str],
+    calls: Sequence[Call],
+    *,
+    num_draws: int = 8,
+    seed: int = 0,
+    alpha: str = "drop",
 ) -> list[Sheet]:
     """Return a sheet for each image; draw k is what training with this seed draws in its epoch k.
 
     paths: taken as a list's images, in this order. calls: a complete list. Of one image alone
-    nothing is mixed.
+    nothing is mixed. alpha: see `images.read`.
 
     Raises:
         UsageError: transforms that do not fit each other or the images.
         DataError: an image that cannot be read, or images of different sizes to be mixed.
     """
-    source = _Source(tuple(paths), tuple(decoder.read(path) for path in paths), num_draws, seed)
+    read = tuple(decoder.read(path, alpha=alpha) for path in paths)
+    source = _Source(tuple(paths), read, num_draws, seed)
     # Refuses what does not fit before anything is drawn.
     Pipeline.of(calls)
     if len(paths) == 1:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
 from ptkit.plots import style
-from ptkit.plots.fonts import class_labels, fitted, text_width
+from ptkit.plots.fonts import class_labels, text_width
+from ptkit.plots.labels import Labels, labels_of
 from ptkit.plots.tiles import as_pixels, enlarged
 
 # The most classes for which cells hold counts, and rows class names.
@@ -34,11 +35,10 @@ def confusion_figure(
     its answer.
     """
     matrix = np.asarray(matrix)
-    labels = class_labels(class_names)
     small = _annotated if len(matrix) <= MAX_ANNOTATED else _named
     draw = small if len(matrix) <= MAX_NAMED else _in_blocks
-    title = title or _title(matrix, labels)
-    return draw(matrix, labels, notes=_notes(matrix), title=title, footer=footer)
+    title = title or _title(matrix, class_labels(class_names))
+    return draw(matrix, class_names, notes=_notes(matrix), title=title, footer=footer)
 
 
 def similar_blocks(matrix: np.ndarray) -> list[list[int]]:
@@ -95,16 +95,18 @@ def _joined(
     return sorted({id(group): group for group in group_of.values()}.values(), key=min)
 
 
-def _annotated(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
+def _annotated(matrix: np.ndarray, names: Sequence[str], **words: Any) -> Figure:
     """Draw cells with counts, recall and number of images at the right, precision below."""
+    labels = labels_of(names, width=_LABEL_WIDTH - 12, size=9)
     cell = max(30, min(64, 520 // len(matrix)), round(text_width(f"{matrix.max():,}", size=8)) + 8)
-    side, (left, head) = cell * len(matrix), _corner(labels, cell)
+    side, (left, head) = cell * len(matrix), _corner(labels.texts, cell)
     foot = 52 if _is_turned(["99.9%"], cell, 8) else 34
-    page = style.new_page(left + max(side + 140, 350), head + side + foot + 34, **words)
+    width, height = left + max(side + 140, 350), head + side + foot + 34
+    page = style.new_page(width, height, key=labels.key(), **words)
     grid = page.inset(left, head)
     colors = _colors(matrix, np.arange(len(matrix)), step=1, gamma=1.0)
     grid.image(enlarged(as_pixels(colors), cell), 0, 0)
-    _draw_labels(grid, labels, cell)
+    _draw_labels(grid, labels.texts, cell)
     size = min(9.0, 8 + cell / 64)
     for row, column in zip(*np.nonzero(matrix), strict=True):
         x, y, ink = column + 0.5, row + 0.5, style.contrasting(colors[row, column])
@@ -115,17 +117,18 @@ def _annotated(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
     return page.figure
 
 
-def _named(matrix: np.ndarray, labels: list[str], **words: Any) -> Figure:
+def _named(matrix: np.ndarray, names: Sequence[str], **words: Any) -> Figure:
     """Draw cells without counts but with every class's name; recall and precision are strips."""
-    cell = max(10, min(20, 900 // len(matrix)))
-    left, head = _corner(labels, cell, 6.5)
-    grid = _strip_grid(matrix, np.arange(len(matrix)), cell=cell, left=left, head=head, **words)
-    _draw_labels(grid, labels, cell, 6.5)
+    labels, cell = _small_labels(names), max(10, min(20, 900 // len(matrix)))
+    left, head = _corner(labels.texts, cell, 6.5)
+    order, words = np.arange(len(matrix)), {**words, "key": labels.key()}
+    grid = _strip_grid(matrix, order, cell=cell, left=left, head=head, **words)
+    _draw_labels(grid, labels.texts, cell, 6.5)
     return grid.figure
 
 
 def _in_blocks(
-    matrix: np.ndarray, labels: list[str], *, notes: Sequence[str], **words: Any
+    matrix: np.ndarray, names: Sequence[str], *, notes: Sequence[str], **words: Any
 ) -> Figure:
     """Draw all classes in blocks of similar ones, which are framed and named."""
     blocks = similar_blocks(matrix)
@@ -140,30 +143,41 @@ def _in_blocks(
     )
     if pooled > 1:
         reading += f" A pixel is the largest of {pooled}×{pooled} cells."
-    names = [labels[b[0]] + (f" +{len(b) - 1}" if len(b) > 1 else "") for b in blocks]
-    names = [fitted(name, width=_LABEL_WIDTH - 12, size=6.5) for name in names]
-    left, order = _corner(names, cell, 6.5)[0], np.concatenate(blocks)
-    notes = [accuracy, found, reading]
-    grid = _strip_grid(matrix, order, cell=cell, left=left, head=24, notes=notes, **words)
-    _draw_blocks(grid, blocks, names, cell / pooled)
+    labels = _small_labels(names)
+    texts = [labels.texts[b[0]] + (f" +{len(b) - 1}" if len(b) > 1 else "") for b in blocks]
+    left, order = _corner(texts, cell, 6.5)[0], np.concatenate(blocks)
+    # Of hundreds of classes only some are named.
+    key = labels.key(blocks[k][0] for k in _named_blocks(blocks, cell / pooled))
+    words |= {"notes": [accuracy, found, reading], "key": key}
+    grid = _strip_grid(matrix, order, cell=cell, left=left, head=24, **words)
+    _draw_blocks(grid, blocks, texts, cell / pooled)
     return grid.figure
 
 
-def _draw_blocks(grid: style.Page, blocks: list[list[int]], names: list[str], scale: float) -> None:
-    """Frame each block of two classes or more, and name those that have room for a line of text."""
-    start, free_from = 0.0, -24.0
-    for block, name in zip(blocks, names, strict=True):
+def _named_blocks(blocks: list[list[int]], scale: float) -> dict[int, float]:
+    """Return the blocks that have room for a line of text, by number, with their middles."""
+    found, start, free_from = {}, 0.0, -24.0
+    for number, block in enumerate(blocks):
+        middle = start + len(block) * scale / 2
+        if middle - 5 >= free_from:
+            found[number], free_from = middle, middle + 5
+        start += len(block) * scale
+    return found
+
+
+def _draw_blocks(grid: style.Page, blocks: list[list[int]], texts: list[str], scale: float) -> None:
+    """Frame each block of two classes or more, and name those that have room."""
+    start = 0.0
+    for block in blocks:
         length = len(block) * scale
         if len(block) > 1 and length >= 4:
             axes = grid.axes(start, start, length, length)
             axes.patch.set_visible(False)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color="white", linewidth=0.6)
-        middle = start + length / 2
-        if middle - 5 >= free_from:
-            grid.text(name, -6, middle, ha="right", va="center", size=6.5)
-            free_from = middle + 5
         start += length
+    for number, middle in _named_blocks(blocks, scale).items():
+        grid.text(texts[number], -6, middle, ha="right", va="center", size=6.5)
 
 
 def _strip_grid(
@@ -191,9 +205,9 @@ def _strip_grid(
 def _draw_labels(grid: style.Page, labels: list[str], cell: int, size: float = 9) -> None:
     turned = 90 if _is_turned(labels, cell, size) else 0
     for k, label in enumerate(labels):
-        text, middle = fitted(label, width=_LABEL_WIDTH - 12, size=size), (k + 0.5) * cell
-        grid.text(text, -6, middle, ha="right", va="center", size=size)
-        grid.text(text, middle, -5, ha="center", va="bottom", rotation=turned, size=size)
+        middle = (k + 0.5) * cell
+        grid.text(label, -6, middle, ha="right", va="center", size=size)
+        grid.text(label, middle, -5, ha="center", va="bottom", rotation=turned, size=size)
 
 
 def _draw_margins(grid: style.Page, matrix: np.ndarray, cell: int) -> None:
@@ -275,9 +289,13 @@ def _notes(matrix: np.ndarray) -> list[str]:
     ]
 
 
+def _small_labels(names: Sequence[str]) -> Labels:
+    return labels_of(names, width=_LABEL_WIDTH - 12, size=6.5)
+
+
 def _corner(labels: list[str], cell: int, size: float = 9) -> tuple[int, int]:
     """Return the room that labels need at the left of the cells and above them."""
-    widest = min(_widest(labels, size), _LABEL_WIDTH - 12)
+    widest = _widest(labels, size)
     left = int(max(widest, text_width("precision", size=8))) + 12
     return left, int(widest) + 10 if _is_turned(labels, cell, size) else 24
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ptkit.plots.fonts import fitted, text_width
+from ptkit.plots.fonts import fitted, text_width, wrapped
 from ptkit.plots.style import INK, MUTED, RED, SMALL, house_style, new_page
 from ptkit.plots.tiles import resized
 
@@ -36,26 +36,34 @@ def contact_sheet(
     """Draw images in a grid with lines below each; the first line is muted, the last one red.
 
     images: uint8 (h, w, 3) each, of any sizes; small ones are enlarged by repeating pixels.
-    captions: lines per image.
+    captions: lines per image; all but the first are wrapped.
     """
     columns = min(_COLUMNS, len(images))
     tiles = [resized(image, _THUMBNAIL) for image in images]
-    words = _LINE * max(len(lines) for lines in captions)
+    captioned = [_in_lines(*lines) for lines in captions]
+    words = _LINE * max(map(len, captioned))
     heights, starts = [tile.shape[0] for tile in tiles], range(0, len(tiles), columns)
     highest = [max(heights[start : start + columns]) for start in starts]
     height = sum(highest) + (4 + words + _GAP) * len(highest)
     width = columns * (_CELL + _GAP) - _GAP
     page = new_page(width, height, title=title, notes=notes, footer=footer)
-    for k, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
+    for k, (tile, lines) in enumerate(zip(tiles, captioned, strict=True)):
         row, left = k // columns, k % columns * (_CELL + _GAP)
         # Images of a row end at one line, so that their captions start there.
         end = sum(highest[: row + 1]) + (4 + words + _GAP) * row
         page.image(tile, left, end - tile.shape[0])
-        for number, line in enumerate(lines):
-            color = MUTED if number == 0 else RED if number == len(lines) - 1 else INK
-            text = fitted(line, width=_CELL, size=8)
-            page.text(text, left, end + 4 + _LINE * number, size=8, color=color)
+        for number, (line, color) in enumerate(lines):
+            page.text(line, left, end + 4 + _LINE * number, size=8, color=color)
     return page.figure
+
+
+def _in_lines(first: str, *others: str) -> list[tuple[str, str]]:
+    """Return the lines of a caption with their colours."""
+    lines = [(fitted(first, width=_CELL, size=8), MUTED)]
+    for number, text in enumerate(others, 1):
+        color = RED if number == len(others) else INK
+        lines += [(line, color) for line in wrapped(text, width=_CELL, size=8)]
+    return lines
 
 
 @house_style()
@@ -65,16 +73,19 @@ def strip_sheet(
     """Draw rows of images, each with its heading and line at the left."""
     most = max(len(strip.images) for strip in strips)
     pitch = _STRIP_THUMBNAIL + 6
-    headings = [fitted(strip.heading, width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
-    widths = [text_width(heading, size=9, bold=True) for heading in headings]
+    headings = [wrapped(strip.heading, width=_STRIP_TEXT, size=9, bold=True) for strip in strips]
+    widths = [text_width(line, size=9, bold=True) for lines in headings for line in lines]
     left = round(max(widths + [text_width(strip.line, size=8) for strip in strips])) + 16
     height = len(strips) * (_STRIP_THUMBNAIL + _GAP)
     page = new_page(left + most * pitch, height, title=title, notes=notes, footer=footer)
-    for row, (strip, heading) in enumerate(zip(strips, headings, strict=True)):
+    for row, (strip, lines) in enumerate(zip(strips, headings, strict=True)):
         top = row * (_STRIP_THUMBNAIL + _GAP)
         middle = top + _STRIP_THUMBNAIL / 2
-        page.text(heading, 0, middle - 2, va="bottom", weight="bold")
-        page.text(strip.line, 0, middle + 3, **SMALL)
+        # Long names may be higher than the thumbnails beside them.
+        start = middle - (len(lines) * 14 + 12) / 2
+        for number, line in enumerate(lines):
+            page.text(line, 0, start + 14 * number, weight="bold")
+        page.text(strip.line, 0, start + 14 * len(lines) + 1, **SMALL)
         for place, image in enumerate(strip.images):
             tile = resized(image, _STRIP_THUMBNAIL)
             page.image(tile, left + place * pitch, top + (_STRIP_THUMBNAIL - tile.shape[0]) / 2)

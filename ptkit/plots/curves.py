@@ -142,7 +142,7 @@ def _baseline(axes: Axes, value: float, label: str) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
     how: dict[str, Any] = {"ha": "right", "va": "bottom", "zorder": 1.5, "bbox": box, **style.SMALL}
     where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-    axes.annotate(label, (0.995, value), (0, 2), **where, **how)
+    axes.annotate(label, (0.995, value), (0, 7), **where, **how)
 
 
 def _finish(axes: Axes, epochs: np.ndarray, best: Row | None, *, is_last: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ptkit.plots.fonts import class_labels, fitted
+from ptkit.plots.labels import labels_of
 from ptkit.plots.style import FAINT, SMALL, Page, house_style, new_page, percent
 from ptkit.plots.tiles import resized
 
@@ -71,9 +71,8 @@ def embedding_figure(
     """
     points, shares = principal_axes(features)
     notes = [
-        f"{len(features):,} images, {features.shape[1]:,} features going into {layer}; two"
-        f" principal components with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
-        " Neighbours by all features."
+        f"{len(features):,} images, {features.shape[1]:,} features going into {layer};"
+        f" {_shares_text(shares)} Neighbours by all features."
     ]
     alike, of_what = percent(nearest_share(features, labels)), "of their class"
     if labels.ndim > 1:
@@ -82,11 +81,22 @@ def embedding_figure(
         notes.append("Colour: the first of an image's classes.")
     title = f"Do images of a class lie together? {alike} have a nearest neighbour {of_what}"
     right = _SIDE + _LEGEND + 32
-    page = new_page(right + _SIDE, _SIDE + 20, title=title, notes=notes, footer=footer)
+    names = labels_of(class_names, width=_LEGEND - 24, size=8)
+    shown, num_more = _most_frequent(labels)
+    page = new_page(
+        right + _SIDE,
+        _SIDE + 20,
+        title=title,
+        notes=notes,
+        footer=footer,
+        key=names.key(shown),
+    )
     low, high = points.min(axis=0), points.max(axis=0)
     places = (points - low) / np.where(high > low, high - low, 1) * 0.92 + 0.04
     axes = page.axes(0, 0, _SIDE, _SIDE)
-    _draw_points(page, axes, places, labels, class_labels(class_names))
+    _draw_points(axes, places, labels, shown=shown)
+    texts = [names.texts[label] if label >= 0 else "no class" for label in shown]
+    _draw_legend(page, texts, num_more=num_more)
     sheet = page.axes(right, 0, _SIDE, _SIDE)
     sheet.imshow(_thumbnail_map(places, thumbnails), interpolation="nearest", aspect="auto")
     page.text("→ first component, ↑ second", 0, _SIDE + 4, **SMALL)
@@ -98,29 +108,51 @@ def embedding_figure(
 
 
 def _draw_points(
-    page: Page, axes: Axes, places: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    axes: Axes, places: np.ndarray, labels: np.ndarray, *, shown: Sequence[int]
 ) -> None:
-    """Draw a point an image, and the legend: the most frequent classes get a symbol."""
-    classes, counts = np.unique(labels, return_counts=True)
-    shown = sorted(classes[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist())
+    """Draw a point an image; these classes get a symbol."""
     x, y = places[~np.isin(labels, shown)].T
     axes.scatter(x, y, s=14, color=FAINT, linewidths=0)
     axes.set(xlim=(0, 1), ylim=(0, 1))
+    for number, label in enumerate(shown):
+        x, y = places[labels == label].T
+        axes.scatter(x, y, s=20, alpha=0.8, **_symbol(number))
+
+
+def _shares_text(shares: tuple[float, float]) -> str:
+    """Return what the two components hold; a collapsed network has less than two."""
+    if shares[0] < 1e-12:
+        return "all images have the same features: the network has collapsed."
+    # Of two classes a network may keep one direction; the second is then noise.
+    if shares[1] < 1e-3:
+        return "nearly all of their variance is in one direction, the second shows what is left."
+    first, second = (percent(share) for share in shares)
+    return f"two principal components with {first} and {second} of the variance."
+
+
+def _most_frequent(labels: np.ndarray) -> tuple[list[int], int]:
+    """Return the classes that get a symbol, in their order, and how many others there are."""
+    classes, counts = np.unique(labels, return_counts=True)
+    shown = sorted(classes[np.argsort(-counts, kind="stable")[:MAX_CLASSES]].tolist())
+    return shown, len(classes) - len(shown)
+
+
+def _symbol(number: int) -> dict[str, Any]:
+    marker, color = MARKERS[number // len(COLORS)], COLORS[number % len(COLORS)]
+    return {"color": color, "marker": marker, "linewidths": 0}
+
+
+def _draw_legend(page: Page, texts: Sequence[str], *, num_more: int) -> None:
     legend = page.axes(_SIDE + 16, 0, _LEGEND, _SIDE)
     legend.set(xlim=(0, _LEGEND), ylim=(_SIDE, 0))
     legend.set_axis_off()
-    for number, label in enumerate(shown):
-        marker, color = MARKERS[number // len(COLORS)], COLORS[number % len(COLORS)]
-        look: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
-        x, y = places[labels == label].T
-        axes.scatter(x, y, s=20, alpha=0.8, **look)
+    for number, text in enumerate(texts):
         top = 10 + 19 * number
-        legend.scatter([8], [top], s=26, **look)
-        name = fitted(names[label] if label >= 0 else "no class", width=_LEGEND - 24, size=8)
-        legend.text(20, top, name, size=8, va="center")
-    if len(classes) > len(shown):
-        rest = f"grey: {len(classes) - len(shown):,} more classes"
-        legend.text(2, 14 + 19 * len(shown), rest, va="center", **SMALL)
+        legend.scatter([8], [top], s=26, **_symbol(number))
+        legend.text(20, top, text, size=8, va="center")
+    if num_more:
+        rest = f"grey: {num_more:,} more classes"
+        legend.text(2, 14 + 19 * len(texts), rest, va="center", **SMALL)
 
 
 def _thumbnail_map(places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> np.ndarray:

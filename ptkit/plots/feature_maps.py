@@ -1,17 +1,26 @@
 """The output of one layer for some images: a row per image, its strongest channels side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import fitted, text_width
-from ptkit.plots.style import MAGNITUDE, SIGNED, SMALL, dead_text, house_style, new_page, number
-from ptkit.plots.tiles import mapped_colors, mosaic, resized
+from ptkit.plots.style import (
+    MAGNITUDE,
+    SIGNED,
+    SMALL,
+    Page,
+    dead_text,
+    house_style,
+    new_page,
+    number,
+)
+from ptkit.plots.tiles import RGB, WHITE, Grid, mapped_colors, mosaic, resized, shares_between
 
-MAX_CHANNELS = 16
+MAX_CHANNELS, MAP_SCALES = 16, ("layer", "map")
 
 # Without more space between rows than between columns, one image seems to continue in the next.
 _TILE, _GAP, _BELOW, _HEAD, _BETWEEN = 80, 2, 4, 20, 14
@@ -59,58 +68,95 @@ def map_stats(maps: np.ndarray) -> MapStats:
     return MapStats(minima, maxima, magnitudes.mean(axis=(0, 2, 3)), spread <= tiny)
 
 
+@dataclass(frozen=True)
+class MapLook:
+    """How feature maps are shown.
+
+    scale: "layer" (all channels alike) or "map" (each from its minimum to its maximum, in greys).
+    grid: the layout of the channels of an image.
+    """
+
+    scale: str = "layer"
+    grid: Grid = field(default_factory=Grid)
+
+
 @house_style()
 def feature_map_figure(
-    maps: np.ndarray, images: np.ndarray, *, layer: str, names: Sequence[str], footer: str = ""
+    maps: np.ndarray,
+    images: np.ndarray,
+    *,
+    layer: str,
+    names: Sequence[str],
+    look: MapLook | None = None,
+    footer: str = "",
 ) -> Figure:
     """Draw each image, the mean |activation| of the layer, and the channels of largest maximum.
 
     maps: float (n, C, H, W). images: uint8 (n, h, w, 3), what the network saw, de-normalised.
     names: of the images.
     """
-    stats = map_stats(maps)
+    stats, look = map_stats(maps), look or MapLook()
     mean = np.abs(maps).mean(axis=1)
     mean_limit = float(np.nan_to_num(mean, posinf=0).max()) or 1.0
     size = _TILE if max(maps.shape[2:]) > 1 else _TILE // 2
-    tiles = (resized(one, size) for one in mean)
-    means = [mapped_colors(tile, MAGNITUDE, low=0, high=mean_limit) for tile in tiles]
+    means = [mapped_colors(resized(one, size), MAGNITUDE, low=0, high=mean_limit) for one in mean]
     # An input much larger than the maps would pull the rows apart.
     inputs = [resized(image, max(means[0].shape[0], 56)) for image in images]
-    colormap, low = (SIGNED, -stats.limit) if stats.is_signed else (MAGNITUDE, 0)
     strongest = stats.strongest.tolist()
-    tiles = (resized(one[k], size) for one in maps for k in strongest)
-    channels = [mapped_colors(tile, colormap, low=low, high=stats.limit) for tile in tiles]
-    groups = (inputs, means, channels)
-    widths = [max(tile.shape[1] for tile in tiles) for tiles in groups]
-    height = max(tile.shape[0] for tiles in groups for tile in tiles)
+    channels = [_map_colors(resized(one[k], size), stats, look) for one in maps for k in strongest]
+    in_line = min(look.grid.columns or len(strongest), len(strongest))
+    lines = -(-len(strongest) // in_line)
+    height = max(tile.shape[0] for tiles in (inputs, means, channels) for tile in tiles)
+    cells = _Cells(len(maps), lines, height, look.grid)
+    groups = [(inputs, ["input"], 1), (means, ["mean |a|"], 1), (channels, strongest, in_line)]
     labels = [fitted(name, width=120, size=8) for name in names]
     left = max(text_width(label, size=8) for label in labels) + 10
+    fill = look.grid.fill or WHITE
     pictures = [
-        _column_group(tiles, len(maps), height=height, width=width)
-        for tiles, width in zip(groups, widths, strict=True)
+        cells.picture(tiles, in_line=in_line, fill=fill if tiles is channels else WHITE)
+        for tiles, _, in_line in groups
     ]
     bottom = _HEAD + pictures[0].shape[0]
     where = "this image" if len(maps) == 1 else f"these {len(maps):,} images"
     title = dead_text(f"channels of {layer} are dead on {where}", stats.is_dead)
     right = left + sum(picture.shape[1] for picture in pictures) + 2 * _BETWEEN
     notes = [_shape_text(maps, stats)]
+    if lines > 1:
+        notes.append(f"Channels of an image, line by line: {', '.join(map(str, strongest))}.")
     page = new_page(right, bottom + 44, title=title, notes=notes, footer=footer)
     for k, label in enumerate(labels):
-        middle = _HEAD + _GAP + k * (height + _BELOW + _GAP) + height / 2
+        middle = _HEAD + cells.gap + k * cells.pitch + height / 2
         page.text(label, left - 6, middle, ha="right", va="center", size=8)
-    headings = (["input"], ["mean |a|"], strongest)
-    for picture, heads, width in zip(pictures, headings, widths, strict=True):
+    for picture, (tiles, heads, in_line) in zip(pictures, groups, strict=True):
         page.image(picture, left, _HEAD)
-        for k, head in enumerate(heads):
-            middle = left + _GAP + k * (width + _GAP) + width / 2
+        width = max(tile.shape[1] for tile in tiles) + cells.gap
+        # Of several lines the note names the channels.
+        for k, head in enumerate(heads if len(heads) == in_line else ()):
+            middle = left + cells.gap / 2 + (k + 0.5) * width
             page.text(str(head), middle, _HEAD - 3, ha="center", va="bottom", **SMALL)
         left += picture.shape[1] + _BETWEEN
-    limit = number(stats.limit)
-    labels = [f"−{limit}", "0", limit] if stats.is_signed else ["0", limit]
-    page.color_bar(0, bottom + 12, colormap=colormap, labels=labels, meaning="channels", gap=8)
-    labels, meaning = ["0", number(mean_limit)], "mean |a|"
-    page.color_bar(230, bottom + 12, colormap=MAGNITUDE, labels=labels, meaning=meaning, gap=8)
+    _draw_scales(page.inset(0, bottom + 12), stats, look, mean_limit=mean_limit)
     return page.figure
+
+
+def _map_colors(tile: np.ndarray, stats: MapStats, look: MapLook) -> np.ndarray:
+    if look.scale == "map":
+        known = np.nan_to_num(tile, nan=0, posinf=0, neginf=0)
+        return mapped_colors(shares_between(tile, known.min(), known.max()), "gray", low=0, high=1)
+    colormap, low = (SIGNED, -stats.limit) if stats.is_signed else (MAGNITUDE, 0)
+    return mapped_colors(tile, colormap, low=low, high=stats.limit)
+
+
+def _draw_scales(page: Page, stats: MapStats, look: MapLook, *, mean_limit: float) -> None:
+    limit = number(stats.limit)
+    colormap, labels, meaning = MAGNITUDE, ["0", limit], "channels"
+    if stats.is_signed:
+        colormap, labels = SIGNED, [f"−{limit}", "0", limit]
+    if look.scale == "map":
+        colormap, labels, meaning = "gray", ["its min", "its max"], "each map"
+    page.color_bar(0, 0, colormap=colormap, labels=labels, meaning=meaning, gap=8)
+    labels, meaning = ["0", number(mean_limit)], "mean |a|"
+    page.color_bar(230, 0, colormap=MAGNITUDE, labels=labels, meaning=meaning, gap=8)
 
 
 def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, float, bool]]:
@@ -120,13 +166,39 @@ def map_rows(layer: str, stats: MapStats) -> list[tuple[str, int, float, float, 
     return [(layer, k, *row) for k, row in enumerate(values)]
 
 
-def _column_group(tiles: list[np.ndarray], rows: int, *, height: int, width: int) -> np.ndarray:
-    """Lay tiles out in `rows` rows of cells of one size, each tile in the middle of its cell."""
-    cells = np.full((len(tiles), height + _BELOW, width, 3), 255, np.uint8)
-    for cell, tile in zip(cells, tiles, strict=True):
-        top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
-        cell[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return mosaic(cells, len(tiles) // rows, gap=_GAP)
+@dataclass(frozen=True)
+class _Cells:
+    """Rows of cells, one an image; each has several lines. height: of the highest tile."""
+
+    rows: int
+    lines: int
+    height: int
+    grid: Grid
+
+    @property
+    def gap(self) -> int:
+        return _GAP if self.grid.gap is None else self.grid.gap
+
+    @property
+    def line(self) -> int:
+        """The height of a line; a gap that the user wants is the same in both directions."""
+        return self.height + (_BELOW if self.grid.gap is None else 0)
+
+    @property
+    def pitch(self) -> int:
+        """From row to row."""
+        return self.lines * (self.line + self.gap)
+
+    def picture(self, tiles: Sequence[np.ndarray], *, in_line: int, fill: RGB) -> np.ndarray:
+        """Lay tiles out, as many a row in each, every one in the middle of its cell."""
+        width = max(tile.shape[1] for tile in tiles)
+        shape = (self.rows, self.lines * in_line, self.line, width, 3)
+        cells, in_row = np.full(shape, fill, np.uint8), len(tiles) // self.rows
+        for k, tile in enumerate(tiles):
+            cell = cells[divmod(k, in_row)]
+            top, left = (self.height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
+            cell[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        return mosaic(cells.reshape(-1, *shape[2:]), in_line, gap=self.gap, fill=fill)
 
 
 def _shape_text(maps: np.ndarray, stats: MapStats) -> str:

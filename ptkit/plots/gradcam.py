@@ -40,8 +40,13 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 @house_style()
-def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = "") -> Figure:
-    """Draw each image and its heat with a box; a wrong answer has a red last line."""
+def gradcam_figure(
+    explained: Sequence[Explained], *, layer: str, of: str, footer: str = ""
+) -> Figure:
+    """Draw each image and its heat with a box; a wrong answer has a red last line.
+
+    of: what is explained, in words.
+    """
     columns = min(_COLUMNS, len(explained))
     sizes = [resized(one.image, _TILE).shape[:2] for one in explained]
     height, width = np.max(sizes, axis=0).tolist()
@@ -53,9 +58,9 @@ def gradcam_figure(explained: Sequence[Explained], *, layer: str, footer: str = 
     found = "in no region"
     if shares:
         found = f"in a box of {percent(float(np.median(shares)))} of the image (median)"
-    title = f"Where did it look when it decided? {found}"
+    title = f"Where did it look for {of}? {found}"
     box = "Box: the largest region above half of the highest heat."
-    notes = [f"Grad-CAM of {layer} for the predicted class. {box}"]
+    notes = [f"Grad-CAM of {layer}. {box}"]
     width = columns * cell_width - _BETWEEN
     page = new_page(width, end + 34, title=title, notes=notes, footer=footer)
     for place, one in enumerate(explained):

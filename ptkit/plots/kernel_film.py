@@ -52,7 +52,7 @@ def film_frames(
     with house_style():
         page = new_page(width, end + 12 + _LEGEND, title=title, notes=notes, footer=footer)
         meaning = "each colour" if is_rgb else "weight"
-        draw_legend(page, end + 14, stats, scale="layer", is_rgb=is_rgb, meaning=meaning)
+        draw_legend(page, end + 14, stats, scale="layer", is_grey=is_rgb, meaning=meaning)
         empty = pixels(page.figure)
     top, left = page.top + _HEAD, page.left
     return [

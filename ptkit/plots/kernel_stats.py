@@ -12,6 +12,7 @@ from ptkit.plots.tiles import as_pixels, mapped_colors, shares_between
 # shrinks the kernels of units that get no gradient by such factors and more, while the weakest
 # kernels in use stay within a few hundredths.
 DEAD_SHARE = 1e-3
+_ENDS = "ends: 99.5th percentile of |w|"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def kernel_rows(layer: str, stats: KernelStats) -> list[tuple[str, int, float, f
     return [(layer, k, *row) for k, row in enumerate(values)]
 
 
-def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarray:
+def kernel_colors(
+    kernels: np.ndarray, *, limit: float, scale: str, colormap: str = SIGNED
+) -> np.ndarray:
     """Return uint8 colours (n, H, W, 3) of kernels (n, channels, H, W) with one channel or three.
 
     scale: "layer" (mid-grey or white is zero, `limit` the end of the scale) or "kernel" (each from
-    its min to its max).
+    its min to its max, in greys). colormap: of one channel on the layer's scale.
     """
     known = np.nan_to_num(kernels.astype(np.float64), nan=0, posinf=0, neginf=0)
     low, high = np.asarray(-limit), np.asarray(limit)
@@ -79,7 +82,7 @@ def kernel_colors(kernels: np.ndarray, *, limit: float, scale: str) -> np.ndarra
     if kernels.shape[1] == 3:
         return as_pixels(shares_between(known, low, high).clip(0, 1)).transpose(0, 2, 3, 1)
     if scale == "layer":
-        return mapped_colors(kernels[:, 0], SIGNED, low=-limit, high=limit)
+        return mapped_colors(kernels[:, 0], colormap, low=-limit, high=limit)
     return mapped_colors(shares_between(kernels, low, high)[:, 0], "gray", low=0, high=1)
 
 
@@ -100,12 +103,11 @@ def kernel_notes(weight: np.ndarray, stats: KernelStats, *, how: str, bar: str) 
 
 
 def draw_legend(
-    page: Page, top: float, stats: KernelStats, *, scale: str, is_rgb: bool, meaning: str = ""
+    page: Page, top: float, stats: KernelStats, *, scale: str, is_grey: bool, meaning: str = ""
 ) -> None:
     """Draw the colour scale at the left of a page; needs 30 pixels of height."""
     labels = [f"−{number(stats.limit)}", "0", f"+{number(stats.limit)}"]
-    colormap, which = ("gray", "each colour; ") if is_rgb else (SIGNED, "")
-    meaning = meaning or f"{which}ends: 99.5th percentile of |w|"
+    colormap, meaning = "gray" if is_grey else SIGNED, meaning or _ENDS
     if scale == "kernel":
         colormap, labels, meaning = "gray", ["its min", "its max"], "each kernel on its own scale"
     page.color_bar(0, top, colormap=colormap, labels=labels, meaning=meaning)

@@ -2,12 +2,13 @@
 
 The shape (outputs, inputs, height, width) alone decides what is drawn: three inputs are
 colours; one input (greyscale images, depthwise layers) is a sheet of signed maps; 1×1 is a matrix;
-anything else is a grid with a row per output channel.
+anything else is a grid with a row per output channel, or, where its kernels would be too small to
+be seen, the spectrum of the layer. The view "channels" draws the grid of any layer, in greys.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ptkit.plots import style
+from ptkit.plots.kernel_spectrum import SPECTRUM_HEIGHT, SPECTRUM_WIDTH, draw_spectrum, is_static
 from ptkit.plots.kernel_stats import (
     KernelStats,
     draw_legend,
@@ -22,9 +24,9 @@ from ptkit.plots.kernel_stats import (
     kernel_notes,
     kernel_stats,
 )
-from ptkit.plots.tiles import enlarged, mosaic, num_columns
+from ptkit.plots.tiles import RGB, Grid, enlarged, mosaic, num_columns
 
-SCALES = ("layer", "kernel")
+SCALES, VIEWS = ("layer", "kernel"), ("auto", "channels")
 MAX_TILES = 256
 
 # Below each kernel of a sheet: a bar of three pixels and the channel's number.
@@ -35,63 +37,108 @@ _STRONGEST = 16
 _MAX_SIDE = 1024
 _HEAD, _BARS, _BETWEEN, _LEGEND = 46, 52, 36, 40
 
-_Paint = Callable[[np.ndarray], np.ndarray]
+
+@dataclass(frozen=True)
+class KernelLook:
+    """How kernels are shown.
+
+    scale: "layer" (all kernels alike, so that they compare) or "kernel" (each stretched from its
+    minimum to its maximum, the textbook way, which shows dead kernels at full contrast). view:
+    "auto", or "channels" (a row per output, a grey tile per input). grid: the layout; its columns
+    are kernels side by side, and each output of a grid begins a new line.
+    """
+
+    scale: str = "layer"
+    view: str = "auto"
+    grid: Grid = field(default_factory=Grid)
+
+    @property
+    def has_channels(self) -> bool:
+        return self.view == "channels"
+
+    @property
+    def colormap(self) -> str:
+        return "gray" if self.has_channels else style.SIGNED
 
 
 @style.house_style()
 def kernel_figure(
-    weight: np.ndarray, *, layer: str, scale: str = "layer", footer: str = ""
+    weight: np.ndarray, *, layer: str, look: KernelLook | None = None, footer: str = ""
 ) -> Figure:
-    """Draw the kernels of one layer.
-
-    weight: float (outputs, inputs, height, width). scale: "layer" (all kernels alike, so that they
-    compare) or "kernel" (each stretched from its minimum to its maximum, the textbook way, which
-    shows dead kernels at full contrast).
-    """
-    _, inputs, height, width = weight.shape
-    stats = kernel_stats(weight)
-    draw = _sheet_figure if inputs in (1, 3) and height * width > 1 else _grid_figure
+    """Draw the kernels of one layer; weight: float (outputs, inputs, height, width)."""
+    look, stats = look or KernelLook(), kernel_stats(weight)
+    draw = _sheet_figure if _is_sheet(weight, look) else _grid_figure
     title = style.dead_text(f"kernels of {layer} are dead", stats.is_dead)
-    return draw(weight, stats, scale=scale, title=title, footer=footer)
+    return draw(weight, stats, look=look, title=title, footer=footer)
+
+
+def shows_spectrum(weight: np.ndarray, look: KernelLook) -> bool:
+    """Return whether the picture of a layer has its singular values in place of all kernels."""
+    return is_static(weight) and not look.has_channels and not _is_sheet(weight, look)
 
 
 def output_mosaics(
-    weight: np.ndarray, *, scale: str = "layer", num_outputs: int = 16, num_inputs: int = 64
+    weight: np.ndarray,
+    *,
+    look: KernelLook | None = None,
+    num_outputs: int = 16,
+    num_inputs: int = 64,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the strongest output channels, each with an image of its kernels side by side.
 
     Images are uint8 (H, W, 3). num_inputs: at most the first so many kernels of an output.
     """
-    stats = kernel_stats(weight)
+    look, stats = look or KernelLook(), kernel_stats(weight)
+    paint = partial(kernel_colors, limit=stats.limit, scale=look.scale, colormap=look.colormap)
     zoom = max(1, 24 // max(weight.shape[2:]))
     for channel in np.sort(np.argsort(-stats.norms, kind="stable")[:num_outputs]).tolist():
         kernels = weight[channel]
-        maps = kernels[None] if len(kernels) == 3 else kernels[:num_inputs, None]
-        tiles = enlarged(kernel_colors(maps, limit=stats.limit, scale=scale), zoom)
-        yield channel, mosaic(tiles, min(len(tiles), 16), fill=style.FRAME_RGB)
+        is_rgb = len(kernels) == 3 and not look.has_channels
+        tiles = enlarged(paint(kernels[None] if is_rgb else kernels[:num_inputs, None]), zoom)
+        columns = look.grid.columns or min(len(tiles), 16)
+        yield channel, mosaic(tiles, columns, **_gaps(look.grid, 1, fill=style.FRAME_RGB))
 
 
-def _sheet_figure(weight: np.ndarray, stats: KernelStats, *, scale: str, **words: Any) -> Figure:
+def _is_sheet(weight: np.ndarray, look: KernelLook) -> bool:
+    _, inputs, height, width = weight.shape
+    return inputs in (1, 3) and height * width > 1 and not look.has_channels
+
+
+def _gaps(grid: Grid, gap: int, *, fill: RGB) -> dict[str, Any]:
+    """Return the gap and its colour: what the user wants, or these."""
+    return {
+        "gap": gap if grid.gap is None else grid.gap,
+        "fill": fill if grid.fill is None else grid.fill,
+    }
+
+
+def _sheet_figure(
+    weight: np.ndarray, stats: KernelStats, *, look: KernelLook, **words: Any
+) -> Figure:
     """Draw each output's kernel as one tile, with its norm as a bar and its number below."""
     shown = np.sort(np.argsort(-stats.norms, kind="stable")[:MAX_TILES])
     is_rgb = weight.shape[1] == 3
-    columns = num_columns(len(shown), ratio=1, narrowest=1, widest=1.8)
+    columns = look.grid.columns or num_columns(len(shown), ratio=1, narrowest=1, widest=1.8)
     zoom = max(1, min(max(640 // columns, 38), 96) // max(weight.shape[2:]))
-    colors = kernel_colors(weight[shown], limit=stats.limit, scale=scale)
+    colors = kernel_colors(weight[shown], limit=stats.limit, scale=look.scale)
     tiles = _captioned(enlarged(colors, zoom), stats, shown)
-    picture = mosaic(tiles, columns, gap=6)[6:, 6:]
-    how = f"RGB{', grey is 0' if scale == 'layer' else ''}." if is_rgb else "Signed."
+    gaps = _gaps(look.grid, 6, fill=(255, 255, 255))
+    gap = gaps["gap"]
+    picture = mosaic(tiles, columns, **gaps)[gap:, gap:]
+    how = f"RGB{', grey is 0' if look.scale == 'layer' else ''}." if is_rgb else "Signed."
     if len(shown) < len(weight):
         how += f" {len(shown):,} of {len(weight):,} shown, the strongest."
     notes = kernel_notes(weight, stats, how=how, bar="below a kernel")
     page = style.new_page(picture.shape[1], picture.shape[0] + 40, notes=notes, **words)
     page.image(picture, 0, 0)
-    height, width = tiles.shape[1] + 6, tiles.shape[2] + 6
+    height, width = tiles.shape[1] + gap, tiles.shape[2] + gap
     for k, channel in enumerate(shown):
-        left, bottom = (k % columns) * width, (k // columns + 1) * height - 6
+        left, bottom = (k % columns) * width, (k // columns + 1) * height - gap
         color = style.RED if stats.is_dead[channel] else style.MUTED
         page.text(str(channel), left, bottom, va="bottom", size=6.5, color=color)
-    draw_legend(page, picture.shape[0] + 8, stats, scale=scale, is_rgb=is_rgb)
+    meaning = "each colour; ends: 99.5th percentile of |w|" if is_rgb else ""
+    top, scale = picture.shape[0] + 8, look.scale
+    draw_legend(page, top, stats, scale=scale, is_grey=is_rgb, meaning=meaning)
     return page.figure
 
 
@@ -115,25 +162,34 @@ def _captioned(tiles: np.ndarray, stats: KernelStats, shown: np.ndarray) -> np.n
     return result
 
 
-def _grid_figure(weight: np.ndarray, stats: KernelStats, *, scale: str, **words: Any) -> Figure:
-    """Draw the strongest outputs by the strongest inputs large, and the whole layer small.
+def _grid_figure(
+    weight: np.ndarray, stats: KernelStats, *, look: KernelLook, **words: Any
+) -> Figure:
+    """Draw the strongest outputs by the strongest inputs large, and the whole layer small; of a
+    layer with too many kernels its spectrum in place of the whole.
 
     Of a small layer only the whole is drawn.
     """
-    panels = _panels(weight, stats, scale)
+    has_spectrum = shows_spectrum(weight, look)
+    panels = _panels(weight, stats, look, has_whole=not has_spectrum)
     tallest = max(panel.height for panel in panels)
     width = sum(panel.width + _BETWEEN for panel in panels) - _BETWEEN
-    notes = kernel_notes(weight, stats, how="Signed.", bar="right of an output")
+    if has_spectrum:
+        tallest, width = max(tallest, SPECTRUM_HEIGHT), width + _BETWEEN + SPECTRUM_WIDTH
+    how = "Grey is 0." if look.has_channels and look.scale == "layer" else "Signed."
+    notes = kernel_notes(weight, stats, how=how, bar="right of an output")
     page = style.new_page(width, tallest + _LEGEND, notes=notes, **words)
     left = 0
     for panel in panels:
         _draw_panel(page.inset(left, 0), panel, stats)
         left += panel.width + _BETWEEN
+    if has_spectrum:
+        draw_spectrum(page.inset(left, 0), weight)
     # Below the strongest, next to a taller whole layer, is room for the norms of all outputs.
     space = tallest - panels[0].height
     if space > 150:
         _draw_norms(page, stats, panels[0], height=min(space, 420))
-    draw_legend(page, tallest + 8, stats, scale=scale, is_rgb=False)
+    draw_legend(page, tallest + 8, stats, scale=look.scale, is_grey=look.has_channels)
     return page.figure
 
 
@@ -141,7 +197,8 @@ def _grid_figure(weight: np.ndarray, stats: KernelStats, *, scale: str, **words:
 class _Panel:
     """One grid.
 
-    rows, columns: outputs and inputs. pitch: height and width of a kernel and its gap in pixels.
+    rows, columns: outputs, and inputs with a number. pitch: from output to output and from input to
+    input in pixels.
     """
 
     name: str
@@ -163,51 +220,66 @@ class _Panel:
         return _HEAD + int(self.picture.shape[0])
 
 
-def _panels(weight: np.ndarray, stats: KernelStats, scale: str) -> list[_Panel]:
+def _panels(
+    weight: np.ndarray, stats: KernelStats, look: KernelLook, *, has_whole: bool
+) -> list[_Panel]:
     outputs, inputs, height, width = weight.shape
     is_matrix = height * width == 1
     known = np.nan_to_num(weight.astype(np.float64), nan=0, posinf=0, neginf=0)
     outputs_by_norm = np.argsort(-stats.norms, kind="stable")
     inputs_by_norm = np.argsort(-(known**2).sum(axis=(0, 2, 3)), kind="stable")
-    gap = 0 if is_matrix else 1
-    rows = np.sort(outputs_by_norm[: _MAX_SIDE // (height + gap)])
-    columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
-    total, shown = outputs * inputs, len(rows) * len(columns)
-    noun = "weights" if is_matrix else "kernels"
-    name = f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
-    if shown == total:
-        name = f"Whole layer: {total:,} {noun}"
-    paint = partial(kernel_colors, limit=stats.limit, scale=scale)
-    panels = [_panel(weight, name, rows=rows, columns=columns, side=640, paint=paint)]
-    if not is_matrix and max(outputs, inputs) > _STRONGEST:
+    total, panels = outputs * inputs, []
+    if has_whole:
+        gap = 0 if is_matrix else 1
+        rows = np.sort(outputs_by_norm[: _MAX_SIDE // (height + gap)])
+        columns = np.sort(inputs_by_norm[: _MAX_SIDE // (width + gap)])
+        shown = len(rows) * len(columns)
+        noun = "weights" if is_matrix else "kernels"
+        name = f"In order: {shown:,} of {total:,} {noun} shown, the strongest"
+        if shown == total:
+            name = f"Whole layer: {total:,} {noun}"
+        # Alone it may be larger.
+        side = _MAX_SIDE if look.has_channels else 640
+        panels.append(_panel(weight, stats, look, name=name, chosen=(rows, columns), side=side))
+    is_large = not is_matrix and not look.has_channels and max(outputs, inputs) > _STRONGEST
+    if is_large or not has_whole:
         rows, columns = outputs_by_norm[:_STRONGEST], inputs_by_norm[:_STRONGEST]
-        side = 420 if panels[0].height < 800 else 640
+        side = 640 if panels and panels[0].height >= 800 else 420
         name = f"Strongest outputs × inputs: {len(rows) * len(columns):,} of {total:,} shown"
-        strongest = _panel(weight, name, rows=rows, columns=columns, side=side, paint=paint)
+        strongest = _panel(weight, stats, look, name=name, chosen=(rows, columns), side=side)
         panels.insert(0, strongest)
     return panels
 
 
 def _panel(
     weight: np.ndarray,
-    name: str,
+    stats: KernelStats,
+    look: KernelLook,
     *,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    name: str,
+    chosen: tuple[np.ndarray, np.ndarray],
     side: int,
-    paint: _Paint,
 ) -> _Panel:
+    """Lay the kernels of some outputs and inputs out, `side` pixels wide or high if they fit."""
+    rows, columns = chosen
     kernels = weight[np.ix_(rows, columns)]
     height, width = kernels.shape[2:]
-    room = min(side // (len(rows) * height), side // (len(columns) * width))
-    zoom = min(room, max(36 // max(height, width), 1))
+    in_line = min(look.grid.columns or len(columns), len(columns))
+    lines = math.ceil(len(columns) / in_line)
+    room = min(side // (len(rows) * lines * height), side // (in_line * width))
+    zoom = max(1, min(room, max(36 // max(height, width), 1)))
     # A large kernel may have a wide frame; where a weight is one pixel, frames would hide it.
     gap = 3 if zoom >= 5 and height * width > 1 else 1 if zoom >= 4 or height * width > 1 else 0
-    tiles = enlarged(paint(kernels.reshape(-1, 1, height, width)), max(zoom, 1))
-    picture = mosaic(
-        tiles, len(columns), gap=gap, fill=style.FRAME_RGB if zoom > 1 else style.FAINT_RGB
-    )
-    return _Panel(name, picture, rows, columns, (tiles.shape[1] + gap, tiles.shape[2] + gap))
+    gaps = _gaps(look.grid, gap, fill=style.FRAME_RGB if zoom > 1 else style.FAINT_RGB)
+    paint = partial(kernel_colors, limit=stats.limit, scale=look.scale, colormap=look.colormap)
+    colors = enlarged(paint(kernels.reshape(-1, 1, height, width)), zoom)
+    shape = (len(rows), lines * in_line, *colors.shape[1:])
+    tiles = np.full(shape, gaps["fill"], np.uint8)
+    tiles[:, : len(columns)] = colors.reshape(len(rows), len(columns), *colors.shape[1:])
+    picture = mosaic(tiles.reshape(-1, *colors.shape[1:]), in_line, **gaps)
+    pitch = (lines * (colors.shape[1] + gaps["gap"]), colors.shape[2] + gaps["gap"])
+    # Of several lines an output no number above a column says which input it is.
+    return _Panel(name, picture, rows, columns if lines == 1 else columns[:0], pitch)
 
 
 def _draw_panel(page: style.Page, panel: _Panel, stats: KernelStats) -> None:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from ptkit.core.wording import counted
 from ptkit.plots.fonts import class_labels
+from ptkit.plots.labels import labels_of
 from ptkit.plots.style import BLUE, FAINT, INK, ORANGE, SMALL, house_style, new_page, percent
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _MAX_ROWS = 620, 150, 80, 20, 50
@@ -26,25 +27,25 @@ def label_rates(
     rates: precision, recall, average_precision and support, each (K,); nan is left out.
     """
     shown = np.argsort(rates["average_precision"], kind="stable")[:_MAX_ROWS]
-    labels = class_labels(class_names)
+    names, labels = class_labels(class_names), labels_of(class_names, width=_LEFT - 10, size=8)
     lowest = percent(float(np.nan_to_num(rates["average_precision"][shown[0]])))
     title = (
-        f"Which classes are found? mAP {percent(mean_ap)}, lowest"
-        f" “{labels[shown[0]]}” with {lowest}"
+        f"Which classes are found? mAP {percent(mean_ap)}, lowest “{names[shown[0]]}” with {lowest}"
     )
     total = counted(len(class_names), "class", "classes")
     notes = [f"{len(shown)} of {total}, the lowest average precision first."]
-    page = new_page(_WIDTH, _ROW * len(shown) + 60, title=title, notes=notes, footer=footer)
+    height, key = _ROW * len(shown) + 60, labels.key(shown.tolist())
+    page = new_page(_WIDTH, height, title=title, notes=notes, footer=footer, key=key)
     axes = page.axes(_LEFT, 24, _WIDTH - _LEFT - _RIGHT, _ROW * len(shown))
     rows = np.arange(len(shown))
     precision, recall = rates["precision"][shown], rates["recall"][shown]
     low, high = (np.nan_to_num(how(precision, recall)) for how in (np.fmin, np.fmax))
     axes.hlines(rows, low, high, color=FAINT, linewidth=3, zorder=1)
-    for key, (color, marker, size, _) in _MARKERS.items():
-        shares = rates[key][shown]
+    for rate, (color, marker, size, _) in _MARKERS.items():
+        shares = rates[rate][shown]
         axes.scatter(shares, rows, s=size, color=color, marker=marker, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
-    axes.set_yticks(rows, [labels[k] for k in shown])
+    axes.set_yticks(rows, [labels.texts[k] for k in shown])
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=8, length=0)

@@ -3,21 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from ptkit.plots.fonts import class_labels, fitted, text_width
-from ptkit.plots.style import BLUE, MUTED, ORANGE, SMALL, Page, house_style, light_grid, new_page
+from ptkit.plots.fonts import class_labels
+from ptkit.plots.labels import labels_of
+from ptkit.plots.style import BLUE, MUTED, ORANGE, SMALL, house_style, light_grid, new_page
 
 MAX_PANELS = 20
 
 # A line of more points is thinned, which is invisible.
 _MAX_POINTS = 500_000
-_MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 34
+_MAIN, _PANEL, _BETWEEN, _HEAD = 360, 112, 26, 44
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,16 @@ def pr_figure(
     columns = min(5, max(3, math.ceil(math.sqrt(len(shown)))), len(shown))
     rows = math.ceil(len(shown) / columns)
     height = max(_MAIN + _HEAD + 30, rows * (_PANEL + _HEAD) + 24)
-    labels = class_labels(class_names)
+    names, labels = class_labels(class_names), labels_of(class_names, width=_PANEL, size=8)
     mean, worst = np.mean([curve.ap for curve in curves.values()]), by_ap[0]
     title = (
         f"How precise is it when it has to find more? mean average precision {mean:.3f}, lowest"
-        f" {curves[worst].ap:.3f} for “{labels[worst]}”"
+        f" {curves[worst].ap:.3f} for “{names[worst]}”"
     )
     notes, right = [_note(truth, num_shown=len(shown), num_known=len(known))], 44 + _MAIN + 52
     width = right + columns * (_PANEL + _BETWEEN)
-    page = new_page(width, height, title=title, notes=notes, footer=footer)
+    key = labels.key(shown)
+    page = new_page(width, height, title=title, notes=notes, footer=footer, key=key)
     micro = precision_recall(truth.ravel(), scores.ravel())
     axes = page.axes(44, _HEAD, _MAIN, _MAIN)
     _draw(axes, micro, color=BLUE, width=2)
@@ -103,20 +104,11 @@ def pr_figure(
         axes = page.axes(left, top, _PANEL, _PANEL)
         _draw(axes, curves[k], color=ORANGE, width=1.4)
         axes.tick_params(labelbottom=False, labelleft=False, length=2)
-        heading = page.inset(left, top - 5)
-        _write_heading(heading, labels[k], f"AP {curves[k].ap:.3f}", count=f"{counts[k]:,}")
+        page.text(labels.texts[k], left, top - 17, va="bottom", size=8)
+        how = {"va": "bottom", "size": 7.5, "color": MUTED}
+        page.text(f"AP {curves[k].ap:.3f}", left, top - 4, **how)
+        page.text(f"{counts[k]:,}", left + _PANEL, top - 4, ha="right", **how)
     return page.figure
-
-
-def _write_heading(page: Page, name: str, ap: str, *, count: str) -> None:
-    """Write the name of a class, its number of images where there is room, and its AP."""
-    how: dict[str, Any] = {"va": "bottom", "size": 8}
-    room = _PANEL - text_width(ap, size=8) - 6
-    name = fitted(name, width=room, size=8)
-    page.text(name, 0, 0, **how)
-    if text_width(f"{name} {count}", size=8) < room:
-        page.text(count, text_width(f"{name} ", size=8), 0, color=MUTED, **how)
-    page.text(ap, _PANEL, 0, ha="right", **how)
 
 
 def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
@@ -136,6 +128,13 @@ def _draw(axes: Axes, curve: Curve, *, color: str, width: float) -> None:
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter("{x:.0%}")
     light_grid(axes, "both")
+
+
+def thinned(curve: Curve, *, most: int = 101) -> list[tuple[float, float]]:
+    """Return at most so many points (recall, precision) of a curve, evenly spread."""
+    places = np.unique(np.linspace(0, len(curve.recall) - 1, most).round().astype(int))
+    pairs = zip(curve.recall[places].tolist(), curve.precision[places].tolist(), strict=True)
+    return list(pairs)
 
 
 def _note(truth: np.ndarray, *, num_shown: int, num_known: int) -> str:

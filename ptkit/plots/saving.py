@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,11 +88,7 @@ class PictureFolder:
 
     def add_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Save a table; floats are written with nine significant digits."""
-        cells = (
-            [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row]
-            for row in rows
-        )
-        write_csv(self._claimed(name), header, cells)
+        write_csv(self._claimed(name), header, numbered(rows))
 
     def adopt(self, path: Path) -> None:
         """Count a file in this folder that another part of this command wrote as the command's."""
@@ -125,6 +121,12 @@ def save_pixels(drawn: np.ndarray, path: Path) -> None:
         StorageError: the disk refused.
     """
     write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG", compress_level=4))
+
+
+def numbered(rows: Iterable[Sequence[Any]]) -> Iterator[list[Any]]:
+    """Yield rows of a table with floats written with nine significant digits."""
+    for row in rows:
+        yield [f"{cell:.9g}" if isinstance(cell, float | np.floating) else cell for cell in row]
 
 
 def _read_lists(path: Path) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """The style of all figures: fonts, colours, and a page in pixels with a title and a footer."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,12 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ptkit.plots.fonts import DPI, drawable, font_families, wrapped
+from ptkit.plots.fonts import DPI, drawable, font_families, text_width, wrapped
 
 INK, MUTED, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#e6e8eb"
 BLUE, ORANGE, RED = "#1f6fb4", "#d9660a", "#d1242f"
@@ -29,6 +30,8 @@ BAR_RGB, RED_RGB, BLUE_RGB = (110, 118, 129), (209, 36, 47), (31, 111, 180)
 _MARGIN = 18
 _TITLE, _NOTE, _FOOTER = 12.0, 9.0, 8.0
 _MIN_WIDTH = 440
+# Of a logarithmic axis, the highest value over the lowest.
+_WIDE = 1e4
 
 
 @contextmanager
@@ -97,7 +100,7 @@ class Page:
         left: float,
         top: float,
         *,
-        colormap: str,
+        colormap: str | Colormap,
         labels: Sequence[str],
         meaning: str,
         width: int = 150,
@@ -107,7 +110,7 @@ class Page:
 
         It needs 30 pixels of height. gap: between bar and meaning.
         """
-        bar = matplotlib.colormaps[colormap](np.linspace(0, 1, width))[None, :, :3]
+        bar = matplotlib.colormaps.get_cmap(colormap)(np.linspace(0, 1, width))[None, :, :3]
         self.image(np.repeat((bar * 255).astype(np.uint8), 10, axis=0), left, top)
         for k, label in enumerate(labels):
             share = k / max(len(labels) - 1, 1)
@@ -123,9 +126,15 @@ class Page:
 
 
 def new_page(
-    width: float, height: float, *, title: str, notes: Sequence[str] = (), footer: str = ""
+    width: float,
+    height: float,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    footer: str = "",
+    key: Sequence[str] = (),
 ) -> Page:
-    """Make a figure with room for content, a title, notes below it and a footer.
+    """Make a figure with room for content, a title, notes below it, a key under it and a footer.
 
     Narrow content is at the left of a page wide enough for a readable title.
     """
@@ -135,7 +144,12 @@ def new_page(
     footers = wrapped(footer, width=page_width, size=_FOOTER)
     below = _MARGIN + 21 * len(titles)
     top = below + 16 * len(lines) + (12 if titles or lines else 0)
-    total = top + int(np.ceil(height)) + (8 + 14 * len(footers) if footers else 0) + _MARGIN
+    keys = [line for entry in key for line in wrapped(entry, width=page_width, size=_FOOTER)]
+    end = int(np.ceil(height)) + (8 if keys else 0)
+    columns, pitch = _key_columns(keys, page_width)
+    key_rows = -(-len(keys) // columns)
+    below_key = end + 14 * key_rows
+    total = top + below_key + (8 + 14 * len(footers) if footers else 0) + _MARGIN
     size = ((page_width + 2 * _MARGIN) / DPI, total / DPI)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -144,16 +158,29 @@ def new_page(
         page.text(line, 0, _MARGIN + 21 * k - top, size=_TITLE, weight="bold")
     for k, line in enumerate(lines):
         page.text(line, 0, below + 3 + 16 * k - top, size=_NOTE, color=MUTED)
+    for k, line in enumerate(keys):
+        column, row = divmod(k, key_rows)
+        page.text(line, column * pitch, end + 14 * row, size=_FOOTER)
     for k, line in enumerate(footers, -len(footers)):
         page.text(line, 0, total - _MARGIN + 14 * k - top, size=_FOOTER, color=MUTED)
     return page
+
+
+def _key_columns(keys: Sequence[str], width: int) -> tuple[int, int]:
+    """Return how many columns a key has, and how far apart they are."""
+    widest = max((text_width(line, size=_FOOTER) for line in keys), default=0)
+    pitch = int(widest) + 24
+    return max(1, (width + 24) // pitch), pitch
 
 
 def number_labels(axes: Axes, *, log: LogLocator | None = None) -> None:
     """Label the y axis with `number`; log: make it logarithmic with these ticks."""
     if log is not None:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(log)
+        low, high = axes.get_ylim()
+        # Over many decades a locator of several numbers a decade shows none at all.
+        is_wide = low > 0 and high / low > _WIDE
+        axes.yaxis.set_major_locator(LogLocator(numticks=7) if is_wide else log)
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
 
@@ -177,7 +204,7 @@ def contrasting(rgb: Sequence[float]) -> str:
 
 def number(value: float) -> str:
     """Return a number with three significant digits and no needless zeros."""
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.3g}").replace("-", "−")
 
 
 def dead_text(what: str, is_dead: np.ndarray) -> str:

@@ -1,12 +1,49 @@
 """Small arrays laid side by side as one image, pixel for pixel."""
 
 import math
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 
+from ptkit.core.errors import UsageError
 from ptkit.plots.style import NOT_FINITE
+
+# Of 0..255.
+RGB = tuple[int, int, int]
+WHITE: RGB = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How tiles are laid out, as torchvision's make_grid has it; None where the picture decides.
+
+    columns: tiles side by side (nrow). gap: pixels between them (padding). fill: the colour of the
+    gaps (pad_value).
+    """
+
+    columns: int | None = None
+    gap: int | None = None
+    fill: RGB | None = None
+
+
+def grid_of(columns: int | None, gap: int | None, colour: str | None) -> Grid:
+    """Return a layout; colour: a grey of 0..1, a name, or #rrggbb.
+
+    Raises:
+        UsageError: not a colour.
+    """
+    if colour is None:
+        return Grid(columns, gap)
+    try:
+        red, green, blue = (round(255 * part) for part in to_rgb(colour))
+    except ValueError as error:
+        raise UsageError(
+            f"--gap-colour must be a grey of 0..1, a name such as white, or #rrggbb, found"
+            f" {colour!r}"
+        ) from error
+    return Grid(columns, gap, (red, green, blue))
 
 
 def resized(tile: np.ndarray, size: int) -> np.ndarray:
@@ -26,9 +63,7 @@ def resized(tile: np.ndarray, size: int) -> np.ndarray:
     return (means.round() if tile.dtype == np.uint8 else means).astype(tile.dtype)
 
 
-def mosaic(
-    tiles: np.ndarray, columns: int, *, gap: int = 1, fill: tuple[int, int, int] = (255, 255, 255)
-) -> np.ndarray:
+def mosaic(tiles: np.ndarray, columns: int, *, gap: int = 1, fill: RGB = WHITE) -> np.ndarray:
     """Lay tiles, uint8 (n, H, W, 3), out row by row; the gap is also the frame around them."""
     number, height, width, _ = tiles.shape
     rows = math.ceil(number / columns)

@@ -2,6 +2,7 @@
 anything is decoded.
 """
 
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,14 @@ OPTIONAL = {
 }
 OPTIONAL_EXTENSIONS = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC"}
 
-_ALWAYS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_ALWAYS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".png": "PNG",
+    ".webp": "WebP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+}
 
 # First bytes of what is read, and of what is only named in the error.
 _ALLOWED: dict[str, bytes | tuple[bytes, ...]] = {
@@ -68,6 +76,12 @@ def can_read(kind: str) -> bool:
 IMAGE_EXTENSIONS = frozenset(
     (*_ALWAYS, *(end for end, kind in OPTIONAL_EXTENSIONS.items() if can_read(kind)))
 )
+
+
+def kind_of_name(path: str) -> str | None:
+    """Return the format that a name promises, None where it promises none."""
+    extension = os.path.splitext(path)[1].lower()
+    return _ALWAYS.get(extension) or OPTIONAL_EXTENSIONS.get(extension)
 
 
 def is_jpeg(data: bytes) -> bool:

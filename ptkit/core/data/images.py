@@ -87,33 +87,35 @@ _DAMAGE = re.compile(
 _TOO_LARGE = re.compile(r"Image size \((\d+) pixels\)")
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEADER_BYTES = 1 << 16
+# All formats have their end marker in them.
+_TAIL_BYTES = 64
 _ORIENTATION = 0x0112
 
 
-def read(path: str | Path) -> Pixels:
+def read(path: str | Path, *, alpha: str = "drop") -> Pixels:
     """Return the image as uint8 RGB of shape (H, W, 3), turned upright as Pillow's exif_transpose
     does.
 
-    16-bit images are scaled to 8 bits, alpha is dropped, of several frames or pages the first is
-    taken.
+    16-bit images are scaled to 8 bits, of several frames or pages the first is taken. alpha: "drop"
+    leaves transparency out of account, "white" puts the image on white.
 
     Raises:
         DataError: not a readable image, or a damaged one; the message has path and reason.
         StorageError: the disk failed three times.
     """
-    return decode(read_bytes(path), path)
+    return decode(read_bytes(path), path, alpha=alpha)
 
 
-def decode(data: bytes, path: str | Path = "image") -> Pixels:
+def decode(data: bytes, path: str | Path = "image", *, alpha: str = "drop") -> Pixels:
     """Return the pixels of an encoded image, see `read`; `path` is for messages."""
-    pixels, complaint = with_stderr(_decoded, data, path)
+    pixels, complaint = with_stderr(_decoded, data, path, alpha)
     if not complaint:
         return pixels
     if damage := _DAMAGE.search(complaint):
         raise DataError(f"cannot read {path}: {damage[0]}")
     # libjpeg tells of its first complaint only, and this harmless one would hide the others.
     if "JFIF revision" in complaint and data[6:11] == b"JFIF\0" and data[11] != 1:
-        return decode(data[:11] + b"\1" + data[12:], path)
+        return decode(data[:11] + b"\1" + data[12:], path, alpha=alpha)
     return pixels
 
 
@@ -139,6 +141,15 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
         DataError, StorageError: see `read`.
     """
     return with_retries(path, _regular_bytes, path, most)
+
+
+def read_ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    """Return the beginning of a file, up to 64 KiB, its last bytes, and its length.
+
+    Raises:
+        DataError, StorageError: see `read`.
+    """
+    return with_retries(path, _ends, path)
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
@@ -178,13 +189,32 @@ def is_upright(data: bytes) -> bool:
     return False
 
 
+def _length_of(descriptor: int, path: str | Path) -> int:
+    """Return the length of an open file, which must be a regular one."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"cannot read {path}: not a regular file")
+    return status.st_size
+
+
+def _ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    descriptor = os.open(os.fsencode(path), _READ_FLAGS)
+    try:
+        length = _length_of(descriptor, path)
+        head = os.read(descriptor, _HEADER_BYTES)
+        if length <= len(head):
+            return head, head[-_TAIL_BYTES:], length
+        os.lseek(descriptor, -_TAIL_BYTES, os.SEEK_END)
+        return head, os.read(descriptor, _TAIL_BYTES), length
+    finally:
+        os.close(descriptor)
+
+
 def _regular_bytes(path: str | Path, most: int | None) -> bytes:
     descriptor = os.open(os.fsencode(path), _READ_FLAGS)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"cannot read {path}: not a regular file")
-        wanted = status.st_size if most is None else min(most, status.st_size)
+        length = _length_of(descriptor, path)
+        wanted = length if most is None else min(most, length)
         data = os.read(descriptor, wanted)
         # One read gives all of it on most disks; the file may have become shorter meanwhile.
         while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
@@ -194,11 +224,15 @@ def _regular_bytes(path: str | Path, most: int | None) -> bytes:
         os.close(descriptor)
 
 
-def _decoded(data: bytes, path: str | Path) -> Pixels:
+def _decoded(data: bytes, path: str | Path, alpha: str) -> Pixels:
     kind, for_opencv, may_be_turned = first_look(data, path)
+    to_pixels = to_rgb
+    if alpha == "white" and kind != "JPEG":
+        # OpenCV drops what is transparent, and does not say that there was any.
+        for_opencv, to_pixels = None, on_white
     pixels = _with_opencv(for_opencv) if for_opencv else None
     if pixels is None:
-        pixels = _with_pillow(data, path, kind)
+        pixels = _with_pillow(data, path, kind, to_pixels)
     return _upright(pixels, data, kind) if may_be_turned else pixels
 
 
@@ -244,13 +278,15 @@ def _with_opencv(data: bytes, flags: int = _FLAGS) -> Pixels | None:
         return None
 
 
-def _with_pillow(data: bytes, path: str | Path, kind: str) -> Pixels:
+def _with_pillow(
+    data: bytes, path: str | Path, kind: str, to_pixels: Callable[[Any], Pixels]
+) -> Pixels:
     """Decode what OpenCV refused, strictly: truncated data is an error."""
     image = _opened(data, path, kind, num_bytes=len(data))
     if min(image.size) < 1:
         raise DataError(f"cannot read {path}: its size is {image.width}×{image.height}")
     # A copy: what Pillow gives cannot be written to, and torch warns of such arrays.
-    return np.array(_pillow_call(lambda: to_rgb(image), path, kind), order="C")
+    return np.array(_pillow_call(lambda: to_pixels(image), path, kind), order="C")
 
 
 def _opened(data: bytes, path: str | Path, kind: str, *, num_bytes: int) -> Any:
@@ -308,3 +344,17 @@ def to_rgb(image: Any) -> Pixels:
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
+
+
+def on_white(image: Any) -> Pixels:
+    """Return RGB pixels of a Pillow image on a white background; see `to_rgb`."""
+    from PIL import Image
+
+    image.load()
+    # Of 16 bits Pillow knows one transparent grey at most, which convert would clip.
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return to_rgb(image)
+    whole = image.convert("RGBA")
+    return np.asarray(
+        Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    )

@@ -42,7 +42,8 @@ class ImageList:
     labels: int64 (N,), each 0..num_classes - 1; bool (N, num_classes) where images have several
     labels; float32 (N, num_classes) where they have numbers.
     path_bytes, path_ends: all paths one after the other, and where each of them ends, int64, (N,).
-    num_repeated: lines that repeat an earlier one. has_named_labels: its lines name the classes.
+    num_repeated: lines that repeat an earlier one. num_relabelled: labels that corrections have
+    changed. has_named_labels: its lines name the classes.
     moved: of relative (False) and absolute paths (True), which beginning is replaced by what.
     """
 
@@ -54,6 +55,7 @@ class ImageList:
     path_bytes: bytes | bytearray
     path_ends: "np.ndarray"
     num_repeated: int = 0
+    num_relabelled: int = 0
     has_named_labels: bool = False
     moved: Mapping[bool, tuple[str, str]] = field(default_factory=dict)
 

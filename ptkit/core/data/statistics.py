@@ -38,7 +38,7 @@ _BLOCK_BYTES = 1 << 18
 @dataclass(frozen=True)
 class ChannelStatistics:
     """mean, std: of each channel, R, G, B or grey alone, of pixels in 0..1, over all pixels
-    (population). size: None for the images' own sizes.
+    (population). size: None for the images' own sizes. alpha: see `images.read`.
     """
 
     mean: tuple[float, ...]
@@ -46,6 +46,7 @@ class ChannelStatistics:
     num_images: int
     size: int | None
     list_sha256: str
+    alpha: str = "drop"
 
 
 # Sums per channel, (3, C): the number of pixels, of their values (in 0..255), and of the squares.
@@ -163,10 +164,10 @@ def save(statistics: ChannelStatistics, list_file: Path) -> Path:
 
 
 def find(
-    list_file: Path, *, list_sha256: str, size: int, channels: int = 3
+    list_file: Path, *, list_sha256: str, size: int, channels: int = 3, alpha: str = "drop"
 ) -> ChannelStatistics | None:
-    """Return the statistics beside a list if they belong to it: same hash, so many channels, and
-    measured at `size` or at native size.
+    """Return the statistics beside a list if they belong to it: same hash, so many channels,
+    measured at `size` or at native size, and with transparency taken in the same way.
 
     Raises:
         StorageError: the file cannot be read.
@@ -175,13 +176,16 @@ def find(
     try:
         values = parse_json(file.read_bytes())
         mean, std = _floats(values["mean"]), _floats(values["std"])
-        others = (values[name] for name in ("num_images", "size", "list_sha256"))
+        # Files from before say nothing of transparency: it was dropped.
+        values.setdefault("alpha", "drop")
+        others = (values[name] for name in ("num_images", "size", "list_sha256", "alpha"))
         found = ChannelStatistics(mean, std, *others)
     except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from None
-    if found.list_sha256 != list_sha256 or found.size not in (None, size):
+    is_same = (found.list_sha256, found.alpha) == (list_sha256, alpha)
+    if not is_same or found.size not in (None, size):
         return None
     # Of RGB no grey follows: its deviation depends on how the three vary together.
     fits = (

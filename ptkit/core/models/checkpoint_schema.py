@@ -74,6 +74,7 @@ SCHEMA: Schema = {
     "pipeline": {
         "calls": [str],
         "tensors?": (_WEIGHTS, None),
+        "alpha?": str,
         "size?": (_side, [_side], None),
         "channels?": (_side, None),
         "mean?": ([_finite], None),

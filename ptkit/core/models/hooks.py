@@ -234,7 +234,7 @@ def _run(
     known = dict(model.named_modules())
 
     def see_tensor(name: str, inputs: Sequence[Any], output: Any) -> None:
-        tensor = _first_tensor(output)
+        tensor = first_tensor(output)
         if tensor is not None and tensor.ndim > 1 and len(tensor) == len(images):
             see(name, inputs, tensor)
 
@@ -243,7 +243,7 @@ def _run(
         model(images)
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
     """Return the tensor that a module gave, the first one where it gave several."""
     values = output.values() if isinstance(output, dict) else output
     if isinstance(values, Tensor):

@@ -135,6 +135,7 @@ def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, *, source: str) ->
         class_names=tuple(checkpoint["classes"]),
         pipeline=tuple(pipeline["calls"]),
         tensors=pipeline.get("tensors") or {},
+        alpha=pipeline.get("alpha", "drop"),
         size=size_of(pipeline),
         mean=tuple(pipeline["mean"]) if pipeline.get("mean") else None,
         std=tuple(pipeline["std"]) if pipeline.get("std") else None,

@@ -40,7 +40,8 @@ class Weights:
     path: of the file they were read from. source: what messages call them. notes: what was
     unwrapped, a sentence each. checkpoint: all of it, if they are a ptkit checkpoint's.
     call: the model that they fit. pipeline: the calls that turn an image file into what the model
-    takes, with their `tensors`. size: pixels of a side. mean, std: of Normalize, 0..1.
+    takes, with their `tensors`. alpha: what becomes of transparency, see `images.read`. size:
+    pixels of a side. mean, std: of Normalize, 0..1.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -52,6 +53,7 @@ class Weights:
     class_names: tuple[str, ...] | None = None
     pipeline: tuple[str, ...] = ()
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    alpha: str = "drop"
     size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ptkit.core.errors import DivergedError
+from ptkit.core.sharding import is_part
 from ptkit.core.training.tasks.loss import Totals
 
 if TYPE_CHECKING:
@@ -28,15 +29,16 @@ def check_finite(totals: Totals, training: "Training", epoch: int) -> None:
     step = (epoch - 1) * -(-len(training.train) // accumulate) + bad // accumulate + 1
     # The gradients are those of the newest step, some after the one that failed.
     values = (
-        (name, parameter if parameter.grad is None else _dense(parameter.grad))
+        (name, _dense(parameter if parameter.grad is None else parameter.grad))
         for name, parameter in training.model.named_parameters()
     )
-    where = next(
-        (f"; first in the gradient of {name}" for name, v in values if not v.isfinite().all()), ""
-    )
+    first = next((name for name, v in values if not v.isfinite().all()), None)
+    where = f"; first in the gradient of {first}" if first else ""
     raise DivergedError(
         f"the loss became NaN or infinite at step {step} (epoch {epoch}){where}; "
-        + remedy(training, num_steps=step - 1)
+        + remedy(training, num_steps=step - 1),
+        step=step,
+        where=first,
     )
 
 
@@ -60,4 +62,6 @@ def remedy(training: "Training", *, num_steps: int) -> str:
 
 
 def _dense(gradient: Tensor) -> Tensor:
+    # Of a model that is divided each rank looks at its part: no other need come here.
+    gradient = gradient.to_local() if is_part(gradient) else gradient  # type: ignore[attr-defined]
     return gradient.coalesce().values() if gradient.is_sparse else gradient

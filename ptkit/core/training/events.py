@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ptkit.core.config import LogSettings
-from ptkit.core.files import write_atomically
+from ptkit.core.files import check_no_link, write_atomically
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.training import observers
 from ptkit.core.training.event_files import EventFile, cut_back, event_files, refused
@@ -39,9 +40,14 @@ def charts(result: EpochResult) -> dict[str, dict[str, float]]:
 
 def scalars(result: EpochResult) -> dict[str, float]:
     """Return the charts with one line: the rate of every group, throughput, the other metrics."""
-    rates = {f"learning_rate/{name}": rate for name, rate in result.lrs.items()}
+    rates = {f"learning_rate/{_group_words(name)}": rate for name, rate in result.lrs.items()}
     metrics = {f"valid/{name}": value for name, value in result.valid.items() if name != "accuracy"}
     return {**rates, "images_per_s": result.images_per_s, **metrics}
+
+
+def _group_words(name: str) -> str:
+    """Return what a group of parameters is called in a tag, which has no `=`."""
+    return re.sub(r"\bweight_decay=0(?![.\d])", "no weight decay", name).replace("=", " ")
 
 
 def gradient_norms(result: EpochResult) -> Iterator[tuple[int, float]]:
@@ -72,11 +78,15 @@ class Events(Recorder):
         self.settings = settings
         is_resumed = up_to_epoch is not None or lengths is not None
         self.folder = events_folder(run, settings, is_resumed=is_resumed)
+        if settings.folder is None:
+            check_no_link(self.folder, inside=run)
         if lengths is not None:
             with refused(self.folder):
                 cut_back(self.folder, lengths)
         self._writer = _writer(self.folder, suffix=settings.filename_suffix)
         self._json = run / "scalars.json"
+        # A resumed run has it from before.
+        self._has_layout = bool(up_to_epoch)
         self._scalars = {} if up_to_epoch is None else _read_scalars(self._json, up_to_epoch)
         if settings.folder is not None:
             write_atomically(self.folder / _MARKER, _path_to(run, self.folder))
@@ -100,18 +110,22 @@ class Events(Recorder):
         return lambda: self._write(result, copies)
 
     def _write(self, result: EpochResult, copies: Mapping[str, Tensor]) -> None:
-        for chart, lines in charts(result).items():
-            for line in lines:
-                self._open_line(f"{chart}/{line}")
-            self._writer.add_scalars(chart, lines, result.epoch)
-        for tag, value in scalars(result).items():
+        pairs = charts(result)
+        self._lay_out(
+            {chart: [f"{chart}/{line}" for line in lines] for chart, lines in pairs.items()}
+        )
+        values = {
+            f"{c}/{line}": value for c, lines in pairs.items() for line, value in lines.items()
+        }
+        values |= scalars(result)
+        for tag, value in values.items():
             self._writer.add_scalar(tag, value, result.epoch)
         for step, norm in gradient_norms(result):
             self._writer.add_scalar("gradient/total_norm", norm, step)
         if copies:
             self._add_histograms(copies, result.epoch)
         self._writer.flush()
-        self._remember(scalars(result), result.epoch)
+        self._remember(values, result.epoch)
 
     def lengths(self) -> dict[str, int]:
         """Return the bytes of every event file, all of them on the disk."""
@@ -164,21 +178,23 @@ class Events(Recorder):
         """End the files; nothing waits to be written."""
         self._writer.close()
 
-    def _open_line(self, name: str) -> None:
-        """Make the file of a line of a chart, which add_scalars finds by its folder."""
-        folder, writers = f"{self.folder}/{name}", self._writer.all_writers
-        if folder not in writers:
-            writers[folder] = _file_writer(Path(folder), self.settings.filename_suffix)
+    def _lay_out(self, lines: dict[str, list[str]]) -> None:
+        """Describe, once, the charts with several lines: add_scalars would make a run of each."""
+        if not self._has_layout:
+            layout = {chart: ["Multiline", tags] for chart, tags in lines.items()}
+            self._writer.add_custom_scalars({"training and validation": layout})
+            self._has_layout = True
 
     def _hide_later(self, step: int) -> None:
         """Hide what is of `step` or later from TensorBoard."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        for file in event_files(self.folder):
-            if file.parent != self.folder:
-                self._open_line(file.parent.relative_to(self.folder).as_posix())
-        for writer in self._writer.all_writers.values():
-            start = SessionLog(status=SessionLog.START)
+        start, writers = SessionLog(status=SessionLog.START), self._writer.all_writers
+        # Runs of an earlier ptkit have a folder for each line.
+        for folder in {str(file.parent) for file in event_files(self.folder)} - set(writers):
+            check_no_link(Path(folder), inside=self.folder)
+            writers[folder] = _file_writer(Path(folder), self.settings.filename_suffix)
+        for writer in writers.values():
             writer.add_event(Event(step=step, session_log=start))
 
     def _add_histograms(self, copies: Mapping[str, Tensor], step: int) -> None:
@@ -231,18 +247,11 @@ class Events(Recorder):
 
     def _remember(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars.json whole, so that it survives an interruption."""
-        # The writer remembers what add_scalars gets; add_scalar's values are not among them.
-        points = {
-            Path(tag).relative_to(self.folder).as_posix(): points
-            for tag, points in self._writer.scalar_dict.items()
-        }
-        self._writer.scalar_dict = {}
-        now = next((known[-1][0] for known in points.values()), None)
-        points |= {tag: [[now, step, value]] for tag, value in values.items()}
-        for tag, new in points.items():
+        now = time.time()
+        for tag, value in values.items():
             # JSON knows no NaN.
-            known = [[t, at, value if math.isfinite(value) else None] for t, at, value in new]
-            self._scalars.setdefault(tag, []).extend(known)
+            point = [now, step, value if math.isfinite(value) else None]
+            self._scalars.setdefault(tag, []).append(point)
         write_atomically(self._json, json.dumps(self._scalars).encode())
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from ptkit.core.errors import StorageError, UsageError
 from ptkit.core.file_sets import could_lock
+from ptkit.core.files import check_no_link
 
 # It is there until the run is finished, and says who is at it.
 _FILE = ".running"
 _LONGEST_NAME = 200
+# Not through a link, even one that is made this moment: what is locked is emptied.
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 # Of files that a process forked from this one must not keep locked when this one ends.
 _descriptors: set[int] = set()
@@ -108,9 +111,10 @@ def _job() -> str:
 
 def _locked(file: Path) -> int:
     """Open a file, lock it and write there who has it; return its descriptor."""
+    check_no_link(file, inside=file.parent)
     while True:
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(file, _LOCK_FLAGS, 0o666)
         except OSError as error:
             raise StorageError(f"cannot write {file}: {error.strerror}") from error
         if not could_lock(descriptor):

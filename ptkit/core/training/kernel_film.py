@@ -1,8 +1,5 @@
 """The first layer's kernels from epoch to epoch, kept beside the run until they become a film."""
 
-import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +9,12 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ptkit.core.device import begin_copy
-from ptkit.core.files import write_atomically
+from ptkit.core.training.frames import read_arrays, with_frame, write_arrays
 from ptkit.core.training.observers import EpochResult, Pixels, Recorder, Write
 
-# About so many frames at most, each of at most so many weights: the file stays small.
-MAX_FRAMES, MAX_WEIGHTS = 100, 32_768
+# Of a frame: the file stays small.
+MAX_WEIGHTS = 32_768
 _FILE = "kernels.npz"
-_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -68,18 +64,12 @@ class KernelFilm(Recorder):
 
     def _add(self, kernels: Tensor, epoch: int, *, layer: str, num_outputs: int) -> None:
         """Write the film with one more frame."""
-        self._frames[epoch] = kernels.float().numpy()
-        # Every second one goes when there are too many; the first and the newest stay.
-        stride = 1
-        while epoch // stride > MAX_FRAMES:
-            stride *= 2
-        self._frames = {
-            k: frame for k, frame in self._frames.items() if k == epoch or k % stride == 0
-        }
-        epochs, frames = list(self._frames), np.stack(list(self._frames.values()))
-        content = io.BytesIO()
-        np.savez(content, layer=layer, num_outputs=num_outputs, epochs=epochs, kernels=frames)
-        write_atomically(self._file, content.getvalue())
+        self._frames = with_frame(self._frames, epoch, kernels.float().numpy())
+        frames = np.stack(list(self._frames.values()))
+        epochs = list(self._frames)
+        write_arrays(
+            self._file, layer=layer, num_outputs=num_outputs, epochs=epochs, kernels=frames
+        )
 
 
 def first_convolution(model: nn.Module) -> tuple[str, Tensor] | None:
@@ -92,21 +82,15 @@ def first_convolution(model: nn.Module) -> tuple[str, Tensor] | None:
 
 def read_film(run: Path) -> KernelFrames | None:
     """Return the frames of a run; None where there are none that can be read."""
+    found = read_arrays(run / _FILE)
     try:
-        # From memory: numpy leaves the handle of a damaged file open.
-        content = io.BytesIO((run / _FILE).read_bytes())
-        with zipfile.ZipFile(content) as archive:
-            # A packed file of a few kilobytes may hold gigabytes of zeros.
-            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
-                return None
-        with np.load(content, allow_pickle=False) as found:
-            epochs, kernels = found["epochs"], found["kernels"]
-            film = KernelFrames(
-                str(found["layer"]), int(found["num_outputs"]), tuple(epochs.tolist()), kernels
-            )
-    # Damaged archives raise nearly anything.
-    except (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError,
-            zipfile.BadZipFile, zlib.error):  # fmt: skip
+        if found is None:
+            return None
+        epochs, kernels = found["epochs"], found["kernels"]
+        film = KernelFrames(
+            str(found["layer"]), int(found["num_outputs"]), tuple(epochs.tolist()), kernels
+        )
+    except (LookupError, TypeError, ValueError):
         return None
     is_sound = epochs.dtype.kind == "i" and kernels.dtype.kind == "f" and kernels.ndim == 5
     return film if is_sound and epochs.shape == kernels.shape[:1] else None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from ptkit.core.errors import StorageError
+from ptkit.core.errors import DivergedError, StorageError
 from ptkit.core.files import write_atomically
 from ptkit.core.training.observers import EpochResult, Recorder, Write
 from ptkit.core.training.recording.gauge import Recorded
@@ -75,6 +75,10 @@ class LayerLog(Recorder):
         """Return what writes the epoch, all of which is on the CPU."""
         recorded = result.recorded
         return (lambda: None) if recorded is None else lambda: self._write(result, recorded)
+
+    def diverged(self, error: DivergedError) -> None:
+        """Add a line that says where."""
+        _append(self._file, _line({"kind": "diverged", "step": error.step, "where": error.where}))
 
     def lengths(self) -> dict[str, int]:
         """Return the bytes of layers.jsonl, all of them on the disk."""
@@ -153,7 +157,7 @@ def _kept(file: Path, up_to_epoch: int, length: int | None) -> bytes:
     if length is not None:
         return found[:length]
     # It was resumed without log.layers in between.
-    lines = found.splitlines(keepends=True)
+    lines = [x for x in found.splitlines(keepends=True) if b'"kind":"diverged"' not in x]
     return b"".join(line for line in lines if _is_whole(line) and _epoch_of(line) <= up_to_epoch)
 
 
@@ -170,7 +174,8 @@ def _epoch_of(line: bytes) -> int:
 def _best_of(file: Path) -> tuple[int, Outputs] | None:
     """Return epoch and outputs of the best epoch, None where the file is missing or damaged."""
     try:
-        with np.load(file) as arrays:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with file.open("rb") as stream, np.load(stream) as arrays:
             return int(arrays["best_epoch"]), arrays["best"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

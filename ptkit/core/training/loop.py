@@ -15,13 +15,14 @@ from ptkit.core.config import TrainSettings
 from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
-from ptkit.core.device import autocast, let_try_kernels
+from ptkit.core.device import autocast, let_try_kernels, seed_device
 from ptkit.core.distributed import (
     Replica,
     share_buffers,
     summed_on_device,
 )
 from ptkit.core.ranks import here
+from ptkit.core.sharding import Sharded
 from ptkit.core.training.divergence import check_finite
 from ptkit.core.training.evaluating import all_sums, evaluate
 from ptkit.core.training.observers import EpochResult
@@ -88,7 +89,7 @@ class Training:
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
     compiled: Forward | None = None
-    replica: Replica | None = None
+    replica: Replica | Sharded | None = None
     tries_kernels: bool = False
     clock: Clock = NO_CLOCK
     gauge: Gauge = NO_GAUGE
@@ -101,6 +102,11 @@ class Training:
     def stepped(self) -> Forward:
         """What is called for a step, whose gradients come from all ranks."""
         return self.forward if self.replica is None else self.replica
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank has a part of the model only."""
+        return isinstance(self.replica, Sharded)
 
     def adding_up(self, *, is_last: bool) -> AbstractContextManager[None]:
         """See `Replica.adding_up`."""
@@ -261,7 +267,7 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     over = _sum_over_ranks(training, batches, counts)
     # Dropout depends on the seed, the step and the rank: a resumed run draws the same.
     purpose = f"dropout {here().number}" if here().number else "dropout"
-    _seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
+    seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
     # What optimizer.zero_grad does, without its bookkeeping, and for excluded parameters too.
     for parameter in training.parameters:
         parameter.grad = None
@@ -376,14 +382,3 @@ def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
 def _grouped(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
     while group := tuple(itertools.islice(batches, count)):
         yield group
-
-
-def _seed_device(device: torch.device, key: int) -> None:
-    """Seed the device's own generator: torch.manual_seed takes a hundred times longer."""
-    match device.type:
-        case "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(key)
-        case "mps":
-            torch.mps.manual_seed(key)
-        case _:
-            torch.default_generator.manual_seed(key)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ptkit.core.errors import DivergedError
 from ptkit.core.models.transfer import TransferReport
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ class Recorder:
         written. Those of a GPU have arrived by then.
         """
         return lambda: None
+
+    def diverged(self, error: DivergedError) -> None:
+        """Record that training ended because the loss was not finite any more."""
 
     def lengths(self) -> Mapping[str, int]:
         """Return what a resumed run cuts its log back to: file -> bytes that are on the disk."""

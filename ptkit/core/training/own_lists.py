@@ -37,7 +37,8 @@ def own_lists(source: Source, place: Place, *, seed: int) -> Iterator[tuple[Plac
             )
         yield claimed, [*outcome.scan.notes, _counts(outcome)]
     except BaseException:
-        if not (folder / "config.toml").exists():
+        # series.json: of several runs, which have folders of their own in it.
+        if not any((folder / name).exists() for name in ("config.toml", "series.json")):
             for file in folder.iterdir():
                 file.unlink()
             with suppress(OSError):

@@ -32,8 +32,14 @@ from ptkit.core.training.probe.features import (
     keep_features,
     kept_features,
 )
-from ptkit.core.training.probe.linear_head import Chosen, Head, choose_penalty
-from ptkit.core.training.probe.report import ProbeReport, report_of
+from ptkit.core.training.probe.linear_head import (
+    NUM_FOLDS,
+    PENALTIES,
+    Chosen,
+    Head,
+    choose_penalty,
+)
+from ptkit.core.training.probe.report import MOST_HEADS, ProbeReport, report_of
 from ptkit.core.training.setup import Setup, prepare
 from ptkit.core.training.states import environment
 from ptkit.core.training.tasks.metrics import share_text
@@ -58,14 +64,16 @@ def probe(setup: Setup, watch: Watcher) -> tuple[EpochResult, ProbeReport, Tenso
     begin = time.perf_counter()
     training, num_classes = setup.training, setup.training.loss.facts.num_classes
     found = fit_head_of(setup, watch)
-    report = report_of(
-        found.train,
-        found.valid,
-        found.chosen,
-        num_classes=num_classes,
-        seed=setup.settings.train.seed,
-        num_neighbours=setup.settings.train.knn,
-    )
+    with watch.counting("heads of fewer images", MOST_HEADS) as on_fit:
+        report = report_of(
+            found.train,
+            found.valid,
+            found.chosen,
+            num_classes=num_classes,
+            seed=setup.settings.train.seed,
+            num_neighbours=setup.settings.train.knn,
+            on_fit=on_fit,
+        )
     seconds = time.perf_counter() - begin
     valid_features = found.valid.views[0]
     outputs = head_outputs(training, valid_features)
@@ -103,9 +111,8 @@ def fit_head_of(setup: Setup, watch: Watcher) -> Probed:
     """
     train, valid = frozen_features(setup, watch)
     num_classes = setup.training.loss.facts.num_classes
-    chosen = choose_penalty(
-        train.views, train.labels, num_classes=num_classes, seed=setup.settings.train.seed
-    )
+    seed = setup.settings.train.seed
+    chosen = _choose_penalty(train, watch, num_classes=num_classes, seed=seed)
     head = train.fitted(num_classes=num_classes, penalty=chosen.penalty)
     layer = head_of(setup.training.model, num_classes)
     with torch.no_grad():
@@ -131,7 +138,15 @@ def cross_validated(settings: Settings, watch: Watcher) -> Chosen:
     with closing(setup.data):
         train, _ = frozen_features(setup, watch)
     num_classes, seed = setup.training.loss.facts.num_classes, settings.train.seed
-    return choose_penalty(train.views, train.labels, num_classes=num_classes, seed=seed)
+    return _choose_penalty(train, watch, num_classes=num_classes, seed=seed)
+
+
+def _choose_penalty(train: Features, watch: Watcher, *, num_classes: int, seed: int) -> Chosen:
+    """Choose it where a signal can stop that between two heads."""
+    with watch.counting("cross-validation", NUM_FOLDS * len(PENALTIES)) as on_fit:
+        return choose_penalty(
+            train.views, train.labels, num_classes=num_classes, seed=seed, on_fit=on_fit
+        )
 
 
 class _OnlyCounting(Unwatched):

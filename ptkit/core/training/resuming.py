@@ -21,11 +21,16 @@ from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
 from ptkit.core.models.weights import image_hashes
 from ptkit.core.ranks import here
+from ptkit.core.sharding import parts_like
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.layer_log import open_layer_log
 from ptkit.core.training.loop import Position, Training
 from ptkit.core.training.observers import Recorder
-from ptkit.core.training.optimization.saved_states import fault_of_optimizer, fault_unlike
+from ptkit.core.training.optimization.saved_states import (
+    fault_of_optimizer,
+    fault_unlike,
+    state_for,
+)
 from ptkit.core.training.optimization.schedules import warmup_steps_of
 from ptkit.core.training.run_folder import (
     LAST,
@@ -47,15 +52,12 @@ from ptkit.core.wording import counted, reason_of
 _MAY_CHANGE = {
     *("train.epochs", "train.device", "train.save_every", "train.patience", "train.profile"),
     *("data.train", "data.valid", "data.classes", "data.workers", "data.cache"),
-    *("model.weights", "model.weights_sha256"),
-    "data.root",
+    *("model.weights", "model.weights_sha256", "data.root", "train.shard", "train.channels_last"),
     # What they come to is compared instead, or said.
     *("data.eval_transforms", "scheduler.warmup", "train.compile"),
     # A run from before images were compared by content may have such a leak.
     "data.allow_leak",
 }
-# Numbers and switches of which setting up may make others.
-_SET_UP = {"optimizer.lr", "train.channels_last"}
 # So many image files are read to see whether they changed, where images are not kept decoded.
 _SAMPLE = 2000
 # Of last.pkl and its `train`.
@@ -209,6 +211,7 @@ def _restore(saved: SavedState, setup: Setup) -> str:
         CheckpointError: the state does not fit the model.
     """
     checkpoint, training = saved.checkpoint, setup.training
+    state = checkpoint["train"]
     _check_same_data(saved, setup)
     _check_same_run(saved, setup.settings)
     _check_same_evaluation(checkpoint["pipeline"]["calls"], setup)
@@ -225,20 +228,20 @@ def _restore(saved: SavedState, setup: Setup) -> str:
     try:
         # The groups that have joined by then must be there: load_state_dict compares them.
         training.optimizer_setup.unfreeze(saved.epoch + bool(saved.position.steps))
-        _check_fits(checkpoint["train"], training)
+        _check_fits(state, training)
         _restore_weights(checkpoint, training)
-        training.optimizer.load_state_dict(checkpoint["train"]["optimizer"])
+        training.optimizer.load_state_dict(state_for(training.optimizer, state["optimizer"]))
         # Runs of an earlier version have none.
-        training.scaler.load_state_dict(checkpoint["train"].get("scaler", {}))
+        training.scaler.load_state_dict(state.get("scaler", {}))
         if is_longer:
             # A longer run has another curve: it starts where that one is by now.
-            training.schedule.resume_from(checkpoint["train"]["scheduler"], epochs_done=saved.epoch)
+            training.schedule.resume_from(state["scheduler"], epochs_done=saved.epoch)
         else:
-            training.schedule.load_state_dict(checkpoint["train"]["scheduler"])
+            training.schedule.load_state_dict(state["scheduler"])
         # Of a run that recorded nothing there are none.
-        training.gauge.load_state_dict(checkpoint["train"].get("layers", {}))
-        if "generator" in checkpoint["train"]:
-            torch.set_rng_state(checkpoint["train"]["generator"])
+        training.gauge.load_state_dict(state.get("layers", {}))
+        if "generator" in state:
+            torch.set_rng_state(state["generator"])
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(
             f"{saved.folder / 'last.pkl'} does not fit: {' '.join(str(error).split())}"
@@ -271,16 +274,16 @@ def _check_fits(state: Mapping[str, Any], training: Training) -> None:
 def _restore_weights(checkpoint: Mapping[str, Any], training: Training) -> None:
     """Load what the optimizer steps into the model, and what was evaluated into the average."""
     evaluated, state = checkpoint["state_dict"], checkpoint["train"]
-    load_state_dict(training.model, state.get("raw_state_dict", evaluated))
+    saved = parts_like(state.get("raw_state_dict", evaluated), training.model.state_dict())
+    load_state_dict(training.model, saved)
     parameters = dict(training.model.named_parameters())
     for name, gradient in state.get("gradients", {}).items():
         parameters[name].grad = gradient.to(parameters[name])
     if training.average is not None:
         names = training.average.state_dict()["averages"]
-        averages = {name: evaluated[name] for name in names}
-        training.average.load_state_dict(
-            {"num_updates": state["num_averaged"], "averages": averages}
-        )
+        averages = parts_like({name: evaluated[name] for name in names}, names)
+        found = {"num_updates": state["num_averaged"], "averages": averages}
+        training.average.load_state_dict(found)
 
 
 def _check_same_data(saved: SavedState, setup: Setup) -> None:
@@ -312,7 +315,8 @@ def _check_same_run(saved: SavedState, settings: Settings, *, of_all: bool = Tru
         for key, value in values.items()
         # What is logged changes nothing that is trained.
         if section != "log" and f"{section}.{key}" not in _MAY_CHANGE
-        if of_all or (isinstance(value, int | float) and f"{section}.{key}" not in _SET_UP)
+        # Setting up may make another rate.
+        if of_all or (isinstance(value, int | float) and f"{section}.{key}" != "optimizer.lr")
         if _shown(value) != _shown(before[section][key])
     ]
     if differences:

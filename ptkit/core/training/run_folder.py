@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,12 @@ from ptkit.core.config import LogSettings, Settings
 from ptkit.core.config_layers import to_toml
 from ptkit.core.data.transforms.conversions import denormalise
 from ptkit.core.device import when_copied
+from ptkit.core.errors import DivergedError
 from ptkit.core.files import write_atomically, write_csv
-from ptkit.core.models.checkpoints import copy_contents, save_checkpoint
+from ptkit.core.models.checkpoints import copy_contents, read_checkpoint, rebuild, save_checkpoint
 from ptkit.core.models.weight_statistics import as_text, weight_statistics
 from ptkit.core.ranks import here
+from ptkit.core.training.distributions import DistributionLog
 from ptkit.core.training.events import Events
 from ptkit.core.training.holding import Hold
 from ptkit.core.training.kernel_film import KernelFilm
@@ -135,6 +136,9 @@ class Run(Setup):
             return
         with contextlib.closing(self.data.of_one_rank()) as data:
             training = replace(self.training, train=data.train, valid=data.valid)
+            if training.is_sharded:
+                whole, _ = rebuild(read_checkpoint(self.checkpoint), model=self.model.call)
+                training = replace(training, model=whole.to(data.train.device), replica=None)
             yield replace(self, data=data, training=training)
 
     def show(self, item: Item, step: int) -> None:
@@ -156,13 +160,14 @@ class Run(Setup):
         self.writer.wait()
         contents: dict[str, Any] = {}
         position = Position(result.epoch) if is_due else None
+        if here().is_main or self.training.is_sharded:
+            if is_best:
+                contents["best"] = checkpoint_of(self, task=self.task, kind="best")
+            if position is not None:
+                contents["last"] = last_checkpoint(self, position)
         if not here().is_main:
             self.history.saved = position or self.history.saved
             return
-        if is_best:
-            contents["best"] = checkpoint_of(self, task=self.task, kind="best")
-        if position is not None:
-            contents["last"] = last_checkpoint(self, position)
         # Together: most tensors are in both.
         copies, rows = copy_contents(contents), tuple(self.rows)
         result = replace(result, is_best=is_best)
@@ -186,6 +191,12 @@ class Run(Setup):
 
         self.writer.begin(write)
 
+    def write_divergence(self, error: DivergedError) -> None:
+        """Record, after what is under way, that the loss was not finite any more."""
+        self.writer.wait()
+        for recorder in self.recorders:
+            recorder.diverged(error)
+
     def save(self, position: Position) -> None:
         """Copy the state at an optimizer step, and begin to write it.
 
@@ -193,11 +204,15 @@ class Run(Setup):
             StorageError: the disk refused what was written before.
         """
         self.writer.wait()
-        if not here().is_main:
+        if not here().is_main and not self.training.is_sharded:
             self.history.saved = position
             return
         with self.training.evaluated_weights():
-            state = copy_contents(last_checkpoint(self, position))
+            contents = last_checkpoint(self, position)
+        if not here().is_main:
+            self.history.saved = position
+            return
+        state = copy_contents(contents)
         arrived = when_copied(self.training.train.device)
 
         def write() -> None:
@@ -232,26 +247,6 @@ class Run(Setup):
             f"{trained_on_note(count, len(valid.images))} before, by the weights that this run"
             " started from: its validation accuracy is inflated"
         )
-
-    def link_from(self, link: Path) -> str | None:
-        """Make `link` a relative symlink to the best checkpoint; return why not if that fails.
-
-        The new link is renamed over the old one, and nothing is ever written through it.
-        """
-        where = f"the checkpoint is {self.checkpoint}"
-        # exists() follows links: one whose target is gone is not there, and is replaced.
-        if link.exists() and not link.is_symlink():
-            return f"{link} is a regular file and was left alone; {where}"
-        # Beside the link: a rename stays within one file system. Each process has its own name.
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
-        try:
-            # Relative: it still holds when link and runs are moved together.
-            os.symlink(os.path.relpath(self.checkpoint, link.parent), temporary)
-            os.replace(temporary, link)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            return f"{link} cannot be linked here ({error.strerror}); {where}"
-        return None
 
     def write_probe(self, report: ProbeReport, valid_features: torch.Tensor) -> None:
         """Remember what a probe found out, and write it to probe.json."""
@@ -303,8 +298,9 @@ def new_run(setup: Setup, hold: Hold, example: torch.Tensor) -> Run:
     texts = {
         "config": toml,
         "data": "\n".join((*setup.data.notes, *setup.model.notes)),
-        "weights before training": as_text(weight_statistics(setup.training.model)),
     }
+    if not setup.training.is_sharded:
+        texts["weights before training"] = as_text(weight_statistics(setup.training.model))
     for recorder in recorders:
         recorder.start(setup.training.model, example, texts, seen)
     return Run(
@@ -349,6 +345,7 @@ def open_recorders(
     recorders: list[Recorder] = []
     if settings.pictures:
         recorders.append(KernelFilm(run, up_to_epoch=up_to_epoch))
+        recorders.append(DistributionLog(run, up_to_epoch=up_to_epoch))
     if settings.tensorboard:
         recorders.append(Events(run, settings, up_to_epoch=up_to_epoch, lengths=lengths))
     if settings.wandb:

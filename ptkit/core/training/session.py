@@ -17,6 +17,7 @@ from ptkit.core.training.batch_sizes import explained_memory
 from ptkit.core.training.divergence import check_finite, remedy
 from ptkit.core.training.evaluating import all_sums
 from ptkit.core.training.holding import Hold, held, not_held
+from ptkit.core.training.links import link_checkpoint
 from ptkit.core.training.loop import BEGINNING, Position, Progress, fit
 from ptkit.core.training.observers import EpochResult, Watcher
 from ptkit.core.training.prediction import class_means
@@ -86,11 +87,13 @@ def run(
     place: Place = _USUAL_PLACE,
     link: Path | None = Path("ckpt.pkl"),
     resume: Path | None = None,
+    before: Callable[[Run], object] = lambda _run: None,
     at_end: Callable[[Run], tuple[Path, ...]] = lambda _run: (),
 ) -> RunResult:
     """Train as `settings` say, into a new folder, or resume the run `resume`.
 
     link: where a link to the best checkpoint is put, or None.
+    before: called with the run before its first step; may raise to stop it.
     at_end: called with the finished run; returns the files that it wrote.
 
     Raises:
@@ -102,6 +105,7 @@ def run(
         current = _begun(settings, stack, watch=stoppable, place=place, resume=resume)
         try:
             with _saying_what_is_safe(current):
+                before(current)
                 _train_or_explain(current, watch, link, flag)
                 files = _finished(current, at_end, flag)
         finally:
@@ -218,6 +222,7 @@ def _train_or_explain(current: Run, watch: Watcher, link: Path | None, flag: Sto
         with explained_memory(current.training, left=lambda: _what_is_left(current)):
             _train(current, watch, link, saver)
     except DivergedError as error:
+        current.write_divergence(error)
         raise DivergedError(f"{error}; {_what_is_left(current)}") from None
     except RuntimeError as error:
         raise lost(error) or error from error
@@ -300,7 +305,10 @@ def _train(current: Run, watch: Watcher, link: Path | None, saver: _Saver) -> No
         # Before its first epoch a run has no checkpoint to link to.
         if result.epoch == start.epochs + 1 and here().is_main:
             current.writer.wait()
-            warnings = current.seen_before(), current.link_from(link) if link else None
+            warnings = (
+                current.seen_before(),
+                link_checkpoint(current.checkpoint, link) if link else None,
+            )
             for warning in filter(None, warnings):
                 watch.warn(warning)
         # After the last epoch the run is finished: its pictures are worth waiting for.
@@ -338,7 +346,8 @@ def _record(current: Run, result: EpochResult, *, is_due: bool) -> bool:
     if not math.isfinite(result.valid_loss):
         raise DivergedError(
             f"the validation loss became {result.valid_loss} after epoch {result.epoch}; "
-            + remedy(current.training, num_steps=current.training.schedule.num_steps)
+            + remedy(current.training, num_steps=current.training.schedule.num_steps),
+            step=current.training.schedule.num_steps,
         )
     is_best = current.history.add(result, metric=current.metric)
     if is_best:

@@ -45,7 +45,13 @@ from ptkit.core.training.setup_data import PreparedData, prepare_data
 from ptkit.core.training.setup_layers import with_gauge
 from ptkit.core.training.setup_model import PreparedModel, prepare_model, weights_of
 from ptkit.core.training.setup_notes import choices, place_note, rate_note
-from ptkit.core.training.setup_ranks import check_ranks, in_ranks, with_own_norms
+from ptkit.core.training.setup_ranks import (
+    for_ranks,
+    in_parts,
+    in_ranks,
+    placed,
+    shard_notes,
+)
 from ptkit.core.training.tasks.loss import Loss
 from ptkit.core.training.tasks.losses import (
     build_loss,
@@ -83,11 +89,11 @@ def prepare(settings: Settings, watch: Watcher, *, is_resumed: bool) -> Setup:
     Raises:
         PtkitError: anything that does not fit.
     """
+    settings = for_ranks(settings)
     asked = settings.train
     # First what takes no time: a wrong log setting is told before images are decoded.
     check_log(settings.log)
     check_method(settings)
-    check_ranks(settings)
     device = own_device(choose_device(asked.device))
     threads = prepare_device(device, deterministic=asked.deterministic)
     try:
@@ -134,15 +140,16 @@ def _prepare_training(
     check_metric(metric, modes, setting="train.metric")
     call = parse(settings.optimizer.call or usual_optimizer(loss))
     dtype = dtype_for(call, asked.precision, device)
-    # LBFGS flattens gradients as views, which channels_last does not allow.
-    channels_last = asked.channels_last and not is_lbfgs(call)
+    # LBFGS flattens gradients as views, which channels_last does not allow; FSDP neither.
+    channels_last = asked.channels_last and not is_lbfgs(call) and not in_parts(settings)
     # Training counts from epoch 1 and draws are keyed: this look changes no later batch.
     batch = next(data.train.epoch(0))
     model = prepare_model(settings, data, loss, start=start, channels=batch.images.shape[1])
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Built on the CPU, then moved: a seed gives the same first weights on every device.
-    model.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    model = replace(model, module=with_own_norms(model.module, asked, data.train.device))
+    module, parts = placed(
+        model.module, settings, call, device=data.train.device, channels_last=channels_last
+    )
+    model = replace(model, module=module)
     try_first_batch(model.module, loss, data, batch=batch, num_outputs=model.num_outputs)
     if asked.method != "steps":
         check_head(model.module, loss, batch.images)
@@ -161,11 +168,12 @@ def _prepare_training(
         training, batch = assemble(data), next(data.train.epoch(0))
         notes = [f"{found.note}; {rate_note(settings.optimizer, training)}"]
     notes += choices(settings, training, data, place=place_note(device, threads, dtype))
+    notes += shard_notes(settings)
     with explained_memory(training):
         try_smallest_batch(batch.images, training)
         _report(watch, data, model, notes)
         training = with_faster_steps(training, batch.images, watch.say)
-        training = in_ranks(training, batch.images)
+        training = in_ranks(training, batch.images, parts)
         layers: Mapping[str, Any] | None = None
         if settings.log.layers and asked.method != "probe":
             training, layers = with_gauge(training, batch, num_outputs=model.num_outputs)

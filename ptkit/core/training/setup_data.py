@@ -11,11 +11,11 @@ from ptkit.core.data import statistics
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
-from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
-from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list, where_note
+from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list
 from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
     Statistics,
@@ -34,6 +34,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
+from ptkit.core.training.data_notes import data_note
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
@@ -115,21 +116,22 @@ def prepare_data(
     if start is not None and start.size == size and not (data.transforms or data.eval_transforms):
         data = replace(data, eval_transforms=own_geometry(start.pipeline, size))
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
-    train_draft = _pipeline(train_calls, size)
+    planned = functools.partial(_pipeline, size=size, alpha=_alpha_of(data, start))
+    train_draft = planned(train_calls)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
-    eval_draft = _pipeline(eval_calls, size)
+    eval_draft = planned(eval_calls)
     _check_drafts(data, train_list, train_draft, eval_draft)
     lists, drafts = (train_list, valid_list), (train_draft, eval_draft)
     train, valid = _load(lists, drafts, data=data, is_once=asked.epochs == 1, counting=counting)
     mean, std, origin = from_main(
         lambda: (
             own_statistics(train_calls, data.mean, data.std)
-            or _known_statistics(train.images, data, start, channels=train_draft.channels or 3)
+            or _known_statistics(train.images, data, start, train_draft)
             or _measured(train, train_draft, data, counting, asked.seed)
         )
     )
-    train_pipeline = _pipeline(train_calls, size, mean=mean, std=std)
-    eval_pipeline = _pipeline(eval_calls, size, mean=mean, std=std)
+    scaled = functools.partial(planned, mean=mean, std=std)
+    train_pipeline, eval_pipeline = map(scaled, (train_calls, eval_calls))
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -148,7 +150,7 @@ def prepare_data(
         sides=sides,
         skipped=train.skipped + valid.skipped,
         notes=(
-            _data_note(train, valid, train_pipeline, data=data, sides=sides),
+            data_note(train, valid, train_pipeline, data=data, sides=sides),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
             f"evaluated with: {joined(eval_calls)}",
         ),
@@ -211,8 +213,17 @@ def _evaluation_calls(
     return fixed
 
 
-def _pipeline(calls: tuple[Call, ...], size: int, **scale: tuple[float, ...]) -> Pipeline:
-    return Pipeline.of(complete(calls, size=size, **scale))
+def _pipeline(
+    calls: tuple[Call, ...], *, size: int, alpha: str, **scale: tuple[float, ...]
+) -> Pipeline:
+    return Pipeline.of(complete(calls, size=size, **scale), alpha=alpha)
+
+
+def _alpha_of(data: DataSettings, start: Weights | None) -> str:
+    """Return what becomes of transparency, see `images.read`."""
+    if data.alpha != "auto":
+        return data.alpha
+    return start.alpha if start else "drop"
 
 
 def _has(calls: tuple[Call, ...], name: str) -> bool:
@@ -246,9 +257,10 @@ def _check_drafts(
 
 
 def _known_statistics(
-    images: ImageList, data: DataSettings, start: Weights | None, *, channels: int
+    images: ImageList, data: DataSettings, start: Weights | None, pipeline: Pipeline
 ) -> Statistics | None:
     """Return the statistics that are given, come with the weights, or lie beside the list."""
+    channels = pipeline.channels or 3
     if data.mean:
         return data.mean, data.std, "the given statistics"
     if start is not None and start.mean and start.std:
@@ -261,7 +273,11 @@ def _known_statistics(
     assert data.size is not None
     # Recognised by the list's hash: after another split they are measured anew.
     found = statistics.find(
-        images.file, list_sha256=images.sha256, size=data.size, channels=channels
+        images.file,
+        list_sha256=images.sha256,
+        size=data.size,
+        channels=channels,
+        alpha=pipeline.alpha,
     )
     if found is None:
         return None
@@ -299,7 +315,9 @@ def _measured(
                     chosen,
                     workers=data.workers or num_cores(),
                     on_images=on_images,
-                    read=lambda path: seen(pipeline.apply_prefix(decoder.read(path))[None])[0],
+                    read=lambda path: seen(
+                        pipeline.apply_prefix(decoder.read(path, alpha=pipeline.alpha))[None]
+                    )[0],
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
@@ -358,26 +376,3 @@ def _share_a_prefix(one: Pipeline, other: Pipeline) -> bool:
     """Say whether images kept for one pipeline serve the other."""
     # What is kept has been through one's prefix; for another the files are decoded again.
     return one.calls[: len(one.plan.prefix)] == other.calls[: len(other.plan.prefix)]
-
-
-def _data_note(
-    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings, sides: Sides
-) -> str:
-    images, count = train.images, train.images.num_classes
-    if images.label_kind == REGRESSION:
-        labels = "one number per image" if count == 1 else f"{count} numbers per image"
-    elif images.label_kind == SINGLE:
-        labels = f"{count} classes"
-    else:
-        labels = f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
-    note = (
-        f"data: {len(images):,} training and {len(valid.images):,} validation images, {labels},"
-        f" {'×'.join(map(str, sides))}, {where_note(train, valid)}"
-    )
-    if pipeline.size not in (None, sides):
-        note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
-    if repeated := images.num_repeated + valid.images.num_repeated:
-        note += f"; lines that repeat another: {repeated:,}"
-    if data.reduced_decode:
-        note += "; training JPEGs are decoded smaller where the crop allows it"
-    return note

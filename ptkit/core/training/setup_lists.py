@@ -12,6 +12,7 @@ from ptkit.core.data.lists import (
     read_classes,
     read_list,
 )
+from ptkit.core.data.relabelling import corrected
 from ptkit.core.data.shared_images import first_shared
 from ptkit.core.data.splits.shared_contents import find_copies
 from ptkit.core.errors import DataError
@@ -57,8 +58,10 @@ def _read_lists(data: DataSettings) -> tuple[ImageList, ImageList]:
         known=train.class_names if train.has_named_labels else None,
         root=root,
     )
-    _check_variety(train)
     _check_classes(train, valid, classes=classes)
+    if data.relabel:
+        train, valid = corrected(Path(data.relabel), train, valid, classes=classes)
+    _check_variety(train)
     if data.on_bad == "stop":
         check_image(train, 0)
         check_image(valid, 0)

@@ -2,10 +2,11 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from ptkit.core.errors import InterruptedRunError
 from ptkit.core.ranks import here
@@ -59,27 +60,31 @@ class Stoppable(Unwatched):
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Catch the first SIGINT or SIGTERM in a flag; a second one acts at once."""
+    """Catch the first SIGINT or SIGTERM in a flag; a second one acts at once.
+
+    Where the handler that was there has a `second`, as that of the command line, the second one is
+    for that.
+    """
     flag = StopFlag()
     # In other threads signal.signal raises ValueError: there signals keep their usual effect.
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    second = {number: getattr(handler, "second", handler) for number, handler in before.items()}
 
     def remember(number: int, _frame: FrameType | None) -> None:
         # Only a flag: an exception could break off anything, such as the start of a thread.
         flag.signal_number = number
-        # The second signal acts at once.
-        restore()
+        _handle(second)
 
-    for number in before:
-        signal.signal(number, remember)
+    _handle(dict.fromkeys(before, remember))
     try:
         yield flag
     finally:
-        restore()
+        _handle(before if flag.signal_number is None else second)
+
+
+def _handle(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

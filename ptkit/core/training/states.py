@@ -11,6 +11,7 @@ from ptkit.core.config_layers import to_layer
 from ptkit.core.device import precision_of
 from ptkit.core.models.channels import input_channels
 from ptkit.core.ranks import here
+from ptkit.core.sharding import whole
 from ptkit.core.training.loop import Position
 from ptkit.core.training.setup import Setup
 from ptkit.core.training.tasks.task import Task
@@ -24,7 +25,8 @@ _MOST_REMEMBERED = 1_000_000
 
 
 def checkpoint_of(run: "Run", *, task: Task, kind: str) -> dict[str, Any]:
-    """Return a checkpoint of the weights that are evaluated now, with all that their use needs.
+    """Return a checkpoint of the weights that are evaluated now, with all that their use needs; of
+    a model that is divided, all ranks call it, and the first one gets it.
 
     task: of these weights. kind: "best" or "last".
     """
@@ -41,12 +43,13 @@ def checkpoint_of(run: "Run", *, task: Task, kind: str) -> dict[str, Any]:
             "tensors": pipeline.tensors,
             # Of a square one number, as all checkpoints have had.
             "size": height if height == width else [height, width],
+            "alpha": pipeline.alpha,
             # A model that is named anew for these weights is built for so many.
             "channels": pipeline.channels or input_channels(training.model),
             "mean": list(data.settings.mean),
             "std": list(data.settings.std),
         },
-        "state_dict": training.model.state_dict(),
+        "state_dict": whole(training.model.state_dict()),
         # None before the first epoch has ended.
         "metrics": {**(run.rows[-1] if run.rows else {}), "best": dict(run.best or {})},
         "data": {
@@ -70,6 +73,8 @@ def _image_hashes(run: "Run", *, is_whole: bool) -> dict[str, torch.Tensor]:
     train, earlier = run.training.train, run.data.earlier_images
     if not run.data.settings.remember_images or len(train.images) > _MOST_REMEMBERED:
         return {}
+    if not here().is_main:
+        return {}
     hashes = train.image_hashes() if is_whole else train.known_hashes()
     if earlier is not None:
         hashes = np.concatenate([hashes, np.setdiff1d(earlier, hashes)])
@@ -89,7 +94,7 @@ def last_checkpoint(run: "Run", position: Position) -> dict[str, Any]:
         # While the average is in the model, the weights that the optimizer steps are in its place.
         state = training.average.state_dict()
         raw = {
-            "raw_state_dict": contents["state_dict"] | state["averages"],
+            "raw_state_dict": contents["state_dict"] | whole(state["averages"]),
             "num_averaged": state["num_updates"],
         }
     return contents | {
@@ -102,7 +107,7 @@ def last_checkpoint(run: "Run", position: Position) -> dict[str, Any]:
             "sums": dict(position.sums),
             "layers": training.gauge.state_dict(),
             "gradients": _gradients(run, position),
-            "optimizer": training.optimizer.state_dict(),
+            "optimizer": whole(training.optimizer.state_dict()),
             "scheduler": training.schedule.state_dict(),
             "scaler": training.scaler.state_dict(),
             "best": dict(run.best or {}),

@@ -33,13 +33,14 @@ from ptkit.core.data.loading.gpu_decoding import gpu_decoder
 from ptkit.core.data.loading.in_memory import InMemory
 from ptkit.core.data.loading.kept import Kept
 from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes, move
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
 from ptkit.core.data.transforms.mixing import Mixed, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import Values, autocast, copied, thread_pool
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import free_bytes, num_cores
+from ptkit.core.machine import num_cores
 
 _DRAWS_AT_ONCE = 4096
 # A batch up to this size is made faster than it is handed to threads.
@@ -176,10 +177,8 @@ class Batches:
         Raises:
             DataError: an image that cannot be read, or sizes that do not agree.
             UsageError: a transform that does not fit the images.
-            StorageError: the file of kept images was cut off.
+            StorageError: the file of kept images was cut off, or the disk failed.
         """
-        if self.kept is not None:
-            self.kept.check()
         if self._held is not None:
             batches = self._cut(self._held, self._selections(epoch, first), on_ready)
         else:
@@ -283,7 +282,7 @@ class Batches:
         if self.device.type == "cuda":
             fits = can_move(pixels, self.pipeline, free=free_gpu_bytes(self.device))
             return move(pixels, labels, self.pipeline, device=self.device) if fits else None
-        if self.kept.origin is not None and self.kept.nbytes > free_bytes():
+        if isinstance(pixels, StoredPixels):
             # Each image waits for the disk: threads wait for several at once.
             return None
         is_small = self.sampling.batch_size * pixels[0].size <= _QUICK_BYTES

@@ -31,24 +31,27 @@ class BlockSums:
             view = view[len(piece) :]
 
 
-def sums_of(file: Path) -> list[int]:
+def sums_of(file: Path, *, into: memoryview | None = None) -> list[int]:
     """Return the CRC-32 of each 16 MiB of a file, read in threads; raises OSError.
 
-    Read and not mapped: a mapped file that somebody cuts off meanwhile ends the process.
+    into: as long as the file; gets its bytes on the way.
     """
 
     def some(blocks: Sequence[int]) -> list[int]:
-        return [_sum_of(file, block) for block in blocks]
+        return [_sum_of(file, block, into) for block in blocks]
 
     num_blocks = -(-file.stat().st_size // _BLOCK)
     return list(chain.from_iterable(from_disk(some, num_blocks, at_once=1)))
 
 
-def _sum_of(file: Path, block: int) -> int:
-    found = 0
+def _sum_of(file: Path, block: int, into: memoryview | None) -> int:
+    found, at, end = 0, block * _BLOCK, (block + 1) * _BLOCK
+    own = memoryview(bytearray(_PIECE))
     with open(file, "rb", buffering=0) as stream:
-        stream.seek(block * _BLOCK)
-        left = _BLOCK
-        while left and (piece := stream.read(min(_PIECE, left))):
-            found, left = zlib.crc32(piece, found), left - len(piece)
+        stream.seek(at)
+        # A piece is still in the core's cache when its checksum is made.
+        while count := stream.readinto(
+            piece := (own if into is None else into[at : at + _PIECE])[: end - at]
+        ):
+            found, at = zlib.crc32(piece[:count], found), at + count
     return found

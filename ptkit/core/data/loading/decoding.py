@@ -39,19 +39,21 @@ _CHUNK_BYTES = 4 << 20
 _NUM_HEADERS = 256
 
 
-def decoded_image(images: ImageList, index: int, content: Content) -> Pixels:
-    """Decode the content of a list's file.
+def decoded_image(
+    images: ImageList, index: int, content: Content, *, alpha: str = "drop"
+) -> Pixels:
+    """Decode the content of a list's file. alpha: see `images.read`.
 
     Raises:
         PtkitError: it could not be read, or is not an image.
     """
     data = checked(content)
     try:
-        return decoder.decode(data)
+        return decoder.decode(data, alpha=alpha)
     except DataError:
         # Once more, for the path in the message: to look it up for every image takes a thirtieth
         # of the time of decoding a small one.
-        return decoder.decode(data, images.image_path(index))
+        return decoder.decode(data, images.image_path(index), alpha=alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def decoded_chunks(
     # 0 where no header could be read: decoding will say what is wrong.
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
     length = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
-    return _in_threads(work, images, length, workers=workers, on_images=on_images)
+    return in_threads(work, images, length, workers=workers, on_images=on_images)
 
 
 def decoded_bytes(images: ImageList, pipeline: Pipeline) -> int:
@@ -178,7 +180,7 @@ def decode_each(
         with capturing_stderr:
             return _decoded(images, pipeline, indices, files, take)
 
-    found = list(_in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
+    found = list(in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
     bad = tuple(chain.from_iterable(bad for bad, _ in found))
     return bad, np.concatenate([hashes for _, hashes in found])
 
@@ -195,11 +197,12 @@ def _decoded(
     """
     bad = []
     contents = files.contents()
+    alpha = "drop" if pipeline is None else pipeline.alpha
     # Before decoding: the bytes are still in a core's cache.
     hashes = fingerprints(contents)
     for index, content in zip(indices, contents, strict=True):
         try:
-            pixels = decoded_image(images, index, content)
+            pixels = decoded_image(images, index, content, alpha=alpha)
         # Only what is wrong with this image: a failing disk or a bad transform ends the pass.
         except DataError as error:
             bad.append((index, str(error)))
@@ -209,7 +212,7 @@ def _decoded(
     return bad, np.delete(hashes, [index - indices.start for index, _ in bad])
 
 
-def _in_threads(
+def in_threads(
     work: Callable[[range, PendingFiles], T],
     images: ImageList,
     length: int,

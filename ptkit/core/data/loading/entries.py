@@ -113,15 +113,19 @@ def find_entry(name: str, *, key: str) -> Entry | None:
     return entry if entry.state == COMPLETE and entry.facts["key"] == key else None
 
 
-def is_whole(entry: Entry) -> bool:
+def is_whole(entry: Entry, *, pixels: memoryview | None = None) -> bool:
     """Say whether the bytes of a complete entry are those that were written; reads all of them.
+
+    pixels: of the length that the entry tells; gets them on the way.
 
     Raises:
         OSError: they cannot be read.
     """
     told = entry.facts.get("checksums")
     return isinstance(told, dict) and all(
-        sums_of(entry.folder / name) == sums for name, sums in told.items() if name in _FILES
+        sums_of(entry.folder / name, into=pixels if name == PIXELS else None) == sums
+        for name, sums in told.items()
+        if name in _FILES
     )
 
 

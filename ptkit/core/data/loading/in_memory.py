@@ -22,8 +22,7 @@ _BYTES_AT_ONCE = 1 << 19
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Images of one size with their labels, in memory or a mapped file, and the pipeline that makes
-    batches of them.
+    """Images of one size with their labels and the pipeline that makes batches of them.
 
     A batch of small images takes so little work that what matters is how many calls and copies it
     takes. The batches are those that any other way would give.

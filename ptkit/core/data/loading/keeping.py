@@ -3,14 +3,11 @@ are needed.
 """
 
 import hashlib
-import math
-import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,6 @@ import torchvision
 from ptkit import __version__
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes, decoded_chunks
 from ptkit.core.data.loading.entries import (
@@ -40,10 +36,14 @@ from ptkit.core.data.loading.entries import (
     shown,
 )
 from ptkit.core.data.loading.kept import Bad, Kept, Layout, starts_of
+from ptkit.core.data.loading.sharing import decoded_once
+from ptkit.core.data.loading.stored import StoredPixels
+from ptkit.core.data.loading.survey import Survey, keep_survey, known_survey, survey
+from ptkit.core.data.pixel_limits import max_pixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
 from ptkit.core.files import from_disk
-from ptkit.core.machine import free_bytes
+from ptkit.core.machine import free_bytes, num_processes_here
 from ptkit.core.ranks import here
 from ptkit.core.wording import amount
 
@@ -63,7 +63,7 @@ class LoadedList:
     where they are.
 
     skipped: why images were left out. reason: why the images are not kept, unless that was asked
-    for.
+    for. odd: how many there are of unusual kinds, where a survey looked at the files.
     """
 
     images: ImageList
@@ -71,6 +71,7 @@ class LoadedList:
     where: str
     reason: str = ""
     skipped: tuple[str, ...] = ()
+    odd: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_list(
@@ -101,11 +102,27 @@ def load_list(
     if loaded.kept is not None:
         return _without_bad(loaded, loaded.kept.bad, data)
     if data.on_bad != "skip":
-        return loaded
+        found = _surveyed(images, data, counting)
+        return _without_bad(replace(loaded, odd=found.odd), found.bad, data)
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
         bad, _ = decode_each(images, workers=data.workers, on_images=on_images)
     return _without_bad(loaded, bad, data)
+
+
+def _surveyed(images: ImageList, data: DataSettings, counting: Counting) -> Survey:
+    """Look at the files of a list before training on them, unless that was done before."""
+    is_kept = data.cache in ("auto", "disk")
+    key = list_key(images, ("survey", decoder.DECODING, max_pixels())) if is_kept else ""
+    if is_kept and (known := known_survey(images, key)) is not None:
+        return known
+    with counting(f"looking at {images.file.name}", len(images)) as on_images:
+        found = survey(images, on_images)
+    if is_kept and not found.bad:
+        # Without it the next run looks again.
+        with suppress(StorageError):
+            keep_survey(found, images, key)
+    return found
 
 
 def where_note(train: LoadedList, valid: LoadedList) -> str:
@@ -124,9 +141,12 @@ def _in_memory(
             f"data.cache=ram: the decoded images of {images.file} take {amount(needed)}, and"
             f" {amount(free)} of memory are free; pass --set data.cache=disk, or auto"
         )
-    with counting(f"decoding {images.file.name}", len(images)) as on_images:
-        kept = decode_all(images, pipeline, workers=data.workers, on_images=on_images)
-    return LoadedList(images, kept, MEMORY)
+
+    def decode() -> Kept:
+        with counting(f"decoding {images.file.name}", len(images)) as on_images:
+            return decode_all(images, pipeline, workers=data.workers, on_images=on_images)
+
+    return LoadedList(images, decoded_once(lambda: key_of(images, pipeline), decode), MEMORY)
 
 
 def _on_disk(
@@ -206,17 +226,14 @@ def _place_note(*lists: LoadedList) -> str:
 def open_kept(images: ImageList, *, key: str) -> Kept | None:
     """Return the images of a list from the entry that an earlier run made; None if there is none.
 
-    key: see `key_of`. What is written to the pixels never reaches the disk. An entry that lacks
-    images which can be read now is not returned.
+    key: see `key_of`. The pixels are read where they take less than half of the free memory, else
+    they stay in their file. An entry that lacks images which can be read now is not returned.
     """
     entry = find_entry(entry_name(images.file, key), key=key)
     if entry is None:
         return None
     try:
-        # Before they are mapped: no changed pixel may be trained on.
-        if not is_whole(entry):
-            return None
-        kept = _mapped(entry)
+        kept = _loaded(entry)
     except (OSError, ValueError, KeyError):  # removed or damaged since it was found
         return None
     bad = [index for index, _ in kept.bad]
@@ -257,7 +274,7 @@ def decode_to_disk(
             "hashes_nbytes": 8 * (len(images) - len(bad)),
         }
         writer.finish(found, hashes=np.concatenate(hashes).tobytes(), sizes=table)
-    # Mapped, not held: the memory of the decoded images is the system's to take back.
+    # Opened as a later run would do it: what it reads has been checked.
     kept = open_kept(images, key=key)
     if kept is None:
         raise refusal(FileNotFoundError(2, "the images that were just written are gone"))
@@ -311,7 +328,8 @@ def _can_be_read(images: ImageList, index: int) -> bool:
 
 def _prefix_calls(pipeline: Pipeline) -> tuple[str, ...]:
     # The prefix alone: runs that differ only in what follows share an entry.
-    return tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
+    calls = tuple(map(str, pipeline.calls[: len(pipeline.plan.prefix)]))
+    return calls if pipeline.alpha == "drop" else (f"alpha={pipeline.alpha}", *calls)
 
 
 def _versions(pipeline: Pipeline) -> dict[str, str]:
@@ -348,26 +366,29 @@ def _facts(images: ImageList, pipeline: Pipeline, key: str) -> dict[str, Any]:
     }
 
 
-def _mapped(entry: Entry) -> Kept:
+def _loaded(entry: Entry) -> Kept:
+    """Return the images of an entry, all of them checked: no changed pixel may be trained on.
+
+    Raises:
+        OSError, ValueError, KeyError: it is damaged.
+    """
     facts, file = entry.facts, entry.folder / PIXELS
-    count, channels = facts["num_images"], facts["channels"]
+    count, channels, nbytes = facts["num_images"], facts["channels"], facts["nbytes"]
+    # Each process on this machine has its own.
+    fits = nbytes < free_bytes() // (2 * num_processes_here())
+    pixels = np.empty(nbytes, np.uint8) if fits else None
+    if not is_whole(entry, pixels=None if pixels is None else pixels.data):
+        raise ValueError("other bytes than were written")
     bad = tuple(map(tuple, facts["bad"]))
     hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count)
+    shape = (nbytes,) if facts["size"] is None else (count, *facts["size"], channels)
+    array = StoredPixels(file, shape) if pixels is None else pixels.reshape(shape)
     if facts["size"] is not None:
-        pixels = _mapped_pixels(file, (count, *facts["size"], channels))
-        return Kept(pixels, bad, origin=file, hashes=hashes)
+        return Kept(array, bad, hashes=hashes)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
-    if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != facts["nbytes"]:
+    if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != nbytes:
         raise ValueError("the sizes are not those of the pixels")
-    blocks = (_mapped_pixels(file, (facts["nbytes"],)),)
-    layout = Layout(blocks, np.zeros(count, np.int32), starts_of(sizes, channels), sizes, channels)
-    return Kept(np.empty(0, np.uint8), bad, layout, file, hashes)
-
-
-def _mapped_pixels(file: Path, shape: tuple[int, ...]) -> Pixels:
-    if not all(shape):
-        return np.empty(shape, np.uint8)  # nothing to map
-    # Pages of its own where somebody writes, so that torch takes the array without a warning.
-    with open(file, "rb") as stream:
-        mapping = mmap.mmap(stream.fileno(), math.prod(shape), access=mmap.ACCESS_COPY)
-    return np.frombuffer(mapping, np.uint8).reshape(shape)
+    starts, block_of = starts_of(sizes, channels), np.zeros(count, np.int32)
+    return Kept(
+        np.empty(0, np.uint8), bad, Layout((array,), block_of, starts, sizes, channels), hashes
+    )

@@ -1,10 +1,8 @@
-"""Decoded images as they are kept, in memory or in a mapped file."""
+"""Decoded images as they are kept, in memory or in a file."""
 
 import math
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,8 +11,8 @@ import numpy.typing as npt
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Indices
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.spec import Size
-from ptkit.core.errors import StorageError
 
 Bad = tuple[tuple[int, str], ...]
 _STACKED_AT_ONCE = 64
@@ -29,7 +27,7 @@ class Layout:
     width.
     """
 
-    blocks: tuple[Pixels, ...]
+    blocks: tuple[Pixels | StoredPixels, ...]
     block_of: npt.NDArray[np.int32]
     starts: Indices
     sizes: npt.NDArray[np.int32]
@@ -44,14 +42,12 @@ class Kept:
     pixels: (N, H, W, C) where all have one size; else empty, and `layout` says where each image is.
     bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
     of the others.
-    origin: the file that the pixels are mapped from; None in memory.
     hashes: of the files of the images, (N,); None where they are unknown.
     """
 
-    pixels: Pixels
+    pixels: Pixels | StoredPixels
     bad: Bad
     layout: Layout | None = None
-    origin: Path | None = None
     hashes: Hashes | None = None
 
     def __len__(self) -> int:
@@ -70,7 +66,7 @@ class Kept:
         return self.layout.channels * int(self.layout.sizes.prod(axis=1, dtype=np.int64).sum())
 
     def image(self, index: int) -> Pixels:
-        """Return one image (H, W, C), not copied."""
+        """Return one image (H, W, C), not copied where it is in memory."""
         if self.layout is None:
             return cast(Pixels, self.pixels[index])
         shape = (*self.layout.sizes[index].tolist(), self.layout.channels)
@@ -87,39 +83,15 @@ class Kept:
         for start in range(0, len(indices), _STACKED_AT_ONCE):
             yield self.pixels[indices[start : start + _STACKED_AT_ONCE]]
 
-    def check(self) -> None:
-        """Look whether the file that the images are mapped from is still as long as it was: to read
-        what was cut off would end the process without a word.
-
-        Raises:
-            StorageError: it is shorter.
-        """
-        blocks = (self.pixels,) if self.layout is None else self.layout.blocks
-        for mapping in filter(None, map(_mapping_of, blocks)):
-            # Of the open file: one that was removed meanwhile is still whole.
-            if mapping.size() < len(mapping):
-                raise StorageError(
-                    f"{self.origin} was cut off while it was used; `ptkit cache --remove` the entry"
-                    " and start again"
-                )
-
     def subset(self, indices: Indices | list[int]) -> "Kept":
         """Return some of the images in that order; those of one size are copied."""
         if self.layout is None:
-            return Kept(self.pixels[indices], (), origin=self.origin)
+            return Kept(self.pixels[np.asarray(indices)], ())
         layout = self.layout
         # The blocks stay whole: a subset of a few images holds the pixels of all.
         parts = {name: getattr(layout, name)[indices] for name in ("block_of", "starts", "sizes")}
         chosen = replace(layout, **parts)
-        return Kept(self.pixels, (), chosen, self.origin)
-
-
-def _mapping_of(pixels: Pixels) -> mmap.mmap | None:
-    base: object = pixels
-    while isinstance(base, np.ndarray):
-        base = base.base
-    found = base.obj if isinstance(base, memoryview) else base
-    return found if isinstance(found, mmap.mmap) else None
+        return Kept(self.pixels, (), chosen)
 
 
 def starts_of(sizes: npt.NDArray[np.int32], channels: int) -> Indices:

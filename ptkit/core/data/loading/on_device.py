@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Selection
+from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.spec import Draws
 from ptkit.core.device import sent
@@ -98,7 +99,7 @@ def free_gpu_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
-def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
+def can_move(pixels: Pixels | StoredPixels, pipeline: Pipeline, *, free: int) -> bool:
     """Say whether images belong on the device: three quarters of it stay free, and all steps run
     there.
 
@@ -110,13 +111,16 @@ def can_move(pixels: Pixels, pipeline: Pipeline, *, free: int) -> bool:
 
 
 def move(
-    pixels: Pixels, labels: npt.NDArray[Any], pipeline: Pipeline, *, device: torch.device
+    pixels: Pixels | StoredPixels,
+    labels: npt.NDArray[Any],
+    pipeline: Pipeline,
+    *,
+    device: torch.device,
 ) -> OnDevice:
-    """Copy images (N, H, W, C) to a device, a part at a time: they may be mapped from a file."""
+    """Copy images (N, H, W, C) to a device, a part at a time: they may be in a file."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     step = max(_BYTES_MOVED_AT_ONCE // max(pixels[0].nbytes, 1), 1)
     for start in range(0, len(pixels), step):
-        # Copied first: a mapped file cannot be written to, and torch warns of such arrays.
-        part = np.array(pixels[start : start + step])
+        part = pixels[start : start + step]
         there[start : start + step] = torch.from_numpy(part).to(device)
     return OnDevice(there, torch.from_numpy(np.array(labels)).to(device), pipeline)

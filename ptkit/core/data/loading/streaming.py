@@ -190,7 +190,9 @@ class BatchMaker:
     ) -> tuple[Pixels, Reduction | None]:
         assert content is not None
         reduced = self._reduced(checked(content), draws)
-        return reduced or (decoded_image(self.images, index, content), None)
+        if reduced is not None:
+            return reduced
+        return decoded_image(self.images, index, content, alpha=self.pipeline.alpha), None
 
     def _black(self) -> Pixels:
         """As large as the first image that has a header: without a Resize all have one size."""

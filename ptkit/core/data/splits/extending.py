@@ -48,6 +48,7 @@ def extend_split(
     *,
     seed: int = 0,
     group_by: str | None = None,
+    near_duplicates: bool = False,
     allow_missing: bool = False,
 ) -> Extension:
     """Place the images of the scan that no list names.
@@ -57,7 +58,7 @@ def extend_split(
     the first of train, valid and test. A list of a part that the ratio does not have gets no other
     new images.
 
-    ratio, seed, group_by, allow_missing: see `split_images`.
+    ratio, seed, group_by, near_duplicates, allow_missing: see `split_images`.
 
     Raises:
         UsageError: group_by is not a regular expression or matches nothing.
@@ -77,7 +78,7 @@ def extend_split(
         sizes=listed.sizes + new.sizes,
         groups=[*listed.groups, *new.groups],
     )
-    grouping = group_images(both, group_by=group_by)
+    grouping = group_images(both, group_by=group_by, near_duplicates=near_duplicates)
     split = _place(new, existing, masks=masks, grouping=grouping, ratio=ratio, seed=seed)
     sizes = {new.class_names[label]: sum(split.counts[label]) for label in sorted({*new.labels})}
     check_sizes(sizes, num_parts=len(ratio), allow_missing=allow_missing)

@@ -214,7 +214,7 @@ def check_apart(scan: Scan, grouping: Grouping) -> None:
         DataError: they do; the message has their number and the first pair.
     """
     straddling = [
-        unit for unit in grouping.units if scan.parts and len({scan.parts[k] for k in unit}) > 1
+        unit for unit in grouping.certain if scan.parts and len({scan.parts[k] for k in unit}) > 1
     ]
     if not straddling:
         return

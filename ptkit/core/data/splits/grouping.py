@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from ptkit.core.data.components import joined
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.errors import UsageError
 from ptkit.core.files import with_retries
@@ -20,6 +21,8 @@ class Grouping:
     """Images that must stay together, and what was found on the way.
 
     units: disjoint sets of two or more indices, each ascending.
+    certain: the same without near-duplicates: given parts must not share any.
+    num_near: images that have a near-duplicate.
     num_duplicates: images with the bytes of an earlier one.
     conflicts: names of two images with the same bytes and different classes, a pair for each set of
     duplicates.
@@ -31,13 +34,16 @@ class Grouping:
     conflicts: tuple[tuple[str, str], ...] = ()
     num_groups: int = 0
     num_ungrouped: int = 0
+    certain: list[list[int]] = field(default_factory=list, repr=False)
+    num_near: int = 0
 
 
-def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
+def group_images(scan: Scan, *, group_by: str | None, near_duplicates: bool = False) -> Grouping:
     """Find duplicates (their files are read) and groups.
 
     group_by: a regular expression searched in each name; its first group, or else the whole match,
-    is the key. None takes the groups of the scan.
+    is the key. None takes the groups of the scan. near_duplicates: decode the images, and find
+    those that look alike too; unreadable ones look like nothing.
 
     Raises:
         UsageError: group_by is not a regular expression or matches nothing.
@@ -50,13 +56,29 @@ def group_images(scan: Scan, *, group_by: str | None) -> Grouping:
             groups[key].append(index)
     # After the names: a wrong pattern is reported before files are read.
     duplicates = find_duplicates(scan.paths, scan.sizes)
+    certain = joined([*duplicates, *groups.values()])
+    near = _near_pairs(scan) if near_duplicates else []
     return Grouping(
-        units=_joined([*duplicates, *groups.values()]),
+        units=joined([*certain, *near]) if near else certain,
+        certain=certain,
+        num_near=len({index for pair in near for index in pair}),
         num_duplicates=sum(len(same) - 1 for same in duplicates),
         conflicts=_conflicts(scan, duplicates),
         num_groups=len(groups),
         num_ungrouped=keys.count(None),
     )
+
+
+def _near_pairs(scan: Scan) -> list[list[int]]:
+    # A split without near-duplicates starts without numpy and OpenCV.
+    import numpy as np
+
+    from ptkit.core.data.checking import duplicates
+    from ptkit.core.data.checking.properties import measure
+
+    found = duplicates.near_duplicates(measure(scan.paths), np.array(scan.labels))
+    pairs: list[list[int]] = np.stack([found.first, found.second], axis=1).tolist()
+    return pairs
 
 
 def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
@@ -72,27 +94,6 @@ def _keys_of_names(names: Sequence[str], pattern: str) -> list[str | None]:
     if keys.count(None) == len(keys):
         raise UsageError(f"--group-by {pattern!r} matches no image; paths look like {names[0]!r}")
     return keys
-
-
-def _joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return the connected components of overlapping groups, each ascending."""
-    parent: dict[int, int] = {}
-
-    def root(index: int) -> int:
-        while (above := parent.setdefault(index, index)) != index:
-            parent[index] = parent[above]
-            index = above
-        return index
-
-    for first, *others in groups:
-        for other in others:
-            # The smaller index becomes the root, so that the result depends on the sets alone.
-            low, high = sorted((root(first), root(other)))
-            parent[high] = low
-    units: defaultdict[int, list[int]] = defaultdict(list)
-    for index in sorted(parent):
-        units[root(index)].append(index)
-    return list(units.values())
 
 
 def _conflicts(scan: Scan, duplicates: Iterable[Sequence[int]]) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,7 @@
 """The three ways to split, end to end: into lists, into folds, and into existing lists."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class SplitJob:
     kfold: int | None = None
     extend: bool = False
     group_by: str | None = None
+    near_duplicates: bool = False
     allow_missing: bool = False
     overwrite: bool = False
     seed: int = 0
@@ -68,7 +69,11 @@ class SplitJob:
             "--root": self.source.root,
             "--out": None if self.out == Path() else self.out,
         }
-        switches = {"--extend": self.extend, "--allow-missing": self.allow_missing}
+        switches = {
+            "--extend": self.extend,
+            "--near-duplicates": self.near_duplicates,
+            "--allow-missing": self.allow_missing,
+        }
         words = ["ptkit", "split", str(self.source.place)]
         words += [text for k, v in values.items() if v is not None for text in (k, str(v))]
         return shlex.join([*words, *(flag for flag, is_on in switches.items() if is_on)])
@@ -141,6 +146,7 @@ def _split(job: SplitJob) -> Outcome:
         part_names=names,
         seed=job.seed,
         group_by=job.group_by,
+        near_duplicates=job.near_duplicates,
         allow_missing=job.allow_missing,
     )
     ratio = ratio if len(names) > 1 else None
@@ -179,15 +185,24 @@ def _extend(job: SplitJob) -> Outcome:
         )
     check_extension(scan, existing, tree=job.tree)
     shares = parse_ratio(ratio)
+    near = job.near_duplicates or existing.record.get("near_duplicates", False)
     extension = extend_split(
-        scan, existing, shares, seed=job.seed, group_by=group_by, allow_missing=job.allow_missing
+        scan,
+        existing,
+        shares,
+        seed=job.seed,
+        group_by=group_by,
+        near_duplicates=near,
+        allow_missing=job.allow_missing,
     )
-    settings = _settings(job, ratio, group_by)
+    settings = _settings(replace(job, near_duplicates=near), ratio, group_by)
     written = write_extension(extension, existing, tree=job.tree, settings=settings)
     return Outcome(extension.scan, extension.split, written, ratio, group_by, extension)
 
 
 def _settings(job: SplitJob, ratio: str | None, group_by: str | None) -> dict[str, Any]:
     found = {"command": job.command, "seed": job.seed, "ratio": ratio, "group_by": group_by}
+    if job.near_duplicates:
+        found["near_duplicates"] = True
     column = job.source.columns.group
     return found if column is None else {**found, "group_column": column}

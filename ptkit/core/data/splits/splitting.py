@@ -44,6 +44,7 @@ def split_images(
     part_names: Sequence[str] = PART_NAMES,
     seed: int = 0,
     group_by: str | None = None,
+    near_duplicates: bool = False,
     allow_missing: bool = False,
 ) -> Split:
     """Divide the images by class in the given ratio; keep duplicates and groups in one part.
@@ -57,6 +58,7 @@ def split_images(
     part_names: a name for each part; there may be more names.
     group_by: a regular expression searched in each name; its first group, or else the whole match,
     is the key.
+    near_duplicates: whether images that look alike stay together too; of given parts, in train.
     allow_missing: whether a class may have fewer images than there are parts.
 
     Raises:
@@ -71,7 +73,7 @@ def split_images(
     sizes = Counter(labels)
     sizes_by_name = {name: sizes[label] for label, name in enumerate(scan.class_names)}
     check_sizes(sizes_by_name, num_parts=len(ratio), allow_missing=allow_missing)
-    grouping = group_images(scan, group_by=group_by)
+    grouping = group_images(scan, group_by=group_by, near_duplicates=near_duplicates)
     check_apart(scan, grouping)
     units = _among(rows, grouping.units) if scan.parts else grouping.units
     part_of = place_images(labels, units, class_names=scan.class_names, ratio=ratio, seed=seed)
@@ -92,9 +94,10 @@ def all_part_names(made: Sequence[str], given: Iterable[str]) -> tuple[str, ...]
 
 
 def _among(rows: Sequence[int], units: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return those of the units that are among these images, by their places there."""
+    """Return what each of the units has among these images, by their places there."""
     places = {row: place for place, row in enumerate(rows)}
-    return [[places[row] for row in unit] for unit in units if unit[0] in places]
+    inside = ([places[row] for row in unit if row in places] for unit in units)
+    return [unit for unit in inside if len(unit) > 1]
 
 
 def _with_given(

@@ -67,6 +67,7 @@ class Pipeline:
     num_draws: int
     num_crops: int = 1
     mix: Any = None
+    alpha: str = "drop"
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
@@ -81,12 +82,13 @@ class Pipeline:
         allow_user_code: bool = True,
         named_again: Sequence[Call] = (),
         tensors: Mapping[str, Tensor] | None = None,
+        alpha: str = "drop",
     ) -> "Pipeline":
         """Plan a list of calls.
 
         named_again: calls that may be user code all the same.
         tensors: what another pipeline of these calls had; the files that they name are not read
-        then, and without user code never.
+        then, and without user code never. alpha: see `images.read`.
 
         Raises:
             UsageError: unknown names or arguments, or transforms in an order that cannot work.
@@ -115,6 +117,7 @@ class Pipeline:
             num_draws=steps[-1].columns.stop if steps else 0,
             num_crops=max((step.spec.num_crops for step in steps), default=1),
             mix=build_transform(mix) if mix is not None else None,
+            alpha=alpha,
             tensors=held,
         )
 
@@ -333,7 +336,7 @@ class Pipeline:
             DataError: not a readable image.
             UsageError: a transform that does not fit the image.
         """
-        return self.view(images.read(path))
+        return self.view(images.read(path, alpha=self.alpha))
 
     def view(self, pixels: Pixels) -> Tensor:
         """Return the same of decoded pixels, uint8 (H, W, 3)."""
@@ -342,18 +345,14 @@ class Pipeline:
         return finished if self.num_crops > 1 else finished[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to worker processes as calls: a user's file is not a module that could be imported
-        there.
-        """
-        plan = self.plan
-        return _planned_again, (self.calls, dict(self.tensors), bool(plan.device_steps))
+        """Travel to worker processes as calls: a user's file cannot be imported there."""
+        options = {"tensors": dict(self.tensors), "alpha": self.alpha}
+        return _planned_again, (self.calls, bool(self.plan.device_steps), options)
 
 
-def _planned_again(
-    calls: tuple[Call, ...], tensors: dict[str, Tensor], is_for_gpu: bool
-) -> Pipeline:
+def _planned_again(calls: tuple[Call, ...], is_for_gpu: bool, options: Any) -> Pipeline:
     # With the tensors, files that the calls name are not read again.
-    pipeline = Pipeline.of(calls, tensors=tensors)
+    pipeline = Pipeline.of(calls, **options)
     return pipeline.for_device(torch.device("cuda")) if is_for_gpu else pipeline
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptkit.core.sharding import is_part
+
 
 class WeightAverage:
     """The exponential moving average of a model's parameters.
@@ -74,4 +76,10 @@ class WeightAverage:
 
     def _exchange(self) -> None:
         for name, parameter in self._parameters.items():
-            parameter.data, self._averages[name] = self._averages[name], parameter.data
+            if not is_part(parameter):
+                parameter.data, self._averages[name] = self._averages[name], parameter.data
+                continue
+            # FSDP keeps a view of the memory that it has seen first.
+            current = parameter.detach().clone()
+            parameter.detach().copy_(self._averages[name])
+            self._averages[name] = current

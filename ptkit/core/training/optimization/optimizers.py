@@ -14,6 +14,7 @@ from ptkit.core.parts.calls import Call, parse
 from ptkit.core.parts.catalogue import Catalogue, load_user_object
 from ptkit.core.parts.checks import Parameters
 from ptkit.core.parts.part import Part
+from ptkit.core.sharding import is_part
 from ptkit.core.training.optimization.muon import Muon
 from ptkit.core.training.optimization.paired import muon_with_adamw, sparse_adam_with_adam, take_in
 from ptkit.core.training.optimization.parameter_groups import (
@@ -347,8 +348,11 @@ def _construct(
         options = OPTIMIZERS.bind(call, OPTIMIZERS.find(call))
         return sparse_adam_with_adam(groups, lr=lr, sparse=sparse, options=options, build=build)
     # One kernel for all parameters instead of one a parameter, where torch has it.
-    on = next(model.parameters()).device.type
+    first = next(model.parameters())
+    on = first.device.type
     is_fused = call.name in _FUSED or (call.name in _FUSED_ON_CPU and on == "cpu")
+    # Parts of tensors have no such kernel in every torch.
+    is_fused = is_fused and not is_part(first)
     how = {"fused" if is_fused else "foreach": True}
     # On a GPU it sends numbers from the CPU every step and waits, unless it computes them there.
     if call.name == "ASGD" and on == "cuda":

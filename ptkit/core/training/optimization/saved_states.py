@@ -8,8 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ptkit.core.sharding import part_like
+
 # What states hold beside tensors.
 _PLAIN = (int, float, str, list, type(None))
+# Options of a group that say by which kernels it is stepped: the run has its own.
+_KERNELS = frozenset({"fused", "foreach"})
 
 
 def fault_of_optimizer(saved: Mapping[str, Any], optimizer: Any) -> str | None:
@@ -37,6 +41,34 @@ def fault_of_optimizer(saved: Mapping[str, Any], optimizer: Any) -> str | None:
             if fault := _fault_of_state(value, shape, total):
                 return f"the {key[:40]} of its parameter {number} {fault}"
     return next(filter(None, map(_fault_of_group, groups, own_groups)), None)
+
+
+def state_for(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state as this optimizer loads it: with this rank's part of each tensor, and
+    its own choice of kernels.
+    """
+    if "state" not in state:
+        return state
+    own = optimizer.param_groups
+    parameters = [each for group in own for each in group["params"]]
+    groups = [
+        saved | {key: group[key] for key in _KERNELS & group.keys()}
+        for saved, group in zip(state["param_groups"], own, strict=True)
+    ]
+    return {"state": _parts(state["state"], parameters), "param_groups": groups}
+
+
+def _parts(state: Mapping[int, Any], parameters: Sequence[Tensor]) -> dict[int, Any]:
+    return {
+        number: {
+            # Others are counts of steps.
+            key: part_like(value, parameters[number])
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape
+            else value
+            for key, value in of_one.items()
+        }
+        for number, of_one in state.items()
+    }
 
 
 def fault_unlike(saved: Any, own: Any, name: str) -> str | None:
@@ -75,5 +107,6 @@ def _fault_of_state(value: Any, shape: tuple[int, ...], total: int) -> str | Non
 
 
 def _fault_of_group(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
-    plain = {key: value for key, value in own.items() if key not in ("params", "name")}
+    left_out = _KERNELS | {"params", "name"}
+    plain = {key: value for key, value in own.items() if key not in left_out}
     return fault_unlike(saved, plain, "a group")

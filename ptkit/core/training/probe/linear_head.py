@@ -5,7 +5,7 @@ brought to mean 0 and standard deviation 1 (Hastie, Tibshirani and Friedman, "Th
 Statistical Learning", 2009, section 4.4.1). It is convex: L-BFGS finds its one minimum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from ptkit.core.data.keyed import permutation
 from ptkit.core.training.tasks.metrics import share_text
 
+NUM_FOLDS = 5
 # From nearly free weights to nearly none.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _MOST_STEPS = 200
@@ -104,13 +105,14 @@ def choose_penalty(
     *,
     num_classes: int,
     seed: int,
-    num_folds: int = 5,
+    num_folds: int = NUM_FOLDS,
     penalties: Sequence[float] = PENALTIES,
+    on_fit: Callable[[int], object] = lambda _count: None,
 ) -> Chosen:
     """Return the penalty with the smallest loss in stratified cross-validation.
 
     views: features (n, D) of the images, and of their mirror images, if these are used; all views
-    of an image are in one fold, and their scores are averaged.
+    of an image are in one fold, and their scores are averaged. on_fit: called with 1 for each head.
     """
     folds = stratified_folds(labels.numpy(), num_folds, seed=seed)
     losses = dict.fromkeys(penalties, 0.0)
@@ -125,6 +127,7 @@ def choose_penalty(
         # From the largest down: each minimum is near the one before.
         for penalty in sorted(penalties, reverse=True):
             head = fit_head(train, targets, num_classes=num_classes, penalty=penalty, start=head)
+            on_fit(1)
             scores = torch.stack([head.scores(view[left_out]) for view in views]).mean(0)
             losses[penalty] += F.cross_entropy(scores, truth, reduction="sum").item()
             num_right[penalty] += int((scores.argmax(1) == truth).sum())

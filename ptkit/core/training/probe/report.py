@@ -2,7 +2,7 @@
 would bring.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from ptkit.core.training.tasks.metrics import interval, share_text
 _SHARES = (0.1, 0.2, 0.5, 1.0)
 # A part is drawn anew so often: one draw says little.
 _DRAWS = 5
+# All of them cannot be drawn in several ways.
+MOST_HEADS = (len(_SHARES) - 1) * _DRAWS + 1
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ def report_of(
     num_classes: int,
     seed: int,
     num_neighbours: int | None = None,
+    on_fit: Callable[[int], object] = lambda _count: None,
 ) -> ProbeReport:
     """Fit heads to parts of the training images, and count what they do on the validation images.
 
-    seed: of the parts. num_neighbours: let so many nearest training images vote too.
+    seed: of the parts. num_neighbours: let so many nearest training images vote too. on_fit: called
+    with 1 for each head, of MOST_HEADS at most.
     """
     total = len(train)
     # Of few images at least one for each class, as far as there are so many.
@@ -103,7 +107,13 @@ def report_of(
         part_of(
             count,
             accuracy_with(
-                train, valid, count, penalty=chosen.penalty, num_classes=num_classes, seed=seed
+                train,
+                valid,
+                count,
+                penalty=chosen.penalty,
+                num_classes=num_classes,
+                seed=seed,
+                on_fit=on_fit,
             ),
             num_valid=len(valid),
         )
@@ -147,10 +157,17 @@ def expected_of_twice(budget: tuple[Part, ...], num_images: int) -> float | None
 
 
 def accuracy_with(
-    train: Features, valid: Features, count: int, *, penalty: float, num_classes: int, seed: int
+    train: Features,
+    valid: Features,
+    count: int,
+    *,
+    penalty: float,
+    num_classes: int,
+    seed: int,
+    on_fit: Callable[[int], object] = lambda _count: None,
 ) -> float:
     """Return the mean accuracy on the validation images of heads fitted to `count` images, which
-    have their share of every class.
+    have their share of every class. on_fit: see `report_of`.
     """
     draws = 1 if count >= len(train) else _DRAWS
     right = 0
@@ -159,5 +176,6 @@ def accuracy_with(
         by_class = order[np.argsort(train.labels.numpy()[order], kind="stable")]
         rows = by_class[np.linspace(0, len(train) - 1, count).round().astype(np.int64)]
         head = train.part(rows).fitted(num_classes=num_classes, penalty=penalty)
+        on_fit(1)
         right += int((head.scores(valid.views[0]).argmax(1) == valid.labels).sum())
     return right / (draws * len(valid))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ptkit.core.data.loading.batches import Batch
-from ptkit.core.device import autocast, passing_look
+from ptkit.core.device import autocast, passing_look, seed_device
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.training.recording.activations import Activations
 from ptkit.core.training.recording.series import Seconds
@@ -53,6 +53,8 @@ def initial_of(
         activations.seen(len(images)),
         _entering(order.append),
     ):
+        # Dropout: the same seed, the same numbers.
+        seed_device(images.device, 0)
         with autocast(images.device, dtype):
             outputs = model(images)
         labels = batch.labels.repeat_interleave(batch.num_crops, dim=0)

@@ -19,7 +19,7 @@ from ptkit.core.training.recording.activations import Activations
 from ptkit.core.training.recording.gauge import Gauge, Recorded
 from ptkit.core.training.recording.outputs import Margins, ValidOutputs
 from ptkit.core.training.recording.series import Seconds, Series
-from ptkit.core.training.recording.weight_norms import WeightNorms, gradient_norms, total_norm
+from ptkit.core.training.recording.weight_norms import WeightNorms, gradients_of, norms_of
 
 # Steps of an epoch at which weights are measured.
 NUM_SAMPLES = 32
@@ -72,6 +72,7 @@ class LayerGauge(Gauge):
         self._margins, self._outputs = margins, outputs
         self._weights, self._seconds = WeightNorms(weights), Seconds()
         self._steps, self._sampled = _Steps(), frozenset[int]()
+        self._nothing = torch.zeros((), device=next(model.parameters()).device)
         self._loss: Tensor | None = None
         self._is_sampled = False
         self._activations, self._num_looked_at = Activations(model, self._seconds), 0
@@ -110,11 +111,12 @@ class LayerGauge(Gauge):
         if not here().is_main or (self._clips and not self._is_sampled):
             return
         with self._seconds:
-            norms = gradient_norms(self._trained)
+            gradients = gradients_of(self._trained)
+            norms = norms_of([*gradients.values()])
             if not self._clips:
-                self._steps.grad_norm.add(total_norm(norms))
+                self._steps.grad_norm.add(torch.linalg.vector_norm(norms))
             if self._is_sampled:
-                self._weights.gradients(norms)
+                self._weights.gradients(dict(zip(gradients, norms.unbind(), strict=True)))
 
     def see_norm(self, norm: Tensor) -> None:
         """Keep the norm from clipping, if it is of the gradients as they were."""
@@ -125,8 +127,7 @@ class LayerGauge(Gauge):
         """Measure what the step has changed, where it is sampled."""
         with self._seconds:
             # A rank may have had no image of the step.
-            nothing = torch.zeros((), device=next(self._model.parameters()).device)
-            self._steps.loss.add(nothing if self._loss is None else self._loss)
+            self._steps.loss.add(self._nothing if self._loss is None else self._loss)
             if self._is_sampled:
                 self._weights.after(self._steps.weights)
 
@@ -206,7 +207,7 @@ class LayerGauge(Gauge):
         """Go on from a saved state; an empty one is that of a run that recorded nothing."""
         if not state:
             return
-        device = next(self._model.parameters()).device
+        device = self._nothing.device
         if here().is_main:
             for name in _ON_HOST:
                 setattr(self._steps, name, list(state[name]))

@@ -27,6 +27,7 @@ class Margins:
         self.count = np.zeros(num_images, np.int64)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._indices: list[Indices] = []
+        self._num_waiting = 0
         # On the device, of images that came before those that wait.
         self._margins: list[Tensor] = []
 
@@ -34,7 +35,8 @@ class Margins:
         """Add a batch: outputs (n * crops, K), labels (n * crops,), indices (n,) into the list."""
         self._waiting.append((outputs, labels))
         self._indices.append(indices.repeat(len(labels) // len(indices)))
-        if sum(some.numel() for some, _ in self._waiting) >= _NUMBERS_AT_ONCE:
+        self._num_waiting += outputs.numel()
+        if self._num_waiting >= _NUMBERS_AT_ONCE:
             self._compute()
 
     def gather(self) -> None:
@@ -57,7 +59,7 @@ class Margins:
         """Compute the margins of the outputs that wait, on their device."""
         if self._waiting:
             outputs, labels = (torch.cat(some) for some in zip(*self._waiting, strict=True))
-            self._waiting = []
+            self._waiting, self._num_waiting = [], 0
             own = outputs.gather(1, labels[:, None])
             others = outputs.scatter(1, labels[:, None], -torch.inf).amax(1)
             self._margins.append(own[:, 0].float() - others.float())

@@ -7,18 +7,27 @@ from torch import Tensor, nn
 
 from ptkit.core.training.recording.series import Series
 
-
-def gradient_norms(parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
-    """Return the norm of every parameter's gradient, by the parameter's id."""
-    found = [p for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm([_values(p.grad) for p in found if p.grad is not None])
-    return dict(zip(map(id, found), norms, strict=True))
+# Numbers from which on reading them takes longer than the calls.
+_LARGE = 1 << 20
 
 
-def total_norm(norms: Mapping[int, Tensor]) -> Tensor:
-    """Return the norm of all gradients together, as clip_grad_norm_ computes it."""
-    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-    return total
+def norms_of(tensors: list[Tensor]) -> Tensor:
+    """Return the norms of some tensors, (n,)."""
+    is_large = tensors[0].is_cpu and sum(tensor.numel() for tensor in tensors) > _LARGE
+    if not is_large:
+        return torch.stack(torch._foreach_norm(tensors))
+    # On a CPU faster than vector_norm.
+    return torch.stack([_squared_length(tensor) for tensor in tensors]).sqrt()
+
+
+def gradients_of(parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+    """Return the gradients that there are, by the id of their parameter."""
+    found = ((id(p), p.grad) for p in parameters)
+    return {
+        key: grad.coalesce().values() if grad.is_sparse else grad
+        for key, grad in found
+        if grad is not None
+    }
 
 
 class WeightNorms:
@@ -32,7 +41,7 @@ class WeightNorms:
         self._weights: list[Tensor] = list(weights.values())
         # Filled at each sample; memory that is taken anew costs more than the copy.
         self._copies: list[Tensor] = []
-        self._gradients: list[Tensor] = []
+        self._norms: list[Tensor] = []
 
     @torch.no_grad()
     def before(self) -> None:
@@ -40,20 +49,24 @@ class WeightNorms:
         if not self._copies:
             self._copies = [torch.empty_like(weight) for weight in self._weights]
         torch._foreach_copy_(self._copies, self._weights)
+        self._norms = [norms_of(self._copies)]
 
     def gradients(self, norms: Mapping[int, Tensor]) -> None:
-        """Keep those of the weights; a weight without a gradient has NaN."""
+        """Keep those of the weights, by id; a weight without a gradient has NaN."""
         nan = torch.full((), torch.nan, device=self._weights[0].device)
-        self._gradients = [norms.get(id(weight), nan) for weight in self._weights]
+        self._norms.append(torch.stack([norms.get(id(weight), nan) for weight in self._weights]))
 
     @torch.no_grad()
     def after(self, samples: Series) -> None:
         """Add the norms of weight before the step, gradient and change to `samples`: (3, W)."""
-        norms = torch._foreach_norm(self._copies)
         torch._foreach_sub_(self._copies, self._weights)
-        updates = torch._foreach_norm(self._copies)
-        samples.add(torch.stack([*norms, *self._gradients, *updates]).view(3, -1))
+        samples.add(torch.stack([*self._norms, norms_of(self._copies)]))
 
 
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+def _squared_length(tensor: Tensor) -> Tensor:
+    is_dense = tensor.is_contiguous() or (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+    # In the order of the memory, whatever that is.
+    values = tensor.as_strided((tensor.numel(),), (1,)) if is_dense else tensor.flatten()
+    return torch.dot(values, values)

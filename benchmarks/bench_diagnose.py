@@ -1,0 +1,214 @@
+"""Plant every fault of `ptkit diagnose`, and train clean recipes: is each found, and by its name?
+
+    python benchmarks/bench_diagnose.py [--seeds 3] [--only NAME] [--docs]
+
+Small runs on the digits of data/, seconds each. A fault counts as found where its rule is the
+headline: the first of the worst findings. Clean runs should have no FAIL and no WARN. --docs writes
+the table into docs/diagnose.md.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ptkit
+from ptkit.core.diagnosis.rules import open_findings
+from ptkit.core.errors import DivergedError
+from ptkit.looking.diagnosis import diagnose
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "diagnose.md"
+MODELS = ROOT / "benchmarks" / "plants" / "models.py"
+QUICK = {"pictures": False, "tensorboard": False, "epochs": 6}
+SCRATCH = {"lr": 0.02, "model": f"{MODELS}:Plain()"}
+
+Change = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Plant:
+    """rule: what must be the headline; "" for a clean run. settings: of the run. prepare: changes
+    the lists in the working directory, by a seed.
+    """
+
+    name: str
+    rule: str
+    settings: dict[str, object]
+    prepare: Change = lambda seed: None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--docs", action="store_true")
+    options = parser.parse_args()
+    rows, faults = [], 0
+    for plant in [*PLANTS, *CLEAN]:
+        if options.only in plant.name:
+            headlines = [headline(plant, seed) for seed in range(options.seeds)]
+            wanted = plant.rule or "nothing"
+            right = sum(found.partition(" ")[2] == plant.rule for found in headlines)
+            faults += right < options.seeds
+            told = ", ".join(dict.fromkeys(found or "nothing" for found in headlines))
+            rows.append(f"| {plant.name} | {wanted} | {right} of {options.seeds} | {told} |")
+            print(rows[-1], flush=True)
+    print(f"diagnose: {len(rows) - faults} of {len(rows)} rows right in all seeds")
+    if options.docs:
+        table = "\n".join(["| run | expected | found | headlines |", "|---|---|---|---|", *rows])
+        text = PAGE.read_text(encoding="utf-8")
+        marked = re.compile(r"(<!-- plants -->\n).*?(<!-- end -->)", re.DOTALL)
+        PAGE.write_text(marked.sub(rf"\g<1>{table}\n\g<2>", text), encoding="utf-8")
+
+
+def headline(plant: Plant, seed: int) -> str:
+    """Train a planted run in a folder of its own; return verdict and rule of the first finding that
+    is a FAIL or a WARN, or an empty text.
+    """
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="plant-") as name:
+        os.chdir(name)
+        try:
+            shutil.copytree(ROOT / "data", "data")
+            ptkit.split("data", ratio="6:3:1", seed=seed)
+            plant.prepare(seed)
+            with contextlib.suppress(DivergedError), contextlib.redirect_stderr(io.StringIO()):
+                ptkit.train(**{**QUICK, "seed": seed, **plant.settings}, name="run")
+            _, found = diagnose(Path("runs/run"))
+        finally:
+            os.chdir(before)
+    faults = [f for f in open_findings(found) if f.verdict in ("FAIL", "WARN")]
+    if plant.rule == "" and len(faults) > 1:
+        return ", ".join(f"{f.verdict} {f.rule}" for f in faults)
+    return f"{faults[0].verdict} {faults[0].rule}" if faults else ""
+
+
+def rows_of(file: str) -> list[list[str]]:
+    return [line.rsplit(" ", 1) for line in Path(file).read_text().splitlines()]
+
+
+def write(file: str, rows: list[list[str]]) -> None:
+    Path(file).write_text("".join(f"{path} {label}\n" for path, label in rows))
+
+
+def shuffle_labels(seed: int) -> None:
+    for file in ("train.txt", "valid.txt"):
+        rows = rows_of(file)
+        labels = [label for _, label in rows]
+        random.Random(seed).shuffle(labels)
+        write(file, [[path, label] for (path, _), label in zip(rows, labels, strict=True)])
+
+
+def flip_labels(seed: int) -> None:
+    """Give one image in twenty another class."""
+    draws = random.Random(seed)
+    for file in ("train.txt", "valid.txt"):
+        write(
+            file,
+            [
+                [p, str((int(k) + draws.randrange(1, 10)) % 10) if draws.random() < 0.05 else k]
+                for p, k in rows_of(file)
+            ],
+        )
+
+
+def few_images(count: int) -> Change:
+    return lambda seed: write("train.txt", random.Random(seed).sample(rows_of("train.txt"), count))
+
+
+def copy_valid(seed: int) -> None:
+    """Put three in ten validation images into training too."""
+    rows = rows_of("valid.txt")
+    copied = random.Random(seed).sample(rows, len(rows) * 3 // 10)
+    write("train.txt", rows_of("train.txt") + copied)
+
+
+def one_of_many(seed: int) -> None:
+    """Leave one image of each class but one in training."""
+    seen: set[str] = set()
+    kept = []
+    for path, label in rows_of("train.txt"):
+        if label == "0" or label not in seen:
+            kept.append([path, label])
+        seen.add(label)
+    write("train.txt", kept)
+
+
+def one_in_ten(seed: int) -> None:
+    """Leave a tenth of the images of one class, in both lists."""
+    for file in ("train.txt", "valid.txt"):
+        rows = rows_of(file)
+        own = [row for row in rows if row[1] == "3"]
+        write(file, [row for row in rows if row[1] != "3"] + own[: max(len(own) // 10, 1)])
+
+
+END = ("ToTensor()",)
+PLANTS = (
+    Plant("rate 1,000", "non-finite", {**SCRATCH, "lr": 1000.0, "scheduler": "none", "warmup": 0}),
+    Plant("head weights × 50", "initial loss", {**SCRATCH, "init": ("fc=normal_(0, 3)",)}),
+    Plant("Linear from 0.01", "initial signal", {"model": f"{MODELS}:TinyWeights()", "lr": 0.02}),
+    Plant("not divided by 255", "input",
+          {**SCRATCH, "transforms": (*END, f'Lambda("{MODELS}:raw")', "Normalize([0.3], [0.3])"),
+           "model": "resnet8()"}),
+    Plant("normalised twice", "input",
+          {**SCRATCH,
+           "transforms": (*END, "Normalize([0.3], [0.3])", f'Lambda("{MODELS}:twice")')}),
+    Plant("softmax layer", "softmax before the loss", {"model": f"{MODELS}:Softmax()", "lr": 0.02}),
+    Plant("labels shuffled", "not learning", {}, shuffle_labels),
+    Plant("rate × 100", "lr too high", {"lr": 10.0}),
+    Plant("AdamW, rate × 100", "lr too high", {"optimizer": "AdamW()", "lr": 3.0}),
+    Plant("resnet8, rate × 300", "lr too high", {"model": "resnet8()", "lr": 30.0}),
+    Plant("rate / 1,000", "lr too low", {**SCRATCH, "lr": 0.00002}),
+    Plant("AdamW, rate / 1,000", "lr too low",
+          {**SCRATCH, "optimizer": "AdamW()", "lr": 0.000001}),
+    Plant("eight sigmoid layers", "vanishing gradient",
+          {"model": f"{MODELS}:Sigmoids()", "lr": 0.01}),
+    Plant("one image in 200 × 50", "gradient spikes",
+          {**SCRATCH, "transforms": (*END, "Normalize([0.3], [0.3])", f"{MODELS}:Spiky()"),
+           "eval_transforms": (*END, "Normalize([0.3], [0.3])"), "batch_size": 16, "lr": 0.01,
+           "epochs": 8}),
+    Plant("a layer at rate / 1,000", "layer imbalance",
+          {"groups": ("layer2.0.conv2: lr=0.001x",)}),
+    Plant("biases of -10", "dead units", {"model": f"{MODELS}:Dead()", "lr": 0.02}),
+    Plant("layers without a gradient", "not updated",
+          {"model": f"{MODELS}:Forgotten()", "lr": 0.02}),
+    Plant("weight decay 1", "weight decay",
+          {**SCRATCH, "optimizer": "SGD(momentum=0.9, weight_decay=1)",
+           "epochs": 12}),
+    Plant("40 images", "overfitting that costs",
+          {**SCRATCH, "epochs": 60, "augment": "none", "loss": "CrossEntropyLoss()",
+           "batch_size": 20, "optimizer": "SGD(momentum=0.9)"}, few_images(40)),
+    Plant("outputs × 5", "overconfident",
+          {"model": f"{MODELS}:Boastful()", "lr": 0.02, "loss": "CrossEntropyLoss()"}),
+    Plant("30 % of validation copied", "too good", {"allow_leak": True}, copy_valid),
+    Plant("output bias + 3", "output bias", {"model": f"{MODELS}:Biased()", "lr": 0.02}),
+    Plant("1 : 110", "collapse", {"loss": "CrossEntropyLoss()", "epochs": 20}, one_of_many),
+    Plant("5 % of labels wrong", "label noise", {"epochs": 10}, flip_labels),
+    Plant("20 ms an image", "data-bound",
+          {"transforms": (f'Lambda("{MODELS}:slow")', *END), "epochs": 8, "batch_size": 16,
+           "cache": "off", "workers": 1}, few_images(200)),
+)  # fmt: skip
+CLEAN = (
+    Plant("clean: defaults", "", {"epochs": 15}),
+    Plant("clean: AdamW", "", {"optimizer": "AdamW()", "epochs": 15}),
+    Plant("clean: lenet at 32", "", {"model": "lenet()", "size": 32, "epochs": 20}),
+    Plant("clean: no norms", "", {**SCRATCH, "epochs": 10}),
+    Plant("clean: one cycle", "", {"scheduler": "OneCycleLR(max_lr=0.2)", "epochs": 12}),
+    Plant("clean: a class of a tenth", "", {"epochs": 15}, one_in_ten),
+    Plant("clean: margin loss", "", {"loss": "MultiMarginLoss()", "epochs": 15}),
+    Plant("clean: frozen body, small batches", "",
+          {"groups": ("conv1: frozen",), "batch_size": 16, "epochs": 10}),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What `ptkit train --seeds` and `--folds` call: several runs of one setting, in one folder."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptkit import api_runs
+from ptkit.api_settings import Layers, asked_finetuning, asked_training
+from ptkit.api_types import StrPath, path_or_none
+from ptkit.core.errors import UsageError
+from ptkit.core.ranks import rank_of_environment
+
+if TYPE_CHECKING:
+    from ptkit.core.config import Settings
+    from ptkit.core.training.observers import Watcher
+    from ptkit.core.training.run_place import Place
+    from ptkit.core.training.series import Series
+    from ptkit.looking.series import SeriesResult
+
+_LINK = Path("ckpt.pkl")
+
+
+def is_asked_for(keywords: dict[str, Any]) -> bool:
+    """Say whether the keywords of a command mean several runs: they say so, or resume them."""
+    resume = keywords.get("resume")
+    is_resumed = resume is not None and (Path(resume) / "series.json").is_file()
+    return is_resumed or not keywords.keys().isdisjoint(("seeds", "folds"))
+
+
+def train_series(
+    source: StrPath | None = None,
+    *,
+    seeds: int | None = None,
+    folds: StrPath | None = None,
+    watch: "Watcher",
+    resume: StrPath | None = None,
+    **keywords: Any,
+) -> "SeriesResult":
+    """Train once for each of so many seeds, or each fold; keywords: see `ptkit.train`.
+
+    resume: the folder of a series, of which what is missing is trained.
+
+    Raises:
+        PtkitError: any of its children; core/errors.py says what each means.
+    """
+    if resume is not None:
+        if source is not None:
+            raise UsageError(f"--resume continues with the runs' own lists: leave {source} out")
+        return _resumed(Path(resume), watch, {"seeds": seeds, "folds": folds, **keywords})
+    keywords |= _lists_of(seeds, folds, source, keywords)
+    given, where, layers = _apart(keywords)
+    gathered = asked_training(source, given, **where, watch=watch, layers=layers)
+    return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
+
+
+def finetune_series(
+    weights: StrPath | None = None,
+    source: StrPath | None = None,
+    *,
+    seeds: int | None = None,
+    folds: StrPath | None = None,
+    watch: "Watcher",
+    **keywords: Any,
+) -> "SeriesResult":
+    """Train on from old weights once for each seed or fold; keywords: see `ptkit.finetune`.
+
+    Raises:
+        PtkitError: any of its children; core/errors.py says what each means.
+    """
+    keywords |= _lists_of(seeds, folds, source, keywords)
+    given, where, layers = _apart(keywords)
+    gathered = asked_finetuning(weights, source, given, **where, watch=watch, layers=layers)
+    return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
+
+
+def _lists_of(
+    seeds: int | None, folds: StrPath | None, source: StrPath | None, keywords: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the lists by which the settings are chosen: those of the first fold."""
+    from ptkit.core.training.series import check_alone, folds_in
+
+    check_alone(seeds, path_or_none(folds))
+    _refuse_several_processes()
+    if folds is None:
+        return {}
+    taken = [f"--{name}" for name in ("train", "valid") if keywords.get(name) is not None]
+    if source is not None or taken:
+        raise UsageError(f"--folds has its own lists: leave {source or taken[0]} out")
+    first = next(iter(folds_in(Path(folds)).values()))
+    return {"train": first / "train.txt", "valid": first / "valid.txt"}
+
+
+def _apart(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Layers]:
+    """Return the settings among the keywords; the place; recipe, config and trust.
+
+    Raises:
+        UsageError: a keyword that is for single runs.
+    """
+    given = dict(keywords)
+    if given.pop("preflight", False):
+        raise UsageError("--preflight is for one run: leave --seeds and --folds out")
+    where = {name: given.pop(name, None) for name in ("out", "name")}
+    layers: Layers = {
+        "recipe": given.pop("recipe", None),
+        "config": path_or_none(given.pop("config", None)),
+        "trust": bool(given.pop("trust", False)),
+    }
+    return given, where, layers
+
+
+def _trained(
+    gathered: "AbstractContextManager[tuple[Settings, Place]]",
+    *,
+    seeds: int | None,
+    folds: Path | None,
+    watch: "Watcher",
+) -> "SeriesResult":
+    from ptkit.core.training.series import begun_series, by_fold, by_seed
+
+    with gathered as (settings, place):
+        planned = by_seed(settings, seeds or 1) if folds is None else by_fold(settings, folds)
+        with begun_series(planned, place) as series:
+            return _completed(series, watch)
+
+
+def _resumed(folder: Path, watch: "Watcher", given: dict[str, Any]) -> "SeriesResult":
+    from ptkit.core.parts.trust import gather_trusted
+    from ptkit.core.training.series import read_series
+
+    trust = bool(given.pop("trust", False))
+    if refused := [name for name, value in given.items() if value is not None]:
+        flag = "--" + refused[0].replace("_", "-")
+        raise UsageError(
+            f"--resume {folder} continues with the runs' own settings: leave out {flag}"
+        )
+    _refuse_several_processes()
+    series = read_series(folder)
+    for name in series.names:
+        gather_trusted({}, config=folder / f"{name}.toml", trust=trust)
+    return _completed(series, watch)
+
+
+def _completed(series: "Series", watch: "Watcher") -> "SeriesResult":
+    """Train what is missing, and sum up."""
+    from ptkit.core.training.series import train_missing
+    from ptkit.looking.series import summarise
+
+    def run_one(settings: "Settings", place: "Place", resume: Path | None) -> None:
+        result = api_runs.run_settings(settings, place, resume=resume, link=None, watch=watch)
+        for verdict in result.verdicts:
+            watch.say(f"note: {verdict.text}")
+
+    train_missing(series, run_one, say=watch.say)
+    return summarise(series.folder, series.runs, link=_LINK)
+
+
+def _refuse_several_processes() -> None:
+    if not rank_of_environment().is_alone:
+        raise UsageError("a series of runs is trained by one process: start it without torchrun")

@@ -1,0 +1,87 @@
+"""`ptkit gradcam`."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Annotated, Any, Unpack
+
+import typer
+
+from ptkit.commands import options
+from ptkit.commands.output import Printer
+from ptkit.commands.pictures import report_pictures, say_missing_font
+from ptkit.core.wording import counted
+
+
+@options.reads_images
+@options.writes_names
+@options.for_bare_weights
+def gradcam(
+    printer: Printer,
+    ckpt: options.Checkpoint,
+    sources: options.Sources,
+    layers: options.Layers = None,
+    class_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="Explain this class, not the answer. May be repeated.",
+        ),
+    ] = None,
+    num_images: options.NumImages = 8,
+    device: options.Device = "auto",
+    workers: options.Workers = 0,
+    root: options.Root = None,
+    out: options.Out = None,
+    **answers: Unpack[options.BareWeights],
+) -> None:
+    """Draw where a model looked: Grad-CAM's heat over images, with the box of the hottest region.
+
+    Explained is the class that the model answers, or --class; in the last layer with maps on which
+    the outputs depend, or --layers. gradcam.csv has the box of every image, in pixels of the image
+    as the network sees it; the picture shows --num-images of them.
+
+    Example: ptkit gradcam ckpt.pkl data/3 --class 3 --layers "layer2.*"
+    """
+    from ptkit.core.device import choose_device
+    from ptkit.looking.gradcam import draw_regions, find_classes, find_regions
+    from ptkit.looking.pictures import picture_folder
+    from ptkit.looking.predictions import find_images
+    from ptkit.looking.subject import load_subject
+
+    place = choose_device(device)
+    subject = load_subject(ckpt, **answers)
+    names = class_names or []
+    classes = find_classes(subject, names)
+    images = find_images(sources, subject.class_names, root=root)
+    for note in subject.weights.lines:
+        printer.say(note)
+    if len(images) > num_images:
+        printer.say(f"drawing {num_images} of {len(images):,} images; --num-images draws more")
+    regions = find_regions(
+        subject, images, layers=layers, classes=classes, device=place, workers=workers
+    )
+    with picture_folder("gradcam", run=subject.weights.run, out=out) as pictures:
+        rows = draw_regions(
+            regions,
+            images,
+            pictures,
+            num_images=num_images,
+            classes=names,
+            source=subject.weights.described,
+        )
+    printer.say("\n".join(_lines(rows)))
+    say_missing_font(printer, subject.class_names)
+    report_pictures(printer, pictures, regions=rows)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each layer: how large the boxes are."""
+    lines = []
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        shares = [row["share"] for row in rows if row["layer"] == layer]
+        known = [share for share in shares if share is not None]
+        boxes = f"{counted(len(known), 'box', 'boxes')}, no region in {len(shares) - len(known):,}"
+        size = f", median {median(known):.1%} of the image" if known else ""
+        lines.append(f"{layer}: {boxes}{size}")
+    return lines

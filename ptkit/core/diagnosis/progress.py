@@ -1,0 +1,317 @@
+"""Rules on losses, gradients and the clock: whether a run learned, and at what rate."""
+
+import math
+
+import numpy as np
+
+from ptkit.core.diagnosis.findings import (
+    FAIL,
+    INFO,
+    WARN,
+    Judgement,
+    fine,
+    not_applicable,
+)
+from ptkit.core.diagnosis.recorded import Floats, Recorded, running_median
+
+NO_RECORD = not_applicable("the run recorded nothing: it was made with log.layers=false")
+NO_EPOCH = not_applicable("no epoch was finished")
+
+LEARNS_BELOW = 0.98
+_ROSE = 2.0
+# Of the loss of guessing: a minimum below it is as good as this.
+_FLOOR = 0.05
+_LARGE_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-4, 0.02
+_STILL_FALLING = 0.05
+_ENOUGH_STEPS = 40
+_SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
+_SHARE_OF_STEPS = 0.05
+_WAITS_INFO, _WAITS_WARN = 0.05, 0.20
+_GAP = 0.10
+
+
+def non_finite(run: Recorded) -> Judgement:
+    """NaN or infinity in a loss, a gradient or a weight."""
+    if run.diverged is not None:
+        step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
+        text = f"the loss became NaN or infinite at step {step:,}"
+        return Judgement(FAIL, text, {"step": step}, where, calmer(run))
+    if run.start is None:
+        return NO_RECORD
+    if len(run.loss) and not np.isfinite(run.loss).all():
+        step = int(np.flatnonzero(~np.isfinite(run.loss))[0]) + 1
+        text = f"the loss was NaN or infinite at step {step:,}"
+        return Judgement(FAIL, text, {"step": step}, (), calmer(run))
+    bad = [name for name in run.trained if not np.isfinite(run.samples(name, "weight")).all()]
+    if bad:
+        return Judgement(FAIL, f"{bad[0]} is NaN or infinite", {}, tuple(bad), calmer(run))
+    # A loss scaler skips steps whose gradients overflow: a few are its way to find the scale.
+    skipped = int((~np.isfinite(run.grad_norm)).sum())
+    if skipped > max(_SHARE_OF_STEPS * len(run.grad_norm), 10):
+        text = f"the gradient was NaN or infinite in {skipped:,} of {len(run.grad_norm):,} steps"
+        return Judgement(WARN, text, {"steps": skipped}, (), f"{run.again} --precision bf16")
+    return fine({"skipped_steps": skipped})
+
+
+def not_learning(run: Recorded) -> Judgement:
+    """Neither the training loss nor the accuracy is better than the same answer for every image."""
+    if not len(run.metrics.get("train_loss", ())):
+        return NO_EPOCH
+    guess, least = guessing_loss(run), float(np.nanmin(run.metrics["train_loss"]))
+    numbers, faults = {"train_loss": least}, []
+    if guess is not None:
+        numbers["guessing"] = guess
+        if least >= LEARNS_BELOW * guess:
+            faults.append(f"the best training loss is {least:.4g}, guessing gives {guess:.4g}")
+    accuracy, counts = best_accuracy(run), valid_counts(run)
+    if accuracy is not None and counts is not None:
+        share, n = counts.max() / counts.sum(), counts.sum()
+        limit = share + 2 * math.sqrt(share * (1 - share) / n)
+        numbers |= {"accuracy": accuracy, "limit": limit}
+        # Of uneven classes a model may learn the large ones alone: that is a collapse.
+        if accuracy <= limit and (faults or not is_uneven(run)):
+            faults.append(
+                f"the best accuracy is {accuracy:.1%}, and always the largest class gives"
+                f" {share:.1%} (limit {limit:.1%}, two standard errors above)"
+            )
+    if not faults and guess is None and "accuracy" not in numbers:
+        return not_applicable("its loss and its labels have no value of guessing")
+    if not faults:
+        return fine(numbers)
+    command = f"{run.again} --preflight"
+    return Judgement(FAIL, "; ".join(faults), numbers, (), command)
+
+
+def rate_too_high(run: Recorded) -> Judgement:
+    """The loss rises again to twice its minimum, or large steps bring it no further."""
+    if run.start is None or len(run.loss) < 20:
+        return NO_RECORD if run.start is None else not_applicable("fewer than 20 steps")
+    width = _width(run)
+    # Medians: single batches with a large loss are no rise.
+    line = running_median(run.loss, width)
+    floor = _FLOOR * (guessing_loss(run) or float(run.loss[0]))
+    least = np.maximum(np.minimum.accumulate(line), floor)
+    ratio = float((line / least).max())
+    update = overall_update(run)
+    numbers = {"rise": ratio, "update": update}
+    # After single spikes it is these that want a remedy.
+    is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(_spikes(run)) >= 2
+    if ratio > _ROSE and not is_spiky and not _recovers(line, least):
+        text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE:g})"
+        return Judgement(FAIL, text, numbers, (), slower(run))
+    peak = run.loss[run.lr >= 0.5 * run.lr.max()]
+    third = max(len(peak) // 3, 1)
+    last = float(np.mean(peak[-third:]))
+    gain, guess = 1 - last / float(np.mean(peak[:third])), guessing_loss(run)
+    is_stuck = gain < _NO_GAIN or (guess is not None and last > LEARNS_BELOW * guess)
+    if update > _LARGE_UPDATE and is_stuck and len(peak) >= 20:
+        text = (
+            f"at the full rate a step moves weights by {update:.2g} of their size (limit"
+            f" {_LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
+        )
+        return Judgement(FAIL, text, numbers | {"gain": gain}, (), slower(run))
+    return fine(numbers)
+
+
+def rate_too_low(run: Recorded) -> Judgement:
+    """Tiny updates, and a loss that still falls at the end."""
+    if run.start is None or len(run.loss) < 20:
+        return NO_RECORD if run.start is None else not_applicable("fewer than 20 steps")
+    update = overall_update(run)
+    fifth = max(len(run.loss) // 5, 5)
+    before, last = run.loss[-2 * fifth : -fifth], run.loss[-fifth:]
+    total = float(run.loss[:fifth].mean() - last.mean())
+    fall = float(before.mean() - last.mean())
+    noise = math.hypot(*(part.std() / math.sqrt(len(part)) for part in (before, last)))
+    is_falling = total > 0 and fall > _STILL_FALLING * total and total > 2 * noise
+    numbers = {"update": update, "fall": fall}
+    guess = guessing_loss(run)
+    has_begun = guess is None or last.mean() < LEARNS_BELOW * guess
+    if update < _SMALL_UPDATE and (is_falling or not has_begun):
+        verdict = WARN if has_begun else FAIL
+        text = (
+            f"a step moves weights by {update:.2g} of their size (limit {_SMALL_UPDATE:g}), and the"
+            f" loss is still on its way: {before.mean():.4g} to {last.mean():.4g} in the last fifth"
+        )
+        return Judgement(verdict, text, numbers, (), f"{run.again} --lr {10 * _lr(run):.3g}")
+    return fine(numbers)
+
+
+def gradient_spikes(run: Recorded) -> Judgement:
+    """Gradients far out of the usual, after which the loss is higher; or most steps clipped."""
+    if run.start is None or len(run.grad_norm) < _ENOUGH_STEPS:
+        return NO_RECORD if run.start is None else not_applicable("fewer than 40 steps")
+    norms = run.grad_norm[np.isfinite(run.grad_norm) & (run.grad_norm > 0)]
+    if not len(norms):
+        return not_applicable("no gradient is finite")
+    p90 = float(np.quantile(norms, 0.9))
+    clip = run.settings.train.clip_grad
+    if clip is not None and (share := float((norms > clip).mean())) > _CLIPPED:
+        text = f"{share:.0%} of the steps were clipped to {clip:g} (limit {_CLIPPED:.0%})"
+        numbers = {"clipped": share, "p90": p90}
+        return Judgement(WARN, text, numbers, (), f"{run.again} --set train.clip_grad={p90:.3g}")
+    spikes = _spikes(run)
+    if len(spikes) < 2:
+        return fine({"spikes": len(spikes), "p90": p90})
+    largest = float(run.grad_norm[spikes].max())
+    text = (
+        f"{len(spikes)} steps had a gradient far out of the usual, up to {largest:.3g} (90 % are"
+        f" below {p90:.3g}), and the loss was a fifth higher after them"
+    )
+    numbers = {"spikes": len(spikes), "largest": largest, "p90": p90}
+    return Judgement(WARN, text, numbers, (), f"{run.again} --set train.clip_grad={p90:.3g}")
+
+
+def overfitting(run: Recorded) -> Judgement:
+    """Accuracy is lost again, or the validation loss rises while training images are fitted."""
+    valid, counts = run.metrics.get("valid_accuracy"), valid_counts(run)
+    if valid is None or counts is None or not len(valid):
+        return not_applicable("the run has no accuracy of validation")
+    best, final, n = float(np.nanmax(valid)), float(valid[-1]), counts.sum()
+    error = math.sqrt(max(best * (1 - best), 1 / n) / n)
+    numbers = {"best": best, "final": final}
+    keep = f"{run.again} --set train.patience=5"
+    if final < best - 2 * math.sqrt(2) * error:
+        text = f"accuracy fell from {best:.1%} (epoch {np.nanargmax(valid) + 1}) to {final:.1%}"
+        return Judgement(WARN, text, numbers, (), keep)
+    losses, train = run.metrics["valid_loss"], run.metrics.get("train_accuracy")
+    if train is None or not np.isfinite(train[-1]):
+        return fine(numbers)
+    gap, rise = float(train[-1] - final), float(losses[-1] / np.nanmin(losses))
+    if rise > 1.1 and gap > _GAP + 2 * error:
+        text = (
+            f"the validation loss is {rise:.2f} times its minimum (limit 1.1), and training images"
+            f" are right {100 * gap:.0f} points more often (limit {100 * (_GAP + 2 * error):.0f})"
+        )
+        return Judgement(WARN, text, numbers | {"gap": gap, "rise": rise}, (), keep)
+    return fine({**numbers, "gap": gap, "rise": rise})
+
+
+def data_bound(run: Recorded) -> Judgement:
+    """The model waits for images. The first epoch, in which they are decoded, does not count."""
+    if run.start is None:
+        return NO_RECORD
+    epochs = run.epochs[1:]
+    if not epochs:
+        return not_applicable("a single epoch: the first one loads the images")
+    waited = sum(sum(filter(None, epoch["wait_s"])) for epoch in epochs)
+    share = waited / max(sum(epoch["train_s"] for epoch in epochs), 1e-9)
+    if share <= _WAITS_INFO:
+        return fine({"share": share})
+    verdict = WARN if share > _WAITS_WARN else INFO
+    text = f"{share:.0%} of the training time was waiting for images (limit {_WAITS_WARN:.0%})"
+    return Judgement(verdict, text, {"share": share}, (), f"{run.again} --set data.cache=disk")
+
+
+def is_uneven(run: Recorded) -> bool:
+    """Say whether the largest class has over three times the training images of the smallest."""
+    counts = run.start.get("class_counts") if run.start else None
+    return counts is not None and max(counts) > 3 * max(min(counts), 1)
+
+
+def guessing_loss(run: Recorded) -> float | None:
+    """Return the mean loss of the best answer that is the same for every training image.
+
+    The cross-entropy of the classes' shares π, H(q) with q = (1 - s) π + s / K under label
+    smoothing s. None for other losses, and with weights.
+    """
+    call = run.settings.loss.call or ""
+    counts = run.start.get("class_counts") if run.start else None
+    if not call.startswith(("CrossEntropyLoss", "NLLLoss")) or not counts or "weight=" in call:
+        return None
+    if "reduction=" in call or "ignore_index=" in call:
+        return None
+    shares = np.array(counts, float)
+    if run.settings.data.sampler == "balanced":
+        shares = (shares > 0).astype(float)
+    shares /= shares.sum()
+    smoothing = label_smoothing(call)
+    shares = (1 - smoothing) * shares + smoothing / len(shares)
+    kept = shares[shares > 0]
+    return float(-(kept * np.log(kept)).sum())
+
+
+def label_smoothing(call: str) -> float:
+    """Return the label smoothing of a loss's call."""
+    _, found, rest = call.partition("label_smoothing=")
+    return float(rest.partition(",")[0].rstrip(") ")) if found else 0.0
+
+
+def valid_counts(run: Recorded) -> Floats | None:
+    """Return the validation images of each class, where each image has one."""
+    counts = run.start.get("valid_counts") if run.start else None
+    is_single = "valid_accuracy" in run.metrics and counts is not None
+    return np.array(counts, float) if is_single and counts and sum(counts) else None
+
+
+def best_accuracy(run: Recorded) -> float | None:
+    """Return the best validation accuracy."""
+    found = run.metrics.get("valid_accuracy")
+    if found is None or not len(found) or not np.isfinite(found).any():
+        return None
+    return float(np.nanmax(found))
+
+
+def overall_update(run: Recorded) -> float:
+    """Return the median ‖Δw‖/‖w‖ at the peak of the rate, of weights trained at the run's rate: a
+    body at a rate of its own is not what the rate is judged by.
+    """
+    weights = run.start["weights"] if run.start else {}
+    names = [name for name in run.trained if weights[name]["lr_scale"] >= 0.5] or run.trained
+    found = [r for r in map(run.median_update, names) if math.isfinite(r)]
+    return float(np.median(found)) if found else math.nan
+
+
+def slower(run: Recorded) -> str:
+    """Return the command with a tenth of the rate."""
+    return f"{run.again} --lr {_lr(run) / 10:.3g}"
+
+
+def calmer(run: Recorded) -> str:
+    """Return the command with a tenth of the rate and gradients clipped where most of them were."""
+    norms = run.grad_norm[np.isfinite(run.grad_norm)]
+    clip = f"{np.quantile(norms, 0.9):.3g}" if len(norms) else "1"
+    return f"{slower(run)} --set train.clip_grad={clip}"
+
+
+def _lr(run: Recorded) -> float:
+    return run.settings.optimizer.lr or 0.0
+
+
+def _width(run: Recorded) -> int:
+    """Return over how many steps a loss is smoothed."""
+    return min(max(len(run.loss) // 50, 5), len(run.loss) // 3)
+
+
+def _recovers(line: Floats, least: Floats) -> bool:
+    """Say whether a loss that rose is back near its minimum at the end, as after a one-cycle peak,
+    and whether it rose for a short while only.
+    """
+    high = line > _ROSE * least
+    return bool(line[-1] <= 1.1 * least[-1]) and float(high.mean()) < _SHARE_OF_STEPS
+
+
+def _spikes(run: Recorded) -> list[int]:
+    """Return the steps with a gradient more than six robust deviations above the median, in
+    logarithms, after which the loss is a fifth higher. The noisy first steps are left
+    out.
+    """
+    norms = np.where(run.grad_norm > 0, run.grad_norm, np.nan)
+    logs = np.log(norms)
+    begin = max(len(logs) // 20, 10)
+    found = []
+    for step in np.flatnonzero(np.isfinite(logs))[:-5]:
+        if step < begin:
+            continue
+        # Of the steps around it: gradients shrink and grow over a run.
+        near = logs[max(step - 50, 0) : step + 50]
+        near = near[np.isfinite(near)]
+        middle = np.median(near)
+        # 1.4826 times the median deviation is the standard deviation of a normal distribution.
+        spread = 1.4826 * np.median(np.abs(near - middle)) + 1e-3
+        before, after = run.loss[max(step - 10, 0) : step], run.loss[step : step + 5]
+        if (logs[step] - middle) / spread > _SPIKE_Z and np.mean(after) > _SPIKE_RISE * np.median(
+            before
+        ):
+            found.append(int(step))
+    return found

@@ -1,0 +1,234 @@
+"""Every rule of `ptkit diagnose`, a row each, and what mutes what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ptkit.core.diagnosis import predictions, progress, signal, updates
+from ptkit.core.diagnosis.findings import FAIL, WARN, Finding, Judge, Judgement
+from ptkit.core.diagnosis.progress import NO_EPOCH
+from ptkit.core.diagnosis.recorded import Recorded
+
+
+@dataclass(frozen=True)
+class Rule:
+    """judge: gives its judgement of a run. formula: when it fires, in words. source: where limit
+    and formula come from. mutes: rules whose findings are consequences of this one's.
+    """
+
+    name: str
+    judge: Judge
+    formula: str
+    source: str
+    mutes: tuple[str, ...] = ()
+
+
+_USUAL = "updates of about 1e-3 of the weights are usual (Karpathy, CS231n, section on ratios)"
+
+# Whatever goes wrong with the steps shows in all of these.
+_LEARNING = (
+    "not learning",
+    "collapse",
+    "output bias",
+    "overconfident",
+    "overfitting that costs",
+    "label noise",
+)
+_STEPS = ("lr too high", "lr too low", "gradient spikes", "layer imbalance", "weight decay")
+_SIGNAL = ("vanishing gradient", "dead units")
+
+# Causes before what they cause; the first one that fires is the headline.
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "non-finite",
+        progress.non_finite,
+        "a loss, gradient or weight is NaN or infinite; a loss scaler may skip 5 % of the steps",
+        "IEEE 754; Micikevicius et al. 2018, section 3.2, on skipped steps",
+        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal"),
+    ),
+    Rule(
+        "softmax before the loss",
+        signal.softmax_before_the_loss,
+        "all first outputs are at least 0 and each row sums to 1, under CrossEntropyLoss",
+        "torch.nn.CrossEntropyLoss applies log_softmax itself",
+        (*_LEARNING, *_STEPS, *_SIGNAL, "initial signal", "initial loss"),
+    ),
+    Rule(
+        "input",
+        signal.input_scale,
+        "of a first batch: a channel's |mean| > 0.5, its std outside [0.5, 2], or a value > 20",
+        "LeCun et al. 1998, Efficient BackProp, section 4.3: mean 0, spread 1",
+        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal"),
+    ),
+    Rule(
+        "initial loss",
+        signal.initial_loss,
+        "|L0 - ln K| / ln K > 0.5 WARN, > 1 FAIL; of weights that were trained before only above",
+        "the cross-entropy of K equal probabilities is ln K",
+        (*_LEARNING, "lr too high", "gradient spikes", "dead units", "layer imbalance"),
+    ),
+    Rule(
+        "initial signal",
+        signal.initial_signal,
+        "std of the last layer's outputs over the first's, before training, outside [0.03, 30]",
+        "He et al. 2015, section 2.2: the product over the layers should be 1",
+        (*_LEARNING, "lr too low", "lr too high", "layer imbalance", "dead units"),
+    ),
+    Rule(
+        "dead units",
+        signal.dead_units,
+        "units that 256 validation images never activate, for 3 epochs: > 20 % WARN, > 50 %"
+        " FAIL, or 90 % of a layer",
+        "Lu et al. 2019, Dying ReLU and Initialization",
+        (
+            *_LEARNING,
+            *("lr too low", "vanishing gradient", "layer imbalance", "not updated"),
+            *("initial signal", "initial loss", "weight decay"),
+        ),
+    ),
+    Rule(
+        "not updated",
+        updates.not_updated,
+        "the change of a trained weight is 0 at every sample, or a weight is in no group although"
+        " none is frozen on purpose",
+        "a weight outside the optimizer has no other sign",
+        ("layer imbalance", "vanishing gradient"),
+    ),
+    Rule(
+        "weight decay",
+        updates.weight_decay,
+        "FAIL: the norm falls below a tenth while the loss is bad; INFO: the sum of rate times"
+        " decay is below 0.01, or a layer grows to three times its norm",
+        "Loshchilov and Hutter 2019, section 3: weights shrink by rate times decay a step",
+        (*_LEARNING, "lr too high", "lr too low", *_SIGNAL, "layer imbalance", "gradient spikes"),
+    ),
+    Rule(
+        "vanishing gradient",
+        updates.vanishing_gradient,
+        "rms gradient of the first quarter of layers over the last < 1e-3 and their update < 1e-5"
+        " of their size (of adaptive optimizers the update alone)",
+        "Glorot and Bengio 2010, section 4",
+        (*_LEARNING, "lr too low", "layer imbalance", "initial signal"),
+    ),
+    Rule(
+        "lr too high",
+        progress.rate_too_high,
+        "the smoothed loss rises to twice its minimum and stays, or the median update at the full"
+        " rate is > 1e-2 of the weights and the loss does not fall",
+        _USUAL,
+        (*_LEARNING, *_SIGNAL, "gradient spikes", "layer imbalance"),
+    ),
+    Rule(
+        "lr too low",
+        progress.rate_too_low,
+        "median update < 1e-4 of the weights, and the last fifth of the steps has over 5 % of the"
+        " whole fall of the loss",
+        _USUAL,
+        (*_LEARNING, "layer imbalance"),
+    ),
+    Rule(
+        "gradient spikes",
+        progress.gradient_spikes,
+        "log of the total norm > 6 robust deviations above its neighbours, twice, and the loss 20 %"
+        " higher after it; or over half of the steps clipped",
+        "Pascanu et al. 2013, section 3.2: clip near the mean norm",
+    ),
+    Rule(
+        "too good",
+        predictions.too_good,
+        "over 1 % of the validation images were trained on, or accuracy 3 SE above that on training"
+        " images without augmentation",
+        "Kapoor and Narayanan 2023, section 2: leakage",
+        ("label noise",),
+    ),
+    Rule(
+        "not learning",
+        progress.not_learning,
+        "best training loss ≥ 0.98 of guessing, or best accuracy ≤ the largest class + 2 SE",
+        "entropy of the classes' shares; binomial standard error",
+        (
+            *("collapse", "output bias", "overconfident", "overfitting that costs"),
+            *("label noise", "layer imbalance"),
+        ),
+    ),
+    Rule(
+        "collapse",
+        predictions.collapse,
+        "exp of the entropy of the answers over exp of that of the labels ≤ 0.5",
+        "Hill numbers of order 1: the effective number of classes",
+        ("output bias", "overfitting that costs", "overconfident"),
+    ),
+    Rule(
+        "overfitting that costs",
+        progress.overfitting,
+        "final accuracy < best - 2√2 SE; or validation loss > 1.1 of its minimum with a gap to"
+        " training of 0.10 + 2 SE",
+        "two shares of n images differ by √2 SE",
+        ("overconfident", "output bias"),
+    ),
+    Rule(
+        "output bias",
+        predictions.output_bias,
+        "a class of 20 images and more is answered 1.5 times too often or too rarely, beyond 3"
+        " standard deviations, and its precision or recall is below 0.8 of the accuracy",
+        "binomial standard deviation of a share; effect: Saerens et al. 2002",
+        ("overconfident",),
+    ),
+    Rule(
+        "label noise",
+        predictions.label_noise,
+        "over 3 % of the validation images, and 10, off the diagonal of the confident joint with"
+        " less than a tenth of the other class's probability; and over half of all errors",
+        "Northcutt et al. 2021, section 3.1",
+        ("overconfident", "overfitting that costs"),
+    ),
+    Rule(
+        "overconfident",
+        predictions.overconfident,
+        "ECE of 15 bins of equal mass > 0.05 and above the 95th percentile of calibrated draws,"
+        " with more confidence than accuracy",
+        "Guo et al. 2017, section 2; Nguyen and O'Connor 2015, section 3",
+    ),
+    Rule(
+        "layer imbalance",
+        updates.layer_imbalance,
+        "a layer's median update over the geometric mean outside [0.1, 10]",
+        "You et al. 2017 (LARS), section 4: the ratio should be alike in all layers",
+    ),
+    Rule(
+        "data-bound",
+        progress.data_bound,
+        "waiting for images, first epoch left out: > 5 % of the training time INFO, > 20 % WARN",
+        "the step's own clock",
+    ),
+)
+
+# What the first line of layers.jsonl is enough for.
+_BEFORE_TRAINING = ("softmax before the loss", "input", "initial loss", "initial signal")
+
+BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def findings(run: Recorded) -> list[Finding]:
+    """Judge a run by every rule, in their order; consequences of a FAIL or WARN are muted."""
+    found = [Finding(rule.name, _judged(rule, run)) for rule in RULES]
+    causes: dict[str, str] = {}
+    # The worst first: what only warns explains no failure that explains it.
+    for verdict in (FAIL, WARN):
+        for rule, finding in zip(RULES, found, strict=True):
+            if finding.verdict == verdict and rule.name not in causes:
+                for name in rule.mutes:
+                    causes.setdefault(name, rule.name)
+    return [replace(finding, muted_by=causes.get(finding.rule)) for finding in found]
+
+
+def open_findings(found: Sequence[Finding]) -> list[Finding]:
+    """Return those with something to say that no other one explains, the worst first."""
+    spoken = [f for f in found if f.muted_by is None and f.verdict not in ("ok", "n/a")]
+    return sorted(spoken, key=lambda f: ("FAIL", "WARN", "INFO").index(f.verdict))
+
+
+def _judged(rule: Rule, run: Recorded) -> Judgement:
+    # A run that was killed in its first epoch has the first line only.
+    if run.start is not None and not run.epochs and run.diverged is None:
+        return NO_EPOCH if rule.name not in _BEFORE_TRAINING else rule.judge(run)
+    return rule.judge(run)

@@ -1,0 +1,141 @@
+"""Rules on what goes through a model: its input, its first answers, its activations."""
+
+import math
+
+import numpy as np
+
+from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
+from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD
+from ptkit.core.diagnosis.recorded import Recorded
+
+_OFF, _FAR_OFF = 0.5, 1.0
+_WEAK, _STRONG = 0.03, 30.0
+_MEAN, _LOW_STD, _HIGH_STD, _LARGEST = 0.5, 0.5, 2.0, 20.0
+_DEAD_WARN, _DEAD_FAIL, _DEAD_LAYER, _DEAD_EPOCHS = 0.2, 0.5, 0.9, 3
+
+
+def initial_loss(run: Recorded) -> Judgement:
+    """The loss before the first step, against that of giving all classes the same probability."""
+    if run.start is None:
+        return NO_RECORD
+    loss, uniform = run.start["initial"]["loss"], math.log(max(run.num_classes, 2))
+    if not (run.settings.loss.call or "").startswith(("CrossEntropyLoss", "NLLLoss")):
+        return not_applicable("only cross-entropy is known before training: ln K")
+    if loss is None:
+        return not_applicable("the first loss was not finite, or of mixed images")
+    off = (loss - uniform) / uniform
+    numbers = {"loss": loss, "uniform": uniform}
+    # Weights that were trained before may know the answers.
+    size = abs(off) if run.is_from_scratch else off
+    if size <= _OFF:
+        return fine(numbers)
+    text = (
+        f"the loss began at {loss:.3g}, and all classes alike give ln K = {uniform:.3g}: off by"
+        f" {size:.0%} (limit {_OFF:.0%})"
+    )
+    head = (run.start["head"] or "Linear").removesuffix(".weight")
+    command = f'{run.again} --init "{head}=normal_(0, 0.01)"'
+    return Judgement(FAIL if size > _FAR_OFF else WARN, text, numbers, (head,), command)
+
+
+def initial_signal(run: Recorded) -> Judgement:
+    """How far the spread of outputs shrinks or grows from the first layer to the last."""
+    if run.start is None:
+        return NO_RECORD
+    if not run.is_from_scratch:
+        return not_applicable("its weights were trained before")
+    spreads = {k: v for k, v in run.start["initial"]["layer_std"].items() if v is not None}
+    if len(spreads) < 2:
+        return not_applicable("fewer than two layers with weights")
+    first, *_, last = spreads.values()
+    ratio = last / first if first else math.inf
+    if _WEAK <= ratio <= _STRONG:
+        return fine({"ratio": ratio})
+    name, std, wanted = _worst_init(run)
+    text = (
+        f"outputs of the last layer spread {ratio:.2g} times as far as those of the first (limits"
+        f" {_WEAK:g} and {_STRONG:g}); {name} began with weights of {std:.2g}, for rectifiers"
+        f" sqrt(2/fan_in) = {wanted:.2g}"
+    )
+    command = f"{run.again} --init \"{name}=kaiming_normal_(nonlinearity='relu')\""
+    return Judgement(WARN, text, {"ratio": ratio}, (name,), command)
+
+
+def input_scale(run: Recorded) -> Judgement:
+    """Mean, spread and largest value of the images as the model gets them."""
+    if run.start is None:
+        return NO_RECORD
+    seen = run.start["initial"]["input"]
+    means, stds, largest = seen["mean"], seen["std"], seen["max"]
+    if any(value is None for value in (*means, *stds, largest)):
+        return not_applicable("the input was not finite")
+    mean, low, high = max(map(abs, means)), min(stds), max(stds)
+    numbers = {"mean": mean, "std_low": low, "std_high": high, "largest": largest}
+    if mean <= _MEAN and low >= _LOW_STD and high <= _HIGH_STD and largest <= _LARGEST:
+        return fine(numbers)
+    text = (
+        f"the input has means up to {mean:.2g} (limit {_MEAN:g}), spreads of {low:.2g} to"
+        f" {high:.2g} (limits {_LOW_STD:g} and {_HIGH_STD:g}) and values up to {largest:.3g} (limit"
+        f" {_LARGEST:g})"
+    )
+    return Judgement(WARN, text, numbers, (), f"ptkit normstats {run.settings.data.train}")
+
+
+def softmax_before_the_loss(run: Recorded) -> Judgement:
+    """Outputs that are probabilities already, under a loss that makes them ones."""
+    if run.start is None:
+        return NO_RECORD
+    if not (run.settings.loss.call or "").startswith("CrossEntropyLoss"):
+        return not_applicable("the loss applies no softmax")
+    if not run.start["initial"]["outputs_are_probabilities"]:
+        return fine()
+    text = "every output is at least 0 and each image's sum to 1: CrossEntropyLoss applies softmax"
+    command = f"take the softmax layer out of {run.settings.model.call}"
+    return Judgement(FAIL, text, {}, (), command)
+
+
+def dead_units(run: Recorded) -> Judgement:
+    """Channels and features that no validation image activates, for three epochs."""
+    if run.start is None:
+        return NO_RECORD
+    if not run.epochs:
+        return NO_EPOCH
+    if len(run.epochs) < _DEAD_EPOCHS:
+        return not_applicable(f"fewer than {_DEAD_EPOCHS} epochs")
+    recent = [epoch["activations"] for epoch in run.epochs[-_DEAD_EPOCHS:]]
+    layers = [k for k, seen in recent[-1].items() if seen.get("dead") is not None]
+    if not layers:
+        return not_applicable("no layer is followed by a rectifier")
+    dead = {k: min(seen[k]["dead"] for seen in recent if k in seen) for k in layers}
+    units = {k: recent[-1][k]["units"] for k in layers}
+    share = sum(dead.values()) / sum(units.values())
+    worst = sorted(layers, key=lambda k: -dead[k] / units[k])
+    worst = [k for k in worst if dead[k] > _DEAD_WARN * units[k]]
+    is_layer_dead = bool(worst) and dead[worst[0]] >= _DEAD_LAYER * units[worst[0]]
+    numbers = {"share": share, "units": sum(units.values())}
+    if share <= _DEAD_WARN and not is_layer_dead:
+        return fine(numbers)
+    verdict = FAIL if share > _DEAD_FAIL or is_layer_dead else WARN
+    where = tuple(f"{k}: {dead[k]} of {units[k]}" for k in worst)
+    text = (
+        f"{share:.0%} of the units gave nothing on 256 validation images in {_DEAD_EPOCHS} epochs"
+        f" (limit {_DEAD_WARN:.0%}); most in {where[0]}"
+    )
+    lr = (run.settings.optimizer.lr or 0.0) / 3
+    return Judgement(verdict, text, numbers, where, f"{run.again} --lr {lr:.3g}")
+
+
+def _worst_init(run: Recorded) -> tuple[str, float, float]:
+    """Return the layer whose first weights are furthest from He et al. 2015, equation 10: its name,
+    their standard deviation (about 0), and sqrt(2 / fan_in).
+    """
+    found = []
+    for name, about in (run.start or {})["weights"].items():
+        norms, shape = run.samples(name, "weight"), about["shape"]
+        fan_in = math.prod(shape[1:])
+        if len(norms) and norms[0] > 0 and fan_in:
+            std = float(norms[0]) / math.sqrt(math.prod(shape))
+            found.append((name.removesuffix(".weight"), std, math.sqrt(2 / fan_in)))
+    if not found:
+        return "Linear", math.nan, math.nan
+    return max(found, key=lambda row: abs(np.log(row[1] / row[2])))

@@ -1,0 +1,172 @@
+"""Rules on how far the optimizer moves each layer."""
+
+import math
+
+import numpy as np
+
+from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
+from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD, guessing_loss
+from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
+
+_VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
+_FEW, _MANY = 0.1, 10.0
+_INERT, _CRUSHED = 0.01, 0.1
+_GROWS = 3.0
+# Optimizers that divide by the size of gradients: small ones move weights as far as large ones.
+_ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop", "Muon", "Sparse")
+
+
+def vanishing_gradient(run: Recorded) -> Judgement:
+    """The first layers hardly get a gradient, and hardly move."""
+    if run.start is None:
+        return NO_RECORD
+    weights = run.start["weights"]
+    names = [name for name in run.trained if len(run.samples(name, "gradient"))]
+    if len(names) < 4:
+        return not_applicable("fewer than four trained layers")
+    quarter = max(len(names) // 4, 1)
+    first, last = names[:quarter], names[-quarter:]
+    ratio = _rms(run, first) / max(_rms(run, last), 1e-30)
+    update = _median(run, first)
+    numbers = {"ratio": ratio, "update": update}
+    is_adaptive = (run.settings.optimizer.call or "").startswith(_ADAPTIVE)
+    # Of an adaptive optimizer at a tiny rate all layers stand still.
+    is_behind = update < _BEHIND * _median(run, last) if is_adaptive else ratio < _VANISHED
+    # Decay alone moves weights by rate times decay, with momentum ten times as far.
+    decay = max(weights[name]["weight_decay"] for name in first)
+    limit = max(_STANDS_STILL, 20 * decay * float(run.lr.max(initial=0)))
+    if not (update < limit and is_behind):
+        return fine(numbers)
+    text = (
+        f"gradients of the first layers are {ratio:.2g} of those of the last (limit"
+        f" {_VANISHED:g}), and a step moves them by {update:.2g} of their size (limit"
+        f" {limit:.2g})"
+    )
+    command = f"{run.again} --init \"Conv2d=kaiming_normal_(nonlinearity='relu')\""
+    return Judgement(FAIL, text, numbers, tuple(first), command)
+
+
+def layer_imbalance(run: Recorded) -> Judgement:
+    """A layer moves ten times further than the others, or less than a tenth as far."""
+    if run.start is None:
+        return NO_RECORD
+    found = {name: _own_update(run, name) for name in run.trained}
+    found = {name: r for name, r in found.items() if math.isfinite(r) and r > 0}
+    if len(found) < 3:
+        return not_applicable("fewer than three layers that move")
+    middle = math.exp(np.mean(np.log(list(found.values()))))
+    off = {name: r / middle for name, r in found.items() if not _FEW <= r / middle <= _MANY}
+    if not off:
+        return fine({"least": min(found.values()) / middle, "most": max(found.values()) / middle})
+    worst = max(off, key=lambda name: abs(math.log(off[name])))
+    text = (
+        f"a step moves {worst} {off[worst]:.2g} times as far as the mean layer (limits {_FEW:g} and"
+        f" {_MANY:g})"
+    )
+    flags = " ".join(_group(name, 1 / ratio) for name, ratio in off.items())
+    return Judgement(WARN, text, dict(off), tuple(off), f"{run.again} {flags}")
+
+
+def not_updated(run: Recorded) -> Judgement:
+    """Weights that are meant to be trained and do not move at all."""
+    if run.start is None:
+        return NO_RECORD
+    if not run.epochs:
+        return NO_EPOCH
+    if run.settings.train.method == "probe":
+        return not_applicable("a probe makes no steps")
+    still = [n for n in run.trained if len(u := run.samples(n, "update")) and not u.any()]
+    groups = run.settings.optimizer.groups
+    weights = run.start["weights"]
+    if not any(word in group for group in groups for word in ("frozen", "excluded", "unfreeze")):
+        still += [name for name, about in weights.items() if not about["trained"]]
+    if not still:
+        return fine()
+    text = f"{len(still)} of {len(weights)} weights never moved: {', '.join(still[:3])}"
+    flags = " ".join(f'--group "{name}: lr=1x"' for name in still[:3])
+    return Judgement(FAIL, text, {"weights": len(still)}, tuple(still), f"{run.again} {flags}")
+
+
+def weight_decay(run: Recorded) -> Judgement:
+    """Decay that crushes the weights, that does nothing, or that is missing where they grow."""
+    if run.start is None:
+        return NO_RECORD
+    if not run.epochs:
+        return NO_EPOCH
+    weights = run.start["weights"]
+    decayed = [name for name in run.trained if weights[name]["weight_decay"] > 0]
+    total = _total_norm(run, decayed)
+    if len(total) and total[-1] < _CRUSHED * total.max() and _is_bad(run):
+        share = float(total[-1] / total.max())
+        text = (
+            f"decay brought the weights to {share:.1%} of their norm (limit {_CRUSHED:.0%}), and"
+            " the loss is not what it was"
+        )
+        less = max(weights[name]["weight_decay"] for name in decayed) / 100
+        command = f'{run.again} --group "*: weight_decay={less:.1g}"'
+        return Judgement(FAIL, text, {"norm": share}, (), command)
+    grown = [name for name in run.trained if _growth(run, name) > _GROWS]
+    numbers = {"lr_times_decay": _lr_times_decay(run)}
+    if grown:
+        most = max(grown, key=lambda name: _growth(run, name))
+        text = f"{most} grew to {_growth(run, most):.1f} times its norm (limit {_GROWS:g})"
+        decay = 10 * max(weights[most]["weight_decay"], 5e-5)
+        flags = " ".join(f'--group "{name}: weight_decay={decay:.1g}"' for name in grown[:5])
+        return Judgement(INFO, text, numbers, tuple(grown), f"{run.again} {flags}")
+    if decayed and run.is_from_scratch and numbers["lr_times_decay"] < _INERT:
+        text = (
+            f"rates times decay add up to {numbers['lr_times_decay']:.2g} over the run (limit"
+            f" {_INERT:g}): decay did next to nothing"
+        )
+        return Judgement(INFO, text, numbers)
+    return fine(numbers)
+
+
+def _rms(run: Recorded, names: list[str]) -> float:
+    """Return the median over the samples of the root mean square of the gradients."""
+    weights = (run.start or {})["weights"]
+    sizes = [math.prod(weights[name]["shape"]) for name in names]
+    squares = sum(run.samples(name, "gradient") ** 2 for name in names)
+    found = np.sqrt(squares / sum(sizes))
+    return float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0
+
+
+def _median(run: Recorded, names: list[str]) -> float:
+    found = [r for r in map(run.median_update, names) if math.isfinite(r)]
+    return float(np.median(found)) if found else math.nan
+
+
+def _own_update(run: Recorded, name: str) -> float:
+    """Return the median update of a layer; where rates are set for all layers by one setting, as if
+    it had the run's rate.
+    """
+    scale = (run.start or {})["weights"][name]["lr_scale"]
+    is_by_layer = not run.settings.optimizer.groups
+    return run.median_update(name) / (scale if is_by_layer and scale > 0 else 1.0)
+
+
+def _group(name: str, factor: float) -> str:
+    return f'--group "{name}: lr={factor:.2g}x"'
+
+
+def _total_norm(run: Recorded, names: list[str]) -> Floats:
+    parts = [run.samples(name, "weight") ** 2 for name in names]
+    return np.sqrt(sum(parts)) if parts else np.zeros(0)
+
+
+def _growth(run: Recorded, name: str) -> float:
+    norms = run.samples(name, "weight")
+    return float(norms[-1] / norms[0]) if len(norms) and norms[0] > 0 else 0.0
+
+
+def _is_bad(run: Recorded) -> bool:
+    """Say whether the loss ended above its minimum, or never fell below guessing."""
+    line = smoothed(run.loss, max(len(run.loss) // 20, 1))
+    guess = guessing_loss(run) or math.inf
+    return bool(line[-1] > 1.1 * line.min() or line[-1] > 0.9 * guess)
+
+
+def _lr_times_decay(run: Recorded) -> float:
+    weights = (run.start or {})["weights"]
+    largest = max((weights[name]["weight_decay"] for name in run.trained), default=0.0)
+    return float(run.lr.sum() * largest)

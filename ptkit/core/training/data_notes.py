@@ -1,0 +1,39 @@
+"""What a run says of its data."""
+
+from collections import Counter
+
+from ptkit.core.config import DataSettings
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.data.loading.keeping import LoadedList, where_note
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.sizes import Sides
+
+
+def data_note(
+    train: LoadedList, valid: LoadedList, pipeline: Pipeline, *, data: DataSettings, sides: Sides
+) -> str:
+    """Say how many images there are, of what, where they are kept, and what becomes of them."""
+    images, count = train.images, train.images.num_classes
+    if images.label_kind == REGRESSION:
+        labels = "one number per image" if count == 1 else f"{count} numbers per image"
+    elif images.label_kind == SINGLE:
+        labels = f"{count} classes"
+    else:
+        labels = f"{images.labels.sum(axis=1).mean():.1f} of {count} classes per image"
+    note = (
+        f"data: {len(images):,} training and {len(valid.images):,} validation images, {labels},"
+        f" {'×'.join(map(str, sides))}, {where_note(train, valid)}"
+    )
+    if pipeline.size not in (None, sides):
+        note += f"; training images become {'×'.join(map(str, pipeline.size or ()))}"
+    if repeated := images.num_repeated + valid.images.num_repeated:
+        note += f"; lines that repeat another: {repeated:,}"
+    if relabelled := images.num_relabelled + valid.images.num_relabelled:
+        note += f"; with another class by {data.relabel}: {relabelled:,}"
+    if odd := Counter(train.odd) + Counter(valid.odd):
+        note += f"; used: {', '.join(f'{count:,} {kind}' for kind, count in sorted(odd.items()))}"
+    if data.reduced_decode:
+        note += "; training JPEGs are decoded smaller where the crop allows it"
+    if pipeline.alpha == "white":
+        note += "; transparent images are put on white"
+    return note

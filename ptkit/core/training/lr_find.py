@@ -1,0 +1,100 @@
+"""The range test: at which learning rates does the loss fall, and where does it run away?"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ptkit.core.errors import UsageError
+from ptkit.core.training.loop import Training, make_step
+from ptkit.core.training.tasks.loss import Totals
+
+Values = npt.NDArray[np.float64]
+
+LOWEST, HIGHEST, NUM_STEPS = 1e-6, 10.0, 100
+# Weight of the neighbours in a smoothed loss.
+_PAST = 0.8
+# The test ends where the mean of the last losses is so many times its lowest.
+_DIVERGED = 4.0
+# Losses that ran away are smoothed as so many times the first ones.
+_HIGHEST_LOSS = 2.0
+
+_NUM_RECENT = 5
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """One step at each rate. rates: of the run, (N,), rising. losses: (N,), raw and smoothed."""
+
+    rates: Values
+    losses: Values
+    smoothed: Values
+
+    @property
+    def steepest(self) -> float:
+        """The rate at which the smoothed loss falls fastest, per factor of the rate."""
+        end = int(self.smoothed.argmin()) + 1
+        if end < 3:
+            return float(self.rates[0])
+        slopes = np.gradient(self.smoothed[:end], np.log(self.rates[:end]))
+        return float(self.rates[slopes.argmin()])
+
+    @property
+    def largest(self) -> float:
+        """The rate of the lowest smoothed loss: above it the loss rises."""
+        return float(self.rates[self.smoothed.argmin()])
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the loss ran away before the highest rate."""
+        return len(self.rates) < NUM_STEPS
+
+
+def range_test(training: Training, on_step: Callable[[int], None] = lambda _n: None) -> RangeTest:
+    """Train with rates that rise by the same factor at each step (Smith 2015, Cyclical Learning
+    Rates, section 3.3, there by the same amount), until the loss runs away; the model is changed.
+
+    training: for this alone. Its schedule is not used; groups keep their ratios to the run's rate.
+
+    Raises:
+        UsageError: the loss is not finite from the first step on.
+    """
+    optimizer, setup = training.optimizer, training.optimizer_setup
+    factors = [group["lr"] / setup.lr for group in optimizer.param_groups]
+    epochs = (training.train.epoch(epoch) for epoch in itertools.count(1))
+    batches = itertools.chain.from_iterable(epochs)
+    rates, losses, lowest = np.geomspace(LOWEST, HIGHEST, NUM_STEPS), list[float](), math.inf
+    training.to_training_mode()
+    for number, rate in enumerate(rates.tolist(), start=1):
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = rate * factor
+        totals = Totals(training.loss)
+        make_step(training, [next(batches) for _ in range(training.settings.accumulate)], totals)
+        # Dropout is seeded by it.
+        training.schedule.num_steps = number
+        loss = totals.loss()
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        on_step(1)
+        recent = float(np.mean(losses[-_NUM_RECENT:]))
+        lowest = min(lowest, recent)
+        if recent > _DIVERGED * lowest:
+            break
+    if len(losses) < 2:
+        raise UsageError(
+            "the loss is not finite at the lowest rate: `ptkit train --preflight` says more"
+        )
+    return RangeTest(rates[: len(losses)], np.array(losses), _smoothed(np.array(losses)))
+
+
+def _smoothed(losses: Values) -> Values:
+    """Return means over neighbours on both sides, which shift nothing to higher rates."""
+    values = np.minimum(losses, _HIGHEST_LOSS * losses[:_NUM_RECENT].mean())
+    distances = np.abs(np.arange(len(values))[:, None] - np.arange(len(values)))
+    weights: Values = _PAST**distances
+    mean: Values = weights @ values / weights.sum(1)
+    return mean

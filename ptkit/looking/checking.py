@@ -1,0 +1,181 @@
+"""The check-up of data: finding the images, applying the rules, and showing what was found."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptkit.core.data.checking.evidence import Evidence, Listing, gather
+from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
+from ptkit.core.data.checking.ignoring import read_ignored
+from ptkit.core.data.labels import SINGLE
+from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.data.moved import check_root
+from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
+from ptkit.core.data.splits.scanning import Scan
+from ptkit.core.data.splits.sources import Source, scan_source
+from ptkit.core.errors import DataError, UsageError
+
+# Called with what is counted and how many there are; gives the function that counts.
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+HEADER = ("rule", "verdict", "action", "group", "path", "part", "class", "reason")
+
+
+@dataclass(frozen=True, eq=False)
+class CheckUp:
+    """The evidence, and what the rules found in it; `ptkit check`."""
+
+    evidence: Evidence
+    findings: Findings
+
+    @property
+    def by_action(self) -> Iterator[tuple[str, list[Finding]]]:
+        """What to do, with the findings that ask for it."""
+        for action in ACTIONS:
+            if found := [f for f in self.findings.findings if f.rule.action == action]:
+                yield action, found
+
+    def count(self, verdict: str) -> int:
+        """Return how many findings have this verdict."""
+        return sum(finding.verdict == verdict for finding in self.findings.findings)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield a row for each image of each finding, see HEADER; groups count from 1."""
+        listing = self.evidence.listing
+        for finding in self.findings.findings:
+            rule, found = finding.rule, finding.found
+            for number, group in enumerate(found.groups, 1):
+                for row in group:
+                    part = listing.part_names[listing.parts[row]]
+                    label, reason = listing.label_name(row), found.reasons.get(row, "")
+                    head = (rule.name, finding.verdict, rule.action, number)
+                    yield (*head, listing.names[row], part, label, reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints, but its files."""
+        listing = self.evidence.listing
+        counts = np.bincount(listing.parts, minlength=len(listing.part_names)).tolist()
+        return {
+            "num_images": len(listing),
+            "parts": dict(zip(listing.part_names, counts, strict=True)),
+            "findings": [
+                {
+                    "rule": finding.rule.name,
+                    "verdict": finding.verdict,
+                    "action": finding.rule.action,
+                    "text": finding.found.text,
+                    "num_images": len(finding.found.images),
+                    "groups": [
+                        [listing.names[row] for row in group] for group in finding.found.groups
+                    ],
+                }
+                for finding in self.findings.findings
+            ],
+            "natural": [rule.name for rule, _ in self.findings.natural],
+        }
+
+
+def check_up(
+    sources: Sequence[Path] = (),
+    *,
+    root: Path | None = None,
+    workers: int = 0,
+    counting: Counting,
+) -> CheckUp:
+    """Decode all images of some lists, or of one folder, once, and apply the rules.
+
+    sources: none are the lists in the working directory. root: a folder that the images of lists
+    are in now. counting: for a progress bar.
+
+    Raises:
+        DataError: no lists here, or one is wrong; images that are not in class folders.
+        UsageError: a folder among several sources, or `root` with a folder.
+    """
+    listing = list_images(sources, root=root)
+    folder = (sources or [Path("train.txt")])[0]
+    entries = read_ignored(
+        folder if folder.is_dir() else folder.parent, {rule.name for rule in RULES}
+    )
+    with counting("checking", len(listing)) as on_images:
+        evidence = gather(listing, workers=workers, on_images=on_images)
+    return CheckUp(evidence, apply_rules(evidence, entries))
+
+
+def list_images(sources: Sequence[Path], *, root: Path | None = None) -> Listing:
+    """Return the images of lists, of one folder or table, or of the lists that lie here."""
+    files = sources or [Path(f"{name}.txt") for name in PART_NAMES]
+    if not sources:
+        files = [file for file in files if file.is_file()]
+        if not files:
+            raise DataError(
+                "no train.txt, valid.txt or test.txt here: name the lists, or a folder of classes"
+            )
+    if all(file.suffix == ".txt" and not file.is_dir() for file in files):
+        return _of_lists(files, root=root)
+    if len(files) > 1:
+        other = next(file for file in files if file.suffix != ".txt" or file.is_dir())
+        raise UsageError(f"{other} is not a list: several sources must be lists of one data set")
+    return _of_scan(scan_source(Source(files[0], root=root, is_lenient=True)))
+
+
+def _of_lists(files: Sequence[Path], *, root: Path | None) -> Listing:
+    if root is not None:
+        check_root(root)
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        names = [str(file) for file in files]
+    lists = [read_list(file, root=root) for file in files]
+    kinds = {images.label_kind for images in lists}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{files[0]} and the other lists have labels of several kinds, "
+            f"{' and '.join(sorted(kinds))}; check them one by one"
+        )
+    labels, class_names = _labels(lists)
+    return Listing(
+        [images.listed_path(row) for images in lists for row in range(len(images))],
+        [images.image_path(row) for images in lists for row in range(len(images))],
+        labels,
+        class_names,
+        np.repeat(np.arange(len(lists)), [len(images) for images in lists]),
+        tuple(names),
+        _training(names),
+    )
+
+
+def _labels(lists: Sequence[ImageList]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a number for the label of each image, and the classes where images have one each."""
+    if lists[0].label_kind == SINGLE:
+        names = max((images.class_names for images in lists), key=len)
+        return np.concatenate([images.labels for images in lists]), names
+    width = max(images.num_classes for images in lists)
+    rows = [np.pad(images.labels, ((0, 0), (0, width - images.num_classes))) for images in lists]
+    return np.unique(np.concatenate(rows), axis=0, return_inverse=True)[1].reshape(-1), ()
+
+
+def _training(names: Sequence[str]) -> int | None:
+    """Return which part is trained on: the one of that name, else the first, unless its name is
+    that of another part.
+    """
+    parts = [part_of(name) for name in names]
+    if "train" in parts:
+        return parts.index("train")
+    return None if parts[0] else 0
+
+
+def _of_scan(scan: Scan) -> Listing:
+    names = [name for name in PART_NAMES if name in scan.parts] or [scan.source.name]
+    numbers = {name: number for number, name in enumerate(names)}
+    parts = [numbers[part] for part in scan.parts] or [0] * len(scan)
+    return Listing(
+        scan.names,
+        scan.paths,
+        np.array(scan.labels, np.int64),
+        scan.class_names,
+        np.array(parts, np.int64),
+        tuple(names),
+    )

@@ -1,0 +1,149 @@
+"""Labels that a run found hard to learn: the suspects for a second look, the worst first."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.data import images as decoder
+from ptkit.core.data.lists import ImageList
+from ptkit.core.errors import DataError
+from ptkit.core.files import quoted, write_atomically
+from ptkit.core.training.layer_log import MARGINS
+from ptkit.core.training.setup_lists import read_lists
+from ptkit.looking.subject import load_subject
+from ptkit.plots.contact_sheet import contact_sheet
+from ptkit.plots.fonts import class_labels
+from ptkit.plots.saving import PictureFolder
+
+# More than this nobody looks through.
+MAX_SUSPECTS = 1_000
+
+
+@dataclass(frozen=True)
+class LabelReview:
+    """Training images whose labels are suspect, at most MAX_SUSPECTS, the most suspect first.
+
+    images: the training list of the run. rows: where they are in it, (n,). margins: (n,), each the
+    area under the margin: the mean over the epochs of the output of the image's class minus the
+    largest other output, while it was trained on (Pleiss et al. 2020, section 3.1). suggested: (n,)
+    the most probable other class, by the run's best weights. num_negative: of all images, how many
+    have a margin below 0.
+    """
+
+    images: ImageList
+    rows: npt.NDArray[np.int64]
+    margins: npt.NDArray[np.float64]
+    suggested: npt.NDArray[np.int64]
+    num_negative: int
+
+    def as_rows(self) -> list[tuple[str, str, str, float]]:
+        """Return path, given class, suggested class and margin of each."""
+        names, labels = self.images.class_names, self.images.labels[self.rows]
+        paths = map(self.images.listed_path, self.rows.tolist())
+        given, suggested = ([names[k] for k in some.tolist()] for some in (labels, self.suggested))
+        return list(zip(paths, given, suggested, self.margins.tolist(), strict=True))
+
+
+def review_labels(run: Path, *, device: str = "auto", workers: int = 0) -> LabelReview:
+    """Return the training images whose class lost to another one on average over a run.
+
+    Raises:
+        DataError: the run has no margins, or its list is another one now.
+        CheckpointError: its weights cannot be read.
+    """
+    total, count = _read_margins(run / MARGINS)
+    images, _ = read_lists(resolve(read_toml(run / "config.toml")).data)
+    subject = load_subject(run)
+    trained_on = (subject.weights.checkpoint or {}).get("data", {}).get("list_sha256")
+    if len(images) != len(total) or images.sha256 != trained_on:
+        raise DataError(f"{images.file} is not the list that {run} was trained with")
+    margins = total / np.maximum(count, 1)
+    negative = np.flatnonzero((count > 0) & (margins < 0))
+    rows = negative[np.argsort(margins[negative], kind="stable")][:MAX_SUSPECTS]
+    suspects = images.subset(rows)
+    suggested = np.zeros(0, np.int64)
+    if len(rows):
+        found, _ = subject.predict(suspects, device=device, workers=workers)
+        values = found.values.copy()
+        values[np.arange(len(rows)), suspects.labels] = -np.inf
+        suggested = values.argmax(axis=1)
+    return LabelReview(images, rows, margins[rows], suggested, len(negative))
+
+
+def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int = 24) -> None:
+    """Write suspects.csv and, of the first, suspects.png."""
+    header = ["path", "given", "suggested", "margin"]
+    pictures.add_csv("suspects.csv", header, review.as_rows())
+    if not len(review.rows):
+        return
+    shown = review.as_rows()[:num_images]
+    names = review.images.class_names
+    labels = dict(zip(names, class_labels(names), strict=True))
+    captions = [
+        (path, f"given: {labels[given]}", f"suggested: {labels[suggested]} (margin {margin:.2f})")
+        for path, given, suggested, margin in shown
+    ]
+    count = f"{len(shown):,} of {review.num_negative:,} images with a margin below 0"
+    figure = contact_sheet(
+        _pixels(review.images, review.rows[:num_images].tolist()),
+        captions,
+        title=f"Which labels are suspect? {count}",
+        notes=["Margin: its class minus the best other one, mean over the epochs."],
+        footer=f"{review.images.file}, n = {len(review.images):,}",
+    )
+    pictures.add_figure("suspects.png", figure)
+
+
+def write_relabelling(review: LabelReview, file: Path) -> bool:
+    """Write a list of all suspects with the class that is suggested, unless `file` is there.
+
+    Its lines are for the user to delete and to change: `ptkit train --relabel` applies what is
+    left. Returns whether it was written.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if file.exists():
+        return False
+    images = review.images
+    # As the list writes its classes: the names of some are numbers themselves.
+    words = (
+        [quoted(name) for name in images.class_names]
+        if images.has_named_labels
+        else [str(index) for index in range(images.num_classes)]
+    )
+    rows = zip(review.rows.tolist(), review.suggested.tolist(), strict=True)
+    lines = [
+        f"{quoted(os.path.relpath(images.image_path(row), file.parent))} {words[label]}\n"
+        for row, label in rows
+    ]
+    write_atomically(file, "".join(lines).encode("utf-8", "surrogateescape"))
+    return True
+
+
+def _read_margins(file: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return sums and counts."""
+    try:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with file.open("rb") as stream, np.load(stream) as arrays:
+            total, count = arrays["sum"].astype(np.float64), arrays["count"].astype(np.int64)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{file.parent} has no {file.name}: only runs with one class an image, without MixUp"
+            " and CutMix, and with log.layers record the margins of their training images"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+    if total.ndim != 1 or total.shape != count.shape:
+        raise DataError(f"{file} is damaged: sum is {total.shape} and count {count.shape}")
+    return total, count
+
+
+def _pixels(images: ImageList, rows: Sequence[int]) -> list[np.ndarray]:
+    return [decoder.read(images.image_path(row)) for row in rows]

@@ -1,0 +1,120 @@
+"""What happened to a run's layers from epoch to epoch, read from its files: pictures and tables."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ptkit.core.training.distributions import KINDS, PERCENTILES, Distributions, read_distributions
+from ptkit.core.training.layer_log import LAYERS
+from ptkit.plots.distributions import distribution_figure
+from ptkit.plots.gradient_flow import flow_figure
+from ptkit.plots.output_bias import bias_figure
+
+
+@dataclass(frozen=True)
+class HistoryPicture:
+    """A figure with the numbers behind it; name: of both files, without an ending."""
+
+    name: str
+    figure: Figure
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def history_pictures(
+    run: Path, *, class_names: Sequence[str], footer: str
+) -> Iterator[HistoryPicture]:
+    """Yield what the files of a run have: distributions, gradient flow, the bias of the outputs."""
+    distributions = read_distributions(run)
+    if distributions is not None:
+        yield _distributions(distributions, footer)
+    lines = read_layer_log(run)
+    epochs = [line for line in lines if line.get("kind") == "epoch"]
+    start = next((line for line in lines if line.get("kind") == "start"), {})
+    if any(line["weights"] for line in epochs):
+        yield _flow(epochs, clip=start.get("clip_grad"), footer=footer)
+    if epochs and all(line.get("output_bias") for line in epochs):
+        yield _bias(epochs, class_names=class_names, footer=footer)
+
+
+def read_layer_log(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of layers.jsonl; none where it is missing. The end of a killed run may be
+    half a line, which is left out.
+    """
+    try:
+        text = (run / LAYERS).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return []
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _distributions(found: Distributions, footer: str) -> HistoryPicture:
+    figure = distribution_figure(
+        found.epochs,
+        found.layers,
+        KINDS,
+        percentiles=found.percentiles,
+        counts=found.counts,
+        footer=footer,
+    )
+    rows = [
+        (epoch, layer, kind, *found.percentiles[e, place, k].tolist())
+        for e, epoch in enumerate(found.epochs)
+        for place, layer in enumerate(found.layers)
+        for k, kind in enumerate(KINDS)
+        if np.isfinite(found.percentiles[e, place, k]).all()
+    ]
+    header = ["epoch", "layer", "of", *(f"p{p}" for p in PERCENTILES)]
+    return HistoryPicture("distributions", figure, header, rows)
+
+
+def _flow(epochs: Sequence[dict[str, Any]], *, clip: float | None, footer: str) -> HistoryPicture:
+    names = list(epochs[-1]["weights"])
+    ratios: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    rows = []
+    for line in epochs:
+        for name in names:
+            norms = line["weights"].get(name, {})
+            weight, update = (_floats(norms.get(key, [])) for key in ("weight", "update"))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = update / weight
+            ratios[name].append(ratio)
+            known = ratio[np.isfinite(ratio)]
+            median = float(np.median(known)) if known.size else None
+            rows.append((line["epoch"], name, median))
+    joined = {name: np.concatenate(parts) for name, parts in ratios.items()}
+    norms = np.concatenate([_floats(line["grad_norm"]) for line in epochs])
+    figure = flow_figure(joined, norms, num_epochs=len(epochs), clip=clip, footer=footer)
+    return HistoryPicture("gradient_flow", figure, ["epoch", "layer", "median_ratio"], rows)
+
+
+def _bias(
+    epochs: Sequence[dict[str, Any]], *, class_names: Sequence[str], footer: str
+) -> HistoryPicture:
+    numbers = [line["epoch"] for line in epochs]
+    biases = np.stack([_floats(line["output_bias"]) for line in epochs])
+    num_outputs = biases.shape[1]
+    # A loss may want other outputs than one a class.
+    names = class_names if len(class_names) == num_outputs else list(map(str, range(num_outputs)))
+    figure = bias_figure(numbers, biases, class_names=names, footer=footer)
+    rows = [
+        (epoch, name, float(value))
+        for epoch, values in zip(numbers, biases, strict=True)
+        for name, value in zip(names, values, strict=True)
+    ]
+    return HistoryPicture("output_bias", figure, ["epoch", "class", "bias"], rows)
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], float)

@@ -1,0 +1,167 @@
+"""Transparency, dropped or put on white: one answer from training to prediction."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_data import write_list
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+from ptkit.core.data import images
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.keeping import key_of
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import UsageError
+from ptkit.core.models.checkpoints import read_checkpoint
+from ptkit.looking.subject import load_subject
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+QUIET = {"batch_size": 4, "tensorboard": False, "pictures": False, "model": "lenet", "epochs": 1}
+
+
+def encoded(pixels, kind, mode=None, **options):
+    image, target = Image.fromarray(pixels), io.BytesIO()
+    (image if mode is None else image.convert(mode)).save(target, kind, **options)
+    return target.getvalue()
+
+
+def on_white(pixels):
+    """Return what the definition of "over" makes of RGBA on white (Porter and Duff 1984)."""
+    share = pixels[..., 3:] / 255
+    return np.round(share * pixels[..., :3] + (1 - share) * 255)
+
+
+GREY = np.stack([PICTURE[..., 0]] * 3 + [PICTURE[..., 3]], axis=2)
+HOLES = np.dstack([PICTURE[..., :3], np.where(PICTURE[..., 3] < 128, 0, 255).astype(np.uint8)])
+SEEN = {
+    "PNG of RGBA": (encoded(PICTURE, "PNG"), on_white(PICTURE)),
+    "PNG of LA": (encoded(GREY, "PNG", "LA"), on_white(GREY)),
+    "palette PNG": (encoded(np.zeros((2, 2), np.uint8), "PNG", "P", transparency=0), 255),
+    "PNG of a transparent colour": (
+        encoded(np.full((2, 2, 3), 7, np.uint8), "PNG", transparency=(7, 7, 7)),
+        255,
+    ),
+    "WebP": (encoded(HOLES, "WebP", lossless=True, exact=True), on_white(HOLES)),
+    "TIFF": (encoded(PICTURE, "TIFF"), on_white(PICTURE)),
+    "GIF": (encoded(np.zeros((2, 2), np.uint8), "GIF", "P", transparency=0), 255),
+    "opaque PNG": (encoded(PICTURE[..., :3].copy(), "PNG"), PICTURE[..., :3]),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_transparent_images_are_put_on_white(name):
+    data, expected = SEEN[name]
+    found = images.decode(data, alpha="white")
+    assert found.dtype == np.uint8
+    # Pillow rounds once more.
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_transparency_is_dropped_by_default():
+    data, _ = SEEN["PNG of RGBA"]
+    assert np.array_equal(images.decode(data), PICTURE[..., :3])
+
+
+def test_jpegs_and_16_bits_are_read_as_ever():
+    deep = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(deep, "PNG", transparency=40_000)
+    for data in (encoded(PICTURE[..., :3].copy(), "JPEG"), deep.getvalue()):
+        assert np.array_equal(images.decode(data, alpha="white"), images.decode(data))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Sixteen transparent images in two lists, and the same put on white beforehand."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(1)
+    for index in range(16):
+        pixels = random.integers(0, 256, (16, 16, 4), dtype=np.uint8)
+        pixels[..., :3] //= 3
+        pixels[4 + index % 2 * 8 :, :, 3] = 0
+        Image.fromarray(pixels).save(f"{index}.png")
+        Image.fromarray(images.read(f"{index}.png", alpha="white")).save(f"white{index}.png")
+    rows = [(f"{index}.png", index % 2) for index in range(16)]
+    write_list(tmp_path / "train.txt", rows[:8])
+    write_list(tmp_path / "valid.txt", rows[8:])
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+def test_a_model_sees_what_it_was_trained_on(here, monkeypatch, cache):
+    monkeypatch.setenv("PTKIT_CACHE", str(here / "cache"))
+    run = ptkit.train(alpha="white", cache=cache, **QUIET)
+    assert read_checkpoint(run.checkpoint)["pipeline"]["alpha"] == "white"
+    assert ptkit.evaluate(run.run, "valid.txt").metrics["accuracy"] == run.best["accuracy"]
+    model = ptkit.load(run.checkpoint)
+    rows = [
+        [(row["class"], row["probability"]) for row in found]
+        for found in (
+            ptkit.predict(run.run, ["9.png"]).rows,
+            ptkit.predict(run.run, ["white9.png"]).rows,
+        )
+    ]
+    assert rows[0] == rows[1]
+    one, other = model.predict("9.png"), model.predict(Image.open("9.png"))
+    assert one[0]["probability"] == pytest.approx(rows[0][0][1], abs=1e-6)
+    assert other[0]["probability"] == one[0]["probability"]
+    dropped = ptkit.train(cache=cache, **QUIET)
+    # The same seed: only the pixels differ.
+    assert dropped.best["loss"] != run.best["loss"]
+
+
+def test_finetune_goes_on_as_the_weights_were_trained(here):
+    first = ptkit.train(alpha="white", **QUIET)
+    options = {name: value for name, value in QUIET.items() if name != "model"}
+    for given, expected in (({}, "white"), ({"alpha": "drop"}, "drop")):
+        tuned = ptkit.finetune(first.checkpoint, **options, **given)
+        assert read_checkpoint(tuned.checkpoint)["pipeline"]["alpha"] == expected
+
+
+def test_kept_pixels_and_statistics_are_of_one_kind(here):
+    listed = read_list(here / "train.txt")
+    keys = {
+        key_of(listed, Pipeline.parse(["ToTensor()"], alpha=alpha)) for alpha in ("drop", "white")
+    }
+    assert len(keys) == 2
+    done = CliRunner().invoke(app, ["normstats", "train.txt", "--alpha", "white", "--json"])
+    assert json.loads((here / "normstats.json").read_text())["alpha"] == "white"
+    white = json.loads(done.stdout)["mean"]
+    assert ptkit.train(alpha="white", **QUIET).run
+    used = read_checkpoint(here / "ckpt.pkl")["pipeline"]["mean"]
+    assert used == white
+    ptkit.train(**QUIET)
+    assert read_checkpoint(here / "ckpt.pkl")["pipeline"]["mean"] != white
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["normstats", "train.txt", "--alpha", "black"], "--alpha must be one of drop, white"),
+        (["normstats", "train.txt", "--alpha", "white", "--whiten", "zca"], "leave out --alpha"),
+        (
+            ["train", "--alpha", "black"],
+            "data.alpha must be one of auto, drop, white, found 'black'",
+        ),
+        (["predict", "none.pkl", "9.png", "--alpha", "no"], "--alpha must be one of drop, white"),
+    ],
+)
+def test_a_wrong_choice_is_an_error(here, words, said):
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
+def test_a_checkpoint_knows_it_and_bare_weights_are_told(here):
+    import torch
+
+    run = ptkit.train(**QUIET)
+    with pytest.raises(UsageError, match="already stores this: leave out --alpha"):
+        load_subject(run.checkpoint, alpha="white")
+    torch.save(read_checkpoint(run.checkpoint)["state_dict"], "bare.pt")
+    answers = {"model": "lenet", "mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "size": 16}
+    pipeline = load_subject("bare.pt", alpha="white", **answers).parse_pipeline()
+    one, other = (pipeline.read_image(name) for name in ("9.png", "white9.png"))
+    assert torch.equal(one, other)

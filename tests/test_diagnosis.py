@@ -1,0 +1,240 @@
+"""The rules of `ptkit diagnose`: silent on a healthy run, and each on its own fault."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import make_lists
+from tiny_records import NAMES, NUM_STEPS, make_run, outputs
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.diagnosis.predictions import expected_calibration_error
+from ptkit.core.diagnosis.recorded import read_run
+from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
+from ptkit.core.errors import DataError
+
+RUN = CliRunner()
+
+
+def headlines(folder: Path) -> list[str]:
+    found = open_findings(findings(read_run(folder)))
+    return [f"{finding.verdict} {finding.rule}" for finding in found]
+
+
+def every_epoch(**values):
+    """Return a change that puts values into every epoch."""
+    return lambda first, epochs: [epoch.update(values) for epoch in epochs]
+
+
+def in_start(**values):
+    return lambda first, epochs: first["initial"].update(values)
+
+
+def of_weight(name, key, value):
+    """Return a change of one weight's norms at every sample."""
+
+    def change(first, epochs):
+        for epoch in epochs:
+            epoch["weights"][name][key] = [value] * NUM_STEPS
+
+    return change
+
+
+def far_layers(first, epochs):
+    of_weight(NAMES[0], "gradient", 1e-6)(first, epochs)
+    of_weight(NAMES[0], "update", 1e-6)(first, epochs)
+    first["weights"][NAMES[0]]["weight_decay"] = 0.0
+
+
+def small_steps(first, epochs):
+    for name in NAMES:
+        of_weight(name, "update", 1e-4)(first, epochs)
+
+
+def rising(first, epochs):
+    for epoch in epochs[2:]:
+        epoch["loss"] = [2.0] * NUM_STEPS
+
+
+def spiked(first, epochs):
+    for epoch in epochs[2:4]:
+        epoch["grad_norm"][10] = 500.0
+        epoch["loss"][10:15] = [0.9] * 5
+
+
+def crushed(first, epochs):
+    for k, epoch in enumerate(epochs):
+        epoch["loss"] = [0.3 + 0.2 * k] * NUM_STEPS
+        for name in NAMES:
+            epoch["weights"][name]["weight"] = [10.0 / 5**k] * NUM_STEPS
+            epoch["weights"][name]["update"] = [0.01 / 5**k] * NUM_STEPS
+
+
+def test_a_healthy_run_has_no_finding(tmp_path):
+    assert headlines(make_run(tmp_path / "run")) == []
+    verdicts = {f.rule: f.verdict for f in findings(read_run(tmp_path / "run"))}
+    assert verdicts == {rule.name: "n/a" if rule.name == "too good" else "ok" for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("FAIL non-finite", every_epoch(loss=[None] * NUM_STEPS)),
+        ("WARN initial loss", in_start(loss=1.2)),
+        ("FAIL initial loss", in_start(loss=70.0)),
+        ("WARN initial signal", in_start(layer_std={"conv1": 1.0, "fc": 1e-4})),
+        ("WARN input", in_start(input={"mean": [120.0], "std": [60.0], "max": 255.0})),
+        ("FAIL softmax before the loss", in_start(outputs_are_probabilities=True)),
+        ("FAIL lr too high", rising),
+        ("WARN lr too low", small_steps),
+        ("FAIL vanishing gradient", far_layers),
+        ("WARN gradient spikes", spiked),
+        ("WARN layer imbalance", of_weight(NAMES[2], "update", 1e-5)),
+        ("FAIL not updated", of_weight(NAMES[2], "update", 0.0)),
+        ("FAIL weight decay", crushed),
+        (
+            "FAIL dead units",
+            every_epoch(activations={"conv1": {"units": 8, "dead": 8, "std": 0.0}}),
+        ),
+        ("WARN data-bound", every_epoch(wait_s=[0.02] * NUM_STEPS)),
+    ],
+)
+def test_a_fault_is_found_by_its_name(tmp_path, rule, change):
+    assert headlines(make_run(tmp_path / "run", change))[0] == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "metrics"),
+    [
+        ("FAIL not learning", {"train_loss": [0.7] * 5, "valid_accuracy": [0.5] * 5}),
+        ("WARN overfitting that costs", {"valid_accuracy": [0.9, 0.95, 0.8, 0.75, 0.7]}),
+        (
+            "WARN overfitting that costs",
+            {
+                "valid_loss": [0.3, 0.3, 0.5, 0.6, 0.7],
+                "train_accuracy": [0.9, 0.95, 1.0, 1.0, 1.0],
+                "valid_accuracy": [0.7] * 5,
+            },
+        ),
+    ],
+)
+def test_a_fault_of_the_curves_is_found_by_its_name(tmp_path, rule, metrics):
+    assert rule in headlines(make_run(tmp_path / "run", metrics=metrics))
+
+
+def test_outputs_that_boast_are_overconfident_and_a_temperature_mends_them(tmp_path):
+    values, _ = outputs()
+    run = read_run(make_run(tmp_path / "run", values=values * 5))
+    (found,) = [f for f in findings(run) if f.rule == "overconfident"]
+    assert found.verdict == "WARN"
+    before, after = map(float, re.findall(r"ECE ([\d.]+) to ([\d.]+)", found.judgement.effect)[0])
+    assert after < before
+
+
+def test_a_class_that_is_answered_too_often_is_told_with_what_a_shift_would_bring(tmp_path):
+    values, _ = outputs()
+    weak = values * 0.5 + np.array([0, 0.9], np.float32)
+    rng = np.random.default_rng(1)
+    weak[:100, 1] += (rng.random(100) < 0.6) * 1.2
+    run = read_run(make_run(tmp_path / "run", values=weak))
+    (found,) = [f for f in findings(run) if f.rule == "output bias"]
+    assert (found.verdict, found.judgement.where) == ("WARN", ("0",))
+    assert "macro recall" in found.judgement.effect
+
+
+def test_answers_of_one_class_are_a_collapse(tmp_path):
+    values = np.tile(np.array([[2.0, -2.0]], np.float32), (200, 1))
+    config = "[train]\nepochs = 5\n"
+    folder = make_run(
+        tmp_path / "run",
+        lambda first, epochs: first.update(class_counts=[590, 10]),
+        values=values,
+        config=config,
+        metrics={"valid_accuracy": [0.5] * 5, "train_loss": [0.05] * 5},
+    )
+    assert "FAIL collapse" in headlines(folder)
+
+
+def test_labels_that_the_model_contradicts_are_noise(tmp_path):
+    _, labels = outputs()
+    z = np.where(np.arange(200) < 12, 4.2, 4.0)[:, None]
+    sure = np.where(labels[:, None] == np.arange(2), z, -z).astype(np.float32)
+    # Twelve of 200 images look like the other class.
+    sure[:12] = sure[:12, ::-1]
+    assert "WARN label noise" in headlines(make_run(tmp_path / "run", values=sure))
+
+
+def test_a_cause_mutes_what_follows_from_it(tmp_path):
+    run = read_run(make_run(tmp_path / "run", rising, metrics={"train_loss": [0.7] * 5}))
+    found = {f.rule: f for f in findings(run)}
+    assert found["not learning"].verdict == "FAIL"
+    assert found["not learning"].muted_by == "lr too high"
+
+
+def test_a_layer_that_lags_gets_its_group_line(tmp_path):
+    run = read_run(make_run(tmp_path / "run", of_weight(NAMES[2], "update", 1e-5)))
+    (found,) = [f for f in findings(run) if f.rule == "layer imbalance"]
+    assert '--group "conv3.weight: lr=' in found.judgement.command
+
+
+def test_the_calibration_error_of_calibrated_answers_is_small_and_of_others_their_gap():
+    sure = np.full(3000, 0.8)
+    right = np.arange(3000) % 5 != 0
+    assert expected_calibration_error(sure, right) == pytest.approx(0, abs=0.01)
+    assert expected_calibration_error(sure, ~right) == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_and_damage_inside_is_refused(tmp_path):
+    file = make_run(tmp_path / "run") / "layers.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-40])
+    assert len(read_run(tmp_path / "run").epochs) == 4
+    file.write_text(whole.replace('"kind": "epoch"', '"kind": "epo', 1))
+    with pytest.raises(DataError, match=r"layers\.jsonl, line 2: damaged"):
+        read_run(tmp_path / "run")
+
+
+def test_every_rule_that_mutes_names_rules_that_there_are():
+    assert {name for rule in RULES for name in rule.mutes} <= BY_NAME.keys()
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_a_trained_run_is_diagnosed(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    quick = ["--set", "log.pictures=false", "--set", "log.tensorboard=false"]
+    assert RUN.invoke(app, ["train", "--epochs", "3", "--name", "a", *quick]).exit_code == 0
+    result = RUN.invoke(app, ["diagnose", "runs/a", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert [finding["rule"] for finding in found["findings"]] == [rule.name for rule in RULES]
+    # The images and the model are there, so this rule can look.
+    assert {f["rule"]: f["verdict"] for f in found["findings"]}["too good"] != "n/a"
+
+
+def test_a_run_that_diverged_says_at_which_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    quick = ["--set", "log.pictures=false", "--set", "log.tensorboard=false", "--lr", "1e30"]
+    assert RUN.invoke(app, ["train", "--name", "a", *quick]).exit_code == 5
+    result = RUN.invoke(app, ["diagnose", "runs/a", "--strict"])
+    assert result.exit_code == 5
+    assert result.stdout.startswith("FAIL  non-finite: the loss became NaN or infinite at step ")
+    assert result.stderr == "ptkit: 1 finding, the first: non-finite\n"
+
+
+def test_a_rule_is_explained_and_a_wrong_name_refused():
+    result = RUN.invoke(app, ["diagnose", "--explain", "input"])
+    assert result.stdout.splitlines()[0] == "input"
+    assert "LeCun" in result.stdout
+    wrong = RUN.invoke(app, ["diagnose", "--explain", "inputs"])
+    assert (wrong.exit_code, "did you mean input?" in wrong.stderr) == (2, True)
+    assert RUN.invoke(app, ["diagnose"]).exit_code == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    result = RUN.invoke(app, ["diagnose", str(tmp_path)])
+    assert (result.exit_code, "is not a run folder" in result.stderr) == (3, True)

@@ -1,0 +1,80 @@
+"""The range test: which rates it finds, and that it trains nothing."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.training.lr_find import RangeTest
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    return tmp_path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["train", "--lr-find", "--device", "cpu", *arguments])
+
+
+def test_the_rates_are_those_of_the_steepest_fall_and_of_the_lowest_loss():
+    rates = np.geomspace(1e-6, 10, 100)
+    # Falls from 2 to 1 around 0.01, and rises again from 0.5 on.
+    losses = 2 - 1 / (1 + (0.01 / rates) ** 2) + np.maximum(0, np.log(rates / 0.5))
+    found = RangeTest(rates, losses, losses)
+    assert found.steepest == pytest.approx(0.01, rel=0.3)
+    assert found.largest == pytest.approx(0.5, rel=0.3)
+    assert not found.has_diverged
+
+
+def test_a_loss_that_only_rises_suggests_the_lowest_rate():
+    rates = np.geomspace(1e-6, 1e-4, 20)
+    found = RangeTest(rates, np.arange(1.0, 21), np.arange(1.0, 21))
+    assert found.steepest == found.largest == 1e-6
+    assert found.has_diverged
+
+
+def test_a_rate_is_suggested_and_nothing_is_trained(here):
+    done = invoke("--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert 1e-4 < found["lr"] <= found["largest"] <= 10
+    with open("ptkit-lr-find/lr_find.csv") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["lr", "loss", "smoothed"]
+    assert len(rows) == found["num_steps"] + 1
+    assert [Path(file).name for file in found["files"]] == ["lr_find.png", "lr_find.csv"]
+    assert not Path("runs").exists()
+    assert not Path("ckpt.pkl").exists()
+
+
+@pytest.mark.slow
+def test_the_same_seed_finds_the_same_rate_in_a_folder_that_is_split_first(here):
+    texts = []
+    for out in ("a", "b"):
+        assert invoke("images", "--out", out, "--quiet").exit_code == 0
+        texts.append(Path(out, "lr_find.csv").read_text())
+    assert texts[0] == texts[1]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preflight"], "leave --preflight out"),
+        (["--name", "a"], "leave --name out"),
+        (["--set", "train.method=probe"], "has none of"),
+    ],
+)
+def test_what_makes_no_sense_beside_it_is_refused(arguments, words, here):
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert words in done.output

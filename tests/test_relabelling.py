@@ -1,0 +1,120 @@
+"""Labels that were corrected, and the suspects that a run finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_data import make_lists, write_list
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.config import DataSettings
+from ptkit.core.errors import DataError
+from ptkit.core.training.setup_lists import read_lists
+from ptkit.looking.label_review import draw_review, review_labels, write_relabelling
+from ptkit.plots.saving import PictureFolder
+
+RUN = CliRunner()
+QUICK = ["--set", "log.pictures=false", "--set", "log.tensorboard=false"]
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+@pytest.fixture
+def lists(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    return tmp_path
+
+
+def first_lines(file: str, count: int) -> list[list[str]]:
+    return [line.rsplit(" ", 1) for line in Path(file).read_text().splitlines()[:count]]
+
+
+def test_corrected_labels_are_those_of_both_lists(lists):
+    before = read_lists(DataSettings())
+    rows = [first_lines(name, 1)[0] for name in ("train.txt", "valid.txt")]
+    changed = [(path, 1 - int(label)) for path, label in rows]
+    # From another folder, by another name of the same path.
+    Path("own").mkdir()
+    Path("own/relabel.txt").write_text("".join(f"../{path} {k}\n" for path, k in changed))
+    after = read_lists(DataSettings(relabel="own/relabel.txt"))
+    for old, new, (_, label) in zip(before, after, changed, strict=True):
+        assert new.labels[0] == label
+        assert np.array_equal(new.labels[1:], old.labels[1:])
+        assert (old.num_relabelled, new.num_relabelled) == (0, 1)
+        # A run with these labels is not resumed without them.
+        assert new.sha256 != old.sha256
+
+
+def test_a_list_that_corrects_nothing_changes_nothing(lists):
+    path, label = first_lines("train.txt", 1)[0]
+    Path("same.txt").write_text(f"{path} {label}\n")
+    before, after = (read_lists(DataSettings(relabel=name)) for name in (None, "same.txt"))
+    assert [images.sha256 for images in after] == [images.sha256 for images in before]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("none.png 0", "which is not in train.txt nor in valid.txt"),
+        ("{path} 7", "label 7 is beyond the last class"),
+        ("{path}", "no label"),
+    ],
+)
+def test_corrections_of_what_is_not_there_are_refused(lists, line, reason):
+    path, _ = first_lines("train.txt", 1)[0]
+    Path("relabel.txt").write_text(line.format(path=path) + "\n")
+    result = RUN.invoke(app, ["train", "--relabel", "relabel.txt"])
+    assert (result.exit_code, reason in result.stderr) == (3, True), result.stderr
+    assert not Path("runs").exists()
+
+
+def test_a_run_says_how_many_labels_it_changed_and_is_not_resumed_without_them(lists):
+    path, label = first_lines("train.txt", 1)[0]
+    Path("relabel.txt").write_text(f"{path} {1 - int(label)}\n")
+    flags = ["--relabel", "relabel.txt", "--epochs", "1", "--name", "own", *QUICK]
+    result = RUN.invoke(app, ["train", *flags])
+    assert "with another class by relabel.txt: 1" in result.stdout, result.stderr
+    Path("relabel.txt").write_text(f"{path} {label}\n")
+    result = RUN.invoke(app, ["train", "--resume", "runs/own", "--epochs", "2"])
+    assert (result.exit_code, "is not the list" in result.stderr) == (3, True)
+
+
+def test_a_wrong_label_is_among_the_first_suspects_and_applied_when_it_is_left_in_the_list(lists):
+    rng, rows = np.random.default_rng(0), []
+    for number in range(48):
+        pixels = rng.integers(0, 90, (12, 12, 3)) + 150 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(f"{number}.png")
+        rows.append((f"{number}.png", number % 2))
+    path, label = rows[0]
+    write_list(Path("train.txt"), [(path, 1 - label), *rows[1:40]])
+    write_list(Path("valid.txt"), rows[40:])
+    flags = ["--name", "wrong", "--epochs", "4", "--batch-size", "8", *QUICK]
+    assert RUN.invoke(app, ["train", *flags]).exit_code == 0
+    review = review_labels(Path("runs/wrong"))
+    assert review.as_rows()[0][0] == path
+    assert review.suggested[0] == label
+    assert (np.diff(review.margins) >= 0).all()
+    with PictureFolder(Path("seen"), command="check") as pictures:
+        draw_review(review, pictures)
+    assert write_relabelling(review, Path("seen/relabel.txt"))
+    # Edited by the user: never written again.
+    first = Path("seen/relabel.txt").read_text().splitlines()[0]
+    Path("seen/relabel.txt").write_text(first + "\n")
+    assert not write_relabelling(review, Path("seen/relabel.txt"))
+    train, _ = read_lists(DataSettings(relabel="seen/relabel.txt"))
+    assert train.labels[0] == label
+
+
+def test_a_run_without_margins_or_with_another_list_is_refused(lists):
+    assert RUN.invoke(app, ["train", "--name", "a", "--epochs", "1", *QUICK]).exit_code == 0
+    Path("train.txt").write_text(Path("train.txt").read_text() + "\n")
+    with pytest.raises(DataError, match="is not the list"):
+        review_labels(Path("runs/a"))
+    Path("runs/a/margins.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(DataError, match="is damaged"):
+        review_labels(Path("runs/a"))
+    Path("runs/a/margins.npz").unlink()
+    with pytest.raises(DataError, match=r"has no margins\.npz"):
+        review_labels(Path("runs/a"))

@@ -1,0 +1,131 @@
+"""The look at all files before a run that decodes them as they are needed."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_data import make_lists, write_list
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+from ptkit.core.data import images as decoder
+from ptkit.core.data.formats import can_read
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading import survey as survey_module
+from ptkit.core.data.loading.survey import survey
+from ptkit.core.errors import DataError
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8))
+FIRST = "with several frames (the first is used)"
+
+
+def encoded(kind, image=PICTURE, *, several=False):
+    # Copies: saving leaves settings of one format in an image.
+    more = {"save_all": True, "append_images": [image.rotate(180)]} if several else {}
+    file = io.BytesIO()
+    image.copy().save(file, kind, **more)
+    return file.getvalue()
+
+
+ODD = {
+    "a.jpg": (encoded("PNG"), ["in another format than the name says"]),
+    "b.gif": (encoded("GIF", several=True), [f"GIF, {FIRST}"]),
+    "c.webp": (encoded("WEBP", several=True), [f"WebP, {FIRST}"]),
+    "d.png": (encoded("PNG", several=True), [f"PNG, {FIRST}"]),
+    "e.jpg": (encoded("MPO", several=True), [f"MPO, {FIRST}"]),
+    "f.tif": (encoded("TIFF", several=True), ["TIFF"]),
+    "g.png": (encoded("PNG", Image.new("RGB", (1, 1))), ["of 1×1 pixels"]),
+    "h.jpg": (encoded("JPEG"), []),
+    "i.jpg": (encoded("JPEG") + b"what a camera adds", []),
+    "j.bmp": (encoded("BMP"), []),
+    "k.gif": (encoded("GIF"), []),
+}
+if can_read("AVIF"):
+    ODD["l.avif"] = (encoded("AVIF"), ["AVIF"])
+KINDS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def surveyed(contents):
+    for name, data in contents.items():
+        Path(name).write_bytes(data)
+    write_list(Path("list.txt"), [(name, 0) for name in contents])
+    return survey(read_list(Path("list.txt")), lambda _count: None)
+
+
+def test_unusual_images_are_counted(here):
+    counts = {}
+    for _, kinds in ODD.values():
+        for kind in kinds:
+            counts[kind] = counts.get(kind, 0) + 1
+    found = surveyed({name: data for name, (data, _) in ODD.items()})
+    assert (found.odd, found.bad) == (dict(sorted(counts.items())), ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_decoding_refuses_the_survey_refuses_too_with_the_same_words(kind, here):
+    whole = encoded(kind)
+    contents = {
+        f"{length}.{kind.lower()}": whole[:length]
+        for length in {0, 1, 8, 20, 30, len(whole) // 2, len(whole) - 3, len(whole) - 1, len(whole)}
+    }
+    expected = []
+    found = surveyed(contents)
+    for index, name in enumerate(contents):
+        try:
+            decoder.read(name)
+        except DataError as error:
+            expected.append((index, str(error)))
+    assert found.bad == tuple(expected)
+
+
+@pytest.fixture
+def lists(here, monkeypatch):
+    monkeypatch.setenv("PTKIT_CACHE", str(here / "cache"))
+    return make_lists(here, train=12, valid=6, test=3)
+
+
+# Photographs of one epoch are decoded as they are needed.
+STREAMING = [
+    *("train", "--epochs", "1", "--model", "resnet8", "--size", "16"),
+    *("--transform", "RandomResizedCrop(16)"),
+    *("--set", "log.pictures=false", "--set", "log.tensorboard=false"),
+]
+
+
+def test_a_damaged_file_is_found_before_there_is_a_run(lists):
+    bad = Path(Path("train.txt").read_text().split()[6])
+    bad.write_bytes(bad.read_bytes()[:-60])
+    result = CliRunner().invoke(app, [*STREAMING, "--set", "data.mean=0.5,0.5,0.5",
+                                      "--set", "data.std=0.5,0.5,0.5"])  # fmt: skip
+    assert (result.exit_code, len(result.stderr.splitlines())) == (3, 1), result.output
+    assert f"cannot read {bad}" in result.stderr
+    assert not Path("runs").exists()
+
+
+def test_the_second_run_only_asks_for_sizes_and_times(lists, monkeypatch):
+    odd = Path(Path("train.txt").read_text().split()[0])
+    odd.write_bytes(encoded("JPEG", PICTURE.resize((16, 16))))
+    for cache in ("off", "auto"):
+        result = CliRunner().invoke(app, [*STREAMING, "--set", f"data.cache={cache}"])
+        assert result.exit_code == 0, result.output
+        assert "; used: 1 in another format than the name says" in result.stdout
+        # Only what the user lets ptkit keep.
+        assert Path("cache").exists() == (cache == "auto")
+    looked = []
+    monkeypatch.setattr(survey_module, "_look", lambda path: looked.append(path) or [])
+    again = CliRunner().invoke(app, STREAMING)
+    assert "; used: 1 in another format than the name says" in again.stdout
+    assert looked == []
+    os.utime(odd, (1, 1))
+    CliRunner().invoke(app, STREAMING)
+    assert len(looked) == 12
+    assert "survey" in CliRunner().invoke(app, ["cache"]).stdout

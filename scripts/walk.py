@@ -50,8 +50,8 @@ WALKS = {
         evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
-    "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of losses.RULES
-        _triplets loop.make_step outputs_of|Batch.outputs Loss.forward
+    "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of
+        losses.RULES _triplets loop.make_step outputs_of|Batch.outputs Loss.forward
         loop.evaluate|evaluating.evaluate
         KeptScore|EmbeddingScore check_metric""",
 }

@@ -417,6 +417,7 @@ SUBJECTS = {
     "bad_inputs": "what each kind of bad input gets, through the commands",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
+    "course": "docs/course.md and docs/course.zh.md",
     "device_forms": "transforms on a device against those on the CPU",
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",

@@ -1,4 +1,4 @@
-"""The page that follows the course: every chapter, in two languages, with its command and picture."""
+"""The page that follows the course: every chapter in two languages, its command and its picture."""
 
 import re
 import subprocess

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority, majority_limit
 from ptkit.core.diagnosis.findings import (
     FAIL,
     INFO,
@@ -17,7 +18,6 @@ from ptkit.core.diagnosis.recorded import Floats, Recorded, running_median
 NO_RECORD = not_applicable("the run recorded nothing: it was made with log.layers=false")
 NO_EPOCH = not_applicable("no epoch was finished")
 
-LEARNS_BELOW = 0.98
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
@@ -57,19 +57,20 @@ def not_learning(run: Recorded) -> Judgement:
     """Neither the training loss nor the accuracy is better than the same answer for every image."""
     if not len(run.metrics.get("train_loss", ())):
         return NO_EPOCH
-    guess, least = guessing_loss(run), float(np.nanmin(run.metrics["train_loss"]))
+    guess, least = run.guessing, float(np.nanmin(run.metrics["train_loss"]))
     numbers, faults = {"train_loss": least}, []
     if guess is not None:
         numbers["guessing"] = guess
-        if least >= LEARNS_BELOW * guess:
+        if is_as_guessing(least, guess):
             faults.append(f"the best training loss is {least:.4g}, guessing gives {guess:.4g}")
     accuracy, counts = best_accuracy(run), valid_counts(run)
     if accuracy is not None and counts is not None:
-        share, n = counts.max() / counts.sum(), counts.sum()
-        limit = share + 2 * math.sqrt(share * (1 - share) / n)
+        share, total = counts.max() / counts.sum(), counts.sum()
+        limit = majority_limit(share, total)
         numbers |= {"accuracy": accuracy, "limit": limit}
         # Of uneven classes a model may learn the large ones alone: that is a collapse.
-        if accuracy <= limit and (faults or not is_uneven(run)):
+        is_as_one_class = is_as_majority(accuracy, share=share, total=total)
+        if is_as_one_class and (faults or not is_uneven(run)):
             faults.append(
                 f"the best accuracy is {accuracy:.1%}, and always the largest class gives"
                 f" {share:.1%} (limit {limit:.1%}, two standard errors above)"
@@ -89,7 +90,7 @@ def rate_too_high(run: Recorded) -> Judgement:
     width = _width(run)
     # Medians: single batches with a large loss are no rise.
     line = running_median(run.loss, width)
-    floor = _FLOOR * (guessing_loss(run) or float(run.loss[0]))
+    floor = _FLOOR * (run.guessing or float(run.loss[0]))
     least = np.maximum(np.minimum.accumulate(line), floor)
     ratio = float((line / least).max())
     update = overall_update(run)
@@ -102,8 +103,8 @@ def rate_too_high(run: Recorded) -> Judgement:
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
     third = max(len(peak) // 3, 1)
     last = float(np.mean(peak[-third:]))
-    gain, guess = 1 - last / float(np.mean(peak[:third])), guessing_loss(run)
-    is_stuck = gain < _NO_GAIN or (guess is not None and last > LEARNS_BELOW * guess)
+    gain, guess = 1 - last / float(np.mean(peak[:third])), run.guessing
+    is_stuck = gain < _NO_GAIN or (guess is not None and is_as_guessing(last, guess))
     if update > _LARGE_UPDATE and is_stuck and len(peak) >= 20:
         text = (
             f"at the full rate a step moves weights by {update:.2g} of their size (limit"
@@ -125,8 +126,8 @@ def rate_too_low(run: Recorded) -> Judgement:
     noise = math.hypot(*(part.std() / math.sqrt(len(part)) for part in (before, last)))
     is_falling = total > 0 and fall > _STILL_FALLING * total and total > 2 * noise
     numbers = {"update": update, "fall": fall}
-    guess = guessing_loss(run)
-    has_begun = guess is None or last.mean() < LEARNS_BELOW * guess
+    guess = run.guessing
+    has_begun = guess is None or not is_as_guessing(float(last.mean()), guess)
     if update < _SMALL_UPDATE and (is_falling or not has_begun):
         verdict = WARN if has_begun else FAIL
         text = (
@@ -207,34 +208,6 @@ def is_uneven(run: Recorded) -> bool:
     """Say whether the largest class has over three times the training images of the smallest."""
     counts = run.start.get("class_counts") if run.start else None
     return counts is not None and max(counts) > 3 * max(min(counts), 1)
-
-
-def guessing_loss(run: Recorded) -> float | None:
-    """Return the mean loss of the best answer that is the same for every training image.
-
-    The cross-entropy of the classes' shares π, H(q) with q = (1 - s) π + s / K under label
-    smoothing s. None for other losses, and with weights.
-    """
-    call = run.settings.loss.call or ""
-    counts = run.start.get("class_counts") if run.start else None
-    if not call.startswith(("CrossEntropyLoss", "NLLLoss")) or not counts or "weight=" in call:
-        return None
-    if "reduction=" in call or "ignore_index=" in call:
-        return None
-    shares = np.array(counts, float)
-    if run.settings.data.sampler == "balanced":
-        shares = (shares > 0).astype(float)
-    shares /= shares.sum()
-    smoothing = label_smoothing(call)
-    shares = (1 - smoothing) * shares + smoothing / len(shares)
-    kept = shares[shares > 0]
-    return float(-(kept * np.log(kept)).sum())
-
-
-def label_smoothing(call: str) -> float:
-    """Return the label smoothing of a loss's call."""
-    _, found, rest = call.partition("label_smoothing=")
-    return float(rest.partition(",")[0].rstrip(") ")) if found else 0.0
 
 
 def valid_counts(run: Recorded) -> Floats | None:

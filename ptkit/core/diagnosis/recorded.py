@@ -86,6 +86,11 @@ class Recorded:
         return self.settings.model.weights is None
 
     @property
+    def guessing(self) -> float | None:
+        """The loss of the best answer that is the same for every image; None where unknown."""
+        return self.start.get("guessing") if self.start else None
+
+    @property
     def again(self) -> str:
         """The command that repeats the run."""
         return f"ptkit train --config {shlex.quote(str(self.folder / 'config.toml'))}"

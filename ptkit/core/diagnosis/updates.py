@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD, guessing_loss
+from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD
 from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
 
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
@@ -162,7 +162,7 @@ def _growth(run: Recorded, name: str) -> float:
 def _is_bad(run: Recorded) -> bool:
     """Say whether the loss ended above its minimum, or never fell below guessing."""
     line = smoothed(run.loss, max(len(run.loss) // 20, 1))
-    guess = guessing_loss(run) or math.inf
+    guess = run.guessing or math.inf
     return bool(line[-1] > 1.1 * line.min() or line[-1] > 0.9 * guess)
 
 

@@ -418,6 +418,7 @@ SUBJECTS = {
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "course": "docs/course.md and docs/course.zh.md",
+    "diagnose_plants": "one seed of each fault that benchmarks/bench_diagnose.py plants",
     "device_forms": "transforms on a device against those on the CPU",
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 # Groups of a finding that are printed, and images of a group; findings.csv has all.
 MAX_GROUPS, MAX_IN_GROUP = 10, 5
-HEADINGS = {
-    "delete": "Delete, or take out of the lists",
-    "fix": "Fix",
-    "review": "Look at",
-    "know": "Know",
-}
 
 
 @options.reads_images
@@ -117,6 +111,8 @@ def _review(printer: Printer, run: Path, *, out: Path | None, workers: int) -> N
 
 def _lines(found: "CheckUp") -> Iterator[str]:
     """Yield what is printed: the images, the findings by what to do, and what is no finding."""
+    from ptkit.looking.checking import HEADINGS
+
     listing = found.evidence.listing
     parts = dict.fromkeys(listing.part_names)
     yield f"{counted(len(listing), 'image')} of {', '.join(parts)}, each decoded once"

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from ptkit.core.errors import DataError, StorageError
-from ptkit.core.wording import counted
+from ptkit.core.wording import counted, printable
 
 
 class Printer:
@@ -51,13 +51,3 @@ def end_without(skipped: Sequence[str]) -> None:
     if skipped:
         lines = "".join(f"\n  {reason}" for reason in skipped)
         raise DataError(f"{counted(len(skipped), 'image')} left out:{lines}")
-
-
-def printable(text: str) -> str:
-    """Escape control characters and undecodable bytes, so that a file name cannot drive the
-    terminal.
-    """
-    return "".join(
-        c if c == "\n" or (c.isprintable() and not "\udc80" <= c <= "\udcff") else ascii(c)[1:-1]
-        for c in text
-    )

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.commands.output import printable
-from ptkit.core.wording import first_of, table
+from ptkit.core.wording import first_of, one_line, table
 
 if TYPE_CHECKING:
     from ptkit.core.data.splits.extending import Extension
@@ -20,7 +19,7 @@ def split_lines(outcome: "Outcome") -> list[str]:
     """Return the lines to print."""
     extension = outcome.extension
     added = [] if extension is None else _extension_notes(outcome, extension)
-    notes = *map(_one_line, outcome.scan.notes), *added, *_notes(outcome)
+    notes = *map(one_line, outcome.scan.notes), *added, *_notes(outcome)
     return [*_table_lines(outcome), "", *notes, *_places(outcome)]
 
 
@@ -64,7 +63,7 @@ def _table_lines(outcome: "Outcome") -> list[str]:
     split = outcome.split
     folds = _folds(split)
     header = ["class", *split.part_names, "total"]
-    names = [*map(_one_line, outcome.scan.class_names), "total"]
+    names = [*map(one_line, outcome.scan.class_names), "total"]
     named = zip(names, [*split.counts, split.totals], strict=True)
     rows: list[list[Any]] = [[name, *counts, sum(counts)] for name, counts in named]
     in_folds = slice(1, 1 + len(folds))
@@ -87,17 +86,17 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> Iterator[str
     placed = f" ({added})" if added else ""
     yield f"New images: {len(extension.scan):,}{placed}; kept: {extension.num_kept:,}."
     if added:
-        group_by = "" if outcome.group_by is None else f", groups by {_one_line(outcome.group_by)}"
+        group_by = "" if outcome.group_by is None else f", groups by {one_line(outcome.group_by)}"
         yield f"Ratio {outcome.ratio} of old and new images together{group_by}."
     if extension.new_classes:
         first = len(extension.scan.class_names) - len(extension.new_classes)
-        names = [f"{_one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
+        names = [f"{one_line(name)} ({first + k})" for k, name in enumerate(extension.new_classes)]
         yield f"New classes, with their indices: {first_of(names, 5)}."
     if extension.num_missing:
         count = f"{extension.num_missing:,}"
         yield f"Listed images that are no longer there: {count}; their lines are kept."
     if extension.num_elsewhere:
-        source, count = _one_line(str(extension.scan.source)), f"{extension.num_elsewhere:,}"
+        source, count = one_line(str(extension.scan.source)), f"{extension.num_elsewhere:,}"
         yield f"Listed images that are not from {source}: {count}; their lines are kept."
     if extension.edited:
         yield f"Not as a split wrote it: {', '.join(extension.edited)}; every line of it is kept."
@@ -105,7 +104,7 @@ def _extension_notes(outcome: "Outcome", extension: "Extension") -> Iterator[str
         name, where = extension.straddling[0]
         yield (
             f"Images, duplicates or groups already in several parts: {len(extension.straddling):,},"
-            f" such as that of {_one_line(name)} in {' and '.join(where)}; new members go to the"
+            f" such as that of {one_line(name)} in {' and '.join(where)}; new members go to the"
             " first of these."
         )
 
@@ -127,7 +126,7 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
         but = ", but for given parts: `ptkit check` lists them" if outcome.given else ""
         yield f"Images with a near-duplicate: {count}; those that look alike are in one part{but}."
     if grouping.conflicts:
-        first, second = map(_one_line, grouping.conflicts[0])
+        first, second = map(one_line, grouping.conflicts[0])
         count = f"{len(grouping.conflicts):,}"
         yield (
             f"Same picture under several classes: {count}, such as {first} and {second}; check the"
@@ -138,31 +137,31 @@ def _notes(outcome: "Outcome") -> Iterator[str]:
         yield f"Groups kept whole: {count}; images in no group: {others}."
     for part, name in enumerate(split.part_names):
         named = list(zip(scan.class_names, split.counts, strict=True))
-        if without := [_one_line(label) for label, counts in named if not counts[part]]:
+        if without := [one_line(label) for label, counts in named if not counts[part]]:
             some = first_of(without, 5)
             yield f"Classes without an image in {name}: {len(without):,} ({some})."
-        single = [_one_line(label) for label, counts in named if counts[part] == 1]
+        single = [one_line(label) for label, counts in named if counts[part] == 1]
         if single and (name == "valid" or name in _folds(split)):
             yield (
                 f"Classes with one image in {name}: {len(single):,} ({first_of(single, 5)}); their"
                 " recall there is 0 or 100 %."
             )
     if scan.num_ignored:
-        kinds = _one_line(describe_ignored(scan.ignored))
+        kinds = one_line(describe_ignored(scan.ignored))
         yield f"Other files, ignored: {scan.num_ignored:,} ({kinds})."
 
 
 def _places(outcome: "Outcome") -> Iterator[str]:
     written = outcome.written
     if written.removed:
-        removed = first_of([_one_line(str(path)) for path in written.removed], 5)
+        removed = first_of([one_line(str(path)) for path in written.removed], 5)
         yield f"Removed {removed}, written by an earlier split and not by this one."
     if not written.files:
         yield "Nothing to write."
         return
     if written.tree is not None:
         done = {"copy": "Copied", "link": "Linked"}[written.tree.kind]
-        yield f"{done} the images to {_one_line(str(written.tree.folder))}."
+        yield f"{done} the images to {one_line(str(written.tree.folder))}."
     folds = _folds(outcome.split)
     if not folds:
         yield _place(written.files)
@@ -180,12 +179,8 @@ def _place(files: "tuple[Path, ...]") -> str:
 
 
 def _where(folder: Path) -> str:
-    return "this folder" if folder == Path() else _one_line(str(folder))
+    return "this folder" if folder == Path() else one_line(str(folder))
 
 
 def _enumerated(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _one_line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")

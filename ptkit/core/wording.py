@@ -84,6 +84,21 @@ def _in_a_line(cell: Any) -> str:
     return str(cell).replace("\n", "\\n")
 
 
+def one_line(text: str) -> str:
+    """Return a text on one line, without control characters, see `printable`."""
+    return printable(text).replace("\n", "\\n")
+
+
+def printable(text: str) -> str:
+    """Escape control characters and undecodable bytes, so that a file name cannot drive the
+    terminal.
+    """
+    return "".join(
+        c if c == "\n" or (c.isprintable() and not "\udc80" <= c <= "\udcff") else ascii(c)[1:-1]
+        for c in text
+    )
+
+
 def short_paths(paths: Sequence[str]) -> list[str]:
     """Return file names, with as many folders before them as keep different paths apart."""
     parts = [path.replace("\\", "/").split("/") for path in paths]

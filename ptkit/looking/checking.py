@@ -22,6 +22,14 @@ from ptkit.core.errors import DataError, UsageError
 # Called with what is counted and how many there are; gives the function that counts.
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
+# What to do, in words.
+HEADINGS = {
+    "delete": "Delete, or take out of the lists",
+    "fix": "Fix",
+    "review": "Look at",
+    "know": "Know",
+}
+
 HEADER = ("rule", "verdict", "action", "group", "path", "part", "class", "reason")
 
 

@@ -192,14 +192,19 @@ def light_grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
     axes.set_axisbelow(True)
 
 
-def contrasting(rgb: Sequence[float]) -> str:
-    """Return the text colour, white or near black, that reads better on a background; rgb: 0..1."""
+def contrasting(rgb: Sequence[float], *, dark: str = INK) -> str:
+    """Return the text colour, white or `dark`, that reads better on a background; rgb: 0..1."""
+    background, ink = luminance(rgb), luminance(to_rgb(dark))
+    # Contrasts as in WCAG 2.1, "contrast ratio".
+    return "white" if 1.05 / (background + 0.05) > (background + 0.05) / (ink + 0.05) else dark
+
+
+def luminance(rgb: Sequence[float]) -> float:
+    """Return the relative luminance, 0..1, of a colour (WCAG 2.1); rgb: 0..1."""
     red, green, blue = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3]
     )
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    # WCAG contrast against white and against INK are equal at this luminance.
-    return "white" if luminance < 0.214 else INK
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def number(value: float) -> str:

@@ -32,7 +32,8 @@ class Predictions:
     """A run's answers for its validation images.
 
     kind: of the labels. names: of the classes or numbers. truth and answers: int64 (N,) classes,
-    bool (N, K) labels given, or float32 (N, D) numbers. chances: float32 (N, K) of several labels.
+    bool (N, K) labels given, or float32 (N, D) numbers. chances: float32 (N, K) of several labels;
+    of one class an image (N, 2), of the answer and of the true class.
     """
 
     kind: str
@@ -183,7 +184,7 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
     """
     folders: dict[Path, None] = {}
     for place in places:
-        found = _run_folders(place)
+        found = run_folders(place)
         if not found:
             what = "is not a run folder and holds none" if place.exists() else "does not exist"
             raise UsageError(f"{place} {what}; `ptkit train` writes runs, into runs/ by default")
@@ -191,7 +192,8 @@ def find_runs(places: Sequence[Path]) -> list[FoundRun]:
     return [read_run(folder) for folder in folders]
 
 
-def _run_folders(place: Path) -> list[Path]:
+def run_folders(place: Path) -> list[Path]:
+    """Return a run folder itself, or those in a folder of runs and in its series, 2 before 10."""
     if (place / "config.toml").is_file():
         return [place]
     found = {file.parent for depth in ("*", "*/*") for file in place.glob(f"{depth}/config.toml")}
@@ -199,7 +201,6 @@ def _run_folders(place: Path) -> list[Path]:
 
 
 def _in_order(folder: Path) -> list[tuple[int, str]]:
-    # 2 before 10.
     return [(int(part) if part.isdecimal() else -1, part)
             for part in str(folder).replace("-", os.sep).split(os.sep)]  # fmt: skip
 
@@ -248,7 +249,9 @@ def _parsed(rows: list[dict[str, str]], threshold: float) -> Predictions:
         truth, answers = (
             np.array([index[row[key]] for row in rows]) for key in ("true", "predicted")
         )
-        return Predictions(SINGLE, paths, names, truth, answers)
+        keys = ("probability", "probability_of_true")
+        chances = np.array([[float(row[key]) for key in keys] for row in rows], np.float32)
+        return Predictions(SINGLE, paths, names, truth, answers, chances)
     # path, then `true NAME` and what was found, by turns.
     names = tuple(column.removeprefix("true ") for column in columns[1::2])
     truth, found = (

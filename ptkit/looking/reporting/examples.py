@@ -1,0 +1,85 @@
+"""The images of a run's validation list with its answers, the worst first."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptkit.core.comparing.runs import Predictions
+from ptkit.core.data.labels import REGRESSION, SINGLE
+
+# Of a page, and of one cell of the matrix.
+MAX_EXAMPLES, MAX_OF_CELL = 600, 24
+
+
+@dataclass(frozen=True)
+class Example:
+    """path: as listed. true, answer: in words. cell: true and answered class, of images with one
+    class each. badness: 0 and more, how far the answer is off. sureness: of the answer, None where
+    it has none.
+    """
+
+    path: str
+    true: str
+    answer: str
+    is_right: bool
+    badness: float
+    sureness: float | None = None
+    cell: tuple[int, int] | None = None
+
+
+def examples_of(found: Predictions) -> list[Example]:
+    """Return every image, wrong answers first, and of these the worst first."""
+    examples = _with_class(found) if found.kind == SINGLE else _with_several(found)
+    return sorted(examples, key=lambda each: (each.is_right, -each.badness))
+
+
+def chosen(examples: Iterable[Example]) -> list[Example]:
+    """Return examples for a page, in their order: at most MAX_OF_CELL of each cell."""
+    counts: Counter[tuple[int, int] | None] = Counter()
+    kept: list[Example] = []
+    for each in examples:
+        counts[each.cell] += 1
+        if each.cell is None or counts[each.cell] <= MAX_OF_CELL:
+            kept.append(each)
+        if len(kept) == MAX_EXAMPLES:
+            break
+    return kept
+
+
+def in_order_of(found: Predictions, class_names: Sequence[str]) -> Predictions:
+    """Return the answers with classes numbered as in `class_names`, those without images too.
+
+    The file has only names. They stay as they are where `class_names` lacks one.
+    """
+    if found.kind != SINGLE or not set(found.names) <= set(class_names):
+        return found
+    places = np.array([class_names.index(name) for name in found.names])
+    return Predictions(
+        SINGLE,
+        found.paths,
+        tuple(class_names),
+        places[found.truth],
+        places[found.answers],
+        found.chances,
+    )
+
+
+def _with_class(found: Predictions) -> Iterator[Example]:
+    chances = np.full((len(found.paths), 2), np.nan) if found.chances is None else found.chances
+    rows = zip(found.paths, found.truth.tolist(), found.answers.tolist(), chances, strict=True)
+    for path, true, answer, (sure, of_true) in rows:
+        badness = 0.0 if np.isnan(of_true) else 1 - float(of_true)
+        sureness = None if np.isnan(sure) else float(sure)
+        words = found.names[true], found.names[answer], true == answer
+        yield Example(path, *words, badness, sureness, (true, answer))
+
+
+def _with_several(found: Predictions) -> Iterator[Example]:
+    values = found.answers if found.chances is None else found.chances
+    badness = np.abs(values.astype(float) - found.truth).max(axis=1)
+    is_right = np.zeros(len(badness), bool) if found.kind == REGRESSION else found.right
+    for row, path in enumerate(found.paths):
+        true, answer = (found.words(of[row]) or "no class" for of in (found.truth, found.answers))
+        yield Example(path, true, answer, bool(is_right[row]), float(badness[row]))

@@ -1,0 +1,114 @@
+"""What a run folder tells of a run, gathered for its report; also of a run that was killed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
+from ptkit.core.config import Settings
+from ptkit.core.data.lists import ImageList, read_list
+from ptkit.core.diagnosis.findings import Finding
+from ptkit.core.errors import PtkitError
+from ptkit.core.wording import reason_of
+from ptkit.looking.checking import CheckUp, Counting, check_up
+from ptkit.looking.diagnosis import diagnose
+from ptkit.looking.reporting.examples import in_order_of
+
+# Of more images the check-up takes minutes, and has a command of its own.
+MAX_CHECKED = 5_000
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a report leaves out, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A run with all that its report shows. Missing says why a part is not there.
+
+    predictions: classes are numbered as in the run's list of classes. places: of the validation
+    images, from the listed path to one that opens. with_images: whether the page may show pictures
+    and paths of the data.
+    """
+
+    run: FoundRun
+    predictions: Predictions | Missing
+    findings: Sequence[Finding] | Missing
+    check: CheckUp | Missing
+    places: Mapping[str, str] | Missing
+    with_images: bool = True
+
+    @property
+    def settings(self) -> Settings:
+        return self.run.settings
+
+
+def gather_run(
+    folder: Path,
+    *,
+    with_images: bool = True,
+    root: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    counting: Counting,
+) -> Reported:
+    """Read a run folder, apply the rules of `diagnose` to it and those of `check` to its lists.
+
+    root: a folder that the images are in now. counting: for a progress bar.
+
+    Raises:
+        UsageError: settings that cannot be read. DataError: a table that cannot be read.
+    """
+    run = read_run(folder)
+    if root is not None:
+        data = replace(run.settings.data, root=str(root))
+        run = replace(run, settings=replace(run.settings, data=data))
+    findings: Sequence[Finding] | Missing
+    try:
+        _, findings = diagnose(folder, device=device, workers=workers)
+    except PtkitError as error:
+        findings = Missing(reason_of(error))
+    listed = _listed(run.settings)
+    predictions: Predictions | Missing = Missing("the run has not reached its end")
+    if run.predictions is not None:
+        names = () if isinstance(listed, Missing) else listed.class_names
+        predictions = in_order_of(run.predictions, names)
+    check = _checked(run.settings, workers=workers, counting=counting)
+    if isinstance(check, Missing) and not with_images:
+        # A reason may name an image.
+        check = Missing("its lists were not checked")
+    places = _places(listed) if with_images else Missing("left out, as --no-images asks")
+    return Reported(run, predictions, findings, check, places, with_images)
+
+
+def _checked(settings: Settings, *, workers: int, counting: Counting) -> CheckUp | Missing:
+    data = settings.data
+    root, files = _root(settings), [Path(data.train), Path(data.valid)]
+    try:
+        count = sum(len(read_list(file, root=root)) for file in files)
+        if count > MAX_CHECKED:
+            command = f"ptkit check {data.train} {data.valid}"
+            return Missing(f"{count:,} images take their time: `{command}` looks at them")
+        return check_up(files, root=root, workers=workers, counting=counting)
+    except PtkitError as error:
+        return Missing(reason_of(error))
+
+
+def _listed(settings: Settings) -> ImageList | Missing:
+    try:
+        return read_list(Path(settings.data.valid), root=_root(settings))
+    except PtkitError as error:
+        return Missing(reason_of(error))
+
+
+def _places(listed: ImageList | Missing) -> Mapping[str, str] | Missing:
+    if isinstance(listed, Missing):
+        return listed
+    return {listed.listed_path(row): listed.image_path(row) for row in range(len(listed))}
+
+
+def _root(settings: Settings) -> Path | None:
+    return Path(settings.data.root) if settings.data.root else None

@@ -1,0 +1,63 @@
+"""The figures that a run has drawn, as parts of a page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptkit.looking.reporting.data_uris import figures
+from ptkit.looking.reporting.gather import Missing, Reported
+from ptkit.looking.reporting.markup import Html, joined, tag
+
+# Of each part, in characters of its data URIs.
+_BUDGET = 500_000
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Figures of a run. patterns: of their files, those of a command that draws them again last.
+
+    has_images: whether they show the data.
+    """
+
+    patterns: tuple[str, ...]
+    command: str
+    has_images: bool = False
+
+
+KERNELS = Drawn(("kernels/*.png", "kernels.gif", "viz-weights/*.png"), "viz-weights")
+MAPS = Drawn(("feature_maps/*.png", "viz-featuremaps/*.png"), "viz-featuremaps", has_images=True)
+REGIONS = Drawn(("gradcam.png",), "gradcam", has_images=True)
+EMBEDDING = Drawn(("embedding.png",), "train --resume", has_images=True)
+LAYERS = Drawn(("gradient_flow.png", "distributions.png", "output_bias.png"), "train --resume")
+OTHERS = Drawn(("pr_curves.png", "numbers.png", "data_budget.png"), "train --resume")
+
+
+def pictures_section(drawn: Drawn) -> Callable[[Reported], Html | Missing]:
+    """Return the function that makes the part of a page with these figures."""
+
+    def section(report: Reported) -> Html | Missing:
+        if drawn.has_images and not report.with_images:
+            return Missing("left out, as --no-images asks")
+        files = _files(report.run.folder, drawn)
+        if not files:
+            return Missing(f"none drawn; `ptkit {drawn.command} {report.run.name}` draws them")
+        uris = figures(files, budget=_BUDGET)
+        shown = [
+            tag("figure", tag("img", src=uri, alt=file.stem), class_="drawn")
+            for file, uri in zip(files, uris, strict=True)
+            if uri
+        ]
+        left = len(files) - len(shown)
+        note = f"{left:,} more in {report.run.name}, left out for the size of this page."
+        return joined([*shown, tag("p", note, class_="note") if left else Html()])
+
+    return section
+
+
+def _files(folder: Path, drawn: Drawn) -> list[Path]:
+    """Return the figures in the order in which they were drawn: the first layer first."""
+
+    def order(file: Path) -> tuple[int, str]:
+        return file.stat().st_mtime_ns, file.name
+
+    return [file for pattern in drawn.patterns for file in sorted(folder.glob(pattern), key=order)]

@@ -1,0 +1,112 @@
+"""A run in words, its curves, its settings and how to repeat it, as parts of a page."""
+
+import shlex
+from dataclasses import fields
+
+import numpy as np
+
+from ptkit.core.comparing.differences import metric_text
+from ptkit.core.comparing.runs import Predictions, value_text
+from ptkit.core.config import DataSettings
+from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.training.tasks.metrics import majority_of
+from ptkit.core.wording import counted, duration
+from ptkit.looking.reporting.charts import as_row, chart, lines_of
+from ptkit.looking.reporting.gather import Missing, Reported
+from ptkit.looking.reporting.markup import Html, joined, tag
+
+# Settings that are paths of the data.
+DATA_PATHS = {f"data.{each.name}" for each in fields(DataSettings) if each.metadata["is_path"]}
+_NO_EPOCH = Missing("no epoch was finished")
+
+
+def summary_section(report: Reported) -> Html | Missing:
+    """Return the result with its interval, what guessing would give, and what was trained."""
+    run = report.run
+    if not run.rows:
+        return tag("p", "The run ended before its first epoch did.")
+    metric = run.main
+    value = tag("span", metric_text(metric, run.metrics[metric]), class_="value")
+    found = run.predictions
+    told = f" {metric} in validation"
+    if found is not None:
+        low, high = (metric_text(metric, end) for end in found.intervals[metric])
+        told += f", 95% interval {low} to {high}, {counted(len(found.paths), 'image')}"
+    lines = [tag("p", value, told, class_="headline")]
+    lines += [tag("p", text) for text in _sentences(report)]
+    return joined(lines)
+
+
+def curves_section(report: Reported) -> Html | Missing:
+    """Return loss, main metric and rate over the epochs."""
+    run, found = report.run, report.run.predictions
+    if not run.rows:
+        return _NO_EPOCH
+    metric, baseline = run.main, None
+    if found is not None and found.kind == SINGLE and metric == "accuracy":
+        baseline = ("always the same class", majority_of(found.truth, found.names).share)
+    columns = {
+        "Loss": {"train_loss": ("training", "train"), "valid_loss": ("validation", "valid")},
+        metric: {
+            f"train_{metric}": ("training", "train"), f"valid_{metric}": ("validation", "valid")
+        },
+        "Learning rate": {"lr": ("first group", "train")},
+    }  # fmt: skip
+    charts = []
+    for title, named in columns.items():
+        if lines := lines_of(run.rows, named):
+            marked = baseline if title == metric else None
+            best = None if title == "Learning rate" else run.best["epoch"]
+            charts.append(chart(title, lines, baseline=marked, best_epoch=best))
+    return as_row(charts) if charts else Missing("no number of its epochs is finite")
+
+
+def settings_section(report: Reported) -> Html | Missing:
+    """Return every setting; without images, those that are paths of the data are left out."""
+    hidden = set() if report.with_images else DATA_PATHS
+    rows = [
+        tag("tr", tag("th", name, scope="row"), tag("td", value_text(value)))
+        for name, value in report.run.setting.items()
+        if name not in hidden
+    ]
+    table = tag("div", tag("table", tag("tbody", *rows), class_="plain"), class_="wide")
+    return tag("details", tag("summary", counted(len(rows), "setting")), table)
+
+
+def repeat_section(report: Reported) -> Html | Missing:
+    """Return the command that repeats the run."""
+    file = shlex.quote(str(report.run.folder / "config.toml"))
+    return tag("p", tag("code", f"ptkit train --config {file}"))
+
+
+def _sentences(report: Reported) -> list[str]:
+    run, settings = report.run, report.settings
+    epochs = f"{counted(len(run.rows), 'epoch')} of {settings.train.epochs}"
+    seconds = duration(sum(row.get("seconds", 0.0) for row in run.rows))
+    texts = [f"{epochs} in {seconds}; the best was epoch {run.best['epoch']:.0f}."]
+    if run.predictions is None:
+        texts.insert(0, "The run has not reached its end: these are the numbers of its best epoch.")
+    else:
+        texts.insert(0, _against_guessing(run.predictions))
+    start = f", from the weights {settings.model.weights}" if settings.model.weights else ""
+    lr = "" if settings.optimizer.lr is None else f" at {settings.optimizer.lr:g}"
+    texts.append(
+        f"{settings.model.call}{start}, trained by {settings.optimizer.call}{lr} with"
+        f" {settings.loss.call}, seed {settings.train.seed}."
+    )
+    return texts
+
+
+def _against_guessing(found: Predictions) -> str:
+    """Return what the best answer that is the same for every image would reach."""
+    if found.kind == SINGLE:
+        majority = majority_of(found.truth, found.names)
+        text = f'Always answering "{majority.name}" would be right for {majority.share:.1%} of them'
+        if found.intervals["accuracy"][0] > majority.share:
+            return f"{text}: the run is better than that."
+        return f"{text}: the run is not told from that."
+    if found.kind == REGRESSION:
+        error = np.abs(found.truth - np.median(found.truth, axis=0)).mean()
+        return f"Always answering the median would have an mae of {error:.4g}."
+    share = found.truth.mean()
+    return f"{share:.1%} of all labels are given: a random order would reach about that mAP."

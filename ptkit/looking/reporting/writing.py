@@ -1,0 +1,84 @@
+"""`ptkit report`: a run, or a folder of runs, as one HTML file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.files import check_no_link, write_atomically
+from ptkit.looking.checking import Counting
+from ptkit.looking.reporting.gather import gather_run
+from ptkit.looking.reporting.page import GENERATOR, run_page
+from ptkit.looking.reporting.runs_table import REPORT, gather_runs, runs_page
+
+_MARK = f'content="{GENERATOR} '.encode()
+
+
+@dataclass(frozen=True)
+class Written:
+    """file: the page. left_out: its missing sections, with the reasons. num_runs: in its table."""
+
+    file: Path
+    num_bytes: int
+    num_runs: int
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(
+    place: Path,
+    *,
+    out: Path | None = None,
+    with_images: bool = True,
+    root: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    counting: Counting,
+) -> Written:
+    """Write the page of a run folder, or the table of a folder of runs, to report.html in it, or to
+    the file `out`.
+
+    with_images: False leaves pictures and paths of the data out. root: a folder that the images of
+    the run's lists are in now.
+
+    Raises:
+        DataError: not a folder with runs, or a file of a run that cannot be read.
+        UsageError: a file of that name is not such a page. StorageError: the disk refused.
+    """
+    if not place.is_dir():
+        what = "is not a folder" if place.exists() else "does not exist"
+        raise DataError(
+            f"{place} {what}; expected a run folder such as runs/1, or a folder of runs"
+        )
+    file = _target(place, out)
+    if (place / "config.toml").is_file():
+        report = gather_run(
+            place, with_images=with_images, root=root, device=device, workers=workers,
+            counting=counting,
+        )  # fmt: skip
+        text, left_out = run_page(report)
+        count = 1
+    else:
+        runs = gather_runs(place)
+        text, left_out = runs_page(runs, beside=file.parent, with_paths=with_images), {}
+        count = len(runs.runs)
+    data = text.encode()
+    write_atomically(file, data)
+    return Written(file, len(data), count, left_out)
+
+
+def _target(place: Path, out: Path | None) -> Path:
+    """Return the file to write, which may be there only as an earlier page."""
+    file = place / REPORT if out is None else out
+    if out is None:
+        check_no_link(file, inside=place)
+    if file.is_dir():
+        raise UsageError(f"--out {file} is a folder; name a file in it")
+    try:
+        with file.open("rb") as old:
+            is_ours = _MARK in old.read(1_000)
+    except FileNotFoundError:
+        return file
+    except OSError as error:
+        raise UsageError(f"cannot look at {file}: {error.strerror}") from None
+    if not is_ours:
+        raise UsageError(f"{file} exists and is no report: move it away or pass another --out")
+    return file

@@ -1,0 +1,269 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_report import CLASSES, HOSTILE, write_run, write_table
+from typer.testing import CliRunner
+
+from ptkit.cli import app
+
+VOID = {"meta", "link", "img", "line", "polyline", "circle"}
+
+
+class Page(HTMLParser):
+    """A page's elements, each with its attributes; refuses tags that do not close in order."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.found, self.open, self.text = [], [], []
+        self.feed(file.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID or tag == "circle":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def report(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def as_json(*arguments):
+    result = report(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def sections(page):
+    return [each["id"] for each in page.all("section")]
+
+
+def test_a_run_becomes_one_page_that_loads_nothing(here):
+    write_run(here)
+    told = as_json("runs/1")
+    file = here / "runs/1/report.html"
+    text, page = file.read_text(encoding="utf-8"), Page(file)
+    assert told == {
+        "file": "runs/1/report.html",
+        "bytes": len(file.read_bytes()),
+        "num_runs": 1,
+        "left_out": told["left_out"],
+    }
+    assert set(told["left_out"]) == {
+        "Feature maps", "Embedding", "Layers over the epochs", "Further figures"
+    }  # fmt: skip
+    assert sections(page) == [
+        "summary", "verdicts", "curves", "matrix", "images", "pairs", "classes", "kernels",
+        "regions", "check", "settings", "repeat", "left-out",
+    ]  # fmt: skip
+    sources = [each["src"] for each in page.all("img")]
+    assert len(sources) > 12
+    assert all(source.startswith("data:image/") for source in sources)
+    assert {each["href"][:1] for each in page.all("a")} == {"#"}
+    assert [each["href"] for each in page.all("link")] == ["data:,"]
+    assert re.findall(r"https?:|@import|url\(", text) == []
+    ids = [a["id"] for _, a in page.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    words = " ".join(" ".join(page.text).split())
+    assert "66.7% accuracy in validation, 95% interval 39.1% to 86.2%, 12 images" in words
+    assert (
+        'Always answering "<b>ants" would be right for 50.0% of them: the run is not told' in words
+    )
+    assert "ptkit train --config runs/1/config.toml" in words
+
+
+def test_the_same_run_gives_the_same_page(here):
+    run = write_run(here)
+    as_json(run)
+    first = (run / "report.html").read_bytes()
+    as_json(run)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_cells_and_images_of_the_matrix_belong_together(here):
+    write_run(here)
+    as_json("runs/1")
+    page = Page(here / "runs/1/report.html")
+    cells = {each["data-cell"]: int(each["data-count"]) for each in page.all("button")
+             if "data-cell" in each}  # fmt: skip
+    figures = [each for each in page.all("figure") if "data-cell" in each]
+    assert cells == {"0-0": 4, "0-1": 2, "1-0": 2, "1-1": 4}
+    assert {cell: sum(f["data-cell"] == cell for f in figures) for cell in cells} == cells
+    # The worst mistakes are there without a click.
+    assert {f["data-cell"] for f in figures if "hidden" not in f} == {"0-1", "1-0"}
+
+
+def test_names_cannot_become_markup(here):
+    write_run(here)
+    as_json("runs/1")
+    page = Page(here / "runs/1/report.html")
+    assert len(page.all("script")) == 1
+    assert page.all("b") == []
+    assert [a for _, a in page.found if any(name.startswith("on") for name in a)] == []
+    shown = [each["title"] for each in page.all("span") if "title" in each]
+    escaped = HOSTILE.replace("\n", "\\n").replace("\u202e", "\\u202e")
+    assert escaped in shown
+    assert "\u202e" not in (here / "runs/1/report.html").read_text(encoding="utf-8")
+
+
+def test_without_images_nothing_of_the_data_but_its_classes_is_in_the_page(here):
+    write_run(here)
+    told = as_json("runs/1", "--no-images")
+    text = (here / "runs/1/report.html").read_text(encoding="utf-8")
+    page = Page(here / "runs/1/report.html")
+    assert set(told["left_out"]) >= {"Images", "Feature maps", "Where it looked", "Embedding"}
+    assert [each["alt"] for each in page.all("img")] == ["conv1"]
+    assert [word for word in ("valid1", "train1", "data/", "valid.txt", "train.txt") if word in text
+            ] == []  # fmt: skip
+    assert [each for each in page.all("button") if "data-cell" in each] == []
+
+
+def test_a_run_that_was_killed_has_its_curves_and_says_what_is_missing(here):
+    run = write_run(here, is_done=False)
+    told = as_json(run)
+    assert told["left_out"]["Confusion matrix"] == "the run has not reached its end"
+    page = Page(run / "report.html")
+    assert {"summary", "curves", "settings", "repeat"} <= set(sections(page))
+    (run / "metrics.csv").unlink()
+    assert as_json(run)["left_out"]["Curves"] == "no epoch was finished"
+
+
+def test_data_that_are_gone_cost_the_images_only(here):
+    run = write_run(here)
+    (here / "data/valid.txt").unlink()
+    left_out = as_json(run)["left_out"]
+    assert "valid.txt" in left_out["Images"]
+    assert "valid.txt" in left_out["The data"]
+    assert "Confusion matrix" not in left_out
+
+
+def test_images_that_were_moved_are_found_by_root(here):
+    run = write_run(here)
+    (here / "moved").mkdir()
+    for file in (here / "data").glob("*.png"):
+        file.rename(here / "moved" / file.name)
+    as_json(run, "--root", here / "moved")
+    figures = Page(run / "report.html").all("img")
+    assert sum(each["alt"].startswith("true: ") for each in figures) == 12
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "left_out", "words"),
+    [
+        (
+            ["path", "true a", "probability of a", "true b", "probability of b"],
+            [["x.png", 1, 0.9, 0, 0.8], ["y.png", 0, 0.2, 1, 0.7]],
+            {"Confusion matrix", "Most confused pairs"},
+            "true a answered a, b",
+        ),
+        (
+            ["path", "true age", "predicted age"],
+            [["x.png", 30, 35.5], ["y.png", 20, 21]],
+            {"Confusion matrix", "Most confused pairs", "Classes"},
+            "true 30 answered 35.5",
+        ),
+    ],
+)
+def test_several_labels_and_numbers_have_what_they_can(here, header, rows, left_out, words):
+    run = write_run(here)
+    metric = "mae" if "predicted age" in header else "map"
+    (run / "metrics.csv").write_text(f"epoch,valid_loss,valid_{metric}\n1,0.5,0.5\n")
+    write_table(run / "valid_predictions.csv", [header, *rows])
+    assert set(as_json(run)["left_out"]) >= left_out
+    assert words in " ".join(" ".join(Page(run / "report.html").text).split())
+
+
+def test_many_classes_have_pairs_and_no_matrix(here):
+    run = write_run(here)
+    names = [f"class {k}" for k in range(60)]
+    rows = [[f"{k}.png", names[k % 60], names[(k + (k < 3)) % 60], 0.9, 0.4] for k in range(120)]
+    header = ["path", "true", "predicted", "probability", "probability_of_true"]
+    write_table(run / "valid_predictions.csv", [header, *rows])
+    left_out = as_json(run)["left_out"]
+    assert left_out["Confusion matrix"] == "60 classes; the most confused pairs are below"
+    buttons = [b["data-words"] for b in Page(run / "report.html").all("button") if "data-cell" in b]
+    assert buttons == ["class 0 taken for class 1", "class 1 taken for class 2",
+                       "class 2 taken for class 3"]  # fmt: skip
+
+
+def test_a_page_stays_below_five_megabytes(here):
+    from PIL import Image
+
+    run = write_run(here, num=200)
+    rng = np.random.default_rng(0)
+    for k in range(8):
+        noise = rng.integers(0, 256, (400, 400, 3), np.uint8)
+        Image.fromarray(noise).save(run / "kernels" / f"layer{k}.png")
+    assert as_json(run)["bytes"] < 5_000_000
+    assert "left out for the size" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_runs_becomes_a_table_of_what_differs(here):
+    for name, lr in (("1", 0.1), ("2", 0.2), ("10", 0.1)):
+        run = write_run(here / name, is_done=name != "10")
+        (here / "runs").mkdir(exist_ok=True)
+        run.rename(here / "runs" / name)
+        with (here / "runs" / name / "config.toml").open("a") as file:
+            file.write(f"[optimizer]\nlr = {lr}\n")
+    (here / "runs/bad").mkdir()
+    (here / "runs/bad/config.toml").write_text("[nonsense]\n")
+    as_json("runs/1")
+    told = as_json("runs")
+    assert (told["file"], told["num_runs"]) == ("runs/report.html", 3)
+    page = Page(here / "runs/report.html")
+    assert [each["href"] for each in page.all("a")] == ["1/report.html"]
+    words = " ".join(" ".join(page.text).split())
+    assert "run epochs accuracy macro_f1 balanced_accuracy optimizer.lr 1 3 66.7%" in words
+    assert "10 3 of 15, not finished" in words
+    assert "runs/bad cannot be read" in words
+
+
+def test_out_names_the_page_and_other_files_are_left_alone(here):
+    run = write_run(here)
+    assert as_json(run, "--out", "pages/first.html")["file"] == "pages/first.html"
+    assert not (run / "report.html").exists()
+    Path("mine.html").write_text("<p>mine")
+    result = report(run, "--out", "mine.html")
+    assert result.exit_code == 2
+    assert "mine.html exists and is no report: move it away or pass another --out" in result.stderr
+    assert Path("mine.html").read_text() == "<p>mine"
+    assert report(run, "--out", "pages").exit_code == 2
+
+
+@pytest.mark.parametrize("place", ["missing", "data"])
+def test_a_place_without_a_run_is_an_error_of_data(here, place):
+    write_run(here)
+    result = report(place)
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"ptkit: {place} ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_classes_without_an_answer_stay_in_the_matrix(here):
+    run = write_run(here)
+    (here / "data/classes.txt").write_text("".join(f"{name}\n" for name in (*CLASSES, "wasps")))
+    as_json(run)
+    heads = [each for each in Page(run / "report.html").all("th") if each.get("class") == "name"]
+    assert len(heads) == 6

@@ -122,6 +122,7 @@ FLAGS = {
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
+    "report": {"--no-images", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",

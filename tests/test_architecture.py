@@ -123,7 +123,7 @@ FLAGS = {
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
-    "report": {"--images", "--no-images", "--root", "--device", "--workers", "--out"},
+    "report": {"--no-images", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},

@@ -21,13 +21,10 @@ def report(
             help="A run folder, finished or not; or a folder of runs, for a table of all of them.",
         ),
     ],
-    images: Annotated[
+    no_images: Annotated[
         bool,
-        typer.Option(
-            "--images/--no-images",
-            help="Whether the page may hold pictures and paths of the data.",
-        ),
-    ] = True,
+        typer.Option("--no-images", help="Leave pictures and paths of the data out."),
+    ] = False,
     root: options.Root = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
@@ -50,7 +47,7 @@ def report(
     written = write_report(
         run,
         out=out,
-        with_images=images,
+        with_images=not no_images,
         root=root,
         device=device,
         workers=workers,

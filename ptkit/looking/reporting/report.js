@@ -8,12 +8,13 @@ function filterImages() {
   if (!heading) return;
   const atFirst = heading.textContent;
 
+  // A cell has a button in the matrix and may have one among the pairs.
   function show(isShown, words, pressed) {
     for (const figure of figures) figure.hidden = !isShown(figure);
     heading.textContent = words;
     back.hidden = pressed === null;
     for (const button of document.querySelectorAll("button[data-cell]")) {
-      button.setAttribute("aria-pressed", String(button === pressed));
+      button.setAttribute("aria-pressed", String(button.dataset.cell === pressed));
     }
   }
 
@@ -27,7 +28,7 @@ function filterImages() {
       const total = Number(button.dataset.count);
       const images = total === 1 ? "image" : "images";
       const told = count < total ? `${count} of ${total} ${images}` : `${total} ${images}`;
-      show(ofCell, `${button.dataset.words}: ${told}`, button);
+      show(ofCell, `${button.dataset.words}: ${told}`, button.dataset.cell);
       heading.scrollIntoView({ block: "nearest" });
     });
   }

@@ -119,8 +119,8 @@ def _figure(example: Example, name: str, uri: str | None, *, is_shown: bool) -> 
     told = f"true: {example.true}; answered: {example.answer}"
     picture = tag("img", src=uri, alt=told) if uri else tag("p", "no picture", class_="blank")
     sure = "" if example.sureness is None else f" {percent(example.sureness)}"
-    answer = tag("span", "answered ", isolated(example.answer), sure,
-                 class_="good" if example.is_right else "bad")  # fmt: skip
+    style = {True: "good", False: "bad", None: None}[example.is_right]
+    answer = tag("span", "answered ", isolated(example.answer), sure, class_=style)
     true = tag("span", "true ", isolated(example.true))
     path = tag("span", isolated(name), class_="path", title=example.path)
     cell = None if example.cell is None else "-".join(map(str, example.cell))

@@ -15,15 +15,15 @@ MAX_EXAMPLES, MAX_OF_CELL = 600, 24
 
 @dataclass(frozen=True)
 class Example:
-    """path: as listed. true, answer: in words. cell: true and answered class, of images with one
-    class each. badness: 0 and more, how far the answer is off. sureness: of the answer, None where
-    it has none.
+    """path: as listed. true, answer: in words. is_right: None of numbers. badness: 0 and more, how
+    far the answer is off. sureness: of the answer, None where it has none. cell: true and answered
+    class, of images with one class each.
     """
 
     path: str
     true: str
     answer: str
-    is_right: bool
+    is_right: bool | None
     badness: float
     sureness: float | None = None
     cell: tuple[int, int] | None = None
@@ -32,7 +32,7 @@ class Example:
 def examples_of(found: Predictions) -> list[Example]:
     """Return every image, wrong answers first, and of these the worst first."""
     examples = _with_class(found) if found.kind == SINGLE else _with_several(found)
-    return sorted(examples, key=lambda each: (each.is_right, -each.badness))
+    return sorted(examples, key=lambda each: (bool(each.is_right), -each.badness))
 
 
 def chosen(examples: Iterable[Example]) -> list[Example]:
@@ -79,7 +79,7 @@ def _with_class(found: Predictions) -> Iterator[Example]:
 def _with_several(found: Predictions) -> Iterator[Example]:
     values = found.answers if found.chances is None else found.chances
     badness = np.abs(values.astype(float) - found.truth).max(axis=1)
-    is_right = np.zeros(len(badness), bool) if found.kind == REGRESSION else found.right
+    is_right = [None] * len(badness) if found.kind == REGRESSION else found.right.tolist()
     for row, path in enumerate(found.paths):
         true, answer = (found.words(of[row]) or "no class" for of in (found.truth, found.answers))
-        yield Example(path, true, answer, bool(is_right[row]), float(badness[row]))
+        yield Example(path, true, answer, is_right[row], float(badness[row]))

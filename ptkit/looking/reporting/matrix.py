@@ -11,6 +11,8 @@ from ptkit.plots.style import contrasting, percent
 
 # A cell's colour has so many shades, by its share of the row.
 NUM_SHADES = 10
+# With more classes print takes a smaller type.
+_FEW = 12
 # Background and the colours of right and wrong answers, as in report.css.
 THEMES = {
     "light": {"page": "#ffffff", "right": "#1f6fb4", "wrong": "#c2410c"},
@@ -40,7 +42,8 @@ def matrix_table(matrix: np.ndarray, names: Sequence[str], *, is_clickable: bool
     last = [tag("td", _rate(value), class_="rate") for value in precision]
     foot = tag("tr", tag("th", "precision", scope="row"), *last, tag("td"))
     parts = tag("thead", head), tag("tbody", *rows), tag("tfoot", foot)
-    return tag("div", tag("table", *parts, class_="matrix"), class_="wide")
+    style = "matrix many" if len(names) > _FEW else "matrix"
+    return tag("div", tag("table", *parts, class_=style), class_="wide")
 
 
 def pair_list(pairs: Sequence[ConfusedPair], names: Sequence[str], *, is_clickable: bool) -> Html:

@@ -1,5 +1,6 @@
 """The figures that a run has drawn, as parts of a page."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +15,23 @@ _BUDGET = 500_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """Figures of a run. patterns: of their files, those of a command that draws them again last.
-
-    has_images: whether they show the data.
+    """Figures of a run. patterns: of their files. command: one that draws them, after `ptkit`, RUN
+    being the run; "" where only training does. has_images: whether they show the data.
     """
 
     patterns: tuple[str, ...]
-    command: str
+    command: str = ""
     has_images: bool = False
 
 
-KERNELS = Drawn(("kernels/*.png", "kernels.gif", "viz-weights/*.png"), "viz-weights")
-MAPS = Drawn(("feature_maps/*.png", "viz-featuremaps/*.png"), "viz-featuremaps", has_images=True)
-REGIONS = Drawn(("gradcam.png",), "gradcam", has_images=True)
-EMBEDDING = Drawn(("embedding.png",), "train --resume", has_images=True)
-LAYERS = Drawn(("gradient_flow.png", "distributions.png", "output_bias.png"), "train --resume")
-OTHERS = Drawn(("pr_curves.png", "numbers.png", "data_budget.png"), "train --resume")
+KERNELS = Drawn(("kernels/*.png", "kernels.gif", "viz-weights/*.png"), "viz-weights RUN")
+MAPS = Drawn(
+    ("feature_maps/*.png", "viz-featuremaps/*.png"), "viz-featuremaps RUN IMAGE...", has_images=True
+)
+REGIONS = Drawn(("gradcam.png", "gradcam/*.png"), "gradcam RUN IMAGE...", has_images=True)
+EMBEDDING = Drawn(("embedding.png",), has_images=True)
+LAYERS = Drawn(("gradient_flow.png", "distributions.png", "output_bias.png"))
+OTHERS = Drawn(("pr_curves.png", "numbers.png", "data_budget.png"))
 
 
 def pictures_section(drawn: Drawn) -> Callable[[Reported], Html | Missing]:
@@ -40,7 +42,8 @@ def pictures_section(drawn: Drawn) -> Callable[[Reported], Html | Missing]:
             return Missing("left out, as --no-images asks")
         files = _files(report.run.folder, drawn)
         if not files:
-            return Missing(f"none drawn; `ptkit {drawn.command} {report.run.name}` draws them")
+            command = drawn.command.replace("RUN", shlex.quote(report.run.name))
+            return Missing("none drawn" + (f"; `ptkit {command}` draws them" if command else ""))
         uris = figures(files, budget=_BUDGET)
         shown = [
             tag("figure", tag("img", src=uri, alt=file.stem), class_="drawn")

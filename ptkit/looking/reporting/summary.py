@@ -88,13 +88,17 @@ def _sentences(report: Reported) -> list[str]:
         texts.insert(0, "The run has not reached its end: these are the numbers of its best epoch.")
     else:
         texts.insert(0, _against_guessing(run.predictions))
-    start = f", from the weights {settings.model.weights}" if settings.model.weights else ""
-    lr = "" if settings.optimizer.lr is None else f" at {settings.optimizer.lr:g}"
-    texts.append(
-        f"{settings.model.call}{start}, trained by {settings.optimizer.call}{lr} with"
-        f" {settings.loss.call}, seed {settings.train.seed}."
-    )
-    return texts
+    weights, lr = settings.model.weights, settings.optimizer.lr
+    parts = [
+        settings.model.call,
+        f"from the weights {weights}" if weights else None,
+        # A probe has neither loss nor optimizer.
+        settings.loss.call,
+        settings.optimizer.call,
+        None if lr is None else f"lr {lr:g}",
+        f"seed {settings.train.seed}",
+    ]
+    return [*texts, ", ".join(filter(None, parts)) + "."]
 
 
 def _against_guessing(found: Predictions) -> str:

@@ -32,7 +32,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms check
+	recipes photos digits catalogue transforms check diagnose
 
 .PHONY: demo test check faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -139,6 +139,9 @@ bench-transforms: bench-ready
 bench-check: bench-ready
 	$(BENCH) benchmarks/bench_check.py "$(IMAGES)" "$(PHOTOS)"
 	$(BENCH) benchmarks/bench_check_faults.py "$(IMAGES)" "$(PHOTOS)" --docs docs/checking.md
+
+bench-diagnose: bench-ready
+	$(BENCH) benchmarks/bench_diagnose.py --docs
 
 bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"

@@ -29,6 +29,7 @@ from ptkit.commands.options import with_printer
 from ptkit.commands.output import complain
 from ptkit.commands.predict import predict
 from ptkit.commands.probe import probe
+from ptkit.commands.report import report
 from ptkit.commands.split import split
 from ptkit.commands.summary import summary
 from ptkit.commands.train import train
@@ -125,6 +126,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "confmat": confmat,
     "compare": compare,
     "diagnose": diagnose,
+    "report": report,
     "summary": summary,
     "predict": predict,
     "list": list_parts,

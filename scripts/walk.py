@@ -28,16 +28,15 @@ WALKS = {
         train_and_print|api.train|api_runs.train TrainingScreen session.run stop_on_signals prepare
         check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
-        read_ahead images.decode Batches build_loss losses.RULES facts_of _prepare_model|prepare_model
-        build_model build_optimizer plan_parameters calls.parse Catalogue.resolve build_schedule
-        new_run_folder|new_run open_events|open_recorders session._start|new_run session._train
-        fit train_epoch Batches.epoch epoch_order permutation InMemory.batches
-        Pipeline.together|Pipeline.apply_to_batch Pipeline.finish|Pipeline.finish_on_device
-        outputs_of|Batch.outputs loop.make_step Loss.forward Totals.add
-        loop.evaluate|evaluating.evaluate
-        session._record row_of|_row_of write_metrics|_write_metrics checkpoint_of
-        environment|_environment save_checkpoint Events last_checkpoint
-        write_atomically""",
+        read_ahead images.decode Batches build_loss losses.RULES facts_of
+        _prepare_model|prepare_model build_model build_optimizer plan_parameters calls.parse
+        Catalogue.resolve build_schedule new_run_folder|new_run open_events|open_recorders
+        session._start|new_run session._train fit train_epoch Batches.epoch epoch_order permutation
+        InMemory.batches Pipeline.together|Pipeline.apply_to_batch
+        Pipeline.finish|Pipeline.finish_on_device outputs_of|Batch.outputs loop.make_step
+        Loss.forward Totals.add loop.evaluate|evaluating.evaluate session._record row_of|_row_of
+        write_metrics|_write_metrics checkpoint_of environment|_environment save_checkpoint Events
+        last_checkpoint write_atomically""",
     "image": """prepare_data +loop.fit numbered_lines|_numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode
         Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
@@ -50,8 +49,8 @@ WALKS = {
         evaluate_list|evaluation.evaluate predict_list outputs_of|Batch.outputs Batches.epoch
         InMemory.batches images.decode most_confused worst_mistakes draw_evaluation
         confusion_figure contact_sheet PictureFolder write_atomically""",
-    "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of losses.RULES
-        _triplets loop.make_step outputs_of|Batch.outputs Loss.forward
+    "loss": """prepare +loop.fit calls.parse build_loss Catalogue.resolve LOSSES facts_of
+        losses.RULES _triplets loop.make_step outputs_of|Batch.outputs Loss.forward
         loop.evaluate|evaluating.evaluate
         KeptScore|EmbeddingScore check_metric""",
 }

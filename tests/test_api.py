@@ -118,8 +118,8 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
         "evaluate": {"out", "num_images", "font"},
-        # Of pictures, and of exit codes.
-        "check": {"out", "strict", "num_images"},
+        # Pictures, exit codes, and the suspect labels of a run.
+        "check": {"out", "strict", "run", "sources"},
         "predict": {"out"},
     }.get(name, set())
     assert parameters(command) - only_there <= parameters(getattr(ptkit, name))

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
+from tiny_records import make_run
 from typer.testing import CliRunner
 
 from ptkit.cli import app
+from ptkit.core.comparing.runs import read_run
 from ptkit.core.training.tasks.metrics import interval
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -204,3 +206,15 @@ def test_answers_that_are_not_a_table_of_ptkit_are_refused(here):
     result = compare("a", "b")
     assert result.exit_code == 3
     assert "b/valid_predictions.csv is not as `ptkit train` writes it" in result.stderr
+
+
+def test_the_best_epoch_is_that_of_the_runs_own_metric(tmp_path):
+    columns = {
+        "valid_loss": [0.6, 0.4, 0.3, 0.25, 0.2],
+        "valid_accuracy": [0.5, 0.7, 0.9, 0.8, 0.9],
+    }
+    assert read_run(make_run(tmp_path / "a", metrics=columns)).best["epoch"] == 5
+    columns["valid_accuracy"][2] = 0.95
+    assert read_run(make_run(tmp_path / "b", metrics=columns)).best["epoch"] == 3
+    by_loss = make_run(tmp_path / "c", metrics=columns, config='[train]\nmetric = "loss"\n')
+    assert read_run(by_loss).best["epoch"] == 5

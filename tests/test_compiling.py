@@ -114,6 +114,7 @@ def test_a_compiled_whitenet_in_bf16_has_the_gradients_of_the_plain_one() -> Non
     assert min(float(found @ expected) for found, expected in pairs) > 0.9
 
 
+@pytest.mark.slow
 def test_gradients_that_a_step_adds_up_outlive_the_replay_of_a_graph() -> None:
     model, batches = torch.nn.Linear(3, 2), torch.randn(3, 4, 3)
     forward = CompiledForward(model, torch.device("cpu"))

@@ -160,10 +160,10 @@ def test_answers_of_one_class_are_a_collapse(tmp_path):
 
 def test_labels_that_the_model_contradicts_are_noise(tmp_path):
     _, labels = outputs()
-    z = np.random.default_rng(2).uniform(3.9, 4.1, 200)[:, None]
+    z = np.where(np.arange(200) < 12, 4.2, 4.0)[:, None]
     sure = np.where(labels[:, None] == np.arange(2), z, -z).astype(np.float32)
-    # Twelve of 200 images look like the other class.
-    sure[:12] = sure[:12, ::-1]
+    # Twelve of 200 images, of both classes, look like the other one.
+    sure[94:106] = sure[94:106, ::-1]
     assert "WARN label noise" in headlines(make_run(tmp_path / "run", values=sure))
 
 
@@ -195,6 +195,35 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_damage_inside_is_refused(tmp
     file.write_text(whole.replace('"kind": "epoch"', '"kind": "epo', 1))
     with pytest.raises(DataError, match=r"layers\.jsonl, line 2: damaged"):
         read_run(tmp_path / "run")
+
+
+def test_a_run_that_recorded_nothing_or_no_epoch_says_so_of_each_rule(tmp_path):
+    folder = make_run(tmp_path / "run")
+    first = (folder / "layers.jsonl").read_text().partition("\n")[0] + "\n"
+    (folder / "layers.jsonl").write_text(first)
+    found = {f.rule: f.judgement.text or f.verdict for f in findings(read_run(folder))}
+    before = ["softmax before the loss", "input", "initial loss", "initial signal"]
+    others = {rule.name for rule in RULES}.difference(before)
+    wanted = dict.fromkeys(before, "ok") | dict.fromkeys(others, "no epoch was finished")
+    assert found == wanted
+    (folder / "layers.jsonl").unlink()
+    reasons = {f.judgement.text.partition(":")[0] for f in findings(read_run(folder))}
+    assert reasons == {"the run recorded nothing"}
+
+
+def test_labels_without_an_accuracy_are_judged_by_what_they_have(tmp_path):
+    folder = make_run(
+        tmp_path / "run",
+        lambda first, epochs: first.update(guessing=None, valid_counts=None),
+        metrics={"valid_accuracy": [np.nan] * 5},
+        config='[loss]\ncall = "BCEWithLogitsLoss()"\n',
+    )
+    (folder / "valid_outputs.npz").unlink()
+    verdicts = {f.rule: f.verdict for f in findings(read_run(folder))}
+    without = {"softmax before the loss", "initial loss", "too good", "not learning", "collapse",
+               "overfitting that costs", "output bias", "label noise", "overconfident"}  # fmt: skip
+    assert {rule for rule, verdict in verdicts.items() if verdict == "n/a"} == without
+    assert headlines(folder) == []
 
 
 def test_every_rule_that_mutes_names_rules_that_there_are():

@@ -90,6 +90,7 @@ def test_the_first_line_tells_what_the_run_begins_with(here):
         "weight_decay": 0,
     }
     assert (start["class_counts"], start["valid_counts"]) == ([16, 16, 16], [7, 7, 7])
+    assert start["guessing"] == pytest.approx(math.log(3))
     assert (start["head"], start["precision"]) == ("fc3.weight", "fp32")
     initial = start["initial"]
     assert initial["loss"] == pytest.approx(math.log(3), rel=0.2)

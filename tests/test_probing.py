@@ -252,6 +252,7 @@ def test_of_an_image_and_its_mirror_image_the_nearer_counts():
     assert neighbours_vote(train, image, num_neighbours=1, num_classes=2).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_features_with_mirror_images_are_not_taken_for_those_without(here):
     for transform in ("RandomHorizontalFlip()", "RandomVerticalFlip()"):
         settings = {"transforms": [transform], **QUIET}
@@ -366,6 +367,7 @@ def test_an_interrupted_probe_stops_between_batches_and_heads(here, place):
     assert not Path("runs/cut/ckpt.pkl").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused_with_its_name(here):
     torch.save(resnet50(num_classes=3).state_dict(), "r50.pth")
     with pytest.raises(CheckpointError, match="look like those of resnet50; choose the --model"):

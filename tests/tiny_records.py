@@ -20,6 +20,7 @@ def start() -> dict[str, Any]:
         "num_classes": 2,
         "class_counts": [300, 300],
         "valid_counts": [100, 100],
+        "guessing": float(np.log(2)),
         "precision": "fp32",
         "clip_grad": None,
         "weights": {name: dict(about) for name in NAMES},

@@ -79,9 +79,9 @@ def _say_the_rest(printer: Printer, found: "list[Finding]") -> None:
     fine = [finding.rule for finding in found if finding.verdict == "ok"]
     if fine:
         printer.say(f"ok    {', '.join(fine)}")
-    for finding in found:
-        if finding.verdict == "n/a":
-            printer.say(f"n/a   {finding.rule}: {finding.judgement.text}")
+    for reason in dict.fromkeys(f.judgement.text for f in found if f.verdict == "n/a"):
+        rules = [f.rule for f in found if (f.verdict, f.judgement.text) == ("n/a", reason)]
+        printer.say(f"n/a   {', '.join(rules)}: {reason}")
 
 
 def _explain(printer: Printer, name: str) -> None:

@@ -111,6 +111,11 @@ class FoundRun:
         """The metric that runs of this kind are compared by."""
         if self.predictions is not None:
             return next(iter(self.predictions.metrics()))
+        return self._recorded
+
+    @property
+    def _recorded(self) -> str:
+        """The first metric of its kind of labels that metrics.csv has."""
         known = {name for row in self.rows for name in row}
         firsts = (next(iter(modes)) for modes in METRICS.values())
         return next((name for name in firsts if f"valid_{name}" in known), "accuracy")
@@ -119,6 +124,8 @@ class FoundRun:
     def best(self) -> Mapping[str, float]:
         """The row of the best epoch by the run's own rule: its metric, then the loss."""
         metric = self.settings.train.metric
+        if metric == "auto":
+            metric = self._recorded
         wanted, sign = ("loss", -1) if metric == "loss" else (metric, _sign(metric))
 
         def order(row: Mapping[str, float]) -> tuple[float, float]:

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import is_uneven, valid_counts
+from ptkit.core.diagnosis.progress import is_uneven
 from ptkit.core.diagnosis.recorded import Floats, Outputs, Recorded, softmax
 
-NO_OUTPUTS = not_applicable("the run kept no outputs of its validation images")
+NO_OUTPUTS = not_applicable(
+    "there are no outputs of single-label validation images, or they are not finite"
+)
 
 _BINS, _ECE, _DRAWS = 15, 0.05, 200
 _BIAS, _SDS, _ENOUGH = math.log(1.5), 3.0, 20
@@ -119,25 +121,25 @@ def label_noise(run: Recorded) -> Judgement:
 
 def too_good(run: Recorded) -> Judgement:
     """Validation images that were trained on, or easier ones than the training images."""
-    evidence, counts = run.evidence, valid_counts(run)
-    if counts is None or evidence.num_leaked is None:
-        return not_applicable("the images or their hashes are not there")
-    n = int(counts.sum())
-    leaked = evidence.num_leaked / n
-    numbers = {"leaked": leaked}
-    command = f"ptkit split FOLDER, then {run.again}"
-    if leaked > _LEAKED:
-        text = f"{evidence.num_leaked:,} of {n:,} validation images were trained on ({leaked:.1%})"
-        return Judgement(FAIL, text, numbers, (), command)
-    accuracy = run.outputs.accuracy if run.outputs else None
+    if run.outputs is None:
+        return NO_OUTPUTS
+    evidence, n, accuracy = run.evidence, len(run.outputs.labels), run.outputs.accuracy
     clean = evidence.clean_train_accuracy
-    if accuracy is None or clean is None:
-        return fine(numbers)
+    if clean is None:
+        return not_applicable("the images or the model's own code are not where they were")
+    numbers = {"valid": accuracy, "train": clean}
+    if evidence.num_leaked is not None:
+        numbers["leaked"] = leaked = evidence.num_leaked / n
+        if leaked > _LEAKED:
+            text = (
+                f"{evidence.num_leaked:,} of {n:,} validation images were trained on ({leaked:.1%},"
+                f" limit {_LEAKED:.0%})"
+            )
+            return Judgement(FAIL, text, numbers, (), f"ptkit split FOLDER, then {run.again}")
     error = math.sqrt(
         max(clean * (1 - clean), 1 / n) / n
         + max(clean * (1 - clean), 1 / evidence.num_clean) / evidence.num_clean
     )
-    numbers |= {"valid": accuracy, "train": clean}
     if accuracy <= clean + 3 * error:
         return fine(numbers)
     text = (

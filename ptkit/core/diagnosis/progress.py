@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority, majority_limit
 from ptkit.core.diagnosis.findings import (
     FAIL,
     INFO,
@@ -12,18 +13,14 @@ from ptkit.core.diagnosis.findings import (
     fine,
     not_applicable,
 )
-from ptkit.core.diagnosis.recorded import Floats, Recorded, running_median
+from ptkit.core.diagnosis.recorded import Floats, Recorded, least, running_median
 
-NO_RECORD = not_applicable("the run recorded nothing: it was made with log.layers=false")
-NO_EPOCH = not_applicable("no epoch was finished")
-
-LEARNS_BELOW = 0.98
 _ROSE = 2.0
 # Of the loss of guessing: a minimum below it is as good as this.
 _FLOOR = 0.05
 _LARGE_UPDATE, _SMALL_UPDATE, _NO_GAIN = 1e-2, 1e-4, 0.02
 _STILL_FALLING = 0.05
-_ENOUGH_STEPS = 40
+_FEWEST_STEPS, _ENOUGH_STEPS = 20, 40
 _SPIKE_Z, _SPIKE_RISE, _CLIPPED = 6.0, 1.2, 0.5
 _SHARE_OF_STEPS = 0.05
 _WAITS_INFO, _WAITS_WARN = 0.05, 0.20
@@ -36,8 +33,6 @@ def non_finite(run: Recorded) -> Judgement:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"
         return Judgement(FAIL, text, {"step": step}, where, calmer(run))
-    if run.start is None:
-        return NO_RECORD
     if len(run.loss) and not np.isfinite(run.loss).all():
         step = int(np.flatnonzero(~np.isfinite(run.loss))[0]) + 1
         text = f"the loss was NaN or infinite at step {step:,}"
@@ -55,21 +50,20 @@ def non_finite(run: Recorded) -> Judgement:
 
 def not_learning(run: Recorded) -> Judgement:
     """Neither the training loss nor the accuracy is better than the same answer for every image."""
-    if not len(run.metrics.get("train_loss", ())):
-        return NO_EPOCH
-    guess, least = guessing_loss(run), float(np.nanmin(run.metrics["train_loss"]))
-    numbers, faults = {"train_loss": least}, []
+    guess, best_loss = run.guessing, least(run.metrics["train_loss"])
+    numbers, faults = {"train_loss": best_loss}, []
     if guess is not None:
         numbers["guessing"] = guess
-        if least >= LEARNS_BELOW * guess:
-            faults.append(f"the best training loss is {least:.4g}, guessing gives {guess:.4g}")
+        if is_as_guessing(best_loss, guess):
+            faults.append(f"the best training loss is {best_loss:.4g}, guessing gives {guess:.4g}")
     accuracy, counts = best_accuracy(run), valid_counts(run)
     if accuracy is not None and counts is not None:
-        share, n = counts.max() / counts.sum(), counts.sum()
-        limit = share + 2 * math.sqrt(share * (1 - share) / n)
+        share, total = counts.max() / counts.sum(), counts.sum()
+        limit = majority_limit(share, total)
         numbers |= {"accuracy": accuracy, "limit": limit}
         # Of uneven classes a model may learn the large ones alone: that is a collapse.
-        if accuracy <= limit and (faults or not is_uneven(run)):
+        is_as_one_class = is_as_majority(accuracy, share=share, total=total)
+        if is_as_one_class and (faults or not is_uneven(run)):
             faults.append(
                 f"the best accuracy is {accuracy:.1%}, and always the largest class gives"
                 f" {share:.1%} (limit {limit:.1%}, two standard errors above)"
@@ -84,27 +78,27 @@ def not_learning(run: Recorded) -> Judgement:
 
 def rate_too_high(run: Recorded) -> Judgement:
     """The loss rises again to twice its minimum, or large steps bring it no further."""
-    if run.start is None or len(run.loss) < 20:
-        return NO_RECORD if run.start is None else not_applicable("fewer than 20 steps")
+    if len(run.loss) < _FEWEST_STEPS:
+        return not_applicable(f"fewer than {_FEWEST_STEPS} steps")
     width = _width(run)
     # Medians: single batches with a large loss are no rise.
     line = running_median(run.loss, width)
-    floor = _FLOOR * (guessing_loss(run) or float(run.loss[0]))
-    least = np.maximum(np.minimum.accumulate(line), floor)
-    ratio = float((line / least).max())
+    floor = _FLOOR * (run.guessing or float(run.loss[0]))
+    lowest = np.maximum(np.minimum.accumulate(line), floor)
+    ratio = float((line / lowest).max())
     update = overall_update(run)
     numbers = {"rise": ratio, "update": update}
     # After single spikes it is these that want a remedy.
     is_spiky = len(run.grad_norm) >= _ENOUGH_STEPS and len(_spikes(run)) >= 2
-    if ratio > _ROSE and not is_spiky and not _recovers(line, least):
+    if ratio > _ROSE and not is_spiky and not _recovers(line, lowest):
         text = f"the smoothed loss rose to {ratio:.1f} times its minimum (limit {_ROSE:g})"
         return Judgement(FAIL, text, numbers, (), slower(run))
     peak = run.loss[run.lr >= 0.5 * run.lr.max()]
     third = max(len(peak) // 3, 1)
     last = float(np.mean(peak[-third:]))
-    gain, guess = 1 - last / float(np.mean(peak[:third])), guessing_loss(run)
-    is_stuck = gain < _NO_GAIN or (guess is not None and last > LEARNS_BELOW * guess)
-    if update > _LARGE_UPDATE and is_stuck and len(peak) >= 20:
+    gain, guess = 1 - last / float(np.mean(peak[:third])), run.guessing
+    is_stuck = gain < _NO_GAIN or (guess is not None and is_as_guessing(last, guess))
+    if update > _LARGE_UPDATE and is_stuck and len(peak) >= _FEWEST_STEPS:
         text = (
             f"at the full rate a step moves weights by {update:.2g} of their size (limit"
             f" {_LARGE_UPDATE:g}) and brings the loss no further: {last:.4g} at its end"
@@ -115,8 +109,8 @@ def rate_too_high(run: Recorded) -> Judgement:
 
 def rate_too_low(run: Recorded) -> Judgement:
     """Tiny updates, and a loss that still falls at the end."""
-    if run.start is None or len(run.loss) < 20:
-        return NO_RECORD if run.start is None else not_applicable("fewer than 20 steps")
+    if len(run.loss) < _FEWEST_STEPS:
+        return not_applicable(f"fewer than {_FEWEST_STEPS} steps")
     update = overall_update(run)
     fifth = max(len(run.loss) // 5, 5)
     before, last = run.loss[-2 * fifth : -fifth], run.loss[-fifth:]
@@ -125,8 +119,8 @@ def rate_too_low(run: Recorded) -> Judgement:
     noise = math.hypot(*(part.std() / math.sqrt(len(part)) for part in (before, last)))
     is_falling = total > 0 and fall > _STILL_FALLING * total and total > 2 * noise
     numbers = {"update": update, "fall": fall}
-    guess = guessing_loss(run)
-    has_begun = guess is None or last.mean() < LEARNS_BELOW * guess
+    guess = run.guessing
+    has_begun = guess is None or not is_as_guessing(float(last.mean()), guess)
     if update < _SMALL_UPDATE and (is_falling or not has_begun):
         verdict = WARN if has_begun else FAIL
         text = (
@@ -139,8 +133,8 @@ def rate_too_low(run: Recorded) -> Judgement:
 
 def gradient_spikes(run: Recorded) -> Judgement:
     """Gradients far out of the usual, after which the loss is higher; or most steps clipped."""
-    if run.start is None or len(run.grad_norm) < _ENOUGH_STEPS:
-        return NO_RECORD if run.start is None else not_applicable("fewer than 40 steps")
+    if len(run.grad_norm) < _ENOUGH_STEPS:
+        return not_applicable(f"fewer than {_ENOUGH_STEPS} steps")
     norms = run.grad_norm[np.isfinite(run.grad_norm) & (run.grad_norm > 0)]
     if not len(norms):
         return not_applicable("no gradient is finite")
@@ -164,10 +158,11 @@ def gradient_spikes(run: Recorded) -> Judgement:
 
 def overfitting(run: Recorded) -> Judgement:
     """Accuracy is lost again, or the validation loss rises while training images are fitted."""
-    valid, counts = run.metrics.get("valid_accuracy"), valid_counts(run)
-    if valid is None or counts is None or not len(valid):
-        return not_applicable("the run has no accuracy of validation")
-    best, final, n = float(np.nanmax(valid)), float(valid[-1]), counts.sum()
+    best, counts = best_accuracy(run), valid_counts(run)
+    if best is None or counts is None:
+        return not_applicable("its labels have no accuracy")
+    valid, n = run.metrics["valid_accuracy"], counts.sum()
+    final = float(valid[-1])
     error = math.sqrt(max(best * (1 - best), 1 / n) / n)
     numbers = {"best": best, "final": final}
     keep = f"{run.again} --set train.patience=5"
@@ -177,7 +172,7 @@ def overfitting(run: Recorded) -> Judgement:
     losses, train = run.metrics["valid_loss"], run.metrics.get("train_accuracy")
     if train is None or not np.isfinite(train[-1]):
         return fine(numbers)
-    gap, rise = float(train[-1] - final), float(losses[-1] / np.nanmin(losses))
+    gap, rise = float(train[-1] - final), float(losses[-1]) / max(least(losses), 1e-12)
     if rise > 1.1 and gap > _GAP + 2 * error:
         text = (
             f"the validation loss is {rise:.2f} times its minimum (limit 1.1), and training images"
@@ -189,8 +184,6 @@ def overfitting(run: Recorded) -> Judgement:
 
 def data_bound(run: Recorded) -> Judgement:
     """The model waits for images. The first epoch, in which they are decoded, does not count."""
-    if run.start is None:
-        return NO_RECORD
     epochs = run.epochs[1:]
     if not epochs:
         return not_applicable("a single epoch: the first one loads the images")
@@ -205,41 +198,13 @@ def data_bound(run: Recorded) -> Judgement:
 
 def is_uneven(run: Recorded) -> bool:
     """Say whether the largest class has over three times the training images of the smallest."""
-    counts = run.start.get("class_counts") if run.start else None
+    counts = run.start["class_counts"]
     return counts is not None and max(counts) > 3 * max(min(counts), 1)
-
-
-def guessing_loss(run: Recorded) -> float | None:
-    """Return the mean loss of the best answer that is the same for every training image.
-
-    The cross-entropy of the classes' shares π, H(q) with q = (1 - s) π + s / K under label
-    smoothing s. None for other losses, and with weights.
-    """
-    call = run.settings.loss.call or ""
-    counts = run.start.get("class_counts") if run.start else None
-    if not call.startswith(("CrossEntropyLoss", "NLLLoss")) or not counts or "weight=" in call:
-        return None
-    if "reduction=" in call or "ignore_index=" in call:
-        return None
-    shares = np.array(counts, float)
-    if run.settings.data.sampler == "balanced":
-        shares = (shares > 0).astype(float)
-    shares /= shares.sum()
-    smoothing = label_smoothing(call)
-    shares = (1 - smoothing) * shares + smoothing / len(shares)
-    kept = shares[shares > 0]
-    return float(-(kept * np.log(kept)).sum())
-
-
-def label_smoothing(call: str) -> float:
-    """Return the label smoothing of a loss's call."""
-    _, found, rest = call.partition("label_smoothing=")
-    return float(rest.partition(",")[0].rstrip(") ")) if found else 0.0
 
 
 def valid_counts(run: Recorded) -> Floats | None:
     """Return the validation images of each class, where each image has one."""
-    counts = run.start.get("valid_counts") if run.start else None
+    counts = run.start["valid_counts"]
     is_single = "valid_accuracy" in run.metrics and counts is not None
     return np.array(counts, float) if is_single and counts and sum(counts) else None
 
@@ -256,13 +221,14 @@ def overall_update(run: Recorded) -> float:
     """Return the median ‖Δw‖/‖w‖ at the peak of the rate, of weights trained at the run's rate: a
     body at a rate of its own is not what the rate is judged by.
     """
-    weights = run.start["weights"] if run.start else {}
+    weights = run.start["weights"]
     names = [name for name in run.trained if weights[name]["lr_scale"] >= 0.5] or run.trained
     found = [r for r in map(run.median_update, names) if math.isfinite(r)]
     return float(np.median(found)) if found else math.nan
 
 
 def slower(run: Recorded) -> str:
+    """Return the command with a tenth of the rate."""
     return f"{run.again} --lr {_lr(run) / 10:.3g}"
 
 
@@ -282,12 +248,12 @@ def _width(run: Recorded) -> int:
     return min(max(len(run.loss) // 50, 5), len(run.loss) // 3)
 
 
-def _recovers(line: Floats, least: Floats) -> bool:
+def _recovers(line: Floats, lowest: Floats) -> bool:
     """Say whether a loss that rose is back near its minimum at the end, as after a one-cycle peak,
     and whether it rose for a short while only.
     """
-    high = line > _ROSE * least
-    return bool(line[-1] <= 1.1 * least[-1]) and float(high.mean()) < _SHARE_OF_STEPS
+    high = line > _ROSE * lowest
+    return bool(line[-1] <= 1.1 * lowest[-1]) and float(high.mean()) < _SHARE_OF_STEPS
 
 
 def _spikes(run: Recorded) -> list[int]:

@@ -63,15 +63,15 @@ class Outputs:
 class Recorded:
     """A run's files.
 
-    metrics: columns of metrics.csv. start, epochs, diverged: lines of layers.jsonl, the first one
-    None where nothing was recorded, the last one None where nothing diverged.
+    metrics: columns of metrics.csv. start, epochs, diverged: lines of layers.jsonl; `start` is
+    empty where nothing was recorded, `diverged` None where nothing diverged.
     """
 
     folder: Path
     settings: Settings
     class_names: tuple[str, ...]
     metrics: Mapping[str, Floats]
-    start: Mapping[str, Any] | None
+    start: Mapping[str, Any]
     epochs: Sequence[Mapping[str, Any]]
     diverged: Mapping[str, Any] | None = None
     outputs: Outputs | None = None
@@ -84,6 +84,11 @@ class Recorded:
     @property
     def is_from_scratch(self) -> bool:
         return self.settings.model.weights is None
+
+    @property
+    def guessing(self) -> float | None:
+        """The loss of the best answer that is the same for every image; None where unknown."""
+        return self.start.get("guessing")
 
     @property
     def again(self) -> str:
@@ -107,7 +112,7 @@ class Recorded:
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """Names of the weights that the optimizer steps, in the order in which they run."""
-        weights = self.start["weights"] if self.start else {}
+        weights = self.start.get("weights", {})
         return tuple(name for name, about in weights.items() if about["trained"])
 
     @cached_property
@@ -163,7 +168,7 @@ def read_run(folder: Path) -> Recorded:
             settings,
             _class_names(settings, by_kind["start"]),
             _read_metrics(folder / "metrics.csv"),
-            by_kind["start"][0] if by_kind["start"] else None,
+            by_kind["start"][0] if by_kind["start"] else {},
             by_kind["epoch"],
             diverged[-1] if diverged else None,
             _read_outputs(folder / "valid_outputs.npz"),
@@ -190,6 +195,11 @@ def smoothed(values: Floats, width: int) -> Floats:
     sums = np.cumsum(np.concatenate([[0.0], values]))
     means: Floats = (sums[width:] - sums[:-width]) / width
     return means
+
+
+def least(values: Floats) -> float:
+    """Return the smallest of the values that are numbers, infinity without any."""
+    return float(np.fmin.reduce(values, initial=np.inf))
 
 
 def _floats(values: Sequence[float | None]) -> Floats:
@@ -244,6 +254,7 @@ def _read_metrics(file: Path) -> dict[str, Floats]:
 
 
 def _read_outputs(file: Path) -> Outputs | None:
+    """Return the outputs of the best epoch; None where there are none, or not all are finite."""
     try:
         with file.open("rb") as stream, np.load(stream) as arrays:
             values, labels = arrays["best"].astype(float), arrays["labels"].astype(np.int64)
@@ -253,4 +264,4 @@ def _read_outputs(file: Path) -> Outputs | None:
         raise DataError(f"{file} is damaged: {error}") from error
     if values.ndim != 2 or labels.shape != values.shape[:1] or not len(labels):
         raise DataError(f"{file} is damaged: outputs {values.shape} for labels {labels.shape}")
-    return Outputs(values, labels)
+    return Outputs(values, labels) if np.isfinite(values).all() else None

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ptkit.core.diagnosis import predictions, progress, signal, updates
-from ptkit.core.diagnosis.findings import FAIL, WARN, Finding, Judge, Judgement
-from ptkit.core.diagnosis.progress import NO_EPOCH
+from ptkit.core.diagnosis.findings import FAIL, WARN, Finding, Judge, Judgement, not_applicable
 from ptkit.core.diagnosis.recorded import Recorded
 
 
@@ -202,6 +201,10 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+_NO_RECORD = not_applicable(
+    "the run recorded nothing: a probe, one with log.layers=false, or of an earlier version"
+)
+_NO_EPOCH = not_applicable("no epoch was finished")
 # What the first line of layers.jsonl is enough for.
 _BEFORE_TRAINING = ("softmax before the loss", "input", "initial loss", "initial signal")
 
@@ -228,7 +231,11 @@ def open_findings(found: Sequence[Finding]) -> list[Finding]:
 
 
 def _judged(rule: Rule, run: Recorded) -> Judgement:
-    # A run that was killed in its first epoch has the first line only.
-    if run.start is not None and not run.epochs and run.diverged is None:
-        return NO_EPOCH if rule.name not in _BEFORE_TRAINING else rule.judge(run)
+    if rule.name == "non-finite" and run.diverged is not None:
+        return rule.judge(run)
+    if not run.start:
+        return _NO_RECORD
+    # A run that ended in its first epoch has the first line only.
+    if not (run.epochs and run.metrics) and rule.name not in _BEFORE_TRAINING:
+        return _NO_EPOCH
     return rule.judge(run)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD
 from ptkit.core.diagnosis.recorded import Recorded
 
 _OFF, _FAR_OFF = 0.5, 1.0
@@ -16,8 +15,6 @@ _DEAD_WARN, _DEAD_FAIL, _DEAD_LAYER, _DEAD_EPOCHS = 0.2, 0.5, 0.9, 3
 
 def initial_loss(run: Recorded) -> Judgement:
     """The loss before the first step, against that of giving all classes the same probability."""
-    if run.start is None:
-        return NO_RECORD
     loss, uniform = run.start["initial"]["loss"], math.log(max(run.num_classes, 2))
     if not (run.settings.loss.call or "").startswith(("CrossEntropyLoss", "NLLLoss")):
         return not_applicable("only cross-entropy is known before training: ln K")
@@ -40,8 +37,6 @@ def initial_loss(run: Recorded) -> Judgement:
 
 def initial_signal(run: Recorded) -> Judgement:
     """How far the spread of outputs shrinks or grows from the first layer to the last."""
-    if run.start is None:
-        return NO_RECORD
     if not run.is_from_scratch:
         return not_applicable("its weights were trained before")
     spreads = {k: v for k, v in run.start["initial"]["layer_std"].items() if v is not None}
@@ -63,8 +58,6 @@ def initial_signal(run: Recorded) -> Judgement:
 
 def input_scale(run: Recorded) -> Judgement:
     """Mean, spread and largest value of the images as the model gets them."""
-    if run.start is None:
-        return NO_RECORD
     seen = run.start["initial"]["input"]
     means, stds, largest = seen["mean"], seen["std"], seen["max"]
     if any(value is None for value in (*means, *stds, largest)):
@@ -83,8 +76,6 @@ def input_scale(run: Recorded) -> Judgement:
 
 def softmax_before_the_loss(run: Recorded) -> Judgement:
     """Outputs that are probabilities already, under a loss that makes them ones."""
-    if run.start is None:
-        return NO_RECORD
     if not (run.settings.loss.call or "").startswith("CrossEntropyLoss"):
         return not_applicable("the loss applies no softmax")
     if not run.start["initial"]["outputs_are_probabilities"]:
@@ -96,10 +87,6 @@ def softmax_before_the_loss(run: Recorded) -> Judgement:
 
 def dead_units(run: Recorded) -> Judgement:
     """Channels and features that no validation image activates, for three epochs."""
-    if run.start is None:
-        return NO_RECORD
-    if not run.epochs:
-        return NO_EPOCH
     if len(run.epochs) < _DEAD_EPOCHS:
         return not_applicable(f"fewer than {_DEAD_EPOCHS} epochs")
     recent = [epoch["activations"] for epoch in run.epochs[-_DEAD_EPOCHS:]]
@@ -130,7 +117,7 @@ def _worst_init(run: Recorded) -> tuple[str, float, float]:
     their standard deviation (about 0), and sqrt(2 / fan_in).
     """
     found = []
-    for name, about in (run.start or {})["weights"].items():
+    for name, about in run.start["weights"].items():
         norms, shape = run.samples(name, "weight"), about["shape"]
         fan_in = math.prod(shape[1:])
         if len(norms) and norms[0] > 0 and fan_in:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from ptkit.core.diagnosis.findings import FAIL, INFO, WARN, Judgement, fine, not_applicable
-from ptkit.core.diagnosis.progress import NO_EPOCH, NO_RECORD, guessing_loss
 from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
 
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
@@ -18,8 +17,6 @@ _ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop"
 
 def vanishing_gradient(run: Recorded) -> Judgement:
     """The first layers hardly get a gradient, and hardly move."""
-    if run.start is None:
-        return NO_RECORD
     weights = run.start["weights"]
     names = [name for name in run.trained if len(run.samples(name, "gradient"))]
     if len(names) < 4:
@@ -48,8 +45,6 @@ def vanishing_gradient(run: Recorded) -> Judgement:
 
 def layer_imbalance(run: Recorded) -> Judgement:
     """A layer moves ten times further than the others, or less than a tenth as far."""
-    if run.start is None:
-        return NO_RECORD
     found = {name: _own_update(run, name) for name in run.trained}
     found = {name: r for name, r in found.items() if math.isfinite(r) and r > 0}
     if len(found) < 3:
@@ -69,12 +64,6 @@ def layer_imbalance(run: Recorded) -> Judgement:
 
 def not_updated(run: Recorded) -> Judgement:
     """Weights that are meant to be trained and do not move at all."""
-    if run.start is None:
-        return NO_RECORD
-    if not run.epochs:
-        return NO_EPOCH
-    if run.settings.train.method == "probe":
-        return not_applicable("a probe makes no steps")
     still = [n for n in run.trained if len(u := run.samples(n, "update")) and not u.any()]
     groups = run.settings.optimizer.groups
     weights = run.start["weights"]
@@ -89,10 +78,6 @@ def not_updated(run: Recorded) -> Judgement:
 
 def weight_decay(run: Recorded) -> Judgement:
     """Decay that crushes the weights, that does nothing, or that is missing where they grow."""
-    if run.start is None:
-        return NO_RECORD
-    if not run.epochs:
-        return NO_EPOCH
     weights = run.start["weights"]
     decayed = [name for name in run.trained if weights[name]["weight_decay"] > 0]
     total = _total_norm(run, decayed)
@@ -124,7 +109,7 @@ def weight_decay(run: Recorded) -> Judgement:
 
 def _rms(run: Recorded, names: list[str]) -> float:
     """Return the median over the samples of the root mean square of the gradients."""
-    weights = (run.start or {})["weights"]
+    weights = run.start["weights"]
     sizes = [math.prod(weights[name]["shape"]) for name in names]
     squares = sum(run.samples(name, "gradient") ** 2 for name in names)
     found = np.sqrt(squares / sum(sizes))
@@ -140,7 +125,7 @@ def _own_update(run: Recorded, name: str) -> float:
     """Return the median update of a layer; where rates are set for all layers by one setting, as if
     it had the run's rate.
     """
-    scale = (run.start or {})["weights"][name]["lr_scale"]
+    scale = run.start["weights"][name]["lr_scale"]
     is_by_layer = not run.settings.optimizer.groups
     return run.median_update(name) / (scale if is_by_layer and scale > 0 else 1.0)
 
@@ -162,11 +147,11 @@ def _growth(run: Recorded, name: str) -> float:
 def _is_bad(run: Recorded) -> bool:
     """Say whether the loss ended above its minimum, or never fell below guessing."""
     line = smoothed(run.loss, max(len(run.loss) // 20, 1))
-    guess = guessing_loss(run) or math.inf
+    guess = run.guessing or math.inf
     return bool(line[-1] > 1.1 * line.min() or line[-1] > 0.9 * guess)
 
 
 def _lr_times_decay(run: Recorded) -> float:
-    weights = (run.start or {})["weights"]
+    weights = run.start["weights"]
     largest = max((weights[name]["weight_decay"] for name in run.trained), default=0.0)
     return float(run.lr.sum() * largest)

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from ptkit.core.config import DataSettings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.diagnosis.chance import is_as_guessing, is_as_majority
 from ptkit.core.models.packaged_weights import INSTALL, is_installed
 from ptkit.core.sizes import is_small
 from ptkit.core.training.run_folder import Run
 from ptkit.core.training.setup import Setup
-from ptkit.core.training.tasks.loss import Loss
+from ptkit.core.training.tasks.guessing import guessing_loss
 from ptkit.core.training.tasks.metrics import Majority, interval, majority_of, share_text
 from ptkit.core.wording import counted, first_of
 
@@ -140,35 +140,6 @@ def verdicts(facts: Facts) -> tuple[Verdict, ...]:
     return tuple(Verdict(name, text) for name, text in found if text)
 
 
-def guessing_loss(loss: Loss, *, is_balanced: bool) -> float | None:
-    """Return the mean cross-entropy of the best answer that is the same for every training image.
-
-    Without weights and smoothing it is the entropy of the classes' shares, ln K where these are
-    equal. In general: of targets that add up to q over the classes, the least of -Σ q log p, at
-    p = q / Σ q. None for other losses, and for sums.
-
-    is_balanced: classes are drawn equally often.
-    """
-    criterion = loss.criterion
-    is_entropy = type(criterion) in (nn.CrossEntropyLoss, nn.NLLLoss)
-    if not is_entropy or loss.is_sum or loss.facts.kind != SINGLE:
-        return None
-    counts = loss.facts.counts.double()
-    if is_balanced:
-        counts = (counts > 0).double()
-    weights = torch.ones(len(counts)) if loss.class_weights is None else loss.class_weights
-    weights = weights.to(counts)
-    smoothing = getattr(criterion, "label_smoothing", 0.0)
-    # As torch has it: smoothing gives every image of a class that counts the weights of all.
-    spread = counts[weights > 0].sum() * weights / len(counts)
-    target = ((1 - smoothing) * weights * counts + smoothing * spread) / (weights * counts).sum()
-    return float(target.sum()) * _entropy(target / target.sum())
-
-
-def _entropy(shares: Tensor) -> float:
-    return -float(torch.special.xlogy(shares, shares).sum())
-
-
 def _exploded(facts: Facts) -> str | None:
     late = [row for row in facts.rows if row["epoch"] > _FIRST_EPOCHS]
     worst = max(late, key=lambda row: row["valid_loss"], default=None)
@@ -187,10 +158,12 @@ def _exploded(facts: Facts) -> str | None:
 def _never_below_chance(facts: Facts) -> str | None:
     least = min(row["train_loss"] for row in facts.rows)
     # The loss of an epoch is a mean over its steps: of a single one its first steps are a part.
-    if len(facts.rows) < 2 or facts.guessing is None or facts.lr is None or least < facts.guessing:
+    if len(facts.rows) < 2 or facts.guessing is None or facts.lr is None:
+        return None
+    if not is_as_guessing(least, facts.guessing):
         return None
     return (
-        f"the training loss never fell below that of guessing ({least:.4f}, guessing gives"
+        f"the training loss never fell clearly below that of guessing ({least:.4f}, guessing gives"
         f" {facts.guessing:.4f}): the rate is far off, or labels and images do not belong together;"
         f" try `{facts.slower}`"
     )
@@ -198,7 +171,7 @@ def _never_below_chance(facts: Facts) -> str | None:
 
 def _no_better_than_majority(facts: Facts) -> str | None:
     majority, right, total = facts.majority, facts.num_right, facts.num_valid
-    if majority is None or interval(right, total)[0] > majority.share:
+    if majority is None or not is_as_majority(right / total, share=majority.share, total=total):
         return None
     files = shlex.join([str(facts.run), facts.valid_list])
     helps = f"what it confuses: `ptkit confmat {files}`"

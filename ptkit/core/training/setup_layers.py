@@ -17,6 +17,7 @@ from ptkit.core.training.optimization.optimizers import OptimizerSetup
 from ptkit.core.training.recording.initial import Initial, initial_of
 from ptkit.core.training.recording.layers import LayerGauge
 from ptkit.core.training.recording.outputs import MOST_OUTPUTS, Margins, ValidOutputs
+from ptkit.core.training.tasks.guessing import guessing_loss
 
 
 def with_gauge(
@@ -33,6 +34,7 @@ def with_gauge(
     weights, head = _weights(training.model, initial), _head(training.model, num_outputs)
     # Outputs that are compared with each other are no scores of classes.
     is_single = loss.task.kind == SINGLE and not loss.compares
+    is_balanced = training.train.sampling.sampler == "balanced"
     has_margins = is_single and training.counts_right_answers
     keeps_outputs = is_single and len(training.valid.images) * num_outputs <= MOST_OUTPUTS
     gauge = LayerGauge(
@@ -50,6 +52,7 @@ def with_gauge(
         "num_classes": loss.facts.num_classes,
         "class_counts": _counts(training.train, loss.facts.num_classes),
         "valid_counts": _counts(training.valid, loss.facts.num_classes),
+        "guessing": guessing_loss(loss, is_balanced=is_balanced),
         "precision": precision_of(training.dtype),
         "clip_grad": settings.clip_grad,
         "weights": _described(weights, training.optimizer_setup),

@@ -194,8 +194,8 @@ PLANTS = (
     Plant("1 : 110", "collapse", {"loss": "CrossEntropyLoss()", "epochs": 20}, one_of_many),
     Plant("5 % of labels wrong", "label noise", {"epochs": 10}, flip_labels),
     Plant("20 ms an image", "data-bound",
-          {"transforms": (f'Lambda("{MODELS}:slow")', *END), "eval_transforms": END, "epochs": 4,
-           "batch_size": 16, "cache": "off", "workers": 1}, few_images(200)),
+          {"transforms": (f'Lambda("{MODELS}:slow")', *END), "eval_transforms": END, "epochs": 6,
+           "batch_size": 16, "cache": "off", "workers": 1}, few_images(400)),
 )  # fmt: skip
 CLEAN = (
     Plant("clean: defaults", "", {"epochs": 15}),

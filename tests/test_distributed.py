@@ -301,14 +301,18 @@ def test_a_restarted_job_goes_on_with_its_run(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
     command = [*TRAIN, "--epochs", "100000", "--out", "mine"]
     processes = start(command, folder, num_ranks=2)
-    metrics, until = folder / "mine/1/metrics.csv", time.monotonic() + 30
-    while not metrics.exists() and time.monotonic() < until:
+    # The last of an epoch that is written.
+    state, until = folder / "mine/1/last.pkl", time.monotonic() + 30
+    while not state.exists() and time.monotonic() < until:
         time.sleep(0.02)
     processes[0].kill()
     ended(processes)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    before = state.stat().st_mtime_ns
     processes = start(command, folder, num_ranks=4)
-    time.sleep(8)
+    until = time.monotonic() + 40
+    while state.stat().st_mtime_ns == before and time.monotonic() < until:
+        time.sleep(0.02)
     processes[0].send_signal(signal.SIGTERM)
     (status, out, _), *_ = ended(processes)
     assert status == 143

@@ -37,7 +37,9 @@ def check_section(report: Reported) -> Html | Missing:
         parts.append(tag("h3", HEADINGS[action]))
         for finding in findings:
             name = finding.rule.name
-            text = _heading(finding.verdict, name, finding.found.text)
+            # Parts whose lists have one name are told by their paths.
+            told = without_lists(finding.found.text, report)
+            text = _heading(finding.verdict, name, told)
             parts.append(tag("div", text, shown.get(name, Html()), class_="finding"))
     count = len(found.evidence.listing)
     last = f"{count:,} images were looked at" + ("." if parts else ", and nothing was found.")
@@ -52,17 +54,16 @@ def _verdict(finding: Finding, report: Reported) -> Html:
     if found.effect:
         lines.append(tag("p", f"measured: {found.effect}", class_="note"))
     if found.command:
-        command = without_lists(found.command, report)
-        lines.append(tag("p", "try: ", tag("code", command)))
+        lines.append(tag("p", "try: ", tag("code", without_lists(found.command, report))))
     return tag("div", *lines, class_="finding")
 
 
-def without_lists(command: str, report: Reported) -> str:
-    """Return a command without the paths of lists, where the page must not have them."""
+def without_lists(text: str, report: Reported) -> str:
+    """Return a text or command without the paths of lists, where the page must not have them."""
     if report.with_images:
-        return command
+        return text
     data = report.settings.data
-    return command.replace(data.train, "TRAIN_LIST").replace(data.valid, "VALID_LIST")
+    return text.replace(data.train, "TRAIN_LIST").replace(data.valid, "VALID_LIST")
 
 
 def _heading(verdict: str, rule: str, text: str) -> Html:

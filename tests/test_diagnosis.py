@@ -174,6 +174,18 @@ def test_a_cause_mutes_what_follows_from_it(tmp_path):
     assert found["not learning"].muted_by == "lr too high"
 
 
+def test_layers_that_are_meant_to_move_slowly_have_no_vanishing_gradient(tmp_path):
+    def slow(first, epochs):
+        of_weight(NAMES[0], "update", 1e-6)(first, epochs)
+        first["weights"][NAMES[0]]["lr_scale"] = 0.001
+
+    config = '[optimizer]\ncall = "AdamW()"\nlr = 0.001\nlayer_decay = 0.1\n'
+    assert headlines(make_run(tmp_path / "slow", slow, config=config)) == []
+    # At the run's own rate the same layer stands still.
+    found = headlines(make_run(tmp_path / "still", far_layers, config=config))
+    assert found[0] == "FAIL vanishing gradient"
+
+
 def test_a_layer_that_lags_gets_its_group_line(tmp_path):
     run = read_run(make_run(tmp_path / "run", of_weight(NAMES[2], "update", 1e-5)))
     (found,) = [f for f in findings(run) if f.rule == "layer imbalance"]

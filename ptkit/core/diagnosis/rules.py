@@ -73,6 +73,14 @@ RULES: tuple[Rule, ...] = (
         (*_LEARNING, "lr too low", "lr too high", "layer imbalance", "dead units"),
     ),
     Rule(
+        "weight decay",
+        updates.weight_decay,
+        "FAIL: the norm falls below a tenth while the loss is bad; INFO: the sum of rate times"
+        " decay is below 0.01, or a layer grows to three times its norm",
+        "Loshchilov and Hutter 2019, section 3: weights shrink by rate times decay a step",
+        (*_LEARNING, "lr too high", "lr too low", *_SIGNAL, "layer imbalance", "gradient spikes"),
+    ),
+    Rule(
         "dead units",
         signal.dead_units,
         "units that 256 validation images never activate, for 3 epochs: > 20 % WARN, > 50 %"
@@ -91,14 +99,6 @@ RULES: tuple[Rule, ...] = (
         " none is frozen on purpose",
         "a weight outside the optimizer has no other sign",
         ("layer imbalance", "vanishing gradient"),
-    ),
-    Rule(
-        "weight decay",
-        updates.weight_decay,
-        "FAIL: the norm falls below a tenth while the loss is bad; INFO: the sum of rate times"
-        " decay is below 0.01, or a layer grows to three times its norm",
-        "Loshchilov and Hutter 2019, section 3: weights shrink by rate times decay a step",
-        (*_LEARNING, "lr too high", "lr too low", *_SIGNAL, "layer imbalance", "gradient spikes"),
     ),
     Rule(
         "vanishing gradient",
@@ -130,6 +130,7 @@ RULES: tuple[Rule, ...] = (
         "log of the total norm > 6 robust deviations above its neighbours, twice, and the loss 20 %"
         " higher after it; or over half of the steps clipped",
         "Pascanu et al. 2013, section 3.2: clip near the mean norm",
+        (*_LEARNING, "dead units"),
     ),
     Rule(
         "too good",

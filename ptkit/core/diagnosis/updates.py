@@ -24,20 +24,25 @@ def vanishing_gradient(run: Recorded) -> Judgement:
     quarter = max(len(names) // 4, 1)
     first, last = names[:quarter], names[-quarter:]
     ratio = _rms(run, first) / max(_rms(run, last), 1e-30)
-    update = _median(run, first)
+    update = _at_the_runs_rate(run, first)
     numbers = {"ratio": ratio, "update": update}
     is_adaptive = (run.settings.optimizer.call or "").startswith(_ADAPTIVE)
     # Of an adaptive optimizer at a tiny rate all layers stand still.
-    is_behind = update < _BEHIND * _median(run, last) if is_adaptive else ratio < _VANISHED
+    is_behind = (
+        update < _BEHIND * _at_the_runs_rate(run, last) if is_adaptive else ratio < _VANISHED
+    )
     # Decay alone moves weights by rate times decay, with momentum ten times as far.
     decay = max(weights[name]["weight_decay"] for name in first)
     limit = max(_STANDS_STILL, 20 * decay * float(run.lr.max(initial=0)))
     if not (update < limit and is_behind):
         return fine(numbers)
+    share, of_what = (ratio, "the gradients")
+    if is_adaptive:
+        share, of_what = update / _at_the_runs_rate(run, last), "the steps"
     text = (
-        f"gradients of the first layers are {ratio:.2g} of those of the last (limit"
-        f" {_VANISHED:g}), and a step moves them by {update:.2g} of their size (limit"
-        f" {limit:.2g})"
+        f"the first layers get {share:.2g} of {of_what} of the last (limit"
+        f" {_BEHIND if is_adaptive else _VANISHED:g}), and a step moves them by {update:.2g} of"
+        f" their size (limit {limit:.2g})"
     )
     command = f"{run.again} --init \"Conv2d=kaiming_normal_(nonlinearity='relu')\""
     return Judgement(FAIL, text, numbers, tuple(first), command)
@@ -116,8 +121,14 @@ def _rms(run: Recorded, names: list[str]) -> float:
     return float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0
 
 
-def _median(run: Recorded, names: list[str]) -> float:
-    found = [r for r in map(run.median_update, names) if math.isfinite(r)]
+def _at_the_runs_rate(run: Recorded, names: list[str]) -> float:
+    """Return the median update of layers as if they had the run's rate: those that are meant to
+    move slowly are not behind.
+    """
+    weights = run.start["weights"]
+    scales = [weights[name]["lr_scale"] or 1.0 for name in names]
+    found = [run.median_update(name) / s for name, s in zip(names, scales, strict=True)]
+    found = [r for r in found if math.isfinite(r)]
     return float(np.median(found)) if found else math.nan
 
 

@@ -176,7 +176,7 @@ def test_a_cause_mutes_what_follows_from_it(tmp_path):
 
 def test_layers_that_are_meant_to_move_slowly_have_no_vanishing_gradient(tmp_path):
     def slow(first, epochs):
-        of_weight(NAMES[0], "update", 1e-6)(first, epochs)
+        of_weight(NAMES[0], "update", 2e-5)(first, epochs)
         first["weights"][NAMES[0]]["lr_scale"] = 0.001
 
     config = '[optimizer]\ncall = "AdamW()"\nlr = 0.001\nlayer_decay = 0.1\n'

@@ -66,6 +66,8 @@ def spiked(first, epochs):
 
 
 def crushed(first, epochs):
+    for about in first["weights"].values():
+        about["weight_decay"] = 1.0
     for k, epoch in enumerate(epochs):
         epoch["loss"] = [0.3 + 0.2 * k] * NUM_STEPS
         for name in NAMES:
@@ -172,6 +174,17 @@ def test_a_cause_mutes_what_follows_from_it(tmp_path):
     found = {f.rule: f for f in findings(run)}
     assert found["not learning"].verdict == "FAIL"
     assert found["not learning"].muted_by == "lr too high"
+
+
+def test_the_first_cause_is_named(tmp_path):
+    def dying(first, epochs):
+        rising(first, epochs)
+        every_epoch(activations={"conv1": {"units": 8, "dead": 8, "std": 0.0}})(first, epochs)
+
+    run = read_run(make_run(tmp_path / "run", dying, metrics={"train_loss": [0.7] * 5}))
+    found = {f.rule: f.muted_by for f in findings(run)}
+    # Its units died of the rate, and it does not learn because they did.
+    assert (found["dead units"], found["not learning"]) == ("lr too high", "lr too high")
 
 
 def test_layers_that_are_meant_to_move_slowly_have_no_vanishing_gradient(tmp_path):

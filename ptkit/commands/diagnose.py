@@ -12,6 +12,7 @@ from ptkit.core.wording import counted, nearest
 
 if TYPE_CHECKING:
     from ptkit.core.diagnosis.findings import Finding
+    from ptkit.core.diagnosis.recorded import Recorded
 
 Explain = Annotated[
     str | None,
@@ -47,11 +48,12 @@ def diagnose(
     from ptkit.core.diagnosis.rules import open_findings
     from ptkit.looking.diagnosis import diagnose as examined
 
-    _, found = examined(run, device=device, workers=workers)
+    recorded, found = examined(run, device=device, workers=workers)
     spoken = open_findings(found)
     for finding in spoken:
         _say(printer, finding)
     _say_the_rest(printer, found)
+    _say_norms(printer, recorded)
     printer.result({"run": str(run), "findings": [finding.as_dict() for finding in found]})
     faults = [finding for finding in spoken if finding.verdict in ("FAIL", "WARN")]
     if strict and faults:
@@ -82,6 +84,19 @@ def _say_the_rest(printer: Printer, found: "list[Finding]") -> None:
     for reason in dict.fromkeys(f.judgement.text for f in found if f.verdict == "n/a"):
         rules = [f.rule for f in found if (f.verdict, f.judgement.text) == ("n/a", reason)]
         printer.say(f"n/a   {', '.join(rules)}: {reason}")
+
+
+def _say_norms(printer: Printer, run: "Recorded") -> None:
+    """Print the value to clip gradients at, which most steps stay below, where none is set."""
+    import numpy as np
+
+    norms = run.grad_norm[np.isfinite(run.grad_norm)]
+    if len(norms) and run.settings.train.clip_grad is None:
+        half, most = np.quantile(norms, (0.5, 0.9))
+        printer.say(
+            f"gradients: half of the norms are below {half:.3g}, nine in ten below {most:.3g}; to"
+            f" clip the others: --set train.clip_grad={most:.3g}"
+        )
 
 
 def _explain(printer: Printer, name: str) -> None:

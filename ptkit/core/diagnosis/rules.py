@@ -1,6 +1,6 @@
 """Every rule of `ptkit diagnose`, a row each, and what mutes what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ptkit.core.diagnosis import predictions, progress, signal, updates
@@ -75,8 +75,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "weight decay",
         updates.weight_decay,
-        "FAIL: the norm falls below a tenth while the loss is bad; INFO: the sum of rate times"
-        " decay is below 0.01, or a layer grows to three times its norm",
+        "FAIL: of a decay of 0.01 and more, the norm falls below a tenth while the loss is bad;"
+        " INFO: the sum of rate times decay is below 0.01, or a layer grows to three times its norm",
         "Loshchilov and Hutter 2019, section 3: weights shrink by rate times decay a step",
         (*_LEARNING, "lr too high", "lr too low", *_SIGNAL, "layer imbalance", "gradient spikes"),
     ),
@@ -222,7 +222,16 @@ def findings(run: Recorded) -> list[Finding]:
             if finding.verdict == verdict and rule.name not in causes:
                 for name in rule.mutes:
                     causes.setdefault(name, rule.name)
-    return [replace(finding, muted_by=causes.get(finding.rule)) for finding in found]
+    return [replace(finding, muted_by=_root(finding.rule, causes)) for finding in found]
+
+
+def _root(rule: str, causes: Mapping[str, str]) -> str | None:
+    """Return the first cause of a finding, None of one that has none."""
+    # Each cause was found before what it is muted by, so this ends.
+    cause = rule
+    while cause in causes:
+        cause = causes[cause]
+    return None if cause == rule else cause
 
 
 def open_findings(found: Sequence[Finding]) -> list[Finding]:

@@ -9,7 +9,7 @@ from ptkit.core.diagnosis.recorded import Floats, Recorded, smoothed
 
 _VANISHED, _STANDS_STILL, _BEHIND = 1e-3, 1e-5, 1e-2
 _FEW, _MANY = 0.1, 10.0
-_INERT, _CRUSHED = 0.01, 0.1
+_INERT, _CRUSHED, _LARGE_DECAY = 0.01, 0.1, 0.01
 _GROWS = 3.0
 # Optimizers that divide by the size of gradients: small ones move weights as far as large ones.
 _ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop", "Muon", "Sparse")
@@ -86,21 +86,23 @@ def weight_decay(run: Recorded) -> Judgement:
     weights = run.start["weights"]
     decayed = [name for name in run.trained if weights[name]["weight_decay"] > 0]
     total = _total_norm(run, decayed)
-    if len(total) and total[-1] < _CRUSHED * total.max() and _is_bad(run):
+    most = max((weights[name]["weight_decay"] for name in decayed), default=0.0)
+    # At a usual decay it is the rate that crushes.
+    is_crushed = len(total) and most >= _LARGE_DECAY and total[-1] < _CRUSHED * total.max()
+    if is_crushed and _is_bad(run):
         share = float(total[-1] / total.max())
         text = (
             f"decay brought the weights to {share:.1%} of their norm (limit {_CRUSHED:.0%}), and"
             " the loss is not what it was"
         )
-        less = max(weights[name]["weight_decay"] for name in decayed) / 100
-        command = f'{run.again} --group "*: weight_decay={less:.1g}"'
+        command = f'{run.again} --group "*: weight_decay={most / 100:.1g}"'
         return Judgement(FAIL, text, {"norm": share}, (), command)
     grown = [name for name in run.trained if _growth(run, name) > _GROWS]
     numbers = {"lr_times_decay": _lr_times_decay(run)}
     if grown:
-        most = max(grown, key=lambda name: _growth(run, name))
-        text = f"{most} grew to {_growth(run, most):.1f} times its norm (limit {_GROWS:g})"
-        decay = 10 * max(weights[most]["weight_decay"], 5e-5)
+        first = max(grown, key=lambda name: _growth(run, name))
+        text = f"{first} grew to {_growth(run, first):.1f} times its norm (limit {_GROWS:g})"
+        decay = 10 * max(weights[first]["weight_decay"], 5e-5)
         flags = " ".join(f'--group "{name}: weight_decay={decay:.1g}"' for name in grown[:5])
         return Judgement(INFO, text, numbers, tuple(grown), f"{run.again} {flags}")
     if decayed and run.is_from_scratch and numbers["lr_times_decay"] < _INERT:

@@ -31,7 +31,7 @@ BLOCKS = [CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 1)]
 # One small model of every family of torchvision that takes images that are not square.
 FAMILIES = {
     "alexnet": models.alexnet,
-    "vgg": models.vgg11_bn,
+    "vgg": lambda: models.vgg11_bn(init_weights=False),
     "resnet": models.resnet18,
     "squeezenet": models.squeezenet1_1,
     "densenet": models.densenet121,

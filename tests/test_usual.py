@@ -71,6 +71,7 @@ def test_photographs_are_trained_from_pretrained_weights_head_first(photos):
     assert 0 < moved.max() < 0.01
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_fit_its_head_again(photos):
     # Without a schedule the first epoch does not depend on how many there are.
     plain = {**QUIET, "scheduler": "none"}
@@ -246,6 +247,7 @@ def test_a_class_without_validation_images_is_named(photos):
     assert texts["classes_not_validated"].startswith("valid.txt has no image of 1: ")
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     arguments = ["finetune", "efficientnet_lite0", "photos", "--batch-size", "2", "--epochs", "1"]
     result = CliRunner().invoke(app, [*arguments, "--set", "log.pictures=false", "--json"])

@@ -86,7 +86,7 @@ def draw_review(review: LabelReview, pictures: PictureFolder, *, num_images: int
     names = review.images.class_names
     labels = dict(zip(names, class_labels(names), strict=True))
     captions = [
-        (path, f"given: {labels[given]}", f"suggested: {labels[suggested]} (margin {margin:.2f})")
+        (path, f"given: {labels[given]}, margin {margin:.2f}", f"suggested: {labels[suggested]}")
         for path, given, suggested, margin in shown
     ]
     count = f"{len(shown):,} of {review.num_negative:,} images with a margin below 0"

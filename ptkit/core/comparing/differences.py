@@ -97,8 +97,13 @@ class Setting:
         return stdev(self.values[metric]) if len(self.values[metric]) > 1 else None
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean, by Student's t; None of a single run."""
-        return mean_interval(self.values[metric])
+        """Return the 95 % interval of the mean, by Student's t; None of a single run. That of a
+        share ends at 0 and 1.
+        """
+        found = mean_interval(self.values[metric])
+        if found is None or metric in _IN_OWN_UNITS:
+            return found
+        return max(found[0], 0.0), min(found[1], 1.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` and summary.json give."""

@@ -76,7 +76,8 @@ RULES: tuple[Rule, ...] = (
         "weight decay",
         updates.weight_decay,
         "FAIL: of a decay of 0.01 and more, the norm falls below a tenth while the loss is bad;"
-        " INFO: the sum of rate times decay is below 0.01, or a layer grows to three times its norm",
+        " INFO: the sum of rate times decay is below 0.01, or a layer grows to three times its"
+        " norm",
         "Loshchilov and Hutter 2019, section 3: weights shrink by rate times decay a step",
         (*_LEARNING, "lr too high", "lr too low", *_SIGNAL, "layer imbalance", "gradient spikes"),
     ),

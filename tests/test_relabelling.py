@@ -112,6 +112,8 @@ def test_a_run_without_margins_or_with_another_list_is_refused(lists):
     Path("train.txt").write_text(Path("train.txt").read_text() + "\n")
     with pytest.raises(DataError, match="is not the list"):
         review_labels(Path("runs/a"))
+    with pytest.raises(DataError, match="is not a run folder"):
+        review_labels(Path("runs/b"))
     Path("runs/a/margins.npz").write_bytes(b"PK\3\4")
     with pytest.raises(DataError, match="is damaged"):
         review_labels(Path("runs/a"))

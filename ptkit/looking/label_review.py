@@ -57,6 +57,8 @@ def review_labels(run: Path, *, device: str = "auto", workers: int = 0) -> Label
         DataError: the run has no margins, or its list is another one now.
         CheckpointError: its weights cannot be read.
     """
+    if not (run / "config.toml").is_file():
+        raise DataError(f"{run} is not a run folder: it has no config.toml")
     total, count = _read_margins(run / MARGINS)
     images, _ = read_lists(resolve(read_toml(run / "config.toml")).data)
     subject = load_subject(run)

@@ -221,7 +221,8 @@ def evaluate(
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
+    ckpt: a checkpoint, a run folder, an ONNX file of `ptkit export`, or bare weights, which need
+    `model`, `mean`, `std` and `size`, as ONNX files of other programs do without `model`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
     alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
@@ -352,11 +353,16 @@ def _subject(
     """Load a model to run, once everything else that was given is checked."""
     from ptkit.core.config import ON_BAD
     from ptkit.core.device import choose_device
+    from ptkit.core.models.onnx_files import is_onnx
     from ptkit.looking.subject import load_subject
 
     _check_at_least(0, workers=workers)
-    choose_device(device)
     check_choice("--on-bad", on_bad, ON_BAD)
+    if is_onnx(Path(ckpt)):
+        from ptkit.looking.onnx_subject import load_onnx
+
+        return load_onnx(Path(ckpt), device=device, workers=workers, **given)
+    choose_device(device)
     return load_subject(Path(ckpt), **given)
 
 

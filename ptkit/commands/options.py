@@ -143,6 +143,14 @@ Checkpoint = Annotated[
         help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
+CheckpointOrOnnx = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint, a run folder, an ONNX file, bare weights, or a model with pretrained"
+        " ones.",
+    ),
+]
 ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]

@@ -15,7 +15,7 @@ from ptkit.core.wording import table, trained_on_note
 @options.for_bare_weights
 def predict(
     printer: Printer,
-    ckpt: options.Checkpoint,
+    ckpt: options.CheckpointOrOnnx,
     sources: options.Sources,
     top: Annotated[
         int, typer.Option(help="How many classes are named, the most probable first.", min=1)

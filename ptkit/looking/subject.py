@@ -32,6 +32,7 @@ from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
+from ptkit.looking.same_sizes import same_sizes
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -41,7 +42,8 @@ class Subject:
     """A model with all that is needed to use it.
 
     class_names: mere indices where nobody gave names. task: how outputs are read. own_steps: user
-    code in the pipeline that the user has named again.
+    code in the pipeline that the user has named again. takes_pixels: the model takes decoded images
+    as they are, those of one size together.
     """
 
     weights: Weights
@@ -49,6 +51,7 @@ class Subject:
     class_names: tuple[str, ...]
     task: Task
     own_steps: tuple[Call, ...] = ()
+    takes_pixels: bool = False
 
     @property
     def has_class_names(self) -> bool:
@@ -82,6 +85,8 @@ class Subject:
             CheckpointError: the pipeline names user code.
             UsageError: not a device, or one that is not there.
         """
+        if self.takes_pixels:
+            return self._predict_by_size(images, workers, bad), None
         place = own_device(choose_device(device))
         sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
         pipeline = self.parse_pipeline()
@@ -89,16 +94,40 @@ class Subject:
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(batches):
             found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
-            if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
-                raise CheckpointError(
-                    f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
-                    f" {len(images):,} images: its weights are damaged"
-                )
+            self._check_finite(found)
             known = None
             if (trained_on := self.weights.image_hashes) is not None:
                 share_hashes(batches.known_hashes())
                 known = np.isin(batches.image_hashes(), trained_on)
         return found, known
+
+    def _predict_by_size(
+        self, images: ImageList, workers: int, bad: Unreadable | None
+    ) -> Predicted:
+        pipeline = Pipeline.of((Call("ToTensor"),), alpha=self.weights.alpha)
+        parts, places = [], []
+        for some, together in same_sizes(images):
+            unread: Unreadable | None = None if bad is None else {}
+            sampling = Sampling(together, rank=here())
+            with closing(Batches(images.subset(some), pipeline, sampling, workers=workers)) as few:
+                parts.append(predict_list(self.model, few, task=self.task, bad=unread))
+            places.append(some)
+            if bad is not None:
+                bad.update({int(some[place]): why for place, why in (unread or {}).items()})
+        order = np.argsort(np.concatenate(places))
+        found = Predicted(
+            np.concatenate([part.values for part in parts])[order],
+            np.concatenate([part.answers for part in parts])[order],
+        )
+        self._check_finite(found)
+        return found
+
+    def _check_finite(self, found: Predicted) -> None:
+        if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
+            raise CheckpointError(
+                f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
+                f" {len(found.values):,} images: its weights are damaged"
+            )
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
@@ -210,11 +239,7 @@ def _of_other_weights(
         raise UsageError(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
-    means, stds = _numbers("--mean", mean), _numbers("--std", std)
-    if min(stds) <= 0:
-        raise UsageError(f"--std must be above 0, found {std}")
-    if len(means) != len(stds):
-        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
+    means, stds = numbers_of(mean, std)
     names = read_classes(classes) if classes is not None else weights.class_names
     channels = len(means)
     fitted = fit_bare_weights(weights, model=model, size=size, channels=channels)
@@ -241,6 +266,23 @@ def _of_other_weights(
     )
     indices = tuple(map(str, range(num_classes)))
     return Subject(completed, fitted.module, names or indices, Task(SINGLE, "softmax"))
+
+
+Numbers = str | Sequence[float]
+
+
+def numbers_of(mean: Numbers, std: Numbers) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation as given: three numbers of 0..1, or "R,G,B"; or one.
+
+    Raises:
+        UsageError: something else.
+    """
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    if min(stds) <= 0:
+        raise UsageError(f"--std must be above 0, found {std}")
+    if len(means) != len(stds):
+        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
+    return means, stds
 
 
 def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:

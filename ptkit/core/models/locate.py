@@ -14,7 +14,7 @@ from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.parts.calls import Call, names_code, parse
 from ptkit.core.wording import nearest
 
-_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
+_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx")
 
 
 def weights_path(text: str) -> Path | None:

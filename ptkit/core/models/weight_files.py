@@ -33,6 +33,8 @@ _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # torch wraps its reason in advice to load without weights_only.
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
+# A protobuf: the version of the format, then one of the fields that may follow.
+IS_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a]")
 # How files that are no weights begin; the order counts.
 _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (
@@ -50,6 +52,11 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|BM", "an image, not weights"),
     (rb"GGUF", "a GGUF file; only PyTorch and .safetensors files are read"),
+    (
+        IS_ONNX.pattern,
+        "an ONNX file, which `ptkit predict` and `ptkit confmat` run; this needs the checkpoint"
+        " that it was exported from",
+    ),
 )
 
 # What weights-only loading rebuilds tensors and plain containers from.
@@ -72,7 +79,7 @@ def read_weight_file(path: Path) -> Any:
         CheckpointError: no such file, not weights, damaged, or it asks for code; nothing of it was
             run.
     """
-    head = _head(path)
+    head = first_bytes(path)
     if head.startswith(b"PK\3\4"):
         check_zip(path)
         return _plain(path, _loaded(path, is_whole=True))
@@ -90,8 +97,12 @@ def _plain(path: Path, contents: Any) -> Any:
     return contents
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a regular file."""
+def first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a regular file.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -116,12 +127,9 @@ def _head(path: Path) -> bytes:
 
 
 def _stranger(path: Path, head: bytes) -> str:
-    """Say what a file is that holds no weights."""
-    if not head:
-        return "empty (0 bytes): the download or copy failed; fetch it again"
-    for pattern, description in _STRANGERS:
-        if re.match(pattern, head):
-            return description
+    """Say what a file is that holds no weights, by its first bytes."""
+    if known := known_stranger(head):
+        return known
     if re.match(rb"\x80[\2-\5]", head):
         return (
             f"a Python pickle that torch.save did not write{_asks(path)}; nothing was run:"
@@ -131,6 +139,13 @@ def _stranger(path: Path, head: bytes) -> str:
         f"not a file of weights (it begins with {head[:8]!r}); PyTorch and .safetensors files are"
         " read"
     )
+
+
+def known_stranger(head: bytes) -> str | None:
+    """Say what a file of another kind is that begins so, if that is known."""
+    if not head:
+        return "empty (0 bytes): the download or copy failed; fetch it again"
+    return next((what for pattern, what in _STRANGERS if re.match(pattern, head)), None)
 
 
 def check_zip(path: Path) -> None:

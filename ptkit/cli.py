@@ -20,6 +20,7 @@ from ptkit.commands.cache import cache
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
+from ptkit.commands.convert import convert
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -129,6 +130,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "summary": summary,
     "predict": predict,
+    "convert": convert,
     "list": list_parts,
     "cache": cache,
 }

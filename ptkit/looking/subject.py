@@ -136,25 +136,39 @@ class Subject:
 
 
 def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Subject:
-    """Load a model with all that is needed to use it: see `_loaded`, which takes the answers.
-
-    alpha: what becomes of transparent pixels, of bare weights; see `images.read`.
+    """Load a model with all that is needed to use it: see `subject_of`, which takes the answers.
 
     Raises:
-        UsageError, CheckpointError: see `_loaded`.
+        UsageError: see `subject_of`.
+        CheckpointError: no such file, damaged, or see `subject_of`.
     """
     if alpha is not None:
         check_choice("--alpha", alpha, ALPHA)
-    subject = _loaded(path, **answers)
+    weights = find_weights(str(path), model=answers.get("model"), size=answers.get("size"))
+    return subject_of(weights, alpha=alpha, **answers)
+
+
+def subject_of(weights: Weights, *, alpha: str | None = None, **answers: Any) -> Subject:
+    """Return the model of some weights, with all that is needed to use it.
+
+    alpha: what becomes of transparent pixels, of bare weights; see `images.read`. answers: see
+    `_completed`.
+
+    Raises:
+        UsageError, CheckpointError: see `_completed`.
+    """
+    subject = _completed(weights, **answers)
     if alpha is None:
         return subject
-    if subject.weights.checkpoint is not None:
-        raise UsageError(f"{path} is a checkpoint and already stores this: leave out --alpha")
+    if weights.checkpoint is not None:
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out --alpha"
+        )
     return replace(subject, weights=replace(subject.weights, alpha=alpha))
 
 
-def _loaded(
-    path: Path,
+def _completed(
+    weights: Weights,
     *,
     model: str | None = None,
     mean: str | Sequence[float] | None = None,
@@ -163,8 +177,8 @@ def _loaded(
     classes: Path | None = None,
     transforms: Sequence[str] = (),
 ) -> Subject:
-    """Load a model from a checkpoint or run folder, from bare weights and the five answers, or
-    torchvision's of a name.
+    """Return the model of a checkpoint, or of bare weights with the five answers, or torchvision's
+    of a name.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
     numbers of 0..1, or "R,G,B"; one for a model of grey images. classes: a file with one class name
@@ -173,9 +187,8 @@ def _loaded(
 
     Raises:
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
-        CheckpointError: no such file, damaged, or weights that do not fit the model.
+        CheckpointError: weights that do not fit the model.
     """
-    weights = find_weights(str(path), model=model, size=size)
     weights, own_steps = _with_own_steps(weights, transforms)
     checkpoint = weights.checkpoint
     if checkpoint is None:
@@ -184,7 +197,9 @@ def _loaded(
         )
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
     if needless := ", ".join(flag for flag, value in given.items() if value is not None):
-        raise UsageError(f"{path} is a checkpoint and already stores this: leave out {needless}")
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out {needless}"
+        )
     module, notes = rebuild(checkpoint, model=model)
     weights = replace(weights, notes=(*weights.notes, *notes))
     try:

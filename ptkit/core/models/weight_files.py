@@ -29,7 +29,7 @@ _ZIP_END, _ZIP_END_LENGTH = b"PK\5\6", 22
 _CHUNK = 1 << 20
 # As the safetensors package has it.
 _LONGEST_HEADER = 100_000_000
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # torch wraps its reason in advice to load without weights_only.
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
@@ -86,7 +86,7 @@ def read_weight_file(path: Path) -> Any:
     # A length, and a JSON header of that length; text would be a length beyond all files.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return _read_safetensors(path)
-    if _LEGACY_MAGIC not in head[:32]:
+    if LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
     return _plain(path, _loaded(path, is_whole=False))
 
@@ -217,7 +217,10 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
         if asks := _asks(path):
             is_model = "torch.nn.modules." in asks
             kind = "a whole pickled model" if is_model else "a pickle with more than weights"
-            raise CheckpointError(f"{path} is {kind}{asks}; nothing was run: {_ADVICE}") from error
+            raise CheckpointError(
+                f"{path} is {kind}{asks}; nothing was run: `ptkit convert {path}` takes the tensors"
+                f" out; or {_ADVICE}"
+            ) from error
         reason, cause = _WHY.search(str(error)), "it is damaged"
         if is_whole:
             cause = "it is not what torch.save writes by default; save it again"
@@ -257,14 +260,14 @@ def _asks(path: Path) -> str:
     """Return ` (it asks for X, Y)` with the foreign functions and classes that a file names, or
     nothing.
     """
-    names = _foreign_globals(path)
+    names = foreign_globals(path)
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f" (it asks for {', '.join(names[:5])}{more})"
 
 
-def _foreign_globals(path: Path) -> list[str]:
+def foreign_globals(path: Path) -> list[str]:
     """Return the functions and classes beyond tensors and containers that a file names.
 
     path: a pickle or a file of torch.save. Nothing is imported or run. Names after a damaged place

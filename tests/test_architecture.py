@@ -61,8 +61,10 @@ MAY_IMPORT = {
         "ptkit.looking",
         "ptkit.plots",
     },
-    "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
+    "ptkit.looking": ENGINE
+    | {"ptkit.core.comparing", "ptkit.core.exporting", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
+    "ptkit.core.exporting": ENGINE,
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,

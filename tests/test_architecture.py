@@ -442,6 +442,8 @@ SUBJECTS = {
     "model_summary": "looking/summary.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
+    "plain_pytorch": "docs/plain_pytorch.md",
+    "onnx_page": "docs/onnx.md and docs/onnx.html",
     "one_channel": "grey images, from the pixels to the commands",
     "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",

@@ -28,6 +28,7 @@ ABOUT = {
     },
     "ptkit_version": "0.1.0",
 }
+NAMES = json.dumps(dict(enumerate(CLASSES)))
 _FROM_PIXELS = [
     helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
     helper.make_node("Div", ["levels", "white"], ["shares"]),
@@ -73,6 +74,6 @@ def write_onnx(path, model=None, about=ABOUT, **changes):
     """Write a model with the metadata of `ptkit export`; without any where `about` is None."""
     model = graph() if model is None else model
     if about is not None:
-        helper.set_model_props(model, {"ptkit": json.dumps(about | changes)})
+        helper.set_model_props(model, {"ptkit": json.dumps(about | changes), "names": NAMES})
     onnx.save(model, path)
     return path

@@ -435,6 +435,7 @@ SUBJECTS = {
     "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",
     "optimizer_continuation": "resuming with every optimizer",
+    "package": "the wheel and the source package",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
     "alpha": "transparency, from training to prediction",

@@ -19,6 +19,7 @@ from ptkit import __version__
 from ptkit.commands.cache import cache
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
+from ptkit.commands.completion import COMPLETE, completed, words_of_bash
 from ptkit.commands.confmat import confmat
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
@@ -56,7 +57,15 @@ class Commands(TyperGroup):
     """
 
     def main(self, *args: Any, **keywords: Any) -> Any:
+        if COMPLETE in os.environ:
+            return self._complete(*args, **keywords)
         with redirect_stdout(io.StringIO()) if _is_another() else nullcontext():
+            return super().main(*args, **keywords)
+
+    def _complete(self, *args: Any, **keywords: Any) -> Any:
+        # It takes the texts of help for rich's markup, which eats [DIR], and imports rich for it.
+        typer._completion_classes._sanitize_help_text = lambda text: text
+        with words_of_bash(os.environ):
             return super().main(*args, **keywords)
 
     def make_context(self, *args: Any, **keywords: Any) -> Any:
@@ -133,7 +142,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_printer(_command))
+    app.command(_name)(completed(with_printer(_command)))
 
 
 def _print_version(is_asked: bool) -> None:
@@ -170,7 +179,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _Stop())
     try:
-        app()
+        # Also of `python -m ptkit`.
+        app(prog_name="ptkit")
     except SystemExit as end:
         status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise

@@ -195,7 +195,11 @@ Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 
 Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
 Scale = Annotated[
-    str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
+    str,
+    typer.Option(
+        metavar="layer|kernel",
+        help="One scale per 'layer', or per 'kernel' (stretches dead ones).",
+    ),
 ]
 Columns = Annotated[int | None, typer.Option(help="Tiles side by side, make_grid's nrow.", min=1)]
 Gap = Annotated[

@@ -79,6 +79,7 @@ HEAVY = {
     "sklearn",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
+                 "core.config_schema",
                  "core.config_layers", "core.errors", "core.files", "core.data.lists",
                  "core.data.loading.entries", "core.data.splits.scanning",
                  "core.data.splits.splitting", "core.data.splits.jobs"]  # fmt: skip
@@ -127,7 +128,7 @@ FLAGS = {
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
-    "list": {"--pretrained", "--plot", "--epochs", "--out"},
+    "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
 for _name in ("viz-featuremaps", "gradcam", "confmat"):

@@ -13,7 +13,16 @@ from ptkit.cli import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
-EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
+EVERY_KIND = (
+    "transforms",
+    "losses",
+    "optimizers",
+    "schedulers",
+    "inits",
+    "models",
+    "recipes",
+    "settings",
+)
 # The row of the table, and what to run.
 COMMANDS = [
     ("split", ["split", "images", "--out", "new"]),
@@ -32,6 +41,7 @@ COMMANDS = [
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
     ("predict", ["predict", "ckpt.pkl", "train.txt"]),
     *(("list", ["list", kind]) for kind in EVERY_KIND),
+    ("list --json-schema", ["list", "settings", "--json-schema"]),
     ("list --plot", ["list", "schedulers", "--plot", "StepLR(3)"]),
     ("cache", ["cache"]),
 ]

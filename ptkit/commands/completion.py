@@ -27,6 +27,13 @@ Completer = Callable[[typer.Context, str], Iterable[str]]
 
 # The shell's scripts set it to ask for completions.
 COMPLETE = "_PTKIT_COMPLETE"
+# The kind of part that `section.call` names.
+CALLS = {
+    "model": "models",
+    "loss": "losses",
+    "optimizer": "optimizers",
+    "scheduler": "schedulers",
+}
 _NAMES = Path(__file__).with_name("completion_names.json")
 _WORD = re.compile(r"[a-z0-9-]+")
 # Bash takes a word apart at these.
@@ -201,9 +208,8 @@ def _assignments(_ctx: typer.Context, text: str) -> list[str]:
 def _values(name: str, field: Field) -> list[str]:
     """Return the values that a setting has by name; none for numbers and text."""
     section, _, key = name.partition(".")
-    kinds = {"loss": "losses", "optimizer": "optimizers", "scheduler": "schedulers"}
     if key == "call":
-        return names()[kinds.get(section, "models")]
+        return names()[CALLS[section]]
     if field.type is bool:
         return ["true", "false"]
     return list(field.metadata["choices"])

@@ -64,7 +64,7 @@ package: install-dev
 	sh scripts/try_package.sh dist $(CONSTRAINTS)
 
 site: install-dev
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
 # Measured one after the other, whatever -j says.

@@ -37,7 +37,7 @@ from ptkit.commands.train import train
 from ptkit.commands.viz_featuremaps import viz_featuremaps
 from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
-from ptkit.core.errors import PtkitError
+from ptkit.core.errors import PtkitError, StorageError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
 from ptkit.core.ranks import rank_of_environment, refuse_several
 
@@ -70,7 +70,12 @@ class Commands(TyperGroup):
 
     def make_context(self, *args: Any, **keywords: Any) -> Any:
         with _said_by_first():
-            return super().make_context(*args, **keywords)
+            try:
+                return super().make_context(*args, **keywords)
+            except OSError as error:
+                # Only --install-completion writes here.
+                complain(f"cannot install the completion: {error.filename}: {error.strerror}")
+                raise typer.Exit(StorageError.exit_code) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)

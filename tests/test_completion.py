@@ -135,6 +135,18 @@ def test_install_completion_writes_the_script_of_the_shell_that_asks(shell, tmp_
     assert "ptkit.sh" in (tmp_path / ".bashrc").read_text()
 
 
+def test_a_home_folder_that_cannot_be_written_is_one_line(shell, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    line = f"{shell}/ptkit --install-completion; exit $?"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", line], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (74, "")
+    assert done.stderr.startswith("ptkit: cannot install the completion: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "some"),
     [

@@ -2,6 +2,7 @@
 from the clone.
 """
 
+import json
 import os
 import re
 import runpy
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -85,6 +87,29 @@ def test_python_m_ptkit_says_the_version_that_stands_in_one_place():
         [sys.executable, "-m", "ptkit", "--version"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout == f"ptkit {ptkit.__version__}\n"
+
+
+def test_what_the_workflows_run_exists_and_their_pythons_are_those_of_the_package():
+    folder = ROOT / ".github" / "workflows"
+    texts = "".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.yml")))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"run: make (\w+)", texts))
+    assert targets >= {"check", "package", "site"}
+    assert {t for t in targets if not re.search(rf"^{t}:", makefile, re.M)} == set()
+    programs = re.findall(r"run: (?:sh )?((?:scripts|\.ci)/\S+)", texts)
+    assert [program for program in programs if not (ROOT / program).is_file()] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    matrices = re.findall(r"python: (\[.*\])", texts)
+    assert [json.loads(matrix) for matrix in matrices] == [known] * len(matrices) != []
+
+
+def test_the_container_is_given_what_it_copies():
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    names = {name for line in copied for name in line.split()}
+    given = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in names} <= set(given)
+    assert {name for name in names if not (ROOT / name).exists()} == set()
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def run_examples(folder: Path) -> dict[str, str]:
         subprocess.CalledProcessError: one failed.
     """
     shutil.copytree(ROOT / "data", folder / "data")
-    # Paths of this machine are not shown: the cache is below the home folder.
+    # Paths of this machine are not shown: the cache is below the home folder, which is ~.
     environment = os.environ | {
         "HOME": str(folder / "home"),
         "PYTHONPATH": str(ROOT),
@@ -134,7 +134,8 @@ def run_examples(folder: Path) -> dict[str, str]:
         if done.returncode:
             sys.stderr.write(done.stdout)
             done.check_returncode()
-        printed[name] = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+        shown = done.stdout.replace(str(folder.resolve()), "~").replace(str(folder), "~")
+        printed[name] = "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
     return printed
 
 

@@ -111,14 +111,15 @@ def test_zsh_loads_the_script_and_gets_values_and_the_texts_of_flags(shell):
     subprocess.run(["zsh", "-fc", script], check=True, capture_output=True)
     offered = asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS="ptkit train --augment na")
     assert '"natural"' in offered
-    # In rich's markup brackets would be lost.
     help_text = asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS="ptkit train --conf")
     assert '"--config":"' in help_text
 
 
 def test_completion_loads_neither_torch_nor_numpy(shell, tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "w.pt")
-    for number, words in enumerate((f"viz-weights {tmp_path}/w.pt --layers ", "train --model r")):
+    # The last one offers a flag with its help.
+    asked_for = (f"viz-weights {tmp_path}/w.pt --layers ", "train --model r", "train --mod")
+    for number, words in enumerate(asked_for):
         told = tmp_path / f"{number}.json"
         asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS=f"ptkit {words}", TELL=str(told))
         loaded = {name.partition(".")[0] for name in json.loads(told.read_text())}

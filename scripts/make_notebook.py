@@ -57,7 +57,7 @@ CELLS = [
         " that torchvision gives them."
     ),
     CODE('!ptkit viz-transforms data/3/0003.png --transform "RandomCrop(16, padding=2)"'),
-    CODE('Image("ptkit-viz-transforms/RandomCrop.png")'),
+    CODE('Image("ptkit-viz-transforms/transforms-0003.png")'),
     TEXT(
         "## Train\n\n"
         "The model, the optimizer and its rate are chosen to suit the images, and a line says which"

@@ -40,7 +40,8 @@ def pad_pixels(t: PadToSquare, pixels: Pixels) -> Pixels:
     left, top, right, bottom = _border(*pixels.shape[:2])
     if not any((left, top, right, bottom)):
         return pixels
-    return pad_batch(t, pixels[None], None)[0]
+    square: Pixels = pad_batch(t, pixels[None], None)[0]
+    return square
 
 
 def pad_batch(t: PadToSquare, images: Pixels, _draws: Draws | None) -> Pixels:

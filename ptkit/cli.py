@@ -20,6 +20,7 @@ from ptkit.commands.cache import cache
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
+from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -113,6 +114,7 @@ app = typer.Typer(
 )
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
+    "data": data,
     "split": split,
     "check": check,
     "normstats": normstats,

@@ -26,12 +26,19 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {
+        "ptkit.api",
+        "ptkit.api_data",
+        "ptkit.api_runs",
+        "ptkit.core.data",
+        "ptkit.core.models",
+    },
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
     | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
@@ -46,6 +53,7 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_data",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -98,6 +106,7 @@ FLAGS = {
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
               "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
               "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "data": {"--from", "--label-column", "--out"},
     "check": {"--run", "--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},

@@ -21,6 +21,7 @@ from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.completion import COMPLETE, completed, words_of_bash
 from ptkit.commands.confmat import confmat
+from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -127,6 +128,7 @@ app = typer.Typer(
 )
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
+    "data": data,
     "split": split,
     "check": check,
     "normstats": normstats,

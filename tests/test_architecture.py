@@ -26,12 +26,19 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {
+        "ptkit.api",
+        "ptkit.api_data",
+        "ptkit.api_runs",
+        "ptkit.core.data",
+        "ptkit.core.models",
+    },
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
     | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
@@ -46,6 +53,7 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_data",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -99,18 +107,19 @@ FLAGS = {
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
               "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
               "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "data": {"--from", "--label-column", "--out"},
     "check": {"--run", "--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
-              "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
+              "--fit", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--seeds", "--folds", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
-              "--transform", "--workers", "--batch-size", "--seed", "--device", "--precision",
-              "--name", "--out"},
+              "--fit", "--transform", "--workers", "--batch-size", "--seed", "--device",
+              "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--view", "--scale", "--columns", "--gap", "--gap-colour",
                     "--out"},
     "viz-featuremaps": {"--layers", "--list", "--after", "--scale", "--columns", "--gap",
@@ -118,8 +127,8 @@ FLAGS = {
                         "--size", "--classes", "--transform", "--device", "--out"},
     "gradcam": {"--layers", "--class", "--num-images", "--model", "--mean", "--std", "--size",
                 "--classes", "--transform", "--device", "--workers", "--root", "--out"},
-    "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
-                       "--std", "--config", "--trust", "--out"},
+    "viz-transforms": {"--transform", "--augment", "--size", "--fit", "--num-images", "--seed",
+                       "--mean", "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
@@ -449,6 +458,7 @@ SUBJECTS = {
     "sampling": "the images of an epoch, in their order",
     "transform_rows": "one row is all that a batched transform needs",
     "transform_order": "the order that plan.py checks, with the messages",
+    "fit": "how images become square, in training and in everything after it",
 }
 
 

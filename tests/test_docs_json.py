@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tiny_data import make_lists
+from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
@@ -22,9 +23,11 @@ EVERY_KIND = (
     "models",
     "recipes",
     "settings",
+    "data",
 )
 # The row of the table, and what to run.
 COMMANDS = [
+    ("data", ["data", "mnist", "--from", "raw", "--out", "digits"]),
     ("split", ["split", "images", "--out", "new"]),
     ("check", ["check", "bad.txt"]),
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
@@ -59,6 +62,7 @@ def documented():
 def folder(tmp_path_factory):
     """Lists, one of them with an image that cannot be read, and a checkpoint."""
     folder = make_lists(tmp_path_factory.mktemp("json"))
+    make_idx(folder / "raw" / "MNIST" / "raw")
     (folder / "bad.png").touch()
     (folder / "bad.txt").write_text((folder / "test.txt").read_text() + "bad.png 0\n")
     with pytest.MonkeyPatch.context() as patch:

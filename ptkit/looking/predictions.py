@@ -25,6 +25,8 @@ from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
 from ptkit.looking.subject import Subject
 
+# The answer for an image of none of the classes.
+UNKNOWN = "unknown"
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 
@@ -37,7 +39,8 @@ class Answers:
     (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
     bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
-    where that is unknown.
+    where that is unknown. unknown: bool (N,), which images are said to be of no class; None for
+    none of them.
     errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
     """
 
@@ -49,6 +52,7 @@ class Answers:
     top: int = 1
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
+    unknown: np.ndarray | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -56,8 +60,10 @@ class Answers:
         """One plain mapping an image: path, and what the kind of task has to say.
 
         One class an image: class, index, probability, and with `top` above 1 the most probable
-        classes under `top`. Several: classes, indices, probabilities. Numbers: numbers. All:
-        trained_on, true, for an image that the weights were trained on.
+        classes under `top`; of an unknown image class "unknown", index None, the probability of the
+        most probable class, and that one's name under `most_probable`. Several: classes, indices,
+        probabilities. Numbers: numbers. All: trained_on, true, for an image that the weights were
+        trained on.
         An image that cannot be read: error.
         """
         rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
@@ -102,6 +108,8 @@ class Answers:
             return {"class": names[k], "index": k, "probability": float(values[k])}
 
         answer = named(int(self.answers[row]))
+        if self.unknown is not None and self.unknown[row]:
+            answer |= {"class": UNKNOWN, "index": None, "most_probable": answer["class"]}
         if self.top > 1:
             order = np.argsort(-values, kind="stable")[: self.top].tolist()
             answer["top"] = list(map(named, order))
@@ -141,9 +149,9 @@ def predict_sources(
         found.values,
         found.answers,
         top,
-        subject.weights.lines,
-        trained_on,
-        dict(sorted(errors.items())),
+        notes=subject.weights.lines,
+        trained_on=trained_on,
+        errors=dict(sorted(errors.items())),
     )
 
 
@@ -264,10 +272,13 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
         words = (f"{name} {share.format(chances[name])}" for name in row["classes"])
         return {"classes": ", ".join(words) or "none"}
     cells: dict[str, str] = {}
-    for place, found in enumerate(row.get("top", [row])):
+    # The first of `top` is the answer, unless that is "unknown".
+    for place, found in enumerate([row, *row.get("top", [])[1:]]):
         number = f" {place + 1}" if place else ""
         cells[f"class{number}"] = found["class"]
         cells[f"probability{number}"] = share.format(found["probability"])
+    if "most_probable" in row:
+        cells["most_probable"] = row["most_probable"]
     return cells
 
 

@@ -105,7 +105,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     from ptkit.core.data.loading.batches import Batches
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.looking.predictions import find_images
+    from ptkit.looking.image_sources import find_images
     from ptkit.looking.subject import load_subject
 
     classes, weights = file.parent / "classes.txt", file.parent / "weights.pt"

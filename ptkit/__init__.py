@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_predictions import predict_each
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -18,6 +19,7 @@ _PUBLIC = {
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "predict_each",
     "probe",
     "split",
     "train",

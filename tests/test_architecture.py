@@ -26,12 +26,25 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {
+        "ptkit.api",
+        "ptkit.api_predictions",
+        "ptkit.api_runs",
+        "ptkit.core.data",
+        "ptkit.core.models",
+    },
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api": ENGINE
-    | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    | {
+        "ptkit.api_predictions",
+        "ptkit.api_types",
+        "ptkit.core.training",
+        "ptkit.looking",
+        "ptkit.plots",
+    },
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
     | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
@@ -46,6 +59,7 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -125,7 +139,8 @@ FLAGS = {
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
-    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
+    "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
+                "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},

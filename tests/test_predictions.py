@@ -9,7 +9,8 @@ from example_run import write_images, write_run
 from PIL import Image
 
 from ptkit.core.errors import CheckpointError, DataError, UsageError
-from ptkit.looking.predictions import Answers, predict_images, predict_sources
+from ptkit.looking.answers import Answers
+from ptkit.looking.predictions import predict_images, predict_sources
 from ptkit.looking.subject import load_subject
 
 

@@ -439,6 +439,7 @@ SUBJECTS = {
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",
     "docs_json": "the table of --json in docs/files.md",
+    "every_command": "what every command promises",
     "every_argument": "the table of arguments against the signatures",
     "folds": "--kfold in splits/splitting.py",
     "linear_transformation": "whitening from the list to the checkpoint",

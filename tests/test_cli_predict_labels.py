@@ -143,6 +143,9 @@ def test_a_table_names_images_and_some_labels(here):
     shown = done("shots.csv", *flags, exit_code=3).stdout
     assert "Left out: 1 label, such as rad in line 5, which the model does not know" in shown
     assert "did you mean red?" in shown
+    Path("two.csv").write_text("path,label,class\nimages/red/0.png,red,1\n")
+    shown = done("two.csv").stdout
+    assert "The labels may be in label, class: choose with --label-column." in shown
     Path("paths.jsonl").write_text('{"image": "images/blue/0.png", "size": 3}\n')
     assert labels_of("paths.jsonl") == [None]
     result = done("images", "--label-column", "kind", exit_code=2)

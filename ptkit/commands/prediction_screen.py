@@ -79,8 +79,8 @@ class PredictionScreen:
         except BrokenPipeError:  # nobody reads on
             raise
         except BaseException:
-            if self.num_done:
-                self._print_kept()
+            self._print_kept()
+            if 0 < self.num_done < self.num_images:
                 where = "" if files is None else f"; they are in {files.growing}"
                 complain(
                     f"stopped after {self.num_done:,} of {counted(self.num_images, 'image')}{where}"
@@ -110,7 +110,7 @@ class PredictionScreen:
     def _print_kept(self) -> None:
         from ptkit.looking.answers import without_empty
 
-        if self.form == "json":
+        if self.form == "json" and self._kept:
             self.printer.result(self._kept)
         elif self._kept:
             header, *lines = without_empty([self._header, *self._kept])

@@ -27,7 +27,8 @@ class Wrong:
 class Scores:
     """The answers for the images that have a label and can be read, against these.
 
-    labels, answers: int64 (N,), or bool (N, K); num_images: of all, with and without a label.
+    labels, answers: int64 (N,), or bool (N, K); num_images: that can be read, with and without a
+    label.
     unknown: bool (N,), which images were said to be of no class: they count as wrong.
     """
 
@@ -148,7 +149,7 @@ class Tally:
 
     def add(self, part: Answers) -> None:
         """Count some answers."""
-        self.num_images += len(part.paths)
+        self.num_images += len(part.paths) - len(part.errors)
         if part.labels is None or not len(rows := _compared(part)):
             return
         unknown = np.zeros(len(part.paths), bool) if part.unknown is None else part.unknown

@@ -131,7 +131,10 @@ def images_of_table(file: Path, columns: Columns, *, root: Path | None) -> Liste
     rows, lines = table.rows, [row.line for row in table.rows]
     places = find_images([row.path for row in rows], lines, file, root=root, is_lenient=True)
     labels = [row.label for row in rows] if "label" in table.chosen else None
-    return Listed(places.paths, labels, lines, _note(table, places, num_repeated=0))
+    note = _note(table, places, num_repeated=0)
+    if labels is None and (several := _usual("label", table.header)):
+        note += f" The labels may be in {', '.join(several)}: choose with --label-column."
+    return Listed(places.paths, labels, lines, note)
 
 
 def ordered_classes(first_seen: Mapping[str, str], source: Path) -> tuple[str, ...]:
@@ -157,6 +160,7 @@ class _Table:
     """chosen: the column of each kind."""
 
     file: Path
+    header: Sequence[str]
     chosen: Mapping[str, str]
     rows: list[Row] = field(repr=False)
 
@@ -191,7 +195,7 @@ def _read_table(file: Path, columns: Columns, *, needs_labels: bool = True) -> _
     # By its name alone a column may hold anything.
     if "part" in chosen and not all(part_of(row.part) for row in rows):
         del chosen["part"]
-    return _Table(file, chosen, rows)
+    return _Table(file, header, chosen, rows)
 
 
 def _text_records(file: Path) -> Iterator[tuple[int, list[Any]]]:

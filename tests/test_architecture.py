@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "ptkit": {
         "ptkit.api",
         "ptkit.api_data",
+        "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.core.data",
         "ptkit.core.models",
@@ -36,8 +37,15 @@ MAY_IMPORT = {
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api": ENGINE
-    | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    | {
+        "ptkit.api_predictions",
+        "ptkit.api_types",
+        "ptkit.core.training",
+        "ptkit.looking",
+        "ptkit.plots",
+    },
     "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
@@ -54,6 +62,7 @@ MAY_IMPORT = {
     | {
         "ptkit.api",
         "ptkit.api_data",
+        "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -135,7 +144,8 @@ FLAGS = {
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
-    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
+    "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
+                "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
@@ -434,6 +444,7 @@ SUBJECTS = {
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",
     "docs_json": "the table of --json in docs/files.md",
+    "every_command": "what every command promises",
     "every_argument": "the table of arguments against the signatures",
     "folds": "--kfold in splits/splitting.py",
     "linear_transformation": "whitening from the list to the checkpoint",

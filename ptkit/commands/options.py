@@ -214,6 +214,15 @@ GapColour = Annotated[
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
 
 
+PathColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
+]
+
+
 class BareWeights(TypedDict, total=False):
     """What a checkpoint would have said about bare weights, and the code that it may not run."""
 
@@ -255,13 +264,8 @@ Source = Annotated[
 class SourceFlags(TypedDict, total=False):
     """How the classes of a source are known."""
 
-    path_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
-    ]
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
-    ]
+    path_column: PathColumn
+    label_column: LabelColumn
     group_column: Annotated[
         str | None,
         typer.Option(

@@ -127,6 +127,9 @@ bench-recipes: bench-ready
 bench-photos: bench-ready
 	$(BENCH) benchmarks/bench_photos.py "$(PHOTOS)" "$(IMAGES)" --device $(DEVICE)
 
+bench-fits: bench-ready
+	$(BENCH) benchmarks/bench_fits.py "$(PHOTOS)"
+
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)
 

@@ -131,6 +131,26 @@ class FinetuneKeywords(FinetuneSettings, SourceFlags, total=False):
     """What `finetune` and `probe` take."""
 
 
+class PredictKeywords(TypedDict, total=False):
+    """What `predict` takes beside a checkpoint and images."""
+
+    top: int
+    threshold: float | None
+    path_column: str | None
+    label_column: str | None
+    model: str | None
+    mean: Sequence[float] | str | None
+    std: Sequence[float] | str | None
+    size: int | None
+    classes: StrPath | None
+    transforms: Sequence[str]
+    alpha: str | None
+    device: str
+    workers: int
+    on_bad: str
+    root: StrPath | None
+
+
 @dataclass(frozen=True)
 class SplitResult:
     """Where the images of a split went.

@@ -1,140 +1,211 @@
-"""How images become square: by their centre, with a border, or squeezed; in training and after."""
-
-import tomllib
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_data import make_lists
-from typer.testing import CliRunner, Result
+import torchvision
+from safetensors.torch import save_file
+from test_startup import HEAVY
+from typer.main import get_command
 
 from ptkit.cli import app
-from ptkit.core.config_layers import gather
-from ptkit.core.data.transforms.completion import (
-    complete,
-    default_transforms,
-    evaluation_geometry,
-    fit_of,
-)
-from ptkit.core.data.transforms.eval_lists import evaluation_of
-from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.parts.calls import joined, parse_all
+from ptkit.commands.completion import _COMPLETERS, words_of_bash
+from ptkit.core.models import timm_models
+from ptkit.core.models.layer_names import layer_names
 
-QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
-         "--set", "log.pictures=false"]  # fmt: skip
-PAD = ["PadToSquare()", "Resize((16, 16))", "ToTensor()"]
-
-pytestmark = pytest.mark.usefixtures("blank_pictures")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(make_lists(tmp_path))
-    return tmp_path
-
-
-def ptkit(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def pipeline_of(checkpoint: str) -> list[str]:
-    calls = torch.load(checkpoint, weights_only=True)["pipeline"]["calls"]
-    return [call for call in calls if not call.startswith("Normalize")]
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "ptkit" / "commands" / "completion_names.json"
+# Where the names of the file come from; older versions have fewer of them.
+TORCHVISION = (0, 29)
+# What a shell runs, with the modules that were loaded told at the end.
+ASK = """
+import json, os, sys
+sys.path.insert(0, {root!r})
+if "TELL" in os.environ:
+    import atexit
+    atexit.register(lambda: open(os.environ["TELL"], "w").write(json.dumps(list(sys.modules))))
+from ptkit.cli import main
+main()
+"""
+BASH = """
+source {script}
+COMP_WORDS=({words})
+COMP_CWORD={current}
+COMPREPLY=()
+_ptkit_completion ptkit
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
 
 
-@pytest.mark.parametrize("augment", ["auto", "none", "safe", "natural"])
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
-@pytest.mark.parametrize("size", [32, 224])
-def test_evaluation_that_goes_with_a_ready_list_shows_the_whole_image(augment, fit, size):
-    ready = default_transforms(augment, size, fit)
-    training = complete(ready, size=size, fit=fit)
-    *geometry, last = evaluation_of(training)
-    assert (tuple(geometry), str(last)) == (evaluation_geometry(size, fit), "ToTensor()")
-    assert Pipeline.of(training).size == (size, size)
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """A folder with the program, as a shell finds it, and the completion scripts that it prints."""
+    folder = tmp_path_factory.mktemp("shell")
+    program = folder / "ptkit"
+    (folder / "ask.py").write_text(ASK.format(root=str(ROOT)))
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/ask.py" "$@"\n')
+    program.chmod(0o755)
+    for name in ("bash", "zsh"):
+        (folder / f"script.{name}").write_text(asked(folder, f"source_{name}"))
+    return folder
 
 
-def test_a_crop_loses_what_is_at_the_edge_and_the_others_do_not():
-    # A red stripe at the left edge of a wide picture.
-    pixels = np.zeros((100, 300, 3), np.uint8)
-    pixels[:, :20] = 255, 0, 0
-    red = {}
-    for fit in ("auto", "crop", "pad", "stretch"):
-        calls = (*evaluation_geometry(96, fit), *parse_all(["ToTensor()"]))
-        image = Pipeline.of(calls).view(pixels)
-        red[fit] = int((image[0] - image[1] > 0.5).sum())
-    assert (red["auto"], red["crop"]) == (0, 0)
-    # 20 of 300 pixels wide: 6.4 of 96, as high as the picture, or a third of it.
-    assert red["stretch"] == 6 * 96
-    assert red["pad"] == 6 * 32
+def asked(folder, instruction, **more):
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **more}
+    return subprocess.run(
+        [folder / "ptkit"],
+        env=environment | {"_PTKIT_COMPLETE": instruction},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
-def test_below_64_pixels_a_crop_is_asked_for_and_stretching_is_usual():
-    assert evaluation_geometry(28) == evaluation_geometry(28, "stretch")
-    assert joined(evaluation_geometry(28, "crop")) == "Resize(32), CenterCrop(28)"
-    shifted = complete(default_transforms("auto", 28, "crop"), size=28, fit="crop")
-    assert joined(shifted) == "Resize(32), RandomCrop(28, padding=3), ToTensor()"
+def in_bash(folder, *words):
+    """Return what bash offers for the last of the words."""
+    text = BASH.format(
+        script=folder / "script.bash",
+        words=" ".join(f"'{word}'" for word in ("ptkit", *words)),
+        current=len(words),
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", text],
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return [line for line in done.stdout.splitlines() if line]
 
 
-def test_the_fit_of_a_pipeline_is_read_from_its_calls():
-    for size in (32, 224):
-        for fit in ("crop", "pad", "stretch"):
-            geometry = evaluation_geometry(size, fit)
-            is_usual = geometry == evaluation_geometry(size)
-            assert fit_of([*map(str, geometry), "ToTensor()"], size) == (
-                "auto" if is_usual else fit
-            )
-    assert fit_of(["Resize(232)", "CenterCrop(224)", "ToTensor()"], 224) == "auto"
+def completions(*words):
+    """Return what is offered for the last of the words, asked in this process."""
+    command = get_command(app)
+    group = command.make_context("ptkit", [words[0]], resilient_parsing=True)
+    own = command.commands[words[0]]
+    context = own.make_context(words[0], list(words[1:-2]), parent=group, resilient_parsing=True)
+    option = next(p for p in own.params if words[-2] in p.opts)
+    return [item.value for item in option.shell_complete(context, words[-1])]
 
 
-def test_a_fit_replaces_lists_of_a_recipe_that_resize_and_keeps_others():
-    assert gather({"fit": "pad"}, recipe="photos-scratch").data.transforms == ()
-    kept = gather({"fit": "pad"}, base={"data": {"transforms": ["RandomRotation(9)"]}})
-    assert kept.data.transforms == ("RandomRotation(9)",)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_flags_and_values_that_hold_colons_and_equals_signs(shell):
+    assert in_bash(shell, "viz-f") == ["viz-featuremaps"]
+    assert in_bash(shell, "train", "--model", "efficientnet_l") == ["efficientnet_lite0"]
+    # Bash takes these apart; it replaces only what follows the sign.
+    assert in_bash(shell, "train", "--set", "data.cache", "=", "r") == ["ram"]
+    assert in_bash(shell, "train", "--loss", "=", "CrossE") == ["CrossEntropyLoss"]
 
 
-def test_the_checkpoint_of_a_padded_run_pads_and_so_does_what_goes_on_from_it(here: Path) -> None:
-    trained = ptkit("train", "--fit", "pad", *QUICK)
-    assert "augment: RandomCrop(16, padding=2);" in trained.stdout
-    assert f"evaluated with: {', '.join(PAD)}" in trained.stdout
-    assert pipeline_of("ckpt.pkl") == PAD
-    # Nothing is said of it again, and another size is no matter.
-    assert ptkit("finetune", "ckpt.pkl", "--size", "20", *QUICK).exit_code == 0
-    assert pipeline_of("ckpt.pkl")[:2] == ["PadToSquare()", "Resize((20, 20))"]
-    assert tomllib.loads(Path("runs/2/config.toml").read_text())["data"]["fit"] == "pad"
-    resumed = ptkit("train", "--resume", "runs/2", "--epochs", "2")
-    assert (resumed.exit_code, pipeline_of("runs/2/last.pkl")[0]) == (0, "PadToSquare()")
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_loads_the_script_and_gets_values_and_the_texts_of_flags(shell):
+    script = f"autoload -Uz compinit && compinit -u -d {shell}/dump && source {shell}/script.zsh"
+    subprocess.run(["zsh", "-fc", script], check=True, capture_output=True)
+    offered = asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS="ptkit train --augment na")
+    assert '"natural"' in offered
+    help_text = asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS="ptkit train --conf")
+    assert '"--config":"' in help_text
 
 
-def test_an_own_list_is_completed_by_the_fit(here: Path) -> None:
-    result = ptkit("train", "--fit", "pad", "--transform", "RandomHorizontalFlip()", *QUICK)
-    assert (result.exit_code, pipeline_of("ckpt.pkl")) == (0, PAD)
+def test_completion_loads_neither_torch_nor_numpy(shell, tmp_path):
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    # The last one offers a flag with its help.
+    asked_for = (f"viz-weights {tmp_path}/w.pt --layers ", "train --model r", "train --mod")
+    for number, words in enumerate(asked_for):
+        told = tmp_path / f"{number}.json"
+        asked(shell, "complete_zsh", _TYPER_COMPLETE_ARGS=f"ptkit {words}", TELL=str(told))
+        loaded = {name.partition(".")[0] for name in json.loads(told.read_text())}
+        assert loaded & HEAVY == set()
+
+
+def test_install_completion_writes_the_script_of_the_shell_that_asks(shell, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{shell}:{os.environ['PATH']}"}
+    # Not the last command, or the shell would become it.
+    line = "ptkit --install-completion; true"
+    subprocess.run(["bash", "--norc", "-c", line], env=environment, check=True)
+    written = (tmp_path / ".bash_completions" / "ptkit.sh").read_text()
+    assert written.strip() == (shell / "script.bash").read_text().strip()
+    assert "ptkit.sh" in (tmp_path / ".bashrc").read_text()
+
+
+def test_a_home_folder_that_cannot_be_written_is_one_line(shell, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    line = f"{shell}/ptkit --install-completion; exit $?"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", line], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (74, "")
+    assert done.stderr.startswith("ptkit: cannot install the completion: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("words", "some"),
     [
-        (["--transform", "Resize((16, 16))"], "data.transforms with its own Resize"),
-        (
-            ["--transform", "RandomResizedCrop(16)"],
-            "data.transforms with its own RandomResizedCrop",
-        ),
-        (
-            ["--set", "data.eval_transforms=['Resize(16)', 'CenterCrop(16)']"],
-            "data.eval_transforms with its own Resize",
-        ),
+        (("train", "--optimizer", "Ad"), {"Adam", "AdamW"}),
+        (("train", "--scheduler", "Cos"), {"CosineAnnealingLR"}),
+        (("finetune", "--transform", "RandomC"), {"RandomCrop"}),
+        (("train", "--recipe", "photos"), {"photos", "photos-scratch"}),
+        (("train", "--init", "Conv2d=kai"), {"Conv2d=kaiming_normal_"}),
+        (("train", "--precision", ""), {"auto", "bf16"}),
+        (("train", "--batch-size", ""), {"auto"}),
+        (("train", "--set", "train.cl"), {"train.clip_grad=", "train.clip_value="}),
+        (("train", "--set", "log.graph="), {"log.graph=true", "log.graph=false"}),
+        (("viz-weights", "--view", "c"), {"channels"}),
+        (("diagnose", "--explain", "lr"), {"lr too high"}),
     ],
 )
-def test_a_fit_beside_a_list_that_resizes_is_an_error(here: Path, flags, message) -> None:
-    result = ptkit("train", "--fit", "stretch", *flags, *QUICK)
-    assert result.exit_code == 2
-    assert f"data.fit=stretch (--fit) has no effect beside {message}: leave" in result.stderr
-    assert not Path("runs").exists()
+def test_flags_offer_their_values(words, some):
+    offered = completions(*words)
+    assert some <= set(offered)
+    assert all(value.startswith(words[-1]) for value in offered)
 
 
-def test_viz_transforms_draws_what_training_with_the_fit_would_see(here: Path) -> None:
-    Image.fromarray(np.full((10, 30, 3), 200, np.uint8)).save("wide.png")
-    result = ptkit("viz-transforms", "wide.png", "--fit", "pad", "--size", "16", "--json")
-    assert '"PadToSquare()", "Resize((16, 16))"' in result.stdout
-    assert ptkit("viz-transforms", "wide.png", "--fit", "round").exit_code == 2
+def test_layers_are_those_of_the_weights_that_the_line_names(tmp_path):
+    weights = {"layer1.conv.weight": torch.zeros(2), "fc.bias": torch.zeros(1)}
+    torch.save({"state_dict": weights, "notes": ["a.weight of the text.bias"]}, tmp_path / "w.pkl")
+    save_file(weights, tmp_path / "w.safetensors")
+    expected = ["layer1", "layer1.conv", "fc"]
+    assert layer_names(tmp_path / "w.pkl") == expected
+    assert sorted(layer_names(tmp_path / "w.safetensors")) == sorted(expected)
+    found = completions("viz-weights", str(tmp_path / "w.pkl"), "--layers", "l")
+    assert found == ["layer1", "layer1.conv"]
+    (tmp_path / "text.pkl").write_text("no weights")
+    assert layer_names(tmp_path / "text.pkl") == layer_names(tmp_path / "none") == []
+
+
+@pytest.mark.skipif(not timm_models.is_installed(), reason="needs timm")
+def test_timms_models_are_those_that_timm_lists():
+    offered = completions("train", "--model", "timm:")
+    assert {name.removeprefix("timm:") for name in offered} - {""} == set(timm_models.names())
+
+
+def test_a_quoted_word_of_bash_stays_whole(capsys):
+    words = {"COMP_WORDS": "ptkit\ntrain\n--set\n'data.cache=", "COMP_CWORD": "3"}
+    with words_of_bash(words):
+        print("data.cache=ram")
+    assert capsys.readouterr().out == "data.cache=ram\n"
+
+
+def test_the_names_in_the_file_are_those_of_the_catalogues():
+    names = runpy.run_path(str(ROOT / "scripts" / "make_completion_names.py"))["names"]
+    live, written = names(), json.loads(FILE.read_text(encoding="utf-8"))
+    assert {k: [n for n in v if n not in written[k]] for k, v in live.items()} == {
+        kind: [] for kind in written
+    }
+    version = tuple(int(part) for part in torchvision.__version__.split(".")[:2])
+    assert version < TORCHVISION or live == written
+
+
+def test_every_name_with_values_is_a_parameter_of_some_command():
+    parameters = {p.name for command in get_command(app).commands.values() for p in command.params}
+    assert _COMPLETERS.keys() - parameters == set()

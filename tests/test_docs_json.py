@@ -14,8 +14,17 @@ from ptkit.cli import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
-EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes",
-              "data")  # fmt: skip
+EVERY_KIND = (
+    "transforms",
+    "losses",
+    "optimizers",
+    "schedulers",
+    "inits",
+    "models",
+    "recipes",
+    "settings",
+    "data",
+)
 # The row of the table, and what to run.
 COMMANDS = [
     ("data", ["data", "mnist", "--from", "raw", "--out", "digits"]),
@@ -35,6 +44,7 @@ COMMANDS = [
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
     ("predict", ["predict", "ckpt.pkl", "train.txt"]),
     *(("list", ["list", kind]) for kind in EVERY_KIND),
+    ("list --json-schema", ["list", "settings", "--json-schema"]),
     ("list --plot", ["list", "schedulers", "--plot", "StepLR(3)"]),
     ("cache", ["cache"]),
 ]

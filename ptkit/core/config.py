@@ -332,6 +332,12 @@ class LogSettings:
     )
     comment: str = setting("", "Text appended to the folder name of the events.")
     filename_suffix: str = setting("", "Text appended to the name of the event file.")
+    font: str | None = setting(
+        None,
+        "Font file for names in a run's pictures with characters that the fonts found here lack.",
+        keyword="log_font",
+        is_path=True,
+    )
     wandb: bool = setting(
         False, "Send the same numbers and pictures to Weights & Biases; needs ptkit[wandb]."
     )

@@ -34,7 +34,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms check diagnose
+	recipes photos fits digits catalogue transforms check diagnose
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -137,6 +137,9 @@ bench-recipes: bench-ready
 
 bench-photos: bench-ready
 	$(BENCH) benchmarks/bench_photos.py "$(PHOTOS)" "$(IMAGES)" --device $(DEVICE)
+
+bench-fits: bench-ready
+	$(BENCH) benchmarks/bench_fits.py "$(PHOTOS)"
 
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)

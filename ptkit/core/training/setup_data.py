@@ -1,6 +1,7 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
-from ptkit.core.training.data_notes import data_note
+from ptkit.core.training.data_notes import data_note, odd_of
 from ptkit.core.training.setup_lists import read_lists
 from ptkit.core.wording import counted
 
@@ -48,8 +49,9 @@ class PreparedData:
 
     reference: the training images as evaluation sees them, in the list's order.
     settings: with everything resolved. sides: height and width of what the model sees.
-    skipped: why images were left out. notes: what was chosen, a line each. earlier_images: hashes
-    of the images that the weights were trained on before.
+    skipped: why images were left out. odd: how many of the others are of each unusual kind. notes:
+    what was chosen, a line each. earlier_images: hashes of the images that the weights were trained
+    on before.
     """
 
     train: Batches
@@ -58,6 +60,7 @@ class PreparedData:
     settings: DataSettings
     sides: Sides
     skipped: tuple[str, ...]
+    odd: Mapping[str, int]
     notes: tuple[str, ...]
     earlier_images: Hashes | None = None
 
@@ -119,9 +122,8 @@ def prepare_data(
     planned = functools.partial(_pipeline, size=size, alpha=_alpha_of(data, start))
     train_draft = planned(train_calls)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
-    eval_draft = planned(eval_calls)
-    _check_drafts(data, train_list, train_draft, eval_draft)
-    lists, drafts = (train_list, valid_list), (train_draft, eval_draft)
+    lists, drafts = (train_list, valid_list), (train_draft, planned(eval_calls))
+    _check_drafts(data, train_list, *drafts)
     train, valid = _load(lists, drafts, data=data, is_once=asked.epochs == 1, counting=counting)
     mean, std, origin = from_main(
         lambda: (
@@ -131,7 +133,7 @@ def prepare_data(
         )
     )
     scaled = functools.partial(planned, mean=mean, std=std)
-    train_pipeline, eval_pipeline = map(scaled, (train_calls, eval_calls))
+    train_pipeline, eval_pipeline = scaled(train_calls), scaled(eval_calls)
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -149,6 +151,7 @@ def prepare_data(
         settings=_with_statistics(data, mean, std, channels=train_pipeline.channels),
         sides=sides,
         skipped=train.skipped + valid.skipped,
+        odd=odd_of(train, valid),
         notes=(
             data_note(train, valid, train_pipeline, data=data, sides=sides),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
@@ -301,6 +304,11 @@ def _measured(
     def seen(pixels: Pixels) -> Pixels:
         return grey_pixels(pixels, 1) if pipeline.channels == 1 else pixels
 
+    def decode(content: bytes, path: str) -> Pixels:
+        pixels = decoder.decode(content, path, alpha=pipeline.alpha)
+        found: Pixels = seen(pipeline.apply_prefix(pixels)[None])[0]
+        return found
+
     # The seed chooses them: kept or read anew, they are the same images.
     num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
     chosen = statistics.sample(images, num=num, seed=seed)
@@ -315,9 +323,7 @@ def _measured(
                     chosen,
                     workers=data.workers or num_cores(),
                     on_images=on_images,
-                    read=lambda path: seen(
-                        pipeline.apply_prefix(decoder.read(path, alpha=pipeline.alpha))[None]
-                    )[0],
+                    decode=decode,
                 )
         except DataError as error:
             raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None

@@ -540,7 +540,7 @@ LISTS = {
     "beyond classes.txt": (b"images/good.png 0\nimages/good.png 7\n", "line 2: "),
     "two labels": (
         b"images/good.png 0\nimages/good.png 1\n",
-        r"gives images/good\.png two labels, 0 and 1",
+        r"gives images/good\.png two labels, 0 in line 1 and 1 in line 2",
     ),
     "empty": (b"", "names no images"),
 }

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_data import data
+    from ptkit.api_predictions import predict_each
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -18,6 +20,8 @@ _PUBLIC = {
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    "data": "ptkit.api_data",
+    "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "__version__",
     "allowing_pixels",
     "check",
+    "data",
     "evaluate",
     "features",
     "find_lr",
@@ -32,6 +37,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "predict_each",
     "probe",
     "split",
     "train",

@@ -441,7 +441,7 @@ SUBJECTS = {
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",
-    "bad_inputs": "what each kind of bad input gets, through the commands",
+    "bad_inputs": "docs/bad-inputs.md, row by row",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "course": "docs/course.md and docs/course.zh.md",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
-    from ptkit.api_runs import find_lr, finetune, probe, train
+    from ptkit.api_runs import eject, find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -18,13 +18,14 @@ _PUBLIC = {
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
-    **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
+    **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
     "ListDataset",
     "__version__",
     "allowing_pixels",
     "check",
+    "eject",
     "evaluate",
     "features",
     "find_lr",

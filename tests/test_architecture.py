@@ -34,7 +34,13 @@ MAY_IMPORT = {
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
-    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    | {
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.ejecting",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.api_series": ENGINE
     | {
         "ptkit.api_runs",
@@ -49,6 +55,7 @@ MAY_IMPORT = {
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
+        "ptkit.core.ejecting",
         "ptkit.core.training",
         "ptkit.looking",
         "ptkit.plots",
@@ -56,6 +63,7 @@ MAY_IMPORT = {
     "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
+    "ptkit.core.ejecting": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -104,7 +112,7 @@ FLAGS = {
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--seeds", "--folds", "--relabel", "--device",
+              "--save-every", "--seeds", "--folds", "--eject", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",

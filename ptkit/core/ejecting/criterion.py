@@ -1,0 +1,74 @@
+"""The loss of a run as code: what makes it, and what it is called with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ptkit.core.ejecting.refusals import refused
+from ptkit.core.ejecting.source import call_text
+from ptkit.core.parts.checks import OLD_REDUCTIONS
+from ptkit.core.training.tasks import losses
+from ptkit.core.training.tasks.loss import Loss, Use
+from ptkit.core.training.tasks.losses import LOSSES
+
+# What the outputs pass, and what the loss gets of the labels, by the function that does it here.
+_ACTIVATIONS = {
+    "unchanged": "outputs",
+    "log_softmax": "F.log_softmax(outputs, dim=1)",
+    "sigmoid": "outputs.sigmoid()",
+}
+_TARGETS = {
+    losses.as_labels: "labels",
+    losses.hot: "F.one_hot(labels, NUM_CLASSES).float()",
+    losses.signs: "F.one_hot(labels, NUM_CLASSES) * 2.0 - 1.0",
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """made: the line that makes `criterion`. value: the loss of `outputs` and `labels`."""
+
+    made: str
+    value: str
+
+
+def criterion_of(loss: Loss) -> Criterion:
+    """Return the code of a loss.
+
+    Raises:
+        UsageError: one that is more than a call of torch's on outputs and labels.
+    """
+    call, use = loss.call, loss.use
+    kwargs = dict(LOSSES.named(call).kwargs)
+    is_odd = kwargs.keys() & OLD_REDUCTIONS or kwargs.get("ignore_index") not in (None, -100)
+    if is_odd or loss.reduction not in ("mean", "batchmean") or not isinstance(use, Use):
+        raise refused(f"{call}", "it writes losses that are a mean over all images")
+    if use.decoder == "negative" or use.target not in _TARGETS:
+        raise refused(call.name, "use CrossEntropyLoss")
+    activation = _ACTIVATIONS.get(use.activation.__name__)
+    if activation is None or (loss.weighs_images and loss.class_weights is None):
+        raise refused(f"{call}", "use CrossEntropyLoss")
+    target = _TARGETS[use.target]
+    if use.smoothing is not None:
+        target = f"{target} * {1 - use.smoothing!r} + {use.smoothing!r} / NUM_CLASSES"
+    values = {key: _text(getattr(loss.criterion, key), value) for key, value in kwargs.items()}
+    if call.name == "KLDivLoss":
+        values["reduction"] = '"batchmean"'
+    value = f"criterion({activation}, {target})"
+    if loss.class_weights is not None:
+        # As a sum over images, divided by what their classes weigh.
+        values["reduction"] = '"sum"'
+        value = f"{value} / criterion.weight[labels].sum()"
+    arguments = [f"{key}={text}" for key, text in values.items()]
+    to_device = ".to(DEVICE)" if any(True for _ in loss.criterion.buffers()) else ""
+    made = call_text(f"nn.{call.name}", arguments, before="criterion = ", after=to_device)
+    return Criterion(made, value)
+
+
+def _text(value: object, given: object) -> str:
+    """Return an argument as code; a tensor as the numbers in it."""
+    if isinstance(value, torch.Tensor):
+        return f"torch.tensor({[float(f'{number:.8g}') for number in value.tolist()]})"
+    assert not isinstance(value, nn.Module)
+    return repr(given).replace("'", '"')

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import call_text
+from ptkit.core.ejecting.source import Lines, call_text, literal
 from ptkit.core.parts.checks import OLD_REDUCTIONS
 from ptkit.core.training.tasks import losses
 from ptkit.core.training.tasks.loss import Loss, Use
@@ -27,9 +24,9 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """made: the line that makes `criterion`. value: the loss of `outputs` and `labels`."""
+    """made: lines that make `criterion`. value: the loss of `outputs` and `labels`."""
 
-    made: str
+    made: Lines
     value: str
 
 
@@ -52,7 +49,7 @@ def criterion_of(loss: Loss) -> Criterion:
     target = _TARGETS[use.target]
     if use.smoothing is not None:
         target = f"{target} * {1 - use.smoothing!r} + {use.smoothing!r} / NUM_CLASSES"
-    values = {key: _text(getattr(loss.criterion, key), value) for key, value in kwargs.items()}
+    values = {key: _text(key, value) for key, value in kwargs.items()}
     if call.name == "KLDivLoss":
         values["reduction"] = '"batchmean"'
     value = f"criterion({activation}, {target})"
@@ -63,12 +60,23 @@ def criterion_of(loss: Loss) -> Criterion:
     arguments = [f"{key}={text}" for key, text in values.items()]
     to_device = ".to(DEVICE)" if any(True for _ in loss.criterion.buffers()) else ""
     made = call_text(f"nn.{call.name}", arguments, before="criterion = ", after=to_device)
-    return Criterion(made, value)
+    return Criterion([*(_COUNTED if "balanced" in kwargs.values() else []), made], value)
 
 
-def _text(value: object, given: object) -> str:
-    """Return an argument as code; a tensor as the numbers in it."""
-    if isinstance(value, torch.Tensor):
-        return f"torch.tensor({[float(f'{number:.8g}') for number in value.tolist()]})"
-    assert not isinstance(value, nn.Module)
-    return repr(given).replace("'", '"')
+def _text(key: str, given: object) -> str:
+    """Return an argument as code."""
+    if given == "balanced":
+        return _BALANCED[key]
+    return f"torch.tensor({literal(given)})" if key in _BALANCED else literal(given)
+
+
+# Of labels that are balanced by their numbers.
+_COUNTED = [
+    "# The rarer a class, the more its images weigh.",
+    "labels = torch.tensor([int(label) for _, label in train.rows])",
+    "counts = labels.bincount(minlength=NUM_CLASSES).clamp_min(1)",
+]
+_BALANCED = {
+    "weight": "len(train) / (NUM_CLASSES * counts)",
+    "pos_weight": "(len(train) - counts) / counts",
+}

@@ -180,7 +180,7 @@ def _beginning(loop: Loop, optimizer: Lines) -> Lines:
         "train, valid = ImageList(TRAIN, is_training=True), ImageList(VALID, is_training=False)",
         f"model = build_model().to(DEVICE{memory})",
         *(["averaged = copy.deepcopy(model)"] if loop.averages else []),
-        loop.criterion.made,
+        *loop.criterion.made,
         *optimizer,
         *([f"num_steps = EPOCHS * {per_epoch}"] if reads_length else []),
         *loop.schedule.made,

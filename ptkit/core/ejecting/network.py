@@ -14,7 +14,7 @@ from torch import nn
 
 from ptkit.core.ejecting.conditions import condition
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, definitions, indented
+from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
 from ptkit.core.ejecting.start import start_of
 from ptkit.core.models import channels, torchvision_models
 from ptkit.core.models.hooks import keeping_buffers
@@ -49,7 +49,7 @@ def network_of(setup: Setup) -> Network:
     packages: tuple[str, ...] = ()
     if call.prefix == "timm":
         packages = ("timm",)
-        arguments = [repr(call.name), "num_classes=NUM_CLASSES", *_keywords(call.kwargs)]
+        arguments = [literal(call.name), "num_classes=NUM_CLASSES", *_keywords(call.kwargs)]
         lines = [call_text("timm.create_model", arguments, before="model = ")]
     elif origin(call.name) == "ptkit":
         own, lines = _of_ours(call)
@@ -68,7 +68,7 @@ def network_of(setup: Setup) -> Network:
 
 
 def _keywords(values: Mapping[str, Any]) -> Lines:
-    return [f"{key}={value!r}" for key, value in values.items() if value is not None]
+    return [f"{key}={literal(value)}" for key, value in values.items() if value is not None]
 
 
 def _of_ours(call: Call) -> tuple[Lines, Lines]:
@@ -85,7 +85,7 @@ def _of_ours(call: Call) -> tuple[Lines, Lines]:
     made = returned.value
     bound = inspect.signature(builder).bind(num_classes=0, **models().named(call).kwargs)
     bound.apply_defaults()
-    values = {k: repr(v) for k, v in bound.arguments.items()} | {"num_classes": "NUM_CLASSES"}
+    values = {k: literal(v) for k, v in bound.arguments.items()} | {"num_classes": "NUM_CLASSES"}
     arguments = [_replaced(a, values) for a in made.args]
     arguments += [f"{k.arg}={_replaced(k.value, values)}" for k in made.keywords]
     name = ast.unparse(made.func)
@@ -131,7 +131,7 @@ def _init_lines(setup: Setup) -> Lines:
         call = next(call for call in calls.values() if str(call) == text)
         if any(isinstance(value, Call) for value in (*call.args, *call.kwargs.values())):
             raise refused(f"{text}", "give the number that the inner call means")
-        filled = ["parameter", *map(repr, call.args), *_keywords(call.kwargs)]
+        filled = ["parameter", *map(literal, call.args), *_keywords(call.kwargs)]
         lines += [
             f"    if {condition(model, names)}:",
             *indented([call_text(f"nn.init.{call.name}", filled, depth=3)], 2),

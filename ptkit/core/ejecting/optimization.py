@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 
 from ptkit.core.ejecting.conditions import beginnings, condition
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, definitions, indented
+from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
 from ptkit.core.models.layers import layer_names
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization import warmup_cosine
@@ -40,7 +40,7 @@ def optimizer_parts(setup: Setup) -> tuple[Lines, Lines]:
         raise refused("groups that are unfrozen later", "leave unfreeze out")
     model = setup.model.module
     fixed = _frozen_lines(model, optimizer.frozen)
-    kwargs = {k: repr(v) for k, v in OPTIMIZERS.named(optimizer.call).kwargs.items()}
+    kwargs = {k: literal(v) for k, v in OPTIMIZERS.named(optimizer.call).kwargs.items()}
     how = [f"{key}=True" for key in ("fused", "foreach") if optimizer.optimizer.defaults.get(key)]
     own, more, params = _parameters(setup, model, optimizer)
     arguments = [params, "lr=LR", *(f"{k}={v}" for k, v in kwargs.items()), *how]
@@ -148,7 +148,7 @@ def _options(
         own = {names[id(parameter)] for parameter in group["params"]}
         for key, value in group.items():
             if key in defaults and value != defaults[key]:
-                code = _rate(value, optimizer.lr) if key == "lr" else repr(value)
+                code = _rate(value, optimizer.lr) if key == "lr" else literal(value)
                 found.setdefault((key, code), set()).update(own)
     # A rate before a decay, as they were asked for.
     return [(key, code, some) for (key, code), some in sorted(found.items())]
@@ -260,12 +260,12 @@ def _of_torch(setup: Setup, call: Call, given: Mapping[str, Any], warmup: int) -
     }
     by_group = arguments_by_group(call, given, groups, **length)
     listed = {k: v for k, v in by_group.items() if k in PER_GROUP.get(call.name, ())}
-    values = {k: repr(v) for k, v in {**of_run, **given, **listed}.items()}
+    values = {k: literal(v) for k, v in {**of_run, **given, **listed}.items()}
     if call.name == "LambdaLR":
         values["lr_lambda"] = _lambda(given["lr_lambda"], ticks)
     is_plateau = isinstance(target, type) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     if is_plateau:
-        values["mode"] = repr("min" if schedule.metric == "loss" else "max")
+        values["mode"] = literal("min" if schedule.metric == "loss" else "max")
     is_ours = call.name == "WarmupCosineLR"
     name = call.name if is_ours else f"lr_scheduler.{call.name}"
     on = "stand_ins" if warmup else "optimizer"

@@ -5,10 +5,15 @@ and calls broken to the length of a line.
 import ast
 import builtins
 import inspect
+import json
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
+
+from ptkit.core.parts.calls import Symbol
 
 WIDTH = 100
 
@@ -101,6 +106,19 @@ def call_text(
         return f"{before}{function}(\n    {joined}\n){after}"
     listed = "".join(f"    {argument},\n" for argument in arguments)
     return f"{before}{function}(\n{listed}){after}"
+
+
+def literal(value: Any) -> str:
+    """Return a value as code, with double quotes as ruff has them."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    return f"v2.{value}" if isinstance(value, Symbol) else repr(value)
 
 
 def indented(lines: Iterable[str], depth: int = 1) -> list[str]:

@@ -13,8 +13,8 @@ from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import Step, steps_of
 from ptkit.core.data.transforms.spec import mode_of
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, indented
-from ptkit.core.parts.calls import Call, Symbol
+from ptkit.core.ejecting.source import Lines, call_text, indented, literal
+from ptkit.core.parts.calls import Call
 
 
 def view_functions(train: Pipeline, valid: Pipeline) -> Lines:
@@ -100,13 +100,7 @@ def _lines_of(step: Step) -> Lines:
 
 def arguments_of(call: Call) -> list[str]:
     """Return the arguments of a call as code."""
-    return [*map(_value, call.args), *(f"{k}={_value(v)}" for k, v in call.kwargs.items())]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Symbol):
-        return f"v2.{value}"
-    return repr(value)
+    return [*map(literal, call.args), *(f"{k}={literal(v)}" for k, v in call.kwargs.items())]
 
 
 def _random_crop(t: v2.RandomCrop, u: int, step: Step) -> Lines:
@@ -116,7 +110,7 @@ def _random_crop(t: v2.RandomCrop, u: int, step: Step) -> Lines:
     if t.padding:
         left, right, top, bottom = t.padding
         how = [] if t.padding_mode == "constant" and not t.fill else [
-            f"fill={t.fill!r}", f"padding_mode={t.padding_mode!r}"]  # fmt: skip
+            f"fill={literal(t.fill)}", f"padding_mode={literal(t.padding_mode)}"]  # fmt: skip
         arguments = ["image", str([left, top, right, bottom]), *how]
         lines.append(call_text("TF.pad", arguments, before="image = "))
     height, width = t.size
@@ -188,7 +182,7 @@ def _random_rotation(t: v2.RandomRotation, u: int, _step: Step) -> Lines:
           else [f"interpolation=v2.InterpolationMode.{mode.name}"]),
         *(["expand=True"] if t.expand else []),
         *([f"center={list(t.center)}"] if t.center is not None else []),
-        *([f"fill={t.fill!r}"] if t.fill else []),
+        *([f"fill={literal(t.fill)}"] if t.fill else []),
     ]  # fmt: skip
     angle = f"{low} + u[{u}] * {high - low}"
     return [call_text("TF.rotate", ["image", angle, *how], before="image = ")]

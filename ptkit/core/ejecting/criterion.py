@@ -58,9 +58,10 @@ def criterion_of(loss: Loss) -> Criterion:
         values["reduction"] = '"sum"'
         value = f"{value} / criterion.weight[labels].sum()"
     arguments = [f"{key}={text}" for key, text in values.items()]
-    to_device = ".to(DEVICE)" if any(True for _ in loss.criterion.buffers()) else ""
-    made = call_text(f"nn.{call.name}", arguments, before="criterion = ", after=to_device)
-    return Criterion([*(_COUNTED if "balanced" in kwargs.values() else []), made], value)
+    made = [call_text(f"nn.{call.name}", arguments, before="criterion = ")]
+    if any(True for _ in loss.criterion.buffers()):
+        made.append("criterion = criterion.to(DEVICE)")
+    return Criterion([*(_COUNTED if "balanced" in kwargs.values() else []), *made], value)
 
 
 def _text(key: str, given: object) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +100,7 @@ def _parameters(
             *([*layers, "", ""] if layers else []),
             "def parameter_groups(model: nn.Module) -> list[dict]:",
             '    """Return the parameters in groups of the same options."""',
+            *(["    layers = LAYERS.split()"] if layers else []),
             "    groups: dict[str, dict] = {}",
             f"    for {each} in model.named_parameters():",
             *indented([*skip, "options = {}", *lines], 2),
@@ -170,21 +172,25 @@ def _layer_rates(setup: Setup, model: nn.Module, optimizer: OptimizerSetup) -> t
         id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]
     }
     named = dict(model.named_parameters())
-    rows = []
+    texts = []
     for number, names in enumerate(layers, start=1):
-        for name in names:
-            expected = optimizer.lr * decay ** (len(layers) - number)
-            if rates.get(id(named[name]), expected) != expected:
-                raise refused("optimizer.layer_decay with other rates beside", "leave one out")
-        begun = beginnings(list(named), names)
-        rows.append(
-            f'    ("{begun[0]}",),' if len(begun) == 1 else f"    {tuple(begun)},".replace("'", '"')
-        )
-    table = ["# From the input to the head: how the names of each layer's parameters begin.",
-             "LAYERS = (", *rows, ")"]  # fmt: skip
+        expected = optimizer.lr * decay ** (len(layers) - number)
+        if any(rates.get(id(named[name]), expected) != expected for name in names):
+            raise refused("optimizer.layer_decay with other rates beside", "leave one out")
+        texts.append(",".join(beginnings(list(named), names)))
+    words = textwrap.wrap(" ".join(texts), 90, break_on_hyphens=False)
+    several = any("," in text for text in texts)
+    table = [
+        "# From the input to the head: how the names of a layer's parameters begin.",
+        "LAYERS = (",
+        *(f'    "{line} "' for line in words[:-1]),
+        f'    "{words[-1]}"',
+        ")",
+    ]
+    begins = 'tuple(layer.split(","))' if several else "layer"
     return table, [
-        "number = next(k for k, layer in enumerate(LAYERS) if name.startswith(layer))",
-        f'options["lr"] = LR * {decay!r} ** (len(LAYERS) - 1 - number)',
+        f"number = [name.startswith({begins}) for layer in layers].index(True)",
+        f'options["lr"] = LR * {decay!r} ** (len(layers) - 1 - number)',
     ]
 
 

@@ -1,6 +1,7 @@
 """What a plain script cannot do: refused by its name, before anything is written."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -113,7 +114,7 @@ def _check_list(images: ImageList) -> None:
         path = images.listed_path(number)
         if path != path.strip() or path.startswith('"') or "\n" in path or not path.isprintable():
             raise refused(f"{images.file}, with a path in quotes ({path!r})", "rename the image")
-        if images.image_path(number) != str(images.folder / path):
+        if Path(images.image_path(number)) != images.folder / path:
             raise refused(
                 f"{images.file}, whose paths are not relative to its folder ({path})",
                 "put the list where its paths begin",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,11 +114,12 @@ def script_of(setup: Setup, name: str) -> tuple[str, tuple[str, ...]]:
 
 def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
     *first, last = packages
+    needs = f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
     return "\n".join(
         [
             f'"""Train {setup.model.call} on {setup.settings.data.train}, in plain PyTorch.',
             "",
-            f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:",
+            *textwrap.wrap(needs, 96),
             f"python {name}",
             '"""',
         ]

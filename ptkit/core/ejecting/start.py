@@ -61,8 +61,8 @@ def _packaged(name: str) -> Start:
     package, file = packaged_weights.PACKAGE, packaged_weights.FILES[name]
     return Start(
         [
-            f'file = resources.files("{package}") / "{file}"',
-            "weights = torch.load(str(file), weights_only=True)",
+            f'folder = resources.files("{package}")',
+            f'weights = torch.load(str(folder / "{file}"), weights_only=True)',
             "weights = {our_name(name): values for name, values in weights.items()}",
         ],
         definitions(packaged_weights, ["_our_name"]),

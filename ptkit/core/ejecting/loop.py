@@ -111,14 +111,14 @@ def evaluate_function(loop: Loop) -> Lines:
     ]
 
 
-def main_function(loop: Loop, optimizer: Lines) -> Lines:
-    """Return the main function; `optimizer` makes `optimizer`."""
+def main_function(loop: Loop, optimizer: Lines, head: Lines) -> Lines:
+    """Return the main function; optimizer: makes `optimizer`, head: fits the head."""
     setup = loop.setup
     evaluated = "averaged" if loop.averages else "model"
     by_loss = setup.metric == "loss"
     score = "-valid_loss" if by_loss else "(accuracy, -valid_loss)"
     before = [
-        *_beginning(loop, optimizer),
+        *_beginning(loop, optimizer, head),
         *(["step = 0"] if loop.counts_steps else []),
         f"best = {'-math.inf' if by_loss else '(0.0, -math.inf)'}",
         "for epoch in range(1, EPOCHS + 1):",
@@ -161,7 +161,7 @@ _AVERAGE = [
 _TRAINED = '[p for group in optimizer.param_groups for p in group["params"]]'
 
 
-def _beginning(loop: Loop, optimizer: Lines) -> Lines:
+def _beginning(loop: Loop, optimizer: Lines, head: Lines) -> Lines:
     """Return what comes before the first epoch."""
     training, settings = loop.setup.training, loop.setup.settings
     threads = [
@@ -179,6 +179,7 @@ def _beginning(loop: Loop, optimizer: Lines) -> Lines:
         *threads,
         "train, valid = ImageList(TRAIN, is_training=True), ImageList(VALID, is_training=False)",
         f"model = build_model().to(DEVICE{memory})",
+        *head,
         *(["averaged = copy.deepcopy(model)"] if loop.averages else []),
         *loop.criterion.made,
         *optimizer,

@@ -8,7 +8,9 @@ import math
 import zlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 SEED = 0
@@ -71,3 +73,29 @@ def color_jitter(
         if limits is not None:
             image = changes[k](image, limits[0] + u[4 + k] * (limits[1] - limits[0]))
     return image
+
+
+def fitted_head(
+    features: Tensor, labels: Tensor, *, num_classes: int, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the head with the smallest loss on features (n, D)."""
+    mean, std = features.mean(0), features.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    scaled = (features - mean) / std
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-7
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(scaled, weight, bias), labels)
+        loss = loss + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # The scaling becomes part of the head, which then takes features as they are.
+    plain = weight.detach() / std
+    return plain, bias.detach() - plain @ mean

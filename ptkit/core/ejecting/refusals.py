@@ -91,8 +91,8 @@ def _unsuited(settings: Settings) -> Iterator[tuple[str, str]]:
         "log.wandb": settings.log.wandb,
     }
     yield from ((name, leave_out) for name, is_set in found.items() if is_set)
-    if train.method != "steps":
-        yield f"train.method={train.method}", "--set train.method=steps"
+    if train.method == "probe":
+        yield "train.method=probe", "--set train.method=steps"
 
 
 def _calls(settings: Settings) -> Iterator[Call]:

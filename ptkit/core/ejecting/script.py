@@ -12,6 +12,7 @@ import torch
 
 from ptkit.core.config import AUTO, Settings
 from ptkit.core.ejecting import pieces
+from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted
 from ptkit.core.ejecting.loop import IMAGE_LIST, evaluate_function, loop_of, main_function
 from ptkit.core.ejecting.network import network_of
 from ptkit.core.ejecting.optimization import ScheduleCode, optimizer_parts, schedule_code
@@ -24,7 +25,8 @@ from ptkit.core.training.observers import Watcher
 from ptkit.core.training.setup import Setup, prepare
 
 # The ready functions that a part of a script may call.
-_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "color_jitter")
+_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "color_jitter",
+           "fitted_head")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def eject(settings: Settings, watch: Watcher, *, file: Path) -> Ejected:
     setup = prepare(settings, watch, is_resumed=False)
     with closing(setup.data):
         check_setup(setup)
-        code, packages = script_of(setup, file.name)
+        code, packages = script_of(setup, file.name, head=head_fitted(setup, watch))
         _check(code, setup)
     write_atomically(file, code.encode())
     return Ejected(file, len(code.splitlines()), packages)
@@ -73,7 +75,7 @@ def check_name(file: Path) -> None:
         raise UsageError(f"--eject writes a Python script: end its name in .py, found {file}")
 
 
-def script_of(setup: Setup, name: str) -> tuple[str, tuple[str, ...]]:
+def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[str, ...]]:
     """Return the code of a run, and the packages that it needs; name: of the file.
 
     Raises:
@@ -95,8 +97,11 @@ def script_of(setup: Setup, name: str) -> tuple[str, tuple[str, ...]]:
         build,
         groups,
         *([text] for text in schedule.before),
+        fit_head_function(
+            head, forward=loop.forward, to_device=loop.to_device, workers=loop.workers
+        ),
         evaluate_function(loop),
-        main_function(loop, optimizer),
+        main_function(loop, optimizer, head.call),
         ['if __name__ == "__main__":', "    main()"],
     ]
     code = "\n\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -106,7 +111,7 @@ def script_of(setup: Setup, name: str) -> tuple[str, tuple[str, ...]]:
     code = "\n\n\n".join([*(text for text in ready if not text.startswith("SEED")), code])
     # Constants follow the settings closer than functions do.
     gap = "\n\n" if code.startswith("#") else "\n\n\n"
-    code = f"{_settings(setup, schedule, code)}{gap}{code}"
+    code = f"{_settings(setup, schedule, head, code)}{gap}{code}"
     packages = ("torch", "torchvision", "opencv-python", *network.packages)
     parts_of_file = [_docstring(setup, name, packages), "\n".join(imports_for(code)), code]
     return "\n\n".join(parts_of_file) + "\n", packages
@@ -126,7 +131,7 @@ def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
     )
 
 
-def _settings(setup: Setup, schedule: ScheduleCode, code: str) -> str:
+def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str) -> str:
     """Return the settings at the top, of those that the code reads."""
     training, train, data = setup.training, setup.settings.train, setup.settings.data
     normalize = next((c for c in training.train.pipeline.calls if c.name == "Normalize"), None)
@@ -135,6 +140,7 @@ def _settings(setup: Setup, schedule: ScheduleCode, code: str) -> str:
         "NUM_CLASSES": str(training.loss.facts.num_classes),
         "MEAN, STD": ", ".join(mean_and_std_text(normalize)) if normalize else "",
         "EPOCHS, BATCH_SIZE": f"{train.epochs}, {training.train.sampling.batch_size}",
+        "PENALTY": repr(head.penalty),
         "LR": repr(training.optimizer_setup.lr),
         "WARMUP_STEPS": str(schedule.warmup_steps),
         "CLIP_VALUE": repr(train.clip_value),
@@ -147,7 +153,9 @@ def _settings(setup: Setup, schedule: ScheduleCode, code: str) -> str:
     used = {
         name: value for name, value in rows.items() if re.search(rf"\b{name.split(',')[0]}\b", code)
     }
-    return "\n".join(f"{name} = {value}" for name, value in used.items())
+    lines = [f"{name} = {value}" for name, value in used.items()]
+    note = "# Of the head's weights, as five-fold cross-validation chose it."
+    return "\n".join([note + "\n" + line if line.startswith("PENALTY") else line for line in lines])
 
 
 def _quoted(text: str) -> str:

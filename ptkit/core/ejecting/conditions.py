@@ -6,12 +6,19 @@ from torch import nn
 
 # More beginnings of names than that would say less than the class of their layers.
 _FEW = 4
+# What fits on a line after `if`, two steps deep.
+_LONG = 88
 
 
-def condition(model: nn.Module, names: Collection[str]) -> str:
-    """Return code that is true for these parameters of a model and for no other."""
+def condition(
+    model: nn.Module, names: Collection[str], *, leaving_out: Collection[str] = ()
+) -> str:
+    """Return code that is true for these parameters of a model and for no other.
+
+    leaving_out: parameters that never come to it.
+    """
     wanted = set(names)
-    parameters = dict(model.named_parameters())
+    parameters = {n: p for n, p in model.named_parameters() if n not in leaving_out}
     if wanted == parameters.keys():
         return "True"
     if wanted == {name for name, p in parameters.items() if p.ndim <= 1}:
@@ -21,7 +28,7 @@ def condition(model: nn.Module, names: Collection[str]) -> str:
     begun = beginnings(list(parameters), wanted)
     if len(begun) <= _FEW:
         return _any_of("startswith", begun)
-    for kind, code in _by_class(model):
+    for kind, code in _by_class(model, parameters):
         if wanted == kind:
             return code
     leaves = sorted({f".{name.rpartition('.')[2]}" for name in wanted})
@@ -43,10 +50,10 @@ def beginnings(every: Collection[str], wanted: Collection[str]) -> list[str]:
     return list(found)
 
 
-def _by_class(model: nn.Module) -> Iterator[tuple[set[str], str]]:
+def _by_class(model: nn.Module, names: Collection[str]) -> Iterator[tuple[set[str], str]]:
     """Yield the parameters of each class of torch's layers, all and by leaf, with the code."""
     modules = dict(model.named_modules())
-    owners = {name: modules[name.rpartition(".")[0]] for name, _ in model.named_parameters()}
+    owners = {name: modules[name.rpartition(".")[0]] for name in names}
     kinds = dict.fromkeys(cls for owner in owners.values() for cls in type(owner).__mro__)
     for cls in kinds:
         if getattr(nn, cls.__name__, None) is not cls or cls is nn.Module:
@@ -62,5 +69,10 @@ def _by_class(model: nn.Module) -> Iterator[tuple[set[str], str]]:
 def _any_of(method: str, texts: Collection[str]) -> str:
     # Names are of letters, figures and dots.
     quoted = [f'"{text}"' for text in texts]
-    several = f"({', '.join(quoted)})"
-    return f"name.{method}({quoted[0] if len(quoted) == 1 else several})"
+    if len(quoted) == 1:
+        return f"name.{method}({quoted[0]})"
+    several = f"name.{method}(({', '.join(quoted)}))"
+    if len(several) <= _LONG:
+        return several
+    listed = "".join(f"        {text},\n" for text in quoted)
+    return f"name.{method}(\n    (\n{listed}    )\n)"

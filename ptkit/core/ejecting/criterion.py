@@ -24,10 +24,19 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """made: lines that make `criterion`. value: the loss of `outputs` and `labels`."""
+    """made: lines that make `criterion`. arguments: of its call on `outputs` and `labels`.
+    divided: what follows the call.
+    """
 
     made: Lines
-    value: str
+    arguments: Lines
+    divided: str = ""
+
+    def loss(self, *, depth: int) -> str:
+        """Return the line that computes `loss`, so deep."""
+        return call_text(
+            "criterion", self.arguments, before="loss = ", after=self.divided, depth=depth
+        )
 
 
 def criterion_of(loss: Loss) -> Criterion:
@@ -52,16 +61,17 @@ def criterion_of(loss: Loss) -> Criterion:
     values = {key: _text(key, value) for key, value in kwargs.items()}
     if call.name == "KLDivLoss":
         values["reduction"] = '"batchmean"'
-    value = f"criterion({activation}, {target})"
+    divided = ""
     if loss.class_weights is not None:
         # As a sum over images, divided by what their classes weigh.
         values["reduction"] = '"sum"'
-        value = f"{value} / criterion.weight[labels].sum()"
+        divided = " / criterion.weight[labels].sum()"
     arguments = [f"{key}={text}" for key, text in values.items()]
     made = [call_text(f"nn.{call.name}", arguments, before="criterion = ")]
     if any(True for _ in loss.criterion.buffers()):
         made.append("criterion = criterion.to(DEVICE)")
-    return Criterion([*(_COUNTED if "balanced" in kwargs.values() else []), *made], value)
+    counted = _COUNTED if "balanced" in kwargs.values() else []
+    return Criterion([*counted, *made], [activation, target], divided)
 
 
 def _text(key: str, given: object) -> str:

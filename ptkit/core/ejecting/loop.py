@@ -7,7 +7,7 @@ import torch
 from ptkit.core.ejecting.criterion import Criterion, criterion_of
 from ptkit.core.ejecting.network import draws_in_training
 from ptkit.core.ejecting.optimization import ScheduleCode, frozen_statistics
-from ptkit.core.ejecting.source import Lines, call_text, indented
+from ptkit.core.ejecting.source import WIDTH, Lines, call_text, indented
 from ptkit.core.sizes import is_small
 from ptkit.core.training.setup import Setup
 
@@ -106,7 +106,7 @@ def evaluate_function(loop: Loop) -> Lines:
         *indented(loop.forward, 2),
         "        found.append((outputs, labels.to(DEVICE)))",
         "    outputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))",
-        f"    loss = {loop.criterion.value}",
+        *indented([loop.criterion.loss(depth=1)]),
         "    return loss.item(), (outputs.argmax(1) == labels).float().mean().item()",
     ]
 
@@ -204,12 +204,15 @@ def _steps(loop: Loop) -> Lines:
         "# Dropout draws the same whatever came before.",
         'torch.manual_seed(stream("dropout", step))',
     ]
+    moved = [f"images, labels = {loop.to_device}, labels.to(DEVICE)"]
+    if len(moved[0]) > WIDTH - 12:
+        moved = [f"images = {loop.to_device}", "labels = labels.to(DEVICE)"]
     body = [
-        f"images, labels = {loop.to_device}, labels.to(DEVICE)",
+        *moved,
         *loop.schedule.set_rates,
         *(seed if loop.is_random else []),
         *loop.forward,
-        f"loss = {loop.criterion.value}",
+        loop.criterion.loss(depth=3),
         "model.zero_grad()",
         "loss.backward()",
         *([f"trained = {_TRAINED}"] if clips else []),

@@ -90,9 +90,10 @@ def _parameters(
     layers, lines = _layer_rates(setup, model, optimizer)
     if layers:
         options = [row for row in options if row[0] != "lr"]
-    for key, value, names in options:
-        lines += [f"if {condition(model, names)}:", f'    options["{key}"] = {value}']
     left_out = set(optimizer.frozen) | set(optimizer.excluded)
+    for key, value, names in options:
+        chosen = condition(model, names, leaving_out=left_out)
+        lines += [f"if {chosen}:", f'    options["{key}"] = {value}']
     skip = [f"if {condition(model, left_out)}:", "    continue"] if left_out else []
     each = "name, parameter" if _uses_name([*skip, *lines]) else "_, parameter"
     return (
@@ -310,6 +311,7 @@ def _lambda(texts: Any, ticks: int) -> str:
     if isinstance(texts, list | tuple):
         return f"[{', '.join(_lambda(text, ticks) for text in texts)}]"
     code = _OF_MATH.sub(r"math.\g<0>", str(texts))
+    code = re.sub(r"(?<=[\w.]) \*\* (?=[\w.]+)", "**", code)
     if ticks > 1:
         code = re.sub(r"\bepoch\b", f"(step / {ticks})", code)
     return f"lambda {'epoch' if ticks == 1 else 'step'}: {code}"

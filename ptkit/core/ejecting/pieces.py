@@ -75,6 +75,20 @@ def color_jitter(
     return image
 
 
+def erased_box(
+    height: int, width: int, u: list[float], scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int] | None:
+    """Return top, left, height and width of a box inside an image; None where ten do not fit."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for k in range(10):
+        area = height * width * (scale[0] + u[2 * k] * (scale[1] - scale[0]))
+        aspect = math.exp(low + u[2 * k + 1] * (high - low))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            return int(u[20] * (height - h + 1)), int(u[21] * (width - w + 1)), h, w
+    return None
+
+
 def fitted_head(
     features: Tensor, labels: Tensor, *, num_classes: int, penalty: float
 ) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def check_settings(settings: Settings) -> None:
     for name, why in _unsuited(settings):
         raise refused(name, why)
     for call in _calls(settings):
-        if names_code(call):
+        if call.prefix != "timm" and names_code(call):
             raise refused(f"code of your own ({call})", "import it where the script needs it")
     optimizer = parse(settings.optimizer.call) if settings.optimizer.call else None
     if optimizer is not None and optimizer.name in _OPTIMIZERS:

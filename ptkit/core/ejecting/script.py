@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ptkit.core.config import AUTO, Settings
+from ptkit.core.data.loading.batches import Batch
 from ptkit.core.ejecting import pieces
 from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted
 from ptkit.core.ejecting.loop import IMAGE_LIST, evaluate_function, loop_of, main_function
@@ -25,7 +26,7 @@ from ptkit.core.training.observers import Watcher
 from ptkit.core.training.setup import Setup, prepare
 
 # The ready functions that a part of a script may call.
-_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "color_jitter",
+_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "erased_box", "color_jitter",
            "fitted_head")  # fmt: skip
 
 
@@ -163,9 +164,7 @@ def _quoted(text: str) -> str:
 
 
 def _check(code: str, setup: Setup) -> None:
-    """Hold a script against the run: its first batch pixel by pixel, its first weights bit by
-    bit.
-    """
+    """Hold a script against the run: first weights bit by bit, first batches pixel by pixel."""
     names: dict[str, Any] = {"__name__": "ejected"}
     with torch.random.fork_rng(devices=[]):
         exec(compile(code, "ejected", "exec"), names)
@@ -174,9 +173,15 @@ def _check(code: str, setup: Setup) -> None:
     assert weights.keys() == own.keys()
     same = [torch.equal(weights[name], tensor.cpu()) for name, tensor in own.items()]
     assert all(same), "the script's first weights are others than the run's"
-    batch = next(setup.training.train.epoch(1))
-    listed = names["ImageList"](names["TRAIN"], is_training=True)
-    listed.epoch = 1
+    lists = ((setup.training.train, "TRAIN", 1), (setup.training.valid, "VALID", 0))
+    for images, name, epoch in lists:
+        listed = names["ImageList"](names[name], is_training=name == "TRAIN")
+        listed.epoch = epoch
+        _check_batch(next(images.epoch(epoch)), listed)
+
+
+def _check_batch(batch: Batch, listed: Any) -> None:
+    """Compare a batch with the same images of a script's list."""
     views = [listed[int(index)] for index in batch.indices]
     assert [label for _, label in views] == batch.labels.tolist()
     images = torch.stack([image for image, _ in views])

@@ -27,14 +27,17 @@ def view_functions(train: Pipeline, valid: Pipeline) -> Lines:
     normalize = next((call for call in train.calls if call.name == "Normalize"), None)
     if normalize is not None and train.plan.fused is not None:
         code += _normalise()
-    changes = _body(train)
+    changes, kept = _body(train), _body(valid)
     if any("u[" in line for line in changes):
         draws = f'u = uniforms("augment", epoch, index, {train.num_draws})'
         changes = [draws, *changes]
+    # What is random in name only does the same whatever is drawn.
+    if any("u[" in line for line in kept):
+        kept = [f"u = [0.0] * {valid.num_draws}", *kept]
     for name, words, more, body in (
         ("training_view", "a training image as an epoch sees it", ", epoch: int, index: int",
          changes),
-        ("evaluation_view", "an image as evaluation sees it", "", _body(valid)),
+        ("evaluation_view", "an image as evaluation sees it", "", kept),
     ):  # fmt: skip
         code += [
             "",
@@ -85,6 +88,8 @@ def _body(pipeline: Pipeline) -> Lines:
 
 def _lines_of(step: Step) -> Lines:
     transform, name = step.transform, step.call.name
+    if isinstance(transform, v2.Normalize):
+        return ["image = TF.normalize(image, MEAN, STD)"]
     if isinstance(transform, ToTensor):
         return ["image = TF.to_dtype(image, torch.float32, scale=True)"]
     if name in _RANDOM:
@@ -123,14 +128,10 @@ def _random_crop(t: v2.RandomCrop, u: int, step: Step) -> Lines:
 
 
 def _random_resized_crop(t: v2.RandomResizedCrop, u: int, _step: Step) -> Lines:
-    how = _resizing(t)
-    scale, ratio = tuple(t.scale), tuple(t.ratio)
-    # The usual ratio as people write it.
-    ratio_text = "(3 / 4, 4 / 3)" if ratio == (3 / 4, 4 / 3) else repr(ratio)
-    box = ["*image.shape[1:]", f"u[{u}:{u + 22}]", f"scale={scale}", f"ratio={ratio_text}"]
+    box = ["*image.shape[1:]", f"u[{u}:{u + 22}]", *_scale_and_ratio(t)]
     return [
         call_text("random_box", box, before="box = "),
-        call_text("TF.resized_crop", ["image", "*box", *how], before="image = "),
+        call_text("TF.resized_crop", ["image", "*box", *_resizing(t)], before="image = "),
     ]
 
 
@@ -143,7 +144,8 @@ def _resizing(t: Any) -> list[str]:
 
 def _flip(function: str) -> Callable[[Any, int, Step], Lines]:
     def lines(t: Any, u: int, _step: Step) -> Lines:
-        return [f"if u[{u}] < {t.p}:", f"    image = TF.{function}(image)"]
+        flipped = f"image = TF.{function}(image)"
+        return [flipped] if t.p >= 1 else [f"if u[{u}] < {t.p}:", f"    {flipped}"]
 
     return lines
 
@@ -158,9 +160,7 @@ def _alternating_flip(_t: Any, _u: int, _step: Step) -> Lines:
 
 
 def _color_jitter(t: v2.ColorJitter, u: int, _step: Step) -> Lines:
-    ranges = [f"{name}={_limits(getattr(t, name))}"
-              for name in ("brightness", "contrast", "saturation", "hue")]  # fmt: skip
-    limits = ", ".join(text.partition("=")[2] for text in ranges)
+    limits = ", ".join(map(_limits, (t.brightness, t.contrast, t.saturation, t.hue)))
     arguments = ["image", f"u[{u}:{u + 8}]", f"({limits})"]
     return [call_text("color_jitter", arguments, before="image = ")]
 
@@ -188,6 +188,25 @@ def _random_rotation(t: v2.RandomRotation, u: int, _step: Step) -> Lines:
     return [call_text("TF.rotate", ["image", angle, *how], before="image = ")]
 
 
+def _random_erasing(t: v2.RandomErasing, u: int, step: Step) -> Lines:
+    if t.value is None:
+        raise refused(f"{step.call}", "give a number as value")
+    box = ["*image.shape[1:]", f"u[{u + 2}:{u + 24}]", *_scale_and_ratio(t)]
+    value = f"torch.tensor({literal([float(v) for v in t.value])})[:, None, None]"
+    return [
+        call_text("erased_box", box, before="box = "),
+        f"if u[{u}] < {t.p} and box is not None:",
+        f"    image = TF.erase(image, *box, {value})",
+    ]
+
+
+def _scale_and_ratio(t: Any) -> list[str]:
+    scale, ratio = tuple(t.scale), tuple(t.ratio)
+    # The usual ratio as people write it.
+    ratio_text = "(3 / 4, 4 / 3)" if ratio == (3 / 4, 4 / 3) else literal(ratio)
+    return [f"scale={literal(scale)}", f"ratio={ratio_text}"]
+
+
 _RANDOM: dict[str, Callable[[Any, int, Step], Lines]] = {
     "RandomCrop": _random_crop,
     "RandomResizedCrop": _random_resized_crop,
@@ -197,6 +216,7 @@ _RANDOM: dict[str, Callable[[Any, int, Step], Lines]] = {
     "ColorJitter": _color_jitter,
     "RandomGrayscale": _random_grayscale,
     "RandomRotation": _random_rotation,
+    "RandomErasing": _random_erasing,
 }
 
 

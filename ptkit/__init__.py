@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ptkit.api_convert import convert
     from ptkit.api_data import data
     from ptkit.api_predictions import predict_each
-    from ptkit.api_runs import find_lr, finetune, probe, train
+    from ptkit.api_runs import eject, find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -24,7 +24,7 @@ _PUBLIC = {
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
     "data": "ptkit.api_data",
     "predict_each": "ptkit.api_predictions",
-    **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
+    **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
     "ListDataset",
@@ -33,6 +33,7 @@ __all__ = [
     "check",
     "convert",
     "data",
+    "eject",
     "evaluate",
     "features",
     "find_lr",

@@ -51,7 +51,13 @@ MAY_IMPORT = {
     "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
-    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    | {
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.ejecting",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.api_series": ENGINE
     | {
         "ptkit.api_runs",
@@ -69,6 +75,7 @@ MAY_IMPORT = {
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
+        "ptkit.core.ejecting",
         "ptkit.core.training",
         "ptkit.looking",
         "ptkit.plots",
@@ -78,6 +85,7 @@ MAY_IMPORT = {
     "ptkit.plots": {"ptkit", "ptkit.core"},
     "ptkit.core.exporting": ENGINE,
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
+    "ptkit.core.ejecting": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -128,7 +136,7 @@ FLAGS = {
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--fit", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--seeds", "--folds", "--relabel", "--device",
+              "--save-every", "--seeds", "--folds", "--eject", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
@@ -441,7 +449,7 @@ SUBJECTS = {
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",
-    "bad_inputs": "what each kind of bad input gets, through the commands",
+    "bad_inputs": "docs/bad-inputs.md, row by row",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "course": "docs/course.md and docs/course.zh.md",

@@ -340,6 +340,14 @@ RUN_FLAGS: dict[str, Any] = {
             help="Train on each fold that `ptkit split --kfold` wrote there, into one run folder.",
         ),
     ],
+    "eject": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Only write the run as one script of plain PyTorch, without ptkit, that trains the"
+            " same model.",
+        ),
+    ],
     "trust": Trust,
     "out": Out,
     **SourceFlags.__annotations__,

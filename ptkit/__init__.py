@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_export import export
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -17,6 +18,7 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
+    "export": "ptkit.api_export",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
@@ -26,6 +28,7 @@ __all__ = [
     "allowing_pixels",
     "check",
     "evaluate",
+    "export",
     "features",
     "find_lr",
     "finetune",

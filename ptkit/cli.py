@@ -21,6 +21,7 @@ from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.confmat import confmat
 from ptkit.commands.diagnose import diagnose
+from ptkit.commands.export import export
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
@@ -129,6 +130,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "summary": summary,
     "predict": predict,
+    "export": export,
     "list": list_parts,
     "cache": cache,
 }

@@ -26,12 +26,19 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {
+        "ptkit.api",
+        "ptkit.api_export",
+        "ptkit.api_runs",
+        "ptkit.core.data",
+        "ptkit.core.models",
+    },
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
     "ptkit.api": ENGINE
     | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    "ptkit.api_export": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
     | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
@@ -46,6 +53,7 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_export",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -53,9 +61,11 @@ MAY_IMPORT = {
         "ptkit.looking",
         "ptkit.plots",
     },
-    "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
+    "ptkit.looking": ENGINE
+    | {"ptkit.core.comparing", "ptkit.core.exporting", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
+    "ptkit.core.exporting": ENGINE,
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -77,6 +87,8 @@ HEAVY = {
     "tensorboardX",
     "timm",
     "sklearn",
+    "onnx",
+    "onnxruntime",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
                  "core.config_layers", "core.errors", "core.files", "core.data.lists",
@@ -127,6 +139,9 @@ FLAGS = {
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "export": {"--to", "--precision", "--without-preprocessing", "--images", "--opset", "--model",
+               "--mean", "--std", "--size", "--classes", "--transform", "--workers", "--root",
+               "--out"},
     "list": {"--pretrained", "--plot", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
@@ -138,7 +153,7 @@ FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "gradcam", "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict", "export"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
 

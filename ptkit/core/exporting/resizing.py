@@ -2,7 +2,8 @@
 
 torch resizes uint8 in two passes, columns first. The weights of a pass are rounded to whole numbers
 of a common power of two, and each pass ends in whole pixels. Here a pass is a product with a matrix
-of those numbers, which float32 holds exactly.
+of those numbers, which float32 holds exactly. Where torchvision resizes floats and rounds them, a
+pass is a product with the weights, and a pixel in 10,000 may be a level off.
 """
 
 from typing import Final
@@ -52,8 +53,8 @@ class ResizeAnySize(nn.Module):
         columns = self._weights(images.shape[3], width)
         rows = self._weights(images.shape[2], height)
         if not self.is_whole:
-            resized = torch.matmul(torch.matmul(rows.float(), images), columns.float().t())
-            return resized.clamp(0.0, 255.0).round()
+            images = torch.matmul(images, columns.t()).transpose(2, 3)
+            return torch.matmul(images, rows.t()).transpose(2, 3).clamp(0.0, 255.0).round()
         images = self._passed(images, columns)
         return self._passed(images.transpose(2, 3), rows).transpose(2, 3)
 
@@ -74,11 +75,13 @@ class ResizeAnySize(nn.Module):
         return new_height, new_width
 
     def _weights(self, before: int, after: int) -> Tensor:
-        """Return how much each pixel of a side counts in each new one, float64 (after, before)."""
-        places = torch.arange(before, dtype=torch.float64)
+        """Return how much each pixel of a side counts in each new one, floats (after, before)."""
+        # Rounded later, they must be exact; else as torch computes them for floats.
+        kind = torch.float64 if self.is_whole else torch.float32
+        places = torch.arange(before, dtype=kind)
         scale = places.new_full((1,), before) / places.new_full((1,), after)
         stretch = scale.clamp(min=1.0)
-        centres = scale * (torch.arange(after, dtype=torch.float64)[:, None] + 0.5)
+        centres = scale * (torch.arange(after, dtype=kind)[:, None] + 0.5)
         reach = self.reach * stretch
         # Below 0 there is no pixel; above 0 this cuts off as a conversion to a whole number does.
         starts, ends = (centres - reach + 0.5).floor(), (centres + reach + 0.5).floor()
@@ -102,12 +105,12 @@ class ResizeAnySize(nn.Module):
         whole = (weights.abs() * unit + 0.5).floor() * weights.sign()
         upper = (whole / self.lower_part).floor()
         lower = whole - upper * self.lower_part
-        upper_sums = torch.matmul(images, upper.float().t()).to(torch.int32)
-        lower_sums = torch.matmul(images, lower.float().t()).to(torch.int32)
-        unit = unit.to(torch.int32)
-        sums = upper_sums * self.lower_part + lower_sums + unit // 2
-        # What is below 0 ends at 0, whichever way it is rounded.
-        return torch.div(sums.clamp(min=0), unit, rounding_mode="trunc").clamp(max=255).float()
+        upper_sums = torch.matmul(images, upper.float().t()).double()
+        lower_sums = torch.matmul(images, lower.float().t()).double()
+        # Doubles hold the sum of both exactly; a division of whole numbers would go through float32
+        # in some exporters.
+        sums = upper_sums * self.lower_part + lower_sums
+        return (sums / unit + 0.5).floor().clamp(0.0, 255.0).float()
 
 
 def _lesser(a: int, b: int) -> int:

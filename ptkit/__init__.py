@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_data import data
     from ptkit.api_export import export
+    from ptkit.api_predictions import predict_each
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -20,6 +22,8 @@ _PUBLIC = {
     "features": "ptkit.core.models.features",
     "export": "ptkit.api_export",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    "data": "ptkit.api_data",
+    "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "__version__",
     "allowing_pixels",
     "check",
+    "data",
     "evaluate",
     "export",
     "features",
@@ -35,6 +40,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "predict_each",
     "probe",
     "split",
     "train",

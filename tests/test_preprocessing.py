@@ -28,6 +28,7 @@ def pixels(height, width, seed=0):
         ["Resize((11, 40), interpolation=InterpolationMode.BICUBIC)", "ToTensor()", NORMALIZE],
         ["Resize(37)", "CenterCrop(32)", "ToTensor()", NORMALIZE],
         ["Resize(20, max_size=25)", "CenterCrop((24, 19))", "Pad(3, fill=[1, 2, 3])", "ToTensor()"],
+        ["PadToSquare(fill=[9, 99, 199])", "Resize((21, 21))", "ToTensor()", NORMALIZE],
         ["CenterCrop(30)", "Grayscale()", "ToTensor()", "Normalize(mean=[0.5], std=[0.25])"],
         ["Grayscale(num_output_channels=3)", "Resize((31, 33))", "ToTensor()", NORMALIZE],
         ["Resize((20, 20))", "Pad([1, 2], padding_mode='reflect')", "ToTensor()"],

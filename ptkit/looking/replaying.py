@@ -18,7 +18,7 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.exporting.answering import Run
 from ptkit.core.training.tasks.task import Task
 from ptkit.looking.evaluation import read_matching_list
-from ptkit.looking.predictions import find_images
+from ptkit.looking.image_sources import find_images
 from ptkit.looking.subject import Subject
 
 # How far a probability may be off, and of int8 the share of right answers.

@@ -1,6 +1,6 @@
 """A model to look at: from a checkpoint, a run folder, or bare weights with the user's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import ALPHA
@@ -29,7 +30,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import Predicted, predict_list
+from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
 
@@ -83,9 +84,7 @@ class Subject:
             UsageError: not a device, or one that is not there.
         """
         place = own_device(choose_device(device))
-        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
-        pipeline = self.parse_pipeline()
-        batches = Batches(images, pipeline, sampling, device=place, workers=workers)
+        batches = self._batches(images, place, workers)
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(batches):
             found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
@@ -100,10 +99,53 @@ class Subject:
                 known = np.isin(batches.image_hashes(), trained_on)
         return found, known
 
+    def predict_parts(
+        self, images: ImageList, *, device: str, workers: int, bad: Unreadable | None = None
+    ) -> Iterator[tuple[Predicted, BoolArray | None]]:
+        """Yield what `predict` returns in parts, in the list's order, as they come; with several
+        ranks as one part.
+
+        Raises:
+            DataError, CheckpointError, UsageError: see `predict`.
+        """
+        if not here().is_alone:
+            yield self.predict(images, device=device, workers=workers, bad=bad)
+            return
+        place = choose_device(device)
+        batches = self._batches(images, place, workers)
+        trained_on = self.weights.image_hashes
+        hashes = None if trained_on is None else np.unique(trained_on)
+        with closing(batches):
+            parts = predicted_parts(self.model.to(place), batches, task=self.task, bad=bad)
+            for indices, found in parts:
+                if not np.isfinite(found.values).all():
+                    row = int((~np.isfinite(found.values)).any(axis=1).argmax())
+                    raise CheckpointError(
+                        f"{self.weights.source} gives NaN or infinite outputs for"
+                        f" {images.listed_path(int(indices[row]))}: its weights are damaged"
+                    )
+                known = None
+                if hashes is not None:
+                    known = _are_in(batches.known_hashes()[indices], hashes)
+                yield found, known
+
+    def _batches(self, images: ImageList, place: torch.device, workers: int) -> Batches:
+        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
+        return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
+
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
         # Without Normalize the pixels are what the model sees.
         return denormalise(images, self.weights.mean or (0.0,), self.weights.std or (1.0,))
+
+
+def _are_in(own: npt.NDArray[np.int64], ordered: npt.NDArray[np.int64]) -> BoolArray:
+    """Say which hashes of files are among others, which are in order; 0 is no hash."""
+    # Not np.isin, which would sort all of them for each batch.
+    places = np.searchsorted(ordered, own)
+    found: BoolArray = np.append(ordered, 0)[places] == own
+    found &= own != 0
+    return found
 
 
 def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Subject:

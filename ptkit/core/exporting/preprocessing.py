@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from ptkit.core.data.transforms.conversions import ToTensor
+from ptkit.core.data.transforms.padding import PadToSquare
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.data.transforms.plan import Step
 from ptkit.core.data.transforms.whitening import LinearTransformation
 from ptkit.core.errors import UsageError
-from ptkit.core.exporting.resizing import ResizeAnySize
+from ptkit.core.exporting.resizing import ResizeAnySize, lesser
 
 _PADDING_MODES = {"constant": "constant", "edge": "replicate", "reflect": "reflect"}
 
@@ -76,10 +77,26 @@ class CropAnySize(nn.Module):
         # As torchvision rounds: of a window between two pixels, to the even one.
         inside = half + is_odd * is_half_odd
         start = torch.where(spare >= 0, inside, -torch.div(-spare, 2, rounding_mode="floor"))
-        places = torch.arange(length) + start
-        is_own = (places >= 0) & (places < before)
-        window = images.index_select(2, torch.minimum(places.clamp(min=0), before - 1))
-        return window * is_own[:, None].to(images.dtype)
+        return _taken(images, torch.arange(length) + start)
+
+
+class PadAnyToSquare(nn.Module):
+    """Put images (n, C, H, W) into the centre of a square as wide as their longer side."""
+
+    fill: Tensor
+
+    def __init__(self, t: PadToSquare) -> None:
+        super().__init__()
+        self.register_buffer("fill", _colour(t.fill))
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2], images.shape[3]
+        side = height + width - lesser(height, width)
+        # So that the border, which is black, becomes what is asked for.
+        images = images - self.fill
+        images = _taken(images, torch.arange(side) - (side - height) // 2).transpose(2, 3)
+        images = _taken(images, torch.arange(side) - (side - width) // 2).transpose(2, 3)
+        return images + self.fill
 
 
 class AddBorder(nn.Module):
@@ -97,9 +114,7 @@ class AddBorder(nn.Module):
         self.sides = [int(side) for side in (left, right, top, bottom)]
         self.mode: str = _PADDING_MODES[t.padding_mode]
         fill = t.fill if self.mode == "constant" else 0
-        # Whole numbers, as torchvision's of uint8.
-        colour = torch.as_tensor(fill or 0).trunc().float()
-        self.register_buffer("fill", colour.reshape(-1, 1, 1))
+        self.register_buffer("fill", _colour(fill))
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mode != "constant":
@@ -188,6 +203,19 @@ class Whiten(nn.Module):
         return torch.matmul(images.flatten(1) - self.mean, self.matrix).reshape(images.shape)
 
 
+def _taken(images: Tensor, places: Tensor) -> Tensor:
+    """Return rows of images (n, C, H, W), by their places; black where there are none."""
+    count = torch.full([1], images.shape[2], dtype=torch.int64)
+    is_own = (places >= 0) & (places < count)
+    found = images.index_select(2, torch.minimum(places.clamp(min=0), count - 1))
+    return found * is_own[:, None].to(images.dtype)
+
+
+def _colour(fill: Any) -> Tensor:
+    """Return the colour of a border, (1 or C, 1, 1), in whole numbers as torchvision's of uint8."""
+    return torch.as_tensor(fill or 0).trunc().float().reshape(-1, 1, 1)
+
+
 def _single(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
 
@@ -201,6 +229,7 @@ _FORMS: dict[type, Callable[[Any], nn.Module]] = {
     v2.Resize: ResizeAnySize,
     v2.CenterCrop: lambda t: CropAnySize(t.size),
     v2.Pad: AddBorder,
+    PadToSquare: PadAnyToSquare,
     v2.Grayscale: Grey,
     v2.RandomHorizontalFlip: lambda _t: Flip(3),
     v2.RandomVerticalFlip: lambda _t: Flip(2),

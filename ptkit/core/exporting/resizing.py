@@ -62,7 +62,7 @@ class ResizeAnySize(nn.Module):
         """Return the height and width afterwards, as torchvision computes them."""
         if self.height > 0:
             return self.height, self.width
-        short = _lesser(height, width)
+        short = lesser(height, width)
         long = height + width - short
         if self.shorter == 0:
             return height * self.longest // long, width * self.longest // long
@@ -70,8 +70,8 @@ class ResizeAnySize(nn.Module):
         if self.longest == 0:
             return new_height, new_width
         long = long * self.shorter // short
-        new_height = _lesser(new_height, self.longest * new_height // long)
-        new_width = _lesser(new_width, self.longest * new_width // long)
+        new_height = lesser(new_height, self.longest * new_height // long)
+        new_width = lesser(new_width, self.longest * new_width // long)
         return new_height, new_width
 
     def _weights(self, before: int, after: int) -> Tensor:
@@ -113,7 +113,7 @@ class ResizeAnySize(nn.Module):
         return (sums / unit + 0.5).floor().clamp(0.0, 255.0).float()
 
 
-def _lesser(a: int, b: int) -> int:
+def lesser(a: int, b: int) -> int:
     """Return the lesser of two numbers above 0, by arithmetic alone: a comparison of sizes would be
     settled for good where a graph is exported.
     """

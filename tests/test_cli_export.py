@@ -28,7 +28,7 @@ KEYS = {
     "thresholds": None,
     "temperature": None,
     "preprocessing": True,
-    "model": "resnet8()",
+    "model": "lenet(size=16)",
     "ptkit_version": ptkit.__version__,
     "precision": "fp32",
 }
@@ -38,7 +38,7 @@ KEYS = {
 def run(tmp_path, monkeypatch):
     """A run whose validation list is test.txt, and its images."""
     monkeypatch.chdir(tmp_path)
-    folder = write_run(tmp_path)
+    folder = write_run(tmp_path, "lenet()")
     write_images(tmp_path)
     (folder / "config.toml").write_text('[data]\nvalid = "../../test.txt"\n')
     return folder

@@ -14,14 +14,15 @@ from torch import nn
 
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.transforms.pipeline import Pipeline
-from ptkit.core.errors import CheckpointError, StorageError, UsageError
-from ptkit.core.exporting import onnx_files, quantising, torch_files
+from ptkit.core.errors import CheckpointError, PtkitError, StorageError, UsageError
+from ptkit.core.exporting import onnx_graphs, quantising, torch_files
 from ptkit.core.exporting.answering import Answering, Interface, Run
 from ptkit.core.exporting.metadata import Description, is_exported
 from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.files import check_no_link, make_folder
+from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.training.tasks.task import Task
-from ptkit.core.wording import check_choice
+from ptkit.core.wording import check_choice, reason_of
 from ptkit.looking.replaying import Inputs, Replayed, find_replayed, replay
 from ptkit.looking.subject import Subject
 
@@ -74,8 +75,8 @@ class Wanted:
                 )
             return replace(self, preprocessing=False)
         if self.to == "onnx":
-            opset = onnx_files.OPSET if self.opset is None else self.opset
-            onnx_files.check_onnx(opset)
+            opset = onnx_graphs.OPSET if self.opset is None else self.opset
+            onnx_graphs.check_onnx(opset)
             return replace(self, opset=opset)
         return self
 
@@ -125,6 +126,8 @@ def export_model(
         DataError: an image or a list that cannot be read.
         StorageError: the disk refused.
     """
+    if isinstance(subject.model, OnnxModel):
+        raise UsageError(f"{subject.weights.source} is exported already: name the checkpoint")
     wanted = wanted.checked(subject.task)
     file = _target(subject, wanted, out)
     pipeline = subject.parse_pipeline()
@@ -141,7 +144,15 @@ def export_model(
     module = Answering(model, subject.task.values, preprocessing=before, is_half=is_half)
     measured = (batch for _, batch in inputs.batches(labelled.some(_NUM_MEASURED).images))
     with _in_place_of(file) as temporary:
-        run = _written(temporary, subject, module, interface, wanted=wanted, measured=measured)
+        try:
+            run = _written(temporary, subject, module, interface, wanted=wanted, measured=measured)
+        except (PtkitError, OSError):
+            raise
+        # Exporters raise anything of a model that they cannot take.
+        except Exception as error:
+            raise CheckpointError(
+                f"{file} is not written: this model cannot be exported: {reason_of(error)[:300]}"
+            ) from error
         chosen = labelled if wanted.precision == "int8" else labelled.some(_NUM_REPLAYED)
         replayed = replay(subject, chosen, run, inputs, workers=workers)
         if fault := replayed.fault(wanted.precision) or _fault_of_sizes(run, module, interface):
@@ -180,7 +191,7 @@ def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:
         return folder / f"model{suffix}"
     if out.suffix != suffix:
         raise UsageError(f"--out {out} must end in {suffix}, as files of --to {wanted.to} do")
-    if os.path.lexists(out) and not is_exported(out):
+    if os.path.lexists(out) and not (out.is_file() and is_exported(out)):
         raise UsageError(f"--out {out} is there already, and ptkit did not write it: name another")
     return out
 
@@ -225,11 +236,11 @@ def _written(
     told = _description(subject, wanted)
     if wanted.to == "onnx":
         assert wanted.opset is not None
-        model = onnx_files.onnx_of(module, interface, opset=wanted.opset)
+        model = onnx_graphs.onnx_of(module, interface, opset=wanted.opset)
         if wanted.precision == "int8":
             model = quantising.quantised(model, measured)
-        onnx_files.write_onnx(path, model, told)
-        return onnx_files.runner_of(path)
+        onnx_graphs.write_onnx(path, model, told)
+        return onnx_graphs.runner_of(path)
     if wanted.to == "safetensors":
         torch_files.write_safetensors(path, module.model, told)
         return torch_files.runner_of_weights(path, module)

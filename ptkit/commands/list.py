@@ -23,7 +23,7 @@ CATALOGUES = {
     "inits": "ptkit.core.models.initialization:INITS",
     "models": "ptkit.core.models.zoo:models",
 }
-KINDS = (*CATALOGUES, "recipes", "settings")
+KINDS = (*CATALOGUES, "recipes", "settings", "data")
 
 
 def list_parts(
@@ -61,7 +61,7 @@ def list_parts(
         typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list."),
     ] = None,
 ) -> None:
-    """List the parts of a kind by name, with their arguments.
+    """List the parts of a kind by name, with their arguments; or public data sets.
 
     Example: ptkit list models "timm:*dino*" --pretrained
     """
@@ -80,6 +80,8 @@ def list_parts(
         _list_settings(printer, pattern, json_schema=json_schema)
     elif kind == "recipes":
         _list_recipes(printer, pattern)
+    elif kind == "data":
+        _list_data(printer, pattern)
     else:
         _list_catalogue(printer, kind, pattern)
 
@@ -221,6 +223,21 @@ def _list_settings(printer: Printer, pattern: str | None, *, json_schema: bool) 
         )
         about = {"flag": flag, "keyword": keyword, "default": field.default}
         rows.append({"name": name, **about, "schema": field_schema(section, field)})
+    printer.result(rows)
+
+
+def _list_data(printer: Printer, pattern: str | None) -> None:
+    """Print the data sets of `ptkit data`."""
+    from ptkit.core.data.sets.known import KNOWN_SETS
+
+    rows = []
+    for name in _chosen(KNOWN_SETS, pattern):
+        known = KNOWN_SETS[name]
+        printer.say(f"{name}\n    {known.summary}; licence: {known.licence}")
+        about = {"source": known.source, "licence": known.licence, "citation": known.citation}
+        rows.append({"name": name, "summary": known.summary, **about})
+    if pattern is None:
+        printer.say("hf:NAME\n    any image data set of the Hugging Face Hub; ptkit[datasets]")
     printer.result(rows)
 
 

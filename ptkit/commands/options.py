@@ -143,6 +143,14 @@ Checkpoint = Annotated[
         help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
+CheckpointOrOnnx = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint, a run folder, an ONNX file, bare weights, or a model with pretrained"
+        " ones.",
+    ),
+]
 ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]
@@ -214,6 +222,15 @@ GapColour = Annotated[
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
 
 
+PathColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
+]
+
+
 class BareWeights(TypedDict, total=False):
     """What a checkpoint would have said about bare weights, and the code that it may not run."""
 
@@ -255,13 +272,8 @@ Source = Annotated[
 class SourceFlags(TypedDict, total=False):
     """How the classes of a source are known."""
 
-    path_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
-    ]
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
-    ]
+    path_column: PathColumn
+    label_column: LabelColumn
     group_column: Annotated[
         str | None,
         typer.Option(
@@ -326,6 +338,14 @@ RUN_FLAGS: dict[str, Any] = {
         typer.Option(
             metavar="DIR",
             help="Train on each fold that `ptkit split --kfold` wrote there, into one run folder.",
+        ),
+    ],
+    "eject": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Only write the run as one script of plain PyTorch, without ptkit, that trains the"
+            " same model.",
         ),
     ],
     "trust": Trust,

@@ -159,7 +159,8 @@ def _without_bars(text: str) -> str:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
     lines = [line for line in text.splitlines() if _BAR not in line]
     # A live line that was removed leaves an empty one before each epoch's.
-    kept = re.sub(r"\n+(?=epoch|run:|data:|class |best:)", "\n", "\n".join(lines)).strip("\n")
+    kept = re.sub(r"\n+(?=epoch|run:|data:|best:)", "\n", "\n".join(lines)).strip("\n")
+    kept = re.sub(r"\n{3,}", "\n\n", kept)
     return f"{kept}\n" if kept else ""
 
 

@@ -41,6 +41,7 @@ class FinetuneSettings(TypedDict, total=False):
     root: StrPath | None
     relabel: StrPath | None
     size: int | None
+    fit: str
     augment: str
     transforms: Sequence[str]
     eval_transforms: Sequence[str]

@@ -22,7 +22,8 @@ STATISTICS = {
 
 
 @options.with_flags(
-    options.setting_flags(("transforms", "augment", "size", "alpha", "seed")), before="num_images"
+    options.setting_flags(("transforms", "augment", "size", "fit", "alpha", "seed")),
+    before="num_images",
 )
 @options.reads_images
 @options.with_flags(STATISTICS, before="config")

@@ -1,6 +1,7 @@
 """`ptkit predict`."""
 
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,12 +95,11 @@ def predict(
             root=root,
             **given,
         )
+        screen = PredictionScreen(printer, form, begun.num_images)
         if not rank_of_environment().is_main:
             # Its share of the images is computed, and the first process prints.
-            for _ in begun.parts:
-                pass
+            deque(begun.parts, maxlen=0)
             return
-        screen = PredictionScreen(printer, form, begun.num_images)
         _show(screen, begun, out)
     end_without(screen.errors)
 

@@ -211,7 +211,7 @@ def _read(folder: Path, tenth: Path, num_lines: int) -> None:
 
 
 def _compare(folder: Path, tenth: Path) -> None:
-    """Report what reading both lists takes, and comparing their paths and the sizes of all files."""
+    """Report what reading both lists takes, and comparing paths and sizes of all their files."""
     few, _, _ = _measured([sys.executable, "-c", COMPARED], tenth)
     found, _, peak = _measured([sys.executable, "-c", COMPARED], folder)
     plain = _processor_time([sys.executable, "-c", PLAIN_SIZES], tenth)

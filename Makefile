@@ -34,7 +34,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms check diagnose processes survey
+	recipes photos fits digits catalogue transforms check diagnose processes survey eject
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -138,6 +138,9 @@ bench-recipes: bench-ready
 bench-photos: bench-ready
 	$(BENCH) benchmarks/bench_photos.py "$(PHOTOS)" "$(IMAGES)" --device $(DEVICE)
 
+bench-fits: bench-ready
+	$(BENCH) benchmarks/bench_fits.py "$(PHOTOS)"
+
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)
 
@@ -159,6 +162,9 @@ bench-processes: bench-ready
 
 bench-survey: bench-ready
 	$(BENCH) benchmarks/bench_survey.py "$(IMAGES)" "$(PHOTOS)"
+
+bench-eject: bench-ready
+	$(BENCH) benchmarks/bench_eject.py "$(IMAGES)" "$(PHOTOS)" --docs
 
 bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"

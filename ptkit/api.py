@@ -221,7 +221,8 @@ def evaluate(
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
+    ckpt: a checkpoint, a run folder, an ONNX file of `ptkit export`, or bare weights, which need
+    `model`, `mean`, `std` and `size`, as ONNX files of other programs do without `model`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
     alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.

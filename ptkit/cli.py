@@ -21,6 +21,7 @@ from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.completion import COMPLETE, completed, words_of_bash
 from ptkit.commands.confmat import confmat
+from ptkit.commands.convert import convert
 from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
@@ -145,6 +146,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "summary": summary,
     "predict": predict,
+    "convert": convert,
     "list": list_parts,
     "cache": cache,
 }

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
     "ptkit": {
         "ptkit.api",
+        "ptkit.api_convert",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
@@ -47,9 +48,16 @@ MAY_IMPORT = {
         "ptkit.plots",
     },
     "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
+    "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
-    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    | {
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.ejecting",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.api_series": ENGINE
     | {
         "ptkit.api_runs",
@@ -61,18 +69,23 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_convert",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
+        "ptkit.core.ejecting",
         "ptkit.core.training",
         "ptkit.looking",
         "ptkit.plots",
     },
-    "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
+    "ptkit.looking": ENGINE
+    | {"ptkit.core.comparing", "ptkit.core.exporting", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
+    "ptkit.core.exporting": ENGINE,
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
+    "ptkit.core.ejecting": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -123,7 +136,7 @@ FLAGS = {
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--fit", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--seeds", "--folds", "--relabel", "--device",
+              "--save-every", "--seeds", "--folds", "--eject", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
@@ -140,6 +153,7 @@ FLAGS = {
                        "--mean", "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "convert": {"--to", "--model", "--mean", "--std", "--size", "--classes", "--alpha", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
@@ -452,6 +466,8 @@ SUBJECTS = {
     "model_summary": "looking/summary.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
+    "plain_pytorch": "docs/plain_pytorch.md",
+    "onnx_page": "docs/onnx.md and docs/onnx.html",
     "one_channel": "grey images, from the pixels to the commands",
     "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",

@@ -9,7 +9,12 @@ from ptkit import api_runs, api_series
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.commands.series import print_series
-from ptkit.commands.train import TrainingScreen, print_run
+from ptkit.commands.train import (
+    TrainingScreen,
+    check_ejects_alone,
+    print_ejected,
+    print_run,
+)
 from ptkit.core.errors import UsageError
 
 
@@ -65,7 +70,14 @@ def finetune(
     named = settings.pop("weights", None)
     weights = weights or file or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    if api_series.is_asked_for(settings):
+    if (script := settings.pop("eject", None)) is not None:
+        check_ejects_alone(source, settings)
+        # A model that is named alone stands for its own weights.
+        weights = weights or settings.pop("model", None)
+        if weights is None and not settings.keys() & {"config", "recipe"}:
+            raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
+        print_ejected(printer, api_runs.eject(script, weights=weights, watch=watch, **settings))
+    elif api_series.is_asked_for(settings):
         found = api_series.finetune_series(weights, source, watch=watch, **settings)
         print_series(printer, found)
     else:

@@ -43,7 +43,7 @@ class Given(Choices, options.BareWeights, total=False):
 @options.with_flags(Given.__annotations__, before="device")
 def predict(
     printer: Printer,
-    ckpt: options.Checkpoint,
+    ckpt: options.CheckpointOrOnnx,
     sources: Annotated[
         list[str],
         typer.Argument(

@@ -120,13 +120,19 @@ def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[
 
 def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
     *first, last = packages
-    needs = f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
+    needs = (
+        f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
+        f" python\xa0{name}"
+    )
     return "\n".join(
         [
             f'"""Train {setup.model.call} on {setup.settings.data.train}, in plain PyTorch.',
             "",
-            *textwrap.wrap(needs, 96),
-            f"python {name}",
+            # The command stays on one line.
+            *(
+                line.replace("\xa0", " ")
+                for line in textwrap.wrap(needs, 98, break_on_hyphens=False)
+            ),
             '"""',
         ]
     )

@@ -21,12 +21,18 @@ from pathlib import Path
 from common import arguments, at_most, begin, image_paths, report, write_lists
 
 MIB = 1 << 20
+# So many images have all the lines of a list, under as many names: folders that are links lead back
+# to where they lie.
+NUM_FILES, NUM_LINKS = 1000, 100
+WORKERS = 4
 # The time of lists, images and epochs, and the peak of memory at the end.
 LISTS = """
 import json, time, numpy as np
+from pathlib import Path
 from ptkit.core.config import DataSettings
 from ptkit.core.data import statistics
 from ptkit.core.data import keyed as sampling
+from ptkit.core.data.lists import read_list
 from ptkit.core.training.setup_lists import read_lists
 
 seconds, start = {}, time.perf_counter()
@@ -35,8 +41,12 @@ def lap(name):
     global start
     seconds[name], start = time.perf_counter() - start, time.perf_counter()
 
-train, valid = read_lists(DataSettings())
+for name in ("train.txt", "valid.txt"):
+    read_list(Path(name))
 lap("read")
+train, valid = read_lists(DataSettings())
+lap("check")
+seconds["check"] -= seconds["read"]
 sampling.epoch_order(len(train), None, seed=0, epoch=1, shuffle=True)
 lap("order")
 weights = sampling.balanced_weights(train.labels)
@@ -83,12 +93,39 @@ measured(folders[0])
 print(json.dumps([measured(folder) for folder in folders]))
 """
 PLAIN = """
-rows = []
 for name in ("train.txt", "valid.txt"):
     with open(name) as file:
         for line in file:
             path, label = line.rsplit(None, 1)
             hash(path), int(label)
+"""
+PLAIN_SIZES = """
+import os
+
+for name in ("train.txt", "valid.txt"):
+    with open(name) as file:
+        for line in file:
+            os.stat(line.rsplit(None, 1)[0]).st_size
+"""
+# The memory of a process and its workers, each page once, after some batches of a list.
+WORKING = """
+import os, sys
+import psutil
+from pathlib import Path
+from ptkit.core.data.keyed import Sampling
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.transforms.pipeline import Pipeline
+
+# AutoAugment draws from global generators: worker processes, not threads.
+pipeline = Pipeline.parse(["Resize((16, 16))", "AutoAugment()", "ToTensor()"])
+sampling = Sampling(64, shuffle=True)
+batches = Batches(read_list(Path("train.txt")), pipeline, sampling, workers=int(sys.argv[1]))
+for _, batch in zip(range(50), batches.epoch()):
+    pass
+children = psutil.Process().children(recursive=True)
+assert len(children) == int(sys.argv[1])
+print(sum(each.memory_full_info().pss for each in [psutil.Process(), *children]))
 """
 
 
@@ -124,15 +161,27 @@ def lists(folder: Path, *, num_lines: int) -> None:
     few, _, _ = _measured([sys.executable, "-c", LISTS], tenth)
     found, _, peak = _measured([sys.executable, "-c", LISTS], folder)
     _, plain, _ = _measured([sys.executable, "-c", PLAIN], folder)
+    _, plain_sizes, _ = _measured([sys.executable, "-c", PLAIN_SIZES], tenth)
+    working, _, _ = _measured([sys.executable, "-c", WORKING, str(WORKERS)], folder)
     seconds, less = json.loads(found), json.loads(few)
+    reading, checking = "reading two lists", "comparing them, by path and by size of the files"
     report(
-        "reading two lists, all checks",
+        reading,
         [seconds["read"]],
-        [plain],
-        against="splitting each line, in plain Python",
+        [20 * num_lines / 10_000_000],
+        against="20 s for ten million lines",
+        goal=at_most(1),
+    )
+    report(reading, [seconds["read"]], [plain], against="splitting each line, in plain Python")
+    report(
+        checking,
+        [seconds["check"]],
+        [10 * plain_sizes],
+        against="ten times asking for the sizes of a tenth, in plain Python",
     )
     for key, what in {
-        "read": "reading two lists, all checks",
+        "read": reading,
+        "check": checking,
         "order": "the order of an epoch",
         "balanced": "the draws of a balanced epoch",
         "sample": "choosing images for the statistics",
@@ -148,6 +197,14 @@ def lists(folder: Path, *, num_lines: int) -> None:
         )
     report(
         "peak memory, all of it", [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB"
+    )
+    report(
+        f"memory with {WORKERS} worker processes, each page once",
+        [int(working) / MIB],
+        [2e9 / MIB],
+        against="2 GB",
+        goal=at_most(1),
+        unit="MiB",
     )
 
 
@@ -257,10 +314,27 @@ def large_model(folder: Path, device: str) -> None:
 
 
 def _write_lines(folder: Path, count: int) -> None:
+    """Write two lists, of `count` lines and a tenth of that, whose images are all there."""
+    import numpy as np
+    from PIL import Image
+
+    random, most = np.random.default_rng(0), NUM_FILES * NUM_LINKS**2
+    if count > most:
+        raise SystemExit(f"at most {most:,} lines, found {count:,}")
+    for k in range(NUM_LINKS):
+        (folder / f"link{k:02d}").symlink_to(".")
     for part, number in (("train", count), ("valid", count // 10)):
+        for k in range(NUM_FILES):
+            image = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(file := folder / f"{part}{k:04d}.png")
+            # Bytes after its end, so that no image of one list is as long as one of the other, or
+            # the contents would be compared.
+            os.truncate(file, 1000 + 2 * k + (part == "valid"))
         with (folder / f"{part}.txt").open("w") as file:
             file.writelines(
-                f"images/{k % 1000:04d}/{part}{k:08d}.jpg {k % 1000}\n" for k in range(number)
+                f"link{k // NUM_FILES // NUM_LINKS:02d}/link{k // NUM_FILES % NUM_LINKS:02d}"
+                f"/{part}{k % NUM_FILES:04d}.png {k % NUM_FILES}\n"
+                for k in range(number)
             )
 
 

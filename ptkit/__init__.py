@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_convert import convert
+    from ptkit.api_data import data
+    from ptkit.api_predictions import predict_each
     from ptkit.api_runs import eject, find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -17,7 +20,10 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
+    "convert": "ptkit.api_convert",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    "data": "ptkit.api_data",
+    "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
@@ -25,6 +31,8 @@ __all__ = [
     "__version__",
     "allowing_pixels",
     "check",
+    "convert",
+    "data",
     "eject",
     "evaluate",
     "features",
@@ -33,6 +41,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "predict_each",
     "probe",
     "split",
     "train",

@@ -5,32 +5,32 @@ the user can fix is a `PtkitError`.
 """
 
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ptkit.api_predictions import ask, subject_of
 from ptkit.api_types import (
     Counting,
     NormstatsResult,
+    PredictKeywords,
     SplitResult,
     StrPath,
     path_or_none,
 )
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import check_choice
+from ptkit.core.wording import check_at_least, check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
     from ptkit.core.data.keyed import Indices
     from ptkit.core.data.lists import ImageList
     from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.answers import Answers
     from ptkit.looking.checking import CheckUp
     from ptkit.looking.evaluation import Evaluation
-    from ptkit.looking.predictions import Answers
-    from ptkit.looking.subject import Subject
 
 
 def split(
@@ -130,12 +130,12 @@ def normstats(
     from ptkit.core.data.lists import check_image, read_list
     from ptkit.core.machine import num_cores
 
-    _check_at_least(1, num=num, size=size)
-    _check_at_least(0, workers=workers)
+    check_at_least(1, num=num, size=size)
+    check_at_least(0, workers=workers)
     check_choice("--on-bad", on_bad, ON_BAD)
     check_choice("--alpha", alpha, ALPHA)
     images = read_list(Path(list_file), root=path_or_none(root))
-    read = functools.partial(decoder.read, alpha=alpha)
+    decode = functools.partial(decoder.decode, alpha=alpha)
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
     chosen = statistics.sample(images, num=num, seed=seed)
     skipped: list[str] = []
@@ -148,7 +148,7 @@ def normstats(
         whitening = _whitening(images, chosen, whiten, alpha=alpha, counting=counting, **how)
         skipped.clear()  # they come again
     with counting("measuring", len(chosen)) as advance:
-        found = statistics.measure(images, chosen, read=read, on_images=advance, **how)
+        found = statistics.measure(images, chosen, decode=decode, on_images=advance, **how)
     file = statistics.save(replace(found, alpha=alpha), target)
     if whitening is not None:
         from ptkit.core.data.transforms.covariance import save
@@ -197,7 +197,7 @@ def check(
     """
     from ptkit.looking.checking import check_up
 
-    _check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers)
     return check_up(
         list(map(Path, sources)), root=path_or_none(root), workers=workers, counting=counting
     )
@@ -221,7 +221,8 @@ def evaluate(
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
+    ckpt: a checkpoint, a run folder, an ONNX file of `ptkit export`, or bare weights, which need
+    `model`, `mean`, `std` and `size`, as ONNX files of other programs do without `model`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
     alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.
@@ -244,7 +245,7 @@ def evaluate(
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
     answers = given | {"transforms": transforms, "alpha": alpha}
-    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
+    subject = subject_of(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject,
         Path(list_file),
@@ -261,6 +262,9 @@ def predict(
     sources: StrPath | Sequence[StrPath],
     *,
     top: int = 1,
+    threshold: float | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     model: str | None = None,
     mean: Sequence[float] | str | None = None,
     std: Sequence[float] | str | None = None,
@@ -273,38 +277,33 @@ def predict(
     on_bad: str = "skip",
     root: StrPath | None = None,
 ) -> "Answers":
-    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
+    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints,
+    and `scores` how right that is where images have labels.
 
-    sources: image files, folders, or lists (.txt). top: how many classes a row names. on_bad:
-    `skip` gives images that cannot be read a row with an `error`.
+    sources: image files, folders, lists (.txt) or tables (.csv, .tsv, .jsonl). top: how many
+    classes a row names. threshold: the probability below which an image is unknown; where images
+    have several classes, the one above which each is present. path_column, label_column: of tables.
+    on_bad: `skip` gives images that cannot be read a row with an `error`.
     The rest: see `evaluate`.
 
     >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
     >>> sorted(found.rows[0])
-    ['class', 'index', 'path', 'probability']
+    ['class', 'index', 'path', 'probability', 'true']
+    >>> 0 <= found.scores.accuracy <= 1
+    True
 
     Raises:
         CheckpointError: no such file, damaged, or weights that do not fit.
         DataError: no images, or, with `stop`, one that cannot be read.
-        UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
+        UsageError: bare weights with an answer missing, or settings that do not fit the model.
     """
-    from ptkit.looking.predictions import predict_sources
+    from ptkit.looking.answers import joined
 
-    names = path_or_none(classes)
-    given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms, "alpha": alpha}
-    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
-    several = [sources] if isinstance(sources, str | os.PathLike) else sources
-    paths = [os.fspath(source) for source in several]
-    return predict_sources(
-        subject,
-        paths,
-        top=top,
-        device=device,
-        workers=workers,
-        on_bad=on_bad,
-        root=path_or_none(root),
-    )
+    given: PredictKeywords = {"model": model, "mean": mean, "std": std, "size": size}
+    given |= {"classes": classes, "transforms": transforms, "alpha": alpha, "top": top}
+    given |= {"path_column": path_column, "label_column": label_column, "threshold": threshold}
+    given |= {"device": device, "workers": workers, "on_bad": on_bad, "root": root}
+    return joined(list(ask(ckpt, sources, **given).parts))
 
 
 def load(
@@ -344,23 +343,3 @@ def load(
     given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
     subject = load_subject(Path(path), classes=path_or_none(classes), alpha=alpha, **given)
     return cast("TrainedModel", with_predict(subject))
-
-
-def _subject(
-    ckpt: StrPath, given: Mapping[str, Any], *, device: str, workers: int, on_bad: str
-) -> "Subject":
-    """Load a model to run, once everything else that was given is checked."""
-    from ptkit.core.config import ON_BAD
-    from ptkit.core.device import choose_device
-    from ptkit.looking.subject import load_subject
-
-    _check_at_least(0, workers=workers)
-    choose_device(device)
-    check_choice("--on-bad", on_bad, ON_BAD)
-    return load_subject(Path(ckpt), **given)
-
-
-def _check_at_least(low: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < low:
-            raise UsageError(f"{name} must be at least {low}, found {value}")

@@ -311,7 +311,7 @@ def run_settings(
         link=path_or_none(link),
         resume=path_or_none(resume),
         before=functools.partial(_look_before, watch) if preflight else lambda _run: None,
-        at_end=_draw_summaries,
+        at_end=functools.partial(_draw_summaries, watch),
     )
 
 
@@ -321,8 +321,8 @@ def _look_before(watch: "Watcher", run: "Run") -> None:
     look_before(run, watch)
 
 
-def _draw_summaries(run: "Run") -> tuple[Path, ...]:
+def _draw_summaries(watch: "Watcher", run: "Run") -> tuple[Path, ...]:
     """Draw the pictures of a finished run; matplotlib is loaded here, when it is needed."""
     from ptkit.looking.end_of_run import write_summaries
 
-    return write_summaries(run)
+    return write_summaries(run, watch=watch)

@@ -41,6 +41,7 @@ class FinetuneSettings(TypedDict, total=False):
     root: StrPath | None
     relabel: StrPath | None
     size: int | None
+    fit: str
     augment: str
     transforms: Sequence[str]
     eval_transforms: Sequence[str]
@@ -128,6 +129,26 @@ class TrainKeywords(TrainSettings, SourceFlags, total=False):
 
 class FinetuneKeywords(FinetuneSettings, SourceFlags, total=False):
     """What `finetune` and `probe` take."""
+
+
+class PredictKeywords(TypedDict, total=False):
+    """What `predict` takes beside a checkpoint and images."""
+
+    top: int
+    threshold: float | None
+    path_column: str | None
+    label_column: str | None
+    model: str | None
+    mean: Sequence[float] | str | None
+    std: Sequence[float] | str | None
+    size: int | None
+    classes: StrPath | None
+    transforms: Sequence[str]
+    alpha: str | None
+    device: str
+    workers: int
+    on_bad: str
+    root: StrPath | None
 
 
 @dataclass(frozen=True)

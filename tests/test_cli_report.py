@@ -166,6 +166,20 @@ def test_a_run_that_was_killed_has_its_curves_and_says_what_is_missing(here):
     assert as_json(run)["left_out"]["Curves"] == "no epoch was finished"
 
 
+def test_a_run_that_was_killed_shows_the_answers_of_its_best_epoch(here):
+    run = write_run(here, is_done=False)
+    labels = np.arange(12) % 2
+    outputs = np.where(labels[:, None] == [0, 1], 2.0, 0.0)
+    outputs[3] = outputs[3, ::-1]
+    np.savez(run / "valid_outputs.npz", labels=labels, best=outputs, last=outputs)
+    assert {"Confusion matrix", "Images"}.isdisjoint(as_json(run)["left_out"])
+    figures = [f for f in Page(run / "report.html").all("figure") if "data-cell" in f]
+    assert [f["data-cell"] for f in figures if "hidden" not in f] == ["1-0"]
+    np.savez(run / "valid_outputs.npz", labels=1 - labels, best=outputs, last=outputs)
+    reason = as_json(run)["left_out"]["Confusion matrix"]
+    assert reason == "the run has not reached its end, and its validation list was changed"
+
+
 def test_data_that_are_gone_cost_the_images_only(here):
     run = write_run(here)
     (here / "data/valid.txt").unlink()

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from tiny_data import make_lists
@@ -163,3 +164,24 @@ def test_the_caret_stands_under_the_mistake(here: Path) -> None:
         "    RandomCrop(16, pading=2)",
         "                   ^",
     ]
+
+
+def test_a_class_name_that_no_font_has_is_said_once_and_drawn_with_a_font_of_the_users(
+    here: Path,
+) -> None:
+    # For private use: a character of this font of matplotlib's own alone.
+    (here / "classes.txt").write_text("bar\n\ue00a\nsquare\n", encoding="utf-8")
+    found = ptkit("train", *QUICK)
+    assert found.stderr.count("no font here has all characters of 1 class name") == 1
+    assert "or pass --set log.font=FILE" in found.stderr
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXNonUni.ttf"
+    found = ptkit("train", *QUICK, "--set", f"log.font={font}")
+    assert found.exit_code == 0
+    assert "no font here" not in found.stderr
+
+
+def test_a_font_that_is_none_is_refused_before_anything_is_written(here: Path) -> None:
+    found = ptkit("train", *QUICK, "--set", "log.font=train.txt")
+    assert found.exit_code == 2
+    assert "train.txt is not a font: name a .ttf, .otf or .ttc file" in found.stderr
+    assert not (here / "runs").exists()

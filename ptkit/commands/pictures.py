@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptkit.commands.output import Printer
-from ptkit.core.wording import counted, first_of
+from ptkit.core.wording import counted
 
 if TYPE_CHECKING:
     from ptkit.plots.saving import PictureFolder
@@ -24,12 +24,7 @@ def say_missing_font(printer: Printer, class_names: Sequence[str]) -> None:
     """Print once, if class names have characters that no font here can draw, the numbers that
     replace them, and how to get a font.
     """
-    from ptkit.plots.fonts import is_drawable
+    from ptkit.plots.fonts import missing_font_note
 
-    missing = [f"#{k} = {name}" for k, name in enumerate(class_names) if not is_drawable(name)]
-    if missing:
-        printer.say(
-            f"no font here has all characters of {counted(len(missing), 'class name')}; pictures"
-            f" have their numbers: {first_of(missing, 20)} (install a font, such as the package"
-            " fonts-noto-cjk, or pass --font FILE)"
-        )
+    if note := missing_font_note(class_names, remedy="--font FILE"):
+        printer.say(note)

@@ -257,6 +257,7 @@ def print_run(printer: Printer, result: "RunResult") -> None:
             "verdicts": [asdict(verdict) for verdict in result.verdicts],
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
+            "odd": dict(result.odd),
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
             **({} if result.probe is None else {"probe": result.probe.as_dict()}),
             **({"backbones": rows} if rows else {}),

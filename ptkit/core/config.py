@@ -56,6 +56,13 @@ class DataSettings:
         flag="--size",
         within=_COUNT,
     )
+    fit: str = setting(
+        "auto",
+        "How an image becomes square: its centre, all of it with a border, or squeezed; auto"
+        " stretches up to 64 pixels, crops above.",
+        flag="--fit",
+        choices=("auto", "crop", "pad", "stretch"),
+    )
     augment: str = setting(
         "auto",
         "Ready list of training transforms; auto chooses by the input size.",
@@ -325,6 +332,12 @@ class LogSettings:
     )
     comment: str = setting("", "Text appended to the folder name of the events.")
     filename_suffix: str = setting("", "Text appended to the name of the event file.")
+    font: str | None = setting(
+        None,
+        "Font file for names in a run's pictures with characters that the fonts found here lack.",
+        keyword="log_font",
+        is_path=True,
+    )
     wandb: bool = setting(
         False, "Send the same numbers and pictures to Weights & Biases; needs ptkit[wandb]."
     )

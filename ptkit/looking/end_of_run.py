@@ -1,6 +1,7 @@
 """The end of a run: its curves, and pictures and predictions of its best epoch."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ptkit.core.data.labels import MULTI, REGRESSION
 from ptkit.core.files import write_csv
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.matching import load_state_dict
-from ptkit.core.training.observers import Figure
+from ptkit.core.training.observers import Figure, Watcher
 from ptkit.core.training.prediction import Predicted, predict_list, predicted
 from ptkit.core.training.probe.report import ProbeReport
 from ptkit.core.training.probing import head_outputs
@@ -23,15 +24,26 @@ from ptkit.looking.showcase import draw_pictures, epoch_of, footer_of
 from ptkit.plots.confusion import confusion_figure
 from ptkit.plots.curves import learning_curves
 from ptkit.plots.data_budget import data_budget_figure
+from ptkit.plots.fonts import missing_font_note, using_font
 from ptkit.plots.saving import save_figure
 
 
-def write_summaries(run: Run) -> tuple[Path, ...]:
+def write_summaries(run: Run, *, watch: Watcher) -> tuple[Path, ...]:
     """Write curves.png, confusion.png (of one class an image), valid_predictions.csv and all
     PICTURES into the run folder.
 
-    Returns their paths. The model is left with its best weights.
+    Returns their paths. The model is left with its best weights. watch: is told which class names
+    no font has.
     """
+    font = run.settings.log.font
+    with nullcontext() if font is None else using_font(Path(font)):
+        names = run.training.valid.images.class_names
+        if note := missing_font_note(names, remedy="--set log.font=FILE"):
+            watch.warn(note)
+        return _write_all(run)
+
+
+def _write_all(run: Run) -> tuple[Path, ...]:
     training = run.training
     # The gradients give their memory to the weights that are read.
     training.model.zero_grad(set_to_none=True)

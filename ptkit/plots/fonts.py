@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import counted, first_of
 
 # Pixels per inch of every page that is laid out in pixels.
 DPI = 100
@@ -99,6 +100,22 @@ def class_labels(class_names: Sequence[str]) -> list[str]:
     """
     named = enumerate(class_names)
     return [name if name.strip() and is_drawable(name) else f"#{k}" for k, name in named]
+
+
+def missing_font_note(class_names: Sequence[str], *, remedy: str) -> str | None:
+    """Return which numbers replace class names that no font here can draw, and how to get a font;
+    None where there are none.
+
+    remedy: how to name a font file.
+    """
+    missing = [f"#{k} = {name}" for k, name in enumerate(class_names) if not is_drawable(name)]
+    if not missing:
+        return None
+    return (
+        f"no font here has all characters of {counted(len(missing), 'class name')}; pictures have"
+        f" their numbers: {first_of(missing, 20)} (install a font, such as the package"
+        f" fonts-noto-cjk, or pass {remedy})"
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,7 @@
 """A model's answers over a list, in order; nothing waits for the device between batches."""
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptkit.core.data.keyed import Indices
 from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
+from ptkit.core.device import begin_copy, when_copied
 from ptkit.core.distributed import in_list_order, merged
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.training.tasks.task import Task
@@ -55,6 +59,41 @@ def predict_list(
         DataError: an image that cannot be read.
     """
     return predicted(_outputs(model, batches, dtype, bad), task)
+
+
+def predicted_parts(
+    model: nn.Module, batches: Batches, *, task: Task, bad: Unreadable | None = None
+) -> Iterator[tuple[Indices, Predicted]]:
+    """Yield the answers batch by batch, with the indices of the images, while the next one is under
+    way; the model is left in evaluation mode. For one process alone.
+
+    bad: as for `predict_list`.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    keep_freed_memory()
+    model.eval()
+    task, device = task.on(batches.device), batches.device
+    # A GPU computes a batch while the answers of the one before go out.
+    num_ahead = 0 if device.type == "cpu" else 1
+    under_way: deque[tuple[Indices, Tensor, Tensor, Callable[[], None]]] = deque()
+
+    def first() -> tuple[Indices, Predicted]:
+        indices, values, answers, wait = under_way.popleft()
+        wait()
+        return indices, Predicted(values.numpy(), answers.numpy())
+
+    for batch in batches.epoch(bad=bad):
+        # Not around the loop: this mode would hold for whoever takes what is yielded.
+        with torch.inference_mode():
+            outputs = batch.outputs(model).float()
+            values, answers = begin_copy(task.values(outputs)), begin_copy(task.answers(outputs))
+        under_way.append((batch.indices, values, answers, when_copied(device)))
+        if len(under_way) > num_ahead:
+            yield first()
+    while under_way:
+        yield first()
 
 
 def predicted(outputs: Tensor, task: Task) -> Predicted:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import PIL.ImageFont
 import torch
 
 from ptkit.core.config import AUTO, LogSettings, LossSettings, Settings
@@ -222,7 +223,7 @@ def check_log(settings: LogSettings) -> None:
 
     Raises:
         UsageError: a comment or suffix that cannot be in a file name, settings of events that are
-            switched off, or Weights & Biases without its package or its key.
+            switched off, a font that is none, or Weights & Biases without its package or its key.
     """
     for key in ("comment", "filename_suffix"):
         value = getattr(settings, key)
@@ -234,8 +235,20 @@ def check_log(settings: LogSettings) -> None:
         raise UsageError(
             f"log.{named[0]} is for TensorBoard events, which log.tensorboard=false switches off"
         )
+    if settings.font is not None:
+        _check_font(settings.font)
     if settings.wandb:
         check_wandb()
+
+
+def _check_font(file: str) -> None:
+    # Now, not when the pictures are drawn: training may take hours.
+    try:
+        PIL.ImageFont.truetype(file)
+    except OSError as error:
+        raise UsageError(
+            f"log.font: {file} is not a font: name a .ttf, .otf or .ttc file"
+        ) from error
 
 
 def _prepare_loss(asked: LossSettings, data: PreparedData, device: torch.device) -> Loss:

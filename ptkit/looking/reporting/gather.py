@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
 from ptkit.core.config import Settings
+from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.diagnosis.findings import Finding
+from ptkit.core.diagnosis.recorded import Outputs
 from ptkit.core.errors import PtkitError
 from ptkit.core.wording import reason_of
 from ptkit.looking.checking import CheckUp, Counting, check_up
@@ -66,22 +70,38 @@ def gather_run(
     if root is not None:
         data = replace(run.settings.data, root=str(root))
         run = replace(run, settings=replace(run.settings, data=data))
+    outputs: Outputs | None = None
     findings: Sequence[Finding] | Missing
     try:
-        _, findings = diagnose(folder, device=device, workers=workers)
+        recorded, findings = diagnose(folder, device=device, workers=workers)
+        outputs = recorded.outputs
     except PtkitError as error:
         findings = Missing(reason_of(error))
     listed = _listed(run.settings)
-    predictions: Predictions | Missing = Missing("the run has not reached its end")
-    if run.predictions is not None:
-        names = () if isinstance(listed, Missing) else listed.class_names
-        predictions = in_order_of(run.predictions, names)
+    predictions = _predictions(run, listed, outputs)
     check = _checked(run.settings, workers=workers, counting=counting)
     if isinstance(check, Missing) and not with_images:
         # A reason may name an image.
         check = Missing("its lists were not checked")
     places = _places(listed) if with_images else Missing("left out, as --no-images asks")
     return Reported(run, predictions, findings, check, places, with_images)
+
+
+def _predictions(
+    run: FoundRun, listed: ImageList | Missing, outputs: Outputs | None
+) -> Predictions | Missing:
+    """Return a run's answers; of one that was killed, those of its best epoch so far."""
+    if run.predictions is not None:
+        names = () if isinstance(listed, Missing) else listed.class_names
+        return in_order_of(run.predictions, names)
+    if isinstance(listed, Missing) or outputs is None or listed.label_kind != SINGLE:
+        return Missing("the run has not reached its end")
+    if not np.array_equal(listed.labels, outputs.labels):
+        return Missing("the run has not reached its end, and its validation list was changed")
+    answers, rows = outputs.answers, np.arange(len(listed))
+    chances = np.stack([outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1)
+    paths = tuple(listed.listed_path(int(row)) for row in rows)
+    return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, chances)
 
 
 def _checked(settings: Settings, *, workers: int, counting: Counting) -> CheckUp | Missing:

@@ -1,0 +1,163 @@
+"""A data set as class folders, PART/CLASS/IMAGE; the folder gets its name when it is complete."""
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from ptkit.core.data.formats import sniff
+from ptkit.core.data.sets.contents import Part, SetImage
+from ptkit.core.errors import DataError, StorageError, UsageError
+from ptkit.core.files import make_folder
+from ptkit.core.machine import num_cores
+
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+_SUFFIXES = {
+    "JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "WebP": ".webp", "TIFF": ".tif",
+    "AVIF": ".avif", "HEIC": ".heic",
+}  # fmt: skip
+_MODES_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+# Images that are encoded and written together.
+_BLOCK = 256
+# What some system does not allow in a name, or means something else by.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UsageError: it does, or it is a file.
+    """
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} exists and is not an empty folder; remove it, or name another with --out"
+        )
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a folder that becomes `folder` at the end of the block, and one for what is needed
+    meanwhile; where the block fails, nothing is left of either.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    target = Path(os.path.realpath(folder))
+    work = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
+    try:
+        finished, scratch = make_folder(work / "set"), make_folder(work / "files")
+        yield finished, scratch
+        # Renaming replaces an empty folder, and no other.
+        finished.rename(target)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_parts(
+    parts: Sequence[Part], folder: Path, counting: Counting
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Write all images into a folder; returns how many each part has, and the names of the class
+    folders, in order.
+
+    Raises:
+        StorageError: the disk refused. DataError: an image that cannot be read.
+    """
+    folders: dict[str, str] = {}
+    counts = {}
+    # Encoding and the disk give the interpreter's lock away.
+    with ThreadPoolExecutor(num_cores(), "ptkit-write") as pool:
+        for part in parts:
+            taken: set[str] = set()
+            with counting(f"writing {part.name or 'images'}", part.num_images) as on_images:
+                images = iter(part.images)
+                while block := list(islice(images, _BLOCK)):
+                    encoded = pool.map(_encoded, block)
+                    files = [
+                        (_file_of(image, suffix, folder / part.name, folders, taken), content)
+                        for image, (content, suffix) in zip(block, encoded, strict=True)
+                    ]
+                    # Taken out of the iterator, which holds the errors.
+                    list(pool.map(_write, files))
+                    on_images(len(block))
+            counts[part.name] = len(taken)
+    return counts, tuple(sorted(folders.values()))
+
+
+def folder_name(label: str, known: dict[str, str]) -> str:
+    """Return the name of a class's folder, which every system allows and no other class has.
+
+    known: the names so far, by class; a new one is put there.
+    """
+    if label not in known:
+        name = _FORBIDDEN.sub("_", label).strip().rstrip(".")
+        # A leading dot hides a folder.
+        name = "_" + name[1:] if name.startswith(".") else name
+        name = f"{name}_" if not name or _DEVICES.fullmatch(name) else name
+        # Names that differ in capitals only are one folder on some disks.
+        taken = {other.casefold() for other in known.values()}
+        tries = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
+        known[label] = next(one for one in tries if one.casefold() not in taken)
+    return known[label]
+
+
+def _file_of(
+    image: SetImage, suffix: str, folder: Path, folders: dict[str, str], taken: set[str]
+) -> Path:
+    """Return where an image goes; taken: the files so far, with this one afterwards."""
+    below = folder / folder_name(image.label, folders)
+    stem = _FORBIDDEN.sub("_", image.stem)
+    # Two files of one name come from different folders of the set.
+    if f"{below}/{stem}{suffix}".casefold() in taken:
+        stem = f"{len(taken)}-{stem}"
+    taken.add(f"{below}/{stem}{suffix}".casefold())
+    return below / f"{stem}{suffix}"
+
+
+def _write(file_and_content: tuple[Path, bytes]) -> None:
+    file, content = file_and_content
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {file.name}: {error.strerror or error}; nothing is left behind"
+        ) from error
+
+
+def _encoded(image: SetImage) -> tuple[bytes, str]:
+    """Return a file's bytes and suffix: as they are if ptkit reads such files, else as PNG."""
+    content = image.content
+    if isinstance(content, bytes):
+        try:
+            return content, _SUFFIXES[sniff(content)]
+        except DataError:
+            content = _opened(content, image)
+    buffer = io.BytesIO()
+    # PNG has no CMYK, YCbCr or floats.
+    pixels = content if content.mode in _MODES_OF_PNG else content.convert("RGB")
+    pixels.save(buffer, "PNG")
+    return buffer.getvalue(), ".png"
+
+
+def _opened(content: bytes, image: SetImage) -> Image.Image:
+    try:
+        opened = Image.open(io.BytesIO(content))
+        opened.load()
+    # Pillow raises many kinds for files that are no images.
+    except Exception as error:
+        raise DataError(
+            f"the set's image {image.stem} of {image.label} cannot be read: {error}"
+        ) from error
+    return opened

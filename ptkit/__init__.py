@@ -4,7 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api import (
+        calibrate,
+        check,
+        evaluate,
+        load,
+        normstats,
+        predict,
+        split,
+        uncalibrate,
+    )
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -17,13 +26,15 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
-    **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("calibrate", "check", "evaluate", "load", "normstats"), "ptkit.api"),
+    **dict.fromkeys(("predict", "split", "uncalibrate"), "ptkit.api"),
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
     "ListDataset",
     "__version__",
     "allowing_pixels",
+    "calibrate",
     "check",
     "evaluate",
     "features",
@@ -35,6 +46,7 @@ __all__ = [
     "probe",
     "split",
     "train",
+    "uncalibrate",
 ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ptkit.api_types import (
+    CalibrateResult,
     Counting,
     NormstatsResult,
     SplitResult,
@@ -305,6 +306,79 @@ def predict(
         on_bad=on_bad,
         root=path_or_none(root),
     )
+
+
+def calibrate(
+    ckpt: StrPath,
+    list_file: StrPath,
+    *,
+    only: Sequence[str] | None = None,
+    target_precision: float | None = None,
+    known: float | None = None,
+    train: StrPath | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    on_bad: str = "stop",
+    root: StrPath | None = None,
+) -> CalibrateResult:
+    """Calibrate a checkpoint in its place: what `ptkit calibrate` does, without its pictures.
+
+    ckpt: a checkpoint or a run folder. only: of temperature, thresholds and unknown. The rest is
+    explained by `ptkit calibrate --help`; `uncalibrate` undoes it.
+
+    >>> result = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"])
+    >>> result.found.heat.value > 0
+    True
+
+    Raises:
+        CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
+        DataError: a list that cannot be read or has too few images that are new to the model, or no
+            training list.
+        UsageError: a part that cannot be fitted, or a setting of a part that is not.
+    """
+    from ptkit.looking.calibrating import THRESHOLDS, UNKNOWN, Wishes
+    from ptkit.looking.calibrating import calibrate as calibrate_in_place
+
+    wanted = {"target_precision": (target_precision, THRESHOLDS), "known": (known, UNKNOWN),
+              "train": (train, UNKNOWN)}  # fmt: skip
+    for name, (value, part) in wanted.items():
+        if value is not None and only is not None and part not in only:
+            raise UsageError(f"{name} is for the part {part}, which `only` leaves out")
+    wishes = Wishes(
+        None if only is None else tuple(dict.fromkeys(only)),
+        precision=0.95 if target_precision is None else target_precision,
+        known=0.95 if known is None else known,
+        train=path_or_none(train),
+        seed=seed,
+    )
+    subject = _subject(ckpt, {}, device=device, workers=workers, on_bad=on_bad)
+    found, kept = calibrate_in_place(
+        subject,
+        Path(list_file),
+        wishes,
+        device=device,
+        workers=workers,
+        on_bad=on_bad,
+        root=path_or_none(root),
+    )
+    weights = subject.weights
+    return CalibrateResult(
+        found, weights.shown_path, ckpt, kept, weights.run, weights.described,
+        wishes.precision, wishes.known,
+    )  # fmt: skip
+
+
+def uncalibrate(ckpt: StrPath) -> Path:
+    """Undo the calibration of a checkpoint in its place and return its file.
+
+    Raises:
+        CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
+        UsageError: it has none.
+    """
+    from ptkit.looking.calibrating import remove_calibration
+
+    return remove_calibration(Path(ckpt))
 
 
 def load(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ptkit.core.data.splits.jobs import Outcome
     from ptkit.core.data.statistics import ChannelStatistics
     from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.calibrating import Calibration
     from ptkit.looking.predictions import Image
 
     class TrainedModel(nn.Module):
@@ -167,6 +168,24 @@ class NormstatsResult:
     def std(self) -> tuple[float, ...]:
         """Of each channel, in 0..1."""
         return self.statistics.std
+
+
+@dataclass(frozen=True)
+class CalibrateResult:
+    """What was fitted, and the checkpoint that has it now.
+
+    named: the checkpoint as the caller named it. kept: the checkpoint as it was, unless it was
+    calibrated before. source: its file and epoch, for people. precision, known: what was wanted.
+    """
+
+    found: "Calibration"
+    checkpoint: Path
+    named: StrPath
+    kept: Path | None
+    run: Path | None
+    source: str
+    precision: float
+    known: float
 
 
 def path_or_none(path: StrPath | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -21,12 +22,18 @@ from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import CheckpointError, DataError, UsageError
 from ptkit.core.files import make_folder, write_csv
+from ptkit.core.models.features import seeing_features
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
+from ptkit.core.training.prediction import Predicted, predicted
+from ptkit.core.training.tasks.task import Task
 from ptkit.looking.subject import Subject
 
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
+
+# What stands for the class of an image whose answer is withheld; its index is None.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Answers:
     labels, or the numbers again. top: how many classes a row names. notes: what was done to get
     bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
     where that is unknown.
+    unknown: bool (N,), for which images the answer is withheld: less probable than the threshold of
+    its class, or unlike the training images; None where the model never says so.
     errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
     """
 
@@ -50,14 +59,16 @@ class Answers:
     notes: tuple[str, ...] = ()
     trained_on: np.ndarray | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
+    unknown: np.ndarray | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One plain mapping an image: path, and what the kind of task has to say.
 
         One class an image: class, index, probability, and with `top` above 1 the most probable
-        classes under `top`. Several: classes, indices, probabilities. Numbers: numbers. All:
-        trained_on, true, for an image that the weights were trained on.
+        classes under `top`; where the answer is withheld, class "unknown", index None, the
+        probability of the most probable class, and its name under `most_probable`. Several: classes, indices,
+        probabilities. Numbers: numbers. All: trained_on, true, for an image that the weights were trained on.
         An image that cannot be read: error.
         """
         rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
@@ -102,6 +113,9 @@ class Answers:
             return {"class": names[k], "index": k, "probability": float(values[k])}
 
         answer = named(int(self.answers[row]))
+        if self.unknown is not None and self.unknown[row]:
+            most_probable = answer["class"]
+            answer |= {"class": UNKNOWN, "index": None, "most_probable": most_probable}
         if self.top > 1:
             order = np.argsort(-values, kind="stable")[: self.top].tolist()
             answer["top"] = list(map(named, order))
@@ -144,6 +158,7 @@ def predict_sources(
         subject.weights.lines,
         trained_on,
         dict(sorted(errors.items())),
+        found.unknown,
     )
 
 
@@ -165,22 +180,38 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     if not several:
         raise UsageError("no images: give at least one")
     place = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    size, outputs = evaluation_batch_size(subject.weights.size), []
+    size, task = evaluation_batch_size(subject.weights.size), subject.task.on(place)
+    parts: list[Predicted] = []
     for start in range(0, len(several), size):
         views = [
             pipeline.view(_pixels(image, pipeline.alpha)) for image in several[start : start + size]
         ]
         same_shape([tuple(view.shape[-3:]) for view in views], pipeline.calls)
         crops = channels_last(torch.stack(views).flatten(0, -4))
-        with evaluating(model), torch.inference_mode():
-            found = model(crops.to(place)).float()
-        outputs.append(found.unflatten(0, (-1, pipeline.num_crops)).mean(dim=1))
-    task, every = subject.task.on(place), torch.cat(outputs)
+        parts.append(_answered(subject, crops.to(place), task, num_crops=pipeline.num_crops))
     paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
-    values, answers = task.values(every).cpu().numpy(), task.answers(every).cpu().numpy()
+    values = np.concatenate([part.values for part in parts])
     if not np.isfinite(values).all():
         raise CheckpointError(f"{subject.weights.source} gives NaN or infinite outputs")
-    return Answers(paths, subject.class_names, task.kind, values, answers, top)
+    answers = np.concatenate([part.answers for part in parts])
+    doubts = [part.unknown for part in parts if part.unknown is not None]
+    unknown = np.concatenate(doubts) if doubts else None
+    return Answers(paths, subject.class_names, task.kind, values, answers, top, unknown=unknown)
+
+
+def _answered(subject: Subject, crops: torch.Tensor, task: Task, *, num_crops: int) -> Predicted:
+    """Return the answers for images of which each has so many crops (n * num_crops, C, H, W)."""
+    features = None
+    with evaluating(subject.model), torch.inference_mode(), ExitStack() as stack:
+        if task.strangers is None:
+            outputs = subject.model(crops).float()
+        else:
+            watched = seeing_features(subject.model, num_classes=len(subject.class_names))
+            seen = stack.enter_context(watched)
+            outputs = subject.model(crops).float()
+            features = seen().unflatten(0, (-1, num_crops)).mean(dim=1)
+        outputs = outputs.unflatten(0, (-1, num_crops)).mean(dim=1)
+        return predicted(outputs, task, features=features)
 
 
 def with_predict(subject: Subject) -> torch.nn.Module:

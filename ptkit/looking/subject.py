@@ -82,23 +82,32 @@ class Subject:
             CheckpointError: the pipeline names user code.
             UsageError: not a device, or one that is not there.
         """
-        place = own_device(choose_device(device))
-        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
-        pipeline = self.parse_pipeline()
-        batches = Batches(images, pipeline, sampling, device=place, workers=workers)
         # Steps of the user's own run in processes, which would wait for the garbage collector.
-        with closing(batches):
-            found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
+        with closing(self.batches(images, device=device, workers=workers)) as batches:
+            model = self.model.to(batches.device)
+            found = predict_list(model, batches, task=self.task, bad=bad)
             if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
                 raise CheckpointError(
                     f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
                     f" {len(images):,} images: its weights are damaged"
                 )
-            known = None
-            if (trained_on := self.weights.image_hashes) is not None:
-                share_hashes(batches.known_hashes())
-                known = np.isin(batches.image_hashes(), trained_on)
-        return found, known
+            return found, self.trained_on(batches)
+
+    def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
+        """Return the batches of a list as the model takes them; raises what `predict` does."""
+        place = own_device(choose_device(device))
+        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
+        return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
+
+    def trained_on(self, batches: Batches) -> BoolArray | None:
+        """Return which images of batches that were read the weights were trained on, bool (N,);
+        None where they do not know.
+        """
+        if (trained_on := self.weights.image_hashes) is None:
+            return None
+        share_hashes(batches.known_hashes())
+        known: BoolArray = np.isin(batches.image_hashes(), trained_on)
+        return known
 
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""

@@ -1,5 +1,6 @@
 """A model's answers over a list, in order; nothing waits for the device between batches."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ptkit.core.data.loading.batches import Batches
 from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.distributed import in_list_order, merged
 from ptkit.core.machine import keep_freed_memory
+from ptkit.core.models.features import seeing_features
 from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3
@@ -24,12 +26,14 @@ class Predicted:
 
     values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool
     (N, K) for several labels, or the same numbers. counted: indices of the images that count in
-    accuracy; None for all.
+    accuracy; None for all. unknown: bool (N,), for which the answer is withheld; None where it
+    never is.
     """
 
     values: npt.NDArray[np.float32]
     answers: npt.NDArray[Any]
     counted: npt.NDArray[np.int64] | None = None
+    unknown: npt.NDArray[np.bool_] | None = None
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -54,14 +58,24 @@ def predict_list(
     Raises:
         DataError: an image that cannot be read.
     """
-    return predicted(_outputs(model, batches, dtype, bad), task)
+    num_classes = None if task.strangers is None else batches.images.num_classes
+    outputs, features = run_list(model, batches, dtype=dtype, bad=bad, num_classes=num_classes)
+    return predicted(outputs, task, features=features)
 
 
-def predicted(outputs: Tensor, task: Task) -> Predicted:
-    """Return the answers that outputs (N, num_outputs) mean."""
+def predicted(outputs: Tensor, task: Task, *, features: Tensor | None = None) -> Predicted:
+    """Return the answers that outputs (N, num_outputs) mean.
+
+    features: (N, D), needed where the task knows strangers.
+    """
     task = task.on(outputs.device)
     values, answers = task.values(outputs), task.answers(outputs)
-    return Predicted(values.cpu().numpy(), answers.cpu().numpy())
+    unknown = task.is_unknown(outputs, features)
+    return Predicted(
+        values.cpu().numpy(),
+        answers.cpu().numpy(),
+        unknown=None if unknown is None else unknown.cpu().numpy(),
+    )
 
 
 def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -69,7 +83,7 @@ def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None
 
     A class without images is put far outside the unit sphere: nothing is nearest to it.
     """
-    places = F.normalize(_outputs(model, batches, dtype), dim=1)
+    places = F.normalize(run_list(model, batches, dtype=dtype)[0], dim=1)
     labels = torch.from_numpy(batches.images.labels).to(places.device)
     num_classes = batches.images.num_classes
     sums = places.new_zeros(num_classes, places.shape[1]).index_add_(0, labels, places)
@@ -77,20 +91,35 @@ def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None
     return torch.where(counts > 0, sums / counts.clamp_min(1), _FAR).cpu()
 
 
-def _outputs(
+def run_list(
     model: nn.Module,
     batches: Batches,
-    dtype: torch.dtype | None,
+    *,
+    dtype: torch.dtype | None = None,
     bad: Unreadable | None = None,
-) -> Tensor:
+    num_classes: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the outputs (N, num_outputs) on every image of a list, float32.
+
+    num_classes: of the layer whose inputs are returned too, the features (N, D); None without them.
+    The rest: see `predict_list`.
+    """
     keep_freed_memory()
     model.eval()
-    rows, places = [], []
-    with torch.inference_mode():
+    rows, features, places = [], [], []
+    with torch.inference_mode(), ExitStack() as stack:
+        seen = None
+        if num_classes is not None:
+            seen = stack.enter_context(seeing_features(model, num_classes=num_classes))
         for batch in batches.epoch(bad=bad):
             found = batch.outputs(model, dtype).float()
-            rows.append(found[: 0 if batch.is_stand_in else None])
+            kept = 0 if batch.is_stand_in else None
+            rows.append(found[:kept])
             places.append(batch.indices[: len(rows[-1])])
+            if seen is not None:
+                features.append(seen().unflatten(0, (-1, batch.num_crops)).mean(dim=1)[:kept])
     if bad is not None:
         bad.update(merged(bad))
-    return in_list_order(torch.cat(rows), np.concatenate(places))
+    order = np.concatenate(places)
+    outputs = in_list_order(torch.cat(rows), order)
+    return outputs, in_list_order(torch.cat(features), order) if features else None

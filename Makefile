@@ -1,6 +1,8 @@
 # make demo    from an empty environment to a trained model and pictures of it, in demo/
 # make test    the tests; make test ARGS="-k split" some of them
 # make check   format, lint, types and tests
+# make package the wheel and the source package in dist/, checked, and the four lines run where the wheel is installed
+# make site    the documentation as a site, in site/
 # make bench   the benchmarks: make bench IMAGES=FOLDER TEST=FOLDER PHOTOS=FOLDER [DEVICE=cuda]; make bench-split one of
 #              them (targets below); make bench-docs puts the last results into docs/speed.md
 #
@@ -32,9 +34,9 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms check diagnose
+	recipes photos digits catalogue transforms check diagnose unknown
 
-.PHONY: demo test check faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
+.PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
 
 demo: install
@@ -54,6 +56,15 @@ check: install-dev
 	$(RUN) -m mypy
 	$(PYTEST) $(ARGS)
 	$(PYTEST) -m slow
+
+package: install-dev
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+	sh scripts/try_package.sh dist $(CONSTRAINTS)
+
+site: install-dev
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 BENCH = BENCH_OUT="$(abspath $(BENCH_FOLDER))/rows.jsonl" BENCH_PEERS="$(abspath $(BENCH_VENV))/bin/python" $(RUN)
 # Measured one after the other, whatever -j says.
@@ -142,6 +153,9 @@ bench-check: bench-ready
 
 bench-diagnose: bench-ready
 	$(BENCH) benchmarks/bench_diagnose.py --docs
+
+bench-unknown: bench-ready
+	$(BENCH) benchmarks/bench_unknown.py "$(IMAGES)" "$(TEST)" "$(PHOTOS)" --docs
 
 bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"

@@ -105,7 +105,7 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
     from ptkit.core.data.loading.batches import Batches
     from ptkit.core.models.zoo import build_model
     from ptkit.core.sizes import evaluation_batch_size
-    from ptkit.looking.predictions import find_images
+    from ptkit.looking.image_sources import find_images
     from ptkit.looking.subject import load_subject
 
     classes, weights = file.parent / "classes.txt", file.parent / "weights.pt"
@@ -128,7 +128,11 @@ def prediction(network: str, file: Path, *, size: int, device: str) -> tuple[Run
             pass
         model()
 
-    return lambda: subject.predict(images, device=device, workers=0), model, one_after_the_other
+    def ours() -> None:
+        for _ in subject.predict_parts(images, device=device, workers=0):
+            pass
+
+    return ours, model, one_after_the_other
 
 
 def alone(model, batches, *, device: str, dtype) -> Run:  # type: ignore[no-untyped-def]

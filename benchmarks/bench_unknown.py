@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import at_least, begin, image_paths, machine, report
+from common import image_paths, machine
 
 CHOSEN = ("cat-truck", "airplane-dog", "bird-ship", "ground")
 REPORTED = ("automobile-horse", "cat-frog", "deer-ship", "ants", "bees")
@@ -45,13 +45,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true")
     options = parser.parse_args()
     found = {name: measured(name, options) for name in options.only}
-    begin("unknown")
-    for name, each in found.items():
-        for key, what in (("auroc", "AUROC"), ("fpr95", "strangers passed at 95 % of the known")):
-            ours, msp = (100 * each[who][key] for who in ("ptkit", "msp"))
-            goal = at_least(1) if key == "auroc" else None
-            what = f"{each['known']}, {name} left out: {what}"
-            report(what, [ours], [msp], against="maximum softmax", goal=goal, unit="%")
+    print(table_of(found))
     if options.docs:
         write_table(found)
 
@@ -177,8 +171,8 @@ def ptkit(folder: Path, *words: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def write_table(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the table between its markers on the page."""
+def table_of(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table."""
     lines = [
         "| known; left out | accuracy | AUROC: maximum softmax | `calibrate` | FPR95: maximum"
         " softmax | `calibrate` | called unknown |",
@@ -194,10 +188,15 @@ def write_table(found: Mapping[str, Mapping[str, Any]]) -> None:
         lines += [f"| {kind}; {name}{note} | {row(each)} |" for name, each in some.items()]
         if which == "reported" and some:
             lines.append(f"| **{kind}, mean** | {row(mean_of(list(some.values())))} |")
+    return "\n".join(lines)
+
+
+def write_table(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the table between its markers on the page."""
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition("<!-- bench unknown -->\n")
     tail = rest.partition("<!-- end -->")[2]
-    table = "\n".join(lines)
+    table = table_of(found)
     PAGE.write_text(
         f"{head}<!-- bench unknown -->\n{table}\n\nMeasured on {machine()}.\n<!-- end -->{tail}",
         encoding="utf-8",

@@ -4,16 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptkit.api import (
-        calibrate,
-        check,
-        evaluate,
-        load,
-        normstats,
-        predict,
-        split,
-        uncalibrate,
-    )
+    from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_calibration import calibrate, uncalibrate
+    from ptkit.api_data import data
+    from ptkit.api_predictions import predict_each
     from ptkit.api_runs import find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
@@ -26,8 +20,10 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
-    **dict.fromkeys(("calibrate", "check", "evaluate", "load", "normstats"), "ptkit.api"),
-    **dict.fromkeys(("predict", "split", "uncalibrate"), "ptkit.api"),
+    **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("calibrate", "uncalibrate"), "ptkit.api_calibration"),
+    "data": "ptkit.api_data",
+    "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
 }
 __all__ = [
@@ -36,6 +32,7 @@ __all__ = [
     "allowing_pixels",
     "calibrate",
     "check",
+    "data",
     "evaluate",
     "features",
     "find_lr",
@@ -43,6 +40,7 @@ __all__ = [
     "load",
     "normstats",
     "predict",
+    "predict_each",
     "probe",
     "split",
     "train",

@@ -5,33 +5,32 @@ the user can fix is a `PtkitError`.
 """
 
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ptkit.api_predictions import ask, subject_of
 from ptkit.api_types import (
-    CalibrateResult,
     Counting,
     NormstatsResult,
+    PredictKeywords,
     SplitResult,
     StrPath,
     path_or_none,
 )
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import check_choice
+from ptkit.core.wording import check_at_least, check_choice
 
 if TYPE_CHECKING:
     from ptkit.api_types import TrainedModel
     from ptkit.core.data.keyed import Indices
     from ptkit.core.data.lists import ImageList
     from ptkit.core.data.transforms.covariance import Whitening
+    from ptkit.looking.answers import Answers
     from ptkit.looking.checking import CheckUp
     from ptkit.looking.evaluation import Evaluation
-    from ptkit.looking.predictions import Answers
-    from ptkit.looking.subject import Subject
 
 
 def split(
@@ -131,8 +130,8 @@ def normstats(
     from ptkit.core.data.lists import check_image, read_list
     from ptkit.core.machine import num_cores
 
-    _check_at_least(1, num=num, size=size)
-    _check_at_least(0, workers=workers)
+    check_at_least(1, num=num, size=size)
+    check_at_least(0, workers=workers)
     check_choice("--on-bad", on_bad, ON_BAD)
     check_choice("--alpha", alpha, ALPHA)
     images = read_list(Path(list_file), root=path_or_none(root))
@@ -198,7 +197,7 @@ def check(
     """
     from ptkit.looking.checking import check_up
 
-    _check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers)
     return check_up(
         list(map(Path, sources)), root=path_or_none(root), workers=workers, counting=counting
     )
@@ -245,7 +244,7 @@ def evaluate(
     names = path_or_none(classes)
     given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
     answers = given | {"transforms": transforms, "alpha": alpha}
-    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
+    subject = subject_of(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
     return evaluate_list(
         subject,
         Path(list_file),
@@ -262,6 +261,9 @@ def predict(
     sources: StrPath | Sequence[StrPath],
     *,
     top: int = 1,
+    threshold: float | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     model: str | None = None,
     mean: Sequence[float] | str | None = None,
     std: Sequence[float] | str | None = None,
@@ -274,111 +276,33 @@ def predict(
     on_bad: str = "skip",
     root: StrPath | None = None,
 ) -> "Answers":
-    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints.
+    """Say what a model sees in images; `rows` of the result is what `ptkit predict --json` prints,
+    and `scores` how right that is where images have labels.
 
-    sources: image files, folders, or lists (.txt). top: how many classes a row names. on_bad:
-    `skip` gives images that cannot be read a row with an `error`.
+    sources: image files, folders, lists (.txt) or tables (.csv, .tsv, .jsonl). top: how many
+    classes a row names. threshold: the probability below which an image is unknown; where images
+    have several classes, the one above which each is present. path_column, label_column: of tables.
+    on_bad: `skip` gives images that cannot be read a row with an `error`.
     The rest: see `evaluate`.
 
     >>> found = ptkit.predict("ckpt.pkl", ["test.txt"])
     >>> sorted(found.rows[0])
-    ['class', 'index', 'path', 'probability']
+    ['class', 'index', 'path', 'probability', 'true']
+    >>> 0 <= found.scores.accuracy <= 1
+    True
 
     Raises:
         CheckpointError: no such file, damaged, or weights that do not fit.
         DataError: no images, or, with `stop`, one that cannot be read.
-        UsageError: bare weights with an answer missing, or `top` where classes are not ranked.
+        UsageError: bare weights with an answer missing, or settings that do not fit the model.
     """
-    from ptkit.looking.predictions import predict_sources
+    from ptkit.looking.answers import joined
 
-    names = path_or_none(classes)
-    given = {"model": model, "mean": mean, "std": std, "size": size, "classes": names}
-    answers = given | {"transforms": transforms, "alpha": alpha}
-    subject = _subject(ckpt, answers, device=device, workers=workers, on_bad=on_bad)
-    several = [sources] if isinstance(sources, str | os.PathLike) else sources
-    paths = [os.fspath(source) for source in several]
-    return predict_sources(
-        subject,
-        paths,
-        top=top,
-        device=device,
-        workers=workers,
-        on_bad=on_bad,
-        root=path_or_none(root),
-    )
-
-
-def calibrate(
-    ckpt: StrPath,
-    list_file: StrPath,
-    *,
-    only: Sequence[str] | None = None,
-    target_precision: float | None = None,
-    known: float | None = None,
-    train: StrPath | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = 0,
-    on_bad: str = "stop",
-    root: StrPath | None = None,
-) -> CalibrateResult:
-    """Calibrate a checkpoint in its place: what `ptkit calibrate` does, without its pictures.
-
-    ckpt: a checkpoint or a run folder. only: of temperature, thresholds and unknown. The rest is
-    explained by `ptkit calibrate --help`; `uncalibrate` undoes it.
-
-    >>> result = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"])
-    >>> result.found.heat.value > 0
-    True
-
-    Raises:
-        CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
-        DataError: a list that cannot be read or has too few images that are new to the model, or no
-            training list.
-        UsageError: a part that cannot be fitted, or a setting of a part that is not.
-    """
-    from ptkit.looking.calibrating import THRESHOLDS, UNKNOWN, Wishes
-    from ptkit.looking.calibrating import calibrate as calibrate_in_place
-
-    wanted = {"target_precision": (target_precision, THRESHOLDS), "known": (known, UNKNOWN),
-              "train": (train, UNKNOWN)}  # fmt: skip
-    for name, (value, part) in wanted.items():
-        if value is not None and only is not None and part not in only:
-            raise UsageError(f"{name} is for the part {part}, which `only` leaves out")
-    wishes = Wishes(
-        None if only is None else tuple(dict.fromkeys(only)),
-        precision=0.95 if target_precision is None else target_precision,
-        known=0.95 if known is None else known,
-        train=path_or_none(train),
-        seed=seed,
-    )
-    subject = _subject(ckpt, {}, device=device, workers=workers, on_bad=on_bad)
-    found, kept = calibrate_in_place(
-        subject,
-        Path(list_file),
-        wishes,
-        device=device,
-        workers=workers,
-        on_bad=on_bad,
-        root=path_or_none(root),
-    )
-    weights = subject.weights
-    return CalibrateResult(
-        found, weights.shown_path, ckpt, kept, weights.run, weights.described,
-        wishes.precision, wishes.known,
-    )  # fmt: skip
-
-
-def uncalibrate(ckpt: StrPath) -> Path:
-    """Undo the calibration of a checkpoint in its place and return its file.
-
-    Raises:
-        CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
-        UsageError: it has none.
-    """
-    from ptkit.looking.calibrating import remove_calibration
-
-    return remove_calibration(Path(ckpt))
+    given: PredictKeywords = {"model": model, "mean": mean, "std": std, "size": size}
+    given |= {"classes": classes, "transforms": transforms, "alpha": alpha, "top": top}
+    given |= {"path_column": path_column, "label_column": label_column, "threshold": threshold}
+    given |= {"device": device, "workers": workers, "on_bad": on_bad, "root": root}
+    return joined(list(ask(ckpt, sources, **given).parts))
 
 
 def load(
@@ -418,23 +342,3 @@ def load(
     given = {"model": model, "mean": mean, "std": std, "size": size, "transforms": transforms}
     subject = load_subject(Path(path), classes=path_or_none(classes), alpha=alpha, **given)
     return cast("TrainedModel", with_predict(subject))
-
-
-def _subject(
-    ckpt: StrPath, given: Mapping[str, Any], *, device: str, workers: int, on_bad: str
-) -> "Subject":
-    """Load a model to run, once everything else that was given is checked."""
-    from ptkit.core.config import ON_BAD
-    from ptkit.core.device import choose_device
-    from ptkit.looking.subject import load_subject
-
-    _check_at_least(0, workers=workers)
-    choose_device(device)
-    check_choice("--on-bad", on_bad, ON_BAD)
-    return load_subject(Path(ckpt), **given)
-
-
-def _check_at_least(low: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < low:
-            raise UsageError(f"{name} must be at least {low}, found {value}")

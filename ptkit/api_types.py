@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ptkit.core.data.splits.jobs import Outcome
     from ptkit.core.data.statistics import ChannelStatistics
     from ptkit.core.data.transforms.covariance import Whitening
-    from ptkit.looking.calibrating import Calibration
     from ptkit.looking.predictions import Image
 
     class TrainedModel(nn.Module):
@@ -42,6 +41,7 @@ class FinetuneSettings(TypedDict, total=False):
     root: StrPath | None
     relabel: StrPath | None
     size: int | None
+    fit: str
     augment: str
     transforms: Sequence[str]
     eval_transforms: Sequence[str]
@@ -131,6 +131,26 @@ class FinetuneKeywords(FinetuneSettings, SourceFlags, total=False):
     """What `finetune` and `probe` take."""
 
 
+class PredictKeywords(TypedDict, total=False):
+    """What `predict` takes beside a checkpoint and images."""
+
+    top: int
+    threshold: float | None
+    path_column: str | None
+    label_column: str | None
+    model: str | None
+    mean: Sequence[float] | str | None
+    std: Sequence[float] | str | None
+    size: int | None
+    classes: StrPath | None
+    transforms: Sequence[str]
+    alpha: str | None
+    device: str
+    workers: int
+    on_bad: str
+    root: StrPath | None
+
+
 @dataclass(frozen=True)
 class SplitResult:
     """Where the images of a split went.
@@ -168,24 +188,6 @@ class NormstatsResult:
     def std(self) -> tuple[float, ...]:
         """Of each channel, in 0..1."""
         return self.statistics.std
-
-
-@dataclass(frozen=True)
-class CalibrateResult:
-    """What was fitted, and the checkpoint that has it now.
-
-    named: the checkpoint as the caller named it. kept: the checkpoint as it was, unless it was
-    calibrated before. source: its file and epoch, for people. precision, known: what was wanted.
-    """
-
-    found: "Calibration"
-    checkpoint: Path
-    named: StrPath
-    kept: Path | None
-    run: Path | None
-    source: str
-    precision: float
-    known: float
 
 
 def path_or_none(path: StrPath | None) -> Path | None:

@@ -20,7 +20,9 @@ from ptkit.commands.cache import cache
 from ptkit.commands.calibrate import calibrate
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
+from ptkit.commands.completion import COMPLETE, completed, words_of_bash
 from ptkit.commands.confmat import confmat
+from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
@@ -37,7 +39,7 @@ from ptkit.commands.train import train
 from ptkit.commands.viz_featuremaps import viz_featuremaps
 from ptkit.commands.viz_transforms import viz_transforms
 from ptkit.commands.viz_weights import viz_weights
-from ptkit.core.errors import PtkitError
+from ptkit.core.errors import PtkitError, StorageError
 from ptkit.core.machine import prepare_environment, search_garbage_rarely
 from ptkit.core.ranks import rank_of_environment, refuse_several
 
@@ -57,12 +59,25 @@ class Commands(TyperGroup):
     """
 
     def main(self, *args: Any, **keywords: Any) -> Any:
+        if COMPLETE in os.environ:
+            return self._complete(*args, **keywords)
         with redirect_stdout(io.StringIO()) if _is_another() else nullcontext():
+            return super().main(*args, **keywords)
+
+    def _complete(self, *args: Any, **keywords: Any) -> Any:
+        # It takes the texts of help for rich's markup, which eats [DIR], and imports rich for it.
+        typer._completion_classes._sanitize_help_text = lambda text: text
+        with words_of_bash(os.environ):
             return super().main(*args, **keywords)
 
     def make_context(self, *args: Any, **keywords: Any) -> Any:
         with _said_by_first():
-            return super().make_context(*args, **keywords)
+            try:
+                return super().make_context(*args, **keywords)
+            except OSError as error:
+                # Only --install-completion writes here.
+                complain(f"cannot install the completion: {error.filename}: {error.strerror}")
+                raise typer.Exit(StorageError.exit_code) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -114,6 +129,7 @@ app = typer.Typer(
 )
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
+    "data": data,
     "split": split,
     "check": check,
     "normstats": normstats,
@@ -135,7 +151,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_printer(_command))
+    app.command(_name)(completed(with_printer(_command)))
 
 
 def _print_version(is_asked: bool) -> None:
@@ -172,7 +188,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _Stop())
     try:
-        app()
+        # Also of `python -m ptkit`.
+        app(prog_name="ptkit")
     except SystemExit as end:
         status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise

@@ -26,12 +26,29 @@ BELOW = {"ptkit", "ptkit.core", "ptkit.core.parts"}
 ENGINE = BELOW | {"ptkit.core.data", "ptkit.core.models"}
 MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
-    "ptkit": {"ptkit.api", "ptkit.api_runs", "ptkit.core.data", "ptkit.core.models"},
+    "ptkit": {
+        "ptkit.api",
+        "ptkit.api_calibration",
+        "ptkit.api_data",
+        "ptkit.api_predictions",
+        "ptkit.api_runs",
+        "ptkit.core.data",
+        "ptkit.core.models",
+    },
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api_calibration": ENGINE | {"ptkit.api_types", "ptkit.looking"},
+    "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api": ENGINE
-    | {"ptkit.api_types", "ptkit.core.training", "ptkit.looking", "ptkit.plots"},
+    | {
+        "ptkit.api_predictions",
+        "ptkit.api_types",
+        "ptkit.core.training",
+        "ptkit.looking",
+        "ptkit.plots",
+    },
+    "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
     | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
@@ -46,6 +63,9 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_calibration",
+        "ptkit.api_data",
+        "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
@@ -79,6 +99,7 @@ HEAVY = {
     "sklearn",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
+                 "core.config_schema",
                  "core.config_layers", "core.errors", "core.files", "core.data.lists",
                  "core.data.loading.entries", "core.data.splits.scanning",
                  "core.data.splits.splitting", "core.data.splits.jobs"]  # fmt: skip
@@ -98,18 +119,19 @@ FLAGS = {
     "split": {"--ratio", "--copy", "--link", "--group-by", "--kfold", "--extend",
               "--near-duplicates", "--allow-missing", "--overwrite", "--seed", "--out",
               "--path-column", "--label-column", "--group-column", "--label-from", "--root"},
+    "data": {"--from", "--label-column", "--out"},
     "check": {"--run", "--strict", "--workers", "--root", "--out"},
     "normstats": {"--num", "--size", "--whiten", "--seed", "--workers", "--on-bad", "--root",
                   "--out"},
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
-              "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
+              "--fit", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
               "--save-every", "--seeds", "--folds", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
-              "--transform", "--workers", "--batch-size", "--seed", "--device", "--precision",
-              "--name", "--out"},
+              "--fit", "--transform", "--workers", "--batch-size", "--seed", "--device",
+              "--precision", "--name", "--out"},
     "viz-weights": {"--layers", "--view", "--scale", "--columns", "--gap", "--gap-colour",
                     "--out"},
     "viz-featuremaps": {"--layers", "--list", "--after", "--scale", "--columns", "--gap",
@@ -117,20 +139,23 @@ FLAGS = {
                         "--size", "--classes", "--transform", "--device", "--out"},
     "gradcam": {"--layers", "--class", "--num-images", "--model", "--mean", "--std", "--size",
                 "--classes", "--transform", "--device", "--workers", "--root", "--out"},
-    "viz-transforms": {"--transform", "--augment", "--size", "--num-images", "--seed", "--mean",
-                       "--std", "--config", "--trust", "--out"},
+    "viz-transforms": {"--transform", "--augment", "--size", "--fit", "--num-images", "--seed",
+                       "--mean", "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "calibrate": {"--only", "--target-precision", "--known", "--train", "--remove", "--seed",
+                  "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
-    "predict": {"--top", "--model", "--mean", "--std", "--size", "--classes", "--transform",
+    "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
+                "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
-    "list": {"--pretrained", "--plot", "--epochs", "--out"},
+    "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
-for _name in ("viz-featuremaps", "gradcam", "confmat"):
+for _name in ("viz-featuremaps", "gradcam", "confmat", "calibrate"):
     FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
@@ -141,6 +166,7 @@ for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz
               "gradcam", "confmat", "predict"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
+FLAGS["calibrate"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:
@@ -424,6 +450,7 @@ SUBJECTS = {
     "digits": "data/",
     "docs_catalogue": "docs/catalogue.md",
     "docs_json": "the table of --json in docs/files.md",
+    "every_command": "what every command promises",
     "every_argument": "the table of arguments against the signatures",
     "folds": "--kfold in splits/splitting.py",
     "linear_transformation": "whitening from the list to the checkpoint",
@@ -435,6 +462,7 @@ SUBJECTS = {
     "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",
     "optimizer_continuation": "resuming with every optimizer",
+    "package": "the wheel and the source package",
     "readme": "the documents",
     "totals": "the loss of a list, by every loss",
     "alpha": "transparency, from training to prediction",
@@ -447,6 +475,7 @@ SUBJECTS = {
     "sampling": "the images of an epoch, in their order",
     "transform_rows": "one row is all that a batched transform needs",
     "transform_order": "the order that plan.py checks, with the messages",
+    "fit": "how images become square, in training and in everything after it",
 }
 
 

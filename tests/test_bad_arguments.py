@@ -79,6 +79,7 @@ USUAL = {
     "ToTensor": "ToTensor()",
     "LinearTransformation": "LinearTransformation([[1, 0.5], [-1, 2]], mean_vector=[0.5, 0.1])",
     "Pad": "Pad(padding=(1, 2, 3, 4), fill=0, padding_mode='reflect')",
+    "PadToSquare": "PadToSquare(fill=(124, 116, 104))",
     "ColorJitter": "ColorJitter(brightness=0.5, contrast=(0.8, 1.2), saturation=0, hue=0.3)",
     "Grayscale": "Grayscale(num_output_channels=3)",
     "RandomAffine": (

@@ -154,3 +154,16 @@ def test_python_gets_the_same_findings(folder):
     found = ptkit.check("train.txt", "valid.txt")
     assert [finding.rule.name for finding in found.findings.findings] == ["leak"]
     assert found.count("FAIL") == 1
+
+
+def test_what_a_centre_crop_leaves_out_is_said_for_each_class(folder):
+    for number in range(18):
+        size = (200, 100) if number % 2 else (100, 100)
+        Image.fromarray(cv2.resize(scene(number), size)).save(f"images/{number}.png")
+    said = run().stdout
+    assert "leaves out 62% of the median image of dog (worst 62%), 23% of cat (worst 23%)." in said
+    assert "crop: 1 class loses much to the usual centre crop: 62% of dog" in said
+    losses = json.loads(run("--json").stdout)["crop"]
+    # 7/8 of the shorter side, squared.
+    assert losses["cat"] == {"median": 1 - 49 / 64, "worst": 1 - 49 / 64}
+    assert losses["dog"]["median"] == pytest.approx(1 - 49 / 128)

@@ -9,7 +9,7 @@ from ptkit.cli import app
 from ptkit.commands.list import KINDS
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "recipes"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("recipes", "data")])
 def test_every_kind_is_listed_with_its_arguments(kind: str) -> None:
     rows = json.loads(CliRunner().invoke(app, ["list", kind, "--json"]).stdout)
     assert len(rows) >= 10
@@ -103,3 +103,14 @@ def test_plot_leaves_a_file_alone_that_is_no_picture(tmp_path: Path) -> None:
     )
     assert (result.exit_code, file.read_text()) == (2, "mine")
     assert "is not a PNG" in result.stderr
+
+
+def test_data_sets_are_listed_with_their_licences() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["list", "data", "--json"]).stdout)
+    assert {"cifar10", "fashion-mnist", "flowers102", "food101", "pets"} <= {
+        r["name"] for r in rows
+    }
+    assert all(row["licence"] and row["source"] and row["citation"] for row in rows)
+    text = CliRunner().invoke(app, ["list", "data"]).stdout
+    assert "cifar10\n    photos of 32×32 in 10 classes: 50,000 and 10,000; 170 MB; licence:" in text
+    assert "hf:NAME\n" in text

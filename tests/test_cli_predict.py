@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,18 +103,20 @@ def test_the_table_goes_to_a_file_with_out(here):
     result = RUN.invoke(app, ["predict", "ckpt.pkl", "images/blue", "--out", "found"])
     assert result.exit_code == 0
     lines = Path("found/predictions.csv").read_text().splitlines()
-    assert (lines[0], len(lines)) == ("path,class,probability", 5)
+    assert (lines[0], len(lines)) == ("path,class,probability,true", 5)
     first = answers("images/blue")[0]
-    assert lines[1] == f"{first['path']},{first['class']},{first['probability']:.6g}"
+    assert lines[1] == f"{first['path']},{first['class']},{first['probability']:.6g},blue"
+    assert sorted(os.listdir("found")) == ["predictions.csv", "scores.json", "wrong.csv"]
 
 
 def test_the_screen_shows_a_line_for_each_image_and_a_column_for_each_rank(here):
-    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images/blue", "--top", "2"])
+    os.rename("images/blue", "images/new")
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images/new", "--top", "2"])
     header, *lines = result.stdout.splitlines()
     assert header.split() == ["path", "class", "probability", "class", "2", "probability", "2"]
-    best = answers("images/blue", "--top", "2")[0]["top"]
+    best = answers("images/new", "--top", "2")[0]["top"]
     words = [text for row in best for text in (row["class"], f"{row['probability']:.1%}")]
-    assert (lines[0].split(), len(lines)) == (["images/blue/0.png", *words], 4)
+    assert (lines[0].split(), len(lines)) == (["images/new/0.png", *words], 4)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ MOVING = [
     "RandomCrop((14, 20), padding=1, pad_if_needed=True)",
     "RandomHorizontalFlip(p=0.3)",
     "RandomVerticalFlip(p=0.3)",
+    "PadToSquare(fill=77.3)",
+    "PadToSquare(fill=[9, 99, 199])",
     "FiveCrop((3, 4))",
     "TenCrop(5)",
     "TenCrop((4, 5), vertical_flip=True)",

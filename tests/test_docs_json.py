@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tiny_data import make_lists
+from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
@@ -13,9 +14,20 @@ from ptkit.cli import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
-EVERY_KIND = ("transforms", "losses", "optimizers", "schedulers", "inits", "models", "recipes")
+EVERY_KIND = (
+    "transforms",
+    "losses",
+    "optimizers",
+    "schedulers",
+    "inits",
+    "models",
+    "recipes",
+    "settings",
+    "data",
+)
 # The row of the table, and what to run.
 COMMANDS = [
+    ("data", ["data", "mnist", "--from", "raw", "--out", "digits"]),
     ("split", ["split", "images", "--out", "new"]),
     ("check", ["check", "bad.txt"]),
     ("normstats", ["normstats", "bad.txt", "--size", "4", "--whiten", "zca", "--on-bad", "skip"]),
@@ -32,6 +44,7 @@ COMMANDS = [
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
     ("predict", ["predict", "ckpt.pkl", "train.txt"]),
     *(("list", ["list", kind]) for kind in EVERY_KIND),
+    ("list --json-schema", ["list", "settings", "--json-schema"]),
     ("list --plot", ["list", "schedulers", "--plot", "StepLR(3)"]),
     ("cache", ["cache"]),
 ]
@@ -49,6 +62,7 @@ def documented():
 def folder(tmp_path_factory):
     """Lists, one of them with an image that cannot be read, and a checkpoint."""
     folder = make_lists(tmp_path_factory.mktemp("json"))
+    make_idx(folder / "raw" / "MNIST" / "raw")
     (folder / "bad.png").touch()
     (folder / "bad.txt").write_text((folder / "test.txt").read_text() + "bad.png 0\n")
     with pytest.MonkeyPatch.context() as patch:

@@ -64,6 +64,7 @@ ARGUMENTS = {
         "fill": "Pad(2, fill=[9, 99, 199])",
         "padding_mode": "Pad(2, padding_mode='edge')",
     },
+    "PadToSquare()": {"fill": "PadToSquare(fill=128)"},
     "ColorJitter()": {
         "brightness": "ColorJitter(brightness=0.4)",
         "contrast": "ColorJitter(contrast=[0.2, 0.4])",

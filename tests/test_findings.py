@@ -140,3 +140,23 @@ def test_near_duplicates_of_training_images_above_one_percent_fail(
 def test_near_duplicates_under_two_labels_are_told(tmp_path, scenes):
     pictures = [scenes[1][:, ::-1], *scenes[1:]]
     assert findings(tmp_path, pictures)[0] == {"near-label-conflict": ("WARN", 2)}
+
+
+def photos(folder, sizes):
+    """Return what is found in photographs of these heights and widths, of three classes in turn."""
+    pictures = [cv2.resize(scene(k), size[::-1]) for k, size in enumerate(sizes)]
+    return findings(folder, pictures)[0]
+
+
+def test_a_class_that_a_centre_crop_cuts_more_than_others_is_told(tmp_path):
+    wide = [(100, 260 if k % 3 == 0 else 130) for k in range(45)]
+    assert photos(tmp_path, wide)["crop"] == ("WARN", 1)
+
+
+def test_photos_of_usual_shapes_lose_nothing_worth_a_word(tmp_path):
+    sizes = [((100, 150), (150, 100), (100, 133))[k % 3] for k in range(45)]
+    assert "crop" not in photos(tmp_path, sizes)
+
+
+def test_small_images_are_not_cropped(tmp_path):
+    assert "crop" not in photos(tmp_path, [(50, 130 if k % 3 == 0 else 65) for k in range(45)])

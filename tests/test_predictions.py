@@ -9,6 +9,7 @@ from example_run import write_images, write_run
 from PIL import Image
 
 from ptkit.core.errors import CheckpointError, DataError, UsageError
+from ptkit.looking.answers import Answers
 from ptkit.looking.predictions import predict_images, predict_sources
 from ptkit.looking.subject import load_subject
 
@@ -62,3 +63,26 @@ def test_what_is_not_an_image_is_refused(subject):
         predict_images(subject, b"no image")
     with pytest.raises(DataError, match=r"gone\.png"):
         predict_images(subject, "gone.png")
+
+
+def test_an_unknown_image_has_no_class_but_a_most_probable_one():
+    values = np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
+    paths, unknown = ("a.png", "b.png"), np.array([False, True])
+    found = Answers(
+        paths, ("ant", "bee"), "single-label", values, np.array([0, 1]), unknown=unknown
+    )
+    assert found.rows == [
+        {"path": "a.png", "class": "ant", "index": 0, "probability": 0.75},
+        {
+            "path": "b.png",
+            "class": "unknown",
+            "index": None,
+            "probability": 0.5,
+            "most_probable": "bee",
+        },
+    ]
+    assert found.table() == [
+        ["path", "class", "probability", "most_probable"],
+        ["a.png", "ant", "0.75", ""],
+        ["b.png", "unknown", "0.5", "bee"],
+    ]

@@ -43,6 +43,10 @@ DOC_BLOCKS = [
     for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
 ]
 DOC_LINES = re.findall(r"^(?:\$ )?(ptkit .+)$", "\n".join(DOC_BLOCKS), re.M)
+# The page that compares ptkit with other tools has its commands in tables.
+DOC_LINES += re.findall(
+    r"`(ptkit [^`]+)`", (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
+)
 FOUR_LINES = [
     "ptkit split data/ --ratio 8:1:1",
     "ptkit normstats train.txt",

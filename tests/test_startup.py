@@ -79,7 +79,7 @@ ptkit.cli.main()
     [
         ("", ["--version"], 0, "ptkit 0"),
         ("", ["split", "nowhere"], 3, "cleaned up"),
-        ("ptkit.cli.app = lambda: 1 / 0", [], 1, "cleaned up"),
+        ("ptkit.cli.app = lambda **_: 1 / 0", [], 1, "cleaned up"),
     ],
 )
 def test_the_quick_end_keeps_status_output_and_clean_up(change, args, status, told):

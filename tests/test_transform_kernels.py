@@ -437,6 +437,7 @@ def test_foreign_transform_depends_on_the_draws_alone(call, image):
         "Pad(1)",
         "Pad([1, 2])",
         "Pad([1, 2, 3, 4])",
+        "PadToSquare()",
         "Grayscale(num_output_channels=3)",
         "RandomRotation(40, expand=True)",
         "RandomApply([RandomCrop(4)])",

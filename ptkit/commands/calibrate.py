@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptkit import api
+from ptkit import api_calibration as api
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
@@ -13,7 +13,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted, first_of
 
 if TYPE_CHECKING:
-    from ptkit.api_types import CalibrateResult
+    from ptkit.api_calibration import CalibrateResult
     from ptkit.core.calibration.thresholds import Threshold
     from ptkit.looking.calibrating import Calibration
 
@@ -141,7 +141,8 @@ def _of_temperature(found: "Calibration") -> list[str]:
     effect = f"ECE {before:.3f} to {after:.3f} on the halves not fitted to ({halves})"
     if heat.is_used:
         return [f"temperature {heat.value:.3f}: {effect}"]
-    return [f"temperature 1, nothing changes: {heat.fitted:.2f} does not help, {effect}"]
+    losses = f"{heat.loss[0]:.3f} to {heat.loss[1]:.3f}"
+    return [f"temperature 1: no other lowers the cross-entropy ({losses}); {effect}"]
 
 
 def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
@@ -173,11 +174,10 @@ def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
 
 
 def _words(found: "Threshold") -> str:
-    from ptkit.core.training.tasks.metrics import interval, share_text
+    from ptkit.core.training.tasks.metrics import share_text
 
     share = share_text(found.num_right, found.num_answered)
     of = f"{share} of {counted(found.num_answered, 'answer')} right"
     if not found.reaches:
         return f"cannot reach it, never answered; at best {of}"
-    low, _ = interval(found.num_right, found.num_answered)
     return f"above {found.value:.1%}, {of}" if found.value else f"always answered, {of}"

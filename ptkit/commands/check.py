@@ -15,6 +15,7 @@ from ptkit.core.errors import DataError, UsageError
 from ptkit.core.wording import counted, first_of, table
 
 if TYPE_CHECKING:
+    from ptkit.core.data.checking.cropping import CropLoss
     from ptkit.core.data.checking.findings import Finding
     from ptkit.looking.checking import CheckUp
 
@@ -122,6 +123,8 @@ def _lines(found: "CheckUp") -> Iterator[str]:
             yield f"{finding.verdict:4}  {finding.rule.name}: {finding.found.text}"
             yield from _paths(finding, found)
     yield ""
+    if losses := found.crop_losses:
+        yield _crop_line(losses)
     if found.findings.natural:
         texts = "; ".join(text for _, text in found.findings.natural)
         yield f"The nature of these data, not a finding: {texts}."
@@ -131,6 +134,18 @@ def _lines(found: "CheckUp") -> Iterator[str]:
         yield f"Lines of .ptkit-ignore that name no image here: {first_of(unused, 5)}."
     verdicts = [f"{found.count(verdict)} {verdict}" for verdict in ("FAIL", "WARN", "INFO")]
     yield f"Findings: {', '.join(verdicts)}."
+
+
+def _crop_line(losses: "list[CropLoss]") -> str:
+    """Say what the usual centre crop leaves out, of which class most."""
+    most, least = losses[0], losses[-1]
+    text = f"A centre crop, the usual fit above 64 pixels, leaves out {most.median:.0%}"
+    if most is least:
+        return f"{text} of the median image, {most.worst:.0%} of the worst."
+    return (
+        f"{text} of the median image of {most.class_name} (worst {most.worst:.0%}),"
+        f" {least.median:.0%} of {least.class_name} (worst {least.worst:.0%})."
+    )
 
 
 def _paths(finding: "Finding", found: "CheckUp") -> Iterator[str]:

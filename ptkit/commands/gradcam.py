@@ -45,8 +45,8 @@ def gradcam(
     """
     from ptkit.core.device import choose_device
     from ptkit.looking.gradcam import draw_regions, find_classes, find_regions
+    from ptkit.looking.image_sources import find_images
     from ptkit.looking.pictures import picture_folder
-    from ptkit.looking.predictions import find_images
     from ptkit.looking.subject import load_subject
 
     place = choose_device(device)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ CATALOGUES = {
     "inits": "ptkit.core.models.initialization:INITS",
     "models": "ptkit.core.models.zoo:models",
 }
-KINDS = (*CATALOGUES, "recipes")
+KINDS = (*CATALOGUES, "recipes", "settings", "data")
 
 
 def list_parts(
@@ -45,6 +46,13 @@ def list_parts(
             metavar="CALL", help="Of schedulers: draw the rates of this one, such as 'StepLR(30)'."
         ),
     ] = None,
+    json_schema: Annotated[
+        bool,
+        typer.Option(
+            "--json-schema",
+            help="Of settings: print their JSON Schema, by which editors complete TOML files.",
+        ),
+    ] = False,
     epochs: Annotated[
         int | None, typer.Option(help="With --plot: epochs of the run; 100.", min=1)
     ] = None,
@@ -53,32 +61,45 @@ def list_parts(
         typer.Option(help="With --plot: a .png file, or the folder of schedule.png; ptkit-list."),
     ] = None,
 ) -> None:
-    """List the parts of a kind by name, with their arguments.
+    """List the parts of a kind by name, with their arguments; or public data sets.
 
     Example: ptkit list models "timm:*dino*" --pretrained
     """
     check_choice("KIND", kind, KINDS)
-    if plot is not None:
-        if kind != "schedulers":
-            raise UsageError(
-                f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
-            )
-        _draw_schedule(printer, plot, epochs or 100, out)
-        return
-    if epochs is not None or out is not None:
+    _refuse_other_kinds(kind, pretrained=pretrained, plot=plot, json_schema=json_schema)
+    if plot is None and (epochs is not None or out is not None):
         raise UsageError(
             f"--{'out' if epochs is None else 'epochs'} is for --plot only: ptkit list schedulers"
             " --plot CALL"
         )
-    if pretrained:
-        if kind != "models":
-            raise UsageError(f"--pretrained works only with `ptkit list models`, found KIND {kind}")
+    if plot is not None:
+        _draw_schedule(printer, plot, epochs or 100, out)
+    elif pretrained:
         _list_pretrained(printer, pattern)
-        return
-    if kind == "recipes":
+    elif kind == "settings":
+        _list_settings(printer, pattern, json_schema=json_schema)
+    elif kind == "recipes":
         _list_recipes(printer, pattern)
+    elif kind == "data":
+        _list_data(printer, pattern)
     else:
         _list_catalogue(printer, kind, pattern)
+
+
+def _refuse_other_kinds(
+    kind: str, *, pretrained: bool, plot: str | None, json_schema: bool
+) -> None:
+    if plot is not None and kind != "schedulers":
+        raise UsageError(
+            f"--plot draws schedules only: ptkit list schedulers --plot {plot!r}, found {kind}"
+        )
+    if pretrained and kind != "models":
+        raise UsageError(f"--pretrained works only with `ptkit list models`, found KIND {kind}")
+    if json_schema and kind != "settings":
+        raise UsageError(f"--json-schema works only with `ptkit list settings`, found KIND {kind}")
+    for flag, is_given in {"--plot": plot is not None, "--pretrained": pretrained}.items():
+        if is_given and json_schema:
+            raise UsageError(f"--json-schema and {flag} cannot be combined")
 
 
 def _list_catalogue(printer: Printer, kind: str, pattern: str | None) -> None:
@@ -171,6 +192,52 @@ def _list_recipes(printer: Printer, pattern: str | None) -> None:
         # The first line of its comment.
         summary = text.split("\n", 1)[0].removeprefix("#").strip()
         rows.append({"name": name, "summary": summary, "toml": text})
+    printer.result(rows)
+
+
+def _list_settings(printer: Printer, pattern: str | None, *, json_schema: bool) -> None:
+    """Print what a TOML file may hold, or its JSON Schema."""
+    from ptkit.commands.completion import CALLS, names
+    from ptkit.core.config import FIELDS, FLAGS, keyword_of
+    from ptkit.core.config_schema import field_schema, settings_schema
+
+    if json_schema:
+        if pattern is not None:
+            raise UsageError(f"--json-schema has all settings: leave {pattern} out")
+        calls = {f"{section}.call": names()[kind] for section, kind in CALLS.items()}
+        schema = settings_schema(calls)
+        printer.say(json.dumps(schema, indent=2))
+        printer.result(schema)
+        return
+    settings = {
+        f"{s}.{key}": (s, field) for s, fields in FIELDS.items() for key, field in fields.items()
+    }
+    rows = []
+    for name in _chosen(settings, pattern):
+        section, field = settings[name]
+        keyword = keyword_of(section, field)
+        flag = FLAGS.get(keyword)
+        default = "" if field.default in (None, (), "") else f" = {json.dumps(field.default)}"
+        printer.say(
+            f"{name}{default}{f'  ({flag})' if flag else ''}\n    {field.metadata['meaning']}"
+        )
+        about = {"flag": flag, "keyword": keyword, "default": field.default}
+        rows.append({"name": name, **about, "schema": field_schema(section, field)})
+    printer.result(rows)
+
+
+def _list_data(printer: Printer, pattern: str | None) -> None:
+    """Print the data sets of `ptkit data`."""
+    from ptkit.core.data.sets.known import KNOWN_SETS
+
+    rows = []
+    for name in _chosen(KNOWN_SETS, pattern):
+        known = KNOWN_SETS[name]
+        printer.say(f"{name}\n    {known.summary}; licence: {known.licence}")
+        about = {"source": known.source, "licence": known.licence, "citation": known.citation}
+        rows.append({"name": name, "summary": known.summary, **about})
+    if pattern is None:
+        printer.say("hf:NAME\n    any image data set of the Hugging Face Hub; ptkit[datasets]")
     printer.result(rows)
 
 

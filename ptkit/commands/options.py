@@ -195,7 +195,11 @@ Size = Annotated[int | None, typer.Option(help="Input size in pixels.", min=1)]
 
 Layers = Annotated[list[str] | None, typer.Option(help="Layer names or globs; may be repeated.")]
 Scale = Annotated[
-    str, typer.Option(help="One scale per 'layer', or per 'kernel' (stretches dead ones).")
+    str,
+    typer.Option(
+        metavar="layer|kernel",
+        help="One scale per 'layer', or per 'kernel' (stretches dead ones).",
+    ),
 ]
 Columns = Annotated[int | None, typer.Option(help="Tiles side by side, make_grid's nrow.", min=1)]
 Gap = Annotated[
@@ -208,6 +212,15 @@ GapColour = Annotated[
     ),
 ]
 NumImages = Annotated[int, typer.Option(help="How many images are drawn.", min=1)]
+
+
+PathColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
+]
 
 
 class BareWeights(TypedDict, total=False):
@@ -251,13 +264,8 @@ Source = Annotated[
 class SourceFlags(TypedDict, total=False):
     """How the classes of a source are known."""
 
-    path_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of a table with the images' paths or ids."),
-    ]
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of a table with the classes.")
-    ]
+    path_column: PathColumn
+    label_column: LabelColumn
     group_column: Annotated[
         str | None,
         typer.Option(

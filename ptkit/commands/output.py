@@ -15,7 +15,7 @@ class Printer:
     """Prints text unless --quiet or --json is given, and with --json the JSON object."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self.as_json, self.silent = as_json, quiet or as_json
+        self.as_json, self.quiet, self.silent = as_json, quiet, quiet or as_json
 
     def say(self, text: str = "") -> None:
         if not self.silent:
@@ -25,10 +25,19 @@ class Printer:
         if self.as_json:
             _write(json.dumps(value))
 
+    def rows(self, text: bytes) -> None:
+        """Print rows of a result at once, also with --quiet."""
+        _write(text, end=False)
 
-def _write(text: str) -> None:
+    def aside(self, text: str) -> None:
+        """Print beside rows, on standard error."""
+        if not self.silent:
+            typer.echo(printable(text), err=True)
+
+
+def _write(text: str | bytes, *, end: bool = True) -> None:
     try:
-        typer.echo(text)
+        typer.echo(text, nl=end)
     except BrokenPipeError:  # the reader has seen enough: Typer ends quietly
         raise
     except OSError as error:

@@ -11,8 +11,8 @@ from ptkit.commands.train import TrainingScreen, print_run
 
 # Of the settings that train takes, those that have an effect without steps.
 _KEYWORDS = (
-    "train", "valid", "model", "root", "size", "transforms", "alpha", "workers", "batch_size",
-    "seed", "device", "precision",
+    "train", "valid", "model", "root", "size", "fit", "transforms", "alpha", "workers",
+    "batch_size", "seed", "device", "precision",
 )  # fmt: skip
 
 _OF_RUNS = ("assignments", "name", "out", *options.SourceFlags.__annotations__)

@@ -13,6 +13,13 @@ from ptkit.core.wording import table
 if TYPE_CHECKING:
     from ptkit.core.models.hooks import Layer
 
+_Scale = Annotated[
+    str,
+    typer.Option(
+        metavar="layer|map", help="One scale per 'layer', or per 'map' (stretches dead ones)."
+    ),
+]
+
 
 @options.reads_images
 @options.writes_names
@@ -31,9 +38,7 @@ def viz_featuremaps(
             metavar="FUNCTION", help="Show what this function, such as relu, makes of each layer."
         ),
     ] = None,
-    scale: Annotated[
-        str, typer.Option(help="One scale per 'layer', or per 'map' (stretches dead ones).")
-    ] = "layer",
+    scale: _Scale = "layer",
     columns: options.Columns = None,
     gap: options.Gap = None,
     gap_colour: options.GapColour = None,

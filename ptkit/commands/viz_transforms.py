@@ -22,7 +22,8 @@ STATISTICS = {
 
 
 @options.with_flags(
-    options.setting_flags(("transforms", "augment", "size", "alpha", "seed")), before="num_images"
+    options.setting_flags(("transforms", "augment", "size", "fit", "alpha", "seed")),
+    before="num_images",
 )
 @options.reads_images
 @options.with_flags(STATISTICS, before="config")
@@ -52,8 +53,8 @@ def viz_transforms(
     """
     from ptkit.core.data.keyed import spread
     from ptkit.core.parts.trust import gather_trusted
+    from ptkit.looking.image_sources import find_images
     from ptkit.looking.pictures import add_events, picture_folder
-    from ptkit.looking.predictions import find_images
     from ptkit.looking.transform_pictures import draw_sheets
     from ptkit.looking.transforms import show_transforms
 

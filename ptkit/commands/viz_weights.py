@@ -16,7 +16,10 @@ def viz_weights(
     layers: options.Layers = None,
     view: Annotated[
         str,
-        typer.Option(help="'auto', or 'channels': a row per output, a grey tile per input."),
+        typer.Option(
+            metavar="auto|channels",
+            help="'auto', or 'channels': a row per output, a grey tile per input.",
+        ),
     ] = "auto",
     scale: options.Scale = "layer",
     columns: options.Columns = None,

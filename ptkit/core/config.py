@@ -56,6 +56,13 @@ class DataSettings:
         flag="--size",
         within=_COUNT,
     )
+    fit: str = setting(
+        "auto",
+        "How an image becomes square: its centre, all of it with a border, or squeezed; auto"
+        " stretches up to 64 pixels, crops above.",
+        flag="--fit",
+        choices=("auto", "crop", "pad", "stretch"),
+    )
     augment: str = setting(
         "auto",
         "Ready list of training transforms; auto chooses by the input size.",

@@ -30,6 +30,8 @@ _FROM_SIZE = re.compile(
     r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
 )
 _RESIZED = re.compile(r"(?<![\w:.])(Resize\(\s*)(\d+)\b")
+# What a list with --fit may not name; a user's own transforms have a prefix.
+_RESIZES = re.compile(r"(?<![\w:.])(?:Resize|RandomResizedCrop|Normalize)\(")
 # What stands before the size of a crop or of Resize; a user's own transforms have a prefix.
 _SIZED = r"((?<![\w:.])(?:Resize|[A-Z]\w*Crop)\(\s*|\bsize\s*=\s*)"
 
@@ -40,6 +42,8 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     before, given: what the layers name, `section.key` to value.
     """
     changes = _with_size(before, given.get("data.size"))
+    if given.get("data.fit", "auto") != "auto":
+        changes |= _without_own_size({**before, **changes})
     for name in _DEPENDENTS.keys() & given.keys():
         if not name.endswith(".call") or _is_other_part(before.get(name), given[name]):
             changes |= {dependent: _default(dependent) for dependent in _DEPENDENTS[name]}
@@ -57,6 +61,12 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
         if isinstance(old, int) and before.get("optimizer.lr_per") is None:
             changes["optimizer.lr_per"] = old * before.get("train.accumulate", 1)
     return changes
+
+
+def _without_own_size(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lists of earlier layers, without those that make images square themselves."""
+    lists = ("data.transforms", "data.eval_transforms")
+    return {name: () for name in lists if any(map(_RESIZES.search, before.get(name, ())))}
 
 
 def _rate_stays(before: Mapping[str, Any], replaced: Collection[str]) -> bool:

@@ -202,16 +202,20 @@ def write_synced(path: Path, write: bytes | Callable[[BinaryIO], object]) -> Non
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, with LF at the ends of lines; see `write_atomically`.
+    """Write a table, see `csv_bytes` and `write_atomically`."""
+    write_atomically(path, csv_bytes(itertools.chain([header], rows)))
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return rows as CSV, with LF at the ends of lines.
 
     A text that spreadsheets would run as a formula gets a `'` in front, which marks a text there.
     Paths may hold bytes that are not UTF-8; they are written back as they were.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
     writer.writerows([_harmless(cell) for cell in row] for row in rows)
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _harmless(cell: Any) -> Any:

@@ -127,3 +127,10 @@ def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
         raise UsageError(
             f"{flag} must be one of {', '.join(choices)}, found {value!r}{nearest(value, choices)}"
         )
+
+
+def check_at_least(low: int, **values: int | None) -> None:
+    """Raise a UsageError unless each value that is given is at least `low`."""
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UsageError(f"{name} must be at least {low}, found {value}")

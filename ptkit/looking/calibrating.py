@@ -134,7 +134,7 @@ def calibrate_list(
         seed=wishes.seed,
     )
     temperature = fit.fit_temperature() if TEMPERATURE in parts else None
-    thresholds = fit.fit_thresholds() if THRESHOLDS in parts else None
+    thresholds, answering = fit.fit_thresholds() if THRESHOLDS in parts else (None, None)
     strangers, strange = None, None
     if training is not None and features is not None:
         strangers = runs.strangers(training)
@@ -146,7 +146,8 @@ def calibrate_list(
         (subject.task.plain_chances(outputs).numpy(), fit.task.values(outputs).numpy()),
         fit.task.answers(outputs).numpy(),
         temperature,
-        *(thresholds or (None, None)),
+        thresholds,
+        answering,
         strange,
         num_trained_on,
         skipped,
@@ -320,7 +321,9 @@ def calibrate(
             subject, list_file, wishes, device=device, workers=workers, on_bad=on_bad, root=root
         )
         old = subject.weights.checkpoint or {}
-        return found, _save(subject.weights.path, calibrated(old, found), old)
+        is_kept = _save(subject.weights.path, calibrated(old, found), old)
+        shown = subject.weights.shown_path
+        return found, shown.with_name(_kept_name(shown)) if is_kept else None
 
 
 def remove_calibration(path: Path) -> Path:
@@ -334,20 +337,24 @@ def remove_calibration(path: Path) -> Path:
     if weights.checkpoint is None:
         raise CheckpointError(f"{path} holds weights only, which are never calibrated")
     with _alone(weights.run):
-        file = weights.path.resolve()
-        save_checkpoint(file, uncalibrated(weights.checkpoint, path))
-    return file
+        contents = uncalibrated(weights.checkpoint, path)
+        save_checkpoint(weights.path.resolve(), contents)
+    return weights.shown_path
 
 
 def _alone(run: Path | None) -> AbstractContextManager[object]:
     return nullcontext() if run is None else held(run)
 
 
-def _save(path: Path, contents: Mapping[str, Any], old: Mapping[str, Any]) -> Path | None:
+def _save(path: Path, contents: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Save a checkpoint and say whether the old one was kept."""
     # Behind a link is the file of the run.
     file = path.resolve()
-    kept = (
-        None if "calibration" in old else file.with_name(f"{file.stem}-uncalibrated{file.suffix}")
-    )
-    save_checkpoint(file, contents, previous=kept)
-    return kept
+    is_kept = "calibration" not in old
+    previous = file.with_name(_kept_name(file)) if is_kept else None
+    save_checkpoint(file, contents, previous=previous)
+    return is_kept
+
+
+def _kept_name(file: Path) -> str:
+    return f"{file.stem}-uncalibrated{file.suffix}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.calibration.temperature import bins_of, expected_calibration_error
+from ptkit.core.calibration.temperature import NUM_BINS, bins_of, expected_calibration_error
 from ptkit.core.calibration.thresholds import Threshold
 from ptkit.core.training.tasks.metrics import interval
 from ptkit.looking.calibrating import Calibration
@@ -105,10 +105,12 @@ def _row(name: str, found: Threshold) -> dict[str, Any]:
 def _draw_reliability(found: Calibration, pictures: PictureFolder, footer: str) -> np.ndarray:
     right = found.right.ravel()
     several = found.answers.ndim == 2
+    # A share of fewer than ten says little.
+    num_bins = min(NUM_BINS, max(len(right) // 10, 1))
     lines: dict[str, list[Bin]] = {}
     for name, is_after in (("before", False), ("after", True)):
         sure = found.sureness(is_after=is_after).ravel()
-        parts = bins_of(sure)
+        parts = bins_of(sure, num_bins=num_bins)
         lines[name] = [(float(sure[p].mean()), float(right[p].mean()), len(p)) for p in parts]
     heat = found.heat
     if heat is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.data.checking.cropping import CropLoss, crop_losses
 from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
 from ptkit.core.data.checking.ignoring import read_ignored
@@ -47,6 +48,11 @@ class CheckUp:
             if found := [f for f in self.findings.findings if f.rule.action == action]:
                 yield action, found
 
+    @property
+    def crop_losses(self) -> list[CropLoss]:
+        """What a centre crop would leave out of each class, the largest share first."""
+        return crop_losses(self.evidence)
+
     def count(self, verdict: str) -> int:
         """Return how many findings have this verdict."""
         return sum(finding.verdict == verdict for finding in self.findings.findings)
@@ -83,6 +89,10 @@ class CheckUp:
                 }
                 for finding in self.findings.findings
             ],
+            "crop": {
+                loss.class_name: {"median": loss.median, "worst": loss.worst}
+                for loss in self.crop_losses
+            },
             "natural": [rule.name for rule, _ in self.findings.natural],
         }
 

@@ -1,9 +1,8 @@
-"""A model's answers for images that have no labels."""
+"""A model's answers for images: of files, folders, lists and tables, or in memory."""
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,151 +14,148 @@ import PIL.ImageOps
 import torch
 
 from ptkit.core.data import images as decoder
-from ptkit.core.data.formats import IMAGE_EXTENSIONS
 from ptkit.core.data.labels import MULTI, REGRESSION
-from ptkit.core.data.lists import ImageList, list_of, read_list
+from ptkit.core.data.loading.batches import Batch
+from ptkit.core.data.splits.tables import Columns
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
-from ptkit.core.errors import CheckpointError, DataError, UsageError
-from ptkit.core.files import make_folder, write_csv
-from ptkit.core.models.features import seeing_features
+from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import Predicted, predicted
-from ptkit.core.training.tasks.task import Task
+from ptkit.core.training.prediction import Predicted, predicted_batch
+from ptkit.looking.answers import Answers, joined
+from ptkit.looking.image_sources import Asked, find_asked
 from ptkit.looking.subject import Subject
 
 # What predict_images takes: a path, an encoded image, or its pixels (H, W, 3).
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 
-# What stands for the class of an image whose answer is withheld; its index is None.
-UNKNOWN = "unknown"
-
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model says about some images, in order.
-
-    paths: None for an image that came from memory. kind: of the task, as Task.kind. values: float32
-    (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool (N, K) for several
-    labels, or the numbers again. top: how many classes a row names. notes: what was done to get
-    bare weights, a line each. trained_on: bool (N,), which images the weights were trained on; None
-    where that is unknown.
-    unknown: bool (N,), for which images the answer is withheld: less probable than the threshold of
-    its class, or unlike the training images; None where the model never says so.
-    errors: row -> why that image cannot be read; its values are nan, and its answer means nothing.
+class Prediction:
+    """A prediction that has not begun, for `num_images` images; `parts` are the answers as they
+    come, and can be taken once. notes: what was done to get bare weights, label_notes: where labels
+    come from and why others are left out, a line each.
     """
 
-    paths: tuple[str | None, ...]
-    class_names: tuple[str, ...]
-    kind: str
-    values: np.ndarray
-    answers: np.ndarray
-    top: int = 1
-    notes: tuple[str, ...] = ()
-    trained_on: np.ndarray | None = None
-    errors: Mapping[int, str] = field(default_factory=dict)
-    unknown: np.ndarray | None = None
+    num_images: int
+    notes: tuple[str, ...]
+    label_notes: tuple[str, ...]
+    parts: Iterator[Answers]
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One plain mapping an image: path, and what the kind of task has to say.
 
-        One class an image: class, index, probability, and with `top` above 1 the most probable
-        classes under `top`; where the answer is withheld, class "unknown", index None, the
-        probability of the most probable class, and its name under `most_probable`. Several: classes, indices,
-        probabilities. Numbers: numbers. All: trained_on, true, for an image that the weights were trained on.
-        An image that cannot be read: error.
-        """
-        rows = [{"path": path, **self._answer(k)} for k, path in enumerate(self.paths)]
-        for k in [] if self.trained_on is None else np.flatnonzero(self.trained_on).tolist():
-            rows[k]["trained_on"] = True
-        return rows
+def begin_prediction(
+    subject: Subject,
+    sources: Sequence[str],
+    *,
+    columns: Columns | None = None,
+    root: Path | None = None,
+    **how: Any,
+) -> Prediction:
+    """Find images and check everything that can be wrong before they are decoded.
 
-    def table(self, share: str = "{:.6g}") -> list[list[str]]:
-        """Return a header and a line of text an image; `share` formats probabilities."""
-        rows = [{"path": row["path"] or "", **_cells(row, share)} for row in self.rows]
-        # In the order in which they come, but errors last.
-        names = dict.fromkeys(name for row in rows for name in row if name != "error")
-        header = [*names, *(["error"] if self.errors else [])]
-        return [header, *([row.get(name, "") for name in header] for row in rows)]
+    columns, root: see `find_asked`. how: see `predict_parts`.
 
-    def save(self, folder: Path) -> Path:
-        """Write predictions.csv into a folder and return its path.
-
-        Raises:
-            StorageError: the disk refused.
-        """
-        file = make_folder(folder) / "predictions.csv"
-        header, *rows = self.table()
-        write_csv(file, header, rows)
-        return file
-
-    def _answer(self, row: int) -> dict[str, Any]:
-        if row in self.errors:
-            return {"error": self.errors[row]}
-        values, names = self.values[row], self.class_names
-        if self.kind == REGRESSION:
-            return {"numbers": dict(zip(names, map(float, values), strict=True))}
-        if self.kind == MULTI:
-            present = np.flatnonzero(self.answers[row]).tolist()
-            return {
-                "classes": [names[k] for k in present],
-                "indices": present,
-                "probabilities": dict(zip(names, map(float, values), strict=True)),
-            }
-
-        def named(k: int) -> dict[str, Any]:
-            return {"class": names[k], "index": k, "probability": float(values[k])}
-
-        answer = named(int(self.answers[row]))
-        if self.unknown is not None and self.unknown[row]:
-            most_probable = answer["class"]
-            answer |= {"class": UNKNOWN, "index": None, "most_probable": most_probable}
-        if self.top > 1:
-            order = np.argsort(-values, kind="stable")[: self.top].tolist()
-            answer["top"] = list(map(named, order))
-        return answer
+    Raises:
+        DataError, UsageError: see `predict_sources`.
+    """
+    asked = find_asked(subject, sources, columns=columns, root=root)
+    parts = predict_parts(subject, asked, **how)
+    return Prediction(len(asked.images), subject.weights.lines, asked.notes, parts)
 
 
 def predict_sources(
     subject: Subject,
     sources: Sequence[str],
     *,
-    top: int = 1,
-    device: str = "auto",
-    workers: int = 0,
-    on_bad: str = "skip",
+    columns: Columns | None = None,
     root: Path | None = None,
+    **how: Any,
 ) -> Answers:
-    """Return what the model says about image files, folders (at any depth) and list files.
+    """Return what the model says about image files, folders (at any depth), lists and tables.
 
-    on_bad: `skip` puts images that cannot be read into the answers' `errors`. root: where the
-    images of the lists are now, see `read_list`.
+    columns, root: see `find_asked`. how: see `predict_parts`.
 
     Raises:
         DataError: nothing there, or, with `stop`, an image that cannot be read.
-        UsageError: no source, a root without a list, or `top` where classes are not ranked.
+        UsageError: no source, a root without a list, or settings that do not fit the model.
         CheckpointError: the saved pipeline names user code.
     """
+    begun = begin_prediction(subject, sources, columns=columns, root=root, **how)
+    return joined(list(begun.parts))
+
+
+def predict_parts(
+    subject: Subject,
+    asked: Asked,
+    *,
+    top: int = 1,
+    threshold: float | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    on_bad: str = "skip",
+) -> Iterator[Answers]:
+    """Return the model's answers in parts, in the order of the images, as they come.
+
+    threshold: the probability below which an image is unknown, in the place of those that the
+    checkpoint has for its classes; where images have several classes, the one above which each is
+    present. on_bad: `skip` puts images that cannot be read into the
+    answers' `errors`.
+
+    Raises:
+        UsageError: `top` where classes are not ranked, or a threshold that is no probability or is
+            for a model that gives numbers. While it runs: see `predict_sources`.
+    """
     _check_top(subject, top)
-    images = find_images(sources, subject.class_names, root=root)
+    _check_threshold(subject, threshold)
+    if threshold is not None:
+        is_multi = subject.task.kind == MULTI
+        limits = torch.full((len(subject.class_names),), threshold) if is_multi else None
+        subject = replace(subject, task=replace(subject.task, thresholds=limits))
+        threshold = None if is_multi else threshold
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
-    found, trained_on = subject.predict(images, device=device, workers=workers, bad=bad)
-    found.values[list(errors)] = np.nan
-    return Answers(
-        tuple(map(images.listed_path, range(len(images)))),
+    found = subject.predict_parts(asked.images, device=device, workers=workers, bad=bad)
+    blank = Answers(
+        (),
         subject.class_names,
         subject.task.kind,
-        found.values,
-        found.answers,
+        np.empty(0),
+        np.empty(0),
         top,
-        subject.weights.lines,
-        trained_on,
-        dict(sorted(errors.items())),
-        found.unknown,
+        notes=subject.weights.lines,
     )
+    return _parts(blank, asked, found, errors, threshold)
+
+
+def _parts(
+    blank: Answers,
+    asked: Asked,
+    found: Iterator[tuple[Predicted, np.ndarray | None]],
+    bad: Mapping[int, str],
+    threshold: float | None,
+) -> Iterator[Answers]:
+    has_labels, start = bool(asked.known.any()), 0
+    for part, trained_on in found:
+        rows = range(start, start + len(part.values))
+        errors = {row - start: bad[row] for row in rows if row in bad}
+        part.values[list(errors)] = np.nan
+        unknown = part.unknown
+        if threshold is not None:
+            is_low = part.values[np.arange(len(rows)), part.answers] < threshold
+            unknown = is_low if unknown is None else is_low | unknown
+        yield replace(
+            blank,
+            paths=tuple(map(asked.images.listed_path, rows)),
+            values=part.values,
+            answers=part.answers,
+            trained_on=trained_on,
+            unknown=unknown,
+            errors=errors,
+            labels=asked.labels[start : rows.stop] if has_labels else None,
+            known=asked.known[start : rows.stop] if has_labels else None,
+        )
+        start = rows.stop
 
 
 def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: int = 1) -> Answers:
@@ -188,7 +184,11 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
         ]
         same_shape([tuple(view.shape[-3:]) for view in views], pipeline.calls)
         crops = channels_last(torch.stack(views).flatten(0, -4))
-        parts.append(_answered(subject, crops.to(place), task, num_crops=pipeline.num_crops))
+        batch = Batch(
+            crops.to(place), torch.empty(0), np.arange(len(views)), num_crops=pipeline.num_crops
+        )
+        with evaluating(model), torch.inference_mode():
+            parts.append(predicted_batch(model, batch, task, len(subject.class_names)))
     paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
     values = np.concatenate([part.values for part in parts])
     if not np.isfinite(values).all():
@@ -197,21 +197,6 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     doubts = [part.unknown for part in parts if part.unknown is not None]
     unknown = np.concatenate(doubts) if doubts else None
     return Answers(paths, subject.class_names, task.kind, values, answers, top, unknown=unknown)
-
-
-def _answered(subject: Subject, crops: torch.Tensor, task: Task, *, num_crops: int) -> Predicted:
-    """Return the answers for images of which each has so many crops (n * num_crops, C, H, W)."""
-    features = None
-    with evaluating(subject.model), torch.inference_mode(), ExitStack() as stack:
-        if task.strangers is None:
-            outputs = subject.model(crops).float()
-        else:
-            watched = seeing_features(subject.model, num_classes=len(subject.class_names))
-            seen = stack.enter_context(watched)
-            outputs = subject.model(crops).float()
-            features = seen().unflatten(0, (-1, num_crops)).mean(dim=1)
-        outputs = outputs.unflatten(0, (-1, num_crops)).mean(dim=1)
-        return predicted(outputs, task, features=features)
 
 
 def with_predict(subject: Subject) -> torch.nn.Module:
@@ -237,71 +222,6 @@ def _predict_rows(
     return predict_images(subject, images, top=top).rows
 
 
-def find_images(
-    sources: Sequence[str], class_names: tuple[str, ...], *, root: Path | None = None
-) -> ImageList:
-    """Return the images that some image files, folders (at any depth) and list files name, in that
-    order.
-
-    root: of the images in lists, see `read_list`.
-
-    Raises:
-        DataError: nothing there, or a folder without images.
-        UsageError: no source, or a root without a list.
-    """
-    if root is not None and not any(map(_is_list, sources)):
-        raise UsageError("--root is for the images of a list; name a list file (.txt)")
-    paths: list[str] = []
-    for source in sources:
-        if os.path.isdir(source):
-            paths += _in_folder(source)
-        elif _is_list(source):
-            images = read_list(Path(source), root=root)
-            paths += map(images.image_path, range(len(images)))
-        else:
-            paths.append(source)
-    if not paths:
-        raise UsageError("no images: name image files, folders or list files")
-    return list_of(paths, class_names)
-
-
-def _is_list(source: str) -> bool:
-    return source.endswith(".txt") and not os.path.isdir(source)
-
-
-def _in_folder(folder: str) -> list[str]:
-    found: list[str] = []
-    for parent, folders, names in os.walk(folder):
-        # In place: os.walk goes into what is left, in this order.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(parent, name) for name in sorted(names) if _is_image(name)]
-    if not found:
-        raise DataError(f"{folder} has no images; expected files such as {folder}/1.png")
-    return found
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
-
-
-def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
-    """Return column -> text, as the kind of task has them."""
-    if "error" in row:
-        return {"error": row["error"]}
-    if "numbers" in row:
-        return {name: f"{value:.6g}" for name, value in row["numbers"].items()}
-    if "classes" in row:
-        chances = row["probabilities"]
-        words = (f"{name} {share.format(chances[name])}" for name in row["classes"])
-        return {"classes": ", ".join(words) or "none"}
-    cells: dict[str, str] = {}
-    for place, found in enumerate(row.get("top", [row])):
-        number = f" {place + 1}" if place else ""
-        cells[f"class{number}"] = found["class"]
-        cells[f"probability{number}"] = share.format(found["probability"])
-    return cells
-
-
 def _check_top(subject: Subject, top: int) -> None:
     kind = subject.task.kind
     if top < 1:
@@ -310,6 +230,19 @@ def _check_top(subject: Subject, top: int) -> None:
         raise UsageError(
             f"--top ranks classes, of which an image has one; {subject.weights.source} is a {kind}"
             " model"
+        )
+
+
+def _check_threshold(subject: Subject, threshold: float | None) -> None:
+    if threshold is None:
+        return
+    if subject.task.kind == REGRESSION:
+        raise UsageError(
+            f"--threshold is for probabilities, and {subject.weights.source} gives numbers"
+        )
+    if not 0 < threshold < 1:
+        raise UsageError(
+            f"--threshold is a probability between 0 and 1, such as 0.7, found {threshold:g}"
         )
 
 

@@ -1,6 +1,6 @@
 """A model to look at: from a checkpoint, a run folder, or bare weights with the user's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, names_code, parse, parse_all
 from ptkit.core.ranks import here
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import Predicted, predict_list
+from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
 
@@ -93,11 +93,34 @@ class Subject:
                 )
             return found, self.trained_on(batches)
 
-    def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
-        """Return the batches of a list as the model takes them; raises what `predict` does."""
-        place = own_device(choose_device(device))
-        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
-        return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
+    def predict_parts(
+        self, images: ImageList, *, device: str, workers: int, bad: Unreadable | None = None
+    ) -> Iterator[tuple[Predicted, BoolArray | None]]:
+        """Yield what `predict` returns in parts, in the list's order, as they come; with several
+        ranks as one part.
+
+        Raises:
+            DataError, CheckpointError, UsageError: see `predict`.
+        """
+        if not here().is_alone:
+            yield self.predict(images, device=device, workers=workers, bad=bad)
+            return
+        batches = self.batches(images, device=device, workers=workers)
+        trained_on = self.weights.image_hashes
+        hashes = None if trained_on is None else np.unique(trained_on)
+        with closing(batches):
+            parts = predicted_parts(self.model.to(batches.device), batches, task=self.task, bad=bad)
+            for indices, found in parts:
+                if not np.isfinite(found.values).all():
+                    row = int((~np.isfinite(found.values)).any(axis=1).argmax())
+                    raise CheckpointError(
+                        f"{self.weights.source} gives NaN or infinite outputs for"
+                        f" {images.listed_path(int(indices[row]))}: its weights are damaged"
+                    )
+                known = None
+                if hashes is not None:
+                    known = _are_in(batches.known_hashes()[indices], hashes)
+                yield found, known
 
     def trained_on(self, batches: Batches) -> BoolArray | None:
         """Return which images of batches that were read the weights were trained on, bool (N,);
@@ -109,10 +132,25 @@ class Subject:
         known: BoolArray = np.isin(batches.image_hashes(), trained_on)
         return known
 
+    def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
+        """Return the batches of a list as the model takes them; raises what `predict` does."""
+        place = own_device(choose_device(device))
+        sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
+        return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
+
     def pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
         """Return what the model gets (n, C, H, W) as pictures, uint8 (n, H, W, 3)."""
         # Without Normalize the pixels are what the model sees.
         return denormalise(images, self.weights.mean or (0.0,), self.weights.std or (1.0,))
+
+
+def _are_in(own: npt.NDArray[np.int64], ordered: npt.NDArray[np.int64]) -> BoolArray:
+    """Say which hashes of files are among others, which are in order; 0 is no hash."""
+    # Not np.isin, which would sort all of them for each batch.
+    places = np.searchsorted(ordered, own)
+    found: BoolArray = np.append(ordered, 0)[places] == own
+    found &= own != 0
+    return found
 
 
 def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Subject:

@@ -15,6 +15,7 @@ from ptkit.core.data.loading.first_look import choose_size
 from ptkit.core.data.transforms.catalogue import is_mix, spec_named
 from ptkit.core.data.transforms.completion import (
     MeanAndStd,
+    check_fit,
     complete,
     mean_and_std_of,
     own_statistics,
@@ -133,10 +134,12 @@ def calls_for(paths: Sequence[str], data: DataSettings) -> tuple[Call, ...]:
             # Names the first that cannot be read; below, those are passed over.
             decoder.size_of(path)
         size = choose_size(list_of(paths, ("image",)))
-    calls = training_calls(data.transforms, data.augment, size)
+    check_fit(data.fit, transforms=data.transforms)
+    calls = training_calls(data.transforms, data.augment, size, data.fit)
     own = own_statistics(calls, data.mean, data.std)
     mean, std = own[:2] if own else (data.mean, data.std)
-    completed = complete(calls, size=size, mean=mean or (0, 0, 0), std=std or (1, 1, 1))
+    mean_and_std = {"mean": mean or (0, 0, 0), "std": std or (1, 1, 1)}
+    completed = complete(calls, size=size, fit=data.fit, **mean_and_std)
     return tuple(call for call in completed if mean or spec_named(call).gives != NORMALISED)
 
 

@@ -47,7 +47,7 @@ def coverage_figure(
         shares = [style.percent(share) for share in answered]
         title += f", {shares[1]} of the {shares[0]} that it answers"
     notes = ["Line: only the most probable answers are given. Point: as the checkpoint does it."]
-    page = style.new_page(_WIDTH, _HEIGHT + 44, title=title, notes=notes, footer=footer)
+    page = style.new_page(_WIDTH, _HEIGHT + 58, title=title, notes=notes, footer=footer)
     axes = page.axes(_LEFT, 14, _WIDTH - _LEFT - 12, _HEIGHT)
     axes.plot(curve.coverage, curve.accuracy, color=style.BLUE, linewidth=2, clip_on=False)
     lowest = float(curve.accuracy.min())

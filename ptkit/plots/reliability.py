@@ -30,7 +30,7 @@ def reliability_figure(
     change = f" before, {ece[1]:.3f} after" if after is not None else ""
     title = f"Do probabilities keep what they promise? ECE {ece[0]:.3f}{change}"
     notes = [f"{what}, in {len(before)} bins of equal size; calibrated ones lie on the diagonal."]
-    page = style.new_page(_SIDE + _LEFT + 160, _SIDE + 44, title=title, notes=notes, footer=footer)
+    page = style.new_page(_SIDE + _LEFT + 160, _SIDE + 54, title=title, notes=notes, footer=footer)
     axes = page.axes(_LEFT, 8, _SIDE, _SIDE)
     axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1, linestyle=(0, (5, 4)))
     lines = [(before, style.ORANGE, "before")]

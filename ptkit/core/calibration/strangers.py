@@ -106,8 +106,9 @@ TENSORS = ("mean", "basis", "class_means", "whitening", "variances")
 
 def read_strangers(contents: Mapping[str, Any]) -> Strangers:
     """Return what a checkpoint carries as `task.unknown`."""
-    parts: dict[str, Any] = {name: contents[name].float() for name in TENSORS}
-    return Strangers(**parts, **{name: float(contents[name]) for name in NUMBERS})
+    found: dict[str, Any] = {name: contents[name].float() for name in TENSORS}
+    found |= {name: float(contents[name]) for name in NUMBERS}
+    return Strangers(**found)
 
 
 def generalised_entropy(chances: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ def expected_calibration_error(sure: Floats, right: npt.NDArray[np.bool_]) -> fl
     return float(sum(gaps) / len(sure))
 
 
-def bins_of(sure: Floats) -> list[npt.NDArray[np.int64]]:
-    """Return the indices of the numbers in each of 15 bins of equal mass, the lowest bin first;
+def bins_of(sure: Floats, *, num_bins: int = NUM_BINS) -> list[npt.NDArray[np.int64]]:
+    """Return the indices of the numbers in each of some bins of equal mass, the lowest bin first;
     fewer bins of fewer numbers.
     """
     order = np.argsort(sure, kind="stable")
-    return [part for part in np.array_split(order, NUM_BINS) if len(part)]
+    return [part for part in np.array_split(order, num_bins) if len(part)]
 
 
 def two_halves(count: int, *, seed: int = 0) -> tuple[npt.NDArray[np.int64], ...]:

@@ -221,14 +221,25 @@ def classes_file(list_file: Path, classes: Path | None = None) -> Path | None:
     return classes or (beside if beside.is_file() else None)
 
 
-def list_of(paths: Sequence[str], class_names: tuple[str, ...]) -> ImageList:
-    """Return images without a list file, relative to the working directory; their labels mean
-    nothing.
+def list_of(
+    paths: Sequence[str],
+    class_names: tuple[str, ...],
+    *,
+    file: Path | None = None,
+    root: Path | None = None,
+) -> ImageList:
+    """Return images whose labels mean nothing, relative to the working directory; or as `read_list`
+    finds those that a list file names.
+
+    Raises:
+        DataError, UsageError: see `root` of `read_list`.
     """
     import numpy as np
 
     packed = _packed([path.encode("utf-8", "surrogateescape") for path in paths])
-    return ImageList(Path(), Path(), class_names, "", np.zeros(len(paths), np.int64), *packed)
+    labels, place = np.zeros(len(paths), np.int64), file or Path()
+    found = ImageList(place, place.parent, class_names, "", labels, *packed)
+    return found if root is None else replace(found, moved=_moved(found, root))
 
 
 def _packed(paths: Sequence[bytes | bytearray]) -> "tuple[bytes, np.ndarray]":

@@ -1,6 +1,7 @@
 """A model's answers over a list, in order; nothing waits for the device between batches."""
 
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.keyed import Indices
+from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.data.loading.streaming import Unreadable
+from ptkit.core.device import begin_copy, when_copied
 from ptkit.core.distributed import in_list_order, merged
 from ptkit.core.machine import keep_freed_memory
 from ptkit.core.models.features import seeing_features
@@ -63,6 +66,44 @@ def predict_list(
     return predicted(outputs, task, features=features)
 
 
+def predicted_parts(
+    model: nn.Module, batches: Batches, *, task: Task, bad: Unreadable | None = None
+) -> Iterator[tuple[Indices, Predicted]]:
+    """Yield the answers batch by batch, with the indices of the images, while the next one is under
+    way; the model is left in evaluation mode. For one process alone.
+
+    bad: as for `predict_list`.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    keep_freed_memory()
+    model.eval()
+    task, device = task.on(batches.device), batches.device
+    # A GPU computes a batch while the answers of the one before go out.
+    num_ahead = 0 if device.type == "cpu" else 1
+    under_way: deque[tuple[Indices, list[Tensor], Callable[[], None]]] = deque()
+    num_classes = None if task.strangers is None else batches.images.num_classes
+
+    def first() -> tuple[Indices, Predicted]:
+        indices, found, wait = under_way.popleft()
+        wait()
+        values, answers, *unknown = (each.numpy() for each in found)
+        return indices, Predicted(values, answers, unknown=unknown[0] if unknown else None)
+
+    for batch in batches.epoch(bad=bad):
+        # Not around the loop: this mode would hold for whoever takes what is yielded.
+        with torch.inference_mode():
+            outputs, features = _run(model, batch, dtype=None, num_classes=num_classes)
+            found = task.values(outputs), task.answers(outputs), task.is_unknown(outputs, features)
+            copies = [begin_copy(each) for each in found if each is not None]
+        under_way.append((batch.indices, copies, when_copied(device)))
+        if len(under_way) > num_ahead:
+            yield first()
+    while under_way:
+        yield first()
+
+
 def predicted(outputs: Tensor, task: Task, *, features: Tensor | None = None) -> Predicted:
     """Return the answers that outputs (N, num_outputs) mean.
 
@@ -76,6 +117,13 @@ def predicted(outputs: Tensor, task: Task, *, features: Tensor | None = None) ->
         answers.cpu().numpy(),
         unknown=None if unknown is None else unknown.cpu().numpy(),
     )
+
+
+def predicted_batch(model: nn.Module, batch: Batch, task: Task, num_classes: int) -> Predicted:
+    """Return the answers for one batch."""
+    watched = None if task.strangers is None else num_classes
+    outputs, features = _run(model, batch, dtype=None, num_classes=watched)
+    return predicted(outputs, task, features=features)
 
 
 def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -107,19 +155,29 @@ def run_list(
     keep_freed_memory()
     model.eval()
     rows, features, places = [], [], []
-    with torch.inference_mode(), ExitStack() as stack:
-        seen = None
-        if num_classes is not None:
-            seen = stack.enter_context(seeing_features(model, num_classes=num_classes))
+    with torch.inference_mode():
         for batch in batches.epoch(bad=bad):
-            found = batch.outputs(model, dtype).float()
+            outputs, seen = _run(model, batch, dtype=dtype, num_classes=num_classes)
             kept = 0 if batch.is_stand_in else None
-            rows.append(found[:kept])
+            rows.append(outputs[:kept])
             places.append(batch.indices[: len(rows[-1])])
             if seen is not None:
-                features.append(seen().unflatten(0, (-1, batch.num_crops)).mean(dim=1)[:kept])
+                features.append(seen[:kept])
     if bad is not None:
         bad.update(merged(bad))
     order = np.concatenate(places)
     outputs = in_list_order(torch.cat(rows), order)
     return outputs, in_list_order(torch.cat(features), order) if features else None
+
+
+def _run(
+    model: nn.Module, batch: Batch, *, dtype: torch.dtype | None, num_classes: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return outputs (n, num_outputs) and features (n, D) of a batch, None without num_classes;
+    of several crops the means.
+    """
+    if num_classes is None:
+        return batch.outputs(model, dtype).float(), None
+    with seeing_features(model, num_classes=num_classes) as seen:
+        outputs = batch.outputs(model, dtype).float()
+        return outputs, seen().unflatten(0, (-1, batch.num_crops)).mean(dim=1)

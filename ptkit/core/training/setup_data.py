@@ -19,10 +19,13 @@ from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list
 from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
     Statistics,
+    check_fit,
     complete,
+    fit_of,
     mirrors,
     own_geometry,
     own_statistics,
+    resizes,
     training_calls,
 )
 from ptkit.core.data.transforms.eval_lists import has_own_code, without_randomness
@@ -112,11 +115,10 @@ def prepare_data(
     """
     train_list, valid_list = read_lists(data)
     size = data.size or (start.size if start else None) or choose_size(train_list)
-    data, train_calls = replace(data, size=size), _training_calls(data, size, start)
-    if start is not None and start.size == size and not (data.transforms or data.eval_transforms):
-        data = replace(data, eval_transforms=own_geometry(start.pipeline, size))
+    data = _with_geometry(replace(data, size=size), size, start)
+    train_calls = _training_calls(data, size, start)
     # Drafts, without Normalize: decoding needs pipelines, and measuring needs decoded images.
-    planned = functools.partial(_pipeline, size=size, alpha=_alpha_of(data, start))
+    planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=_alpha_of(data, start))
     train_draft = planned(train_calls)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
     eval_draft = planned(eval_calls)
@@ -177,9 +179,27 @@ def _load(
         return train, load_list(lists[1], drafts[1], data, counting, is_once=is_once)
 
 
+def _with_geometry(data: DataSettings, size: int, start: Weights | None) -> DataSettings:
+    """Return the settings with how images become square: where the user says nothing of it, as for
+    the weights to start from.
+    """
+    own = {"transforms": data.transforms, "eval_transforms": data.eval_transforms}
+    check_fit(data.fit, **own)
+    if start is None or data.fit != "auto":
+        return data
+    # Of a run's own weights; torchvision's and timm's say how they are evaluated, not trained.
+    is_of_run = start.checkpoint is not None and start.size is not None
+    fit = fit_of(start.pipeline, start.size or 0) if is_of_run else "auto"
+    if fit != "auto" and not resizes(*own.values()):
+        return replace(data, fit=fit)
+    if start.size == size and not any(own.values()):
+        return replace(data, eval_transforms=own_geometry(start.pipeline, size))
+    return data
+
+
 def _training_calls(data: DataSettings, size: int, start: Weights | None) -> tuple[Call, ...]:
     """Return the transforms for training, as the user or the defaults say."""
-    train = training_calls(data.transforms, data.augment, size)
+    train = training_calls(data.transforms, data.augment, size, data.fit)
     if start is not None and start.is_whitened and not _has(train, "LinearTransformation"):
         raise UsageError(
             "these weights were trained on whitened images: pass --transform"
@@ -202,7 +222,7 @@ def _evaluation_calls(
             "data.eval_transforms has WithHorizontalFlip, and no training transform mirrors images:"
             " add one, such as AlternatingFlip(), or pass --set data.eval_transforms=none"
         )
-    calls = complete(given, size=size) if given else train
+    calls = complete(given, size=size, fit=data.fit) if given else train
     tried_on = examples(images) if has_own_code(calls) else ()
     fixed, is_random = without_randomness(calls, tried_on)
     if given and is_random:
@@ -214,9 +234,9 @@ def _evaluation_calls(
 
 
 def _pipeline(
-    calls: tuple[Call, ...], *, size: int, alpha: str, **scale: tuple[float, ...]
+    calls: tuple[Call, ...], *, size: int, fit: str, alpha: str, **scale: tuple[float, ...]
 ) -> Pipeline:
-    return Pipeline.of(complete(calls, size=size, **scale), alpha=alpha)
+    return Pipeline.of(complete(calls, size=size, fit=fit, **scale), alpha=alpha)
 
 
 def _alpha_of(data: DataSettings, start: Weights | None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ptkit.core.data.checking import classes, copies, quality, shortcuts
+from ptkit.core.data.checking import classes, copies, cropping, quality, shortcuts
 from ptkit.core.data.checking.evidence import Evidence, Found
 from ptkit.core.data.checking.ignoring import Entry, ignored_rows
 
@@ -47,6 +47,7 @@ RULES = (
     Rule("odd-aspect", INFO, REVIEW, quality.odd_aspect, is_of_quality=True),
     Rule("odd-size", INFO, REVIEW, quality.odd_size, is_of_quality=True),
     Rule("imbalance", WARN, KNOW, classes.imbalance, needs_classes=True),
+    Rule("crop", WARN, KNOW, cropping.crop),
     Rule("label-drift", WARN, KNOW, classes.label_drift, needs_classes=True),
     Rule("brightness-drift", WARN, KNOW, classes.brightness_drift),
 )

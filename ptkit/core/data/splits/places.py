@@ -23,7 +23,7 @@ class Places:
     """The images of a table, in its order.
 
     names: relative to the folder of the table or the root, or absolute as in the table. paths: the
-    same, to open. sizes: in bytes. note: what had to be assumed.
+    same, to open. sizes: in bytes, 0 where lenient. note: what had to be assumed.
     """
 
     names: list[str] = field(repr=False)
@@ -33,7 +33,12 @@ class Places:
 
 
 def find_images(
-    listed: Sequence[str], lines: Sequence[int], file: Path, *, root: Path | None
+    listed: Sequence[str],
+    lines: Sequence[int],
+    file: Path,
+    *,
+    root: Path | None,
+    is_lenient: bool = False,
 ) -> Places:
     """Find the files that a table names, with or without their extension.
 
@@ -41,7 +46,8 @@ def find_images(
     directory. Where nothing is there, the one folder that holds them is looked for below. Of moved
     paths `root` replaces the beginning, see `prefix_of_some`.
 
-    lines: where each is in the file, for messages.
+    lines: where each is in the file, for messages. is_lenient: an image may be missing, if not all
+    are; its path is where it should be.
 
     Raises:
         DataError: an image is missing, or several files or folders may be meant.
@@ -56,6 +62,8 @@ def find_images(
         wanted = [os.path.join(folder, name) for name in listed]
     found = [find(path) for path in wanted]
     paths = [path for path in found if path is not None]
+    if is_lenient and paths:
+        paths = [path or name for path, name in zip(found, wanted, strict=True)]
     if len(paths) < len(found):
         row, more = found.index(None), len(found) - len(paths) - 1
         others = f" (and {more:,} more are missing)" if more else ""
@@ -65,7 +73,8 @@ def find_images(
     note = f" in {folder}" if folder and folder != prefix_of(file.parent) else ""
     note += f" with {first_of(added, 3)} added" if added else ""
     names = [path.removeprefix(base) for path in paths]
-    return Places(names, paths, [file_size(path) for path in paths], note)
+    sizes = [0 if is_lenient else file_size(path) for path in paths]
+    return Places(names, paths, sizes, note)
 
 
 def _folder_of(listed: Sequence[str], file: Path, base: str, *, find: _Find, has_root: bool) -> str:

@@ -103,6 +103,40 @@ def scan_table(
     return with_parts_of_names(scan, is_lenient=is_lenient)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The images of a table, row by row, for who does not need labels.
+
+    paths: to open, whether something is there or not. labels: as in the table, "" without one; None
+    where no column has them. lines: where the rows are. note: what was taken for what.
+    """
+
+    paths: list[str] = field(repr=False)
+    labels: list[str] | None = field(repr=False)
+    lines: list[int] = field(repr=False)
+    note: str
+
+
+def images_of_table(file: Path, columns: Columns, *, root: Path | None) -> Listed:
+    """Find the images that a table names, and their labels where a column has them.
+
+    root: see `scan_table`.
+
+    Raises:
+        UsageError: a column that is not there.
+        DataError: the table cannot be read, no column or several may have the paths, an empty path,
+            or no image is there.
+    """
+    table = _read_table(file, columns, needs_labels=False)
+    rows, lines = table.rows, [row.line for row in table.rows]
+    places = find_images([row.path for row in rows], lines, file, root=root, is_lenient=True)
+    labels = [row.label for row in rows] if "label" in table.chosen else None
+    note = _note(table, places, num_repeated=0)
+    if labels is None and (several := _usual("label", table.header)):
+        note += f" The labels may be in {', '.join(several)}: choose with --label-column."
+    return Listed(places.paths, labels, lines, note)
+
+
 def ordered_classes(first_seen: Mapping[str, str], source: Path) -> tuple[str, ...]:
     """Return class names in their order: whole numbers as numbers, others by code point.
 
@@ -126,17 +160,18 @@ class _Table:
     """chosen: the column of each kind."""
 
     file: Path
+    header: Sequence[str]
     chosen: Mapping[str, str]
     rows: list[Row] = field(repr=False)
 
 
-def _read_table(file: Path, columns: Columns) -> _Table:
+def _read_table(file: Path, columns: Columns, *, needs_labels: bool = True) -> _Table:
     records = _json_records(file) if file.suffix.lower() == ".jsonl" else _text_records(file)
     first = list(islice(records, 4))
     if len(first) < 2:
         raise DataError(f"{file} has no rows; expected a header, then an image a row")
     header = [str(cell).strip() for cell in first[0][1]]
-    chosen = _choose_columns(file, [cells for _, cells in first], columns)
+    chosen = _choose_columns(file, [cells for _, cells in first], columns, needs_labels)
     index = {kind: header.index(name) for kind, name in chosen.items()}
     rows = []
     for line, cells in chain(first[1:], records):
@@ -147,11 +182,11 @@ def _read_table(file: Path, columns: Columns) -> _Table:
             )
         found = {kind: _text(cells[k], place) for kind, k in index.items()}
         # So pandas writes whole numbers of a column that has gaps.
-        row = Row(line, **{**found, "label": _WHOLE.sub(r"\1", found["label"])})
-        if not row.path or not row.label:
+        row = Row(line, **{**found, "label": _WHOLE.sub(r"\1", found.get("label", ""))})
+        if not row.path or (needs_labels and not row.label):
             kind = "label" if row.path else "path"
             raise DataError(f"{place}: the {kind} is empty (column {chosen[kind]})")
-        if _DECIMAL.fullmatch(row.label):
+        if needs_labels and _DECIMAL.fullmatch(row.label):
             raise DataError(
                 f"{place}: the label {row.label} has decimals and is no class; name another column"
                 " with --label-column"
@@ -160,7 +195,7 @@ def _read_table(file: Path, columns: Columns) -> _Table:
     # By its name alone a column may hold anything.
     if "part" in chosen and not all(part_of(row.part) for row in rows):
         del chosen["part"]
-    return _Table(file, chosen, rows)
+    return _Table(file, header, chosen, rows)
 
 
 def _text_records(file: Path) -> Iterator[tuple[int, list[Any]]]:
@@ -214,8 +249,12 @@ def _text(value: Any, place: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns) -> dict[str, str]:
-    """Return the column of each kind. first: the header and some rows.
+def _choose_columns(
+    file: Path, first: Sequence[Sequence[Any]], columns: Columns, needs_labels: bool
+) -> dict[str, str]:
+    """Return the column of each kind; of labels that are not needed only a certain one.
+
+    first: the header and some rows.
 
     Raises:
         UsageError: a column that is named is not there. DataError: none or several may be meant.
@@ -235,14 +274,17 @@ def _choose_columns(file: Path, first: Sequence[Sequence[Any]], columns: Columns
     # In the order of the table: a set's would make the first error another in each process.
     for kind in [kind for kind in _USUAL_NAMES if kind not in chosen]:
         found = _usual(kind, [name for name in header if name not in chosen.values()])
-        if len(found) > 1 and kind != "part":
+        is_needed = kind == "path" or (kind == "label" and needs_labels)
+        if len(found) > 1 and is_needed:
             raise DataError(
                 f"{file} has several columns that may be the {kind}, {', '.join(found)}: choose one"
                 f" with --{kind}-column; {begins}"
             )
         if len(found) == 1:
             chosen[kind] = found[0]
-    for kind, other in (("path", "label"), ("label", "path")):
+    if len(header) == 1 and not needs_labels:
+        chosen.setdefault("path", header[0])
+    for kind, other in (("path", "label"), ("label", "path"))[: 1 + needs_labels]:
         rest = [name for name in header if name not in (chosen.get(other), chosen.get("part"))]
         # Of two columns, one is what the other is not.
         if kind not in chosen and other in chosen and len(header) == 2 and len(rest) == 1:

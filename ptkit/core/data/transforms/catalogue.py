@@ -20,6 +20,7 @@ from ptkit.core.data.transforms import (
     foreign,
     geometry,
     mixing,
+    padding,
     rotation,
     whitening,
 )
@@ -317,7 +318,7 @@ _CONTAINERS = (
     ),
 )
 # The order of `ptkit list transforms`.
-_MODULES = (crops, geometry, flips, rotation, conversions, whitening, color, erasing)
+_MODULES = (crops, geometry, padding, flips, rotation, conversions, whitening, color, erasing)
 _SPECS: tuple[Spec, ...] = (
     *(spec for module in _MODULES for spec in module.SPECS),
     *_CONTAINERS,

@@ -13,13 +13,19 @@ from ptkit.core.parts.calls import Call, Symbol, parse, parse_all
 from ptkit.core.sizes import is_small
 
 _BILINEAR = Symbol("InterpolationMode", "BILINEAR")
+# The fits that show the whole image.
+WHOLE = ("pad", "stretch")
+# The grey around images that are padded to squares.
+FILL = 128
 # One number for all channels, or one a channel.
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
 # Mean, std, and where they come from.
 Statistics = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
-def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[Call, ...]:
+def training_calls(
+    transforms: Sequence[str], augment: str, size: int, fit: str = "auto"
+) -> tuple[Call, ...]:
     """Return the list that a run trains with, not yet completed: the user's own or a ready one.
 
     Raises:
@@ -30,21 +36,25 @@ def training_calls(transforms: Sequence[str], augment: str, size: int) -> tuple[
             "data.transforms (--transform) replaces the ready list: leave --augment out"
             f" (data.augment is {augment})"
         )
-    return parse_all(transforms) or default_transforms(augment, size)
+    return parse_all(transforms) or default_transforms(augment, size, fit)
 
 
-def default_transforms(augment: str, size: int) -> tuple[Call, ...]:
+def default_transforms(augment: str, size: int, fit: str = "auto") -> tuple[Call, ...]:
     """Return the ready list of calls `none`, `safe` or `natural` for images of `size` pixels.
 
-    `auto` is `safe` up to 64 pixels, `natural` above.
+    `auto` is `safe` up to 64 pixels, `natural` above. fit: where the image is seen whole, its scale
+    stays what evaluation sees.
     """
     name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
+    # What is shifted in shows the colour that a square is filled with.
+    fill = f", fill={FILL}" if fit == "pad" else ""
+    shift = f"RandomCrop({size}, padding={max(size // 8, 1)}{fill})"
     ready: dict[str, tuple[str, ...]] = {
         "none": (),
         # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
-        "safe": (f"RandomCrop({size}, padding={max(size // 8, 1)})",),
+        "safe": (shift,),
         "natural": (
-            f"RandomResizedCrop({size})",
+            shift if fit in WHOLE else f"RandomResizedCrop({size})",
             "RandomHorizontalFlip()",
             "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)",
         ),
@@ -90,15 +100,60 @@ def mean_and_std_of(normalize: Call) -> MeanAndStd:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def evaluation_geometry(size: int) -> tuple[Call, ...]:
-    """Return the calls that bring an image to size × size: whole up to 64 pixels, the central 7/8
-    above.
+def evaluation_geometry(size: int, fit: str = "auto") -> tuple[Call, ...]:
+    """Return the calls that bring an image to size × size.
+
+    fit: `crop` is the central 7/8 of the shorter side, `stretch` squeezes, `pad` adds a border;
+    `auto` is `stretch` up to 64 pixels, where a crop would lose what is at the edge, `crop` above.
     """
-    if is_small(size):
-        # Squeezed, not cut: a central crop would lose what is at the edge.
-        return parse_all([f"Resize(({size}, {size}))"])
-    # At 224 these are Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
-    return parse_all([f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"])
+    if fit == "auto":
+        fit = "stretch" if is_small(size) else "crop"
+    squeezed = f"Resize(({size}, {size}))"
+    ways = {
+        # At 224 these are Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
+        "crop": [f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"],
+        "pad": [f"PadToSquare(fill={FILL})", squeezed],
+        "stretch": [squeezed],
+    }
+    return parse_all(ways[fit])
+
+
+def check_fit(fit: str, **lists: Sequence[str]) -> None:
+    """Refuse a way to make images square beside a list of the user's that makes them so itself.
+
+    lists: what the setting is called, and its texts.
+
+    Raises:
+        UsageError: there is such a list.
+    """
+    for name, texts in lists.items() if fit != "auto" else ():
+        if call := next(filter(_is_of_own_size, parse_all(texts)), None):
+            raise call.error(
+                f"data.fit={fit} (--fit) has no effect beside data.{name} with its own {call.name}:"
+                " leave one out"
+            )
+
+
+def resizes(*lists: Sequence[str]) -> bool:
+    """Say whether one of the user's lists makes images square itself."""
+    return any(_is_of_own_size(call) for texts in lists for call in parse_all(texts))
+
+
+def _is_of_own_size(call: Call) -> bool:
+    # A list that names Normalize is used as it is.
+    return spec_named(call).resizes or (not call.prefix and call.name == "Normalize")
+
+
+def fit_of(pipeline: Sequence[str], size: int) -> str:
+    """Return the fit with which a pipeline for `size` pixels begins; `auto` where it is the usual
+    one, or none.
+    """
+    calls, usual = parse_all(pipeline), evaluation_geometry(size)
+    for fit in ("crop", *WHOLE):
+        geometry = evaluation_geometry(size, fit)
+        if geometry != usual and calls[: len(geometry)] == geometry:
+            return fit
+    return "auto"
 
 
 def own_geometry(pipeline: Sequence[str], size: int) -> tuple[str, ...]:
@@ -118,11 +173,17 @@ def own_geometry(pipeline: Sequence[str], size: int) -> tuple[str, ...]:
 
 
 def complete(
-    calls: Sequence[Call], *, size: int, mean: Sequence[float] = (), std: Sequence[float] = ()
+    calls: Sequence[Call],
+    *,
+    size: int,
+    fit: str = "auto",
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
 ) -> tuple[Call, ...]:
     """Return `calls` between an automatic Resize and an automatic ToTensor and Normalize.
 
-    mean, std: () while they are not known, for a list that lacks only its Normalize.
+    fit: see `evaluation_geometry`. mean, std: () while they are not known, for a list that lacks
+    only its Normalize.
     A list that names Normalize is returned as it is. A list that resizes by itself gets no Resize;
     one that crops gets the shorter side resized, with room for the crop above 64 pixels. Transforms
     that need float tensors get ToTensor before them, one that whitens no Normalize. MixUp and
@@ -141,7 +202,7 @@ def complete(
     is_left_out = "LinearTransformation" in names or not mean
     start = next((k for k, call in enumerate(listed) if _needs_floats(call)), len(listed))
     return (
-        *_automatic_geometry([spec_named(call) for call in calls], size),
+        *_automatic_geometry([spec_named(call) for call in calls], size, fit),
         *listed[:start],
         *(() if "ToTensor" in names else (Call("ToTensor"),)),
         *listed[start:],
@@ -160,12 +221,14 @@ def _needs_floats(call: Call) -> bool:
     return any(UINT8 in spec.refuses and spec.gives != NORMALISED for spec in specs_in(call))
 
 
-def _automatic_geometry(specs: Sequence[Spec], size: int) -> tuple[Call, ...]:
+def _automatic_geometry(specs: Sequence[Spec], size: int, fit: str) -> tuple[Call, ...]:
     """Return what brings images to their size in front of a list of such transforms."""
     if any(spec.resizes for spec in specs):
         return ()
+    geometry = evaluation_geometry(size, fit)
     # A list that crops needs no CenterCrop: its own crop gives the size.
-    return evaluation_geometry(size)[: 1 if any(spec.is_crop for spec in specs) else None]
+    is_cut = any(spec.is_crop for spec in specs)
+    return tuple(call for call in geometry if not (is_cut and call.name == "CenterCrop"))
 
 
 def _normalize(*mean_and_std: Sequence[float]) -> Call:

@@ -19,11 +19,8 @@ from torchvision.transforms.v2.functional import _geometry
 
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.transforms.spec import (
-    FILL,
     INTERPOLATION,
     MOST_MODES,
-    PADDING,
-    PADDING_MODE,
     SIZE,
     Draws,
     Size,
@@ -197,15 +194,6 @@ def _size_of_resize(t: v2.Resize, size: Size | None) -> Size | None:
     return None
 
 
-def _size_of_pad(t: v2.Pad, size: Size | None) -> Size | None:
-    if size is None:
-        return None
-    sides = [t.padding] if isinstance(t.padding, int) else list(t.padding)
-    # One number is for all sides, two are for left and right, and for top and bottom.
-    left, top, right, bottom = (sides * 4)[:4]
-    return size[0] + top + bottom, size[1] + left + right
-
-
 def box_mask(boxes: npt.NDArray[np.int64], images: Tensor) -> Tensor:
     """Return which pixels of images (n, C, H, W) lie in each one's box, (n, 1, H, W), on their
     device.
@@ -282,13 +270,5 @@ SPECS = (
         apply_reduced=crop_of_reduced,
         into=crop_into,
         can_into=can_crop_into,
-    ),
-    Spec(
-        v2.Pad,
-        "add a border",
-        arguments={"padding": PADDING, "fill": FILL, "padding_mode": PADDING_MODE},
-        example="2",
-        size=_size_of_pad,
-        can_keep=True,
     ),
 )

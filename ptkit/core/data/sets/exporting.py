@@ -1,0 +1,77 @@
+"""`ptkit data`: a public data set to class folders."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptkit.core.data.sets.class_folders import Counting, check_free, unfinished, write_parts
+from ptkit.core.data.sets.contents import About
+from ptkit.core.data.sets.known import KNOWN_SETS
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.wording import nearest
+
+HUB = "hf:"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A set in class folders. parts: how many images each has; "" where it has no parts."""
+
+    name: str
+    folder: Path
+    parts: dict[str, int]
+    class_names: tuple[str, ...]
+    about: About
+
+
+def export_set(
+    name: str,
+    folder: Path | None = None,
+    *,
+    source: Path | None = None,
+    label_column: str | None = None,
+    counting: Counting,
+) -> Exported:
+    """Write a data set as FOLDER/PART/CLASS/IMAGE.
+
+    name: a row of KNOWN_SETS, or `hf:NAME` of a set of the Hugging Face Hub. folder: by default one
+    with the name of the set. source: a file or folder with what would be downloaded.
+    label_column: of a set of the Hub that has several.
+
+    Raises:
+        UsageError: an unknown name, or a folder that holds something.
+        DataError: files that are damaged, or others. StorageError: the network or the disk failed.
+    """
+    is_of_hub = name.startswith(HUB)
+    if name == HUB:
+        raise UsageError("hf: needs the name of a data set, such as hf:OWNER/NAME")
+    if not is_of_hub and name not in KNOWN_SETS:
+        raise UsageError(
+            f"no data set is called {name}{nearest(name, KNOWN_SETS)}; see `ptkit list data`, or"
+            " name one of the Hugging Face Hub, hf:NAME"
+        )
+    if label_column is not None and not is_of_hub:
+        raise UsageError("--label-column is for the sets of the Hugging Face Hub, hf:NAME")
+    if source is not None and not source.exists():
+        raise DataError(f"--from {source} is neither a file nor a folder")
+    own_name = name.removeprefix(HUB).split(":")[0].rstrip("/").rpartition("/")[2]
+    folder = folder or Path(own_name)
+    check_free(folder)
+    kept = folder.absolute().parent / f".{folder.name}.downloads"
+    with unfinished(folder) as (finished, scratch):
+        if is_of_hub:
+            from ptkit.core.data.sets.hub import read_hub
+
+            hub_name = name.removeprefix(HUB)
+            parts, about = read_hub(hub_name, scratch, source, label_column=label_column)
+        else:
+            from ptkit.core.data.sets.fetching import Fetch
+            from ptkit.core.data.sets.torchvision_sets import read_known
+
+            known = KNOWN_SETS[name]
+            parts = read_known(known, scratch, Fetch(name, source, kept, counting))
+            about = About(known.source, known.licence, known.citation)
+        counts, class_names = write_parts(parts, finished, counting)
+    # No longer needed once the set is there.
+    shutil.rmtree(kept, ignore_errors=True)
+    return Exported(name, folder, counts, class_names, about)

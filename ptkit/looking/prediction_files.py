@@ -1,0 +1,109 @@
+"""The files of a prediction, the first of which grows while it runs."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from ptkit.core.errors import StorageError
+from ptkit.core.files import csv_bytes, make_folder, sync_folder, write_atomically, write_csv
+from ptkit.looking.answers import Answers
+from ptkit.looking.prediction_scores import Scores, Tally, Wrong, wrong_of
+
+
+class PredictionFiles:
+    """Writes the answers into a folder, part by part: a reader of `growing` sees them while the
+    prediction runs, and what was done stays there if it is interrupted.
+
+    At the end `growing` becomes predictions.csv, without columns that are empty. Where images have
+    labels, scores.json and wrong.csv are written too. `files`: what was written at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.growing = folder, folder / "predictions.part.csv"
+        self.files: list[Path] = []
+        self._tally, self._wrong = Tally(), list[Wrong]()
+        self._columns: list[str] = []
+        self._used: set[int] = {0}
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "PredictionFiles":
+        make_folder(self.folder)
+        try:
+            self._file = self.growing.open("wb")
+        except OSError as error:
+            raise self._refused(error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._file is not None
+        self._file.close()
+        if kind is None:
+            self._finish()
+
+    def add(self, part: Answers) -> None:
+        """Write some answers.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        assert self._file is not None
+        lines = part.cells()
+        self._used |= {k for line in lines for k, cell in enumerate(line) if cell}
+        header = [] if self._columns else [part.columns]
+        self._columns = part.columns
+        try:
+            self._file.write(csv_bytes([*header, *lines]))
+            self._file.flush()
+        except OSError as error:
+            raise self._refused(error) from error
+        self._tally.add(part)
+        self._wrong += wrong_of(part)
+
+    def _finish(self) -> None:
+        table = self.folder / "predictions.csv"
+        try:
+            if len(self._used) == len(self._columns):
+                os.replace(self.growing, table)
+                sync_folder(self.folder)
+            else:
+                write_atomically(table, self._write_used)
+                self.growing.unlink()
+        except OSError as error:
+            raise self._refused(error) from error
+        self.files = [table]
+        if (scores := self._tally.scores()) is None:
+            return
+        file = self.folder / "scores.json"
+        write_atomically(file, (json.dumps(scores.as_dict(), indent=1) + "\n").encode())
+        self.files.append(file)
+        if isinstance(scores, Scores):
+            # Also without a row: one of an earlier prediction would pass for this one's.
+            file = self.folder / "wrong.csv"
+            header = ("path", "true", "class", "probability")
+            write_csv(file, header, map(_wrong_cells, self._wrong))
+            self.files.append(file)
+
+    def _write_used(self, file: BinaryIO) -> None:
+        for row in self._written():
+            file.write(csv_bytes([[row[k] for k in sorted(self._used)]]))
+
+    def _written(self) -> Iterator[list[str]]:
+        with self.growing.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield from csv.reader(file)
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write into {self.folder}: {error.strerror or error}")
+
+
+def _wrong_cells(wrong: Wrong) -> tuple[str, str, str, str]:
+    chance = "" if wrong.probability is None else f"{wrong.probability:.6g}"
+    return wrong.path, wrong.true, wrong.answer, chance

@@ -1,0 +1,61 @@
+"""Names of class folders that every system allows."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from ptkit.core.data.sets.class_folders import folder_name, write_parts
+from ptkit.core.data.sets.contents import Part, SetImage
+
+
+def counting(_what, _total):
+    class Counted:
+        def __enter__(self):
+            return lambda count: None
+
+        def __exit__(self, *_):
+            pass
+
+    return Counted()
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("golden retriever", "golden retriever"),
+        ("T-shirt/top", "T-shirt_top"),
+        ('a<b>:"c|d?*\\', "a_b___c_d___"),
+        ("..", "_"),
+        (".hidden", "_hidden"),
+        ("etc. ", "etc"),
+        ("con", "con_"),
+        ("", "_"),
+        ("犬", "犬"),
+    ],
+)
+def test_a_class_name_becomes_a_folder_name(label, name):
+    assert folder_name(label, {}) == name
+
+
+def test_two_classes_never_share_a_folder():
+    known = {}
+    names = [folder_name(label, known) for label in ("a/b", "a_b", "A_B", "a?b", "a/b")]
+    assert names == ["a_b", "a_b_2", "A_B_3", "a_b_4", "a_b"]
+
+
+def test_files_of_one_name_both_stay(tmp_path):
+    images = [SetImage("x", "a", b"\xff\xd8\xff one"), SetImage("x", "A", b"\xff\xd8\xff two")]
+    counts, names = write_parts([Part("train", 2, images)], tmp_path, counting)
+    assert (counts, names) == ({"train": 2}, ("x",))
+    found = {path.name: path.read_bytes() for path in (tmp_path / "train" / "x").iterdir()}
+    assert found == {"a.jpg": b"\xff\xd8\xff one", "1-A.jpg": b"\xff\xd8\xff two"}
+
+
+def test_a_format_that_nothing_here_reads_becomes_png(tmp_path):
+    buffer = io.BytesIO()
+    image = Image.new("RGB", (3, 2), (9, 99, 199))
+    image.save(buffer, "PPM")
+    write_parts([Part("", 1, [SetImage("x", "a", buffer.getvalue())])], tmp_path, counting)
+    with Image.open(tmp_path / "x" / "a.png") as found:
+        assert found.convert("RGB").tobytes() == image.tobytes()

@@ -40,17 +40,18 @@ def test_distances_are_those_of_the_textbook(features):
     def squared(parts, covariance):
         return np.einsum("nd,de,ne->n", parts, np.linalg.inv(covariance), parts)
 
-    nearest = np.min([squared(found - each, shrunk(within)) for each in means], axis=0)
-    expected = nearest - squared(total, shrunk(total))
-    distances = fit_strangers(rows, labels, 3).distances(rows).numpy()
-    np.testing.assert_allclose(distances, expected, rtol=1e-3, atol=1e-3)
+    expected = np.min([squared(found - each, shrunk(within)) for each in means], axis=0)
+    nearest, relative = fit_strangers(rows, labels, 3).distances(rows)
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    np.testing.assert_allclose(nearest, expected, **close)
+    np.testing.assert_allclose(relative, expected - squared(total, shrunk(total)), **close)
 
 
 def test_another_class_is_told_from_the_known_ones(features):
     rows, labels = features
     strange = 3 * F.one_hot(torch.full((100,), 5), 20) + 0.3 * torch.ones(100, 20)
     fitted = fit_strangers(rows[:200], labels[:200], 3)
-    scores = torch.cat([fitted.distances(rows[200:]), fitted.distances(strange)])
+    scores = torch.cat([fitted.distances(each)[1] for each in (rows[200:], strange)])
     truth = np.repeat([0, 1], 100)
     chances = np.stack([-scores.numpy(), scores.numpy()], axis=1).astype(np.float32)
     area = areas_under_roc(truth, chances)[1]
@@ -63,7 +64,17 @@ def test_more_features_than_images_and_a_class_without_images_are_no_obstacle():
     rows = torch.randn(30, 200, generator=torch.Generator().manual_seed(1))
     found = fit_strangers(rows, torch.arange(30) % 2, 3)
     assert len(found.class_means) == 2
-    assert bool(found.distances(rows).isfinite().all())
+    assert all(bool(each.isfinite().all()) for each in found.distances(rows))
+
+
+def test_what_is_far_from_everything_is_strange_however_sure_the_answer(features):
+    rows, labels = features
+    sure = torch.tensor([[1.0, 0.0, 0.0]])
+    found = fit_strangers(rows, labels, 3).scaled(torch.softmax(rows[:, :3], 1), rows)
+    far = -F.one_hot(torch.tensor([0]), 20).float()
+    score = found.scores(sure, far)
+    known = found.scores(torch.softmax(rows[:, :3], 1), rows)
+    assert float(score) > float(known.max())
 
 
 def test_the_entropy_is_least_where_one_class_is_sure():

@@ -19,8 +19,12 @@ _SHRINKAGE = 0.01
 # Of the generalised entropy: the power, and how many of the most probable classes count.
 _POWER, _MOST_CLASSES = 0.1, 100
 _TINY = 1e-12
+# Of the images that are known: those beyond this share are far from every class.
+_NOT_FAR = 0.98
+# What being far counts, beside the deviations of distance and entropy: it alone is enough.
+_FAR_COUNTS = 25.0
 NUMBERS = ("limit", "within_rest", "total_rest", "distance_mean", "distance_std", "entropy_mean",
-           "entropy_std")  # fmt: skip
+           "entropy_std", "far_limit", "far_spread")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,8 @@ class Strangers:
     their covariance within the classes the identity. variances: (R,), along the directions.
     within_rest, total_rest: the variance in each of the other directions, within the classes and
     in all. distance_mean, distance_std, entropy_mean, entropy_std: over images that the model was
-    not trained on. limit: an image above it is a stranger.
+    not trained on; far_limit: of the distance to the nearest class, which nearly all of these stay
+    below, and far_spread: how far it is above their median. limit: an image above it is a stranger.
     """
 
     mean: Tensor
@@ -46,17 +51,20 @@ class Strangers:
     distance_std: float = 1.0
     entropy_mean: float = 0.0
     entropy_std: float = 1.0
+    far_limit: float = float("inf")
+    far_spread: float = 1.0
     limit: float = float("inf")
 
     def on(self, device: torch.device) -> "Strangers":
         """Return the same with its tensors on a device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
-    def distances(self, features: Tensor) -> Tensor:
-        """Return the relative Mahalanobis distance (n,) of features (n, D): how much further an
-        image is from the nearest class than from all training images together (Ren et al., "A
-        Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", 2021, section 3), on
-        features of length 1.
+    def distances(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two distances (n,) of features (n, D), brought to length 1: Mahalanobis' to the
+        nearest class (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
+        Samples and Adversarial Attacks", 2018, section 2.1), and how much larger that is than the
+        one to all training images together (Ren et al., "A Simple Fix to Mahalanobis Distance for
+        Improving Near-OOD Detection", 2021, section 3).
 
         Raises:
             CheckpointError: these are not the features that it was fitted to.
@@ -75,23 +83,31 @@ class Strangers:
         white = along @ self.whitening
         within = torch.stack([(white - mean).square().sum(1) for mean in means], 1).amin(1)
         total = (along.square() / self.variances).sum(1)
-        return within - total + rest * (1 / self.within_rest - 1 / self.total_rest)
+        nearest = within + rest / self.within_rest
+        return nearest, nearest - total - rest / self.total_rest
 
     def scores(self, chances: Tensor, features: Tensor) -> Tensor:
-        """Return how strange each image is (n,): its distance and the entropy of its probabilities
-        (n, K), without temperature, each in standard deviations.
+        """Return how strange each image is (n,): its relative distance and the entropy of its
+        probabilities (n, K), without temperature, each in standard deviations. They tell classes
+        that look like the known ones; the distance itself counts for images that are far from all.
         """
-        far = (self.distances(features) - self.distance_mean) / self.distance_std
+        nearest, relative = self.distances(features)
+        near = (relative - self.distance_mean) / self.distance_std
         undecided = (generalised_entropy(chances) - self.entropy_mean) / self.entropy_std
-        return far + undecided
+        far = ((nearest - self.far_limit) / self.far_spread).clamp_min(0)
+        return near + undecided + _FAR_COUNTS * far
 
     def scaled(self, chances: Tensor, features: Tensor) -> "Strangers":
         """Return the same with the means and deviations of some images' distances and entropies."""
-        far, undecided = self.distances(features), generalised_entropy(chances)
+        nearest, relative = self.distances(features)
+        undecided = generalised_entropy(chances)
+        far_limit = float(nearest.quantile(_NOT_FAR))
         return replace(
             self,
-            distance_mean=float(far.mean()),
-            distance_std=max(float(far.std()), _TINY),
+            distance_mean=float(relative.mean()),
+            distance_std=max(float(relative.std()), _TINY),
+            far_limit=far_limit,
+            far_spread=max(far_limit - float(nearest.median()), _TINY),
             entropy_mean=float(undecided.mean()),
             entropy_std=max(float(undecided.std()), _TINY),
         )

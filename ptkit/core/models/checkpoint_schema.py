@@ -76,8 +76,10 @@ _SCHEDULE: Schema = {
 # See core/calibration/strangers.py.
 _UNKNOWN: Schema = {
     **dict.fromkeys(("mean", "basis", "class_means", "whitening", "variances"), Tensor),
-    **dict.fromkeys(("limit", "distance_mean", "entropy_mean"), _finite),
-    **dict.fromkeys(("within_rest", "total_rest", "distance_std", "entropy_std"), _positive),
+    **dict.fromkeys(("limit", "distance_mean", "entropy_mean", "far_limit"), _finite),
+    **dict.fromkeys(
+        ("within_rest", "total_rest", "distance_std", "entropy_std", "far_spread"), _positive
+    ),
 }
 SCHEMA: Schema = {
     "ptkit_version": str,

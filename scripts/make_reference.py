@@ -46,7 +46,7 @@ EXAMPLES = {
     "report": "ptkit report runs/1",
     "summary": "ptkit summary runs/1",
     "predict": "ptkit predict runs/1 data/3/0003.png data/7/0007.png",
-    "convert": "ptkit convert runs/1 --to safetensors",
+    "convert": "ptkit convert runs/1 --to safetensors --out weights.safetensors",
     "list": 'ptkit list optimizers "Ada*"',
     "cache": "ptkit cache",
 }

@@ -60,18 +60,25 @@ def finetune(
     named = settings.pop("weights", None)
     weights = weights or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    if (script := settings.pop("eject", None)) is not None:
+    if "eject" in settings:
         check_ejects_alone(source, settings)
-        # A model that is named alone stands for its own weights.
-        weights = weights or settings.pop("model", None)
-        if weights is None and not settings.keys() & {"config", "recipe"}:
-            raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
-        print_ejected(printer, api_runs.eject(script, weights=weights, watch=watch, **settings))
+        _eject(printer, weights, watch, settings)
     elif api_series.is_asked_for(settings):
         found = api_series.finetune_series(weights, source, watch=watch, **settings)
         print_series(printer, found)
     else:
         print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
+
+
+def _eject(
+    printer: Printer, weights: str | None, watch: TrainingScreen, settings: dict[str, Any]
+) -> None:
+    # A model that is named alone stands for its own weights.
+    weights = weights or settings.pop("model", None)
+    if weights is None and not settings.keys() & {"config", "recipe"}:
+        raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
+    file = settings.pop("eject")
+    print_ejected(printer, api_runs.eject(file, weights=weights, watch=watch, **settings))
 
 
 def _told_apart(

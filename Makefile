@@ -34,7 +34,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos fits digits catalogue transforms check diagnose processes survey eject
+	recipes photos fits digits catalogue transforms check diagnose processes survey eject export
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -156,6 +156,9 @@ bench-check: bench-ready
 
 bench-diagnose: bench-ready
 	$(BENCH) benchmarks/bench_diagnose.py --docs
+
+bench-export: bench-ready
+	$(BENCH) benchmarks/bench_export.py "$(PHOTOS)" --rows "$(BENCH_FOLDER)/export.json" --docs docs/exporting.md
 
 bench-processes: bench-ready
 	$(BENCH) benchmarks/bench_processes.py

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
     from ptkit.api_convert import convert
     from ptkit.api_data import data
+    from ptkit.api_export import export
     from ptkit.api_predictions import predict_each
     from ptkit.api_runs import eject, find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
@@ -20,6 +21,7 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
+    "export": "ptkit.api_export",
     "convert": "ptkit.api_convert",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
     "data": "ptkit.api_data",
@@ -35,6 +37,7 @@ __all__ = [
     "data",
     "eject",
     "evaluate",
+    "export",
     "features",
     "find_lr",
     "finetune",

@@ -24,6 +24,7 @@ from ptkit.commands.confmat import confmat
 from ptkit.commands.convert import convert
 from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
+from ptkit.commands.export import export
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
@@ -146,6 +147,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "summary": summary,
     "predict": predict,
+    "export": export,
     "convert": convert,
     "list": list_parts,
     "cache": cache,

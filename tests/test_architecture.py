@@ -28,6 +28,7 @@ MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
     "ptkit": {
         "ptkit.api",
+        "ptkit.api_export",
         "ptkit.api_convert",
         "ptkit.api_data",
         "ptkit.api_predictions",
@@ -48,6 +49,7 @@ MAY_IMPORT = {
         "ptkit.plots",
     },
     "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
+    "ptkit.api_export": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
@@ -69,6 +71,7 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_export",
         "ptkit.api_convert",
         "ptkit.api_data",
         "ptkit.api_predictions",
@@ -107,6 +110,8 @@ HEAVY = {
     "tensorboardX",
     "timm",
     "sklearn",
+    "onnx",
+    "onnxruntime",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
                  "core.config_schema",
@@ -161,6 +166,9 @@ FLAGS = {
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
                 "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "export": {"--to", "--precision", "--without-preprocessing", "--images", "--opset", "--model",
+               "--mean", "--std", "--size", "--classes", "--transform", "--workers", "--root",
+               "--out"},
     "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
@@ -172,7 +180,7 @@ FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "gradcam", "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict", "export"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
 

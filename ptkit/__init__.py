@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_calibration import calibrate, uncalibrate
     from ptkit.api_convert import convert
     from ptkit.api_data import data
     from ptkit.api_export import export
@@ -24,6 +25,7 @@ _PUBLIC = {
     "export": "ptkit.api_export",
     "convert": "ptkit.api_convert",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("calibrate", "uncalibrate"), "ptkit.api_calibration"),
     "data": "ptkit.api_data",
     "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
@@ -32,6 +34,7 @@ __all__ = [
     "ListDataset",
     "__version__",
     "allowing_pixels",
+    "calibrate",
     "check",
     "convert",
     "data",
@@ -48,6 +51,7 @@ __all__ = [
     "probe",
     "split",
     "train",
+    "uncalibrate",
 ]
 
 

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.calibrate import calibrate
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.completion import COMPLETE, completed, words_of_bash
@@ -142,6 +143,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-transforms": viz_transforms,
     "gradcam": gradcam,
     "confmat": confmat,
+    "calibrate": calibrate,
     "compare": compare,
     "diagnose": diagnose,
     "report": report,

@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "ptkit.api",
         "ptkit.api_export",
         "ptkit.api_convert",
+        "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api_calibration": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api": ENGINE
     | {
@@ -73,6 +75,7 @@ MAY_IMPORT = {
         "ptkit.api",
         "ptkit.api_export",
         "ptkit.api_convert",
+        "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
@@ -159,6 +162,8 @@ FLAGS = {
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "convert": {"--to", "--model", "--mean", "--std", "--size", "--classes", "--alpha", "--out"},
+    "calibrate": {"--only", "--target-precision", "--known", "--train", "--remove", "--seed",
+                  "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
@@ -172,7 +177,7 @@ FLAGS = {
     "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
-for _name in ("viz-featuremaps", "gradcam", "confmat"):
+for _name in ("viz-featuremaps", "gradcam", "confmat", "calibrate"):
     FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
@@ -183,6 +188,7 @@ for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz
               "gradcam", "confmat", "predict", "export"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
+FLAGS["calibrate"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:

@@ -11,6 +11,8 @@ from ptkit.commands.output import Printer
 from ptkit.core.wording import amount, counted
 
 if TYPE_CHECKING:
+    from ptkit.looking.exporting import Exported
+    from ptkit.looking.hub import HubFolder
     from ptkit.looking.replaying import Replayed
 
 
@@ -20,7 +22,7 @@ def export(
     printer: Printer,
     ckpt: options.Checkpoint,
     to: Annotated[
-        str, typer.Option(metavar="onnx|torch-export|torchscript|safetensors", help="Format.")
+        str, typer.Option(metavar="onnx|torch-export|torchscript|safetensors|hf", help="Format.")
     ] = "onnx",
     precision: Annotated[
         str,
@@ -45,11 +47,11 @@ def export(
     opset: Annotated[int | None, typer.Option(help="ONNX's version of the operators.")] = None,
     workers: options.Workers = 0,
     root: options.Root = None,
-    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; of hf a folder.")] = None,
     **answers: Unpack[options.BareWeights],
 ) -> None:
     """Write a model as a file that other programs run, with all that stands before it: ONNX,
-    torch.export, TorchScript, or its weights as safetensors.
+    torch.export, TorchScript; or its weights as safetensors, or a folder for the Hugging Face Hub.
 
     The graph takes uint8 RGB images of any size and gives probabilities. 64 validation images are
     run through the file and through the model; a file that does not agree is not kept.
@@ -70,9 +72,19 @@ def export(
     )
     for note in found.notes:
         printer.say(note)
+    _say(found, printer)
+    printer.result(found.as_dict())
+
+
+def _say(found: "Exported | HubFolder", printer: Printer) -> None:
+    from ptkit.looking.hub import HubFolder
+
+    if isinstance(found, HubFolder):
+        library = "timm" if found.is_timm else "ptkit, since timm has no model of these weights"
+        printer.say(f"wrote {len(found.files)} files to {found.folder}, for {library}")
+        return
     printer.say(_compared(found.replayed))
     printer.say(f"wrote {found.file}, {amount(found.num_bytes)}")
-    printer.result(found.as_dict())
 
 
 def _compared(replayed: "Replayed") -> str:

@@ -22,6 +22,7 @@ from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.files import check_no_link, make_folder
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
+from ptkit.looking.hub import HUB
 from ptkit.looking.replaying import Inputs, Replayed, find_replayed, replay
 from ptkit.looking.subject import Subject
 
@@ -55,7 +56,7 @@ class Wanted:
         Raises:
             UsageError: settings that do not go together, or a missing library.
         """
-        check_choice("--to", self.to, tuple(SUFFIXES))
+        check_choice("--to", self.to, (*SUFFIXES, HUB))
         check_choice("--precision", self.precision, PRECISIONS)
         if self.opset is not None and self.to != "onnx":
             raise UsageError(f"--opset is of ONNX, and --to {self.to} has none: leave it out")

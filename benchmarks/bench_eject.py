@@ -86,8 +86,8 @@ def main() -> None:
                 for seed in range(options.seeds):
                     rows.append(row_of(recipe, seed))
                     print(rows[-1], flush=True)
-    if options.docs:
-        write_table(rows)
+                    if options.docs:
+                        write_table(rows)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ COMMANDS = [
     ("confmat", ["confmat", "ckpt.pkl", "bad.txt", "--on-bad", "skip"]),
     ("predict", ["predict", "ckpt.pkl", "bad.txt", "--top", "2"]),
     ("predict", ["predict", "ckpt.pkl", "train.txt"]),
+    ("export", ["export", "ckpt.pkl", "--to", "safetensors"]),
+    ("export", ["export", "ckpt.pkl", "--to", "hf"]),
     ("convert", ["convert", "ckpt.pkl", "--to", "safetensors"]),
     *(("list", ["list", kind]) for kind in EVERY_KIND),
     ("list --json-schema", ["list", "settings", "--json-schema"]),

@@ -134,7 +134,9 @@ def _score_lines(scores: "Scores | NumberScores") -> list[str]:
     lines = [f"{what} {share_text(scores.num_right, total)}, {right}{majority}"]
     if scores.num_unknown:
         answered = total - scores.num_unknown
-        share = f", {share_text(scores.num_right, answered)} of the others right" * bool(answered)
+        share = ""
+        if answered:
+            share = f", {share_text(scores.num_right, answered)} of the others right"
         lines.append(f"unknown: {scores.num_unknown:,}, counted as wrong{share}")
     for name, rates in scores.means().items():
         words = (f"{'F1' if rate == 'f1' else rate} {value:.2%}" for rate, value in rates.items())

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import ALPHA
@@ -90,17 +89,12 @@ class Subject:
         """
         if self.takes_pixels:
             return self._predict_by_size(images, workers, bad), None
-        place = own_device(choose_device(device))
-        batches = self._batches(images, place, workers)
         # Steps of the user's own run in processes, which would wait for the garbage collector.
-        with closing(batches):
-            found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
+        with closing(self.batches(images, device=device, workers=workers)) as batches:
+            model = self.model.to(batches.device)
+            found = predict_list(model, batches, task=self.task, bad=bad)
             self._check_finite(found)
-            known = None
-            if (trained_on := self.weights.image_hashes) is not None:
-                share_hashes(batches.known_hashes())
-                known = np.isin(batches.image_hashes(), trained_on)
-        return found, known
+            return found, self.trained_on(batches)
 
     def _predict_by_size(
         self, images: ImageList, workers: int, bad: Unreadable | None
@@ -156,12 +150,11 @@ class Subject:
         if self.takes_pixels:
             yield from self._parts_by_size(images, workers, bad)
             return
-        place = choose_device(device)
-        batches = self._batches(images, place, workers)
+        batches = self.batches(images, device=device, workers=workers)
         trained_on = self.weights.image_hashes
         hashes = None if trained_on is None else np.unique(trained_on)
         with closing(batches):
-            parts = predicted_parts(self.model.to(place), batches, task=self.task, bad=bad)
+            parts = predicted_parts(self.model.to(batches.device), batches, task=self.task, bad=bad)
             for indices, found in parts:
                 if not np.isfinite(found.values).all():
                     row = int((~np.isfinite(found.values)).any(axis=1).argmax())
@@ -174,7 +167,19 @@ class Subject:
                     known = _are_in(batches.known_hashes()[indices], hashes)
                 yield found, known
 
-    def _batches(self, images: ImageList, place: torch.device, workers: int) -> Batches:
+    def trained_on(self, batches: Batches) -> BoolArray | None:
+        """Return which images of batches that were read the weights were trained on, bool (N,);
+        None where they do not know.
+        """
+        if (trained_on := self.weights.image_hashes) is None:
+            return None
+        share_hashes(batches.known_hashes())
+        known: BoolArray = np.isin(batches.image_hashes(), trained_on)
+        return known
+
+    def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
+        """Return the batches of a list as the model takes them; raises what `predict` does."""
+        place = own_device(choose_device(device))
         sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
         return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
 

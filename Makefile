@@ -4,7 +4,7 @@
 # make package the wheel and the source package in dist/, checked, and the four lines run where the wheel is installed
 # make site    the documentation as a site, in site/
 # make bench   the benchmarks: make bench IMAGES=FOLDER TEST=FOLDER PHOTOS=FOLDER [DEVICE=cuda]; make bench-split one of
-#              them (targets below); make bench-docs puts the last results into docs/speed.md
+#              them (targets below); make bench-docs puts the last results into docs/speed.md and docs/distributed.md
 #
 # VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same. With
 # CONSTRAINTS=constraints/lowest.txt it has the oldest versions that ptkit works with. BENCH_VENV is that of the programs
@@ -34,7 +34,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos digits catalogue transforms check diagnose unknown
+	recipes photos fits digits catalogue transforms check diagnose processes survey eject export unknown
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -47,7 +47,7 @@ test: install-dev
 
 # NUMBER of each, or as many as each has by itself.
 faults: install-dev
-	for name in kills resume_matrix save_faults writers full_disk save_time; do \
+	for name in kills resume_matrix save_faults writers full_disk save_time properties; do \
 		$(RUN) benchmarks/faults/$$name.py $(NUMBER:%=--number %) || exit 1; done
 
 check: install-dev
@@ -138,6 +138,9 @@ bench-recipes: bench-ready
 bench-photos: bench-ready
 	$(BENCH) benchmarks/bench_photos.py "$(PHOTOS)" "$(IMAGES)" --device $(DEVICE)
 
+bench-fits: bench-ready
+	$(BENCH) benchmarks/bench_fits.py "$(PHOTOS)"
+
 bench-digits: bench-ready
 	$(BENCH) benchmarks/bench_digits.py --device $(DEVICE)
 
@@ -154,6 +157,18 @@ bench-check: bench-ready
 bench-diagnose: bench-ready
 	$(BENCH) benchmarks/bench_diagnose.py --docs
 
+bench-export: bench-ready
+	$(BENCH) benchmarks/bench_export.py "$(PHOTOS)" --rows "$(BENCH_FOLDER)/export.json" --docs docs/exporting.md
+
+bench-processes: bench-ready
+	$(BENCH) benchmarks/bench_processes.py
+
+bench-survey: bench-ready
+	$(BENCH) benchmarks/bench_survey.py "$(IMAGES)" "$(PHOTOS)"
+
+bench-eject: bench-ready
+	$(BENCH) benchmarks/bench_eject.py "$(IMAGES)" "$(PHOTOS)" --docs
+
 bench-unknown: bench-ready
 	$(BENCH) benchmarks/bench_unknown.py "$(IMAGES)" "$(TEST)" "$(PHOTOS)" --docs
 
@@ -161,8 +176,9 @@ bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"
 
 bench-docs:
-	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python" \
-		--docs docs/speed.md
+	for page in docs/speed.md docs/distributed.md; do \
+		$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python" \
+			--docs $$page || exit 1; done
 
 bench-ready: bench-images install-dev bench-peers
 	@mkdir -p "$(BENCH_FOLDER)"

@@ -1,6 +1,6 @@
 """Time and memory at scale: long lists, many images, many classes, large models.
 
-    python benchmarks/bench_scale.py lists [--lines 10000000]
+    python benchmarks/bench_scale.py lists [--lines 10000000] [--step read|check|workers]
     python benchmarks/bench_scale.py images IMAGES
     python benchmarks/bench_scale.py classes
     python benchmarks/bench_scale.py model
@@ -11,6 +11,7 @@ is the peak of resident memory in a separate process.
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,21 +22,27 @@ from pathlib import Path
 from common import arguments, at_most, begin, image_paths, report, write_lists
 
 MIB = 1 << 20
+# So many images have all the lines of a list, under as many names: folders that are links lead back
+# to where they lie.
+NUM_FILES, NUM_LINKS = 1000, 100
+WORKERS = 4
+STEPS = ("read", "check", "workers")
 # The time of lists, images and epochs, and the peak of memory at the end.
 LISTS = """
 import json, time, numpy as np
-from ptkit.core.config import DataSettings
+from pathlib import Path
 from ptkit.core.data import statistics
 from ptkit.core.data import keyed as sampling
-from ptkit.core.training.setup_lists import read_lists
+from ptkit.core.data.lists import read_list
 
-seconds, start = {}, time.perf_counter()
+seconds, start = {}, time.process_time()
 
 def lap(name):
     global start
-    seconds[name], start = time.perf_counter() - start, time.perf_counter()
+    seconds[name], start = time.process_time() - start, time.process_time()
 
-train, valid = read_lists(DataSettings())
+read_list(Path("valid.txt"))
+train = read_list(Path("train.txt"))
 lap("read")
 sampling.epoch_order(len(train), None, seed=0, epoch=1, shuffle=True)
 lap("order")
@@ -45,6 +52,15 @@ lap("balanced")
 statistics.sample(train, num=10_000)
 lap("sample")
 print(json.dumps(seconds))
+"""
+COMPARED = """
+import json, time
+from ptkit.core.config import DataSettings
+from ptkit.core.training.setup_lists import read_lists
+
+start = time.process_time()
+read_lists(DataSettings())
+print(json.dumps({"check": time.process_time() - start}))
 """
 EPOCHS = """
 import json, sys
@@ -83,12 +99,39 @@ measured(folders[0])
 print(json.dumps([measured(folder) for folder in folders]))
 """
 PLAIN = """
-rows = []
 for name in ("train.txt", "valid.txt"):
     with open(name) as file:
         for line in file:
             path, label = line.rsplit(None, 1)
             hash(path), int(label)
+"""
+PLAIN_SIZES = """
+import os
+
+for name in ("train.txt", "valid.txt"):
+    with open(name) as file:
+        for line in file:
+            os.stat(line.rsplit(None, 1)[0]).st_size
+"""
+# The memory of a process and its workers, each page once, after some batches of a list.
+WORKING = """
+import os, sys
+import psutil
+from pathlib import Path
+from ptkit.core.data.keyed import Sampling
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.transforms.pipeline import Pipeline
+
+# AutoAugment draws from global generators: worker processes, not threads.
+pipeline = Pipeline.parse(["Resize((16, 16))", "AutoAugment()", "ToTensor()"])
+sampling = Sampling(64, shuffle=True)
+batches = Batches(read_list(Path("train.txt")), pipeline, sampling, workers=int(sys.argv[1]))
+for _, batch in zip(range(50), batches.epoch()):
+    pass
+children = psutil.Process().children(recursive=True)
+assert len(children) == int(sys.argv[1])
+print(sum(each.memory_full_info().pss for each in [psutil.Process(), *children]))
 """
 
 
@@ -97,12 +140,14 @@ def main() -> None:
     parser.add_argument("part", choices=("lists", "images", "classes", "model"))
     parser.add_argument("images", type=Path, nargs="?")
     parser.add_argument("--lines", type=int, default=10_000_000)
+    parser.add_argument("--step", choices=STEPS, help="of lists: one of the steps only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-scale-") as name:
         folder = Path(name)
         match options.part:
             case "lists":
-                lists(folder, num_lines=options.lines)
+                steps = [options.step] if options.step else STEPS
+                lists(folder, num_lines=options.lines, steps=steps)
             case "images":
                 if options.images is None:
                     parser.error("images needs a folder of them")
@@ -113,26 +158,40 @@ def main() -> None:
                 large_model(folder, options.device)
 
 
-def lists(folder: Path, *, num_lines: int) -> None:
+def lists(folder: Path, *, num_lines: int, steps: Sequence[str]) -> None:
     begin(
-        "scale", "lists", note=f"{num_lines:,} lines for training, a tenth of them for validation"
+        "scale",
+        "lists",
+        note=f"{num_lines:,} lines for training, a tenth of them for validation; s: of processors",
     )
     tenth = folder / "tenth"
     tenth.mkdir()
     _write_lines(tenth, num_lines // 10)
     _write_lines(folder, num_lines)
+    if "read" in steps:
+        _read(folder, tenth, num_lines)
+    if "check" in steps:
+        _compare(folder, tenth)
+    if "workers" in steps:
+        _work(folder)
+
+
+def _read(folder: Path, tenth: Path, num_lines: int) -> None:
     few, _, _ = _measured([sys.executable, "-c", LISTS], tenth)
     found, _, peak = _measured([sys.executable, "-c", LISTS], folder)
-    _, plain, _ = _measured([sys.executable, "-c", PLAIN], folder)
+    plain = _processor_time([sys.executable, "-c", PLAIN], folder)
     seconds, less = json.loads(found), json.loads(few)
+    reading = "reading two lists"
     report(
-        "reading two lists, all checks",
+        reading,
         [seconds["read"]],
-        [plain],
-        against="splitting each line, in plain Python",
+        [20 * num_lines / 10_000_000],
+        against="20 s for ten million lines",
+        goal=at_most(1),
     )
+    report(reading, [seconds["read"]], [plain], against="splitting each line, in plain Python")
     for key, what in {
-        "read": "reading two lists, all checks",
+        "read": reading,
         "order": "the order of an epoch",
         "balanced": "the draws of a balanced epoch",
         "sample": "choosing images for the statistics",
@@ -148,6 +207,32 @@ def lists(folder: Path, *, num_lines: int) -> None:
         )
     report(
         "peak memory, all of it", [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB"
+    )
+
+
+def _compare(folder: Path, tenth: Path) -> None:
+    """Report what reading both lists takes, and comparing paths and sizes of all their files."""
+    few, _, _ = _measured([sys.executable, "-c", COMPARED], tenth)
+    found, _, peak = _measured([sys.executable, "-c", COMPARED], folder)
+    plain = _processor_time([sys.executable, "-c", PLAIN_SIZES], tenth)
+    what = "reading and comparing them, by path and by size of the files"
+    seconds, less = (json.loads(told)["check"] for told in (found, few))
+    against = "ten times asking for the sizes of a tenth, in plain Python"
+    report(what, [seconds], [10 * plain], against=against)
+    report(what, [seconds], [10 * less], against="ten times that of a tenth", goal=at_most(1.5))
+    what = f"peak memory, {what}"
+    report(what, [peak], [2e9 / MIB], against="2 GB", goal=at_most(1), unit="MiB")
+
+
+def _work(folder: Path) -> None:
+    working, _, _ = _measured([sys.executable, "-c", WORKING, str(WORKERS)], folder)
+    report(
+        f"memory with {WORKERS} worker processes, each page once",
+        [int(working) / MIB],
+        [2e9 / MIB],
+        against="2 GB",
+        goal=at_most(1),
+        unit="MiB",
     )
 
 
@@ -257,10 +342,27 @@ def large_model(folder: Path, device: str) -> None:
 
 
 def _write_lines(folder: Path, count: int) -> None:
+    """Write two lists, of `count` lines and a tenth of that, whose images are all there."""
+    import numpy as np
+    from PIL import Image
+
+    random, most = np.random.default_rng(0), NUM_FILES * NUM_LINKS**2
+    if count > most:
+        raise SystemExit(f"at most {most:,} lines, found {count:,}")
+    for k in range(NUM_LINKS):
+        (folder / f"link{k:02d}").symlink_to(".")
     for part, number in (("train", count), ("valid", count // 10)):
+        for k in range(NUM_FILES):
+            image = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(file := folder / f"{part}{k:04d}.png")
+            # Bytes after its end, so that no image of one list is as long as one of the other, or
+            # the contents would be compared.
+            os.truncate(file, 1000 + 2 * k + (part == "valid"))
         with (folder / f"{part}.txt").open("w") as file:
             file.writelines(
-                f"images/{k % 1000:04d}/{part}{k:08d}.jpg {k % 1000}\n" for k in range(number)
+                f"link{k // NUM_FILES // NUM_LINKS:02d}/link{k // NUM_FILES % NUM_LINKS:02d}"
+                f"/{part}{k % NUM_FILES:04d}.png {k % NUM_FILES}\n"
+                for k in range(number)
             )
 
 
@@ -286,6 +388,14 @@ def _write_images(
 
 def _ptkit(command: Sequence[str], folder: Path) -> tuple[str, float, float]:
     return _measured([sys.executable, "-m", "ptkit", *command], folder)
+
+
+def _processor_time(command: Sequence[str], folder: Path) -> float:
+    """Run a process in a folder; return the seconds of all its threads."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _measured(command, folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _measured(command: Sequence[str | Path], folder: Path) -> tuple[str, float, float]:

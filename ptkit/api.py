@@ -135,7 +135,7 @@ def normstats(
     check_choice("--on-bad", on_bad, ON_BAD)
     check_choice("--alpha", alpha, ALPHA)
     images = read_list(Path(list_file), root=path_or_none(root))
-    read = functools.partial(decoder.read, alpha=alpha)
+    decode = functools.partial(decoder.decode, alpha=alpha)
     target = (Path(list_file).parent if out is None else Path(out)) / Path(list_file).name
     chosen = statistics.sample(images, num=num, seed=seed)
     skipped: list[str] = []
@@ -148,7 +148,7 @@ def normstats(
         whitening = _whitening(images, chosen, whiten, alpha=alpha, counting=counting, **how)
         skipped.clear()  # they come again
     with counting("measuring", len(chosen)) as advance:
-        found = statistics.measure(images, chosen, read=read, on_images=advance, **how)
+        found = statistics.measure(images, chosen, decode=decode, on_images=advance, **how)
     file = statistics.save(replace(found, alpha=alpha), target)
     if whitening is not None:
         from ptkit.core.data.transforms.covariance import save
@@ -221,7 +221,8 @@ def evaluate(
 ) -> "Evaluation":
     """Test a model on a list: what `ptkit confmat` shows, without its pictures.
 
-    ckpt: a checkpoint, a run folder, or bare weights, which need `model`, `mean`, `std` and `size`.
+    ckpt: a checkpoint, a run folder, an ONNX file of `ptkit export`, or bare weights, which need
+    `model`, `mean`, `std` and `size`, as ONNX files of other programs do without `model`.
     transforms: your own transforms that the checkpoint names, again: it runs no code by itself.
     alpha: `white` puts transparent images on white; a checkpoint has it from its training.
     on_bad: `skip` leaves out images that cannot be read, and says so in `skipped`.

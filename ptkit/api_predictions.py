@@ -60,9 +60,14 @@ def subject_of(
     """Load a model to run, once everything else that was given is checked."""
     from ptkit.core.config import ON_BAD
     from ptkit.core.device import choose_device
+    from ptkit.core.models.onnx_files import is_onnx
     from ptkit.looking.subject import load_subject
 
     check_at_least(0, workers=workers)
-    choose_device(device)
     check_choice("--on-bad", on_bad, ON_BAD)
+    if is_onnx(Path(ckpt)):
+        from ptkit.looking.onnx_subject import load_onnx
+
+        return load_onnx(Path(ckpt), device=device, workers=workers, **given)
+    choose_device(device)
     return load_subject(Path(ckpt), **given)

@@ -22,8 +22,10 @@ from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.completion import COMPLETE, completed, words_of_bash
 from ptkit.commands.confmat import confmat
+from ptkit.commands.convert import convert
 from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
+from ptkit.commands.export import export
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
@@ -147,6 +149,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "summary": summary,
     "predict": predict,
+    "export": export,
+    "convert": convert,
     "list": list_parts,
     "cache": cache,
 }

@@ -47,9 +47,12 @@ EXAMPLES = {
     "report": "ptkit report runs/1",
     "summary": "ptkit summary runs/1",
     "predict": "ptkit predict runs/1 data/3/0003.png data/7/0007.png",
+    "convert": "ptkit convert runs/1 --to safetensors --out weights.safetensors",
     "list": 'ptkit list optimizers "Ada*"',
     "cache": "ptkit cache",
 }
+# What an example without a network cannot show.
+NOT_RUN = ("data",)
 # Where a page of the guide says more.
 GUIDES = re.compile(r"^\| `ptkit ([\w-]+)[^|]*\|[^|]*\| \[[^\]]*\]\(docs/([^)]*)\)", re.MULTILINE)
 # What a type's name begins with, in whichever version of Typer.
@@ -122,7 +125,7 @@ def run_examples(folder: Path) -> dict[str, str]:
         "COLUMNS": "100",
     }
     printed = {}
-    for name in COMMANDS:
+    for name in (name for name in COMMANDS if name not in NOT_RUN):
         script = f'ptkit() {{ "$PYTHON" -m ptkit "$@"; }}\n{example(name)}'
         done = subprocess.run(
             ["sh", "-c", script],
@@ -147,7 +150,7 @@ def _index() -> str:
     ]
     text = (
         "The same as `ptkit COMMAND --help`, each with an example that was run on the digits in"
-        " `data/`, one after the other."
+        " `data/`, one after the other; but for `ptkit data`, which downloads."
     )
     return f"# Commands\n\n{text}\n\n{_rows(('command', 'what it does'), rows)}\n"
 

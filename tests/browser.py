@@ -64,21 +64,29 @@ class Browser:
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
-    def open(self, file: Path, *, width: int = 1000, scheme: str = "light") -> None:
-        """Load a page at a width in pixels, in light or dark."""
+    def open(self, file: Path | str, *, width: int = 1000, scheme: str = "light") -> None:
+        """Load a page, a file or an address, at a width in pixels, in light or dark."""
         self.problems.clear()
         is_phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
                   deviceScaleFactor=1, mobile=is_phone)  # fmt: skip
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", media="", features=[feature])
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=file.as_uri() if isinstance(file, Path) else file)
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
     def run(self, script: str) -> Any:
         """Return what a JavaScript expression gives, as plain values."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait(self, script: str) -> Any:
+        """Return what the promise that a JavaScript expression gives comes to."""
+        found = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 

@@ -29,7 +29,7 @@ PUBLIC = [name for name in ptkit.__all__ if name != "__version__"]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate"),
-    *("predict", "predict_each", "load", "features", "ListDataset", "allowing_pixels"),
+    *("eject", "predict", "predict_each", "load", "features", "ListDataset", "allowing_pixels"),
 ]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -112,9 +112,9 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         only_there |= api_types.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
-        # Another function, find_lr; several seeds or folds have another kind of result.
-        "train": {"out", "lr_find", "seeds", "folds"},
-        "finetune": {"out", "resume", "file", "seeds", "folds"},
+        # Other functions, find_lr and eject; several seeds or folds have another kind of result.
+        "train": {"out", "lr_find", "seeds", "folds", "eject"},
+        "finetune": {"out", "resume", "file", "seeds", "folds", "eject"},
         # A setting, whose flag other commands do not have.
         "probe": {"knn"},
         "evaluate": {"out", "num_images", "font"},

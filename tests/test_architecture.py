@@ -28,6 +28,8 @@ MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
     "ptkit": {
         "ptkit.api",
+        "ptkit.api_export",
+        "ptkit.api_convert",
         "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
@@ -49,9 +51,17 @@ MAY_IMPORT = {
         "ptkit.plots",
     },
     "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
+    "ptkit.api_export": ENGINE | {"ptkit.api_types", "ptkit.looking"},
+    "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
-    | {"ptkit.api_settings", "ptkit.api_types", "ptkit.core.training", "ptkit.looking"},
+    | {
+        "ptkit.api_settings",
+        "ptkit.api_types",
+        "ptkit.core.ejecting",
+        "ptkit.core.training",
+        "ptkit.looking",
+    },
     "ptkit.api_series": ENGINE
     | {
         "ptkit.api_runs",
@@ -63,19 +73,25 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_export",
+        "ptkit.api_convert",
         "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
         "ptkit.api_series",
         "ptkit.core.comparing",
+        "ptkit.core.ejecting",
         "ptkit.core.training",
         "ptkit.looking",
         "ptkit.plots",
     },
-    "ptkit.looking": ENGINE | {"ptkit.core.comparing", "ptkit.core.training", "ptkit.plots"},
+    "ptkit.looking": ENGINE
+    | {"ptkit.core.comparing", "ptkit.core.exporting", "ptkit.core.training", "ptkit.plots"},
     "ptkit.plots": {"ptkit", "ptkit.core"},
+    "ptkit.core.exporting": ENGINE,
     "ptkit.core.comparing": ENGINE | {"ptkit.core.training"},
+    "ptkit.core.ejecting": ENGINE | {"ptkit.core.training"},
     "ptkit.core.training": ENGINE,
     "ptkit.core.models": BELOW,
     "ptkit.core.data": BELOW,
@@ -97,6 +113,8 @@ HEAVY = {
     "tensorboardX",
     "timm",
     "sklearn",
+    "onnx",
+    "onnxruntime",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
                  "core.config_schema",
@@ -126,7 +144,7 @@ FLAGS = {
     "train": {"--train", "--valid", "--root", "--config", "--recipe", "--set", "--model", "--size",
               "--fit", "--epochs", "--batch-size", "--lr", "--loss", "--optimizer", "--scheduler",
               "--augment", "--transform", "--init", "--group", "--precision", "--name", "--resume",
-              "--save-every", "--seeds", "--folds", "--relabel", "--device",
+              "--save-every", "--seeds", "--folds", "--eject", "--relabel", "--device",
               "--workers", "--seed", "--trust", "--out"},
     "finetune": {"--verbose", "--weights"},
     "probe": {"--backbone", "--knn", "--model", "--set", "--train", "--valid", "--root", "--size",
@@ -143,6 +161,7 @@ FLAGS = {
                        "--mean", "--std", "--config", "--trust", "--out"},
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "convert": {"--to", "--model", "--mean", "--std", "--size", "--classes", "--alpha", "--out"},
     "calibrate": {"--only", "--target-precision", "--known", "--train", "--remove", "--seed",
                   "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
@@ -152,6 +171,9 @@ FLAGS = {
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
                 "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "export": {"--to", "--precision", "--without-preprocessing", "--images", "--opset", "--model",
+               "--mean", "--std", "--size", "--classes", "--transform", "--workers", "--root",
+               "--out"},
     "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
@@ -163,7 +185,7 @@ FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "gradcam", "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict", "export"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
 FLAGS["calibrate"].add("--max-pixels")
@@ -441,7 +463,7 @@ SUBJECTS = {
     "alternating_flip": "AlternatingFlip and WithHorizontalFlip, from the draw to evaluation",
     "architecture": "the rules in this file",
     "bad_arguments": "what every part says to wrong arguments",
-    "bad_inputs": "what each kind of bad input gets, through the commands",
+    "bad_inputs": "docs/bad-inputs.md, row by row",
     "batch_forms": "transforms on batches against torchvision's on images",
     "benchmarks": "the programs in benchmarks/",
     "course": "docs/course.md and docs/course.zh.md",
@@ -458,6 +480,8 @@ SUBJECTS = {
     "model_summary": "looking/summary.py",
     "no_waiting": "training does not wait for the device",
     "old_runs": "files of an earlier version",
+    "plain_pytorch": "docs/plain_pytorch.md",
+    "onnx_page": "docs/onnx.md and docs/onnx.html",
     "one_channel": "grey images, from the pixels to the commands",
     "on_a_gpu": "every part on a GPU against the CPU",
     "optimizer_arguments": "every optimizer's arguments",

@@ -57,6 +57,7 @@ def test_normstats_json_is_one_object_and_nothing_else(normstats):
         "std": pytest.approx([np.sqrt(3) / 4] * 3, abs=1e-12),
         "num_images": 2,
         "size": None,
+        "odd": {},
         "file": "normstats.json",
     }
 

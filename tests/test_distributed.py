@@ -24,6 +24,9 @@ from typer.testing import CliRunner
 
 from ptkit.cli import app
 from ptkit.core.data.keyed import Sampling
+from ptkit.core.data.lists import read_list
+from ptkit.core.data.loading.batches import Batch, Batches
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import Rank, rank_of_environment
 from ptkit.core.sharding import blocks_of
@@ -41,6 +44,14 @@ with joined():
         loss="CrossEntropyLoss(weight=[1, 2, 3])", metric="auroc", tensorboard=False,
         pictures=False, device="cpu", out="runs", transforms=["RandomCrop(16, padding=2)"],
     )
+    usual = dict(
+        epochs=1, model="lenet", batch_size=10, link=None, tensorboard=False, pictures=False,
+        device="cpu", out="runs", accumulate=2,
+    )
+    mixed = ["RandomCrop(16, padding=2)", "RandomChoice([MixUp(alpha=0.4), CutMix()])"]
+    ptkit.train(name=sys.argv[1] + "-mixed", transforms=mixed, **usual)
+    for loss in ("TripletMarginLoss(margin=0.5)", "CosineEmbeddingLoss()"):
+        ptkit.train(name=sys.argv[1] + "-" + loss[:7], loss=loss, lr=0.01, **usual)
     found = ptkit.evaluate(result.run, "valid.txt", device="cpu")
     rows = ptkit.predict(result.run, ["valid.txt", "broken.png"], device="cpu").rows
     if here().is_main:
@@ -72,7 +83,7 @@ def start(command: Sequence[str], folder: Path, *, num_ranks: int) -> list[subpr
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Return exit status, output and errors of each rank."""
-    said = [process.communicate(timeout=60) for process in processes]
+    said = [process.communicate(timeout=150) for process in processes]
     return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
 
 
@@ -95,7 +106,8 @@ def told_by(folder: Path, num_ranks: int) -> dict[str, Any]:
 def numbers_of(run: Path) -> list[list[float]]:
     """Return the numbers of each epoch that do not depend on the time."""
     lines = (run / "metrics.csv").read_text().splitlines()[1:]
-    return [[float(cell) for cell in line.split(",")[:5]] for line in lines]
+    # Mixed images have no one right answer.
+    return [[float(cell or 0) for cell in line.split(",")[:5]] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +133,25 @@ def test_two_processes_are_as_one(
     check_like(alone, of_two, folder / "runs/of2")
 
 
+# What one process mixes or compares, several do too: each image with one of another process.
+@pytest.mark.parametrize("kind", ["mixed", "Triplet", "CosineE"])
+def test_images_of_different_processes_are_mixed_and_compared_as_in_one(
+    alone: dict[str, Any], of_two: dict[str, Any], folder: Path, kind: str
+) -> None:
+    check_same_run(folder / f"runs/of1-{kind}", folder / f"runs/of2-{kind}")
+
+
 @pytest.mark.slow
 def test_four_processes_are_as_one(alone: dict[str, Any], folder: Path) -> None:
     check_like(alone, told_by(folder, 4), folder / "runs/of4")
+    for kind in ("mixed", "Triplet", "CosineE"):
+        check_same_run(folder / f"runs/of1-{kind}", folder / f"runs/of4-{kind}")
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """Compare losses and weights of two runs, to rounding."""
+    np.testing.assert_allclose(numbers_of(other), numbers_of(one), rtol=2e-4, atol=1e-6)
+    check_close(last_of(other)["state_dict"], last_of(one)["state_dict"])
 
 
 def check_like(alone: dict[str, Any], several: dict[str, Any], run: Path) -> None:
@@ -273,12 +301,34 @@ def test_a_rank_that_dies_ends_the_others_with_what_is_safe(folder: Path) -> Non
     )
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_in_two_processes_as_in_one(folder: Path) -> None:
+    flags = ["--epochs", "2", "--set", "train.compile=true", "--set", "train.accumulate=2"]
+    for num_ranks in (1, 2):
+        command = [*TRAIN, *flags, "--name", f"compiled{num_ranks}"]
+        (status, out, errors), *_ = ended(start(command, folder, num_ranks=num_ranks))
+        # torch's compiler may warn of what it has found on the machine.
+        assert status == 0, errors
+        assert "model compiled" in out
+    check_same_run(folder / "runs/compiled1", folder / "runs/compiled2")
+
+
+@pytest.mark.slow
+def test_the_batch_size_is_measured_once_for_all(folder: Path) -> None:
+    flags = ["--epochs", "1", "--batch-size", "auto", "--loss", "CrossEntropyLoss(weight=[1,2,3])"]
+    out = run_of(folder, [*flags, "--name", "measured"])
+    found = re.search(r"batch size: (\d+), (\d+) in each process, of those measured", out)
+    assert found is not None, out
+    assert int(found[1]) == 2 * int(found[2])
+    assert f"batch_size = {found[1]}" in (folder / "runs/measured/config.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--batch-size", "1"], "train.batch_size is 1, the images of a step in all 2 processes"),
-        (["--loss", "TripletMarginLoss()"], "TripletMarginLoss compares the images of a whole"),
-        (["--batch-size", "auto"], "--batch-size auto is measured by one process"),
+        (["--set", "train.shard=true", "--batch-size", "auto"], "--batch-size auto is measured"),
+        (["--set", "train.shard=true", "--set", "train.compile=true"], "train.compile is for a"),
         (["--set", "train.shard=true", "--optimizer", "Muon()"], "train.shard is for optimizers"),
         (["--set", "train.shard=true", "--precision", "fp16"], "train.shard is for --precision"),
         (["images"], "images is split by one process, and there are 2"),
@@ -359,6 +409,37 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UsageError, match="WORLD_SIZE is 2, and RANK is not set"):
         rank_of_environment()
+
+
+@pytest.mark.parametrize("mixer", ["MixUp()", "CutMix()", "RandomChoice([MixUp(), CutMix()])"])
+@pytest.mark.parametrize("num_ranks", [2, 3, 7])
+def test_the_mixed_images_of_all_ranks_are_those_of_one(
+    mixer: str, num_ranks: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    images = read_list(Path("train.txt"))
+    pipeline = Pipeline.parse(["RandomCrop(16, padding=2)", "ToTensor()", mixer])
+
+    def batches(rank: Rank) -> list[Batch]:
+        sampling = Sampling(9, shuffle=True, rank=rank)
+        return list(Batches(images, pipeline, sampling, workers=1).epoch(1))
+
+    # Of 48 images the last batch has 3: of seven ranks four have none of it.
+    several = [batches(Rank(number, num_ranks)) for number in range(num_ranks)]
+    for number, whole in enumerate(batches(Rank())):
+        parts = [each[number] for each in several if not each[number].is_stand_in]
+        assert np.concatenate([part.indices for part in parts]).tolist() == whole.indices.tolist()
+        for found, expected in (
+            ([part.images for part in parts], whole.images),
+            ([part.labels for part in parts], whole.labels),
+            ([part.mixed.partner_labels for part in parts if part.mixed], partners_of(whole)),
+            ([part.mixed.share for part in parts if part.mixed], whole.mixed.share),
+        ):
+            assert torch.equal(torch.cat(found), expected)
+
+
+def partners_of(batch: Batch) -> torch.Tensor:
+    return batch.labels.roll(1, 0)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 7])

@@ -2,6 +2,7 @@ from math import ceil
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
@@ -49,7 +50,7 @@ def with_more(scan, labels):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sizes=SIZES, ratio=RATIOS, seed=st.integers(0, 9))
 def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares(
     sizes, ratio, seed
@@ -70,7 +71,7 @@ def test_old_images_stay_and_old_and_new_together_are_within_one_of_their_shares
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     counts=st.lists(st.lists(st.integers(1, 20), min_size=3, max_size=3), min_size=2, max_size=3),
     num_new=st.integers(1, 30),
@@ -88,7 +89,7 @@ def test_lists_of_any_shares_are_brought_nearer_to_the_ratio(counts, num_new):
         assert before <= count <= max(before, ceil(share * sum(after[0])))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     groups=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40),
     seed=st.integers(0, 9),

@@ -24,7 +24,7 @@ from ptkit.core.parts.calls import joined, parse_all
 
 QUICK = ["--epochs", "1", "--batch-size", "16", "--set", "log.tensorboard=false",
          "--set", "log.pictures=false"]  # fmt: skip
-PAD = ["PadToSquare(fill=128)", "Resize((16, 16))", "ToTensor()"]
+PAD = ["PadToSquare()", "Resize((16, 16))", "ToTensor()"]
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -96,15 +96,15 @@ def test_a_fit_replaces_lists_of_a_recipe_that_resize_and_keeps_others():
 
 def test_the_checkpoint_of_a_padded_run_pads_and_so_does_what_goes_on_from_it(here: Path) -> None:
     trained = ptkit("train", "--fit", "pad", *QUICK)
-    assert "augment: RandomCrop(16, padding=2, fill=128);" in trained.stdout
+    assert "augment: RandomCrop(16, padding=2);" in trained.stdout
     assert f"evaluated with: {', '.join(PAD)}" in trained.stdout
     assert pipeline_of("ckpt.pkl") == PAD
     # Nothing is said of it again, and another size is no matter.
     assert ptkit("finetune", "ckpt.pkl", "--size", "20", *QUICK).exit_code == 0
-    assert pipeline_of("ckpt.pkl")[:2] == ["PadToSquare(fill=128)", "Resize((20, 20))"]
+    assert pipeline_of("ckpt.pkl")[:2] == ["PadToSquare()", "Resize((20, 20))"]
     assert tomllib.loads(Path("runs/2/config.toml").read_text())["data"]["fit"] == "pad"
     resumed = ptkit("train", "--resume", "runs/2", "--epochs", "2")
-    assert (resumed.exit_code, pipeline_of("runs/2/last.pkl")[0]) == (0, "PadToSquare(fill=128)")
+    assert (resumed.exit_code, pipeline_of("runs/2/last.pkl")[0]) == (0, "PadToSquare()")
 
 
 def test_an_own_list_is_completed_by_the_fit(here: Path) -> None:
@@ -136,5 +136,5 @@ def test_a_fit_beside_a_list_that_resizes_is_an_error(here: Path, flags, message
 def test_viz_transforms_draws_what_training_with_the_fit_would_see(here: Path) -> None:
     Image.fromarray(np.full((10, 30, 3), 200, np.uint8)).save("wide.png")
     result = ptkit("viz-transforms", "wide.png", "--fit", "pad", "--size", "16", "--json")
-    assert '"PadToSquare(fill=128)", "Resize((16, 16))"' in result.stdout
+    assert '"PadToSquare()", "Resize((16, 16))"' in result.stdout
     assert ptkit("viz-transforms", "wide.png", "--fit", "round").exit_code == 2

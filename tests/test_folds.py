@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
@@ -16,7 +17,7 @@ def split_folds(scan, num_folds, *, ratio=None, **settings):
     return split_images(scan, shares, part_names=names, **settings)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     sizes=st.lists(st.integers(12, 40), min_size=2, max_size=5),
     num_folds=st.integers(2, 8),
@@ -45,7 +46,7 @@ def test_every_image_is_in_one_fold_or_the_test_part_and_folds_differ_by_at_most
         assert abs(sum(counts[num_folds:]) - size * test_share) < 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     images=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=30, max_size=90),
     ratio=RATIOS,

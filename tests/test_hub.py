@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ptkit.cli import app
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", exc_type=ImportError)
 from datasets import (  # noqa: E402
     ClassLabel,
     Dataset,

@@ -1,9 +1,13 @@
 import json
 import os
+import re
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_data import write_list
@@ -40,20 +44,59 @@ def rows_of(images):
     return [(images.listed_path(index), int(images.labels[index])) for index in range(len(images))]
 
 
-@settings(max_examples=200, deadline=None)
+# No fixture: benchmarks/faults/properties.py calls these too.
+@contextmanager
+def in_new_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, "train.txt")
+
+
+@settings(max_examples=examples(200), deadline=None)
 @given(rows=ROWS)
-def test_every_path_comes_back_as_it_was_written(rows, tmp_path_factory):
-    file = tmp_path_factory.mktemp("list") / "train.txt"
-    write_list(file, rows)
-    assert rows_of(read_list(file)) == rows
+def test_every_path_comes_back_as_it_was_written(rows):
+    with in_new_folder() as file:
+        write_list(file, rows)
+        assert rows_of(read_list(file)) == rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(names=st.lists(PATHS | STRANGE_TEXT, min_size=1, max_size=6, unique=True))
-def test_every_class_name_comes_back_as_it_was_written(names, tmp_path_factory):
-    file = tmp_path_factory.mktemp("classes") / "classes.txt"
-    file.write_bytes(classes_bytes(names))
-    assert read_classes(file) == tuple(names)
+def test_every_class_name_comes_back_as_it_was_written(names):
+    with in_new_folder() as file:
+        file.write_bytes(classes_bytes(names))
+        assert read_classes(file) == tuple(names)
+
+
+# Lines that are nearly those of a list, and what is none at all.
+NEARLY = st.lists(
+    st.builds(
+        "{}{}{}{}".format,
+        st.sampled_from(["a.png", "b c.png", '"d\\n.png"', '"', "\ufeff", "", "a.png"]),
+        st.sampled_from([" ", "\t", "  ", "\xa0", ""]),
+        st.sampled_from(["0", "1", "-1", "0,2", ",", "0.5", "nan", "cat", '"a b"', "7" * 30, ""]),
+        st.sampled_from(["\n", "\r\n", "\r", "\n\n", ""]),
+    ),
+    max_size=5,
+).map("".join)
+# Nothing in these is wrong in one line.
+OF_ALL_LINES = ("names no images", "every line has an empty list of classes")
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(content=NEARLY.map(str.encode) | st.text(max_size=40).map(str.encode) | st.binary())
+def test_any_bytes_are_a_list_or_a_data_error_with_a_line(content):
+    with in_new_folder() as file:
+        file.write_bytes(content)
+        try:
+            found = read_list(file)
+        except DataError as error:
+            text = str(error)
+            number = re.search(r"\bline (\d+)", text)
+            assert text.startswith(str(file))
+            assert number or any(words in text for words in OF_ALL_LINES), text
+            assert number is None or int(number[1]) <= content.count(b"\n") + 1
+        else:
+            assert len(found) > 0
 
 
 def test_plain_paths_are_written_without_quotes():
@@ -167,7 +210,7 @@ def test_lines_that_stand_twice_are_kept_and_counted(list_file):
         (b'"a.png 0\n', "line 1: .* is not a JSON string"),
         (b'"a\\u0000.png" 0\n', "line 1: .* cannot be a path"),
         (b'"\\ud800.png" 0\n', "line 1: .* is not a JSON string"),
-        (b"a.png 0\na.png 1\n", "gives a.png two labels, 0 and 1"),
+        (b"a.png 0\na.png 1\n", "gives a.png two labels, 0 in line 1 and 1 in line 2"),
         (b"\n\n", "names no images"),
         (b"", "names no images"),
     ],
@@ -269,12 +312,12 @@ def test_labels_may_be_names_with_blanks_in_quotes(list_file):
     assert images.has_named_labels
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(rows=st.lists(st.tuples(PATHS, STRANGE_TEXT), min_size=1, unique_by=lambda row: row[0]))
-def test_every_name_of_a_class_comes_back_in_quotes(rows, tmp_path_factory):
-    file = tmp_path_factory.mktemp("list") / "train.txt"
-    file.write_text("".join(f"{quoted(path)} {json.dumps(name)}\n" for path, name in rows))
-    images = read_list(file)
+def test_every_name_of_a_class_comes_back_in_quotes(rows):
+    with in_new_folder() as file:
+        file.write_text("".join(f"{quoted(path)} {json.dumps(name)}\n" for path, name in rows))
+        images = read_list(file)
     assert images.class_names == tuple(sorted({name for _, name in rows}))
     found = [(path, images.class_names[label]) for path, label in rows_of(images)]
     assert found == rows

@@ -2,6 +2,7 @@ import random
 from collections import Counter
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_scans import scan_of
@@ -70,7 +71,7 @@ def test_shares_are_rounded_by_largest_remainder(num_images, ratio, counts):
     assert largest_remainder(num_images, ratio) == counts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     sizes=st.lists(st.integers(10, 60), min_size=2, max_size=5),
     ratio=RATIOS,
@@ -86,7 +87,7 @@ def test_split_keeps_every_image_exactly_once_and_every_class_within_one_of_its_
     assert_near_shares(split, ratio, [1] * len(sizes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     images=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=30, max_size=120),
     ratio=RATIOS,

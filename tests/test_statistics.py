@@ -320,13 +320,13 @@ def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(
 
     monkeypatch.setattr(os, "fork", forked)
 
-    def killed(path):
+    def killed(data, path):
         if os.getpid() != here and path == many_small.image_path(70):
             os.kill(os.getpid(), signal.SIGKILL)
-        return decoder.read(path)
+        return decoder.decode(data, path)
 
     with pytest.raises(StorageError, match="was killed: was memory short"):
-        measure(many_small, read=killed)
+        measure(many_small, decode=killed)
     assert len(copies) == 2
     for copy in copies:
         with pytest.raises(ChildProcessError):
@@ -341,8 +341,8 @@ def test_a_copy_of_the_process_that_is_killed_is_an_error_and_the_others_end(
     ],
 )
 def test_an_error_of_a_copy_of_the_process_is_raised_here(many_small, error, words):
-    def fails(_path):
+    def fails(_data, _path):
         raise error
 
     with pytest.raises(StorageError, match=words):
-        measure(many_small, read=fails)
+        measure(many_small, decode=fails)

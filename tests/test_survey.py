@@ -1,7 +1,9 @@
 """The look at all files before a run that decodes them as they are needed."""
 
 import io
+import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,11 @@ from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import can_read
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading import survey as survey_module
+from ptkit.core.data.loading.decoding import decode_all, decode_each
+from ptkit.core.data.loading.keeping import decode_to_disk, key_of, open_kept
 from ptkit.core.data.loading.survey import survey
+from ptkit.core.data.statistics import measure
+from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.errors import DataError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8))
@@ -38,6 +44,8 @@ ODD = {
     "e.jpg": (encoded("MPO", several=True), [f"MPO, {FIRST}"]),
     "f.tif": (encoded("TIFF", several=True), ["TIFF"]),
     "g.png": (encoded("PNG", Image.new("RGB", (1, 1))), ["of 1×1 pixels"]),
+    "m.png": (encoded("PNG", Image.new("RGB", (1, 100))), ["20 times as long as wide, or more"]),
+    "n.jpg": (encoded("JPEG", Image.new("RGB", (19, 1))), []),
     "h.jpg": (encoded("JPEG"), []),
     "i.jpg": (encoded("JPEG") + b"what a camera adds", []),
     "j.bmp": (encoded("BMP"), []),
@@ -61,13 +69,45 @@ def surveyed(contents):
     return survey(read_list(Path("list.txt")), lambda _count: None)
 
 
-def test_unusual_images_are_counted(here):
-    counts = {}
-    for _, kinds in ODD.values():
-        for kind in kinds:
-            counts[kind] = counts.get(kind, 0) + 1
-    found = surveyed({name: data for name, (data, _) in ODD.items()})
-    assert (found.odd, found.bad) == (dict(sorted(counts.items())), ())
+COUNTS = Counter(kind for _, kinds in ODD.values() for kind in kinds)
+
+
+@pytest.fixture
+def odd(here, monkeypatch):
+    monkeypatch.setenv("PTKIT_CACHE", str(here / "cache"))
+    for name, (data, _) in ODD.items():
+        Path(name).write_bytes(data)
+    write_list(Path("list.txt"), [(name, 0) for name in ODD])
+    return read_list(Path("list.txt"))
+
+
+def test_unusual_images_are_counted(odd):
+    found = survey(odd, lambda _count: None)
+    assert (found.odd, found.bad) == (COUNTS, ())
+
+
+@pytest.mark.parametrize("prefix", ["Resize((8, 8))", ""], ids=["one size", "own sizes"])
+def test_every_pass_counts_the_same(odd, prefix):
+    pipeline = Pipeline.parse([*filter(None, [prefix]), "ToTensor()"])
+    key = key_of(odd, pipeline)
+    passes = [
+        decode_all(odd, pipeline), decode_each(odd), measure(odd),
+        decode_to_disk(odd, pipeline, key=key), open_kept(odd, key=key),
+    ]  # fmt: skip
+    assert [found.odd for found in passes] == [COUNTS] * 5
+
+
+def test_a_run_and_the_statistics_say_what_they_used(lists):
+    odd = Path(Path("train.txt").read_text().split()[0])
+    odd.write_bytes(encoded("JPEG", PICTURE.resize((16, 16))))
+    said = "used: 1 in another format than the name says\n"
+    counts = {"in another format than the name says": 1}
+    kept = [*STREAMING[:5], "--set", "log.pictures=false", "--set", "log.tensorboard=false"]
+    for arguments in (kept, ["normstats", "train.txt"]):
+        result = CliRunner().invoke(app, arguments)
+        assert said in result.stdout, result.output
+        told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+        assert told["odd"] == counts
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,7 +28,7 @@ METRIC_NAMES = {
 @options.for_bare_weights
 def confmat(
     printer: Printer,
-    ckpt: options.Checkpoint,
+    ckpt: options.CheckpointOrOnnx,
     list_file: options.ListFile,
     num_images: options.NumImages = 24,
     device: options.Device = "auto",

@@ -55,6 +55,8 @@ def normstats(
 
     Example: ptkit normstats train.txt --size 32
     """
+    from ptkit.core.data.oddities import odd_note
+
     counting = functools.partial(bar, quiet=printer.silent)
     measured = api.normstats(
         list_file,
@@ -72,8 +74,10 @@ def normstats(
     printer.say(f"normMean = {mean}\nnormStd  = {std}\nNormalize(mean={mean}, std={std})")
     sizes = f"{found.size}×{found.size}" if found.size else "own sizes"
     printer.say(f"{found.num_images:,} images, {sizes}; saved in {measured.file}")
+    if found.odd:
+        printer.say(odd_note(found.odd))
     facts = {name: getattr(found, name) for name in ("mean", "std", "num_images", "size")}
-    result = {**facts, "file": str(measured.file)}
+    result = {**facts, "odd": dict(found.odd), "file": str(measured.file)}
     if measured.skipped:
         result["skipped"] = list(measured.skipped)
     if measured.whitening is not None and measured.whitening_file is not None:

@@ -143,6 +143,14 @@ Checkpoint = Annotated[
         help="A checkpoint, a run folder, bare weights, or a model with pretrained ones.",
     ),
 ]
+CheckpointOrOnnx = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint, a run folder, an ONNX file, bare weights, or a model with pretrained"
+        " ones.",
+    ),
+]
 ListFile = Annotated[
     Path, typer.Argument(metavar="LIST", help="A list file, one `PATH LABEL` a line.")
 ]
@@ -330,6 +338,14 @@ RUN_FLAGS: dict[str, Any] = {
         typer.Option(
             metavar="DIR",
             help="Train on each fold that `ptkit split --kfold` wrote there, into one run folder.",
+        ),
+    ],
+    "eject": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Only write the run as one script of plain PyTorch, without ptkit, that trains the"
+            " same model.",
         ),
     ],
     "trust": Trust,

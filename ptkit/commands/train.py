@@ -21,6 +21,7 @@ from ptkit.core.wording import counted, duration
 
 if TYPE_CHECKING:
     # torch is imported when a run begins, not for the help.
+    from ptkit.core.ejecting.script import Ejected
     from ptkit.core.models.transfer import TransferReport
     from ptkit.core.training.loop import Progress
     from ptkit.core.training.observers import EpochResult
@@ -50,13 +51,44 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
     from ptkit.core.config_layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
-    if settings.pop("lr_find", False):
+    if (file := settings.pop("eject", None)) is not None:
+        check_ejects_alone(source, settings)
+        watch = TrainingScreen(printer)
+        print_ejected(printer, api_runs.eject(file, watch=watch, **settings))
+    elif settings.pop("lr_find", False):
         print_rate(printer, _found_rate(printer, source, settings))
     elif api_series.is_asked_for(settings):
         watch = TrainingScreen(printer)
         print_series(printer, api_series.train_series(source, watch=watch, **settings))
     else:
         print_run(printer, api_runs.train(source, watch=TrainingScreen(printer), **settings))
+
+
+# What has no place in a script: it is of a run, its folder, or of several runs.
+_OF_RUNS = ("lr_find", "preflight", "name", "out", "resume", "seeds", "folds", "save_every",
+            *options.SourceFlags.__annotations__)  # fmt: skip
+
+
+def check_ejects_alone(source: Path | None, settings: dict[str, Any]) -> None:
+    """Refuse what has no effect beside --eject.
+
+    Raises:
+        UsageError: the message names it.
+    """
+    if source is not None:
+        raise UsageError(
+            f"--eject needs lists that stay: `ptkit split {source}` first, then leave {source} out"
+        )
+    for name in _OF_RUNS:
+        if settings.get(name) is not None:
+            raise UsageError(f"--eject trains nothing: leave --{name.replace('_', '-')} out")
+
+
+def print_ejected(printer: Printer, found: "Ejected") -> None:
+    """Print where a script is and what it needs."""
+    printer.say(f"wrote {found.file}: {counted(found.num_lines, 'line')}, checked against the run")
+    printer.say(f"needs {', '.join(found.packages)}; run it here: python {found.file}")
+    printer.result({**asdict(found), "file": str(found.file)})
 
 
 def _found_rate(printer: Printer, source: Path | None, settings: dict[str, Any]) -> "FoundRate":
@@ -225,6 +257,7 @@ def print_run(printer: Printer, result: "RunResult") -> None:
             "verdicts": [asdict(verdict) for verdict in result.verdicts],
             "seconds": result.seconds,
             "images_per_s": result.images_per_s,
+            "odd": dict(result.odd),
             **({} if result.profile is None else {"profile": result.profile.as_dict()}),
             **({} if result.probe is None else {"probe": result.probe.as_dict()}),
             **({"backbones": rows} if rows else {}),

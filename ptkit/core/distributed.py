@@ -8,9 +8,8 @@ import functools
 import itertools
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -19,7 +18,6 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ptkit.core.errors import InterruptedRunError, PtkitError, StorageError, UsageError
 from ptkit.core.ranks import being, here, rank_of_environment
@@ -86,7 +84,7 @@ def from_main(make: Callable[[], T]) -> T:
     if here().is_alone:
         return make()
     found = [make() if here().is_main else None]
-    with _talking():
+    with talking():
         dist.broadcast_object_list(found, src=0, group=_control())
     return cast(T, found[0])
 
@@ -120,7 +118,7 @@ def wait_for_main() -> None:
 
 
 def _wait_for(key: str) -> None:
-    with _talking():
+    with talking():
         _store().wait([key], _PATIENCE)
 
 
@@ -129,7 +127,7 @@ def summed(values: Mapping[str, float]) -> dict[str, float]:
     if here().is_alone:
         return dict(values)
     numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-    with _talking():
+    with talking():
         dist.all_reduce(numbers, group=_control())
     kinds = map(type, values.values())
     return {k: kind(n) for k, kind, n in zip(values, kinds, numbers.tolist(), strict=True)}
@@ -140,7 +138,7 @@ def summed_on_device(value: Tensor) -> Tensor:
     if here().is_alone:
         return value
     total = value.detach().clone()
-    with _talking():
+    with talking():
         dist.all_reduce(total)
     return total
 
@@ -153,7 +151,7 @@ def gathered(rows: Tensor) -> Tensor:
     # As bytes: gloo knows few types.
     width = plain[:1].numel() * plain.element_size() if len(plain) else 0
     counts = [{"rows": 0, "width": 0}] * here().num_ranks
-    with _talking():
+    with talking():
         dist.all_gather_object(counts, {"rows": len(plain), "width": width}, group=_control())
         most = max(each["rows"] for each in counts)
         width = max(each["width"] for each in counts)
@@ -179,7 +177,7 @@ def merged(found: Mapping[int, str]) -> dict[int, str]:
     if here().is_alone:
         return dict(found)
     several: list[dict[int, str]] = [{}] * here().num_ranks
-    with _talking():
+    with talking():
         dist.all_gather_object(several, dict(found), group=_control())
     return {place: text for part in several for place, text in part.items()}
 
@@ -188,7 +186,7 @@ def share_buffers(model: nn.Module) -> None:
     """Put the first rank's buffers, such as BatchNorm's statistics, into the model, in place."""
     if here().is_alone:
         return
-    with _talking(), torch.no_grad():
+    with talking(), torch.no_grad():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
@@ -200,7 +198,7 @@ def share_hashes(known: npt.NDArray[np.int64]) -> None:
     if here().is_alone:
         return
     high, low = torch.from_numpy(known.copy()), torch.from_numpy(known.copy())
-    with _talking():
+    with talking():
         # All who know one know the same, and the others have 0; it may be negative.
         dist.all_reduce(high, dist.ReduceOp.MAX, group=_control())
         dist.all_reduce(low, dist.ReduceOp.MIN, group=_control())
@@ -222,7 +220,7 @@ class Votes:
         if here().is_alone:
             return mine
         numbers = torch.tensor(mine)
-        with _talking():
+        with talking():
             work = dist.all_reduce(numbers, dist.ReduceOp.MAX, group=_control(), async_op=True)
             before, self._asked = self._asked, (work, numbers)
             if before is None:
@@ -231,55 +229,8 @@ class Votes:
         return tuple(map(int, before[1]))
 
 
-class Replica:
-    """Called in place of a model: DistributedDataParallel, by which all ranks have one gradient.
-
-    finds_unused: some parameters get no gradient in a step.
-    """
-
-    def __init__(self, model: nn.Module, *, finds_unused: bool) -> None:
-        self._model, self._finds_unused = model, finds_unused
-        self._trained: list[bool] = []
-        self._wrapped: DistributedDataParallel | None = None
-
-    def renew(self) -> None:
-        """Go by the parameters that train now: some are unfrozen at an epoch."""
-        trained = [parameter.requires_grad for parameter in self._model.parameters()]
-        if trained == self._trained:
-            return
-        self._trained = trained
-        with warnings.catch_warnings():
-            # Of an argument that newer versions call otherwise, which older ones do not know.
-            warnings.simplefilter("ignore", FutureWarning)
-            self._wrapped = DistributedDataParallel(
-                self._model, broadcast_buffers=False, find_unused_parameters=self._finds_unused
-            )
-
-    def __call__(self, images: Tensor) -> Tensor:
-        assert self._wrapped is not None
-        return cast(Tensor, self._wrapped(images))
-
-    def adding_up(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Return the context of forward and backward of a batch: of several batches a step, the
-        last one adds up the gradients of all.
-        """
-        if self._wrapped is None or is_last:
-            return nullcontext()
-        return cast(AbstractContextManager[None], self._wrapped.no_sync())
-
-
-def has_unused(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> bool:
-    """Say whether some parameters that train get no gradient; the gradients are removed."""
-    forward(images).float().square().mean().backward()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    is_missing = any(parameter.grad is None for parameter in trained)
-    for parameter in trained:
-        parameter.grad = None
-    return is_missing
-
-
 @contextmanager
-def _talking() -> Iterator[None]:
+def talking() -> Iterator[None]:
     """Raise what a lost connection raises as LostRankError."""
     try:
         yield
@@ -302,7 +253,7 @@ def _begin(local: int) -> None:
         backend = "cpu:gloo,cuda:nccl"
         # NCCL talks from the current device.
         torch.cuda.set_device(local % torch.cuda.device_count())
-    with _talking():
+    with talking():
         dist.init_process_group(backend, timeout=_timeout())
     _control()
 

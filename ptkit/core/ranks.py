@@ -38,6 +38,11 @@ class Rank:
         start = self.number * least + min(self.number, more)
         return slice(start, start + least + (self.number < more))
 
+    def parts_of(self, count: int) -> list[int]:
+        """Return how many of `count` things each rank has, see `part_of`."""
+        parts = (Rank(k, self.num_ranks).part_of(count) for k in range(self.num_ranks))
+        return [part.stop - part.start for part in parts]
+
 
 ALONE = Rank()
 _joined: ContextVar[Rank] = ContextVar("rank", default=ALONE)

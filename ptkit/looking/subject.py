@@ -32,8 +32,11 @@ from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
+from ptkit.looking.same_sizes import same_sizes
 
 BoolArray = npt.NDArray[np.bool_]
+# Images that are sorted by their sizes together, where their answers come in parts.
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Subject:
     """A model with all that is needed to use it.
 
     class_names: mere indices where nobody gave names. task: how outputs are read. own_steps: user
-    code in the pipeline that the user has named again.
+    code in the pipeline that the user has named again. takes_pixels: the model takes decoded images
+    as they are, those of one size together.
     """
 
     weights: Weights
@@ -49,6 +53,7 @@ class Subject:
     class_names: tuple[str, ...]
     task: Task
     own_steps: tuple[Call, ...] = ()
+    takes_pixels: bool = False
 
     @property
     def has_class_names(self) -> bool:
@@ -82,16 +87,53 @@ class Subject:
             CheckpointError: the pipeline names user code.
             UsageError: not a device, or one that is not there.
         """
+        if self.takes_pixels:
+            return self._predict_by_size(images, workers, bad), None
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(self.batches(images, device=device, workers=workers)) as batches:
             model = self.model.to(batches.device)
             found = predict_list(model, batches, task=self.task, bad=bad)
-            if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
-                raise CheckpointError(
-                    f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
-                    f" {len(images):,} images: its weights are damaged"
-                )
+            self._check_finite(found)
             return found, self.trained_on(batches)
+
+    def _predict_by_size(
+        self, images: ImageList, workers: int, bad: Unreadable | None
+    ) -> Predicted:
+        pipeline = Pipeline.of((Call("ToTensor"),), alpha=self.weights.alpha)
+        parts, places = [], []
+        for some, together in same_sizes(images):
+            unread: Unreadable | None = None if bad is None else {}
+            sampling = Sampling(together, rank=here())
+            with closing(Batches(images.subset(some), pipeline, sampling, workers=workers)) as few:
+                parts.append(predict_list(self.model, few, task=self.task, bad=unread))
+            places.append(some)
+            if bad is not None:
+                bad.update({int(some[place]): why for place, why in (unread or {}).items()})
+        order = np.argsort(np.concatenate(places))
+        found = Predicted(
+            np.concatenate([part.values for part in parts])[order],
+            np.concatenate([part.answers for part in parts])[order],
+        )
+        self._check_finite(found)
+        return found
+
+    def _parts_by_size(
+        self, images: ImageList, workers: int, bad: Unreadable | None
+    ) -> Iterator[tuple[Predicted, None]]:
+        for start in range(0, len(images), _AT_ONCE):
+            rows = range(start, min(start + _AT_ONCE, len(images)))
+            unread: Unreadable | None = None if bad is None else {}
+            found = self._predict_by_size(images.subset(rows), workers, unread)
+            if bad is not None:
+                bad.update({start + place: why for place, why in (unread or {}).items()})
+            yield found, None
+
+    def _check_finite(self, found: Predicted) -> None:
+        if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
+            raise CheckpointError(
+                f"{self.weights.source} gives NaN or infinite outputs for {num_bad:,} of"
+                f" {len(found.values):,} images: its weights are damaged"
+            )
 
     def predict_parts(
         self, images: ImageList, *, device: str, workers: int, bad: Unreadable | None = None
@@ -104,6 +146,9 @@ class Subject:
         """
         if not here().is_alone:
             yield self.predict(images, device=device, workers=workers, bad=bad)
+            return
+        if self.takes_pixels:
+            yield from self._parts_by_size(images, workers, bad)
             return
         batches = self.batches(images, device=device, workers=workers)
         trained_on = self.weights.image_hashes
@@ -154,25 +199,39 @@ def _are_in(own: npt.NDArray[np.int64], ordered: npt.NDArray[np.int64]) -> BoolA
 
 
 def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Subject:
-    """Load a model with all that is needed to use it: see `_loaded`, which takes the answers.
-
-    alpha: what becomes of transparent pixels, of bare weights; see `images.read`.
+    """Load a model with all that is needed to use it: see `subject_of`, which takes the answers.
 
     Raises:
-        UsageError, CheckpointError: see `_loaded`.
+        UsageError: see `subject_of`.
+        CheckpointError: no such file, damaged, or see `subject_of`.
     """
     if alpha is not None:
         check_choice("--alpha", alpha, ALPHA)
-    subject = _loaded(path, **answers)
+    weights = find_weights(str(path), model=answers.get("model"), size=answers.get("size"))
+    return subject_of(weights, alpha=alpha, **answers)
+
+
+def subject_of(weights: Weights, *, alpha: str | None = None, **answers: Any) -> Subject:
+    """Return the model of some weights, with all that is needed to use it.
+
+    alpha: what becomes of transparent pixels, of bare weights; see `images.read`. answers: see
+    `_completed`.
+
+    Raises:
+        UsageError, CheckpointError: see `_completed`.
+    """
+    subject = _completed(weights, **answers)
     if alpha is None:
         return subject
-    if subject.weights.checkpoint is not None:
-        raise UsageError(f"{path} is a checkpoint and already stores this: leave out --alpha")
+    if weights.checkpoint is not None:
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out --alpha"
+        )
     return replace(subject, weights=replace(subject.weights, alpha=alpha))
 
 
-def _loaded(
-    path: Path,
+def _completed(
+    weights: Weights,
     *,
     model: str | None = None,
     mean: str | Sequence[float] | None = None,
@@ -181,8 +240,8 @@ def _loaded(
     classes: Path | None = None,
     transforms: Sequence[str] = (),
 ) -> Subject:
-    """Load a model from a checkpoint or run folder, from bare weights and the five answers, or
-    torchvision's of a name.
+    """Return the model of a checkpoint, or of bare weights with the five answers, or torchvision's
+    of a name.
 
     model: a call; of a checkpoint, only needed where its own names user code. mean, std: three
     numbers of 0..1, or "R,G,B"; one for a model of grey images. classes: a file with one class name
@@ -191,9 +250,8 @@ def _loaded(
 
     Raises:
         UsageError: bare weights with an answer missing, or a checkpoint with one that it holds.
-        CheckpointError: no such file, damaged, or weights that do not fit the model.
+        CheckpointError: weights that do not fit the model.
     """
-    weights = find_weights(str(path), model=model, size=size)
     weights, own_steps = _with_own_steps(weights, transforms)
     checkpoint = weights.checkpoint
     if checkpoint is None:
@@ -202,7 +260,9 @@ def _loaded(
         )
     given = {"--mean": mean, "--std": std, "--size": size, "--classes": classes}
     if needless := ", ".join(flag for flag, value in given.items() if value is not None):
-        raise UsageError(f"{path} is a checkpoint and already stores this: leave out {needless}")
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out {needless}"
+        )
     module, notes = rebuild(checkpoint, model=model)
     weights = replace(weights, notes=(*weights.notes, *notes))
     try:
@@ -257,11 +317,7 @@ def _of_other_weights(
         raise UsageError(
             f"{weights.source} holds bare weights: add {missing} (and --classes FILE for names)"
         )
-    means, stds = _numbers("--mean", mean), _numbers("--std", std)
-    if min(stds) <= 0:
-        raise UsageError(f"--std must be above 0, found {std}")
-    if len(means) != len(stds):
-        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
+    means, stds = numbers_of(mean, std)
     names = read_classes(classes) if classes is not None else weights.class_names
     channels = len(means)
     fitted = fit_bare_weights(weights, model=model, size=size, channels=channels)
@@ -288,6 +344,23 @@ def _of_other_weights(
     )
     indices = tuple(map(str, range(num_classes)))
     return Subject(completed, fitted.module, names or indices, Task(SINGLE, "softmax"))
+
+
+Numbers = str | Sequence[float]
+
+
+def numbers_of(mean: Numbers, std: Numbers) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation as given: three numbers of 0..1, or "R,G,B"; or one.
+
+    Raises:
+        UsageError: something else.
+    """
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    if min(stds) <= 0:
+        raise UsageError(f"--std must be above 0, found {std}")
+    if len(means) != len(stds):
+        raise UsageError(f"--mean and --std must be as many numbers, found {mean} and {std}")
+    return means, stds
 
 
 def _numbers(flag: str, given: str | Sequence[float]) -> tuple[float, ...]:

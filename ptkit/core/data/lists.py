@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE, label_table
 from ptkit.core.data.moved import check_root, missing_image, prefix_of_some, replaced
@@ -189,9 +189,7 @@ def check_image(images: ImageList, row: int) -> None:
         DataError: it is not there.
     """
     if not os.path.lexists(path := images.image_path(row)):
-        used = (number for number, line in numbered_lines(images.file) if line.strip())
-        line = next(islice(used, row, None))
-        raise missing_image(path, place=f"{images.file}, line {line}")
+        raise missing_image(path, place=f"{images.file}, line {_line_of(images, row)}")
 
 
 def _moved(images: ImageList, root: Path) -> dict[bool, tuple[str, str]]:
@@ -350,13 +348,22 @@ def _count_repeated(images: ImageList, hashes: "np.ndarray") -> int:
     if not len(twice):
         return 0
     # Hashes also meet by chance, so the paths themselves decide; only these become objects.
-    labels: dict[str, Any] = {}
+    first: dict[str, int] = {}
     rows = np.flatnonzero(np.isin(hashes, twice))
     for row in rows.tolist():
-        path, label = images.listed_path(row), images.labels[row].tolist()
-        if labels.setdefault(path, label) != label:
-            raise DataError(
-                f"{images.file} gives {path} two labels, {labels[path]} and {label}; keep one of"
-                " the lines"
+        path = images.listed_path(row)
+        earlier = first.setdefault(path, row)
+        if np.any(images.labels[earlier] != images.labels[row]):
+            one, two = (
+                f"{images.labels[k].tolist()} in line {_line_of(images, k)}" for k in (earlier, row)
             )
-    return len(rows) - len(labels)
+            raise DataError(
+                f"{images.file} gives {path} two labels, {one} and {two}; keep one of the lines"
+            )
+    return len(rows) - len(first)
+
+
+def _line_of(images: ImageList, row: int) -> int:
+    """Return the number of the line that an image of a whole list is in."""
+    used = (number for number, line in numbered_lines(images.file) if line.strip())
+    return next(islice(used, row, None))

@@ -3,9 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from ptkit.core.data.forked import can_fork, in_copies
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import permutation
 from ptkit.core.data.lists import ImageList
+from ptkit.core.data.oddities import oddities
 from ptkit.core.errors import DataError, StorageError
 from ptkit.core.files import parse_json, write_atomically
 from ptkit.core.machine import decoding_threads
@@ -38,7 +40,8 @@ _BLOCK_BYTES = 1 << 18
 @dataclass(frozen=True)
 class ChannelStatistics:
     """mean, std: of each channel, R, G, B or grey alone, of pixels in 0..1, over all pixels
-    (population). size: None for the images' own sizes. alpha: see `images.read`.
+    (population). size: None for the images' own sizes. alpha: see `images.read`. odd: how many of
+    the images are of each unusual kind; not kept with the rest.
     """
 
     mean: tuple[float, ...]
@@ -47,12 +50,15 @@ class ChannelStatistics:
     size: int | None
     list_sha256: str
     alpha: str = "drop"
+    odd: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 # Sums per channel, (3, C): the number of pixels, of their values (in 0..255), and of the squares.
 # Python's integers: they never overflow, and E[x²] - E[x]² loses no digit.
 _Sums = npt.NDArray[np.object_]
 _NOTHING: _Sums = np.zeros((3, 1), object)
+# Bytes and path of a file to its pixels.
+Decode = Callable[[bytes, str], Pixels]
 
 
 def measure(
@@ -62,7 +68,7 @@ def measure(
     size: int | None = None,
     workers: int = 2,
     on_images: Callable[[int], object] = lambda _count: None,
-    read: Callable[[str], Pixels] = decoder.read,
+    decode: Decode = decoder.decode,
     bad: list[str] | None = None,
 ) -> ChannelStatistics:
     """Return the statistics of a list's images, or of those at the indices `chosen`.
@@ -70,29 +76,30 @@ def measure(
     size: images are first resized to size × size as training does; None takes the images' own
     sizes.
     on_images: called with how many more are done, for a progress bar.
-    read: gives the pixels (H, W, C) of a path. bad: gets why images cannot be read, which are left
-    out; without it they are an error.
+    decode: gives the pixels (H, W, C) of a file and its path. bad: gets why images cannot be read,
+    which are left out; without it they are an error.
 
     Raises:
         DataError: no images, or some cannot be read; the message names the first.
     """
     chosen = sample(images) if chosen is None else chosen
 
-    def work(start: int) -> tuple[_Sums, list[str]]:
+    def work(start: int) -> tuple[_Sums, list[str], Counter[str]]:
         paths = map(images.image_path, chosen[start : start + _CHUNK].tolist())
         with capturing_stderr:
-            return _chunk_sums(paths, size, read)
+            return _chunk_sums(paths, size, decode)
 
-    sums, unreadable = _NOTHING, list[str]()
+    sums, unreadable, odd = _NOTHING, list[str](), Counter[str]()
     starts = range(0, len(chosen), _CHUNK)
     with _side_by_side(work, starts, workers, paths=map(images.image_path, chosen)) as results:
-        for start, (part, failed) in zip(starts, results, strict=True):
+        for start, (part, failed, unusual) in zip(starts, results, strict=True):
             sums = sums + part
             unreadable += failed
+            odd += unusual
             on_images(min(_CHUNK, len(chosen) - start))
     leave_out(unreadable, total=len(chosen), bad=bad)
     count = len(chosen) - len(unreadable)
-    return ChannelStatistics(*_mean_and_std(sums), count, size, images.sha256)
+    return ChannelStatistics(*_mean_and_std(sums), count, size, images.sha256, odd=odd)
 
 
 @contextmanager
@@ -159,7 +166,8 @@ def of_stacks(stacks: Iterable[Pixels], *, size: int | None, list_sha256: str) -
 def save(statistics: ChannelStatistics, list_file: Path) -> Path:
     """Write normstats.json beside the list and return its path."""
     file = list_file.parent / FILE_NAME
-    write_atomically(file, (json.dumps(asdict(statistics), indent=2) + "\n").encode())
+    kept = {name: value for name, value in asdict(statistics).items() if name != "odd"}
+    write_atomically(file, (json.dumps(kept, indent=2) + "\n").encode())
     return file
 
 
@@ -195,15 +203,15 @@ def find(
 
 
 def _chunk_sums(
-    paths: Iterable[str], size: int | None, read: Callable[[str], Pixels]
-) -> tuple[_Sums, list[str]]:
+    paths: Iterable[str], size: int | None, decode: Decode
+) -> tuple[_Sums, list[str], Counter[str]]:
     """Decode some images and sum them: small ones of equal size are stacked first, so that one call
-    serves many.
+    serves many. Return why others cannot be read too, and the counts of unusual ones.
     """
     sums: list[_Sums] = []
     stacks: dict[tuple[int, ...], list[Pixels]] = {}
-    bad: list[str] = []
-    for pixels in readable(paths, read, bad=bad):
+    bad, odd = list[str](), Counter[str]()
+    for pixels in readable(paths, decode, bad=bad, odd=odd):
         if size is not None and pixels.shape[:2] != (size, size):
             from PIL import Image
 
@@ -215,18 +223,26 @@ def _chunk_sums(
         else:
             stacks.setdefault(pixels.shape, []).append(pixels)
     sums += [_stack_sums(np.stack(stack)) for stack in stacks.values()]
-    return sum(sums, _NOTHING), bad
+    return sum(sums, _NOTHING), bad, odd
 
 
 def readable(
-    paths: Iterable[str], read: Callable[[str], Pixels], *, bad: list[str]
+    paths: Iterable[str], decode: Decode, *, bad: list[str], odd: Counter[str]
 ) -> Iterator[Pixels]:
-    """Yield the pixels of each image; where it cannot be read, `bad` gets the reason instead."""
+    """Yield the pixels of each image; where it cannot be read, `bad` gets the reason instead.
+
+    odd: counts what is unusual.
+    """
     for path in paths:
         try:
-            yield read(path)
+            data = decoder.read_bytes(path)
+            pixels = decode(data, path)
         except DataError as error:
             bad.append(str(error))
+            continue
+        if found := oddities(data, path, pixels.shape[:2]):
+            odd.update(found)
+        yield pixels
 
 
 def _stack_sums(pixels: Pixels) -> _Sums:

@@ -129,6 +129,16 @@ SCHEMA: Schema = {
     # What `ptkit calibrate` has changed in the task, and what was there before.
     "calibration?": {"thresholds?": (Tensor, [_share], None)},
 }  # fmt: skip
+# What `ptkit export` writes into an ONNX file; its pipeline has no tensors.
+ONNX_SCHEMA: Schema = {
+    "format": _count,
+    "kind": str,
+    "class_names": [str],
+    "thresholds?": ({str: _finite}, None),
+    "temperature?": (_positive, None),
+    "preprocessing": bool,
+    "pipeline": SCHEMA["pipeline"],
+}
 
 
 def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
@@ -136,7 +146,7 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
     for key in SCHEMA:
         if not key.endswith("?") and key not in contents:
             return f"it has no {key}"
-    if fault := _fault(contents, SCHEMA, ""):
+    if fault := fault_in(contents, SCHEMA, ""):
         return fault
     if not contents["classes"]:
         return "classes is empty"
@@ -217,9 +227,10 @@ def _numbers_of(value: Any) -> Iterator[int | float]:
         yield value
 
 
-def _fault(value: Any, schema: Schema, name: str) -> str | None:
+def fault_in(value: Any, schema: Schema, name: str = "") -> str | None:
+    """Say where a value is something else than its schema has it, if anywhere."""
     if isinstance(schema, tuple):
-        faults = [_fault(value, one, name) for one in schema]
+        faults = [fault_in(value, one, name) for one in schema]
         return None if None in faults else faults[0]
     if isinstance(schema, dict):
         return _fault_of_dict(value, schema, name)
@@ -227,7 +238,7 @@ def _fault(value: Any, schema: Schema, name: str) -> str | None:
         if not isinstance(value, list):
             return _wrong(value, list, name)
         parts = enumerate(value)
-        return next(filter(None, (_fault(v, schema[0], f"{name}[{k}]") for k, v in parts)), None)
+        return next(filter(None, (fault_in(v, schema[0], f"{name}[{k}]") for k, v in parts)), None)
     return None if _fits(value, schema) else _wrong(value, schema, name)
 
 
@@ -240,12 +251,12 @@ def _fault_of_dict(value: Any, schema: dict[Any, Schema], name: str) -> str | No
             for found, part in value.items():
                 if type(found) is not key:
                     return f"{name} has the key {str(found)[:80]!r}, expected {key.__name__}"
-                if fault := _fault(part, inner, f"{before}{str(found)[:80]}"):
+                if fault := fault_in(part, inner, f"{before}{str(found)[:80]}"):
                     return fault
             continue
         plain = key.removesuffix("?")
         is_there = plain in value or plain == key
-        if is_there and (fault := _fault(value.get(plain), inner, before + plain)):
+        if is_there and (fault := fault_in(value.get(plain), inner, before + plain)):
             return fault
     return None
 

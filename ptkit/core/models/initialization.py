@@ -55,7 +55,7 @@ def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
         UsageError: a selector that matches nothing, a wrong call, or one that cannot fill a
             parameter of this shape.
     """
-    calls = _plan(model, lines)
+    calls = plan_calls(model, lines)
     parameters = dict(model.named_parameters())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, call in calls.items():
@@ -68,8 +68,12 @@ def initialize(model: nn.Module, lines: Sequence[str], *, seed: int) -> None:
             parameters[name].copy_(values)
 
 
-def _plan(model: nn.Module, lines: Sequence[str]) -> dict[str, Call]:
-    """Return the call that fills each named parameter."""
+def plan_calls(model: nn.Module, lines: Sequence[str]) -> dict[str, Call]:
+    """Return the call that fills each named parameter; see `initialize`.
+
+    Raises:
+        UsageError: a selector that matches nothing, or a wrong call.
+    """
     calls: dict[str, Call] = {}
     for line in lines:
         if line.strip() == "tutorial":

@@ -9,12 +9,13 @@ from typing import Any
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models import packaged_weights
 from ptkit.core.models.checkpoints import file_of, is_checkpoint, own_call, size_of, validated
+from ptkit.core.models.module_files import read_weights_alone
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 from ptkit.core.parts.calls import Call, names_code, parse
 from ptkit.core.wording import nearest
 
-_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
+_WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx")
 
 
 def weights_path(text: str) -> Path | None:
@@ -28,28 +29,37 @@ def weights_path(text: str) -> Path | None:
     return Path(text) if is_named or os.path.lexists(os.path.join(text, "ckpt.pkl")) else None
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, *, takes_apart: bool = False) -> Weights:
     """Return the weights in a file: a checkpoint or run folder, a state dict of any nesting,
     .safetensors.
+
+    takes_apart: also of a pickle that asks for code, from which the tensors alone are taken.
 
     Raises:
         CheckpointError: no such file, damaged, no weights in it, or it asks for code; nothing of it
             was run.
     """
     file = file_of(path)
-    contents = read_weight_file(file)
+    done: tuple[str, ...] = ()
+    if takes_apart:
+        contents, done = read_weights_alone(file)
+    else:
+        contents = read_weight_file(file)
     if is_checkpoint(contents):
         return _of_checkpoint(validated(contents, path), file, source=str(path))
     state_dict, notes = unwrap(contents, path)
-    return Weights(state_dict=state_dict, path=file, source=str(path), notes=notes)
+    return Weights(state_dict=state_dict, path=file, source=str(path), notes=(*done, *notes))
 
 
-def find_weights(text: str, *, model: str | None = None, size: int | None = None) -> Weights:
+def find_weights(
+    text: str, *, model: str | None = None, size: int | None = None, takes_apart: bool = False
+) -> Weights:
     """Return the weights that a text names: a file, a run folder, or a model that has some, of
     ours, torchvision's or timm's.
 
     model: the call the user gave; with a tag (`timm:NAME.TAG`) it says which of timm's pretrained
     weights a file holds. size: of the images, for models of timm's that are made for one size.
+    takes_apart: see `read_weights`.
 
     Raises:
         CheckpointError: no such thing, or nothing that can be read.
@@ -59,7 +69,8 @@ def find_weights(text: str, *, model: str | None = None, size: int | None = None
     path = weights_path(text)
     if path is None and not os.path.isdir(text):
         return _of_model(text, size)
-    found, call = read_weights(path or Path(text)), parse(model or "none")
+    found = read_weights(path or Path(text), takes_apart=takes_apart)
+    call = parse(model or "none")
     # A checkpoint says itself what it holds.
     if not call.tag or found.checkpoint is not None:
         return found

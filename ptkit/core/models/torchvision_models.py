@@ -53,12 +53,18 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 # Auxiliary heads make the output a tuple in training; init_weights is warned about when it is left
 # out.
 _PLAIN_INCEPTION = {"aux_logits": False, "init_weights": True}
-_FIXED = {"GoogLeNet": _PLAIN_INCEPTION, "Inception3": _PLAIN_INCEPTION}
+FIXED = {"GoogLeNet": _PLAIN_INCEPTION, "Inception3": _PLAIN_INCEPTION}
 
 
 def names() -> list[str]:
     """Return the names of torchvision's classification models."""
     return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def class_of(name: str) -> str:
+    """Return the name of the class that a model is of."""
+    builder = torchvision.models.get_model_builder(name)
+    return str(typing.get_type_hints(builder)["return"].__name__)
 
 
 def summary(name: str) -> str:
@@ -81,11 +87,10 @@ def __getattr__(name: str) -> Callable[..., nn.Module]:
 
 @functools.cache
 def _builder(name: str) -> Callable[..., nn.Module]:
-    builder = torchvision.models.get_model_builder(name)
-    class_name = typing.get_type_hints(builder)["return"].__name__
+    class_name = class_of(name)
 
     def build(*, num_classes: int, **arguments: Any) -> Any:
-        given = {k: v for k, v in arguments.items() if v is not None} | _FIXED.get(class_name, {})
+        given = {k: v for k, v in arguments.items() if v is not None} | FIXED.get(class_name, {})
         stem = given.pop("stem", "standard")
         if stem not in ("small", "standard"):
             raise ValueError(f"stem must be 'small' or 'standard', found {stem!r}")
@@ -98,7 +103,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
             )
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **given)
         if stem == "small":
-            _shrink_stem(model)
+            shrink_stem(model)
         if channels == 1:
             take_one_channel(model)
         return model
@@ -111,7 +116,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _shrink_stem(model: nn.Module) -> None:
+def shrink_stem(model: nn.Module) -> None:
     """Replace the 7×7 stride-2 convolution and the pooling of a ResNet by 3×3 at full size, in
     place.
     """

@@ -29,10 +29,12 @@ _ZIP_END, _ZIP_END_LENGTH = b"PK\5\6", 22
 _CHUNK = 1 << 20
 # As the safetensors package has it.
 _LONGEST_HEADER = 100_000_000
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # torch wraps its reason in advice to load without weights_only.
 _WHY = re.compile(r"WeightsUnpickler error:\s*([^\n]{1,100})")
 _ADVICE = 'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
+# A protobuf: the version of the format, then one of the fields that may follow.
+IS_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a]")
 # How files that are no weights begin; the order counts.
 _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (
@@ -50,6 +52,11 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|BM", "an image, not weights"),
     (rb"GGUF", "a GGUF file; only PyTorch and .safetensors files are read"),
+    (
+        IS_ONNX.pattern,
+        "an ONNX file, which `ptkit predict` and `ptkit confmat` run; this needs the checkpoint"
+        " that it was exported from",
+    ),
 )
 
 # What weights-only loading rebuilds tensors and plain containers from.
@@ -72,14 +79,14 @@ def read_weight_file(path: Path) -> Any:
         CheckpointError: no such file, not weights, damaged, or it asks for code; nothing of it was
             run.
     """
-    head = _head(path)
+    head = first_bytes(path)
     if head.startswith(b"PK\3\4"):
         check_zip(path)
         return _plain(path, _loaded(path, is_whole=True))
     # A length, and a JSON header of that length; text would be a length beyond all files.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return _read_safetensors(path)
-    if _LEGACY_MAGIC not in head[:32]:
+    if LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
     return _plain(path, _loaded(path, is_whole=False))
 
@@ -90,8 +97,12 @@ def _plain(path: Path, contents: Any) -> Any:
     return contents
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a regular file."""
+def first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a regular file.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -116,12 +127,9 @@ def _head(path: Path) -> bytes:
 
 
 def _stranger(path: Path, head: bytes) -> str:
-    """Say what a file is that holds no weights."""
-    if not head:
-        return "empty (0 bytes): the download or copy failed; fetch it again"
-    for pattern, description in _STRANGERS:
-        if re.match(pattern, head):
-            return description
+    """Say what a file is that holds no weights, by its first bytes."""
+    if known := known_stranger(head):
+        return known
     if re.match(rb"\x80[\2-\5]", head):
         return (
             f"a Python pickle that torch.save did not write{_asks(path)}; nothing was run:"
@@ -131,6 +139,13 @@ def _stranger(path: Path, head: bytes) -> str:
         f"not a file of weights (it begins with {head[:8]!r}); PyTorch and .safetensors files are"
         " read"
     )
+
+
+def known_stranger(head: bytes) -> str | None:
+    """Say what a file of another kind is that begins so, if that is known."""
+    if not head:
+        return "empty (0 bytes): the download or copy failed; fetch it again"
+    return next((what for pattern, what in _STRANGERS if re.match(pattern, head)), None)
 
 
 def check_zip(path: Path) -> None:
@@ -202,7 +217,10 @@ def _loaded(path: Path, *, is_whole: bool) -> Any:
         if asks := _asks(path):
             is_model = "torch.nn.modules." in asks
             kind = "a whole pickled model" if is_model else "a pickle with more than weights"
-            raise CheckpointError(f"{path} is {kind}{asks}; nothing was run: {_ADVICE}") from error
+            raise CheckpointError(
+                f"{path} is {kind}{asks}; nothing was run: `ptkit convert {path}` takes the tensors"
+                f" out; or {_ADVICE}"
+            ) from error
         reason, cause = _WHY.search(str(error)), "it is damaged"
         if is_whole:
             cause = "it is not what torch.save writes by default; save it again"
@@ -242,14 +260,14 @@ def _asks(path: Path) -> str:
     """Return ` (it asks for X, Y)` with the foreign functions and classes that a file names, or
     nothing.
     """
-    names = _foreign_globals(path)
+    names = foreign_globals(path)
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f" (it asks for {', '.join(names[:5])}{more})"
 
 
-def _foreign_globals(path: Path) -> list[str]:
+def foreign_globals(path: Path) -> list[str]:
     """Return the functions and classes beyond tensors and containers that a file names.
 
     path: a pickle or a file of torch.save. Nothing is imported or run. Names after a damaged place

@@ -21,9 +21,11 @@ from ptkit.core.device import (
     release_memory,
     wait_for,
 )
+from ptkit.core.distributed import from_main
 from ptkit.core.errors import UsageError
-from ptkit.core.machine import free_bytes
+from ptkit.core.machine import free_bytes, num_processes_here
 from ptkit.core.models.hooks import keeping_buffers
+from ptkit.core.ranks import ALONE, being, here
 from ptkit.core.training.loop import Training, make_step
 from ptkit.core.training.tasks.loss import Totals
 
@@ -43,33 +45,52 @@ _BESIDE_ACTIVATIONS = 1.5
 
 @dataclass(frozen=True)
 class Found:
-    """The batch size that was chosen, images/s of each that was tried, and why no larger one."""
+    """The images of a step in one process that were chosen, images/s of each number that was tried,
+    and why no larger one. num_ranks: how many processes have as many.
+    """
 
-    batch_size: int
+    part_size: int
     images_per_s: dict[int, float]
     why: str
+    num_ranks: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """The images of a step in all processes."""
+        return self.part_size * self.num_ranks
 
     @property
     def note(self) -> str:
         rates = ", ".join(f"{size}: {rate:,.0f}" for size, rate in self.images_per_s.items())
-        return f"batch size: {self.batch_size}, of those measured ({rates} images/s); {self.why}"
+        each = "" if self.num_ranks == 1 else f", {self.part_size} in each process"
+        return (
+            f"batch size: {self.batch_size}{each}, of those measured ({rates} images/s); {self.why}"
+        )
 
 
 def choose_batch_size(training: Training, batch: Batch) -> Found:
     """Measure steps with the model, optimizer, precision and images of a run; the model stays as it
-    was.
+    was. Of several ranks the first measures one's part of a step, and all take as many.
 
     training: for this alone, as its optimizer is stepped. batch: any of its batches.
 
     Raises:
         UsageError: not even the smallest batch fits.
     """
-    steps, count = _Steps(training, batch), len(training.train.images)
-    first = min(_SMALLEST, count)
-    largest = max(count // (_STEPS_AN_EPOCH * training.settings.accumulate), first)
+    num_ranks, count = here().num_ranks, len(training.train.images)
+    if count < num_ranks:
+        raise UsageError(f"{count} training images are too few for {num_ranks} processes")
+    first = min(_SMALLEST, count // num_ranks)
+    steps_an_epoch = _STEPS_AN_EPOCH * training.settings.accumulate
+    largest = max(count // (steps_an_epoch * num_ranks), first)
     training.to_training_mode()
-    with _keeping_state(training.model), passing_look():
-        return fastest(steps.images_per_s, first=first, largest=largest)
+
+    def measured() -> Found:
+        # Alone: a step must not wait for ranks that make none.
+        with being(ALONE), _keeping_state(training.model), passing_look():
+            return fastest(_Steps(training, batch).images_per_s, first=first, largest=largest)
+
+    return replace(from_main(measured), num_ranks=num_ranks)
 
 
 def fastest(images_per_s: Callable[[int], float], *, first: int, largest: int) -> Found:
@@ -235,7 +256,9 @@ def saved_bytes(model: nn.Module, step: Callable[[], object]) -> int:
 
 
 def _free_memory(device: torch.device) -> int:
-    return free_gpu_bytes(device) if device.type == "cuda" else free_bytes()
+    if device.type == "cuda":
+        return free_gpu_bytes(device)
+    return free_bytes() // num_processes_here()
 
 
 def _of_size(batch: Batch, size: int) -> Batch:

@@ -14,6 +14,7 @@ from ptkit.core.data.loading.batches import Forward
 from ptkit.core.device import autocast
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
+from ptkit.core.ranks import here
 
 # Up to here a GPU is done with a layer before Python has called the next: CUDA graphs pay.
 _SMALL = 30_000_000
@@ -30,7 +31,9 @@ class CompiledForward:
         # Collecting them takes longer than looking at each.
         self._parameters = list(model.parameters())
         num_parameters = sum(parameter.numel() for parameter in self._parameters)
-        self.uses_graphs = device.type == "cuda" and num_parameters <= _SMALL
+        # Between replays the ranks exchange gradients, which a graph must not catch.
+        is_small = num_parameters <= _SMALL
+        self.uses_graphs = device.type == "cuda" and is_small and here().is_alone
         self._model: nn.Module = model
         self._plain: Forward = model
         self._shapes: dict[bool, torch.Size] = {}

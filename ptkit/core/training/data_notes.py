@@ -5,8 +5,14 @@ from collections import Counter
 from ptkit.core.config import DataSettings
 from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.loading.keeping import LoadedList, where_note
+from ptkit.core.data.oddities import odd_note
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.sizes import Sides
+
+
+def odd_of(*lists: LoadedList) -> Counter[str]:
+    """Return how many images of some lists are of each unusual kind."""
+    return sum((Counter(loaded.odd) for loaded in lists), Counter())
 
 
 def data_note(
@@ -30,8 +36,8 @@ def data_note(
         note += f"; lines that repeat another: {repeated:,}"
     if relabelled := images.num_relabelled + valid.images.num_relabelled:
         note += f"; with another class by {data.relabel}: {relabelled:,}"
-    if odd := Counter(train.odd) + Counter(valid.odd):
-        note += f"; used: {', '.join(f'{count:,} {kind}' for kind, count in sorted(odd.items()))}"
+    if odd := odd_note(odd_of(train, valid)):
+        note += f"; {odd}"
     if data.reduced_decode:
         note += "; training JPEGs are decoded smaller where the crop allows it"
     if pipeline.alpha == "white":

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ptkit.core.distributed import gathered, summed
+from ptkit.core.distributed import gathered, in_list_order, summed
+from ptkit.core.ranks import here
 from ptkit.core.training.tasks.loss import Totals
 from ptkit.core.training.tasks.task import SCORES
 
@@ -64,13 +66,26 @@ def _examined(training: "Training", on_look: Callable[[], None]) -> Iterator[tup
         yield from _joined(found)
         return
     # Pairs are of one piece, and each piece has its share of every class, however the list is
-    # sorted.
-    outputs, labels = _one_of(list(found))
+    # sorted. Of several ranks each has some of the pieces of the whole list.
+    outputs, labels = _whole_list(training, *_one_of(list(found)))
     by_class = labels.argsort(stable=True)
     num_pieces = -(-len(labels) // COMPARED)
-    for first in range(num_pieces):
+    # No piece is one too, with no rows.
+    yield outputs[:0], labels[:0]
+    for first in range(num_pieces)[here().part_of(num_pieces)]:
         piece = by_class[first::num_pieces]
         yield outputs[piece], labels[piece]
+
+
+def _whole_list(training: "Training", outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all ranks, in the list's order."""
+    if here().is_alone:
+        return outputs, labels
+    valid = training.valid
+    parts = [valid.sampling.part_of_batch(k, valid.num_images) for k in range(len(valid))]
+    places = [np.arange(p.places.start, p.places.stop) for p in parts if not p.is_stand_in]
+    order = np.concatenate([np.empty(0, np.int64), *places])
+    return in_list_order(outputs, order), in_list_order(labels, order)
 
 
 def _joined(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

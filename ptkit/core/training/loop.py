@@ -16,12 +16,9 @@ from ptkit.core.data.keyed import stream_key
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.loading.batches import Batch, Batches, Forward
 from ptkit.core.device import autocast, let_try_kernels, seed_device
-from ptkit.core.distributed import (
-    Replica,
-    share_buffers,
-    summed_on_device,
-)
+from ptkit.core.distributed import share_buffers, summed_on_device
 from ptkit.core.ranks import here
+from ptkit.core.replica import Replica
 from ptkit.core.sharding import Sharded
 from ptkit.core.training.divergence import check_finite
 from ptkit.core.training.evaluating import all_sums, evaluate
@@ -31,6 +28,7 @@ from ptkit.core.training.optimization.optimizers import OptimizerSetup, freeze_s
 from ptkit.core.training.optimization.scaling import LossScaler
 from ptkit.core.training.optimization.schedules import Schedule
 from ptkit.core.training.profiling import NO_CLOCK, Clock
+from ptkit.core.training.rank_losses import as_rank, compared, own_share, sum_over_ranks
 from ptkit.core.training.recording.gauge import NO_GAUGE, Gauge
 from ptkit.core.training.tasks.loss import Count, Loss, Totals
 
@@ -263,8 +261,9 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
     clock, gauge = training.clock, training.gauge if totals is not None else NO_GAUGE
     device = batches[0].images.device
     # Of the whole group, before the first backward: its labels say it.
-    counts = [_count_of(training.loss, batch) for batch in batches]
-    over = _sum_over_ranks(training, batches, counts)
+    labels = [_labels_of(training.loss, batch) for batch in batches]
+    counts = [_count_of(training.loss, *pair) for pair in zip(batches, labels, strict=True)]
+    over = sum_over_ranks(training.loss, batches, counts)
     # Dropout depends on the seed, the step and the rank: a resumed run draws the same.
     purpose = f"dropout {here().number}" if here().number else "dropout"
     seed_device(device, stream_key(training.settings.seed, purpose, training.schedule.num_steps))
@@ -273,52 +272,28 @@ def _gradients(training: Training, batches: Sequence[Batch], totals: Totals | No
         parameter.grad = None
     parts = []
     clock.lap("rest")
-    for number, (batch, count) in enumerate(zip(batches, counts, strict=True), start=1):
-        with training.adding_up(is_last=number == len(batches)):
+    for number, batch in enumerate(batches):
+        with training.adding_up(is_last=number == len(batches) - 1):
             # The model alone: a loss computes in float32, and backward follows the types of
             # forward.
             with autocast(device, training.dtype):
                 outputs = training.stepped(batch.images)
-            part, answers = _loss_of(training, outputs, batch, over=over)
+            part, answers = _loss_of(training, outputs, batch, labels[number], over=over)
             clock.lap("forward")
             # Batch by batch, which frees each graph: the memory is that of one batch. The gradients
             # add up to that of one large batch.
-            training.scaler.scaled(_as_rank(part, batch)).backward()
+            training.scaler.scaled(as_rank(part, batch)).backward()
             clock.lap("backward")
-        parts.append(part.detach())
+        part, count = own_share(training.loss, part.detach(), counts[number])
+        parts.append(part)
         if totals is not None and not batch.is_stand_in:
             size = len(batch.labels)
             totals.add(part, over=over, count=count, num_images=size, **answers)
-            gauge.see_batch(batch, outputs, _labels_of(batch), part)
+            gauge.see_batch(batch, outputs, labels[number], part)
     training.scaler.unscale()
     gauge.see_gradients()
     _clip(training, gauge)
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
-
-
-def _as_rank(part: Tensor, batch: Batch) -> Tensor:
-    """Return what of this rank's part of a loss goes backward: over the ranks torch takes the mean
-    of the gradients, where their sum is wanted.
-    """
-    if here().is_alone:
-        return part
-    return part * (0 if batch.is_stand_in else here().num_ranks)
-
-
-def _sum_over_ranks(training: Training, batches: Sequence[Batch], counts: Sequence[Count]) -> Count:
-    """Return what the loss of a step is divided by: the counts of its batches in all ranks."""
-    loss, own = (
-        training.loss,
-        [c for b, c in zip(batches, counts, strict=True) if not b.is_stand_in],
-    )
-    total = sum(own)
-    if here().is_alone:
-        return total
-    if not loss.weighs_images:
-        return sum(batch.whole_size * batch.num_crops for batch in batches)
-    return summed_on_device(
-        torch.as_tensor(total, dtype=torch.float32, device=batches[0].labels.device)
-    )
 
 
 def _clip(training: Training, gauge: Gauge) -> None:
@@ -342,31 +317,32 @@ def _clip_values(parameters: Sequence[nn.Parameter], limit: float) -> None:
     nn.utils.clip_grad_value_(dense, limit)
 
 
-def _labels_of(batch: Batch) -> Tensor:
-    if batch.num_crops == 1:
-        return batch.labels
+def _labels_of(loss: Loss, batch: Batch) -> Tensor:
+    """Return the labels that the loss of a batch sees."""
     # Every crop of an image is an example with the image's label.
-    return batch.labels.repeat_interleave(batch.num_crops, dim=0)
+    crops = batch.num_crops
+    labels = batch.labels if crops == 1 else batch.labels.repeat_interleave(crops, dim=0)
+    return compared(loss, labels, batch)
 
 
-def _count_of(loss: Loss, batch: Batch) -> Count:
+def _count_of(loss: Loss, batch: Batch, labels: Tensor) -> Count:
     """Return what a batch adds to the denominator of the loss."""
-    labels, mixed = _labels_of(batch), batch.mixed
+    mixed = batch.mixed
     if mixed is None:
         return loss.count(labels)
     return loss.mixed_count(labels, mixed.partner_labels, mixed.share)
 
 
 def _loss_of(
-    training: Training, outputs: Tensor, batch: Batch, *, over: Count
+    training: Training, outputs: Tensor, batch: Batch, labels: Tensor, *, over: Count
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return a batch's part of the loss, and `answers` with their `labels` where these can be
     compared.
     """
-    loss, labels, mixed = training.loss, _labels_of(batch), batch.mixed
+    loss, mixed = training.loss, batch.mixed
     if mixed is not None:
         return loss.mixed(outputs, labels, mixed.partner_labels, mixed.share, over=over), {}
-    part = loss(outputs, labels, over=over)
+    part = loss(compared(loss, outputs, batch), labels, over=over)
     if not training.counts_right_answers:
         return part, {}
     return part, {"answers": loss.task.answers(outputs.detach()), "labels": labels}

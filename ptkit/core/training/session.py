@@ -50,7 +50,8 @@ class RunResult:
     num_valid: images of which its accuracy is the share that is right. majority: their most
     frequent class. Both None where there is no accuracy: of several labels, and of numbers.
     verdicts: what should be known before the result is used. probe: what a probe found out.
-    backbones: how good heads on each of several are, by what names them.
+    backbones: how good heads on each of several are, by what names them. odd: how many images are
+    of each unusual kind.
     """
 
     run: Path
@@ -66,6 +67,7 @@ class RunResult:
     verdicts: tuple[Verdict, ...] = ()
     probe: ProbeReport | None = None
     backbones: Mapping[str, Chosen] = field(default_factory=dict)
+    odd: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_right(self) -> int | None:
@@ -133,6 +135,7 @@ def run(
         num_valid=facts.num_valid if facts.majority else None,
         majority=facts.majority,
         verdicts=verdicts(facts),
+        odd=current.data.odd,
     )
 
 

@@ -1,24 +1,20 @@
 """From list files to batches: sizes, statistics, pipelines, and the images kept in memory."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
 from ptkit.core.config import DataSettings, TrainSettings
-from ptkit.core.data import images as decoder
-from ptkit.core.data import statistics
 from ptkit.core.data.fingerprints import Hashes
-from ptkit.core.data.images import Pixels
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
 from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list
-from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import (
-    Statistics,
     check_fit,
     complete,
     fit_of,
@@ -31,18 +27,15 @@ from ptkit.core.data.transforms.completion import (
 from ptkit.core.data.transforms.eval_lists import has_own_code, without_randomness
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.distributed import first_of_machine, from_main
-from ptkit.core.errors import DataError, UsageError
-from ptkit.core.machine import num_cores
+from ptkit.core.errors import UsageError
 from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call, joined, parse_all
 from ptkit.core.ranks import ALONE, here
 from ptkit.core.sizes import USUAL_BATCH_SIZE, Sides
-from ptkit.core.training.data_notes import data_note
+from ptkit.core.training.data_notes import data_note, odd_of
 from ptkit.core.training.setup_lists import read_lists
+from ptkit.core.training.setup_statistics import known_statistics, measured, with_statistics
 from ptkit.core.wording import counted
-
-# Statistics of a longer list are measured over so many of its images.
-_SAMPLE_ABOVE, _SAMPLE = 50_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,9 @@ class PreparedData:
 
     reference: the training images as evaluation sees them, in the list's order.
     settings: with everything resolved. sides: height and width of what the model sees.
-    skipped: why images were left out. notes: what was chosen, a line each. earlier_images: hashes
-    of the images that the weights were trained on before.
+    skipped: why images were left out. odd: how many of the others are of each unusual kind. notes:
+    what was chosen, a line each. earlier_images: hashes of the images that the weights were trained
+    on before.
     """
 
     train: Batches
@@ -61,6 +55,7 @@ class PreparedData:
     settings: DataSettings
     sides: Sides
     skipped: tuple[str, ...]
+    odd: Mapping[str, int]
     notes: tuple[str, ...]
     earlier_images: Hashes | None = None
 
@@ -121,19 +116,18 @@ def prepare_data(
     planned = functools.partial(_pipeline, size=size, fit=data.fit, alpha=_alpha_of(data, start))
     train_draft = planned(train_calls)
     eval_calls = _evaluation_calls(data, size, train_draft.calls, train_list)
-    eval_draft = planned(eval_calls)
-    _check_drafts(data, train_list, train_draft, eval_draft)
-    lists, drafts = (train_list, valid_list), (train_draft, eval_draft)
+    lists, drafts = (train_list, valid_list), (train_draft, planned(eval_calls))
+    _check_drafts(data, train_list, *drafts)
     train, valid = _load(lists, drafts, data=data, is_once=asked.epochs == 1, counting=counting)
     mean, std, origin = from_main(
         lambda: (
             own_statistics(train_calls, data.mean, data.std)
-            or _known_statistics(train.images, data, start, train_draft)
-            or _measured(train, train_draft, data, counting, asked.seed)
+            or known_statistics(train.images, data, start, train_draft)
+            or measured(train, train_draft, data, counting, asked.seed)
         )
     )
     scaled = functools.partial(planned, mean=mean, std=std)
-    train_pipeline, eval_pipeline = map(scaled, (train_calls, eval_calls))
+    train_pipeline, eval_pipeline = scaled(train_calls), scaled(eval_calls)
     evaluated = functools.partial(
         Batches,
         pipeline=eval_pipeline,
@@ -148,9 +142,10 @@ def prepare_data(
         train=_training_batches(train, train_pipeline, data, asked, device),
         valid=evaluated(valid.images, kept=valid.kept),
         reference=evaluated(train.images, kept=kept),
-        settings=_with_statistics(data, mean, std, channels=train_pipeline.channels),
+        settings=with_statistics(data, mean, std, channels=train_pipeline.channels),
         sides=sides,
         skipped=train.skipped + valid.skipped,
+        odd=odd_of(train, valid),
         notes=(
             data_note(train, valid, train_pipeline, data=data, sides=sides),
             f"augment: {joined(train_calls) or 'none'}; normalised with {origin}",
@@ -274,76 +269,6 @@ def _check_drafts(
     check_reduced_decode(train, is_kept=data.cache in ("ram", "disk"))
     if not has_jpegs(images):
         raise UsageError(f"data.reduced_decode is for JPEGs, and none was found in {images.file}")
-
-
-def _known_statistics(
-    images: ImageList, data: DataSettings, start: Weights | None, pipeline: Pipeline
-) -> Statistics | None:
-    """Return the statistics that are given, come with the weights, or lie beside the list."""
-    channels = pipeline.channels or 3
-    if data.mean:
-        return data.mean, data.std, "the given statistics"
-    if start is not None and start.mean and start.std:
-        if len(start.mean) in (1, channels):
-            return start.mean, start.std, "the statistics of the weights"
-        # Grey for weights of RGB: each of the three would get the grey value.
-        if channels == 1:
-            mean, std = ((sum(v) / len(v),) for v in (start.mean, start.std))
-            return mean, std, "the statistics of the weights, the mean of their three channels"
-    assert data.size is not None
-    # Recognised by the list's hash: after another split they are measured anew.
-    found = statistics.find(
-        images.file,
-        list_sha256=images.sha256,
-        size=data.size,
-        channels=channels,
-        alpha=pipeline.alpha,
-    )
-    if found is None:
-        return None
-    return found.mean, found.std, str(images.file.parent / statistics.FILE_NAME)
-
-
-def _with_statistics(
-    data: DataSettings, mean: tuple[float, ...], std: tuple[float, ...], *, channels: int | None
-) -> DataSettings:
-    # One number for each channel: a single one would not show how many channels it is for.
-    times = channels or 1 if len(mean) == 1 else 1
-    return replace(data, mean=mean * times, std=std * times)
-
-
-def _measured(
-    train: LoadedList, pipeline: Pipeline, data: DataSettings, counting: Counting, seed: int
-) -> Statistics:
-    """Measure images after the pipeline's prefix, kept or not, and as grey where they become so."""
-    images = train.images
-
-    def seen(pixels: Pixels) -> Pixels:
-        return grey_pixels(pixels, 1) if pipeline.channels == 1 else pixels
-
-    # The seed chooses them: kept or read anew, they are the same images.
-    num = _SAMPLE if len(images) > _SAMPLE_ABOVE else None
-    chosen = statistics.sample(images, num=num, seed=seed)
-    if train.kept is not None:
-        stacks = map(seen, train.kept.stacks(chosen))
-        found = statistics.of_stacks(stacks, size=data.size, list_sha256=images.sha256)
-    else:
-        try:
-            with counting("measuring", len(chosen)) as on_images:
-                found = statistics.measure(
-                    images,
-                    chosen,
-                    workers=data.workers or num_cores(),
-                    on_images=on_images,
-                    read=lambda path: seen(
-                        pipeline.apply_prefix(decoder.read(path, alpha=pipeline.alpha))[None]
-                    )[0],
-                )
-        except DataError as error:
-            raise DataError(f"{error}; --set data.on_bad=skip leaves such images out") from None
-    # Of a constant channel nothing may be divided by zero.
-    std = tuple(value if value > 1e-6 else 1.0 for value in found.std)
-    return found.mean, std, f"statistics measured over {found.num_images:,} images"
 
 
 def _training_batches(

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from ptkit.core.config import AUTO, Settings, TrainSettings
-from ptkit.core.distributed import Replica, has_unused
 from ptkit.core.errors import UsageError
 from ptkit.core.models.hooks import keeping_buffers
 from ptkit.core.parts.calls import Call
 from ptkit.core.ranks import here
+from ptkit.core.replica import Replica, has_unused
 from ptkit.core.sharding import Sharded
 from ptkit.core.training.loop import Training
 
@@ -39,20 +39,24 @@ def shard_notes(settings: Settings) -> list[str]:
 
 
 def for_ranks(settings: Settings) -> Settings:
-    """Return the settings with what several processes do not record; refuse what they cannot do
-    together: what needs the images of a whole batch, or what each would choose for itself.
+    """Return the settings with what several processes do not record; refuse what cannot be done
+    with a model in parts.
 
     Raises:
         UsageError: see above.
     """
-    if here().is_alone:
-        return settings
-    if settings.train.batch_size == AUTO:
-        raise UsageError("--batch-size auto is measured by one process: give several a number")
-    if settings.train.compile is True:
-        raise UsageError("train.compile=true is for one process: leave it out with several")
     if not in_parts(settings):
         return settings
+    if settings.train.batch_size == AUTO:
+        raise UsageError(
+            "--batch-size auto is measured with the whole model, of which train.shard gives each"
+            " process a part: give a number"
+        )
+    if settings.train.compile is True:
+        raise UsageError(
+            "train.compile is for a whole model, of which train.shard gives each process a part:"
+            " leave one of them out"
+        )
     if settings.train.method != "steps":
         raise UsageError("train.shard is for train.method=steps: leave it out")
     if settings.train.precision == "fp16":
@@ -109,7 +113,7 @@ def in_ranks(training: Training, images: torch.Tensor, parts: Sharded | None) ->
     parts: steps the model if it is divided.
 
     Raises:
-        UsageError: what is compared or mixed would depend on the number of ranks.
+        UsageError: a step has fewer images than there are ranks.
     """
     rank, asked = here(), training.settings
     if rank.is_alone:
@@ -120,18 +124,11 @@ def in_ranks(training: Training, images: torch.Tensor, parts: Sharded | None) ->
             f"train.batch_size is {batch_size}, the images of a step in all {rank.num_ranks}"
             " processes: raise --batch-size, or start fewer"
         )
-    needs_whole = "MixUp and CutMix mix" if training.train.pipeline.mix is not None else ""
-    if training.loss.compares:
-        needs_whole = f"{training.loss.call.name} compares"
-    if needs_whole:
-        raise UsageError(
-            f"{needs_whole} the images of a whole batch, of which each of {rank.num_ranks}"
-            " processes has a part: train in one process"
-        )
     if asked.method == "probe":
         return training
     if parts is not None:
         return replace(training, replica=parts)
     with keeping_buffers(training.model), torch.random.fork_rng([]):
         finds_unused = has_unused(training.model, training.forward, images)
-    return replace(training, replica=Replica(training.model, finds_unused=finds_unused))
+    replica = Replica(training.model, training.forward, finds_unused=finds_unused)
+    return replace(training, replica=replica)

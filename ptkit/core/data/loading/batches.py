@@ -36,7 +36,7 @@ from ptkit.core.data.loading.on_device import OnDevice, can_move, free_gpu_bytes
 from ptkit.core.data.loading.stored import StoredPixels
 from ptkit.core.data.loading.streaming import BatchMaker, HostBatch, Unreadable, in_threads
 from ptkit.core.data.loading.workers import WorkerProcesses
-from ptkit.core.data.transforms.mixing import Mixed, mix
+from ptkit.core.data.transforms.mixing import Mixed, MixedPart, mix
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import Values, autocast, copied, thread_pool
 from ptkit.core.errors import UsageError
@@ -183,15 +183,24 @@ class Batches:
             batches = self._cut(self._held, self._selections(epoch, first), on_ready)
         else:
             batches = self._copied(self._made(epoch, first, bad), on_ready)
-        mixer, seed = self.pipeline.mix, self.sampling.seed
+        mixer, seed, crops = self.pipeline.mix, self.sampling.seed, self.pipeline.num_crops
         for number, (selection, images, labels) in enumerate(batches, start=first):
-            mixed = None
+            part = self.sampling.part_of_batch(number, self.num_images)
+            indices, mixed = selection.indices, None
             # On the device and last: partners come from the same batch, augmented and normalised.
             if mixer is not None:
-                images, mixed = mix(mixer, images, labels, seed=seed, epoch=epoch, batch=number)
-            part = self.sampling.part_of_batch(number, self.num_images)
-            crops = self.pipeline.num_crops
-            yield Batch(images, labels, selection.indices, mixed, crops, *part[1:])
+                begin = number * self.sampling.batch_size
+                own = MixedPart(
+                    part.places.start - begin,
+                    part.places.stop - begin,
+                    part.batch_size,
+                    has_partner=self._brings_partner,
+                )
+                images, mixed = mix(
+                    mixer, images, labels, seed=seed, epoch=epoch, batch=number, part=own
+                )
+                labels, indices = labels[-len(images) :], indices[-len(images) :]
+            yield Batch(images, labels, indices, mixed, crops, *part[1:])
 
     def image_hashes(self) -> Hashes:
         """Return the fingerprint of each image's file, int64 (N,), 0 where it cannot be read.
@@ -300,13 +309,29 @@ class Batches:
         per_block = max(_DRAWS_AT_ONCE // sampling.largest_part, 1)
         for begin in range(first, len(self), per_block):
             numbers = range(begin, min(begin + per_block, len(self)))
-            places = [sampling.part_of_batch(number, self.num_images).places for number in numbers]
-            mine, own = (np.concatenate([some[p] for p in places]) for some in (order, keys))
+            places = [self._places(number) for number in numbers]
+            mine, own = (some[np.concatenate(places)] for some in (order, keys))
             block = Selection(mine, self.pipeline.draws(seed, epoch=epoch, keys=own))
             end = 0
             for part in places:
-                start, end = end, end + part.stop - part.start
+                start, end = end, end + len(part)
                 yield block.part(start, end)
+
+    @property
+    def _brings_partner(self) -> bool:
+        """Whether a part of a batch comes with the partner of its first image before it."""
+        return self.pipeline.mix is not None and not self.sampling.rank.is_alone
+
+    def _places(self, number: int) -> Indices:
+        """Return where the images of a batch, or of a rank's part, are in an epoch's order."""
+        part = self.sampling.part_of_batch(number, self.num_images)
+        places = np.arange(part.places.start, part.places.stop)
+        if not self._brings_partner:
+            return places
+        # The one before it, or that of the batch's first image, the last.
+        begin = number * self.sampling.batch_size
+        partner = begin + (part.places.start - begin - 1) % part.batch_size
+        return np.concatenate([[partner], places])
 
 
 def batches_at(batches: Batches, indices: Sequence[int]) -> Iterator[Tensor]:

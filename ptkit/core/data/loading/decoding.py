@@ -1,6 +1,6 @@
 """Decoding whole lists once."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from ptkit.core.data.loading.reading import (
     read_ahead,
     sizes_of,
 )
+from ptkit.core.data.oddities import oddities
 from ptkit.core.data.transforms.pipeline import Pipeline
 from ptkit.core.device import thread_pool
 from ptkit.core.errors import DataError
@@ -58,14 +59,33 @@ def decoded_image(
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); hashes of their files (n,);
-    bad: (index in the list, reason).
+    """Some images in one piece: pixels uint8, flat; sizes int32 (n, 2); seen: what else the pass
+    over them found.
     """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int32]
+    seen: "Seen"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a pass over images found beside their pixels.
+
+    bad: (index in the list, reason) of what cannot be read. hashes: of the files of the others.
+    odd: how many of them are of each unusual kind.
+    """
+
+    bad: Bad
     hashes: Hashes
-    bad: list[tuple[int, str]]
+    odd: Counter[str]
+
+    @staticmethod
+    def together(parts: "Sequence[Seen]") -> "Seen":
+        """Return what the passes over the parts of a list found."""
+        bad = tuple(chain.from_iterable(part.bad for part in parts))
+        hashes = np.concatenate([part.hashes for part in parts])
+        return Seen(bad, hashes, sum((part.odd for part in parts), Counter()))
 
 
 def decoded_chunks(
@@ -82,13 +102,11 @@ def decoded_chunks(
     def work(indices: range, files: PendingFiles) -> Chunk:
         found: list[Pixels] = []
         with capturing_stderr:
-            bad, hashes = _decoded(
-                images, pipeline, indices, files, lambda _, image: found.append(image)
-            )
+            seen = _decoded(images, pipeline, indices, files, lambda _, image: found.append(image))
         sizes = np.array([image.shape[:2] for image in found], np.int32).reshape(-1, 2)
         # All of them may be unreadable, and numpy refuses to join nothing.
         flat = [np.empty(0, np.uint8), *(image.reshape(-1) for image in found)]
-        return Chunk(np.concatenate(flat), sizes, hashes, bad)
+        return Chunk(np.concatenate(flat), sizes, seen)
 
     # 0 where no header could be read: decoding will say what is wrong.
     image_bytes = max(decoded_bytes(images, pipeline) // len(images), 1)
@@ -132,8 +150,9 @@ def decode_all(
     pixels = np.empty((len(images), *size, channels), np.uint8)
     # Without a lock: each row is written once, by one thread.
     take = pixels.__setitem__
-    bad, hashes = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
-    return Kept(_closed_up(pixels, [index for index, _ in bad]), bad, hashes=hashes)
+    seen = decode_each(images, pipeline, take=take, workers=workers, on_images=on_images)
+    rows = _closed_up(pixels, [index for index, _ in seen.bad])
+    return Kept(rows, seen.bad, hashes=seen.hashes, odd=seen.odd)
 
 
 def _closed_up(pixels: Pixels, bad: list[int]) -> Pixels:
@@ -156,9 +175,8 @@ def _of_different_sizes(chunks: Sequence[Chunk], channels: int) -> Kept:
         np.concatenate([chunk.sizes for chunk in chunks]),
         channels,
     )
-    bad = tuple(chain.from_iterable(chunk.bad for chunk in chunks))
-    hashes = np.concatenate([chunk.hashes for chunk in chunks])
-    return Kept(np.empty(0, np.uint8), bad, layout, hashes=hashes)
+    seen = Seen.together([chunk.seen for chunk in chunks])
+    return Kept(np.empty(0, np.uint8), seen.bad, layout, hashes=seen.hashes, odd=seen.odd)
 
 
 def decode_each(
@@ -168,21 +186,20 @@ def decode_each(
     take: Callable[[int, Pixels], object] | None = None,
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
-) -> tuple[Bad, Hashes]:
-    """Decode every image in threads; return what cannot be read as (index, reason), and the hashes
-    of the other files.
+) -> Seen:
+    """Decode every image in threads; return what that finds beside the pixels.
 
     pipeline: its prefix is applied; None for images as they are. take: gets each image with its
     index. on_images: called with how many more are done, for a progress bar.
     """
 
-    def work(indices: range, files: PendingFiles) -> tuple[list[tuple[int, str]], Hashes]:
+    def work(indices: range, files: PendingFiles) -> Seen:
         with capturing_stderr:
             return _decoded(images, pipeline, indices, files, take)
 
-    found = list(in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
-    bad = tuple(chain.from_iterable(bad for bad, _ in found))
-    return bad, np.concatenate([hashes for _, hashes in found])
+    return Seen.together(
+        list(in_threads(work, images, _CHUNK, workers=workers, on_images=on_images))
+    )
 
 
 def _decoded(
@@ -191,11 +208,9 @@ def _decoded(
     indices: range,
     files: PendingFiles,
     take: Callable[[int, Pixels], object] | None,
-) -> tuple[list[tuple[int, str]], Hashes]:
-    """Hand some images to `take` with their indices; return what cannot be read, and the hashes of
-    the others.
-    """
-    bad = []
+) -> Seen:
+    """Hand some images to `take` with their indices; return what that finds beside the pixels."""
+    bad, odd = [], Counter[str]()
     contents = files.contents()
     alpha = "drop" if pipeline is None else pipeline.alpha
     # Before decoding: the bytes are still in a core's cache.
@@ -207,9 +222,12 @@ def _decoded(
         except DataError as error:
             bad.append((index, str(error)))
             continue
+        if found := oddities(checked(content), images.listed_path(index), pixels.shape[:2]):
+            odd.update(found)
         if take is not None:
             take(index, pixels if pipeline is None else pipeline.apply_prefix(pixels))
-    return bad, np.delete(hashes, [index - indices.start for index, _ in bad])
+    good = np.delete(hashes, [index - indices.start for index, _ in bad])
+    return Seen(tuple(bad), good, odd)
 
 
 def in_threads(

@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows, where an open file cannot be removed either
     flock = None  # type: ignore[assignment]
 
-FORMAT, FORMAT_VERSION = "ptkit.cache", 2
+FORMAT, FORMAT_VERSION = "ptkit.cache", 3
 PIXELS, SIZES, HASHES, FACTS = "pixels.bin", "sizes.bin", "hashes.bin", "entry.json"
 _FILES = {PIXELS, SIZES, HASHES, FACTS}
 COMPLETE, BUILDING, LEFT_OVER = "complete", "being built", "left over"

@@ -19,7 +19,13 @@ from ptkit import __version__
 from ptkit.core.config import DataSettings
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.decoding import decode_all, decode_each, decoded_bytes, decoded_chunks
+from ptkit.core.data.loading.decoding import (
+    Seen,
+    decode_all,
+    decode_each,
+    decoded_bytes,
+    decoded_chunks,
+)
 from ptkit.core.data.loading.entries import (
     FORMAT_VERSION,
     HASHES,
@@ -63,7 +69,7 @@ class LoadedList:
     where they are.
 
     skipped: why images were left out. reason: why the images are not kept, unless that was asked
-    for. odd: how many there are of unusual kinds, where a survey looked at the files.
+    for. odd: how many there are of each unusual kind.
     """
 
     images: ImageList
@@ -100,14 +106,14 @@ def load_list(
         case _:
             loaded = _wherever_it_fits(images, pipeline, data, counting, is_once=is_once)
     if loaded.kept is not None:
-        return _without_bad(loaded, loaded.kept.bad, data)
+        return _without_bad(replace(loaded, odd=loaded.kept.odd), loaded.kept.bad, data)
     if data.on_bad != "skip":
         found = _surveyed(images, data, counting)
         return _without_bad(replace(loaded, odd=found.odd), found.bad, data)
     # A pass over all images: an epoch cannot leave out what it finds half way.
     with counting(f"checking {images.file.name}", len(images)) as on_images:
-        bad, _ = decode_each(images, workers=data.workers, on_images=on_images)
-    return _without_bad(loaded, bad, data)
+        seen = decode_each(images, workers=data.workers, on_images=on_images)
+    return _without_bad(replace(loaded, odd=seen.odd), seen.bad, data)
 
 
 def _surveyed(images: ImageList, data: DataSettings, counting: Counting) -> Survey:
@@ -257,23 +263,23 @@ def decode_to_disk(
     Raises:
         StorageError: the disk refused; nothing of the entry is left.
     """
-    bad: list[tuple[int, str]] = []
-    sizes, hashes = [], []
+    sizes, seen = [], []
     with EntryWriter(entry_name(images.file, key), _facts(images, pipeline, key)) as writer:
         for chunk in decoded_chunks(images, pipeline, workers=workers, on_images=on_images):
             writer.write(chunk.pixels)
             sizes.append(chunk.sizes)
-            hashes.append(chunk.hashes)
-            bad += chunk.bad
+            seen.append(chunk.seen)
         table = None if pipeline.plan.prefix_size is not None else np.concatenate(sizes).tobytes()
+        whole = Seen.together(seen)
         found = {
-            "num_images": len(images) - len(bad),
-            "bad": bad,
+            "num_images": len(whole.hashes),
+            "bad": whole.bad,
+            "odd": whole.odd,
             "nbytes": writer.pixels.tell(),
             "sizes_nbytes": len(table or b""),
-            "hashes_nbytes": 8 * (len(images) - len(bad)),
+            "hashes_nbytes": whole.hashes.nbytes,
         }
-        writer.finish(found, hashes=np.concatenate(hashes).tobytes(), sizes=table)
+        writer.finish(found, hashes=whole.hashes.tobytes(), sizes=table)
     # Opened as a later run would do it: what it reads has been checked.
     kept = open_kept(images, key=key)
     if kept is None:
@@ -379,16 +385,15 @@ def _loaded(entry: Entry) -> Kept:
     pixels = np.empty(nbytes, np.uint8) if fits else None
     if not is_whole(entry, pixels=None if pixels is None else pixels.data):
         raise ValueError("other bytes than were written")
-    bad = tuple(map(tuple, facts["bad"]))
+    bad, odd = tuple(map(tuple, facts["bad"])), facts["odd"]
     hashes = np.fromfile(entry.folder / HASHES, np.int64).reshape(count)
     shape = (nbytes,) if facts["size"] is None else (count, *facts["size"], channels)
     array = StoredPixels(file, shape) if pixels is None else pixels.reshape(shape)
     if facts["size"] is not None:
-        return Kept(array, bad, hashes=hashes)
+        return Kept(array, bad, hashes=hashes, odd=odd)
     sizes = np.fromfile(entry.folder / SIZES, np.int32).reshape(count, 2)
     if sizes.min(initial=1) < 1 or channels * sizes.prod(1, np.int64).sum() != nbytes:
         raise ValueError("the sizes are not those of the pixels")
     starts, block_of = starts_of(sizes, channels), np.zeros(count, np.int32)
-    return Kept(
-        np.empty(0, np.uint8), bad, Layout((array,), block_of, starts, sizes, channels), hashes
-    )
+    layout = Layout((array,), block_of, starts, sizes, channels)
+    return Kept(np.empty(0, np.uint8), bad, layout, hashes, odd)

@@ -1,8 +1,8 @@
 """Decoded images as they are kept, in memory or in a file."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -42,13 +42,15 @@ class Kept:
     pixels: (N, H, W, C) where all have one size; else empty, and `layout` says where each image is.
     bad: (index in the list, reason) of every image that could not be read; image k here is the k-th
     of the others.
-    hashes: of the files of the images, (N,); None where they are unknown.
+    hashes: of the files of the images, (N,); None where they are unknown. odd: how many of the
+    images are of each unusual kind, in words.
     """
 
     pixels: Pixels | StoredPixels
     bad: Bad
     layout: Layout | None = None
     hashes: Hashes | None = None
+    odd: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels) if self.layout is None else len(self.layout.starts)

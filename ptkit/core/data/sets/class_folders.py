@@ -4,9 +4,10 @@ import io
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,7 @@ from ptkit.core.data.formats import sniff
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.files import make_folder
+from ptkit.core.machine import num_cores
 
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -23,6 +25,8 @@ _SUFFIXES = {
     "AVIF": ".avif", "HEIC": ".heic",
 }  # fmt: skip
 _MODES_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+# Images that are encoded and written together.
+_BLOCK = 256
 # What some system does not allow in a name, or means something else by.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -72,14 +76,22 @@ def write_parts(
     """
     folders: dict[str, str] = {}
     counts = {}
-    for part in parts:
-        taken: Counter[str] = Counter()
-        with counting(f"writing {part.name or 'images'}", part.num_images) as on_images:
-            for number, image in enumerate(part.images):
-                name = folder_name(image.label, folders)
-                _write(image, folder / part.name / name, taken, number=number)
-                on_images(1)
-            counts[part.name] = sum(taken.values())
+    # Encoding and the disk give the interpreter's lock away.
+    with ThreadPoolExecutor(num_cores(), "ptkit-write") as pool:
+        for part in parts:
+            taken: set[str] = set()
+            with counting(f"writing {part.name or 'images'}", part.num_images) as on_images:
+                images = iter(part.images)
+                while block := list(islice(images, _BLOCK)):
+                    encoded = pool.map(_encoded, block)
+                    files = [
+                        (_file_of(image, suffix, folder / part.name, folders, taken), content)
+                        for image, (content, suffix) in zip(block, encoded, strict=True)
+                    ]
+                    # Taken out of the iterator, which holds the errors.
+                    list(pool.map(_write, files))
+                    on_images(len(block))
+            counts[part.name] = len(taken)
     return counts, tuple(sorted(folders.values()))
 
 
@@ -100,20 +112,27 @@ def folder_name(label: str, known: dict[str, str]) -> str:
     return known[label]
 
 
-def _write(image: SetImage, folder: Path, taken: Counter[str], *, number: int) -> None:
-    content, suffix = _encoded(image)
-    stem = _FORBIDDEN.sub("_", image.stem) or str(number)
+def _file_of(
+    image: SetImage, suffix: str, folder: Path, folders: dict[str, str], taken: set[str]
+) -> Path:
+    """Return where an image goes; taken: the files so far, with this one afterwards."""
+    below = folder / folder_name(image.label, folders)
+    stem = _FORBIDDEN.sub("_", image.stem)
     # Two files of one name come from different folders of the set.
-    key = f"{folder}/{stem}{suffix}".casefold()
-    if taken[key]:
-        stem = f"{number}-{stem}"
-    taken[f"{folder}/{stem}{suffix}".casefold()] += 1
+    if f"{below}/{stem}{suffix}".casefold() in taken:
+        stem = f"{len(taken)}-{stem}"
+    taken.add(f"{below}/{stem}{suffix}".casefold())
+    return below / f"{stem}{suffix}"
+
+
+def _write(file_and_content: tuple[Path, bytes]) -> None:
+    file, content = file_and_content
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{stem}{suffix}").write_bytes(content)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
     except OSError as error:
         raise StorageError(
-            f"cannot write {stem}{suffix}: {error.strerror or error}; nothing is left behind"
+            f"cannot write {file.name}: {error.strerror or error}; nothing is left behind"
         ) from error
 
 

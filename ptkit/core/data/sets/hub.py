@@ -47,8 +47,11 @@ def read_hub(
 def _library() -> Any:
     try:
         import datasets
-    except ImportError:
-        raise UsageError("hf: needs the library datasets: pip install 'ptkit[datasets]'") from None
+    except ImportError as error:
+        # It may be there, and something that it needs be too old.
+        raise UsageError(
+            f"hf: needs the library datasets ({reason_of(error)}): pip install 'ptkit[datasets]'"
+        ) from None
     return datasets
 
 

@@ -15,8 +15,6 @@ from ptkit.core.sizes import is_small
 _BILINEAR = Symbol("InterpolationMode", "BILINEAR")
 # The fits that show the whole image.
 WHOLE = ("pad", "stretch")
-# The grey around images that are padded to squares.
-FILL = 128
 # One number for all channels, or one a channel.
 MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
 # Mean, std, and where they come from.
@@ -46,9 +44,7 @@ def default_transforms(augment: str, size: int, fit: str = "auto") -> tuple[Call
     stays what evaluation sees.
     """
     name = ("safe" if is_small(size) else "natural") if augment == "auto" else augment
-    # What is shifted in shows the colour that a square is filled with.
-    fill = f", fill={FILL}" if fit == "pad" else ""
-    shift = f"RandomCrop({size}, padding={max(size // 8, 1)}{fill})"
+    shift = f"RandomCrop({size}, padding={max(size // 8, 1)})"
     ready: dict[str, tuple[str, ...]] = {
         "none": (),
         # Flips hurt digits and letters; a shift by an eighth never changes what an image shows.
@@ -112,7 +108,8 @@ def evaluation_geometry(size: int, fit: str = "auto") -> tuple[Call, ...]:
     ways = {
         # At 224 these are Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
         "crop": [f"Resize({round(size * 8 / 7)})", f"CenterCrop({size})"],
-        "pad": [f"PadToSquare(fill={FILL})", squeezed],
+        # Black, as what a shift lets in. Of frozen features grey and mean colour are no better.
+        "pad": ["PadToSquare()", squeezed],
         "stretch": [squeezed],
     }
     return parse_all(ways[fit])

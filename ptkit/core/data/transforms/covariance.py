@@ -6,6 +6,7 @@ LinearTransformation flattens.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,5 +236,6 @@ def _flattened(
 ) -> tuple[list[Pixels], list[str]]:
     """Return images as rows, uint8 (D,), and the reasons for those that cannot be read."""
     bad: list[str] = []
-    decoded = readable(map(images.image_path, part.tolist()), decoder.read, bad=bad)
+    paths = map(images.image_path, part.tolist())
+    decoded = readable(paths, decoder.decode, bad=bad, odd=Counter())
     return [pipeline.apply_prefix(p).transpose(2, 0, 1).reshape(-1) for p in decoded], bad

@@ -35,24 +35,60 @@ class Mixed:
     share: Tensor
 
 
+@dataclass(frozen=True)
+class MixedPart:
+    """Which images of a batch are mixed: the part [start, stop) of `size`.
+
+    has_partner: the first image given is not one of them, but the partner of their first.
+    """
+
+    start: int
+    stop: int
+    size: int
+    has_partner: bool = False
+
+
 def mix(
-    transform: Any, images: Tensor, labels: Tensor, *, seed: int, epoch: int, batch: int
+    transform: Any,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    part: MixedPart | None = None,
 ) -> tuple[Tensor, Mixed]:
     """Mix float images (n, C, H, W) with themselves; the draws are keyed by seed, epoch and the
     batch's number.
+
+    part: of the batch that is given; None for the whole. Each image is mixed as in the whole one.
     """
+    part = part or MixedPart(0, len(images), len(images))
     draws = np.random.Generator(np.random.Philox(key=stream_key(seed, f"mix {epoch}", batch)))
     if isinstance(transform, v2.RandomChoice):
         transform = transform.transforms[draws.choice(len(transform.transforms), p=transform.p)]
     # Rounded first: then share and 1 - share are what torchvision makes of this share.
-    shares = draws.beta(transform.alpha, transform.alpha, len(images)).astype(np.float32)
+    shares = draws.beta(transform.alpha, transform.alpha, part.size).astype(np.float32)
+    boxes = None
     if isinstance(transform, v2.CutMix):
-        mixed, shares = _cut(images, shares, draws)
+        height, width = images.shape[2:]
+        boxes, shares = _boxes(shares, draws, height=height, width=width)
+    shares = shares[part.start : part.stop]
+    own = slice(int(part.has_partner), None)
+    if boxes is not None:
+        boxes = boxes[part.start : part.stop]
+        # A partner that is only pasted from gets an empty box.
+        whole = np.concatenate([np.zeros((int(part.has_partner), 4), np.int64), boxes])
+        # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
+        pasted = _pasted if images.device.type == "cpu" else _pasted_by_mask
+        mixed = pasted(images, whole)[own]
     else:
         partner = (1.0 - shares.astype(np.float64)).astype(np.float32)
-        mixed = images.roll(1, 0).mul_(_on(partner, images)).add_(images * _on(shares, images))
+        before = images.roll(1, 0)[own]
+        mixed = before.mul_(_on(partner, images)).add_(images[own] * _on(shares, images))
     share = sent(shares, images.device)
-    return mixed.contiguous(memory_format=torch.channels_last), Mixed(labels.roll(1, 0), share)
+    mixed = mixed.contiguous(memory_format=torch.channels_last)
+    return mixed, Mixed(labels.roll(1, 0)[own], share)
 
 
 def _on(values: npt.NDArray[Any], images: Tensor) -> Tensor:
@@ -60,22 +96,20 @@ def _on(values: npt.NDArray[Any], images: Tensor) -> Tensor:
     return sent(values, images.device).view(-1, 1, 1, 1)
 
 
-def _cut(
-    images: Tensor, shares: npt.NDArray[np.float32], draws: np.random.Generator
-) -> tuple[Tensor, npt.NDArray[np.float32]]:
-    """Paste a box of each partner; a share becomes what its box, cut at the border, leaves (Yun et
-    al. 2019, A.1).
+def _boxes(
+    shares: npt.NDArray[np.float32], draws: np.random.Generator, *, height: int, width: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the box of each partner that is pasted, (n, 4), left, top, right, bottom; a share
+    becomes what its box, cut at the border, leaves (Yun et al. 2019, A.1).
     """
-    n, _, height, width = images.shape
+    n = len(shares)
     x, y = draws.integers(width, size=n), draws.integers(height, size=n)
     half = 0.5 * np.sqrt(1.0 - shares.astype(np.float64))
     half_w, half_h = (half * width).astype(np.int64), (half * height).astype(np.int64)
     x1, x2 = np.maximum(x - half_w, 0), np.minimum(x + half_w, width)
     y1, y2 = np.maximum(y - half_h, 0), np.minimum(y + half_h, height)
-    # On a GPU each assignment is a kernel to start; on a CPU a mask would touch every pixel.
-    pasted = _pasted if images.device.type == "cpu" else _pasted_by_mask
-    mixed = pasted(images, np.stack([x1, y1, x2, y2], axis=1))
-    return mixed, (1.0 - (x2 - x1) * (y2 - y1) / (width * height)).astype(np.float32)
+    boxes = np.stack([x1, y1, x2, y2], axis=1)
+    return boxes, (1.0 - (x2 - x1) * (y2 - y1) / (width * height)).astype(np.float32)
 
 
 def _pasted(images: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:

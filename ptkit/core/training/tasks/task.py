@@ -51,9 +51,11 @@ DECODERS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         "clamp": lambda outputs: _shares(outputs.clamp(1e-6, 1)),
         # The lowest output wins.
         "negative": lambda outputs: F.softmax(-outputs, dim=1),
+        # Of a model that ends with one of the others, such as an exported one.
+        "none": lambda outputs: outputs,
     },
     # A probability for each class.
-    MULTI: {"sigmoid": torch.sigmoid},
+    MULTI: {"sigmoid": torch.sigmoid, "none": lambda outputs: outputs},
     REGRESSION: {"number": lambda outputs: outputs, "exp": torch.exp, "softplus": F.softplus},
     # A point on the unit sphere.
     EMBEDDING: {"nearest": lambda outputs: F.normalize(outputs, dim=1)},

@@ -1,0 +1,198 @@
+"""`ptkit train --eject`: a run as one plain script, held against the run before it is written."""
+
+import os
+import re
+import textwrap
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptkit.core.config import AUTO, Settings
+from ptkit.core.data.loading.batches import Batch
+from ptkit.core.ejecting import pieces
+from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted
+from ptkit.core.ejecting.loop import IMAGE_LIST, evaluate_function, loop_of, main_function
+from ptkit.core.ejecting.network import network_of
+from ptkit.core.ejecting.optimization import ScheduleCode, optimizer_parts, schedule_code
+from ptkit.core.ejecting.refusals import check_settings, check_setup
+from ptkit.core.ejecting.source import Lines, definitions, imports_for, indented
+from ptkit.core.ejecting.views import mean_and_std_text, view_functions
+from ptkit.core.errors import UsageError
+from ptkit.core.files import write_atomically
+from ptkit.core.training.observers import Watcher
+from ptkit.core.training.setup import Setup, prepare
+
+# The ready functions that a part of a script may call.
+_PIECES = ("uniforms", "epoch_order", "stream", "random_box", "erased_box", "color_jitter",
+           "fitted_head")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ejected:
+    """file: the script. num_lines: of it. packages: what it needs, as pip names them."""
+
+    file: Path
+    num_lines: int
+    packages: tuple[str, ...]
+
+
+def eject(settings: Settings, watch: Watcher, *, file: Path) -> Ejected:
+    """Write the run that `settings` ask for as a script of plain PyTorch; nothing is trained.
+
+    Raises:
+        UsageError: the file exists, or a part of the run has no plain form.
+        PtkitError: anything that a run would raise before its first step.
+    """
+    check_name(file)
+    check_settings(settings)
+    # What only follows a run would cost time, and kernels compiled or not are the same model.
+    compiles = False if settings.train.compile == AUTO else settings.train.compile
+    settings = replace(
+        settings,
+        train=replace(settings.train, compile=compiles),
+        log=replace(settings.log, layers=False),
+    )
+    setup = prepare(settings, watch, is_resumed=False)
+    with closing(setup.data):
+        check_setup(setup)
+        code, packages = script_of(setup, file.name, head=head_fitted(setup, watch))
+        _check(code, setup)
+    write_atomically(file, code.encode())
+    return Ejected(file, len(code.splitlines()), packages)
+
+
+def check_name(file: Path) -> None:
+    """Refuse a file that exists or that is no Python file.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if os.path.lexists(file):
+        raise UsageError(f"{file} exists: name another file after --eject, or remove it")
+    if file.suffix != ".py":
+        raise UsageError(f"--eject writes a Python script: end its name in .py, found {file}")
+
+
+def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[str, ...]]:
+    """Return the code of a run, and the packages that it needs; name: of the file.
+
+    Raises:
+        UsageError: a part that has no plain form.
+    """
+    training = setup.training
+    network, schedule = network_of(setup), schedule_code(setup)
+    groups, optimizer = optimizer_parts(setup)
+    loop = loop_of(setup, schedule)
+    build = [
+        "def build_model() -> nn.Module:",
+        '    """Return the model with its first weights."""',
+        *indented(network.lines),
+    ]
+    parts: list[Lines] = [
+        view_functions(training.train.pipeline, training.valid.pipeline),
+        [IMAGE_LIST],
+        *([text] for text in network.definitions),
+        build,
+        groups,
+        *([text] for text in schedule.before),
+        fit_head_function(
+            head, forward=loop.forward, to_device=loop.to_device, workers=loop.workers
+        ),
+        evaluate_function(loop),
+        main_function(loop, optimizer, head.call),
+        ['if __name__ == "__main__":', "    main()"],
+    ]
+    code = "\n\n\n".join("\n".join(lines) for lines in parts if lines)
+    used = [piece for piece in _PIECES if re.search(rf"\b{piece}\(", code)]
+    ready = definitions(pieces, used) if used else []
+    # SEED is among the settings.
+    code = "\n\n\n".join([*(text for text in ready if not text.startswith("SEED")), code])
+    # Constants follow the settings closer than functions do.
+    gap = "\n\n" if code.startswith("#") else "\n\n\n"
+    code = f"{_settings(setup, schedule, head, code)}{gap}{code}"
+    packages = ("torch", "torchvision", "opencv-python", *network.packages)
+    parts_of_file = [_docstring(setup, name, packages), "\n".join(imports_for(code)), code]
+    return "\n\n".join(parts_of_file) + "\n", packages
+
+
+def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
+    *first, last = packages
+    needs = (
+        f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
+        f" python\xa0{name}"
+    )
+    return "\n".join(
+        [
+            f'"""Train {setup.model.call} on {setup.settings.data.train}, in plain PyTorch.',
+            "",
+            # The command stays on one line.
+            *(
+                line.replace("\xa0", " ")
+                for line in textwrap.wrap(needs, 98, break_on_hyphens=False)
+            ),
+            '"""',
+        ]
+    )
+
+
+def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str) -> str:
+    """Return the settings at the top, of those that the code reads."""
+    training, train, data = setup.training, setup.settings.train, setup.settings.data
+    normalize = next((c for c in training.train.pipeline.calls if c.name == "Normalize"), None)
+    rates = {"LR": repr(training.optimizer_setup.lr)}
+    if schedule.warmup_steps:
+        rates = {"LR, WARMUP_STEPS": f"{rates['LR']}, {schedule.warmup_steps}"}
+    rows = {
+        "TRAIN, VALID": f"Path({_quoted(data.train)}), Path({_quoted(data.valid)})",
+        "NUM_CLASSES": str(training.loss.facts.num_classes),
+        "MEAN, STD": ", ".join(mean_and_std_text(normalize)) if normalize else "",
+        "EPOCHS, BATCH_SIZE": f"{train.epochs}, {training.train.sampling.batch_size}",
+        "PENALTY": repr(head.penalty),
+        **rates,
+        "CLIP_VALUE": repr(train.clip_value),
+        "CLIP_NORM": repr(train.clip_grad),
+        "EMA_DECAY": repr(train.ema),
+        "SEED": str(train.seed),
+        "DEVICE": _quoted(training.train.device.type),
+        "WORKERS": str(training.train.workers),
+    }
+    used = {
+        name: value for name, value in rows.items() if re.search(rf"\b{name.split(',')[0]}\b", code)
+    }
+    lines = [f"{name} = {value}" for name, value in used.items()]
+    note = "# Of the head's weights, as five-fold cross-validation chose it."
+    return "\n".join([note + "\n" + line if line.startswith("PENALTY") else line for line in lines])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _check(code: str, setup: Setup) -> None:
+    """Hold a script against the run: first weights bit by bit, first batches pixel by pixel."""
+    names: dict[str, Any] = {"__name__": "ejected"}
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(code, "ejected", "exec"), names)
+        weights = names["build_model"]().state_dict()
+    own = setup.model.module.state_dict()
+    assert weights.keys() == own.keys()
+    same = [torch.equal(weights[name], tensor.cpu()) for name, tensor in own.items()]
+    assert all(same), "the script's first weights are others than the run's"
+    lists = ((setup.training.train, "TRAIN", 1), (setup.training.valid, "VALID", 0))
+    for images, name, epoch in lists:
+        listed = names["ImageList"](names[name], is_training=name == "TRAIN")
+        listed.epoch = epoch
+        _check_batch(next(images.epoch(epoch)), listed)
+
+
+def _check_batch(batch: Batch, listed: Any) -> None:
+    """Compare a batch with the same images of a script's list."""
+    views = [listed[int(index)] for index in batch.indices]
+    assert [label for _, label in views] == batch.labels.tolist()
+    images = torch.stack([image for image, _ in views])
+    # On a GPU colours are computed there, and may differ by a level.
+    if batch.images.device.type == "cpu":
+        assert torch.equal(images, batch.images), "the script's images are others than the run's"

@@ -1,0 +1,209 @@
+"""Old and foreign files of weights as a checkpoint of ptkit, or as .safetensors."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.files import make_folder, write_atomically
+from ptkit.core.models.checkpoints import save_checkpoint
+from ptkit.core.models.fitting import fit_bare_weights
+from ptkit.core.models.locate import find_weights, weights_path
+from ptkit.core.models.recognition import recognised
+from ptkit.core.models.weights import Weights, plain_names
+from ptkit.core.wording import check_choice
+from ptkit.looking.subject import Subject, subject_of
+
+CHECKPOINT, SAFETENSORS = "ckpt", "safetensors"
+# What a file is converted to, and the end of its name.
+FORMS = {CHECKPOINT: ".pkl", SAFETENSORS: ".safetensors"}
+# Said of the images, which a file of weights alone does not hold.
+_OF_IMAGES = {"mean": "--mean", "std": "--std", "classes": "--classes", "alpha": "--alpha"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A file that was written.
+
+    to: CHECKPOINT or SAFETENSORS. model, class_names, pipeline: None and () where only weights were
+    written. num_parameters: all numbers of the tensors. notes: what was done, a line each.
+    """
+
+    file: Path
+    to: str
+    model: str | None
+    class_names: tuple[str, ...]
+    pipeline: tuple[str, ...]
+    num_tensors: int
+    num_parameters: int
+    num_bytes: int
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "file": str(self.file),
+            "to": self.to,
+            "model": self.model,
+            "classes": list(self.class_names),
+            "pipeline": list(self.pipeline),
+            "num_tensors": self.num_tensors,
+            "parameters": self.num_parameters,
+            "bytes": self.num_bytes,
+            "notes": list(self.notes),
+        }
+
+
+def convert_weights(
+    source: str, *, out: Path | None = None, to: str = CHECKPOINT, **answers: Any
+) -> Converted:
+    """Write the weights of a file, a run folder or a model with pretrained ones in another form.
+
+    out: the new file, or a folder for it; without it the name of the old one in the working
+    directory. answers: of bare weights, as of `load_subject`.
+
+    Raises:
+        UsageError: an answer that is missing or has no effect; a file that is there already.
+        CheckpointError: no such file, damaged, or weights that do not fit the model.
+        StorageError: the disk refused.
+    """
+    check_choice("--to", to, tuple(FORMS))
+    given = {name: value for name, value in answers.items() if value not in (None, ())}
+    file = _new_file(source, out, FORMS[to])
+    model, size = given.get("model"), given.get("size")
+    weights = find_weights(source, model=model, size=size, takes_apart=True)
+    if to == SAFETENSORS:
+        return _write_safetensors(weights, file, given)
+    if weights.checkpoint is not None:
+        return _write_again(weights, weights.checkpoint, file, given)
+    if model is None and weights.call is None and (looks := recognised(weights.state_dict)):
+        raise UsageError(f"{source} holds bare weights: add --model NAME{looks}")
+    subject = subject_of(weights, **given)
+    make_folder(file.parent)
+    save_checkpoint(file, _checkpoint_of(subject))
+    done = subject.weights
+    return _converted(
+        file,
+        CHECKPOINT,
+        subject.model.state_dict(),
+        model=done.call,
+        class_names=subject.class_names,
+        pipeline=done.pipeline,
+        notes=done.lines,
+    )
+
+
+def _new_file(source: str, out: Path | None, ending: str) -> Path:
+    """Return where the new file goes; nothing is there yet."""
+    old = weights_path(source)
+    stem = re.sub(r"[^\w.-]+", "-", source) if old is None else old.resolve().name
+    if old is not None and not os.path.isdir(old):
+        stem = old.stem
+    named = Path(stem + ending)
+    file = named if out is None else out / named if out.is_dir() else out
+    if file.suffix != ending:
+        raise UsageError(f"--out must end in {ending}, or be a folder, found {out}")
+    if os.path.lexists(file):
+        raise UsageError(f"{file} is there already, and is not replaced: name another with --out")
+    return file
+
+
+def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -> Converted:
+    from safetensors.torch import save
+
+    if needless := ", ".join(_OF_IMAGES[name] for name in given if name in _OF_IMAGES):
+        raise UsageError(f"a .safetensors file holds weights alone: leave out {needless}")
+    is_checkpoint = weights.checkpoint is not None
+    if is_checkpoint and given:
+        flags = ", ".join(f"--{name.removesuffix('s')}" for name in given)
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
+        )
+    if given.get("size") and not given.get("model"):
+        raise UsageError("--size is of the model: add --model, or leave it out")
+    call, notes = weights.call, weights.notes
+    tensors = dict(weights.state_dict) if is_checkpoint else plain_names(weights.state_dict)
+    if call is None and (model := given.get("model")):
+        fitted = fit_bare_weights(weights, model=model, size=given.get("size"))
+        tensors, call, notes = fitted.module.state_dict(), fitted.call, fitted.notes
+    elif prefix := _removed(weights.state_dict, tensors):
+        notes = (*notes, f"removed the prefix {prefix} from the weights' names")
+    # Tensors that share memory, as tied weights do, cannot be in such a file.
+    apart = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    make_folder(file.parent)
+    write_atomically(file, save(apart, metadata={"format": "pt"}))
+    lines = tuple(f"weights of {weights.source}: {note}" for note in notes)
+    return _converted(file, SAFETENSORS, apart, model=call, notes=lines)
+
+
+def _removed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    first, plain = next(iter(before)), next(iter(after))
+    return first.removesuffix(plain)
+
+
+def _write_again(
+    weights: Weights, checkpoint: Mapping[str, Any], file: Path, given: Mapping[str, Any]
+) -> Converted:
+    """Write a checkpoint anew: in the present format, and without the state of training."""
+    # It refuses answers that the checkpoint holds; the model need not be built.
+    if flags := ", ".join(f"--{name.removesuffix('s')}" for name in given):
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
+        )
+    kept = {key: value for key, value in checkpoint.items() if key not in _WITHOUT}
+    make_folder(file.parent)
+    save_checkpoint(file, {**kept, "kind": "best"})
+    dropped = ("left out the state of training",) if "train" in checkpoint else ()
+    return _converted(
+        file,
+        CHECKPOINT,
+        weights.state_dict,
+        model=weights.call,
+        class_names=weights.class_names or (),
+        pipeline=weights.pipeline,
+        notes=tuple(f"weights of {weights.source}: {note}" for note in dropped),
+    )
+
+
+# What writing adds, and what only `--resume` needs.
+_WITHOUT = {"format", "format_version", "ptkit_version", "train"}
+
+
+def _checkpoint_of(subject: Subject) -> dict[str, Any]:
+    """Return the contents of a checkpoint of bare weights and the user's answers."""
+    weights = subject.weights
+    if weights.mean is None or weights.std is None:
+        raise CheckpointError(f"{weights.source} does not say how its images are normalised")
+    return {
+        "kind": "best",
+        "model": {"call": weights.call, "num_classes": len(subject.class_names)},
+        "classes": list(subject.class_names),
+        "task": subject.task.as_dict(),
+        "pipeline": {
+            "calls": list(weights.pipeline),
+            "tensors": dict(weights.tensors),
+            "size": weights.size,
+            "alpha": weights.alpha,
+            "channels": len(weights.mean),
+            "mean": list(weights.mean),
+            "std": list(weights.std),
+        },
+        "state_dict": subject.model.state_dict(),
+        "metrics": {},
+    }
+
+
+def _converted(file: Path, to: str, tensors: Mapping[str, Tensor], **more: Any) -> Converted:
+    return Converted(
+        file=file,
+        to=to,
+        num_tensors=len(tensors),
+        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
+        num_bytes=file.stat().st_size,
+        **{"class_names": (), "pipeline": (), **more},
+    )

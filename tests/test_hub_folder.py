@@ -1,0 +1,174 @@
+"""Folders for the Hugging Face Hub: timm gives the same probabilities, and the card says what is
+known.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from example_run import CLASSES, write_images, write_run
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_data import make_lists
+from typer.testing import CliRunner
+
+import ptkit
+from ptkit.cli import app
+from ptkit.core.errors import UsageError
+from ptkit.core.exporting.hub_folder import timm_geometry
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
+from ptkit.looking.hub import write_for_hub
+from ptkit.looking.model_card import train_command
+from ptkit.looking.subject import load_subject
+
+NORMALIZE = "Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])"
+TINY = "timm:test_resnet"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with images."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path)
+    return tmp_path
+
+
+def exported(folder, call):
+    model = call if call.startswith("timm:") else None
+    subject = load_subject(write_run(folder, call), model=model)
+    return subject, write_for_hub(subject, Path("hub"))
+
+
+@pytest.mark.parametrize(
+    "call", [TINY, pytest.param("resnet18(stem='standard')", marks=pytest.mark.slow)]
+)
+def test_timm_loads_the_folder_and_gives_the_same_probabilities(folder, call):
+    subject, found = exported(folder, call)
+    assert found.is_timm
+    model = timm.create_model("local-dir:hub", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    path = "images/red/0.png"
+    with torch.inference_mode():
+        values = model(transform(Image.open(path))[None]).softmax(1).numpy()
+    expected = ptkit.predict(subject.weights.path, path, model=call).values
+    # timm resizes with Pillow, a level apart from torchvision where that is old.
+    np.testing.assert_allclose(values, expected, atol=1e-3)
+    assert list(model.pretrained_cfg["label_names"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "resnet8()",
+        pytest.param("resnet18(stem='small')", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2()", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_that_timm_does_not_have_is_loaded_as_the_card_says(folder, call):
+    subject, found = exported(folder, call)
+    assert not found.is_timm
+    card = Path("hub/README.md").read_text()
+    program = card.partition("```python\n")[2].partition("```")[0]
+    shown = {}
+    expected = ptkit.predict(subject.weights.path, str(Path("images/red/0.png")), top=3).rows
+    os.chdir("hub")
+    program = program.replace("image.jpg", "../images/red/0.png").replace("print(", "shown.extend(")
+    exec(program, {"shown": (rows := [])}, shown)
+    assert rows == [expected[0] | {"path": "../images/red/0.png"}]
+
+
+def test_the_weights_are_those_of_the_checkpoint(folder):
+    subject, _ = exported(folder, "resnet8()")
+    found, expected = load_file("hub/model.safetensors"), subject.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert Path("hub/classes.txt").read_text() == "blue\ngreen\nred\n"
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (["Resize((16, 16))"], ("bilinear", 1.0, "squash")),
+        (["Resize(256)", "CenterCrop(224)"], ("bilinear", 0.875, "center")),
+        (["Resize(73, InterpolationMode.BICUBIC)", "CenterCrop(64)"],
+         ("bicubic", 64 / 73, "center")),
+        (["Resize(256)", "FiveCrop(224)"], None),
+        (["Resize(256)"], None),
+        (["Pad(2)", "Resize((16, 16))"], None),
+    ],
+)  # fmt: skip
+def test_what_timm_can_say_of_resizing_is_said(calls, expected):
+    found = timm_geometry([*calls, "ToTensor()", NORMALIZE])
+    assert (found and tuple(found.values())) == expected
+
+
+def test_files_that_are_there_are_not_replaced(folder):
+    subject, _ = exported(folder, "resnet8()")
+    with pytest.raises(UsageError, match=r"model\.safetensors is there already"):
+        write_for_hub(subject, Path("hub"))
+
+
+def test_export_writes_the_folder_into_the_run(folder):
+    run = write_run(folder, TINY)
+    done = CliRunner().invoke(app, ["export", "runs/1", "--to", "hf", "--model", TINY])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"wrote 4 files to {Path('runs/1/export/hf')}, for timm"
+    names = sorted(path.name for path in (run / "export" / "hf").iterdir())
+    assert names == ["README.md", "classes.txt", "config.json", "model.safetensors"]
+
+
+def test_flags_without_effect_on_the_folder_are_refused(folder):
+    write_run(folder)
+    arguments = ["export", "runs/1", "--to", "hf", "--precision", "fp16", "--opset", "18"]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, "leave out --precision, --opset" in done.stderr) == (2, True)
+
+
+def test_a_model_that_compares_images_is_refused(folder):
+    run = write_run(folder)
+    contents = read_checkpoint(run)
+    task = {"kind": "embedding", "activation": "nearest", "class_means": torch.zeros(3, 3)}
+    save_checkpoint(run / "ckpt.pkl", contents | {"task": task})
+    with pytest.raises(UsageError, match="compares images with the means of its classes"):
+        write_for_hub(load_subject(run), Path("hub"))
+
+
+def test_the_card_has_the_figures_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_lists(tmp_path))
+    result = ptkit.train(epochs=1, lr=0.05, tensorboard=False, pictures=False)
+    write_for_hub(load_subject(result.run), Path("hub"))
+    card = Path("hub/README.md").read_text()
+    accuracy = result.best["accuracy"]
+    low, high = result.accuracy_interval
+    assert f"| accuracy | {accuracy:.1%} | {low:.1%} to {high:.1%} |" in card
+    assert "ptkit train --model 'resnet8()'" in card
+    assert "--lr 0.05 --epochs 1" in card
+    assert "| class | training | validation | recall |" in card
+    assert "their recall is uncertain" in card
+    config = json.loads(Path("hub/config.json").read_text())
+    assert config["ptkit"]["task"]["activation"] == "softmax"
+
+
+def test_names_cannot_break_the_card(folder):
+    run = write_run(folder)
+    names = ["a|b", "# <b>c</b>", "`d`\ne"]
+    save_checkpoint(run / "ckpt.pkl", read_checkpoint(run) | {"classes": names})
+    write_for_hub(load_subject(run), Path("hub"))
+    card = Path("hub/README.md").read_text()
+    assert r"| a\|b |" in card
+    assert r"| \# \<b\>c\</b\> |" in card
+    assert [line for line in card.splitlines() if line.startswith("e")] == []
+
+
+def test_a_command_has_what_differs_from_the_defaults():
+    config = {"data": {"train": "x/train.txt", "transforms": ["RandomCrop(16, padding=2)"]},
+              "model": {"call": "resnet8()"}, "train": {"epochs": 3, "patience": 2, "seed": 0},
+              "log": {"pictures": False}}  # fmt: skip
+    assert train_command(config) == (
+        "ptkit train --transform 'RandomCrop(16, padding=2)' --model 'resnet8()' --epochs 3"
+        " --set train.patience=2"
+    )

@@ -1,0 +1,241 @@
+"""Tensors taken out of pickles that ask for code: all of them, and nothing is run."""
+
+import argparse
+import pickle
+import struct
+import time
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ptkit.core.errors import CheckpointError
+from ptkit.core.models.module_files import read_weights_alone
+
+
+class Own(nn.Module):
+    """Weights that are tied, a buffer that is not saved, an absent layer, half numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.third = nn.Linear(4, 2).bfloat16()
+        self.gone = None
+        self.register_module("absent", None)
+        self.register_buffer("passing", torch.ones(3), persistent=False)
+        self.register_buffer("kept", torch.arange(6).reshape(2, 3).T)
+        self.itself = [self.body]
+
+
+def assert_alike(found, expected):
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_pickled_module_gives_its_state_dict(tmp_path, is_zip):
+    model = Own()
+    torch.save(model, tmp_path / "own.pt", _use_new_zipfile_serialization=is_zip)
+    found, (note,) = read_weights_alone(tmp_path / "own.pt")
+    assert_alike(found, model.state_dict())
+    assert found["first.weight"] is found["second.weight"]
+    assert "test_module_files.Own" in note
+    assert note.endswith("of which nothing was run")
+
+
+def test_a_state_with_objects_beside_the_weights_loses_the_objects(tmp_path):
+    weights = nn.Linear(2, 2).state_dict()
+    state = {"state_dict": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1), 5: Path("x")}
+    torch.save(state, tmp_path / "state.pt")
+    found, _ = read_weights_alone(tmp_path / "state.pt")
+    assert_alike(found.pop("state_dict"), weights)
+    assert found == {"epoch": 3, "args": None, 5: None}
+
+
+def test_plain_weights_are_read_as_ever(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "plain.pt")
+    assert read_weights_alone(tmp_path / "plain.pt")[1] == ()
+
+
+class Runs:
+    """Asks for a function to be called when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.answer = function, arguments
+
+    def __reduce__(self):
+        return self.answer
+
+
+class Builds:
+    """Asks for its state to be set on something of the reader's."""
+
+    def __reduce__(self):
+        return OrderedDict, (), {"__class__": 1, "weights": torch.ones(2)}
+
+
+HOSTILE = {
+    "eval": Runs(eval, "open('ran', 'w')"),
+    "exec": Runs(exec, "open('ran', 'w')"),
+    "system": Runs(__import__("os").system, "touch ran"),
+    "import": Runs(__import__, "canary"),
+    "getattr": Runs(getattr, Path("ran"), "touch"),
+    "open": Runs(open, "ran", "w"),
+    "partial": Runs(Runs, Runs(eval, "open('ran', 'w')")),
+    "load": Runs(torch.load, "ran"),
+    "build": Builds(),
+    "class": Own,
+}
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, monkeypatch, kind, is_zip):
+    monkeypatch.chdir(tmp_path)
+    Path("canary.py").write_text("open('ran', 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = nn.Linear(2, 2).state_dict()
+    state = {"state_dict": weights, "hostile": HOSTILE[kind], "args": argparse.Namespace()}
+    torch.save(state, "hostile.pt", _use_new_zipfile_serialization=is_zip)
+    found, _ = read_weights_alone(Path("hostile.pt"))
+    assert_alike(found["state_dict"], weights)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["canary.py", "hostile.pt"]
+
+
+def written(path, pickled, **records):
+    """Write a zip file of torch.save with this pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        for name, data in records.items():
+            archive.writestr(f"x/data/{name}", data)
+    return path
+
+
+# Something foreign, without which a file is read as plain weights.
+FOREIGN = b"cown\nThing\n0"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x04" + FOREIGN + b"\x96" + struct.pack("<Q", 1 << 40) + b".", "holds a bytearray"),
+        (b"\x80\x02" + FOREIGN + b"K\x01)R.", "calls something that is not a class"),
+        (
+            b"\x80\x02" + FOREIGN + b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))tR.",
+            "not desc",
+        ),
+        (b"\x80\x02" + FOREIGN + b"X\x01\x00\x00\x00aQ.", "stored in an unknown way"),
+        (b"\x80\x02" + FOREIGN + b"\x82\x01.", "extension registry"),
+        (b"\x80\x02" + FOREIGN + b"(" * 9, "it is damaged; nothing was run"),
+    ],
+)
+def test_pickles_that_no_module_has_are_refused(tmp_path, pickled, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_weights_alone(written(tmp_path / "hostile.pt", pickled))
+
+
+def test_a_memo_of_any_size_takes_no_memory(tmp_path):
+    # r stores under a number of four bytes: room for all numbers up to it would be 34 GB.
+    pickled = b"\x80\x02" + FOREIGN + b"}r\xff\xff\xff\xff."
+    began = time.perf_counter()
+    assert read_weights_alone(written(tmp_path / "memo.pt", pickled))[0] == {}
+    assert time.perf_counter() - began < 1
+
+
+def view(size, stride, count=4):
+    """Pickle a tensor of four numbers in another shape."""
+
+    class View:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (Storage(), 0, size, stride, False, {})
+
+    class Storage:
+        pass
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            kind = torch.FloatStorage
+            return ("storage", kind, "0", "cpu", count) if isinstance(value, Storage) else None
+
+    import io
+
+    file = io.BytesIO()
+    Pickler(file, protocol=2).dump({"weight": View(), "args": argparse.Namespace()})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [((1 << 40,), (0,)), ((5,), (1,)), ((2, 2), (3, 1)), ((1 << 20,) * 3, (0,) * 3), ((2,), (-1,))],
+)
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path, size, stride):
+    path = written(tmp_path / "view.pt", view(size, stride), **{"0": bytes(16)})
+    with pytest.raises(CheckpointError, match=r"more than the file holds|is not described"):
+        read_weights_alone(path)
+
+
+def test_a_record_that_is_missing_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="the record 0 is missing"):
+        read_weights_alone(written(tmp_path / "view.pt", view((2,), (1,))))
+
+
+def test_modules_in_modules_that_are_there_twice_are_given_up(tmp_path):
+    model = nn.ReLU()
+    for _ in range(40):
+        model = nn.Sequential(model, model)
+    torch.save(model, tmp_path / "broad.pt")
+    began = time.perf_counter()
+    with pytest.raises(CheckpointError, match="names more tensors than any model has"):
+        read_weights_alone(tmp_path / "broad.pt")
+    assert time.perf_counter() - began < 20
+
+
+def test_lists_in_lists_that_are_there_often_are_looked_at_once(tmp_path):
+    value = [0]
+    for _ in range(30):
+        value = [value] * 30
+    torch.save({"weight": torch.ones(2), "list": value, "args": argparse.Namespace()},
+               tmp_path / "broad.pt")  # fmt: skip
+    found, _ = read_weights_alone(tmp_path / "broad.pt")
+    assert torch.equal(found["weight"], torch.ones(2))
+
+
+def test_what_contains_itself_is_refused(tmp_path):
+    value = {"args": argparse.Namespace()}
+    value["again"] = [value]
+    torch.save(value, tmp_path / "around.pt")
+    with pytest.raises(CheckpointError, match="contains itself"):
+        read_weights_alone(tmp_path / "around.pt")
+
+
+def test_damage_is_said_before_what_the_file_asks_for(tmp_path):
+    torch.save(Own(), tmp_path / "own.pt")
+    data = bytearray((tmp_path / "own.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "own.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_weights_alone(tmp_path / "own.pt")
+    (tmp_path / "own.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="is damaged: it does not end"):
+        read_weights_alone(tmp_path / "own.pt")
+
+
+def test_a_legacy_file_that_was_cut_off_is_refused(tmp_path):
+    torch.save(Own(), tmp_path / "own.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "own.pt").write_bytes((tmp_path / "own.pt").read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="it was cut off"):
+        read_weights_alone(tmp_path / "own.pt")
+
+
+def test_a_pickle_of_another_program_is_refused_as_ever(tmp_path):
+    (tmp_path / "own.pkl").write_bytes(pickle.dumps(Own()))
+    with pytest.raises(CheckpointError, match=r"a Python pickle that torch\.save did not write"):
+        read_weights_alone(tmp_path / "own.pkl")

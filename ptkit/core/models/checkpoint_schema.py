@@ -166,11 +166,12 @@ def fault_of_values(contents: Mapping[str, Any]) -> str | None:
     whole = sum(abs(number) for number in numbers if isinstance(number, int))
     if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
         return "its pipeline makes larger images than any model takes"
-    return _fault_of_task(contents["task"], num_classes=len(contents["classes"]))
+    return None
 
 
-def _fault_of_task(task: Mapping[str, Any], *, num_classes: int) -> str | None:
+def fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
+    task, num_classes = contents["task"], len(contents["classes"])
     thresholds = task.get("thresholds")
     if thresholds is not None:
         shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)

@@ -175,8 +175,9 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
     return None
 
 
-def _fault_of_task(task: Mapping[str, Any], *, num_classes: int) -> str | None:
+def fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
+    task, num_classes = contents["task"], len(contents["classes"])
     thresholds = task.get("thresholds")
     if thresholds is not None:
         shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)

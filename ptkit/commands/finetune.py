@@ -94,7 +94,7 @@ def _told_apart(
                 f"{first} holds no weights; name some before the images: ptkit finetune"
                 f" efficientnet_lite0 {first}"
             )
-        first, source = None, Path(first)
+        source, first = Path(first), None
     if first is not None and file is not None:
         raise UsageError(
             f"the weights are given twice, {first} and --weights {file}: leave one out"

@@ -110,9 +110,11 @@ class Subject:
             if bad is not None:
                 bad.update({int(some[place]): why for place, why in (unread or {}).items()})
         order = np.argsort(np.concatenate(places))
+        doubts = [part.unknown for part in parts if part.unknown is not None]
         found = Predicted(
             np.concatenate([part.values for part in parts])[order],
             np.concatenate([part.answers for part in parts])[order],
+            unknown=np.concatenate(doubts)[order] if doubts else None,
         )
         self._check_finite(found)
         return found

@@ -186,12 +186,10 @@ def test_a_script_that_exists_stays_as_it_is(here):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--transform", "AugMix()"], "AugMix()"),
         (["--transform", "MixUp()"], "MixUp()"),
         (["--transform", "FiveCrop(8)"], "FiveCrop(8)"),
         (["--model", "whitenet"], "whitenet"),
         (["--optimizer", "LBFGS()"], "LBFGS"),
-        (["--loss", "TripletMarginLoss()"], "TripletMarginLoss"),
         (["--group", "fc: unfreeze=2"], "unfreeze"),
         (["--set", "train.accumulate=2"], "train.accumulate"),
         (["--set", "data.sampler=balanced"], "data.sampler=balanced"),

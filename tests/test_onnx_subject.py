@@ -79,14 +79,6 @@ def test_several_labels_are_those_above_their_thresholds(folder):
     assert row["classes"] == ["blue", "red"]
 
 
-def test_images_below_the_threshold_of_their_class_are_unknown(folder):
-    thresholds = dict(zip(CLASSES, (1.0, 0.0, 1.0), strict=True))
-    found = ptkit.predict(write_onnx(folder / "model.onnx", thresholds=thresholds), "images")
-    assert found.unknown.tolist() == (found.answers != 1).tolist()
-    names = {row["class"] for row in found.rows}
-    assert names == {"unknown", *({CLASSES[1]} if (found.answers == 1).any() else ())}
-
-
 def test_numbers_are_those_of_the_graph(folder):
     path = write_onnx("model.onnx", graph(last="Identity"), kind="regression")
     (row,) = ptkit.predict(path, "images/red/0.png").rows

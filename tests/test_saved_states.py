@@ -56,7 +56,6 @@ def test_a_wrong_value_at_any_key_is_an_error_of_ours_or_harmless(saved):
     """Nothing but CheckpointError comes out of reading it."""
     from ptkit.core.models.checkpoint_schema import (
         fault_of_keys,
-        fault_of_task,
         fault_of_values,
     )
 
@@ -70,7 +69,7 @@ def test_a_wrong_value_at_any_key_is_an_error_of_ours_or_harmless(saved):
                 here[key] = copy.copy(here[key])
                 here = here[key]
             put(changed, place, odd)
-            fault = fault_of_keys(changed) or fault_of_values(changed) or fault_of_task(changed)
+            fault = fault_of_keys(changed) or fault_of_values(changed)
             assert fault is None or "\n" not in fault
             count += fault is not None
     assert count > 500

@@ -34,7 +34,7 @@ endef
 
 # The benchmarks, in the order in which `make bench` runs them; splitting first, because deleting slows ext4 down.
 BENCHMARKS = split startup normstats decode batches train recording precision evaluate memory scale slow-disk many-cores accuracy \
-	recipes photos fits digits catalogue transforms check diagnose processes survey eject
+	recipes photos fits digits catalogue transforms check diagnose processes survey eject export unknown
 
 .PHONY: demo test check package site faults bench bench-start bench-table bench-docs bench-ready bench-images bench-peers install install-dev \
 	$(BENCHMARKS:%=bench-%)
@@ -157,6 +157,9 @@ bench-check: bench-ready
 bench-diagnose: bench-ready
 	$(BENCH) benchmarks/bench_diagnose.py --docs
 
+bench-export: bench-ready
+	$(BENCH) benchmarks/bench_export.py "$(PHOTOS)" --rows "$(BENCH_FOLDER)/export.json" --docs docs/exporting.md
+
 bench-processes: bench-ready
 	$(BENCH) benchmarks/bench_processes.py
 
@@ -165,6 +168,9 @@ bench-survey: bench-ready
 
 bench-eject: bench-ready
 	$(BENCH) benchmarks/bench_eject.py "$(IMAGES)" "$(PHOTOS)" --docs
+
+bench-unknown: bench-ready
+	$(BENCH) benchmarks/bench_unknown.py "$(IMAGES)" "$(TEST)" "$(PHOTOS)" --docs
 
 bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"

@@ -49,7 +49,7 @@ RECIPES = (
         "lenet, AdamW, StepLR, balanced loss, own transforms",
         "small",
         {
-            "epochs": 4,
+            "epochs": 3,
             "model": "lenet",
             "optimizer": "AdamW(weight_decay=0.05)",
             "scheduler": "StepLR(step_size=2, gamma=0.3)",
@@ -65,7 +65,7 @@ RECIPES = (
     Recipe(
         "photographs, the defaults (a fitted head, then EfficientNet-Lite0), fewer pixels",
         "photos",
-        {"size": 96, "batch_size": 8, "epochs": 3},
+        {"size": 96, "batch_size": 8, "epochs": 2},
     ),
 )
 
@@ -86,8 +86,8 @@ def main() -> None:
                 for seed in range(options.seeds):
                     rows.append(row_of(recipe, seed))
                     print(rows[-1], flush=True)
-    if options.docs:
-        write_table(rows)
+                    if options.docs:
+                        write_table(rows)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptkit.api import check, evaluate, load, normstats, predict, split
+    from ptkit.api_calibration import calibrate, uncalibrate
     from ptkit.api_convert import convert
     from ptkit.api_data import data
+    from ptkit.api_export import export
     from ptkit.api_predictions import predict_each
     from ptkit.api_runs import eject, find_lr, finetune, probe, train
     from ptkit.core.data.dataset import ListDataset
@@ -20,8 +22,10 @@ _PUBLIC = {
     "ListDataset": "ptkit.core.data.dataset",
     "allowing_pixels": "ptkit.core.data.pixel_limits",
     "features": "ptkit.core.models.features",
+    "export": "ptkit.api_export",
     "convert": "ptkit.api_convert",
     **dict.fromkeys(("check", "evaluate", "load", "normstats", "predict", "split"), "ptkit.api"),
+    **dict.fromkeys(("calibrate", "uncalibrate"), "ptkit.api_calibration"),
     "data": "ptkit.api_data",
     "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
@@ -30,11 +34,13 @@ __all__ = [
     "ListDataset",
     "__version__",
     "allowing_pixels",
+    "calibrate",
     "check",
     "convert",
     "data",
     "eject",
     "evaluate",
+    "export",
     "features",
     "find_lr",
     "finetune",
@@ -45,6 +51,7 @@ __all__ = [
     "probe",
     "split",
     "train",
+    "uncalibrate",
 ]
 
 

@@ -103,6 +103,7 @@ class FinetuneSettings(TypedDict, total=False):
     graph: bool
     pictures: bool
     log_folder: StrPath | None
+    log_font: StrPath | None
     comment: str
     filename_suffix: str
     wandb: bool

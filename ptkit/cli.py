@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ptkit import __version__
 from ptkit.commands.cache import cache
+from ptkit.commands.calibrate import calibrate
 from ptkit.commands.check import check
 from ptkit.commands.compare import compare
 from ptkit.commands.completion import COMPLETE, completed, words_of_bash
@@ -24,6 +25,7 @@ from ptkit.commands.confmat import confmat
 from ptkit.commands.convert import convert
 from ptkit.commands.data import data
 from ptkit.commands.diagnose import diagnose
+from ptkit.commands.export import export
 from ptkit.commands.finetune import finetune
 from ptkit.commands.gradcam import gradcam
 from ptkit.commands.list import list_parts
@@ -141,11 +143,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "viz-transforms": viz_transforms,
     "gradcam": gradcam,
     "confmat": confmat,
+    "calibrate": calibrate,
     "compare": compare,
     "diagnose": diagnose,
     "report": report,
     "summary": summary,
     "predict": predict,
+    "export": export,
     "convert": convert,
     "list": list_parts,
     "cache": cache,

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "first_ten_minutes.ipynb"
 # Pixels; a run's own pictures are larger.
 WIDTH = 560
+# What rich draws progress with.
+_BAR = "━"
 TEXT, CODE = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
 CELLS = [
     TEXT(
@@ -139,20 +141,27 @@ def run(book: nbformat.NotebookNode, folder: Path) -> None:
 
 
 def made_small(book: nbformat.NotebookNode) -> None:
-    """Shrink the pictures, and leave out when and how often cells ran."""
+    """Shrink the pictures, and leave out progress bars and how often cells ran."""
     for number, cell in enumerate(c for c in book.cells if c["cell_type"] == "code"):
         cell["execution_count"], cell["metadata"] = number + 1, {}
-        for output in cell["outputs"]:
-            if "execution_count" in output:
-                output["execution_count"] = number + 1
-            data = output.get("data", {})
-            if "image/png" in data:
-                data["image/png"] = _small(data["image/png"])
-            if "text" in output:
-                # Colours of a terminal.
-                output["text"] = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output["text"]).replace(
-                    "\r", ""
-                )
+        printed = _without_bars("".join(output.get("text", "") for output in cell["outputs"]))
+        others = [output for output in cell["outputs"] if output["output_type"] != "stream"]
+        for output in others:
+            output["execution_count"] = number + 1
+            if "image/png" in output["data"]:
+                output["data"]["image/png"] = _small(output["data"]["image/png"])
+        stream = nbformat.v4.new_output("stream", name="stdout", text=printed)
+        cell["outputs"] = [*([stream] if printed else []), *others]
+
+
+def _without_bars(text: str) -> str:
+    """Return what a terminal shows at the end: without colours and live lines."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
+    lines = [line for line in text.splitlines() if _BAR not in line]
+    # A live line that was removed leaves an empty one before each epoch's.
+    kept = re.sub(r"\n+(?=epoch|run:|data:|best:)", "\n", "\n".join(lines)).strip("\n")
+    kept = re.sub(r"\n{3,}", "\n\n", kept)
+    return f"{kept}\n" if kept else ""
 
 
 def _small(text: str) -> str:

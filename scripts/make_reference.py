@@ -41,14 +41,18 @@ EXAMPLES = {
     "viz-transforms": 'ptkit viz-transforms data/3/0003.png --transform "RandomRotation(10)"',
     "gradcam": 'ptkit gradcam runs/1 data/3/0003.png --layers "layer2.*"',
     "confmat": "ptkit confmat runs/1 test.txt",
+    "calibrate": "ptkit calibrate runs/2 valid.txt",
     "compare": "ptkit compare runs/1 runs/2",
     "diagnose": "ptkit diagnose runs/1",
     "report": "ptkit report runs/1",
     "summary": "ptkit summary runs/1",
     "predict": "ptkit predict runs/1 data/3/0003.png data/7/0007.png",
+    "convert": "ptkit convert runs/1 --to safetensors --out weights.safetensors",
     "list": 'ptkit list optimizers "Ada*"',
     "cache": "ptkit cache",
 }
+# What an example without a network cannot show.
+NOT_RUN = ("data",)
 # Where a page of the guide says more.
 GUIDES = re.compile(r"^\| `ptkit ([\w-]+)[^|]*\|[^|]*\| \[[^\]]*\]\(docs/([^)]*)\)", re.MULTILINE)
 # What a type's name begins with, in whichever version of Typer.
@@ -121,7 +125,7 @@ def run_examples(folder: Path) -> dict[str, str]:
         "COLUMNS": "100",
     }
     printed = {}
-    for name in COMMANDS:
+    for name in (name for name in COMMANDS if name not in NOT_RUN):
         script = f'ptkit() {{ "$PYTHON" -m ptkit "$@"; }}\n{example(name)}'
         done = subprocess.run(
             ["sh", "-c", script],
@@ -146,7 +150,7 @@ def _index() -> str:
     ]
     text = (
         "The same as `ptkit COMMAND --help`, each with an example that was run on the digits in"
-        " `data/`, one after the other."
+        " `data/`, one after the other; but for `ptkit data`, which downloads."
     )
     return f"# Commands\n\n{text}\n\n{_rows(('command', 'what it does'), rows)}\n"
 

@@ -78,8 +78,13 @@ def of_notebook(notebook: dict[str, Any]) -> str:
         language = "sh" if source.startswith("!") else "python"
         blocks.append(f"```{language}\n{re.sub('^!', '', source, flags=re.M)}\n```")
         for output in cell["outputs"]:
-            printed = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
-            blocks += [f"```\n{printed.rstrip()}\n```"] if printed.strip() else []
-            if picture := output.get("data", {}).get("image/png"):
-                blocks.append(f"![](data:image/png;base64,{''.join(picture).strip()})")
+            blocks.append(_shown(output))
     return "\n\n".join(blocks) + "\n"
+
+
+def _shown(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if picture := data.get("image/png"):
+        return f"![](data:image/png;base64,{''.join(picture).strip()})"
+    printed = "".join(output.get("text", data.get("text/plain", "")))
+    return f"```\n{printed.rstrip()}\n```"

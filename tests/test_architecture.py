@@ -28,7 +28,9 @@ MAY_IMPORT = {
     # The door names what it exports; `import ptkit` loads none of it.
     "ptkit": {
         "ptkit.api",
+        "ptkit.api_export",
         "ptkit.api_convert",
+        "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
@@ -38,6 +40,7 @@ MAY_IMPORT = {
     "ptkit.__main__": {"ptkit.cli"},
     "ptkit.cli": {"ptkit", "ptkit.commands", "ptkit.core"},
     "ptkit.api_types": ENGINE | {"ptkit.looking"},
+    "ptkit.api_calibration": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_predictions": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api": ENGINE
     | {
@@ -48,6 +51,7 @@ MAY_IMPORT = {
         "ptkit.plots",
     },
     "ptkit.api_data": {"ptkit", "ptkit.api_types", "ptkit.core", "ptkit.core.data"},
+    "ptkit.api_export": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_convert": ENGINE | {"ptkit.api_types", "ptkit.looking"},
     "ptkit.api_settings": ENGINE | {"ptkit.api_types", "ptkit.core.training"},
     "ptkit.api_runs": ENGINE
@@ -69,7 +73,9 @@ MAY_IMPORT = {
     "ptkit.commands": ENGINE
     | {
         "ptkit.api",
+        "ptkit.api_export",
         "ptkit.api_convert",
+        "ptkit.api_calibration",
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
@@ -107,6 +113,8 @@ HEAVY = {
     "tensorboardX",
     "timm",
     "sklearn",
+    "onnx",
+    "onnxruntime",
 }
 WITHOUT_TORCH = ["api", "core.parts.calls", "core.parts.catalogue", "core.config",
                  "core.config_schema",
@@ -154,6 +162,8 @@ FLAGS = {
     "confmat": {"--num-images", "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
     "convert": {"--to", "--model", "--mean", "--std", "--size", "--classes", "--alpha", "--out"},
+    "calibrate": {"--only", "--target-precision", "--known", "--train", "--remove", "--seed",
+                  "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
     "report": {"--no-images", "--root", "--device", "--workers", "--out"},
@@ -161,10 +171,13 @@ FLAGS = {
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
                 "--model", "--mean", "--std", "--size", "--classes", "--transform",
                 "--device", "--workers", "--on-bad", "--root", "--out"},
+    "export": {"--to", "--precision", "--without-preprocessing", "--images", "--opset", "--model",
+               "--mean", "--std", "--size", "--classes", "--transform", "--workers", "--root",
+               "--out"},
     "list": {"--pretrained", "--plot", "--json-schema", "--epochs", "--out"},
     "cache": {"--remove"},
 }  # fmt: skip
-for _name in ("viz-featuremaps", "gradcam", "confmat"):
+for _name in ("viz-featuremaps", "gradcam", "confmat", "calibrate"):
     FLAGS[_name].add("--font")
 SOURCES = {"--path-column", "--label-column", "--group-column", "--label-from"}
 FLAGS["train"] |= SOURCES
@@ -172,9 +185,10 @@ FLAGS["probe"] |= SOURCES
 FLAGS["finetune"] |= FLAGS["train"]
 FLAGS["train"] |= {"--preflight", "--lr-find"}
 for _name in ("normstats", "train", "finetune", "probe", "viz-featuremaps", "viz-transforms",
-              "gradcam", "confmat", "predict"):  # fmt: skip
+              "gradcam", "confmat", "predict", "export"):  # fmt: skip
     FLAGS[_name] |= {"--max-pixels", "--alpha"}
 FLAGS["check"].add("--max-pixels")
+FLAGS["calibrate"].add("--max-pixels")
 
 
 def module_name(file: Path) -> str:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import tiny_sets
 from PIL import Image
-from tiny_sets import COLOURS, GREY, cifar_archive, cifar_files, know_cifar, make_idx, make_pets
+from tiny_sets import (
+    COLOURS,
+    GREY,
+    cifar_archive,
+    cifar_files,
+    know_cifar,
+    make_idx,
+    make_pets,
+    make_trees,
+)
 from typer.testing import CliRunner, Result
 
 from ptkit.cli import app
@@ -188,6 +197,24 @@ def test_files_of_a_set_stay_as_they_are() -> None:
     assert [Path("pets", name).read_bytes() for name in names] == [
         photos[Path(name).stem] for name in names
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        # It has no parts.
+        ("eurosat", ["Forest/1.jpg", "River/1.jpg"]),
+        # ptkit reads no PPM.
+        ("gtsrb", ["test/00001/7.png", "train/00000/0.png", "train/00001/0.png"]),
+        ("food101", ["test/ramen/2.jpg", "train/ramen/1.jpg"]),
+    ],
+)
+def test_unpacked_sets_of_files_keep_their_names(name: str, files: list[str]) -> None:
+    make_trees(Path("mine"))
+    assert ptkit("data", name, "--from", "mine").exit_code == 0
+    assert found_in(name) == files
+    if name == "gtsrb":
+        np.testing.assert_array_equal(pixels("gtsrb/test/00001/7.png"), COLOURS[4])
 
 
 def test_an_interrupt_leaves_nothing(here: Path) -> None:

@@ -6,10 +6,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.commands.list import KINDS
+from ptkit.commands.list import CATALOGUES
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("recipes", "data")])
+@pytest.mark.parametrize("kind", CATALOGUES)
 def test_every_kind_is_listed_with_its_arguments(kind: str) -> None:
     rows = json.loads(CliRunner().invoke(app, ["list", kind, "--json"]).stdout)
     assert len(rows) >= 10

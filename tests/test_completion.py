@@ -99,6 +99,7 @@ def completions(*words):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_commands_flags_and_values_that_hold_colons_and_equals_signs(shell):
     assert in_bash(shell, "viz-f") == ["viz-featuremaps"]
+    assert in_bash(shell, "data", "ci") == ["cifar10", "cifar100"]
     assert in_bash(shell, "train", "--model", "efficientnet_l") == ["efficientnet_lite0"]
     # Bash takes these apart; it replaces only what follows the sign.
     assert in_bash(shell, "train", "--set", "data.cache", "=", "r") == ["ram"]

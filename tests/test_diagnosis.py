@@ -11,7 +11,7 @@ from tiny_records import NAMES, NUM_STEPS, make_run, outputs
 from typer.testing import CliRunner
 
 from ptkit.cli import app
-from ptkit.core.diagnosis.predictions import expected_calibration_error
+from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_run
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings
 from ptkit.core.errors import DataError

@@ -5,18 +5,22 @@ import shutil
 
 import pytest
 from tiny_data import make_lists
+from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import COMMANDS, app
 
 SHORT = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]
-# What each is run with, in a folder with images/, lists, runs/1 and ckpt.pkl. A new command needs a
-# line here.
+# An empty folder.
+NEW = "{new}"
+# What each is run with, in a folder with images/, raw/ (of MNIST), lists, runs/1 and ckpt.pkl. A
+# new command needs a line here.
 ARGUMENTS = {
-    "split": ["images", "--out", "new"],
+    "data": ["mnist", "--from", "raw", "--out", NEW],
+    "split": ["images", "--out", NEW],
     "check": ["train.txt", "valid.txt"],
-    "normstats": ["train.txt", "--out", "new"],
+    "normstats": ["train.txt", "--out", NEW],
     "train": ["--train", "train.txt", "--model", "lenet", *SHORT],
     "finetune": ["ckpt.pkl", *SHORT],
     "probe": ["--backbone", "ckpt.pkl", *SHORT[2:]],
@@ -25,15 +29,21 @@ ARGUMENTS = {
     "viz-transforms": ["images/bar/test0.png"],
     "gradcam": ["ckpt.pkl", "images/bar/test0.png"],
     "confmat": ["ckpt.pkl", "test.txt"],
+    "calibrate": ["runs/other", "valid.txt", "--only", "temperature"],
     "compare": ["runs/1", "runs/other"],
     "diagnose": ["runs/1"],
     "report": ["runs/1"],
     "summary": ["ckpt.pkl"],
     "predict": ["ckpt.pkl", "test.txt"],
+    "export": ["ckpt.pkl", "--to", "safetensors", "--out", f"{NEW}/model.safetensors"],
+    "convert": ["ckpt.pkl", "--to", "safetensors", "--out", NEW],
     "list": ["inits"],
     "cache": [],
 }
-FILES = {*("images", "train.txt", "test.txt", "ckpt.pkl", "runs/1", "images/bar/test0.png")}
+FILES = {
+    *("images", "images/bar/test0.png", "raw", "train.txt", "valid.txt", "test.txt", "ckpt.pkl"),
+    *("runs/1", "runs/other"),
+}
 NAMES = list(COMMANDS)
 READERS = [name for name in NAMES if FILES.intersection(ARGUMENTS.get(name, []))]
 
@@ -41,7 +51,8 @@ READERS = [name for name in NAMES if FILES.intersection(ARGUMENTS.get(name, []))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Images, lists, and a run of one epoch with its copy."""
-    folder = make_lists(tmp_path_factory.mktemp("every"), train=24, valid=9, test=9)
+    folder = make_lists(tmp_path_factory.mktemp("every"), train=24, valid=24, test=9)
+    make_idx(folder / "raw" / "MNIST" / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         ptkit.train(model="lenet", epochs=1, tensorboard=False, pictures=False)
@@ -50,12 +61,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(folder, monkeypatch, blank_pictures):
+def run(folder, tmp_path, monkeypatch, blank_pictures):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PTKIT_CACHE", str(folder / "cache"))
 
     def invoke(*arguments):
-        return CliRunner().invoke(app, arguments)
+        words = [word.replace(NEW, str(tmp_path)) for word in arguments]
+        return CliRunner().invoke(app, words)
 
     return invoke
 

@@ -149,8 +149,12 @@ def photos(folder, sizes):
 
 
 def test_a_class_that_a_centre_crop_cuts_more_than_others_is_told(tmp_path):
-    wide = [(100, 260 if k % 3 == 0 else 130) for k in range(45)]
+    wide = [(100, 170 if k % 3 == 0 else 110) for k in range(45)]
     assert photos(tmp_path, wide)["crop"] == ("WARN", 1)
+
+
+def test_classes_that_lose_most_of_their_pixels_are_told_though_all_do(tmp_path):
+    assert photos(tmp_path, [(100, 200)] * 45)["crop"] == ("WARN", 3)
 
 
 def test_photos_of_usual_shapes_lose_nothing_worth_a_word(tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from example_run import CLASSES, write_images
+from example_run import CLASSES, write_images, write_run
 from onnx import helper, numpy_helper
 from PIL import Image
 from tiny_onnx import graph, probabilities, write_onnx
@@ -199,3 +199,32 @@ def test_a_missing_library_is_named_with_the_extra(folder, monkeypatch, library)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=r"pip install 'ptkit\[export\]'"):
         ptkit.predict(path, "images")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--without-preprocessing"]], ids=["whole", "model"])
+def test_an_exported_checkpoint_gives_the_rows_and_tables_of_the_checkpoint(
+    folder, flags, blank_pictures
+):
+    write_run(folder)
+    # Photographs have many sizes.
+    Image.open("images/red/0.png").resize((31, 20)).save("images/red/0.png")
+    arguments = ["export", "ckpt.pkl", "--images", "test.txt", "--out", "model.onnx", *flags]
+    assert run(*arguments)[0] == 0
+    rows = [json.loads(run("predict", file, "images", "--top", 3, "--json")[1])
+            for file in ("model.onnx", "ckpt.pkl")]  # fmt: skip
+    for found, expected in zip(*rows, strict=True):
+        assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+        del found["probability"], expected["probability"], found["top"], expected["top"]
+    assert rows[0] == rows[1]
+    tables = [
+        run("confmat", file, "test.txt")[1].splitlines() for file in ("model.onnx", "ckpt.pkl")
+    ]
+    assert tables[0][:-1] == tables[1][:-1]
+
+
+def test_answers_below_a_threshold_are_withheld(folder):
+    thresholds = {"blue": 0.0, "green": 0.0, "red": 1.0}
+    write_onnx("model.onnx", thresholds=thresholds)
+    found = ptkit.predict("model.onnx", ["images/blue", "images/red"])
+    assert found.unknown.tolist() == [False] * 4 + [True] * 4

@@ -24,10 +24,11 @@ def test_links_of_the_readme_lead_to_pages_of_the_site_or_are_text():
 
 
 def test_a_notebook_becomes_commands_output_and_pictures():
+    picture = {"image/png": "QQ==", "text/plain": "<Image object>"}
     cells = [
         {"cell_type": "markdown", "source": ["# T\n", "text"]},
         {"cell_type": "code", "source": "!ptkit x", "outputs": [{"text": ["out\n"]}]},
-        {"cell_type": "code", "source": "1", "outputs": [{"data": {"image/png": "QQ=="}}]},
+        {"cell_type": "code", "source": "1", "outputs": [{"data": picture}]},
     ]
     assert SCRIPT["of_notebook"]({"cells": cells}) == (
         "# T\ntext\n\n```sh\nptkit x\n```\n\n```\nout\n```\n\n```python\n1\n```\n\n"

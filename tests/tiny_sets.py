@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def make_pets(folder: Path) -> dict[str, bytes]:
     (base / "annotations" / "trainval.txt").write_text("".join(rows[:2]))
     (base / "annotations" / "test.txt").write_text("".join(rows[2:]))
     return photos
+
+
+def make_trees(folder: Path) -> None:
+    """Write three sets of files as they are unpacked: EuroSAT, GTSRB and Food-101."""
+    signs, food = folder / "gtsrb" / "GTSRB", folder / "food-101"
+    files = [
+        *(folder / "eurosat" / "2750" / name / "1.jpg" for name in ("Forest", "River")),
+        *(signs / "Training" / name / "0.ppm" for name in ("00000", "00001")),
+        signs / "Final_Test" / "Images" / "7.ppm",
+        *(food / "images" / "ramen" / f"{number}.jpg" for number in (1, 2)),
+    ]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(COLOURS[number]).save(file)
+    (folder / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n7.ppm;1\n")
+    (food / "meta").mkdir()
+    for number, part in enumerate(("train", "test"), 1):
+        (food / "meta" / f"{part}.json").write_text(json.dumps({"ramen": [f"ramen/{number}"]}))
 
 
 @contextmanager

@@ -135,6 +135,12 @@ def _of_kind(kind: str) -> Completer:
     return lambda _ctx, _text: names()[kind]
 
 
+def _data_sets(_ctx: typer.Context, _text: str) -> list[str]:
+    from ptkit.core.data.sets.known import KNOWN_SETS
+
+    return [*KNOWN_SETS, "hf:"]
+
+
 def _models(_ctx: typer.Context, text: str) -> list[str]:
     # timm has more than all others together.
     return [*names()["models"], *(_timms() if text.startswith("timm") else ["timm:"])]
@@ -186,6 +192,8 @@ def _of_asked_kind(ctx: typer.Context, text: str) -> list[str]:
     kind = str(ctx.params.get("kind"))
     if kind == "recipes":
         return _recipes(ctx, text)
+    if kind == "data":
+        return _data_sets(ctx, text)[:-1]
     return _models(ctx, text) if kind == "models" else names().get(kind, [])
 
 
@@ -217,6 +225,7 @@ def _values(name: str, field: Field) -> list[str]:
 
 # By the name of a parameter, in whichever command.
 _COMPLETERS: dict[str, Completer] = {
+    "data_set": _data_sets,
     "model": _models,
     "weights": _weights,
     "file": _weights,

@@ -49,6 +49,7 @@ def confmat(
     Example: ptkit confmat ckpt.pkl test.txt
     """
     from ptkit.core.distributed import joined
+    from ptkit.looking.calibration_pictures import draw_coverage
     from ptkit.looking.confusion import draw_evaluation
     from ptkit.looking.pictures import picture_folder
 
@@ -64,6 +65,8 @@ def confmat(
     _print_tables(printer, found)
     with picture_folder("confmat", run=found.run, out=out) as pictures:
         draw_evaluation(found, pictures, num_images=num_images)
+        if found.unknown is not None:
+            draw_coverage(found, pictures)
     say_missing_font(printer, found.class_names)
     report_pictures(printer, pictures, **found.as_dict())
     end_without(found.skipped)
@@ -79,6 +82,8 @@ def _print_tables(printer: Printer, found: "Evaluation") -> None:
             f"{counted(found.num_ignored, 'image')} left out: the model's loss ignored their"
             " class\n"
         )
+    if found.unknown is not None:
+        printer.say(_answered(found) + "\n")
     if count := found.num_trained_on:
         others = "no other is left to test it on"
         if found.unseen is not None:
@@ -122,6 +127,15 @@ def _scores(found: "Evaluation") -> tuple[str, str]:
     if found.has_several:
         return f"every label right: {accuracy}", others
     return f"accuracy {accuracy}, {found.majority}", others
+
+
+def _answered(found: "Evaluation") -> str:
+    """Return how many of the images `ptkit predict` answers, and how right it is then."""
+    from ptkit.core.training.tasks.metrics import share_text
+
+    right, answered = found.num_right_answered, found.num_answered
+    share = f"; accuracy among them {share_text(right, answered)}" if answered else ""
+    return f"answered, not unknown: {share_text(answered, len(found.labels))} of the images{share}"
 
 
 def _percent(share: float | None) -> str:

@@ -15,7 +15,7 @@ from ptkit.core.wording import counted
 
 def data(
     printer: Printer,
-    name: Annotated[
+    data_set: Annotated[
         str,
         typer.Argument(
             metavar="NAME",
@@ -44,7 +44,9 @@ def data(
     Example: ptkit data cifar10
     """
     counting = functools.partial(bar, quiet=printer.silent)
-    found = api_data.data(name, out, source=source, label_column=label_column, counting=counting)
+    found = api_data.data(
+        data_set, out, source=source, label_column=label_column, counting=counting
+    )
     images = counted(sum(found.parts.values()), "image")
     classes = counted(len(found.class_names), "class", "classes")
     parts = ", ".join(f"{part} {count:,}" for part, count in found.parts.items() if part)

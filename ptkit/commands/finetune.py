@@ -54,29 +54,15 @@ def finetune(
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
-    if source is None and weights is not None and _is_source(weights, settings, file):
-        source, weights = Path(weights), None
-    elif source is None and weights is not None and _holds_images(weights):
-        raise UsageError(
-            f"{weights} holds no weights; name some before the images: ptkit finetune"
-            f" efficientnet_lite0 {weights}"
-        )
-    if weights is not None and file is not None:
-        raise UsageError(
-            f"the weights are given twice, {weights} and --weights {file}: leave one out"
-        )
+    weights, source = _told_apart(weights, source, file, has_model="model" in settings)
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     # The argument says which weights are meant.
     named = settings.pop("weights", None)
-    weights = weights or file or named
+    weights = weights or named
     watch = TrainingScreen(printer, is_verbose=verbose)
-    if (script := settings.pop("eject", None)) is not None:
+    if "eject" in settings:
         check_ejects_alone(source, settings)
-        # A model that is named alone stands for its own weights.
-        weights = weights or settings.pop("model", None)
-        if weights is None and not settings.keys() & {"config", "recipe"}:
-            raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
-        print_ejected(printer, api_runs.eject(script, weights=weights, watch=watch, **settings))
+        _eject(printer, weights, watch, settings)
     elif api_series.is_asked_for(settings):
         found = api_series.finetune_series(weights, source, watch=watch, **settings)
         print_series(printer, found)
@@ -84,9 +70,36 @@ def finetune(
         print_run(printer, api_runs.finetune(weights, source, watch=watch, **settings))
 
 
-def _is_source(text: str, settings: dict[str, Any], file: str | None) -> bool:
-    """Say whether the first argument names images: the weights are named by a flag then."""
-    return (file is not None or "model" in settings) and _holds_images(text)
+def _eject(
+    printer: Printer, weights: str | None, watch: TrainingScreen, settings: dict[str, Any]
+) -> None:
+    # A model that is named alone stands for its own weights.
+    weights = weights or settings.pop("model", None)
+    if weights is None and not settings.keys() & {"config", "recipe"}:
+        raise UsageError("finetune needs weights to start from: ptkit finetune WEIGHTS")
+    file = settings.pop("eject")
+    print_ejected(printer, api_runs.eject(file, weights=weights, watch=watch, **settings))
+
+
+def _told_apart(
+    first: str | None, source: Path | None, file: str | None, *, has_model: bool
+) -> tuple[str | None, Path | None]:
+    """Return weights and images: the first argument names images where a flag names the weights.
+
+    file: of --weights.
+    """
+    if first is not None and source is None and _holds_images(first):
+        if file is None and not has_model:
+            raise UsageError(
+                f"{first} holds no weights; name some before the images: ptkit finetune"
+                f" efficientnet_lite0 {first}"
+            )
+        source, first = Path(first), None
+    if first is not None and file is not None:
+        raise UsageError(
+            f"the weights are given twice, {first} and --weights {file}: leave one out"
+        )
+    return first or file, source
 
 
 def _holds_images(text: str) -> bool:

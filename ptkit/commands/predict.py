@@ -1,6 +1,7 @@
 """`ptkit predict`."""
 
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,11 +82,12 @@ def predict(
     """
     from ptkit.core.distributed import joined
 
+    named = _named(sources)
     form = _chosen({"json": printer.as_json, "jsonl": as_jsonl, "csv": as_csv})
     with joined():
         begun = ask(
             ckpt,
-            _named(sources),
+            named,
             top=top,
             device=device,
             workers=workers,
@@ -93,12 +95,11 @@ def predict(
             root=root,
             **given,
         )
+        screen = PredictionScreen(printer, form, begun.num_images)
         if not rank_of_environment().is_main:
             # Its share of the images is computed, and the first process prints.
-            for _ in begun.parts:
-                pass
+            deque(begun.parts, maxlen=0)
             return
-        screen = PredictionScreen(printer, form, begun.num_images)
         _show(screen, begun, out)
     end_without(screen.errors)
 
@@ -138,6 +139,10 @@ def _named(sources: Sequence[str]) -> list[str]:
     """Return sources with the paths on standard input in the place of `-`."""
     if "-" not in sources:
         return list(sources)
+    rank = rank_of_environment()
+    if not rank.is_alone:
+        text = "- is read by one process, and there are several: put the paths into a list (.txt)"
+        raise UsageError(text if rank.is_main else "")
     from ptkit.looking.image_sources import paths_of_text
 
     found = paths_of_text(sys.stdin.buffer.read())

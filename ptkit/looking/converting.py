@@ -77,7 +77,6 @@ def convert_weights(
     file = _new_file(source, out, FORMS[to])
     model, size = given.get("model"), given.get("size")
     weights = find_weights(source, model=model, size=size, takes_apart=True)
-    make_folder(file.parent)
     if to == SAFETENSORS:
         return _write_safetensors(weights, file, given)
     if weights.checkpoint is not None:
@@ -85,7 +84,8 @@ def convert_weights(
     if model is None and weights.call is None and (looks := recognised(weights.state_dict)):
         raise UsageError(f"{source} holds bare weights: add --model NAME{looks}")
     subject = subject_of(weights, **given)
-    save_checkpoint(file, _checkpoint_of(subject))
+    make_folder(file.parent)
+    save_checkpoint(file, checkpoint_of_subject(subject))
     done = subject.weights
     return _converted(
         file,
@@ -135,6 +135,7 @@ def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -
         notes = (*notes, f"removed the prefix {prefix} from the weights' names")
     # Tensors that share memory, as tied weights do, cannot be in such a file.
     apart = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    make_folder(file.parent)
     write_atomically(file, save(apart, metadata={"format": "pt"}))
     lines = tuple(f"weights of {weights.source}: {note}" for note in notes)
     return _converted(file, SAFETENSORS, apart, model=call, notes=lines)
@@ -155,6 +156,7 @@ def _write_again(
             f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
         )
     kept = {key: value for key, value in checkpoint.items() if key not in _WITHOUT}
+    make_folder(file.parent)
     save_checkpoint(file, {**kept, "kind": "best"})
     dropped = ("left out the state of training",) if "train" in checkpoint else ()
     return _converted(
@@ -172,8 +174,8 @@ def _write_again(
 _WITHOUT = {"format", "format_version", "ptkit_version", "train"}
 
 
-def _checkpoint_of(subject: Subject) -> dict[str, Any]:
-    """Return the contents of a checkpoint of bare weights and the user's answers."""
+def checkpoint_of_subject(subject: Subject) -> dict[str, Any]:
+    """Return the contents of a checkpoint that holds what its use needs, and nothing of a run."""
     weights = subject.weights
     if weights.mean is None or weights.std is None:
         raise CheckpointError(f"{weights.source} does not say how its images are normalised")

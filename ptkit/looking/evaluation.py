@@ -32,8 +32,9 @@ class Evaluation:
     run folder that the file is in, if any. num_ignored: images of classes that the model's loss
     ignored; they are left out of everything else. notes: what was done to get bare weights, a line
     each. trained_on: bool (N,), which images the weights were trained on; None where unknown.
-    skipped: why other images of the list were left out. alpha: what the model saw of transparency,
-    see `images.read`.
+    skipped: why other images of the list were left out. unknown: bool (N,), for which images
+    `ptkit predict` would withhold the answer; None where it never does. alpha: what the model saw
+    of transparency, see `images.read`.
     """
 
     images: ImageList
@@ -47,6 +48,7 @@ class Evaluation:
     trained_on: np.ndarray | None = None
     skipped: tuple[str, ...] = ()
     alpha: str = "drop"
+    unknown: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -123,6 +125,17 @@ class Evaluation:
         return compute.interval(self.num_right, len(self.labels))
 
     @property
+    def num_answered(self) -> int:
+        """How many of the images are not unknown."""
+        return len(self.labels) - (0 if self.unknown is None else int(self.unknown.sum()))
+
+    @property
+    def num_right_answered(self) -> int:
+        """How many of those are right; of one class an image."""
+        is_right = self.labels == self.answers
+        return int(is_right.sum() if self.unknown is None else (is_right & ~self.unknown).sum())
+
+    @property
     def majority(self) -> compute.Majority | None:
         """The most frequent class; None where images have several."""
         return None if self.has_several else compute.majority_of(self.labels, self.class_names)
@@ -144,6 +157,7 @@ class Evaluation:
             probabilities=self.probabilities[rows],
             answers=self.answers[rows],
             trained_on=self.trained_on[rows],
+            unknown=None if self.unknown is None else self.unknown[rows],
         )
 
     @property
@@ -174,20 +188,38 @@ class Evaluation:
         is_large = not self.has_several and len(self.class_names) > MAX_MATRIX
         names = self.rates if self.has_several else ("precision", "recall")
         unseen = self.unseen
+        return (
+            {
+                **{
+                    f"micro_{name}" if name in names else name: v
+                    for name, v in self.metrics.items()
+                },
+                "accuracy_interval": self.accuracy_interval,
+                "majority": self.majority and self.majority.as_dict(),
+                "num_images": len(self.labels),
+                **({"num_ignored": self.num_ignored} if self.num_ignored else {}),
+                "num_trained_on": self.num_trained_on,
+                "accuracy_without_trained_on": unseen and unseen.accuracy,
+                "accuracy_without_trained_on_interval": unseen and unseen.accuracy_interval,
+                "classes": self.class_names,
+                "matrix": None if is_large else self.matrix.tolist(),
+                **{name: _plain(self.per_class[name]) for name in names},
+                "recall_interval": self.recall_intervals(),
+            }
+            | self._doubts()
+            | ({"skipped": list(self.skipped)} if self.skipped else {})
+        )
+
+    def _doubts(self) -> dict[str, Any]:
+        """Return what there is to say where answers may be withheld."""
+        if self.unknown is None:
+            return {}
+        right, total = self.num_right_answered, self.num_answered
         return {
-            **{f"micro_{name}" if name in names else name: v for name, v in self.metrics.items()},
-            "accuracy_interval": self.accuracy_interval,
-            "majority": self.majority and self.majority.as_dict(),
-            "num_images": len(self.labels),
-            **({"num_ignored": self.num_ignored} if self.num_ignored else {}),
-            "num_trained_on": self.num_trained_on,
-            "accuracy_without_trained_on": unseen and unseen.accuracy,
-            "accuracy_without_trained_on_interval": unseen and unseen.accuracy_interval,
-            "classes": self.class_names,
-            "matrix": None if is_large else self.matrix.tolist(),
-            **{name: _plain(self.per_class[name]) for name in names},
-            "recall_interval": self.recall_intervals(),
-        } | ({"skipped": list(self.skipped)} if self.skipped else {})
+            "coverage": total / len(self.labels),
+            "accuracy_of_answered": right / total if total else None,
+            "accuracy_of_answered_interval": compute.interval(right, total) if total else None,
+        }
 
     def _is_in_top(self) -> np.ndarray:
         """Return for which images the true class is among the TOP most probable ones, bool (N,)."""
@@ -265,6 +297,7 @@ def evaluate_list(
         trained_on=None if trained_on is None else trained_on[good],
         skipped=skipped,
         alpha=weights.alpha,
+        unknown=None if found.unknown is None else found.unknown[good],
     )
 
 

@@ -13,7 +13,9 @@ from ptkit.core.exporting.hub_folder import (
     timm_geometry,
     write_hub_folder,
 )
+from ptkit.core.files import check_no_link
 from ptkit.core.training.tasks.task import EMBEDDING
+from ptkit.looking.converting import checkpoint_of_subject
 from ptkit.looking.model_card import default_name, model_card
 from ptkit.looking.subject import Subject
 
@@ -25,6 +27,7 @@ class HubFolder:
     folder: Path
     files: tuple[Path, ...]
     is_timm: bool
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -32,11 +35,19 @@ class HubFolder:
             "folder": str(self.folder),
             "files": [str(file) for file in self.files],
             "is_timm": self.is_timm,
+            "to": HUB,
         }
 
 
-def write_for_hub(subject: Subject, folder: Path) -> HubFolder:
-    """Write model.safetensors, config.json, classes.txt and a model card.
+# What `--to` calls it.
+HUB = "hf"
+
+
+def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
+    """Write model.safetensors, config.json and a model card; and, where timm has no such model, a
+    checkpoint.
+
+    folder: by default RUN/export/hf.
 
     Raises:
         UsageError: timm is missing; a model that compares images, or steps without a size; a file
@@ -44,6 +55,10 @@ def write_for_hub(subject: Subject, folder: Path) -> HubFolder:
         StorageError: the disk refused.
     """
     weights, task = subject.weights, subject.task
+    if folder is None:
+        beside = weights.run / "export" if weights.run is not None else Path("ptkit-export")
+        check_no_link(beside, inside=beside.parent)
+        folder = beside / HUB
     pipeline = subject.parse_pipeline()
     if task.kind == EMBEDDING:
         raise UsageError(
@@ -73,8 +88,9 @@ def write_for_hub(subject: Subject, folder: Path) -> HubFolder:
         is_timm=is_timm,
         geometry=timm_geometry(weights.pipeline) is not None,
     )
-    files = write_hub_folder(folder, model, config, card=card)
-    return HubFolder(folder, tuple(files), is_timm)
+    own = None if is_timm else checkpoint_of_subject(subject)
+    files = write_hub_folder(folder, model, config, card=card, checkpoint=own)
+    return HubFolder(folder, tuple(files), is_timm, weights.lines)
 
 
 def _plain(value: Any) -> Any:

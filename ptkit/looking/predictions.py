@@ -15,13 +15,14 @@ import torch
 
 from ptkit.core.data import images as decoder
 from ptkit.core.data.labels import MULTI, REGRESSION
+from ptkit.core.data.loading.batches import Batch
 from ptkit.core.data.splits.tables import Columns
 from ptkit.core.data.transforms.plan import same_shape
 from ptkit.core.device import channels_last
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.hooks import evaluating
 from ptkit.core.sizes import evaluation_batch_size
-from ptkit.core.training.prediction import Predicted
+from ptkit.core.training.prediction import Predicted, predicted_batch
 from ptkit.looking.answers import Answers, joined
 from ptkit.looking.image_sources import Asked, find_asked
 from ptkit.looking.subject import Subject
@@ -96,9 +97,9 @@ def predict_parts(
 ) -> Iterator[Answers]:
     """Return the model's answers in parts, in the order of the images, as they come.
 
-    threshold: the probability below which an image is unknown; where images have several classes,
-    the one above which each is present. on_bad: `skip` puts images that cannot be read into the
-    answers' `errors`.
+    threshold: the probability below which an image is unknown, in the place of those that the
+    checkpoint has for its classes; where images have several classes, the one above which each is
+    present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
 
     Raises:
         UsageError: `top` where classes are not ranked, or a threshold that is no probability or is
@@ -106,9 +107,11 @@ def predict_parts(
     """
     _check_top(subject, top)
     _check_threshold(subject, threshold)
-    if threshold is not None and subject.task.kind == MULTI:
-        limits = torch.full((len(subject.class_names),), threshold)
-        subject, threshold = replace(subject, task=replace(subject.task, thresholds=limits)), None
+    if threshold is not None:
+        is_multi = subject.task.kind == MULTI
+        limits = torch.full((len(subject.class_names),), threshold) if is_multi else None
+        subject = replace(subject, task=replace(subject.task, thresholds=limits))
+        threshold = None if is_multi else threshold
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
     found = subject.predict_parts(asked.images, device=device, workers=workers, bad=bad)
@@ -136,9 +139,10 @@ def _parts(
         rows = range(start, start + len(part.values))
         errors = {row - start: bad[row] for row in rows if row in bad}
         part.values[list(errors)] = np.nan
-        unknown = None
+        unknown = part.unknown
         if threshold is not None:
-            unknown = part.values[np.arange(len(rows)), part.answers] < threshold
+            is_low = part.values[np.arange(len(rows)), part.answers] < threshold
+            unknown = is_low if unknown is None else is_low | unknown
         yield replace(
             blank,
             paths=tuple(map(asked.images.listed_path, rows)),
@@ -171,22 +175,27 @@ def predict_images(subject: Subject, images: Image | Sequence[Image], *, top: in
     if not several:
         raise UsageError("no images: give at least one")
     place = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    size, outputs = evaluation_batch_size(subject.weights.size), []
+    size, task = evaluation_batch_size(subject.weights.size), subject.task.on(place)
+    parts: list[Predicted] = []
     for start in range(0, len(several), size):
         views = [
             pipeline.view(_pixels(image, pipeline.alpha)) for image in several[start : start + size]
         ]
         same_shape([tuple(view.shape[-3:]) for view in views], pipeline.calls)
         crops = channels_last(torch.stack(views).flatten(0, -4))
+        batch = Batch(
+            crops.to(place), torch.empty(0), np.arange(len(views)), num_crops=pipeline.num_crops
+        )
         with evaluating(model), torch.inference_mode():
-            found = model(crops.to(place)).float()
-        outputs.append(found.unflatten(0, (-1, pipeline.num_crops)).mean(dim=1))
-    task, every = subject.task.on(place), torch.cat(outputs)
+            parts.append(predicted_batch(model, batch, task, len(subject.class_names)))
     paths = tuple(os.fspath(i) if isinstance(i, str | os.PathLike) else None for i in several)
-    values, answers = task.values(every).cpu().numpy(), task.answers(every).cpu().numpy()
+    values = np.concatenate([part.values for part in parts])
     if not np.isfinite(values).all():
         raise CheckpointError(f"{subject.weights.source} gives NaN or infinite outputs")
-    return Answers(paths, subject.class_names, task.kind, values, answers, top)
+    answers = np.concatenate([part.answers for part in parts])
+    doubts = [part.unknown for part in parts if part.unknown is not None]
+    unknown = np.concatenate(doubts) if doubts else None
+    return Answers(paths, subject.class_names, task.kind, values, answers, top, unknown=unknown)
 
 
 def with_predict(subject: Subject) -> torch.nn.Module:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from ptkit.core.config import ALPHA
@@ -33,11 +32,9 @@ from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
-from ptkit.looking.same_sizes import same_sizes
+from ptkit.looking.same_sizes import HowPixels, predict_pixel_parts, predict_pixels
 
 BoolArray = npt.NDArray[np.bool_]
-# Images that are sorted by their sizes together, where their answers come in parts.
-_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -89,50 +86,18 @@ class Subject:
             UsageError: not a device, or one that is not there.
         """
         if self.takes_pixels:
-            return self._predict_by_size(images, workers, bad), None
-        place = own_device(choose_device(device))
-        batches = self._batches(images, place, workers)
-        # Steps of the user's own run in processes, which would wait for the garbage collector.
-        with closing(batches):
-            found = predict_list(self.model.to(place), batches, task=self.task, bad=bad)
+            found = predict_pixels(self.model, images, self._how(workers), bad=bad)
             self._check_finite(found)
-            known = None
-            if (trained_on := self.weights.image_hashes) is not None:
-                share_hashes(batches.known_hashes())
-                known = np.isin(batches.image_hashes(), trained_on)
-        return found, known
+            return found, None
+        # Steps of the user's own run in processes, which would wait for the garbage collector.
+        with closing(self.batches(images, device=device, workers=workers)) as batches:
+            model = self.model.to(batches.device)
+            found = predict_list(model, batches, task=self.task, bad=bad)
+            self._check_finite(found)
+            return found, self.trained_on(batches)
 
-    def _predict_by_size(
-        self, images: ImageList, workers: int, bad: Unreadable | None
-    ) -> Predicted:
-        pipeline = Pipeline.of((Call("ToTensor"),), alpha=self.weights.alpha)
-        parts, places = [], []
-        for some, together in same_sizes(images):
-            unread: Unreadable | None = None if bad is None else {}
-            sampling = Sampling(together, rank=here())
-            with closing(Batches(images.subset(some), pipeline, sampling, workers=workers)) as few:
-                parts.append(predict_list(self.model, few, task=self.task, bad=unread))
-            places.append(some)
-            if bad is not None:
-                bad.update({int(some[place]): why for place, why in (unread or {}).items()})
-        order = np.argsort(np.concatenate(places))
-        found = Predicted(
-            np.concatenate([part.values for part in parts])[order],
-            np.concatenate([part.answers for part in parts])[order],
-        )
-        self._check_finite(found)
-        return found
-
-    def _parts_by_size(
-        self, images: ImageList, workers: int, bad: Unreadable | None
-    ) -> Iterator[tuple[Predicted, None]]:
-        for start in range(0, len(images), _AT_ONCE):
-            rows = range(start, min(start + _AT_ONCE, len(images)))
-            unread: Unreadable | None = None if bad is None else {}
-            found = self._predict_by_size(images.subset(rows), workers, unread)
-            if bad is not None:
-                bad.update({start + place: why for place, why in (unread or {}).items()})
-            yield found, None
+    def _how(self, workers: int) -> HowPixels:
+        return HowPixels(self.task, self.weights.alpha, workers)
 
     def _check_finite(self, found: Predicted) -> None:
         if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
@@ -154,14 +119,15 @@ class Subject:
             yield self.predict(images, device=device, workers=workers, bad=bad)
             return
         if self.takes_pixels:
-            yield from self._parts_by_size(images, workers, bad)
+            for found in predict_pixel_parts(self.model, images, self._how(workers), bad=bad):
+                self._check_finite(found)
+                yield found, None
             return
-        place = choose_device(device)
-        batches = self._batches(images, place, workers)
+        batches = self.batches(images, device=device, workers=workers)
         trained_on = self.weights.image_hashes
         hashes = None if trained_on is None else np.unique(trained_on)
         with closing(batches):
-            parts = predicted_parts(self.model.to(place), batches, task=self.task, bad=bad)
+            parts = predicted_parts(self.model.to(batches.device), batches, task=self.task, bad=bad)
             for indices, found in parts:
                 if not np.isfinite(found.values).all():
                     row = int((~np.isfinite(found.values)).any(axis=1).argmax())
@@ -174,7 +140,19 @@ class Subject:
                     known = _are_in(batches.known_hashes()[indices], hashes)
                 yield found, known
 
-    def _batches(self, images: ImageList, place: torch.device, workers: int) -> Batches:
+    def trained_on(self, batches: Batches) -> BoolArray | None:
+        """Return which images of batches that were read the weights were trained on, bool (N,);
+        None where they do not know.
+        """
+        if (trained_on := self.weights.image_hashes) is None:
+            return None
+        share_hashes(batches.known_hashes())
+        known: BoolArray = np.isin(batches.image_hashes(), trained_on)
+        return known
+
+    def batches(self, images: ImageList, *, device: str, workers: int) -> Batches:
+        """Return the batches of a list as the model takes them; raises what `predict` does."""
+        place = own_device(choose_device(device))
         sampling = Sampling(evaluation_batch_size(self.weights.size), rank=here())
         return Batches(images, self.parse_pipeline(), sampling, device=place, workers=workers)
 

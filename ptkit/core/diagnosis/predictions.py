@@ -5,6 +5,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ptkit.core.calibration.temperature import (
+    best_temperature,
+    cross_entropy,
+    expected_calibration_error,
+    two_halves,
+)
 from ptkit.core.diagnosis.findings import FAIL, WARN, Judgement, fine, not_applicable
 from ptkit.core.diagnosis.progress import is_uneven
 from ptkit.core.diagnosis.recorded import Floats, Outputs, Recorded, softmax
@@ -13,7 +19,7 @@ NO_OUTPUTS = not_applicable(
     "there are no outputs of single-label validation images, or they are not finite"
 )
 
-_BINS, _ECE, _DRAWS = 15, 0.05, 200
+_ECE, _DRAWS = 0.05, 200
 _BIAS, _SDS, _ENOUGH = math.log(1.5), 3.0, 20
 _LOW = 0.8
 _COLLAPSED = 0.5
@@ -149,14 +155,6 @@ def too_good(run: Recorded) -> Judgement:
     return Judgement(WARN, text, numbers, (), f"ptkit check {run.settings.data.train}")
 
 
-def expected_calibration_error(sure: Floats, right: npt.NDArray[np.bool_]) -> float:
-    """Return the ECE over 15 bins of equal mass (Nguyen and O'Connor 2015, section 3)."""
-    order = np.argsort(sure, kind="stable")
-    parts = [part for part in np.array_split(order, _BINS) if len(part)]
-    gaps = [abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts]
-    return float(sum(gaps) / len(sure))
-
-
 def _calibrated_ece(sure: Floats) -> float:
     """Return what 95 % of calibrated models with these confidences stay below."""
     rng = np.random.default_rng(0)
@@ -164,26 +162,14 @@ def _calibrated_ece(sure: Floats) -> float:
     return float(np.quantile(draws, 0.95))
 
 
-def _halves(n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    order = np.random.default_rng(0).permutation(n)
-    return order[: n // 2], order[n // 2 :]
-
-
 def _temperature(values: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Return what outputs are divided by for the least cross-entropy (Guo et al. 2017, section
-    4.2), of 60 values from 0.1 to 10.
-    """
-
-    def loss(temperature: float) -> float:
-        chances = softmax(values / temperature)
-        return -float(np.log(chances[range(len(labels)), labels] + 1e-12).mean())
-
-    return float(min(np.exp(np.linspace(math.log(0.1), math.log(10), 60)), key=loss))
+    """Return what outputs are divided by for the least cross-entropy."""
+    return best_temperature(lambda t: cross_entropy(softmax(values / t), labels))
 
 
 def _calibrated(outputs: Outputs) -> tuple[float, float, float]:
     """Fit a temperature on one half; return it with the ECE of the other half before and after."""
-    fitted, scored = _halves(len(outputs.labels))
+    fitted, scored = two_halves(len(outputs.labels))
     best = _temperature(outputs.values[fitted], outputs.labels[fitted])
     right = outputs.answers[scored] == outputs.labels[scored]
     before, after = (
@@ -197,7 +183,7 @@ def _with_adjusted_logits(outputs: Outputs) -> tuple[float, float]:
     """Shift outputs so that the mean probabilities of one half are its shares of the classes (as
     Saerens et al. 2002, equation 2.4); return the macro recall of the other half before and after.
     """
-    fitted, scored = _halves(len(outputs.labels))
+    fitted, scored = two_halves(len(outputs.labels))
     count = outputs.values.shape[1]
     counts = np.bincount(outputs.labels[fitted], minlength=count) + 0.5
     shares = counts / counts.sum()

@@ -87,9 +87,9 @@ def _parameters(
         return [], [], "model.parameters()"
     if is_all and _spares_vectors_alone(model, groups):
         return [], _TWO_GROUPS, "groups"
-    layers, lines = _layer_rates(setup, model, optimizer)
+    layers, lines, apart = _layer_rates(setup, model, optimizer)
     if layers:
-        options = [row for row in options if row[0] != "lr"]
+        options = [*apart, *(row for row in options if row[0] != "lr")]
     left_out = set(optimizer.frozen) | set(optimizer.excluded)
     for key, value, names in options:
         chosen = condition(model, names, leaving_out=left_out)
@@ -160,39 +160,49 @@ def _options(
 def _rate(lr: float, base: float) -> str:
     """Return a group's rate as a multiple of the run's, where that gives the same number."""
     ratio = float(f"{lr / base:.6g}")
+    if ratio == 1:
+        return "LR"
     return f"{ratio:g} * LR" if base * ratio == lr else repr(lr)
 
 
-def _layer_rates(setup: Setup, model: nn.Module, optimizer: OptimizerSetup) -> tuple[Lines, Lines]:
-    """Return the table of layers, and the lines that give each its rate, with layer_decay."""
+def _layer_rates(
+    setup: Setup, model: nn.Module, optimizer: OptimizerSetup
+) -> tuple[Lines, Lines, list[tuple[str, str, set[str]]]]:
+    """Return the table of layers, the lines that give each its rate, and the rates of parameters
+    that have another, as `_options`; nothing without layer_decay.
+    """
     decay = setup.settings.optimizer.layer_decay
     if decay is None or decay == 1:
-        return [], []
+        return [], [], []
     layers = layer_names(model)
     rates = {
         id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]
     }
     named = dict(model.named_parameters())
     texts = []
+    apart: dict[str, set[str]] = {}
     for number, names in enumerate(layers, start=1):
         expected = optimizer.lr * decay ** (len(layers) - number)
-        if any(rates.get(id(named[name]), expected) != expected for name in names):
-            raise refused("optimizer.layer_decay with other rates beside", "leave one out")
+        for name in names:
+            if (rate := rates.get(id(named[name]), expected)) != expected:
+                apart.setdefault(_rate(rate, optimizer.lr), set()).add(name)
         texts.append(",".join(beginnings(list(named), names)))
     words = textwrap.wrap(" ".join(texts), 90, break_on_hyphens=False)
     several = any("," in text for text in texts)
     table = [
         "# From the input to the head: how the names of a layer's parameters begin.",
-        "LAYERS = (",
-        *(f'    "{line} "' for line in words[:-1]),
-        f'    "{words[-1]}"',
-        ")",
+        *(
+            ["LAYERS = (", *(f'    "{w} "' for w in words[:-1]), f'    "{words[-1]}"', ")"]
+            if len(words) > 1
+            else [f'LAYERS = "{words[0]}"']
+        ),
     ]
     begins = 'tuple(layer.split(","))' if several else "layer"
-    return table, [
+    lines = [
         f"number = [name.startswith({begins}) for layer in layers].index(True)",
         f'options["lr"] = LR * {decay!r} ** (len(layers) - 1 - number)',
     ]
+    return table, lines, [("lr", code, names) for code, names in apart.items()]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,6 @@ def _unsuited(settings: Settings) -> Iterator[tuple[str, str]]:
         "train.deterministic": train.deterministic,
         "train.compile": train.compile not in (False, AUTO),
         "train.batch_size=auto": train.batch_size == AUTO,
-        "train.device=mps": train.device == "mps",
         "log.wandb": settings.log.wandb,
     }
     yield from ((name, leave_out) for name, is_set in found.items() if is_set)

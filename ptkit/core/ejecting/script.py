@@ -120,13 +120,19 @@ def script_of(setup: Setup, name: str, *, head: FittedHead) -> tuple[str, tuple[
 
 def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
     *first, last = packages
-    needs = f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
+    needs = (
+        f"It needs {', '.join(first)} and {last}. Run it in the folder that it was written in:"
+        f" python\xa0{name}"
+    )
     return "\n".join(
         [
             f'"""Train {setup.model.call} on {setup.settings.data.train}, in plain PyTorch.',
             "",
-            *textwrap.wrap(needs, 96),
-            f"python {name}",
+            # The command stays on one line.
+            *(
+                line.replace("\xa0", " ")
+                for line in textwrap.wrap(needs, 98, break_on_hyphens=False)
+            ),
             '"""',
         ]
     )
@@ -136,14 +142,16 @@ def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str)
     """Return the settings at the top, of those that the code reads."""
     training, train, data = setup.training, setup.settings.train, setup.settings.data
     normalize = next((c for c in training.train.pipeline.calls if c.name == "Normalize"), None)
+    rates = {"LR": repr(training.optimizer_setup.lr)}
+    if schedule.warmup_steps:
+        rates = {"LR, WARMUP_STEPS": f"{rates['LR']}, {schedule.warmup_steps}"}
     rows = {
         "TRAIN, VALID": f"Path({_quoted(data.train)}), Path({_quoted(data.valid)})",
         "NUM_CLASSES": str(training.loss.facts.num_classes),
         "MEAN, STD": ", ".join(mean_and_std_text(normalize)) if normalize else "",
         "EPOCHS, BATCH_SIZE": f"{train.epochs}, {training.train.sampling.batch_size}",
         "PENALTY": repr(head.penalty),
-        "LR": repr(training.optimizer_setup.lr),
-        "WARMUP_STEPS": str(schedule.warmup_steps),
+        **rates,
         "CLIP_VALUE": repr(train.clip_value),
         "CLIP_NORM": repr(train.clip_grad),
         "EMA_DECAY": repr(train.ema),

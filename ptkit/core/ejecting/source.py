@@ -9,7 +9,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -124,11 +124,6 @@ def literal(value: Any) -> str:
 def indented(lines: Iterable[str], depth: int = 1) -> list[str]:
     """Return lines of code, each of which may be several, so much deeper."""
     return [textwrap.indent(line, "    " * depth) for line in lines]
-
-
-def keywords(values: Mapping[str, str]) -> list[str]:
-    """Return arguments by name as code."""
-    return [f"{key}={value}" for key, value in values.items()]
 
 
 def _defined(node: ast.stmt) -> list[str]:

@@ -23,10 +23,8 @@ def view_functions(train: Pipeline, valid: Pipeline) -> Lines:
     Raises:
         UsageError: a transform that has no plain form.
     """
-    code: Lines = []
-    normalize = next((call for call in train.calls if call.name == "Normalize"), None)
-    if normalize is not None and train.plan.fused is not None:
-        code += _normalise()
+    if _normalize_of(train) != _normalize_of(valid):
+        raise refused("another Normalize in evaluation", "leave data.eval_transforms out")
     changes, kept = _body(train), _body(valid)
     if any("u[" in line for line in changes):
         draws = f'u = uniforms("augment", epoch, index, {train.num_draws})'
@@ -34,28 +32,30 @@ def view_functions(train: Pipeline, valid: Pipeline) -> Lines:
     # What is random in name only does the same whatever is drawn.
     if any("u[" in line for line in kept):
         kept = [f"u = [0.0] * {valid.num_draws}", *kept]
-    for name, words, more, body in (
-        ("training_view", "a training image as an epoch sees it", ", epoch: int, index: int",
-         changes),
-        ("evaluation_view", "an image as evaluation sees it", "", kept),
-    ):  # fmt: skip
-        code += [
-            "",
-            "",
-            f"def {name}(image: Tensor{more}) -> Tensor:",
-            f'    """Return {words}."""',
-            *indented(_returned(body)),
-        ]
-    return code[2:] if not code[0] else code
-
-
-def _normalise() -> Lines:
-    return [
-        "def normalise(image: Tensor) -> Tensor:",
-        '    """Return (image / 255 - MEAN) / STD, as one product and one sum."""',
-        "    mean, std = torch.tensor([MEAN, STD], dtype=torch.float64)[:, :, None, None]",
-        "    return torch.addcmul((-mean / std).float(), image.float(), (1 / (255 * std)).float())",
+    code = [
+        "def training_view(image: Tensor, epoch: int, index: int) -> Tensor:",
+        '    """Return a training image as an epoch sees it."""',
+        *indented(_returned(changes)),
+        "",
+        "",
+        "def evaluation_view(image: Tensor) -> Tensor:",
+        '    """Return an image as evaluation sees it."""',
+        *indented(_returned(kept)),
     ]
+    return [*_NORMALISE, "", "", *code] if any("normalise(" in line for line in code) else code
+
+
+# The run computes it so, and a quotient would round otherwise.
+_NORMALISE = [
+    "def normalise(image: Tensor) -> Tensor:",
+    '    """Return (image / 255 - MEAN) / STD, as one product and one sum."""',
+    "    mean, std = torch.tensor([MEAN, STD], dtype=torch.float64)[:, :, None, None]",
+    "    return torch.addcmul((-mean / std).float(), image.float(), (1 / (255 * std)).float())",
+]
+
+
+def _normalize_of(pipeline: Pipeline) -> Call | None:
+    return next((call for call in pipeline.calls if call.name == "Normalize"), None)
 
 
 def mean_and_std_text(call: Call) -> tuple[str, str]:

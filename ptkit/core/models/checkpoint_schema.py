@@ -1,7 +1,7 @@
 """What each key of a checkpoint holds: compared before anything of it is used."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,9 @@ _LONGEST_CALL = 4096
 # Whole numbers of a model's call are about its widths and its depth, or small.
 _SPARE = 4096
 _LARGEST_FACTOR = 1000.0
+_HOTTEST = 1000.0
+# How many directions of features, and how many features, are looked at one by one.
+_MOST_DIRECTIONS, _MOST_FEATURES = 1024, 1 << 16
 
 
 def _number(value: Any) -> bool:
@@ -43,12 +46,22 @@ def _positive(value: Any) -> bool:
     return _finite(value) and value > 0
 
 
+def _heat(value: Any) -> bool:
+    return _positive(value) and value <= _HOTTEST
+
+
+def _share(value: Any) -> bool:
+    return _finite(value) and 0 <= value <= 1
+
+
 _EXPECTED: dict[Any, str] = {
     _number: "a number",
     _finite: "a finite number",
     _count: "a whole number, 0 or more",
     _side: f"a number of pixels up to {_LARGEST_SIDE:,}",
     _positive: "a number above 0",
+    _heat: "a number above 0 and up to 1,000",
+    _share: "a number of 0..1",
     Tensor: "a tensor",
     None: "nothing",
 }
@@ -60,6 +73,14 @@ _SCHEDULE: Schema = {
     "scheduler?": (_ANY_DICT, None),
     "groups?": [_ANY_DICT],
 }
+# See core/calibration/strangers.py.
+_UNKNOWN: Schema = {
+    **dict.fromkeys(("mean", "basis", "class_means", "whitening", "variances"), Tensor),
+    **dict.fromkeys(("limit", "distance_mean", "entropy_mean", "far_limit"), _finite),
+    **dict.fromkeys(
+        ("within_rest", "total_rest", "distance_std", "entropy_std", "far_spread"), _positive
+    ),
+}
 SCHEMA: Schema = {
     "ptkit_version": str,
     "kind": str,
@@ -68,8 +89,10 @@ SCHEMA: Schema = {
     "task": {
         "kind?": str,
         "activation": str,
-        **dict.fromkeys(("thresholds?", "scale?", "shift?", "class_means?", "counted?"),
-                        (Tensor, None)),
+        **dict.fromkeys(("scale?", "shift?", "class_means?", "counted?"), (Tensor, None)),
+        "thresholds?": (Tensor, [_share], None),
+        "temperature?": (_heat, None),
+        "unknown?": (_UNKNOWN, None),
     },
     "pipeline": {
         "calls": [str],
@@ -103,6 +126,8 @@ SCHEMA: Schema = {
     },
     "env?": {str: (str, int, float, None)},
     "config?": {str: _ANY_DICT},
+    # What `ptkit calibrate` has changed in the task, and what was there before.
+    "calibration?": {"thresholds?": (Tensor, [_share], None)},
 }  # fmt: skip
 # What `ptkit export` writes into an ONNX file; its pipeline has no tensors.
 ONNX_SCHEMA: Schema = {
@@ -136,12 +161,46 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
 
 def fault_of_values(contents: Mapping[str, Any]) -> str | None:
     """Say what of a checkpoint's values would fill the machine's memory, if anything."""
-    pipeline = contents["pipeline"]["calls"]
+    if fault := fault_of_pipeline(contents["pipeline"]["calls"]):
+        return fault
+    return _fault_of_task(contents["task"], num_classes=len(contents["classes"]))
+
+
+def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
+    """Say whether calls would make images that fill the machine's memory."""
     numbers = [number for text in pipeline for number in _numbers_in(text)]
     whole = sum(abs(number) for number in numbers if isinstance(number, int))
     if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
         return "its pipeline makes larger images than any model takes"
     return None
+
+
+def fault_of_task(contents: Mapping[str, Any]) -> str | None:
+    """Say which of the numbers that answers are compared with do not fit the classes, if any."""
+    task, num_classes = contents["task"], len(contents["classes"])
+    thresholds = task.get("thresholds")
+    if thresholds is not None:
+        shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)
+        if shape != (num_classes,):
+            return f"task.thresholds is for {shape} classes, expected ({num_classes},)"
+    unknown = task.get("unknown")
+    if unknown is None:
+        return None
+    wanted = {"mean": "D", "basis": "DR", "class_means": "KR", "whitening": "RR", "variances": "R"}
+    sizes = {"D": _MOST_FEATURES, "R": _MOST_DIRECTIONS, "K": num_classes}
+    found: dict[str, int] = {}
+    for name, letters in wanted.items():
+        tensor = unknown[name]
+        if tensor.ndim != len(letters) or not tensor.is_floating_point():
+            return f"task.unknown.{name} is not numbers of the shape ({', '.join(letters)})"
+        for letter, size in zip(letters, tensor.shape, strict=True):
+            if not 0 < size <= sizes[letter] or size != found.setdefault(letter, size):
+                return f"task.unknown.{name} has {size:,} for {letter}, which does not fit"
+        if not bool(tensor.isfinite().all()):
+            return f"task.unknown.{name} is not finite"
+    return (
+        None if bool((unknown["variances"] > 0).all()) else "task.unknown.variances has no spread"
+    )
 
 
 def fault_of_call(call: Call, state_dict: Mapping[str, Tensor]) -> str | None:

@@ -1,6 +1,8 @@
 """Features of images: what stands before the layer of a network that classifies."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,19 +26,35 @@ def features(model: nn.Module, *, num_classes: int | None = None) -> Callable[[T
     Raises:
         UsageError: there is no such layer.
     """
-    head = find_head(model, len(model.class_names) if num_classes is None else num_classes)  # type: ignore[arg-type]
+    count = len(model.class_names) if num_classes is None else num_classes  # type: ignore[arg-type]
+    find_head(model, count)
 
     def of(images: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-
-        def see(_name: str, inputs: Any, _output: Any) -> None:
-            caught.append(inputs[0])
-
-        with hooked(model, [head], see):
+        with seeing_features(model, num_classes=count) as seen:
             model(images)
-        return mean_over_places(caught[-1]).float()
+            return seen()
 
     return of
+
+
+@contextmanager
+def seeing_features(model: nn.Module, *, num_classes: int) -> Iterator[Callable[[], Tensor]]:
+    """Watch a model while it runs: give a function that returns the features (n, D), float32, of
+    the images that this thread ran last.
+
+    Raises:
+        UsageError: no layer has so many outputs.
+    """
+    own = threading.get_ident()
+    caught: list[Tensor] = []
+
+    def see(_name: str, inputs: Any, _output: Any) -> None:
+        # Other threads may run the same model meanwhile.
+        if threading.get_ident() == own:
+            caught[:] = inputs[:1]
+
+    with hooked(model, [find_head(model, num_classes)], see):
+        yield lambda: mean_over_places(caught[0]).float()
 
 
 def mean_over_places(found: Tensor) -> Tensor:

@@ -89,8 +89,13 @@ class Weights:
     @property
     def described(self) -> str:
         """The file and its epoch, for the footer of a figure: `runs/1/ckpt.pkl · epoch 12`."""
-        shown = _short(self.path.resolve()) if self.path.is_symlink() else self.path
+        shown = self.shown_path
         return str(shown) if self.epoch is None else f"{shown} · epoch {self.epoch}"
+
+    @property
+    def shown_path(self) -> Path:
+        """The file itself where `path` is a link, relative to the working directory if inside."""
+        return _short(self.path.resolve()) if self.path.is_symlink() else self.path
 
 
 def image_hashes(checkpoint: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:

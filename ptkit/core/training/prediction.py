@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptkit.core.data.keyed import Indices
-from ptkit.core.data.loading.batches import Batches
+from ptkit.core.data.loading.batches import Batch, Batches
 from ptkit.core.data.loading.streaming import Unreadable
 from ptkit.core.device import begin_copy, when_copied
 from ptkit.core.distributed import in_list_order, merged
 from ptkit.core.machine import keep_freed_memory
+from ptkit.core.models.features import seeing_features
 from ptkit.core.training.tasks.task import Task
 
 _FAR = 1e3
@@ -28,12 +29,14 @@ class Predicted:
 
     values: float32 (N, K) probabilities, or (N, D) numbers. answers: int64 (N,) classes, bool
     (N, K) for several labels, or the same numbers. counted: indices of the images that count in
-    accuracy; None for all.
+    accuracy; None for all. unknown: bool (N,), for which the answer is withheld; None where it
+    never is.
     """
 
     values: npt.NDArray[np.float32]
     answers: npt.NDArray[Any]
     counted: npt.NDArray[np.int64] | None = None
+    unknown: npt.NDArray[np.bool_] | None = None
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -58,7 +61,9 @@ def predict_list(
     Raises:
         DataError: an image that cannot be read.
     """
-    return predicted(_outputs(model, batches, dtype, bad), task)
+    num_classes = None if task.strangers is None else batches.images.num_classes
+    outputs, features = run_list(model, batches, dtype=dtype, bad=bad, num_classes=num_classes)
+    return predicted(outputs, task, features=features)
 
 
 def predicted_parts(
@@ -77,30 +82,48 @@ def predicted_parts(
     task, device = task.on(batches.device), batches.device
     # A GPU computes a batch while the answers of the one before go out.
     num_ahead = 0 if device.type == "cpu" else 1
-    under_way: deque[tuple[Indices, Tensor, Tensor, Callable[[], None]]] = deque()
+    under_way: deque[tuple[Indices, list[Tensor], Callable[[], None]]] = deque()
+    num_classes = None if task.strangers is None else batches.images.num_classes
 
     def first() -> tuple[Indices, Predicted]:
-        indices, values, answers, wait = under_way.popleft()
+        indices, found, wait = under_way.popleft()
         wait()
-        return indices, Predicted(values.numpy(), answers.numpy())
+        values, answers, *unknown = (each.numpy() for each in found)
+        return indices, Predicted(values, answers, unknown=unknown[0] if unknown else None)
 
     for batch in batches.epoch(bad=bad):
         # Not around the loop: this mode would hold for whoever takes what is yielded.
         with torch.inference_mode():
-            outputs = batch.outputs(model).float()
-            values, answers = begin_copy(task.values(outputs)), begin_copy(task.answers(outputs))
-        under_way.append((batch.indices, values, answers, when_copied(device)))
+            outputs, features = _run(model, batch, dtype=None, num_classes=num_classes)
+            found = task.values(outputs), task.answers(outputs), task.is_unknown(outputs, features)
+            copies = [begin_copy(each) for each in found if each is not None]
+        under_way.append((batch.indices, copies, when_copied(device)))
         if len(under_way) > num_ahead:
             yield first()
     while under_way:
         yield first()
 
 
-def predicted(outputs: Tensor, task: Task) -> Predicted:
-    """Return the answers that outputs (N, num_outputs) mean."""
+def predicted(outputs: Tensor, task: Task, *, features: Tensor | None = None) -> Predicted:
+    """Return the answers that outputs (N, num_outputs) mean.
+
+    features: (N, D), needed where the task knows strangers.
+    """
     task = task.on(outputs.device)
     values, answers = task.values(outputs), task.answers(outputs)
-    return Predicted(values.cpu().numpy(), answers.cpu().numpy())
+    unknown = task.is_unknown(outputs, features)
+    return Predicted(
+        values.cpu().numpy(),
+        answers.cpu().numpy(),
+        unknown=None if unknown is None else unknown.cpu().numpy(),
+    )
+
+
+def predicted_batch(model: nn.Module, batch: Batch, task: Task, num_classes: int) -> Predicted:
+    """Return the answers for one batch."""
+    watched = None if task.strangers is None else num_classes
+    outputs, features = _run(model, batch, dtype=None, num_classes=watched)
+    return predicted(outputs, task, features=features)
 
 
 def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -108,7 +131,7 @@ def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None
 
     A class without images is put far outside the unit sphere: nothing is nearest to it.
     """
-    places = F.normalize(_outputs(model, batches, dtype), dim=1)
+    places = F.normalize(run_list(model, batches, dtype=dtype)[0], dim=1)
     labels = torch.from_numpy(batches.images.labels).to(places.device)
     num_classes = batches.images.num_classes
     sums = places.new_zeros(num_classes, places.shape[1]).index_add_(0, labels, places)
@@ -116,20 +139,45 @@ def class_means(model: nn.Module, batches: Batches, *, dtype: torch.dtype | None
     return torch.where(counts > 0, sums / counts.clamp_min(1), _FAR).cpu()
 
 
-def _outputs(
+def run_list(
     model: nn.Module,
     batches: Batches,
-    dtype: torch.dtype | None,
+    *,
+    dtype: torch.dtype | None = None,
     bad: Unreadable | None = None,
-) -> Tensor:
+    num_classes: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the outputs (N, num_outputs) on every image of a list, float32.
+
+    num_classes: of the layer whose inputs are returned too, the features (N, D); None without them.
+    The rest: see `predict_list`.
+    """
     keep_freed_memory()
     model.eval()
-    rows, places = [], []
+    rows, features, places = [], [], []
     with torch.inference_mode():
         for batch in batches.epoch(bad=bad):
-            found = batch.outputs(model, dtype).float()
-            rows.append(found[: 0 if batch.is_stand_in else None])
+            outputs, seen = _run(model, batch, dtype=dtype, num_classes=num_classes)
+            kept = 0 if batch.is_stand_in else None
+            rows.append(outputs[:kept])
             places.append(batch.indices[: len(rows[-1])])
+            if seen is not None:
+                features.append(seen[:kept])
     if bad is not None:
         bad.update(merged(bad))
-    return in_list_order(torch.cat(rows), np.concatenate(places))
+    order = np.concatenate(places)
+    outputs = in_list_order(torch.cat(rows), order)
+    return outputs, in_list_order(torch.cat(features), order) if features else None
+
+
+def _run(
+    model: nn.Module, batch: Batch, *, dtype: torch.dtype | None, num_classes: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return outputs (n, num_outputs) and features (n, D) of a batch, None without num_classes;
+    of several crops the means.
+    """
+    if num_classes is None:
+        return batch.outputs(model, dtype).float(), None
+    with seeing_features(model, num_classes=num_classes) as seen:
+        outputs = batch.outputs(model, dtype).float()
+        return outputs, seen().unflatten(0, (-1, batch.num_crops)).mean(dim=1)

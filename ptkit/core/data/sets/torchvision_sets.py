@@ -6,6 +6,7 @@ knows before it reads them.
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,17 @@ def _fetched(known: KnownSet, root: Path, fetch: Fetch) -> list[Any]:
 
 def _open(known: KnownSet, root: Path, *, download: bool) -> list[Any]:
     target = getattr(datasets, known.target)
-    return [
-        target(str(root), download=download, **known.options, **which)
-        for which in known.parts.values()
-    ]
+    opened = []
+    for which in known.parts.values():
+        make = partial(target, str(root), **known.options, **which)
+        try:
+            # Some sets refuse to download what the part before has brought.
+            opened.append(make(download=False))
+        except (RuntimeError, OSError):
+            if not download:
+                raise
+            opened.append(make(download=True))
+    return opened
 
 
 def _images(data: Any, known: KnownSet) -> Iterator[SetImage]:

@@ -100,8 +100,13 @@ def resized_pixels(t: v2.Resize, pixels: Pixels) -> Pixels | None:
 def can_crop_into(t: v2.RandomResizedCrop | v2.Resize) -> bool:
     """Say whether `_resize_into` gives the pixels of torchvision."""
     is_usual = mode_of(t.interpolation) == InterpolationMode.BILINEAR and t.antialias is True
+    return is_usual and is_rounded_in_each_pass(InterpolationMode.BILINEAR)
+
+
+def is_rounded_in_each_pass(mode: InterpolationMode) -> bool:
+    """Say whether this machine resizes uint8 as such, a side after the other."""
     # Elsewhere torchvision resizes floats and rounds them; where, differs by its version.
-    return is_usual and bool(_geometry._do_native_uint8_resize_on_cpu(InterpolationMode.BILINEAR))
+    return bool(_geometry._do_native_uint8_resize_on_cpu(mode))
 
 
 def crop_into(

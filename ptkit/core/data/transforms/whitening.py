@@ -61,13 +61,16 @@ class LinearTransformation(nn.Module):
         channels, height, width = images.shape[-3:]
         if reason := misfit(self, (height, width), channels):
             raise ValueError(reason)
-        if images.device not in self._on:
-            # They are copied there once.
-            matrix, mean = self._on[torch.device("cpu")]
-            self._on[images.device] = matrix.to(images.device), mean.to(images.device)
-        matrix, mean = self._on[images.device]
+        matrix, mean = self.on(images.device)
         flat = images.reshape(-1, self.num_values) - mean
         return (flat @ matrix).reshape(images.shape)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the matrix and the mean on a device, where they are copied once."""
+        if device not in self._on:
+            matrix, mean = self._on[torch.device("cpu")]
+            self._on[device] = matrix.to(device), mean.to(device)
+        return self._on[device]
 
 
 def linear_floats(t: LinearTransformation, images: Tensor, _draws: Draws) -> Tensor:

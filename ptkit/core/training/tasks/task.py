@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptkit.core.calibration.strangers import Strangers, read_strangers
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import UsageError
@@ -29,7 +30,9 @@ from ptkit.core.wording import nearest
 EMBEDDING = "embedding"
 _TENSORS = ("thresholds", "scale", "shift", "class_means", "counted")
 # Distances on the unit sphere are at most 2: divided by this they make clear probabilities.
-_TEMPERATURE = 0.1
+_SPREAD = 0.1
+# What reads outputs as logarithms, up to a constant, of probabilities or of odds.
+_LOGITS = ("softmax", "exp", "negative", "sigmoid", "nearest")
 
 
 def _shares(values: Tensor) -> Tensor:
@@ -64,11 +67,13 @@ class Task:
     """How outputs are read; what checkpoints carry as `task`.
 
     kind: SINGLE, MULTI, REGRESSION or EMBEDDING. activation: name of a decoder of that kind.
-    thresholds: (K,), the probabilities above which a class counts as present; for MULTI.
+    thresholds: (K,), the probabilities above which a class counts as present, for MULTI; or above
+    which it is answered.
     scale, shift: (D,), from the model's units to the labels'; for REGRESSION.
     class_means: (K, D), the mean point of each class; for EMBEDDING.
     counted: bool (K,), which classes count in accuracy: not those that the loss ignores; None for
-    all.
+    all. temperature: what outputs are divided by before they become probabilities.
+    strangers: what tells images unlike the training images; for SINGLE.
     """
 
     kind: str
@@ -78,20 +83,33 @@ class Task:
     shift: Tensor | None = None
     class_means: Tensor | None = None
     counted: Tensor | None = None
+    temperature: float | None = None
+    strangers: Strangers | None = None
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether a temperature changes the probabilities as it should."""
+        return self.kind != REGRESSION and self.activation in _LOGITS
 
     def on(self, device: torch.device) -> "Task":
         """Return the task with its tensors on a device, so that no batch waits for a copy."""
         given = [name for name in _TENSORS if getattr(self, name) is not None]
-        return replace(self, **{name: getattr(self, name).to(device) for name in given})
+        moved = {name: getattr(self, name).to(device) for name in given}
+        strangers = None if self.strangers is None else self.strangers.on(device)
+        return replace(self, **moved, strangers=strangers)
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K), or numbers (n, D) in the labels' units."""
-        found = DECODERS[self.kind][self.activation](outputs.float())
-        if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
-            return found * self.scale + self.shift
+        heat = 1.0 if self.temperature is None else self.temperature
         if self.kind == EMBEDDING:
             assert self.class_means is not None
-            return F.softmax(-torch.cdist(found, self.class_means) / _TEMPERATURE, dim=1)
+            found = F.normalize(outputs.float(), dim=1)
+            return F.softmax(-torch.cdist(found, self.class_means) / (_SPREAD * heat), dim=1)
+        # Not divided by 1: the same numbers as without a temperature.
+        outputs = outputs.float() if heat == 1.0 else outputs.float() / heat
+        found = DECODERS[self.kind][self.activation](outputs)
+        if self.kind == REGRESSION and self.scale is not None and self.shift is not None:
+            return found * self.scale + self.shift
         return found
 
     def answers(self, outputs: Tensor) -> Tensor:
@@ -104,6 +122,31 @@ class Task:
         if self.kind == MULTI:
             return values > (0.5 if self.thresholds is None else self.thresholds)
         return values.argmax(dim=1) if self.kind == EMBEDDING else values
+
+    def is_unknown(self, outputs: Tensor, features: Tensor | None = None) -> Tensor | None:
+        """Return for which images the answer is withheld, bool (n,); None where it never is.
+
+        The class is no more probable than its threshold, or the image is a stranger. features:
+        (n, D), needed where there are `strangers`.
+        """
+        found = None
+        if self.kind in (SINGLE, EMBEDDING) and self.thresholds is not None:
+            values, answers = self.values(outputs), self.answers(outputs)
+            found = values.gather(1, answers[:, None])[:, 0] <= self.thresholds[answers]
+        if self.strangers is not None:
+            is_strange = self.strangeness(outputs, features) > self.strangers.limit
+            found = is_strange if found is None else found | is_strange
+        return found
+
+    def strangeness(self, outputs: Tensor, features: Tensor | None) -> Tensor:
+        """Return how strange images are (n,), see `Strangers.scores`."""
+        assert self.strangers is not None
+        assert features is not None
+        return self.strangers.scores(self.plain_chances(outputs), features)
+
+    def plain_chances(self, outputs: Tensor) -> Tensor:
+        """Return probabilities (n, K) as they are without a temperature."""
+        return replace(self, temperature=None).values(outputs)
 
     def counts(self, labels: Tensor) -> Tensor:
         """Return which images of classes (n,) count in accuracy, bool (n,)."""
@@ -120,7 +163,13 @@ class Task:
     def as_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds under `task`."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        return {"kind": self.kind, "activation": self.activation, **tensors, "temperature": None}
+        return {
+            "kind": self.kind,
+            "activation": self.activation,
+            **tensors,
+            "temperature": self.temperature,
+            "unknown": self.strangers and self.strangers.as_dict(),
+        }
 
 
 def read_task(task: Mapping[str, Any]) -> Task:
@@ -137,7 +186,15 @@ def read_task(task: Mapping[str, Any]) -> Task:
             f"no way to read outputs is called {activation}{nearest(activation, DECODERS[kind])}"
         )
     # Older checkpoints lack what came later.
-    return Task(kind, activation, **{name: task.get(name) for name in _TENSORS})
+    tensors = {name: task.get(name) for name in _TENSORS}
+    # Of training a tensor, of `ptkit calibrate` plain numbers.
+    if isinstance(tensors["thresholds"], list):
+        tensors["thresholds"] = torch.tensor(tensors["thresholds"], dtype=torch.float32)
+    unknown = task.get("unknown")
+    strangers = None if unknown is None else read_strangers(unknown)
+    return Task(
+        kind, activation, **tensors, temperature=task.get("temperature"), strangers=strangers
+    )
 
 
 # The metrics of each kind of task, the main one first, and whether the most or the least is best.

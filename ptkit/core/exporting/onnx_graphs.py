@@ -1,0 +1,154 @@
+"""ONNX files: made by torch's exporters, run by onnxruntime."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.exporting.answering import Answering, Interface, Run
+from ptkit.core.exporting.metadata import Description
+from ptkit.core.exporting.quiet import quietly
+from ptkit.core.exporting.torch_files import traced_of
+from ptkit.core.wording import amount, reason_of
+
+INSTALL = "pip install 'ptkit[export]'"
+# torch's exporter writes this one by itself; others are converted from it.
+OPSET, OLDEST_OPSET = 18, 18
+# What one file of protobuf may hold.
+_MOST_BYTES = 2**31 - 1
+# How far an exporter's graph may be off on its trials before the other exporter is asked.
+_NEAR = 1e-4
+
+
+def check_onnx(opset: int) -> None:
+    """Refuse what cannot be made here, before any work.
+
+    Raises:
+        UsageError: a library is missing, or an opset that it does not know.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--to onnx needs onnx, onnxscript and onnxruntime: {INSTALL}") from error
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UsageError(f"--opset must be {OLDEST_OPSET} to {newest}, found {opset}")
+
+
+def onnx_of(module: Answering, interface: Interface, *, opset: int) -> Any:
+    """Return a module as an ONNX model, from the first exporter whose graph computes the same.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    faults = []
+    for exporter in (_from_export, _from_torchscript):
+        try:
+            with quietly(), torch.no_grad():
+                model = exporter(module, interface, opset)
+                fault = _fault_of(model, module, interface, opset)
+        # An exporter may raise anything of a model that it cannot take.
+        except Exception as error:
+            fault = reason_of(error)
+        if fault is None:
+            return model
+        faults.append(fault[:200])
+    raise CheckpointError(f"this model cannot be exported to ONNX: {faults[0]}")
+
+
+def _from_export(module: Answering, interface: Interface, opset: int) -> Any:
+    program = torch.onnx.export(
+        module,
+        (interface.example,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=[interface.output],
+        dynamic_shapes={"images": interface.dimensions},
+        opset_version=opset,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _from_torchscript(module: Answering, interface: Interface, opset: int) -> Any:
+    import onnx
+
+    # Not a path, as newer annotations ask for: what is in memory needs no place.
+    file: Any = io.BytesIO()
+    torch.onnx.export(
+        traced_of(module, interface),
+        (interface.example,),
+        file,
+        dynamo=False,
+        input_names=["images"],
+        output_names=[interface.output],
+        dynamic_axes={"images": interface.axes, interface.output: {0: "batch"}},
+        opset_version=opset,
+    )
+    return onnx.load_from_string(file.getvalue())
+
+
+def _fault_of(model: Any, module: Answering, interface: Interface, opset: int) -> str | None:
+    """Say what is wrong with a graph, if anything, by what it makes of a few images."""
+    versions = {one.domain: one.version for one in model.opset_import}
+    if versions.get("") != opset:
+        return f"torch's exporter has no opset {opset} for it, only {versions.get('')}"
+    run = runner_of(model.SerializeToString())
+    for trial in interface.trials():
+        expected, found = module(trial).numpy(), run(trial.numpy())
+        if found.shape != expected.shape:
+            return f"of {len(trial)} images it makes {found.shape}"
+        # NaN is not near. Float16 has its own limit, and is compared later.
+        if not module.is_half and not np.abs(found - expected).max() <= _NEAR:
+            return f"its results differ by {np.abs(found - expected).max():.2g}"
+    return None
+
+
+def write_onnx(path: Path, model: Any, description: Description) -> None:
+    """Write an ONNX model with its metadata.
+
+    Raises:
+        CheckpointError: it is larger than such a file may be.
+    """
+    import onnx
+
+    if (size := model.ByteSize()) > _MOST_BYTES:
+        raise CheckpointError(
+            f"an ONNX file holds up to 2.1 GB, and the model has {amount(size)}: take"
+            " --precision fp16, or --to torch-export"
+        )
+    _forget_sources(model.graph)
+    onnx.helper.set_model_props(model, description.properties())
+    path.write_bytes(model.SerializeToString())
+
+
+def _forget_sources(graph: Any) -> None:
+    """Take out where in which files of this machine each node comes from, in place."""
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+
+
+def runner_of(source: Path | bytes) -> Run:
+    """Return what runs an ONNX model, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Errors come as exceptions too.
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        source if isinstance(source, bytes) else str(source),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+
+    def run(images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = session.run(None, {"images": images})[0]
+        return found
+
+    return run

@@ -1,0 +1,98 @@
+"""Exported files that PyTorch reads: torch.export, TorchScript, and weights as safetensors."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptkit.core.exporting.answering import Answering, Interface, Run
+from ptkit.core.exporting.metadata import FILE, Description
+from ptkit.core.exporting.quiet import quietly
+
+
+def write_torch_export(
+    path: Path, module: Answering, interface: Interface, description: Description
+) -> None:
+    """Write a graph that torch.export.load reads."""
+    with quietly(), torch.inference_mode(False), torch.no_grad():
+        program = torch.export.export(
+            module,
+            (interface.example,),
+            dynamic_shapes={"images": interface.dimensions},
+            strict=False,
+        )
+        for node in program.graph.nodes:
+            # The files of this machine are nobody's business.
+            node.meta.pop("stack_trace", None)
+        torch.export.save(program, path, extra_files={FILE: description.as_json()})
+
+
+def write_torchscript(
+    path: Path, module: Answering, interface: Interface, description: Description
+) -> None:
+    """Write a graph that torch.jit.load reads, also from C++."""
+    with quietly(), torch.no_grad():
+        traced = traced_of(module, interface)
+        torch.jit.save(traced, path, _extra_files={FILE: description.as_json()})
+
+
+def traced_of(module: Answering, interface: Interface) -> torch.jit.ScriptModule:
+    """Return the module as TorchScript: the model traced, what stands before it compiled."""
+    traced: torch.jit.ScriptModule = torch.jit.trace(
+        _compiled(module), interface.example, check_trace=False
+    )
+    return traced
+
+
+def _compiled(module: Answering) -> Answering:
+    """Return the module with its preprocessing compiled: tracing would settle sizes for good."""
+    if module.preprocessing is None:
+        return module
+    before = torch.jit.script(module.preprocessing)
+    compiled = Answering(module.model, module.read, preprocessing=before)
+    compiled.is_half = module.is_half
+    return compiled.eval()
+
+
+def write_safetensors(path: Path, model: nn.Module, description: Description) -> None:
+    """Write the weights alone, under the names of the model's state dict."""
+    from safetensors.torch import save
+
+    # Tied weights would be refused; each name gets its own.
+    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in own.items()}
+    # Not save_file, whose files are for the owner alone.
+    path.write_bytes(save(contiguous, {"format": "pt", **description.properties()}))
+
+
+def runner_of_torch_export(path: Path) -> Run:
+    """Return what runs a file of torch.export."""
+    with quietly():
+        return _runner(torch.export.load(path).module())
+
+
+def runner_of_torchscript(path: Path) -> Run:
+    """Return what runs a file of TorchScript."""
+    with quietly():
+        return _runner(torch.jit.load(path))
+
+
+def runner_of_weights(path: Path, module: Answering) -> Run:
+    """Return what runs the weights in a file, in the model that they are of."""
+    from safetensors.torch import load_file
+
+    model = copy.deepcopy(module.model)
+    model.load_state_dict(load_file(path), strict=True)
+    return _runner(Answering(model.float(), module.read))
+
+
+def _runner(module: Callable[[Tensor], Tensor]) -> Run:
+    def run(images: np.ndarray) -> np.ndarray:
+        # Not inference_mode: the graph of torch.export would refuse its tensors.
+        with quietly(), torch.no_grad():
+            return module(torch.from_numpy(images)).numpy()
+
+    return run

@@ -1,0 +1,227 @@
+"""Real images through an exported file and through the model that it is of."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ptkit.core.comparing.runs import read_run
+from ptkit.core.data import images as decoder
+from ptkit.core.data.keyed import spread
+from ptkit.core.data.labels import MULTI, REGRESSION
+from ptkit.core.data.lists import ImageList, check_image
+from ptkit.core.data.transforms.pipeline import Pipeline
+from ptkit.core.errors import DataError, UsageError
+from ptkit.core.exporting.answering import Run
+from ptkit.core.training.tasks.task import Task
+from ptkit.looking.evaluation import read_matching_list
+from ptkit.looking.image_sources import find_images
+from ptkit.looking.subject import Subject
+
+# How far a probability may be off, and of int8 the share of right answers.
+LIMITS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-2}
+# Two answers this near in probability are a tie, which rounding decides.
+_TIE = 1e-6
+_AT_ONCE = 32
+
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images to replay, and whether their labels are known."""
+
+    images: ImageList
+    has_labels: bool
+
+    def some(self, count: int) -> "Labelled":
+        """Return at most so many of them, spread over the list."""
+        rows = np.array(spread(range(len(self.images)), count))
+        return Labelled(self.images.subset(rows), self.has_labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """How an exported file compares with its model.
+
+    difference: the largest between two probabilities, or numbers, those in standard deviations of
+    the labels. num_changed: how many answers are others. metric: what the scores are; None without
+    labels.
+    """
+
+    num_images: int
+    difference: float
+    num_changed: int
+    metric: str | None = None
+    score: float | None = None
+    original_score: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dict(vars(self))
+
+    def fault(self, precision: str) -> str | None:
+        """Say why this is not near enough for a precision, if it is not."""
+        limit = LIMITS[precision]
+        if precision == "int8":
+            assert self.score is not None
+            assert self.original_score is not None
+            if self.score >= self.original_score - limit:
+                return None
+            return (
+                f"its accuracy is {self.score:.2%}, the model's {self.original_score:.2%}: int8"
+                " costs more than a point; --precision fp16 costs less"
+            )
+        # NaN is not near.
+        if not self.difference <= limit:
+            return (
+                f"its results differ from the model's by up to {self.difference:.2g} on"
+                f" {self.num_images} images, {limit:g} is allowed of {precision}"
+            )
+        if precision == "fp32" and self.num_changed:
+            return f"{self.num_changed} of {self.num_images} answers are others than the model's"
+        return None
+
+
+def find_replayed(subject: Subject, images: str | None, *, root: Path | None) -> Labelled:
+    """Return the images of a list, a folder, or of the run's validation list.
+
+    Raises:
+        UsageError: none is named, and the model is not in a run.
+        DataError: they cannot be read, or are of other classes.
+    """
+    if images is None:
+        if subject.weights.run is None:
+            raise UsageError(
+                f"{subject.weights.source} is not in a run, whose validation images would be"
+                " replayed: name a list or a folder with --images"
+            )
+        file = Path(read_run(subject.weights.run).settings.data.valid)
+        if not file.is_file():
+            raise DataError(
+                f"the run's validation list {file} is not there: name another list with --images"
+            )
+        return _of_list(file, subject, root=root)
+    if Path(images).suffix == ".txt":
+        return _of_list(Path(images), subject, root=root)
+    found = find_images([images], subject.class_names, root=root)
+    # Before anything is exported: its name may be wrong.
+    decoder.read(found.image_path(0))
+    return Labelled(found, has_labels=False)
+
+
+def _of_list(file: Path, subject: Subject, *, root: Path | None) -> Labelled:
+    listed, _ = read_matching_list(file, subject, root=root)
+    check_image(listed, 0)
+    return Labelled(listed, has_labels=True)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an exported file takes: decoded images as they are, or after the pipeline."""
+
+    pipeline: Pipeline
+    as_pixels: bool
+
+    @property
+    def num_crops(self) -> int:
+        """How many inputs an image is."""
+        return 1 if self.as_pixels else self.pipeline.num_crops
+
+    def batches(self, images: ImageList) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield rows of a list with what the file takes for them; images of one size together.
+
+        Raises:
+            DataError: an image that cannot be read.
+        """
+        for start in range(0, len(images), _AT_ONCE):
+            by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+            for row in range(start, min(start + _AT_ONCE, len(images))):
+                one = self._of(images.image_path(row))
+                by_size.setdefault(one.shape, []).append((row, one))
+            for group in by_size.values():
+                yield [row for row, _ in group], np.concatenate([one for _, one in group])
+
+    def _of(self, path: str) -> np.ndarray:
+        pixels = decoder.read(path, alpha=self.pipeline.alpha)
+        if self.as_pixels:
+            return pixels[None]
+        view = self.pipeline.view(pixels)
+        found: np.ndarray = view.reshape(-1, *view.shape[-3:]).numpy()
+        return found
+
+
+def replay(
+    subject: Subject, labelled: Labelled, run: Run, inputs: Inputs, *, workers: int = 0
+) -> Replayed:
+    """Run images through both and compare.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    images, task = labelled.images, subject.task
+    expected, _ = subject.predict(images, device="cpu", workers=workers)
+    found = np.empty_like(expected.values)
+    for rows, batch in inputs.batches(images):
+        values = run(batch)
+        found[rows] = values.reshape(len(rows), inputs.num_crops, -1).mean(axis=1)
+    answers = _answers(found, task)
+    difference = np.abs(found - expected.values)
+    if task.kind == REGRESSION and task.scale is not None:
+        difference = difference / np.maximum(task.scale.numpy(), 1e-12)
+    score = _score(answers, labelled, expected.rows, task)
+    return Replayed(
+        num_images=len(images),
+        # Not max of the array alone: it would pass NaN by.
+        difference=float(difference.max()),
+        num_changed=_num_changed(answers, expected.values, expected.answers, task),
+        metric=None if score is None else _metric(task),
+        score=score,
+        original_score=_score(expected.answers, labelled, expected.rows, task),
+    )
+
+
+def _answers(values: Values, task: Task) -> npt.NDArray[Any]:
+    if task.kind == REGRESSION:
+        return values
+    if task.kind == MULTI:
+        return np.asarray(values > _thresholds(task))
+    return np.asarray(values.argmax(axis=1))
+
+
+def _thresholds(task: Task) -> Any:
+    return 0.5 if task.thresholds is None else task.thresholds.numpy()
+
+
+def _num_changed(
+    answers: npt.NDArray[Any], values: Values, expected: npt.NDArray[Any], task: Task
+) -> int:
+    """Return how many images have another answer that is not a tie."""
+    if task.kind == REGRESSION:
+        return 0
+    if task.kind == MULTI:
+        is_tie = np.abs(values - _thresholds(task)) <= _TIE
+        return int(((answers != expected) & ~is_tie).any(axis=1).sum())
+    rows = np.arange(len(values))
+    return int((values[rows, expected] - values[rows, answers] > _TIE).sum())
+
+
+def _metric(task: Task) -> str:
+    return {MULTI: "every label right", REGRESSION: "mean absolute error"}.get(
+        task.kind, "accuracy"
+    )
+
+
+def _score(
+    answers: npt.NDArray[Any], labelled: Labelled, rows: npt.NDArray[np.int64], task: Task
+) -> float | None:
+    if not labelled.has_labels or not len(rows):
+        return None
+    labels, answers = labelled.images.labels[rows], answers[rows]
+    if task.kind == REGRESSION:
+        return float(np.abs(answers - labels).mean())
+    same = answers == labels
+    return float((same.all(axis=1) if same.ndim == 2 else same).mean())

@@ -1,0 +1,115 @@
+import pytest
+import torch
+
+import ptkit
+from ptkit.core.models.checkpoints import save_checkpoint
+from ptkit.core.models.zoo import build_model
+
+from example_run import CLASSES, write_images  # isort: skip
+
+# A small member of each family, with the pixels of a side.
+TORCHVISION = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "maxvit_t": 224,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32,
+    "regnet_y_400mf": 32,
+    "resnet18": 32,
+    "resnext50_32x4d": 32,
+    "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 64,
+    "swin_t": 64,
+    "swin_v2_t": 64,
+    "vgg11": 32,
+    "vit_b_32": 64,
+    "wide_resnet50_2": 32,
+}
+OURS = {"lenet": 32, "resnet8": 16, "resnet20": 16, "whitenet": 16, "efficientnet_lite0": 64}
+TIMM = {f"timm:test_{family}": 96 for family in ("resnet", "convnext", "vit", "efficientnet")}
+ALL = {**TORCHVISION, **OURS, **TIMM}
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch):
+    """A function that exports a fresh model of a call; photographs become its size by a crop."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path, per_class=1)
+
+    def exported(call, size, *, geometry=None, task=None, **wanted):
+        channels = 1 if geometry and "Grayscale()" in geometry else 3
+        model, text = build_model(call, num_classes=3, size=size, seed=1, channels=channels)
+        geometry = geometry or [f"Resize({size + 4})", f"CenterCrop({size})"]
+        normalize = "Normalize(mean=[0.5], std=[0.25])"
+        contents = {
+            "kind": "best",
+            "model": {"call": text, "num_classes": 3},
+            "classes": list(CLASSES),
+            "task": task or {"kind": "single-label", "activation": "softmax"},
+            "pipeline": {
+                "calls": [*geometry, "ToTensor()", normalize],
+                "size": size,
+                "channels": channels,
+            },
+            "state_dict": model.state_dict(),
+        }
+        save_checkpoint(tmp_path / "ckpt.pkl", contents)
+        # timm's code runs only where the user names it.
+        again = call if call.startswith("timm:") else None
+        return ptkit.export("ckpt.pkl", images="images", model=again, **wanted)
+
+    return exported
+
+
+@pytest.mark.parametrize("call", ["whitenet", *list(TIMM)[1:3]])
+def test_networks_of_several_kinds_agree_as_torchscript(export, call):
+    assert export(call, ALL[call], to="torchscript").replayed.difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ALL)
+def test_every_family_agrees_as_onnx(export, call):
+    assert export(call, ALL[call]).replayed.difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ALL)
+@pytest.mark.parametrize("to", ["torch-export", "torchscript"])
+def test_every_family_agrees_in_the_formats_of_torch(export, call, to):
+    assert export(call, ALL[call], to=to).replayed.difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["resnet18", "convnext_tiny", "swin_t", "timm:test_vit"])
+def test_half_precision_agrees_within_a_hundredth(export, call):
+    assert 0 < export(call, ALL[call], precision="fp16").replayed.difference < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "torch-export", "torchscript"])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ["Resize((16, 16), interpolation=InterpolationMode.BICUBIC)", "RandomVerticalFlip(p=1)"],
+        ["Resize(18, max_size=24)", "Pad(2, fill=[9, 99, 199])", "CenterCrop(16)"],
+        ["PadToSquare(fill=114)", "Resize((16, 16))"],
+        ["Resize(20)", "CenterCrop(16)", "Grayscale()"],
+    ],
+    ids=str,
+)
+def test_every_step_is_in_every_graph(export, geometry, to):
+    assert export("resnet8", 16, geometry=geometry, to=to).replayed.difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "torch-export", "torchscript"])
+def test_an_embedding_answers_by_the_nearest_mean(export, to):
+    means = torch.nn.functional.normalize(torch.eye(3) + 0.1, dim=1)
+    task = {"kind": "embedding", "activation": "nearest", "class_means": means}
+    assert export("lenet", 32, task=task, to=to).replayed.difference < 1e-5

@@ -1,0 +1,50 @@
+"""Calibration error and temperature."""
+
+import numpy as np
+import pytest
+
+from ptkit.core.calibration.temperature import (
+    best_temperature,
+    bins_of,
+    cross_entropy,
+    expected_calibration_error,
+    two_halves,
+)
+
+
+def softmax(values):
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(true):
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 2, (4000, 4))
+    chances = softmax(values / true)
+    labels = (rng.random((4000, 1)) > chances.cumsum(axis=1)).sum(axis=1).clip(0, 3)
+    found = best_temperature(lambda t: cross_entropy(softmax(values / t), labels))
+    assert found == pytest.approx(true, rel=0.1)
+
+
+def test_the_calibration_error_is_the_weighted_gap_of_bins_of_equal_size():
+    rng = np.random.default_rng(1)
+    sure = rng.random(100)
+    right = rng.random(100) < 0.5
+    order = np.argsort(sure)
+    gaps = [
+        len(part) / 100 * abs(np.mean(sure[part]) - np.mean(right[part]))
+        for part in np.array_split(order, 15)
+    ]
+    assert expected_calibration_error(sure, right) == pytest.approx(sum(gaps))
+
+
+def test_few_probabilities_are_in_few_bins_each_once():
+    parts = bins_of(np.array([0.3, 0.1, 0.2]))
+    assert np.concatenate(parts).tolist() == [1, 2, 0]
+
+
+def test_halves_have_every_index_once():
+    first, second = two_halves(11, seed=3)
+    assert sorted([*first, *second]) == list(range(11))
+    assert len(first) == 5

@@ -163,7 +163,7 @@ def fault_of_values(contents: Mapping[str, Any]) -> str | None:
     """Say what of a checkpoint's values would fill the machine's memory, if anything."""
     if fault := fault_of_pipeline(contents["pipeline"]["calls"]):
         return fault
-    return _fault_of_task(contents["task"], num_classes=len(contents["classes"]))
+    return fault_of_task(contents)
 
 
 def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:

@@ -4,7 +4,7 @@
 # make package the wheel and the source package in dist/, checked, and the four lines run where the wheel is installed
 # make site    the documentation as a site, in site/
 # make bench   the benchmarks: make bench IMAGES=FOLDER TEST=FOLDER PHOTOS=FOLDER [DEVICE=cuda]; make bench-split one of
-#              them (targets below); make bench-docs puts the last results into docs/speed.md and docs/distributed.md
+#              them (targets below); make bench-docs puts the last results into docs/speed.md
 #
 # VENV is the environment: made where it is missing, and kept while pyproject.toml stays the same. With
 # CONSTRAINTS=constraints/lowest.txt it has the oldest versions that ptkit works with. BENCH_VENV is that of the programs
@@ -176,9 +176,8 @@ bench-table:
 	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python"
 
 bench-docs:
-	for page in docs/speed.md docs/distributed.md; do \
-		$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python" \
-			--docs $$page || exit 1; done
+	$(RUN) benchmarks/table.py "$(BENCH_FOLDER)/rows.jsonl" "$(BENCH_FOLDER)" --peers "$(BENCH_VENV)/bin/python" \
+		--docs docs/speed.md
 
 bench-ready: bench-images install-dev bench-peers
 	@mkdir -p "$(BENCH_FOLDER)"

@@ -50,27 +50,22 @@ def calibrate(
     ckpt: a checkpoint or a run folder. only: of temperature, thresholds and unknown. The rest is
     explained by `ptkit calibrate --help`; `uncalibrate` undoes it.
 
-    >>> result = ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"])
-    >>> result.found.heat.value > 0
+    >>> ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found.heat.value > 0
     True
 
     Raises:
         CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
-        DataError: a list that cannot be read or has too few images that are new to the model, or no
-            training list.
+        DataError: a list that cannot be read, too few images new to the model, no training list.
         UsageError: a part that cannot be fitted, or a setting of a part that is not.
     """
     from ptkit.core.config import ON_BAD
     from ptkit.core.device import choose_device
-    from ptkit.looking.calibrating import THRESHOLDS, UNKNOWN, Wishes
+    from ptkit.looking.calibrating import Wishes
     from ptkit.looking.calibrating import calibrate as calibrate_in_place
     from ptkit.looking.subject import load_subject
 
-    wanted = {"target_precision": (target_precision, THRESHOLDS), "known": (known, UNKNOWN),
-              "train": (train, UNKNOWN)}  # fmt: skip
-    for name, (value, part) in wanted.items():
-        if value is not None and only is not None and part not in only:
-            raise UsageError(f"{name} is for the part {part}, which `only` leaves out")
+    of_parts = {"target_precision": target_precision, "known": known, "train": train}
+    _check_parts(only, [name for name, value in of_parts.items() if value is not None])
     wishes = Wishes(
         None if only is None else tuple(dict.fromkeys(only)),
         precision=0.95 if target_precision is None else target_precision,
@@ -92,11 +87,19 @@ def calibrate(
         on_bad=on_bad,
         root=path_or_none(root),
     )
-    weights = subject.weights
-    return CalibrateResult(
-        found, weights.shown_path, ckpt, kept, weights.run, weights.described,
-        wishes.precision, wishes.known,
-    )  # fmt: skip
+    of = subject.weights
+    shares = wishes.precision, wishes.known
+    return CalibrateResult(found, of.shown_path, ckpt, kept, of.run, of.described, *shares)
+
+
+def _check_parts(only: Sequence[str] | None, given: Sequence[str]) -> None:
+    """Refuse settings of a part that is not fitted."""
+    from ptkit.looking.calibrating import THRESHOLDS, UNKNOWN
+
+    parts = {"target_precision": THRESHOLDS, "known": UNKNOWN, "train": UNKNOWN}
+    for name in given:
+        if only is not None and parts[name] not in only:
+            raise UsageError(f"{name} is for the part {parts[name]}, which `only` leaves out")
 
 
 def uncalibrate(ckpt: StrPath) -> Path:
@@ -105,6 +108,9 @@ def uncalibrate(ckpt: StrPath) -> Path:
     Raises:
         CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
         UsageError: it has none.
+
+    >>> ptkit.uncalibrate("ckpt.pkl").name
+    'ckpt.pkl'
     """
     from ptkit.looking.calibrating import remove_calibration
 

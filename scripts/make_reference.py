@@ -41,6 +41,7 @@ EXAMPLES = {
     "viz-transforms": 'ptkit viz-transforms data/3/0003.png --transform "RandomRotation(10)"',
     "gradcam": 'ptkit gradcam runs/1 data/3/0003.png --layers "layer2.*"',
     "confmat": "ptkit confmat runs/1 test.txt",
+    "calibrate": "ptkit calibrate runs/2 valid.txt",
     "compare": "ptkit compare runs/1 runs/2",
     "diagnose": "ptkit diagnose runs/1",
     "report": "ptkit report runs/1",

@@ -156,7 +156,7 @@ def test_wrong_images_are_named_and_written(here):
     shown = done("images", "--out", "found").stdout
     with open("found/wrong.csv", newline="") as file:
         wrong = list(csv.DictReader(file))
-    rows = ptkit.predict("ckpt.pkl", "images").rows
+    rows = sorted(ptkit.predict("ckpt.pkl", "images").rows, key=lambda row: -row["probability"])
     expected = [(r["path"], r["true"], r["class"]) for r in rows if r["true"] != r["class"]]
     assert [(row["path"], row["true"], row["class"]) for row in wrong] == expected
     assert f"{len(expected)} images wrong" in shown

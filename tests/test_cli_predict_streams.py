@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from example_run import write_images, write_run
 from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 from ptkit.looking import subject as subjects
 from ptkit.looking.predictions import begin_prediction
 from ptkit.looking.subject import Subject, load_subject
@@ -83,6 +85,15 @@ def test_what_was_done_stays_when_it_fails(small_batches, monkeypatch):
     with open("found/predictions.part.csv", newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [row["path"] for row in whole[:5]]
     assert not Path("found/predictions.csv").exists()
+
+
+def test_damaged_weights_are_a_checkpoint_error_that_names_an_image(here):
+    contents = read_checkpoint(Path("ckpt.pkl"))
+    contents["state_dict"]["conv1.weight"][0, 0, 0, 0] = torch.nan
+    save_checkpoint(Path("runs/1/ckpt.pkl"), contents)
+    result = RUN.invoke(app, ["predict", "ckpt.pkl", "images", "--jsonl"])
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "gives NaN or infinite outputs for images/blue/0.png: " in result.stderr
 
 
 @pytest.mark.slow

@@ -44,9 +44,10 @@ with joined():
         loss="CrossEntropyLoss(weight=[1, 2, 3])", metric="auroc", tensorboard=False,
         pictures=False, device="cpu", out="runs", transforms=["RandomCrop(16, padding=2)"],
     )
+    # One step: later ones choose other triplets where rounding differs. Its last batch has 2 images.
     usual = dict(
-        epochs=1, model="lenet", batch_size=10, link=None, tensorboard=False, pictures=False,
-        device="cpu", out="runs", accumulate=2,
+        epochs=1, model="lenet", batch_size=23, link=None, tensorboard=False, pictures=False,
+        device="cpu", out="runs", accumulate=3,
     )
     mixed = ["RandomCrop(16, padding=2)", "RandomChoice([MixUp(alpha=0.4), CutMix()])"]
     ptkit.train(name=sys.argv[1] + "-mixed", transforms=mixed, **usual)

@@ -74,7 +74,7 @@ def test_a_model_that_timm_does_not_have_is_loaded_as_the_card_says(folder, call
     card = Path("hub/README.md").read_text()
     program = card.partition("```python\n")[2].partition("```")[0]
     shown = {}
-    expected = ptkit.predict(subject.weights.path, str(Path("images/red/0.png")), top=3).rows
+    expected = ptkit.predict(subject.weights.path, "images/red/0.png").rows
     os.chdir("hub")
     program = program.replace("image.jpg", "../images/red/0.png").replace("print(", "shown.extend(")
     exec(program, {"shown": (rows := [])}, shown)
@@ -86,7 +86,6 @@ def test_the_weights_are_those_of_the_checkpoint(folder):
     found, expected = load_file("hub/model.safetensors"), subject.model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert Path("hub/classes.txt").read_text() == "blue\ngreen\nred\n"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +105,18 @@ def test_what_timm_can_say_of_resizing_is_said(calls, expected):
     assert (found and tuple(found.values())) == expected
 
 
+def test_the_checkpoint_in_the_folder_keeps_the_task_and_leaves_the_run_out(folder):
+    run = write_run(folder)
+    task = {"kind": "multi-label", "activation": "sigmoid", "thresholds": torch.tensor([0.2] * 3)}
+    config = {"data": {"train": "/secret/train.txt"}}
+    save_checkpoint(run / "ckpt.pkl", read_checkpoint(run) | {"task": task, "config": config})
+    write_for_hub(load_subject(run), Path("hub"))
+    found = read_checkpoint(Path("hub/ckpt.pkl"))
+    assert (found["task"]["kind"], "config" in found) == ("multi-label", False)
+    assert ptkit.predict("hub", "images").rows == ptkit.predict(run, "images").rows
+    assert "secret" not in Path("hub/README.md").read_text()
+
+
 def test_files_that_are_there_are_not_replaced(folder):
     subject, _ = exported(folder, "resnet8()")
     with pytest.raises(UsageError, match=r"model\.safetensors is there already"):
@@ -116,9 +127,9 @@ def test_export_writes_the_folder_into_the_run(folder):
     run = write_run(folder, TINY)
     done = CliRunner().invoke(app, ["export", "runs/1", "--to", "hf", "--model", TINY])
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"wrote 4 files to {Path('runs/1/export/hf')}, for timm"
+    assert done.stdout.splitlines()[-1] == f"wrote 3 files to {Path('runs/1/export/hf')}, for timm"
     names = sorted(path.name for path in (run / "export" / "hf").iterdir())
-    assert names == ["README.md", "classes.txt", "config.json", "model.safetensors"]
+    assert names == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_flags_without_effect_on_the_folder_are_refused(folder):

@@ -221,3 +221,10 @@ def test_an_exported_checkpoint_gives_the_rows_and_tables_of_the_checkpoint(
         run("confmat", file, "test.txt")[1].splitlines() for file in ("model.onnx", "ckpt.pkl")
     ]
     assert tables[0][:-1] == tables[1][:-1]
+
+
+def test_answers_below_a_threshold_are_withheld(folder):
+    thresholds = {"blue": 0.0, "green": 0.0, "red": 1.0}
+    write_onnx("model.onnx", thresholds=thresholds)
+    found = ptkit.predict("model.onnx", ["images/blue", "images/red"])
+    assert found.unknown.tolist() == [False] * 4 + [True] * 4

@@ -1,7 +1,8 @@
 """`ptkit calibrate`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,33 +21,36 @@ if TYPE_CHECKING:
 # Of so many classes all are named, of more only those that do not reach the precision.
 _MAX_CLASSES = 20
 
+_List = Annotated[
+    Path | None,
+    typer.Argument(metavar="LIST", help="Labelled images that the model was not trained on."),
+]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="temperature|thresholds|unknown",
+        help="Fit only this part; without it all. May be repeated.",
+    ),
+]
+
+_Known = Annotated[
+    float | None,
+    typer.Option(help="Share of the list's images that must not be taken for strangers. [0.95]"),
+]
+
 
 @options.reads_images
 @options.writes_names
 def calibrate(
     printer: Printer,
     ckpt: options.Checkpoint,
-    list_file: Annotated[
-        Path | None,
-        typer.Argument(metavar="LIST", help="Labelled images that the model was not trained on."),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="temperature|thresholds|unknown",
-            help="Fit only this part; without it all. May be repeated.",
-        ),
-    ] = None,
+    list_file: _List = None,
+    only: _Only = None,
     target_precision: Annotated[
         float | None,
         typer.Option(help="Share of the answers that should be right, of each class. [0.95]"),
     ] = None,
-    known: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the list's images that must not be taken for strangers. [0.95]"
-        ),
-    ] = None,
+    known: _Known = None,
     train: Annotated[
         Path | None,
         typer.Option(help="List that the model was trained with; by default that of its run."),
@@ -75,11 +79,7 @@ def calibrate(
             "LIST": list_file, "--only": only, "--target-precision": target_precision,
             "--known": known, "--train": train, "--root": root, "--out": out,
         }  # fmt: skip
-        if needless := [name for name, value in given.items() if value]:
-            raise UsageError(f"--remove only undoes a calibration: leave out {needless[0]}")
-        file = api.uncalibrate(ckpt)
-        printer.say(f"{file} answers again as before it was calibrated")
-        printer.result({"checkpoint": str(file), "removed": True})
+        _remove(printer, ckpt, given)
         return
     if list_file is None:
         raise UsageError("name a list of images to calibrate with, such as valid.txt, or --remove")
@@ -99,6 +99,15 @@ def calibrate(
     printer.say("\n".join(_lines(result)))
     _draw(printer, result, out)
     end_without(result.found.skipped)
+
+
+def _remove(printer: Printer, ckpt: Path, given: Mapping[str, Any]) -> None:
+    """Undo a calibration. given: what is for making one."""
+    if needless := [name for name, value in given.items() if value]:
+        raise UsageError(f"--remove only undoes a calibration: leave out {needless[0]}")
+    file = api.uncalibrate(ckpt)
+    printer.say(f"{file} answers again as before it was calibrated")
+    printer.result({"checkpoint": str(file), "removed": True})
 
 
 def _draw(printer: Printer, result: "CalibrateResult", out: Path | None) -> None:

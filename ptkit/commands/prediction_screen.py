@@ -48,7 +48,7 @@ class PredictionScreen:
     def add(self, part: "Answers") -> None:
         """Print some answers, or keep them for the end."""
         from ptkit.core.files import csv_bytes
-        from ptkit.looking.prediction_scores import Tally, wrong_of
+        from ptkit.looking.prediction_scores import Tally, surest, wrong_of
 
         # First: what is printed below counts as done, wherever a signal comes.
         self.num_done += len(part.paths)
@@ -69,7 +69,7 @@ class PredictionScreen:
         self._tally.add(part)
         wrong = list(wrong_of(part))
         self._num_wrong += len(wrong)
-        self._wrong += wrong[: _MAX_WRONG - len(self._wrong)]
+        self._wrong = surest([*self._wrong, *wrong], _MAX_WRONG)
 
     @contextmanager
     def kept_if_stopped(self, files: "PredictionFiles | None") -> Iterator[None]:
@@ -104,7 +104,8 @@ class PredictionScreen:
             lines = [(w.path, w.true, w.answer, _percent(w.probability)) for w in self._wrong]
             count = counted(self._num_wrong, "image")
             more = self._num_wrong - len(lines)
-            title = f"{count} wrong" + (f", {more:,} more in wrong.csv of --out" if more else "")
+            others = f", the surest {len(lines)}; wrong.csv of --out has all" if more else ""
+            title = f"{count} wrong{others}"
             self.say(f"\n{title}\n" + table(["image", "true", "answer", "probability"], lines))
 
     def _print_kept(self) -> None:

@@ -36,7 +36,11 @@ def draw_calibration(found: Calibration, pictures: PictureFolder, *, source: str
             answered = each.answered / each.total, each.right / each.answered
         sureness = found.sureness(is_after=True)
         drawn["coverage"] = _draw_coverage(
-            sureness, found.right, pictures, answered=answered, footer=footer
+            (sureness, found.right),
+            pictures,
+            answered=answered,
+            point="each half with the thresholds of the other",
+            footer=footer,
         )
     add_events(pictures, drawn)
 
@@ -50,7 +54,13 @@ def draw_coverage(found: Evaluation, pictures: PictureFolder) -> None:
         shares = found.num_answered / len(rows), found.num_right_answered / found.num_answered
         answered = shares
     footer = f"{found.images.file}, n = {len(rows):,} · {found.source}"
-    drawn = _draw_coverage(sureness, right, pictures, answered=answered, footer=footer)
+    drawn = _draw_coverage(
+        (sureness, right),
+        pictures,
+        answered=answered,
+        point="what predict answers",
+        footer=footer,
+    )
     add_events(pictures, {"coverage": drawn})
 
 
@@ -133,19 +143,20 @@ def _draw_reliability(found: Calibration, pictures: PictureFolder, footer: str) 
 
 
 def _draw_coverage(
-    sureness: np.ndarray,
-    right: np.ndarray,
+    answers: tuple[np.ndarray, np.ndarray],
     pictures: PictureFolder,
     *,
     answered: tuple[float, float] | None,
+    point: str,
     footer: str,
 ) -> np.ndarray:
-    curve = coverage_curve(sureness, right)
+    """answers: their probabilities (n,), and which are right (n,)."""
+    curve = coverage_curve(*answers)
     places = np.linspace(0, len(curve.coverage) - 1, min(len(curve.coverage), _MOST_ROWS))
     columns = (curve.probability, curve.coverage, curve.accuracy)
     kept = [column[places.round().astype(int)].tolist() for column in columns]
     header = ["probability", "coverage", "accuracy"]
     pictures.add_csv("coverage.csv", header, list(zip(*kept, strict=True)))
     return pictures.add_figure(
-        "coverage.png", coverage_figure(curve, answered=answered, footer=footer)
+        "coverage.png", coverage_figure(curve, answered=answered, point=point, footer=footer)
     )

@@ -85,7 +85,7 @@ def convert_weights(
         raise UsageError(f"{source} holds bare weights: add --model NAME{looks}")
     subject = subject_of(weights, **given)
     make_folder(file.parent)
-    save_checkpoint(file, _checkpoint_of(subject))
+    save_checkpoint(file, checkpoint_of_subject(subject))
     done = subject.weights
     return _converted(
         file,
@@ -174,8 +174,8 @@ def _write_again(
 _WITHOUT = {"format", "format_version", "ptkit_version", "train"}
 
 
-def _checkpoint_of(subject: Subject) -> dict[str, Any]:
-    """Return the contents of a checkpoint of bare weights and the user's answers."""
+def checkpoint_of_subject(subject: Subject) -> dict[str, Any]:
+    """Return the contents of a checkpoint that holds what its use needs, and nothing of a run."""
     weights = subject.weights
     if weights.mean is None or weights.std is None:
         raise CheckpointError(f"{weights.source} does not say how its images are normalised")

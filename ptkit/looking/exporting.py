@@ -20,7 +20,6 @@ from ptkit.core.exporting.answering import Answering, Interface, Run
 from ptkit.core.exporting.metadata import Description, is_exported
 from ptkit.core.exporting.preprocessing import preprocessing_of
 from ptkit.core.files import check_no_link, make_folder
-from ptkit.core.models.onnx_model import OnnxModel
 from ptkit.core.training.tasks.task import Task
 from ptkit.core.wording import check_choice, reason_of
 from ptkit.looking.hub import HUB
@@ -127,8 +126,6 @@ def export_model(
         DataError: an image or a list that cannot be read.
         StorageError: the disk refused.
     """
-    if isinstance(subject.model, OnnxModel):
-        raise UsageError(f"{subject.weights.source} is exported already: name the checkpoint")
     wanted = wanted.checked(subject.task)
     file = _target(subject, wanted, out)
     pipeline = subject.parse_pipeline()

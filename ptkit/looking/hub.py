@@ -15,6 +15,7 @@ from ptkit.core.exporting.hub_folder import (
 )
 from ptkit.core.files import check_no_link
 from ptkit.core.training.tasks.task import EMBEDDING
+from ptkit.looking.converting import checkpoint_of_subject
 from ptkit.looking.model_card import default_name, model_card
 from ptkit.looking.subject import Subject
 
@@ -43,7 +44,8 @@ HUB = "hf"
 
 
 def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
-    """Write model.safetensors, config.json, classes.txt and a model card.
+    """Write model.safetensors, config.json and a model card; and, where timm has no such model, a
+    checkpoint.
 
     folder: by default RUN/export/hf.
 
@@ -86,7 +88,8 @@ def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
         is_timm=is_timm,
         geometry=timm_geometry(weights.pipeline) is not None,
     )
-    files = write_hub_folder(folder, model, config, card=card)
+    own = None if is_timm else checkpoint_of_subject(subject)
+    files = write_hub_folder(folder, model, config, card=card, checkpoint=own)
     return HubFolder(folder, tuple(files), is_timm, weights.lines)
 
 

@@ -12,6 +12,7 @@ from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
 from ptkit.core.config import FLAGS, KEYWORDS, Settings
 from ptkit.core.config_layers import to_layer
 from ptkit.core.data.labels import REGRESSION, SINGLE
+from ptkit.core.parts.calls import names_code, parse
 from ptkit.core.training.tasks.metrics import majority_of
 from ptkit.core.wording import counted, one_line
 from ptkit.looking.run_history import read_layer_log
@@ -58,18 +59,14 @@ def _what(subject: Subject) -> str:
 def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
     weights = subject.weights
     if not is_timm:
-        given = {
-            "model": f'"{_code(weights.call or "")}"',
-            "mean": _numbers(weights.mean),
-            "std": _numbers(weights.std),
-            "size": weights.size,
-            "classes": '"classes.txt"',
-        }
-        lines = "".join(f"    {name}={value},\n" for name, value in given.items())
+        call = weights.call or ""
+        # Code that a file names is run only if it is named again.
+        again = f', model="{_code(call)}"' if names_code(parse(call)) else ""
         return (
             "In the folder with these files:\n\n```python\nimport ptkit\n\n"
-            f'model = ptkit.load(\n    "model.safetensors",\n{lines})\n'
-            'print(model.predict("image.jpg", top=3))\n```'
+            f'model = ptkit.load("ckpt.pkl"{again})\n'
+            'print(model.predict("image.jpg"))\n```\n\n'
+            "`model.safetensors` has the weights alone."
         )
     steps = (
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
@@ -86,11 +83,6 @@ def _use(subject: Subject, *, is_timm: bool, geometry: bool) -> str:
         f"print({last})\n```\n\n"
         "From the Hub: `hf-hub:USER/NAME` in the place of `local-dir:FOLDER`."
     )
-
-
-def _numbers(values: Sequence[float] | None) -> str:
-    # As Normalize has them in the pipeline.
-    return "[" + ", ".join(f"{value:.6g}" for value in values or ()) + "]"
 
 
 def _preprocessing(subject: Subject) -> str:
@@ -218,8 +210,8 @@ def _value(value: Any) -> str:
 
 def _limits(run: FoundRun | None, checkpoint: Mapping[str, Any]) -> str:
     lines = [
-        "It knows its classes only, and gives one of them for any picture.",
-        "The figures are those of images like the ones of its data. For others, test it first.",
+        "It knows its classes only, and answers with them for any picture.",
+        "Images unlike those of its training may get worse answers: test it on your own first.",
     ]
     found = run.predictions if run is not None else None
     if found is not None:

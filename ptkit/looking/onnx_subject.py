@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
+from ptkit.core.data.labels import REGRESSION, SINGLE
 from ptkit.core.data.lists import read_classes
 from ptkit.core.data.transforms.completion import complete, evaluation_geometry
 from ptkit.core.errors import CheckpointError, DataError, UsageError
@@ -82,7 +82,7 @@ def _task(file: OnnxFile, about: Mapping[str, Any]) -> Task:
     if kind == EMBEDDING:
         kind = SINGLE
     thresholds = about.get("thresholds")
-    if kind != MULTI or thresholds is None:
+    if thresholds is None:
         return Task(kind, "none")
     if missing := [name for name in names if name not in thresholds]:
         raise CheckpointError(f"{file.path} has no threshold of the class {missing[0][:80]}")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ptkit.core.errors import StorageError
 from ptkit.core.files import csv_bytes, make_folder, sync_folder, write_atomically, write_csv
 from ptkit.looking.answers import Answers
-from ptkit.looking.prediction_scores import Scores, Tally, Wrong, wrong_of
+from ptkit.looking.prediction_scores import Scores, Tally, Wrong, surest, wrong_of
 
 
 class PredictionFiles:
@@ -89,7 +89,7 @@ class PredictionFiles:
             # Also without a row: one of an earlier prediction would pass for this one's.
             file = self.folder / "wrong.csv"
             header = ("path", "true", "class", "probability")
-            write_csv(file, header, map(_wrong_cells, self._wrong))
+            write_csv(file, header, map(_wrong_cells, surest(self._wrong)))
             self.files.append(file)
 
     def _write_used(self, file: BinaryIO) -> None:

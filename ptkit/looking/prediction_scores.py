@@ -1,6 +1,6 @@
 """How right a model's answers are, where some of the images have labels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,6 +198,11 @@ def wrong_of(part: Answers) -> Iterator[Wrong]:
         is_unknown = part.unknown is not None and bool(part.unknown[row])
         said = "unknown" if is_unknown else names[answer]
         yield Wrong(path, names[int(part.labels[row])], said, float(part.values[row, answer]))
+
+
+def surest(wrong: Sequence[Wrong], limit: int | None = None) -> list[Wrong]:
+    """Return wrong answers, those with the largest probability first; equal ones in order."""
+    return sorted(wrong, key=lambda one: -(one.probability or 0))[:limit]
 
 
 def _compared(part: Answers) -> np.ndarray:

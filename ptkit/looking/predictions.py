@@ -99,8 +99,7 @@ def predict_parts(
 
     threshold: the probability below which an image is unknown, in the place of those that the
     checkpoint has for its classes; where images have several classes, the one above which each is
-    present. on_bad: `skip` puts images that cannot be read into the
-    answers' `errors`.
+    present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
 
     Raises:
         UsageError: `top` where classes are not ranked, or a threshold that is no probability or is

@@ -32,11 +32,9 @@ from ptkit.core.sizes import evaluation_batch_size
 from ptkit.core.training.prediction import Predicted, predict_list, predicted_parts
 from ptkit.core.training.tasks.task import Task, read_task
 from ptkit.core.wording import check_choice
-from ptkit.looking.same_sizes import same_sizes
+from ptkit.looking.same_sizes import HowPixels, predict_pixel_parts, predict_pixels
 
 BoolArray = npt.NDArray[np.bool_]
-# Images that are sorted by their sizes together, where their answers come in parts.
-_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ class Subject:
             UsageError: not a device, or one that is not there.
         """
         if self.takes_pixels:
-            return self._predict_by_size(images, workers, bad), None
+            found = predict_pixels(self.model, images, self._how(workers), bad=bad)
+            self._check_finite(found)
+            return found, None
         # Steps of the user's own run in processes, which would wait for the garbage collector.
         with closing(self.batches(images, device=device, workers=workers)) as batches:
             model = self.model.to(batches.device)
@@ -96,37 +96,8 @@ class Subject:
             self._check_finite(found)
             return found, self.trained_on(batches)
 
-    def _predict_by_size(
-        self, images: ImageList, workers: int, bad: Unreadable | None
-    ) -> Predicted:
-        pipeline = Pipeline.of((Call("ToTensor"),), alpha=self.weights.alpha)
-        parts, places = [], []
-        for some, together in same_sizes(images):
-            unread: Unreadable | None = None if bad is None else {}
-            sampling = Sampling(together, rank=here())
-            with closing(Batches(images.subset(some), pipeline, sampling, workers=workers)) as few:
-                parts.append(predict_list(self.model, few, task=self.task, bad=unread))
-            places.append(some)
-            if bad is not None:
-                bad.update({int(some[place]): why for place, why in (unread or {}).items()})
-        order = np.argsort(np.concatenate(places))
-        found = Predicted(
-            np.concatenate([part.values for part in parts])[order],
-            np.concatenate([part.answers for part in parts])[order],
-        )
-        self._check_finite(found)
-        return found
-
-    def _parts_by_size(
-        self, images: ImageList, workers: int, bad: Unreadable | None
-    ) -> Iterator[tuple[Predicted, None]]:
-        for start in range(0, len(images), _AT_ONCE):
-            rows = range(start, min(start + _AT_ONCE, len(images)))
-            unread: Unreadable | None = None if bad is None else {}
-            found = self._predict_by_size(images.subset(rows), workers, unread)
-            if bad is not None:
-                bad.update({start + place: why for place, why in (unread or {}).items()})
-            yield found, None
+    def _how(self, workers: int) -> HowPixels:
+        return HowPixels(self.task, self.weights.alpha, workers)
 
     def _check_finite(self, found: Predicted) -> None:
         if num_bad := int((~np.isfinite(found.values)).any(axis=1).sum()):
@@ -148,7 +119,9 @@ class Subject:
             yield self.predict(images, device=device, workers=workers, bad=bad)
             return
         if self.takes_pixels:
-            yield from self._parts_by_size(images, workers, bad)
+            for found in predict_pixel_parts(self.model, images, self._how(workers), bad=bad):
+                self._check_finite(found)
+                yield found, None
             return
         batches = self.batches(images, device=device, workers=workers)
         trained_on = self.weights.image_hashes

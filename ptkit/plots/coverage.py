@@ -35,18 +35,21 @@ def coverage_curve(sureness: np.ndarray, right: np.ndarray) -> CoverageCurve:
 
 @style.house_style()
 def coverage_figure(
-    curve: CoverageCurve, *, answered: tuple[float, float] | None, footer: str
+    curve: CoverageCurve, *, answered: tuple[float, float] | None, point: str, footer: str
 ) -> Figure:
     """Draw the curve, and the point where thresholds and the check for strangers stand.
 
     answered: coverage and accuracy of what they let pass; None without them, or if it is nothing.
+    point: what it is, in words.
     """
     everything = f"{style.percent(float(curve.accuracy[-1]))} of all"
     title = f"How right is it when it may say unknown? {everything}"
     if answered is not None:
         shares = [style.percent(share) for share in answered]
         title += f", {shares[1]} of the {shares[0]} that it answers"
-    notes = ["Line: only the most probable answers are given. Point: as the checkpoint does it."]
+    notes = [
+        "Line: only the most probable answers are given." + f" Point: {point}." * bool(answered)
+    ]
     page = style.new_page(_WIDTH, _HEIGHT + 58, title=title, notes=notes, footer=footer)
     axes = page.axes(_LEFT, 14, _WIDTH - _LEFT - 12, _HEIGHT)
     axes.plot(curve.coverage, curve.accuracy, color=style.BLUE, linewidth=2, clip_on=False)

@@ -13,10 +13,13 @@ from ptkit import __version__
 from ptkit.core.errors import UsageError
 from ptkit.core.files import make_folder, write_atomically
 from ptkit.core.models import timm_models
+from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.parts.calls import Call, Symbol, parse, parse_all
 
 # Their names are the Hub's.
-WEIGHTS, CONFIG, CARD, CLASSES = "model.safetensors", "config.json", "README.md", "classes.txt"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+# Ours, with all that its use needs.
+CHECKPOINT = "ckpt.pkl"
 _TOLERANCE = 1e-4
 # What timm calls the arguments of torchvision's models.
 _TIMM_NAMES = {"in_channels": "in_chans"}
@@ -73,9 +76,16 @@ def hub_config(model: HubModel) -> tuple[dict[str, Any], bool]:
 
 
 def write_hub_folder(
-    folder: Path, model: HubModel, config: Mapping[str, Any], *, card: str
+    folder: Path,
+    model: HubModel,
+    config: Mapping[str, Any],
+    *,
+    card: str,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write the files of a Hub's repository into a folder and return them; other files stay.
+
+    checkpoint: the contents of a ckpt.pkl beside them, for models that timm does not have.
 
     Raises:
         UsageError: a file that is there already.
@@ -88,19 +98,21 @@ def write_hub_folder(
         name: tensor.detach().clone().contiguous()
         for name, tensor in model.module.state_dict().items()
     }
-    names = "".join(f"{name}\n" for name in model.class_names)
     contents = {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
-        CLASSES: names.encode(),
         CARD: card.encode(),
     }
     files = [folder / name for name in contents]
+    if checkpoint is not None:
+        files.append(folder / CHECKPOINT)
     if there := [file for file in files if file.exists()]:
         raise UsageError(f"{there[0]} is there already, and is not replaced: name a new folder")
     make_folder(folder)
-    for file, data in zip(files, contents.values(), strict=True):
-        write_atomically(file, data)
+    for name, data in contents.items():
+        write_atomically(folder / name, data)
+    if checkpoint is not None:
+        save_checkpoint(folder / CHECKPOINT, checkpoint)
     return files
 
 

@@ -1,7 +1,7 @@
 """What each key of a checkpoint holds: compared before anything of it is used."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -161,16 +161,21 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
 
 def fault_of_values(contents: Mapping[str, Any]) -> str | None:
     """Say what of a checkpoint's values would fill the machine's memory, if anything."""
-    pipeline = contents["pipeline"]["calls"]
+    return fault_of_pipeline(contents["pipeline"]["calls"])
+
+
+def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
+    """Say whether calls would make images that fill the machine's memory."""
     numbers = [number for text in pipeline for number in _numbers_in(text)]
     whole = sum(abs(number) for number in numbers if isinstance(number, int))
     if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
         return "its pipeline makes larger images than any model takes"
-    return _fault_of_task(contents["task"], num_classes=len(contents["classes"]))
+    return None
 
 
-def _fault_of_task(task: Mapping[str, Any], *, num_classes: int) -> str | None:
+def fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
+    task, num_classes = contents["task"], len(contents["classes"])
     thresholds = task.get("thresholds")
     if thresholds is not None:
         shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)

@@ -16,7 +16,12 @@ from ptkit import __version__
 from ptkit.core.device import begin_copy
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import write_atomically
-from ptkit.core.models.checkpoint_schema import fault_of_call, fault_of_keys, fault_of_values
+from ptkit.core.models.checkpoint_schema import (
+    fault_of_call,
+    fault_of_keys,
+    fault_of_task,
+    fault_of_values,
+)
 from ptkit.core.models.fitting import with_stem
 from ptkit.core.models.matching import load_whole
 from ptkit.core.models.weight_files import COMMENT, check_zip, read_weight_file
@@ -305,7 +310,7 @@ def validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
         )
     if fault := _fault(contents):
         raise CheckpointError(f"{path} is an incomplete ptkit checkpoint: {fault}")
-    if fault := fault_of_values(contents):
+    if fault := fault_of_values(contents) or fault_of_task(contents):
         raise CheckpointError(f"{path} cannot be used: {fault}")
     return contents
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import parse_json
-from ptkit.core.models.checkpoint_schema import ONNX_SCHEMA, fault_in, fault_of_values
+from ptkit.core.models.checkpoint_schema import ONNX_SCHEMA, fault_in, fault_of_pipeline
 from ptkit.core.models.weight_files import IS_ONNX, first_bytes, known_stranger
 from ptkit.core.wording import reason_of
 
@@ -206,7 +206,7 @@ def _about(model: Any, path: Path) -> Mapping[str, Any] | None:
         )
     if fault := fault_in(about, ONNX_SCHEMA):
         raise CheckpointError(f"the metadata {KEY} of {path} is incomplete: {fault.strip()}")
-    if fault := fault_of_values(about):
+    if fault := fault_of_pipeline(about["pipeline"]["calls"]):
         raise CheckpointError(f"{path} cannot be used: {fault}")
     found: Mapping[str, Any] = about
     return found

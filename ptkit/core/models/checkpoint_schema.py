@@ -161,9 +161,7 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
 
 def fault_of_values(contents: Mapping[str, Any]) -> str | None:
     """Say what of a checkpoint's values would fill the machine's memory, if anything."""
-    if fault := fault_of_pipeline(contents["pipeline"]["calls"]):
-        return fault
-    return fault_of_task(contents)
+    return fault_of_pipeline(contents["pipeline"]["calls"])
 
 
 def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:

@@ -54,7 +54,10 @@ ODD = [3, -1, float("nan"), "text", [], [[]], {}, {"a": {}}, None, True, 10**18,
 
 def test_a_wrong_value_at_any_key_is_an_error_of_ours_or_harmless(saved):
     """Nothing but CheckpointError comes out of reading it."""
-    from ptkit.core.models.checkpoint_schema import fault_of_keys, fault_of_values
+    from ptkit.core.models.checkpoint_schema import (
+        fault_of_keys,
+        fault_of_values,
+    )
 
     count = 0
     for place in places(saved):

@@ -160,8 +160,10 @@ def fault_of_keys(contents: Mapping[str, Any]) -> str | None:
 
 
 def fault_of_values(contents: Mapping[str, Any]) -> str | None:
-    """Say what of a checkpoint's values would fill the machine's memory, if anything."""
-    return fault_of_pipeline(contents["pipeline"]["calls"])
+    """Say what of a checkpoint's values would fill the machine's memory or does not go together, if
+    anything.
+    """
+    return fault_of_pipeline(contents["pipeline"]["calls"]) or _fault_of_task(contents)
 
 
 def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
@@ -173,7 +175,7 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
     return None
 
 
-def fault_of_task(contents: Mapping[str, Any]) -> str | None:
+def _fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
     task, num_classes = contents["task"], len(contents["classes"])
     thresholds = task.get("thresholds")

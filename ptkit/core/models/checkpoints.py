@@ -19,7 +19,6 @@ from ptkit.core.files import write_atomically
 from ptkit.core.models.checkpoint_schema import (
     fault_of_call,
     fault_of_keys,
-    fault_of_task,
     fault_of_values,
 )
 from ptkit.core.models.fitting import with_stem
@@ -310,7 +309,7 @@ def validated(contents: dict[str, Any], path: Path) -> dict[str, Any]:
         )
     if fault := _fault(contents):
         raise CheckpointError(f"{path} is an incomplete ptkit checkpoint: {fault}")
-    if fault := fault_of_values(contents) or fault_of_task(contents):
+    if fault := fault_of_values(contents):
         raise CheckpointError(f"{path} cannot be used: {fault}")
     return contents
 

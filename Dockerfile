@@ -1,11 +1,10 @@
-# ptkit in a container, with torch's build for CPUs:
+# ptkit in a container. TORCH_INDEX is the address of wheels that PyTorch's own page on installing gives for a platform,
+# CPU for the smallest image; without it torch comes from the usual index, with CUDA, several gigabytes larger.
 #
-#     docker build -t ptkit .
+#     docker build --build-arg TORCH_INDEX="$TORCH_INDEX" -t ptkit .
 #     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" ptkit split data/ --ratio 8:1:1
 #
-# For a GPU another index of PyTorch's, and `docker run --gpus all`:
-#
-#     docker build --build-arg TORCH_INDEX=ADDRESS -t ptkit:cuda .
+# For a GPU the address of its CUDA version, and `docker run --gpus all`.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
@@ -15,13 +14,13 @@ COPY ptkit ptkit
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON}-slim
-ARG TORCH_INDEX=ADDRESS
+ARG TORCH_INDEX=""
 # Of pyproject.toml's extras, such as photos,timm,export.
 ARG EXTRAS=photos
 COPY --from=build /wheels /wheels
 # opencv-python needs libraries of a screen (libGL), which a slim image lacks; the headless build of the same version
 # does not.
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch torchvision \
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch torchvision \
     && pip install --no-cache-dir "$(ls /wheels/ptkit-*.whl)[${EXTRAS}]" \
     && opencv=$(pip show opencv-python | sed -n 's/^Version: //p') \
     && pip uninstall --yes opencv-python \

@@ -108,6 +108,9 @@ def uncalibrate(ckpt: StrPath) -> Path:
     Raises:
         CheckpointError: no such checkpoint, or damaged. StorageError: the disk refused.
         UsageError: it has none.
+
+    >>> ptkit.uncalibrate("ckpt.pkl").name
+    'ckpt.pkl'
     """
     from ptkit.looking.calibrating import remove_calibration
 

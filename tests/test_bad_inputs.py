@@ -24,6 +24,7 @@ import torch
 from example_run import write_run
 from PIL import Image, ImageOps
 from tiny_data import make_lists
+from tiny_onnx import graph, write_onnx
 from typer.testing import CliRunner, Result
 
 from ptkit.cli import app
@@ -667,6 +668,22 @@ def wrong_checkpoint(name: str) -> None:
     Path("sent.pkl").write_bytes(make(Path("ckpt.pkl").read_bytes()))
     run("predict", "sent.pkl", "images/good.png", code=4, said=reason)
     assert not Path("ran").exists()
+
+
+ONNX_FILES: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "truncated": (lambda p: p.write_bytes(write_onnx(p).read_bytes()[:300]), 4, "damaged ONNX"),
+    "HTML": (lambda p: p.write_text("<html>"), 4, "not an ONNX file: it is a web page"),
+    "another input": (lambda p: write_onnx(p, graph(pixels=False)), 4, "expected UINT8"),
+    "without metadata": (lambda p: write_onnx(p, graph(pixels=False), None), 2, "add --mean R,G,B"),
+    "newer format": (lambda p: write_onnx(p, format=2), 4, "a newer ptkit"),
+}
+
+
+@row("ONNX file: truncated, HTML, another input, without metadata, newer format", *ONNX_FILES)
+def wrong_onnx_file(name: str) -> None:
+    make, code, reason = ONNX_FILES[name]
+    make(Path("sent.onnx"))
+    run("predict", "sent.onnx", "images/good.png", code=code, said=reason)
 
 
 # -------------------------------------------------------------------------------------------- runs

@@ -45,6 +45,9 @@ FILES = {
     *("runs/1", "runs/other"),
 }
 NAMES = list(COMMANDS)
+# These train for a second or more.
+LONG = ("finetune", "probe")
+WORKING = [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NAMES]
 READERS = [name for name in NAMES if FILES.intersection(ARGUMENTS.get(name, []))]
 
 
@@ -72,14 +75,14 @@ def run(folder, tmp_path, monkeypatch, blank_pictures):
     return invoke
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WORKING)
 def test_quiet_says_no_more_than_two_lines(run, name):
     done = run(name, *ARGUMENTS[name], "--quiet")
     assert (done.exit_code, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) <= 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WORKING)
 def test_json_is_all_that_is_on_standard_output(run, name):
     done = run(name, *ARGUMENTS[name], "--json")
     assert (done.exit_code, done.stderr) == (0, "")

@@ -44,7 +44,8 @@ with joined():
         loss="CrossEntropyLoss(weight=[1, 2, 3])", metric="auroc", tensorboard=False,
         pictures=False, device="cpu", out="runs", transforms=["RandomCrop(16, padding=2)"],
     )
-    # One step: later ones choose other triplets where rounding differs. Its last batch has 2 images.
+    # One step: later ones choose other triplets where rounding differs. Its last batch has two
+    # images.
     usual = dict(
         epochs=1, model="lenet", batch_size=23, link=None, tensorboard=False, pictures=False,
         device="cpu", out="runs", accumulate=3,

@@ -446,7 +446,7 @@ def test_an_own_loss_that_cannot_be_stepped_on_is_refused(
         check_own_loss(build_loss(parse("own.py:Own"), CLASSES), LABELS, num_outputs=3)
 
 
-@pytest.mark.parametrize("activation", DECODERS[SINGLE].keys() - {"none"})
+@pytest.mark.parametrize("activation", sorted(DECODERS[SINGLE].keys() - {"none"}))
 def test_the_probabilities_of_one_class_add_up_to_one(activation: str) -> None:
     values = Task(SINGLE, activation).values(OUTPUTS)
     torch.testing.assert_close(values.sum(1), torch.ones(2))

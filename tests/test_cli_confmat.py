@@ -226,6 +226,7 @@ def test_several_labels_have_rates_for_each_class(paths):
     assert (found["map"], found["accuracy"]) == (overall["map"], overall["accuracy"])
 
 
+@pytest.mark.slow
 def test_of_very_many_classes_the_matrix_has_only_the_pairs_that_occur(paths, tmp_path):
     rows = np.eye(1001, dtype=np.float32)[[7, 7, 1000]]
     names = tuple(f"class{k}" for k in range(1001))

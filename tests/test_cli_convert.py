@@ -42,7 +42,14 @@ def run(*arguments):
     return done.exit_code, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["nested.pth", "module.pt", "legacy.pt", "ema.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nested.pth",
+        "module.pt",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("legacy.pt", "ema.pt")),
+    ],
+)
 def test_a_foreign_file_becomes_a_checkpoint_with_the_same_answers(folder, name):
     flags = ["--model", "resnet8", *IMAGES, "--classes", "classes.txt"]
     code, out, err = run("convert", name, *flags, "--out", "new.pkl")

@@ -119,7 +119,14 @@ def test_without_a_size_it_is_the_one_that_the_model_is_made_for(here, call, siz
 
 
 @pytest.mark.parametrize(
-    "call", ["vit_b_16 --size 64", "swin_t --size 64", "regnet_y_400mf --size 32"]
+    "call",
+    [
+        "vit_b_16 --size 64",
+        *(
+            pytest.param(call, marks=pytest.mark.slow)
+            for call in ("swin_t --size 64", "regnet_y_400mf --size 32")
+        ),
+    ],
 )
 def test_no_line_of_the_table_is_wider_than_100_columns(here, call):
     lines = summary(*call.split()).stdout.splitlines()

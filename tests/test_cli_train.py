@@ -44,7 +44,7 @@ def test_json_is_one_object_and_nothing_else(here: Path) -> None:
     found = json.loads(result.stdout)
     assert found.keys() == {
         *("run", "checkpoint", "epochs", "best", "majority", "verdicts"),
-        *("seconds", "images_per_s"),
+        *("seconds", "images_per_s", "odd"),
     }
     assert found["best"].keys() == {"epoch", "accuracy", "loss", "accuracy_interval"}
     assert found["run"] == "runs/x"

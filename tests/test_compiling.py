@@ -139,6 +139,7 @@ def test_gradients_that_a_step_adds_up_outlive_the_replay_of_a_graph() -> None:
     torch.testing.assert_close([p.grad for p in model.parameters()], [*expected])
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler_is_one_line(here: Path) -> None:
     import torch._inductor.config
 

@@ -106,6 +106,7 @@ def test_bash_completes_commands_flags_and_values_that_hold_colons_and_equals_si
     assert in_bash(shell, "train", "--loss", "=", "CrossE") == ["CrossEntropyLoss"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
 def test_zsh_loads_the_script_and_gets_values_and_the_texts_of_flags(shell):
     script = f"autoload -Uz compinit && compinit -u -d {shell}/dump && source {shell}/script.zsh"

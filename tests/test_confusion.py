@@ -80,6 +80,7 @@ def test_every_class_has_its_row_and_column_of_pixels(num_classes):
     assert picture.shape[0] % num_classes == 0
 
 
+@pytest.mark.slow
 def test_mistakes_outside_the_blocks_stay_visible_among_thousands_of_classes():
     matrix = np.eye(1700, dtype=np.int64) * 3
     matrix[3, 100:200] = 1

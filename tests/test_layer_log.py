@@ -182,7 +182,8 @@ def test_what_has_no_meaning_is_not_written(settings, files, here):
     assert [file.name for file in run.glob("*.npz")] == files
 
 
-@pytest.mark.parametrize("name", ["averaged", pytest.param("plain", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("name", ["averaged", "plain"])
 def test_a_run_interrupted_at_each_step_records_as_one_that_was_not(name, here):
     settings = {**QUICK, **RUNS[name], "histograms": False}
     ptkit.train(**settings, name="whole")

@@ -52,7 +52,7 @@ def accuracy_of(digits: Path, loss: dict[str, object]) -> float:
 
 
 # One each of the main ways in which outputs are read; the others in the slow set.
-QUICK = ("CrossEntropyLoss", "TripletMarginLoss", "BCEWithLogitsLoss", "MSELoss")
+QUICK = ("CrossEntropyLoss", "TripletMarginLoss")
 
 
 @pytest.mark.parametrize(
@@ -62,5 +62,6 @@ def test_a_loss_learns_the_digits(name: str, digits: Path) -> None:
     assert accuracy_of(digits, {"call": CALLS[name]}) > 0.9
 
 
+@pytest.mark.slow
 def test_a_hinge_on_distances_learns_the_digits(digits: Path) -> None:
     assert accuracy_of(digits, {"call": "HingeEmbeddingLoss()", "pairs": True}) > 0.9

@@ -104,7 +104,12 @@ def test_multiply_adds_are_those_of_torchs_own_counter(call, size):
 
 
 @pytest.mark.parametrize(
-    ("call", "size"), [("resnet18", 32), ("vit_b_16", 32), ("mobilenet_v3_small", 32)]
+    ("call", "size"),
+    [
+        ("resnet18", 32),
+        ("mobilenet_v3_small", 32),
+        pytest.param("vit_b_16", 32, marks=pytest.mark.slow),
+    ],
 )
 def test_rows_have_the_multiply_adds_that_torchs_counter_gives_to_their_modules(call, size):
     model = built(call, size)
@@ -123,7 +128,10 @@ def encoder():
     return nn.Sequential(nn.Flatten(2), nn.TransformerEncoder(layer, 2), nn.Flatten())
 
 
-@pytest.mark.parametrize(("make", "size"), [(encoder, 4), (torchvision.models.swin_t, 32)])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(encoder, 4), pytest.param(torchvision.models.swin_t, 32, marks=pytest.mark.slow)],
+)
 def test_real_weights_give_the_same_as_shapes_alone_and_as_torchs_counter(make, size):
     model = make()
     found = summarize(model, size)
@@ -140,7 +148,10 @@ def test_attention_is_counted_though_its_layers_are_never_called():
     assert attention.parameters == 16 * 48 + 48 + 16 * 16 + 16
 
 
-@pytest.mark.parametrize(("call", "size"), [("lenet", 32), ("resnet8", 16), ("vit_b_16", 32)])
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [("lenet", 32), ("resnet8", 16), pytest.param("vit_b_16", 32, marks=pytest.mark.slow)],
+)
 def test_rows_of_any_depth_add_up_to_the_model(call, size):
     model = built(call, size)
     totals = summarize(model, size)

@@ -71,7 +71,7 @@ def test_a_sound_run_passes_all_checks_and_trains(here):
     [
         (["--model", "faults.py:Softmax"], "outputs"),
         pytest.param(["--model", "faults.py:Loud"], "initial loss", marks=SLOW),
-        (["--model", "faults.py:Blind"], "one batch"),
+        pytest.param(["--model", "faults.py:Blind"], "one batch", marks=SLOW),
         pytest.param(
             ["--model", "faults.py:Blind", "--transform", "ColorJitter((0, 0))"],
             "input",
@@ -87,6 +87,7 @@ def test_a_fault_stops_the_run_before_it_trains(arguments, failed, here):
     assert not Path("runs/1/ckpt.pkl").exists()
 
 
+@pytest.mark.slow
 def test_images_that_are_not_normalised_are_warned_of(here):
     done = flown(
         "--model",
@@ -100,6 +101,7 @@ def test_images_that_are_not_normalised_are_warned_of(here):
     assert "run `ptkit normstats`" in done.output
 
 
+@pytest.mark.slow
 def test_what_has_no_usual_value_is_not_judged(here):
     assert flown("--model", "own.py:Dropping", "--loss", "TripletMarginLoss()").exit_code == 0
     found = {name: verdict for name, verdict in verdicts().items() if verdict == "n/a"}

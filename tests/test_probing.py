@@ -151,6 +151,7 @@ def test_a_probe_is_a_run_in_which_only_the_head_changes(here):
     assert Path("runs/probed/confusion.png").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_its_own_config_give_the_same_head(here):
     first, second = (ptkit.probe("runs/body", name=name, **QUIET) for name in ("one", "two"))
     again = ptkit.train(config="runs/one/config.toml", name="three")
@@ -161,6 +162,7 @@ def test_the_same_seed_and_its_own_config_give_the_same_head(here):
     assert torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.slow
 def test_mirror_images_count_where_training_may_mirror(here):
     mirrored = ["probe", "--backbone", "runs/body", "--transform", "RandomHorizontalFlip()"]
     assert (
@@ -210,6 +212,7 @@ def test_a_head_that_cannot_be_fitted_is_refused_before_there_is_a_folder(here):
     assert not Path("runs/none").exists()
 
 
+@pytest.mark.slow
 def test_the_precision_is_that_of_the_features(here):
     found = [ptkit.probe("runs/body", precision=p, name=p, **QUIET).run for p in ("fp32", "bf16")]
     heads = [read_checkpoint(run)["state_dict"]["fc.weight"] for run in found]
@@ -267,6 +270,7 @@ def test_more_classes_than_images_have_a_budget_of_all_images():
     assert [part.num_images for part in report.budget] == [4]
 
 
+@pytest.mark.slow
 def test_the_vote_of_neighbours_is_told_and_recorded(here):
     result = CliRunner().invoke(app, ["probe", "--backbone", "runs/body", "--knn", "5", "--json"])
     told = json.loads(result.stdout)["probe"]
@@ -289,7 +293,7 @@ def test_features_are_kept_for_the_next_time(here, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    ["weights", "image", *(pytest.param(k, marks=pytest.mark.slow) for k in ("pipeline", "off"))],
+    ["image", *(pytest.param(k, marks=pytest.mark.slow) for k in ("weights", "pipeline", "off"))],
 )
 def test_features_of_something_else_are_computed_anew(here, monkeypatch, change):
     ptkit.probe("runs/body", name="one", **QUIET)
@@ -313,6 +317,7 @@ def test_features_of_something_else_are_computed_anew(here, monkeypatch, change)
     assert len(calls) == (1 if change == "image" else 2)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_costs_a_line_or_the_run(here, monkeypatch):
     def refuse(*_args):
         raise entries.refusal(OSError(errno.ENOSPC, "No space left on device"))
@@ -326,6 +331,7 @@ def test_a_disk_that_is_full_costs_a_line_or_the_run(here, monkeypatch):
     assert entries.list_entries() == []
 
 
+@pytest.mark.slow
 def test_of_several_backbones_the_best_in_cross_validation_is_taken(here):
     ptkit.train(epochs=1, batch_size=16, model="resnet8", lr=1e-6, name="raw", **QUIET)
     arguments = ["probe", "--backbone", "runs/raw", "--backbone", "runs/body", "--json"]

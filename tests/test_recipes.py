@@ -82,6 +82,7 @@ GIVEN: dict[str, Any] = {
     "root": ["."],
     "relabel": ["corrected.txt"],
     "alpha": ["white"],
+    "fit": ["pad", "stretch", "crop"],
     "size": [24, 64],
     "augment": ["none", "safe", "natural", "auto"],
     "transforms": [("RandomVerticalFlip()",), ("ColorJitter(0.1)", "RandomErasing()")],

@@ -155,7 +155,9 @@ def points(run):
     return known, sorted(read)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [n if n == "mixed" else pytest.param(n, marks=pytest.mark.slow) for n in RUNS]
+)
 def test_interrupted_at_each_step_it_ends_with_the_same_bytes(name, here):
     settings = QUICK | RUNS[name]
     whole = ptkit.train(**settings, name="whole")

@@ -36,8 +36,15 @@ from ptkit.looking.same_sizes import HowPixels, predict_pixel_parts, predict_pix
 
 BoolArray = npt.NDArray[np.bool_]
 # The answers of bare weights, and the flags that give them.
-ANSWER_FLAGS = {"model": "--model", "mean": "--mean", "std": "--std", "size": "--size",
-                "classes": "--classes", "transforms": "--transform", "alpha": "--alpha"}  # fmt: skip
+ANSWER_FLAGS = {
+    "model": "--model",
+    "mean": "--mean",
+    "std": "--std",
+    "size": "--size",
+    "classes": "--classes",
+    "transforms": "--transform",
+    "alpha": "--alpha",
+}
 
 
 @dataclass(frozen=True)

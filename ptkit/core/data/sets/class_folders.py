@@ -119,8 +119,9 @@ def _file_of(
     below = folder / folder_name(image.label, folders)
     stem = _FORBIDDEN.sub("_", image.stem)
     # Two files of one name come from different folders of the set.
-    if f"{below}/{stem}{suffix}".casefold() in taken:
-        stem = f"{len(taken)}-{stem}"
+    number = len(taken)
+    while f"{below}/{stem}{suffix}".casefold() in taken:
+        stem, number = f"{number}-{stem}", number + 1
     taken.add(f"{below}/{stem}{suffix}".casefold())
     return below / f"{stem}{suffix}"
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from ptkit.cli import app
 
 datasets = pytest.importorskip("datasets", exc_type=ImportError)
+import pyarrow.parquet  # noqa: E402
 from datasets import (  # noqa: E402
     ClassLabel,
     Dataset,
@@ -106,6 +107,26 @@ def test_text_is_a_class_and_images_without_one_are_left_out() -> None:
     assert "left out: 1 image of train without a class\nleft out: 1 image of test" in result.stdout
     assert found_in("animals") == ["train/blue/photo2.jpg", "train/red/photo0.jpg",
                                    "train/red/photo3.jpg"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "message"),
+    [
+        (7, encoded(1), "class 7, and there are 2"),
+        (1, None, "gone.jpg"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(label: int, image: bytes | None, message: str) -> None:
+    plain = {"bytes": Value("binary"), "path": Value("string")}
+    data = Dataset.from_dict(
+        {"image": [{"bytes": image, "path": "gone.jpg"}], "label": [label]},
+        features=Features({"image": plain, "label": Value("int64")}),
+    )
+    table = data.data.table.replace_schema_metadata(rows(1).features.arrow_schema.metadata)
+    pyarrow.parquet.write_table(table, "odd.parquet")
+    result = ptkit("data", "hf:animals", "--from", "odd.parquet")
+    assert (result.exit_code, message in result.stderr) == (3, True), result.stderr
+    assert os.listdir() == ["odd.parquet"]
 
 
 def test_of_several_classes_per_image_one_is_chosen() -> None:

@@ -4,21 +4,20 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from ptkit.core.counting import Counting
 from ptkit.core.data.formats import sniff
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.files import make_folder
 from ptkit.core.machine import num_cores
-
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "WebP": ".webp", "TIFF": ".tif",

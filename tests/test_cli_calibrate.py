@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.errors import CheckpointError
+from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 RUN = CliRunner()
@@ -174,6 +174,12 @@ def test_of_many_classes_those_that_are_not_named_are_counted(here, monkeypatch)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("cannot reach it") == 1
     assert "  2 other classes: see thresholds.csv\n" in result.stdout
+
+
+def test_nothing_to_fit_is_an_error(here):
+    with pytest.raises(UsageError, match="no part to fit"):
+        ptkit.calibrate("ckpt.pkl", "valid.txt", only=[])
+    assert "calibration" not in read_checkpoint(CKPT)
 
 
 def test_moved_images_are_found_for_the_check_for_strangers_too(here):

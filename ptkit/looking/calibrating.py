@@ -171,6 +171,8 @@ def _parts_of(subject: Subject, wishes: Wishes) -> tuple[str, ...]:
     can += [THRESHOLDS, *([UNKNOWN] if task.kind == SINGLE else [])]
     if wishes.parts is None:
         return tuple(can)
+    if not wishes.parts:
+        raise UsageError(f"no part to fit: name one of {', '.join(can)}, or none for all")
     for part in wishes.parts:
         if part not in PARTS:
             raise UsageError(f"--only must be one of {', '.join(PARTS)}, found {part!r}")

@@ -1,6 +1,7 @@
 """Sets of the Hugging Face Hub: parquet files, folders and what is said where there is no Hub."""
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def test_one_file_and_a_saved_set_serve_too() -> None:
     assert ptkit("data", "hf:animals", "--from", "animals.parquet", "--out", "a").exit_code == 0
     result = ptkit("data", "hf:animals", "--from", "saved", "--out", "b")
     assert "left out: the splits unsupervised\n" in result.stdout
+    result = ptkit("data", "hf:animals", "--from", "saved", "--out", "c", "--json")
+    assert json.loads(result.stdout)["notes"] == ["left out: the splits unsupervised"]
     # A file alone has no parts.
     assert [f"train/{name}" for name in found_in("a")] == found_in("b")
 

@@ -98,7 +98,8 @@ def _check_parts(only: Sequence[str] | None, given: Sequence[str]) -> None:
     parts = {"target_precision": THRESHOLDS, "known": UNKNOWN, "train": UNKNOWN}
     for name in given:
         if only is not None and parts[name] not in only:
-            raise UsageError(f"{name} is for the part {parts[name]}, which `only` leaves out")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for the part {parts[name]}: add --only {parts[name]}")
 
 
 def uncalibrate(ckpt: StrPath) -> Path:

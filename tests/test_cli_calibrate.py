@@ -234,7 +234,7 @@ def test_several_labels_get_thresholds_and_keep_those_of_training_for_remove(tmp
         (["ckpt.pkl", "--remove"], 2, "has no calibration to remove"),
         (["ckpt.pkl", "valid.txt", "--only", "temprature"], 2, "--only"),
         (["ckpt.pkl", "valid.txt", "--target-precision", "95"], 2, "between 0 and 1"),
-        (["ckpt.pkl", "valid.txt", "--only", "temperature", "--known", "0.9"], 2, "known"),
+        (["ckpt.pkl", "valid.txt", "--only", "temperature", "--known", "0.9"], 2, "--known is"),
         (["ckpt.pkl", "nope.txt"], 3, "nope.txt"),
         (["nope.pkl", "valid.txt"], 4, "nope.pkl"),
         (["bare.pt", "valid.txt"], 2, "bare weights"),

@@ -6,20 +6,19 @@ the user can fix is a `PtkitError`.
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ptkit.api_predictions import ask, subject_of
 from ptkit.api_types import (
-    Counting,
     NormstatsResult,
     PredictKeywords,
     SplitResult,
     StrPath,
     path_or_none,
 )
+from ptkit.core.counting import Counting, uncounted
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_at_least, check_choice
 
@@ -107,7 +106,7 @@ def normstats(
     root: StrPath | None = None,
     alpha: str = "drop",
     out: StrPath | None = None,
-    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+    counting: Counting = uncounted,
 ) -> NormstatsResult:
     """Measure mean and standard deviation per channel, and save them where `train` finds them.
 
@@ -179,7 +178,7 @@ def check(
     *sources: StrPath,
     root: StrPath | None = None,
     workers: int = 0,
-    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+    counting: Counting = uncounted,
 ) -> "CheckUp":
     """Check data before training does: what `ptkit check` prints, without its pictures.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptkit.api_types import StrPath, path_or_none
 from ptkit.core.errors import UsageError
-from ptkit.core.wording import check_choice
+from ptkit.core.wording import check_at_least, check_choice
 
 if TYPE_CHECKING:
     from ptkit.looking.calibrating import Calibration
@@ -74,8 +74,7 @@ def calibrate(
         seed=seed,
     )
     check_choice("--on-bad", on_bad, ON_BAD)
-    if workers < 0:
-        raise UsageError(f"workers must be at least 0, found {workers}")
+    check_at_least(0, workers=workers)
     choose_device(device)
     subject = load_subject(Path(ckpt))
     found, kept = calibrate_in_place(
@@ -99,7 +98,8 @@ def _check_parts(only: Sequence[str] | None, given: Sequence[str]) -> None:
     parts = {"target_precision": THRESHOLDS, "known": UNKNOWN, "train": UNKNOWN}
     for name in given:
         if only is not None and parts[name] not in only:
-            raise UsageError(f"{name} is for the part {parts[name]}, which `only` leaves out")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for the part {parts[name]}: add --only {parts[name]}")
 
 
 def uncalibrate(ckpt: StrPath) -> Path:

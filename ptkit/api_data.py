@@ -1,9 +1,9 @@
 """Public data sets in Python: what `ptkit data` does, as a function that prints nothing."""
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from ptkit.api_types import Counting, StrPath, path_or_none
+from ptkit.api_types import StrPath, path_or_none
+from ptkit.core.counting import Counting, uncounted
 
 if TYPE_CHECKING:
     from ptkit.core.data.sets.exporting import Exported
@@ -15,7 +15,7 @@ def data(
     *,
     source: StrPath | None = None,
     label_column: str | None = None,
-    counting: Counting = lambda _what, _total: nullcontext(lambda _count: None),
+    counting: Counting = uncounted,
 ) -> "Exported":
     """Write a public data set as class folders, OUT/PART/CLASS/IMAGE.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptkit.api_types import StrPath, path_or_none
 from ptkit.core.errors import UsageError
+from ptkit.core.wording import check_at_least
 
 if TYPE_CHECKING:
     from ptkit.looking.exporting import Exported
@@ -54,8 +55,7 @@ def export(
     from ptkit.looking.hub import HUB, write_for_hub
     from ptkit.looking.subject import load_subject
 
-    if workers < 0:
-        raise UsageError(f"workers must be at least 0, found {workers}")
+    check_at_least(0, workers=workers)
     if to == HUB:
         others = {"--precision": precision != "fp32", "--without-preprocessing": not preprocessing,
                   "--images": images, "--opset": opset, "--workers": workers,

@@ -1,8 +1,7 @@
 """What the Python door takes and returns: the settings by their keywords, and the records."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 
 StrPath = str | os.PathLike[str]
-# Called with what is counted and how many there are; gives the function that counts.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class FinetuneSettings(TypedDict, total=False):

@@ -52,6 +52,14 @@ def test_files_of_one_name_both_stay(tmp_path):
     assert found == {"a.jpg": b"\xff\xd8\xff one", "1-A.jpg": b"\xff\xd8\xff two"}
 
 
+def test_a_new_name_is_not_that_of_another_file(tmp_path):
+    images = [SetImage("x", stem, b"\xff\xd8\xff " + bytes([k])) for k, stem in enumerate(
+        ("2-a", "a", "A", "a"))]  # fmt: skip
+    counts, _ = write_parts([Part("", 4, images)], tmp_path, counting)
+    found = [path.read_bytes()[-1] for path in (tmp_path / "x").iterdir()]
+    assert (counts, sorted(found)) == ({"": 4}, [0, 1, 2, 3])
+
+
 def test_a_format_that_nothing_here_reads_becomes_png(tmp_path):
     buffer = io.BytesIO()
     image = Image.new("RGB", (3, 2), (9, 99, 199))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
-from ptkit.core.errors import CheckpointError
+from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 RUN = CliRunner()
@@ -164,6 +164,32 @@ def test_classes_that_cannot_reach_the_precision_are_named_with_an_interval(here
     assert "square" not in {row["class"] for row in of("predict", "test.txt")}
 
 
+def test_of_many_classes_those_that_are_not_named_are_counted(here, monkeypatch):
+    monkeypatch.setattr("ptkit.commands.calibrate._MAX_CLASSES", 1)
+    lines = (here / "valid.txt").read_text().splitlines()
+    # No class is right often.
+    wrong = [f"{line[:-1]}{(int(line[-1]) + 1) % 3}\n" for line in lines]
+    (here / "wrong.txt").write_text("".join(wrong))
+    result = RUN.invoke(app, ["calibrate", "ckpt.pkl", "wrong.txt", "--only", "thresholds"])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("cannot reach it") == 1
+    assert "  2 other classes: see thresholds.csv\n" in result.stdout
+
+
+def test_nothing_to_fit_is_an_error(here):
+    with pytest.raises(UsageError, match="no part to fit"):
+        ptkit.calibrate("ckpt.pkl", "valid.txt", only=[])
+    assert "calibration" not in read_checkpoint(CKPT)
+
+
+def test_moved_images_are_found_for_the_check_for_strangers_too(here):
+    # Where the images of the run's own lists are now.
+    os.renames("images", "moved/images")
+    assert calibrated("valid.txt", "--only", "unknown", "--root", "moved")["num_images"] == 60
+    arguments = ["--only", "unknown", "--train", "train.txt", "--root", "moved"]
+    assert calibrated("valid.txt", *arguments)["num_images"] == 60
+
+
 def test_training_images_of_the_list_are_left_out(here):
     lines = (here / "train.txt").read_text() + (here / "valid.txt").read_text()
     (here / "all.txt").write_text(lines)
@@ -208,7 +234,7 @@ def test_several_labels_get_thresholds_and_keep_those_of_training_for_remove(tmp
         (["ckpt.pkl", "--remove"], 2, "has no calibration to remove"),
         (["ckpt.pkl", "valid.txt", "--only", "temprature"], 2, "--only"),
         (["ckpt.pkl", "valid.txt", "--target-precision", "95"], 2, "between 0 and 1"),
-        (["ckpt.pkl", "valid.txt", "--only", "temperature", "--known", "0.9"], 2, "known"),
+        (["ckpt.pkl", "valid.txt", "--only", "temperature", "--known", "0.9"], 2, "--known is"),
         (["ckpt.pkl", "nope.txt"], 3, "nope.txt"),
         (["nope.pkl", "valid.txt"], 4, "nope.pkl"),
         (["bare.pt", "valid.txt"], 2, "bare weights"),

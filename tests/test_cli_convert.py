@@ -119,6 +119,12 @@ def test_a_model_that_shares_weights_goes_into_safetensors(folder):
         (["module.pt", "--to", "safetensors", "--size", "8"], 2, "--size is of the model"),
         (["ckpt.pkl", "--size", "8", "--out", "new.pkl"], 2, "already stores this: leave out --s"),
         (
+            ["ckpt.pkl", "--classes", "classes.txt", "--out", "new.pkl"],
+            2,
+            "leave out --classes\n",
+        ),
+        (["module.pt", "--model", "resnet8", *IMAGES, "--alpha", "no"], 2, "--alpha must be one"),
+        (
             ["ckpt.pkl"],
             2,
             "ckpt.pkl is there already, and is not replaced: name another with --out",

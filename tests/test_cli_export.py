@@ -211,6 +211,21 @@ def test_errors_are_one_line_with_their_exit_code(run, arguments, code, message)
     assert Path("taken.onnx").read_text() == "of someone"
 
 
+@pytest.mark.parametrize("to", ["torchscript", "safetensors"])
+def test_an_export_replaces_the_one_before(run, to):
+    for _ in range(2):
+        assert export("--to", to).exit_code == 0
+
+
+def test_a_file_of_another_program_at_the_usual_place_stays(run):
+    Path("runs/1/export").mkdir()
+    Path("runs/1/export/model.pt").write_text("of someone")
+    result = export("--to", "torchscript")
+    assert result.exit_code == 2
+    assert f"{Path('runs/1/export/model.pt')} is there already" in result.stderr
+    assert Path("runs/1/export/model.pt").read_text() == "of someone"
+
+
 def test_a_model_outside_of_a_run_needs_images(run):
     Path("runs/1/config.toml").unlink()
     result = export()

@@ -165,6 +165,18 @@ def test_wrong_images_are_named_and_written(here):
     assert [row["class"] for row in scores["classes"]] == list(CLASSES)
 
 
+def test_files_of_an_earlier_prediction_do_not_pass_for_those_of_this_one(here):
+    Path("found").mkdir()
+    Path("found/wrong.csv").write_text("of someone")
+    done("images/red/0.png", "--out", "found")
+    # Nothing was predicted into it before: it is the user's.
+    assert sorted(os.listdir("found")) == ["predictions.csv", "wrong.csv"]
+    done("images", "--out", "found")
+    assert sorted(os.listdir("found")) == ["predictions.csv", "scores.json", "wrong.csv"]
+    done("images/red/0.png", "--out", "found")
+    assert os.listdir("found") == ["predictions.csv"]
+
+
 def test_an_image_below_the_threshold_is_unknown_and_counts_as_wrong(here):
     probabilities = sorted(row["probability"] for row in ptkit.predict("ckpt.pkl", "images").rows)
     middle = (probabilities[5] + probabilities[6]) / 2

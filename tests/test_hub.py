@@ -1,6 +1,7 @@
 """Sets of the Hugging Face Hub: parquet files, folders and what is said where there is no Hub."""
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 from ptkit.cli import app
 
 datasets = pytest.importorskip("datasets", exc_type=ImportError)
+import pyarrow.parquet  # noqa: E402
 from datasets import (  # noqa: E402
     ClassLabel,
     Dataset,
@@ -93,6 +95,8 @@ def test_one_file_and_a_saved_set_serve_too() -> None:
     assert ptkit("data", "hf:animals", "--from", "animals.parquet", "--out", "a").exit_code == 0
     result = ptkit("data", "hf:animals", "--from", "saved", "--out", "b")
     assert "left out: the splits unsupervised\n" in result.stdout
+    result = ptkit("data", "hf:animals", "--from", "saved", "--out", "c", "--json")
+    assert json.loads(result.stdout)["notes"] == ["left out: the splits unsupervised"]
     # A file alone has no parts.
     assert [f"train/{name}" for name in found_in("a")] == found_in("b")
 
@@ -106,6 +110,26 @@ def test_text_is_a_class_and_images_without_one_are_left_out() -> None:
     assert "left out: 1 image of train without a class\nleft out: 1 image of test" in result.stdout
     assert found_in("animals") == ["train/blue/photo2.jpg", "train/red/photo0.jpg",
                                    "train/red/photo3.jpg"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "message"),
+    [
+        (7, encoded(1), "class 7, and there are 2"),
+        (1, None, "gone.jpg"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(label: int, image: bytes | None, message: str) -> None:
+    plain = {"bytes": Value("binary"), "path": Value("string")}
+    data = Dataset.from_dict(
+        {"image": [{"bytes": image, "path": "gone.jpg"}], "label": [label]},
+        features=Features({"image": plain, "label": Value("int64")}),
+    )
+    table = data.data.table.replace_schema_metadata(rows(1).features.arrow_schema.metadata)
+    pyarrow.parquet.write_table(table, "odd.parquet")
+    result = ptkit("data", "hf:animals", "--from", "odd.parquet")
+    assert (result.exit_code, message in result.stderr) == (3, True), result.stderr
+    assert os.listdir() == ["odd.parquet"]
 
 
 def test_of_several_classes_per_image_one_is_chosen() -> None:

@@ -49,6 +49,8 @@ def exported(folder, call):
 def test_timm_loads_the_folder_and_gives_the_same_probabilities(folder, call):
     subject, found = exported(folder, call)
     assert found.is_timm
+    card = Path("hub/README.md").read_text()
+    assert "tags:\n- image-classification\n- timm\n- ptkit\n---" in card
     model = timm.create_model("local-dir:hub", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     path = "images/red/0.png"

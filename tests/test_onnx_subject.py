@@ -108,6 +108,7 @@ def test_a_graph_of_one_size_and_a_fixed_batch_gives_the_same(folder):
         ({"size": (16, 16)}, {}, UsageError, r"add --mean R,G,B, --std R,G,B \(and"),
         ({"size": (16, 16)}, {"size": 8}, UsageError, "images of 16×16 pixels, found --size 8"),
         ({"size": (16, 8)}, ANSWERS, UsageError, "16×8 pixels; only square ones are made"),
+        ({}, {**ANSWERS, "size": 8, "alpha": "no"}, UsageError, "--alpha must be one of drop"),
         ({}, {**ANSWERS, "size": 8, "model": "resnet8"}, UsageError, "leave out --model"),
         ({}, {"size": 8, "mean": [0], "std": [1]}, UsageError, "3 channels: give --mean"),
         ({}, {**ANSWERS, "size": 8, "classes": "two.txt"}, DataError, "2 class names, but"),

@@ -167,7 +167,7 @@ def _of_thresholds(found: "Calibration", precision: float) -> list[str]:
     lines = [f"thresholds for a precision of {precision:g}:"]
     lines += [f"  {name}: {_words(each)}" for name, each in shown if each.is_measured]
     if len(classes) > _MAX_CLASSES:
-        lines.append(f"  {len(classes) - len(failing):,} other classes: see thresholds.csv")
+        lines.append(f"  {len(classes) - len(shown):,} other classes: see thresholds.csv")
     if unmeasured:
         lines.append(
             f"  too few answers to tell, thresholds as they were: {first_of(unmeasured, 20)}"

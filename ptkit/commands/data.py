@@ -66,5 +66,6 @@ def data(
             "source": found.about.source,
             "licence": found.about.licence,
             "citation": found.about.citation,
+            "notes": list(found.about.notes),
         }
     )

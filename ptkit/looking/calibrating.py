@@ -105,6 +105,8 @@ def calibrate_list(
 ) -> Calibration:
     """Fit to a list of labelled images that the model was not trained on.
 
+    root: the folder that the images of this list and of the training list are in now.
+
     Raises:
         CheckpointError: bare weights, which have no place for it.
         DataError: other classes, an image that cannot be read, too few images, or no training list.
@@ -112,7 +114,7 @@ def calibrate_list(
     """
     parts = _parts_of(subject, wishes)
     images, _ = read_matching_list(list_file, subject, root=root)
-    training = _training_images(subject, wishes) if UNKNOWN in parts else None
+    training = _training_images(subject, wishes, root) if UNKNOWN in parts else None
     bad: dict[int, str] | None = {} if on_bad == "skip" else None
     runs = _Runs(subject, device=device, workers=workers, bad=bad)
     outputs, features, trained_on = runs.over(images, has_features=UNKNOWN in parts)
@@ -169,6 +171,8 @@ def _parts_of(subject: Subject, wishes: Wishes) -> tuple[str, ...]:
     can += [THRESHOLDS, *([UNKNOWN] if task.kind == SINGLE else [])]
     if wishes.parts is None:
         return tuple(can)
+    if not wishes.parts:
+        raise UsageError(f"no part to fit: name one of {', '.join(can)}, or none for all")
     for part in wishes.parts:
         if part not in PARTS:
             raise UsageError(f"--only must be one of {', '.join(PARTS)}, found {part!r}")
@@ -197,18 +201,19 @@ def _check_enough(rows: npt.NDArray[np.int64], list_file: Path, *, num_trained_o
         )
 
 
-def _training_images(subject: Subject, wishes: Wishes) -> ImageList:
+def _training_images(subject: Subject, wishes: Wishes, root: Path | None) -> ImageList:
     """Return the images that a checkpoint was trained on, or a sample of them."""
     source, run = subject.weights.source, subject.weights.run
     if wishes.train is not None:
-        images, _ = read_matching_list(wishes.train, subject)
+        images, _ = read_matching_list(wishes.train, subject, root=root)
     elif run is None:
         raise DataError(
             f"{source} is in no run folder that names its training list, to which the check for"
             " strangers is fitted: pass --train LIST, or only --only temperature --only thresholds"
         )
     else:
-        images, _ = read_lists(resolve(read_toml(run / "config.toml")).data)
+        settings = resolve(read_toml(run / "config.toml")).data
+        images, _ = read_lists(settings if root is None else replace(settings, root=str(root)))
         data = (subject.weights.checkpoint or {}).get("data", {})
         if data.get("list_sha256") not in (None, images.sha256):
             raise DataError(

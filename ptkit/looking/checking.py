@@ -1,13 +1,13 @@
 """The check-up of data: finding the images, applying the rules, and showing what was found."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptkit.core.counting import Counting
 from ptkit.core.data.checking.cropping import CropLoss, crop_losses
 from ptkit.core.data.checking.evidence import Evidence, Listing, gather
 from ptkit.core.data.checking.findings import ACTIONS, RULES, Finding, Findings, apply_rules
@@ -19,9 +19,6 @@ from ptkit.core.data.splits.given_parts import PART_NAMES, part_of
 from ptkit.core.data.splits.scanning import Scan
 from ptkit.core.data.splits.sources import Source, scan_source
 from ptkit.core.errors import DataError, UsageError
-
-# Called with what is counted and how many there are; gives the function that counts.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 # What to do, in words.
 HEADINGS = {

@@ -17,13 +17,13 @@ from ptkit.core.models.locate import find_weights, weights_path
 from ptkit.core.models.recognition import recognised
 from ptkit.core.models.weights import Weights, plain_names
 from ptkit.core.wording import check_choice
-from ptkit.looking.subject import Subject, subject_of
+from ptkit.looking.subject import ANSWER_FLAGS, Subject, subject_of
 
 CHECKPOINT, SAFETENSORS = "ckpt", "safetensors"
 # What a file is converted to, and the end of its name.
 FORMS = {CHECKPOINT: ".pkl", SAFETENSORS: ".safetensors"}
 # Said of the images, which a file of weights alone does not hold.
-_OF_IMAGES = {"mean": "--mean", "std": "--std", "classes": "--classes", "alpha": "--alpha"}
+_OF_IMAGES = ("mean", "std", "classes", "alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +116,11 @@ def _new_file(source: str, out: Path | None, ending: str) -> Path:
 def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -> Converted:
     from safetensors.torch import save
 
-    if needless := ", ".join(_OF_IMAGES[name] for name in given if name in _OF_IMAGES):
+    if needless := ", ".join(ANSWER_FLAGS[name] for name in given if name in _OF_IMAGES):
         raise UsageError(f"a .safetensors file holds weights alone: leave out {needless}")
     is_checkpoint = weights.checkpoint is not None
-    if is_checkpoint and given:
-        flags = ", ".join(f"--{name.removesuffix('s')}" for name in given)
-        raise UsageError(
-            f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
-        )
+    if is_checkpoint:
+        _refuse_answers(weights, given)
     if given.get("size") and not given.get("model"):
         raise UsageError("--size is of the model: add --model, or leave it out")
     call, notes = weights.call, weights.notes
@@ -150,11 +147,8 @@ def _write_again(
     weights: Weights, checkpoint: Mapping[str, Any], file: Path, given: Mapping[str, Any]
 ) -> Converted:
     """Write a checkpoint anew: in the present format, and without the state of training."""
-    # It refuses answers that the checkpoint holds; the model need not be built.
-    if flags := ", ".join(f"--{name.removesuffix('s')}" for name in given):
-        raise UsageError(
-            f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
-        )
+    # The model need not be built.
+    _refuse_answers(weights, given)
     kept = {key: value for key, value in checkpoint.items() if key not in _WITHOUT}
     make_folder(file.parent)
     save_checkpoint(file, {**kept, "kind": "best"})
@@ -168,6 +162,14 @@ def _write_again(
         pipeline=weights.pipeline,
         notes=tuple(f"weights of {weights.source}: {note}" for note in dropped),
     )
+
+
+def _refuse_answers(weights: Weights, given: Mapping[str, Any]) -> None:
+    """Raise a UsageError for answers that a checkpoint holds itself."""
+    if flags := ", ".join(ANSWER_FLAGS[name] for name in given):
+        raise UsageError(
+            f"{weights.source} is a checkpoint and already stores this: leave out {flags}"
+        )
 
 
 # What writing adds, and what only `--resume` needs.

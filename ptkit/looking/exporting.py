@@ -186,11 +186,13 @@ def _target(subject: Subject, wanted: Wanted, out: Path | None) -> Path:
     if out is None:
         folder = run / "export" if run is not None else Path("ptkit-export")
         check_no_link(folder, inside=folder.parent)
-        return folder / f"model{suffix}"
+        out = folder / f"model{suffix}"
     if out.suffix != suffix:
         raise UsageError(f"--out {out} must end in {suffix}, as files of --to {wanted.to} do")
     if os.path.lexists(out) and not (out.is_file() and is_exported(out)):
-        raise UsageError(f"--out {out} is there already, and ptkit did not write it: name another")
+        raise UsageError(
+            f"{out} is there already, and ptkit did not write it: name another with --out"
+        )
     return out
 
 

@@ -73,8 +73,7 @@ def find_images(
         if os.path.isdir(source):
             paths += _in_folder(source)
         elif _is_list(source):
-            images = read_list(Path(source), root=root)
-            paths += map(images.image_path, range(len(images)))
+            paths += _paths_of(read_list(Path(source), root=root))
         else:
             paths.append(source)
     if not paths:

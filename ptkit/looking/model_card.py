@@ -43,7 +43,9 @@ def model_card(subject: Subject, *, name: str, is_timm: bool, geometry: bool) ->
         "Limits": _limits(run, checkpoint),
     }
     head = f"---\nlibrary_name: {library}\npipeline_tag: image-classification\ntags:\n"
-    tags = "".join(f"- {tag}\n" for tag in ("image-classification", *{library, "ptkit"}))
+    tags = "".join(
+        f"- {tag}\n" for tag in ("image-classification", *dict.fromkeys((library, "ptkit")))
+    )
     body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
     about = f"`{_code(subject.weights.call or '')}`, {_what(subject)}, trained with ptkit."
     return f"{head}{tags}---\n\n# {_text(name)}\n\n{about}\n\n{body}"

@@ -17,10 +17,7 @@ from ptkit.core.models.weights import Weights
 from ptkit.core.parts.calls import Call
 from ptkit.core.training.tasks.task import DECODERS, EMBEDDING, Task
 from ptkit.core.wording import nearest
-from ptkit.looking.subject import Subject, numbers_of
-
-_NAMES = {"model": "--model", "mean": "--mean", "std": "--std", "size": "--size",
-          "classes": "--classes", "transforms": "--transform", "alpha": "--alpha"}  # fmt: skip
+from ptkit.looking.subject import ANSWER_FLAGS, Subject, check_alpha, numbers_of
 
 
 def load_onnx(path: Path, *, device: str = "auto", workers: int = 0, **answers: Any) -> Subject:
@@ -36,7 +33,10 @@ def load_onnx(path: Path, *, device: str = "auto", workers: int = 0, **answers: 
     """
     if device not in ("auto", "cpu"):
         raise UsageError(f"{path} runs on the CPU, with ONNX Runtime: leave out --device {device}")
-    given = {_NAMES[name]: value for name, value in answers.items() if value not in (None, ())}
+    check_alpha(answers.get("alpha"))
+    given = {
+        ANSWER_FLAGS[name]: value for name, value in answers.items() if value not in (None, ())
+    }
     file = read_onnx(path)
     allowed = set() if file.about else {"--mean", "--std", "--size", "--classes", "--alpha"}
     if needless := ", ".join(flag for flag in given if flag not in allowed):

@@ -19,7 +19,8 @@ class PredictionFiles:
     prediction runs, and what was done stays there if it is interrupted.
 
     At the end `growing` becomes predictions.csv, without columns that are empty. Where images have
-    labels, scores.json and wrong.csv are written too. `files`: what was written at the end.
+    labels, scores.json and wrong.csv are written too; else those beside an earlier predictions.csv
+    are removed. `files`: what was written at the end.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,6 +71,7 @@ class PredictionFiles:
 
     def _finish(self) -> None:
         table = self.folder / "predictions.csv"
+        is_again = table.exists()
         try:
             if len(self._used) == len(self._columns):
                 os.replace(self.growing, table)
@@ -80,17 +82,29 @@ class PredictionFiles:
         except OSError as error:
             raise self._refused(error) from error
         self.files = [table]
+        self._write_scores(self.folder / "scores.json", self.folder / "wrong.csv")
+        if is_again:
+            self._remove_old()
+
+    def _write_scores(self, scores_file: Path, wrong_file: Path) -> None:
         if (scores := self._tally.scores()) is None:
             return
-        file = self.folder / "scores.json"
-        write_atomically(file, (json.dumps(scores.as_dict(), indent=1) + "\n").encode())
-        self.files.append(file)
+        write_atomically(scores_file, (json.dumps(scores.as_dict(), indent=1) + "\n").encode())
+        self.files.append(scores_file)
         if isinstance(scores, Scores):
-            # Also without a row: one of an earlier prediction would pass for this one's.
-            file = self.folder / "wrong.csv"
             header = ("path", "true", "class", "probability")
-            write_csv(file, header, map(_wrong_cells, surest(self._wrong)))
-            self.files.append(file)
+            write_csv(wrong_file, header, map(_wrong_cells, surest(self._wrong)))
+            self.files.append(wrong_file)
+
+    def _remove_old(self) -> None:
+        """Remove what an earlier prediction wrote: it would pass for this one's."""
+        for name in ("scores.json", "wrong.csv"):
+            if (file := self.folder / name) in self.files:
+                continue
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._refused(error) from error
 
     def _write_used(self, file: BinaryIO) -> None:
         for row in self._written():

@@ -35,6 +35,16 @@ from ptkit.core.wording import check_choice
 from ptkit.looking.same_sizes import HowPixels, predict_pixel_parts, predict_pixels
 
 BoolArray = npt.NDArray[np.bool_]
+# The answers of bare weights, and the flags that give them.
+ANSWER_FLAGS = {
+    "model": "--model",
+    "mean": "--mean",
+    "std": "--std",
+    "size": "--size",
+    "classes": "--classes",
+    "transforms": "--transform",
+    "alpha": "--alpha",
+}
 
 
 @dataclass(frozen=True)
@@ -178,8 +188,7 @@ def load_subject(path: Path, *, alpha: str | None = None, **answers: Any) -> Sub
         UsageError: see `subject_of`.
         CheckpointError: no such file, damaged, or see `subject_of`.
     """
-    if alpha is not None:
-        check_choice("--alpha", alpha, ALPHA)
+    check_alpha(alpha)
     weights = find_weights(str(path), model=answers.get("model"), size=answers.get("size"))
     return subject_of(weights, alpha=alpha, **answers)
 
@@ -191,8 +200,9 @@ def subject_of(weights: Weights, *, alpha: str | None = None, **answers: Any) ->
     `_completed`.
 
     Raises:
-        UsageError, CheckpointError: see `_completed`.
+        UsageError: another `alpha`. UsageError, CheckpointError: see `_completed`.
     """
+    check_alpha(alpha)
     subject = _completed(weights, **answers)
     if alpha is None:
         return subject
@@ -201,6 +211,12 @@ def subject_of(weights: Weights, *, alpha: str | None = None, **answers: Any) ->
             f"{weights.source} is a checkpoint and already stores this: leave out --alpha"
         )
     return replace(subject, weights=replace(subject.weights, alpha=alpha))
+
+
+def check_alpha(alpha: str | None) -> None:
+    """Raise a UsageError unless this can become of transparent pixels; None is for not given."""
+    if alpha is not None:
+        check_choice("--alpha", alpha, ALPHA)
 
 
 def _completed(

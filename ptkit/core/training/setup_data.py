@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from ptkit.core.config import DataSettings, TrainSettings
+from ptkit.core.counting import Counting
 from ptkit.core.data.fingerprints import Hashes
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.labels import REGRESSION
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.batches import Batches, check_reduced_decode
 from ptkit.core.data.loading.first_look import choose_size, examples, has_jpegs
-from ptkit.core.data.loading.keeping import Counting, LoadedList, load_list
+from ptkit.core.data.loading.keeping import LoadedList, load_list
 from ptkit.core.data.transforms.completion import (
     check_fit,
     complete,

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from ptkit.core.config import DataSettings
+from ptkit.core.counting import Counting
 from ptkit.core.data import images as decoder
 from ptkit.core.data import statistics
 from ptkit.core.data.images import Pixels
 from ptkit.core.data.lists import ImageList
-from ptkit.core.data.loading.keeping import Counting, LoadedList
+from ptkit.core.data.loading.keeping import LoadedList
 from ptkit.core.data.transforms.color import grey_pixels
 from ptkit.core.data.transforms.completion import Statistics
 from ptkit.core.data.transforms.pipeline import Pipeline

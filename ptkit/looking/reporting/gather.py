@@ -8,13 +8,14 @@ import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
 from ptkit.core.config import Settings
+from ptkit.core.counting import Counting
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
 from ptkit.core.diagnosis.findings import Finding
 from ptkit.core.diagnosis.recorded import Outputs
 from ptkit.core.errors import PtkitError
 from ptkit.core.wording import reason_of
-from ptkit.looking.checking import CheckUp, Counting, check_up
+from ptkit.looking.checking import CheckUp, check_up
 from ptkit.looking.diagnosis import diagnose
 from ptkit.looking.reporting.examples import in_order_of
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ptkit.core.counting import Counting
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.files import check_no_link, write_atomically
-from ptkit.looking.checking import Counting
 from ptkit.looking.reporting.gather import gather_run
 from ptkit.looking.reporting.page import GENERATOR, run_page
 from ptkit.looking.reporting.runs_table import REPORT, gather_runs, runs_page

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torchvision
 
 from ptkit import __version__
 from ptkit.core.config import DataSettings
+from ptkit.core.counting import Counting
 from ptkit.core.data import images as decoder
 from ptkit.core.data.lists import ImageList
 from ptkit.core.data.loading.decoding import (
@@ -52,10 +53,6 @@ from ptkit.core.files import from_disk
 from ptkit.core.machine import free_bytes, num_processes_here
 from ptkit.core.ranks import here
 from ptkit.core.wording import amount
-
-# Shows the progress of a pass over images: (what, total) -> a function called with how many more
-# are done.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 MEMORY, DISK, OPENED, NOWHERE = "memory", "disk", "opened", "nowhere"
 

@@ -4,21 +4,20 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from ptkit.core.counting import Counting
 from ptkit.core.data.formats import sniff
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.errors import DataError, StorageError, UsageError
 from ptkit.core.files import make_folder
 from ptkit.core.machine import num_cores
-
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "WebP": ".webp", "TIFF": ".tif",
@@ -119,8 +118,9 @@ def _file_of(
     below = folder / folder_name(image.label, folders)
     stem = _FORBIDDEN.sub("_", image.stem)
     # Two files of one name come from different folders of the set.
-    if f"{below}/{stem}{suffix}".casefold() in taken:
-        stem = f"{len(taken)}-{stem}"
+    number = len(taken)
+    while f"{below}/{stem}{suffix}".casefold() in taken:
+        stem, number = f"{number}-{stem}", number + 1
     taken.add(f"{below}/{stem}{suffix}".casefold())
     return below / f"{stem}{suffix}"
 

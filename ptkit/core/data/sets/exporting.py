@@ -4,7 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptkit.core.data.sets.class_folders import Counting, check_free, unfinished, write_parts
+from ptkit.core.counting import Counting
+from ptkit.core.data.sets.class_folders import check_free, unfinished, write_parts
 from ptkit.core.data.sets.contents import About
 from ptkit.core.data.sets.known import KNOWN_SETS
 from ptkit.core.errors import DataError, UsageError

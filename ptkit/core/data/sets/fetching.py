@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from torchvision.datasets import utils
 
-from ptkit.core.data.sets.class_folders import Counting
+from ptkit.core.counting import Counting
 from ptkit.core.errors import DataError, PtkitError, StorageError
 from ptkit.core.files import make_folder
 from ptkit.core.wording import reason_of

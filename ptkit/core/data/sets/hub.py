@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ptkit.core.data.images import read_bytes
 from ptkit.core.data.sets.contents import About, Part, SetImage
 from ptkit.core.data.splits.given_parts import part_of
 from ptkit.core.errors import DataError, PtkitError, StorageError, UsageError
@@ -207,7 +208,11 @@ def _images(
         stem = Path(file["path"]).stem if file and file["path"] else f"{number:0{width}d}"
         if not file or (file["bytes"] is None and not file["path"]):
             raise DataError(f"row {number} of the set has no image")
-        content = file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
+        if class_names and not 0 <= value < len(class_names):
+            raise DataError(
+                f"row {number} of the set has the class {value}, and there are {len(class_names)}"
+            )
+        content = file["bytes"] if file["bytes"] is not None else read_bytes(file["path"])
         yield SetImage(class_names[value] if class_names else str(value), stem, content)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from torchvision import datasets
 
+from ptkit.core.data.images import read_bytes
 from ptkit.core.data.sets.contents import Part, SetImage
 from ptkit.core.data.sets.fetching import Fetch, fetching
 from ptkit.core.data.sets.known import KnownSet
@@ -86,7 +87,7 @@ def _images(data: Any, known: KnownSet) -> Iterator[SetImage]:
     if files is not None:
         # Some sets list a folder as the disk has it.
         for path, label in sorted(files):
-            yield SetImage(names[label], path.stem, path.read_bytes())
+            yield SetImage(names[label], path.stem, read_bytes(path))
         return
     width = len(str(len(data)))
     for number in range(len(data)):

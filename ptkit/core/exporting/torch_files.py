@@ -1,6 +1,7 @@
 """Exported files that PyTorch reads: torch.export, TorchScript, and weights as safetensors."""
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,26 @@ def write_torchscript(
     """Write a graph that torch.jit.load reads, also from C++."""
     with quietly(), torch.no_grad():
         traced = traced_of(module, interface)
-        torch.jit.save(traced, path, _extra_files={FILE: description.as_json()})
+        whole = io.BytesIO()
+        torch.jit.save(traced, whole, _extra_files={FILE: description.as_json()})
+    _write_without_sources(path, whole)
+
+
+def _write_without_sources(path: Path, archive: io.BytesIO) -> None:
+    """Write an archive of TorchScript without where in which files of this machine each step comes
+    from.
+    """
+    archive.seek(0)
+    reader = torch._C.PyTorchFileReader(archive)
+    with path.open("wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name in reader.get_all_records():
+            # The version and the id of an archive are its writer's own.
+            if name.endswith(".debug_pkl") or name == "version" or name.startswith(".data/"):
+                continue
+            content = reader.get_record(name)
+            writer.write_record(name, content, len(content))
+        writer.write_end_of_file()
 
 
 def traced_of(module: Answering, interface: Interface) -> torch.jit.ScriptModule:

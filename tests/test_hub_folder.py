@@ -95,6 +95,8 @@ def test_the_weights_are_those_of_the_checkpoint(folder):
         (["Resize(256)", "CenterCrop(224)"], ("bilinear", 0.875, "center")),
         (["Resize(73, InterpolationMode.BICUBIC)", "CenterCrop(64)"],
          ("bicubic", 64 / 73, "center")),
+        (["Resize(size=256)", "CenterCrop(size=224)"], ("bilinear", 0.875, "center")),
+        (["Resize(256, InterpolationMode.BICUBIC, 300)", "CenterCrop(224)"], None),
         (["Resize(256)", "FiveCrop(224)"], None),
         (["Resize(256)"], None),
         (["Pad(2)", "Resize((16, 16))"], None),

@@ -16,7 +16,7 @@ Schema = Any
 # Newest images are smaller, and so are all models' inputs.
 _LARGEST_SIDE = 1 << 16
 # Of all whole numbers in the calls of a pipeline: an image of 8,192 by 8,192 floats is 805 MB.
-_LARGEST_SUM = 8192
+LARGEST_SUM = 8192
 _LONGEST_CALL = 4096
 # Whole numbers of a model's call are about its widths and its depth, or small.
 _SPARE = 4096
@@ -170,7 +170,7 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
     """Say whether calls would make images that fill the machine's memory."""
     numbers = [number for text in pipeline for number in _numbers_in(text)]
     whole = sum(abs(number) for number in numbers if isinstance(number, int))
-    if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
+    if whole > LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
         return "its pipeline makes larger images than any model takes"
     return None
 

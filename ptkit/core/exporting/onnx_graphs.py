@@ -12,9 +12,9 @@ from ptkit.core.exporting.answering import Answering, Interface, Run
 from ptkit.core.exporting.metadata import Description
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.exporting.torch_files import traced_of
+from ptkit.core.models.onnx_files import INSTALL
 from ptkit.core.wording import amount, reason_of
 
-INSTALL = "pip install 'ptkit[export]'"
 # torch's exporter writes this one by itself; others are converted from it.
 OPSET, OLDEST_OPSET = 18, 18
 # What one file of protobuf may hold.

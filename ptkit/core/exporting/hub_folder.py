@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptkit import __version__
 from ptkit.core.errors import UsageError
+from ptkit.core.exporting.torch_files import safetensors_of
 from ptkit.core.files import make_folder, write_atomically
 from ptkit.core.models import timm_models
 from ptkit.core.models.checkpoints import save_checkpoint
@@ -91,15 +92,8 @@ def write_hub_folder(
         UsageError: a file that is there already.
         StorageError: the disk refused.
     """
-    from safetensors.torch import save
-
-    # Tied weights share memory, which such a file cannot.
-    tensors: dict[str, Tensor] = {
-        name: tensor.detach().clone().contiguous()
-        for name, tensor in model.module.state_dict().items()
-    }
     contents = {
-        WEIGHTS: save(tensors, metadata={"format": "pt"}),
+        WEIGHTS: safetensors_of(model.module),
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
         CARD: card.encode(),
     }

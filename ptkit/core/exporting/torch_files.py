@@ -2,7 +2,7 @@
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +79,17 @@ def _compiled(module: Answering) -> Answering:
 
 def write_safetensors(path: Path, model: nn.Module, description: Description) -> None:
     """Write the weights alone, under the names of the model's state dict."""
+    # Not save_file, whose files are for the owner alone.
+    path.write_bytes(safetensors_of(model, description.properties()))
+
+
+def safetensors_of(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the weights of a model as the contents of a .safetensors file."""
     from safetensors.torch import save
 
-    # Tied weights would be refused; each name gets its own.
-    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in own.items()}
-    # Not save_file, whose files are for the owner alone.
-    path.write_bytes(save(contiguous, {"format": "pt", **description.properties()}))
+    # Tied weights share memory, which such a file cannot; each name gets its own.
+    own = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+    return save(own, {"format": "pt", **(metadata or {})})
 
 
 def runner_of_torch_export(path: Path) -> Run:

@@ -153,10 +153,6 @@ class _Unpickler(pickle._Unpickler):
         arguments = self.stack.pop()
         self.stack[-1] = self._called(self.stack[-1], arguments)
 
-    def load_newobj(self) -> None:
-        arguments = self.stack.pop()
-        self.stack[-1] = self._called(self.stack[-1], arguments)
-
     def load_newobj_ex(self) -> None:
         _, arguments = self.stack.pop(), self.stack.pop()
         self.stack[-1] = self._called(self.stack[-1], arguments)
@@ -166,7 +162,6 @@ class _Unpickler(pickle._Unpickler):
 
     def _called(self, kind: Any, arguments: Any) -> Any:
         if kind in _COPYING and arguments:
-            # A few bytes may ask for another copy of a million items.
             self._num_left -= len(arguments[0])
             if self._num_left < 0:
                 raise _UntakenError("it holds more copies than it has bytes")
@@ -183,7 +178,7 @@ class _Unpickler(pickle._Unpickler):
         raise _UntakenError("it holds a bytearray")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
@@ -233,7 +228,7 @@ def _of_subclass(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
     return _checked(rebuild)(*arguments)
 
 
-# What of the functions below makes something as large as its argument.
+# These make something as large as their argument, which a few bytes may ask for again and again.
 _COPYING = (tuple, dict, set)
 _DESCRIBING: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,

@@ -178,11 +178,11 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
 def _fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
     task, num_classes = contents["task"], len(contents["classes"])
-    thresholds = task.get("thresholds")
-    if thresholds is not None:
-        shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)
-        if shape != (num_classes,):
-            return f"task.thresholds is for {shape} classes, expected ({num_classes},)"
+    before = contents.get("calibration", {}).get("thresholds")
+    for name, values in (("task", task.get("thresholds")), ("calibration", before)):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values or ()),)
+        if values is not None and shape != (num_classes,):
+            return f"{name}.thresholds is for {shape} classes, expected ({num_classes},)"
     unknown = task.get("unknown")
     if unknown is None:
         return None

@@ -251,6 +251,13 @@ def test_errors_are_one_line_with_their_exit_code(here, arguments, code, message
     assert CKPT.read_bytes() == before
 
 
+def test_thresholds_to_go_back_to_must_be_those_of_the_classes(here):
+    contents = torch.load(CKPT, weights_only=True) | {"calibration": {"thresholds": [0.5]}}
+    torch.save(contents, CKPT)
+    with pytest.raises(CheckpointError, match=re.escape("calibration.thresholds is for (1,)")):
+        read_checkpoint(CKPT)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -112,6 +112,8 @@ def test_a_file_of_torch_s_takes_images_of_any_size_too(run, to):
     for path in ("images/red/1.png", "wide.png"):
         found = model(torch.from_numpy(pixels_of(path)))
         np.testing.assert_allclose(found.numpy(), probabilities(path), atol=1e-6)
+    records = zipfile.ZipFile(Path("runs/1/export", PYTHON_FILES[to]))
+    assert [name for name in records.namelist() if b"site-packages" in records.read(name)] == []
 
 
 def test_weights_alone_load_under_their_names(run):

@@ -175,6 +175,13 @@ def test_the_script_is_short_plain_and_clean(here):
         assert done.returncode == 0, done.stdout
 
 
+def test_a_list_may_have_any_name(here):
+    name = 'my \\u"""list.txt'
+    Path("train.txt").rename(name)
+    result = eject("--model", "lenet", "--train", name)
+    assert result.exit_code == 0, result.output
+
+
 def test_a_script_that_exists_stays_as_it_is(here):
     Path("script.py").write_text("mine")
     result = eject()

@@ -183,6 +183,8 @@ def test_layers_are_those_of_the_weights_that_the_line_names(tmp_path):
     assert found == ["layer1", "layer1.conv"]
     (tmp_path / "text.pkl").write_text("no weights")
     assert layer_names(tmp_path / "text.pkl") == layer_names(tmp_path / "none") == []
+    (tmp_path / "number.safetensors").write_bytes((1).to_bytes(8, "little") + b"3")
+    assert layer_names(tmp_path / "number.safetensors") == []
 
 
 @pytest.mark.skipif(not timm_models.is_installed(), reason="needs timm")

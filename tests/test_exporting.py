@@ -2,6 +2,8 @@ import pytest
 import torch
 
 import ptkit
+from ptkit.core.errors import CheckpointError
+from ptkit.core.exporting import onnx_graphs
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.zoo import build_model
 
@@ -70,6 +72,12 @@ def export(tmp_path, monkeypatch):
 @pytest.mark.parametrize("call", ["whitenet", *list(TIMM)[1:3]])
 def test_networks_of_several_kinds_agree_as_torchscript(export, call):
     assert export(call, ALL[call], to="torchscript").replayed.difference < 1e-5
+
+
+def test_a_model_that_no_onnx_file_can_hold_is_refused_before_any_work(export, monkeypatch):
+    monkeypatch.setattr(onnx_graphs, "_MOST_BYTES", 100_000)
+    with pytest.raises(CheckpointError, match=r"holds up to 2.1 GB, and the model has"):
+        export("lenet", 32)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ known.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.cli import app
+from ptkit.core.calibration.strangers import fit_strangers
 from ptkit.core.errors import UsageError
 from ptkit.core.exporting.hub_folder import timm_geometry
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
@@ -97,6 +99,8 @@ def test_the_weights_are_those_of_the_checkpoint(folder):
         (["Resize(256)", "CenterCrop(224)"], ("bilinear", 0.875, "center")),
         (["Resize(73, InterpolationMode.BICUBIC)", "CenterCrop(64)"],
          ("bicubic", 64 / 73, "center")),
+        (["Resize(size=256)", "CenterCrop(size=224)"], ("bilinear", 0.875, "center")),
+        (["Resize(256, InterpolationMode.BICUBIC, 300)", "CenterCrop(224)"], None),
         (["Resize(256)", "FiveCrop(224)"], None),
         (["Resize(256)"], None),
         (["Pad(2)", "Resize((16, 16))"], None),
@@ -117,6 +121,18 @@ def test_the_checkpoint_in_the_folder_keeps_the_task_and_leaves_the_run_out(fold
     assert (found["task"]["kind"], "config" in found) == ("multi-label", False)
     assert ptkit.predict("hub", "images").rows == ptkit.predict(run, "images").rows
     assert "secret" not in Path("hub/README.md").read_text()
+
+
+def test_a_check_for_strangers_stays_in_the_checkpoint(folder):
+    run = write_run(folder)
+    features = torch.rand(30, 64, generator=torch.Generator().manual_seed(0))
+    strangers = fit_strangers(features, torch.arange(30) % 3, 3)
+    unknown = replace(strangers, limit=9.0, far_limit=9.0).as_dict()
+    task = {"kind": "single-label", "activation": "softmax", "unknown": unknown}
+    save_checkpoint(run / "ckpt.pkl", read_checkpoint(run) | {"task": task})
+    write_for_hub(load_subject(run), Path("hub"))
+    assert "unknown" not in json.loads(Path("hub/config.json").read_text())["ptkit"]["task"]
+    assert read_checkpoint(Path("hub/ckpt.pkl"))["task"]["unknown"]["limit"] == 9
 
 
 def test_files_that_are_there_are_not_replaced(folder):

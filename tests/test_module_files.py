@@ -5,6 +5,7 @@ import pickle
 import struct
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from torch import nn
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.module_files import read_weights_alone
+from ptkit.core.models.weight_files import COMMENT
+
+COMMENT_LENGTH = len(COMMENT % 0)
 
 
 class Own(nn.Module):
@@ -148,6 +152,46 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path):
     began = time.perf_counter()
     assert read_weights_alone(written(tmp_path / "memo.pt", pickled))[0] == {}
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        b"ctorch\nSize\nh\x01\x85R",
+        b"ccollections\nOrderedDict\nh\x01\x85R",
+        b"cbuiltins\nset\nh\x01\x85R",
+    ],
+    ids=["Size", "OrderedDict", "set"],
+)
+def test_copies_of_what_is_there_once_are_refused(tmp_path, copied):
+    # A list of a thousand pairs, then copies of it.
+    few = b"](" + b"K\x01K\x01\x86" * 1000 + b"eq\x010"
+    pickled = b"\x80\x02" + FOREIGN + few + b"](" + copied * 200 + b"e."
+    with pytest.raises(CheckpointError, match="more copies than it has bytes"):
+        read_weights_alone(written(tmp_path / "copies.pt", pickled))
+
+
+def test_the_name_of_a_type_imports_nothing(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "__getattr__", asked.append)
+    tensor = b"ctorch._utils\n_rebuild_tensor_v3\n(NK\x00))NNctorch\nmade_up\ntR."
+    with pytest.raises(CheckpointError, match="of an unknown type"):
+        read_weights_alone(written(tmp_path / "type.pt", b"\x80\x02" + FOREIGN + tensor))
+    assert "made_up" not in asked
+
+
+def test_compressed_records_are_refused(tmp_path):
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", view((2,), (1,)))
+        archive.writestr("x/data/0", bytes(1 << 20))
+        # With the comment of our own files, whose records are not looked at one by one.
+        archive.comment = bytes(COMMENT_LENGTH)
+    data = path.read_bytes()[: -COMMENT_LENGTH - 2]
+    comment = COMMENT % zlib.crc32(data + b"\0\0")
+    path.write_bytes(data + struct.pack("<H", COMMENT_LENGTH) + comment)
+    with pytest.raises(CheckpointError, match="its records are compressed"):
+        read_weights_alone(path)
 
 
 def view(size, stride, count=4):

@@ -83,6 +83,16 @@ def test_an_input_that_is_not_images_is_refused(tmp_path, model, message):
         read_onnx(write_onnx(tmp_path / "model.onnx", model))
 
 
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_graph_of_larger_images_than_any_model_takes_is_refused(tmp_path, pixels):
+    path = tmp_path / "model.onnx"
+    model = graph(pixels=pixels, size=(10**9, 10**9))
+    with pytest.raises(
+        CheckpointError, match=r"images of \(1000000000, 1000000000\) pixels, larger"
+    ):
+        read_onnx(write_onnx(path, model, preprocessing=pixels))
+
+
 def beside(location, *, length=36):
     """Return a model whose weights are in another file."""
     model = graph()

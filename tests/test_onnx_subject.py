@@ -101,6 +101,13 @@ def test_a_graph_of_one_size_and_a_fixed_batch_gives_the_same(folder):
     assert found.notes == ("weights of model.onnx: softmax of what the graph gives",)
 
 
+def test_a_fixed_batch_that_does_not_fit_into_memory_is_refused(folder):
+    model = graph(pixels=False, size=(16, 16), batch=10**12)
+    write_onnx("model.onnx", model, about=None)
+    with pytest.raises(CheckpointError, match="takes 1,000,000,000,000 images at once, more than"):
+        ptkit.predict("model.onnx", "images", **ANSWERS)
+
+
 @pytest.mark.parametrize(
     ("model", "answers", "error", "message"),
     [

@@ -1,6 +1,6 @@
 """A checkpoint as a folder for the Hugging Face Hub."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def write_for_hub(subject: Subject, folder: Path | None = None) -> HubFolder:
             f"the pipeline of {weights.source} cannot be described in a folder of the Hub: it has"
             " whitening, or no fixed size"
         )
-    values = {name: _plain(value) for name, value in task.as_dict().items()}
+    # The check for strangers stays in the checkpoint, as in every exported file.
+    told = replace(task, strangers=None).as_dict()
+    values = {name: _plain(value) for name, value in told.items()}
     model = HubModel(
         module=subject.model.cpu(),
         call=weights.call or "",

@@ -26,6 +26,9 @@ def condition(
     if wanted == {name for name, p in parameters.items() if p.ndim > 1}:
         return "parameter.ndim > 1"
     begun = beginnings(list(parameters), wanted)
+    # The whole name of one may be the beginning of another: pos_embed, pos_embed_win.
+    if any(name.startswith(tuple(begun)) for name in parameters.keys() - wanted):
+        return f"name in {tuple(sorted(wanted))}".replace("'", '"')
     if len(begun) <= _FEW:
         return _any_of("startswith", begun)
     for kind, code in _by_class(model, parameters):
@@ -38,7 +41,9 @@ def condition(
 
 
 def beginnings(every: Collection[str], wanted: Collection[str]) -> list[str]:
-    """Return the fewest beginnings of dotted names that all of `wanted` have and no other name."""
+    """Return the fewest beginnings of dotted names that all of `wanted` have and no other name,
+    but where a wanted name is itself the beginning of another.
+    """
     others = [name for name in every if name not in wanted]
     found: dict[str, None] = {}
     for name in (name for name in every if name in wanted):

@@ -18,7 +18,7 @@ from ptkit.core.ejecting.loop import IMAGE_LIST, evaluate_function, loop_of, mai
 from ptkit.core.ejecting.network import network_of
 from ptkit.core.ejecting.optimization import ScheduleCode, optimizer_parts, schedule_code
 from ptkit.core.ejecting.refusals import check_settings, check_setup
-from ptkit.core.ejecting.source import Lines, definitions, imports_for, indented
+from ptkit.core.ejecting.source import Lines, definitions, imports_for, indented, literal
 from ptkit.core.ejecting.views import mean_and_std_text, view_functions
 from ptkit.core.errors import UsageError
 from ptkit.core.files import write_atomically
@@ -126,7 +126,9 @@ def _docstring(setup: Setup, name: str, packages: tuple[str, ...]) -> str:
     )
     return "\n".join(
         [
-            f'"""Train {setup.model.call} on {setup.settings.data.train}, in plain PyTorch.',
+            # As in a string: a path may hold backslashes and quotes.
+            f'"""Train {setup.model.call} on {literal(setup.settings.data.train)[1:-1]}, in plain'
+            " PyTorch.",
             "",
             # The command stays on one line.
             *(
@@ -146,7 +148,7 @@ def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str)
     if schedule.warmup_steps:
         rates = {"LR, WARMUP_STEPS": f"{rates['LR']}, {schedule.warmup_steps}"}
     rows = {
-        "TRAIN, VALID": f"Path({_quoted(data.train)}), Path({_quoted(data.valid)})",
+        "TRAIN, VALID": f"Path({literal(data.train)}), Path({literal(data.valid)})",
         "NUM_CLASSES": str(training.loss.facts.num_classes),
         "MEAN, STD": ", ".join(mean_and_std_text(normalize)) if normalize else "",
         "EPOCHS, BATCH_SIZE": f"{train.epochs}, {training.train.sampling.batch_size}",
@@ -156,7 +158,7 @@ def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str)
         "CLIP_NORM": repr(train.clip_grad),
         "EMA_DECAY": repr(train.ema),
         "SEED": str(train.seed),
-        "DEVICE": _quoted(training.train.device.type),
+        "DEVICE": literal(training.train.device.type),
         "WORKERS": str(training.train.workers),
     }
     used = {
@@ -165,10 +167,6 @@ def _settings(setup: Setup, schedule: ScheduleCode, head: FittedHead, code: str)
     lines = [f"{name} = {value}" for name, value in used.items()]
     note = "# Of the head's weights, as five-fold cross-validation chose it."
     return "\n".join([note + "\n" + line if line.startswith("PENALTY") else line for line in lines])
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _check(code: str, setup: Setup) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ptkit.core.ejecting.refusals import refused
-from ptkit.core.ejecting.source import Lines, call_text, definitions
+from ptkit.core.ejecting.source import Lines, call_text, definitions, literal
 from ptkit.core.models import packaged_weights
 from ptkit.core.models.weights import Weights
 from ptkit.core.models.zoo import origin
@@ -85,7 +85,7 @@ def _read(setup: Setup, named: str, weights: Weights) -> Start:
     found = torch.load(weights.path, map_location="cpu", weights_only=True)
     key = _key_of(setup, named, found)
     path = os.path.relpath(weights.path)
-    arguments = [f'"{path}"', 'map_location="cpu"', "weights_only=True"]
+    arguments = [literal(path), 'map_location="cpu"', "weights_only=True"]
     inside = f'["{key}"]' if key else ""
     return Start([call_text("torch.load", arguments, before="weights = ", after=inside)])
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptkit import __version__
 from ptkit.core.errors import UsageError
+from ptkit.core.exporting.torch_files import safetensors_of
 from ptkit.core.files import make_folder, write_atomically
 from ptkit.core.models import timm_models
 from ptkit.core.models.checkpoints import save_checkpoint
@@ -91,15 +92,8 @@ def write_hub_folder(
         UsageError: a file that is there already.
         StorageError: the disk refused.
     """
-    from safetensors.torch import save
-
-    # Tied weights share memory, which such a file cannot.
-    tensors: dict[str, Tensor] = {
-        name: tensor.detach().clone().contiguous()
-        for name, tensor in model.module.state_dict().items()
-    }
     contents = {
-        WEIGHTS: save(tensors, metadata={"format": "pt"}),
+        WEIGHTS: safetensors_of(model.module),
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
         CARD: card.encode(),
     }
@@ -172,9 +166,8 @@ def timm_geometry(pipeline: Sequence[str]) -> dict[str, Any] | None:
     if rest != ["ToTensor", "Normalize"] or not geometry or geometry[0].name != "Resize":
         return None
     resize = geometry[0]
-    size = resize.args[0] if resize.args else resize.kwargs.get("size")
-    more = {*resize.kwargs} - {"size", "interpolation"}
-    kind = resize.kwargs.get("interpolation", [*resize.args, None][1:][0])
+    size, kind = resize.argument(0, "size"), resize.argument(1, "interpolation")
+    more = resize.args[2:] or {*resize.kwargs} - {"size", "interpolation"}
     named = kind.member.lower() if isinstance(kind, Symbol) else "bilinear"
     if more or named not in ("bilinear", "bicubic", "nearest", "lanczos"):
         return None
@@ -182,7 +175,7 @@ def timm_geometry(pipeline: Sequence[str]) -> dict[str, Any] | None:
         return {"interpolation": named, "crop_pct": 1.0, "crop_mode": "squash"}
     if [call.name for call in geometry] != ["Resize", "CenterCrop"] or not isinstance(size, int):
         return None
-    crop = geometry[1].args[0] if geometry[1].args else geometry[1].kwargs.get("size")
+    crop = geometry[1].argument(0, "size")
     # timm resizes to the crop over this share, rounded down.
     share = crop / size if isinstance(crop, int) else 0
     if not isinstance(crop, int) or int(crop / share) != size:

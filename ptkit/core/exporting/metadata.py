@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ptkit import __version__
+from ptkit.core.models.onnx_files import FORMAT, KEY
 
-FORMAT = 1
-# Its name in the metadata of a file; in those that hold files.
-KEY, FILE = "ptkit", "ptkit.json"
+# Its name in files that hold files.
+FILE = "ptkit.json"
 # Found in every file; safetensors escapes the quotes.
 _MARKS = (b'"source_sha256": ', rb"\"source_sha256\": ")
 

@@ -12,9 +12,9 @@ from ptkit.core.exporting.answering import Answering, Interface, Run
 from ptkit.core.exporting.metadata import Description
 from ptkit.core.exporting.quiet import quietly
 from ptkit.core.exporting.torch_files import traced_of
+from ptkit.core.models.onnx_files import INSTALL
 from ptkit.core.wording import amount, reason_of
 
-INSTALL = "pip install 'ptkit[export]'"
 # torch's exporter writes this one by itself; others are converted from it.
 OPSET, OLDEST_OPSET = 18, 18
 # What one file of protobuf may hold.
@@ -44,8 +44,9 @@ def onnx_of(module: Answering, interface: Interface, *, opset: int) -> Any:
     """Return a module as an ONNX model, from the first exporter whose graph computes the same.
 
     Raises:
-        CheckpointError: none does.
+        CheckpointError: none does; or it is larger than such a file may be.
     """
+    _check_size(module)
     faults = []
     for exporter in (_from_export, _from_torchscript):
         try:
@@ -59,6 +60,16 @@ def onnx_of(module: Answering, interface: Interface, *, opset: int) -> Any:
             return model
         faults.append(fault[:200])
     raise CheckpointError(f"this model cannot be exported to ONNX: {faults[0]}")
+
+
+def _check_size(module: Answering) -> None:
+    # Before any work: protobuf does not even say the size of a model that is too large.
+    size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    if size > _MOST_BYTES:
+        raise CheckpointError(
+            f"an ONNX file holds up to 2.1 GB, and the model has {amount(size)}: take"
+            " --precision fp16, or --to torch-export"
+        )
 
 
 def _from_export(module: Answering, interface: Interface, opset: int) -> Any:
@@ -110,18 +121,9 @@ def _fault_of(model: Any, module: Answering, interface: Interface, opset: int) -
 
 
 def write_onnx(path: Path, model: Any, description: Description) -> None:
-    """Write an ONNX model with its metadata.
-
-    Raises:
-        CheckpointError: it is larger than such a file may be.
-    """
+    """Write an ONNX model with its metadata."""
     import onnx
 
-    if (size := model.ByteSize()) > _MOST_BYTES:
-        raise CheckpointError(
-            f"an ONNX file holds up to 2.1 GB, and the model has {amount(size)}: take"
-            " --precision fp16, or --to torch-export"
-        )
     _forget_sources(model.graph)
     onnx.helper.set_model_props(model, description.properties())
     path.write_bytes(model.SerializeToString())

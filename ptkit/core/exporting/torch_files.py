@@ -1,7 +1,8 @@
 """Exported files that PyTorch reads: torch.export, TorchScript, and weights as safetensors."""
 
 import copy
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,26 @@ def write_torchscript(
     """Write a graph that torch.jit.load reads, also from C++."""
     with quietly(), torch.no_grad():
         traced = traced_of(module, interface)
-        torch.jit.save(traced, path, _extra_files={FILE: description.as_json()})
+        whole = io.BytesIO()
+        torch.jit.save(traced, whole, _extra_files={FILE: description.as_json()})
+    _write_without_sources(path, whole)
+
+
+def _write_without_sources(path: Path, archive: io.BytesIO) -> None:
+    """Write an archive of TorchScript without where in which files of this machine each step comes
+    from.
+    """
+    archive.seek(0)
+    reader = torch._C.PyTorchFileReader(archive)
+    with path.open("wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name in reader.get_all_records():
+            # The version and the id of an archive are its writer's own.
+            if name.endswith(".debug_pkl") or name == "version" or name.startswith(".data/"):
+                continue
+            content = reader.get_record(name)
+            writer.write_record(name, content, len(content))
+        writer.write_end_of_file()
 
 
 def traced_of(module: Answering, interface: Interface) -> torch.jit.ScriptModule:
@@ -59,13 +79,17 @@ def _compiled(module: Answering) -> Answering:
 
 def write_safetensors(path: Path, model: nn.Module, description: Description) -> None:
     """Write the weights alone, under the names of the model's state dict."""
+    # Not save_file, whose files are for the owner alone.
+    path.write_bytes(safetensors_of(model, description.properties()))
+
+
+def safetensors_of(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the weights of a model as the contents of a .safetensors file."""
     from safetensors.torch import save
 
-    # Tied weights would be refused; each name gets its own.
-    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in own.items()}
-    # Not save_file, whose files are for the owner alone.
-    path.write_bytes(save(contiguous, {"format": "pt", **description.properties()}))
+    # Tied weights share memory, which such a file cannot; each name gets its own.
+    own = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+    return save(own, {"format": "pt", **(metadata or {})})
 
 
 def runner_of_torch_export(path: Path) -> Run:

@@ -16,7 +16,7 @@ Schema = Any
 # Newest images are smaller, and so are all models' inputs.
 _LARGEST_SIDE = 1 << 16
 # Of all whole numbers in the calls of a pipeline: an image of 8,192 by 8,192 floats is 805 MB.
-_LARGEST_SUM = 8192
+LARGEST_SUM = 8192
 _LONGEST_CALL = 4096
 # Whole numbers of a model's call are about its widths and its depth, or small.
 _SPARE = 4096
@@ -170,7 +170,7 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
     """Say whether calls would make images that fill the machine's memory."""
     numbers = [number for text in pipeline for number in _numbers_in(text)]
     whole = sum(abs(number) for number in numbers if isinstance(number, int))
-    if whole > _LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
+    if whole > LARGEST_SUM or max(map(len, pipeline), default=0) > _LONGEST_CALL:
         return "its pipeline makes larger images than any model takes"
     return None
 
@@ -178,11 +178,11 @@ def fault_of_pipeline(pipeline: Sequence[str]) -> str | None:
 def _fault_of_task(contents: Mapping[str, Any]) -> str | None:
     """Say which of the numbers that answers are compared with do not fit the classes, if any."""
     task, num_classes = contents["task"], len(contents["classes"])
-    thresholds = task.get("thresholds")
-    if thresholds is not None:
-        shape = tuple(thresholds.shape) if isinstance(thresholds, Tensor) else (len(thresholds),)
-        if shape != (num_classes,):
-            return f"task.thresholds is for {shape} classes, expected ({num_classes},)"
+    before = contents.get("calibration", {}).get("thresholds")
+    for name, values in (("task", task.get("thresholds")), ("calibration", before)):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values or ()),)
+        if values is not None and shape != (num_classes,):
+            return f"{name}.thresholds is for {shape} classes, expected ({num_classes},)"
     unknown = task.get("unknown")
     if unknown is None:
         return None

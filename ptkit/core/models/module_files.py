@@ -131,6 +131,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
+        self._num_left = file.getbuffer().nbytes
 
     def find_class(self, module: str, name: str) -> Any:
         return _DESCRIBING.get((module, name)) or _stand_in(f"{module}.{name}")
@@ -150,18 +151,21 @@ class _Unpickler(pickle._Unpickler):
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
-        self.stack[-1] = _checked(self.stack[-1])(*arguments)
-
-    def load_newobj(self) -> None:
-        arguments = self.stack.pop()
-        self.stack[-1] = _checked(self.stack[-1])(*arguments)
+        self.stack[-1] = self._called(self.stack[-1], arguments)
 
     def load_newobj_ex(self) -> None:
         _, arguments = self.stack.pop(), self.stack.pop()
-        self.stack[-1] = _checked(self.stack[-1])(*arguments)
+        self.stack[-1] = self._called(self.stack[-1], arguments)
 
     def _instantiate(self, kind: Any, arguments: Any) -> None:
-        self.append(_checked(kind)(*arguments))
+        self.append(self._called(kind, arguments))
+
+    def _called(self, kind: Any, arguments: Any) -> Any:
+        if kind in _COPYING and arguments:
+            self._num_left -= len(arguments[0])
+            if self._num_left < 0:
+                raise _UntakenError("it holds more copies than it has bytes")
+        return _checked(kind)(*arguments)
 
     def load_build(self) -> None:
         state = self.stack.pop()
@@ -174,7 +178,7 @@ class _Unpickler(pickle._Unpickler):
         raise _UntakenError("it holds a bytearray")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
@@ -207,7 +211,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _S
 def _tensor_of_dtype(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
 ) -> _Stored:
-    named = getattr(torch, getattr(dtype, "name", "").removeprefix("torch."), None)
+    # Not getattr, with which torch imports some of its modules.
+    named = vars(torch).get(getattr(dtype, "name", "").removeprefix("torch."))
     if not isinstance(named, torch.dtype):
         raise _UntakenError("its tensors are of an unknown type")
     return _Stored(storage, offset, size, stride, named)
@@ -218,9 +223,13 @@ def _first(data: Any, *rest: Any) -> Any:
 
 
 def _of_subclass(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    if rebuild in _COPYING:
+        raise _UntakenError("its tensors are stored in an unknown way")
     return _checked(rebuild)(*arguments)
 
 
+# These make something as large as their argument, which a few bytes may ask for again and again.
+_COPYING = (tuple, dict, set)
 _DESCRIBING: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -241,6 +250,9 @@ Storages = Callable[[_Storage], bytes]
 
 def _from_zip(path: Path) -> tuple[Any, Storages]:
     archive = zipfile.ZipFile(path)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        # A few bytes may become a terabyte.
+        raise _UntakenError("its records are compressed, which torch.save never does")
     names = set(archive.namelist())
     inside = next(name for name in names if name.rpartition("/")[2] == "data.pkl")
     folder = inside.removesuffix("data.pkl")

@@ -10,7 +10,12 @@ from typing import Any
 
 from ptkit.core.errors import CheckpointError, UsageError
 from ptkit.core.files import parse_json
-from ptkit.core.models.checkpoint_schema import ONNX_SCHEMA, fault_in, fault_of_pipeline
+from ptkit.core.models.checkpoint_schema import (
+    LARGEST_SUM,
+    ONNX_SCHEMA,
+    fault_in,
+    fault_of_pipeline,
+)
 from ptkit.core.models.weight_files import IS_ONNX, first_bytes, known_stranger
 from ptkit.core.wording import reason_of
 
@@ -233,6 +238,12 @@ def _input(value: Any, about: Mapping[str, Any] | None, path: Path) -> dict[str,
         )
     assert shape is not None
     height, width = (shape[1], shape[2]) if takes_pixels else (shape[2], shape[3])
+    # It becomes the size of the images that are made for it.
+    if (height or 0) + (width or 0) > LARGEST_SUM:
+        raise CheckpointError(
+            f"{path} cannot be used: its graph takes images of {_written((height, width))} pixels,"
+            " larger than any model takes"
+        )
     return {
         "input_name": value.name,
         "takes_pixels": takes_pixels,

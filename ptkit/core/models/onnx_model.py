@@ -57,6 +57,7 @@ class OnnxModel(nn.Module):
     def _run(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         count, missing = len(images), (self.file.batch or len(images)) - len(images)
         if missing:
+            self._check_memory(images[0].nbytes)
             # A graph of a fixed batch: what the last image gives again is dropped.
             images = np.concatenate([images, images[-1:].repeat(missing, 0)])
         path = self.file.path
@@ -71,6 +72,15 @@ class OnnxModel(nn.Module):
                 f"{path} gives {shape} for {len(images)} images; expected a row of numbers for each"
             )
         return np.asarray(outputs[:count], np.float32)
+
+    def _check_memory(self, bytes_per_image: int) -> None:
+        """Refuse a fixed batch, which a file may claim as it likes, of more images than fit."""
+        batch = self.file.batch or 1
+        if batch * bytes_per_image > _SHARE_OF_MEMORY * free_bytes():
+            raise CheckpointError(
+                f"{self.file.path} takes {batch:,} images at once, more than fit into memory:"
+                " export it with a batch of any size"
+            )
 
 
 def _session(path: Path, threads: int) -> Any:

@@ -48,10 +48,15 @@ def _write_without_sources(path: Path, archive: io.BytesIO) -> None:
     """
     archive.seek(0)
     reader = torch._C.PyTorchFileReader(archive)
+    names = reader.get_all_records()
+    # Of the operators: by it a reader knows what their arguments mean. Older ones are not in .data.
+    version = ".data/version" if ".data/version" in names else "version"
+    num_version = int(reader.get_record(version))
     with path.open("wb") as file:
         writer = torch._C.PyTorchFileWriter(file)
-        for name in reader.get_all_records():
-            # The version and the id of an archive are its writer's own.
+        writer.set_min_version(num_version)
+        for name in names:
+            # The writer adds the version and an id of its own.
             if name.endswith(".debug_pkl") or name == "version" or name.startswith(".data/"):
                 continue
             content = reader.get_record(name)

@@ -146,6 +146,8 @@ def test_strangers_are_unknown_to_every_door(here):
     assert all(row["index"] is None for row in unknown)
     loaded = ptkit.load("ckpt.pkl").predict([row["path"] for row in found])
     assert [row["class"] for row in loaded] == [row["class"] for row in found]
+    exported = RUN.invoke(app, ["export", "ckpt.pkl", "--to", "safetensors"])
+    assert "the check for strangers stays in the checkpoint" in exported.stdout
 
 
 def test_classes_that_cannot_reach_the_precision_are_named_with_an_interval(here):

@@ -1,6 +1,7 @@
 """`ptkit data`."""
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,8 @@ def data(
     printer.say(f"source: {found.about.source}")
     printer.say(f"licence: {found.about.licence}")
     printer.say(f"cite: {found.about.citation}")
-    printer.say(f"next: ptkit train {found.folder}, or ptkit split {found.folder}")
+    folder = shlex.quote(str(found.folder))
+    printer.say(f"next: ptkit train {folder}, or ptkit split {folder}")
     printer.result(
         {
             "name": found.name,

@@ -123,7 +123,7 @@ def calibrate_list(
     left_out[list(bad or {})] = True
     counted = subject.task.counted_rows(images.labels)
     rows = counted[~left_out[counted]]
-    num_trained_on = 0 if trained_on is None else int(trained_on.sum())
+    num_trained_on = int(left_out.sum()) - len(bad or {})
     _check_enough(rows, list_file, num_trained_on=num_trained_on)
     outputs = outputs[rows]
     features = None if features is None else features[rows]

@@ -81,6 +81,12 @@ class Wanted:
         return self
 
 
+_NO_CHECK = (
+    "the check for strangers stays in the checkpoint: the file answers images unlike those of"
+    " training too"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """A file that was written, and how it compares with the model on real images."""
@@ -160,7 +166,7 @@ def export_model(
         wanted=wanted,
         replayed=replayed,
         num_bytes=file.stat().st_size,
-        notes=subject.weights.lines,
+        notes=(*subject.weights.lines, *([] if subject.task.strangers is None else [_NO_CHECK])),
     )
 
 

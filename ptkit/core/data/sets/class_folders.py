@@ -100,10 +100,7 @@ def folder_name(label: str, known: dict[str, str]) -> str:
     known: the names so far, by class; a new one is put there.
     """
     if label not in known:
-        name = _FORBIDDEN.sub("_", label).strip().rstrip(".")
-        # A leading dot hides a folder.
-        name = "_" + name[1:] if name.startswith(".") else name
-        name = f"{name}_" if not name or _DEVICES.fullmatch(name) else name
+        name = _allowed(label)
         # Names that differ in capitals only are one folder on some disks.
         taken = {other.casefold() for other in known.values()}
         tries = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
@@ -111,12 +108,20 @@ def folder_name(label: str, known: dict[str, str]) -> str:
     return known[label]
 
 
+def _allowed(text: str) -> str:
+    """Return a name that every system allows and shows."""
+    name = _FORBIDDEN.sub("_", text).strip().rstrip(".")
+    # A leading dot would hide it.
+    name = "_" + name[1:] if name.startswith(".") else name
+    return f"{name}_" if not name or _DEVICES.fullmatch(name) else name
+
+
 def _file_of(
     image: SetImage, suffix: str, folder: Path, folders: dict[str, str], taken: set[str]
 ) -> Path:
     """Return where an image goes; taken: the files so far, with this one afterwards."""
     below = folder / folder_name(image.label, folders)
-    stem = _FORBIDDEN.sub("_", image.stem)
+    stem = _allowed(image.stem)
     # Two files of one name come from different folders of the set.
     number = len(taken)
     while f"{below}/{stem}{suffix}".casefold() in taken:

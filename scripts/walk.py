@@ -31,8 +31,8 @@ WALKS = {
         read_ahead images.decode Batches build_loss losses.RULES facts_of
         _prepare_model|prepare_model build_model build_optimizer plan_parameters calls.parse
         Catalogue.resolve build_schedule new_run_folder|new_run open_events|open_recorders
-        session._start|new_run session._train fit train_epoch Batches.epoch epoch_order permutation
-        InMemory.batches Pipeline.together|Pipeline.apply_to_batch
+        session._start|new_run session._train fit train_epoch Batches.epoch keyed.epoch_order
+        permutation InMemory.batches Pipeline.together|Pipeline.apply_to_batch
         Pipeline.finish|Pipeline.finish_on_device outputs_of|Batch.outputs loop.make_step
         Loss.forward Totals.add loop.evaluate|evaluating.evaluate session._record row_of|_row_of
         write_metrics|_write_metrics checkpoint_of environment|_environment save_checkpoint Events
@@ -40,7 +40,7 @@ WALKS = {
     "image": """prepare_data +loop.fit numbered_lines|_numbered_lines _read_rows label_table
         load_source|load_list decode_all read_ahead images.decode
         Pipeline.before|Pipeline.apply_prefix Kept Pipeline steps_of divide kernel_of|spec_of
-        Batches.epoch epoch_order permutation Batches._plans|Batches._selections
+        Batches.epoch keyed.epoch_order permutation Batches._plans|Batches._selections
         InMemory.batches Pipeline.together|Pipeline.apply_to_batch
         Pipeline.finish|Pipeline.finish_on_device loop.make_step outputs_of|Batch.outputs
         Loss.forward""",

@@ -100,6 +100,7 @@ MAY_IMPORT = {
 }
 # What a command may import before it is called; all else would make `ptkit --help` slow.
 LIGHT = ("ptkit.api", "ptkit.commands", "ptkit.core.parts.calls", "ptkit.core.config",
+         "ptkit.core.counting",
          "ptkit.core.errors", "ptkit.core.machine", "ptkit.core.ranks",
          "ptkit.core.wording")  # fmt: skip
 HEAVY = {

@@ -161,9 +161,9 @@ def test_whole_pickled_model_is_refused_with_what_it_asks_for(file, is_zip):
         f"is a whole pickled model (it asks for {__name__}.Net, torch.nn.modules.linear.Linear)"
         in message
     )
+    assert "nothing was run: `ptkit convert " in message
     assert message.endswith(
-        "nothing was run: where it was made, save the weights alone: torch.save(model.state_dict(),"
-        ' "weights.pt")'
+        'where it was made, save the weights alone: torch.save(model.state_dict(), "weights.pt")'
     )
 
 

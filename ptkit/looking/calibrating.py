@@ -119,11 +119,7 @@ def calibrate_list(
     runs = _Runs(subject, device=device, workers=workers, bad=bad)
     outputs, features, trained_on = runs.over(images, has_features=UNKNOWN in parts)
     skipped = tuple((bad or {})[k] for k in sorted(bad or {}))
-    left_out = np.zeros(len(images), bool) if trained_on is None else trained_on.copy()
-    left_out[list(bad or {})] = True
-    counted = subject.task.counted_rows(images.labels)
-    rows = counted[~left_out[counted]]
-    num_trained_on = int(left_out.sum()) - len(bad or {})
+    rows, num_trained_on = _rows_to_fit(subject, images, trained_on, bad or {})
     _check_enough(rows, list_file, num_trained_on=num_trained_on)
     outputs = outputs[rows]
     features = None if features is None else features[rows]
@@ -154,6 +150,19 @@ def calibrate_list(
         num_trained_on,
         skipped,
     )
+
+
+def _rows_to_fit(
+    subject: Subject,
+    images: ImageList,
+    trained_on: npt.NDArray[np.bool_] | None,
+    bad: Mapping[int, str],
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the rows that can be read, count, and were not trained on; and how many were."""
+    left_out = np.zeros(len(images), bool) if trained_on is None else trained_on.copy()
+    left_out[list(bad)] = True
+    counted = subject.task.counted_rows(images.labels)
+    return counted[~left_out[counted]], int(left_out.sum()) - len(bad)
 
 
 def _parts_of(subject: Subject, wishes: Wishes) -> tuple[str, ...]:

@@ -28,17 +28,18 @@ from ptkit.plots.fonts import missing_font_note, using_font
 from ptkit.plots.saving import save_figure
 
 
-def write_summaries(run: Run, *, watch: Watcher) -> tuple[Path, ...]:
+def write_summaries(run: Run, *, watch: Watcher | None = None) -> tuple[Path, ...]:
     """Write curves.png, confusion.png (of one class an image), valid_predictions.csv and all
     PICTURES into the run folder.
 
     Returns their paths. The model is left with its best weights. watch: is told which class names
-    no font has.
+    no font has, None for nobody.
     """
     font = run.settings.log.font
     with nullcontext() if font is None else using_font(Path(font)):
         names = run.training.valid.images.class_names
-        if note := missing_font_note(names, remedy="--set log.font=FILE"):
+        note = missing_font_note(names, remedy="--set log.font=FILE")
+        if note is not None and watch is not None:
             watch.warn(note)
         return _write_all(run)
 

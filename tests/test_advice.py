@@ -188,6 +188,7 @@ def speedups_of(**sections):
     return " ".join(speedups(setup))
 
 
+@pytest.mark.slow
 def test_what_makes_an_epoch_faster_is_what_it_does_not_do_yet(here):
     small = speedups_of()
     assert ("--size" in small, "data.cache" in small, "a GPU" in small) == (False, False, True)

@@ -240,8 +240,12 @@ def test_batches_do_not_depend_on_the_number_of_threads(run, calls):
     assert len({digest(run(calls, workers=workers), 0, 1) for workers in (1, 2, 4)}) == 1
 
 
-@pytest.mark.parametrize("calls", FOREIGN_PLANS.values(), ids=FOREIGN_PLANS)
-def test_batches_do_not_depend_on_the_number_of_worker_processes(run, calls):
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "policy" else pytest.param(n, marks=pytest.mark.slow) for n in FOREIGN_PLANS],
+)
+def test_batches_do_not_depend_on_the_number_of_worker_processes(run, name):
+    calls = FOREIGN_PLANS[name]
     assert len({digest(run(calls, workers=workers), 0, 1) for workers in (1, 2, 4)}) == 1
 
 

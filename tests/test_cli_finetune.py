@@ -44,6 +44,7 @@ def test_a_checkpoint_goes_on_with_its_own_statistics(here: Path) -> None:
     assert "took 56 of the model's 56 tensors" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_model_of_the_weights_replaces_that_of_a_recipe(here: Path) -> None:
     ptkit("train", *QUICK, "--model", "resnet8")
     result = ptkit("finetune", "ckpt.pkl", "--recipe", "speed", *QUICK)

@@ -120,6 +120,7 @@ OF_TORCHVISION = {
 }
 
 
+@pytest.mark.slow
 def test_other_parts_of_a_run_are_the_same_in_the_script(here, losses_of):
     same_losses(losses_of, **OTHER_PARTS)
 

@@ -153,6 +153,7 @@ def test_compiling_without_a_compiler_is_one_line(here: Path) -> None:
     assert not (here / "runs").exists()
 
 
+@pytest.mark.slow
 def test_batches_of_another_shape_go_through_the_model_itself() -> None:
     model = torch.nn.Linear(3, 2)
     forward, seen = CompiledForward(model, torch.device("cpu")), []

@@ -78,6 +78,7 @@ def test_without_the_package_one_line_says_how_to_install_it(monkeypatch):
         find_weights("efficientnet_lite0")
 
 
+@pytest.mark.slow
 def test_a_run_is_not_repeated_with_anything_else_where_its_weights_are_missing(
     tmp_path, monkeypatch, blank_pictures
 ):

@@ -332,6 +332,7 @@ def calls_of(result):
     return torch.load(result.checkpoint, weights_only=True)["pipeline"]["calls"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_run_is_scored_on_what_it_is_trained_on(own):
     # 255 - x, normalised, is the negative of x: what is learned of one is wrong for the other.

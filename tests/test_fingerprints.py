@@ -138,6 +138,7 @@ def test_damaged_hashes_make_an_entry_anew(here):
     assert image_hashes(again.checkpoint) == expected_hashes()
 
 
+@pytest.mark.slow
 def test_images_that_were_left_out_have_none(here):
     images = read_list(Path("train.txt"))
     expected = expected_hashes()
@@ -173,6 +174,7 @@ def test_above_a_limit_they_are_left_out(here, monkeypatch):
     assert "image_hashes" not in read_checkpoint(result.checkpoint)["data"]
 
 
+@pytest.mark.slow
 def test_finetuned_weights_remember_what_they_saw_before_also_after_resuming(here):
     first = ptkit.train(**QUICK)
     # The other way round: what was tested is trained on.

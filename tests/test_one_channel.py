@@ -483,6 +483,7 @@ def test_an_own_model_that_asks_for_its_channels_gets_them(here, settings, chann
     assert listener.model.startswith(f"model: net.py:Net(in_channels={channels}), ")
 
 
+@pytest.mark.slow
 def test_an_own_transform_may_make_one_channel(here):
     Path("own.py").write_text("def red(image):\n    return image[:1]\n")
     own = {"transforms": ['Lambda("own.py:red")']}

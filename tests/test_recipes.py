@@ -162,6 +162,7 @@ def test_a_flag_beside_a_recipe_is_what_the_settings_have(
     assert getattr(getattr(settings, section), setting.name) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "keyword", "value"), one_recipe_for_each_value())
 def test_a_flag_beside_a_recipe_is_taken_or_refused_by_its_name(
     recipe: str, keyword: str, value: Any, lists: Path, monkeypatch: pytest.MonkeyPatch

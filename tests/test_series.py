@@ -116,6 +116,7 @@ def test_folds_are_trained_on_their_own_lists(folds):
     assert setting["runs"] == ["runs/cv/fold-1", "runs/cv/fold-2"]
 
 
+@pytest.mark.slow
 def test_finetuning_has_seeds_too():
     assert ptkit("train", *QUICK, "--name", "first").exit_code == 0
     result = ptkit("finetune", "runs/first", *QUICK, "--seeds", 2, "--name", "tuned")

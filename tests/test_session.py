@@ -318,6 +318,7 @@ def test_a_signal_waits_for_a_write_that_is_under_way(here: Path, slow_disk: lis
     assert (train["epoch"], train["step_in_epoch"]) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_link_is_made_and_the_run_ends_when_all_is_on_disk(
     here: Path, slow_disk: list[str]
 ) -> None:
@@ -509,6 +510,7 @@ def test_a_model_that_cannot_take_the_smallest_batch_is_refused_before_the_first
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [
@@ -653,6 +655,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(here: Path) -
     )
 
 
+@pytest.mark.slow
 def test_a_group_trains_from_its_epoch_on(here: Path) -> None:
     result = start(
         {"optimizer": {"groups": ["layer1: unfreeze=3"]}, "train": {"epochs": 3}}, name="late"
@@ -676,6 +679,7 @@ def test_layers_near_the_input_learn_at_lower_rates(here: Path) -> None:
     assert rates[0] < rates[-1]
 
 
+@pytest.mark.slow
 def test_a_run_with_late_groups_and_an_average_goes_on_exactly(here: Path) -> None:
     layer = {"optimizer": {"groups": ["layer1: unfreeze=2"]}, "train": {"epochs": 4, "ema": 0.9}}
     whole = start(layer, name="whole")
@@ -717,6 +721,7 @@ def test_settings_without_effect_are_refused(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_names_its_own_normalize_can_be_repeated(here: Path) -> None:
     calls = [
         "RandomCrop(16, padding=2)",
@@ -747,6 +752,7 @@ def test_whitened_images_are_not_normalised_and_the_checkpoint_needs_no_file(her
     assert abs(float(before.mean())) < 1
 
 
+@pytest.mark.slow
 def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) -> None:
     result = start({"data": {"transforms": ["FiveCrop(12)"]}, "train": {"epochs": 2}})
     contents = torch.load(result.checkpoint, weights_only=True)
@@ -755,6 +761,7 @@ def test_crops_are_trained_one_by_one_and_evaluated_by_their_mean(here: Path) ->
         assert len(list(csv.DictReader(file))) == 21
 
 
+@pytest.mark.slow
 def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: Path) -> None:
     layer = {"loss": {"call": "TripletMarginLoss()", "embedding": 4}, "train": {"epochs": 5}}
     whole = start(layer, name="whole")
@@ -768,6 +775,7 @@ def test_an_embedding_goes_on_exactly_with_the_places_of_its_best_weights(here: 
     assert torch.load(resumed.run / "last.pkl", weights_only=True)["task"]["class_means"] is None
 
 
+@pytest.mark.slow
 def test_weights_of_whitened_images_want_whitened_images(here: Path) -> None:
     assert (
         CliRunner()
@@ -806,6 +814,7 @@ def test_patience_counts_on_after_an_interruption(here: Path) -> None:
     assert (resumed.epochs, resumed.best["epoch"]) == (4, 1)
 
 
+@pytest.mark.slow
 def test_the_state_is_saved_every_so_many_epochs_and_after_the_first_and_last(here: Path) -> None:
     layer = {"train": {"epochs": 5, "save_every": 3}}
     with pytest.raises(PowerCutError):

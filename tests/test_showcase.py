@@ -315,6 +315,7 @@ def test_several_labels_have_curves_and_words(run, network, batches, only):
     assert [row.split("\t")[0] for row in rows[1:5]] == ["bar", "cross", "bar + cross", "no class"]
 
 
+@pytest.mark.slow
 def test_numbers_have_kernels_feature_maps_and_regions_but_no_curves(run, network, batches):
     network[7] = nn.Linear(6, 2)
     numbers = np.linspace(0, 1, 42, dtype=np.float32).reshape(21, 2)

@@ -252,6 +252,7 @@ def test_a_run_is_repeated_with_the_same_file_only(lists, cache, resnet, vit):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_a_file_that_a_tag_describes_is_read_so_again_when_the_run_is_repeated(lists, vit):
     # As the first of timm's transformers had them.
     flat = {"patch_embed.proj.weight": vit[0].patch_embed.proj.weight.detach().flatten(1)}
@@ -293,6 +294,7 @@ def test_weights_that_are_not_clear_are_refused(arguments, code, message, lists)
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_resizes_as_the_weights_had_it_also_when_the_run_is_resumed(lists, cache, vit):
     put_into_cache(cache, VIT, "model.safetensors", vit[1])
     own = [argument for argument in QUICK if argument not in ("--size", "32")]

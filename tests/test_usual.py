@@ -113,6 +113,7 @@ def test_what_the_user_gives_comes_before_the_recipe(photos):
     assert 'method = "steps"' in text
 
 
+@pytest.mark.slow
 def test_photographs_with_several_labels_are_trained_without_a_fitted_head(photos):
     for name in ("train", "valid"):
         lines = Path(f"{name}.txt").read_text().splitlines()
@@ -142,6 +143,7 @@ def test_a_finetuned_resnet_on_photographs_is_resumed(photos):
     assert ptkit.train(resume="runs/body", epochs=2).epochs == 2
 
 
+@pytest.mark.slow
 def test_the_optimizer_of_steps_after_a_probe_is_written_out(photos):
     ptkit.train(optimizer="SGD()", name="sgd", **QUIET)
     config = tomllib.loads(Path("runs/sgd/config.toml").read_text())
@@ -163,6 +165,7 @@ def test_a_first_image_that_is_missing_is_skipped_on_request(photos):
         usual_layer(gather({}))
 
 
+@pytest.mark.slow
 def test_a_model_from_scratch_begins_with_blocks_that_are_the_identity(photos):
     ptkit.train(model="resnet18", lr=1e-9, name="zero", **QUIET)
     checkpoint = read_checkpoint(Path("runs/zero"))
@@ -172,6 +175,7 @@ def test_a_model_from_scratch_begins_with_blocks_that_are_the_identity(photos):
     assert weights["layer1.0.bn1.weight"].abs().max() > 0.5
 
 
+@pytest.mark.slow
 def test_fewer_images_than_the_recipe_has_in_a_batch_are_one_batch(photos):
     settings = {key: value for key, value in QUIET.items() if key != "batch_size"}
     ptkit.train(**settings, name="few")
@@ -218,6 +222,7 @@ def test_a_folder_is_split_into_the_run_and_trained_on(folder):
     assert not Path("train.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_table_is_split_into_the_run_of_a_probe(folder):
     rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("*/*.png")]
     Path("photos/table.csv").write_text("\n".join(["picture,animal", *sorted(rows)]))
@@ -255,6 +260,7 @@ def test_a_folder_of_photographs_is_finetuned_from_named_weights(folder):
     assert Path(json.loads(result.stdout)["run"], "test.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

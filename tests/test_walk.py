@@ -141,6 +141,7 @@ def test_the_closure_holds_every_import(walk, package):
     assert found == {f"ptkit.{name}" for name in ("cli", "work", "config", "parts", "deep")}
 
 
+@pytest.mark.slow
 def test_every_station_of_every_walk_is_passed():
     printed = subprocess.run(
         [sys.executable, SCRIPT], capture_output=True, text=True, check=True, timeout=60

@@ -97,8 +97,8 @@ def predict_parts(
 ) -> Iterator[Answers]:
     """Return the model's answers in parts, in the order of the images, as they come.
 
-    threshold: the probability below which an image is unknown, in the place of those that the
-    checkpoint has for its classes; where images have several classes, the one above which each is
+    threshold: in the place of those that the checkpoint has for its classes: the probability up to
+    which an image is unknown; where images have several classes, the one above which each is
     present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
 
     Raises:
@@ -108,10 +108,8 @@ def predict_parts(
     _check_top(subject, top)
     _check_threshold(subject, threshold)
     if threshold is not None:
-        is_multi = subject.task.kind == MULTI
-        limits = torch.full((len(subject.class_names),), threshold) if is_multi else None
+        limits = torch.full((len(subject.class_names),), threshold)
         subject = replace(subject, task=replace(subject.task, thresholds=limits))
-        threshold = None if is_multi else threshold
     errors: dict[int, str] = {}
     bad = errors if on_bad == "skip" else None
     found = subject.predict_parts(asked.images, device=device, workers=workers, bad=bad)
@@ -124,7 +122,7 @@ def predict_parts(
         top,
         notes=subject.weights.lines,
     )
-    return _parts(blank, asked, found, errors, threshold)
+    return _parts(blank, asked, found, errors)
 
 
 def _parts(
@@ -132,24 +130,19 @@ def _parts(
     asked: Asked,
     found: Iterator[tuple[Predicted, np.ndarray | None]],
     bad: Mapping[int, str],
-    threshold: float | None,
 ) -> Iterator[Answers]:
     has_labels, start = bool(asked.known.any()), 0
     for part, trained_on in found:
         rows = range(start, start + len(part.values))
         errors = {row - start: bad[row] for row in rows if row in bad}
         part.values[list(errors)] = np.nan
-        unknown = part.unknown
-        if threshold is not None:
-            is_low = part.values[np.arange(len(rows)), part.answers] < threshold
-            unknown = is_low if unknown is None else is_low | unknown
         yield replace(
             blank,
             paths=tuple(map(asked.images.listed_path, rows)),
             values=part.values,
             answers=part.answers,
             trained_on=trained_on,
-            unknown=unknown,
+            unknown=part.unknown,
             errors=errors,
             labels=asked.labels[start : rows.stop] if has_labels else None,
             known=asked.known[start : rows.stop] if has_labels else None,

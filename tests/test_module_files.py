@@ -151,7 +151,7 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path):
     pickled = b"\x80\x02" + FOREIGN + b"}r\xff\xff\xff\xff."
     began = time.perf_counter()
     assert read_weights_alone(written(tmp_path / "memo.pt", pickled))[0] == {}
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 10
 
 
 @pytest.mark.parametrize(

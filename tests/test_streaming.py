@@ -220,7 +220,10 @@ def test_a_read_that_is_slow_now_and_then_starts_no_readers(
     assert slow_disk.most_waiting <= 2
 
 
-def test_a_disk_that_is_quick_again_needs_no_readers(many_photographs, slow_disk):
+def test_a_disk_that_is_quick_again_needs_no_readers(many_photographs, slow_disk, monkeypatch):
+    # A machine that is busy may need more than the usual limit for each file.
+    monkeypatch.setattr(reading, "_SLOW", 0.01)
+    slow_disk.wait_s = 0.02
     speed = _DiskSpeed()
     speed.read(many_photographs, range(10))
     was_slow = speed.is_slow

@@ -328,6 +328,12 @@ def test_only_the_events_know_tensorboardx():
     assert users == {"ptkit.core.training.events", "ptkit.core.training.event_files"}
 
 
+def test_one_module_writes_safetensors():
+    names = {"safetensors.torch.save", "safetensors.torch.save_file"}
+    users = {module for module, found in ALL_IMPORTS.items() if found & names}
+    assert users == {"ptkit.core.exporting.torch_files"}
+
+
 def test_nothing_draws_with_pyplot():
     users = {
         module for module, names in ALL_IMPORTS.items() if any("pyplot" in name for name in names)

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from ptkit.core.ejecting.conditions import condition
+from ptkit.core.ejecting.optimization import layer_lookup
+from ptkit.core.models.layers import layer_names
 
 
 class Overlapping(nn.Module):
@@ -21,3 +23,24 @@ def test_a_name_that_begins_another_is_compared_whole():
     code = condition(model, wanted)
     named = model.named_parameters()
     assert {name for name, p in named if eval(code, {"name": name, "parameter": p})} == wanted
+
+
+class Layered(nn.Module):
+    """The whole name of a parameter of the first layer is how the last one's begin."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Parameter(torch.zeros(2, 2))
+        self.body = nn.Linear(2, 2)
+        self.embed_out = nn.Linear(2, 2)
+
+
+def test_each_parameter_gets_the_layer_that_it_is_in():
+    layers = layer_names(Layered())
+    assert layers == [["embed", "body.weight", "body.bias"], ["embed_out.weight", "embed_out.bias"]]
+    texts, code = layer_lookup(layers)
+    for number, names in enumerate(layers):
+        for name in names:
+            scope = {"name": name, "layers": texts}
+            exec(code, scope)
+            assert scope["number"] == number, name

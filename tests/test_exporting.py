@@ -1,9 +1,12 @@
 import pytest
 import torch
+from torch import nn
 
 import ptkit
 from ptkit.core.errors import CheckpointError
-from ptkit.core.exporting import onnx_graphs
+from ptkit.core.exporting import onnx_graphs, torch_files
+from ptkit.core.exporting.answering import Answering, Interface
+from ptkit.core.exporting.metadata import Description
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.zoo import build_model
 
@@ -121,3 +124,66 @@ def test_an_embedding_answers_by_the_nearest_mean(export, to):
     means = torch.nn.functional.normalize(torch.eye(3) + 0.1, dim=1)
     task = {"kind": "embedding", "activation": "nearest", "class_means": means}
     assert export("lenet", 32, task=task, to=to).replayed.difference < 1e-5
+
+
+SAYS_NOTHING = Description(
+    kind="single-label", class_names=["a"], thresholds=None, temperature=None, preprocessing=False,
+    pipeline={}, model="x", source_sha256="0", precision="fp32",
+)  # fmt: skip
+
+
+def test_onnx_files_name_no_files_of_this_machine_in_branches_either(tmp_path):
+    import onnx
+    from onnx import helper
+
+    def node(kind, inputs, outputs, **attributes):
+        found = helper.make_node(kind, inputs, outputs, **attributes)
+        found.doc_string = found.metadata_props.add(key="stack_trace").value = "/home/me/net.py"
+        return found
+
+    def body(name, kind):
+        made = helper.make_tensor_value_info(f"{name}_out", 1, None)
+        found = helper.make_graph([node(kind, ["images"], [f"{name}_out"])], name, [], [made])
+        found.value_info.append(helper.make_tensor_value_info(name, 1, None, "/home/me/net.py"))
+        return found
+
+    choice = node("If", ["is_so"], ["out"], then_branch=body("yes", "Abs"),
+                  else_branch=body("no", "Neg"))  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, kind, None)
+            for name, kind in (("images", 1), ("is_so", 9), ("out", 1))]  # fmt: skip
+    graph = helper.make_graph([choice], "whole", ends[:2], ends[2:])
+    function = helper.make_function("own", "F", ["x"], ["y"], [node("Abs", ["x"], ["y"])], [])
+    model = helper.make_model(graph, functions=[function])
+    onnx_graphs.write_onnx(tmp_path / "model.onnx", model, SAYS_NOTHING)
+    assert b"/home/me" not in (tmp_path / "model.onnx").read_bytes()
+    assert [prop.key for prop in onnx.load(tmp_path / "model.onnx").metadata_props] == [
+        "ptkit",
+        "names",
+    ]
+
+
+class Branching(nn.Module):
+    """Computes one thing or another by what it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, images):
+        means = images.mean((2, 3))
+        return torch.cond(
+            means.sum() > 0, lambda x: self.fc(x) + 1, lambda x: self.fc(x) * 2, (means,)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_exported_branches_name_no_files_of_this_machine(tmp_path, to):
+    module = Answering(Branching(), nn.Softmax(-1))
+    interface = Interface(torch.randn(2, 3, 5, 5), "probabilities", is_any_size=False)
+    file = tmp_path / "model"
+    if to == "onnx":
+        onnx_graphs.write_onnx(file, onnx_graphs.onnx_of(module, interface, opset=18), SAYS_NOTHING)
+    else:
+        torch_files.write_torch_export(file, module, interface, SAYS_NOTHING)
+    assert b".py" not in file.read_bytes()

@@ -15,7 +15,7 @@ from torch import nn
 
 from ptkit.core.errors import CheckpointError
 from ptkit.core.models.module_files import read_weights_alone
-from ptkit.core.models.weight_files import COMMENT
+from ptkit.core.models.weight_files import COMMENT, read_weight_file
 
 COMMENT_LENGTH = len(COMMENT % 0)
 
@@ -180,18 +180,83 @@ def test_the_name_of_a_type_imports_nothing(tmp_path, monkeypatch):
     assert "made_up" not in asked
 
 
-def test_compressed_records_are_refused(tmp_path):
-    path = tmp_path / "packed.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x/data.pkl", view((2,), (1,)))
-        archive.writestr("x/data/0", bytes(1 << 20))
-        # With the comment of our own files, whose records are not looked at one by one.
+def with_own_comment(path):
+    """Write the comment of our own files into a zip file, with the right CRC."""
+    with zipfile.ZipFile(path, "a") as archive:
         archive.comment = bytes(COMMENT_LENGTH)
     data = path.read_bytes()[: -COMMENT_LENGTH - 2]
     comment = COMMENT % zlib.crc32(data + b"\0\0")
     path.write_bytes(data + struct.pack("<H", COMMENT_LENGTH) + comment)
-    with pytest.raises(CheckpointError, match="its records are compressed"):
-        read_weights_alone(path)
+    return path
+
+
+@pytest.mark.parametrize("read", [read_weight_file, read_weights_alone])
+@pytest.mark.parametrize("foreign", [b"", FOREIGN], ids=["plain", "foreign"])
+def test_compressed_records_are_refused_also_under_our_own_comment(tmp_path, read, foreign):
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + foreign + b"N0" * (1 << 20) + b"}.")
+        archive.writestr("x/data/0", bytes(1 << 20))
+    assert path.stat().st_size < 20_000
+    for sent in (path, with_own_comment(path)):
+        with pytest.raises(CheckpointError, match="with compressed records, which torch"):
+            read(sent)
+
+
+def test_records_that_claim_more_than_the_file_has_are_refused(tmp_path):
+    torch.save({"weight": torch.ones(1000)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole:
+        records = {entry.filename: whole.read(entry) for entry in whole.infolist()}
+    with zipfile.ZipFile(tmp_path / "over.pt", "w") as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+        # The same bytes under another name.
+        copied = zipfile.ZipInfo("archive/data/1")
+        first = archive.getinfo(next(name for name in records if name.endswith("data/0")))
+        for key in ("header_offset", "file_size", "compress_size", "CRC"):
+            setattr(copied, key, getattr(first, key))
+        archive.filelist += [copied] * 9
+    with pytest.raises(CheckpointError, match="its records claim more bytes than it has"):
+        read_weight_file(with_own_comment(tmp_path / "over.pt"))
+
+
+# A tuple that holds the one before twice, fifty times; each is then at its number.
+LEVELS = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (level, level, level + 1) for level in range(50))
+LAST = b"h\x32"
+# A list in the arguments of a call, filled after they were made.
+LATER = b"]q\xff0h\xff\x85q\xfe0h\xff(" + LAST + b"K\x01\x86e0ccollections\nOrderedDict\nh\xfeR."
+COSTLY = {
+    "key": LEVELS + b"}" + LAST + b"K\x01s.",
+    "keys": LEVELS + b"}(" + LAST + b"K\x01u.",
+    "set": LEVELS + b"\x8f(" + LAST + b"\x90.",
+    "pairs": LEVELS + b"ccollections\nOrderedDict\n](" + LAST + b"K\x01\x86e\x85R.",
+    "filled later": LEVELS + LATER,
+    "function": LEVELS + LAST + b")R.",
+    "long numbers": b"\x8b\x40\x42\x0f\x00" + b"\x7f" * 1_000_000 + b"q\x000}("
+    + b"h\x00N" * 100_000 + b"u.",
+    "copies": b"](" + b"K\x01K\x01\x86" * 10_000 + b"eq\x010("
+    + b"ccollections\nOrderedDict\nh\x01\x85R0" * 10_000 + b"t.",
+    "deep": b"})" + b"\x85" * 20_000 + b"K\x01s.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [read_weight_file, read_weights_alone])
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_pickle_that_would_take_for_ever_is_refused(tmp_path, kind, read):
+    for foreign in (b"", FOREIGN):
+        path = written(tmp_path / "costly.pt", b"\x80\x02" + foreign + COSTLY[kind])
+        with pytest.raises(CheckpointError, match=r"cannot be read as weights: it.*nothing was"):
+            read(path)
+
+
+def test_a_legacy_file_whose_keys_would_take_for_ever_is_refused(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.pt").read_bytes()
+    # The last pickle: the keys of the tensors.
+    place = data.rindex(b"\x80\x02]")
+    (tmp_path / "old.pt").write_bytes(data[:place] + b"\x80\x02" + LEVELS + b"]" + LAST + b"a.")
+    with pytest.raises(CheckpointError, match="more often than could be read"):
+        read_weight_file(tmp_path / "old.pt")
 
 
 def view(size, stride, count=4):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ptkit.core.errors import CheckpointError, UsageError
+from ptkit.core.exporting.torch_files import safetensors_of
 from ptkit.core.files import make_folder, write_atomically
 from ptkit.core.models.checkpoints import save_checkpoint
 from ptkit.core.models.fitting import fit_bare_weights
@@ -114,8 +115,6 @@ def _new_file(source: str, out: Path | None, ending: str) -> Path:
 
 
 def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -> Converted:
-    from safetensors.torch import save
-
     if needless := ", ".join(ANSWER_FLAGS[name] for name in given if name in _OF_IMAGES):
         raise UsageError(f"a .safetensors file holds weights alone: leave out {needless}")
     is_checkpoint = weights.checkpoint is not None
@@ -130,12 +129,10 @@ def _write_safetensors(weights: Weights, file: Path, given: Mapping[str, Any]) -
         tensors, call, notes = fitted.module.state_dict(), fitted.call, fitted.notes
     elif prefix := _removed(weights.state_dict, tensors):
         notes = (*notes, f"removed the prefix {prefix} from the weights' names")
-    # Tensors that share memory, as tied weights do, cannot be in such a file.
-    apart = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     make_folder(file.parent)
-    write_atomically(file, save(apart, metadata={"format": "pt"}))
+    write_atomically(file, safetensors_of(tensors))
     lines = tuple(f"weights of {weights.source}: {note}" for note in notes)
-    return _converted(file, SAFETENSORS, apart, model=call, notes=lines)
+    return _converted(file, SAFETENSORS, tensors, model=call, notes=lines)
 
 
 def _removed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:

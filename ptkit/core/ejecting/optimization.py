@@ -179,16 +179,14 @@ def _layer_rates(
         id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]
     }
     named = dict(model.named_parameters())
-    texts = []
     apart: dict[str, set[str]] = {}
     for number, names in enumerate(layers, start=1):
         expected = optimizer.lr * decay ** (len(layers) - number)
         for name in names:
             if (rate := rates.get(id(named[name]), expected)) != expected:
                 apart.setdefault(_rate(rate, optimizer.lr), set()).add(name)
-        texts.append(",".join(beginnings(list(named), names)))
+    texts, lookup = layer_lookup(layers)
     words = textwrap.wrap(" ".join(texts), 90, break_on_hyphens=False)
-    several = any("," in text for text in texts)
     table = [
         "# From the input to the head: how the names of a layer's parameters begin.",
         *(
@@ -197,12 +195,22 @@ def _layer_rates(
             else [f'LAYERS = "{words[0]}"']
         ),
     ]
-    begins = 'tuple(layer.split(","))' if several else "layer"
     lines = [
-        f"number = [name.startswith({begins}) for layer in layers].index(True)",
+        lookup,
         f'options["lr"] = LR * {decay!r} ** (len(layers) - 1 - number)',
     ]
     return table, lines, [("lr", code, names) for code, names in apart.items()]
+
+
+def layer_lookup(layers: Sequence[Sequence[str]]) -> tuple[list[str], str]:
+    """Return how the names of each layer's parameters begin, and the line of code that gives
+    `number`, the layer of a `name`, from these texts as `layers`.
+    """
+    every = [name for names in layers for name in names]
+    # With a dot at the end of whole names: pos_embed is the beginning of pos_embed_win.
+    texts = [",".join(f"{t.rstrip('.')}." for t in beginnings(every, names)) for names in layers]
+    begins = 'tuple(layer.split(","))' if any("," in text for text in texts) else "layer"
+    return texts, f'number = [f"{{name}}.".startswith({begins}) for layer in layers].index(True)'
 
 
 @dataclass(frozen=True)

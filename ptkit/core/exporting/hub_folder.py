@@ -93,7 +93,7 @@ def write_hub_folder(
         StorageError: the disk refused.
     """
     contents = {
-        WEIGHTS: safetensors_of(model.module),
+        WEIGHTS: safetensors_of(model.module.state_dict()),
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
         CARD: card.encode(),
     }

@@ -124,16 +124,24 @@ def write_onnx(path: Path, model: Any, description: Description) -> None:
     """Write an ONNX model with its metadata."""
     import onnx
 
-    _forget_sources(model.graph)
+    _forget_sources(model)
     onnx.helper.set_model_props(model, description.properties())
     path.write_bytes(model.SerializeToString())
 
 
-def _forget_sources(graph: Any) -> None:
-    """Take out where in which files of this machine each node comes from, in place."""
-    for node in graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
+def _forget_sources(message: Any) -> None:
+    """Take out where in which files of this machine each part comes from, in place.
+
+    message: a model, or any part of one. The bodies of branches, loops and functions, and the
+    values in them, say it as nodes do.
+    """
+    for name in {"doc_string", "metadata_props"}.intersection(message.DESCRIPTOR.fields_by_name):
+        message.ClearField(name)
+    # Listing what a tensor has copies its numbers.
+    for field, value in [] if message.DESCRIPTOR.name == "TensorProto" else message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _forget_sources(part)
 
 
 def runner_of(source: Path | bytes) -> Run:

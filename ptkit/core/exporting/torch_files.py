@@ -25,7 +25,9 @@ def write_torch_export(
             dynamic_shapes={"images": interface.dimensions},
             strict=False,
         )
-        for node in program.graph.nodes:
+        # Those of branches and loops are graphs of their own.
+        graphs = (m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule))
+        for node in (node for graph in graphs for node in graph.graph.nodes):
             # The files of this machine are nobody's business.
             node.meta.pop("stack_trace", None)
         torch.export.save(program, path, extra_files={FILE: description.as_json()})
@@ -85,15 +87,17 @@ def _compiled(module: Answering) -> Answering:
 def write_safetensors(path: Path, model: nn.Module, description: Description) -> None:
     """Write the weights alone, under the names of the model's state dict."""
     # Not save_file, whose files are for the owner alone.
-    path.write_bytes(safetensors_of(model, description.properties()))
+    path.write_bytes(safetensors_of(model.state_dict(), description.properties()))
 
 
-def safetensors_of(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the weights of a model as the contents of a .safetensors file."""
+def safetensors_of(
+    state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return weights as the contents of a .safetensors file."""
     from safetensors.torch import save
 
     # Tied weights share memory, which such a file cannot; each name gets its own.
-    own = {name: t.detach().clone().contiguous() for name, t in model.state_dict().items()}
+    own = {name: t.detach().clone().contiguous() for name, t in state_dict.items()}
     return save(own, {"format": "pt", **(metadata or {})})
 
 

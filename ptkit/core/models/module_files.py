@@ -20,6 +20,7 @@ from ptkit.core.errors import CheckpointError
 from ptkit.core.models.plain_contents import fault_of
 from ptkit.core.models.weight_files import (
     LEGACY_MAGIC,
+    check_pickles,
     check_zip,
     first_bytes,
     foreign_globals,
@@ -99,6 +100,7 @@ def read_weights_alone(path: Path) -> tuple[Any, tuple[str, ...]]:
     if head.startswith(b"PK\3\4"):
         # Damage comes before what the file asks for.
         check_zip(path)
+    check_pickles(path)
     try:
         contents, storages = _from_zip(path) if head.startswith(b"PK") else _from_legacy(path)
         found = _Walk(storages, num_bytes=path.stat().st_size).plain(contents)
@@ -138,7 +140,7 @@ class _Unpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
-            case ("module", kind, *_):
+            case ("module", type() as kind, *_):
                 return kind
             case ("storage", kind, str(key), str(), int(count)) | (
                 "storage", kind, str(key), str(), int(count), None
@@ -200,7 +202,7 @@ def _stand_in(name: str) -> type[_StandIn]:
 def _storage(kind: Any, key: str, count: int) -> _Storage:
     name = getattr(kind, "name", "").rpartition(".")[2]
     if name not in _DTYPES:
-        raise _UntakenError(f"its tensors are of the kind {name[:80] or kind!r}")
+        raise _UntakenError(f"its tensors are of the kind {name[:80] or type(kind).__name__}")
     return _Storage(key, _DTYPES[name], count)
 
 
@@ -277,7 +279,7 @@ def _from_legacy(path: Path) -> tuple[Any, Storages]:
     _, _, system, contents, keys = (reader.load() for reader in readers)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise _UntakenError("its numbers are those of a big-endian machine")
-    if not isinstance(keys, list):
+    if not (isinstance(keys, list) and all(type(key) is str for key in keys)):
         raise _UntakenError("it does not name its tensors")
     kinds, data, places, at = readers[3].storages, file.getbuffer(), {}, file.tell()
     for key in keys:
@@ -286,9 +288,7 @@ def _from_legacy(path: Path) -> tuple[Any, Storages]:
         size = max(count, 0) * kinds[key].dtype.itemsize if key in kinds else len(data)
         at += 8
         if at + size > len(data):
-            raise _UntakenError(
-                f"the numbers of the tensor {str(key)[:80]} are missing: it was cut off"
-            )
+            raise _UntakenError(f"the numbers of the tensor {key[:80]} are missing: it was cut off")
         places[key] = at, size
         at += size
 

@@ -6,6 +6,7 @@ CRC of the file before the comment was added. The CRCs of the records leave out 
 with it one flipped bit anywhere is found.
 """
 
+import io
 import json
 import pickletools
 import re
@@ -14,12 +15,14 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from ptkit.core.errors import CheckpointError
+from ptkit.core.models.pickle_costs import fault_of_pickle
 from ptkit.core.models.plain_contents import fault_of, overlap_in
 from ptkit.core.wording import reason_of
 
@@ -82,12 +85,14 @@ def read_weight_file(path: Path) -> Any:
     head = first_bytes(path)
     if head.startswith(b"PK\3\4"):
         check_zip(path)
+        check_pickles(path)
         return _plain(path, _loaded(path, is_whole=True))
     # A length, and a JSON header of that length; text would be a length beyond all files.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return _read_safetensors(path)
     if LEGACY_MAGIC not in head[:32]:
         raise CheckpointError(f"{path} is {_stranger(path, head)}")
+    check_pickles(path)
     return _plain(path, _loaded(path, is_whole=False))
 
 
@@ -152,14 +157,15 @@ def check_zip(path: Path) -> None:
     """Check every byte of a zip file of ours, every record of another's.
 
     Raises:
-        CheckpointError: damaged, or not written by torch.save.
+        CheckpointError: damaged, or not written by torch.save, which never compresses: a few bytes
+            may become a terabyte.
     """
     with path.open("rb") as file:
         num_bytes = file.seek(0, 2)
         file.seek(-min(num_bytes, _ZIP_END_LENGTH + _COMMENT_LENGTH), 2)
         tail = file.read()
     if tail[-_ZIP_END_LENGTH:].startswith(_ZIP_END) and tail.endswith(b"\0\0"):
-        _check_records(path)
+        _check_records(path, has_crc=False)
         return
     end, comment = tail[:_ZIP_END_LENGTH], tail[_ZIP_END_LENGTH:]
     says_length = end.startswith(_ZIP_END) and end.endswith(struct.pack("<H", _COMMENT_LENGTH))
@@ -171,6 +177,8 @@ def check_zip(path: Path) -> None:
         raise CheckpointError(
             f"{path} is damaged: its bytes are not those that were written (CRC); copy it again"
         )
+    # Anyone can compute that CRC.
+    _check_records(path, has_crc=True)
 
 
 def _crc_without_comment(path: Path) -> int:
@@ -182,29 +190,50 @@ def _crc_without_comment(path: Path) -> int:
     return zlib.crc32(b"\0\0", crc)
 
 
-def _check_records(path: Path) -> None:
-    """Check the CRC of every record, which torch.load does not."""
+def _check_records(path: Path, *, has_crc: bool) -> None:
+    """Check what records are there, and without a CRC of the file the CRC of each, which torch.load
+    does not.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            names = [entry.filename.rpartition("/")[2] for entry in entries]
-            is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            broken = None if is_packed else archive.testzip()
+            fault = _fault_of_records(entries, num_bytes=path.stat().st_size)
+            broken = archive.testzip() if fault is None and not has_crc else None
     except Exception as error:
         # On damaged files zipfile lets struct.error, NotImplementedError and others through.
         raise CheckpointError(f"{path} is damaged: {reason_of(error)}") from error
-    if "constants.pkl" in names:
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, a program; nothing was run: {_ADVICE}"
-        )
-    if "data.pkl" not in names or is_packed:
-        raise CheckpointError(
-            f"{path} is a zip archive that torch.save did not write: unpack it first"
-        )
+    if fault is not None:
+        raise CheckpointError(f"{path} is {fault}")
     if broken is not None:
         raise CheckpointError(
             f"{path} is damaged: the record {broken} does not match its CRC; copy it again"
         )
+
+
+def _fault_of_records(entries: Sequence[zipfile.ZipInfo], *, num_bytes: int) -> str | None:
+    """Say what a zip file is if not one of torch.save, by the list of its records."""
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if "constants.pkl" in names:
+        return f"a TorchScript archive, a program; nothing was run: {_ADVICE}"
+    if "data.pkl" not in names:
+        return "a zip archive that torch.save did not write: unpack it first"
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "a zip archive with compressed records, which torch.save never writes"
+    # Records that lie over one another, or say that they are longer than they are.
+    if sum(entry.file_size for entry in entries) > num_bytes:
+        return "damaged: its records claim more bytes than it has"
+    return None
+
+
+def check_pickles(path: Path) -> None:
+    """Refuse a file of torch.save whose pickles would take for ever to read.
+
+    Raises:
+        CheckpointError: it is such a file.
+    """
+    for file in _pickles(path):
+        if fault := fault_of_pickle(file):
+            raise CheckpointError(f"{path} cannot be read as weights: {fault}; nothing was run")
 
 
 def _loaded(path: Path, *, is_whole: bool) -> Any:
@@ -274,18 +303,27 @@ def foreign_globals(path: Path) -> list[str]:
     are not found.
     """
     found: list[str] = []
+    for file in _pickles(path):
+        _collect(file, found)
+    return [name for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
+
+
+def _pickles(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file for each pickle of torch.save, at its beginning; the next begins where the last
+    was left.
+    """
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                for name in archive.namelist():
-                    if name.rpartition("/")[2] == "data.pkl":
-                        with archive.open(name) as record:
-                            _collect(record, found)  # type: ignore[arg-type]
+                # Of two of one name, readers differ in which they take.
+                for entry in archive.infolist():
+                    is_stored = entry.compress_type == zipfile.ZIP_STORED
+                    if is_stored and entry.filename.rpartition("/")[2] == "data.pkl":
+                        yield io.BytesIO(archive.read(entry))
         else:
             file.seek(0)
             for _ in range(_NUM_LEGACY_PICKLES):
-                _collect(file, found)
-    return [name for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
+                yield file
 
 
 def _collect(file: BinaryIO, found: list[str]) -> None:

@@ -281,7 +281,7 @@ def predict(
 
     sources: image files, folders, lists (.txt) or tables (.csv, .tsv, .jsonl). top: how many
     classes a row names. threshold: the probability below which an image is unknown; where images
-    have several classes, the one above which each is present. path_column, label_column: of tables.
+    have several classes, from which on each is present. path_column, label_column: of tables.
     on_bad: `skip` gives images that cannot be read a row with an `error`.
     The rest: see `evaluate`.
 

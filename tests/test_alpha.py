@@ -144,7 +144,7 @@ def test_kept_pixels_and_statistics_are_of_one_kind(here):
         (["normstats", "train.txt", "--alpha", "white", "--whiten", "zca"], "leave out --alpha"),
         (
             ["train", "--alpha", "black"],
-            "data.alpha must be one of auto, drop, white, found 'black'",
+            "--alpha must be one of auto, drop, white, found 'black'",
         ),
         (["predict", "none.pkl", "9.png", "--alpha", "no"], "--alpha must be one of drop, white"),
     ],

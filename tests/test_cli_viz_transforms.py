@@ -155,7 +155,7 @@ def test_quiet_says_nothing_and_out_chooses_the_folder(here):
         (
             ["one.png", "--augment", "all"],
             2,
-            "data.augment must be one of auto, none, safe, natural",
+            "--augment must be one of auto, none, safe, natural",
         ),
         (
             ["one.png", "--mean", "0.5,0.5,0.5"],

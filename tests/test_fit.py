@@ -11,7 +11,9 @@ from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
 from ptkit.cli import app
+from ptkit.core.config_dependents import _RESIZES
 from ptkit.core.config_layers import gather
+from ptkit.core.data.transforms.catalogue import BY_NAME
 from ptkit.core.data.transforms.completion import (
     complete,
     default_transforms,
@@ -92,6 +94,17 @@ def test_a_fit_replaces_lists_of_a_recipe_that_resize_and_keeps_others():
     assert gather({"fit": "pad"}, recipe="photos-scratch").data.transforms == ()
     kept = gather({"fit": "pad"}, base={"data": {"transforms": ["RandomRotation(9)"]}})
     assert kept.data.transforms == ("RandomRotation(9)",)
+    # Inside another step it changes what is square already.
+    inside = "RandomApply([RandomResizedCrop(16)], p=0.5)"
+    assert gather({"fit": "pad"}, base={"data": {"transforms": [inside]}}).data.transforms == (
+        inside,
+    )
+
+
+def test_lists_that_a_fit_replaces_are_those_that_it_may_not_stand_beside():
+    resizing = {spec.name for spec in BY_NAME.values() if spec.resizes}
+    taken = {name for name in BY_NAME if _RESIZES.match(f"{name}(16)")}
+    assert taken == resizing | {"Normalize"}
 
 
 def test_the_checkpoint_of_a_padded_run_pads_and_so_does_what_goes_on_from_it(here: Path) -> None:
@@ -118,7 +131,7 @@ def test_an_own_list_is_completed_by_the_fit(here: Path) -> None:
         (["--transform", "Resize((16, 16))"], "data.transforms with its own Resize"),
         (
             ["--transform", "RandomResizedCrop(16)"],
-            "data.transforms with its own RandomResizedCrop",
+            "--transform (data.transforms) with its own RandomResizedCrop",
         ),
         (
             ["--set", "data.eval_transforms=['Resize(16)', 'CenterCrop(16)']"],
@@ -129,7 +142,7 @@ def test_an_own_list_is_completed_by_the_fit(here: Path) -> None:
 def test_a_fit_beside_a_list_that_resizes_is_an_error(here: Path, flags, message) -> None:
     result = ptkit("train", "--fit", "stretch", *flags, *QUICK)
     assert result.exit_code == 2
-    assert f"data.fit=stretch (--fit) has no effect beside {message}: leave" in result.stderr
+    assert f"--fit stretch (data.fit) has no effect beside {message}: leave" in result.stderr
     assert not Path("runs").exists()
 
 

@@ -86,3 +86,21 @@ def test_an_unknown_image_has_no_class_but_a_most_probable_one():
         ["a.png", "ant", "0.75", ""],
         ["b.png", "unknown", "0.5", "bee"],
     ]
+
+
+def test_numbers_named_like_other_columns_get_columns_of_their_own():
+    names = ("path", "error", "height")
+    found = Answers(
+        paths=("a.png",),
+        class_names=names,
+        kind="regression",
+        values=np.array([[1, 2, 3]], np.float32),
+        answers=np.array([[1, 2, 3]], np.float32),
+        labels=np.array([[4, 5, 6]], np.float32),
+        known=np.array([True]),
+    )
+    assert found.table() == [
+        ["path", "predicted path", "predicted error", "height",
+         "true path", "true error", "true height"],
+        ["a.png", "1", "2", "3", "4", "5", "6"],
+    ]  # fmt: skip

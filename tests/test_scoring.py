@@ -190,3 +190,13 @@ def test_precision_and_recall_are_of_all_classes_together() -> None:
     outputs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     found = metrics_of(Task(MULTI, "sigmoid"), 2, (outputs, truth))
     assert (found["precision"], found["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 4))
+
+
+def test_a_probability_that_is_the_threshold_is_enough():
+    outputs = torch.tensor([[0.0, 0.0], [-1.0, 1.0]])
+    several = Task("multi-label", "sigmoid")
+    assert several.answers(outputs).tolist() == [[True, True], [False, True]]
+    half = torch.full((2,), 0.5)
+    assert Task("single-label", "softmax", thresholds=half).is_unknown(outputs).tolist() == [
+        False, False,
+    ]  # fmt: skip

@@ -27,6 +27,8 @@ def test_a_class_that_cannot_reach_the_precision_is_never_answered():
     # At best four of five.
     assert each == Threshold(NEVER, 5, 4, reaches=False)
     assert not each.reaches
+    # Not even by an answer that is quite sure.
+    assert np.float32(1) < np.float32(each.value)
 
 
 def test_too_few_answers_tell_nothing_and_leave_the_threshold():
@@ -43,4 +45,4 @@ def test_the_threshold_parts_neighbouring_numbers():
     high = np.float32(0.7)
     low = np.nextafter(high, np.float32(0))
     each = found([high] * 5 + [low] * 5, [1] * 5 + [0] * 5)
-    assert low <= np.float32(each.value) < high
+    assert low < np.float32(each.value) <= high

@@ -50,12 +50,12 @@ def finetune(
 
     Example: ptkit finetune --model timm:resnet18.a1_in1k --group "layer1: frozen" --epochs 5
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config_layers import with_assignments
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")
     weights, source = _told_apart(weights, source, file, has_model="model" in settings)
-    settings = parse_assignments(settings.pop("assignments", ())) | settings
+    settings = with_assignments(settings.pop("assignments", ()), settings)
     # The argument says which weights are meant.
     named = settings.pop("weights", None)
     weights = weights or named

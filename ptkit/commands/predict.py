@@ -28,8 +28,8 @@ class Choices(TypedDict, total=False):
         float | None,
         typer.Option(
             metavar="P",
-            help="Call an image unknown unless its most probable class is above P; of several"
-            " labels, those above P are present.",
+            help="Call an image unknown unless its most probable class has at least P; of several"
+            " labels, those with at least P are present.",
         ),
     ]
     path_column: options.PathColumn

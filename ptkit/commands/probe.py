@@ -53,9 +53,9 @@ def probe(
 
     Example: ptkit probe --backbone efficientnet_lite0
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config_layers import with_assignments
 
-    settings = parse_assignments(settings.pop("assignments", ())) | settings
+    settings = with_assignments(settings.pop("assignments", ()), settings)
     # --backbone says which weights are meant.
     settings.pop("weights", None)
     result = api_runs.probe(

@@ -48,9 +48,9 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
 
     Example: ptkit train --model resnet20 --epochs 30 --transform "RandomCrop(32, padding=4)"
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config_layers import with_assignments
 
-    settings = parse_assignments(settings.pop("assignments", ())) | settings
+    settings = with_assignments(settings.pop("assignments", ()), settings)
     if (file := settings.pop("eject", None)) is not None:
         check_ejects_alone(source, settings)
         watch = TrainingScreen(printer)

@@ -51,6 +51,7 @@ def viz_transforms(
     Example: ptkit viz-transforms data/3/*.png --transform "RandomRotation(20)" --transform
     "RandomErasing()"
     """
+    from ptkit.core.config_layers import check_flags
     from ptkit.core.data.keyed import spread
     from ptkit.core.parts.trust import gather_trusted
     from ptkit.looking.image_sources import find_images
@@ -62,6 +63,7 @@ def viz_transforms(
     paths = [found.listed_path(k) for k in spread(range(len(found)), MAX_SHEETS)]
     if len(found) > len(paths):
         printer.say(f"{len(paths)} of {len(found):,} images, spread over all")
+    check_flags(settings)
     chosen = gather_trusted(settings, config=config, trust=trust)
     shown = show_transforms(paths, chosen.data, num_draws=num_images, seed=chosen.train.seed)
     with picture_folder("viz-transforms", out=out) as pictures:

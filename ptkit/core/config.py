@@ -168,7 +168,7 @@ class LossSettings:
     )
     threshold: float | None = setting(
         None,
-        "With several labels an image: the probability above which a label is given; by default"
+        "With several labels an image: the probability from which on a label is given; by default"
         " 0.5.",
         within=_SHARE,
     )

@@ -30,8 +30,9 @@ _FROM_SIZE = re.compile(
     r"(?<=[(,])\s*(?:size|image_size|input_size|stem)\s*=\s*(?:\([^()]*\)|[^,()]+),?\s*"
 )
 _RESIZED = re.compile(r"(?<![\w:.])(Resize\(\s*)(\d+)\b")
-# What a list with --fit may not name; a user's own transforms have a prefix.
-_RESIZES = re.compile(r"(?<![\w:.])(?:Resize|RandomResizedCrop|Normalize)\(")
+# What a list with --fit may not name, as a step of its own: inside RandomApply and the like it
+# changes what is square already. A user's own transforms have a prefix.
+_RESIZES = re.compile(r"\s*(?:Resize|RandomResizedCrop|Normalize)\s*(?:\(|\Z)")
 # What stands before the size of a crop or of Resize; a user's own transforms have a prefix.
 _SIZED = r"((?<![\w:.])(?:Resize|[A-Z]\w*Crop)\(\s*|\bsize\s*=\s*)"
 
@@ -66,7 +67,7 @@ def freed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
 def _without_own_size(before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the lists of earlier layers, without those that make images square themselves."""
     lists = ("data.transforms", "data.eval_transforms")
-    return {name: () for name in lists if any(map(_RESIZES.search, before.get(name, ())))}
+    return {name: () for name in lists if any(map(_RESIZES.match, before.get(name, ())))}
 
 
 def _rate_stays(before: Mapping[str, Any], replaced: Collection[str]) -> bool:

@@ -116,6 +116,30 @@ def parse_assignments(texts: typing.Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def with_assignments(texts: typing.Iterable[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of lines `section.key=value` and of flags, which win.
+
+    Raises:
+        UsageError: as `parse_assignments`; or a bad value of a flag, with the flag's name.
+    """
+    check_flags(flags)
+    return parse_assignments(texts) | dict(flags)
+
+
+def check_flags(flags: Mapping[str, Any]) -> None:
+    """Refuse a bad value of a flag with the flag's name, which is what the user typed.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for keyword in (keyword for keyword in flags if keyword in KEYWORDS):
+        section, setting = KEYWORDS[keyword]
+        value, flag = flags[keyword], setting.metadata["flag"]
+        if flag and value is not None:
+            plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+            _checked(section, setting.name, plain, flag=flag)
+
+
 def parse_assignment(text: str) -> Layer:
     """Read `section.key=value`; the value is TOML, or plain text where it is not.
 
@@ -211,8 +235,8 @@ def _full_name(key: str) -> str:
     return ""
 
 
-def _checked(section: str, key: str, value: Any) -> Any:
-    name, fields = f"{section}.{key}", FIELDS[section]
+def _checked(section: str, key: str, value: Any, *, flag: str | None = None) -> Any:
+    name, fields = flag or f"{section}.{key}", FIELDS[section]
     if key not in fields:
         hint = nearest(key, fields) or f"; it has: {', '.join(fields)}{_full_name(key)}"
         raise UsageError(f"[{section}] has no setting {key}{hint}")

@@ -76,7 +76,8 @@ class Answers:
     def columns(self) -> list[str]:
         """The names of all columns that a table of such answers may have."""
         if self.kind == REGRESSION:
-            own, true = list(self.class_names), [f"true {name}" for name in self.class_names]
+            own = list(map(_column, self.class_names))
+            true = [f"true {name}" for name in self.class_names]
         elif self.kind == MULTI:
             own, true = ["classes"], ["true"]
         else:
@@ -169,6 +170,12 @@ def without_empty(table: Sequence[list[str]]) -> list[list[str]]:
     return [[row[k] for k in kept] for row in table]
 
 
+def _column(name: str) -> str:
+    """Return the column of a number, which is no other column of the table."""
+    is_taken = name in ("path", "error") or name.startswith(("true ", "predicted "))
+    return f"predicted {name}" if is_taken else name
+
+
 def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
     """Return column -> text, as the kind of task has them."""
     if "error" in row:
@@ -179,7 +186,8 @@ def _cells(row: Mapping[str, Any], share: str) -> dict[str, str]:
     else:
         truth = {"true": (", ".join(true) or "none") if isinstance(true, list) else true}
     if "numbers" in row:
-        return {name: f"{value:.6g}" for name, value in row["numbers"].items()} | truth
+        found = row["numbers"].items()
+        return {_column(name): f"{value:.6g}" for name, value in found} | truth
     if "classes" in row:
         chances = row["probabilities"]
         words = (f"{name} {share.format(chances[name])}" for name in row["classes"])

@@ -97,9 +97,8 @@ def predict_parts(
 ) -> Iterator[Answers]:
     """Return the model's answers in parts, in the order of the images, as they come.
 
-    threshold: in the place of those that the checkpoint has for its classes: the probability up to
-    which an image is unknown; where images have several classes, the one above which each is
-    present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
+    threshold: in the place of those that the checkpoint has for its classes: the probability below
+    which an image is unknown; where images have several classes, from which on each is present. on_bad: `skip` puts images that cannot be read into the answers' `errors`.
 
     Raises:
         UsageError: `top` where classes are not ranked, or a threshold that is no probability or is

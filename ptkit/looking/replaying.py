@@ -188,7 +188,7 @@ def _answers(values: Values, task: Task) -> npt.NDArray[Any]:
     if task.kind == REGRESSION:
         return values
     if task.kind == MULTI:
-        return np.asarray(values > _thresholds(task))
+        return np.asarray(values >= _thresholds(task))
     return np.asarray(values.argmax(axis=1))
 
 

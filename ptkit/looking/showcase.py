@@ -299,7 +299,7 @@ def to_explain(
     if label_kind == SINGLE:
         is_wrong, badness = values.argmax(axis=1) != labels, 1 - values[rows, labels]
     else:
-        is_wrong = ((values > 0.5) != labels).any(axis=1)
+        is_wrong = ((values >= 0.5) != labels).any(axis=1)
         badness = np.abs(labels - values).max(axis=1)
     worst = np.argsort(-badness, kind="stable")
     wrong = worst[is_wrong[worst]].tolist()

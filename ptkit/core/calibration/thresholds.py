@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 # The precision of fewer answers says nothing.
 MIN_ANSWERS = 5
-# No probability is above it: the class is never answered.
-NEVER = 1.0
+# No probability is as large: the class is never answered.
+NEVER = float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The probability above which a class is answered, and what that gives on the images that it
+    """The probability from which on a class is answered, and what that gives on the images that it
     was found with.
 
     num_right: of num_answered. Where no probability gives the precision that is wanted, `value` is
@@ -39,7 +39,7 @@ def find_threshold(
     precision: float,
     otherwise: float = 0.0,
 ) -> Threshold:
-    """Return the lowest threshold above which a share `precision` of the answers is right.
+    """Return the lowest threshold from which on a share `precision` of the answers is right.
 
     chances: (n,), of the class, in the images for which it may be answered. right: (n,), whether it
     is. otherwise: the threshold of a class with fewer than MIN_ANSWERS images.
@@ -58,13 +58,13 @@ def find_threshold(
     counts = end + 1, int(hits[end])
     if not len(enough):
         return Threshold(NEVER, *counts, reaches=False)
-    return Threshold(_below(ranked, end), *counts, reaches=True)
+    return Threshold(_between(ranked, end), *counts, reaches=True)
 
 
-def _below(ranked: npt.NDArray[np.floating], end: int) -> float:
-    """Return a threshold between the value at `end` and the next lower one."""
+def _between(ranked: npt.NDArray[np.floating], end: int) -> float:
+    """Return a threshold up to the value at `end` and above the next lower one."""
     if end == len(ranked) - 1:
         return 0.0
     middle = np.float32((ranked[end] + ranked[end + 1]) / 2)
     # Of neighbouring float32 numbers the middle is one of them.
-    return float(middle if middle < np.float32(ranked[end]) else ranked[end + 1])
+    return float(middle if middle > np.float32(ranked[end + 1]) else ranked[end])

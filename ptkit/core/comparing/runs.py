@@ -232,7 +232,7 @@ def read_run(folder: Path) -> FoundRun:
 
 
 def read_predictions(file: Path, *, threshold: float | None = None) -> Predictions:
-    """Read valid_predictions.csv; threshold: of several labels, above which one is given.
+    """Read valid_predictions.csv; threshold: of several labels, from which on one is given.
 
     Raises:
         DataError: not such a table.
@@ -267,7 +267,7 @@ def _parsed(rows: list[dict[str, str]], threshold: float) -> Predictions:
     )
     if columns[2].startswith("predicted "):
         return Predictions(REGRESSION, paths, names, truth, found)
-    return Predictions(MULTI, paths, names, truth > 0, found > threshold, found)
+    return Predictions(MULTI, paths, names, truth > 0, found >= threshold, found)
 
 
 def _table(file: Path) -> list[dict[str, str]]:

@@ -21,8 +21,8 @@ _MARKS = (b'"source_sha256": ', rb"\"source_sha256\": ")
 class Description:
     """What is told of an exported model.
 
-    kind: of the task, as Task.kind. thresholds: class -> the probability above which it is present,
-    or, where an image has one class, above which it is answered. temperature: what the graph
+    kind: of the task, as Task.kind. thresholds: class -> the probability from which on it is
+    present, or, where an image has one class, answered. temperature: what the graph
     divides the outputs by.
     preprocessing: whether the graph does it. pipeline: as checkpoints have it, without tensors.
     model: its call. source_sha256: of the file that the weights are from.

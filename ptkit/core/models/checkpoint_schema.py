@@ -50,8 +50,9 @@ def _heat(value: Any) -> bool:
     return _positive(value) and value <= _HOTTEST
 
 
-def _share(value: Any) -> bool:
-    return _finite(value) and 0 <= value <= 1
+def _threshold(value: Any) -> bool:
+    # The float32 after 1, which no probability reaches, is the threshold of what is never answered.
+    return _finite(value) and 0 <= value <= 1 + 2**-23
 
 
 _EXPECTED: dict[Any, str] = {
@@ -61,7 +62,7 @@ _EXPECTED: dict[Any, str] = {
     _side: f"a number of pixels up to {_LARGEST_SIDE:,}",
     _positive: "a number above 0",
     _heat: "a number above 0 and up to 1,000",
-    _share: "a number of 0..1",
+    _threshold: "a number of 0..1, or the next one above",
     Tensor: "a tensor",
     None: "nothing",
 }
@@ -90,7 +91,7 @@ SCHEMA: Schema = {
         "kind?": str,
         "activation": str,
         **dict.fromkeys(("scale?", "shift?", "class_means?", "counted?"), (Tensor, None)),
-        "thresholds?": (Tensor, [_share], None),
+        "thresholds?": (Tensor, [_threshold], None),
         "temperature?": (_heat, None),
         "unknown?": (_UNKNOWN, None),
     },
@@ -127,7 +128,7 @@ SCHEMA: Schema = {
     "env?": {str: (str, int, float, None)},
     "config?": {str: _ANY_DICT},
     # What `ptkit calibrate` has changed in the task, and what was there before.
-    "calibration?": {"thresholds?": (Tensor, [_share], None)},
+    "calibration?": {"thresholds?": (Tensor, [_threshold], None)},
 }  # fmt: skip
 # What `ptkit export` writes into an ONNX file; its pipeline has no tensors.
 ONNX_SCHEMA: Schema = {

@@ -109,7 +109,9 @@ class _Machine:
         if name in ("OBJ", "INST"):
             return [self._called(items)]
         # A file from before torch 1.6 ends in a list of keys.
-        if name in ("DICT", "FROZENSET") or (name == "STOP" and getattr(items[0], "is_list", False)):
+        if name in ("DICT", "FROZENSET") or (
+            name == "STOP" and getattr(items[0], "is_list", False)
+        ):
             self._hash(items)
         if name in _TUPLES or name in _NEW:
             made = _Item(items)

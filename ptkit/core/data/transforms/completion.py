@@ -115,6 +115,10 @@ def evaluation_geometry(size: int, fit: str = "auto") -> tuple[Call, ...]:
     return parse_all(ways[fit])
 
 
+# What the user types, then the setting.
+_NAMES = {"transforms": "--transform (data.transforms)", "eval_transforms": "data.eval_transforms"}
+
+
 def check_fit(fit: str, **lists: Sequence[str]) -> None:
     """Refuse a way to make images square beside a list of the user's that makes them so itself.
 
@@ -126,8 +130,8 @@ def check_fit(fit: str, **lists: Sequence[str]) -> None:
     for name, texts in lists.items() if fit != "auto" else ():
         if call := next(filter(_is_of_own_size, parse_all(texts)), None):
             raise call.error(
-                f"data.fit={fit} (--fit) has no effect beside data.{name} with its own {call.name}:"
-                " leave one out"
+                f"--fit {fit} (data.fit) has no effect beside {_NAMES.get(name, name)} with its own"
+                f" {call.name}: leave one out"
             )
 
 

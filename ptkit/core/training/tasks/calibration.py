@@ -182,5 +182,7 @@ def _heated(task: Task, value: float) -> Task:
     old = task.temperature or 1.0
     if task.kind == MULTI and task.thresholds is not None:
         moved = torch.sigmoid(torch.logit(task.thresholds) * old / value)
+        # Above 1 it says that a class is never answered.
+        moved = torch.where(task.thresholds > 1, task.thresholds, moved)
         task = replace(task, thresholds=moved)
     return replace(task, temperature=value)

@@ -67,8 +67,8 @@ class Task:
     """How outputs are read; what checkpoints carry as `task`.
 
     kind: SINGLE, MULTI, REGRESSION or EMBEDDING. activation: name of a decoder of that kind.
-    thresholds: (K,), the probabilities above which a class counts as present, for MULTI; or above
-    which it is answered.
+    thresholds: (K,), the probabilities from which on a class counts as present, for MULTI; or is
+    answered: one that is the threshold itself is enough.
     scale, shift: (D,), from the model's units to the labels'; for REGRESSION.
     class_means: (K, D), the mean point of each class; for EMBEDDING.
     counted: bool (K,), which classes count in accuracy: not those that the loss ignores; None for
@@ -120,19 +120,19 @@ class Task:
             return find(outputs, dim=1)
         values = self.values(outputs)
         if self.kind == MULTI:
-            return values > (0.5 if self.thresholds is None else self.thresholds)
+            return values >= (0.5 if self.thresholds is None else self.thresholds)
         return values.argmax(dim=1) if self.kind == EMBEDDING else values
 
     def is_unknown(self, outputs: Tensor, features: Tensor | None = None) -> Tensor | None:
         """Return for which images the answer is withheld, bool (n,); None where it never is.
 
-        The class is no more probable than its threshold, or the image is a stranger. features:
+        The class is less probable than its threshold, or the image is a stranger. features:
         (n, D), needed where there are `strangers`.
         """
         found = None
         if self.kind in (SINGLE, EMBEDDING) and self.thresholds is not None:
             values, answers = self.values(outputs), self.answers(outputs)
-            found = values.gather(1, answers[:, None])[:, 0] <= self.thresholds[answers]
+            found = values.gather(1, answers[:, None])[:, 0] < self.thresholds[answers]
         if self.strangers is not None:
             is_strange = self.strangeness(outputs, features) > self.strangers.limit
             found = is_strange if found is None else found | is_strange

@@ -29,6 +29,9 @@ _GAP = 0.10
 
 def non_finite(run: Recorded) -> Judgement:
     """NaN or infinity in a loss, a gradient or a weight."""
+    if run.diverged is not None and run.diverged["step"] is None:
+        text = "the gradient was NaN or infinite however small the loss was scaled for fp16"
+        return Judgement(FAIL, text, {}, (), f"{run.again} --precision bf16")
     if run.diverged is not None:
         step, where = run.diverged["step"], tuple(filter(None, [run.diverged.get("where")]))
         text = f"the loss became NaN or infinite at step {step:,}"

@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
         progress.non_finite,
         "a loss, gradient or weight is NaN or infinite; a loss scaler may skip 5 % of the steps",
         "IEEE 754; Micikevicius et al. 2018, section 3.2, on skipped steps",
-        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal"),
+        (*_LEARNING, *_STEPS, *_SIGNAL, "initial loss", "initial signal", "not updated"),
     ),
     Rule(
         "softmax before the loss",
@@ -100,6 +100,13 @@ RULES: tuple[Rule, ...] = (
         " none is frozen on purpose",
         "a weight outside the optimizer has no other sign",
         ("layer imbalance", "vanishing gradient"),
+    ),
+    Rule(
+        "frozen statistics",
+        updates.frozen_statistics,
+        "the running means of a normalisation layer without a trained parameter move by 0.01 of a"
+        " standard deviation in an epoch",
+        "Ioffe and Szegedy 2015, section 3.1: a step in training mode changes them",
     ),
     Rule(
         "vanishing gradient",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ptkit.core.comparing.ranking import Ranking, read_ranking
 from ptkit.core.config import Settings
 from ptkit.core.config_layers import read_toml, resolve, to_layer
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
@@ -137,14 +138,35 @@ class FoundRun:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Of the answers; of a run that did not reach its end, those of its best epoch."""
+        """Of the answers and of the ranking; of a run that did not reach its end, those of its best
+        epoch.
+        """
         if self.predictions is not None:
-            return self.predictions.metrics()
+            ranked = {} if self.ranking is None else self.ranking.metrics
+            return {**self.predictions.metrics(), **ranked}
         return {
             name.removeprefix("valid_"): value
             for name, value in self.best.items()
             if name.startswith("valid_") and name != "valid_loss"
         }
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Of the validation images; None where images have no single class, and of runs that kept
+        no outputs.
+        """
+        found = self.predictions
+        if found is None or found.kind != SINGLE:
+            return None
+        return read_ranking(self.folder, found.truth, found.answers)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of `metrics`, where they are known."""
+        if self.predictions is None:
+            return {}
+        ranked = {} if self.ranking is None else self.ranking.intervals
+        return {**self.predictions.intervals, **ranked}
 
     @property
     def is_fold(self) -> bool:

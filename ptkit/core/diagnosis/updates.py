@@ -58,6 +58,10 @@ def layer_imbalance(run: Recorded) -> Judgement:
         return not_applicable("fewer than three layers that move")
     middle = math.exp(np.mean(np.log(list(found.values()))))
     off = {name: r / middle for name, r in found.items() if not _FEW <= r / middle <= _MANY}
+    head = run.start["head"]
+    if not run.is_from_scratch and off.get(head, 0.0) > _MANY:
+        # A head that is new on a trained body has small weights, and further to go.
+        del off[head]
     if not off:
         return fine({"least": min(found.values()) / middle, "most": max(found.values()) / middle})
     worst = max(off, key=lambda name: abs(math.log(off[name])))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ptkit.api_export import export
     from ptkit.api_predictions import predict_each
     from ptkit.api_runs import eject, find_lr, finetune, probe, train
+    from ptkit.api_series import finetune_series, train_series
     from ptkit.core.data.dataset import ListDataset
     from ptkit.core.data.pixel_limits import allowing_pixels
     from ptkit.core.models.features import features
@@ -29,6 +30,7 @@ _PUBLIC = {
     "data": "ptkit.api_data",
     "predict_each": "ptkit.api_predictions",
     **dict.fromkeys(("eject", "find_lr", "finetune", "probe", "train"), "ptkit.api_runs"),
+    **dict.fromkeys(("finetune_series", "train_series"), "ptkit.api_series"),
 }
 __all__ = [
     "ListDataset",
@@ -44,6 +46,7 @@ __all__ = [
     "features",
     "find_lr",
     "finetune",
+    "finetune_series",
     "load",
     "normstats",
     "predict",
@@ -51,6 +54,7 @@ __all__ = [
     "probe",
     "split",
     "train",
+    "train_series",
     "uncalibrate",
 ]
 

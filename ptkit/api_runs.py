@@ -69,6 +69,15 @@ def _continued(begun: Path, keywords: Mapping[str, Any]) -> "RunResult":
     return train(resume=begun, **{k: v for k, v in keywords.items() if k not in known})
 
 
+def _refuse_series(settings: Mapping[str, Any]) -> None:
+    for name in ("seeds", "folds"):
+        if name in settings:
+            raise UsageError(
+                f"{name} makes several runs: ptkit.train_series({name}=...) or, from old weights,"
+                f" ptkit.finetune_series(weights, {name}=...)"
+            )
+
+
 @_together
 def train(
     source: StrPath | None = None,
@@ -106,6 +115,7 @@ def train(
     """
     from ptkit.core.training.observers import Unwatched
 
+    _refuse_series(settings)
     refused = [k for k, v in {"name": name, "out": out, "recipe": recipe}.items() if v is not None]
     refused += ["preflight"] * preflight
     if resume is not None and refused:
@@ -222,6 +232,7 @@ def finetune(
     """
     from ptkit.core.training.observers import Unwatched
 
+    _refuse_series(settings)
     watch = watch or Unwatched()
     layers: Layers = {"recipe": recipe, "config": path_or_none(config), "trust": trust}
     asked = asked_finetuning(

@@ -1,12 +1,13 @@
-"""What `ptkit train --seeds` and `--folds` call: several runs of one setting, in one folder."""
+"""ptkit in Python: several runs of one setting in one folder, by seed or by fold, see api.py."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ptkit import api_runs
 from ptkit.api_settings import Layers, asked_finetuning, asked_training
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api_types import FinetuneKeywords, StrPath, TrainKeywords, path_or_none
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import rank_of_environment
 
@@ -17,7 +18,23 @@ if TYPE_CHECKING:
     from ptkit.core.training.series import Series
     from ptkit.looking.series import SeriesResult
 
-_LINK = Path("ckpt.pkl")
+
+class _OfSeries(TypedDict, total=False):
+    config: StrPath | None
+    recipe: str | None
+    name: str | None
+    out: StrPath | None
+    trust: bool
+    preflight: bool
+    link: StrPath | None
+
+
+class TrainSeriesKeywords(TrainKeywords, _OfSeries, total=False):
+    """What `train_series` takes beside the seeds or folds."""
+
+
+class FinetuneSeriesKeywords(FinetuneKeywords, _OfSeries, total=False):
+    """What `finetune_series` takes beside the seeds or folds."""
 
 
 def is_asked_for(keywords: dict[str, Any]) -> bool:
@@ -32,25 +49,34 @@ def train_series(
     *,
     seeds: int | None = None,
     folds: StrPath | None = None,
-    watch: "Watcher",
     resume: StrPath | None = None,
-    **keywords: Any,
+    watch: "Watcher | None" = None,
+    **keywords: Unpack[TrainSeriesKeywords],
 ) -> "SeriesResult":
-    """Train once for each of so many seeds, or each fold; keywords: see `ptkit.train`.
+    """Train once for each of so many seeds, or for each fold that `ptkit split --kfold` wrote.
 
-    resume: the folder of a series, of which what is missing is trained.
+    folds: their folder. resume: the folder of a series, of which what is missing is trained.
+    keywords: see `ptkit.train`; `link` is put to the best run's checkpoint.
+
+    >>> found = ptkit.train_series(seeds=2, epochs=1, name="small")
+    >>> [run.name for run in found.setting.runs]
+    ['runs/small/seed-0', 'runs/small/seed-1']
+    >>> list(found.setting.as_dict()["accuracy"])
+    ['mean', 'std', 'interval', 'values']
 
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
+    watch, given_keywords = _watched(watch), dict(keywords)
     if resume is not None:
         if source is not None:
             raise UsageError(f"--resume continues with the runs' own lists: leave {source} out")
-        return _resumed(Path(resume), watch, {"seeds": seeds, "folds": folds, **keywords})
-    keywords |= _lists_of(seeds, folds, source, keywords)
-    given, where, layers = _apart(keywords)
+        return _resumed(Path(resume), watch, {"seeds": seeds, "folds": folds, **given_keywords})
+    given_keywords |= _lists_of(seeds, folds, source, given_keywords)
+    link, given, where, layers = _apart(given_keywords)
     gathered = asked_training(source, given, **where, watch=watch, layers=layers)
-    return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
+    planned = _planning(seeds, path_or_none(folds))
+    return _trained(gathered, planned, link=link, watch=watch)
 
 
 def finetune_series(
@@ -59,18 +85,37 @@ def finetune_series(
     *,
     seeds: int | None = None,
     folds: StrPath | None = None,
-    watch: "Watcher",
-    **keywords: Any,
+    watch: "Watcher | None" = None,
+    **keywords: Unpack[FinetuneSeriesKeywords],
 ) -> "SeriesResult":
-    """Train on from old weights once for each seed or fold; keywords: see `ptkit.finetune`.
+    """Train on from old weights once for each seed or fold; see `train_series`.
+
+    weights: see `ptkit.finetune`. It is resumed by `train_series(resume=...)`.
 
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    keywords |= _lists_of(seeds, folds, source, keywords)
-    given, where, layers = _apart(keywords)
+    watch, given_keywords = _watched(watch), dict(keywords)
+    given_keywords |= _lists_of(seeds, folds, source, given_keywords)
+    link, given, where, layers = _apart(given_keywords)
     gathered = asked_finetuning(weights, source, given, **where, watch=watch, layers=layers)
-    return _trained(gathered, seeds=seeds, folds=path_or_none(folds), watch=watch)
+    planned = _planning(seeds, path_or_none(folds))
+    return _trained(gathered, planned, link=link, watch=watch)
+
+
+def _watched(watch: "Watcher | None") -> "Watcher":
+    from ptkit.core.training.observers import Unwatched
+
+    return watch or Unwatched()
+
+
+def _planning(seeds: int | None, folds: Path | None) -> "Callable[[Settings], dict[str, Settings]]":
+    """Return what makes the settings of all runs out of one."""
+    from ptkit.core.training.series import by_fold, by_seed
+
+    if folds is None:
+        return lambda settings: by_seed(settings, seeds or 1)
+    return lambda settings: by_fold(settings, folds)
 
 
 def _lists_of(
@@ -90,8 +135,10 @@ def _lists_of(
     return {"train": first / "train.txt", "valid": first / "valid.txt"}
 
 
-def _apart(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Layers]:
-    """Return the settings among the keywords; the place; recipe, config and trust.
+def _apart(
+    keywords: dict[str, Any],
+) -> tuple[Path | None, dict[str, Any], dict[str, Any], Layers]:
+    """Return the link; the settings among the keywords; the place; recipe, config and trust.
 
     Raises:
         UsageError: a keyword that is for single runs.
@@ -99,35 +146,34 @@ def _apart(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], La
     given = dict(keywords)
     if given.pop("preflight", False):
         raise UsageError("--preflight is for one run: leave --seeds and --folds out")
+    link = path_or_none(given.pop("link", "ckpt.pkl"))
     where = {name: given.pop(name, None) for name in ("out", "name")}
     layers: Layers = {
         "recipe": given.pop("recipe", None),
         "config": path_or_none(given.pop("config", None)),
         "trust": bool(given.pop("trust", False)),
     }
-    return given, where, layers
+    return link, given, where, layers
 
 
 def _trained(
     gathered: "AbstractContextManager[tuple[Settings, Place]]",
+    planned: "Callable[[Settings], dict[str, Settings]]",
     *,
-    seeds: int | None,
-    folds: Path | None,
+    link: Path | None,
     watch: "Watcher",
 ) -> "SeriesResult":
-    from ptkit.core.training.series import begun_series, by_fold, by_seed
+    from ptkit.core.training.series import begun_series
 
-    with gathered as (settings, place):
-        planned = by_seed(settings, seeds or 1) if folds is None else by_fold(settings, folds)
-        with begun_series(planned, place) as series:
-            return _completed(series, watch)
+    with gathered as (settings, place), begun_series(planned(settings), place) as series:
+        return _completed(series, watch, link=link)
 
 
 def _resumed(folder: Path, watch: "Watcher", given: dict[str, Any]) -> "SeriesResult":
     from ptkit.core.parts.trust import gather_trusted
     from ptkit.core.training.series import read_series
 
-    trust = bool(given.pop("trust", False))
+    trust, link = bool(given.pop("trust", False)), path_or_none(given.pop("link", "ckpt.pkl"))
     if refused := [name for name, value in given.items() if value is not None]:
         flag = "--" + refused[0].replace("_", "-")
         raise UsageError(
@@ -137,10 +183,10 @@ def _resumed(folder: Path, watch: "Watcher", given: dict[str, Any]) -> "SeriesRe
     series = read_series(folder)
     for name in series.names:
         gather_trusted({}, config=folder / f"{name}.toml", trust=trust)
-    return _completed(series, watch)
+    return _completed(series, watch, link=link)
 
 
-def _completed(series: "Series", watch: "Watcher") -> "SeriesResult":
+def _completed(series: "Series", watch: "Watcher", *, link: Path | None) -> "SeriesResult":
     """Train what is missing, and sum up."""
     from ptkit.core.training.series import train_missing
     from ptkit.looking.series import summarise
@@ -151,7 +197,7 @@ def _completed(series: "Series", watch: "Watcher") -> "SeriesResult":
             watch.say(f"note: {verdict.text}")
 
     train_missing(series, run_one, say=watch.say)
-    return summarise(series.folder, series.runs, link=_LINK)
+    return summarise(series.folder, series.runs, link=link)
 
 
 def _refuse_several_processes() -> None:

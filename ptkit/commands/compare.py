@@ -76,9 +76,7 @@ def _runs_table(found: "Comparison") -> str:
             return text
         return f"{text} ({metric_text(metric, interval[0])} to {metric_text(metric, interval[1])})"
 
-    rows = (
-        (run.name, *(cell(run, name) for name in found.metrics)) for run in found.runs
-    )
+    rows = ((run.name, *(cell(run, name) for name in found.metrics)) for run in found.runs)
     return table(["run", *found.metrics], rows)
 
 

@@ -261,7 +261,9 @@ def _between_rankings(first: FoundRun, second: FoundRun, metric: str) -> Differe
     plain = Difference(first.name, second.name, metric, values, test, num=len(before.labels))
     if test is not None:
         return plain
-    return replace(plain, why_none="its spread is not known: a class has one image, or none differs")
+    return replace(
+        plain, why_none="its spread is not known: a class has one image, or none differs"
+    )
 
 
 def _changes(

@@ -92,6 +92,10 @@ def finetune_series(
 
     weights: see `ptkit.finetune`. It is resumed by `train_series(resume=...)`.
 
+    >>> found = ptkit.finetune_series("runs/small", seeds=2, epochs=1, name="again")
+    >>> str(found.run)
+    'runs/again'
+
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
@@ -124,6 +128,8 @@ def _lists_of(
     """Return the lists by which the settings are chosen: those of the first fold."""
     from ptkit.core.training.series import check_alone, folds_in
 
+    if folds is None and (seeds is None or seeds < 2):
+        raise UsageError(f"a series needs folds, or seeds=2 and more; found seeds={seeds}")
     check_alone(seeds, path_or_none(folds))
     _refuse_several_processes()
     if folds is None:

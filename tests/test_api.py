@@ -30,6 +30,7 @@ PUBLIC = [name for name in ptkit.__all__ if name not in ("__version__", "data")]
 # Each needs the files that those before it wrote.
 ORDER = [
     *("split", "check", "normstats", "train", "find_lr", "finetune", "probe", "evaluate"),
+    *("train_series", "finetune_series"),
     *("eject", "calibrate", "uncalibrate", "predict", "predict_each", "export", "convert"),
     *("load", "features", "ListDataset", "allowing_pixels"),
 ]

@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "ptkit.api_data",
         "ptkit.api_predictions",
         "ptkit.api_runs",
+        "ptkit.api_series",
         "ptkit.core.data",
         "ptkit.core.models",
     },

@@ -342,3 +342,18 @@ def test_a_new_head_on_a_trained_body_may_go_further(tmp_path):
     tuned = make_run(tmp_path / "tuned", far, config='[model]\nweights = "resnet18"\n')
     assert "WARN layer imbalance" in headlines(scratch)
     assert "WARN layer imbalance" not in headlines(tuned)
+
+
+def test_a_few_steps_that_a_loss_scaler_skipped_are_no_finding(tmp_path):
+    def skipped(first, epochs):
+        first["precision"] = "fp16"
+        epochs[0]["grad_norm"][:2] = [None, None]
+
+    assert headlines(make_run(tmp_path / "run", skipped)) == []
+
+
+def test_many_skipped_steps_are_one(tmp_path):
+    def skipped(first, epochs):
+        epochs[0]["grad_norm"][:12] = [None] * 12
+
+    assert headlines(make_run(tmp_path / "run", skipped)) == ["WARN non-finite"]

@@ -29,8 +29,8 @@ BY = ("run", "setting")
 
 @dataclass(frozen=True)
 class Comparison:
-    """settings: of pooled runs, else empty. ranked: the differences in AUROC and top-5. left_out: why
-    runs of a folder are not in it.
+    """settings: of pooled runs, else empty. ranked: the differences in AUROC and top-5. left_out:
+    why runs of a folder are not in it.
     """
 
     runs: tuple[FoundRun, ...]
@@ -175,8 +175,8 @@ def ranked_verdict(found: Difference) -> str:
 
 
 def interval_of(run: FoundRun, metric: str) -> tuple[float, float] | None:
-    """Return a metric's 95 % interval over the images; None of a run that did not reach its end, and
-    where the spread is not known.
+    """Return a metric's 95 % interval over the images; None of a run that did not reach its end,
+    and where the spread is not known.
     """
     return run.intervals.get(metric)
 

@@ -24,7 +24,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Ranking:
-    """A run's outputs for its validation images, before softmax, (n, K), and their classes, (n,)."""
+    """A run's outputs for its validation images, before softmax, (n, K); their classes, (n,)."""
 
     outputs: npt.NDArray[np.float32]
     labels: Indices
@@ -62,8 +62,8 @@ class Ranking:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % intervals of `metrics`: DeLong's of the AUROC, Wilson's of top5. An AUROC without
-        a pair out of order has none: its spread is not known.
+        """The 95 % intervals of `metrics`: DeLong's of the AUROC, Wilson's of top5. An AUROC
+        without a pair out of order has none: its spread is not known.
         """
         found = {}
         if "auroc" in self.metrics and (error := _standard_error(self.parts, self.labels)):
@@ -101,8 +101,8 @@ class Ranking:
 
 
 def read_ranking(folder: Path, truth: Indices, answers: Indices) -> Ranking | None:
-    """Read the outputs of a run's best epoch; None where there are none, or where they are not those
-    of its answers.
+    """Read the outputs of a run's best epoch; None where there are none, or where they are not
+    those of its answers.
 
     truth, answers: (n,) of its valid_predictions.csv, numbered in any order.
     """
@@ -131,8 +131,8 @@ def read_ranking(folder: Path, truth: Indices, answers: Indices) -> Ranking | No
 
 
 def paired_test(metric: str, first: Ranking, second: Ranking) -> Test | None:
-    """Test whether two runs differ in a metric of `Ranking.metrics` on the same images, in one order:
-    DeLong's paired test of AUROC, McNemar's of top5. None where nothing is known of the spread.
+    """Test whether two runs differ in a metric of `Ranking.metrics` on the same images, in one
+    order: DeLong's paired test of AUROC, McNemar's of top5. None where nothing is known of the spread.
     """
     if metric == "top5":
         mended = int((second.is_in_top & ~first.is_in_top).sum())

@@ -178,8 +178,8 @@ RULES: tuple[Rule, ...] = (
         "output bias",
         predictions.output_bias,
         "a class of 20 images and more is answered 1.5 times too often or too rarely, beyond 3"
-        " standard deviations, and its precision or recall is below 0.8 of the accuracy; INFO unless"
-        " its mean probability is off by a factor of 1.25 too",
+        " standard deviations, and its precision or recall is below 0.8 of the accuracy; INFO"
+        " unless its mean probability is off by a factor of 1.25 too",
         "binomial standard deviation of a share; effect: Saerens et al. 2002",
         ("overconfident",),
     ),

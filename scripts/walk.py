@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WALKS = {
     "train": """train.train +cli.main settings_of|config_layers.gather
         config.resolve|config_layers.resolve
-        train_and_print|api.train|api_runs.train TrainingScreen session.run stop_on_signals prepare
+        train_and_print|api.train|runs.train TrainingScreen session.run stop_on_signals prepare
         check_log choose_device prepare_data read_lists numbered_lines|_numbered_lines label_table
         load_source|load_list Pipeline check_order steps_of divide kernel_of|spec_of decode_all
         read_ahead images.decode Batches build_loss losses.RULES facts_of

@@ -19,7 +19,8 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit import api_types
+from ptkit.api import keywords
+from ptkit.api.paths import StrPath
 from ptkit.cli import COMMANDS, app
 from ptkit.core import config
 from ptkit.core.errors import PtkitError, UsageError
@@ -82,17 +83,13 @@ def test_the_keywords_of_train_are_those_of_the_settings() -> None:
         if typing.get_origin(kind) is tuple:
             return Sequence[typing.get_args(kind)[0]]  # type: ignore[misc]
         if field.metadata["is_path"]:
-            return (
-                api_types.StrPath | None
-                if type(None) in typing.get_args(kind)
-                else api_types.StrPath
-            )
+            return StrPath | None if type(None) in typing.get_args(kind) else StrPath
         return kind
 
     expected = {keyword: annotation(field) for keyword, (_, field) in config.KEYWORDS.items()}
-    assert typing.get_type_hints(api_types.TrainSettings) == expected
+    assert typing.get_type_hints(keywords.TrainSettings) == expected
     del expected["weights"]
-    assert typing.get_type_hints(api_types.FinetuneSettings) == expected
+    assert typing.get_type_hints(keywords.FinetuneSettings) == expected
 
 
 @pytest.mark.parametrize("name", ["train", "finetune"])
@@ -112,7 +109,7 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     # In Python the limit of pixels is a context, for several calls.
     only_there = {"printer", "verbose", "assignments", "max_pixels", *config.FLAGS}
     if name in ("train", "finetune", "probe"):
-        only_there |= api_types.SourceFlags.__annotations__.keys()
+        only_there |= keywords.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         # Other functions, find_lr and eject; several seeds or folds have another kind of result.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptkit import api_calibration as api
+from ptkit.api import calibrating
 from ptkit.commands import options
 from ptkit.commands.output import Printer, end_without
 from ptkit.commands.pictures import report_pictures, say_missing_font
@@ -14,7 +14,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import counted, first_of
 
 if TYPE_CHECKING:
-    from ptkit.api_calibration import CalibrateResult
+    from ptkit.api.calibrating import CalibrateResult
     from ptkit.core.calibration.thresholds import Threshold
     from ptkit.looking.calibrating import Calibration
 
@@ -83,7 +83,7 @@ def calibrate(
         return
     if list_file is None:
         raise UsageError("name a list of images to calibrate with, such as valid.txt, or --remove")
-    result = api.calibrate(
+    result = calibrating.calibrate(
         ckpt,
         list_file,
         only=only or None,
@@ -105,7 +105,7 @@ def _remove(printer: Printer, ckpt: Path, given: Mapping[str, Any]) -> None:
     """Undo a calibration. given: what is for making one."""
     if needless := [name for name, value in given.items() if value]:
         raise UsageError(f"--remove only undoes a calibration: leave out {needless[0]}")
-    file = api.uncalibrate(ckpt)
+    file = calibrating.uncalibrate(ckpt)
     printer.say(f"{file} answers again as before it was calibrated")
     printer.result({"checkpoint": str(file), "removed": True})
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from ptkit import api_export
+from ptkit.api import exporting
 from ptkit.commands import options
 from ptkit.commands.output import Printer
 from ptkit.core.wording import amount, counted
@@ -58,7 +58,7 @@ def export(
 
     Example: ptkit export ckpt.pkl --to onnx
     """
-    found = api_export.export(
+    found = exporting.export(
         ckpt,
         to=to,
         precision=precision,

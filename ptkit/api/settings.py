@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ptkit.api_types import SourceFlags, StrPath, path_or_none
+from ptkit.api.keywords import SourceFlags
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:

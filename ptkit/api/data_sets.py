@@ -1,8 +1,8 @@
-"""Public data sets in Python: what `ptkit data` does, as a function that prints nothing."""
+"""`ptkit data` in Python."""
 
 from typing import TYPE_CHECKING
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.counting import Counting, uncounted
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
-"""ptkit in Python: a model as a file that other programs run."""
+"""`ptkit export` in Python."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_at_least
 

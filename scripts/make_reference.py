@@ -21,7 +21,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.config import FLAGS, KEYWORDS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import ptkit
 from ptkit.api import keywords
 from ptkit.api.paths import StrPath
-from ptkit.cli import COMMANDS, app
+from ptkit.commands.app import COMMANDS, app
 from ptkit.core import config
 from ptkit.core.errors import PtkitError, UsageError
 

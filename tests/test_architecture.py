@@ -4,6 +4,7 @@ every command has.
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
@@ -13,7 +14,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "ptkit").rglob("*.py"))
@@ -255,7 +256,7 @@ def test_nobody_imports_a_command():
     users = {
         (module, name)
         for module, names in ALL_IMPORTS.items()
-        if module != "ptkit.cli"
+        if module != "ptkit.commands.app"
         for name in names & COMMAND_MODULES
     }
     # They show what training shows.
@@ -263,12 +264,16 @@ def test_nobody_imports_a_command():
 
 
 def test_the_command_line_loads_only_commands_and_what_is_light():
-    loaded = loaded_with("ptkit.cli")
+    loaded = loaded_with("ptkit.commands.app")
     assert loaded >= COMMAND_MODULES
-    assert {
-        m for m in ours(loaded) - {"ptkit", "ptkit.cli", "ptkit.core"} if not m.startswith(LIGHT)
-    } == set()
+    assert {m for m in ours(loaded) - {"ptkit", "ptkit.core"} if not m.startswith(LIGHT)} == set()
     assert libraries(loaded) & HEAVY == set()
+
+
+def test_nothing_is_imported_before_signals_are_heard():
+    loaded = loaded_with("ptkit.cli")
+    assert ours(loaded) == {"ptkit.cli"}
+    assert libraries(loaded) - sys.stdlib_module_names == {"ptkit"}
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

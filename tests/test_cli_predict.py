@@ -10,7 +10,7 @@ import torch
 from example_run import CLASSES, write_images, write_run
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint, save_checkpoint
 
 RUN = CliRunner()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_startup import HEAVY
 from typer.main import get_command
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.commands.completion import _COMPLETERS, words_of_bash
 from ptkit.core.models import timm_models
 from ptkit.core.models.layer_names import layer_names

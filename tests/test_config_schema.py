@@ -4,7 +4,7 @@ import tomllib
 import pytest
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.config import FIELDS, Settings
 from ptkit.core.config_layers import recipe_names, recipe_text, resolve, to_toml
 from ptkit.core.errors import UsageError

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.config_layers import parse_assignment, resolve
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.completion import complete

@@ -10,7 +10,7 @@ from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import fingerprints as module
 from ptkit.core.data.fingerprints import fingerprints, hash_files
 from ptkit.core.data.keyed import Sampling

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.config_layers import resolve
 from ptkit.core.training.loop import fit
 from ptkit.core.training.observers import Unwatched

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_data import make_lists, write_list
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.config import DataSettings
 from ptkit.core.errors import DataError
 from ptkit.core.training.setup_lists import read_lists

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.errors import UsageError
 from ptkit.core.models.zoo import build_model, check_forward, find_head, usual_size
 from ptkit.core.parts.calls import parse

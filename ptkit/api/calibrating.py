@@ -50,7 +50,7 @@ def calibrate(
     ckpt: a checkpoint or a run folder. only: of temperature, thresholds and unknown. The rest is
     explained by `ptkit calibrate --help`; `uncalibrate` undoes it.
 
-    >>> ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found.heat.value > 0
+    >>> ptkit.calibrate("ckpt.pkl", "valid.txt", only=["temperature"]).found.temperature.value > 0
     True
 
     Raises:

@@ -10,7 +10,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.wording import check_at_least
 
 if TYPE_CHECKING:
-    from ptkit.looking.exporting import Exported
+    from ptkit.looking.exporting import ExportedModel
     from ptkit.looking.hub import HubFolder
 
 
@@ -32,7 +32,7 @@ def export(
     workers: int = 0,
     root: StrPath | None = None,
     out: StrPath | None = None,
-) -> "Exported | HubFolder":
+) -> "ExportedModel | HubFolder":
     """Write a model as a file that other programs run, and replay real images through both.
 
     to: onnx, torch-export, torchscript or safetensors; or hf, a folder for the Hugging Face Hub,

@@ -143,14 +143,14 @@ def _lines(result: "CalibrateResult") -> list[str]:
 
 
 def _of_temperature(found: "Calibration") -> list[str]:
-    heat = found.heat
-    if heat is None:
+    fitted = found.temperature
+    if fitted is None:
         return []
-    (before, after), halves = heat.ece, " and ".join(f"{each:.2f}" for each in heat.halves)
+    (before, after), halves = fitted.ece, " and ".join(f"{each:.2f}" for each in fitted.halves)
     effect = f"ECE {before:.3f} to {after:.3f} on the halves not fitted to ({halves})"
-    if heat.is_used:
-        return [f"temperature {heat.value:.3f}: {effect}"]
-    losses = f"{heat.loss[0]:.3f} to {heat.loss[1]:.3f}"
+    if fitted.is_used:
+        return [f"temperature {fitted.value:.3f}: {effect}"]
+    losses = f"{fitted.loss[0]:.3f} to {fitted.loss[1]:.3f}"
     return [f"temperature 1: no other lowers the cross-entropy ({losses}); {effect}"]
 
 

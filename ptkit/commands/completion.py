@@ -171,10 +171,10 @@ def _recipes(_ctx: typer.Context, _text: str) -> list[str]:
 
 
 def _layers(ctx: typer.Context, _text: str) -> list[str]:
-    from ptkit.core.models.layer_names import layer_names
+    from ptkit.core.models.layer_names import layers_of_file
 
     given = ctx.params.get("ckpt") or ctx.params.get("weights")
-    return layer_names(Path(str(given))) if given else []
+    return layers_of_file(Path(str(given))) if given else []
 
 
 def _groups(ctx: typer.Context, text: str) -> list[str]:

@@ -11,7 +11,7 @@ from ptkit.commands.output import Printer
 from ptkit.core.wording import amount, counted
 
 if TYPE_CHECKING:
-    from ptkit.looking.exporting import Exported
+    from ptkit.looking.exporting import ExportedModel
     from ptkit.looking.hub import HubFolder
     from ptkit.looking.replaying import Replayed
 
@@ -76,7 +76,7 @@ def export(
     printer.result(found.as_dict())
 
 
-def _say(found: "Exported | HubFolder", printer: Printer) -> None:
+def _say(found: "ExportedModel | HubFolder", printer: Printer) -> None:
     from ptkit.looking.hub import HubFolder
 
     if isinstance(found, HubFolder):

@@ -71,12 +71,19 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-WITHOUT_TORCH = ["core.parts.calls", "core.parts.catalogue", "core.config",
-                 "core.config_schema",
-                 "core.config_layers", "core.errors", "core.files", "core.data.lists",
-                 "core.data.loading.entries", "core.data.splits.scanning",
-                 "core.data.splits.splitting", "core.data.splits.jobs",
-                 *(f"api.{f.stem}" for f in FILES if f.parent.name == "api")]  # fmt: skip
+WITHOUT_TORCH = [
+    "core.parts.calls",
+    "core.parts.catalogue",
+    "core.errors",
+    "core.files",
+    "core.data.lists",
+    "core.data.loading.entries",
+    "core.data.splits.scanning",
+    "core.data.splits.splitting",
+    "core.data.splits.jobs",
+    *(f"api.{f.stem}" for f in FILES if f.parent.name == "api"),
+    *(f"core.config.{f.stem}" for f in FILES if f.parent.name == "config"),
+]
 
 MAX_FUNCTION_LINES, MAX_PARAMETERS = 60, 7
 # A command and the Python door have a parameter for each flag.

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptkit.commands.app import app
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.training.loop import fit
 from ptkit.core.training.observers import Unwatched
 from ptkit.core.training.setup import prepare

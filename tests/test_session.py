@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.errors import (
     DataError,
     DivergedError,

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DivergedError, UsageError
 from ptkit.core.parts.calls import parse

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import ptkit
 from ptkit.commands.app import app
-from ptkit.core.config import FIELDS
+from ptkit.core.config.settings import FIELDS
 from ptkit.core.errors import CheckpointError, PtkitError
 from ptkit.core.parts.trust import gather_trusted
 

@@ -58,7 +58,7 @@ def calibrate(
         DataError: a list that cannot be read, too few images new to the model, no training list.
         UsageError: a part that cannot be fitted, or a setting of a part that is not.
     """
-    from ptkit.core.config import ON_BAD
+    from ptkit.core.config.settings import ON_BAD
     from ptkit.core.device import choose_device
     from ptkit.looking.calibrating import Wishes
     from ptkit.looking.calibrating import calibrate as calibrate_in_place

@@ -71,7 +71,7 @@ def normstats(
         DataError: no images, or, with `stop`, some cannot be read.
         UsageError: whitening images that differ or are too large. StorageError: the disk refused.
     """
-    from ptkit.core.config import ALPHA, ON_BAD
+    from ptkit.core.config.settings import ALPHA, ON_BAD
     from ptkit.core.data import images as decoder
     from ptkit.core.data import statistics
     from ptkit.core.data.lists import check_image, read_list

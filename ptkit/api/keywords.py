@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from ptkit.api.paths import StrPath
-from ptkit.core.config import Auto
+from ptkit.core.config.settings import Auto
 
 
 class FinetuneSettings(TypedDict, total=False):
-    """All settings of core/config.py by their keywords, but the weights to start from."""
+    """All settings of core/config/settings.py by their keywords, but the weights to start from."""
 
     train: StrPath
     valid: StrPath
@@ -85,7 +85,7 @@ class FinetuneSettings(TypedDict, total=False):
 
 
 class TrainSettings(FinetuneSettings, total=False):
-    """All settings of core/config.py by their keywords."""
+    """All settings of core/config/settings.py by their keywords."""
 
     weights: StrPath | None
 

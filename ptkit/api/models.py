@@ -66,7 +66,7 @@ def subject_of(
     ckpt: StrPath, given: Mapping[str, Any], *, device: str, workers: int, on_bad: str
 ) -> "Subject":
     """Load a model to run, once everything else that was given is checked."""
-    from ptkit.core.config import ON_BAD
+    from ptkit.core.config.settings import ON_BAD
     from ptkit.core.device import choose_device
     from ptkit.core.models.onnx_files import is_onnx
     from ptkit.looking.subject import load_subject

@@ -11,7 +11,7 @@ from ptkit.api.runs import as_one_run, run_settings
 from ptkit.api.settings import split_first
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.probe.linear_head import Chosen
     from ptkit.core.training.session import RunResult
@@ -40,7 +40,7 @@ def probe(
     Raises:
         PtkitError: any of its children; core/errors.py says what each means.
     """
-    from ptkit.core.config_layers import Layer, gather
+    from ptkit.core.config.layers import Layer, gather
     from ptkit.core.training.observers import Unwatched
 
     base: Layer = {

@@ -15,7 +15,7 @@ from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_folder import Run
     from ptkit.core.training.run_place import Place

@@ -11,7 +11,7 @@ from ptkit.core.errors import UsageError
 from ptkit.core.ranks import rank_of_environment
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.series import Series

@@ -12,7 +12,7 @@ from ptkit.api.paths import StrPath, path_or_none
 from ptkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_place import Place
 

@@ -20,7 +20,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from ptkit.core.config import FIELDS, Field
+from ptkit.core.config.settings import FIELDS, Field
 
 # Returns all values that may come next, or those that begin as the text does.
 Completer = Callable[[typer.Context, str], Iterable[str]]
@@ -165,7 +165,7 @@ def _weights(ctx: typer.Context, text: str) -> list[str]:
 
 
 def _recipes(_ctx: typer.Context, _text: str) -> list[str]:
-    from ptkit.core.config_layers import recipe_names
+    from ptkit.core.config.layers import recipe_names
 
     return recipe_names()
 

@@ -50,7 +50,7 @@ def finetune(
 
     Example: ptkit finetune --model timm:resnet18.a1_in1k --group "layer1: frozen" --epochs 5
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config.layers import parse_assignments
 
     if "resume" in settings:
         raise UsageError(f"resume a finetuned run with: ptkit train --resume {settings['resume']}")

@@ -53,7 +53,7 @@ def probe(
 
     Example: ptkit probe --backbone efficientnet_lite0
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config.layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     # --backbone says which weights are meant.

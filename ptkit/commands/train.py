@@ -48,7 +48,7 @@ def train(printer: Printer, source: options.Source = None, **settings: Any) -> N
 
     Example: ptkit train --model resnet20 --epochs 30 --transform "RandomCrop(32, padding=4)"
     """
-    from ptkit.core.config_layers import parse_assignments
+    from ptkit.core.config.layers import parse_assignments
 
     settings = parse_assignments(settings.pop("assignments", ())) | settings
     if (file := settings.pop("eject", None)) is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptkit.core.calibration.strangers import Strangers, fit_strangers
 from ptkit.core.calibration.thresholds import Threshold
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.data.lists import ImageList
 from ptkit.core.errors import CheckpointError, DataError, UsageError

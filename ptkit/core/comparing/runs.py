@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import read_toml, resolve, to_layer
+from ptkit.core.config.layers import read_toml, resolve, to_layer
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.counting import Counting
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list

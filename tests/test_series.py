@@ -10,7 +10,7 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 from ptkit import finetune_series, train, train_series
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.loading import keeping
 from ptkit.core.errors import InterruptedRunError, UsageError
 from ptkit.core.training import session

@@ -132,7 +132,8 @@ def read_ranking(folder: Path, truth: Indices, answers: Indices) -> Ranking | No
 
 def paired_test(metric: str, first: Ranking, second: Ranking) -> Test | None:
     """Test whether two runs differ in a metric of `Ranking.metrics` on the same images, in one
-    order: DeLong's paired test of AUROC, McNemar's of top5. None where nothing is known of the spread.
+    order: DeLong's paired test of AUROC, McNemar's of top5. None where nothing is known of the
+    spread.
     """
     if metric == "top5":
         mended = int((second.is_in_top & ~first.is_in_top).sum())

@@ -43,6 +43,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists, runs/1 and ckpt.pkl of a run that several tests read."""
+    folder = make_lists(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(**QUIET_RUN)
+    return folder
+
+
+@pytest.fixture
+def trained(run_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(run_once)
+    return run_once
+
+
 def example_of(name: str) -> doctest.DocTest:
     text = inspect.getdoc(getattr(ptkit, name)) or ""
     return doctest.DocTestParser().get_doctest(text, {"ptkit": ptkit}, name, None, None)
@@ -209,10 +225,9 @@ def test_records_of_statistics_hold_what_was_saved(here: Path) -> None:
     assert dataclasses.astuple(found.statistics)[:2] == (found.mean, found.std)
 
 
-def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(trained: Path) -> None:
     model = ptkit.load("runs/1")
-    path = here / "images/bar/test0.png"
+    path = trained / "images/bar/test0.png"
     picture = Image.open(path)
     rows = model.predict([path, str(path), path.read_bytes(), picture, np.asarray(picture)], top=2)
     assert [row.pop("path") for row in rows] == [str(path), str(path), None, None, None]
@@ -223,10 +238,9 @@ def test_a_loaded_model_predicts_paths_bytes_pictures_and_arrays_alike(here: Pat
     assert printed["probability"] == pytest.approx(rows[0]["probability"], abs=1e-6)
 
 
-def test_many_images_get_the_answers_that_they_get_one_by_one(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_many_images_get_the_answers_that_they_get_one_by_one(trained: Path) -> None:
     model = ptkit.load("ckpt.pkl")
-    images = sorted(here.glob("images/*/*.png"))[:70]
+    images = sorted(trained.glob("images/*/*.png"))[:70]
     together, alone = model.predict(images), [model.predict(image)[0] for image in images]
     assert [row["class"] for row in together] == [row["class"] for row in alone]
     assert [row["probability"] for row in together] == pytest.approx(
@@ -234,8 +248,7 @@ def test_many_images_get_the_answers_that_they_get_one_by_one(here: Path) -> Non
     )
 
 
-def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(trained: Path) -> None:
     model = ptkit.load("ckpt.pkl")
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -258,14 +271,12 @@ def test_a_copy_of_a_loaded_model_predicts_by_its_own_weights(here: Path) -> Non
         ("nope.png", "nope.png"),
     ],
 )
-def test_what_is_no_image_is_refused(here: Path, images: object, message: str) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_what_is_no_image_is_refused(trained: Path, images: object, message: str) -> None:
     with pytest.raises(PtkitError, match=message):
         ptkit.load("ckpt.pkl").predict(images)
 
 
-def test_evaluation_says_what_confmat_says(here: Path) -> None:
-    ptkit.train(**QUIET_RUN)
+def test_evaluation_says_what_confmat_says(trained: Path) -> None:
     done = CliRunner().invoke(app, ["confmat", "ckpt.pkl", "test.txt", "--json"])
     said, found = json.loads(done.stdout), ptkit.evaluate("ckpt.pkl", "test.txt")
     assert found.metrics == {name: said[name] for name in found.metrics}

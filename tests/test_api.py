@@ -24,7 +24,8 @@ from ptkit.cli import COMMANDS, app
 from ptkit.core import config
 from ptkit.core.errors import PtkitError, UsageError
 
-QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
+QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False,
+             "log_layers": False}  # fmt: skip
 # `data` downloads, which tests do not.
 PUBLIC = [name for name in ptkit.__all__ if name not in ("__version__", "data")]
 # Each needs the files that those before it wrote.

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
@@ -901,7 +902,7 @@ EDITS = st.lists(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(500), deadline=None, derandomize=True, database=None)
 @given(seed=st.sampled_from(SEEDS), edits=EDITS, length=st.none() | st.floats(0, 1))
 def test_damaged_bytes_give_an_image_or_a_data_error(seed, edits, length):
     data = bytearray(seed)

@@ -304,7 +304,7 @@ def test_a_step_of_ones_own_is_never_judged_without_an_image(own):
 
 RUN = CliRunner()
 TINY = {
-    "data": {"train": "train.txt", "valid": "valid.txt"},
+    "data": {"train": "train.txt", "valid": "valid.txt", "workers": 1},
     "train": {"epochs": 1, "batch_size": 16},
     "log": {"tensorboard": False, "pictures": False, "layers": False},
 }
@@ -441,7 +441,7 @@ def test_a_checkpoint_runs_own_steps_only_when_they_are_named_again(own):
     assert refused.exit_code == 4
     assert "names user code" in refused.stderr
     assert "again, each with a --transform" in refused.stderr
-    given = ["--transform", step, "--json"]
+    given = ["--transform", step, "--workers", "1", "--json"]
     found = RUN.invoke(app, ["confmat", checkpoint, "valid.txt", *given])
     accuracy = json.loads(found.stdout)["accuracy"]
     assert accuracy == pytest.approx(result.best["accuracy"])

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import ctypes
 import errno
 import io
@@ -407,6 +408,7 @@ def raw_profile(data):
     return f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
 
 
+@functools.cache
 def turned(orientation):
     """Return an image of each format with the orientation in each place where Pillow finds it."""
     plain, prefixed = tiff_header(orientation), b"Exif\0\0" + tiff_header(orientation)

@@ -1,7 +1,7 @@
 import contextlib
-import functools
 import ctypes
 import errno
+import functools
 import io
 import multiprocessing
 import os

@@ -123,13 +123,18 @@ FOREIGN_PLANS = {
 EVERY_PLAN = {**PLANS, **FOREIGN_PLANS}
 
 
+# Made of what others have too.
+TWINS = {"after the tensor", "colour and turns", "containers", "crops one by one"}
+
+
 def cases(*foreign):
-    """Every plan; of those that take worker processes only the named ones are quick."""
+    """Every plan; quick are one of a kind and, of those that take worker processes, the named."""
+    slow = TWINS | FOREIGN_PLANS.keys() - set(foreign)
     return [
         pytest.param(
             calls,
             id=name,
-            marks=[pytest.mark.slow] if name in FOREIGN_PLANS.keys() - set(foreign) else [],
+            marks=[pytest.mark.slow] if name in slow else [],
         )
         for name, calls in EVERY_PLAN.items()
     ]

@@ -83,13 +83,18 @@ def test_the_examples_of_all_public_names_run_one_after_the_other(
         assert report == []
 
 
-def test_nothing_is_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ptkit.split("images", out="lists")
-    ptkit.normstats("train.txt")
-    ptkit.train(**QUIET_RUN)
-    ptkit.finetune("ckpt.pkl", **QUIET_RUN)
-    ptkit.evaluate("ckpt.pkl", "test.txt")
-    ptkit.predict("ckpt.pkl", ["images/bar"])
+def test_results_are_frozen_records_and_nothing_is_printed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        ptkit.split("images", out="lists"),
+        ptkit.normstats("train.txt"),
+        ptkit.train(**QUIET_RUN),
+        ptkit.finetune("ckpt.pkl", **QUIET_RUN),
+        ptkit.evaluate("ckpt.pkl", "test.txt"),
+        ptkit.predict("ckpt.pkl", ["images/bar"]),
+    ]
+    assert all(type(record).__dataclass_params__.frozen for record in found)  # type: ignore[attr-defined]
     assert capsys.readouterr() == ("", "")
 
 
@@ -155,17 +160,6 @@ def test_every_public_function_is_typed_and_documented() -> None:
             assert signature.return_annotation is not inspect.Signature.empty
             kinds = [p.annotation for p in signature.parameters.values()]
             assert inspect.Parameter.empty not in kinds
-
-
-def test_results_are_frozen_records(here: Path) -> None:
-    found = [
-        ptkit.split("images", out="lists"),
-        ptkit.normstats("train.txt"),
-        ptkit.train(**QUIET_RUN),
-        ptkit.evaluate("ckpt.pkl", "test.txt"),
-        ptkit.predict("ckpt.pkl", "images/bar"),
-    ]
-    assert all(type(record).__dataclass_params__.frozen for record in found)  # type: ignore[attr-defined]
 
 
 def test_split_counts_images_and_keeps_the_command_line(here: Path) -> None:

@@ -144,6 +144,7 @@ def of_two(folder: Path) -> dict[str, Any]:
 
 
 # 48 images in batches of 10: the last one has 8; 21 are validated.
+@pytest.mark.slow
 def test_two_processes_are_as_one(
     alone: dict[str, Any], of_two: dict[str, Any], folder: Path
 ) -> None:

@@ -142,9 +142,9 @@ class Task:
         """Return how strange images are (n,), see `Strangers.scores`."""
         assert self.strangers is not None
         assert features is not None
-        return self.strangers.scores(self.plain_chances(outputs), features)
+        return self.strangers.scores(self.plain_probabilities(outputs), features)
 
-    def plain_chances(self, outputs: Tensor) -> Tensor:
+    def plain_probabilities(self, outputs: Tensor) -> Tensor:
         """Return probabilities (n, K) as they are without a temperature."""
         return replace(self, temperature=None).values(outputs)
 

@@ -25,6 +25,13 @@ def report(
         bool,
         typer.Option("--no-images", help="Leave pictures and paths of the data out."),
     ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Check its lists as `ptkit check` does; by default those of at most 5,000 images.",
+        ),
+    ] = None,
     root: options.Root = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
@@ -48,6 +55,7 @@ def report(
         run,
         out=out,
         with_images=not no_images,
+        check=check,
         root=root,
         device=device,
         workers=workers,

@@ -2,8 +2,8 @@
 exists.
 
 Convention: in a ```console block of README.md every line that starts with `$ ` is run by a shell,
-in order, in one folder that holds a copy of data/ (fewer classes and images, to be quick). Output is shown in
-the ``` block that follows.
+in order, in one folder that holds a copy of data/ (fewer classes and images, to be quick). Output
+is shown in the ``` block that follows.
 The ```python block runs after them in the same folder.
 """
 

@@ -259,7 +259,8 @@ def test_tensorboard_events_hold_every_chart(here: Path) -> None:
     "layer",
     [
         {"optimizer": {"call": "LBFGS(max_iter=2)"}, "train": {"batch_size": 24}},
-        RESNET | {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
+        RESNET
+        | {"optimizer": {"call": "Rprop()"}, "scheduler": {"call": 'LambdaLR("0.5 ** epoch")'}},
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(layer: dict[str, Any], here: Path) -> None:

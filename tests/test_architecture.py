@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -158,7 +159,19 @@ def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-TREES = {module_name(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+MODULES = [module_name(file) for file in FILES]
+
+
+# Parsed and walked once, where the first test wants it: every worker collects these tests, and few
+# of them run any.
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(FILES[MODULES.index(module)].read_text(encoding="utf-8"))
+
+
+@cache
+def nodes_of(module: str) -> list[ast.AST]:
+    return list(ast.walk(tree_of(module)))
 
 
 def part_of(module: str) -> str:
@@ -171,7 +184,7 @@ def folder_of(module: str) -> str:
     return module if parent == "ptkit" else parent
 
 
-def imported(nodes: Iterator[ast.AST]) -> set[str]:
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the full names of the modules (and of the names taken from them) that import
     statements ask for.
     """
@@ -187,7 +200,7 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
 
 def as_module(name: str) -> str:
     """Return the module of ptkit that a name comes from; of another library the name as it is."""
-    while name.startswith("ptkit.") and name not in TREES:
+    while name.startswith("ptkit.") and name not in MODULES:
         name = name.rpartition(".")[0]
     return name
 
@@ -207,8 +220,14 @@ def at_import(tree: ast.Module) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-ALL_IMPORTS = {module: imported(ast.walk(tree)) for module, tree in TREES.items()}
-EARLY_IMPORTS = {module: imported(at_import(tree)) for module, tree in TREES.items()}
+@cache
+def all_imports() -> dict[str, set[str]]:
+    return {module: imported(nodes_of(module)) for module in MODULES}
+
+
+@cache
+def early_imports() -> dict[str, set[str]]:
+    return {module: imported(at_import(tree_of(module))) for module in MODULES}
 
 
 def ours(modules: set[str]) -> set[str]:
@@ -221,7 +240,7 @@ def loaded_with(module: str) -> set[str]:
     waiting = {module}
     while waiting:
         seen |= waiting
-        waiting = set().union(*(EARLY_IMPORTS.get(name, set()) for name in waiting)) - seen
+        waiting = set().union(*(early_imports().get(name, set()) for name in waiting)) - seen
     return seen
 
 
@@ -232,7 +251,7 @@ def libraries(modules: set[str]) -> set[str]:
 def functions_of(modules: Iterable[str]) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield every function of some modules with the module's name."""
     for module in modules:
-        for node in ast.walk(TREES[module]):
+        for node in nodes_of(module):
             if isinstance(node, ast.FunctionDef):
                 yield module, node
 
@@ -240,7 +259,7 @@ def functions_of(modules: Iterable[str]) -> Iterator[tuple[str, ast.FunctionDef]
 def test_parts_of_the_house_import_only_what_is_below_them():
     assert {
         (module, name)
-        for module, names in ALL_IMPORTS.items()
+        for module, names in all_imports().items()
         for name in ours(names)
         if part_of(name) not in MAY_IMPORT[part_of(module)] | {part_of(module)}
     } == set()
@@ -249,7 +268,7 @@ def test_parts_of_the_house_import_only_what_is_below_them():
 def test_folders_form_no_circles():
     above: dict[str, set[str]] = {}
     # The door only names what it exports, and imports it when it is asked for.
-    for module, names in {**ALL_IMPORTS, "ptkit": set()}.items():
+    for module, names in {**all_imports(), "ptkit": set()}.items():
         above.setdefault(folder_of(module), set()).update(map(folder_of, ours(names)))
     graph = TopologicalSorter({folder: below - {folder} for folder, below in above.items()})
     assert set(graph.static_order()) >= {"ptkit.core.data.loading", "ptkit.core.training.tasks"}
@@ -258,7 +277,7 @@ def test_folders_form_no_circles():
 def test_nobody_imports_a_command():
     users = {
         (module, name)
-        for module, names in ALL_IMPORTS.items()
+        for module, names in all_imports().items()
         if module != "ptkit.commands.app"
         for name in names & COMMAND_MODULES
     }
@@ -281,14 +300,14 @@ def test_nothing_is_imported_before_signals_are_heard():
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_settings_notation_and_lists_load_neither_torch_nor_numpy(module):
-    assert f"ptkit.{module}" in TREES
+    assert f"ptkit.{module}" in MODULES
     assert libraries(loaded_with(f"ptkit.{module}")) & HEAVY == set()
 
 
 def test_only_the_events_know_tensorboardx():
     users = {
         module
-        for module, names in ALL_IMPORTS.items()
+        for module, names in all_imports().items()
         if any(n.startswith("tensorboardX") for n in names)
     }
     assert users == {"ptkit.core.training.events", "ptkit.core.training.event_files"}
@@ -296,23 +315,23 @@ def test_only_the_events_know_tensorboardx():
 
 def test_nothing_draws_with_pyplot():
     users = {
-        module for module, names in ALL_IMPORTS.items() if any("pyplot" in name for name in names)
+        module for module, names in all_imports().items() if any("pyplot" in name for name in names)
     }
     assert users == set()
 
 
 def test_the_core_neither_prints_nor_exits():
-    core = {m for m in TREES if m.startswith(("ptkit.core", "ptkit.plots", "ptkit.looking"))}
+    core = {m for m in MODULES if m.startswith(("ptkit.core", "ptkit.plots", "ptkit.looking"))}
     called = {
         (module, ast.unparse(node.func))
         for module in core
-        for node in ast.walk(TREES[module])
+        for node in nodes_of(module)
         if isinstance(node, ast.Call)
     }
     ends = {"print", "exit", "sys.exit", "os._exit", "input"}
     # A copy of the process ends itself, never the process.
     assert {use for use in called if use[1] in ends} == {("ptkit.core.data.forked", "os._exit")}
-    assert {m for m in core if libraries(ALL_IMPORTS[m]) & {"typer", "click", "rich"}} == set()
+    assert {m for m in core if libraries(all_imports()[m]) & {"typer", "click", "rich"}} == set()
 
 
 def test_sub_packages_have_init_files_without_code():
@@ -328,14 +347,14 @@ def test_sub_packages_have_init_files_without_code():
 def test_functions_stay_short():
     lengths = {
         f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
-        for module, node in functions_of(TREES)
+        for module, node in functions_of(MODULES)
     }
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
 def test_functions_have_few_parameters():
     counts = {}
-    for module, node in functions_of(m for m in TREES if not m.startswith((*DOORS, *STAND_INS))):
+    for module, node in functions_of(m for m in MODULES if not m.startswith((*DOORS, *STAND_INS))):
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         names = [a.arg for a in arguments if a.arg not in ("self", "cls")]
         counts[f"{module}.{node.name}"] = len(names)
@@ -364,11 +383,11 @@ def test_every_exception_from_the_file_length_is_needed():
 def test_modules_and_public_functions_say_what_they_are_for():
     functions = {
         f"{module}.{node.name}": node
-        for module, tree in TREES.items()
-        for node in tree.body
+        for module in MODULES
+        for node in tree_of(module).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
-    modules = {module: tree for module, tree in TREES.items() if tree.body}
+    modules = {module: tree for module in MODULES if (tree := tree_of(module)).body}
     explained = {**functions, **modules}
     assert [name for name, node in explained.items() if ast.get_docstring(node) is None] == []
 

@@ -58,7 +58,14 @@ def scores(model):
 
 
 @pytest.mark.parametrize(
-    "call", ["lenet", "resnet8", "mnasnet0_5", "regnet_y_400mf", "resnet18(stem='small')"]
+    "call",
+    [
+        "lenet",
+        "resnet8",
+        "mnasnet0_5",
+        "regnet_y_400mf",
+        pytest.param("resnet18(stem='small')", marks=pytest.mark.slow),
+    ],
 )
 def test_saved_model_loads_and_predicts_the_same_bits(tmp_path, call):
     contents = contents_of(call, size=32)

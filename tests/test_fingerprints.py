@@ -1,6 +1,7 @@
 """Training images are recognised by their bytes, however a run kept them."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from ptkit.core.training.observers import Watcher
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
-QUICK = {"tensorboard": False, "pictures": False, "batch_size": 16, "epochs": 1}
+QUICK = {"tensorboard": False, "pictures": False, "log_layers": False, "model": "lenet",
+         "batch_size": 16, "epochs": 1}  # fmt: skip
 GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
@@ -209,17 +211,31 @@ def test_finetuning_warns_of_validation_images_that_the_weights_were_trained_on(
     ]
 
 
-@pytest.fixture
-def mixed(here):
-    """A checkpoint, and a list of the test images and copies of nine training images."""
-    result = ptkit.train(**QUICK)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run, and mixed.txt of the test images and copies of nine training images."""
+    folder = make_lists(tmp_path_factory.mktemp("mixed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ptkit.train(**QUICK)
+        write_mixed()
+    return folder
+
+
+def write_mixed():
     rows = [line.rsplit(" ", 1) for line in Path("test.txt").read_text().splitlines()]
     for number, line in enumerate(Path("train.txt").read_text().splitlines()[:9]):
         path, label = line.rsplit(" ", 1)
         Path(f"copy{number}.png").write_bytes(Path(path).read_bytes())
         rows.insert(2 * number, (f"copy{number}.png", label))
     write_list(Path("mixed.txt"), rows)
-    return result.checkpoint
+
+
+@pytest.fixture
+def mixed(folder, monkeypatch):
+    """The checkpoint, in the folder of the lists."""
+    monkeypatch.chdir(folder)
+    return Path("runs/1/ckpt.pkl")
 
 
 def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
@@ -232,7 +248,8 @@ def test_confmat_counts_them_and_gives_the_accuracy_without_them(mixed):
     assert found.as_dict()["accuracy_without_trained_on"] == honest.accuracy
 
 
-def test_they_are_counted_right_where_a_bad_image_is_left_out(mixed):
+def test_they_are_counted_right_where_a_bad_image_is_left_out(folder, mixed, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "own"))
     Path("copy0.png").write_bytes(b"")
     found, honest = (
         ptkit.evaluate(mixed, "mixed.txt", on_bad="skip"),

@@ -91,7 +91,9 @@ def test_weights_without_a_head_are_refused(here):
         fit(body, "resnet8")
 
 
-@pytest.mark.parametrize("size", [16, 64, 224])
+@pytest.mark.parametrize(
+    "size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 224))]
+)
 def test_weights_of_a_7x7_convolution_get_the_stem_of_torchvision(here, size):
     torch.manual_seed(0)
     theirs = resnet18(num_classes=3).eval()
@@ -109,7 +111,7 @@ def test_a_stem_that_is_given_and_models_without_one_stay(here, call):
     assert with_stem(parse(call), weights) == (parse(call), ())
 
 
-@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("size", [32, pytest.param(96, marks=pytest.mark.slow)])
 def test_weights_of_a_3x3_convolution_get_the_small_stem_at_any_size(here, size):
     theirs, _ = build_model("resnet18(stem='small')", num_classes=3, size=32, seed=0)
     found = fit(theirs.state_dict(), "resnet18", size)

@@ -43,7 +43,7 @@ def test_a_loss_that_only_rises_suggests_the_lowest_rate():
 
 
 def test_a_rate_is_suggested_and_nothing_is_trained(here):
-    done = invoke("--json")
+    done = invoke("--json", "--model", "lenet")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert 1e-4 < found["lr"] <= found["largest"] <= 10

@@ -296,7 +296,7 @@ def texts(figure):
 
 def num_pixels(figure, level):
     """Return how many screen pixels have a level, which a tile has throughout."""
-    return int((figure.axes[0].images[0].get_array() == level).all(axis=-1).sum())
+    return int((figure.images[0].get_array() == level).all(axis=-1).sum())
 
 
 def test_figure_says_what_each_row_and_tile_is():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptkit.core.ejecting import plain_models
 from ptkit.core.ejecting.conditions import condition
 from ptkit.core.ejecting.refusals import refused
 from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
@@ -83,13 +84,20 @@ def _of_ours(call: Call) -> tuple[Lines, Lines]:
     assert isinstance(returned, ast.Return)
     assert isinstance(returned.value, ast.Call)
     made = returned.value
+    plain = _PLAIN.get(ast.unparse(made.func))
     bound = inspect.signature(builder).bind(num_classes=0, **models().named(call).kwargs)
     bound.apply_defaults()
     values = {k: literal(v) for k, v in bound.arguments.items()} | {"num_classes": "NUM_CLASSES"}
     arguments = [_replaced(a, values) for a in made.args]
     arguments += [f"{k.arg}={_replaced(k.value, values)}" for k in made.keywords]
-    name = ast.unparse(made.func)
-    return definitions(module, [name]), [call_text(name, arguments, before="model = ")]
+    name = plain or ast.unparse(made.func)
+    return definitions(plain_models if plain else module, [name]), [
+        call_text(name, arguments, before="model = ")
+    ]
+
+
+# Classes whose source is long, and the functions that build the same.
+_PLAIN = {"SmallResNet": "small_resnet", "EfficientNetLite": "efficientnet_lite0"}
 
 
 def _replaced(node: ast.expr, values: Mapping[str, str]) -> str:

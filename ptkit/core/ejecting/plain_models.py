@@ -75,6 +75,7 @@ class SameConv2d(nn.Conv2d):
 def convolution(
     width_in: int, width: int, kernel: int, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
+    """Return a convolution with its norm and activation."""
     # At stride 1 both sides are padded alike, which the convolution does itself.
     kind, padding = (nn.Conv2d, kernel // 2) if stride == 1 else (SameConv2d, 0)
     return nn.Sequential(

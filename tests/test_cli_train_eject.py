@@ -153,7 +153,8 @@ def test_trained_weights_go_on_as_in_the_run(here, losses_of, settings):
 def test_draws_in_the_script_are_those_of_a_run(monkeypatch):
     monkeypatch.setattr(pieces, "SEED", 11)
     draws = keyed.uniforms(11, "augment", epoch=4, indices=np.arange(5), columns=3)
-    assert [pieces.uniforms(4, index, 3) for index in range(5)] == draws.tolist()
+    found = [[pieces.bits("augment", 5, index, k) for k in (1, 2, 3)] for index in range(5)]
+    assert [[(number >> 11) / 2**53 for number in row] for row in found] == draws.tolist()
     order = keyed.permutation(11, "order", epoch=2, length=1000)
     assert sorted(range(1000), key=lambda k: pieces.bits("order", 3, k + 1)) == order.tolist()
 

@@ -79,13 +79,20 @@ def fit_head_function(head: FittedHead, *, forward: Lines, to_device: str, worke
         "    with torch.no_grad():",
         f"        for images, labels in {loader}:",
         f"            images = {to_device}",
-        *indented([*run, "found.append(outputs)"], 3),
-        *indented([*again, "mirrored.append(outputs)"] if head.is_mirrored else [], 3),
+        *indented(_kept(run, "found"), 3),
+        *indented(_kept(again, "mirrored") if head.is_mirrored else [], 3),
         "            targets.append(labels)",
         f"    model.{_path(head.name)} = head",
         *(_MIRRORED if head.is_mirrored else _PLAIN),
         *_FIT,
     ]
+
+
+def _kept(run: Lines, name: str) -> Lines:
+    """Return lines that put their outputs into a list."""
+    if len(run) == 1:
+        return [f"{name}.append({run[0].removeprefix('outputs = ')})"]
+    return [*run, f"{name}.append(outputs)"]
 
 
 def _path(name: str) -> str:

@@ -34,11 +34,6 @@ def bits(purpose: str, *numbers: int) -> int:
     return z
 
 
-def uniforms(epoch: int, index: int, count: int) -> list[float]:
-    """Return the random numbers of an image in an epoch, each 0 <= u < 1."""
-    return [(bits("augment", epoch + 1, index, k + 1) >> 11) / 2**53 for k in range(count)]
-
-
 def random_box(
     height: int, width: int, u: list[float], scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[int, int, int, int]:

@@ -1,7 +1,8 @@
 """Our models as a script has them: the same weights under the same names, in fewer lines.
 
-Their source is taken over, so they use nothing of ptkit. A script is compared with the model of
-ptkit/core/models before it is written.
+The body of a function becomes that of `build_model`, which draws the weights of the convolutions
+unless they are read from a file. Their source is taken over, so they use nothing of ptkit. A script
+is compared with the model of ptkit/core/models before it is written.
 """
 
 from collections import OrderedDict
@@ -51,11 +52,7 @@ def small_resnet(num_classes: int, num_blocks: int, in_channels: int) -> nn.Modu
         layers[f"layer{number}"] = nn.Sequential(SmallBlock(width_in, width, stride), *more)
     layers["avgpool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     layers["fc"] = nn.Linear(64, num_classes)
-    model = nn.Sequential(layers)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return nn.Sequential(layers)
 
 
 class SameConv2d(nn.Conv2d):
@@ -131,8 +128,4 @@ def efficientnet_lite0(
         dropout=nn.Dropout(dropout),
         fc=nn.Linear(1280, num_classes),
     )
-    model = nn.Sequential(layers)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return nn.Sequential(layers)

@@ -29,7 +29,7 @@ from ptkit.core.training.observers import Watcher
 from ptkit.core.training.setup import Setup, prepare
 
 # The ready functions that a part of a script may call.
-_PIECES = ("bits", "uniforms", "random_box", "erased_box", "mix_up", "cut_mix",
+_PIECES = ("bits", "random_box", "erased_box", "mix_up", "cut_mix",
            "mean_precision")  # fmt: skip
 
 

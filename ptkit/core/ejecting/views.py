@@ -69,7 +69,7 @@ def _views(changes: list[Lines], kept: list[Lines], num_draws: int, num_kept: in
     own, others = changes[first : len(changes) - last], kept[first : len(kept) - last]
     train, valid = (list(chain.from_iterable(some)) for some in (own, others))
     if _draws(train):
-        train.insert(0, f"u = uniforms(self.epoch, index, {num_draws})")
+        train.insert(0, _UNIFORMS + f" for k in range({num_draws})]")
     # What is random in name only does the same whatever is drawn.
     if _draws(valid):
         valid.insert(0, f"u = [0.0] * {num_kept}")
@@ -78,6 +78,10 @@ def _views(changes: list[Lines], kept: list[Lines], num_draws: int, num_kept: in
         word = "else:" if train else "if not self.is_training:"
         branches += [word, *indented(valid)]
     return [*chain.from_iterable(before), *branches, *chain.from_iterable(after)]
+
+
+# 0 <= u < 1.
+_UNIFORMS = 'u = [(bits("augment", self.epoch + 1, index, k + 1) >> 11) / 2**53'
 
 
 def _num_alike(some: list[Lines], others: list[Lines]) -> int:

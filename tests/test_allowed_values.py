@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2
 
-from ptkit.core.config import SchedulerSettings
+from ptkit.core.config.settings import SchedulerSettings
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.transforms.catalogue import TRANSFORMS
 from ptkit.core.data.transforms.completion import complete

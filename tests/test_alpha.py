@@ -10,7 +10,7 @@ from tiny_data import write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.keeping import key_of

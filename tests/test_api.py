@@ -19,9 +19,10 @@ from tiny_data import make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit import api_types
-from ptkit.cli import COMMANDS, app
-from ptkit.core import config
+from ptkit.api import keywords
+from ptkit.api.paths import StrPath
+from ptkit.commands.app import COMMANDS, app
+from ptkit.core.config import settings
 from ptkit.core.errors import PtkitError, UsageError
 
 QUIET_RUN = {"epochs": 1, "batch_size": 16, "tensorboard": False, "pictures": False}
@@ -77,30 +78,26 @@ def test_nothing_is_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_keywords_of_train_are_those_of_the_settings() -> None:
-    def annotation(field: config.Field) -> object:
+    def annotation(field: settings.Field) -> object:
         kind: typing.Any = field.type
         if typing.get_origin(kind) is tuple:
             return Sequence[typing.get_args(kind)[0]]  # type: ignore[misc]
         if field.metadata["is_path"]:
-            return (
-                api_types.StrPath | None
-                if type(None) in typing.get_args(kind)
-                else api_types.StrPath
-            )
+            return StrPath | None if type(None) in typing.get_args(kind) else StrPath
         return kind
 
-    expected = {keyword: annotation(field) for keyword, (_, field) in config.KEYWORDS.items()}
-    assert typing.get_type_hints(api_types.TrainSettings) == expected
+    expected = {keyword: annotation(field) for keyword, (_, field) in settings.KEYWORDS.items()}
+    assert typing.get_type_hints(keywords.TrainSettings) == expected
     del expected["weights"]
-    assert typing.get_type_hints(api_types.FinetuneSettings) == expected
+    assert typing.get_type_hints(keywords.FinetuneSettings) == expected
 
 
 @pytest.mark.parametrize("name", ["train", "finetune"])
 def test_no_setting_has_the_name_of_another_parameter(name: str) -> None:
     own = [p.name for p in inspect.signature(getattr(ptkit, name)).parameters.values()][:-1]
-    assert set(own) & set(config.KEYWORDS) <= {"weights"}
+    assert set(own) & set(settings.KEYWORDS) <= {"weights"}
     hand_made = inspect.signature(COMMANDS[name])
-    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(config.FLAGS)
+    assert len(set(hand_made.parameters)) == len(hand_made.parameters) > len(settings.FLAGS)
 
 
 @pytest.mark.parametrize("name", [name for name in ORDER[:8] if name != "find_lr"])
@@ -110,9 +107,9 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
 
     command = COMMANDS[{"evaluate": "confmat"}.get(name, name)]
     # In Python the limit of pixels is a context, for several calls.
-    only_there = {"printer", "verbose", "assignments", "max_pixels", *config.FLAGS}
+    only_there = {"printer", "verbose", "assignments", "max_pixels", *settings.FLAGS}
     if name in ("train", "finetune", "probe"):
-        only_there |= api_types.SourceFlags.__annotations__.keys()
+        only_there |= keywords.SourceFlags.__annotations__.keys()
     # What is drawn or shown of the record is the command's own affair.
     only_there |= {
         # Other functions, find_lr and eject; several seeds or folds have another kind of result.

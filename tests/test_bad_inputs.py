@@ -27,7 +27,7 @@ from tiny_data import make_lists
 from tiny_onnx import graph, write_onnx
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import images as decoder
 from ptkit.core.data.formats import can_read
 from ptkit.core.data.lists import read_list

@@ -7,7 +7,7 @@ from scipy import stats
 from tiny_records import make_run
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.comparing.runs import read_run
 from ptkit.core.training.tasks.metrics import interval
 

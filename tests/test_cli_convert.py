@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.models.zoo import build_model
 

@@ -9,7 +9,7 @@ import tiny_records
 from tiny_report import CLASSES, HOSTILE, write_run, write_table
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 VOID = {"meta", "link", "img", "line", "polyline", "circle"}
 

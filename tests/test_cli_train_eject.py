@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data import keyed
 from ptkit.core.ejecting import pieces
 

@@ -10,7 +10,7 @@ from tiny_data import make_lists
 from tiny_records import NAMES, NUM_STEPS, make_run, outputs
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.calibration.temperature import expected_calibration_error
 from ptkit.core.diagnosis.recorded import read_run
 from ptkit.core.diagnosis.rules import BY_NAME, RULES, findings, open_findings

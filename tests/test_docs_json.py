@@ -10,7 +10,7 @@ from tiny_sets import make_idx
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 QUICK = ["--epochs", "1", "--set", "log.tensorboard=false", "--set", "log.pictures=false"]

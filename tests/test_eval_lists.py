@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import parse_assignment, resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import parse_assignment, resolve
 from ptkit.core.data.transforms.catalogue import build_transform
 from ptkit.core.data.transforms.completion import complete
 from ptkit.core.data.transforms.eval_lists import evaluation_of

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_data import make_lists
 from typer.testing import CliRunner, Result
 
-from ptkit.cli import app
-from ptkit.core.config_layers import gather
+from ptkit.commands.app import app
+from ptkit.core.config.layers import gather
 from ptkit.core.data.transforms.completion import (
     complete,
     default_transforms,

@@ -9,7 +9,7 @@ import pytest
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.training.lr_find import RangeTest
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.keyed import Sampling, uniforms
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.loading import entries
 from ptkit.core.errors import CheckpointError, InterruptedRunError, StorageError, UsageError
 from ptkit.core.models.checkpoints import read_checkpoint

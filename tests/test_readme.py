@@ -18,8 +18,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ptkit.cli import app
-from ptkit.core import config_layers
+from ptkit.commands.app import app
+from ptkit.core.config import layers
 from ptkit.core.parts.calls import parse
 
 ROOT = Path(__file__).parent.parent
@@ -150,7 +150,7 @@ def test_every_command_line_in_the_docs_has_flags_and_values_that_ptkit_takes(li
     assert program == "ptkit"
     command = get_command(app).commands[name]
     given = command.make_context(name, arguments).params
-    assert config_layers.gather(config_layers.parse_assignments(given.get("assignments") or ()))
+    assert layers.gather(layers.parse_assignments(given.get("assignments") or ()))
     for key in ("optimizer", "scheduler", "loss", "model"):
         assert given.get(key) is None or parse(given[key])
 

@@ -9,7 +9,7 @@ import torch
 from tiny_data import make_lists
 from typer.testing import CliRunner
 
-from ptkit.cli import app
+from ptkit.commands.app import app
 from ptkit.core.data.loading import keeping
 from ptkit.core.errors import InterruptedRunError
 from ptkit.core.training import session

@@ -18,8 +18,8 @@ from tiny_data import CLASS_NAMES, make_lists
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import read_toml, resolve
+from ptkit.commands.app import app
+from ptkit.core.config.layers import read_toml, resolve
 from ptkit.core.errors import (
     DataError,
     DivergedError,

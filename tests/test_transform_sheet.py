@@ -5,7 +5,7 @@ from PIL import Image
 from tiny_data import write_list
 from torchvision.transforms.v2 import functional as F
 
-from ptkit.core.config_layers import resolve
+from ptkit.core.config.layers import resolve
 from ptkit.core.data.keyed import Sampling
 from ptkit.core.data.lists import read_list
 from ptkit.core.data.loading.batches import Batches

@@ -13,8 +13,8 @@ from tiny_data import write_list
 from typer.testing import CliRunner
 
 import ptkit
-from ptkit.cli import app
-from ptkit.core.config_layers import gather
+from ptkit.commands.app import app
+from ptkit.core.config.layers import gather
 from ptkit.core.errors import DataError
 from ptkit.core.models.checkpoints import read_checkpoint
 from ptkit.core.training import usual

@@ -203,9 +203,10 @@ def corrected(differences: list[Difference]) -> list[Difference]:
     tested = [each for each in differences if each.test is not None]
     if len(tested) < 2:
         return differences
-    chances = iter(holm([each.test.p for each in tested if each.test is not None]))
+    p_values = iter(holm([each.test.p for each in tested if each.test is not None]))
     return [
-        each if each.test is None else replace(each, adjusted=next(chances)) for each in differences
+        each if each.test is None else replace(each, adjusted=next(p_values))
+        for each in differences
     ]
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ptkit.core.config import Settings
-from ptkit.core.config_layers import read_toml, resolve, to_layer
+from ptkit.core.config.layers import read_toml, resolve, to_layer
+from ptkit.core.config.settings import Settings
 from ptkit.core.data.labels import MULTI, REGRESSION, SINGLE
 from ptkit.core.errors import DataError, UsageError
 from ptkit.core.training.tasks import metrics as compute
@@ -32,8 +32,8 @@ class Predictions:
     """A run's answers for its validation images.
 
     kind: of the labels. names: of the classes or numbers. truth and answers: int64 (N,) classes,
-    bool (N, K) labels given, or float32 (N, D) numbers. chances: float32 (N, K) of several labels;
-    of one class an image (N, 2), of the answer and of the true class.
+    bool (N, K) labels given, or float32 (N, D) numbers. probabilities: float32 (N, K) of several
+    labels; of one class an image (N, 2), of the answer and of the true class.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Predictions:
     names: tuple[str, ...]
     truth: np.ndarray
     answers: np.ndarray
-    chances: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
 
     @property
     def right(self) -> np.ndarray:
@@ -70,8 +70,8 @@ class Predictions:
             return compute.class_metrics(compute.counts_of_classes(truth, answers, len(self.names)))
         if self.kind == REGRESSION:
             return compute.errors_of_numbers(truth, answers)
-        assert self.chances is not None
-        precisions = compute.average_precisions(truth, self.chances[rows])
+        assert self.probabilities is not None
+        precisions = compute.average_precisions(truth, self.probabilities[rows])
         rates = compute.micro_rates(compute.counts_of_labels(truth, answers))
         return {"map": compute.mean_of_known(precisions), **rates}
 
@@ -257,8 +257,8 @@ def _parsed(rows: list[dict[str, str]], threshold: float) -> Predictions:
             np.array([index[row[key]] for row in rows]) for key in ("true", "predicted")
         )
         keys = ("probability", "probability_of_true")
-        chances = np.array([[float(row[key]) for key in keys] for row in rows], np.float32)
-        return Predictions(SINGLE, paths, names, truth, answers, chances)
+        probabilities = np.array([[float(row[key]) for key in keys] for row in rows], np.float32)
+        return Predictions(SINGLE, paths, names, truth, answers, probabilities)
     # path, then `true NAME` and what was found, by turns.
     names = tuple(column.removeprefix("true ") for column in columns[1::2])
     truth, found = (

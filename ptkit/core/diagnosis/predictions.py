@@ -31,16 +31,16 @@ def overconfident(run: Recorded) -> Judgement:
     """Probabilities that promise more than they keep."""
     if run.outputs is None:
         return NO_OUTPUTS
-    chances, labels = run.outputs.probabilities, run.outputs.labels
-    sure, right = chances.max(axis=1), run.outputs.answers == labels
-    found = expected_calibration_error(sure, right)
-    usual = _calibrated_ece(sure)
-    numbers = {"ece": found, "usual": usual, "confidence": float(sure.mean())}
-    if found <= max(_ECE, usual) or sure.mean() <= right.mean():
+    probabilities, labels = run.outputs.probabilities, run.outputs.labels
+    confidence, right = probabilities.max(axis=1), run.outputs.answers == labels
+    found = expected_calibration_error(confidence, right)
+    usual = _calibrated_ece(confidence)
+    numbers = {"ece": found, "usual": usual, "confidence": float(confidence.mean())}
+    if found <= max(_ECE, usual) or confidence.mean() <= right.mean():
         return fine(numbers)
     text = (
         f"probabilities are off by {found:.3f} on average (ECE, limit {_ECE:g}; below {usual:.3f}"
-        f" in 95 % of calibrated models): {sure.mean():.1%} sure, {right.mean():.1%} right"
+        f" in 95 % of calibrated models): {confidence.mean():.1%} sure, {right.mean():.1%} right"
     )
     temperature, before, after = _calibrated(run.outputs)
     effect = f"dividing outputs by {temperature:.2f}: ECE {before:.3f} to {after:.3f} (other half)"
@@ -155,10 +155,13 @@ def too_good(run: Recorded) -> Judgement:
     return Judgement(WARN, text, numbers, (), f"ptkit check {run.settings.data.train}")
 
 
-def _calibrated_ece(sure: Floats) -> float:
+def _calibrated_ece(confidence: Floats) -> float:
     """Return what 95 % of calibrated models with these confidences stay below."""
     rng = np.random.default_rng(0)
-    draws = [expected_calibration_error(sure, rng.random(len(sure)) < sure) for _ in range(_DRAWS)]
+    draws = [
+        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence)
+        for _ in range(_DRAWS)
+    ]
     return float(np.quantile(draws, 0.95))
 
 
@@ -210,17 +213,17 @@ def _contradicted(outputs: Outputs) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     """
     labels = outputs.labels
     # Calibrated: a boastful model is not sure, and one trained with smoothing is.
-    chances = softmax(outputs.values / _temperature(outputs.values, labels))
-    n, count = chances.shape
-    own = chances[np.arange(n), labels]
+    probabilities = softmax(outputs.values / _temperature(outputs.values, labels))
+    n, count = probabilities.shape
+    own = probabilities[np.arange(n), labels]
     # A class is believed above the mean confidence of the images that are given it.
     limits = np.array(
         [own[labels == k].mean() if (labels == k).any() else np.inf for k in range(count)]
     )
-    believed = np.where(chances >= limits, chances, -1.0)
+    believed = np.where(probabilities >= limits, probabilities, -1.0)
     other = believed.argmax(axis=1)
     is_strong = (believed.max(axis=1) > 0) & (other != labels)
-    is_strong &= own < _STRONG * chances[np.arange(n), other]
+    is_strong &= own < _STRONG * probabilities[np.arange(n), other]
     return np.flatnonzero(is_strong), outputs.answers != labels
 
 

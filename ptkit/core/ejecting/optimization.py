@@ -15,7 +15,7 @@ from ptkit.core.ejecting.conditions import beginnings, condition
 from ptkit.core.ejecting.labels import metric_of
 from ptkit.core.ejecting.refusals import refused
 from ptkit.core.ejecting.source import Lines, call_text, definitions, indented, literal
-from ptkit.core.models.layers import layer_names
+from ptkit.core.models.layers import parameters_by_layer
 from ptkit.core.parts.calls import Call, parse
 from ptkit.core.training.optimization import warmup_cosine
 from ptkit.core.training.optimization.optimizers import OPTIMIZERS, OptimizerSetup
@@ -232,7 +232,7 @@ def _layer_rates(
     decay = setup.settings.optimizer.layer_decay
     if decay is None or decay == 1:
         return [], [], []
-    layers = layer_names(model)
+    layers = parameters_by_layer(model)
     rates = {
         id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.images import cv2, read
 from ptkit.core.data.keyed import spread
 from ptkit.core.data.lists import ImageList

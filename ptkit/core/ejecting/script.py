@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptkit.core.config import AUTO, Settings
+from ptkit.core.config.settings import AUTO, Settings
 from ptkit.core.data.loading.batches import Batch
 from ptkit.core.ejecting import pieces
 from ptkit.core.ejecting.head import FittedHead, fit_head_function, head_fitted

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ptkit.core.comparing.runs import FoundRun, Predictions, read_run
-from ptkit.core.config import Settings
+from ptkit.core.config.settings import Settings
 from ptkit.core.counting import Counting
 from ptkit.core.data.labels import SINGLE
 from ptkit.core.data.lists import ImageList, read_list
@@ -100,9 +100,11 @@ def _predictions(
     if not np.array_equal(listed.labels, outputs.labels):
         return Missing("the run has not reached its end, and its validation list was changed")
     answers, rows = outputs.answers, np.arange(len(listed))
-    chances = np.stack([outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1)
+    probabilities = np.stack(
+        [outputs.probabilities[rows, k] for k in (answers, outputs.labels)], axis=1
+    )
     paths = tuple(listed.listed_path(int(row)) for row in rows)
-    return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, chances)
+    return Predictions(SINGLE, paths, listed.class_names, outputs.labels, answers, probabilities)
 
 
 def _checked(settings: Settings, *, workers: int, counting: Counting) -> CheckUp | Missing:

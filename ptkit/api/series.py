@@ -4,14 +4,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptkit import api_runs
-from ptkit.api_settings import Layers, asked_finetuning, asked_training
-from ptkit.api_types import StrPath, path_or_none
+from ptkit.api.paths import StrPath, path_or_none
+from ptkit.api.runs import run_settings
+from ptkit.api.settings import Layers, asked_finetuning, asked_training
 from ptkit.core.errors import UsageError
 from ptkit.core.ranks import rank_of_environment
 
 if TYPE_CHECKING:
-    from ptkit.core.config import Settings
+    from ptkit.core.config.settings import Settings
     from ptkit.core.training.observers import Watcher
     from ptkit.core.training.run_place import Place
     from ptkit.core.training.series import Series
@@ -146,7 +146,7 @@ def _completed(series: "Series", watch: "Watcher") -> "SeriesResult":
     from ptkit.looking.series import summarise
 
     def run_one(settings: "Settings", place: "Place", resume: Path | None) -> None:
-        result = api_runs.run_settings(settings, place, resume=resume, link=None, watch=watch)
+        result = run_settings(settings, place, resume=resume, link=None, watch=watch)
         for verdict in result.verdicts:
             watch.say(f"note: {verdict.text}")
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptkit.core.config import FIELDS, FLAGS, KEYWORDS, Settings
-from ptkit.core.config_layers import (
+from ptkit.core.config.layers import (
     gather,
     layer_of,
     parse_assignment,
@@ -19,6 +18,7 @@ from ptkit.core.config_layers import (
     to_layer,
     to_toml,
 )
+from ptkit.core.config.settings import FIELDS, FLAGS, KEYWORDS, Settings
 from ptkit.core.errors import UsageError
 
 SETTINGS = [(section, field) for section, fields in FIELDS.items() for field in fields.values()]

@@ -176,7 +176,7 @@ def _layers_in_order(setup: Setup, model: nn.Module, optimizer: OptimizerSetup) 
     decay = setup.settings.optimizer.layer_decay
     if decay is None or decay == 1:
         return ""
-    owned, layers = dict(model.named_parameters()), layer_names(model)
+    owned, layers = dict(model.named_parameters()), parameters_by_layer(model)
     names = [beginnings(list(owned), own) for own in layers]
     usual = optimizer.optimizer.defaults["weight_decay"]
     expected = {

@@ -130,7 +130,7 @@ FLAGS = {
                   "--device", "--workers", "--on-bad", "--root", "--out"},
     "compare": {"--by", "--out"},
     "diagnose": {"--explain", "--strict", "--device", "--workers"},
-    "report": {"--no-images", "--root", "--device", "--workers", "--out"},
+    "report": {"--no-images", "--check", "--no-check", "--root", "--device", "--workers", "--out"},
     "summary": {"--size", "--num-classes", "--model", "--depth"},
     "predict": {"--top", "--threshold", "--csv", "--jsonl", "--path-column", "--label-column",
                 "--model", "--mean", "--std", "--size", "--classes", "--transform",

@@ -12,6 +12,15 @@ from ptkit.commands.progress import bar
 from ptkit.core.wording import amount, counted
 
 
+Check = Annotated[
+    bool | None,
+    typer.Option(
+        "--check/--no-check",
+        help="Check its lists as `ptkit check` does; by default those of at most 5,000 images.",
+    ),
+]
+
+
 def report(
     printer: Printer,
     run: Annotated[
@@ -25,13 +34,7 @@ def report(
         bool,
         typer.Option("--no-images", help="Leave pictures and paths of the data out."),
     ] = False,
-    check: Annotated[
-        bool | None,
-        typer.Option(
-            "--check/--no-check",
-            help="Check its lists as `ptkit check` does; by default those of at most 5,000 images.",
-        ),
-    ] = None,
+    check: Check = None,
     root: options.Root = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,

@@ -11,7 +11,6 @@ from ptkit.commands.output import Printer
 from ptkit.commands.progress import bar
 from ptkit.core.wording import amount, counted
 
-
 Check = Annotated[
     bool | None,
     typer.Option(
